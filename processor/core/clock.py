@@ -1,0 +1,85 @@
+"""Instants as whole microseconds since the epoch (UTC), and the calendar arithmetic on them.
+
+Nothing here reads a clock: an instant always comes in as an argument.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+import msgspec
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICRO = timedelta(microseconds=1)
+
+_MAX = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - EPOCH) // _MICRO
+_MIN = (datetime(1, 1, 1, tzinfo=UTC) - EPOCH) // _MICRO
+
+Kind = Literal["minute", "hour", "day", "month"]
+KINDS: tuple[Kind, ...] = ("minute", "hour", "day", "month")
+
+_Aware = Annotated[datetime, msgspec.Meta(tz=True)]
+_convert = msgspec.convert
+
+
+def parse_timestamp(text: str) -> int:
+    """Read RFC 3339 with `Z` or an offset as microseconds since the epoch; digits below are cut, not rounded.
+
+    Raises `ValueError` for any other form. (A leap second, `:60`, has no instant of its own and is refused.)
+    """
+    if len(text) > 26:
+        text = _cut(text)
+    if text[-1:] not in "Zz" and text[-3:-2] != ":":  # the decoder below also takes +0530, which RFC 3339 does not
+        raise ValueError("must be an RFC 3339 timestamp with Z or an offset")
+    try:
+        moment = _convert(text, _Aware)
+    except msgspec.ValidationError:
+        raise ValueError("must be an RFC 3339 timestamp with Z or an offset") from None
+    delta = moment - EPOCH
+    micros = (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
+    if not _MIN <= micros <= _MAX:
+        raise ValueError("must lie between the years 1 and 9999 in UTC")
+    return micros
+
+
+def _cut(text: str) -> str:
+    """Drop the digits of the fraction after the sixth."""
+    end = 20
+    while end < len(text) and text[end] in "0123456789":
+        end += 1
+    return text[:26] + text[end:] if text[19] == "." and end > 26 else text
+
+
+def format_timestamp(micros: int) -> str:
+    """Write an instant as RFC 3339 UTC with `Z`: milliseconds, or microseconds where it has them."""
+    moment = EPOCH + timedelta(microseconds=micros)
+    spec = "milliseconds" if micros % 1000 == 0 else "microseconds"
+    return moment.replace(tzinfo=None).isoformat(timespec=spec) + "Z"
+
+
+def format_day(day: int) -> str:
+    """Write a day number (days since the epoch) as `YYYY-MM-DD`."""
+    return (EPOCH + timedelta(days=day)).strftime("%Y-%m-%d").rjust(10, "0")
+
+
+def window_start(kind: Kind, at: int) -> int:
+    """Start of the tumbling window of `kind` that contains `at`; calendar windows in UTC."""
+    if kind == "month":
+        return month_start(at)
+    size = {"minute": MINUTE, "hour": HOUR, "day": DAY}[kind]
+    return at - at % size
+
+
+def month_start(at: int) -> int:
+    """First instant of the UTC calendar month of `at`."""
+    moment = EPOCH + timedelta(microseconds=at)
+    return (moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0) - EPOCH) // _MICRO
+
+
+def next_month(at: int) -> int:
+    """First instant of the UTC calendar month after that of `at`."""
+    return month_start(month_start(at) + 32 * DAY)

@@ -1,0 +1,94 @@
+"""Deduplication by event_id within a project.
+
+An id becomes a 128-bit *claim key*: the UUID XOR a pad derived from its project and the log's secret salt, so that the
+same UUID in two projects gives two keys and nobody can aim at another project's. The first copy of an event *claims*
+its key with the offset of its message; a copy is fresh if the key was not claimed before, or was claimed at the very
+offset now applied: so a replay from anywhere makes the same decisions again.
+"""
+
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+U64 = NDArray[np.uint64]
+Mask = NDArray[np.bool_]
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def project_pad(project: str, salt: bytes) -> U64:
+    """The project's pad: shape (2,), little-endian halves."""
+    return np.frombuffer(blake2b(project.encode(), key=salt, digest_size=16).digest(), "<u8")
+
+
+def claim_keys(ids: bytes, pad: U64) -> U64:
+    """Claim keys of `ids` (16 bytes each): shape (n, 2)."""
+    return np.frombuffer(ids, "<u8").reshape(-1, 2) ^ pad
+
+
+def partitions_of(ids: bytes, count: int) -> NDArray[np.int64]:
+    """The partition, 0 to `count` - 1, of each 16-byte id. Part of the log's format: it must never change."""
+    halves = np.frombuffer(ids, "<u8").reshape(-1, 2)
+    mixed = (halves[:, 0] ^ halves[:, 1]) * _MIX
+    return ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.int64)
+
+
+class ClaimIndex(Protocol):
+    """Who claimed what: one partition's ids."""
+
+    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
+        """Claim `keys` (shape (n, 2), no two the same) at `offset`, those not claimed before.
+
+        Returns, for each key, the offset that holds the claim now and the digest kept with it.
+        """
+        ...
+
+
+class DictIndex:
+    """A `ClaimIndex` in memory."""
+
+    def __init__(self) -> None:
+        self._claims: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
+        held = [
+            self._claims.setdefault((hi, lo), (offset, digest))
+            for (hi, lo), digest in zip(keys.tolist(), digests.tolist(), strict=True)
+        ]
+        return np.array([at for at, _ in held], np.int64), np.array([digest for _, digest in held], np.uint64)
+
+
+def resolve(index: ClaimIndex, keys: U64, digests: U64, offset: int) -> tuple[Mask, Mask]:
+    """Claim all keys of one message; returns the masks (fresh, conflicting).
+
+    Of several copies inside the message the first is the one that may be fresh. `conflicting` marks the duplicates
+    whose digest differs from the one kept with the claim.
+    """
+    first, copies = _first_copies(keys)
+    held, kept = index.claim(keys[first], digests[first], offset)
+    fresh = np.zeros(len(keys), np.bool_)
+    if copies is None:
+        fresh[:] = held >= offset
+        return fresh, ~fresh & (kept != digests)
+    fresh[first] = held >= offset
+    return fresh, ~fresh & (kept[copies] != digests)
+
+
+def _first_copies(keys: U64) -> tuple[NDArray[np.int64] | slice, NDArray[np.int64] | None]:
+    """Positions of the first copy of each key, and for every position the index of its key among them (None: all)."""
+    if len(np.unique(keys[:, 0])) == len(keys):  # the usual case: no two alike in even one half
+        return slice(None), None
+    seen: dict[tuple[int, int], int] = {}
+    first: list[int] = []
+    copies = np.empty(len(keys), np.int64)
+    for position, (hi, lo) in enumerate(keys.tolist()):
+        number = seen.setdefault((hi, lo), len(first))
+        if number == len(first):
+            first.append(position)
+        copies[position] = number
+    return np.array(first, np.int64), copies

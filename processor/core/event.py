@@ -1,0 +1,516 @@
+"""The usage event: its fields, their rules, and the faults an event can have.
+
+Two ways lead to the same event. The *fast* one lets msgspec check a whole event in C against `JsonEvent` or
+`ProtoEvent`; it never says why it failed. The *slow* one, `check`, walks the fields in the order of the published
+table and raises the first `Fault` by name; it also reads the forms the fast one does not (`5.0`, `1e2`) and fills in
+what `lenient` handling allows. Whatever the fast way takes, the slow way takes with the same values.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Final, Literal, Protocol
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from processor.core import money
+from processor.core.clock import DAY, parse_timestamp
+
+Code = Literal["missing", "invalid", "out_of_range", "unknown_value", "syntax"]
+Handling = Literal["partial", "strict", "lenient"]
+
+MAX_EVENT_BYTES = 256 * 1024
+MAX_INT = 2**53 - 1
+MAX_FLOAT = 1.7976931348623157e308
+MAX_TEXT = 256
+MAX_TAGS = 64
+MAX_NESTING = 64
+MAX_ERROR_MESSAGE = 500
+MAX_FUTURE = DAY
+"""How far in the future a timestamp may lie, in microseconds."""
+
+PROVIDERS: Final = ("openai", "anthropic", "google", "custom")
+OPERATIONS: Final = ("chat", "embed", "image", "tts", "custom")
+STATUSES: Final = ("success", "error", "timeout", "rate_limited", "cancelled")
+ERRORS: Final = frozenset({"error", "timeout", "rate_limited"})
+"""The statuses that count as errors in the tables."""
+
+Provider = Literal["openai", "anthropic", "google", "custom"]
+Operation = Literal["chat", "embed", "image", "tts", "custom"]
+Status = Literal["success", "error", "timeout", "rate_limited", "cancelled"]
+
+_Name = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+_Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+_Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
+_Millis = Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+_Tags = Annotated[dict[str, str], Meta(max_length=MAX_TAGS)]
+
+
+class _Base(Struct, kw_only=True, gc=False):
+    """The fields both wires spell alike. `event_id`, `timestamp` and the cost are checked after the decoding."""
+
+    event_id: str
+    trace_id: _Name
+    span_id: _Name
+    parent_span_id: str | None = None
+    timestamp: str
+    provider: Provider
+    model: _Name
+    operation: Operation
+    latency_ms: _Millis
+    ttft_ms: _Millis | None = None
+    input_tokens: _Count
+    output_tokens: _Count
+    cached_tokens: _Count | None = None
+    status: Status
+    error_code: _Text | None = None
+    error_message: str | None = None
+    finish_reason: _Text | None = None
+    stream: bool
+    environment: _Name
+    user_id: _Text | None = None
+    session_id: _Text | None = None
+    tags: _Tags | None = None
+    tools_used: list[str] | None = None
+    eval_scores: dict[str, float] | None = None
+    prompt_hash: _Text | None = None
+    sdk_version: _Text
+
+
+class JsonEvent(_Base, kw_only=True, gc=False):
+    """One NDJSON line as the fast way reads it; `cost_usd` is the number's own text."""
+
+    cost_usd: Raw
+
+
+class ProtoEvent(_Base, kw_only=True, gc=False):
+    """The set fields of one protobuf `Event` as the fast way reads them; `cost_usd` is a decimal string."""
+
+    cost_usd: str
+
+
+class Event(Struct, kw_only=True, gc=False):
+    """An event after intake, the same whichever wire it came over: what `export` writes and `verify` recomputes from."""
+
+    event_id: str
+    """Canonical lower-case UUID."""
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    timestamp: int
+    """Microseconds since the epoch."""
+    provider: str
+    model: str
+    operation: str
+    latency_ms: float
+    ttft_ms: float | None
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int | None
+    cost: int
+    """Picodollars."""
+    priced: bool
+    """False if the event came without a price (lenient handling)."""
+    status: str
+    error_code: str | None
+    error_message: str | None
+    finish_reason: str | None
+    stream: bool
+    environment: str
+    user_id: str | None
+    session_id: str | None
+    tags: dict[str, str]
+    tools_used: list[str]
+    eval_scores: dict[str, float]
+    prompt_hash: str | None
+    sdk_version: str
+    extra: dict[str, Raw]
+    """Unknown fields: name -> the value as JSON text."""
+
+
+class Fault(ValueError):
+    """Why one event was not taken."""
+
+    def __init__(self, code: Code, field: str | None, message: str, event_id: str | None = None) -> None:
+        self.code: Code = code
+        self.field = field
+        self.event_id = event_id
+        super().__init__(message)
+
+    @property
+    def message(self) -> str:
+        """The sentence for a person."""
+        return str(self)
+
+
+class Fields(Protocol):
+    """The fields of one event on one wire, each read only when it is asked for.
+
+    Every reader returns None for an absent or null field and raises `Fault` for one of the wrong form.
+    """
+
+    def names(self) -> list[str]: ...
+    def text(self, name: str) -> str | None: ...
+    def number(self, name: str) -> Decimal | None: ...
+    def flag(self, name: str) -> bool | None: ...
+    def strings(self, name: str) -> list[str] | None: ...
+    def string_map(self, name: str) -> dict[str, str] | None: ...
+    def number_map(self, name: str) -> dict[str, float] | None: ...
+    def extra(self) -> dict[str, Raw]: ...
+
+
+class JsonFields:
+    """`Fields` of a JSON object whose values have not been decoded yet."""
+
+    def __init__(self, raw: Mapping[str, Raw]) -> None:
+        self._raw = raw
+
+    def names(self) -> list[str]:
+        return list(self._raw)
+
+    def _text_of(self, name: str) -> bytes | None:
+        raw = self._raw.get(name)
+        if raw is None:
+            return None
+        text = bytes(raw)
+        return None if text == b"null" else text
+
+    def text(self, name: str) -> str | None:
+        raw = self._text_of(name)
+        if raw is None:
+            return None
+        if raw[:1] != b'"':
+            raise Fault("invalid", name, f"{name} must be a string, not {_kind(raw)}")
+        return msgspec.json.decode(raw, type=str)
+
+    def number(self, name: str) -> Decimal | None:
+        raw = self._text_of(name)
+        if raw is None:
+            return None
+        if raw[:1] not in b"-0123456789":
+            raise Fault("invalid", name, f"{name} must be a number, not {_kind(raw)}")
+        return _decimal(name, raw.decode())
+
+    def flag(self, name: str) -> bool | None:
+        raw = self._text_of(name)
+        if raw is None:
+            return None
+        if raw not in (b"true", b"false"):
+            raise Fault("invalid", name, f"{name} must be true or false, not {_kind(raw)}")
+        return raw == b"true"
+
+    def strings(self, name: str) -> list[str] | None:
+        raw = self._text_of(name)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=list[str])
+        except (msgspec.ValidationError, RecursionError):
+            raise Fault("invalid", name, f"{name} must be a list of strings") from None
+
+    def string_map(self, name: str) -> dict[str, str] | None:
+        raw = self._text_of(name)
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=dict[str, str])
+        except (msgspec.ValidationError, RecursionError):
+            raise Fault("invalid", name, f"{name} must be an object of strings") from None
+
+    def number_map(self, name: str) -> dict[str, float] | None:
+        raw = self._text_of(name)
+        if raw is None:
+            return None
+        try:
+            values = msgspec.json.decode(raw, type=dict[str, Raw])
+        except (msgspec.ValidationError, RecursionError):
+            raise Fault("invalid", name, f"{name} must be an object of numbers") from None
+        return {key: _score(name, JsonFields({key: value}), key) for key, value in values.items()}
+
+    def extra(self) -> dict[str, Raw]:
+        return {name: value.copy() for name, value in self._raw.items() if name not in FIELDS and name != "project_id"}
+
+
+def _score(name: str, fields: JsonFields, key: str) -> float:
+    try:
+        value = fields.number(key)
+    except Fault as fault:
+        raise Fault(fault.code, name, f"{name} must be an object of numbers") from None
+    if value is None:
+        raise Fault("invalid", name, f"{name} must be an object of numbers")
+    return to_float(name, value)
+
+
+def _kind(raw: bytes) -> str:
+    return {b"{": "an object", b"[": "a list", b'"': "a string", b"t": "true", b"f": "false"}.get(raw[:1], "a number")
+
+
+def _decimal(name: str, text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise Fault("out_of_range", name, f"{name} is out of range") from None
+
+
+def to_float(name: str, value: Decimal) -> float:
+    """A finite double, or an `out_of_range` fault (`1e400`)."""
+    number = float(value)
+    if not -MAX_FLOAT <= number <= MAX_FLOAT:
+        raise Fault("out_of_range", name, f"{name} is out of range")
+    return number + 0.0  # -0.0 becomes 0.0
+
+
+# --- the slow way ----------------------------------------------------------------------------------------------------
+
+
+class _Draft(Struct, kw_only=True):
+    """What the rules below work on: the fields as sent, how to handle them, and the values found so far."""
+
+    fields: Fields
+    lenient: bool
+    now: int
+    values: dict[str, object]
+    tags: dict[str, str]
+
+
+_Rule = Callable[[_Draft, str], None]
+
+
+def _uuid(draft: _Draft, name: str) -> None:
+    text = draft.fields.text(name)
+    if text is None:
+        raise _missing(name)
+    if not is_uuid4(text):
+        raise Fault("invalid", name, f"{name} must be a UUID version 4")
+    draft.values[name] = text.lower()
+
+
+def is_uuid4(text: str) -> bool:
+    """True for the 36-character form of a version 4 UUID, in any case."""
+    return _UUID4(text) is not None
+
+
+_UUID4 = re.compile("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}").fullmatch
+
+
+def _required_text(low: int, filler: str | None = "unknown") -> _Rule:
+    def rule(draft: _Draft, name: str) -> None:
+        text = draft.fields.text(name)
+        if text is None:
+            if not draft.lenient or filler is None:
+                raise _missing(name)
+            text = filler
+        draft.values[name] = _sized(name, text, low)
+
+    return rule
+
+
+def _optional_text(draft: _Draft, name: str) -> None:
+    text = draft.fields.text(name)
+    draft.values[name] = None if text is None else _sized(name, text, 0)
+
+
+def _free_text(draft: _Draft, name: str) -> None:
+    draft.values[name] = draft.fields.text(name)
+
+
+def _error_message(draft: _Draft, name: str) -> None:
+    text = draft.fields.text(name)
+    draft.values[name] = None if text is None else text[:MAX_ERROR_MESSAGE]
+
+
+def _attribution(draft: _Draft, name: str) -> None:
+    _optional_text(draft, name)
+    draft.values[name] = draft.values[name] or None
+
+
+def _sized(name: str, text: str, low: int) -> str:
+    if not low <= len(text) <= MAX_TEXT:
+        bounds = f"{low} to {MAX_TEXT}" if low else f"at most {MAX_TEXT}"
+        raise Fault("out_of_range", name, f"{name} must have {bounds} characters, not {len(text)}")
+    return text
+
+
+def _timestamp(draft: _Draft, name: str) -> None:
+    text = draft.fields.text(name)
+    if text is None:
+        raise _missing(name)
+    try:
+        at = parse_timestamp(text)
+    except ValueError as error:
+        raise Fault("invalid", name, f"{name} {error}") from None
+    check_future(at, draft.now)
+    draft.values[name] = at
+
+
+def check_future(at: int, now: int) -> None:
+    """Refuse an event time more than 24 h after `now`."""
+    if at - now > MAX_FUTURE:
+        raise Fault("out_of_range", "timestamp", "timestamp must not lie more than 24 hours in the future")
+
+
+def _choice(values: tuple[str, ...], *, custom: bool) -> _Rule:
+    def rule(draft: _Draft, name: str) -> None:
+        text = draft.fields.text(name)
+        if text is None:
+            if not draft.lenient:
+                raise _missing(name)
+            text = "custom"
+        elif text not in values:
+            if not (draft.lenient and custom):
+                raise Fault("unknown_value", name, f"{name} must be one of {', '.join(values)}")
+            draft.tags[f"{name}.raw"] = text
+            text = "custom"
+        draft.values[name] = text
+
+    return rule
+
+
+def _status(draft: _Draft, name: str) -> None:
+    text = draft.fields.text(name)
+    if text is None:
+        if not draft.lenient:
+            raise _missing(name)
+        text = "error" if _has(draft.fields, "error_code") else "success"
+    if text not in STATUSES:
+        raise Fault("unknown_value", name, f"{name} must be one of {', '.join(STATUSES)}")
+    draft.values[name] = text
+
+
+def _has(fields: Fields, name: str) -> bool:
+    try:
+        return fields.text(name) is not None
+    except Fault:  # its own rule will say so
+        return True
+
+
+def _number(draft: _Draft, name: str, *, required: bool) -> Decimal | None:
+    value = draft.fields.number(name)
+    if value is None and required:
+        if not draft.lenient:
+            raise _missing(name)
+        return Decimal(0)
+    if value is not None and value < 0:
+        raise Fault("out_of_range", name, f"{name} must not be negative")
+    return value
+
+
+def _count(*, required: bool) -> _Rule:
+    def rule(draft: _Draft, name: str) -> None:
+        value = _number(draft, name, required=required)
+        draft.values[name] = None if value is None else whole(name, value)
+
+    return rule
+
+
+def whole(name: str, value: Decimal) -> int:
+    """A whole number up to 2^53 - 1; `5.0` and `1e2` are whole."""
+    if value > MAX_INT:
+        raise Fault("out_of_range", name, f"{name} must be at most {MAX_INT}")
+    if value != value.to_integral_value():
+        raise Fault("invalid", name, f"{name} must be a whole number")
+    return int(value)
+
+
+def _millis(*, required: bool) -> _Rule:
+    def rule(draft: _Draft, name: str) -> None:
+        value = _number(draft, name, required=required)
+        draft.values[name] = None if value is None else to_float(name, value)
+
+    return rule
+
+
+def _cost(draft: _Draft, name: str) -> None:
+    value = draft.fields.number(name)
+    if value is None and not draft.lenient:
+        raise _missing(name)
+    draft.values["priced"] = value is not None
+    try:
+        draft.values["cost"] = 0 if value is None else money.parse_cost(str(value))
+    except money.OutOfRange as error:
+        raise Fault("out_of_range", name, f"{name} {error}") from None
+
+
+def _stream(draft: _Draft, name: str) -> None:
+    value = draft.fields.flag(name)
+    if value is None and not draft.lenient:
+        raise _missing(name)
+    draft.values[name] = bool(value)
+
+
+def _tags(draft: _Draft, name: str) -> None:
+    tags = draft.fields.string_map(name) or {}
+    if len(tags) > MAX_TAGS:
+        raise Fault("out_of_range", name, f"{name} must have at most {MAX_TAGS} entries, not {len(tags)}")
+    draft.values[name] = {**tags, **draft.tags}
+
+
+def _tools(draft: _Draft, name: str) -> None:
+    draft.values[name] = draft.fields.strings(name) or []
+
+
+def _scores(draft: _Draft, name: str) -> None:
+    draft.values[name] = draft.fields.number_map(name) or {}
+
+
+def _missing(name: str) -> Fault:
+    return Fault("missing", name, f"{name} is required")
+
+
+RULES: Final[dict[str, _Rule]] = {
+    "event_id": _uuid,
+    "trace_id": _required_text(1),
+    "span_id": _required_text(1),
+    "parent_span_id": _free_text,
+    "timestamp": _timestamp,
+    "provider": _choice(PROVIDERS, custom=True),
+    "model": _required_text(1),
+    "operation": _choice(OPERATIONS, custom=True),
+    "latency_ms": _millis(required=True),
+    "ttft_ms": _millis(required=False),
+    "input_tokens": _count(required=True),
+    "output_tokens": _count(required=True),
+    "cached_tokens": _count(required=False),
+    "cost_usd": _cost,
+    "status": _status,
+    "error_code": _optional_text,
+    "error_message": _error_message,
+    "finish_reason": _optional_text,
+    "stream": _stream,
+    "environment": _required_text(1),
+    "user_id": _attribution,
+    "session_id": _attribution,
+    "tags": _tags,
+    "tools_used": _tools,
+    "eval_scores": _scores,
+    "prompt_hash": _optional_text,
+    "sdk_version": _required_text(0),
+}
+"""The rule of each field, in the order of the published table: the first broken one is the one reported."""
+
+FIELDS: Final = frozenset(RULES)
+
+
+def check(fields: Fields, handling: Handling, now: int) -> Event:
+    """The slow way: apply every rule in order; raises the first `Fault`, with the event's id if it is readable.
+
+    `now` is the arrival in microseconds. Cheap enough for bad and unusual events, too slow for the hot path.
+    """
+    draft = _Draft(fields=fields, lenient=handling == "lenient", now=now, values={}, tags={})
+    try:
+        for name, rule in RULES.items():
+            rule(draft, name)
+        return msgspec.convert({**draft.values, "extra": fields.extra()}, Event)
+    except Fault as fault:
+        fault.event_id = readable_id(fields)
+        raise
+
+
+def readable_id(fields: Fields) -> str | None:
+    """The event's id as it was sent, if it is a string short enough to repeat."""
+    try:
+        text = fields.text("event_id")
+    except Fault:
+        return None
+    return text if text is not None and len(text) <= MAX_TEXT else None

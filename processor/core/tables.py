@@ -1,0 +1,143 @@
+"""The tables: which rows there are, how they are keyed, and how they look in the changelog.
+
+Three kinds of row, all partial (one partition's share; readers add the partials up) and all carrying the last source
+offset applied to them, so that applying a message again changes nothing:
+
+    [partition, "user", project, user, day, provider, model, environment]      -> sums
+    [partition, "hour", project, hour, provider, model, environment]           -> sums
+    [partition, "window", scope, id, kind, start]                              -> counts
+    [partition, "progress"]                                                    -> [offset, watermark]
+
+Keys and values are JSON, so that the changelog can be read by eye and integers have no bound.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from processor.core.clock import DAY, HOUR, MINUTE, Kind
+
+Scope = Literal["org", "key"]
+
+HOURS_PER_DAY: Final = 24
+
+LATENESS: Final[dict[Kind, int]] = {"minute": 2 * HOUR, "hour": 4 * DAY, "day": 64 * DAY}
+"""How long a window of arrivals is kept after the watermark has passed its start, in microseconds; months for ever."""
+
+WINDOW_SIZE: Final[dict[Kind, int]] = {"minute": MINUTE, "hour": HOUR, "day": DAY}
+
+NEVER: Final = -1
+"""The offset of a row that nothing was applied to yet."""
+
+
+class Sums(Struct, gc=False):
+    """A row of cost: exact sums over the unique events it stands for."""
+
+    key: bytes
+    offset: int = NEVER
+    requests: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: int = 0
+    """Picodollars."""
+    unpriced: int = 0
+    first_seen: int = 0
+    """Microseconds since the epoch; meaningless while `requests` is 0."""
+    last_seen: int = 0
+    changelog: int = NEVER
+    """Offset of the row's newest record in the changelog."""
+    open_for: int = NEVER
+    """The pass of `Tables.apply` that may still add to this row."""
+    dirty: bool = False
+
+    def value(self) -> list[int]:
+        return [
+            self.offset,
+            self.requests,
+            self.errors,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.cost,
+            self.unpriced,
+            self.first_seen,
+            self.last_seen,
+        ]
+
+
+class Counts(Struct, gc=False):
+    """A tumbling window of arrivals: how many events were charged, and how many copies were not."""
+
+    key: bytes
+    offset: int = NEVER
+    unique: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    changelog: int = NEVER
+    open_for: int = NEVER
+    dirty: bool = False
+
+    def value(self) -> list[int]:
+        return [self.offset, self.unique, self.duplicates, self.conflicts]
+
+
+class Progress(Struct, gc=False):
+    """How far a partition has been applied."""
+
+    key: bytes
+    offset: int = NEVER
+    watermark: int = 0
+    """The latest arrival seen, in microseconds: windows far behind it are closed."""
+    changelog: int = NEVER
+    open_for: int = NEVER
+    dirty: bool = False
+
+    def value(self) -> list[int]:
+        return [self.offset, self.watermark]
+
+
+Row = Sums | Counts | Progress
+
+UserKey = tuple[str, str | None, int, str, str, str]
+"""project, user, day, provider, model, environment."""
+HourKey = tuple[str, int, str, str, str]
+"""project, hour, provider, model, environment."""
+WindowKey = tuple[Scope, str, Kind, int]
+"""scope, id of the organisation or key, kind of window, its start in microseconds."""
+
+_encode = msgspec.json.Encoder().encode
+_decode_key = msgspec.json.Decoder(list[Any]).decode
+_decode_value = msgspec.json.Decoder(list[int]).decode
+
+
+def encode_key(partition: int, kind: str, *parts: object) -> bytes:
+    """The changelog key of a row."""
+    return _encode([partition, kind, *parts])
+
+
+def encode_value(row: Row) -> bytes:
+    """The changelog value of a row."""
+    return _encode(row.value())
+
+
+def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:
+    """(partition, kind, the rest). Raises `ValueError` for a key this version does not know."""
+    try:
+        partition, kind, *rest = _decode_key(key)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ValueError(f"not a row key: {key[:80]!r} ({error})") from None
+    return partition, kind, tuple(rest)
+
+
+def decode_value(value: bytes) -> list[int]:
+    """The numbers of a row, in the order of its `value`."""
+    return _decode_value(value)
+
+
+def is_expired(kind: Kind, start: int, watermark: int) -> bool:
+    """True once the watermark has left a window so far behind that it is no longer kept."""
+    lateness = LATENESS.get(kind)
+    return lateness is not None and start + WINDOW_SIZE[kind] + lateness <= watermark

@@ -1,0 +1,307 @@
+"""The embedded log: topics, partitions and offsets in one SQLite file.
+
+Any number of processes read; writes take turns (`log.lock`, then SQLite's own). The file is in WAL mode with
+`synchronous=FULL`: what a commit has returned is on disk (fsync), and a reader never sees what is not.
+A record's rowid is its partition's number and its offset, so appending and reading are range operations on one B-tree:
+
+    id = partition number << 40 | offset
+
+A `Log` belongs to one thread at a time.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import apsw
+
+from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
+from processor.log.locks import FileLock
+from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
+
+FORMAT: Final = 1
+FILE_NAME: Final = "log.db"
+OFFSET_BITS: Final = 40
+DEFAULT_PARTITIONS: Final = 1
+MAX_PARTITIONS: Final = 1024
+BUSY_MS: Final = 10_000
+
+_SCHEMA: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
+CREATE TABLE partition (
+    number INTEGER PRIMARY KEY,
+    topic TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    first INTEGER NOT NULL DEFAULT 0,
+    next INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (topic, partition)
+) STRICT;
+CREATE TABLE record (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key BLOB, value BLOB) STRICT;
+CREATE TABLE committed (
+    consumer TEXT NOT NULL,
+    number INTEGER NOT NULL REFERENCES partition,
+    next INTEGER NOT NULL,
+    PRIMARY KEY (consumer, number)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Record(NamedTuple):
+    """One record as it is read."""
+
+    offset: int
+    at: int
+    """When it was appended, microseconds since the epoch."""
+    key: bytes | None
+    value: bytes | None
+
+
+class Append(NamedTuple):
+    """Records to append to one partition, in order: pairs of key and value (None: a tombstone)."""
+
+    to: TopicPartition
+    records: Sequence[tuple[bytes | None, bytes | None]]
+
+
+class Log:
+    """One process's view of the log file. Raises `LogError` when it cannot be opened."""
+
+    def __init__(self, data_dir: Path, *, partitions: int | None = None, create: bool = True) -> None:
+        """Open the log in `data_dir`, making it with `partitions` (default 1) if there is none yet."""
+        self.path = data_dir / FILE_NAME
+        if not create and not self.path.exists():
+            raise LogError(f"there is no log in {data_dir}: start the server there once, or name another data directory")
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = FileLock(data_dir / "log.lock")
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._db = apsw.Connection(str(self.path))
+            self._db.set_busy_timeout(BUSY_MS)
+            with self._lock.held():
+                self._prepare(partitions)
+        except (apsw.Error, OSError) as error:
+            raise LogError(f"cannot open the log {self.path}: {error}") from error
+        self._numbers = {
+            TopicPartition(topic, partition): number
+            for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
+        }
+        self.partitions = sum(1 for tp in self._numbers if tp.topic == EVENTS)
+        if partitions is not None and partitions != self.partitions:
+            raise PartitionMismatch(
+                f"the log {self.path} has {self.partitions} partition(s), not {partitions}: the number is chosen once, "
+                f"when the log is made. Start with {self.partitions} or leave the setting out; for another number, "
+                "export the events into a new data directory"
+            )
+        meta = dict(self._db.execute("SELECT name, value FROM meta"))
+        self.salt: bytes = meta["salt"]
+        self.identity: str = meta["identity"]
+
+    def _prepare(self, partitions: int | None) -> None:
+        db = self._db
+        db.execute("PRAGMA page_size = 8192")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # the checkpointer's thread does it
+        db.execute("PRAGMA journal_size_limit = 16777216")
+        db.execute("PRAGMA cache_size = -16384")
+        found = db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'").get
+        if not found:
+            self._create(partitions or DEFAULT_PARTITIONS)
+            return
+        version = db.execute("SELECT value FROM meta WHERE name = 'format'").get
+        if version > FORMAT:
+            raise FormatError(
+                f"the log {self.path} has format {version}, this program knows formats up to {FORMAT}: "
+                "it was written by a newer spendstream; use that one"
+            )
+
+    def _create(self, partitions: int) -> None:
+        if not 1 <= partitions <= MAX_PARTITIONS:
+            raise LogError(f"a log has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
+        db = self._db
+        with db:
+            db.execute(_SCHEMA)
+            meta = {"format": FORMAT, "salt": secrets.token_bytes(32), "identity": secrets.token_hex(4)}
+            db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            tps = [(topic, number) for topic in PARTITIONED for number in range(partitions)] + [(DIRECTORY, 0)]
+            db.executemany("INSERT INTO partition (topic, partition) VALUES (?, ?)", tps)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+        self._lock.close()
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction: durable when the block is left, or not there at all. Raises `LogUnavailable`."""
+        with self._lock.held():
+            try:
+                with self._transaction():
+                    yield
+            except (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.LockedError) as error:
+                raise LogUnavailable(f"cannot write to {self.path}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            if not db.get_autocommit():
+                db.execute("ROLLBACK")
+            raise
+
+    def append(self, appends: Iterable[Append], at: int) -> list[int]:
+        """Append to any number of partitions in one transaction; returns the first offset given in each.
+
+        Durable on return. `at` is the time of the append in microseconds. Blocks for an fsync, without the GIL.
+        Raises `LogUnavailable`: then none of it was appended, unless the machine is failing.
+        """
+        with self._writing():
+            return [self._append(append, at) for append in appends]
+
+    def _append(self, append: Append, at: int) -> int:
+        number = self.number(append.to)
+        first: int = self._db.execute("SELECT next FROM partition WHERE number = ?", (number,)).get
+        base = (number << OFFSET_BITS) + first
+        self._db.executemany(
+            "INSERT INTO record VALUES (?, ?, ?, ?)",
+            [(base + i, at, key, value) for i, (key, value) in enumerate(append.records)],
+        )
+        self._db.execute("UPDATE partition SET next = ? WHERE number = ?", (first + len(append.records), number))
+        return first
+
+    def commit(self, consumer: str, offsets: Iterable[tuple[TopicPartition, int]]) -> None:
+        """Remember the next offset to read of each partition for a consumer group. Durable on return."""
+        rows = [(consumer, self.number(tp), offset) for tp, offset in offsets]
+        with self._writing():
+            self._db.executemany("INSERT OR REPLACE INTO committed VALUES (?, ?, ?)", rows)
+
+    def trim(self, tp: TopicPartition, before: int, limit: int = 1000) -> int:
+        """Retention: delete up to `limit` records with offsets below `before`; returns how many there were."""
+        number = self.number(tp)
+        base = number << OFFSET_BITS
+        with self._writing():
+            found = self._db.execute(
+                "SELECT id FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+                (base, base + before, limit),
+            ).fetchall()
+            self._db.executemany("DELETE FROM record WHERE id = ?", found)
+            if len(found) < limit:
+                first = before
+            else:
+                first = found[-1][0] - base + 1
+            self._db.execute("UPDATE partition SET first = max(first, ?) WHERE number = ?", (first, number))
+        return len(found)
+
+    def compact(self, tp: TopicPartition, start: int, limit: int, newest: Callable[[bytes], int]) -> int | None:
+        """One step of compaction: delete those of the `limit` records from `start` on that a newer one replaced.
+
+        `newest` gives the offset of a key's newest record, or -1 if the key is gone. Returns where the next step
+        starts, or None at the end. The partition's newest record always stays.
+        """
+        if tp.topic not in COMPACTED:
+            raise LogError(f"{tp.topic} is not compacted")
+        base = self.number(tp) << OFFSET_BITS
+        with self._writing():
+            last = self.end(tp) - 1
+            rows = self._db.execute(
+                "SELECT id, key FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+                (base + start, base + last, limit),
+            ).fetchall()
+            dead = [(number,) for number, key in rows if key is None or newest(key) != number - base]
+            self._db.executemany("DELETE FROM record WHERE id = ?", dead)
+        return rows[-1][0] - base + 1 if len(rows) == limit else None
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def number(self, tp: TopicPartition) -> int:
+        """The partition's number in the file. Raises `LogError` if there is no such partition."""
+        try:
+            return self._numbers[tp]
+        except KeyError:
+            raise LogError(f"the log {self.path} has no partition {tp.partition} of topic {tp.topic}") from None
+
+    def topics(self) -> dict[str, int]:
+        """Topic name -> number of partitions."""
+        counts: dict[str, int] = {}
+        for tp in self._numbers:
+            counts[tp.topic] = counts.get(tp.topic, 0) + 1
+        return counts
+
+    def version(self) -> int:
+        """A number that changes when another connection has committed: cheap enough to ask a hundred times a second."""
+        found: int = self._db.execute("PRAGMA data_version").get
+        return found
+
+    def end(self, tp: TopicPartition) -> int:
+        """The next offset to be given in the partition."""
+        found: int = self._db.execute("SELECT next FROM partition WHERE number = ?", (self.number(tp),)).get
+        return found
+
+    def first(self, tp: TopicPartition) -> int:
+        """The first offset that retention has left."""
+        found: int = self._db.execute("SELECT first FROM partition WHERE number = ?", (self.number(tp),)).get
+        return found
+
+    def committed(self, consumer: str, tp: TopicPartition) -> int | None:
+        """The next offset to read for a consumer group; None if it has committed none."""
+        query = "SELECT next FROM committed WHERE consumer = ? AND number = ?"
+        found: int | None = self._db.execute(query, (consumer, self.number(tp))).get
+        return found
+
+    def read(self, tp: TopicPartition, offset: int, limit: int = 1000, max_bytes: int = 16 << 20) -> list[Record]:
+        """Records from `offset` on, at most `limit` and about `max_bytes`; at least one if there is one."""
+        base = self.number(tp) << OFFSET_BITS
+        rows = self._db.execute(
+            "SELECT id, at, key, value FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (base + offset, base + (1 << OFFSET_BITS), limit),
+        )
+        found = []
+        size = 0
+        for number, at, key, value in rows:
+            found.append(Record(number - base, at, key, value))
+            size += len(value or b"") + len(key or b"")
+            if size >= max_bytes:
+                break
+        rows.close()
+        return found
+
+    def count(self, tp: TopicPartition) -> int:
+        """How many records the partition holds. Reads them all."""
+        base = self.number(tp) << OFFSET_BITS
+        query = "SELECT count(*) FROM record WHERE id >= ? AND id < ?"
+        found: int = self._db.execute(query, (base, base + (1 << OFFSET_BITS))).get
+        return found
+
+    # --- the write-ahead log ----------------------------------------------------------------------------------------
+
+    @property
+    def wal_path(self) -> Path:
+        """SQLite's write-ahead log."""
+        return self.path.with_name(self.path.name + "-wal")
+
+    def checkpoint(self, *, reset: bool = False) -> tuple[int, int]:
+        """Move the write-ahead log into the file; returns (its frames, those moved).
+
+        Beside running writers; with `reset` it keeps them out for the rest of it, so that the next one starts the
+        write-ahead log anew.
+        """
+        if not reset:
+            return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        with self._lock.held():
+            return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

@@ -1,0 +1,24 @@
+"""The topics of the log, by name."""
+
+from typing import Final
+
+EVENTS: Final = "spendstream.events"
+"""Accepted events, many to a message, partitioned by event_id."""
+
+ROWS: Final = "spendstream.rows"
+"""Changelog of the tables (compacted): one record a row, keyed; same partitions as the events."""
+
+CLAIMS: Final = "spendstream.claims"
+"""The ids each flush claimed; same partitions as the events."""
+
+DEAD_LETTERS: Final = "spendstream.dead-letters"
+"""Messages that could not be processed, with the reason; same partitions as the events."""
+
+DIRECTORY: Final = "spendstream.directory"
+"""Organisations and keys (compacted); one partition."""
+
+PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS)
+COMPACTED: Final = frozenset({ROWS, DIRECTORY})
+
+GROUP: Final = "spendstream"
+"""The consumer group of the worker."""

@@ -1,0 +1,1 @@
+"""The wire format: protobuf sources and their generated modules. Imports nothing of ours."""

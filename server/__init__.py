@@ -1,0 +1,1 @@
+"""The front end: both doors in (HTTP, gRPC), one intake behind them, and the reads."""

@@ -1,0 +1,115 @@
+"""The one path both doors take: check a batch, charge it, make it durable, answer with a receipt.
+
+Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whatever is refused raises `Refused`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from processor.core import codec
+from processor.core.codec import Wire
+from processor.core.event import Handling
+from processor.core.message import Source, build_blocks
+from server import position
+from server.errors import Refused, Rejection
+from server.keys import Key
+from server.publisher import Publisher
+
+MAX_EVENTS: Final = 100
+"""Events in one batch."""
+
+
+class Batch(Struct):
+    """One request's events as they came over a wire."""
+
+    wire: Wire
+    records: Sequence[bytes]
+    lines: Sequence[int]
+    """The number of each record in the request as sent, from 1: what `rejected[]` names."""
+    handling: Handling
+
+
+class Receipt(Struct, frozen=True):
+    """What became of a batch: `accepted` events are durable."""
+
+    accepted: int
+    rejected: tuple[Rejection, ...]
+    position: str
+
+
+class Reservation(Protocol):
+    """Room in an organisation's quota, taken before the events are durable."""
+
+    def settle(self, offsets: dict[int, int]) -> None:
+        """The events went to these offsets: the tables will charge them from there on."""
+        ...
+
+    def release(self) -> None:
+        """Nothing was taken: give the room back."""
+        ...
+
+    def doubt(self) -> None:
+        """Some of the events may be durable after all: hold the room until the log shows it."""
+        ...
+
+
+class Quotas(Protocol):
+    """Who may send how much."""
+
+    def admit_request(self, key: Key, now: int) -> None:
+        """Count one request against the key's rate limit; raises `Refused("rate_limited")`."""
+        ...
+
+    async def reserve(self, key: Key, events: int, now: int) -> Reservation:
+        """Take room for `events` in the organisation's monthly quota; raises `Refused("quota_exceeded")`."""
+        ...
+
+
+class Intake:
+    """Accepts batches. `clock` gives the arrival, microseconds since the epoch."""
+
+    def __init__(self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int]) -> None:
+        self._publisher = publisher
+        self._quotas = quotas
+        self._clock = clock
+
+    async def accept(self, key: Key, batch: Batch) -> Receipt:
+        """Take a batch for `key`, which has been authenticated.
+
+        Returns once every valid event is durable; a duplicate counts as accepted. Raises `Refused` if the batch as a
+        whole is not taken: nothing of it is charged then.
+        """
+        now = self._clock()
+        self._quotas.admit_request(key, now)
+        check_count(len(batch.records))
+        decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
+        rejected = tuple(
+            Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
+            for index, fault in decoded.faults
+        )
+        if not decoded.hot:
+            raise Refused("bad_batch", "No valid event in the batch", rejected=rejected)
+        if rejected and batch.handling == "strict":
+            count = len(rejected)
+            raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
+        reservation = await self._quotas.reserve(key, len(decoded.hot), now)
+        source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling)
+        parts = build_blocks(source, decoded.hot, self._publisher.partitions)
+        size = sum(map(len, batch.records))
+        try:
+            offsets = await self._publisher.publish(parts, size)
+        except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
+            reservation.doubt()
+            raise
+        reservation.settle(offsets)
+        return Receipt(len(decoded.hot), rejected, position.encode(self._publisher.identity, offsets))
+
+
+def check_count(events: int) -> None:
+    """Refuse an empty batch and one of more than `MAX_EVENTS`."""
+    if events > MAX_EVENTS:
+        raise Refused("bad_batch", f"Max {MAX_EVENTS} events per batch")
+    if events == 0:
+        raise Refused("bad_batch", "The batch has no event")

@@ -1,0 +1,25 @@
+"""`x-ingest-position`: where a batch went, as an opaque token of URL-safe characters."""
+
+import re
+from collections.abc import Mapping
+
+from server.errors import Refused
+
+Position = Mapping[int, int]
+"""partition -> offset of the message that contains the batch's events."""
+
+_FORM = re.compile(r"([0-9a-f]{1,16})((?:_[0-9]{1,5}-[0-9]{1,13}){1,1024})").fullmatch
+
+
+def encode(identity: str, position: Position) -> str:
+    """The token for a position in the log called `identity` (hex)."""
+    return identity + "".join(f"_{partition}-{offset}" for partition, offset in sorted(position.items()))
+
+
+def decode(identity: str, token: str) -> dict[int, int]:
+    """Read a token back; raises `Refused` for anything this log did not give out."""
+    match = _FORM(token)
+    if match is None or match[1] != identity:
+        raise Refused("bad_request", "not an ingest position of this server")
+    pairs = (pair.split("-") for pair in match[2][1:].split("_"))
+    return {int(partition): int(offset) for partition, offset in pairs}
