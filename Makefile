@@ -1,0 +1,52 @@
+# Every target sets up what it needs: Python 3.11 or newer with venv and pip is all that has to be there.
+# PYTHON=... chooses the interpreter, ARGS=... goes to the program behind the target.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
+
+.PHONY: help setup setup-run run test check fmt lint types protos bench chaos loc lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## .venv with everything a developer needs
+	@$(NEED) dev >&2
+
+setup-run:
+	@$(NEED) run >&2
+
+run: setup-run ## serve: HTTP and gRPC ingest, the worker and its embedded log
+	@exec $(BIN)/spendstream serve $(ARGS)
+
+test: setup ## the tests; REQUIRE_KAFKA=1 makes a missing Kafka a failure, ARGS="-k name" picks some
+	@$(BIN)/pytest $(ARGS)
+
+check: ## everything that CI checks, the tests included
+	@bash .ci/run
+
+fmt: setup ## format, and mend what ruff can mend
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+lint: setup ## style, formatting, who may import whom
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: setup ## mypy, strict
+	@$(BIN)/mypy
+
+protos: setup ## generate the modules of protos/ again; ARGS=--check only compares
+	@$(BIN)/python -m tools.protos $(ARGS)
+
+bench: setup ## measure speed
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: setup ## kill processes under load, then compare every table with the log
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+loc: setup ## lines per module and function
+	@$(BIN)/python -m tools.loc $(ARGS)
+
+lock: setup ## write requirements/ again; ARGS=--upgrade takes newer versions, ARGS=--check only compares
+	@$(BIN)/python -m tools.lock $(ARGS)

@@ -1,0 +1,90 @@
+"""Makes .venv from the committed locks: `python -m tools.bootstrap run|dev`.
+
+`run` installs what serving needs, `dev` everything. Uses only the standard library and pip, and whatever Python 3.11 or
+newer runs it. A stamp in .venv holds a digest of what went in, so a second call costs a few hundredths of a second.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+
+# The lock of `dev` has every pin of the others (tools/lock.py checks it), so that installing `dev` also serves `run`.
+LOCKS = {"run": ["runtime.txt", "build.txt"], "dev": ["dev.txt"]}
+INCLUDES = {"run": ["run"], "dev": ["run", "dev"]}
+
+
+def locks(level: str) -> list[Path]:
+    return [ROOT / "requirements" / name for name in LOCKS[level]]
+
+
+def digest(level: str) -> str:
+    """Of all that decides what the environment holds; its own path is in it because a virtual environment cannot move."""
+    content = hashlib.sha256(f"{ROOT}\n{sys.version}\n".encode())
+    for path in [*locks(level), ROOT / "pyproject.toml"]:
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def stamp(level: str) -> Path:
+    return VENV / f"stamp-{level}"
+
+
+def is_ready(level: str) -> bool:
+    return PYTHON.exists() and stamp(level).exists() and stamp(level).read_text() == digest(level)
+
+
+def has_this_python() -> bool:
+    """Whether .venv exists, works and was made by the Python that runs this."""
+    if not PYTHON.exists():
+        return False
+    answer = subprocess.run([str(PYTHON), "-c", "import sys; print(sys.version)"], capture_output=True, check=False)
+    return answer.stdout.decode().strip() == sys.version.strip()
+
+
+def pip(*arguments: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
+    subprocess.run([str(PYTHON), "-m", "pip", *arguments], cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
+
+
+def install(level: str) -> None:
+    began = time.monotonic()
+    print(f"Setting up .venv ({level}): about a minute the first time.", file=sys.stderr)
+    if not has_this_python():
+        shutil.rmtree(VENV, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True, stdout=sys.stderr)
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    wanted = [argument for path in locks(level) for argument in ("-r", str(path))]
+    pip("install", *quiet, "--require-hashes", *wanted)
+    pip("install", *quiet, "--no-deps", "--no-build-isolation", "--editable", ".")
+    for included in INCLUDES[level]:
+        stamp(included).write_text(digest(included))
+    print(f"Set up in {time.monotonic() - began:.0f} s.", file=sys.stderr)
+
+
+def main(level: str) -> int:
+    if is_ready(level):
+        return 0
+    with (ROOT / ".venv.lock").open("w") as guard:  # two terminals, one set-up
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not is_ready(level):
+            try:
+                install(level)
+            except subprocess.CalledProcessError as error:
+                print(f"Set-up failed: {' '.join(error.cmd)}", file=sys.stderr)
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036  # PYTHON=... may name any
+        sys.exit(f"spendstream needs Python 3.11 or newer, this is {sys.version.split()[0]}.")
+    sys.exit(main(sys.argv[1]))

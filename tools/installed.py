@@ -1,0 +1,27 @@
+"""Imports an installed spendstream from beginning to end; .ci/run copies this out of the tree and runs it there with -I."""
+
+import importlib
+import pkgutil
+import sys
+from importlib import metadata
+
+PACKAGES = ("protos", "processor", "server")
+
+
+def main() -> int:
+    imported = 0
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        assert package.__file__ is not None and "site-packages" in package.__file__, package.__file__
+        for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+                imported += 1
+    for entry in metadata.entry_points(group="faust.transports", name="spendstream-sqlite"):
+        print(f"transport: {entry.load()}")
+    print(f"{imported} modules of {metadata.metadata('spendstream')['Name']} {metadata.version('spendstream')} import")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
