@@ -27,7 +27,7 @@ def locks(level: str) -> list[Path]:
 
 
 def digest(level: str) -> str:
-    """Of all that decides what the environment holds; its own path is in it because a virtual environment cannot move."""
+    """Of all that decides what .venv holds; its path too, because a virtual environment cannot move."""
     content = hashlib.sha256(f"{ROOT}\n{sys.version}\n".encode())
     for path in [*locks(level), ROOT / "pyproject.toml"]:
         content.update(path.read_bytes())

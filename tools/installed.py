@@ -1,4 +1,4 @@
-"""Imports an installed spendstream from beginning to end; .ci/run copies this out of the tree and runs it there with -I."""
+"""Imports every module of an installed spendstream; .ci/run copies this out of the tree and runs it there with -I."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ def main() -> int:
     imported = 0
     for name in PACKAGES:
         package = importlib.import_module(name)
-        assert package.__file__ is not None and "site-packages" in package.__file__, package.__file__
+        assert "site-packages" in (package.__file__ or ""), f"{name} came from {package.__file__}"
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)

@@ -1,8 +1,8 @@
-"""Writes requirements/ from pyproject.toml, or checks that the two still agree: `python -m tools.lock [--upgrade|--check]`.
+"""Writes requirements/ from pyproject.toml, or checks that they agree: `python -m tools.lock [--upgrade|--check]`.
 
-Every pin has hashes and no file names an index, so that a lock installs from any mirror: `pip install --require-hashes -r`.
-Checking needs no network: it compares what pyproject.toml asks for, what the locks pin, and what the installed
-packages themselves require.
+Every pin has hashes and no file names an index, so that a lock installs from any mirror with `pip install
+--require-hashes -r`. Checking needs no network: it compares what pyproject.toml asks for, what the locks pin, and what
+the installed packages themselves require.
 """
 
 import re
@@ -27,14 +27,11 @@ FILES: dict[str, list[str | None]] = {"dev.txt": [None, "dev"], "runtime.txt": [
 def compile_lock(name: str, upgrade: bool) -> None:
     wanted = [part for group in FILES[name] for part in (["--group", group] if group else ["pyproject.toml"])]
     bound = [] if name == "dev.txt" else ["--constraint", "requirements/dev.txt"]
-    # fmt: off
-    subprocess.run(
-        [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--no-config", "--universal", "--python-version", "3.11",
-         "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "make lock",
-         *(["--upgrade"] if upgrade else []), *bound, *wanted, "--output-file", f"requirements/{name}"],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-    )
-    # fmt: on
+    uv = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--no-config"]
+    portable = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
+    words = ["--no-emit-find-links", "--custom-compile-command", "make lock", *(["--upgrade"] if upgrade else [])]
+    command = [*uv, *portable, *words, *bound, *wanted, "--output-file", f"requirements/{name}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 class Lock:

@@ -1,6 +1,7 @@
 """Generates the modules and type stubs of protos/**/*.proto: `python -m tools.protos [--check]`.
 
-They are committed, because a user of the source has no protoc; `--check` fails if they are not what the .proto files give.
+They are committed, because a user of the source has no protoc; `--check` fails where they differ from what the .proto
+files give.
 """
 
 import subprocess

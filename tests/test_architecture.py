@@ -1,0 +1,108 @@
+"""What the folders promise each other. import-linter (pyproject.toml) checks the layers; here is what it cannot see."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("protos", "processor", "server")
+
+# Anything that has a clock, an environment, chance or a socket comes to processor.core as an argument.
+IMPURE = {
+    *("aiohttp", "aiokafka", "apsw", "asyncio", "concurrent", "faust", "grpc", "mode", "multiprocessing", "os"),
+    *("random", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "structlog"),
+    *("subprocess", "tempfile", "threading", "time", "uvloop"),
+}
+CORE_MAY_USE = ("processor.core", "protos")  # messages are data; import-linter sees to it that no gRPC comes with them
+CLOCKS = {"now", "utcnow", "today", "uuid1", "uuid4"}
+
+# What the API process may know of the worker's side: the arithmetic, and the log with the words it speaks in.
+SERVER_MAY_USE = (
+    "processor.core",
+    "processor.log.errors",
+    "processor.log.store",
+    "processor.log.topics",
+    "processor.settings",
+)
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if not path.stem.endswith(("_pb2", "_pb2_grpc")))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every imported name in full, wherever in the file: `from a.b import c` gives `a.b.c`."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_our_names_are_ours(package: str) -> None:
+    """PyPI has distributions called processor and protos: installed beside ours, they would overwrite its files."""
+    origin = importlib.import_module(package).__file__
+    assert origin is not None
+    assert Path(origin) == ROOT / package / "__init__.py"
+    assert package not in {(each.metadata["Name"] or "").lower() for each in metadata.distributions()}
+    assert set(metadata.packages_distributions().get(package, [])) <= {"spendstream"}
+
+
+def test_the_entry_points_are_installed() -> None:
+    (script,) = metadata.entry_points(group="console_scripts", name="spendstream")
+    (transport,) = metadata.entry_points(group="faust.transports", name="spendstream-sqlite")
+    assert (script.value, transport.value) == ("server.__main__:main", "processor.log.transport:Transport")
+
+
+@pytest.mark.parametrize("folder", [*OURS, "tests", "tools"])
+def test_no_file_is_named_like_a_standard_module(folder: str) -> None:
+    stems = {path.stem if path.stem != "__init__" else path.parent.name for path in (ROOT / folder).rglob("*.py")}
+    assert not stems & (sys.stdlib_module_names - {"__main__"})
+
+
+@pytest.mark.parametrize("folder", [*OURS, "tests", "tools"])
+def test_every_folder_with_python_in_it_is_a_package(folder: str) -> None:
+    folders = {path.parent for path in (ROOT / folder).rglob("*.py")}
+    assert [name_of(each) for each in sorted(folders) if not (each / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("path", sources("processor/core"), ids=name_of)
+def test_core_is_pure(path: Path) -> None:
+    for module in imports(path):
+        assert module.partition(".")[0] not in IMPURE, f"{module} has no place in processor.core"
+        assert not is_within(module, OURS) or is_within(module, CORE_MAY_USE), f"core reaches out to {module}"
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await), f"line {node.lineno} awaits"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in CLOCKS, f"line {node.lineno} calls {node.func.attr}(): pass it in"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"open", "input", "print"}, f"line {node.lineno} calls {node.func.id}()"
+
+
+@pytest.mark.parametrize("path", sources("server"), ids=name_of)
+def test_server_knows_little_of_processor(path: Path) -> None:
+    reached = {module for module in imports(path) if is_within(module, ("processor",))}
+    # `from processor.log import store` reads processor.log.store here, as it should.
+    assert {module for module in reached if not is_within(module, SERVER_MAY_USE)} == set()
+
+
+def test_layers() -> None:
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    linted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout
