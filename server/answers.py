@@ -23,12 +23,15 @@ class Totals(Struct):
 
 
 class UserRow(Struct):
-    """One user's row; `user_id` None: the events without a user. Times in microseconds since the epoch."""
+    """One user's row; `user_id` None: the events without a user.
+
+    Times are in microseconds since the epoch; None if the user has no event in the range that was asked for.
+    """
 
     user_id: str | None
     totals: Totals
-    first_seen: int
-    last_seen: int
+    first_seen: int | None
+    last_seen: int | None
 
 
 class UserPage(Struct):

@@ -1,0 +1,170 @@
+"""What a read asks for: query parameters checked, and the cursor that goes from page to page."""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection, Mapping
+from hashlib import blake2b
+from typing import Final, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from processor.core.clock import DAY, parse_timestamp
+from server.errors import Refused
+
+SORTS: Final = {"cost_usd": 6, "requests": 1, "input_tokens": 3, "output_tokens": 4, "last_seen": 9}
+"""What users may be sorted by -> its place in a row's numbers."""
+
+DEFAULT_SORT: Final = "cost_usd"
+DEFAULT_LIMIT: Final = 50
+MAX_LIMIT: Final = 1000
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
+_LIMIT = re.compile(r"[0-9]{1,4}").fullmatch
+
+Place = tuple[int, str]
+"""Where a page ended: the last value and user; "" is the user of the events without one, who comes first on a tie."""
+
+
+class Range(Struct, frozen=True):
+    """UTC days since the epoch, from `start` to before `end`; None: no bound. It may be empty."""
+
+    start: int | None
+    end: int | None
+
+    @property
+    def is_all_time(self) -> bool:
+        return self.start is None and self.end is None
+
+    def __contains__(self, day: int) -> bool:
+        return (self.start is None or day >= self.start) and (self.end is None or day < self.end)
+
+
+class UserQuery(Struct, frozen=True):
+    """A list of users: which rows, in which order, which page of them."""
+
+    days: Range
+    model: str | None
+    environment: str | None
+    unattributed: bool
+    """Only the row of the events without a user."""
+    sort: str
+    limit: int
+    after: Place | None
+    binding: str
+    """Stands for project, order and filters in the cursor."""
+
+    @property
+    def is_filtered(self) -> bool:
+        return not (self.days.is_all_time and self.model is None and self.environment is None)
+
+    @property
+    def column(self) -> int:
+        """Where a row's numbers have what the users are sorted by."""
+        return SORTS[self.sort]
+
+    def cursor(self, place: Place) -> str:
+        """The cursor of the page after `place`: opaque, of URL-safe characters."""
+        return urlsafe_b64encode(msgspec.json.encode((self.binding, *place))).decode().rstrip("=")
+
+
+def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:
+    """Read the parameters of a list of users; raises `Refused`."""
+    check_names(
+        params,
+        ("start", "end", "model", "environment", "unattributed", "sort", "limit", "cursor", "projectId"),
+        project,
+    )
+    days = parse_days(params)
+    model, environment = _text(params, "model"), _text(params, "environment")
+    unattributed = params.get("unattributed", "false")
+    if unattributed not in {"true", "false"}:
+        _bad("unattributed must be true or false")
+    sort = params.get("sort", DEFAULT_SORT)
+    if sort not in SORTS:
+        _bad(f"sort must be one of {', '.join(SORTS)}")
+    binding = _binding(project, sort, days.start, days.end, model, environment, unattributed)
+    return UserQuery(
+        days,
+        model,
+        environment,
+        unattributed == "true",
+        sort,
+        _limit(params),
+        _place(binding, params["cursor"]) if "cursor" in params else None,
+        binding,
+    )
+
+
+def parse_user(project: str, params: Mapping[str, str]) -> Range:
+    """Read the parameters of one user's detail; raises `Refused`."""
+    check_names(params, ("start", "end", "projectId"), project)
+    return parse_days(params)
+
+
+def check_names(params: Mapping[str, str], known: Collection[str], project: str) -> None:
+    """Refuse a parameter that is not `known`, and another project than the key's."""
+    for name in params:
+        if name not in known and name != "after":  # `after` has been taken out, or is still there: either is fine
+            _bad(f"unknown parameter {name[:64]!r}; known are {', '.join(known)}, after")
+    if params.get("projectId", project) != project:
+        raise Refused("forbidden", "projectId is not the project of this API key")
+
+
+def parse_days(params: Mapping[str, str]) -> Range:
+    """`start` and `end` as whole UTC days."""
+    return Range(_day(params, "start"), _day(params, "end"))
+
+
+def parse_instant(name: str, text: str) -> int:
+    """RFC 3339, or a date alone for its midnight UTC, in microseconds since the epoch."""
+    try:
+        return parse_timestamp(f"{text}T00:00:00Z" if _DATE(text) else text)
+    except ValueError:
+        _bad(f"{name} must be an RFC 3339 time with Z, or a date (YYYY-MM-DD)")
+
+
+def _day(params: Mapping[str, str], name: str) -> int | None:
+    if name not in params:
+        return None
+    day, rest = divmod(parse_instant(name, params[name]), DAY)
+    if rest:
+        _bad(f"{name} must be midnight UTC: users are kept by whole UTC days")
+    return day
+
+
+def _text(params: Mapping[str, str], name: str) -> str | None:
+    text = params.get(name)
+    if text == "":
+        _bad(f"{name} must not be empty")
+    return text
+
+
+def _limit(params: Mapping[str, str]) -> int:
+    text = params.get("limit")
+    if text is None:
+        return DEFAULT_LIMIT
+    if _LIMIT(text) is None or not 1 <= int(text) <= MAX_LIMIT:
+        _bad(f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _binding(*parts: object) -> str:
+    return blake2b(msgspec.json.encode(parts), digest_size=8).hexdigest()
+
+
+_decode_cursor = msgspec.json.Decoder(tuple[str, int, str]).decode
+
+
+def _place(binding: str, cursor: str) -> Place:
+    try:
+        bound, value, user = _decode_cursor(urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)))
+    except (ValueError, msgspec.MsgspecError):
+        _bad("cursor is not one that this server gave out")
+    if bound != binding:
+        _bad("cursor belongs to a query with another order or other filters")
+    return value, user
+
+
+def _bad(message: str) -> NoReturn:
+    raise Refused("bad_request", message)
