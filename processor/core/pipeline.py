@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from processor.core import dedupe, tables
+from processor.core.claims import Claimed
 from processor.core.clock import KINDS, Kind, window_start
 from processor.core.codec import ERROR_FLAG, UNPRICED_FLAG, Dim
 from processor.core.message import Block, Message
@@ -29,14 +30,6 @@ from processor.core.tables import (
 
 MAX_PADS: Final = 10_000
 """Projects whose pads are kept at hand."""
-
-
-class Claimed(Struct, gc=False):
-    """The ids one message claimed: n keys of 16 bytes, n digests of 8."""
-
-    offset: int
-    keys: bytes
-    digests: bytes
 
 
 class Changes(Struct):
@@ -274,8 +267,8 @@ class Tables:
         else:
             rows[at] = Sums(key, *tables.decode_value(value), changelog=changelog)
 
-    def newest(self, key: bytes) -> int:
-        """Offset of the newest changelog record of a row; `NEVER` if the row is gone: what compaction asks."""
+    def is_live(self, key: bytes, offset: int) -> bool:
+        """True unless a newer changelog record has replaced the one at `offset`: what compaction asks."""
         _, kind, parts = tables.decode_key(key)
         row: Row | None
         if kind == "progress":
@@ -286,4 +279,4 @@ class Tables:
             row = self.hours.get(cast(HourKey, parts))
         else:
             row = self.windows.get(cast(WindowKey, parts))
-        return NEVER if row is None else row.changelog
+        return row is not None and row.changelog <= offset

@@ -208,24 +208,27 @@ class Log:
             self._db.execute("UPDATE partition SET first = max(first, ?) WHERE number = ?", (first, number))
         return len(found)
 
-    def compact(self, tp: TopicPartition, start: int, limit: int, newest: Callable[[bytes], int]) -> int | None:
-        """One step of compaction: delete those of the `limit` records from `start` on that a newer one replaced.
+    def compact(
+        self, tp: TopicPartition, start: int, end: int, limit: int, is_live: Callable[[bytes, int], bool]
+    ) -> tuple[int | None, int]:
+        """One step of compaction over the offsets `start` to `end`: look at `limit` records, delete the dead ones.
 
-        `newest` gives the offset of a key's newest record, or -1 if the key is gone. Returns where the next step
-        starts, or None at the end. The partition's newest record always stays.
+        `is_live(key, offset)` tells whether no newer record of the key replaced the one at `offset`. Returns where the
+        next step starts (None: nothing is left below `end`) and how many records went. The partition's newest record
+        always stays.
         """
         if tp.topic not in COMPACTED:
             raise LogError(f"{tp.topic} is not compacted")
         base = self.number(tp) << OFFSET_BITS
         with self._writing():
-            last = self.end(tp) - 1
+            last = min(end, self.end(tp) - 1)
             rows = self._db.execute(
                 "SELECT id, key FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
                 (base + start, base + last, limit),
             ).fetchall()
-            dead = [(number,) for number, key in rows if key is None or newest(key) != number - base]
+            dead = [(number,) for number, key in rows if key is None or not is_live(key, number - base)]
             self._db.executemany("DELETE FROM record WHERE id = ?", dead)
-        return rows[-1][0] - base + 1 if len(rows) == limit else None
+        return (rows[-1][0] - base + 1 if len(rows) == limit else None), len(dead)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -301,7 +304,13 @@ class Log:
         Beside running writers; with `reset` it keeps them out for the rest of it, so that the next one starts the
         write-ahead log anew.
         """
-        if not reset:
-            return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        with self._lock.held():
-            return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        try:
+            if not reset:
+                return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with self._lock.held():
+                self._db.set_busy_timeout(100)  # a reader in the way: the writers do not wait for it
+                return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            return (1, 0)
+        finally:
+            self._db.set_busy_timeout(BUSY_MS)

@@ -1,0 +1,144 @@
+"""Group commit: the events of all requests of a moment become one message per partition and one fsync."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from processor.core import message
+from processor.core.message import Block
+from processor.log.errors import LogUnavailable
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import EVENTS
+
+MAX_MESSAGE_EVENTS: Final = 1000
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""A message is closed at the first of the two: bounds on what the worker has to take in one piece."""
+
+MAX_COMMIT_BYTES: Final = 32 * 1024 * 1024
+
+LINGER: Final = 0.003
+"""Seconds that a busy log waits for company before it commits; an idle one commits at once."""
+
+
+class Job(NamedTuple):
+    """One request's events by partition, how large they are, and what to call once it is decided."""
+
+    parts: Mapping[int, tuple[Block, list[bytes]]]
+    size: int
+    done: Callable[["Outcome"], None]
+
+
+Outcome = dict[int, int] | LogUnavailable
+"""partition -> offset of the message that contains the events, or why they are not durable."""
+
+
+class Backlogged(Exception):
+    """More events wait for the disk than are allowed to."""
+
+
+class GroupCommitter(threading.Thread):
+    """Writes jobs to the events topic on a thread of its own.
+
+    `deliver` is called in this thread once per commit with the decided jobs: the one place to hop back to a loop.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        clock: Callable[[], int],
+        deliver: Callable[[Sequence[tuple[Job, Outcome]]], None],
+        max_pending_bytes: int,
+    ) -> None:
+        super().__init__(name="group-commit", daemon=True)
+        self._data_dir = data_dir
+        self._clock = clock
+        self._deliver = deliver
+        self._max_pending = max_pending_bytes
+        self._pending: deque[Job] = deque()
+        self._pending_bytes = 0
+        self._wake = threading.Condition()
+        self._stopping = False
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; does not block. Raises `Backlogged` beyond the bound."""
+        with self._wake:
+            if self._pending_bytes and self._pending_bytes + job.size > self._max_pending:
+                raise Backlogged
+            self._pending.append(job)
+            self._pending_bytes += job.size
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Write what is queued, then end the thread and wait for it."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self.join()
+
+    def run(self) -> None:
+        log = Log(self._data_dir, create=False)
+        last = 0.0
+        while jobs := self._next(last):
+            outcomes = self._write(log, jobs)
+            last = time.monotonic()
+            with self._wake:
+                self._pending_bytes -= sum(job.size for job in jobs)
+            self._deliver(list(zip(jobs, outcomes, strict=True)))
+        log.close()
+
+    def _next(self, last: float) -> list[Job]:
+        """The jobs of the next commit; empty when stopping. Lingers only if the last commit was just now."""
+        with self._wake:
+            while not self._pending and not self._stopping:
+                self._wake.wait()
+        wait = last + LINGER - time.monotonic()
+        if wait > 0 and not self._stopping:
+            time.sleep(wait)
+        jobs: list[Job] = []
+        size = 0
+        with self._wake:
+            while self._pending and size < MAX_COMMIT_BYTES:
+                job = self._pending.popleft()
+                jobs.append(job)
+                size += job.size
+        return jobs
+
+    def _write(self, log: Log, jobs: Sequence[Job]) -> list[Outcome]:
+        grouped = _group(jobs)
+        appends = [
+            Append(TopicPartition(EVENTS, partition), [(None, message.encode(parts)) for parts, _ in groups])
+            for partition, groups in grouped.items()
+        ]
+        try:
+            firsts = log.append(appends, self._clock())
+        except LogUnavailable as error:
+            return [error] * len(jobs)
+        outcomes: list[dict[int, int]] = [{} for _ in jobs]
+        for (partition, groups), first in zip(grouped.items(), firsts, strict=True):
+            for offset, (_, members) in enumerate(groups, start=first):
+                for member in members:
+                    outcomes[member][partition] = offset
+        return list(outcomes)
+
+
+Parts = list[tuple[Block, list[bytes]]]
+
+
+def _group(jobs: Sequence[Job]) -> dict[int, list[tuple[Parts, list[int]]]]:
+    """partition -> messages to be: their blocks, and the numbers of the jobs in each."""
+    grouped: dict[int, list[tuple[Parts, list[int]]]] = {}
+    filled: dict[int, tuple[int, int]] = {}
+    for number, job in enumerate(jobs):
+        for partition, (block, records) in job.parts.items():
+            events, size = filled.get(partition, (MAX_MESSAGE_EVENTS, 0))
+            groups = grouped.setdefault(partition, [])
+            if events + len(block) > MAX_MESSAGE_EVENTS or size > MAX_MESSAGE_BYTES:
+                groups.append(([], []))
+                events, size = 0, 0
+            groups[-1][0].append((block, records))
+            groups[-1][1].append(number)
+            filled[partition] = (events + len(block), size + sum(map(len, records)))
+    return grouped

@@ -1,0 +1,84 @@
+"""Settings every role shares. They come from flags, then `SPENDSTREAM_*` variables, then a TOML file."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+CONFIG_VARIABLE = "SPENDSTREAM_CONFIG"
+CONFIG_FILE = "spendstream.toml"
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; the text names each."""
+
+
+def _broker(value: str) -> str:
+    if value.startswith("kafka://"):
+        raise ValueError("this version has no Kafka transport yet; leave it out to use the embedded log (sqlite://)")
+    if value != "sqlite://":
+        raise ValueError("must be sqlite:// (the embedded log in the data directory)")
+    return value
+
+
+def _retention(value: int) -> int:
+    if value:
+        raise ValueError("this version keeps events for ever; leave it out or set it to 0")
+    return value
+
+
+class Settings(BaseSettings):
+    """What the worker needs to know, and every other role too."""
+
+    model_config = SettingsConfigDict(env_prefix="SPENDSTREAM_", extra="ignore")
+
+    data_dir: Path = Field(Path(".spendstream"), description="Directory of everything that must survive a restart")
+    broker: Annotated[str, AfterValidator(_broker)] = Field("sqlite://", description="The log: sqlite://")
+    partitions: int | None = Field(
+        None, ge=1, le=1024, description="Partitions of the log; chosen once, when the log is made"
+    )
+    dedupe_horizon: int = Field(0, ge=0, description="Days after which an event_id may be forgotten; 0: never")
+    retention: Annotated[int, AfterValidator(_retention)] = Field(
+        0, ge=0, description="Days after which events may be deleted; 0: never"
+    )
+    flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
+        "info", description="debug, info, warning or error"
+    )
+    log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = Field(
+        "auto", description="console, json, or auto: console on a terminal, json elsewhere"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, os.environ.get(CONFIG_VARIABLE, CONFIG_FILE))
+        return init_settings, env_settings, file
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(kind: type[S], **flags: Any) -> S:
+    """Read the settings; `flags` that are None were not given. Raises `SettingsError` that names every fault."""
+    try:
+        settings = kind(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"  SPENDSTREAM_{_name(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
+        raise SettingsError("wrong settings:\n" + "\n".join(lines)) from None
+    except ValueError as error:  # the file is not TOML
+        raise SettingsError(f"cannot read {os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)}: {error}") from None
+    settings.data_dir = settings.data_dir.expanduser().absolute()
+    return settings
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    return str(location[0]).upper() if location else ""

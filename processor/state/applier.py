@@ -1,0 +1,169 @@
+"""From messages to durable tables: apply, flush, then acknowledge. Never the other way round.
+
+One applier serves all partitions a worker owns. `take` applies a message in memory; the flusher, a task of its own,
+writes what has changed every `interval` seconds: rows, claims and progress of a flush are one append, and only when
+that is durable are its messages acknowledged. A failing write is tried again for as long as it takes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+from structlog.stdlib import get_logger
+
+from processor.core import claims, message
+from processor.core.pipeline import Changes
+from processor.log.errors import LogUnavailable
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.state.loader import DeadLetter, Partition
+
+MAX_CHANGED: Final = 40_000
+"""Changed rows at which new messages wait for the flush under way."""
+
+SYNC_INTERVAL: Final = 5.0
+"""Seconds between two checkpoints of the id index."""
+
+MAX_BACKOFF: Final = 2.0
+
+
+class Delivered(Protocol):
+    """A message as the stream hands it over; `ack` when its effects are durable."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+    def ack(self) -> None: ...
+
+
+AppendAll = Callable[[list[Append]], Awaitable[list[int]]]
+"""Append to several partitions, all or nothing; raises `LogUnavailable`."""
+
+
+class Broken(Exception):
+    """A message failed while it was applied: the rows in memory cannot be trusted, the process must start again."""
+
+
+class Applier:
+    """Applies messages to the partitions in `owned`."""
+
+    def __init__(
+        self,
+        owned: Callable[[], Mapping[int, Partition]],
+        append: AppendAll,
+        clock: Callable[[], int],
+        interval: float,
+    ) -> None:
+        self._owned = owned
+        self._append = append
+        self._clock = clock
+        self._interval = interval
+        self._pending: list[Delivered] = []
+        self._work = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._synced_at = 0.0
+        self._log = get_logger()
+        self.applied = 0
+        """Events applied since the start."""
+
+    async def take(self, delivered: Delivered) -> None:
+        """Apply one message; raises only `Broken`. It is acknowledged later, by the flush that contains it."""
+        partition = self._owned()[delivered.partition]
+        if partition.tables.changed > MAX_CHANGED:
+            await self.flush()
+        if delivered.offset in partition.dead:
+            partition.tables.skip(delivered.offset)
+        else:
+            await self._apply(partition, delivered)
+        self._pending.append(delivered)
+        self._work.set()
+
+    async def _apply(self, partition: Partition, delivered: Delivered) -> None:
+        try:
+            decoded = message.decode(delivered.value or b"")
+            keys = partition.tables.prepare(decoded)
+        except Exception as error:  # whatever it is, it must stop neither the partition nor disappear
+            await self._bury(partition, delivered, str(error) or repr(error))
+            partition.tables.skip(delivered.offset)
+            return
+        try:
+            partition.tables.apply(delivered.offset, decoded, keys)
+        except Exception as error:
+            await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
+            raise Broken(f"message {delivered.partition}:{delivered.offset} could not be applied") from error
+        self.applied += len(keys)
+
+    async def _bury(self, partition: Partition, delivered: Delivered, reason: str) -> None:
+        letter = DeadLetter(EVENTS, partition.number, delivered.offset, reason, self._clock())
+        self._log.error("message.dead", partition=partition.number, offset=delivered.offset, reason=reason)
+        to = TopicPartition(DEAD_LETTERS, partition.number)
+        await self._append_at_last([Append(to, [(letter.encode(), delivered.value)])])
+        partition.dead.add(delivered.offset)
+
+    # --- flushing ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Flush for ever: at once when the stream has been idle, else every `interval` seconds."""
+        while True:
+            await self._work.wait()
+            await self.flush()
+            await self._checkpoint()
+            await asyncio.sleep(self._interval)
+
+    async def flush(self) -> None:
+        """Make everything applied so far durable and acknowledge it. Waits for as long as the log is unavailable."""
+        async with self._flushing:
+            self._work.clear()
+            pending, self._pending = self._pending, []
+            taken = [(partition, partition.tables.take_changes()) for partition in self._owned().values()]
+            changed = [(partition, changes) for partition, changes in taken if changes is not None]
+            if changed:
+                appends = [append for partition, changes in changed for append in _appends(partition, changes)]
+                firsts = dict(zip([append.to for append in appends], await self._append_at_last(appends), strict=True))
+                for partition, changes in changed:
+                    _flushed(partition, changes, firsts)
+            for delivered in pending:
+                delivered.ack()
+
+    async def _append_at_last(self, appends: list[Append]) -> list[int]:
+        delay = 0.05
+        while True:
+            try:
+                return await self._append(appends)
+            except LogUnavailable as error:
+                self._log.error("log.unavailable", error=str(error), retry_in=delay)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, MAX_BACKOFF)
+
+    async def _checkpoint(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._synced_at < SYNC_INTERVAL:
+            return
+        self._synced_at = now
+        for partition in list(self._owned().values()):
+            if partition.claims_end > (partition.index.checkpointed or 0):
+                try:
+                    await asyncio.to_thread(partition.index.sync, partition.claims_end)
+                except OSError as error:  # the claims log has them all; the next checkpoint tries again
+                    self._log.warning("index.checkpoint_failed", partition=partition.number, error=str(error))
+
+
+def _appends(partition: Partition, changes: Changes) -> list[Append]:
+    rows = [(row.key, value) for row, value in changes.rows]
+    appends = [Append(TopicPartition(ROWS, partition.number), rows)]
+    if changes.claimed:
+        record = (None, claims.encode(changes.claimed))
+        appends.append(Append(TopicPartition(CLAIMS, partition.number), [record]))
+    return appends
+
+
+def _flushed(partition: Partition, changes: Changes, firsts: Mapping[TopicPartition, int]) -> None:
+    first = firsts[TopicPartition(ROWS, partition.number)]
+    for offset, (row, _) in enumerate(changes.rows, start=first):
+        row.changelog = offset
+    partition.records += len(changes.rows)
+    if changes.claimed:
+        partition.claims_end = firsts[TopicPartition(CLAIMS, partition.number)] + 1
