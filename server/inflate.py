@@ -1,0 +1,111 @@
+"""Sans-I/O: undoes the content codings of a body, with a bound on what comes out that is kept while it comes out."""
+
+from collections.abc import Iterator
+from typing import Final, Literal, cast
+
+import zstandard
+from isal import isal_zlib
+
+from server.errors import Refused
+
+Encoding = Literal["gzip", "deflate", "zstd", "identity"]
+ENCODINGS: Final[tuple[Encoding, ...]] = ("gzip", "deflate", "zstd", "identity")
+
+MAX_BODY: Final = 20 * 1024 * 1024
+"""Bytes of a request body, as sent and inflated."""
+MAX_WINDOW: Final = 8 * 1024 * 1024
+"""Window of a zstd frame that a decoder of HTTP content has to offer (RFC 9659)."""
+MAX_MEMBERS: Final = 1024
+"""Members of one gzip body; each costs time, even an empty one."""
+
+_STEP = 1024 * 1024  # bytes out of one call
+_PIECE = 64 * 1024  # bytes into one call: what follows a member is copied once per member
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+
+_IsalError = cast("type[Exception]", isal_zlib.error)  # its stub calls it an instance
+
+
+def encoding_of(header: str) -> Encoding:
+    """Read a `Content-Encoding`; raises `Refused("unsupported_encoding")` for an unknown or a stacked one."""
+    codings = [coding for part in header.split(",") if (coding := part.strip().lower()) not in ("", "identity")]
+    name = codings[0].removeprefix("x-") if len(codings) == 1 else "identity" if not codings else ""
+    for encoding in ENCODINGS:
+        if encoding == name:
+            return encoding
+    raise Refused("unsupported_encoding", f"Content-Encoding must be one of {', '.join(ENCODINGS)}")
+
+
+def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
+    """The body itself. Blocks for some 50 ms at worst, mostly without the GIL.
+
+    Raises `Refused`: too_large as soon as more than `limit` bytes came out, bad_batch for data that is truncated,
+    damaged or followed by something else.
+    """
+    if encoding == "identity":
+        return body
+    found: list[bytes] = []
+    size = 0
+    try:
+        for piece in _pieces(body, encoding):
+            size += len(piece)
+            if size > limit:
+                raise too_large(limit)
+            found.append(piece)
+    except (_IsalError, zstandard.ZstdError, ValueError) as error:
+        raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {error}") from None
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+def too_large(limit: int = MAX_BODY) -> Refused:
+    """What a body over the limit is answered."""
+    return Refused("too_large", f"The body has more than {limit // (1024 * 1024)} MiB")
+
+
+def _pieces(body: bytes, encoding: Encoding) -> Iterator[bytes]:
+    if encoding == "zstd":
+        return _zstd(body)
+    if encoding == "gzip":
+        return _members(body, _GZIP, MAX_MEMBERS)
+    return _members(body, _ZLIB if _is_zlib(body) else _RAW, 1)
+
+
+def _is_zlib(body: bytes) -> bool:
+    """Whether a `deflate` body has the header it should have (RFC 1950); some clients leave it out."""
+    return len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
+
+
+def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
+    """Inflate up to `allowed` streams one after the other; raises `ValueError` if there is more, or less than one."""
+    stream = isal_zlib.decompressobj(wbits)
+    for start in range(0, len(body), _PIECE):
+        data, full = body[start : start + _PIECE], False
+        while data or full:
+            if stream.eof:
+                allowed -= 1
+                if not allowed:
+                    raise ValueError("something follows its end")
+                stream = isal_zlib.decompressobj(wbits)
+            piece = stream.decompress(data, _STEP)
+            yield piece
+            # A full piece may have more behind it although all the input is used up.
+            data, full = (stream.unused_data, False) if stream.eof else (stream.unconsumed_tail, len(piece) == _STEP)
+    if not stream.eof:
+        raise ValueError("it is truncated")
+
+
+# The reader says nothing of a frame that breaks off, so one more frame is put behind the body: if that comes out whole,
+# all before it was whole too. It is `end` as one raw block.
+_END = b"end"
+_END_FRAME = b"\x28\xb5\x2f\xfd\x20" + bytes([len(_END)]) + (len(_END) << 3 | 1).to_bytes(3, "little") + _END
+
+
+def _zstd(body: bytes) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(
+        body + _END_FRAME, read_across_frames=True
+    )
+    tail = b""
+    while piece := reader.read(_STEP):
+        yield (tail + piece)[: -len(_END)]
+        tail = (tail + piece)[-len(_END) :]
+    if tail != _END:
+        raise ValueError("it is truncated")

@@ -1,0 +1,156 @@
+import gzip
+import os
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import Refused
+from server.inflate import MAX_BODY, MAX_MEMBERS, MAX_WINDOW, Encoding, encoding_of, inflate
+
+MIB = 1024 * 1024
+MIXED = os.urandom(3 * MIB) + b"x" * (5 * MIB)
+
+
+def raw_deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(data) + stream.flush()
+
+
+def zstd_stream(data: bytes, window_log: int = 20, *, checksum: bool = False) -> bytes:
+    """A frame that does not say how much it holds, as a streaming client sends it."""
+    params = zstandard.ZstdCompressionParameters(window_log=window_log, write_checksum=checksum)
+    stream = zstandard.ZstdCompressor(compression_params=params).compressobj()
+    return stream.compress(data) + stream.flush()
+
+
+Pack = Callable[[bytes], bytes]
+
+PACKERS: dict[str, tuple[Encoding, Pack]] = {
+    "gzip": ("gzip", gzip.compress),
+    "zlib": ("deflate", zlib.compress),
+    "raw deflate": ("deflate", raw_deflate),
+    "zstd": ("zstd", zstandard.compress),
+    "zstd stream": ("zstd", zstd_stream),
+    "zstd stream with checksum": ("zstd", lambda data: zstd_stream(data, checksum=True)),
+}
+every_packer = pytest.mark.parametrize(("encoding", "pack"), PACKERS.values(), ids=PACKERS)
+
+
+def reason(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> str:
+    with pytest.raises(Refused) as caught:
+        inflate(body, encoding, limit)
+    return caught.value.reason
+
+
+@every_packer
+@pytest.mark.parametrize("data", [b"", b"a", b"ab", b"{}\n" * 100, MIXED, MIXED[: 2 * MIB]], ids=len)
+def test_what_went_in_comes_out(encoding: Encoding, pack: Pack, data: bytes) -> None:
+    assert inflate(pack(data), encoding) == data
+
+
+def test_identity() -> None:
+    assert inflate(MIXED, "identity") is MIXED
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [PACKERS["gzip"], PACKERS["zstd"], PACKERS["zstd stream"]])
+def test_members_and_frames_are_one_body(encoding: Encoding, pack: Pack) -> None:
+    assert inflate(pack(b"one\n") + pack(b"") + pack(MIXED) + pack(b"two"), encoding) == b"one\n" + MIXED + b"two"
+
+
+@every_packer
+@pytest.mark.parametrize("missing", [1, 2, 3, 4, 5, 8])
+def test_truncated(encoding: Encoding, pack: Pack, missing: int) -> None:
+    assert reason(pack(b"0123456789" * 10 + os.urandom(99))[:-missing], encoding) == "bad_batch"
+    assert reason(pack(MIXED)[:-missing], encoding) == "bad_batch"
+
+
+@every_packer
+@pytest.mark.parametrize("garbage", [b"\0", b"x", b"garbage behind the end"])
+def test_trailing_garbage(encoding: Encoding, pack: Pack, garbage: bytes) -> None:
+    assert reason(pack(b"data") + garbage, encoding) == "bad_batch"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
+def test_not_compressed_at_all(encoding: Encoding) -> None:
+    assert reason(b'{"event_id": 1}\n', encoding) == "bad_batch"
+
+
+def test_damaged() -> None:
+    packed = bytearray(gzip.compress(b"some data, and its checksum"))
+    packed[-6] ^= 1
+    assert reason(bytes(packed), "gzip") == "bad_batch"
+
+
+@every_packer
+def test_the_limit_is_exact(encoding: Encoding, pack: Pack) -> None:
+    assert len(inflate(pack(b"\0" * MIB * 3), encoding, MIB * 3)) == MIB * 3
+    assert reason(pack(b"\0" * (MIB * 3 + 1)), encoding, MIB * 3) == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bomb"),
+    [
+        ("gzip", gzip.compress(b"\0" * 300 * MIB, 1)),
+        ("gzip", gzip.compress(b"\0" * MIB) * 300),
+        ("deflate", zlib.compress(b"\0" * 300 * MIB, 1)),
+        ("zstd", zstandard.compress(b"\0" * 300 * MIB)),
+        ("zstd", zstandard.compress(b"\0" * MIB) * 300),
+    ],
+    ids=["gzip", "gzip members", "deflate", "zstd", "zstd frames"],
+)
+def test_a_bomb_costs_no_memory(encoding: Encoding, bomb: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert reason(bomb, encoding, 2 * MIB) == "too_large"
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_empty_members_cost_no_time() -> None:
+    assert inflate(gzip.compress(b"") * MAX_MEMBERS, "gzip") == b""
+    began = time.perf_counter()
+    assert reason(gzip.compress(b"") * 500_000, "gzip") == "bad_batch"
+    assert time.perf_counter() - began < 1
+
+
+def test_a_zstd_window_is_bounded() -> None:
+    assert inflate(zstd_stream(MIXED, MAX_WINDOW.bit_length() - 1), "zstd") == MIXED
+    assert reason(zstd_stream(MIXED, MAX_WINDOW.bit_length()), "zstd") == "bad_batch"
+
+
+@given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate", "zstd"]))
+def test_any_bytes_are_answered(body: bytes, encoding: Encoding) -> None:
+    with suppress(Refused):
+        inflate(body, encoding)
+
+
+@pytest.mark.parametrize(
+    ("header", "encoding"),
+    [
+        ("", "identity"),
+        ("identity", "identity"),
+        ("gzip", "gzip"),
+        ("GZip", "gzip"),
+        ("x-gzip", "gzip"),
+        (" deflate ", "deflate"),
+        ("zstd", "zstd"),
+        ("identity, gzip", "gzip"),
+    ],
+)
+def test_encoding_of(header: str, encoding: Encoding) -> None:
+    assert encoding_of(header) == encoding
+
+
+@pytest.mark.parametrize("header", ["br", "gzip, gzip", "gzip, br", "x-zstd2", "compress"])
+def test_unknown_encodings(header: str) -> None:
+    with pytest.raises(Refused) as caught:
+        encoding_of(header)
+    assert caught.value.reason == "unsupported_encoding"
