@@ -1,0 +1,38 @@
+"""What both doors, HTTP and gRPC, stand in front of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from processor.core.event import Handling
+from server.answers import Health, Reads
+from server.budget import Budget
+from server.intake import Intake
+from server.keys import Directory, Key, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """Everything a door needs; the doors add a wire each, and nothing else."""
+
+    intake: Intake
+    directory: Directory
+    reads: Reads
+    health: Health
+    clock: Callable[[], int]
+    """Microseconds since the epoch."""
+    handling: Handling = "partial"
+    """Where a request does not say."""
+    bodies: Budget = field(default_factory=Budget)
+
+    def authenticate(self, secret: str | None, scope: Scope) -> Key:
+        """The key that `secret` opens; raises `Refused`: unauthenticated, or forbidden if it lacks `scope`."""
+        known = secret if secret is not None and secret.isascii() else None  # headers may hold any byte
+        return self.directory.authenticate(known, scope, self.clock())
+
+
+def secret_of(api_key: str | None, authorization: str | None) -> str | None:
+    """The key a read shows: `x-api-key`, else `Authorization: Bearer`."""
+    if api_key is not None or authorization is None:
+        return api_key
+    scheme, _, secret = authorization.strip().partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else None

@@ -1,0 +1,119 @@
+"""Receipts, refusals and the reads' answers as messages of `spendstream.v1`."""
+
+from google.rpc import status_pb2
+
+from processor.core.clock import format_day, format_timestamp
+from processor.core.money import format_cost
+from protos.spendstream.v1 import ingest_pb2, usage_pb2
+from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+from server.errors import Refused, Rejection
+from server.intake import Receipt
+from server.status import grpc_status
+
+_MAX_INT = 2**63 - 1
+
+
+def receipt(sequence: int, taken: Receipt) -> ingest_pb2.IngestResponse:
+    """What became of a batch."""
+    return ingest_pb2.IngestResponse(
+        sequence=sequence,
+        accepted=taken.accepted,
+        rejected=map(_rejection, taken.rejected),
+        position=taken.position,
+    )
+
+
+def refusal(sequence: int, refused: Refused) -> ingest_pb2.IngestResponse:
+    """A batch of a stream that was refused as a whole."""
+    rejected = map(_rejection, refused.rejected)
+    return ingest_pb2.IngestResponse(sequence=sequence, rejected=rejected, status=grpc_status(refused))
+
+
+def failure(sequence: int, status: status_pb2.Status) -> ingest_pb2.IngestResponse:
+    """A batch of a stream that met a fault of ours."""
+    return ingest_pb2.IngestResponse(sequence=sequence, status=status)
+
+
+def _rejection(item: Rejection) -> ingest_pb2.Rejection:
+    return ingest_pb2.Rejection(
+        line=item.line, event_id=item.event_id, field=item.field, code=item.code, message=item.message
+    )
+
+
+def user_page(page: UserPage) -> usage_pb2.ListUsersResponse:
+    """The answer of `ListUsers`."""
+    return usage_pb2.ListUsersResponse(
+        users=map(user_row, page.users),
+        total=totals(page.total),
+        total_users=_int64(page.users_total),
+        next_cursor=page.next_cursor,
+        as_of=format_timestamp(page.as_of),
+    )
+
+
+def user_detail(detail: UserDetail) -> usage_pb2.GetUserResponse:
+    """The answer of `GetUser`."""
+    return usage_pb2.GetUserResponse(
+        user=user_row(detail.user),
+        by_model=[
+            usage_pb2.ModelSums(provider=row.provider, model=row.model, sums=totals(row.totals))
+            for row in detail.by_model
+        ],
+        by_day=[usage_pb2.DaySums(day=format_day(row.day), sums=totals(row.totals)) for row in detail.by_day],
+        as_of=format_timestamp(detail.as_of),
+    )
+
+
+def user_row(row: UserRow) -> usage_pb2.UserRow:
+    """One user, as every answer and the feed show it."""
+    return usage_pb2.UserRow(
+        user_id=row.user_id,
+        sums=totals(row.totals),
+        first_seen=_time(row.first_seen),
+        last_seen=_time(row.last_seen),
+    )
+
+
+def totals(sums: Totals) -> usage_pb2.Sums:
+    """Sums; the cost is exact, what does not fit 64 bits saturates."""
+    return usage_pb2.Sums(
+        requests=_int64(sums.requests),
+        errors=_int64(sums.errors),
+        input_tokens=_int64(sums.input_tokens),
+        output_tokens=_int64(sums.output_tokens),
+        cached_tokens=_int64(sums.cached_tokens),
+        cost_usd=format_cost(sums.cost),
+        unpriced=_int64(sums.unpriced),
+    )
+
+
+def quota(answer: QuotaAnswer) -> usage_pb2.GetQuotaResponse:
+    """The answer of `GetQuota`."""
+    return usage_pb2.GetQuotaResponse(
+        organization=answer.organization,
+        period=answer.period,
+        limit=_limit(answer.limit),
+        used=_int64(answer.used),
+        remaining=_limit(answer.remaining),
+        resets_at=format_timestamp(answer.resets_at),
+        windows={
+            kind: usage_pb2.QuotaWindow(
+                start=format_timestamp(window.start), used=_int64(window.used), limit=_limit(window.limit)
+            )
+            for kind, window in answer.windows.items()
+        },
+        duplicates=_int64(answer.duplicates),
+        conflicts=_int64(answer.conflicts),
+    )
+
+
+def _time(micros: int | None) -> str:
+    return "" if micros is None else format_timestamp(micros)
+
+
+def _int64(value: int) -> int:
+    return min(value, _MAX_INT)
+
+
+def _limit(value: int | None) -> int | None:
+    return None if value is None else _int64(value)

@@ -1,0 +1,49 @@
+"""`grpc.health.v1`, answered from `Health` itself: nothing has to be told of a change."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.answers import Health
+
+WATCH_EVERY: Final = 0.5
+"""Seconds between two looks for a `Watch`."""
+
+_Status = health_pb2.HealthCheckResponse
+
+
+class HealthService(health_pb2_grpc.HealthServicer):
+    """`services` are the names that are known, besides the empty one for the whole server."""
+
+    def __init__(self, health: Health, services: tuple[str, ...]) -> None:
+        self._health = health
+        self._services = ("", *services)
+
+    def _status(self) -> _Status:
+        return _Status(status=_Status.NOT_SERVING if self._health.unready() else _Status.SERVING)
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> _Status:
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service")
+        return self._status()
+
+    async def List(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        answer = health_pb2.HealthListResponse  # type: ignore[attr-defined] # its stubs are older than the method
+        return answer(statuses=dict.fromkeys(self._services, self._status()))
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[_Status]:
+        known = request.service in self._services
+        last: _Status | None = None
+        while True:
+            status = self._status() if known else _Status(status=_Status.SERVICE_UNKNOWN)
+            if status != last:
+                yield status
+                last = status
+            await asyncio.sleep(WATCH_EVERY)

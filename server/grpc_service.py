@@ -1,0 +1,219 @@
+"""The gRPC door: messages into `Batch`es and read parameters, what comes of them into messages and statuses.
+
+Requests come as raw bytes and are parsed here, so that one that cannot be is answered, not a fault of the transport.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from processor.core.event import Handling
+from protos.spendstream.v1 import ingest_pb2, usage_pb2
+from server import grpc_answers, grpc_request, prefer
+from server.errors import Refused
+from server.face import Face, secret_of
+from server.grpc_health import HealthService
+from server.grpc_stream import IngestStream
+from server.inflate import MAX_BODY, too_large
+from server.intake import MAX_EVENTS, Batch, Receipt
+from server.keys import Key, Scope
+from server.status import grpc_status
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+INGEST: Final = "spendstream.v1.IngestService"
+USAGE: Final = "spendstream.v1.UsageService"
+
+MAX_MESSAGE: Final = 21 * 1024 * 1024 + 64 * 1024
+"""Bytes of a message that the transport lets through: above our own limit, so that exceeding that is answered."""
+DETAILS_ROOM: Final = 3 * 1024
+"""Bytes of field violations in a call's own status: it travels in metadata, which clients bound at 8 KiB."""
+
+OPTIONS: Final[list[tuple[str, int]]] = [
+    ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server on it
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+]
+
+log = structlog.get_logger(__name__)
+
+
+async def make_server(
+    face: Face, *, bind: str, tls: grpc.ServerCredentials | None = None
+) -> tuple[grpc.aio.Server, int]:
+    """A server that is bound but not started, and its port. Raises `RuntimeError` if `bind` cannot be had."""
+    server = grpc.aio.server(options=OPTIONS)
+    ingest, usage = _Ingest(face), _Usage(face)
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                INGEST, {"Ingest": _unary(ingest.Ingest), "IngestStream": _stream(ingest.IngestStream)}
+            ),
+            grpc.method_handlers_generic_handler(
+                USAGE,
+                {
+                    "ListUsers": _unary(usage.ListUsers),
+                    "GetUser": _unary(usage.GetUser),
+                    "GetQuota": _unary(usage.GetQuota),
+                },
+            ),
+        )
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(face.health, (INGEST, USAGE)), server)
+    reflection.enable_server_reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
+
+
+class _Ingest:
+    def __init__(self, face: Face) -> None:
+        self._face = face
+
+    async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
+        metadata = _metadata(context)
+        key = _authenticate(self._face, metadata, "ingest")
+        sequence, receipt = await self._accept(key, raw, self._handling(metadata))
+        context.set_trailing_metadata((("x-ingest-position", receipt.position),))
+        return grpc_answers.receipt(sequence, receipt)
+
+    async def IngestStream(self, context: Context) -> None:
+        metadata = _metadata(context)
+        handling = self._handling(metadata)
+        _authenticate(self._face, metadata, "ingest")
+
+        async def answer(key: Key, raw: bytes) -> ingest_pb2.IngestResponse:
+            try:
+                return grpc_answers.receipt(*await self._accept(key, raw, handling))
+            except Refused as refused:
+                return grpc_answers.refusal(grpc_request.sequence_of(raw), refused)
+            except Exception:
+                log.exception("grpc_batch_failed", method="IngestStream")
+                return grpc_answers.failure(grpc_request.sequence_of(raw), _INTERNAL)
+
+        await IngestStream(context, lambda: _authenticate(self._face, metadata, "ingest"), answer).run()
+
+    def _handling(self, metadata: dict[str, str]) -> Handling:
+        return prefer.handling([metadata.get("prefer", "")]) or self._face.handling
+
+    async def _accept(self, key: Key, raw: bytes, handling: Handling) -> tuple[int, Receipt]:
+        if len(raw) > MAX_BODY:
+            raise too_large()
+        with self._face.bodies.hold() as hold:
+            hold.take(len(raw))
+            sequence, events = grpc_request.parse(raw, MAX_EVENTS)
+            lines = range(1, len(events) + 1)
+            return sequence, await self._face.intake.accept(key, Batch("proto", events, lines, handling))
+
+
+class _Usage:
+    def __init__(self, face: Face) -> None:
+        self._face = face
+
+    async def ListUsers(self, raw: bytes, context: Context) -> usage_pb2.ListUsersResponse:
+        request = _parse(usage_pb2.ListUsersRequest, raw)
+        key, after = self._reader(context)
+        return grpc_answers.user_page(await self._face.reads.list_users(key, _params(request), after))
+
+    async def GetUser(self, raw: bytes, context: Context) -> usage_pb2.GetUserResponse:
+        request = _parse(usage_pb2.GetUserRequest, raw)
+        key, after = self._reader(context)
+        detail = await self._face.reads.get_user(key, request.user_id, _params(request), after)
+        return grpc_answers.user_detail(detail)
+
+    async def GetQuota(self, raw: bytes, context: Context) -> usage_pb2.GetQuotaResponse:
+        _parse(usage_pb2.GetQuotaRequest, raw)
+        key, after = self._reader(context)
+        return grpc_answers.quota(await self._face.reads.get_quota(key, after))
+
+    def _reader(self, context: Context) -> tuple[Key, str | None]:
+        metadata = _metadata(context)
+        return _authenticate(self._face, metadata, "read"), metadata.get("x-ingest-position")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    """The call's metadata that is text; values of the same name are joined like those of an HTTP header."""
+    found: dict[str, str] = {}
+    for name, value in context.invocation_metadata() or ():
+        if isinstance(value, str):
+            found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def _authenticate(face: Face, metadata: dict[str, str], scope: Scope) -> Key:
+    authorization = metadata.get("authorization") if scope == "read" else None
+    return face.authenticate(secret_of(metadata.get("x-api-key"), authorization), scope)
+
+
+_M = TypeVar("_M", bound=Message)
+
+
+def _parse(kind: type[_M], raw: bytes) -> _M:
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise Refused("bad_request", f"The message is not a valid {kind.DESCRIPTOR.name}") from None
+
+
+_NAMES: Final = {"project_id": "projectId"}
+_IN_PATH: Final = {"user_id"}
+
+
+def _params(request: Message) -> dict[str, str]:
+    """The fields that are set, as the query parameters they are over HTTP."""
+    found = {}
+    for field, value in request.ListFields():
+        if field.name not in _IN_PATH and value is not False:
+            found[_NAMES.get(field.name, field.name)] = "true" if value is True else str(value)
+    return found
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+_INTERNAL: Final = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="Internal server error")
+
+
+def _unary(method: Callable[[bytes, Context], Awaitable[Message]]) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def behavior(raw: bytes, context: Context) -> Message:
+        return await _with_status(method(raw, context), context)
+
+    return grpc.unary_unary_rpc_method_handler(behavior, response_serializer=_serialize)
+
+
+def _stream(method: Callable[[Context], Awaitable[None]]) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def behavior(_: object, context: Context) -> None:
+        await _with_status(method(context), context)
+
+    return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=_serialize)
+
+
+_T = TypeVar("_T")
+
+
+async def _with_status(answer: Awaitable[_T], context: Context) -> _T:
+    """The answer, or the call's own status for a refusal; only the unexpected is logged."""
+    try:
+        return await answer
+    except Refused as refused:
+        status = grpc_status(refused, DETAILS_ROOM)
+    except Exception:
+        log.exception("grpc_call_failed")
+        status = _INTERNAL
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError  # abort_with_status does not return
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -1,0 +1,136 @@
+"""One call of `IngestStream`: many batches on their way at once, answered in order, for as long as the key is valid.
+
+    reads ──> [ flight | flight | ... ] ──> writes        a flight is a request and the task that answers it
+
+The window is what bounds memory and makes the flow control real: it stays full until its first answer was written, and
+while it is full nothing is read, so the sender's own window fills up. Writing waits for a sender that does not read.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+import grpc
+
+from protos.spendstream.v1.ingest_pb2 import IngestResponse
+from server import grpc_answers
+from server.errors import Refused
+from server.grpc_request import sequence_of
+from server.keys import Key
+
+WINDOW: Final = 16
+"""Requests of a stream on their way at once: what group commit has to group."""
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""The same in bytes; the request that fills it may go beyond."""
+CHECK_EVERY: Final = 0.4
+"""Seconds between two looks at the key of an idle stream."""
+PATIENCE: Final = 0.2
+"""Seconds that batches on their way get after the key's end, and then the sender to read its answers."""
+
+
+class Call(Protocol):
+    """What is used of `grpc.aio.ServicerContext`."""
+
+    async def read(self) -> Any: ...
+    async def write(self, message: IngestResponse) -> None: ...
+
+
+class _Flight(NamedTuple):
+    raw: bytes
+    answer: asyncio.Task[IngestResponse]
+
+
+class IngestStream:
+    """`check` gives the stream's key or raises `Refused`; `answer` takes one request and raises nothing."""
+
+    def __init__(
+        self, call: Call, check: Callable[[], Key], answer: Callable[[Key, bytes], Awaitable[IngestResponse]]
+    ) -> None:
+        self._call = call
+        self._check = check
+        self._answer = answer
+        self._flights: deque[_Flight] = deque()
+        self._size = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._over = False
+        self._last: IngestResponse | None = None
+
+    async def run(self) -> None:
+        """Returns when the sender has ended and everything is answered, or its key is not valid any more."""
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        guard = asyncio.create_task(self._guard(reader, writer))
+        try:
+            await asyncio.wait((writer,))
+        finally:
+            left = [reader, writer, guard, *(flight.answer for flight in self._flights)]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        for task in (writer, reader):
+            if not task.cancelled():
+                task.result()
+
+    async def _read(self) -> None:
+        try:
+            while (raw := await self._call.read()) is not grpc.aio.EOF:
+                try:
+                    key = self._check()
+                except Refused as refused:
+                    self._last = grpc_answers.refusal(sequence_of(raw), refused)
+                    return
+                self._flights.append(_Flight(raw, asyncio.ensure_future(self._start(key, raw))))
+                self._size += len(raw)
+                self._arrived.set()
+                while len(self._flights) >= WINDOW or self._size >= WINDOW_BYTES:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._over = True
+            self._arrived.set()
+
+    async def _start(self, key: Key, raw: bytes) -> IngestResponse:
+        return await self._answer(key, raw)
+
+    async def _write(self) -> None:
+        while True:
+            while not self._flights:
+                if self._over:
+                    if self._last is not None:
+                        await self._call.write(self._last)
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            raw, answer = self._flights[0]
+            await asyncio.wait((answer,))
+            if answer.cancelled():  # by the guard
+                if self._last is not None:
+                    self._last.sequence = sequence_of(raw)
+                    await self._call.write(self._last)
+                return
+            await self._call.write(answer.result())
+            self._flights.popleft()
+            self._size -= len(raw)
+            self._room.set()
+
+    async def _guard(self, reader: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
+        """End the stream soon after its key: what is on its way may still arrive, then one refusal is the last word."""
+        refused = await self._invalid()
+        if self._last is None:
+            self._last = grpc_answers.refusal(0, refused)
+        reader.cancel()
+        await asyncio.sleep(PATIENCE)
+        for flight in self._flights:
+            flight.answer.cancel()
+        await asyncio.sleep(PATIENCE)
+        writer.cancel()
+
+    async def _invalid(self) -> Refused:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            try:
+                self._check()
+            except Refused as refused:
+                return refused

@@ -1,0 +1,235 @@
+"""The HTTP door: requests into `Batch`es and read parameters, receipts, answers and `Refused` into responses."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import structlog
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
+
+from server import ndjson, prefer, render
+from server.budget import Hold
+from server.errors import Refused
+from server.face import Face, secret_of
+from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
+from server.intake import MAX_EVENTS, Batch
+from server.keys import Key
+from server.status import NDJSON, TABLE, http_body, http_headers
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+API_KEY: Final = "x-api-key"
+POSITION: Final = "x-ingest-position"
+USERS: Final = "/v1/users/"
+
+BODY_TIMEOUT: Final = 120.0
+"""Seconds in which a body has to arrive."""
+SHUTDOWN_TIMEOUT: Final = 5.0
+"""Seconds that requests get to end when the server stops."""
+INLINE_IN: Final = 256 * 1024
+INLINE_OUT: Final = 1024 * 1024
+"""Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(face: Face) -> web.Application:
+    """The application; `make_runner` serves it."""
+    door = _Door(face)
+    app = web.Application(middlewares=[_answer_errors])
+    app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
+    app.router.add_get("/v1/users", door.list_users)
+    app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
+    app.router.add_get("/v1/quota", door.get_quota)
+    app.router.add_get("/healthz", door.healthz)
+    app.router.add_get("/readyz", door.readyz)
+    return app
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """The runner the application needs: bodies come as they were sent, for we inflate them ourselves, with a bound."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+        logger=_server_logger(),
+    )
+
+
+class _Door:
+    def __init__(self, face: Face) -> None:
+        self._face = face
+
+    async def ingest(self, request: web.Request) -> web.Response:
+        face = self._face
+        key = face.authenticate(request.headers.get(API_KEY), "ingest")
+        encoding = _encoding(request)
+        wanted = prefer.handling(request.headers.getall("Prefer", ()))
+        with face.bodies.hold() as hold:
+            body = await _inflated(await _read_body(request, hold), encoding, hold)
+            records, lines = ndjson.split(body, MAX_EVENTS)
+            del body
+            try:
+                receipt = await face.intake.accept(key, Batch("json", records, lines, wanted or face.handling))
+            except Refused as refused:
+                response = error_response(refused)
+            else:
+                answer: dict[str, Any] = {"accepted": receipt.accepted}
+                if receipt.rejected:
+                    answer["rejected"] = receipt.rejected
+                response = json_response(answer, 202, {POSITION: receipt.position})
+        if wanted:
+            response.headers["Preference-Applied"] = f"handling={wanted}"
+        return response
+
+    async def list_users(self, request: web.Request) -> web.Response:
+        params, after = _query(request)
+        return json_response(render.user_page(await self._face.reads.list_users(self._reader(request), params, after)))
+
+    async def get_user(self, request: web.Request) -> web.Response:
+        params, after = _query(request)
+        key = self._reader(request)
+        return json_response(render.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after)))
+
+    async def get_quota(self, request: web.Request) -> web.Response:
+        _, after = _query(request)
+        return json_response(render.quota(await self._face.reads.get_quota(self._reader(request), after)))
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        reasons = list(self._face.health.unready())
+        if not reasons:
+            return json_response({"status": "ready"})
+        return json_response(
+            {"status": "unready", "error": f"Not ready: {'; '.join(reasons)}", "reasons": reasons}, 503
+        )
+
+    def _reader(self, request: web.Request) -> Key:
+        secret = secret_of(request.headers.get(API_KEY), request.headers.get(hdrs.AUTHORIZATION))
+        return self._face.authenticate(secret, "read")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def _encoding(request: web.Request) -> Encoding:
+    """How the body is packed; raises `Refused` if that or what it is a body of is not known."""
+    if request.content_type != NDJSON:
+        raise Refused("unsupported_type", f"Content-Type must be {NDJSON}")
+    return encoding_of(request.headers.get(hdrs.CONTENT_ENCODING, ""))
+
+
+async def _expect_later(_: web.Request) -> None:
+    """Instead of a 100 Continue before anything is known of the request: `_read_body` sends it."""
+
+
+async def _read_body(request: web.Request, hold: Hold) -> bytes:
+    """The body as sent. Raises `Refused`, and `ConnectionError` if the client went away."""
+    if (request.content_length or 0) > MAX_BODY:
+        raise too_large()
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise too_large()
+                hold.take(len(chunk))
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Refused("bad_batch", f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds") from None
+    except RequestPayloadError:
+        raise Refused("bad_batch", "The body breaks off or is not well framed") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
+    """The body itself; one that is large, or turns out to be, is inflated on a thread."""
+    if encoding == "identity":
+        return body
+    if len(body) <= INLINE_IN:
+        try:
+            return inflate(body, encoding, INLINE_OUT)
+        except Refused as refused:
+            if refused.reason != "too_large":
+                raise
+    hold.take(MAX_BODY)
+    return await asyncio.to_thread(inflate, body, encoding)
+
+
+def _query(request: web.Request) -> tuple[Mapping[str, str], str | None]:
+    """The parameters of a read, the first of each name, and the position it waits for."""
+    params: dict[str, str] = {}
+    for name, value in request.query.items():
+        params.setdefault(name, value)
+    return params, params.pop("after", None)
+
+
+def _user_id(request: web.Request) -> str:
+    """What stands behind `/v1/users/`, decoded once; the router's own match would keep a `%2F` apart from a `/`."""
+    text = unquote(request.rel_url.raw_path.removeprefix(USERS))
+    return text.encode(errors="replace").decode()
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """`body` as JSON."""
+    return web.Response(body=render.encode(body), status=status, headers=headers, content_type="application/json")
+
+
+def error_response(refused: Refused) -> web.Response:
+    """The answer to a refused request."""
+    status = TABLE[refused.reason][0]
+    headers = http_headers(refused)
+    return web.Response(body=http_body(refused), status=status, headers=headers, content_type="application/json")
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error is answered as JSON, and only the unexpected one is logged."""
+    try:
+        return await handler(request)
+    except Refused as refused:
+        return error_response(refused)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return json_response(
+            {"error": f"{request.method} is not allowed here, only {allowed}"}, 405, {"Allow": allowed}
+        )
+    except web.HTTPNotFound:
+        return json_response({"error": "There is nothing at this path"}, 404)
+    except web.HTTPException as error:
+        return json_response({"error": error.reason}, error.status)
+    except ConnectionError:  # the client went away: nobody reads this
+        return json_response({"error": "The client closed the connection"}, 400)
+    except Exception:
+        log.exception("http_request_failed", method=request.method, path=request.path)
+        return json_response({"error": "Internal server error"}, 500)
+
+
+class _Unremarkable(logging.Filter):
+    """Keeps out of the log what only clients can cause: connections that end, requests that are not HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, ConnectionError | HttpProcessingError | RequestPayloadError)
+
+
+def _server_logger() -> logging.Logger:
+    logger = logging.getLogger("spendstream.http")
+    if not logger.filters:
+        logger.addFilter(_Unremarkable())
+    return logger

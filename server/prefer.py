@@ -1,0 +1,27 @@
+"""Sans-I/O: the header `Prefer` (RFC 7240), as far as it chooses how a batch is handled."""
+
+import re
+from collections.abc import Iterable
+
+from processor.core.event import Handling
+
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PREFERENCE = re.compile(
+    rf"""[\s,]*(?P<name>{_WORD})(?:\s*=\s*(?:(?P<token>{_WORD})|"(?P<quoted>(?:[^"\\]|\\.)*)"))?"""
+    rf"""(?:\s*;(?:\s*{_WORD}(?:\s*=\s*(?:{_WORD}|"(?:[^"\\]|\\.)*"))?)?)*\s*(?:,|$)"""
+)
+
+
+def handling(headers: Iterable[str]) -> Handling | None:
+    """`strict` or `lenient` if that is what the `Prefer` headers of a request ask for.
+
+    Only the first `handling` counts; a value that is not known, and all behind a form that is not, is ignored.
+    """
+    text = ",".join(headers)
+    position = 0
+    while match := _PREFERENCE.match(text, position):
+        if match["name"].lower() == "handling":
+            value = (match["token"] or match["quoted"] or "").lower()
+            return "strict" if value == "strict" else "lenient" if value == "lenient" else None
+        position = match.end()
+    return None

@@ -1,0 +1,84 @@
+"""The reads' answers as JSON: the names and forms of the published contract. Sums keep all their digits."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from processor.core.clock import format_day, format_timestamp
+from processor.core.money import format_cost
+from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+
+_MAX_INT = 2**63 - 1
+
+encode = msgspec.json.Encoder().encode
+
+
+def user_page(page: UserPage) -> dict[str, Any]:
+    """The answer of `GET /v1/users`."""
+    return {
+        "users": [user_row(row) for row in page.users],
+        "total": {"users": page.users_total, **totals(page.total)},
+        "nextCursor": page.next_cursor,
+        "asOf": format_timestamp(page.as_of),
+    }
+
+
+def user_detail(detail: UserDetail) -> dict[str, Any]:
+    """The answer of `GET /v1/users/{user_id}`."""
+    return {
+        **user_row(detail.user),
+        "byModel": [{"provider": row.provider, "model": row.model, **totals(row.totals)} for row in detail.by_model],
+        "byDay": [{"day": format_day(row.day), **totals(row.totals)} for row in detail.by_day],
+        "asOf": format_timestamp(detail.as_of),
+    }
+
+
+def user_row(row: UserRow) -> dict[str, Any]:
+    """One user, as every answer and the feed show it."""
+    return {
+        "user_id": row.user_id,
+        **totals(row.totals),
+        "first_seen": _time(row.first_seen),
+        "last_seen": _time(row.last_seen),
+    }
+
+
+def totals(sums: Totals) -> dict[str, Any]:
+    """Sums as plain JSON numbers."""
+    return {
+        "requests": _number(sums.requests),
+        "errors": _number(sums.errors),
+        "input_tokens": _number(sums.input_tokens),
+        "output_tokens": _number(sums.output_tokens),
+        "cached_tokens": _number(sums.cached_tokens),
+        "cost_usd": Raw(format_cost(sums.cost).encode()),
+        "unpriced": _number(sums.unpriced),
+    }
+
+
+def quota(answer: QuotaAnswer) -> dict[str, Any]:
+    """The answer of `GET /v1/quota`."""
+    return {
+        "organization": answer.organization,
+        "period": answer.period,
+        "limit": answer.limit,
+        "used": answer.used,
+        "remaining": answer.remaining,
+        "resetsAt": format_timestamp(answer.resets_at),
+        "windows": {
+            kind: {"start": format_timestamp(window.start), "used": window.used, "limit": window.limit}
+            for kind, window in answer.windows.items()
+        },
+        "duplicates": answer.duplicates,
+        "conflicts": answer.conflicts,
+    }
+
+
+def _time(micros: int | None) -> str | None:
+    return None if micros is None else format_timestamp(micros)
+
+
+def _number(value: int) -> int | Raw:
+    """An integer of any size; the encoder's own end at 64 bits."""
+    return value if value <= _MAX_INT else Raw(str(value).encode())

@@ -1,0 +1,132 @@
+"""Both doors, really listening, in front of one intake with a log in memory."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import grpc
+import msgspec
+from aiohttp import web
+from yarl import URL
+
+from processor.core import message
+from processor.core.event import Event
+from protos.spendstream.v1 import ingest_pb2 as pb
+from server.face import Face
+from server.grpc_service import make_server
+from server.http_app import create_app, make_runner
+from server.intake import Intake
+from server.keys import DEFAULT_SCOPES, Directory, Key, Scope, key_record, make_key
+from server.publisher import FakePublisher
+from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
+from tests.support.events import to_proto
+
+SECRET = "lqt_" + "1" * 64
+READ_ONLY = "lqt_" + "2" * 64
+INGEST_ONLY = "lqt_" + "3" * 64
+
+
+@dataclass
+class Doors:
+    """What a test talks to, and what it can change behind the doors."""
+
+    publisher: FakePublisher
+    quotas: FakeQuotas = field(default_factory=FakeQuotas)
+    reads: FakeReads = field(default_factory=FakeReads)
+    health: FakeHealth = field(default_factory=FakeHealth)
+    directory: Directory = field(default_factory=Directory)
+    url: str = ""
+    address: str = ""
+    session: aiohttp.ClientSession = field(init=False)
+    channel: grpc.aio.Channel = field(init=False)
+    face: Face = field(init=False)
+
+    def add_key(self, secret: str, scopes: tuple[Scope, ...] = DEFAULT_SCOPES, **changes: Any) -> Key:
+        key = msgspec.structs.replace(make_key(secret, at=0, scopes=scopes), **changes)
+        self.directory.apply(*key_record(key))
+        return key
+
+    async def post(self, body: Any, **headers: str | None) -> "Answer":
+        """POST /v1/ingest; header names with `_` for `-`, None leaves one out."""
+        sent: dict[str, str | None] = {"x-api-key": SECRET, "Content-Type": "application/x-ndjson"}
+        sent.update({name.replace("_", "-"): value for name, value in headers.items()})
+        kept = {name: value for name, value in sent.items() if value is not None}
+        skip = ("Content-Type",)
+        async with self.session.post(
+            f"{self.url}/v1/ingest", data=body, headers=kept, skip_auto_headers=skip
+        ) as response:
+            return Answer(response.status, dict(response.headers), await response.read())
+
+    async def get(self, path: str, **headers: str) -> "Answer":
+        """GET, with the path as it is."""
+        url = URL(self.url + path, encoded=True)
+        sent = {"x-api-key": SECRET} | {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.session.get(url, headers=sent) as response:
+            return Answer(response.status, dict(response.headers), await response.read())
+
+    def unary(self, method: str, kind: Any) -> Any:
+        """`await doors.unary(name, response class)(raw bytes, metadata=...)`."""
+        return self.channel.unary_unary(f"/spendstream.v1.{method}", response_deserializer=kind.FromString)
+
+    def stream(self, metadata: Iterable[tuple[str, str]] = (), secret: str | None = SECRET) -> Any:
+        """An `IngestStream` call that takes raw bytes."""
+        stream: Any = self.channel.stream_stream(
+            "/spendstream.v1.IngestService/IngestStream", response_deserializer=pb.IngestResponse.FromString
+        )
+        return stream(metadata=(*key_metadata(secret), *metadata))
+
+    def stored(self) -> list[tuple[message.Block, list[Event]]]:
+        """All that reached the log, decoded again."""
+        values = [value for values in self.publisher.messages.values() for value in values]
+        return [part for value in values for part in message.events(message.decode(value))]
+
+
+@dataclass
+class Answer:
+    """An HTTP answer that has been read."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+def key_metadata(secret: str | None = SECRET) -> tuple[tuple[str, str], ...]:
+    return () if secret is None else (("x-api-key", secret),)
+
+
+def to_request(events: Sequence[dict[str, Any]], sequence: int = 0) -> bytes:
+    return pb.IngestRequest(sequence=sequence, events=map(to_proto, events)).SerializeToString()
+
+
+@asynccontextmanager
+async def open_doors(publisher: FakePublisher | None = None) -> AsyncIterator[Doors]:
+    """Both servers on free ports, a client for each, three keys."""
+    doors = Doors(publisher or FakePublisher(3))
+    doors.add_key(SECRET)
+    doors.add_key(READ_ONLY, ("read",))
+    doors.add_key(INGEST_ONLY, ("ingest",))
+    intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
+    doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW)
+    runner = make_runner(create_app(doors.face))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    server, port = await make_server(doors.face, bind="127.0.0.1:0")
+    await server.start()
+    doors.address = f"127.0.0.1:{port}"
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    doors.channel = grpc.aio.insecure_channel(doors.address, options)
+    doors.session = aiohttp.ClientSession()
+    try:
+        yield doors
+    finally:
+        await doors.session.close()
+        await doors.channel.close()
+        await server.stop(0)
+        await runner.cleanup()

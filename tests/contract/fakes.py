@@ -1,0 +1,99 @@
+"""What stands behind the doors in these tests, besides the log: quotas, reads and health that do as they are told."""
+
+from collections.abc import Mapping, Sequence
+
+from processor.core.clock import HOUR
+from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
+from server.errors import Refused
+from server.keys import Key
+
+NOW = 1_776_686_400_000_000
+"""2026-04-20T12:00:00Z"""
+
+
+class FakeReservation:
+    """Remembers how it ended."""
+
+    def __init__(self, events: int) -> None:
+        self.events = events
+        self.ended: list[str] = []
+
+    def settle(self, offsets: dict[int, int]) -> None:
+        self.ended.append("settled")
+
+    def release(self) -> None:
+        self.ended.append("released")
+
+    def doubt(self) -> None:
+        self.ended.append("doubted")
+
+
+class FakeQuotas:
+    """Refuses what it is told to refuse."""
+
+    def __init__(self) -> None:
+        self.refuse_request: Refused | None = None
+        self.refuse_events: Refused | None = None
+        self.reservations: list[FakeReservation] = []
+
+    def admit_request(self, key: Key, now: int) -> None:
+        if self.refuse_request is not None:
+            raise self.refuse_request
+
+    async def reserve(self, key: Key, events: int, now: int) -> FakeReservation:
+        if self.refuse_events is not None:
+            raise self.refuse_events
+        self.reservations.append(FakeReservation(events))
+        return self.reservations[-1]
+
+
+SUMS = Totals(2, 1, 576, 2**64 + 5, 0, 3_413_000_000, 1)
+ROW = UserRow("u/1 ä%", SUMS, NOW - HOUR, NOW - HOUR + 1_200_000)
+UNATTRIBUTED = UserRow(None, Totals(), None, None)
+DETAIL = UserDetail(ROW, [ModelRow("openai", "gpt-4o", SUMS)], [DayRow(20_563, SUMS)], NOW)
+PAGE = UserPage([ROW, UNATTRIBUTED], SUMS, 2, "next", NOW)
+QUOTA = QuotaAnswer(
+    "default",
+    "2026-04",
+    10_000,
+    1,
+    NOW + HOUR,
+    {"minute": QuotaWindow(NOW, 1, None), "month": QuotaWindow(0, 1, 5)},
+    3,
+    4,
+)
+
+
+class FakeReads:
+    """Gives fixed answers, remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, str], str | None]] = []
+        self.refuse: Refused | None = None
+
+    async def list_users(self, key: Key, params: Mapping[str, str], after: str | None) -> UserPage:
+        self._ask("", params, after)
+        return PAGE
+
+    async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:
+        self._ask(user_id, params, after)
+        return DETAIL
+
+    async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
+        self._ask("", {}, after)
+        return QUOTA
+
+    def _ask(self, user_id: str, params: Mapping[str, str], after: str | None) -> None:
+        self.asked.append((user_id, dict(params), after))
+        if self.refuse is not None:
+            raise self.refuse
+
+
+class FakeHealth:
+    """Ready until reasons are given."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def unready(self) -> Sequence[str]:
+        return self.reasons

@@ -1,0 +1,101 @@
+"""Log, worker and changelog in memory: real messages through the real tables."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import xxhash
+
+from processor.core.clock import HOUR
+from processor.core.codec import ERROR_FLAG, UNPRICED_FLAG, Hot
+from processor.core.dedupe import DictIndex
+from processor.core.message import VERSION, Message, Source, build_blocks
+from processor.core.pipeline import Tables
+from processor.core.tables import NEVER
+
+NOON = 1_776_686_400_000_000
+"""2026-04-20T12:00:00Z"""
+
+Records = list[tuple[bytes, bytes | None]]
+
+
+class Usage(NamedTuple):
+    """One event, as far as tables care."""
+
+    id: int
+    user: str | None = "u1"
+    at: int = NOON
+    provider: str = "openai"
+    model: str = "gpt-4o"
+    environment: str = "production"
+    input_tokens: int = 512
+    output_tokens: int = 128
+    cached_tokens: int = 0
+    cost: int = 3_400_000_000
+    error: bool = False
+    unpriced: bool = False
+
+    def hot(self) -> Hot:
+        """What a decoder makes of it."""
+        flags = ERROR_FLAG * self.error | UNPRICED_FLAG * self.unpriced
+        return (
+            str(UUID(int=(self.id + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128, version=4)),
+            (self.user, self.at // HOUR, self.provider, self.model, self.environment),
+            self.at,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.cost,
+            flags,
+            xxhash.xxh3_64_intdigest(repr(self).encode()),
+            b"{}",
+        )
+
+
+class Worker:
+    """Appends requests to its log, applies them, and writes the changelog."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.tables = [Tables(partition, b"salt", DictIndex()) for partition in range(partitions)]
+        self.log: list[list[Message]] = [[] for _ in range(partitions)]
+        self.changelog: list[Records] = [[] for _ in range(partitions)]
+        self._applied = [0] * partitions
+
+    def send(
+        self,
+        events: Sequence[Usage],
+        *,
+        arrival: int = NOON,
+        project: str = "default",
+        organization: str = "default",
+        key: str = "key",
+    ) -> dict[int, int]:
+        """Append one request; returns partition -> offset."""
+        source = Source(organization, project, key, arrival, "json", "partial")
+        offsets = {}
+        for partition, (block, _) in build_blocks(source, [event.hot() for event in events], len(self.log)).items():
+            self.log[partition].append(Message(VERSION, [block], b""))
+            offsets[partition] = len(self.log[partition]) - 1
+        return offsets
+
+    def log_end(self) -> dict[int, int]:
+        """partition -> the last offset of the log."""
+        return {partition: len(messages) - 1 for partition, messages in enumerate(self.log)}
+
+    def work(self, partition: int) -> Records:
+        """Apply what is new in one partition, and flush; returns the new changelog records."""
+        tables, changelog = self.tables[partition], self.changelog[partition]
+        messages = self.log[partition]
+        for offset in range(self._applied[partition], len(messages)):
+            tables.apply(offset, messages[offset], tables.prepare(messages[offset]))
+        self._applied[partition] = len(messages)
+        changes = tables.take_changes()
+        start = len(changelog)
+        for row, value in changes.rows if changes else ():
+            row.changelog = NEVER if value is None else len(changelog)
+            changelog.append((row.key, value))
+        return changelog[start:]
+
+    def work_all(self) -> list[Records]:
+        """`work` on every partition."""
+        return [self.work(partition) for partition in range(len(self.log))]
