@@ -108,7 +108,7 @@ class Directory:
         else:
             raise ValueError(f"unknown kind of directory record: {key!r}")
 
-    def keys(self) -> list[Key]:
+    def all_keys(self) -> list[Key]:
         """All keys, oldest first."""
         return sorted(self._by_hash.values(), key=lambda key: key.created)
 

@@ -1,4 +1,4 @@
-"""The port to the log: take blocks, answer when they are durable. One adapter per log; `FakePublisher` for unit tests."""
+"""The port to the log: take blocks, answer when they are durable. `FakePublisher` is for unit tests."""
 
 from collections.abc import Mapping
 from typing import Protocol

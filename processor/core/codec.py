@@ -106,9 +106,11 @@ def _fast_json(record: bytes, now: int) -> Hot | None:
 def _json_fields(record: bytes) -> Fields:
     _inspect(record)
     try:
-        return JsonFields(_decode_raw(record))
-    except msgspec.ValidationError:
-        raise Fault("invalid", None, "an event must be a JSON object") from None
+        try:
+            return JsonFields(_decode_raw(record))
+        except msgspec.ValidationError:
+            msgspec.json.decode(record)  # it may be no JSON at all
+            raise Fault("invalid", None, "an event must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Fault("syntax", None, f"not valid JSON: {error}") from None
 

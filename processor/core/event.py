@@ -91,7 +91,7 @@ class ProtoEvent(_Base, kw_only=True, gc=False):
 
 
 class Event(Struct, kw_only=True, gc=False):
-    """An event after intake, the same whichever wire it came over: what `export` writes and `verify` recomputes from."""
+    """An event after intake, whichever wire it came over: what `export` writes and `verify` recomputes from."""
 
     event_id: str
     """Canonical lower-case UUID."""

@@ -50,7 +50,9 @@ def _parse_any(text: str) -> int:
         raise ValueError(f"not a decimal number: {text[:40]!r}")
     if not 0 <= value <= MAX_COST:
         raise OutOfRange(f"must be between 0 and {MAX_COST:,}")
-    exact = Context(prec=len(text) + 40, Emin=-(10**17), Emax=10**17)  # no digit of the input is lost before the rounding
+    exact = Context(
+        prec=len(text) + 40, Emin=-(10**17), Emax=10**17
+    )  # no digit of the input is lost before the rounding
     return int(value.quantize(_QUANTUM, ROUND_HALF_EVEN, exact).scaleb(PLACES, exact))
 
 

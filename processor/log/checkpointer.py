@@ -41,7 +41,7 @@ class Checkpointer(threading.Thread):
                 self._step(store)
             except Locked:
                 continue
-            except Exception as error:  # a full disk ends no process; the next look tries again
+            except Exception as error:  # noqa: BLE001 - a full disk ends no process; the next look tries again
                 self._log.warning("checkpoint.failed", error=str(error))
         store.close()
         lock.close()

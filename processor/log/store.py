@@ -80,7 +80,9 @@ class Log:
         """Open the log in `data_dir`, making it with `partitions` (default 1) if there is none yet."""
         self.path = data_dir / FILE_NAME
         if not create and not self.path.exists():
-            raise LogError(f"there is no log in {data_dir}: start the server there once, or name another data directory")
+            raise LogError(
+                f"there is no log in {data_dir}: start the server there once, or name another data directory"
+            )
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FileLock(data_dir / "log.lock")
         try:
@@ -201,10 +203,7 @@ class Log:
                 (base, base + before, limit),
             ).fetchall()
             self._db.executemany("DELETE FROM record WHERE id = ?", found)
-            if len(found) < limit:
-                first = before
-            else:
-                first = found[-1][0] - base + 1
+            first = before if len(found) < limit else found[-1][0] - base + 1
             self._db.execute("UPDATE partition SET first = max(first, ?) WHERE number = ?", (first, number))
         return len(found)
 
@@ -245,6 +244,16 @@ class Log:
         for tp in self._numbers:
             counts[tp.topic] = counts.get(tp.topic, 0) + 1
         return counts
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads inside the block see one instant of the log, whatever is written meanwhile. Keep it short:
+        the write-ahead log cannot start anew until it ends."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
 
     def version(self) -> int:
         """A number that changes when another connection has committed: cheap enough to ask a hundred times a second."""

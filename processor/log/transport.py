@@ -1,4 +1,4 @@
-"""The Faust transport over the embedded log: `spendstream-sqlite:///absolute/data/dir`.
+"""The Faust transport over the embedded log: `spendstream-sqlite:///data/dir`.
 
 One worker owns all partitions, so a "rebalance" happens once, when it subscribes; it is staged in Faust's own order, so
 that its conductor, table manager and recovery work as they are. While it goes on only changelogs are fetched: Faust
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from faust.assignor.client_assignment import ClientAssignment
+from faust.exceptions import ProducerSendError
 from faust.transport import base
 from faust.types import TP, ConsumerMessage, HeadersArg, RecordMetadata
 
+from processor.log.errors import LogError
 from processor.log.store import Append, Log, Record, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 
@@ -54,7 +56,7 @@ class Consumer(base.Consumer):
     # --- subscription -----------------------------------------------------------------------------------------------
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Take all partitions of `topics`. Returns at once; the rebalance is a task of its own, as Faust waits in it."""
+        """Take all partitions of `topics`. Returns at once: the rebalance is a task of its own."""
         counts = self._store.topics()
         self.add_future(self._rebalance({TP(topic, n) for topic in topics for n in range(counts[topic])}))
 
@@ -88,7 +90,7 @@ class Consumer(base.Consumer):
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:  # noqa: ASYNC109 - Faust's
         deadline = time.monotonic() + timeout
         while not self.should_stop and self.flow_active:
             wanted = self._fetchable(active_partitions)
@@ -192,6 +194,8 @@ class Producer(base.Producer):
         super().__init__(*args, **kwargs)
         self._thread = ThreadPoolExecutor(1, "log-writer")
         self._store = Log(data_dir(cast(Any, self.transport).url[0]), create=False)
+        self._unsent: list[tuple[Append, asyncio.Future[RecordMetadata]]] = []
+        self._sending: asyncio.Task[None] | None = None
 
     async def append(self, appends: list[Append]) -> list[int]:
         """Append in bulk, all or nothing; durable on return. Raises `LogUnavailable`."""
@@ -216,8 +220,32 @@ class Producer(base.Producer):
         *,
         transactional_id: str | None = None,
     ) -> Awaitable[RecordMetadata]:
-        """Append one record; it is durable when the awaitable that is returned is done."""
-        return asyncio.ensure_future(self.send_and_wait(topic, key, value, partition, timestamp, headers))
+        """Queue one record; it is durable when the awaitable that is returned is done.
+
+        What is queued while an append is under way goes into the next one together: Faust sends record by record.
+        """
+        if partition is None:
+            raise ValueError("every record names its partition")
+        future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        self._unsent.append((Append(TopicPartition(topic, partition), [(key, value)]), future))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return future
+
+    async def _send(self) -> None:
+        while self._unsent:
+            batch, self._unsent = self._unsent, []
+            try:
+                offsets = await self.append([append for append, _ in batch])
+            except LogError as error:
+                for _, future in batch:
+                    future.set_exception(ProducerSendError(str(error)))
+                continue
+            for (append, future), offset in zip(batch, offsets, strict=True):
+                tp = TP(*append.to)
+                if not future.done():
+                    future.set_result(RecordMetadata(tp.topic, tp.partition, tp, offset))
+        self._sending = None
 
     async def send_and_wait(
         self,
@@ -231,14 +259,13 @@ class Producer(base.Producer):
         transactional_id: str | None = None,
     ) -> RecordMetadata:
         """Append one record; durable on return."""
-        if partition is None:
-            raise ValueError("every record names its partition")
-        [offset] = await self.append([Append(TopicPartition(topic, partition), [(key, value)])])
-        return RecordMetadata(topic, partition, TP(topic, partition), offset)
+        return await (await self.send(topic, key, value, partition, timestamp, headers))
 
     async def flush(self) -> None:
-        """Send what Faust has buffered; what was sent is durable already."""
+        """Wait until what Faust has buffered and sent is durable."""
         await self.buffer.flush()
+        if self._sending is not None:
+            await self._sending
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **kwargs: Any) -> None:
         _known(self._store, topic, partitions)

@@ -85,7 +85,7 @@ class Applier:
         try:
             decoded = message.decode(delivered.value or b"")
             keys = partition.tables.prepare(decoded)
-        except Exception as error:  # whatever it is, it must stop neither the partition nor disappear
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the partition
             await self._bury(partition, delivered, str(error) or repr(error))
             partition.tables.skip(delivered.offset)
             return

@@ -61,10 +61,7 @@ def load(data_dir: Path, number: int) -> Partition:
         partition = Partition(number, Tables(number, store.salt, index), index)
         _load_rows(store, partition)
         _load_claims(store, partition)
-        for record in _records(store, TopicPartition(DEAD_LETTERS, number), 0):
-            letter = DeadLetter.decode(record.key or b"")
-            if letter.topic == EVENTS:
-                partition.dead.add(letter.offset)
+        partition.dead = dead_letters(store, number)
         return partition
     finally:
         store.close()
@@ -73,7 +70,7 @@ def load(data_dir: Path, number: int) -> Partition:
 def _load_rows(store: Log, partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(ROWS, partition.number)
-    for record in _records(store, tp, 0):
+    for record in records(store, tp, 0):
         partition.tables.restore(record.key or b"", record.value, record.offset)
         partition.records += 1
         partition.loaded = record.offset
@@ -86,7 +83,7 @@ def _load_claims(store: Log, partition: Partition) -> None:
     tp = TopicPartition(CLAIMS, partition.number)
     partition.claims_end = store.end(tp)
     start = min(partition.index.checkpointed or 0, partition.claims_end)
-    for record in _records(store, tp, start):
+    for record in records(store, tp, start):
         for claimed in claims.decode(record.value or b""):
             keys = np.frombuffer(claimed.keys, "<u8").reshape(-1, 2)
             partition.index.claim(keys, np.frombuffer(claimed.digests, "<u8"), claimed.offset)
@@ -99,8 +96,17 @@ def _load_claims(store: Log, partition: Partition) -> None:
             )
 
 
-def _records(store: Log, tp: TopicPartition, start: int) -> Iterator[Record]:
+def dead_letters(store: Log, number: int) -> set[int]:
+    """Offsets of a partition's events messages that are dead letters: no table contains them."""
+    letters = (
+        DeadLetter.decode(record.key or b"") for record in records(store, TopicPartition(DEAD_LETTERS, number), 0)
+    )
+    return {letter.offset for letter in letters if letter.topic == EVENTS}
+
+
+def records(store: Log, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
+    """All records of a partition from `start` on, `limit` at a time."""
     position = start
-    while records := store.read(tp, position, BATCH):
-        yield from records
-        position = records[-1].offset + 1
+    while found := store.read(tp, position, limit):
+        yield from found
+        position = found[-1].offset + 1

@@ -1,0 +1,82 @@
+"""The role `worker`: `python -m processor`. Settings come from the environment and the TOML file."""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from typing import Final
+
+from structlog.stdlib import get_logger
+
+from processor import lifeline, logs
+from processor.app import Application
+from processor.log.checkpointer import Checkpointer
+from processor.log.errors import LogError
+from processor.log.locks import FileLock
+from processor.settings import Settings, SettingsError, load
+
+LOCK_PATIENCE: Final = 5.0
+"""Seconds to wait for a predecessor that is on its way out."""
+
+EXIT_USAGE: Final = 2
+EXIT_CRASHED: Final = 70
+
+
+def now() -> int:
+    """The wall clock in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def main() -> int:
+    """Run the worker until SIGTERM; returns the exit code."""
+    try:
+        settings = load(Settings)
+        logs.configure(settings, "worker")
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(settings.data_dir / "worker.lock")
+        lock.take("another worker runs on this data directory", LOCK_PATIENCE)
+        application = Application(settings, now)
+    except (SettingsError, LogError) as error:
+        print(f"spendstream worker: {error}", file=sys.stderr)  # noqa: T201 - a person started it wrongly
+        return EXIT_USAGE
+    lifeline.watch()
+    checkpointer = Checkpointer(settings.data_dir)
+    checkpointer.start()
+    code = asyncio.run(_run(application))
+    checkpointer.stop()
+    return code
+
+
+async def _run(application: Application) -> int:
+    log = get_logger()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    began = time.monotonic()
+    app = application.faust
+    await app.start()
+    ended = asyncio.ensure_future(app.wait_until_stopped())
+    stopped = asyncio.ensure_future(stop.wait())
+    ready = asyncio.ensure_future(app.tables.recovery.completed.wait())
+    await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        gc.collect()
+        gc.freeze()  # the rows live as long as the process: no use in walking them again
+        log.info("worker.ready", seconds=round(time.monotonic() - began, 2), partitions=application.partitions)
+        print(json.dumps({"event": "ready", "role": "worker"}), flush=True)  # noqa: T201 - the ready line
+        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopped.done():
+        log.critical("worker.crashed", error=repr(app.crash_reason))
+        os._exit(EXIT_CRASHED)  # Faust's own shutdown could wait for what will not come; nothing is lost by a restart
+    await application.applier.flush()
+    await app.stop()
+    log.info("worker.stopped", applied=application.applier.applied)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The role `api`: both doors, the view they answer from, and the order in which all of it starts and stops."""
+
+import asyncio
+import errno
+import json
+import signal
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
+
+import grpc
+from aiohttp import web
+from structlog.stdlib import get_logger
+
+from processor.log.checkpointer import Checkpointer
+from processor.log.store import Log
+from server import bootstrap
+from server.arrivals import Arrivals
+from server.embedded import EmbeddedPublisher, Follower, LogHealth
+from server.face import Face
+from server.grpc_service import make_server
+from server.http_app import create_app, make_runner
+from server.intake import Intake
+from server.keys import Directory
+from server.quotas import ViewQuotas
+from server.reads import ViewReads
+from server.settings import ServerSettings, split_bind
+from server.views import View
+
+BIND_PATIENCE: Final = 3.0
+"""Seconds to wait for a port that a predecessor is just giving up."""
+
+GRACE: Final = 4.0
+"""Seconds that requests under way get to finish when the process is told to stop."""
+
+T = TypeVar("T")
+
+
+def now() -> int:
+    """The wall clock in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+async def run(settings: ServerSettings) -> None:
+    """Serve until SIGTERM. Raises `LogError`, or `OSError` for a port that cannot be had."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with AsyncExitStack() as stack:
+        face, health = await _build(settings, stack)
+        http, port = await _serve_http(settings, face, stack)
+        grpc_port = await _serve_grpc(settings, face, stack)
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
+        caught_up = asyncio.create_task(_until(lambda: health.caught_up))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({caught_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            addresses = {"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"}
+            get_logger().info("api.ready", **addresses)
+            print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line
+            await stopped
+        get_logger().info("api.draining")
+
+
+async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face, LogHealth]:
+    directory, view = Directory(), View()
+    loop = asyncio.get_running_loop()
+    arrivals = Arrivals(view)
+    log = Log(settings.data_dir, partitions=settings.partitions)
+    bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)
+    log.close()
+    checkpointer = Checkpointer(settings.data_dir)
+    checkpointer.start()
+    stack.callback(checkpointer.stop)
+    publisher = EmbeddedPublisher(settings.data_dir, now, settings.max_pending_mib << 20)
+    stack.push_async_callback(asyncio.to_thread, publisher.close)
+    follower = Follower(settings.data_dir, view, directory, now, lambda: _notify(loop, arrivals))
+    follower.start()
+    stack.push_async_callback(asyncio.to_thread, follower.stop)
+    await asyncio.to_thread(follower.read_all.wait)
+    health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
+    intake = Intake(publisher, ViewQuotas(view, arrivals, directory, publisher.log_end), now)
+    reads = ViewReads(view, arrivals, directory, publisher.identity, now)
+    return Face(intake, directory, reads, health, now, settings.handling), health
+
+
+def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:
+    try:
+        loop.call_soon_threadsafe(arrivals.notify)
+    except RuntimeError:  # the loop has ended before the follower
+        return
+
+
+async def _serve_http(settings: ServerSettings, face: Face, stack: AsyncExitStack) -> tuple[str, int]:
+    runner = make_runner(create_app(face))
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, port = split_bind(settings.http_bind)
+    context = None
+    if settings.tls_cert is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
+    await _patiently(site.start, settings.http_bind)
+    return settings.http_bind.rpartition(":")[0], runner.addresses[0][1]
+
+
+async def _serve_grpc(settings: ServerSettings, face: Face, stack: AsyncExitStack) -> int:
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
+        tls = grpc.ssl_server_credentials([pair])
+
+    async def start() -> tuple[grpc.aio.Server, int]:
+        try:
+            return await make_server(face, bind=settings.grpc_bind, tls=tls)
+        except RuntimeError as error:  # what gRPC raises for a port it cannot have
+            raise OSError(errno.EADDRINUSE, str(error)) from None
+
+    server, port = await _patiently(start, settings.grpc_bind)
+    await server.start()
+    stack.push_async_callback(server.stop, GRACE)
+    return port
+
+
+async def _patiently(start: Callable[[], Awaitable[T]], bind: str) -> T:
+    deadline = time.monotonic() + BIND_PATIENCE
+    while True:
+        try:
+            return await start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise OSError(error.errno, f"cannot listen on {bind}: {error.strerror or error}") from error
+            await asyncio.sleep(0.1)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - the view belongs to a thread
+        await asyncio.sleep(0.02)
+
+
+async def _watch(health: LogHealth) -> None:
+    """Say in the log when the process becomes unready, and when it is ready again."""
+    before: list[str] = []
+    while True:
+        await asyncio.sleep(1)
+        reasons = list(health.unready())
+        if bool(reasons) != bool(before):
+            get_logger().warning("api.unready", reasons=reasons) if reasons else get_logger().info("api.ready_again")
+        before = reasons
+
+
+async def _stop_reporting(task: "asyncio.Task[Any]") -> None:
+    task.cancel()

@@ -1,0 +1,40 @@
+"""The first key of a new log."""
+
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import DIRECTORY
+from server.keys import Directory, key_record, make_key, new_secret
+
+HOME = TopicPartition(DIRECTORY, 0)
+
+
+def read_directory(log: Log) -> Directory:
+    """All keys and organisations as they are now."""
+    directory = Directory()
+    position = 0
+    while records := log.read(HOME, position):
+        for record in records:
+            directory.apply(record.key, record.value)
+        position = records[-1].offset + 1
+    return directory
+
+
+def write(log: Log, record: tuple[bytes, bytes], at: int) -> None:
+    """Append one record to the directory; every process sees it within moments. Durable on return."""
+    log.append([Append(HOME, [record])], at)
+
+
+def ensure_key(log: Log, given: str | None, at: int, *, make: bool) -> str | None:
+    """See to the bootstrap key; returns a key only if it was made up here (`make`, and the directory is empty).
+
+    A `given` key is created once; if it is known already, revoked or not, nothing happens.
+    """
+    directory = read_directory(log)
+    if given is not None:
+        if directory.find(given) is None:
+            write(log, key_record(make_key(given, at=at)), at)
+        return None
+    if not make or directory.all_keys():
+        return None
+    secret = new_secret()
+    write(log, key_record(make_key(secret, at=at)), at)
+    return secret

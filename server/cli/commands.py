@@ -1,0 +1,79 @@
+"""The `spendstream` command: one group, its roles, and the commands of the other modules."""
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import click
+
+from processor import lifeline, logs
+from processor.log.errors import LogError
+from processor.settings import Settings
+from server.cli.common import export, fail, load_or_exit, settings_options
+from server.cli.keys import keys, orgs
+from server.cli.users import users
+from server.cli.verify import verify
+from server.settings import ServerSettings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spendstream", prog_name="spendstream")
+def main() -> None:
+    """Ingest and metering for LLM usage: who spends what, exactly, now.
+
+    Settings come from flags, then SPENDSTREAM_* variables, then a TOML file (./spendstream.toml or --config).
+    """
+
+
+@main.command()
+@settings_options(ServerSettings)
+def serve(**flags: Any) -> None:
+    """Serve on this machine: the API and the worker, as processes of one supervisor."""
+    from server import supervisor
+
+    settings = load_or_exit(ServerSettings, flags)
+    logs.configure(settings, "serve")
+    try:
+        sys.exit(asyncio.run(supervisor.run(settings, {"SPENDSTREAM_DATA_DIR": str(settings.data_dir)})))
+    except LogError as error:
+        fail(str(error))
+
+
+@main.command()
+@settings_options(ServerSettings)
+def api(**flags: Any) -> None:
+    """Serve HTTP and gRPC only; a worker on the same log fills the tables."""
+    from server import api as role
+
+    settings = load_or_exit(ServerSettings, flags)
+    logs.configure(settings, "api")
+    lifeline.watch()
+    _run_api(role.run(settings))
+
+
+def _run_api(coroutine: Any) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform; asyncio's own loop does it too, a little slower
+        run = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        run(coroutine)
+    except (LogError, OSError) as error:
+        fail(str(error))
+
+
+@main.command()
+@settings_options(Settings)
+def worker(**flags: Any) -> None:
+    """Process events only: dedupe, quota counters, cost tables."""
+    export(flags)
+    os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
+
+
+main.add_command(keys)
+main.add_command(orgs)
+main.add_command(users)
+main.add_command(verify)

@@ -1,0 +1,94 @@
+"""What several commands share: the settings' flags, the clock, the log of the data directory, and output."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+from pydantic.fields import FieldInfo
+
+from processor.log.errors import LogError
+from processor.log.store import Log
+from processor.settings import CONFIG_VARIABLE, Settings, SettingsError, load
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_USAGE: Final = 2
+
+
+def now() -> int:
+    """The wall clock in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def settings_options(kind: type[Settings], *names: str) -> Callable[[F], F]:
+    """One flag for each field of `kind` (or only for `names`), named and described like its variable."""
+
+    def decorate(command: F) -> F:
+        for name, field in reversed(kind.model_fields.items()):
+            if not names or name in names:
+                command = _option(name, field)(command)
+        return click.option("--config", help=f"TOML file with settings [{CONFIG_VARIABLE}]")(command)
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
+    default = "" if field.default is None else f"; default {field.default}"
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        metavar="VALUE",
+        help=f"{field.description} [SPENDSTREAM_{name.upper()}{default}]",
+    )
+
+
+def export(flags: dict[str, Any]) -> None:
+    """Put the flags that were given into the environment, where this process and its children find them."""
+    config = flags.pop("config", None)
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = config
+    os.environ.update({f"SPENDSTREAM_{name.upper()}": str(value) for name, value in flags.items() if value is not None})
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
+    """The settings, or the end of the program with every fault named."""
+    export(flags)
+    try:
+        return load(kind)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End the program: it was asked for something that cannot be."""
+    click.echo(f"spendstream: {message}", err=True)
+    sys.exit(EXIT_USAGE)
+
+
+@contextmanager
+def open_log(flags: dict[str, Any]) -> Iterator[Log]:
+    """The log of the data directory, beside a running server or without one."""
+    settings = load_or_exit(Settings, flags)
+    try:
+        log = Log(settings.data_dir, create=False)
+    except LogError as error:
+        fail(str(error))
+    try:
+        yield log
+    except LogError as error:
+        fail(str(error))
+    finally:
+        log.close()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2))

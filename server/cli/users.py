@@ -1,0 +1,84 @@
+"""`spendstream users`: the cost table in a terminal."""
+
+import asyncio
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from processor.core.clock import format_timestamp
+from processor.core.money import format_cost
+from processor.log.store import Log, TopicPartition
+from processor.log.topics import ROWS
+from processor.settings import Settings
+from server import render
+from server.answers import Totals, UserPage
+from server.arrivals import Arrivals
+from server.cli.common import fail, now, open_log, settings_options
+from server.errors import Refused
+from server.keys import DEFAULT_PROJECT, Directory, make_key
+from server.reads import ViewReads
+from server.views import View
+
+BATCH = 5000
+
+
+@click.command()
+@click.option("--project", default=DEFAULT_PROJECT, show_default=True, help="Project to show")
+@click.option("--start", metavar="TIME", help="First UTC day, like 2026-11-01")
+@click.option("--end", metavar="TIME", help="UTC day after the last one")
+@click.option("--model", help="Only this model")
+@click.option("--environment", help="Only this environment")
+@click.option("--sort", help="cost_usd (default), requests, input_tokens, output_tokens or last_seen")
+@click.option("--limit", metavar="N", help="Users to show, at most 1000; default 50")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/users answers")
+@settings_options(Settings, "data_dir")
+def users(project: str, as_json: bool, data_dir: str | None, config: str | None, **filters: str | None) -> None:
+    """The most expensive users of a project, read from the data directory, beside a running server or without one."""
+    with open_log({"data_dir": data_dir, "config": config}) as log:
+        view = _read(log)
+    params = {name: value for name, value in filters.items() if value is not None}
+    try:
+        page = asyncio.run(_query(view, project, params))
+    except Refused as refused:
+        fail(refused.message)
+    if as_json:
+        click.echo(render.encode(render.user_page(page)))
+    else:
+        _print(page)
+
+
+def _read(log: Log) -> View:
+    view = View()
+    for number in range(log.partitions):
+        tp = TopicPartition(ROWS, number)
+        position = 0
+        while records := log.read(tp, position, BATCH):
+            view.apply(number, [(record.key or b"", record.value) for record in records])
+            position = records[-1].offset + 1
+    view.mark_current(now())
+    return view
+
+
+async def _query(view: View, project: str, params: dict[str, str]) -> UserPage:
+    key = make_key("", at=now(), project=project)
+    return await ViewReads(view, Arrivals(view), Directory(), "", now).list_users(key, params, None)
+
+
+def _print(page: UserPage) -> None:
+    table = Table("user", show_footer=True)
+    table.columns[0].footer = f"{page.users_total} users"
+    total = _cells(page.total)
+    for title, footer in zip(("requests", "errors", "input", "output", "cached", "cost USD"), total, strict=True):
+        table.add_column(title, justify="right", footer=footer)
+    table.add_column("last seen")
+    for row in page.users:
+        name = "(none)" if row.user_id is None else row.user_id
+        seen = "" if row.last_seen is None else format_timestamp(row.last_seen)
+        table.add_row(name, *_cells(row.totals), seen)
+    Console().print(table)
+
+
+def _cells(totals: Totals) -> list[str]:
+    counts = (totals.requests, totals.errors, totals.input_tokens, totals.output_tokens, totals.cached_tokens)
+    return [*(f"{count:,}" for count in counts), format_cost(totals.cost)]

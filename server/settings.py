@@ -1,0 +1,54 @@
+"""Settings of the front end, on top of those every role shares."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from processor.core.event import Handling
+from processor.settings import Settings
+from server.keys import is_well_formed
+
+
+def _bind(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"must be host:port, like 127.0.0.1:8080 (port 0 takes a free one), not {value!r}")
+    return value
+
+
+def _key(value: str | None) -> str | None:
+    if value is not None and not is_well_formed(value):
+        raise ValueError("must be lqt_ and 64 hex characters")
+    return value
+
+
+class ServerSettings(Settings):
+    """What `api` and `serve` need to know."""
+
+    http_bind: Annotated[str, AfterValidator(_bind)] = Field("127.0.0.1:8080", description="HTTP front end, host:port")
+    grpc_bind: Annotated[str, AfterValidator(_bind)] = Field("127.0.0.1:50051", description="gRPC front end, host:port")
+    handling: Handling = Field("partial", description="partial, strict or lenient, where a request does not say")
+    bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
+        None, description="A full lqt_ key to create on the first start, instead of a random one"
+    )
+    max_pending_mib: int = Field(
+        64, ge=1, le=4096, description="MiB of events that may wait for the disk before ingest answers 503"
+    )
+    max_lag: float = Field(
+        30, gt=0, description="Seconds the worker may stand still with work waiting before /readyz says so"
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both doors")
+    tls_key: Path | None = Field(None, description="PEM private key of the certificate")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY go together: give both or neither")
+        return self
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """Host (without brackets) and port."""
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)

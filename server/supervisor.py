@@ -1,0 +1,170 @@
+"""`spendstream serve`: the API and the worker as child processes of one supervisor.
+
+A child that ends is started again, with backoff; when the supervisor ends, however it does, its children end within a
+second (processor/lifeline.py) and the kernel frees its lock.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from structlog.stdlib import get_logger
+
+from processor import lifeline
+from processor.log.locks import FileLock
+from processor.log.store import Log
+from server import bootstrap
+from server.settings import ServerSettings
+
+STOP_PATIENCE: Final = 8.0
+"""Seconds that a child gets to drain before it is killed."""
+
+FIRST_BACKOFF: Final = 0.1
+MAX_BACKOFF: Final = 5.0
+STABLE: Final = 20.0
+"""Seconds after which a child counts as sound and its backoff starts anew."""
+
+EXIT_USAGE: Final = 2
+
+ROLES: Final = ("worker", "api")
+
+
+class Child:
+    """One role's process, again and again."""
+
+    def __init__(self, role: str, environment: Mapping[str, str], lifeline_fd: int) -> None:
+        self.role = role
+        self.environment = dict(environment)
+        self.ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        """The first ready line, or `SystemExit` if the child says that it can never start."""
+        self._fd = lifeline_fd
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._log = get_logger().bind(child=role)
+
+    async def run(self) -> None:
+        """Keep the child running until `stop`."""
+        backoff = FIRST_BACKOFF
+        while not self._stopping:
+            began = time.monotonic()
+            code = await self._once()
+            if self._stopping:
+                return
+            if code == EXIT_USAGE and not self.ready.done():
+                self.ready.set_exception(SystemExit(EXIT_USAGE))
+                return
+            if time.monotonic() - began > STABLE:
+                backoff = FIRST_BACKOFF
+            self._log.error("child.ended", code=code, restart_in=backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _once(self) -> int:
+        module = ["-m", "processor"] if self.role == "worker" else ["-m", "server", "api"]
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *module,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.environment, lifeline.VARIABLE: str(self._fd)},
+            pass_fds=(self._fd,),
+        )
+        self._log.info("child.started", pid=process.pid)
+        assert process.stdout is not None
+        async for line in process.stdout:
+            self._heard(line)
+        return await process.wait()
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(said, dict) and said.get("event") == "ready":
+            if not self.ready.done():
+                self.ready.set_result(said)
+            for door in ("http", "grpc"):  # a child that comes back must be found where its predecessor was
+                if door in said:
+                    self.environment[f"SPENDSTREAM_{door.upper()}_BIND"] = said[door]
+
+    def let_go(self) -> None:
+        """Do not start the child again."""
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """Let the child drain, then make sure that it is gone."""
+        self.let_go()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_PATIENCE):
+                await process.wait()
+        except TimeoutError:
+            self._log.warning("child.killed", after=STOP_PATIENCE)
+            process.kill()
+
+
+async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
+    """Serve until SIGTERM; returns the exit code. `environment` has the settings for the children."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(settings.data_dir / "serve.lock")
+    lock.take(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
+    log = Log(settings.data_dir, partitions=settings.partitions)
+    made = bootstrap.ensure_key(log, settings.bootstrap_key, time.time_ns() // 1000, make=True)
+    log.close()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    read_end, write_end = os.pipe()
+    children = [Child(role, environment, read_end) for role in ROLES]
+    tasks = [asyncio.create_task(child.run()) for child in children]
+    try:
+        return await _serve(settings, children, made, stop)
+    finally:
+        for child in children:  # a signal to the whole process group may have reached them already
+            child.let_go()
+        for child in reversed(children):  # first no more events come in, then the worker has the last of them
+            await child.stop()
+        for task in tasks:
+            task.cancel()
+        os.close(write_end)
+        os.close(read_end)
+        lock.close()
+
+
+async def _serve(settings: ServerSettings, children: list[Child], made: str | None, stop: asyncio.Event) -> int:
+    ready = asyncio.gather(*(child.ready for child in children))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        try:
+            said = {name: value for line in ready.result() for name, value in line.items()}
+        except SystemExit as error:
+            return int(error.code or 1)
+        _say(settings, said, made)
+        await stopped
+    ready.cancel()
+    get_logger().info("serve.draining")
+    return 0
+
+
+def _say(settings: ServerSettings, said: Mapping[str, str], made: str | None) -> None:
+    scheme = "https" if settings.tls_cert else "http"
+    lines = [
+        "spendstream is ready",
+        f"  HTTP  {scheme}://{said['http']}",
+        f"  gRPC  {said['grpc']}",
+        f"  data  {settings.data_dir}",
+    ]
+    if made is not None:
+        lines.append(f"  key   {made}  (project default; shown this once)")
+    ready = {"event": "ready", "role": "serve", "http": said["http"], "grpc": said["grpc"]}
+    print("\n".join(lines), json.dumps(ready, separators=(",", ":")), sep="\n", flush=True)  # noqa: T201 - the banner
