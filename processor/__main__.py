@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 from structlog.stdlib import get_logger
 
@@ -57,7 +57,7 @@ async def _run(application: Application) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     began = time.monotonic()
-    app = application.faust
+    app: Any = application.faust
     await app.start()
     ended = asyncio.ensure_future(app.wait_until_stopped())
     stopped = asyncio.ensure_future(stop.wait())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import faust
-from faust.types import EventT, StreamT
+from faust.types import EventT
 from structlog.stdlib import get_logger
 
 from processor.log.store import Log
@@ -73,7 +73,7 @@ class Application:
             internal=True,
         )
 
-    async def _tables(self, stream: StreamT[bytes]) -> None:
+    async def _tables(self, stream: Any) -> None:
         async for event in stream.noack().events():
             try:
                 await self.applier.take(Delivery(event))

@@ -44,16 +44,16 @@ class Child:
         """The first ready line, or `SystemExit` if the child says that it can never start."""
         self._fd = lifeline_fd
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._let_go = asyncio.Event()
         self._log = get_logger().bind(child=role)
 
     async def run(self) -> None:
         """Keep the child running until `stop`."""
         backoff = FIRST_BACKOFF
-        while not self._stopping:
+        while not self._let_go.is_set():
             began = time.monotonic()
             code = await self._once()
-            if self._stopping:
+            if self._let_go.is_set():
                 return
             if code == EXIT_USAGE and not self.ready.done():
                 self.ready.set_exception(SystemExit(EXIT_USAGE))
@@ -94,7 +94,7 @@ class Child:
 
     def let_go(self) -> None:
         """Do not start the child again."""
-        self._stopping = True
+        self._let_go.set()
 
     async def stop(self) -> None:
         """Let the child drain, then make sure that it is gone."""
@@ -141,9 +141,10 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
 
 
 async def _serve(settings: ServerSettings, children: list[Child], made: str | None, stop: asyncio.Event) -> int:
-    ready = asyncio.gather(*(child.ready for child in children))
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    ready: asyncio.Future[list[dict[str, Any]]] = asyncio.gather(*(child.ready for child in children))
+    stopped: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
+    futures: set[asyncio.Future[Any]] = {ready, stopped}
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         try:
             said = {name: value for line in ready.result() for name, value in line.items()}

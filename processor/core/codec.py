@@ -5,12 +5,10 @@ bytes, untouched (what `export`, `verify` and a person read). So nothing is deco
 no field is lost, known or not.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import msgspec
-import numpy as np
 import xxhash
 from msgspec import Raw, Struct
 
@@ -31,6 +29,7 @@ from processor.core.event import (
     check,
     is_uuid4,
 )
+from processor.core.nesting import is_deeper
 
 Wire = Literal["json", "proto"]
 
@@ -123,20 +122,8 @@ def _inspect(record: bytes) -> None:
         record.decode()
     except UnicodeDecodeError as error:
         raise Fault("syntax", None, f"not valid UTF-8 at byte {error.start}") from None
-    if record.count(b"{") + record.count(b"[") > MAX_NESTING and _nesting(record) > MAX_NESTING:
+    if is_deeper(record, MAX_NESTING):
         raise Fault("out_of_range", None, f"an event must not be nested deeper than {MAX_NESTING}")
-
-
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_STEP: Final = np.zeros(256, np.int8)
-_STEP[list(b"[{")] = 1
-_STEP[list(b"]}")] = -1
-
-
-def _nesting(record: bytes) -> int:
-    """Depth of a JSON text, its outermost object counted; linear in its length."""
-    steps = _STEP[np.frombuffer(_STRING.sub(b"", record), np.uint8)]
-    return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
 
 
 # --- protobuf --------------------------------------------------------------------------------------------------------

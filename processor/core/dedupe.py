@@ -32,7 +32,8 @@ def partitions_of(ids: bytes, count: int) -> NDArray[np.int64]:
     """The partition, 0 to `count` - 1, of each 16-byte id. Part of the log's format: it must never change."""
     halves = np.frombuffer(ids, "<u8").reshape(-1, 2)
     mixed = (halves[:, 0] ^ halves[:, 1]) * _MIX
-    return ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.int64)
+    homes: NDArray[np.int64] = ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.int64)
+    return homes
 
 
 class ClaimIndex(Protocol):

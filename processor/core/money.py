@@ -7,7 +7,7 @@ integer, so sums are exact in any order and never overflow (Python integers).
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 
 PLACES = 12
-PICO = 10**PLACES
+PICO: int = 10**PLACES
 """Picodollars in a dollar."""
 
 MAX_COST = 1_000_000
@@ -15,7 +15,7 @@ MAX_COST = 1_000_000
 
 MAX_COST_PICO = MAX_COST * PICO
 
-_POWERS = [10**n for n in range(PLACES + 1)]
+_POWERS: list[int] = [10**n for n in range(PLACES + 1)]
 _QUANTUM = Decimal(1).scaleb(-PLACES)
 
 

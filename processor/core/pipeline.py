@@ -191,7 +191,7 @@ class Tables:
         Either way the row is written again: what is in memory may be ahead of what is durable.
         """
         if not row.dirty:
-            row.dirty = True
+            row.dirty = 1
             self._dirty.append(row)
         if row.open_for == self._pass:
             return True
@@ -229,7 +229,7 @@ class Tables:
         gone = self._gone
         rows: list[tuple[Row, bytes | None]] = []
         for row in self._dirty:
-            row.dirty = False
+            row.dirty = 0
             if row.key not in gone:
                 rows.append((row, encode(row)))
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
@@ -256,7 +256,9 @@ class Tables:
             if value is None:
                 self.windows.pop(cast(WindowKey, parts), None)
             else:
-                self.windows[cast(WindowKey, parts)] = Counts(key, *tables.decode_value(value), changelog=changelog)
+                counts = Counts(key, *tables.decode_value(value))
+                counts.changelog = changelog
+                self.windows[cast(WindowKey, parts)] = counts
         else:
             raise ValueError(f"unknown kind of row: {key[:80]!r}")
 
@@ -265,7 +267,9 @@ class Tables:
         if value is None:
             rows.pop(at, None)
         else:
-            rows[at] = Sums(key, *tables.decode_value(value), changelog=changelog)
+            sums = Sums(key, *tables.decode_value(value))
+            sums.changelog = changelog
+            rows[at] = sums
 
     def is_live(self, key: bytes, offset: int) -> bool:
         """True unless a newer changelog record has replaced the one at `offset`: what compaction asks."""

@@ -51,7 +51,8 @@ class Sums(Struct, gc=False):
     """Offset of the row's newest record in the changelog."""
     open_for: int = NEVER
     """The pass of `Tables.apply` that may still add to this row."""
-    dirty: bool = False
+    dirty: int = 0
+    """1 while the row waits for the next flush."""
 
     def value(self) -> list[int]:
         return [
@@ -78,7 +79,7 @@ class Counts(Struct, gc=False):
     conflicts: int = 0
     changelog: int = NEVER
     open_for: int = NEVER
-    dirty: bool = False
+    dirty: int = 0
 
     def value(self) -> list[int]:
         return [self.offset, self.unique, self.duplicates, self.conflicts]
@@ -93,7 +94,7 @@ class Progress(Struct, gc=False):
     """The latest arrival seen, in microseconds: windows far behind it are closed."""
     changelog: int = NEVER
     open_for: int = NEVER
-    dirty: bool = False
+    dirty: int = 0
 
     def value(self) -> list[int]:
         return [self.offset, self.watermark]

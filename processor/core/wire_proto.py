@@ -1,13 +1,16 @@
 """The protobuf `Event` as `Fields` (slow way) and as `ProtoEvent` (fast way)."""
 
 import math
-from decimal import Decimal
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 
 import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import Raw
 
-from processor.core.event import FIELDS, Fault, ProtoEvent
+from processor.core.event import FIELDS, MAX_NESTING, Fault, ProtoEvent
+from processor.core.nesting import is_deeper
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 _convert = msgspec.convert
@@ -35,7 +38,7 @@ def decode(record: bytes) -> ProtoEvent:
 
 
 def fields(record: bytes) -> "ProtoFields":
-    """Open one event for the slow way; raises `Fault` if it is not a protobuf `Event`."""
+    """Open one event for the slow way; raises `Fault` if it is not a protobuf `Event`, or its `extra_json` not JSON."""
     try:
         return ProtoFields(_parse(record))
     except DecodeError:
@@ -47,6 +50,7 @@ class ProtoFields:
 
     def __init__(self, message: pb.Event) -> None:
         self._values = {field.name: value for field, value in message.ListFields()}
+        self._extra = _extra(message.extra_json)
 
     def names(self) -> list[str]:
         return list(self._values)
@@ -82,19 +86,22 @@ class ProtoFields:
         return None if value is None else {key: float(_finite(name, item)) + 0.0 for key, item in value.items()}
 
     def extra(self) -> dict[str, Raw]:
-        return _extra(self._values.get("extra_json") or {})
+        return self._extra
 
 
-def _extra(texts: "dict[str, str]") -> dict[str, Raw]:
+def _extra(texts: Mapping[str, str]) -> dict[str, Raw]:
+    """The unknown fields, judged as if they stood in a JSON event: numbers of any size, nested as deep as there."""
     found = {}
     for name, text in texts.items():
         if name in FIELDS or name == "project_id":
             continue
+        value = text.strip().encode()
+        if is_deeper(value, MAX_NESTING - 1):
+            raise Fault("out_of_range", None, f"an event must not be nested deeper than {MAX_NESTING}")
         try:
-            msgspec.json.decode(text)
+            found[name] = msgspec.json.decode(value, type=Raw)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             raise Fault("syntax", "extra_json", f"extra_json[{name[:64]!r}] must be the text of a JSON value") from None
-        found[name] = Raw(text.strip().encode())
     return found
 
 
@@ -106,11 +113,13 @@ def _finite(name: str, value: float) -> Decimal:
     return Decimal(repr(value))
 
 
+_is_decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+
+
 def _decimal(name: str, text: str) -> Decimal:
-    plain = text.isascii() and text[:1] in tuple("-0123456789") and text[-1:].isdigit() and "_" not in text
+    if _is_decimal(text) is None:
+        raise Fault("invalid", name, f"{name} must be a decimal number in a string")
     try:
-        if plain:
-            return Decimal(text)
-    except ArithmeticError:
-        pass
-    raise Fault("invalid", name, f"{name} must be a decimal number in a string")
+        return Decimal(text)
+    except InvalidOperation:
+        raise Fault("out_of_range", name, f"{name} is out of range") from None

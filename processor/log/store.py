@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -198,7 +198,7 @@ class Log:
         number = self.number(tp)
         base = number << OFFSET_BITS
         with self._writing():
-            found = self._db.execute(
+            found: list[Any] = self._db.execute(
                 "SELECT id FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
                 (base, base + before, limit),
             ).fetchall()
@@ -221,7 +221,7 @@ class Log:
         base = self.number(tp) << OFFSET_BITS
         with self._writing():
             last = min(end, self.end(tp) - 1)
-            rows = self._db.execute(
+            rows: list[Any] = self._db.execute(
                 "SELECT id, key FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
                 (base + start, base + last, limit),
             ).fetchall()

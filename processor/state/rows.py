@@ -50,12 +50,12 @@ class RowStore(Store[bytes, bytes]):
         self._offsets[tp] = offset
 
     def apply_changelog_batch(
-        self, batch: Iterable[EventT], to_key: Callable[[Any], bytes], to_value: Callable[[Any], bytes]
+        self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], bytes], to_value: Callable[[Any], bytes]
     ) -> None:
         """Take in changelog records that Faust has fetched."""
         for event in batch:
             message = event.message
-            self.partitions[message.partition].tables.restore(message.key, message.value, message.offset)
+            self.partitions[message.partition].tables.restore(message.key or b"", message.value, message.offset)
             self._offsets[message.tp] = message.offset
 
     def reset_state(self) -> None:
@@ -86,7 +86,7 @@ class RowStore(Store[bytes, bytes]):
         return sum(len(partition.tables) for partition in self.partitions.values())
 
 
-class RowTable(Table):
+class RowTable(Table[bytes, bytes]):
     """The Faust table over a `RowStore`."""
 
     def __init__(self, app: faust.App, *, load: Callable[[int], Partition], **kwargs: Any) -> None:
