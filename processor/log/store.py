@@ -93,7 +93,7 @@ class Log:
                 self._prepare(partitions)
         except (apsw.Error, OSError) as error:
             raise LogError(f"cannot open the log {self.path}: {error}") from error
-        self._numbers = {
+        self._numbers: dict[TopicPartition, int] = {
             TopicPartition(topic, partition): number
             for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
         }

@@ -2,12 +2,13 @@
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from processor.core.message import MessageError
 from processor.settings import Settings
@@ -41,12 +42,7 @@ def verify(as_json: bool, **flags: Any) -> None:
             task = bar.add_task("verify", partition=number, total=None)
             with tempfile.TemporaryDirectory(dir=log.path.parent, prefix="verify-") as scratch:
                 try:
-                    found = verify_partition(
-                        log,
-                        number,
-                        Path(scratch),
-                        lambda done, total, t=task: bar.update(t, completed=done, total=total),
-                    )
+                    found = verify_partition(log, number, Path(scratch), partial(_show, bar, task))
                 except MessageError as error:
                     fail(
                         f"partition {number} has a message that is not in the dead letters and cannot be read: {error}"
@@ -60,3 +56,7 @@ def verify(as_json: bool, **flags: Any) -> None:
             click.echo(f"{difference.key}\n  table {difference.table}\n  log   {difference.log}")
         click.echo(f"{messages} messages, {len(differences)} differences")
     sys.exit(1 if differences else 0)
+
+
+def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
