@@ -95,7 +95,7 @@ def _extra(texts: Mapping[str, str]) -> dict[str, Raw]:
     for name, text in texts.items():
         if name in FIELDS or name == "project_id":
             continue
-        value = text.strip().encode()
+        value = text.strip(" \t\r\n").encode()
         if is_deeper(value, MAX_NESTING - 1):
             raise Fault("out_of_range", None, f"an event must not be nested deeper than {MAX_NESTING}")
         try:

@@ -1,5 +1,6 @@
 """Both doors, really listening, in front of one intake with a log in memory."""
 
+import io
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Doors:
         sent.update({name.replace("_", "-"): value for name, value in headers.items()})
         kept = {name: value for name, value in sent.items() if value is not None}
         skip = ("Content-Type",)
+        if isinstance(body, bytes):
+            body = io.BytesIO(body)  # aiohttp warns of large bytes
         async with self.session.post(
             f"{self.url}/v1/ingest", data=body, headers=kept, skip_auto_headers=skip
         ) as response:
