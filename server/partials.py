@@ -81,7 +81,7 @@ class Partial(Struct, gc=False, eq=False):
         sums = user.sums
         if type(sums) is bytes:
             project.users[user_id] = User(user_id, user.head, value)
-        elif first > first0 or last < last0 or not requests0:
+        elif first > first0 or last < last0 or requests < 0 or not requests0:  # less than before: not by this program
             project.users[user_id] = _add_up(user_id, user.head)
         else:
             _, r, e, i, o, c, p, u, f, l_ = cast(Numbers, sums)
@@ -142,8 +142,10 @@ def merge(one: Numbers, other: Numbers) -> tuple[int, ...]:
     """Add up what two rows say."""
     _, requests, errors, inputs, outputs, cached, cost, unpriced, first, last = one
     _, requests1, errors1, inputs1, outputs1, cached1, cost1, unpriced1, first1, last1 = other
-    if not requests or not requests1:  # the times of a row without requests mean nothing
-        return tuple(one if requests else other)
+    if not requests:  # its times mean nothing
+        first, last = first1, last1
+    elif not requests1:
+        first1, last1 = first, last
     return (
         NEVER,
         requests + requests1,

@@ -1,0 +1,389 @@
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.core.clock import DAY, MINUTE, SECOND, month_start, parse_timestamp
+from server.arrivals import Arrivals
+from server.errors import Refused
+from server.intake import Reservation
+from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
+from server.quotas import ViewQuotas
+from server.views import View
+from tests.support.tables import NOON, Records, Usage, Worker
+
+KEY = make_key(new_secret(), at=0)
+OTHER_PROJECT = make_key(new_secret(), at=0, project="other")
+FREE = make_key(new_secret(), at=0, organization="free")
+MAY = parse_timestamp("2026-05-01T00:00:00Z")
+
+
+class Quotas(ViewQuotas):
+    """`ViewQuotas` whose graces end when a test says so, if it has a list for them."""
+
+    graces: list[Callable[[Mapping[int, int]], None]] | None = None
+
+    def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
+        if self.graces is None:
+            super().after_grace(then)
+        else:
+            self.graces.append(then)
+
+
+class Rig:
+    """A worker, a view that follows it when told to, and the quotas on it."""
+
+    def __init__(
+        self, limit: int | None = 10, *, partitions: int = 1, patience: float = 0.02, worker: Worker | None = None
+    ) -> None:
+        self.worker = worker or Worker(partitions)
+        self.view = View()
+        self.directory = Directory()
+        self.arrivals = Arrivals(self.view)
+        self.limit(limit)
+        self.quotas = Quotas(
+            self.view, self.arrivals, self.directory, self.worker.log_end, patience=patience, grace=0.01
+        )
+        self.unread: list[Records] = [[] for _ in self.worker.log]
+        self.ids = iter(range(10**6))
+
+    def limit(self, limit: int | None) -> None:
+        self.directory.apply(*organization_record(Organization("default", limit)))
+
+    async def reserve(self, events: int, *, key: Key = KEY, now: int = NOON) -> Reservation:
+        return await self.quotas.reserve(key, events, now)
+
+    def publish(self, events: int, *, key: Key = KEY, now: int = NOON) -> dict[int, int]:
+        usages = [Usage(next(self.ids)) for _ in range(events)]
+        return self.worker.send(usages, arrival=now, organization=key.organization, project=key.project, key=key.id)
+
+    def follow(self) -> None:
+        for partition, records in enumerate(self.worker.work_all()):
+            self.view.apply(partition, [*self.unread[partition], *records])
+            self.unread[partition] = []
+        self.arrivals.notify()
+
+    async def take(self, events: int, *, key: Key = KEY, now: int = NOON) -> None:
+        """All of what intake does with a batch."""
+        reservation = await self.reserve(events, key=key, now=now)
+        reservation.settle(self.publish(events, key=key, now=now))
+
+
+async def refusal(rig: Rig, events: int, now: int = NOON) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await rig.reserve(events, now=now)
+    return caught.value
+
+
+# --- requests a minute -----------------------------------------------------------------------------------------------
+
+
+async def test_requests_are_counted_by_key_and_minute() -> None:
+    quotas = Rig().quotas
+    key, other = (make_key(new_secret(), at=0, rate_limit=2) for _ in range(2))
+    start = NOON - NOON % MINUTE
+    quotas.admit_request(key, start)
+    quotas.admit_request(key, start + 1)
+    for at, wait in ((start + 1, 60), (start + 1 * SECOND, 59), (start + MINUTE - 1, 1)):
+        with pytest.raises(Refused) as caught:
+            quotas.admit_request(key, at)
+        assert (caught.value.reason, caught.value.message) == ("rate_limited", "Rate limit exceeded")
+        assert caught.value.retry_after == wait
+        assert caught.value.details == {"limit": 2, "used": 2, "resetsAt": "2026-04-20T12:01:00.000Z"}
+    quotas.admit_request(other, start)
+    quotas.admit_request(key, start + MINUTE)  # the refused ones did not count
+    quotas.admit_request(key, start + MINUTE)
+    for _ in range(100):
+        quotas.admit_request(KEY, start)
+
+
+# --- events a month --------------------------------------------------------------------------------------------------
+
+
+async def test_the_line_is_exact_over_projects_and_wholly_refused_beyond() -> None:
+    rig = Rig(limit=10)
+    await rig.take(4)
+    await rig.take(5, key=OTHER_PROJECT)
+    rig.follow()
+    refused = await refusal(rig, 2)
+    assert (refused.reason, refused.message, refused.retry_after) == ("quota_exceeded", "Monthly quota exceeded", 60)
+    assert refused.details == {"limit": 10, "used": 9, "resetsAt": "2026-05-01T00:00:00.000Z"}
+    await rig.take(1)
+    rig.follow()
+    assert rig.view.charged("default", month_start(NOON)).unique == 10
+    assert (await refusal(rig, 1)).retry_after == 60
+    assert (await refusal(rig, 1, MAY - 3 * SECOND)).retry_after == 3
+
+
+async def test_a_reservation_counts_until_the_view_contains_it() -> None:
+    rig = Rig(limit=10)
+    reservation = await rig.reserve(10)
+    assert (await refusal(rig, 1)).retry_after == 1
+    offsets = rig.publish(10)
+    assert (await refusal(rig, 1)).retry_after == 1
+    reservation.settle(offsets)
+    assert (await refusal(rig, 1)).retry_after == 1
+    rig.follow()
+    assert (await refusal(rig, 1)).retry_after == 60
+
+
+async def test_rows_without_their_progress_count_twice_rather_than_not_at_all() -> None:
+    rig = Rig(limit=10)
+    await rig.take(4)
+    *rows, progress = rig.worker.work(0)
+    rig.view.apply(0, rows)
+    rig.arrivals.notify()
+    assert (await refusal(rig, 3)).retry_after == 1
+    rig.view.apply(0, [progress])  # no notification yet: asked for, it is seen
+    await rig.reserve(6)
+
+
+async def test_duplicates_are_given_back() -> None:
+    rig = Rig(limit=10, patience=5)
+    for _ in range(2):
+        reservation = await rig.reserve(5)
+        rig.ids = iter(range(5))
+        reservation.settle(rig.publish(5))
+    waiting = asyncio.create_task(rig.reserve(5))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    rig.follow()
+    await waiting
+    assert (await refusal(rig, 6)).retry_after == 60
+
+
+async def test_a_batch_waits_for_reservations_and_is_woken() -> None:
+    rig = Rig(limit=10, patience=5)
+    first = await rig.reserve(8)
+    waiting = [asyncio.create_task(rig.reserve(2)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert [task.done() for task in waiting] == [True, False, False]
+    first.release()
+    first.release()
+    await asyncio.gather(*waiting)
+    waiting = [asyncio.create_task(rig.reserve(5)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    (await rig.reserve(4)).release()
+    await asyncio.sleep(0)
+    assert not waiting[1].done()
+    waiting[1].cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_a_batch_that_can_never_fit_does_not_wait() -> None:
+    rig = Rig(limit=10, patience=100)
+    await rig.reserve(10)
+    async with asyncio.timeout(1):
+        assert (await refusal(rig, 11)).retry_after == 60
+
+
+async def test_a_view_faster_than_the_acknowledgement() -> None:
+    rig = Rig(limit=10, patience=5)
+    reservation = await rig.reserve(9)
+    offsets = rig.publish(5)
+    rig.follow()
+    waiting = asyncio.create_task(rig.reserve(5))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    reservation.settle(offsets)
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_a_doubtful_batch_is_held_until_the_view_has_the_end_of_the_log_after_the_grace() -> None:
+    rig = Rig(limit=10)
+    reservation = await rig.reserve(10)
+    reservation.doubt()
+    rig.follow()
+    rig.publish(10)  # it was taken after all, a little later
+    await asyncio.sleep(0.02)
+    assert (await refusal(rig, 1)).retry_after == 1
+    rig.follow()
+    assert (await refusal(rig, 1)).retry_after == 60
+    assert rig.view.charged("default", month_start(NOON)).unique == 10
+
+
+async def test_a_doubtful_batch_that_came_to_nothing_is_given_back() -> None:
+    rig = Rig(limit=10)
+    (await rig.reserve(10)).doubt()
+    assert (await refusal(rig, 1)).retry_after == 1
+    await asyncio.sleep(0.02)
+    await rig.reserve(10)
+
+
+async def test_a_batch_belongs_to_the_month_of_its_arrival() -> None:
+    rig = Rig(limit=10)
+    await rig.take(10, now=MAY - 1)
+    assert (await refusal(rig, 1, MAY - 1)).retry_after == 1
+    await rig.take(10, now=MAY)
+    rig.follow()
+    for now in (MAY - 1, MAY):
+        assert (await refusal(rig, 1, now)).reason == "quota_exceeded"
+    await rig.take(10, now=MAY + 31 * DAY)
+
+
+async def test_a_limit_of_zero_takes_nothing() -> None:
+    assert (await refusal(Rig(limit=0), 1)).details["used"] == 0
+
+
+async def test_after_a_start_nothing_is_taken_before_the_view_has_what_was_there() -> None:
+    before = Rig(limit=10)
+    await before.take(10)
+    rig = Rig(limit=10, worker=before.worker)
+    await rig.take(3, key=FREE)
+    refused = await refusal(rig, 1)
+    assert (refused.reason, refused.retry_after) == ("unavailable", 1)
+    rig.follow()
+    assert (await refusal(rig, 1)).reason == "quota_exceeded"
+
+
+async def test_after_a_start_a_batch_waits_a_little_for_the_view() -> None:
+    before = Rig(limit=10)
+    await before.take(5)
+    rig = Rig(limit=10, worker=before.worker, patience=5)
+    waiting = asyncio.create_task(rig.reserve(5))
+    await asyncio.sleep(0)
+    rig.follow()
+    await waiting
+
+
+async def test_a_quota_set_while_batches_are_on_their_way() -> None:
+    rig = Rig(limit=None)
+    open_, doubted = await rig.reserve(6), await rig.reserve(1)
+    await rig.take(3)
+    doubted.doubt()
+    rig.limit(10)
+    assert (await refusal(rig, 1)).reason == "unavailable"
+    open_.settle(rig.publish(6))
+    assert (await refusal(rig, 1)).reason == "unavailable"  # the doubtful one may still come
+    rig.publish(1)
+    await asyncio.sleep(0.02)
+    assert (await refusal(rig, 1)).reason == "unavailable"
+    rig.follow()
+    assert (await refusal(rig, 1)).details["used"] == 10
+    rig.limit(None)
+    await rig.take(100)
+    rig.limit(200)
+    rig.follow()
+    await rig.reserve(90)
+    assert (await refusal(rig, 1)).retry_after == 1
+
+
+async def test_a_quota_lifted_while_a_batch_waits() -> None:
+    rig = Rig(limit=1, patience=5)
+    first = await rig.reserve(1)
+    waiting = asyncio.create_task(rig.reserve(1))
+    await asyncio.sleep(0)
+    rig.limit(None)
+    first.release()
+    await waiting
+
+
+# --- any interleaving ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    reservation: Reservation
+    events: list[Usage]
+    now: int
+    offsets: dict[int, int] | None = None
+    doubtful: bool = False
+
+
+@dataclass
+class Play:
+    """A run of random steps; after each of them no organisation's month is over its limit."""
+
+    rig: Rig
+    now: int = MAY - 2 * SECOND
+    batches: list[Batch] = field(default_factory=list)
+    graces: list[Callable[[Mapping[int, int]], None]] = field(default_factory=list)
+
+    async def step(self, what: str, number: int) -> None:
+        rig, batches = self.rig, self.batches
+        batch = batches[number % len(batches)] if batches else None
+        partition = number % len(rig.worker.log)
+        match what:
+            case "reserve":
+                events = [Usage(identity) for identity in range(number, number + 1 + number % 4)]
+                try:
+                    reservation = await rig.reserve(len(events), now=self.now)
+                except Refused:
+                    return
+                batches.append(Batch(reservation, events, self.now))
+            case "publish" if batch and batch.offsets is None:
+                batch.offsets = rig.worker.send(batch.events, arrival=batch.now, organization="default")
+                if batch.doubtful:
+                    batches.remove(batch)
+            case "acknowledge" if batch and batch.offsets is not None:
+                batch.reservation.settle(batch.offsets)
+                batches.remove(batch)
+            case "doubt" if batch and not batch.doubtful:
+                batch.reservation.doubt()
+                batch.doubtful = True
+                if batch.offsets is not None:
+                    batches.remove(batch)
+            case "end grace":
+                self.end_grace()
+            case "work":
+                rig.unread[partition] += rig.worker.work(partition)
+            case "view":
+                records = rig.unread[partition]
+                rig.view.apply(partition, records[: number % 7])
+                del records[: number % 7]
+                if number % 2:
+                    rig.arrivals.notify()
+            case "time":
+                self.now += SECOND
+
+    def end_grace(self) -> None:
+        """What was doubtful and is not published by now never will be."""
+        self.batches = [batch for batch in self.batches if not batch.doubtful]
+        for then in self.graces:
+            then(self.rig.worker.log_end())
+        self.graces.clear()
+
+    def check(self) -> None:
+        for now in (MAY - 1, MAY):
+            seen: dict[int, int] = {}
+            for messages in self.rig.worker.log:
+                for message in messages:
+                    for block in message.blocks:
+                        for at in range(0, len(block.ids), 16):
+                            seen.setdefault(hash(block.ids[at : at + 16]), month_start(block.source.arrival))
+            assert list(seen.values()).count(month_start(now)) <= 10
+
+
+steps = st.tuples(
+    st.sampled_from(["reserve"] * 3 + ["publish", "acknowledge", "work", "view"] * 2 + ["doubt", "end grace", "time"]),
+    st.integers(0, 40),
+)
+
+
+@given(st.lists(steps, max_size=60), st.integers(1, 3))
+def test_no_interleaving_goes_over_the_line(played: list[tuple[str, int]], partitions: int) -> None:
+    async def run() -> None:
+        rig = Rig(limit=10, partitions=partitions, patience=0)
+        play = Play(rig)
+        rig.quotas.graces = play.graces
+        for what, number in played:
+            await play.step(what, number)
+            play.check()
+        play.end_grace()
+        for batch in play.batches:
+            offsets = batch.offsets
+            if offsets is None:
+                offsets = rig.worker.send(batch.events, arrival=batch.now, organization="default")
+            batch.reservation.settle(offsets)
+        play.check()
+        rig.follow()
+        charged = rig.view.charged("default", month_start(play.now)).unique
+        await rig.reserve(10 - charged, now=play.now)  # all that is left can be had: nothing leaks
+        with pytest.raises(Refused):
+            await rig.reserve(1, now=play.now)
+
+    asyncio.run(run())

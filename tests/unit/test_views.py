@@ -1,0 +1,266 @@
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from threading import Thread
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
+from processor.core.tables import Sums, encode_key, encode_value, is_expired
+from server.arrivals import Arrivals
+from server.partials import Numbers, merge
+from server.views import CHUNK, View
+from tests.support.tables import NOON, Records, Usage, Worker
+
+BIG = 2**63
+
+
+def usages() -> st.SearchStrategy[Usage]:
+    return st.builds(
+        Usage,
+        id=st.integers(0, 30),
+        user=st.sampled_from([None, "u1", "u2", "ü3"]),
+        at=st.integers(NOON - 2 * DAY, NOON + DAY),
+        provider=st.sampled_from(["openai", "custom"]),
+        model=st.sampled_from(["m1", "m2"]),
+        environment=st.sampled_from(["production", "test"]),
+        input_tokens=st.integers(0, 2**53 - 1),
+        output_tokens=st.integers(0, 9),
+        cached_tokens=st.integers(0, 9),
+        cost=st.integers(0, 10**18),
+        error=st.booleans(),
+        unpriced=st.booleans(),
+    )
+
+
+requests = st.tuples(
+    st.lists(usages(), min_size=1, max_size=6),
+    st.sampled_from(["p1", "p2"]),
+    st.sampled_from([0, 1, 59 * 60, 3 * 3600, 5 * 86_400, 40 * 86_400]),  # seconds to the next arrival
+    st.booleans(),  # flush after it
+)
+
+
+def numbers_of(events: Iterable[Usage]) -> tuple[int, ...]:
+    """A row's numbers, without the offset, the slow way."""
+    found = list(events)
+    return (
+        len(found),
+        sum(event.error for event in found),
+        sum(event.input_tokens for event in found),
+        sum(event.output_tokens for event in found),
+        sum(event.cached_tokens for event in found),
+        sum(event.cost for event in found),
+        sum(event.unpriced for event in found),
+        min(event.at for event in found),
+        max(event.at for event in found),
+    )
+
+
+def added_up(rows: Iterable[Numbers]) -> tuple[int, ...]:
+    total: Numbers = (0,) * 10
+    for row in rows:
+        total = merge(total, row)
+    return tuple(total[1:])
+
+
+@given(partitions=st.integers(1, 3), sent=st.lists(requests, max_size=12), again=st.booleans())
+def test_view_equals_a_recomputation_from_the_events(
+    partitions: int, sent: list[tuple[list[Usage], str, int, bool]], again: bool
+) -> None:
+    worker, view = Worker(partitions), View()
+    unique: dict[tuple[str, int], Usage] = {}
+    arrivals: Counter[tuple[int, str, Kind, int]] = Counter()  # per partition, as each has a watermark
+    copies: Counter[tuple[int, str, Kind, int]] = Counter()
+    watermarks: Counter[int] = Counter()
+    now = NOON
+    for events, project, pause, flush in sent:
+        now += pause * 1_000_000
+        for event in events:
+            first = unique.setdefault((project, event.id), event) is event
+            (home,) = Worker(partitions).send([event])
+            watermarks[home] = now
+            for kind in KINDS:
+                (arrivals if first else copies)[home, project, kind, window_start(kind, now)] += 1
+        worker.send(events, arrival=now, project=project, organization=project, key=f"key-{project}")
+        if flush:
+            for partition, records in enumerate(worker.work_all()):
+                view.apply(partition, records)
+    for partition, records in enumerate(worker.work_all()):
+        view.apply(partition, records)
+        if again:  # the whole changelog once more leads to the same state
+            view.apply(partition, worker.changelog[partition])
+
+    for project in ("p1", "p2"):
+        mine = [event for (owner, _), event in unique.items() if owner == project]
+        users, totals = view.all_time(project)
+        expected = {user: numbers_of(e for e in mine if e.user == user) for user in {event.user for event in mine}}
+        assert {user.user_id: tuple(user.numbers()[1:]) for user in users} == expected
+        assert {user.user_id: added_up(row.numbers() for row in user.rows()) for user in users} == expected
+        assert totals == (numbers_of(mine)[:7] if mine else (0,) * 7)
+
+        dims = {
+            (dim.day, dim.provider, dim.model, dim.environment): added_up(row.numbers() for row in dim.rows)
+            for dim in view.dims(project)
+        }
+        assert dims == {
+            key: numbers_of(e for e in mine if (e.at // DAY, e.provider, e.model, e.environment) == key)
+            for key in {(e.at // DAY, e.provider, e.model, e.environment) for e in mine}
+        }
+        hours = {hour: added_up(row.numbers() for row in rows) for hour, rows in view.hours(project)}
+        assert hours == {
+            hour: numbers_of(e for e in mine if e.at // HOUR == hour) for hour in {e.at // HOUR for e in mine}
+        }
+        for kind, start in {key[2:] for key in (*arrivals, *copies) if key[1] == project}:
+            kept = [home for home in range(partitions) if not is_expired(kind, start, watermarks[home])]
+            for scope, owner in (("org", project), ("key", f"key-{project}")):
+                window = view.window("org" if scope == "org" else "key", owner, kind, start)
+                assert window.unique == sum(arrivals[home, project, kind, start] for home in kept)
+                assert window.duplicates == sum(copies[home, project, kind, start] for home in kept)
+                if kind == "month" and scope == "org":
+                    assert view.charged(owner, start) == window
+    end = {partition: offset for partition, offset in worker.log_end().items() if offset >= 0}
+    assert view.position == end
+    assert view.contains(end)
+    assert not view.contains({0: end.get(0, -1) + 1})
+
+
+rows = st.builds(
+    lambda requests, cost, first, last: [7, requests, 0, BIG, 2, 0, cost, 0, min(first, last), max(first, last)],
+    st.integers(0, 3),
+    st.integers(0, 10**20),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
+row_keys = st.tuples(st.integers(0, 1), st.sampled_from([None, "a", "b"]), st.integers(0, 2))
+
+
+@given(st.lists(st.tuples(row_keys, st.none() | rows), max_size=40))
+def test_any_row_may_be_replaced_or_deleted(
+    changes: list[tuple[tuple[int, str | None, int], list[int] | None]],
+) -> None:
+    view = View()
+    left: dict[tuple[int, str | None, int], list[int]] = {}
+    for (partition, user, day), row in changes:
+        key = encode_key(partition, "user", "p", user, day, "openai", "m", "e")
+        view.apply(partition, [(key, None if row is None else str(row).encode())])
+        left.pop((partition, user, day), None)
+        if row is not None:
+            left[partition, user, day] = row
+    users, totals = view.all_time("p")
+    assert totals == tuple(sum(row[column] for row in left.values()) for column in range(1, 8))
+    assert {user.user_id for user in users} == {owner for _, owner, _ in left}
+    for found in users:
+        mine = [row for (_, owner, _), row in left.items() if owner == found.user_id]
+        numbers = found.numbers()
+        assert list(numbers[1:8]) == [sum(row[column] for row in mine) for column in range(1, 8)]
+        seen = [row for row in mine if row[1]]
+        if seen:
+            assert list(numbers[8:]) == [min(row[8] for row in seen), max(row[9] for row in seen)]
+    assert len(view) == len(left)
+
+
+def test_rows_beside_users_may_be_deleted() -> None:
+    view = View()
+    hour = encode_key(0, "hour", "p", 1, "openai", "m", "e")
+    month = encode_key(0, "window", "org", "o", "month", 0)
+    minute = encode_key(0, "window", "org", "o", "minute", 60)
+    view.apply(0, [(hour, b"[1,1,0,0,0,0,0,0,5,5]"), (month, b"[1,3,2,1]"), (minute, b"[1,3,2,1]")])
+    assert view.charged("o", 0).unique == view.window("org", "o", "minute", 60).unique == 3
+    view.apply(0, [(key, None) for key in (hour, month, minute)])
+    assert view.charged("o", 0).unique == view.window("org", "o", "minute", 60).unique == 0
+    assert view.hours("p") == [(1, [])]
+    view.apply(0, [(minute, None)])
+    assert len(view) == 0
+
+
+GOOD = encode_value(Sums(b"", 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (b"nope", GOOD, "not a row key"),
+        (b"[]", GOOD, "not a row key"),
+        (b'[0,"user"]', GOOD, "not a row of the changelog"),
+        (b'[0,"user","p","u"]', GOOD, "not a row of the changelog"),
+        (b'[0,"user","p","u",1,"openai","m","e",2]', GOOD, "too many values"),
+        (b'[0,"moon"]', GOOD, "unknown kind of row"),
+        (b'[1,"progress"]', b"[1,1]", "a row of partition 1 in partition 0"),
+        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), b"[1]", "not enough values"),
+        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), b"{", "not a row of the changelog"),
+    ],
+)
+def test_records_of_another_format_are_refused_and_change_nothing(key: bytes, value: bytes, message: str) -> None:
+    view = View()
+    with pytest.raises(ValueError, match=message):
+        view.apply(0, [(key, value)])
+    assert len(view) == 0
+    assert view.all_time("p") == ([], (0,) * 7)
+
+
+def test_progress_cannot_be_deleted() -> None:
+    view = View()
+    view.apply(0, [(b'[0,"progress"]', b"[1,1]")])
+    with pytest.raises(ValueError, match="progress of partition 0"):
+        view.apply(0, [(b'[0,"progress"]', None)])
+
+
+def test_a_reader_sees_totals_that_agree_with_the_users_while_rows_change() -> None:
+    keys = [encode_key(0, "user", "p", f"u{user}", 1, "openai", "m", "e") for user in range(3 * CHUNK)]
+
+    def flush(requests: int) -> Records:
+        return [(key, b"[%d,%d,0,0,0,0,0,0,5,5]" % (requests, requests)) for key in keys]
+
+    def follow() -> None:
+        for requests in range(1, 20):
+            view.apply(0, flush(requests))
+
+    view = View()
+    follower = Thread(target=follow)
+    follower.start()
+    looks = 0
+    while follower.is_alive():
+        users, totals = view.all_time("p")
+        assert sum(user.numbers()[1] for user in users) == totals[0]
+        looks += 1
+    follower.join()
+    assert looks > 0
+    assert view.all_time("p").totals[0] == 19 * len(keys)
+
+
+def test_as_of_never_goes_back() -> None:
+    view = View()
+    view.mark_current(5)
+    view.mark_current(3)
+    assert view.as_of == 5
+
+
+async def test_waiting_for_a_position() -> None:
+    view = View()
+    arrivals = Arrivals(view)
+    heard: list[int] = []
+    arrivals.listen(lambda: heard.append(1))
+    assert await arrivals.wait_for({}, 0)
+    assert not await arrivals.wait_for({0: 3}, 0.01)
+
+    near = asyncio.create_task(arrivals.wait_for({0: 3}, 5))
+    far = asyncio.create_task(arrivals.wait_for({0: 3, 1: 0}, 5))
+    gone = asyncio.create_task(arrivals.wait_for({0: 3}, 5))
+    await asyncio.sleep(0)
+    gone.cancel()
+    for offset in (2, 3):
+        view.apply(0, [(b'[0,"progress"]', b"[%d,1]" % offset)])
+        arrivals.notify()
+        await asyncio.sleep(0.01)
+        assert near.done() == (offset == 3)
+    assert await near
+    assert not far.done()
+    view.apply(1, [(b'[1,"progress"]', b"[9,1]")])
+    asyncio.get_running_loop().call_soon_threadsafe(arrivals.notify)
+    assert await far
+    assert heard == [1, 1, 1]
+    with pytest.raises(asyncio.CancelledError):
+        await gone
