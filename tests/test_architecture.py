@@ -25,10 +25,16 @@ CLOCKS = {"now", "utcnow", "today", "uuid1", "uuid4"}
 # What the API process may know of the worker's side: the arithmetic, and the log with the words it speaks in.
 SERVER_MAY_USE = (
     "processor.core",
+    "processor.lifeline",
+    "processor.log.checkpointer",
+    "processor.log.committer",
     "processor.log.errors",
+    "processor.log.locks",
     "processor.log.store",
     "processor.log.topics",
+    "processor.logs",
     "processor.settings",
+    "processor.state.verify",  # of the command line only
 )
 
 

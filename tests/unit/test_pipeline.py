@@ -1,0 +1,214 @@
+"""The tables do not depend on how the events were cut into messages, nor on what was applied twice.
+
+log       o0   o1   o2   o3   o4
+first     ──────────────>| crash: the changelog holds what was flushed, the rest of the rows is gone
+replay         ─────────────────>  from any offset up to the crash; same tables as in one go
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processor.core import tables
+from processor.core.clock import DAY, HOUR, MINUTE
+from processor.core.dedupe import DictIndex
+from processor.core.message import VERSION, Message, Source, build_blocks
+from processor.core.pipeline import Tables
+from tests.support.tables import NOON, Usage
+
+usages = st.builds(
+    Usage,
+    id=st.integers(0, 40),
+    user=st.sampled_from([None, "u1", "u2", "ü\x00/"]),
+    at=st.sampled_from([NOON, NOON + HOUR, NOON - 3 * DAY, -DAY]),
+    model=st.sampled_from(["a", "b"]),
+    cost=st.sampled_from([0, 1, 999_999_999_999_999_999, 10**18]),
+    input_tokens=st.sampled_from([0, 2**53 - 1]),
+    error=st.booleans(),
+    unpriced=st.booleans(),
+)
+
+
+def message_of(
+    events: Sequence[Usage], arrival: int = NOON, project: str = "p", partitions: int = 1
+) -> dict[int, Message]:
+    source = Source("org", project, "key", arrival, "json", "partial")
+    built = build_blocks(source, [event.hot() for event in events], partitions)
+    return {partition: Message(VERSION, [block], b"") for partition, (block, _) in built.items()}
+
+
+def rows_of(found: Tables) -> dict[str, list[int]]:
+    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours, found.windows)
+    return {row.key.decode(): row.value()[1:] for kind in kinds for row in kind.values()}
+
+
+def summed(partitions: list[Tables]) -> dict[str, list[int]]:
+    """The partials of all partitions added up, first and last seen left out."""
+    total: dict[str, list[int]] = defaultdict(lambda: [0] * 7)
+    for found in partitions:
+        for key, row in found.users.items():
+            total[str(key)] = [a + b for a, b in zip(total[str(key)], row.value()[1:8], strict=True)]
+    return dict(total)
+
+
+def apply_all(found: Tables, messages: Sequence[Message], start: int = 0) -> None:
+    for offset in range(start, len(messages)):
+        found.apply(offset, messages[offset], found.prepare(messages[offset]))
+
+
+@given(st.lists(usages, min_size=1, max_size=60, unique_by=lambda usage: usage.id), st.data())
+def test_any_order_and_any_split_gives_the_same_tables(events: list[Usage], data: st.DataObject) -> None:
+    copies = [*events, *data.draw(st.lists(st.sampled_from(events), max_size=20))]
+    one = Tables(0, b"salt", DictIndex())
+    apply_all(one, [message_of(copies)[0]])
+
+    shuffled = data.draw(st.permutations(copies))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(copies)), max_size=6)) | {len(copies)})
+    parts = [shuffled[start:end] for start, end in zip([0, *cuts], cuts, strict=False) if start < end]
+    many = Tables(0, b"salt", DictIndex())
+    apply_all(many, [message_of(part)[0] for part in parts])
+    assert rows_of(many) == rows_of(one)
+
+    partitions = [Tables(number, b"salt", DictIndex()) for number in range(3)]
+    for offset, part in enumerate(parts):
+        for number, message in message_of(part, partitions=3).items():
+            partitions[number].apply(offset, message, partitions[number].prepare(message))
+    assert summed(partitions) == summed([one])
+
+
+@given(st.lists(usages, min_size=1, max_size=40))
+def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> None:
+    found = Tables(0, b"salt", DictIndex())
+    apply_all(found, [message_of([event])[0] for event in events])
+    first: dict[int, Usage] = {}
+    for event in events:
+        first.setdefault(event.id, event)
+    by_user: dict[str | None, list[Usage]] = defaultdict(list)
+    for event in first.values():
+        by_user[event.user].append(event)
+    for user, theirs in by_user.items():
+        rows = [row for key, row in found.users.items() if key[1] == user]
+        assert sum(row.requests for row in rows) == len(theirs)
+        assert sum(row.cost for row in rows) == sum(event.cost for event in theirs)
+        assert sum(row.input_tokens for row in rows) == sum(event.input_tokens for event in theirs)
+        assert sum(row.errors for row in rows) == sum(event.error for event in theirs)
+        assert sum(row.unpriced for row in rows) == sum(event.unpriced for event in theirs)
+        assert min(row.first_seen for row in rows) == min(event.at for event in theirs)
+        assert max(row.last_seen for row in rows) == max(event.at for event in theirs)
+    assert {key[1] for key in found.users} == by_user.keys()
+    assert sum(row.requests for row in found.hours.values()) == len(first)
+    [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
+    assert (month.unique, month.duplicates) == (len(first), len(events) - len(first))
+    conflicts = sum(event.hot()[8] != first[event.id].hot()[8] for event in events)
+    assert month.conflicts == conflicts
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(usages, min_size=1, max_size=6), min_size=1, max_size=10), st.data())
+def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data: st.DataObject) -> None:
+    messages = [message_of(batch, NOON + offset * MINUTE)[0] for offset, batch in enumerate(batches)]
+    straight = Tables(0, b"salt", DictIndex())
+    apply_all(straight, messages)
+
+    index = DictIndex()  # survives the crash, ahead of the changelog
+    changelog: list[tuple[bytes, bytes | None]] = []
+    found = Tables(0, b"salt", index)
+    flushed = 0
+    crash = data.draw(st.integers(0, len(messages)))
+    for offset in range(crash):
+        found.apply(offset, messages[offset], found.prepare(messages[offset]))
+        if data.draw(st.booleans()):
+            flush(found, changelog)
+            flushed = offset + 1
+
+    again = Tables(0, b"salt", index)
+    for position, (key, value) in enumerate(changelog):
+        again.restore(key, value, position)
+    apply_all(again, messages, start=data.draw(st.integers(0, flushed)))
+    assert rows_of(again) == rows_of(straight)
+
+    flush(again, changelog)
+    restored = Tables(0, b"salt", index)
+    for position, (key, value) in enumerate(changelog):
+        restored.restore(key, value, position)
+    assert rows_of(restored) == rows_of(straight)
+    assert restored.progress.value() == straight.progress.value()
+
+
+def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]]) -> None:
+    changes = found.take_changes()
+    for row, value in changes.rows if changes else ():
+        row.changelog = len(changelog)
+        changelog.append((row.key, value))
+
+
+@given(st.lists(st.lists(usages, min_size=1, max_size=4), min_size=2, max_size=8), st.data())
+def test_rows_of_which_some_were_lost_are_made_good_by_the_replay(
+    batches: list[list[Usage]], data: st.DataObject
+) -> None:
+    """A changelog that is not written all or nothing (Kafka): any subset of a flush's rows may be durable."""
+    messages = [message_of(batch)[0] for batch in batches]
+    straight = Tables(0, b"salt", DictIndex())
+    apply_all(straight, messages)
+    changes = straight.take_changes()
+    assert changes is not None
+    kept = [pair for pair in changes.rows if data.draw(st.booleans())]
+    again = Tables(0, b"salt", DictIndex())
+    for position, (row, value) in enumerate(kept):
+        again.restore(row.key, value, position)
+    apply_all(again, messages)
+    assert rows_of(again) == rows_of(straight)
+
+
+def test_a_row_does_not_appear_because_of_a_duplicate() -> None:
+    found = Tables(0, b"salt", DictIndex())
+    apply_all(found, [message_of([Usage(1, user="a")])[0], message_of([Usage(1, user="b"), Usage(2, user="c")])[0]])
+    assert {key[1] for key in found.users} == {"a", "c"}
+
+
+def test_minute_windows_are_closed_behind_the_watermark_and_stay_closed() -> None:
+    found = Tables(0, b"salt", DictIndex())
+    late = NOON + tables.LATENESS["minute"] + 2 * MINUTE
+    messages = [message_of([Usage(1)], NOON)[0], message_of([Usage(2)], late)[0], message_of([Usage(3)], NOON)[0]]
+    changelog: list[tuple[bytes, bytes | None]] = []
+    found.apply(0, messages[0], found.prepare(messages[0]))
+    flush(found, changelog)
+    apply_all(found, messages, start=1)
+    minutes = {key[3] for key in found.windows if key[2] == "minute"}
+    assert minutes == {late - late % MINUTE}
+    [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
+    assert month.unique == 3, "months take late arrivals for ever"
+    flush(found, changelog)
+    gone = [key for key, value in changelog if value is None]
+    assert len(gone) == 2
+    assert all(b"minute" in key for key in gone)
+
+
+def test_a_dead_letter_is_passed_over() -> None:
+    found = Tables(0, b"salt", DictIndex())
+    found.skip(0)
+    message = message_of([Usage(1)])[0]
+    found.apply(1, message, found.prepare(message))
+    assert found.progress.offset == 1
+
+
+def test_compaction_keeps_what_is_the_newest() -> None:
+    found = Tables(0, b"salt", DictIndex())
+    changelog: list[tuple[bytes, bytes | None]] = []
+    for offset in range(3):
+        message = message_of([Usage(offset)])[0]
+        found.apply(offset, message, found.prepare(message))
+        flush(found, changelog)
+    live = [position for position, (key, _) in enumerate(changelog) if found.is_live(key, position)]
+    assert len(live) == len(found) + 1
+    assert {changelog[position][0] for position in live} == {key for key, _ in changelog}
+
+
+@pytest.mark.parametrize("key", [b"", b"{}", b"[0]", b'[0,"unknown"]'])
+def test_a_changelog_of_another_format_is_not_read(key: bytes) -> None:
+    with pytest.raises(ValueError, match="row"):
+        Tables(0, b"salt", DictIndex()).restore(key, b"[0]", 0)
