@@ -1,0 +1,172 @@
+"""The fast way and the slow way agree, and the two wires agree (the table of cases is in tests/contract)."""
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.core import codec
+from processor.core.codec import decode, decode_event
+from processor.core.event import MAX_EVENT_BYTES, Fault, check
+from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
+
+NOW = 1_790_000_000_000_000
+
+texts = st.text(max_size=12)
+odd: dict[str, st.SearchStrategy[Any]] = {
+    "user_id": st.one_of(st.none(), texts, st.just("x" * 257), st.integers()),
+    "model": st.one_of(st.none(), texts, st.just(ABSENT)),
+    "latency_ms": st.one_of(
+        st.integers(-1, 5), st.floats(0, 10), st.sampled_from([Num("1e400"), Num("-0"), "7", True])
+    ),
+    "input_tokens": st.one_of(
+        st.integers(-1, 3), st.sampled_from([Num("5.0"), Num("1e2"), Num("5.5"), 2**53 - 1, 2**53, None])
+    ),
+    "cost_usd": st.one_of(
+        st.decimals(0, 10, places=6), st.sampled_from([None, Num("1e-13"), Num("1000000.1"), Num("-0"), "0.1", ABSENT])
+    ),
+    "status": st.sampled_from(["success", "error", "unknown", None, ABSENT, 3]),
+    "provider": st.sampled_from(["openai", "acme", None]),
+    "stream": st.sampled_from([True, False, None, 1, "true"]),
+    "tags": st.one_of(st.none(), st.dictionaries(texts, texts, max_size=3), st.just({"a": 1}), st.just([])),
+    "eval_scores": st.sampled_from([None, {}, {"a": 0.5}, {"a": "x"}, {"a": None}, {"a": Num("1e999")}]),
+    "tools_used": st.sampled_from([None, [], ["a"], [1], "a"]),
+    "timestamp": st.sampled_from(
+        ["2026-04-20T10:00:00Z", "2026-04-20T10:00:00.1234567Z", "2026-04-20", "2999-01-01T00:00:00Z", 5, None]
+    ),
+    "event_id": st.sampled_from(["nope", "550E8400-E29B-41D4-A716-446655440001", None, 1]),
+    "surprise": st.recursive(
+        st.none() | st.integers() | texts, lambda inner: st.lists(inner, max_size=3), max_leaves=5
+    ),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=odd), st.sampled_from(["partial", "strict", "lenient"]))
+def test_the_fast_way_takes_what_the_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
+    line = to_json_line(make_event(**overrides))
+    try:
+        slow = codec._hot(check(codec.fields("json", line), handling, NOW), line)
+    except Fault as fault:
+        decoded = decode("json", [line], handling, NOW)
+        assert not decoded.hot
+        [(_, found)] = decoded.faults
+        assert (found.code, found.field, str(found)) == (fault.code, fault.field, str(fault))
+    else:
+        found_hot = decode("json", [line], handling, NOW).hot
+        assert [(event[0].lower(), *event[1:]) for event in found_hot] == [slow]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "field"),
+    [
+        (b"", "syntax", None),
+        (b"{", "syntax", None),
+        (b"[]", "invalid", None),
+        (b"null", "invalid", None),
+        (b'{"event_id": NaN}', "syntax", None),
+        (b'{"a":"\xff"}', "syntax", None),
+        (b'{"a":"\\ud800"}', "syntax", None),
+        (b'{"a":01}', "syntax", None),
+        (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "out_of_range", None),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "out_of_range", None),
+        (b'{"a":"' + b"x" * MAX_EVENT_BYTES + b'"}', "out_of_range", None),
+        (b"{}", "missing", "event_id"),
+    ],
+)
+def test_what_is_no_event_at_all(line: bytes, code: str, field: str | None) -> None:
+    [(index, fault)] = decode("json", [line], "partial", NOW).faults
+    assert (index, fault.code, fault.field) == (0, code, field)
+
+
+def test_brackets_in_strings_are_no_nesting() -> None:
+    line = to_json_line(make_event(tags={"a": "[{" * 500 + '\\"'}, deep=[[[[1]]]]))
+    assert len(decode("json", [line], "partial", NOW).hot) == 1
+
+
+def test_the_first_fault_in_the_order_of_the_table_is_the_one_named() -> None:
+    line = to_json_line(make_event(sdk_version=ABSENT, trace_id="", input_tokens=-1))
+    [(_, fault)] = decode("json", [line], "partial", NOW).faults
+    assert (fault.field, fault.code) == ("trace_id", "out_of_range")
+    assert fault.event_id
+
+
+def test_the_last_of_duplicate_keys_wins() -> None:
+    line = to_json_line(make_event())[:-1] + b',"user_id":"a","input_tokens":"x","user_id":"b","input_tokens":7}'
+    [event] = decode("json", [line], "partial", NOW).hot
+    assert (event[1][0], event[3]) == ("b", 7)
+
+
+def test_lenient_fills_in_what_real_clients_leave_out() -> None:
+    sent = make_event(
+        provider="acme",
+        operation=None,
+        model=ABSENT,
+        cost_usd=None,
+        input_tokens=ABSENT,
+        status=ABSENT,
+        error_code="boom",
+        stream=ABSENT,
+        tags={"team": "x"},
+    )
+    for wire, record in (("json", to_json_line(sent)), ("proto", to_proto(sent).SerializeToString())):
+        event = decode_event(wire, record, "lenient", NOW)  # type: ignore[arg-type]
+        assert (event.provider, event.operation, event.model) == ("custom", "custom", "unknown")
+        assert event.tags == {"team": "x", "provider.raw": "acme"}
+        assert (event.cost, event.priced, event.input_tokens) == (0, False, 0)
+        assert (event.status, event.stream) == ("error", False)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"timestamp": None}, {"event_id": None}, {"input_tokens": -1}, {"status": "odd"}]
+)
+def test_lenient_does_not_invent_ids_and_times_nor_bend_ranges(overrides: dict[str, Any]) -> None:
+    assert decode("json", [to_json_line(make_event(**overrides))], "lenient", NOW).faults
+
+
+def test_doubles_that_are_no_numbers_are_refused_on_the_other_wire() -> None:
+    for name, value, code in (("latency_ms", math.nan, "invalid"), ("ttft_ms", math.inf, "out_of_range")):
+        message = to_proto(make_event())
+        setattr(message, name, value)
+        [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+        assert (fault.field, fault.code) == (name, code)
+    for text in ("", "NaN", "1,5", "1e", "0x1"):
+        message = to_proto(make_event())
+        message.cost_usd = text
+        [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+        assert (fault.field, fault.code) == ("cost_usd", "invalid")
+    [(_, fault)] = decode("proto", [b"\xff\xff"], "partial", NOW).faults
+    assert (fault.field, fault.code) == (None, "syntax")
+
+
+@given(st.decimals(min_value=0, max_value=1_000_000, allow_nan=False, allow_infinity=False, places=15))
+def test_a_cost_is_the_same_over_both_wires(cost: Decimal) -> None:
+    event = make_event(cost_usd=cost)
+    [over_json] = decode("json", [to_json_line(event)], "partial", NOW).hot
+    [over_proto] = decode("proto", [to_proto(event).SerializeToString()], "partial", NOW).hot
+    assert over_json[:-1] == over_proto[:-1]
+
+
+def test_a_copy_that_differs_has_another_digest() -> None:
+    base = make_event(user_id="u", cached_tokens=1)
+    [kept] = decode("json", [to_json_line(base)], "partial", NOW).hot
+    for name, value in {
+        "timestamp": "2026-04-20T10:00:00.001Z",
+        "provider": "google",
+        "model": "other",
+        "operation": "embed",
+        "user_id": "v",
+        "environment": "staging",
+        "status": "cancelled",
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "cached_tokens": 2,
+        "cost_usd": 1,
+    }.items():
+        [other] = decode("json", [to_json_line({**base, name: value})], "partial", NOW).hot
+        assert other[8] != kept[8], name
+    same = {**base, "trace_id": "other", "event_id": base["event_id"].upper(), "timestamp": "2026-04-20T12:00:00+02:00"}
+    [again] = decode("json", [to_json_line(same)], "partial", NOW).hot
+    assert again[8] == kept[8]
