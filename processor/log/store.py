@@ -118,7 +118,7 @@ class Log:
         db.execute("PRAGMA cache_size = -16384")
         found = db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'meta'").get
         if not found:
-            self._create(partitions or DEFAULT_PARTITIONS)
+            self._create(DEFAULT_PARTITIONS if partitions is None else partitions)
             return
         version = db.execute("SELECT value FROM meta WHERE name = 'format'").get
         if version > FORMAT:

@@ -1,0 +1,90 @@
+"""What every publisher promises: the fake of the unit tests and the real one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from processor.core import message
+from processor.core.message import Source, build_blocks
+from processor.log.errors import LogUnavailable
+from processor.log.store import Log, TopicPartition
+from processor.log.topics import EVENTS
+from server import position
+from server.embedded import EmbeddedPublisher
+from server.errors import Refused
+from server.publisher import FakePublisher, Parts, Publisher
+from tests.support.tables import NOON, Usage
+
+Read = Callable[[int], list[bytes]]
+
+
+@pytest.fixture(params=["fake", "embedded"])
+async def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Publisher, Read]]:
+    if request.param == "fake":
+        fake = FakePublisher(partitions=2)
+        yield fake, lambda partition: fake.messages[partition]
+        return
+    log = Log(tmp_path, partitions=2)
+    real = EmbeddedPublisher(tmp_path, lambda: NOON, 1 << 20)
+    yield real, lambda partition: [record.value or b"" for record in log.read(TopicPartition(EVENTS, partition), 0)]
+    await asyncio.to_thread(real.close)
+    log.close()
+
+
+def parts_of(*ids: int, partitions: int = 2) -> Parts:
+    source = Source("org", "project", "key", NOON, "json", "partial")
+    return build_blocks(source, [Usage(number).hot() for number in ids], partitions)
+
+
+async def test_events_are_in_the_log_where_the_answer_says(publisher: tuple[Publisher, Read]) -> None:
+    port, read = publisher
+    assert port.partitions == 2
+    for start in range(0, 60, 20):
+        parts = parts_of(*range(start, start + 20))
+        offsets = await port.publish(parts, 100)
+        assert offsets.keys() == parts.keys()
+        for partition, offset in offsets.items():
+            blocks = message.decode(read(partition)[offset]).blocks
+            assert parts[partition][0].ids in [block.ids for block in blocks]
+        assert position.decode(port.identity, position.encode(port.identity, offsets)) == offsets
+
+
+async def test_concurrent_requests_are_all_answered_with_their_own_place(publisher: tuple[Publisher, Read]) -> None:
+    port, read = publisher
+    requests = [parts_of(*range(start, start + 5)) for start in range(0, 500, 5)]
+    answers = await asyncio.gather(*(port.publish(parts, 50) for parts in requests))
+    for parts, offsets in zip(requests, answers, strict=True):
+        for partition, offset in offsets.items():
+            blocks = message.decode(read(partition)[offset]).blocks
+            assert parts[partition][0].ids in [block.ids for block in blocks]
+    assert sum(sum(map(len, message.decode(value).blocks)) for p in (0, 1) for value in read(p)) == 500
+
+
+async def test_a_log_that_is_away_is_a_retryable_refusal_and_comes_back(
+    publisher: tuple[Publisher, Read], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, _ = publisher
+    append = Log.append
+    if isinstance(port, FakePublisher):
+        port.available = False
+    else:
+        monkeypatch.setattr(Log, "append", _fail)
+    with pytest.raises(Refused) as refused:
+        await port.publish(parts_of(1), 10)
+    assert (refused.value.reason, refused.value.retry_after) == ("unavailable", 1)
+    assert refused.value.retryable
+    if isinstance(port, FakePublisher):
+        port.available = True
+    else:
+        assert isinstance(port, EmbeddedPublisher)
+        assert port.failure
+        monkeypatch.setattr(Log, "append", append)
+    assert await port.publish(parts_of(1), 10)
+    if isinstance(port, EmbeddedPublisher):
+        assert port.failure is None
+
+
+def _fail(*_: object) -> list[int]:
+    raise LogUnavailable("disk full")

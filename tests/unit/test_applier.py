@@ -1,0 +1,239 @@
+"""Apply, flush, then acknowledge; a failing log is waited for; what cannot be processed is buried and passed over."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from processor.core import message
+from processor.core.message import Source, build_blocks
+from processor.core.pipeline import Tables
+from processor.log.errors import LogUnavailable
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.state import applier as module
+from processor.state.applier import Applier, Broken
+from processor.state.compactor import Compactor
+from processor.state.loader import DeadLetter, Partition, load
+from processor.state.verify import verify
+from tests.support.tables import NOON, Usage
+
+E0 = TopicPartition(EVENTS, 0)
+
+
+def value_of(*events: Usage) -> bytes:
+    source = Source("org", "p", "key", NOON, "json", "partial")
+    return message.encode([build_blocks(source, [event.hot() for event in events], 1)[0]])
+
+
+class Delivery:
+    def __init__(self, offset: int, value: bytes | None) -> None:
+        self.partition = 0
+        self.offset = offset
+        self.value = value
+        self.acked = False
+
+    def ack(self) -> None:
+        self.acked = True
+
+
+class Worker:
+    """A partition of a real log, its applier, and a switch that makes writes fail."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.log = Log(data_dir)
+        self.failing = 0
+        self.appended: list[list[Append]] = []
+        self.partition: Partition = load(data_dir, 0)
+        self.applier = Applier(lambda: {0: self.partition}, self._append, lambda: NOON, 0.01)
+
+    async def _append(self, appends: list[Append]) -> list[int]:
+        if self.failing:
+            self.failing -= 1
+            raise LogUnavailable("disk full")
+        self.appended.append(appends)
+        return self.log.append(appends, NOON)
+
+    def send(self, *values: bytes) -> list[Delivery]:
+        first = self.log.append([Append(E0, [(None, value) for value in values])], NOON)[0]
+        return [Delivery(first + number, value) for number, value in enumerate(values)]
+
+    async def take(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            await self.applier.take(delivery)
+
+    def restart(self) -> "Worker":
+        """What a new process finds after a kill."""
+        self.partition.index.close()
+        self.log.close()
+        return Worker(self.data_dir)
+
+    def requests(self) -> int:
+        return sum(row.requests for row in self.partition.tables.users.values())
+
+    def differences(self) -> list[object]:
+        scratch = self.data_dir / "scratch"
+        for path in sorted(scratch.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        scratch.mkdir(exist_ok=True)
+        return list(verify(self.log, 0, scratch, lambda done, total: None))
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    return Worker(tmp_path)
+
+
+async def test_a_message_is_acknowledged_by_the_flush_that_made_it_durable(worker: Worker) -> None:
+    [first, second] = worker.send(value_of(Usage(1)), value_of(Usage(2), Usage(1)))
+    await worker.take([first, second])
+    assert not first.acked
+    await worker.applier.flush()
+    assert first.acked
+    assert second.acked
+    [appends] = worker.appended
+    assert [append.to.topic for append in appends] == [ROWS, CLAIMS], "rows, claims and progress are one append"
+    assert worker.differences() == []
+    again = worker.restart()
+    assert again.requests() == 2
+    assert again.partition.tables.progress.offset == 1
+
+
+async def test_a_kill_before_the_flush_loses_nothing_and_counts_nothing_twice(worker: Worker) -> None:
+    sent = worker.send(value_of(Usage(1), Usage(2)), value_of(Usage(2), Usage(3)), value_of(Usage(3)))
+    await worker.take(sent[:1])
+    await worker.applier.flush()
+    await worker.take(sent[1:2])  # applied, and the ids are claimed on disk; then the process is killed
+    again = worker.restart()
+    assert again.requests() == 2
+    await again.take(sent[1:])
+    await again.applier.flush()
+    assert again.requests() == 3
+    assert again.differences() == []
+    once_more = again.restart()
+    await once_more.take(sent)  # a replay from the very beginning
+    await once_more.applier.flush()
+    assert once_more.requests() == 3
+    assert once_more.differences() == []
+
+
+async def test_a_failing_log_is_waited_for(worker: Worker) -> None:
+    [sent] = worker.send(value_of(Usage(1)))
+    await worker.take([sent])
+    worker.failing = 2
+    flushing = asyncio.ensure_future(worker.applier.flush())
+    await asyncio.sleep(0.02)
+    assert not sent.acked
+    await flushing
+    assert sent.acked
+    assert worker.differences() == []
+
+
+async def test_what_cannot_be_read_goes_to_the_dead_letters_with_the_reason(worker: Worker) -> None:
+    sent = worker.send(value_of(Usage(1)), b"junk", value_of(Usage(2)))
+    await worker.take(sent)
+    await worker.applier.flush()
+    assert all(delivery.acked for delivery in sent)
+    assert worker.requests() == 2
+    [record] = worker.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
+    letter = DeadLetter.decode(record.key or b"")
+    assert (letter.topic, letter.partition, letter.offset, record.value) == (EVENTS, 0, 1, b"junk")
+    assert "not an event message" in letter.reason
+    again = worker.restart()
+    await again.take(sent)
+    assert len(again.log.read(TopicPartition(DEAD_LETTERS, 0), 0)) == 1, "a replay does not bury it again"
+    assert again.differences() == []
+
+
+async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_tables(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = worker.send(value_of(Usage(1)), value_of(Usage(2)), value_of(Usage(3)))
+    await worker.take(sent[:1])
+    await worker.applier.flush()
+    advance = Tables._advance
+    monkeypatch.setattr(Tables, "_advance", _raise)  # after the rows of the message have been changed
+    with pytest.raises(Broken):
+        await worker.applier.take(sent[1])
+    monkeypatch.setattr(Tables, "_advance", advance)
+    again = worker.restart()  # what the process does then
+    await again.take(sent)
+    await again.applier.flush()
+    assert again.requests() == 2
+    assert again.differences() == []
+    [record] = again.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
+    assert "while it was applied" in DeadLetter.decode(record.key or b"").reason
+
+
+def _raise(*_: object) -> None:
+    raise ZeroDivisionError("a bug")
+
+
+async def test_the_index_comes_back_from_the_claims_log(worker: Worker) -> None:
+    sent = worker.send(value_of(*map(Usage, range(50))), value_of(*map(Usage, range(40, 90))))
+    await worker.take(sent)
+    await worker.applier.flush()
+    worker.partition.index.close()
+    for path in sorted((worker.data_dir / "index").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    again = Worker(worker.data_dir)
+    assert len(again.partition.index) == 90
+    await again.take(again.send(value_of(*map(Usage, range(100)))))
+    await again.applier.flush()
+    assert again.requests() == 100
+    assert again.differences() == []
+
+
+async def test_too_many_changed_rows_are_flushed_before_more_are_taken(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CHANGED", 5)
+    sent = worker.send(*[value_of(*[Usage(10 * n + m, user=f"u{10 * n + m}") for m in range(10)]) for n in range(3)])
+    await worker.take(sent)
+    assert [delivery.acked for delivery in sent] == [True, True, False]
+
+
+async def test_the_flusher_flushes_by_itself_and_checkpoints_the_index(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SYNC_INTERVAL", 0)
+    flusher = asyncio.ensure_future(worker.applier.run())
+    try:
+        for number in range(5):
+            [sent] = worker.send(value_of(Usage(number)))
+            await worker.applier.take(sent)
+            async with asyncio.timeout(5):
+                while not sent.acked or worker.partition.index.checkpointed != number + 1:
+                    await asyncio.sleep(0.005)
+    finally:
+        flusher.cancel()
+
+
+async def test_compaction_changes_no_table(worker: Worker) -> None:
+    for number in range(30):
+        await worker.take(worker.send(value_of(Usage(number, user=f"u{number % 3}"))))
+        await worker.applier.flush()
+    before = worker.log.count(TopicPartition(ROWS, 0))
+
+    async def compact(*args: object) -> tuple[int | None, int]:
+        return worker.log.compact(*args)  # type: ignore[arg-type]
+
+    removed = await Compactor(lambda: {0: worker.partition}, compact).round(worker.partition)
+    left = worker.log.count(TopicPartition(ROWS, 0))
+    assert left == before - removed == len(worker.partition.tables) + 1
+    assert worker.differences() == []
+    again = worker.restart()
+    assert again.requests() == 30
+    assert again.partition.records == left
+
+
+async def test_verify_names_the_rows_that_differ(worker: Worker) -> None:
+    await worker.take(worker.send(value_of(Usage(1, user="a"), Usage(2, user="b"))))
+    await worker.applier.flush()
+    row = next(row for key, row in worker.partition.tables.users.items() if key[1] == "a")
+    row.cost += 1
+    worker.log.append([Append(TopicPartition(ROWS, 0), [(row.key, b"[0,1,0,512,128,0,1,0,0,0]")])], NOON)
+    [difference] = worker.differences()
+    assert '"a"' in difference.key  # type: ignore[attr-defined]

@@ -1,0 +1,156 @@
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from processor.core import message
+from processor.core.message import Source, build_blocks
+from processor.log import committer as module
+from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
+from processor.log.errors import LogUnavailable
+from processor.log.store import Log, TopicPartition
+from processor.log.topics import EVENTS
+from tests.support.tables import NOON, Usage
+
+Start = Callable[..., GroupCommitter]
+
+
+class Decided:
+    """What the committer delivered, commit by commit."""
+
+    def __init__(self) -> None:
+        self.commits: list[int] = []
+        self._changed = threading.Condition()
+
+    def deliver(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
+        for job, outcome in decided:
+            job.done(outcome)
+        with self._changed:
+            self.commits.append(len(decided))
+            self._changed.notify_all()
+
+    def wait(self, jobs: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: sum(self.commits) >= jobs, timeout=20)
+
+
+@pytest.fixture
+def decided() -> Decided:
+    return Decided()
+
+
+@pytest.fixture
+def start(tmp_path: Path, decided: Decided) -> Iterator[Start]:
+    running: list[GroupCommitter] = []
+
+    def begin(partitions: int = 2, max_pending_bytes: int = 1 << 20) -> GroupCommitter:
+        Log(tmp_path, partitions=partitions).close()
+        running.append(GroupCommitter(tmp_path, lambda: NOON, decided.deliver, max_pending_bytes))
+        running[-1].start()
+        return running[-1]
+
+    yield begin
+    for committer in running:
+        committer.stop()
+
+
+def job(outcomes: list[Any], *partitions: int, events: int = 1, size: int = 10, first: int = 0) -> Job:
+    source = Source("org", "project", "key", NOON, "json", "partial")
+    part = build_blocks(source, [Usage(first + number).hot() for number in range(events)], 1)[0]
+    return Job(dict.fromkeys(partitions, part), size, outcomes.append)
+
+
+def test_each_job_learns_the_offset_of_the_message_that_contains_it(
+    start: Start, decided: Decided, tmp_path: Path
+) -> None:
+    committer = start()
+    outcomes: list[Any] = []
+    for number in range(30):
+        committer.submit(job(outcomes, *((0, 1) if number % 3 else (1,)), events=3, first=10 * number))
+    decided.wait(30)
+    log = Log(tmp_path, create=False)
+    held: dict[tuple[int, int], list[bytes]] = {}
+    for partition in (0, 1):
+        for record in log.read(TopicPartition(EVENTS, partition), 0):
+            blocks = message.decode(record.value or b"").blocks
+            held[partition, record.offset] = [block.ids for block in blocks]
+    for number, outcome in enumerate(outcomes):
+        expected = job([], 0, events=3, first=10 * number).parts[0][0].ids
+        assert set(outcome) == ({0, 1} if number % 3 else {1})
+        assert all(expected in held[place] for place in outcome.items())
+
+
+def test_waiting_jobs_share_a_commit_and_a_message(
+    start: Start, decided: Decided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINGER", 0.2)
+    committer = start(1)
+    outcomes: list[Any] = []
+    committer.submit(job(outcomes, 0))
+    decided.wait(1)
+    for number in range(1, 11):
+        committer.submit(job(outcomes, 0, first=number))
+    decided.wait(11)
+    assert decided.commits == [1, 10]
+    assert [outcome[0] for outcome in outcomes] == [0] + [1] * 10
+
+
+def test_a_message_is_bounded(start: Start, decided: Decided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINGER", 0.2)
+    committer = start(1)
+    outcomes: list[Any] = []
+    for number in range(26):
+        committer.submit(job(outcomes, 0, events=100, first=100 * number))
+    decided.wait(26)
+    sizes = [
+        sum(map(len, message.decode(record.value or b"").blocks))
+        for record in Log(tmp_path, create=False).read(TopicPartition(EVENTS, 0), 0)
+    ]
+    assert sum(sizes) == 2600
+    assert max(sizes) == MAX_MESSAGE_EVENTS
+
+
+def test_more_than_the_bound_is_refused_and_one_is_always_taken(start: Start, decided: Decided) -> None:
+    committer = start(1, max_pending_bytes=100)
+    outcomes: list[Any] = []
+    blocker = threading.Event()
+    committer.submit(Job(job([], 0).parts, 500, lambda _: outcomes.append(blocker.wait(20))))
+    with pytest.raises(Backlogged):
+        for _ in range(100):
+            committer.submit(job(outcomes, 0, size=60))
+    blocker.set()
+    decided.wait(1)
+
+
+def test_a_full_disk_is_an_answer_and_not_the_end(
+    start: Start, decided: Decided, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committer = start(1)
+    outcomes: list[Any] = []
+    append = Log._append
+    monkeypatch.setattr(Log, "_append", _full)
+    committer.submit(job(outcomes, 0))
+    decided.wait(1)
+    monkeypatch.setattr(Log, "_append", append)
+    committer.submit(job(outcomes, 0))
+    decided.wait(2)
+    assert isinstance(outcomes[0], LogUnavailable)
+    assert outcomes[1] == {0: 0}, "nothing of the failed commit is left behind"
+
+
+def _full(*_: object) -> int:
+    raise apsw.FullError("database or disk is full")
+
+
+def test_stopping_writes_what_is_queued(tmp_path: Path, decided: Decided) -> None:
+    Log(tmp_path).close()
+    committer = GroupCommitter(tmp_path, lambda: NOON, decided.deliver, 1 << 20)
+    outcomes: list[Any] = []
+    for number in range(5):
+        committer.submit(job(outcomes, 0, first=number))
+    committer.start()
+    committer.stop()
+    assert len(outcomes) == 5

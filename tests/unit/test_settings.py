@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from processor.settings import Settings, SettingsError, load
+from server.settings import ServerSettings, split_bind
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ServerSettings.model_fields:
+        monkeypatch.delenv(f"SPENDSTREAM_{name.upper()}", raising=False)
+
+
+def test_the_defaults_are_the_published_ones(tmp_path: Path) -> None:
+    settings = load(ServerSettings)
+    assert (settings.http_bind, settings.grpc_bind) == ("127.0.0.1:8080", "127.0.0.1:50051")
+    assert settings.data_dir == tmp_path / ".spendstream"
+    assert (settings.broker, settings.handling, settings.dedupe_horizon, settings.retention) == (
+        "sqlite://",
+        "partial",
+        0,
+        0,
+    )
+
+
+def test_flags_win_over_variables_and_these_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spendstream.toml").write_text('handling = "strict"\nmax_lag = 7\nflush_interval = 0.2\n')
+    monkeypatch.setenv("SPENDSTREAM_HANDLING", "lenient")
+    monkeypatch.setenv("SPENDSTREAM_MAX_LAG", "8")
+    settings = load(ServerSettings, max_lag="9", handling=None)
+    assert (settings.max_lag, settings.handling, settings.flush_interval) == (9, "lenient", 0.2)
+    monkeypatch.setenv("SPENDSTREAM_CONFIG", str(tmp_path / "other.toml"))
+    (tmp_path / "other.toml").write_text("flush_interval = 0.3\n")
+    assert load(Settings).flush_interval == 0.3
+
+
+def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "HTTP_BIND": "8080",
+        "HANDLING": "odd",
+        "PARTITIONS": "0",
+        "BROKER": "kafka://host:9092",
+        "RETENTION": "5",
+        "BOOTSTRAP_KEY": "secret",
+        "LOG_LEVEL": "loud",
+    }.items():
+        monkeypatch.setenv(f"SPENDSTREAM_{name}", value)
+    with pytest.raises(SettingsError) as wrong:
+        load(ServerSettings)
+    text = str(wrong.value)
+    for name in ("HTTP_BIND", "HANDLING", "PARTITIONS", "BROKER", "RETENTION", "BOOTSTRAP_KEY", "LOG_LEVEL"):
+        assert f"SPENDSTREAM_{name}: " in text
+    assert len(text.splitlines()) == 8
+
+
+def test_half_of_tls_and_a_broken_file_are_faults(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="go together"):
+        load(ServerSettings, tls_cert="cert.pem")
+    (tmp_path / "spendstream.toml").write_text("not toml")
+    with pytest.raises(SettingsError, match=r"cannot read spendstream\.toml"):
+        load(Settings)
+
+
+def test_binds() -> None:
+    assert split_bind("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert split_bind("[::1]:8080") == ("::1", 8080)
