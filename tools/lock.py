@@ -45,7 +45,7 @@ class Lock:
         for line in filter(None, map(str.strip, text.splitlines())):
             pin, *hashes = line.split(" --hash=")
             if "://" in line or line.startswith("-"):
-                self.faults.append(f"{self.name} names a place: {line}")
+                self.faults.append(f"{self.name} names a place: {line:.100}")
                 continue
             requirement = Requirement(pin)
             self.pins[canonicalize_name(requirement.name)].append(requirement)
