@@ -18,7 +18,15 @@ Numbers = Sequence[int]
 """What a user or hour row says, in the order of `tables.Sums.value`: offset (meaningless in a sum), requests, errors,
 input, output and cached tokens, cost, unpriced, first seen, last seen."""
 
+Packed = bytes | tuple[int, ...]
+"""Numbers of one row or of a sum, in a form that the garbage collector does not track for long."""
+
 decode = msgspec.json.Decoder(list[int]).decode
+
+
+def unpack(packed: Packed) -> Numbers:
+    """The numbers of a row or sum."""
+    return decode(packed) if type(packed) is bytes else cast(Numbers, packed)
 
 
 class Row(Protocol):
@@ -124,11 +132,10 @@ class User(Struct, frozen=True, gc=False, eq=False):
 
     user_id: str | None
     head: Partial
-    sums: bytes | tuple[int, ...]
+    sums: "Packed"
 
     def numbers(self) -> Numbers:
-        sums = self.sums
-        return decode(sums) if type(sums) is bytes else cast(Numbers, sums)
+        return unpack(self.sums)
 
     def rows(self) -> Iterator[Partial]:
         """All rows of the user. Needs no lock: new ones come before the head."""

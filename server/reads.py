@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from itertools import islice
-from operator import itemgetter
+from operator import add
 from typing import Final, TypeVar
 
 from processor.core.clock import KINDS, format_timestamp, month_start, next_month, window_start
@@ -13,7 +13,7 @@ from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, U
 from server.arrivals import Arrivals
 from server.errors import Refused
 from server.keys import Directory, Key
-from server.partials import Dim, Numbers, Partial, User, merge
+from server.partials import Dim, Numbers, Packed, Partial, User, decode, merge, unpack
 from server.queries import Place, Range, UserQuery, parse_user, parse_users
 from server.views import View
 
@@ -67,7 +67,7 @@ class ViewReads:
         elif query.unattributed:
             nobody = self._view.user(key.project, None)
             users = [nobody] if nobody else []
-            page = _unfiltered(query, users, _sum([user.numbers() for user in users]))
+            page = _unfiltered(query, users, nobody.numbers()[1:8] if nobody else ())
         else:
             users, totals = self._view.all_time(key.project)
             page = await self._run(len(users), lambda: _unfiltered(query, users, totals))
@@ -138,18 +138,23 @@ def _matching(query: UserQuery, dims: list[Dim]) -> list[Dim]:
 
 def _filtered(query: UserQuery, dims: list[Dim]) -> UserPage:
     """Add the rows up by user. The total is that of the very numbers the users were summed from."""
-    sums: dict[str | None, Numbers] = {}
+    sums: dict[str | None, Packed] = {}
     for dim in dims:
         for row in dim.rows.copy():
             user_id = row.user_id
             if query.unattributed and user_id is not None:
                 continue
-            numbers = row.numbers()
+            value = row.value
             before = sums.get(user_id)
-            sums[user_id] = numbers if before is None else merge(before, numbers)
+            sums[user_id] = value if before is None else merge(unpack(before), decode(value))
     users = list(sums.values())
-    values = [user[query.column] for user in users]
-    return _page(query, list(sums), values, lambda index: users[index], _sum(users))
+    totals = [0] * 7
+    values = []
+    for packed in users:
+        numbers = unpack(packed)
+        values.append(numbers[query.column])
+        totals = list(map(add, totals, numbers[1:8]))
+    return _page(query, list(sums), values, lambda index: unpack(users[index]), totals)
 
 
 def _unfiltered(query: UserQuery, users: Sequence[User], totals: Sequence[int]) -> UserPage:
@@ -219,8 +224,3 @@ def _totals(numbers: Numbers) -> Totals:
 
 def _user_row(user_id: str | None, numbers: Numbers) -> UserRow:
     return UserRow(user_id, _totals(numbers), numbers[8], numbers[9])
-
-
-def _sum(numbers: Sequence[Numbers]) -> list[int]:
-    """Requests to unpriced, over all users."""
-    return [sum(map(itemgetter(column), numbers)) for column in range(1, 8)]
