@@ -32,7 +32,7 @@ from server.views import View
 BIND_PATIENCE: Final = 3.0
 """Seconds to wait for a port that a predecessor is just giving up."""
 
-GRACE: Final = 4.0
+GRACE: Final = 3.0
 """Seconds that requests under way get to finish when the process is told to stop."""
 
 T = TypeVar("T")
@@ -51,8 +51,10 @@ async def run(settings: ServerSettings) -> None:
         loop.add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
         face, health = await _build(settings, stack)
-        http, port = await _serve_http(settings, face, stack)
-        grpc_port = await _serve_grpc(settings, face, stack)
+        runner, http, port = await _serve_http(settings, face)
+        stack.push_async_callback(runner.cleanup)
+        server, grpc_port = await _serve_grpc(settings, face)
+        stack.push_async_callback(_close_doors, runner, server)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
         stopped = asyncio.create_task(stop.wait())
@@ -94,10 +96,14 @@ def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:
         return
 
 
-async def _serve_http(settings: ServerSettings, face: Face, stack: AsyncExitStack) -> tuple[str, int]:
+async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
+    """Both at once: requests under way on either get the same time to finish."""
+    await asyncio.gather(runner.cleanup(), server.stop(GRACE))
+
+
+async def _serve_http(settings: ServerSettings, face: Face) -> tuple[web.AppRunner, str, int]:
     runner = make_runner(create_app(face))
     await runner.setup()
-    stack.push_async_callback(runner.cleanup)
     host, port = split_bind(settings.http_bind)
     context = None
     if settings.tls_cert is not None:
@@ -105,10 +111,10 @@ async def _serve_http(settings: ServerSettings, face: Face, stack: AsyncExitStac
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
     site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
     await _patiently(site.start, settings.http_bind)
-    return settings.http_bind.rpartition(":")[0], runner.addresses[0][1]
+    return runner, settings.http_bind.rpartition(":")[0], runner.addresses[0][1]
 
 
-async def _serve_grpc(settings: ServerSettings, face: Face, stack: AsyncExitStack) -> int:
+async def _serve_grpc(settings: ServerSettings, face: Face) -> tuple[grpc.aio.Server, int]:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
@@ -122,8 +128,7 @@ async def _serve_grpc(settings: ServerSettings, face: Face, stack: AsyncExitStac
 
     server, port = await _patiently(start, settings.grpc_bind)
     await server.start()
-    stack.push_async_callback(server.stop, GRACE)
-    return port
+    return server, port
 
 
 async def _patiently(start: Callable[[], Awaitable[T]], bind: str) -> T:

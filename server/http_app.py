@@ -28,7 +28,7 @@ USERS: Final = "/v1/users/"
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
-SHUTDOWN_TIMEOUT: Final = 5.0
+SHUTDOWN_TIMEOUT: Final = 3.0
 """Seconds that requests get to end when the server stops."""
 INLINE_IN: Final = 256 * 1024
 INLINE_OUT: Final = 1024 * 1024

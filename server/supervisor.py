@@ -21,8 +21,8 @@ from processor.log.store import Log
 from server import bootstrap
 from server.settings import ServerSettings
 
-STOP_PATIENCE: Final = 8.0
-"""Seconds that a child gets to drain before it is killed."""
+STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
+"""Seconds that a child gets to drain before it is killed; one after the other, under ten in all."""
 
 FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 5.0
@@ -104,10 +104,10 @@ class Child:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(STOP_PATIENCE):
+            async with asyncio.timeout(STOP_PATIENCE[self.role]):
                 await process.wait()
         except TimeoutError:
-            self._log.warning("child.killed", after=STOP_PATIENCE)
+            self._log.warning("child.killed", after=STOP_PATIENCE[self.role])
             process.kill()
 
 

@@ -116,6 +116,8 @@ class GroupCommitter(threading.Thread):
             firsts = log.append(appends, self._clock())
         except LogUnavailable as error:
             return [error] * len(jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on and the senders get an answer
+            return [LogUnavailable(repr(error))] * len(jobs)
         outcomes: list[dict[int, int]] = [{} for _ in jobs]
         for (partition, groups), first in zip(grouped.items(), firsts, strict=True):
             for offset, (_, members) in enumerate(groups, start=first):

@@ -152,7 +152,7 @@ class Log:
             try:
                 with self._transaction():
                     yield
-            except (apsw.FullError, apsw.IOError, apsw.BusyError, apsw.LockedError) as error:
+            except apsw.Error as error:
                 raise LogUnavailable(f"cannot write to {self.path}: {error}") from error
 
     @contextmanager
