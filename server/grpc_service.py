@@ -120,19 +120,19 @@ class _Usage:
         self._face = face
 
     async def ListUsers(self, raw: bytes, context: Context) -> usage_pb2.ListUsersResponse:
-        request = _parse(usage_pb2.ListUsersRequest, raw)
         key, after = self._reader(context)
+        request = _parse(usage_pb2.ListUsersRequest, raw)
         return grpc_answers.user_page(await self._face.reads.list_users(key, _params(request), after))
 
     async def GetUser(self, raw: bytes, context: Context) -> usage_pb2.GetUserResponse:
-        request = _parse(usage_pb2.GetUserRequest, raw)
         key, after = self._reader(context)
+        request = _parse(usage_pb2.GetUserRequest, raw)
         detail = await self._face.reads.get_user(key, request.user_id, _params(request), after)
         return grpc_answers.user_detail(detail)
 
     async def GetQuota(self, raw: bytes, context: Context) -> usage_pb2.GetQuotaResponse:
-        _parse(usage_pb2.GetQuotaRequest, raw)
         key, after = self._reader(context)
+        _parse(usage_pb2.GetQuotaRequest, raw)
         return grpc_answers.quota(await self._face.reads.get_quota(key, after))
 
     def _reader(self, context: Context) -> tuple[Key, str | None]:

@@ -26,7 +26,7 @@ WINDOW_BYTES: Final = 4 * 1024 * 1024
 CHECK_EVERY: Final = 0.4
 """Seconds between two looks at the key of an idle stream."""
 PATIENCE: Final = 0.2
-"""Seconds that batches on their way get after the key's end, and then the sender to read its answers."""
+"""Seconds that batches on their way get after the key's end, and the sender to read the last word, or any."""
 
 
 class Call(Protocol):
@@ -60,8 +60,8 @@ class IngestStream:
     async def run(self) -> None:
         """Returns when the sender has ended and everything is answered, or its key is not valid any more."""
         reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
-        guard = asyncio.create_task(self._guard(reader, writer))
+        writer = asyncio.create_task(self._write(reader))
+        guard = asyncio.create_task(self._guard(writer))
         try:
             await asyncio.wait((writer,))
         finally:
@@ -76,12 +76,14 @@ class IngestStream:
     async def _read(self) -> None:
         try:
             while (raw := await self._call.read()) is not grpc.aio.EOF:
+                if self._last is not None:
+                    continue  # too late
                 try:
                     key = self._check()
                 except Refused as refused:
-                    self._last = grpc_answers.refusal(sequence_of(raw), refused)
-                    return
-                self._flights.append(_Flight(raw, asyncio.ensure_future(self._start(key, raw))))
+                    self._end(refused, sequence_of(raw))
+                    continue
+                self._flights.append(_Flight(raw, asyncio.create_task(self._start(key, raw))))
                 self._size += len(raw)
                 self._arrived.set()
                 while len(self._flights) >= WINDOW or self._size >= WINDOW_BYTES:
@@ -91,36 +93,43 @@ class IngestStream:
             self._over = True
             self._arrived.set()
 
+    def _end(self, refused: Refused, sequence: int) -> None:
+        """Take nothing more; `refused` is the last word."""
+        if self._last is None:
+            self._last = grpc_answers.refusal(sequence, refused)
+        self._over = True
+        self._arrived.set()
+
     async def _start(self, key: Key, raw: bytes) -> IngestResponse:
         return await self._answer(key, raw)
 
-    async def _write(self) -> None:
-        while True:
-            while not self._flights:
-                if self._over:
-                    if self._last is not None:
-                        await self._call.write(self._last)
-                    return
-                self._arrived.clear()
-                await self._arrived.wait()
+    async def _write(self, reader: asyncio.Task[None]) -> None:
+        while await self._is_pending():
             raw, answer = self._flights[0]
             await asyncio.wait((answer,))
             if answer.cancelled():  # by the guard
                 if self._last is not None:
                     self._last.sequence = sequence_of(raw)
-                    await self._call.write(self._last)
-                return
+                break
             await self._call.write(answer.result())
             self._flights.popleft()
             self._size -= len(raw)
             self._room.set()
+        if self._last is not None:
+            await self._call.write(self._last)
+            # The end would break the sender's next write, and with some clients what it has not read yet.
+            await asyncio.wait((reader,), timeout=PATIENCE)
 
-    async def _guard(self, reader: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
+    async def _is_pending(self) -> bool:
+        """Wait for a flight; False if there will be none."""
+        while not self._flights and not self._over:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return bool(self._flights)
+
+    async def _guard(self, writer: asyncio.Task[None]) -> None:
         """End the stream soon after its key: what is on its way may still arrive, then one refusal is the last word."""
-        refused = await self._invalid()
-        if self._last is None:
-            self._last = grpc_answers.refusal(0, refused)
-        reader.cancel()
+        self._end(await self._invalid(), 0)
         await asyncio.sleep(PATIENCE)
         for flight in self._flights:
             flight.answer.cancel()

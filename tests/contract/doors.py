@@ -13,7 +13,7 @@ from aiohttp import web
 from yarl import URL
 
 from processor.core import message
-from processor.core.event import Event
+from processor.core.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.face import Face
 from server.grpc_service import make_server
@@ -108,19 +108,21 @@ def to_request(events: Sequence[dict[str, Any]], sequence: int = 0) -> bytes:
 
 
 @asynccontextmanager
-async def open_doors(publisher: FakePublisher | None = None) -> AsyncIterator[Doors]:
+async def open_doors(
+    publisher: FakePublisher | None = None, *, handling: Handling = "partial", tls: grpc.ServerCredentials | None = None
+) -> AsyncIterator[Doors]:
     """Both servers on free ports, a client for each, three keys."""
     doors = Doors(publisher or FakePublisher(3))
     doors.add_key(SECRET)
     doors.add_key(READ_ONLY, ("read",))
     doors.add_key(INGEST_ONLY, ("ingest",))
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
-    doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW)
+    doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling)
     runner = make_runner(create_app(doors.face))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    server, port = await make_server(doors.face, bind="127.0.0.1:0")
+    server, port = await make_server(doors.face, bind="127.0.0.1:0", tls=tls)
     await server.start()
     doors.address = f"127.0.0.1:{port}"
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
