@@ -1,0 +1,37 @@
+"""`kill -9` at random moments under load, in short; `make chaos` does it at length.
+
+A failure prints its seed: `python -m tests.chaos --only ... --seed ...`, or the constant below, runs it again.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.rows import Report, run_row
+
+
+def told(report: Report) -> str:
+    return f"seed {report.seed}: {report}"
+
+
+@pytest.mark.timeout(180)
+async def test_kills_of_every_part_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    report = await run_row(
+        "mixed",
+        seed=seed,
+        events=20_000,
+        kills=6,
+        data_dir=tmp_path / "data",
+        mixed=("worker", "api", "supervisor", "worker", "everything", "sigstop"),
+    )
+    assert report.kills == 6, told(report)
+    assert report.is_exact, told(report)
+
+
+@pytest.mark.timeout(180)
+async def test_a_torn_write_ahead_log_loses_only_what_was_never_acknowledged(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    report = await run_row("torn", seed=seed, events=4_000, kills=2, data_dir=tmp_path / "data")
+    assert report.is_exact, told(report)
