@@ -18,6 +18,7 @@ from server.face import Face, secret_of
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch
 from server.keys import Key
+from server.queries import check_names
 from server.status import NDJSON, TABLE, http_body, http_headers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -97,8 +98,10 @@ class _Door:
         return json_response(render.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after)))
 
     async def get_quota(self, request: web.Request) -> web.Response:
-        _, after = _query(request)
-        return json_response(render.quota(await self._face.reads.get_quota(self._reader(request), after)))
+        params, after = _query(request)
+        key = self._reader(request)
+        check_names(params, ("projectId",), key.project)
+        return json_response(render.quota(await self._face.reads.get_quota(key, after)))
 
     async def healthz(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})

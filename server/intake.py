@@ -94,10 +94,10 @@ class Intake:
         if rejected and batch.handling == "strict":
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
-        reservation = await self._quotas.reserve(key, len(decoded.hot), now)
         source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling)
         parts = build_blocks(source, decoded.hot, self._publisher.partitions)
         size = sum(map(len, batch.records))
+        reservation = await self._quotas.reserve(key, len(decoded.hot), now)
         try:
             offsets = await self._publisher.publish(parts, size)
         except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
