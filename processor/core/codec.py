@@ -25,11 +25,11 @@ from processor.core.event import (
     Handling,
     JsonEvent,
     JsonFields,
-    ProtoEvent,
     check,
     is_uuid4,
 )
 from processor.core.nesting import is_deeper
+from protos.spendstream.v1 import ingest_pb2 as pb
 
 Wire = Literal["json", "proto"]
 
@@ -134,8 +134,8 @@ def _fast_proto(record: bytes, now: int) -> Hot | None:
         return None
     try:
         event = wire_proto.decode(record)
-        return _hot_of(event, money.parse_cost(event.cost_usd), record, now)
-    except (msgspec.MsgspecError, ValueError):
+        return None if event is None else _hot_of(event, money.parse_cost(event.cost_usd), record, now)
+    except ValueError:
         return None
 
 
@@ -147,7 +147,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _digest = xxhash.xxh3_64_intdigest
 
 
-def _hot_of(event: JsonEvent | ProtoEvent, cost: int, record: bytes, now: int) -> Hot:
+def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int) -> Hot:
     at = parse_timestamp(event.timestamp)
     if at - now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError

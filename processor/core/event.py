@@ -1,9 +1,9 @@
 """The usage event: its fields, their rules, and the faults an event can have.
 
-Two ways lead to the same event. The *fast* one lets msgspec check a whole event in C against `JsonEvent` or
-`ProtoEvent`; it never says why it failed. The *slow* one, `check`, walks the fields in the order of the published
-table and raises the first `Fault` by name; it also reads the forms the fast one does not (`5.0`, `1e2`) and fills in
-what `lenient` handling allows. Whatever the fast way takes, the slow way takes with the same values.
+Two ways lead to the same event. The *fast* one lets msgspec check a whole line in C against `JsonEvent` (for protobuf:
+`wire_proto.decode`); it never says why it failed. The *slow* one, `check`, walks the fields in the order of the
+published table and raises the first `Fault` by name; it also reads the forms the fast one does not (`5.0`, `1e2`) and
+fills in what `lenient` handling allows. Whatever the fast way takes, the slow way takes with the same values.
 """
 
 import re
@@ -47,8 +47,8 @@ _Millis = Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
 _Tags = Annotated[dict[str, str], Meta(max_length=MAX_TAGS)]
 
 
-class _Base(Struct, kw_only=True, gc=False):
-    """The fields both wires spell alike. `event_id`, `timestamp` and the cost are checked after the decoding."""
+class JsonEvent(Struct, kw_only=True, gc=False):
+    """One NDJSON line as the fast way reads it. `event_id`, `timestamp` and the cost are checked after the decoding."""
 
     event_id: str
     trace_id: _Name
@@ -63,6 +63,8 @@ class _Base(Struct, kw_only=True, gc=False):
     input_tokens: _Count
     output_tokens: _Count
     cached_tokens: _Count | None = None
+    cost_usd: Raw
+    """The number's own text."""
     status: Status
     error_code: _Text | None = None
     error_message: str | None = None
@@ -76,18 +78,6 @@ class _Base(Struct, kw_only=True, gc=False):
     eval_scores: dict[str, float] | None = None
     prompt_hash: _Text | None = None
     sdk_version: _Text
-
-
-class JsonEvent(_Base, kw_only=True, gc=False):
-    """One NDJSON line as the fast way reads it; `cost_usd` is the number's own text."""
-
-    cost_usd: Raw
-
-
-class ProtoEvent(_Base, kw_only=True, gc=False):
-    """The set fields of one protobuf `Event` as the fast way reads them; `cost_usd` is a decimal string."""
-
-    cost_usd: str
 
 
 class Event(Struct, kw_only=True, gc=False):

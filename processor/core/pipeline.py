@@ -203,6 +203,7 @@ class Tables:
 
     def _advance(self, offset: int, arrival: int) -> None:
         progress = self.progress
+        progress.dirty = 1
         progress.offset = max(progress.offset, offset)
         progress.watermark = max(progress.watermark, arrival)
         if progress.watermark >= self._sweep_at:
@@ -219,12 +220,13 @@ class Tables:
     # --- the changelog ----------------------------------------------------------------------------------------------
 
     def take_changes(self) -> Changes | None:
-        """The changes since the last call, to be written in this order; None if nothing was applied.
+        """The changes since the last call, to be written in this order; None if no message was applied or skipped.
 
         The progress row comes last: who reads the changelog has a whole flush when it has the progress.
         """
-        if self.progress.offset == NEVER or (not self._dirty and not self._claimed and not self._gone):
+        if not self.progress.dirty:
             return None
+        self.progress.dirty = 0
         encode = tables.encode_value
         gone = self._gone
         rows: list[tuple[Row, bytes | None]] = []

@@ -1,4 +1,4 @@
-"""The protobuf `Event` as `Fields` (slow way) and as `ProtoEvent` (fast way)."""
+"""The protobuf `Event`, checked the fast way and as `Fields` for the slow one."""
 
 import math
 import re
@@ -9,32 +9,66 @@ import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import Raw
 
-from processor.core.event import FIELDS, MAX_NESTING, Fault, ProtoEvent
+from processor.core.event import (
+    FIELDS,
+    MAX_FLOAT,
+    MAX_INT,
+    MAX_NESTING,
+    MAX_TAGS,
+    MAX_TEXT,
+    OPERATIONS,
+    PROVIDERS,
+    STATUSES,
+    Fault,
+)
 from processor.core.nesting import is_deeper
 from protos.spendstream.v1 import ingest_pb2 as pb
 
-_convert = msgspec.convert
 _parse = pb.Event.FromString
+_PROVIDERS = frozenset(PROVIDERS)
+_OPERATIONS = frozenset(OPERATIONS)
+_STATUSES = frozenset(STATUSES)
 
 
-def decode(record: bytes) -> ProtoEvent:
-    """Parse and check one event the fast way; raises `msgspec.ValidationError` or `ValueError`."""
+def decode(record: bytes) -> pb.Event | None:
+    """Parse and check one event the fast way; None if it is not plainly valid: then the slow way says why, or takes it.
+
+    The conditions are those of `event.RULES` that a parsed message can still break. An attribute of protobuf costs
+    50 ns and `ListFields` 5 µs, so they are written out. `event_id`, `timestamp` and the cost are checked afterwards.
+    """
     try:
-        message = _parse(record)
+        event = _parse(record)
     except DecodeError:
-        raise ValueError("not a protobuf Event") from None
-    values = {field.name: value for field, value in message.ListFields()}
-    if "tags" in values:
-        values["tags"] = dict(values["tags"])
-    if "tools_used" in values:
-        values["tools_used"] = list(values["tools_used"])
-    if "eval_scores" in values:
-        values["eval_scores"] = scores = dict(values["eval_scores"])
-        if not all(map(math.isfinite, scores.values())):
-            raise ValueError("not finite")
-    if "extra_json" in values:
-        _extra(values["extra_json"])
-    return _convert(values, ProtoEvent)
+        return None
+    valid = (
+        0 < len(event.trace_id) <= MAX_TEXT
+        and 0 < len(event.span_id) <= MAX_TEXT
+        and event.provider in _PROVIDERS
+        and 0 < len(event.model) <= MAX_TEXT
+        and event.operation in _OPERATIONS
+        and 0 <= event.latency_ms <= MAX_FLOAT
+        and 0 <= event.ttft_ms <= MAX_FLOAT
+        and 0 <= event.input_tokens <= MAX_INT
+        and 0 <= event.output_tokens <= MAX_INT
+        and 0 <= event.cached_tokens <= MAX_INT
+        and event.status in _STATUSES
+        and len(event.error_code) <= MAX_TEXT
+        and len(event.finish_reason) <= MAX_TEXT
+        and 0 < len(event.environment) <= MAX_TEXT
+        and len(event.user_id) <= MAX_TEXT
+        and len(event.session_id) <= MAX_TEXT
+        and len(event.tags) <= MAX_TAGS
+        and len(event.prompt_hash) <= MAX_TEXT
+        and 0 < len(event.sdk_version) <= MAX_TEXT
+        and not event.extra_json
+        and (not event.eval_scores or all(map(math.isfinite, event.eval_scores.values())))
+        # A value that equals the type's default may not be there at all.
+        and (event.latency_ms or event.HasField("latency_ms"))
+        and (event.input_tokens or event.HasField("input_tokens"))
+        and (event.output_tokens or event.HasField("output_tokens"))
+        and (event.stream or event.HasField("stream"))
+    )
+    return event if valid else None
 
 
 def fields(record: bytes) -> "ProtoFields":

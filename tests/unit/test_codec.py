@@ -1,6 +1,7 @@
 """The fast way and the slow way agree, and the two wires agree (the table of cases is in tests/contract)."""
 
 import math
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core import codec
+from processor.core.clock import format_timestamp, parse_timestamp
 from processor.core.codec import decode, decode_event
 from processor.core.event import MAX_EVENT_BYTES, Fault, check
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
@@ -172,3 +174,51 @@ def test_a_copy_that_differs_has_another_digest() -> None:
     same = {**base, "trace_id": "other", "event_id": base["event_id"].upper(), "timestamp": "2026-04-20T12:00:00+02:00"}
     [again] = decode("json", [to_json_line(same)], "partial", NOW).hot
     assert again[8] == kept[8]
+
+
+edges = st.sampled_from(["", "x" * 257, ABSENT, "é"])
+counts = st.sampled_from([0, -1, 2**53, 2**53 - 1, ABSENT])
+proto_odd: dict[str, st.SearchStrategy[Any]] = {
+    "event_id": st.sampled_from(["nope", "550E8400-E29B-41D4-A716-446655440001", ABSENT]),
+    **dict.fromkeys(("trace_id", "span_id", "environment", "sdk_version"), edges),
+    **dict.fromkeys(("user_id", "session_id", "prompt_hash", "error_code"), edges),
+    **dict.fromkeys(
+        ("input_tokens", "output_tokens", "cached_tokens"), st.sampled_from([0, -1, 2**53, 2**53 - 1, ABSENT])
+    ),
+    **dict.fromkeys(("latency_ms", "ttft_ms"), st.sampled_from([0.0, -0.0, -1.0, math.nan, math.inf, 0.5, ABSENT])),
+    "cost_usd": st.sampled_from(["", "0", "-0", "1e-13", "1000000.1", "x", "NaN", ABSENT]),
+    "provider": st.sampled_from(["openai", "acme", "", ABSENT]),
+    "operation": st.sampled_from(["tts", "dance", "", ABSENT]),
+    "status": st.sampled_from(["error", "odd", "", ABSENT]),
+    "stream": st.sampled_from([True, False, ABSENT]),
+    "tags": st.sampled_from([{}, {"a": "b"}, {str(number): "" for number in range(65)}]),
+    "eval_scores": st.sampled_from([{}, {"a": 0.5}, {"a": math.nan}, {"a": math.inf}]),
+    "surprise": st.sampled_from([ABSENT, {"a": [1]}]),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=proto_odd), st.sampled_from(["partial", "strict", "lenient"]))
+def test_the_fast_way_of_the_other_wire_takes_what_its_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
+    record = to_proto(make_event(**overrides)).SerializeToString()
+    slow: codec.Hot | Fault
+    try:
+        slow = codec._hot(check(codec.fields("proto", record), handling, NOW), record)
+    except Fault as fault:
+        slow = fault
+    decoded = decode("proto", [record], handling, NOW)
+    if isinstance(slow, Fault):
+        [(_, found)] = decoded.faults
+        assert (found.code, found.field, str(found)) == (slow.code, slow.field, str(slow))
+    else:
+        assert [(event[0].lower(), *event[1:]) for event in decoded.hot] == [slow]
+
+
+@given(st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001
+def test_a_time_is_the_same_the_second_time(moment: datetime) -> None:
+    text = moment.isoformat(timespec="milliseconds") + "Z"
+    first = parse_timestamp(text)
+    assert parse_timestamp(text) == first
+    assert format_timestamp(first) == text
+    for wrong in (text[:17] + "60.000Z", text[:17] + " 1.000Z", text[:17] + "01.+00Z", text[:17] + "01.00xZ"):
+        with pytest.raises(ValueError, match="RFC 3339"):
+            parse_timestamp(wrong)
