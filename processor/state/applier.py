@@ -65,6 +65,7 @@ class Applier:
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._synced_at = 0.0
+        self._broken = False
         self._log = get_logger()
         self.applied = 0
         """Events applied since the start."""
@@ -92,6 +93,7 @@ class Applier:
         try:
             partition.tables.apply(delivered.offset, decoded, keys)
         except Exception as error:
+            self._broken = True  # before anything is awaited: no flush may write what is half applied
             await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
             raise Broken(f"message {delivered.partition}:{delivered.offset} could not be applied") from error
         self.applied += len(keys)
@@ -114,8 +116,13 @@ class Applier:
             await asyncio.sleep(self._interval)
 
     async def flush(self) -> None:
-        """Make everything applied so far durable and acknowledge it. Waits for as long as the log is unavailable."""
+        """Make everything applied so far durable and acknowledge it. Waits for as long as the log is unavailable.
+
+        Does nothing once a message has failed half way: a restart reads the rows back and has them applied again.
+        """
         async with self._flushing:
+            if self._broken:
+                return
             self._work.clear()
             pending, self._pending = self._pending, []
             taken = [(partition, partition.tables.take_changes()) for partition in self._owned().values()]
