@@ -12,7 +12,7 @@ from structlog.stdlib import get_logger
 from processor.log.store import Log
 from processor.log.topics import EVENTS, ROWS
 from processor.settings import Settings
-from processor.state.applier import Applier, Broken
+from processor.state.applier import Applier
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition, load
 from processor.state.rows import RowTable
@@ -77,8 +77,8 @@ class Application:
         async for event in stream.noack().events():
             try:
                 await self.applier.take(Delivery(event))
-            except Broken as error:
-                get_logger().critical("worker.broken", error=str(error))
+            except Exception as error:  # noqa: BLE001 - an agent that raises goes on without the message: it would be lost
+                get_logger().critical("worker.broken", error=str(error) or repr(error))
                 os._exit(EXIT_BROKEN)
 
     def _owned(self) -> dict[int, Partition]:

@@ -1,0 +1,115 @@
+"""The role `worker` as a real process: Faust over the embedded log."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processor.core import message
+from processor.core.message import Source, build_blocks
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import EVENTS, GROUP, ROWS
+from processor.state.loader import load
+from processor.state.verify import verify
+from tests.support.tables import NOON, Usage
+
+SABOTAGE = """
+import asyncio, sys
+from processor import __main__ as worker
+from processor.state import applier
+
+async def fail(*_):
+    raise ZeroDivisionError("sabotage")
+
+setattr(applier.Applier, sys.argv[1], fail)
+sys.exit(worker.main())
+"""
+
+
+def fill(data_dir: Path, messages: int, partitions: int = 1) -> int:
+    """Append messages of ten events each, one of them a duplicate; returns the number of unique events."""
+    log = Log(data_dir, partitions=partitions)
+    source = Source("org", "p", "key", NOON, "json", "partial")
+    seen = set()
+    for number in range(messages):
+        events = [Usage(9 * number + n, user=f"u{n}") for n in range(10)]
+        seen.update(event.id for event in events)
+        parts = build_blocks(source, [event.hot() for event in events], partitions)
+        appends = [Append(TopicPartition(EVENTS, p), [(None, message.encode([part]))]) for p, part in parts.items()]
+        log.append(appends, NOON)
+    log.close()
+    return len(seen)
+
+
+def start(data_dir: Path, *command: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={"SPENDSTREAM_DATA_DIR": str(data_dir), "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_path: Path, partitions: int) -> None:
+    unique = fill(tmp_path, 200, partitions)
+    worker = start(tmp_path, "-m", "processor")
+    assert worker.stdout is not None
+    assert json.loads(worker.stdout.readline()) == {"event": "ready", "role": "worker"}
+    log = Log(tmp_path, create=False)
+    ends = {p: log.end(TopicPartition(EVENTS, p)) for p in range(partitions)}
+    try:
+        for _ in range(200):
+            applied = {p: json.loads(_progress(log, p)) for p in range(partitions)}
+            if all(applied[p][0] == ends[p] - 1 for p in ends):
+                break
+            worker_is_alive(worker)
+    finally:
+        worker.terminate()
+        _, errors = worker.communicate(timeout=20)
+    assert worker.returncode == 0, errors
+    assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends
+    loaded = [load(tmp_path, p) for p in range(partitions)]
+    assert sum(row.requests for p in loaded for row in p.tables.users.values()) == unique
+    for p in range(partitions):
+        scratch = tmp_path / f"scratch{p}"
+        scratch.mkdir()
+        assert verify(log, p, scratch, lambda *_: None) == []
+
+
+def _progress(log: Log, partition: int) -> bytes:
+    tp = TopicPartition(ROWS, partition)
+    found = [record.value for record in log.read(tp, max(0, log.end(tp) - 1))]
+    return found[0] if found and found[0] is not None else b"[-1,0]"
+
+
+def worker_is_alive(worker: "subprocess.Popen[str]") -> None:
+    try:
+        worker.wait(0.1)
+    except subprocess.TimeoutExpired:
+        return
+    pytest.fail("the worker ended by itself")
+
+
+@pytest.mark.parametrize("method", ["take", "run"])
+def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: Path, method: str) -> None:
+    unique = fill(tmp_path, 20)
+    worker = start(tmp_path, "-c", SABOTAGE, method)
+    _, errors = worker.communicate(timeout=30)
+    assert worker.returncode == 70, errors
+    assert "sabotage" in errors
+    worker = start(tmp_path, "-m", "processor")
+    log = Log(tmp_path, create=False)
+    try:
+        for _ in range(100):
+            if json.loads(_progress(log, 0))[0] == 19:
+                break
+            worker_is_alive(worker)
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=20)
+    assert sum(row.requests for row in load(tmp_path, 0).tables.users.values()) == unique
