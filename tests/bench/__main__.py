@@ -1,0 +1,95 @@
+"""`make bench`: measure speed, print it with its conditions. Every figure in docs/performance.md comes from here."""
+
+import gc
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.bench import baseline, end_to_end, intake, latency, machine, processing, results, stages
+from tests.bench.context import Bench
+from tests.bench.programs import Failed
+from tests.bench.results import RATE, Figures, Row
+from tests.bench.traffic import Corpus
+
+ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
+    "baseline": ("textbook Faust application", baseline.baseline),
+    "http-intake": ("HTTP intake, one core", intake.http),
+    "grpc-intake": ("gRPC intake, one core", intake.grpc),
+    "processor": ("processor, one core", processing.processor),
+    "e2e-http": ("end to end over HTTP", end_to_end.over_http),
+    "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
+    "idle": ("one event, idle server", latency.idle),
+    "half-load": ("latency at half load over HTTP", latency.half_load),
+    "stages": ("stages, wall-clock µs an event", stages.stages),
+}
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Measure this row only; may be repeated.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each row.")
+@click.option("--events", default=200_000, show_default=True, type=click.IntRange(1000), help="Events of each run.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
+@click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
+def main(only: tuple[str, ...], runs: int, events: int, json_file: Path | None, parent: Path | None) -> None:
+    """Measure spendstream on this machine. Exit code 1 if a row failed, for one because its tables were not exact."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console, progress_console = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="spendstream-bench-", dir=parent) as directory:
+        conditions = machine.conditions(Path(directory))
+        with progress_console.status(f"making {events:,} events"):
+            bench = Bench(Path(directory), Corpus(Path(directory), events))
+        conditions["traffic"] = (
+            f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "
+            f"{len(bench.corpus.truth.users):,} users x 8 models; {runs} runs"
+        )
+        chosen = [name for name in ROWS if name in only or not only]
+        with Progress(*_columns(), console=progress_console) as progress:
+            _measure(bench, chosen, runs, progress)
+    conditions["load after"] = "{:.2f} {:.2f} {:.2f}".format(*os.getloadavg())
+    rows = list(bench.rows.values())
+    first = bench.rows.get("baseline")
+    results.show(console, conditions, rows, first.median(RATE) if first else None)
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode({"conditions": conditions, "rows": rows})))
+    sys.exit(any(row.failure for row in rows))
+
+
+def _measure(bench: Bench, chosen: list[str], runs: int, progress: Progress) -> None:
+    task = progress.add_task("", total=len(chosen) * runs)
+    for name in chosen:
+        title, measure = ROWS[name]
+        row = bench.rows[name] = Row(name, title)
+        for number in range(runs):
+            rate = row.median(RATE)
+            so_far = f", so far {rate:,.0f} events/s" if rate else ""
+            progress.update(task, description=f"{title}, run {number + 1}{so_far}")
+            gc.collect()
+            try:
+                row.runs.append(measure(bench))
+            except Failed as failure:
+                row.failure = str(failure)
+                progress.advance(task, runs - number)
+                break
+            progress.advance(task)
+    progress.update(task, description="done")
+
+
+def _columns() -> tuple[Any, ...]:
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What every row gets: the traffic, a key, directories of its own, and a load generator that is ready to start."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from processor.core.codec import Wire
+from tests.bench.loading import Order, Outcome
+from tests.bench.machine import percentile
+from tests.bench.programs import Failed, Program, running
+from tests.bench.results import Figures, Row
+from tests.bench.traffic import Corpus
+
+KEY: Final = "lqt_" + "be" * 32
+LOADERS: Final[dict[Wire, str]] = {"json": "tests.bench.load_http", "proto": "tests.bench.load_grpc"}
+DOORS: Final[dict[Wire, str]] = {"json": "http", "proto": "grpc"}
+LANES: Final[dict[Wire, tuple[int, int]]] = {"json": (16, 1), "proto": (4, 8)}
+"""Connections or streams, and the requests on their way in each."""
+
+
+class Bench:
+    """One call of `python -m tests.bench`."""
+
+    def __init__(self, directory: Path, corpus: Corpus) -> None:
+        self.directory = directory
+        self.corpus = corpus
+        self.rows: dict[str, Row] = {}
+        """What has been measured so far."""
+
+    @contextmanager
+    def fresh(self) -> Iterator[Path]:
+        """An empty directory for one run; afterwards it is gone."""
+        path = Path(tempfile.mkdtemp(dir=self.directory))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def server(self, *role: str, cpu: int | None = None) -> Iterator[tuple[Program, dict[str, Any]]]:
+        """`spendstream ROLE` on an empty data directory, ready; and its ready line."""
+        with self.fresh() as directory:
+            environment = {
+                "SPENDSTREAM_DATA_DIR": str(directory / "data"),
+                "SPENDSTREAM_HTTP_BIND": "127.0.0.1:0",
+                "SPENDSTREAM_GRPC_BIND": "127.0.0.1:0",
+                "SPENDSTREAM_BOOTSTRAP_KEY": KEY,
+                "SPENDSTREAM_LOG_LEVEL": "warning",
+            }
+            with running(["-m", "server", *role], directory, environment, cpu) as program:
+                yield program, program.line()
+
+    @contextmanager
+    def load(
+        self, wire: Wire, said: dict[str, Any], *, cpu: int | None = None, limit: int | None = None, **order: Any
+    ) -> Iterator[Program]:
+        """A load generator with all its requests made, that starts at a line on its standard input."""
+        lanes, depth = LANES[wire]
+        encoding = "gzip" if wire == "json" else "identity"
+        settings = {"lanes": lanes, "depth": depth, "encoding": encoding, **order}
+        bodies = settings.pop("bodies", None) or self.corpus.bodies(wire, limit)
+        made = Order(port=port_of(said, wire), key=KEY, bodies=str(bodies), **settings)
+        with (
+            self.fresh() as directory,
+            running(["-m", LOADERS[wire], msgspec.json.encode(made).decode()], directory, cpu=cpu) as program,
+        ):
+            program.line()
+            yield program
+
+
+def port_of(said: dict[str, Any], wire: Wire) -> int:
+    """The port of a door, from a ready line."""
+    return int(said[DOORS[wire]].rpartition(":")[2])
+
+
+def outcome_of(load: Program, expected: int) -> Outcome:
+    """Wait for the end of a load that was started; raises `Failed` if anything was refused."""
+    outcome = msgspec.convert(load.line(), Outcome)
+    if outcome.refused or outcome.accepted != expected:
+        raise Failed(f"{outcome.accepted} of {expected} events were accepted, {outcome.refused} requests refused")
+    return outcome
+
+
+def quantiles(name: str, seconds: list[float]) -> Figures:
+    """p50 and p99 of latencies, in milliseconds."""
+    return {f"{name} {percent}, ms": 1e3 * percentile(seconds, int(percent[1:])) for percent in ("p50", "p99")}

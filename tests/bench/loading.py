@@ -1,0 +1,81 @@
+"""What both load generators have in common: they read all requests first, say so, and start at a word."""
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+from msgspec import Struct, field
+
+from tests.bench.traffic import read_bodies
+
+
+class Order(Struct):
+    """What a load generator is to do."""
+
+    port: int
+    key: str
+    bodies: str
+    """File of the request bodies."""
+    lanes: int
+    """Connections or streams."""
+    depth: int
+    """Requests on their way at once in each of them."""
+    rate: float | None = None
+    """Requests a second, evenly; None: as fast as they are answered."""
+    watchers: int = 0
+    """HTTP only: connections that ask, after an acknowledgement, until the tables contain that batch."""
+    encoding: str = "gzip"
+
+
+class Outcome(Struct):
+    """What came of it."""
+
+    began: float = 0.0
+    """`time.monotonic` when the first byte was sent."""
+    ended: float = 0.0
+    """When the last answer was there."""
+    requests: int = 0
+    accepted: int = 0
+    refused: int = 0
+    position: str = ""
+    """Of the last answer."""
+    latencies: list[float] = field(default_factory=list)
+    """Seconds from when a request was due until its answer, in the order of the answers."""
+    visible: list[float] = field(default_factory=list)
+    """Seconds from an acknowledgement until a read contained the batch."""
+    cpu: float = 0.0
+    """Seconds of CPU of the load generator meanwhile."""
+
+
+def main(load: Callable[[Order, list[bytes]], Callable[[], Awaitable[Outcome]]]) -> None:
+    """The program: the order as its argument, a ready line, a line to start it, the outcome as a line."""
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    start = load(order, read_bodies(Path(order.bodies)))
+    gc.freeze()
+    gc.disable()
+    print('{"event":"ready"}', flush=True)
+    sys.stdin.readline()
+    before = _cpu()
+    outcome = uvloop.run(_run(start))
+    outcome.cpu = _cpu() - before
+    print(msgspec.json.encode(outcome).decode(), flush=True)
+    sys.stdin.readline()  # whoever measures reads our CPU time before we go
+
+
+async def _run(start: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    return await start()
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def now() -> float:
+    """The clock that all processes of this machine share."""
+    return time.monotonic()

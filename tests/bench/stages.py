@@ -1,0 +1,119 @@
+"""Row `stages`: µs an event of each function on the path, alone, in one process. Together they are the floor."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.core import claims, codec, message
+from processor.core.dedupe import U64, resolve
+from processor.core.message import Source, build_blocks
+from processor.core.pipeline import Changes, Tables
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import CLAIMS, EVENTS, ROWS
+from processor.state.index import IdIndex
+from server import grpc_request, ndjson
+from server.inflate import inflate
+from server.views import View
+from tests.bench.context import Bench
+from tests.bench.processing import REQUESTS
+from tests.bench.results import Figures
+from tests.bench.traffic import BATCH, read_bodies
+
+FLUSH: Final = 20
+"""Messages of 500 events between two flushes: 100 ms at 100,000 events/s."""
+AT: Final = 1_776_686_400_000_000
+"""2026-04-20T12:00:00Z"""
+SOURCE: Final = Source("default", "default", "bench", AT, "json", "partial")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Wall-clock µs an event of every stage: the median over the pieces of work it was given."""
+
+    def __init__(self) -> None:
+        self._took: dict[str, list[float]] = {}
+
+    def time(self, stage: str, events: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do a piece of work of so many events."""
+        began = time.perf_counter()
+        result = work(*args, **kwargs)
+        self._took.setdefault(stage, []).append(1e6 * (time.perf_counter() - began) / events)
+        return result
+
+    def figures(self) -> Figures:
+        return {stage: statistics.median(took) for stage, took in self._took.items()}
+
+
+class AllFresh:
+    """A `ClaimIndex` that costs nothing: what remains of `apply` is the rows."""
+
+    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
+        return np.full(len(keys), offset, np.int64), digests
+
+
+def stages(bench: Bench) -> Figures:
+    """Over all events of the corpus, with rows, ids and files as large as they make them."""
+    watch = Stopwatch()
+    values = _front_end(bench, watch)
+    _worker(bench, watch, values)
+    return watch.figures()
+
+
+def _front_end(bench: Bench, watch: Stopwatch) -> list[bytes]:
+    """From request bodies to messages."""
+    parts = []
+    for body in read_bodies(bench.corpus.bodies("json")):
+        text = watch.time("http: inflate gzip", BATCH, inflate, body, "gzip")
+        records, _ = watch.time("http: split lines", BATCH, ndjson.split, text, BATCH)
+        decoded = watch.time("http: decode", BATCH, codec.decode, "json", records, "partial", AT)
+        parts.append(watch.time("both: build_blocks", BATCH, build_blocks, SOURCE, decoded.hot, 1)[0])
+    for raw in read_bodies(bench.corpus.bodies("proto")):
+        request = watch.time("grpc: split events", BATCH, grpc_request.parse, raw, BATCH)
+        watch.time("grpc: decode", BATCH, codec.decode, "proto", request.events, "partial", AT)
+    values = []
+    for start in range(0, len(parts), REQUESTS):
+        chosen = parts[start : start + REQUESTS]
+        values.append(watch.time("both: message encode", BATCH * len(chosen), message.encode, chosen))
+    return values
+
+
+def _worker(bench: Bench, watch: Stopwatch, values: list[bytes]) -> None:
+    """From messages to rows in a view, and the appends on the way."""
+    with bench.fresh() as directory:
+        log = Log(directory, partitions=1)
+        index = IdIndex(directory / "index", log.identity)
+        tables, view = Tables(0, log.salt, AllFresh()), View()
+        for start in range(0, len(values), FLUSH):
+            events = 0
+            for offset, value in enumerate(values[start : start + FLUSH], start=start):
+                decoded = message.decode(value)
+                count = sum(map(len, decoded.blocks))
+                append = Append(TopicPartition(EVENTS, 0), [(None, value)])
+                watch.time("both: append of a message, fsync", count, log.append, [append], AT)
+                watch.time("worker: message decode", count, message.decode, value)
+                keys = tables.prepare(decoded)
+                digests = np.frombuffer(b"".join([block.digests for block in decoded.blocks]), "<u8")
+                watch.time("worker: claim", count, resolve, index, keys, digests, offset)
+                watch.time("worker: apply", count, tables.apply, offset, decoded, keys)
+                events += count
+            changes = watch.time("worker: take_changes", events, tables.take_changes)
+            assert changes is not None
+            appends = watch.time("worker: claims encode", events, _appends, changes)
+            watch.time("worker: append of a flush, fsync", events, log.append, appends, AT)
+            rows = [(row.key, value) for row, value in changes.rows]
+            watch.time("view: apply", events, view.apply, 0, rows)
+            log.checkpoint()
+        index.close()
+        log.close()
+
+
+def _appends(changes: Changes) -> list[Append]:
+    rows = [(row.key, value) for row, value in changes.rows]
+    record = (None, claims.encode(changes.claimed))
+    return [Append(TopicPartition(ROWS, 0), rows), Append(TopicPartition(CLAIMS, 0), [record])]
