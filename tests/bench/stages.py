@@ -16,6 +16,7 @@ from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.state.index import IdIndex
 from server import grpc_request, ndjson
+from server.embedded import BATCH as FOLLOWER_BATCH
 from server.inflate import inflate
 from server.views import View
 from tests.bench.context import Bench
@@ -25,6 +26,7 @@ from tests.bench.traffic import BATCH, read_bodies
 
 FLUSH: Final = 20
 """Messages of 500 events between two flushes: 100 ms at 100,000 events/s."""
+ROWS_OF_0: Final = TopicPartition(ROWS, 0)
 AT: Final = 1_776_686_400_000_000
 """2026-04-20T12:00:00Z"""
 SOURCE: Final = Source("default", "default", "bench", AT, "json", "partial")
@@ -106,14 +108,24 @@ def _worker(bench: Bench, watch: Stopwatch, values: list[bytes]) -> None:
             assert changes is not None
             appends = watch.time("worker: claims encode", events, _appends, changes)
             watch.time("worker: append of a flush, fsync", events, log.append, appends, AT)
-            rows = [(row.key, value) for row, value in changes.rows]
+            first = log.end(ROWS_OF_0) - len(changes.rows)
+            rows = watch.time("view: read of a flush", events, _read, log, first)
             watch.time("view: apply", events, view.apply, 0, rows)
             log.checkpoint()
         index.close()
         log.close()
 
 
+def _read(log: Log, position: int) -> list[tuple[bytes, bytes | None]]:
+    """What the follower does to get at a flush."""
+    found: list[tuple[bytes, bytes | None]] = []
+    while records := log.read(ROWS_OF_0, position, FOLLOWER_BATCH):
+        found += [(record.key or b"", record.value) for record in records]
+        position = records[-1].offset + 1
+    return found
+
+
 def _appends(changes: Changes) -> list[Append]:
     rows = [(row.key, value) for row, value in changes.rows]
     record = (None, claims.encode(changes.claimed))
-    return [Append(TopicPartition(ROWS, 0), rows), Append(TopicPartition(CLAIMS, 0), [record])]
+    return [Append(ROWS_OF_0, rows), Append(TopicPartition(CLAIMS, 0), [record])]
