@@ -9,10 +9,12 @@ A record's rowid is its partition's number and its offset, so appending and read
 A `Log` belongs to one thread at a time.
 """
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -71,6 +73,25 @@ class Append(NamedTuple):
 
     to: TopicPartition
     records: Sequence[tuple[bytes | None, bytes | None]]
+
+
+CHUNK: Final = 250
+"""Records in one INSERT. Every statement gives up the GIL and must get it back, and whoever waits for the GIL in here
+makes other processes wait for the lock: so a flush of thousands of rows is a few statements, not thousands."""
+
+
+def _bind(records: Sequence[tuple[bytes | None, bytes | None]], at: int) -> "list[list[Any]]":
+    """The parameters of each INSERT, all but the first one: the id of its first record."""
+    return [
+        [0, at, *(part for record in records[start : start + CHUNK] for part in record)]
+        for start in range(0, len(records), CHUNK)
+    ]
+
+
+@cache
+def _insert(rows: int) -> str:
+    values = ",".join(f"(?1+{row},?2,?{2 * row + 3},?{2 * row + 4})" for row in range(rows))
+    return f"INSERT INTO record VALUES {values}"  # noqa: S608 - numbers only
 
 
 class Log:
@@ -173,18 +194,19 @@ class Log:
         Durable on return. `at` is the time of the append in microseconds. Blocks for an fsync, without the GIL.
         Raises `LogUnavailable`: then none of it was appended, unless the machine is failing.
         """
+        bound = [(self.number(append.to), len(append.records), _bind(append.records, at)) for append in appends]
         with self._writing():
-            return [self._append(append, at) for append in appends]
+            return [self._append(number, count, chunks) for number, count, chunks in bound]
 
-    def _append(self, append: Append, at: int) -> int:
-        number = self.number(append.to)
-        first: int = self._db.execute("SELECT next FROM partition WHERE number = ?", (number,)).get
-        base = (number << OFFSET_BITS) + first
-        self._db.executemany(
-            "INSERT INTO record VALUES (?, ?, ?, ?)",
-            [(base + i, at, key, value) for i, (key, value) in enumerate(append.records)],
-        )
-        self._db.execute("UPDATE partition SET next = ? WHERE number = ?", (first + len(append.records), number))
+    def _append(self, number: int, count: int, chunks: "list[list[Any]]") -> int:
+        grown = "UPDATE partition SET next = next + ? WHERE number = ? RETURNING next"
+        first: int = self._db.execute(grown, (count, number)).get - count
+        at = (number << OFFSET_BITS) + first
+        for chunk in chunks:
+            chunk[0] = at
+            rows = len(chunk) // 2 - 1
+            self._db.execute(_insert(rows), chunk)
+            at += rows
         return first
 
     def commit(self, consumer: str, offsets: Iterable[tuple[TopicPartition, int]]) -> None:
@@ -214,19 +236,20 @@ class Log:
 
         `is_live(key, offset)` tells whether no newer record of the key replaced the one at `offset`. Returns where the
         next step starts (None: nothing is left below `end`) and how many records went. The partition's newest record
-        always stays.
+        always stays. For the partition's one writer: only it knows what is live.
         """
         if tp.topic not in COMPACTED:
             raise LogError(f"{tp.topic} is not compacted")
         base = self.number(tp) << OFFSET_BITS
-        with self._writing():
-            last = min(end, self.end(tp) - 1)
-            rows: list[Any] = self._db.execute(
-                "SELECT id, key FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-                (base + start, base + last, limit),
-            ).fetchall()
-            dead = [(number,) for number, key in rows if key is None or not is_live(key, number - base)]
-            self._db.executemany("DELETE FROM record WHERE id = ?", dead)
+        last = min(end, self.end(tp) - 1)
+        rows: list[Any] = self._db.execute(
+            "SELECT id, key FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (base + start, base + last, limit),
+        ).fetchall()
+        dead = [number for number, key in rows if key is None or not is_live(key, number - base)]
+        if dead:
+            with self._writing():
+                self._db.execute("DELETE FROM record WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(dead),))
         return (rows[-1][0] - base + 1 if len(rows) == limit else None), len(dead)
 
     # --- reading ----------------------------------------------------------------------------------------------------
