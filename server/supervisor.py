@@ -73,6 +73,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, **self.environment, lifeline.VARIABLE: str(self._fd)},
             pass_fds=(self._fd,),
+            preexec_fn=lifeline.tie(),
         )
         self._log.info("child.started", pid=process.pid)
         assert process.stdout is not None

@@ -32,7 +32,7 @@ def fill(data_dir: Path, messages: int, partitions: int = 1) -> int:
     """Append messages of ten events each, one of them a duplicate; returns the number of unique events."""
     log = Log(data_dir, partitions=partitions)
     source = Source("org", "p", "key", NOON, "json", "partial")
-    seen = set()
+    seen: set[int] = set()
     for number in range(messages):
         events = [Usage(9 * number + n, user=f"u{n}") for n in range(10)]
         seen.update(event.id for event in events)
