@@ -1,7 +1,8 @@
 """A child's tie to its supervisor: when the supervisor is gone, however it went, the child ends at once.
 
-On Linux the kernel does it (PR_SET_PDEATHSIG), from the moment of the fork on, imports and long calls included. Elsewhere
-a thread does: the supervisor holds the write end of a pipe and never writes; the kernel closes it with the process.
+On Linux the kernel does it (PR_SET_PDEATHSIG), from the moment of the fork on, imports and long calls included.
+Elsewhere a thread does: the supervisor holds the write end of a pipe and never writes; the kernel closes it with the
+process.
 """
 
 import ctypes
