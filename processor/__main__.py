@@ -16,7 +16,7 @@ from processor.app import Application
 from processor.log.checkpointer import Checkpointer
 from processor.log.errors import LogError
 from processor.log.locks import FileLock
-from processor.settings import SWITCH_INTERVAL, Settings, SettingsError, load
+from processor.settings import Settings, SettingsError, load
 
 LOCK_PATIENCE: Final = 5.0
 """Seconds to wait for a predecessor that is on its way out."""
@@ -43,7 +43,6 @@ def main() -> int:
         print(f"spendstream worker: {error}", file=sys.stderr)  # noqa: T201 - a person started it wrongly
         return EXIT_USAGE
     lifeline.watch()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     checkpointer = Checkpointer(settings.data_dir)
     checkpointer.start()
     code = asyncio.run(_run(application))

@@ -10,10 +10,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 CONFIG_VARIABLE = "SPENDSTREAM_CONFIG"
 CONFIG_FILE = "spendstream.toml"
 
-SWITCH_INTERVAL = 0.0005
-"""Seconds a thread may keep the GIL from one that asks for it. A commit asks for it several times while it holds the
-log's lock, and so would wait behind the event loop for Python's own 5 ms each time."""
-
 
 class SettingsError(Exception):
     """One or more settings are wrong; the text names each."""

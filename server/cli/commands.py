@@ -9,7 +9,7 @@ import click
 
 from processor import lifeline, logs
 from processor.log.errors import LogError
-from processor.settings import SWITCH_INTERVAL, Settings
+from processor.settings import Settings
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.keys import keys, orgs
 from server.cli.users import users
@@ -49,7 +49,6 @@ def api(**flags: Any) -> None:
     settings = load_or_exit(ServerSettings, flags)
     logs.configure(settings, "api")
     lifeline.watch()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     _run_api(role.run(settings))
 
 
