@@ -1,6 +1,8 @@
 """The ways to fail, one row each: real processes are killed under load, then every table is compared with the truth."""
 
 import asyncio
+import contextlib
+import os
 import random
 import shutil
 import signal
@@ -72,14 +74,21 @@ async def _api(run: Run) -> None:
 
 async def _supervisor(run: Run) -> None:
     children = list(run.server.children().values())
+    at_once = run.rng.random() < 0.5
     await asyncio.to_thread(run.server.kill, "supervisor")
     run.killed("supervisor killed")
+    if at_once:  # as a service manager does: the new one meets the last moments of the old one's children
+        await asyncio.to_thread(run.server.launch)
     try:
         await asyncio.to_thread(wait_until, lambda: all_gone(children), ORPHAN_PATIENCE)
     except TimeoutError:
         run.report.differences.append(f"children outlived their supervisor by more than {ORPHAN_PATIENCE} s")
-        await asyncio.to_thread(run.server.kill_all)
-    await asyncio.to_thread(run.server.start)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    if not at_once:
+        await asyncio.to_thread(run.server.launch)
+    await asyncio.to_thread(run.server.wait_ready)
 
 
 async def _everything(run: Run) -> None:

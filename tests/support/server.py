@@ -246,14 +246,18 @@ def server(
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
+    """Whether a process runs; one that has ended, down to its last thread, and waits for its parent does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return not Path("/proc/self").exists()  # gone since; where there is no /proc a zombie cannot be told apart
+    proc = Path(f"/proc/{pid}")
+    try:
+        state = (proc / "stat").read_text().rpartition(")")[2].split()[0]
+        # The first thread may be done for while others still hold the files, and so the ports, of the process.
+        return state != "Z" or len(list((proc / "task").iterdir())) > 1
+    except OSError:
+        return not Path("/proc/self").exists()  # gone since; where there is no /proc a zombie cannot be told apart
 
 
 def wait_until(condition: Callable[[], object], patience: float) -> float:
