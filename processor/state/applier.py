@@ -94,6 +94,7 @@ class Applier:
             partition.tables.apply(delivered.offset, decoded, keys)
         except Exception as error:
             self._broken = True  # before anything is awaited: no flush may write what is half applied
+            partition.index.distrust()  # it may have ids of this message, which no table will ever contain
             await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
             raise Broken(f"message {delivered.partition}:{delivered.offset} could not be applied") from error
         self.applied += len(keys)

@@ -119,6 +119,10 @@ class IdIndex:
         finally:
             os.close(descriptor)
 
+    def distrust(self) -> None:
+        """Have the next one who opens the index throw it away and build it again from the claims log."""
+        self._checkpoint_path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Unmap all segments."""
         for segment in self._segments:

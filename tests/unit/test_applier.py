@@ -181,6 +181,10 @@ async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_
     assert again.differences() == []
     [record] = again.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
     assert "while it was applied" in DeadLetter.decode(record.key or b"").reason
+    await again.take(again.send(value_of(Usage(2))))  # the copy that a sender sends later is the first one
+    await again.applier.flush()
+    assert again.requests() == 3
+    assert again.differences() == []
 
 
 def _raise(*_: object) -> None:
