@@ -1,6 +1,9 @@
 """The Faust application: topics, the table and the agent. What it computes is in `core`; what it keeps in `state`."""
 
+import asyncio
 import os
+import secrets
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -9,12 +12,14 @@ import faust
 from faust.types import EventT
 from structlog.stdlib import get_logger
 
-from processor.log.store import Log
+from processor.log.address import LogAddress
+from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.settings import Settings
+from processor.state import loader
 from processor.state.applier import Applier
 from processor.state.compactor import Compactor
-from processor.state.loader import Partition, load
+from processor.state.loader import Partition
 from processor.state.rows import RowTable
 
 NAME: Final = "spendstream"
@@ -41,14 +46,19 @@ class Application:
     """The app and what the worker's process needs of it."""
 
     def __init__(self, settings: Settings, clock: Any) -> None:
-        directory = settings.data_dir
-        log = Log(directory, partitions=settings.partitions)
+        self._address = address = LogAddress.of(settings)
+        log = address.open(settings.partitions, create=True)
         self.partitions = log.partitions
+        counts = log.topics()
         log.close()
-        self.faust = _faust_app(directory, self.partitions)
+        self.faust = _faust_app(address, self.partitions)
+        load: Callable[[int], Partition] = partial(loader.load, address)
+        if address.kafka is not None:
+            self.faust.spendstream = link = KafkaLink(address, counts, self)
+            load = link.load
         self.table = RowTable(
             self.faust,
-            load=partial(load, directory),
+            load=load,
             name="rows",
             partitions=self.partitions,
             changelog_topic=self._topic(ROWS),
@@ -56,11 +66,29 @@ class Application:
             value_type=bytes,
         )
         self.faust.tables.add(self.table)
-        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval)
-        self.compactor = Compactor(self._owned, self._compact)
+        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval, self._exists)
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
-        self.faust.task(self.compactor.run)
+        if address.kafka is None:  # a broker compacts by itself
+            self.faust.task(Compactor(self._owned, self._compact).run)
+
+    async def release(self, partitions: set[int]) -> dict[int, int]:
+        """Make what these partitions have applied durable and forget them; returns partition -> next offset to read."""
+        await self.applier.flush()
+        offsets = {}
+        for number in partitions & self._owned().keys():
+            partition = self._owned().pop(number)
+            offsets[number] = partition.tables.progress.offset + 1
+            await asyncio.to_thread(partition.index.sync, partition.claims_end)
+            partition.index.close()
+        return offsets
+
+    async def drop(self, partitions: set[int]) -> None:
+        """Forget partitions that belong to somebody else by now, with all that was not durable."""
+        for number in partitions & self._owned().keys():
+            partition = self._owned().pop(number)
+            partition.index.distrust()
+            partition.index.close()
 
     def _topic(self, name: str) -> Any:
         return self.faust.topic(
@@ -84,6 +112,17 @@ class Application:
     def _owned(self) -> dict[int, Partition]:
         return self.table.owned
 
+    async def _exists(self, number: int, start: int, before: int) -> bool:
+        return await asyncio.to_thread(self._look, number, start, before)
+
+    def _look(self, number: int, start: int, before: int) -> bool:
+        log = self._address.open()
+        try:
+            found = log.read(TopicPartition(EVENTS, number), start, 1)
+            return bool(found) and found[0].offset < before
+        finally:
+            log.close()
+
     async def _append(self, appends: Any) -> list[int]:
         producer: Any = self.faust.producer
         found: list[int] = await producer.append(appends)
@@ -95,12 +134,13 @@ class Application:
         return found
 
 
-def _faust_app(directory: Path, partitions: int) -> faust.App:
+def _faust_app(address: LogAddress, partitions: int) -> Any:
+    embedded = f"spendstream-sqlite://{address.data_dir}"
     return faust.App(
         NAME,
-        broker=f"spendstream-sqlite://{directory}",
+        broker=embedded if address.kafka is None else "spendstream-kafka://cluster",
         store="memory://",
-        datadir=str(directory / "faust"),
+        datadir=str(address.data_dir / "faust"),
         topic_partitions=partitions,
         topic_disable_leader=True,
         topic_allow_declare=True,
@@ -108,6 +148,37 @@ def _faust_app(directory: Path, partitions: int) -> faust.App:
         broker_commit_interval=1.0,
         stream_wait_empty=False,
         stream_buffer_maxsize=64,
+        stream_recovery_delay=0.0,
         producer_partitioner=None,
         autodiscover=False,
     )
+
+
+class KafkaLink:
+    """What the Kafka transport finds on the Faust app (`app.spendstream`): it is made by URL, not by a call."""
+
+    def __init__(self, address: LogAddress, counts: dict[str, int], owner: Application) -> None:
+        from processor.log.kafka_transport import Writers
+
+        assert address.kafka is not None
+        self.access = address.kafka
+        self.counts = counts
+        self.owner = owner
+        self.instance = _instance(address.data_dir)
+        self.writers = Writers(address.kafka)
+        self._address = address
+
+    def load(self, number: int) -> Partition:
+        """Become the only writer of a partition, then read it back: nothing can be added behind the reader's back."""
+        self.writers.fence(number)
+        partition = loader.load(self._address, number)
+        partition.loaded = -1  # Faust is told that there is nothing to recover
+        return partition
+
+
+def _instance(directory: Path) -> str:
+    """The worker's name in its group; one that comes back with its directory is the same member."""
+    path = directory / "worker.id"
+    if not path.exists():
+        path.write_text(f"worker-{secrets.token_hex(8)}\n")
+    return path.read_text().strip()

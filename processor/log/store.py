@@ -209,6 +209,10 @@ class Log:
             at += rows
         return first
 
+    def probe(self, at: int) -> None:
+        """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
+        self.commit("probe", [(TopicPartition(EVENTS, 0), at)])
+
     def commit(self, consumer: str, offsets: Iterable[tuple[TopicPartition, int]]) -> None:
         """Remember the next offset to read of each partition for a consumer group. Durable on return."""
         rows = [(consumer, self.number(tp), offset) for tp, offset in offsets]

@@ -1,8 +1,7 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -10,9 +9,13 @@ from structlog.stdlib import get_logger
 
 from processor.core import claims
 from processor.core.pipeline import Tables
-from processor.log.store import Log, Record, TopicPartition
+from processor.log.address import LogAddress
+from processor.log.store import Record, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state.index import IdIndex
+
+if TYPE_CHECKING:
+    from processor.log.address import AnyLog
 
 BATCH = 5000
 PROGRESS_EVERY = 1_000_000
@@ -31,6 +34,8 @@ class Partition:
         """Records in the changelog, about: what compaction goes by."""
         self.claims_end = 0
         """The next offset of the claims log."""
+        self.expected = 0
+        """The offset of the next message: a later one means that some were skipped."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
 
@@ -53,21 +58,22 @@ class DeadLetter(NamedTuple):
         return cls(**msgspec.json.decode(key))
 
 
-def load(data_dir: Path, number: int) -> Partition:
+def load(address: LogAddress, number: int) -> Partition:
     """Read a partition back. Blocks for as long as that takes; progress goes to the log of the program."""
-    store = Log(data_dir, create=False)
+    store = address.open()
     try:
-        index = IdIndex(data_dir / "index" / f"{number:04d}", store.identity)
+        index = IdIndex(address.data_dir / "index" / f"{number:04d}", store.identity)
         partition = Partition(number, Tables(number, store.salt, index), index)
         _load_rows(store, partition)
         _load_claims(store, partition)
         partition.dead = dead_letters(store, number)
+        partition.expected = partition.tables.progress.offset + 1
         return partition
     finally:
         store.close()
 
 
-def _load_rows(store: Log, partition: Partition) -> None:
+def _load_rows(store: "AnyLog", partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(ROWS, partition.number)
     for record in records(store, tp, 0):
@@ -78,7 +84,7 @@ def _load_rows(store: Log, partition: Partition) -> None:
             log.info("partition.loading", partition=partition.number, rows=partition.records)
 
 
-def _load_claims(store: Log, partition: Partition) -> None:
+def _load_claims(store: "AnyLog", partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(CLAIMS, partition.number)
     partition.claims_end = store.end(tp)
@@ -96,7 +102,7 @@ def _load_claims(store: Log, partition: Partition) -> None:
             )
 
 
-def dead_letters(store: Log, number: int) -> set[int]:
+def dead_letters(store: "AnyLog", number: int) -> set[int]:
     """Offsets of a partition's events messages that are dead letters: no table contains them."""
     letters = (
         DeadLetter.decode(record.key or b"") for record in records(store, TopicPartition(DEAD_LETTERS, number), 0)
@@ -104,7 +110,7 @@ def dead_letters(store: Log, number: int) -> set[int]:
     return {letter.offset for letter in letters if letter.topic == EVENTS}
 
 
-def records(store: Log, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
+def records(store: "AnyLog", tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
     """All records of a partition from `start` on, `limit` at a time."""
     position = start
     while found := store.read(tp, position, limit):

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from processor.core import message, tables
 from processor.core.pipeline import Tables
-from processor.log.store import Log, TopicPartition
+from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state.index import IdIndex
 from processor.state.loader import dead_letters, records
+
+if TYPE_CHECKING:
+    from processor.log.address import AnyLog
 
 
 class Difference(NamedTuple):
@@ -21,7 +24,7 @@ class Difference(NamedTuple):
     log: list[int] | None
 
 
-def verify(log: Log, number: int, scratch: Path, progress: Callable[[int, int], None]) -> list[Difference]:
+def verify(log: "AnyLog", number: int, scratch: Path, progress: Callable[[int, int], None]) -> list[Difference]:
     """Compare one partition as of one instant, beside a running system; `progress(done, total)` counts messages.
 
     `scratch` is an empty directory for the ids. Blocks for as long as reading all events takes.

@@ -6,14 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 from pydantic.fields import FieldInfo
 
+from processor.log.address import LogAddress
 from processor.log.errors import LogError
-from processor.log.store import Log
 from processor.settings import CONFIG_VARIABLE, Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from processor.log.address import AnyLog
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,11 +77,11 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def open_log(flags: dict[str, Any]) -> Iterator[Log]:
+def open_log(flags: dict[str, Any]) -> Iterator["AnyLog"]:
     """The log of the data directory, beside a running server or without one."""
     settings = load_or_exit(Settings, flags)
     try:
-        log = Log(settings.data_dir, create=False)
+        log = LogAddress.of(settings).open()
     except LogError as error:
         fail(str(error))
     try:

@@ -21,7 +21,7 @@ SHOWN = 20
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
-@settings_options(Settings, "data_dir")
+@settings_options(Settings, "data_dir", "broker")
 def verify(as_json: bool, **flags: Any) -> None:
     """Recompute every table from the log and print the differences; exit 1 if there is one.
 
@@ -40,7 +40,7 @@ def verify(as_json: bool, **flags: Any) -> None:
     with open_log(flags) as log, bar:
         for number in range(log.partitions):
             task = bar.add_task("verify", partition=number, total=None)
-            with tempfile.TemporaryDirectory(dir=log.path.parent, prefix="verify-") as scratch:
+            with tempfile.TemporaryDirectory(prefix="spendstream-verify-") as scratch:
                 try:
                     found = verify_partition(log, number, Path(scratch), partial(_show, bar, task))
                 except MessageError as error:

@@ -9,6 +9,7 @@ import pytest
 from processor.core import message
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Tables
+from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
@@ -50,8 +51,11 @@ class Worker:
         self.log = Log(data_dir)
         self.failing = 0
         self.appended: list[list[Append]] = []
-        self.partition: Partition = load(data_dir, 0)
-        self.applier = Applier(lambda: {0: self.partition}, self._append, lambda: NOON, 0.01)
+        self.partition: Partition = load(LogAddress(data_dir), 0)
+        self.applier = Applier(lambda: {0: self.partition}, self._append, lambda: NOON, 0.01, self._exists)
+
+    async def _exists(self, partition: int, start: int, before: int) -> bool:
+        return any(record.offset < before for record in self.log.read(TopicPartition(EVENTS, partition), start, 1))
 
     async def _append(self, appends: list[Append]) -> list[int]:
         if self.failing:
