@@ -30,9 +30,10 @@ class KafkaTail:
         self._consumer = Consumer(access.reader())
         self._ends = dict.fromkeys(tps, False)
         """Whether the end of a partition was reached after its last record."""
-        self._failed: LogUnavailable | None = None
+        self._positions = dict.fromkeys(self._ends, 0)
+        self._sound = False
+        """False until what was fetched has been handed out: what failed on the way is fetched again."""
         self._heard = 0.0
-        self._consumer.assign([Assigned(*tp, 0) for tp in self._ends])
 
     @property
     def is_current(self) -> bool:
@@ -41,6 +42,10 @@ class KafkaTail:
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
         """See `Tail.poll`."""
+        if not self._sound:
+            self._consumer.assign([Assigned(*tp, position) for tp, position in self._positions.items()])
+            self._ends = dict.fromkeys(self._ends, False)
+            self._sound = True
         found: dict[TopicPartition, list[Any]] = {}
         message: Any
         for message in self._consumer.consume(BATCH, WAIT):
@@ -51,7 +56,10 @@ class KafkaTail:
             records, self._ends[tp] = take(messages, self._ends[tp])
             self._heard = time.monotonic()
             if records:
+                self._sound = False
                 yield tp, records
+                self._positions[tp] = records[-1].offset + 1
+                self._sound = True
         if time.monotonic() - self._heard > FRESH / 2:
             self._ask()
 

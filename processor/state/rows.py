@@ -34,14 +34,16 @@ class RowStore(Store[bytes, bytes]):
         for tp in revoked:
             if tp.topic == ROWS and tp.partition in self.partitions:
                 self.partitions.pop(tp.partition).index.close()
-        for tp in sorted(newly_assigned):
-            if tp.topic == ROWS:
-                partition = await asyncio.to_thread(self._load, tp.partition)
-                self.partitions[tp.partition] = partition
-                self._offsets[tp] = partition.loaded
-                get_logger().info(
-                    "partition.loaded", partition=tp.partition, rows=len(partition.tables), ids=len(partition.index)
-                )
+        coming = [tp for tp in sorted(newly_assigned) if tp.topic == ROWS]
+        await asyncio.gather(*map(self._bring, coming))
+
+    async def _bring(self, tp: TP) -> None:
+        partition = await asyncio.to_thread(self._load, tp.partition)
+        self.partitions[tp.partition] = partition
+        self._offsets[tp] = partition.loaded
+        get_logger().info(
+            "partition.loaded", partition=tp.partition, rows=len(partition.tables), ids=len(partition.index)
+        )
 
     def persisted_offset(self, tp: TP) -> int | None:
         return self._offsets.get(tp)
