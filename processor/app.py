@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import secrets
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import faust
 from faust.types import EventT
@@ -21,6 +19,9 @@ from processor.state.applier import Applier
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition
 from processor.state.rows import RowTable
+
+if TYPE_CHECKING:
+    from processor.state.holder import Holder
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
@@ -52,10 +53,11 @@ class Application:
         counts = log.topics()
         log.close()
         self.faust = _faust_app(address, self.partitions)
-        load: Callable[[int], Partition] = partial(loader.load, address)
+        load: Callable[[int], Partition] | None = partial(loader.load, address)
+        self.holder: Holder | None = None
         if address.kafka is not None:
-            self.faust.spendstream = link = KafkaLink(address, counts, self)
-            load = link.load
+            self.faust.spendstream = self.holder = self._hold(counts, standby=settings.standby)
+            load = None  # the holder does it, when the group says so
         self.table = RowTable(
             self.faust,
             load=load,
@@ -71,24 +73,8 @@ class Application:
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
             self.faust.task(Compactor(self._owned, self._compact).run)
-
-    async def release(self, partitions: set[int]) -> dict[int, int]:
-        """Make what these partitions have applied durable and forget them; returns partition -> next offset to read."""
-        await self.applier.flush()
-        offsets = {}
-        for number in partitions & self._owned().keys():
-            partition = self._owned().pop(number)
-            offsets[number] = partition.tables.progress.offset + 1
-            await asyncio.to_thread(partition.index.sync, partition.claims_end)
-            partition.index.close()
-        return offsets
-
-    async def drop(self, partitions: set[int]) -> None:
-        """Forget partitions that belong to somebody else by now, with all that was not durable."""
-        for number in partitions & self._owned().keys():
-            partition = self._owned().pop(number)
-            partition.index.distrust()
-            partition.index.close()
+        if self.holder is not None:
+            self.faust.task(self.holder.follow)
 
     def _topic(self, name: str) -> Any:
         return self.faust.topic(
@@ -108,6 +94,14 @@ class Application:
             except Exception as error:  # noqa: BLE001 - an agent that raises goes on without the message: it would be lost
                 get_logger().critical("worker.broken", error=str(error) or repr(error))
                 os._exit(EXIT_BROKEN)
+
+    def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
+        from processor.state.holder import Holder
+
+        return Holder(self._address, counts, self._owned, self._flush, standby=standby)
+
+    async def _flush(self) -> None:
+        await self.applier.flush()
 
     def _owned(self) -> dict[int, Partition]:
         return self.table.owned
@@ -152,33 +146,3 @@ def _faust_app(address: LogAddress, partitions: int) -> Any:
         producer_partitioner=None,
         autodiscover=False,
     )
-
-
-class KafkaLink:
-    """What the Kafka transport finds on the Faust app (`app.spendstream`): it is made by URL, not by a call."""
-
-    def __init__(self, address: LogAddress, counts: dict[str, int], owner: Application) -> None:
-        from processor.log.kafka_transport import Writers
-
-        assert address.kafka is not None
-        self.access = address.kafka
-        self.counts = counts
-        self.owner = owner
-        self.instance = _instance(address.data_dir)
-        self.writers = Writers(address.kafka)
-        self._address = address
-
-    def load(self, number: int) -> Partition:
-        """Become the only writer of a partition, then read it back: nothing can be added behind the reader's back."""
-        self.writers.fence(number)
-        partition = loader.load(self._address, number)
-        partition.loaded = -1  # Faust is told that there is nothing to recover
-        return partition
-
-
-def _instance(directory: Path) -> str:
-    """The worker's name in its group; one that comes back with its directory is the same member."""
-    path = directory / "worker.id"
-    if not path.exists():
-        path.write_text(f"worker-{secrets.token_hex(8)}\n")
-    return path.read_text().strip()

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     kafka_replication: int = Field(
         3, ge=1, le=9, description="Copies of each partition when topics are made; no more than there are brokers"
     )
+    standby: bool = Field(
+        True, description="On Kafka: keep a warm copy of the partitions that other workers own, for a fast takeover"
+    )
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
         "info", description="debug, info, warning or error"
     )

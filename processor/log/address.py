@@ -51,7 +51,7 @@ class LogAddress:
             return EmbeddedTail(Log(self.data_dir, create=False), tps)
         from processor.log.kafka_tail import KafkaTail
 
-        return KafkaTail(self.kafka, tps)
+        return KafkaTail(self.kafka, dict.fromkeys(tps, 0))
 
     def ends(self, tps: Iterable[TopicPartition]) -> Callable[[], dict[int, int]]:
         """A function that gives partition -> last offset (-1: none), cheap enough for every request.

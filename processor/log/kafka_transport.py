@@ -1,16 +1,16 @@
 """The Faust transport over Kafka: `spendstream-kafka://`, with librdkafka's consumer group behind it.
 
-The group assigns partitions of the events topic only (static members, cooperative: what stays is not interrupted by
-the group); the tables' changelog follows by its number. All calls of the consumer, and so all of the group's callbacks,
-are made on one thread. Before a partition is given up its changes are flushed and its offset committed; whoever takes
-it fences the one before, so that neither a stopped nor a slow owner can write to its changelog any more.
+The group assigns partitions of the events topic only, to static members; the tables' changelog follows by its number.
+All calls of the consumer, and so all of the group's callbacks, are made on one thread. Before a partition is given up
+its changes are flushed and its offset committed; whoever takes it fences the one before, so that neither a stopped nor
+a slow owner can write to its changelog any more.
 """
 
 import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, Final, Protocol
@@ -43,15 +43,26 @@ PATIENCE: Final = 10.0
 EXIT_FENCED: Final = 70
 
 
-class Owner(Protocol):
-    """Who keeps the state of the partitions."""
+class Holder(Protocol):
+    """Who keeps the state of the partitions. Found on the Faust app, `app.spendstream`: transports are made by URL."""
+
+    access: KafkaAccess
+    counts: dict[str, int]
+    """topic -> partitions"""
+    instance: str
+    """The worker's name in its group."""
+    writers: "Writers"
+
+    async def bring(self, partitions: set[int]) -> None:
+        """Become the only owner of these partitions and have all of their state."""
+        ...
 
     async def release(self, partitions: set[int]) -> Mapping[int, int]:
-        """Make what these partitions have applied durable and forget them; returns partition -> next offset to read."""
+        """Make what these have applied durable and give them up; returns partition -> next offset to read."""
         ...
 
     async def drop(self, partitions: set[int]) -> None:
-        """Forget partitions that belong to somebody else by now."""
+        """Forget partitions that may belong to somebody else by now."""
         ...
 
 
@@ -61,10 +72,8 @@ class Consumer(faust_transport.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app: Any = self.app
-        self._access: KafkaAccess = app.spendstream.access
-        self._owner: Owner = app.spendstream.owner
-        self._instance: str = app.spendstream.instance
-        self.counts = dict(app.spendstream.counts)
+        self._holder: Holder = app.spendstream
+        self.counts = dict(self._holder.counts)
         self._client: Client | None = None
         self._commits = ThreadPoolExecutor(1, "log-commits")
         self._turn = asyncio.Lock()
@@ -84,7 +93,7 @@ class Consumer(faust_transport.Consumer):
             self.add_future(self._serve())
 
     def _join(self) -> None:
-        self._client = Client(self._access.member(GROUP, self._instance))
+        self._client = Client(self._holder.access.member(GROUP, self._holder.instance))
         self._client.subscribe([EVENTS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     async def _serve(self) -> None:
@@ -97,22 +106,29 @@ class Consumer(faust_transport.Consumer):
     # --- the group's callbacks, on the consumer's thread ------------------------------------------------------------
 
     def _on_assign(self, client: Client, partitions: list[Assigned]) -> None:
-        client.incremental_assign(partitions)
+        client.assign(partitions)
         if partitions:
             client.pause(partitions)  # until their state is here and their offset known
         self._running.call_soon_threadsafe(self._gained, {found.partition for found in partitions})
 
     def _on_revoke(self, client: Client, partitions: list[Assigned]) -> None:
-        if not self._leaving:
-            giving = self._give_up({found.partition for found in partitions}, durable=True)
-            asyncio.run_coroutine_threadsafe(giving, self._running).result()
-        client.incremental_unassign(partitions)
+        offsets = self._wait_for(self._give_up, partitions)
+        if offsets:
+            self._commit_now(client, offsets)  # here: from another thread it would wait for the end of this call
+        client.unassign()
 
     def _on_lost(self, client: Client, partitions: list[Assigned]) -> None:
-        if not self._leaving:
-            giving = self._give_up({found.partition for found in partitions}, durable=False)
-            asyncio.run_coroutine_threadsafe(giving, self._running).result()
-        client.incremental_unassign(partitions)
+        self._wait_for(self._lose, partitions)
+        client.unassign()
+
+    def _wait_for(
+        self, giving_up: Callable[[set[int]], Coroutine[Any, Any, Mapping[int, int]]], partitions: list[Assigned]
+    ) -> Mapping[TP, int]:
+        if self._leaving:
+            return {}
+        numbers = {found.partition for found in partitions}
+        offsets = asyncio.run_coroutine_threadsafe(giving_up(numbers), self._running).result()
+        return {TP(EVENTS, number): offset for number, offset in offsets.items()}
 
     def _gained(self, partitions: set[int]) -> None:
         self.add_future(self._take(partitions))
@@ -120,19 +136,28 @@ class Consumer(faust_transport.Consumer):
     async def _take(self, partitions: set[int]) -> None:
         async with self._turn:
             get_logger().info("partitions.assigned", partitions=sorted(partitions))
-            await self._change(self._assigned | _tps(partitions))
+            self._suspend()
+            await self._holder.bring(partitions)
+            await self._change({TP(topic, number) for topic in (EVENTS, ROWS) for number in partitions})
 
-    async def _give_up(self, partitions: set[int], *, durable: bool) -> None:
+    async def _give_up(self, partitions: set[int]) -> Mapping[int, int]:
         async with self._turn:
-            get_logger().info("partitions.revoked" if durable else "partitions.lost", partitions=sorted(partitions))
-            self.app.on_rebalance_start()  # nothing more is fetched or delivered from here on
-            self.app.flow_control.suspend()
-            if durable:
-                offsets = await self._owner.release(partitions)
-                await self._commit({TP(EVENTS, number): offset for number, offset in offsets.items()})
-            else:
-                await self._owner.drop(partitions)
-            await self._change(self._assigned - _tps(partitions))
+            get_logger().info("partitions.revoked", partitions=sorted(partitions))
+            self._suspend()
+            return await self._holder.release(partitions)
+
+    async def _lose(self, partitions: set[int]) -> Mapping[int, int]:
+        async with self._turn:
+            get_logger().warning("partitions.lost", partitions=sorted(partitions))
+            self._suspend()
+            await self._holder.drop(partitions)
+            return {}
+
+    def _suspend(self) -> None:
+        """Nothing is fetched or delivered from here on, until Faust has gone through the change."""
+        app: Any = self.app
+        app.on_rebalance_start()
+        app.flow_control.suspend()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -225,12 +250,14 @@ class Consumer(faust_transport.Consumer):
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         client = self._client
-        if client is None or not offsets:
+        if client is None or not offsets or self.app.rebalancing:
             return False
-        wanted = [Assigned(*tp, offset) for tp, offset in offsets.items()]
+        return await asyncio.get_running_loop().run_in_executor(self._commits, self._commit_now, client, offsets)
+
+    @staticmethod
+    def _commit_now(client: Client, offsets: Mapping[TP, int]) -> bool:
         try:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._commits, lambda: client.commit(offsets=wanted, asynchronous=False))
+            client.commit(offsets=[Assigned(*tp, offset) for tp, offset in offsets.items()], asynchronous=False)
         except KafkaException as error:  # what is not committed is applied again, and changes nothing
             get_logger().warning("commit.failed", error=error.args[0].str())
             return False
@@ -259,10 +286,6 @@ class Consumer(faust_transport.Consumer):
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
         self._commits.shutdown()
-
-
-def _tps(partitions: set[int]) -> set[TP]:
-    return {TP(topic, number) for topic in (EVENTS, ROWS) for number in partitions}
 
 
 def _seek(target: Assigned, client: Client) -> None:

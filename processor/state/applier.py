@@ -194,5 +194,6 @@ def _flushed(partition: Partition, changes: Changes, firsts: Mapping[TopicPartit
     for offset, (row, _) in enumerate(changes.rows, start=first):
         row.changelog = offset
     partition.records += len(changes.rows)
+    partition.rows_end = first + len(changes.rows)
     if changes.claimed:
         partition.claims_end = firsts[TopicPartition(CLAIMS, partition.number)] + 1
