@@ -57,7 +57,7 @@ class KafkaAccess:
             "client.id": "spendstream",
             "socket.keepalive.enable": True,
             "reconnect.backoff.max.ms": 1_000,
-            "log_level": 3,
+            "log_level": 2,  # a broker that is away is told once, by us
             "receive.message.max.bytes": 4 * MAX_RECORD_BYTES,
             **dict(self.security),
         }

@@ -172,6 +172,9 @@ async def run_row(
             pace.let_go()
             say(f"{report.kills} failures, sending the rest")
             await sending
+        except ExceptionGroup as wrong:
+            say(f"a client met what it cannot mend: {wrong.exceptions}")
+            raise
         finally:
             sending.cancel()
         report.acknowledged, report.retries = tally.acknowledged, tally.retries
