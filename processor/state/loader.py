@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from structlog.stdlib import get_logger
 
 from processor.core import claims
 from processor.core.pipeline import Tables
+from processor.log.letters import dead_offsets
 from processor.log.store import Log, Record, TopicPartition
-from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import IdIndex
 
 BATCH = 5000
@@ -35,24 +34,6 @@ class Partition:
         """Offsets of messages that are in the dead letters already."""
 
 
-class DeadLetter(NamedTuple):
-    """Where a message that could not be processed came from, and why: the key of its dead-letter record."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    at: int
-    """Microseconds since the epoch."""
-
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self._asdict())
-
-    @classmethod
-    def decode(cls, key: bytes) -> "DeadLetter":
-        return cls(**msgspec.json.decode(key))
-
-
 def load(data_dir: Path, number: int) -> Partition:
     """Read a partition back. Blocks for as long as that takes; progress goes to the log of the program."""
     store = Log(data_dir, create=False)
@@ -61,7 +42,7 @@ def load(data_dir: Path, number: int) -> Partition:
         partition = Partition(number, Tables(number, store.salt, index), index)
         _load_rows(store, partition)
         _load_claims(store, partition)
-        partition.dead = dead_letters(store, number)
+        partition.dead = dead_offsets(store, number)
         return partition
     finally:
         store.close()
@@ -94,14 +75,6 @@ def _load_claims(store: Log, partition: Partition) -> None:
                 done=f"{100 * (record.offset - start) // max(1, partition.claims_end - start)} %",
                 ids=len(partition.index),
             )
-
-
-def dead_letters(store: Log, number: int) -> set[int]:
-    """Offsets of a partition's events messages that are dead letters: no table contains them."""
-    letters = (
-        DeadLetter.decode(record.key or b"") for record in records(store, TopicPartition(DEAD_LETTERS, number), 0)
-    )
-    return {letter.offset for letter in letters if letter.topic == EVENTS}
 
 
 def records(store: Log, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:

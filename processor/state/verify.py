@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from processor.core import message, tables
 from processor.core.pipeline import Tables
+from processor.log.letters import dead_offsets
 from processor.log.store import Log, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state.index import IdIndex
-from processor.state.loader import dead_letters, records
+from processor.state.loader import records
 
 
 class Difference(NamedTuple):
@@ -32,7 +33,7 @@ def verify(log: Log, number: int, scratch: Path, progress: Callable[[int, int], 
             kept.restore(record.key or b"", record.value, record.offset)
     again = Tables(number, log.salt, IdIndex(scratch / "ids", log.identity))
     last = kept.progress.offset
-    dead = dead_letters(log, number)
+    dead = dead_offsets(log, number)
     tp = TopicPartition(EVENTS, number)
     for record in records(log, tp, log.first(tp), limit=100):
         if record.offset > last:

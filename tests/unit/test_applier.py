@@ -10,12 +10,13 @@ from processor.core import message
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Tables
 from processor.log.errors import LogUnavailable
+from processor.log.letters import DeadLetter
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state import applier as module
 from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
-from processor.state.loader import DeadLetter, Partition, load
+from processor.state.loader import Partition, load
 from processor.state.verify import verify
 from tests.support.tables import NOON, Usage
 
