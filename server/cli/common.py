@@ -74,11 +74,11 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def open_log(flags: dict[str, Any]) -> Iterator[Log]:
-    """The log of the data directory, beside a running server or without one."""
+def open_log(flags: dict[str, Any], *, create: bool = False) -> Iterator[Log]:
+    """The log of the data directory, beside a running server or without one; with `create` it is made if need be."""
     settings = load_or_exit(Settings, flags)
     try:
-        log = Log(settings.data_dir, create=False)
+        log = Log(settings.data_dir, partitions=settings.partitions if create else None, create=create)
     except LogError as error:
         fail(str(error))
     try:
@@ -89,6 +89,6 @@ def open_log(flags: dict[str, Any]) -> Iterator[Log]:
         log.close()
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2))
+def print_json(value: Any, *, err: bool = False) -> None:
+    """One JSON document on standard output, or on standard error."""
+    click.echo(json.dumps(value, indent=2), err=err)
