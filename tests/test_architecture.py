@@ -30,7 +30,9 @@ SERVER_MAY_USE = (
     "processor.log.checkpointer",
     "processor.log.committer",
     "processor.log.errors",
+    "processor.log.letters",  # of the command line only
     "processor.log.locks",
+    "processor.log.port",
     "processor.log.store",
     "processor.log.topics",
     "processor.logs",

@@ -8,18 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from processor.log.kafka_config import KafkaAccess
+from processor.log.port import LogWriter
 from processor.log.store import Log, TopicPartition
 from processor.log.tail import EmbeddedTail, Tail
 from processor.settings import Settings
-
-if TYPE_CHECKING:  # who has no cluster needs no client of one
-    from processor.log.kafka import KafkaLog
-
-    AnyLog = Log | KafkaLog
-    """Both have the same methods for reading and appending (tests/contract/test_logs.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +31,7 @@ class LogAddress:
         kafka = KafkaAccess.of(settings) if settings.broker.startswith("kafka://") else None
         return cls(settings.data_dir, kafka)
 
-    def open(self, partitions: int | None = None, *, create: bool = False) -> AnyLog:
+    def open(self, partitions: int | None = None, *, create: bool = False) -> LogWriter:
         """Open the log, making it with so many partitions if it may be created. Raises `LogError`."""
         if self.kafka is None:
             return Log(self.data_dir, partitions=partitions, create=create)

@@ -4,16 +4,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from processor.core import message
 from processor.core.message import Block
 from processor.log.errors import LogUnavailable
+from processor.log.port import LogWriter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import EVENTS
-
-if TYPE_CHECKING:
-    from processor.log.address import AnyLog
 
 MAX_MESSAGE_EVENTS: Final = 1000
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -49,7 +47,7 @@ class GroupCommitter(threading.Thread):
 
     def __init__(
         self,
-        open_log: "Callable[[], AnyLog]",
+        open_log: Callable[[], LogWriter],
         clock: Callable[[], int],
         deliver: Callable[[Sequence[tuple[Job, Outcome]]], None],
         max_pending_bytes: int,
@@ -108,7 +106,7 @@ class GroupCommitter(threading.Thread):
                 size += job.size
         return jobs
 
-    def _write(self, log: "AnyLog", jobs: Sequence[Job]) -> list[Outcome]:
+    def _write(self, log: LogWriter, jobs: Sequence[Job]) -> list[Outcome]:
         grouped = _group(jobs)
         messages = [(partition, members, parts) for partition, groups in grouped.items() for parts, members in groups]
         try:

@@ -4,8 +4,7 @@ Readers see only what was committed. Offsets may have gaps: transactions leave m
 """
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -106,11 +105,6 @@ class KafkaLog:
     def topics(self) -> dict[str, int]:
         """Topic name -> number of partitions."""
         return dict(self._layout.topics)
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Nothing has to be held: flushes are transactions, and their end is where a read stops."""
-        yield
 
     def read(self, tp: TopicPartition, offset: int, limit: int = 1000, max_bytes: int = 16 << 20) -> list[Record]:
         """Records from `offset` on, at most `limit`; empty only at the end of what was committed when it got there.

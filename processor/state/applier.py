@@ -14,9 +14,10 @@ from structlog.stdlib import get_logger
 from processor.core import claims, message
 from processor.core.pipeline import Changes
 from processor.log.errors import LogUnavailable
+from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
-from processor.state.loader import DeadLetter, Partition
+from processor.state.loader import Partition
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""

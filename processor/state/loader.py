@@ -1,21 +1,18 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
 from structlog.stdlib import get_logger
 
 from processor.core import claims
 from processor.core.pipeline import Tables
 from processor.log.address import LogAddress
+from processor.log.letters import dead_offsets
+from processor.log.port import LogWriter
 from processor.log.store import Record, TopicPartition
-from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import IdIndex
-
-if TYPE_CHECKING:
-    from processor.log.address import AnyLog
 
 BATCH = 5000
 CLAIMS_BATCH = 500
@@ -41,24 +38,6 @@ class Partition:
         """Offsets of messages that are in the dead letters already."""
 
 
-class DeadLetter(NamedTuple):
-    """Where a message that could not be processed came from, and why: the key of its dead-letter record."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    at: int
-    """Microseconds since the epoch."""
-
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self._asdict())
-
-    @classmethod
-    def decode(cls, key: bytes) -> "DeadLetter":
-        return cls(**msgspec.json.decode(key))
-
-
 def load(address: LogAddress, number: int) -> Partition:
     """Read a partition back. Blocks for as long as that takes; progress goes to the log of the program."""
     store = address.open()
@@ -70,7 +49,7 @@ def load(address: LogAddress, number: int) -> Partition:
         store.close()
 
 
-def fresh(address: LogAddress, store: "AnyLog", number: int) -> Partition:
+def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
     """A partition of which nothing has been read yet but the ids that lie on the disk."""
     index = IdIndex(address.data_dir / "index" / f"{number:04d}", store.identity)
     partition = Partition(number, Tables(number, store.salt, index), index)
@@ -78,15 +57,15 @@ def fresh(address: LogAddress, store: "AnyLog", number: int) -> Partition:
     return partition
 
 
-def catch_up(store: "AnyLog", partition: Partition) -> None:
+def catch_up(store: LogWriter, partition: Partition) -> None:
     """Read on to the end of the changelog and of the claims log. Blocks for as long as that takes."""
     _read_rows(store, partition)
     _read_claims(store, partition)
-    partition.dead = dead_letters(store, partition.number)
+    partition.dead = dead_offsets(store, partition.number)
     partition.expected = partition.tables.progress.offset + 1
 
 
-def _read_rows(store: "AnyLog", partition: Partition) -> None:
+def _read_rows(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
     for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
         take_rows(partition, batch)
@@ -103,7 +82,7 @@ def take_rows(partition: Partition, found: Iterable[Record]) -> None:
             partition.rows_end = record.offset + 1
 
 
-def _read_claims(store: "AnyLog", partition: Partition) -> None:
+def _read_claims(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(CLAIMS, partition.number)
     start = partition.claims_end
@@ -128,21 +107,13 @@ def take_claims(partition: Partition, found: Iterable[Record]) -> None:
             partition.claims_end = record.offset + 1
 
 
-def dead_letters(store: "AnyLog", number: int) -> set[int]:
-    """Offsets of a partition's events messages that are dead letters: no table contains them."""
-    letters = (
-        DeadLetter.decode(record.key or b"") for record in records(store, TopicPartition(DEAD_LETTERS, number), 0)
-    )
-    return {letter.offset for letter in letters if letter.topic == EVENTS}
-
-
-def records(store: "AnyLog", tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
+def records(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
     """All records of a partition from `start` on, `limit` at a time."""
     for batch in batches(store, tp, start, limit):
         yield from batch
 
 
-def batches(store: "AnyLog", tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[list[Record]]:
+def batches(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[list[Record]]:
     """All records of a partition from `start` on, up to `limit` at a time."""
     position = start
     while found := store.read(tp, position, limit):

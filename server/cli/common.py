@@ -6,17 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 from pydantic.fields import FieldInfo
 
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
+from processor.log.port import LogWriter
 from processor.settings import CONFIG_VARIABLE, Settings, SettingsError, load
-
-if TYPE_CHECKING:
-    from processor.log.address import AnyLog
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,11 +75,11 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def open_log(flags: dict[str, Any]) -> Iterator["AnyLog"]:
-    """The log of the data directory, beside a running server or without one."""
+def open_log(flags: dict[str, Any], *, create: bool = False) -> Iterator[LogWriter]:
+    """The log that the settings name, beside a running server or without one; with `create` it is made if need be."""
     settings = load_or_exit(Settings, flags)
     try:
-        log = LogAddress.of(settings).open()
+        log = LogAddress.of(settings).open(settings.partitions if create else None, create=create)
     except LogError as error:
         fail(str(error))
     try:
@@ -92,6 +90,6 @@ def open_log(flags: dict[str, Any]) -> Iterator["AnyLog"]:
         log.close()
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2))
+def print_json(value: Any, *, err: bool = False) -> None:
+    """One JSON document on standard output, or on standard error."""
+    click.echo(json.dumps(value, indent=2), err=err)

@@ -1,7 +1,6 @@
 """`spendstream users`: the cost table in a terminal."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from processor.core.clock import format_timestamp
 from processor.core.money import format_cost
+from processor.log.port import LogWriter
 from processor.log.store import TopicPartition
 from processor.log.topics import ROWS
 from processor.settings import Settings
@@ -20,9 +20,6 @@ from server.errors import Refused
 from server.keys import DEFAULT_PROJECT, Directory, make_key
 from server.reads import ViewReads
 from server.views import View
-
-if TYPE_CHECKING:
-    from processor.log.address import AnyLog
 
 BATCH = 5000
 
@@ -54,7 +51,7 @@ def users(
         _print(page)
 
 
-def _read(log: "AnyLog") -> View:
+def _read(log: LogWriter) -> View:
     view = View()
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)
