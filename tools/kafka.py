@@ -318,16 +318,18 @@ def answers(port: int) -> bool:
 
 def _certify(authority: Path) -> None:
     """Make an authority and the broker's certificate, once. Kafka reads key (as PKCS 8) and chain from one file."""
-    import trustme
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        load_pem_private_key,
-    )
-
     if authority.exists():
         return
+    try:
+        import trustme
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+            load_pem_private_key,
+        )
+    except ImportError:
+        raise NoKafka("certificates are made with trustme: `make setup` installs it") from None
     authority.parent.mkdir(exist_ok=True)
     made = trustme.CA()
     issued = made.issue_cert("localhost", HOST)
@@ -384,6 +386,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(str(jars()))
             return 0
         broker.start()
+    except KeyboardInterrupt:
+        broker.kill()
+        return 130
     except (NoKafka, NotStarted) as error:
         print(error, file=sys.stderr)
         return 1
