@@ -16,6 +16,7 @@ from processor.state.applier import Applier
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition, load
 from processor.state.rows import RowTable
+from processor.state.sealer import Sealer
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
@@ -61,6 +62,9 @@ class Application:
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         self.faust.task(self.compactor.run)
+        if settings.retention:
+            sealer = Sealer(directory, self._owned, clock, settings.retention, settings.retention_interval)
+            self.faust.task(sealer.run)
 
     def _topic(self, name: str) -> Any:
         return self.faust.topic(
