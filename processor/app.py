@@ -19,6 +19,7 @@ from processor.state.applier import Applier
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition
 from processor.state.rows import RowTable
+from processor.state.sealer import Sealer
 
 if TYPE_CHECKING:
     from processor.state.holder import Holder
@@ -73,6 +74,9 @@ class Application:
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
             self.faust.task(Compactor(self._owned, self._compact).run)
+            if settings.retention:
+                sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
+                self.faust.task(sealer.run)
         if self.holder is not None:
             self.faust.task(self.holder.follow)
 

@@ -3,9 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 CONFIG_VARIABLE = "SPENDSTREAM_CONFIG"
@@ -25,12 +25,6 @@ def _broker(value: str) -> str:
 _KAFKA = re.compile(r"kafka://[^\s;,/:]+(:[0-9]{1,5})?(;[^\s;,/:]+(:[0-9]{1,5})?)*").fullmatch
 
 
-def _retention(value: int) -> int:
-    if value:
-        raise ValueError("this version keeps events for ever; leave it out or set it to 0")
-    return value
-
-
 class Settings(BaseSettings):
     """What the worker needs to know, and every other role too."""
 
@@ -44,9 +38,8 @@ class Settings(BaseSettings):
         None, ge=1, le=1024, description="Partitions of the log; chosen once, when the log is made"
     )
     dedupe_horizon: int = Field(0, ge=0, description="Days after which an event_id may be forgotten; 0: never")
-    retention: Annotated[int, AfterValidator(_retention)] = Field(
-        0, ge=0, description="Days after which events may be deleted; 0: never"
-    )
+    retention: int = Field(0, ge=0, le=36_500, description="Days after which events may be deleted; 0: never")
+    retention_interval: float = Field(60, ge=0.05, description="Seconds between two looks for events past retention")
     flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
     kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
         None, description="How to speak to Kafka: plaintext, ssl, sasl_plaintext or sasl_ssl"
@@ -71,6 +64,12 @@ class Settings(BaseSettings):
     log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = Field(
         "auto", description="console, json, or auto: console on a terminal, json elsewhere"
     )
+
+    @model_validator(mode="after")
+    def _retention_has_checkpoints(self) -> Self:
+        if self.retention and self.broker != "sqlite://":
+            raise ValueError("SPENDSTREAM_RETENTION is of the embedded log only: leave it out, or SPENDSTREAM_BROKER")
+        return self
 
     @classmethod
     def settings_customise_sources(

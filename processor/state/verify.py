@@ -1,7 +1,8 @@
 """Recompute a partition's tables from its events and compare them with the changelog, row by row.
 
 Works beside a running system: the tables are taken as of the end of one flush, and the events up to the offset that
-this flush contained. In memory are one partition's rows, twice; its ids are in files.
+this flush contained. Where retention has deleted events, the checkpoint that it has sealed before stands for them.
+In memory are one partition's rows, twice; its ids are in files.
 """
 
 import time
@@ -9,14 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from processor.core import message, tables
+import numpy as np
+
+from processor.core import claims, message, tables
 from processor.core.message import MessageError
 from processor.core.pipeline import Tables
 from processor.core.tables import Row
 from processor.log.letters import dead_offsets
 from processor.log.port import LogReader, scan
 from processor.log.store import TopicPartition
-from processor.log.topics import EVENTS, ROWS
+from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, ROWS
 from processor.state.index import IdIndex
 
 BATCH: Final = 5000
@@ -25,6 +28,9 @@ MESSAGES: Final = 100
 
 FORGET: Final = 500
 """Messages after which the list of changed rows and ids, which nobody will write, is thrown away."""
+
+ATTEMPTS: Final = 3
+"""How often to begin anew when retention deletes what is being read."""
 
 PATIENCE: Final = 3.0
 """Seconds to wait for the rest of a flush of which only a part is in the changelog."""
@@ -102,9 +108,38 @@ class Verification:
 
     def run(self) -> Iterator[Difference]:
         """All differences, in no order. Raises `VerifyError`."""
-        kept = self._kept()
-        again = self._recompute()
-        yield from self._differences(kept, again)
+        tp = TopicPartition(EVENTS, self._number)
+        for attempt in range(ATTEMPTS):
+            first = self._log.first(tp)
+            again = self._base(attempt)
+            start = again.progress.offset + 1
+            if first > start:
+                raise VerifyError(
+                    f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
+                    f"those from {start} on: the tables cannot be recomputed"
+                )
+            kept = self._kept()
+            self._recompute(again, start)
+            if self._log.first(tp) <= start:  # retention took nothing away meanwhile
+                yield from self._differences(kept, again)
+                return
+        raise VerifyError(f"retention keeps deleting events of partition {self._number} while they are read; try again")
+
+    def _base(self, attempt: int) -> Tables:
+        """The tables where the events begin: empty, or as of the checkpoint that stands for deleted ones."""
+        log, number = self._log, self._number
+        index = IdIndex(self._scratch / f"ids-{attempt}", log.identity)
+        base = Tables(number, log.salt, index)
+        if CHECKPOINTS in log.topics():
+            for record in scan(log, TopicPartition(CHECKPOINTS, number)):
+                base.restore(record.key or b"", record.value, record.offset)
+        if base.progress.offset != tables.NEVER:
+            for record in scan(log, TopicPartition(CLAIMS, number), limit=MESSAGES):
+                for claimed in claims.decode(record.value or b""):
+                    if claimed.offset <= base.progress.offset:
+                        keys = np.frombuffer(claimed.keys, "<u8").reshape(-1, 2)
+                        index.claim(keys, np.frombuffer(claimed.digests, "<u8"), claimed.offset)
+        return base
 
     def _kept(self) -> dict[bytes, bytes]:
         """The tables as the changelog has them at the end of its newest flush.
@@ -139,13 +174,11 @@ class Verification:
             self.offset = tables.decode_value(rows[progress])[0]
         return rows
 
-    def _recompute(self) -> Tables:
-        log, number = self._log, self._number
-        again = Tables(number, log.salt, IdIndex(self._scratch / "ids", log.identity))
-        dead = dead_offsets(log, number)
-        tp = TopicPartition(EVENTS, number)
-        start = log.first(tp)
-        for record in scan(log, tp, start, self.offset + 1, MESSAGES):
+    def _recompute(self, again: Tables, start: int) -> None:
+        """Apply the events from `start` on that the compared tables contain."""
+        dead = dead_offsets(self._log, self._number)
+        self.messages = 0
+        for record in scan(self._log, TopicPartition(EVENTS, self._number), start, self.offset + 1, MESSAGES):
             if record.offset in dead:
                 again.skip(record.offset)
             else:
@@ -154,7 +187,6 @@ class Verification:
             if self.messages % FORGET == 0:
                 again.take_changes()
             self._progress(record.offset + 1 - start, self.offset + 1 - start)
-        return again
 
     def _apply(self, again: Tables, offset: int, value: bytes | None) -> None:
         where = f"message {offset} of partition {self._number}, which is no dead letter,"

@@ -1,5 +1,6 @@
 """`spendstream export` and `spendstream import`: events out of the log, and back in."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -56,7 +57,7 @@ def export_events(
                 for line in exporter.lines():
                     file.write(line + b"\n")
         except BrokenPipeError:  # whoever read it has seen enough
-            sys.stderr.close()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed at the end
             sys.exit(EXIT_INCOMPLETE)
         except OSError as error:
             fail(f"cannot write {output}: {error}; nothing was kept of it")

@@ -42,7 +42,7 @@ def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "HANDLING": "odd",
         "PARTITIONS": "0",
         "BROKER": "kafka:localhost",
-        "RETENTION": "5",
+        "RETENTION": "-5",
         "BOOTSTRAP_KEY": "secret",
         "LOG_LEVEL": "loud",
     }.items():
