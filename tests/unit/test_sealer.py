@@ -1,6 +1,7 @@
 """Events past their time go; the tables, the ids and the proof stay, wherever a round is cut off."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from uuid import UUID
 import pytest
 
 from processor.core.clock import DAY, HOUR
+from processor.core.tables import decode_value
+from processor.log.address import LogAddress
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
 from processor.state import sealer as module
@@ -54,7 +57,7 @@ def work(log: Log) -> None:
 
 
 def seal(log: Log, at: int = NOON + 10 * DAY) -> int:
-    partition = load(log.path.parent, 0)
+    partition = load(LogAddress(log.path.parent), 0)
     try:
         return run(partition, log, at)
     finally:
@@ -211,7 +214,7 @@ def test_what_no_longer_fits_together_is_not_deleted(log: Log) -> None:
 
 
 def test_ids_that_are_missing_stop_a_round(log: Log) -> None:
-    partition = load(log.path.parent, 0)
+    partition = load(LogAddress(log.path.parent), 0)
     partition.index.close()  # as good as empty
     with pytest.raises(SealError, match="not in the index"):
         run(partition, log)
@@ -232,7 +235,9 @@ def test_a_wrong_row_is_not_sealed_as_the_truth(log: Log) -> None:
     key, value = next((key, value) for key, value in sorted(newest_rows(log).items()) if b'"user"' in key)
     rows = TopicPartition("spendstream.rows", 0)
     progress = next((key, value) for key, value in newest_rows(log).items() if b'"progress"' in key)
-    log.append([Append(rows, [(key, value.replace(b",0,", b",1,", 1)), progress])], NOON)
+    numbers = decode_value(value)
+    numbers[1] += 1
+    log.append([Append(rows, [(key, json.dumps(numbers).encode()), progress])], NOON)
     assert len(differences(log)) == 1
     seal(log, NOON + 20 * DAY)
     assert offsets(log) == []
