@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from processor.core import message
+from processor.core.tables import decode_value
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from tests.support.events import make_event
@@ -73,7 +74,7 @@ def wait_applied(log: Log) -> None:
 
 
 def requests(log: Log, project: str) -> int:
-    rows = [(json.loads(key), json.loads(value)) for key, value in newest_rows(log).items()]
+    rows = [(json.loads(key), decode_value(value)) for key, value in newest_rows(log).items()]
     return sum(value[1] for key, value in rows if key[1] == "user" and key[2] == project)
 
 
@@ -155,7 +156,7 @@ def test_poison_that_breaks_the_rows_does_not_stop_a_server(tmp_path: Path) -> N
         whole = message.decode(value)
         block = whole.blocks[0]
         whole.blocks[0] = msgspec.structs.replace(
-            block, source=msgspec.structs.replace(block.source, project="poison", arrival=2**62), ids=bytes(16)
+            block, source=msgspec.structs.replace(block.source, project="poison", arrival=2**62)
         )
         log.append([Append(E0, [(None, msgspec.msgpack.encode(whole))])], time.time_ns() // 1000)
         put(log, [make_event(user_id="after")], project="p")

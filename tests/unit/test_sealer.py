@@ -1,6 +1,7 @@
 """Events past their time go; the tables, the ids and the proof stay, wherever a round is cut off."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from processor.core.clock import DAY, HOUR
+from processor.core.tables import decode_value
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
 from processor.state import sealer as module
@@ -232,7 +234,9 @@ def test_a_wrong_row_is_not_sealed_as_the_truth(log: Log) -> None:
     key, value = next((key, value) for key, value in sorted(newest_rows(log).items()) if b'"user"' in key)
     rows = TopicPartition("spendstream.rows", 0)
     progress = next((key, value) for key, value in newest_rows(log).items() if b'"progress"' in key)
-    log.append([Append(rows, [(key, value.replace(b",0,", b",1,", 1)), progress])], NOON)
+    wrong = decode_value(value)
+    wrong[2] += 1
+    log.append([Append(rows, [(key, json.dumps(wrong).encode()), progress])], NOON)
     assert len(differences(log)) == 1
     seal(log, NOON + 20 * DAY)
     assert offsets(log) == []

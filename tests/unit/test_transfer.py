@@ -11,7 +11,7 @@ import pytest
 
 from processor.core import message
 from processor.core.clock import DAY, HOUR
-from processor.core.tables import is_expired
+from processor.core.tables import decode_value, is_expired
 from processor.log.letters import letters
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS
@@ -45,12 +45,12 @@ def tables(data_dir: Path) -> dict[str, list[int]]:
     """All rows, summed over the partitions, without the offsets and the windows that are closed in some of them."""
     sums: dict[str, list[int]] = {}
     rows = newest_rows(Log(data_dir, create=False))
-    watermark = max(json.loads(value)[1] for key, value in rows.items() if b'"progress"' in key)
+    watermark = max(decode_value(value)[1] for key, value in rows.items() if b'"progress"' in key)
     for key, value in rows.items():
         _, kind, *rest = json.loads(key)
         if kind == "progress" or (kind == "window" and is_expired(rest[2], rest[3], watermark)):
             continue
-        numbers = json.loads(value)[1:]
+        numbers = decode_value(value)[1:]
         name = json.dumps([kind, *rest])
         if name not in sums:
             sums[name] = numbers
