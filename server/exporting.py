@@ -39,7 +39,7 @@ class Selection(Struct, frozen=True):
         """False if no event of the block can be one of the selection."""
         if self.project is not None and block.source.project != self.project:
             return False
-        return any(map(self.covers, block.times)) if self.by == "event-time" else self.covers(block.source.arrival)
+        return self.by == "event-time" or self.covers(block.source.arrival)
 
 
 class Tally(Struct):

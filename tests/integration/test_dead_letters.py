@@ -156,7 +156,7 @@ def test_poison_that_breaks_the_rows_does_not_stop_a_server(tmp_path: Path) -> N
         whole = message.decode(value)
         block = whole.blocks[0]
         whole.blocks[0] = msgspec.structs.replace(
-            block, source=msgspec.structs.replace(block.source, project="poison", arrival=2**62), ids=bytes(16)
+            block, source=msgspec.structs.replace(block.source, project="poison", arrival=2**62)
         )
         log.append([Append(E0, [(None, msgspec.msgpack.encode(whole))])], time.time_ns() // 1000)
         put(log, [make_event(user_id="after")], project="p")

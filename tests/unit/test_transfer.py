@@ -45,7 +45,7 @@ def tables(data_dir: Path) -> dict[str, list[int]]:
     """All rows, summed over the partitions, without the offsets and the windows that are closed in some of them."""
     sums: dict[str, list[int]] = {}
     rows = newest_rows(Log(data_dir, create=False))
-    watermark = max(json.loads(value)[1] for key, value in rows.items() if b'"progress"' in key)
+    watermark = max(decode_value(value)[1] for key, value in rows.items() if b'"progress"' in key)
     for key, value in rows.items():
         _, kind, *rest = json.loads(key)
         if kind == "progress" or (kind == "window" and is_expired(rest[2], rest[3], watermark)):
