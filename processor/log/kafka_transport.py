@@ -33,6 +33,7 @@ from processor.log.topics import EVENTS, GROUP, ROWS
 
 FETCH_RECORDS: Final = 64
 FETCH_WAIT: Final = 0.02
+FULL_WAIT: Final = 0.005
 IDLE: Final = 0.1
 """Seconds without a fetch after which the group's callbacks are served all the same."""
 
@@ -174,6 +175,8 @@ class Consumer(faust_transport.Consumer):
                     continue
                 if found:
                     return found
+                if self._stash:  # Faust cannot take what is there yet
+                    await asyncio.sleep(FULL_WAIT)
             if time.monotonic() >= deadline:
                 break
         return {}
