@@ -19,8 +19,9 @@ from processor.core.clock import Kind
 from processor.core.tables import NEVER, Scope
 from server import listing
 from server.changes import Change, Changes, sort_out
-from server.columns import Columns, Dim
+from server.columns import Columns
 from server.listing import NOTHING, Hour, Listing
+from server.projects import Dim
 from server.queries import Range, UserQuery
 from server.sums import Numbers
 from server.windows import Charged, Windows
@@ -102,36 +103,36 @@ class View:
 
     def members(self, project: str) -> int:
         """How many users a project has. Never waits."""
-        found = self._columns.projects.get(project)
+        found = self._columns.projects.by_name.get(project)
         return len(found.members) if found else 0
 
     def all_time(self, query: UserQuery) -> Listing:
         """The project's users over all time: totals and users agree. Belongs in a thread above `SMALL` users."""
         columns = self._columns
-        project = columns.projects.get(query.project)
+        project = columns.projects.by_name.get(query.project)
         if project is None:
             return NOTHING
         if query.unattributed:
             with self._still():
-                return listing.nobody(columns, project, query, columns.user(query.project, None))
+                return listing.nobody(columns, project, query, columns.people.find(project, None))
         with self._hold(len(project.members)):
             return listing.all_time(columns, project, query)
 
     def dims(self, project: str) -> list[Dim]:
         """All kinds of rows of users the project has. Never waits."""
-        found = self._columns.projects.get(project)
+        found = self._columns.projects.by_name.get(project)
         return list(found.dims.values()) if found else []
 
     def filtered(self, query: UserQuery, dims: Sequence[Dim]) -> Listing:
         """The project's users by their rows of some kinds. Belongs in a thread above `SMALL` rows."""
         columns = self._columns
-        project = columns.projects.get(query.project)
+        project = columns.projects.by_name.get(query.project)
         if project is None:
             return NOTHING
         user = None
         if query.unattributed:
             with self._still():
-                user = columns.user(query.project, None)
+                user = columns.people.find(project, None)
             if user is None:
                 return NOTHING
         size = max(len(project.members), sum(len(dim.rows) for dim in dims))
@@ -139,19 +140,25 @@ class View:
 
     def user_size(self, project: str, user_id: str) -> int | None:
         """How many rows a user has; None for a user that has none."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return None
         with self._still():
-            user = self._columns.user(project, user_id)
-            return None if user is None else self._columns.users.item("rows", user)
+            user = self._columns.people.find(found, user_id)
+            return None if user is None else self._columns.people.records.item("rows", user)
 
     def user(self, project: str, user_id: str | None, size: int = 0) -> list[tuple[Dim, Numbers]]:
         """One user's rows, in no order, of about `size`. Belongs in a thread above `SMALL`."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return []
         with self._hold(size):
-            user = self._columns.user(project, user_id)
+            user = self._columns.people.find(found, user_id)
             return [] if user is None else listing.rows_of(self._columns, user)
 
     def hours(self, project: str, hours: Range | None = None) -> list[Hour]:
         """The project's hours (since the epoch; None: all), in no order, over all partitions. Waits for a batch."""
-        found = self._columns.projects.get(project)
+        found = self._columns.projects.by_name.get(project)
         if found is None:
             return []
         dims = [dim for dim in list(found.hours.values()) if hours is None or dim.at in hours]
