@@ -15,10 +15,31 @@ from processor.core.tables import Sums
 from server.segments import Records
 from server.sums import SAFE_BITS, Numbers
 
-UserPlace = tuple[int, str, str, str | None, int, str, str, str]
-"""partition, kind, project, user, day, provider, model, environment."""
-HourPlace = tuple[int, str, str, int, str, str, str]
-"""partition, kind, project, hour, provider, model, environment."""
+
+class UserPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The key of a user's row."""
+
+    partition: int
+    kind: str
+    project: str
+    user: str | None
+    day: int
+    provider: str
+    model: str
+    environment: str
+
+
+class HourPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The key of an hour's row."""
+
+    partition: int
+    kind: str
+    project: str
+    hour: int
+    provider: str
+    model: str
+    environment: str
+
 
 Change = tuple[bytes, bytes | None]
 

@@ -149,7 +149,7 @@ class Columns:
             which = np.delete(np.arange(len(rows)), of_hours)
         if users:
             dims, homes = self.projects.place_users(rows[which], users)
-            owners = self.people.number(homes, [user[3] for user in users], self.projects.by_number)
+            owners = self.people.number(homes, [place.user for place in users], self.projects.by_number)
             fresh["dim"][which] = ~dims
             fresh["owner"][which] = owners
             fresh["next"][which] = self.people.link(rows[which], owners)

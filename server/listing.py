@@ -48,8 +48,8 @@ def all_time(columns: Columns, project: Project, query: UserQuery) -> Listing:
     """The users over all time. 30 ms for a million."""
     members = np.array(project.members, np.int64)
     if project.lost:
-        members = members[columns.people.records.column("rows", members) > 0]
-    keys = keys_of(query.column, lambda name: columns.people.records.column(name, members))
+        members = members[columns.people.records.column("rows", members, ascending=True) > 0]
+    keys = keys_of(query.column, lambda name: columns.people.records.column(name, members, ascending=True))
     if project.wide:
         owners = list(project.wide)
         wide = columns.numbers_of(project, owners)

@@ -1,6 +1,5 @@
 """The users of all projects of a view: their sums over all time, in columns, and the chains of their rows."""
 
-from array import array
 from collections.abc import Sequence
 from typing import Final
 
@@ -35,39 +34,45 @@ class People:
         self.names = Names()
         """The users' ids; empty: the user of the events without one."""
         self._index = HashIndex()
-        self._welcome([(Project(ELSEWHERE), None)])
+        self._welcome(np.array([ELSEWHERE]), [b""], _hashes(np.array([ELSEWHERE]), [None], [b""]), [Project(ELSEWHERE)])
 
     def find(self, project: Project, user_id: str | None) -> int | None:
         """The number of a user that has rows."""
-        (number,) = self._index.find(_hashes(np.array([project.number]), [user_id])).tolist()
+        hashes = _hashes(np.array([project.number]), [user_id], _texts([user_id]))
+        (number,) = self._index.find(hashes).tolist()
         return number if number >= 0 and self.records.item("rows", number) else None
 
     def number(self, homes: I64, users: Sequence[str | None], projects: Sequence[Project]) -> I64:
         """The users' numbers; unknown ones become members of their projects, whose numbers are `homes`."""
-        found = self._index.find(_hashes(homes, users))
+        texts = _texts(users)
+        hashes = _hashes(homes, users, texts)
+        found = self._index.find(hashes)
         unknown = np.flatnonzero(found < 0)
         if len(unknown):
-            wanted = [users[index] for index in unknown.tolist()]
-            pairs = list(zip(homes[unknown].tolist(), wanted, strict=True))
-            new = list(dict.fromkeys(pairs))
-            numbers = self._welcome([(projects[home], user) for home, user in new])
-            found[unknown] = list(map(dict(zip(new, numbers, strict=True)).__getitem__, pairs))
+            low, high = hashes["low"][unknown], hashes["high"][unknown]
+            order = np.lexsort((high, low))  # those of one user come side by side
+            low, high = low[order], high[order]
+            is_first = np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
+            first = unknown[order][is_first]
+            chosen = [texts[index] for index in first.tolist()]
+            numbers = self._welcome(homes[first], chosen, hashes.take(first), projects)
+            found[unknown[order]] = numbers[np.cumsum(is_first) - 1]
         return found
 
-    def _welcome(self, new: Sequence[tuple[Project, str | None]]) -> list[int]:
+    def _welcome(self, homes: I64, names: list[bytes], hashes: Records, projects: Sequence[Project]) -> I64:
         """Number users that are not known yet, no two the same."""
-        homes = np.array([project.number for project, _ in new])
-        numbers = self.records.extend(len(new))
-        self._index.add(_hashes(homes, [user for _, user in new]))
-        self.names.add([(user or "").encode() for _, user in new])
-        places = array("i")
-        for number, (project, _) in zip(numbers.tolist(), new, strict=True):
-            places.append(len(project.members))
-            project.members.append(number)
+        numbers = self.records.extend(len(names))
+        self._index.add(hashes)
+        self.names.add(names)
+        places = np.empty(len(names), np.int32)
+        for home in np.unique(homes).tolist():
+            which = np.flatnonzero(homes == home)
+            members = projects[home].members
+            places[which] = np.arange(len(members), len(members) + len(which))
+            members.frombytes(numbers[which].astype(np.int32).tobytes())
         for part, at, which in self.records.split(numbers):
-            part["place"][at] = np.frombuffer(places, np.int32)[which]
-        found: list[int] = numbers.tolist()
-        return found
+            part["place"][at] = places[which]
+        return numbers
 
     def link(self, rows: I64, users: I64) -> I64:
         """Put new rows before the heads of their users' chains; returns what comes after each of them."""
@@ -100,9 +105,13 @@ class People:
         part["last_seen"][at] = rows["last_seen"].max()
 
 
-def _hashes(homes: I64, users: Sequence[str | None]) -> Records:
+def _texts(users: Sequence[str | None]) -> list[bytes]:
+    return [b"" if user is None else user.encode() for user in users]
+
+
+def _hashes(homes: I64, users: Sequence[str | None], texts: Sequence[bytes]) -> Records:
     """Hashes of ids, different in each project."""
-    found = hashes_of(users, [(user or "").encode() for user in users])
+    found = hashes_of(users, texts)
     spread = homes.astype(np.uint64)
     found["low"] ^= spread * _LOW
     found["high"] ^= spread * _HIGH

@@ -79,12 +79,12 @@ class Projects:
         dims, homes = array("i"), array("i")
         name: str | None = None
         project = self.by_number[ELSEWHERE]
-        for row, (_, _, home, _, day, provider, model, environment) in zip(rows.tolist(), places, strict=True):
+        for row, place in zip(rows.tolist(), places, strict=True):
+            home = place.project
             if home != name:
                 name, project = home, self.by_name.get(home) or self._new(home)
-            dim = project.dims.get((day, provider, model, environment))
-            if dim is None:
-                dim = self._new_dim(project.dims, project.number, (day, provider, model, environment))
+            key = (place.day, place.provider, place.model, place.environment)
+            dim = project.dims.get(key) or self._new_dim(project.dims, project.number, key)
             dim.rows.append(row)
             dims.append(dim.number)
             homes.append(project.number)
@@ -93,11 +93,10 @@ class Projects:
     def place_hours(self, rows: I64, places: Sequence[HourPlace]) -> I64:
         """Put new rows into their dimensions; returns the numbers of those."""
         dims = array("i")
-        for row, (_, _, home, hour, provider, model, environment) in zip(rows.tolist(), places, strict=True):
-            hours = (self.by_name.get(home) or self._new(home)).hours
-            dim = hours.get((hour, provider, model, environment))
-            if dim is None:
-                dim = self._new_dim(hours, ELSEWHERE, (hour, provider, model, environment))
+        for row, place in zip(rows.tolist(), places, strict=True):
+            hours = (self.by_name.get(place.project) or self._new(place.project)).hours
+            key = (place.hour, place.provider, place.model, place.environment)
+            dim = hours.get(key) or self._new_dim(hours, ELSEWHERE, key)
             dim.rows.append(row)
             dims.append(dim.number)
         return np.array(dims, np.int64)

@@ -68,11 +68,17 @@ class Segments:
             plain[which] = part.view(self._plain).take(places)
         return found
 
-    def column(self, name: str, numbers: I64) -> NDArray[Any]:
-        """A copy of one field of the records with these numbers."""
+    def column(self, name: str, numbers: I64, *, ascending: bool = False) -> NDArray[Any]:
+        """A copy of one field of the records with these numbers; quicker if they are known to be `ascending`."""
         found = np.empty(len(numbers), self._empty.dtype[name])
-        for part, places, which in self.split(numbers):
-            found[which] = part[name][places]
+        if ascending:
+            ends = np.searchsorted(numbers, np.arange(len(self._parts) + 1) << BITS).tolist()
+            for number, part in enumerate(self._parts):
+                which = slice(ends[number], ends[number + 1])
+                found[which] = part[name].take(numbers[which] - (number << BITS))
+        else:
+            for part, places, of in self.split(numbers):
+                found[of] = part[name].take(places)
         return found
 
     def item(self, name: str, number: int) -> int:
