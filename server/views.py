@@ -9,8 +9,7 @@ looks at a million users, and nobody waits for it but the follower and other lar
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Final
 
@@ -33,6 +32,21 @@ SMALL: Final = 2_000
 """Rows or users that a read may look at in an event loop."""
 
 
+class TakingTurns:
+    """A lock for a `with` statement. Who waits for it gets it next, before one that lets go and asks again at once."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._turn = Lock()
+
+    def __enter__(self) -> None:
+        with self._turn:
+            self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+
 class View:
     """All tables, added up over the partitions. One thread applies; any thread may read at any time."""
 
@@ -45,9 +59,8 @@ class View:
         self._columns = Columns()
         self._windows = Windows()
         self._partitions: set[int] = set()
-        self._lock = Lock()
-        self._gate = Lock()  # a reader waits inside of it, so the next chunk cannot be faster than the reader
-        self._freeze = Lock()
+        self._lock = TakingTurns()
+        self._freeze = TakingTurns()
 
     def __len__(self) -> int:
         """Rows of all kinds."""
@@ -63,13 +76,8 @@ class View:
         """
         for start in range(0, len(records), CHUNK):
             changes = sort_out(partition, records[start : start + CHUNK])
-            with self._freeze:
-                with self._gate:
-                    self._lock.acquire()
-                try:
-                    self._apply(partition, changes)
-                finally:
-                    self._lock.release()
+            with self._freeze, self._lock:
+                self._apply(partition, changes)
             time.sleep(0)
 
     def _apply(self, partition: int, changes: Changes) -> None:
@@ -93,13 +101,8 @@ class View:
         held = self.position
         return all(held.get(partition, NEVER) >= offset for partition, offset in position.items())
 
-    @contextmanager
-    def _still(self) -> Iterator[None]:
-        with self._gate, self._lock:
-            yield
-
-    def _hold(self, size: int) -> AbstractContextManager[object]:
-        return self._still() if size <= SMALL else self._freeze
+    def _hold(self, size: int) -> TakingTurns:
+        return self._lock if size <= SMALL else self._freeze
 
     def members(self, project: str) -> int:
         """How many users a project has. Never waits."""
@@ -113,7 +116,7 @@ class View:
         if project is None:
             return NOTHING
         if query.unattributed:
-            with self._still():
+            with self._lock:
                 return listing.nobody(columns, project, query, columns.people.find(project, None))
         with self._hold(len(project.members)):
             return listing.all_time(columns, project, query)
@@ -131,7 +134,7 @@ class View:
             return NOTHING
         user = None
         if query.unattributed:
-            with self._still():
+            with self._lock:
                 user = columns.people.find(project, None)
             if user is None:
                 return NOTHING
@@ -143,7 +146,7 @@ class View:
         found = self._columns.projects.by_name.get(project)
         if found is None:
             return None
-        with self._still():
+        with self._lock:
             user = self._columns.people.find(found, user_id)
             return None if user is None else self._columns.people.records.item("rows", user)
 
@@ -172,7 +175,7 @@ class View:
     def window(self, scope: Scope, owner: str, kind: Kind, start: int) -> Charged:
         """What one window counted. One so old that it is no longer kept counted nothing."""
         total = Charged()
-        with self._still():
+        with self._lock:
             for partition in self._partitions:
                 if tables.is_expired(kind, start, self.watermarks.get(partition, 0)):
                     continue
