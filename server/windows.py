@@ -7,6 +7,9 @@ from msgspec import Struct
 from processor.core import tables
 
 
+_NOTHING = (0, 0, 0, 0)
+
+
 class Charged(Struct, gc=False):
     """What a window counted, over all partitions."""
 
@@ -14,12 +17,17 @@ class Charged(Struct, gc=False):
     duplicates: int = 0
     conflicts: int = 0
 
-    def add(self, value: bytes, sign: int = 1) -> None:
+    def add(self, value: bytes) -> None:
         """Add what one partition's share says, a value of the changelog."""
-        _, unique, duplicates, conflicts = tables.decode_value(value)
-        self.unique += sign * unique
-        self.duplicates += sign * duplicates
-        self.conflicts += sign * conflicts
+        self.replace(value, None)
+
+    def replace(self, value: bytes | None, before: bytes | None) -> None:
+        """Add one share instead of another, in one step: no reader ever sees both, or neither."""
+        _, unique, duplicates, conflicts = _NOTHING if value is None else tables.decode_value(value)
+        _, unique0, duplicates0, conflicts0 = _NOTHING if before is None else tables.decode_value(before)
+        self.unique += unique - unique0
+        self.duplicates += duplicates - duplicates0
+        self.conflicts += conflicts - conflicts0
 
 
 class Windows:
@@ -45,10 +53,7 @@ class Windows:
         month = self._months.get((owner, start))
         if month is None:
             month = self._months[owner, start] = Charged()
-        if value is not None:  # first, so that a live count never falls while it is replaced
-            month.add(value)
-        if before is not None:
-            month.add(before, -1)
+        month.replace(value, before)
 
     def month(self, organization: str, start: int) -> Charged | None:
         """The live count of an organisation's month."""
