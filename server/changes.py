@@ -15,16 +15,39 @@ from processor.core.tables import Sums
 from server.segments import Records
 from server.sums import SAFE_BITS, Numbers
 
-Place = tuple[str, str | None, int, str, str, str, bool]
-"""project, user, day or hour, provider, model, environment; True for an hour, which has no user."""
+
+class UserPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The key of a user's row."""
+
+    partition: int
+    kind: str
+    project: str
+    user: str | None
+    day: int
+    provider: str
+    model: str
+    environment: str
+
+
+class HourPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The key of an hour's row."""
+
+    partition: int
+    kind: str
+    project: str
+    hour: int
+    provider: str
+    model: str
+    environment: str
+
 
 Change = tuple[bytes, bytes | None]
 
 _ZERO: Final = tables.encode_value(Sums(b""))
 _BINARY: Final = {packed.SIZE}
 _ROWS: Final = {"user", "hour"}
-_users = msgspec.json.Decoder(list[tuple[int, str, str, str | None, int, str, str, str]]).decode
-_hours = msgspec.json.Decoder(list[tuple[int, str, str, int, str, str, str]]).decode
+_users = msgspec.json.Decoder(list[UserPlace]).decode
+_hours = msgspec.json.Decoder(list[HourPlace]).decode
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
 _progress = msgspec.json.Decoder(tuple[int, int]).decode
@@ -36,7 +59,7 @@ class Changes(Struct, gc=False):
     keys: list[bytes]
     """Rows of users and hours."""
     rows: Records
-    """What they say: shape (n,), `packed.DTYPE`. Zeros for what is wide or gone."""
+    """What they say: shape (n,), `packed.DTYPE`, to be written over. Zeros for what is wide or gone."""
     wide: dict[int, Numbers]
     """Index in `keys` -> what does not fit into columns."""
     gone: list[int]
@@ -66,21 +89,17 @@ def sort_out(partition: int, records: Sequence[Change]) -> Changes:
         keys.append(key)
         values.append(_ZERO)
     changes.keys = keys
-    rows = np.frombuffer(b"".join(values), packed.DTYPE)  # type: ignore[arg-type] # the same
-    changes.rows = _set_wide_apart(rows, changes.wide)
+    changes.rows = np.frombuffer(bytearray().join(values), packed.DTYPE)  # type: ignore[arg-type] # the same
+    _set_wide_apart(changes.rows, changes.wide)
     return changes
 
 
-def _set_wide_apart(rows: Records, wide: dict[int, Numbers]) -> Records:
+def _set_wide_apart(rows: Records, wide: dict[int, Numbers]) -> None:
     high = (rows["input_tokens"] | rows["output_tokens"] | rows["cached_tokens"]) >> SAFE_BITS
     over = np.flatnonzero((high != 0) | (rows["cost"] < 0))
-    if not len(over):
-        return rows
     for index in over.tolist():
         wide[index] = tuple(packed.unpack(rows[index].tobytes()))
-    rows = rows.copy()
-    rows[over] = np.zeros((), packed.DTYPE)
-    return rows
+        rows[index] = np.zeros((), packed.DTYPE)
 
 
 def _other(
@@ -117,24 +136,25 @@ def _other(
         raise ValueError(f"not a row of the changelog: {error}") from None
 
 
-def places(partition: int, keys: Sequence[bytes]) -> list[Place]:
-    """What keys of rows of users and hours say. Raises `ValueError` for a key of another format."""
+def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list[HourPlace], list[int]]:
+    """What keys of rows of users and hours say: the users', the hours', and where in `keys` those of hours are.
+
+    Raises `ValueError` for a key of another format.
+    """
     user, hour = b'[%d,"user",' % partition, b'[%d,"hour",' % partition
-    found: list[Place] = []
+    others = [index for index, key in enumerate(keys) if not key.startswith(user)]
+    of_hours = [keys[index] for index in others]
+    for key in of_hours:
+        if not key.startswith(hour):
+            raise _misplaced(partition, key)
+    of_users = [key for key in keys if key.startswith(user)] if others else keys
     try:
-        if all(key.startswith(user) for key in keys):
-            return [(*parts[2:], False) for parts in _users(b"[%b]" % b",".join(keys))]
-        for key in keys:
-            if key.startswith(user):
-                found.append((*_users(b"[%b]" % key)[0][2:], False))
-            elif key.startswith(hour):
-                _, _, project, at, provider, model, environment = _hours(b"[%b]" % key)[0]
-                found.append((project, None, at, provider, model, environment, True))
-            else:
-                raise _misplaced(partition, key)
-    except (msgspec.MsgspecError, IndexError) as error:
+        found = _users(b"[%b]" % b",".join(of_users)), _hours(b"[%b]" % b",".join(of_hours))
+    except msgspec.MsgspecError as error:
         raise ValueError(f"not a row of the changelog: {error}") from None
-    return found
+    if (len(found[0]), len(found[1])) != (len(of_users), len(of_hours)):
+        raise ValueError("not a row of the changelog: several keys in one")
+    return *found, others
 
 
 def _misplaced(partition: int, key: bytes) -> ValueError:

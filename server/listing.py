@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from server.columns import Columns, Dim, Project
+from server.columns import Columns
+from server.projects import Dim, Project
 from server.queries import UserQuery
 from server.ranking import key_of, keys_of, top
 from server.segments import I64
@@ -47,8 +48,8 @@ def all_time(columns: Columns, project: Project, query: UserQuery) -> Listing:
     """The users over all time. 30 ms for a million."""
     members = np.array(project.members, np.int64)
     if project.lost:
-        members = members[columns.users.column("rows", members) > 0]
-    keys = keys_of(query.column, lambda name: columns.users.column(name, members))
+        members = members[columns.people.records.column("rows", members, ascending=True) > 0]
+    keys = keys_of(query.column, lambda name: columns.people.records.column(name, members, ascending=True))
     if project.wide:
         owners = list(project.wide)
         wide = columns.numbers_of(project, owners)
@@ -120,7 +121,7 @@ class _Sums:
             chosen &= rows["owner"] == user
         if not chosen.all():
             numbered, rows = numbered[chosen], rows[chosen]
-        at = columns.users.column("place", rows["owner"].astype(np.int64)).astype(np.int64)
+        at = columns.people.records.column("place", rows["owner"].astype(np.int64)).astype(np.int64)
         deltas = limbs(rows)
         for column, delta in zip(self.sums, deltas, strict=True):
             np.add.at(column, at, delta)
@@ -155,15 +156,11 @@ def _page(
     totals: Sequence[int],
 ) -> Listing:
     """The page asked for, out of all users: their numbers in the columns, what they are sorted by, what they say."""
-    ids = columns.ids
-
-    def names(places: Sequence[int]) -> list[str]:
-        return [ids[user] or "" for user in members[places].tolist()]
-
-    chosen = top(keys, names, lambda place: get([place])[0][query.column], query.after, query.limit + 1)
+    names = columns.people.names
+    chosen = top(keys, members, names, lambda place: get([place])[0][query.column], query.after, query.limit + 1)
     page = chosen[: query.limit]
-    users = [(ids[user], found) for user, found in zip(members[page].tolist(), get(page), strict=True)]
-    return Listing(users, tuple(totals), len(members), len(chosen) > len(page))
+    ids = [name.decode() or None for name in names.get(members[page].tolist())]
+    return Listing(list(zip(ids, get(page), strict=True)), tuple(totals), len(members), len(chosen) > len(page))
 
 
 def rows_of(columns: Columns, user: int) -> list[tuple[Dim, Numbers]]:
@@ -190,5 +187,5 @@ def _rows(columns: Columns, numbered: list[int]) -> list[tuple[Dim, Numbers]]:
     for row, dim, own, first, last in zip(numbered, kept_by, sums, firsts, lasts, strict=True):
         if dim >= 0:
             said, more = numbers(own, first, last), columns.wide(row)
-            found.append((columns.dims[dim], merge(said, more) if more else said))
+            found.append((columns.projects.dims[dim], merge(said, more) if more else said))
     return found

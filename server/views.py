@@ -9,8 +9,7 @@ looks at a million users, and nobody waits for it but the follower and other lar
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Final
 
@@ -19,8 +18,9 @@ from processor.core.clock import Kind
 from processor.core.tables import NEVER, Scope
 from server import listing
 from server.changes import Change, Changes, sort_out
-from server.columns import Columns, Dim
+from server.columns import Columns
 from server.listing import NOTHING, Hour, Listing
+from server.projects import Dim
 from server.queries import Range, UserQuery
 from server.sums import Numbers
 from server.windows import Charged, Windows
@@ -30,6 +30,21 @@ CHUNK: Final = 2048
 
 SMALL: Final = 2_000
 """Rows or users that a read may look at in an event loop."""
+
+
+class TakingTurns:
+    """A lock for a `with` statement. Who waits for it gets it next, before one that lets go and asks again at once."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._turn = Lock()
+
+    def __enter__(self) -> None:
+        with self._turn:
+            self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
 
 
 class View:
@@ -44,9 +59,8 @@ class View:
         self._columns = Columns()
         self._windows = Windows()
         self._partitions: set[int] = set()
-        self._lock = Lock()
-        self._gate = Lock()  # a reader waits inside of it, so the next chunk cannot be faster than the reader
-        self._freeze = Lock()
+        self._lock = TakingTurns()
+        self._freeze = TakingTurns()
 
     def __len__(self) -> int:
         """Rows of all kinds."""
@@ -62,13 +76,8 @@ class View:
         """
         for start in range(0, len(records), CHUNK):
             changes = sort_out(partition, records[start : start + CHUNK])
-            with self._freeze:
-                with self._gate:
-                    self._lock.acquire()
-                try:
-                    self._apply(partition, changes)
-                finally:
-                    self._lock.release()
+            with self._freeze, self._lock:
+                self._apply(partition, changes)
             time.sleep(0)
 
     def _apply(self, partition: int, changes: Changes) -> None:
@@ -92,46 +101,41 @@ class View:
         held = self.position
         return all(held.get(partition, NEVER) >= offset for partition, offset in position.items())
 
-    @contextmanager
-    def _still(self) -> Iterator[None]:
-        with self._gate, self._lock:
-            yield
-
-    def _hold(self, size: int) -> AbstractContextManager[object]:
-        return self._still() if size <= SMALL else self._freeze
+    def _hold(self, size: int) -> TakingTurns:
+        return self._lock if size <= SMALL else self._freeze
 
     def members(self, project: str) -> int:
         """How many users a project has. Never waits."""
-        found = self._columns.projects.get(project)
+        found = self._columns.projects.by_name.get(project)
         return len(found.members) if found else 0
 
     def all_time(self, query: UserQuery) -> Listing:
         """The project's users over all time: totals and users agree. Belongs in a thread above `SMALL` users."""
         columns = self._columns
-        project = columns.projects.get(query.project)
+        project = columns.projects.by_name.get(query.project)
         if project is None:
             return NOTHING
         if query.unattributed:
-            with self._still():
-                return listing.nobody(columns, project, query, columns.user(query.project, None))
+            with self._lock:
+                return listing.nobody(columns, project, query, columns.people.find(project, None))
         with self._hold(len(project.members)):
             return listing.all_time(columns, project, query)
 
     def dims(self, project: str) -> list[Dim]:
         """All kinds of rows of users the project has. Never waits."""
-        found = self._columns.projects.get(project)
+        found = self._columns.projects.by_name.get(project)
         return list(found.dims.values()) if found else []
 
     def filtered(self, query: UserQuery, dims: Sequence[Dim]) -> Listing:
         """The project's users by their rows of some kinds. Belongs in a thread above `SMALL` rows."""
         columns = self._columns
-        project = columns.projects.get(query.project)
+        project = columns.projects.by_name.get(query.project)
         if project is None:
             return NOTHING
         user = None
         if query.unattributed:
-            with self._still():
-                user = columns.user(query.project, None)
+            with self._lock:
+                user = columns.people.find(project, None)
             if user is None:
                 return NOTHING
         size = max(len(project.members), sum(len(dim.rows) for dim in dims))
@@ -139,19 +143,25 @@ class View:
 
     def user_size(self, project: str, user_id: str) -> int | None:
         """How many rows a user has; None for a user that has none."""
-        with self._still():
-            user = self._columns.user(project, user_id)
-            return None if user is None else self._columns.users.item("rows", user)
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return None
+        with self._lock:
+            user = self._columns.people.find(found, user_id)
+            return None if user is None else self._columns.people.records.item("rows", user)
 
     def user(self, project: str, user_id: str | None, size: int = 0) -> list[tuple[Dim, Numbers]]:
         """One user's rows, in no order, of about `size`. Belongs in a thread above `SMALL`."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return []
         with self._hold(size):
-            user = self._columns.user(project, user_id)
+            user = self._columns.people.find(found, user_id)
             return [] if user is None else listing.rows_of(self._columns, user)
 
     def hours(self, project: str, hours: Range | None = None) -> list[Hour]:
         """The project's hours (since the epoch; None: all), in no order, over all partitions. Waits for a batch."""
-        found = self._columns.projects.get(project)
+        found = self._columns.projects.by_name.get(project)
         if found is None:
             return []
         dims = [dim for dim in list(found.hours.values()) if hours is None or dim.at in hours]
@@ -165,7 +175,7 @@ class View:
     def window(self, scope: Scope, owner: str, kind: Kind, start: int) -> Charged:
         """What one window counted. One so old that it is no longer kept counted nothing."""
         total = Charged()
-        with self._still():
+        with self._lock:
             for partition in self._partitions:
                 if tables.is_expired(kind, start, self.watermarks.get(partition, 0)):
                     continue

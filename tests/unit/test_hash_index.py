@@ -54,5 +54,7 @@ def test_segments_keep_what_was_put_in_while_they_grow(monkeypatch: pytest.Monke
         segments.put(numbers, new)
         everything = np.arange(len(segments))[::-1]
         assert segments.column("high", everything).tolist() == (2 * everything).tolist()
+        some = everything[::-1][count % 3 :: 2]
+        assert segments.column("high", some, ascending=True).tolist() == (2 * some).tolist()
         assert segments.take(everything).tolist() == [(number, 2 * number) for number in everything]
         assert segments.item("low", len(segments) - 1) == len(segments) - 1

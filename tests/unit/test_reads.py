@@ -12,6 +12,7 @@ from server.answers import Totals, UserPage
 from server.arrivals import Arrivals
 from server.errors import Refused
 from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
+from server.names import Names
 from server.queries import SORTS
 from server.ranking import CAP, top
 from server.reads import ViewReads
@@ -209,10 +210,12 @@ amounts = st.integers(0, 3) | st.integers(CAP - 1, CAP + 2)
 )
 def test_top_is_the_head_of_the_sorted_list(values: list[int], after: tuple[int, str] | None, count: int) -> None:
     names = ["" if n == 0 else f"u{n}" for n in range(len(values))]
+    known = Names()
+    known.add([name.encode() for name in names])
     whole = sorted(range(len(values)), key=lambda n: (-values[n], names[n]))
     behind = [n for n in whole if after is None or (-values[n], names[n]) > (-after[0], after[1])]
     keys = np.array([min(value, CAP) for value in values], np.int64)
-    found = top(keys, lambda places: [names[place] for place in places], values.__getitem__, after, count)
+    found = top(keys, np.arange(len(keys)), known, values.__getitem__, after, count)
     assert found == behind[:count]
 
 

@@ -182,6 +182,19 @@ def test_records_of_another_format_are_refused_and_change_nothing(
     assert listed(view, "p") == ([], (0,) * 7, 0, False)
 
 
+def test_the_live_count_of_a_month_only_grows_while_it_is_read() -> None:
+    view = View()
+    key = encode_key(0, "window", "org", "o", "month", 0)
+    follower = Thread(target=lambda: [view.apply(0, [(key, b"[1,%d,0,0]" % unique)]) for unique in range(1, 2000)])
+    follower.start()
+    seen = [0]
+    while follower.is_alive():
+        seen.append(view.charged("o", 0).unique)
+    follower.join()
+    assert seen == sorted(seen)
+    assert seen[-1] < 2000
+
+
 def test_progress_cannot_be_deleted() -> None:
     view = View()
     view.apply(0, [(b'[0,"progress"]', b"[1,1]")])

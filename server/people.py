@@ -1,0 +1,118 @@
+"""The users of all projects of a view: their sums over all time, in columns, and the chains of their rows."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from server.hash_index import HashIndex, hashes_of
+from server.names import Names
+from server.projects import ELSEWHERE, Project
+from server.segments import I64, Records, Segments
+from server.sums import NO_FIRST, NO_LAST, SUMMED
+
+USER: Final = np.dtype(
+    [
+        *((name, "<i8") for name in SUMMED),
+        ("first_seen", "<i8"),
+        ("last_seen", "<i8"),
+        ("head", "<i4"),  # the newest of the user's rows; -1: none
+        ("rows", "<i4"),  # how many there are
+        ("place", "<i4"),  # where the project's members have the user
+        ("_", "<i4"),
+    ]
+)
+_EMPTY: Final = np.array((*[0] * 8, NO_FIRST, NO_LAST, -1, 0, 0, 0), USER)
+_LOW, _HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+class People:
+    """Users, each with a number; number `ELSEWHERE` is no user."""
+
+    def __init__(self) -> None:
+        self.records = Segments(_EMPTY)
+        self.names = Names()
+        """The users' ids; empty: the user of the events without one."""
+        self._index = HashIndex()
+        self._welcome(np.array([ELSEWHERE]), [b""], _hashes(np.array([ELSEWHERE]), [None], [b""]), [Project(ELSEWHERE)])
+
+    def find(self, project: Project, user_id: str | None) -> int | None:
+        """The number of a user that has rows."""
+        hashes = _hashes(np.array([project.number]), [user_id], _texts([user_id]))
+        (number,) = self._index.find(hashes).tolist()
+        return number if number >= 0 and self.records.item("rows", number) else None
+
+    def number(self, homes: I64, users: Sequence[str | None], projects: Sequence[Project]) -> I64:
+        """The users' numbers; unknown ones become members of their projects, whose numbers are `homes`."""
+        texts = _texts(users)
+        hashes = _hashes(homes, users, texts)
+        found = self._index.find(hashes)
+        unknown = np.flatnonzero(found < 0)
+        if len(unknown):
+            low, high = hashes["low"][unknown], hashes["high"][unknown]
+            order = np.lexsort((high, low))  # those of one user come side by side
+            low, high = low[order], high[order]
+            is_first = np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
+            first = unknown[order][is_first]
+            chosen = [texts[index] for index in first.tolist()]
+            numbers = self._welcome(homes[first], chosen, hashes.take(first), projects)
+            found[unknown[order]] = numbers[np.cumsum(is_first) - 1]
+        return found
+
+    def _welcome(self, homes: I64, names: list[bytes], hashes: Records, projects: Sequence[Project]) -> I64:
+        """Number users that are not known yet, no two the same."""
+        numbers = self.records.extend(len(names))
+        self._index.add(hashes)
+        self.names.add(names)
+        places = np.empty(len(names), np.int32)
+        for home in np.unique(homes).tolist():
+            which = np.flatnonzero(homes == home)
+            members = projects[home].members
+            places[which] = np.arange(len(members), len(members) + len(which))
+            members.frombytes(numbers[which].astype(np.int32).tobytes())
+        for part, at, which in self.records.split(numbers):
+            part["place"][at] = places[which]
+        return numbers
+
+    def link(self, rows: I64, users: I64) -> I64:
+        """Put new rows before the heads of their users' chains; returns what comes after each of them."""
+        order = np.argsort(users, kind="stable")
+        chained, owners = rows[order], users[order]
+        after = self.records.column("head", owners).astype(np.int64)
+        follows = owners[1:] == owners[:-1]
+        after[1:][follows] = chained[:-1][follows]
+        newest = np.append(~follows, True)
+        for part, at, which in self.records.split(owners[newest]):
+            part["head"][at] = chained[newest][which]
+        found = np.empty_like(after)
+        found[order] = after
+        return found
+
+    def add(self, users: I64, deltas: I64, came: I64, new: Records) -> None:
+        """Add changes of rows, shape (8, n), to their users; `came` is 1 for a row that was not there, -1 for one that
+        has gone. Times are those of the rows' `new` values; none ever moves back."""
+        for part, at, which in self.records.split(users):
+            for name, delta in zip(SUMMED, deltas, strict=True):
+                np.add.at(part[name], at, delta[which])
+            np.add.at(part["rows"], at, came[which])
+            np.minimum.at(part["first_seen"], at, new["first_seen"][which])
+            np.maximum.at(part["last_seen"], at, new["last_seen"][which])
+
+    def see_again(self, user: int, rows: Records) -> None:
+        """Take a user's times from all of its rows."""
+        ((part, at, _),) = self.records.split(np.array([user]))
+        part["first_seen"][at] = rows["first_seen"].min()
+        part["last_seen"][at] = rows["last_seen"].max()
+
+
+def _texts(users: Sequence[str | None]) -> list[bytes]:
+    return [b"" if user is None else user.encode() for user in users]
+
+
+def _hashes(homes: I64, users: Sequence[str | None], texts: Sequence[bytes]) -> Records:
+    """Hashes of ids, different in each project."""
+    found = hashes_of(users, texts)
+    spread = homes.astype(np.uint64)
+    found["low"] ^= spread * _LOW
+    found["high"] ^= spread * _HIGH
+    return found

@@ -1,0 +1,133 @@
+"""The projects of a view, and what the rows of each are kept by."""
+
+from array import array
+from collections.abc import Sequence
+from operator import add, sub
+from sys import intern
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from server.changes import HourPlace, UserPlace
+from server.segments import I64
+from server.sums import TOTALS, Numbers, joined
+
+ELSEWHERE: Final = 0
+"""The project, and the user, that rows of hours are added up to, for nobody to read."""
+
+DimKey = tuple[int, str, str, str]
+
+
+class Dim(Struct, gc=False, eq=False):
+    """What rows are kept by besides the user; `at` is a day or, of an hour's, an hour since the epoch."""
+
+    number: int
+    at: int
+    provider: str
+    model: str
+    environment: str
+    rows: "array[int]"
+    """Their numbers, ascending; those of rows that are gone included."""
+
+
+class Project:
+    """A project's users and dimensions, and its totals over all time."""
+
+    __slots__ = ("dims", "hours", "lost", "members", "number", "totals", "wide")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.members = array("i")
+        """The numbers of its users, ascending; those of users without rows included."""
+        self.dims: dict[DimKey, Dim] = {}
+        self.hours: dict[DimKey, Dim] = {}
+        self.totals = [0] * 7
+        """Requests, errors, input, output and cached tokens, cost, unpriced."""
+        self.wide: dict[int, dict[int, Numbers]] = {}
+        """User -> row -> what does not fit into columns."""
+        self.lost = False
+        """True if a row was deleted: some users may have none."""
+
+    def add_wide(self, user: int, row: int, numbers: Numbers) -> None:
+        self.totals = list(map(add, self.totals, numbers[TOTALS]))
+        self.wide.setdefault(user, {})[row] = numbers
+
+    def drop_wide(self, user: int, row: int) -> None:
+        rows = self.wide[user]
+        self.totals = list(map(sub, self.totals, rows.pop(row)[TOTALS]))
+        if not rows:
+            del self.wide[user]
+
+
+class Projects:
+    """All projects by name and by number, and all dimensions by number."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Project] = {}
+        self.by_number = [Project(ELSEWHERE)]
+        self.dims: list[Dim] = []
+        self._home_of = array("i")
+        """A dimension's project; `ELSEWHERE` for hours."""
+
+    def home_of(self, dim: int) -> Project:
+        """The project that rows of a dimension are added up to."""
+        return self.by_number[self._home_of[dim]]
+
+    def place_users(self, rows: I64, places: Sequence[UserPlace]) -> tuple[I64, I64]:
+        """Put new rows into their dimensions; returns the numbers of those and of the projects."""
+        dims, homes = array("i"), array("i")
+        name: str | None = None
+        project = self.by_number[ELSEWHERE]
+        for row, place in zip(rows.tolist(), places, strict=True):
+            home = place.project
+            if home != name:
+                name, project = home, self.by_name.get(home) or self._new(home)
+            key = (place.day, place.provider, place.model, place.environment)
+            dim = project.dims.get(key) or self._new_dim(project.dims, project.number, key)
+            dim.rows.append(row)
+            dims.append(dim.number)
+            homes.append(project.number)
+        return np.array(dims, np.int64), np.array(homes, np.int64)
+
+    def place_hours(self, rows: I64, places: Sequence[HourPlace]) -> I64:
+        """Put new rows into their dimensions; returns the numbers of those."""
+        dims = array("i")
+        for row, place in zip(rows.tolist(), places, strict=True):
+            hours = (self.by_name.get(place.project) or self._new(place.project)).hours
+            key = (place.hour, place.provider, place.model, place.environment)
+            dim = hours.get(key) or self._new_dim(hours, ELSEWHERE, key)
+            dim.rows.append(row)
+            dims.append(dim.number)
+        return np.array(dims, np.int64)
+
+    def _new(self, name: str) -> Project:
+        project = self.by_name[name] = Project(len(self.by_number))
+        self.by_number.append(project)
+        return project
+
+    def _new_dim(self, dims: dict[DimKey, Dim], home: int, key: DimKey) -> Dim:
+        at, provider, model, environment = key
+        key = (at, intern(provider), intern(model), intern(environment))
+        dim = dims[key] = Dim(len(self.dims), *key, array("i"))
+        self.dims.append(dim)
+        self._home_of.append(home)
+        return dim
+
+    def add(self, dims: I64, deltas: I64) -> None:
+        """Add changes of rows, shape (8, n), to the totals of their projects."""
+        homes = np.frombuffer(self._home_of, np.int32).take(dims)
+        first = int(homes[0])
+        if (homes == first).all():
+            self._add_to(first, deltas.sum(axis=1).tolist())
+            return
+        found, inverse = np.unique(homes, return_inverse=True)
+        sums = np.zeros((len(deltas), len(found)), np.int64)
+        for total, delta in zip(sums, deltas, strict=True):
+            np.add.at(total, inverse, delta)
+        for number, change in zip(found.tolist(), sums.T.tolist(), strict=True):
+            self._add_to(number, change)
+
+    def _add_to(self, number: int, change: Sequence[int]) -> None:
+        project = self.by_number[number]
+        project.totals = list(map(add, project.totals, joined(change)))
