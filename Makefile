@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run test check fmt lint types protos bench chaos loc lock
+.PHONY: help setup setup-run run kafka cluster test check fmt lint types protos bench chaos loc lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,12 @@ setup-run:
 
 run: setup-run ## serve: HTTP and gRPC ingest, the worker and its embedded log
 	@exec $(BIN)/spendstream serve $(ARGS)
+
+kafka: setup-run ## a Kafka broker on this machine (Java 17 and Maven have to be there); PORT=9092, data in .kafka/data
+	@exec $(BIN)/python -m tools.kafka --port $(or $(PORT),9092) $(ARGS)
+
+cluster: setup-run ## a broker, two APIs and two workers on this machine; what they keep is in .kafka/cluster
+	@exec $(BIN)/python -m tools.cluster $(ARGS)
 
 test: setup ## the tests; ARGS="-k name" picks some
 	@$(BIN)/pytest $(ARGS)

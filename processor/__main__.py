@@ -43,6 +43,8 @@ def main() -> int:
         print(f"spendstream worker: {error}", file=sys.stderr)  # noqa: T201 - a person started it wrongly
         return EXIT_USAGE
     lifeline.watch()
+    if settings.broker != "sqlite://":
+        return asyncio.run(_run(application))
     checkpointer = Checkpointer(settings.data_dir)
     checkpointer.start()
     code = asyncio.run(_run(application))

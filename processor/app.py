@@ -1,21 +1,28 @@
 """The Faust application: topics, the table and the agent. What it computes is in `core`; what it keeps in `state`."""
 
+import asyncio
 import os
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import faust
 from faust.types import EventT
 from structlog.stdlib import get_logger
 
-from processor.log.store import Log
+from processor.log.address import LogAddress
+from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.settings import Settings
+from processor.state import loader
 from processor.state.applier import Applier
 from processor.state.compactor import Compactor
-from processor.state.loader import Partition, load
+from processor.state.loader import Partition
 from processor.state.rows import RowTable
+from processor.state.sealer import Sealer
+
+if TYPE_CHECKING:
+    from processor.state.holder import Holder
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
@@ -41,14 +48,20 @@ class Application:
     """The app and what the worker's process needs of it."""
 
     def __init__(self, settings: Settings, clock: Any) -> None:
-        directory = settings.data_dir
-        log = Log(directory, partitions=settings.partitions)
+        self._address = address = LogAddress.of(settings)
+        log = address.open(settings.partitions, create=True)
         self.partitions = log.partitions
+        counts = log.topics()
         log.close()
-        self.faust = _faust_app(directory, self.partitions)
+        self.faust = _faust_app(address, self.partitions)
+        load: Callable[[int], Partition] | None = partial(loader.load, address)
+        self.holder: Holder | None = None
+        if address.kafka is not None:
+            self.faust.spendstream = self.holder = self._hold(counts, standby=settings.standby)
+            load = None  # the holder does it, when the group says so
         self.table = RowTable(
             self.faust,
-            load=partial(load, directory),
+            load=load,
             name="rows",
             partitions=self.partitions,
             changelog_topic=self._topic(ROWS),
@@ -56,11 +69,16 @@ class Application:
             value_type=bytes,
         )
         self.faust.tables.add(self.table)
-        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval)
-        self.compactor = Compactor(self._owned, self._compact)
+        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval, self._exists)
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
-        self.faust.task(self.compactor.run)
+        if address.kafka is None:  # a broker compacts by itself
+            self.faust.task(Compactor(self._owned, self._compact).run)
+            if settings.retention:
+                sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
+                self.faust.task(sealer.run)
+        if self.holder is not None:
+            self.faust.task(self.holder.follow)
 
     def _topic(self, name: str) -> Any:
         return self.faust.topic(
@@ -81,8 +99,27 @@ class Application:
                 get_logger().critical("worker.broken", error=str(error) or repr(error))
                 os._exit(EXIT_BROKEN)
 
+    def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
+        from processor.state.holder import Holder
+
+        return Holder(self._address, counts, self._owned, self._flush, standby=standby)
+
+    async def _flush(self) -> None:
+        await self.applier.flush()
+
     def _owned(self) -> dict[int, Partition]:
         return self.table.owned
+
+    async def _exists(self, number: int, start: int, before: int) -> bool:
+        return await asyncio.to_thread(self._look, number, start, before)
+
+    def _look(self, number: int, start: int, before: int) -> bool:
+        log = self._address.open()
+        try:
+            found = log.read(TopicPartition(EVENTS, number), start, 1)
+            return bool(found) and found[0].offset < before
+        finally:
+            log.close()
 
     async def _append(self, appends: Any) -> list[int]:
         producer: Any = self.faust.producer
@@ -95,12 +132,13 @@ class Application:
         return found
 
 
-def _faust_app(directory: Path, partitions: int) -> faust.App:
+def _faust_app(address: LogAddress, partitions: int) -> Any:
+    embedded = f"spendstream-sqlite://{address.data_dir}"
     return faust.App(
         NAME,
-        broker=f"spendstream-sqlite://{directory}",
+        broker=embedded if address.kafka is None else "spendstream-kafka://cluster",
         store="memory://",
-        datadir=str(directory / "faust"),
+        datadir=str(address.data_dir / "faust"),
         topic_partitions=partitions,
         topic_disable_leader=True,
         topic_allow_declare=True,
@@ -108,6 +146,7 @@ def _faust_app(directory: Path, partitions: int) -> faust.App:
         broker_commit_interval=1.0,
         stream_wait_empty=False,
         stream_buffer_maxsize=64,
+        stream_recovery_delay=0.0,
         producer_partitioner=None,
         autodiscover=False,
     )

@@ -1,10 +1,11 @@
 """Settings every role shares. They come from flags, then `SPENDSTREAM_*` variables, then a TOML file."""
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 CONFIG_VARIABLE = "SPENDSTREAM_CONFIG"
@@ -16,17 +17,12 @@ class SettingsError(Exception):
 
 
 def _broker(value: str) -> str:
-    if value.startswith("kafka://"):
-        raise ValueError("this version has no Kafka transport yet; leave it out to use the embedded log (sqlite://)")
-    if value != "sqlite://":
-        raise ValueError("must be sqlite:// (the embedded log in the data directory)")
-    return value
+    if value == "sqlite://" or _KAFKA(value):
+        return value
+    raise ValueError("must be sqlite:// (the embedded log in the data directory) or kafka://host:port;host:port")
 
 
-def _retention(value: int) -> int:
-    if value:
-        raise ValueError("this version keeps events for ever; leave it out or set it to 0")
-    return value
+_KAFKA = re.compile(r"kafka://[^\s;,/:]+(:[0-9]{1,5})?(;[^\s;,/:]+(:[0-9]{1,5})?)*").fullmatch
 
 
 class Settings(BaseSettings):
@@ -35,21 +31,45 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SPENDSTREAM_", extra="ignore")
 
     data_dir: Path = Field(Path(".spendstream"), description="Directory of everything that must survive a restart")
-    broker: Annotated[str, AfterValidator(_broker)] = Field("sqlite://", description="The log: sqlite://")
+    broker: Annotated[str, AfterValidator(_broker)] = Field(
+        "sqlite://", description="The log: sqlite:// (one file in the data directory) or kafka://host:port;host:port"
+    )
     partitions: int | None = Field(
         None, ge=1, le=1024, description="Partitions of the log; chosen once, when the log is made"
     )
     dedupe_horizon: int = Field(0, ge=0, description="Days after which an event_id may be forgotten; 0: never")
-    retention: Annotated[int, AfterValidator(_retention)] = Field(
-        0, ge=0, description="Days after which events may be deleted; 0: never"
-    )
+    retention: int = Field(0, ge=0, le=36_500, description="Days after which events may be deleted; 0: never")
+    retention_interval: float = Field(60, ge=0.05, description="Seconds between two looks for events past retention")
     flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
+    kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
+        None, description="How to speak to Kafka: plaintext, ssl, sasl_plaintext or sasl_ssl"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    kafka_username: str | None = Field(None, description="SASL user")
+    kafka_password: str | None = Field(None, description="SASL password; better given as a variable than as a flag")
+    kafka_ca: Path | None = Field(None, description="PEM certificates of the authorities to trust")
+    kafka_cert: Path | None = Field(None, description="PEM certificate of this client, for mutual TLS")
+    kafka_key: Path | None = Field(None, description="PEM private key of that certificate")
+    kafka_replication: int = Field(
+        3, ge=1, le=9, description="Copies of each partition when topics are made; no more than there are brokers"
+    )
+    standby: bool = Field(
+        True, description="On Kafka: keep a warm copy of the partitions that other workers own, for a fast takeover"
+    )
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
         "info", description="debug, info, warning or error"
     )
     log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = Field(
         "auto", description="console, json, or auto: console on a terminal, json elsewhere"
     )
+
+    @model_validator(mode="after")
+    def _retention_has_checkpoints(self) -> Self:
+        if self.retention and self.broker != "sqlite://":
+            raise ValueError("SPENDSTREAM_RETENTION is of the embedded log only: leave it out, or SPENDSTREAM_BROKER")
+        return self
 
     @classmethod
     def settings_customise_sources(

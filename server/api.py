@@ -14,16 +14,17 @@ import grpc
 from aiohttp import web
 from structlog.stdlib import get_logger
 
+from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
-from processor.log.store import Log
 from server import bootstrap
 from server.arrivals import Arrivals
-from server.embedded import EmbeddedPublisher, Follower, LogHealth
 from server.face import Face
+from server.follower import Follower, LogHealth
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
 from server.intake import Intake
 from server.keys import Directory
+from server.log_publisher import LogPublisher
 from server.quotas import ViewQuotas
 from server.reads import ViewReads
 from server.settings import ServerSettings, split_bind
@@ -71,15 +72,17 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     directory, view = Directory(), View()
     loop = asyncio.get_running_loop()
     arrivals = Arrivals(view)
-    log = Log(settings.data_dir, partitions=settings.partitions)
+    address = LogAddress.of(settings)
+    log = address.open(settings.partitions, create=True)
     bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)
     log.close()
-    checkpointer = Checkpointer(settings.data_dir)
-    checkpointer.start()
-    stack.callback(checkpointer.stop)
-    publisher = EmbeddedPublisher(settings.data_dir, now, settings.max_pending_mib << 20)
+    if address.kafka is None:
+        checkpointer = Checkpointer(settings.data_dir)
+        checkpointer.start()
+        stack.callback(checkpointer.stop)
+    publisher = LogPublisher(address, now, settings.max_pending_mib << 20)
     stack.push_async_callback(asyncio.to_thread, publisher.close)
-    follower = Follower(settings.data_dir, view, directory, now, lambda: _notify(loop, arrivals))
+    follower = Follower(address, publisher.partitions, view, directory, now, lambda: _notify(loop, arrivals))
     follower.start()
     stack.push_async_callback(asyncio.to_thread, follower.stop)
     await asyncio.to_thread(follower.read_all.wait)

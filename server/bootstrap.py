@@ -1,13 +1,14 @@
 """The first key of a new log."""
 
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.port import LogWriter
+from processor.log.store import Append, TopicPartition
 from processor.log.topics import DIRECTORY
 from server.keys import Directory, key_record, make_key, new_secret
 
 HOME = TopicPartition(DIRECTORY, 0)
 
 
-def read_directory(log: Log) -> Directory:
+def read_directory(log: LogWriter) -> Directory:
     """All keys and organisations as they are now."""
     directory = Directory()
     position = 0
@@ -18,12 +19,12 @@ def read_directory(log: Log) -> Directory:
     return directory
 
 
-def write(log: Log, record: tuple[bytes, bytes], at: int) -> None:
+def write(log: LogWriter, record: tuple[bytes, bytes], at: int) -> None:
     """Append one record to the directory; every process sees it within moments. Durable on return."""
     log.append([Append(HOME, [record])], at)
 
 
-def ensure_key(log: Log, given: str | None, at: int, *, make: bool) -> str | None:
+def ensure_key(log: LogWriter, given: str | None, at: int, *, make: bool) -> str | None:
     """See to the bootstrap key; returns a key only if it was made up here (`make`, and the directory is empty).
 
     A `given` key is created once; if it is known already, revoked or not, nothing happens.

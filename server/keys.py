@@ -105,7 +105,7 @@ class Directory:
                 self._organizations.pop(name, None)
             else:
                 self._organizations[name] = msgspec.json.decode(value, type=Organization)
-        else:
+        elif kind != "meta":  # what the log itself keeps there
             raise ValueError(f"unknown kind of directory record: {key!r}")
 
     def all_keys(self) -> list[Key]:

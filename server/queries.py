@@ -43,6 +43,7 @@ class Range(Struct, frozen=True):
 class UserQuery(Struct, frozen=True):
     """A list of users: which rows, in which order, which page of them."""
 
+    project: str
     days: Range
     model: str | None
     environment: str | None
@@ -85,6 +86,7 @@ def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:
         _bad(f"sort must be one of {', '.join(SORTS)}")
     binding = _binding(project, sort, days.start, days.end, model, environment, unattributed)
     return UserQuery(
+        project,
         days,
         model,
         environment,

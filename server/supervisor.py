@@ -16,8 +16,8 @@ from typing import Any, Final
 from structlog.stdlib import get_logger
 
 from processor import lifeline
+from processor.log.address import LogAddress
 from processor.log.locks import FileLock
-from processor.log.store import Log
 from server import bootstrap
 from server.settings import ServerSettings
 
@@ -117,7 +117,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(settings.data_dir / "serve.lock")
     lock.take(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
-    log = Log(settings.data_dir, partitions=settings.partitions)
+    log = LogAddress.of(settings).open(settings.partitions, create=True)
     made = bootstrap.ensure_key(log, settings.bootstrap_key, time.time_ns() // 1000, make=True)
     log.close()
     stop = asyncio.Event()
@@ -166,6 +166,8 @@ def _say(settings: ServerSettings, said: Mapping[str, str], made: str | None) ->
         f"  gRPC  {said['grpc']}",
         f"  data  {settings.data_dir}",
     ]
+    if settings.broker != "sqlite://":
+        lines.append(f"  log   {settings.broker}")
     if made is not None:
         lines.append(f"  key   {made}  (project default; shown this once)")
     ready = {"event": "ready", "role": "serve", "http": said["http"], "grpc": said["grpc"]}

@@ -1,47 +1,35 @@
 """The tables as a front end sees them: fed with changelog records by a follower thread, read by queries in others.
 
-Rows in the changelog are partial, one partition's share each (processor/core/tables.py); the view adds them up, and
-finds a row by its raw key, so that a key is decoded once.
+Rows in the changelog are partial, one partition's share each (processor/core/tables.py); the view adds them up. Rows of
+users and hours are kept in columns (`columns`) and change a batch at a time.
+
+Two locks keep the view still. `_lock` is held for the milliseconds in which a batch is applied: small reads take it, in
+an event loop too. `_freeze` is held by the follower around that: a large read, in a thread, takes it for as long as it
+looks at a million users, and nobody waits for it but the follower and other large reads.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
-from typing import Final, NamedTuple
-
-import msgspec
-from msgspec import Struct
+from typing import Final
 
 from processor.core import tables
 from processor.core.clock import Kind
 from processor.core.tables import NEVER, Scope
-from server.partials import Charged, Dim, HourPartial, Month, Project, Row, User, Window, decode
+from server import listing
+from server.changes import Change, Changes, sort_out
+from server.columns import Columns, Dim
+from server.listing import NOTHING, Hour, Listing
+from server.queries import Range, UserQuery
+from server.sums import Numbers
+from server.windows import Charged, Windows
 
-CHUNK: Final = 256
-"""Records applied in one hold of the lock."""
+CHUNK: Final = 2048
+"""Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""
 
-
-class _Progress(Struct, gc=False, eq=False):
-    """How far a partition has been applied; its last record comes after everything it stands for."""
-
-    view: "View"
-    partition: int
-
-    def take(self, value: bytes) -> None:
-        offset, watermark = decode(value)
-        self.view.watermarks[self.partition] = watermark
-        self.view.position[self.partition] = offset
-
-    def drop(self) -> None:
-        raise ValueError(f"the progress of partition {self.partition} was deleted")
-
-
-class AllTime(NamedTuple):
-    """A project's users at one instant, in no order, and the totals over them."""
-
-    users: list[User]
-    totals: tuple[int, ...]
-    """requests, errors, input, output and cached tokens, cost, unpriced."""
+SMALL: Final = 2_000
+"""Rows or users that a read may look at in an event loop."""
 
 
 class View:
@@ -53,126 +41,135 @@ class View:
         self.watermarks: dict[int, int] = {}
         self.as_of = 0
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
-        self._rows: dict[bytes, Row] = {}
-        self._projects: dict[str, Project] = {}
-        self._months: dict[tuple[str, int], Charged] = {}
+        self._columns = Columns()
+        self._windows = Windows()
         self._partitions: set[int] = set()
         self._lock = Lock()
         self._gate = Lock()  # a reader waits inside of it, so the next chunk cannot be faster than the reader
+        self._freeze = Lock()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """Rows of all kinds."""
+        return self._columns.live + len(self._windows) + len(self.position)
 
     # --- the follower -----------------------------------------------------------------------------------------------
 
-    def apply(self, partition: int, records: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def apply(self, partition: int, records: Sequence[Change]) -> None:
         """Take in records of one changelog partition, (key, value) in the order of the log; None is a tombstone.
 
-        A record replaces the earlier one of its key. Raises `ValueError` for a record of another format, which is not
-        applied, nor what follows it.
+        A record replaces the earlier one of its key. Raises `ValueError` for a record of another format; then nothing
+        of its chunk has been applied, nor what follows it.
         """
-        rows = self._rows
-        try:
-            for start in range(0, len(records), CHUNK):
+        for start in range(0, len(records), CHUNK):
+            changes = sort_out(partition, records[start : start + CHUNK])
+            with self._freeze:
                 with self._gate:
                     self._lock.acquire()
                 try:
-                    for key, value in records[start : start + CHUNK]:
-                        row = rows.get(key)
-                        if row is None:
-                            if value is not None:
-                                rows[key] = self._add(partition, key, value)
-                        elif value is None:
-                            row.drop()
-                            del rows[key]
-                        else:
-                            row.take(value)
+                    self._apply(partition, changes)
                 finally:
                     self._lock.release()
-                time.sleep(0)
-        except (msgspec.MsgspecError, TypeError, IndexError) as error:  # the last two: a key of another shape
-            raise ValueError(f"not a row of the changelog: {error}") from None
+            time.sleep(0)
 
-    def _add(self, partition: int, key: bytes, value: bytes) -> Row:
-        home, kind, parts = tables.decode_key(key)
-        if home != partition:
-            raise ValueError(f"a row of partition {home} in partition {partition}: {key[:80]!r}")
+    def _apply(self, partition: int, changes: Changes) -> None:
+        if changes.keys:
+            self._columns.apply(partition, changes)
         self._partitions.add(partition)
-        row: Row
-        if kind == "user":
-            row = self._project(parts[0]).add_user_row(value, *parts[1:])
-        elif kind == "hour":
-            row = self._project(parts[0]).add_hour_row(value, *parts[1:])
-        elif kind == "window":
-            row = self._new_window(value, *parts)
-        elif kind == "progress":
-            row = _Progress(self, partition)
-            row.take(value)
-        else:
-            raise ValueError(f"unknown kind of row: {key[:80]!r}")
-        return row
-
-    def _project(self, name: str) -> Project:
-        project = self._projects.get(name)
-        if project is None:
-            project = self._projects[name] = Project()
-        return project
-
-    def _new_window(self, value: bytes, scope: str, owner: str, kind: str, start: int) -> Row:
-        if (scope, kind) != ("org", "month"):
-            return Window(value)
-        total = self._months.get((owner, start))
-        if total is None:
-            total = self._months[owner, start] = Charged()
-        total.add(value)
-        return Month(total, value)
+        for key, parts, value in changes.windows:
+            self._windows.replace(key, parts, value)
+        if changes.progress is not None:  # last: it stands for what was applied before
+            offset, self.watermarks[partition] = changes.progress
+            self.position[partition] = offset
 
     def mark_current(self, at: int) -> None:
         """The view holds all that was in the changelog at the instant `at` (microseconds)."""
         self.as_of = max(self.as_of, at)
 
-    # --- queries ----------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------------------------
 
     def contains(self, position: Mapping[int, int]) -> bool:
         """True once all messages up to `position` (partition -> offset) are in the tables."""
         held = self.position
         return all(held.get(partition, NEVER) >= offset for partition, offset in position.items())
 
-    def all_time(self, project: str) -> AllTime:
-        """The project's users over all time: totals and users agree. 5 ms for a million users."""
+    @contextmanager
+    def _still(self) -> Iterator[None]:
         with self._gate, self._lock:
-            found = self._projects.get(project)
-            return AllTime(list(found.users.values()), found.totals()) if found else AllTime([], (0,) * 7)
+            yield
 
-    def user(self, project: str, user_id: str | None) -> User | None:
-        """One user over all time; None is the user of the events without one."""
-        found = self._projects.get(project)
-        return found.users.get(user_id) if found else None
+    def _hold(self, size: int) -> AbstractContextManager[object]:
+        return self._still() if size <= SMALL else self._freeze
+
+    def members(self, project: str) -> int:
+        """How many users a project has. Never waits."""
+        found = self._columns.projects.get(project)
+        return len(found.members) if found else 0
+
+    def all_time(self, query: UserQuery) -> Listing:
+        """The project's users over all time: totals and users agree. Belongs in a thread above `SMALL` users."""
+        columns = self._columns
+        project = columns.projects.get(query.project)
+        if project is None:
+            return NOTHING
+        if query.unattributed:
+            with self._still():
+                return listing.nobody(columns, project, query, columns.user(query.project, None))
+        with self._hold(len(project.members)):
+            return listing.all_time(columns, project, query)
 
     def dims(self, project: str) -> list[Dim]:
-        """All kinds of rows the project has. Copy their `rows` before going through them."""
-        with self._gate, self._lock:
-            found = self._projects.get(project)
-            return list(found.dims.values()) if found else []
+        """All kinds of rows of users the project has. Never waits."""
+        found = self._columns.projects.get(project)
+        return list(found.dims.values()) if found else []
 
-    def hours(self, project: str) -> list[tuple[int, list[HourPartial]]]:
-        """The project's hours (since the epoch), in no order, and their rows; copy those before going through them."""
-        with self._gate, self._lock:
-            found = self._projects.get(project)
-            return list(found.hours.items()) if found else []
+    def filtered(self, query: UserQuery, dims: Sequence[Dim]) -> Listing:
+        """The project's users by their rows of some kinds. Belongs in a thread above `SMALL` rows."""
+        columns = self._columns
+        project = columns.projects.get(query.project)
+        if project is None:
+            return NOTHING
+        user = None
+        if query.unattributed:
+            with self._still():
+                user = columns.user(query.project, None)
+            if user is None:
+                return NOTHING
+        size = max(len(project.members), sum(len(dim.rows) for dim in dims))
+        return listing.filtered(columns, project, dims, query, user, lambda: self._hold(size))
+
+    def user_size(self, project: str, user_id: str) -> int | None:
+        """How many rows a user has; None for a user that has none."""
+        with self._still():
+            user = self._columns.user(project, user_id)
+            return None if user is None else self._columns.users.item("rows", user)
+
+    def user(self, project: str, user_id: str | None, size: int = 0) -> list[tuple[Dim, Numbers]]:
+        """One user's rows, in no order, of about `size`. Belongs in a thread above `SMALL`."""
+        with self._hold(size):
+            user = self._columns.user(project, user_id)
+            return [] if user is None else listing.rows_of(self._columns, user)
+
+    def hours(self, project: str, hours: Range | None = None) -> list[Hour]:
+        """The project's hours (since the epoch; None: all), in no order, over all partitions. Waits for a batch."""
+        found = self._columns.projects.get(project)
+        if found is None:
+            return []
+        dims = [dim for dim in list(found.hours.values()) if hours is None or dim.at in hours]
+        with self._hold(len(dims)):
+            return listing.hours(self._columns, dims)
 
     def charged(self, organization: str, month: int) -> Charged:
         """What an organisation's month (its start) counted so far: the live count, to be read at once. Never waits."""
-        return self._months.get((organization, month)) or Charged()
+        return self._windows.month(organization, month) or Charged()
 
     def window(self, scope: Scope, owner: str, kind: Kind, start: int) -> Charged:
         """What one window counted. One so old that it is no longer kept counted nothing."""
         total = Charged()
-        with self._gate, self._lock:
+        with self._still():
             for partition in self._partitions:
                 if tables.is_expired(kind, start, self.watermarks.get(partition, 0)):
                     continue
-                row = self._rows.get(tables.encode_key(partition, "window", scope, owner, kind, start))
-                if isinstance(row, Window | Month):
-                    total.add(row.value)
+                value = self._windows.get(tables.encode_key(partition, "window", scope, owner, kind, start))
+                if value is not None:
+                    total.add(value)
         return total

@@ -26,10 +26,13 @@ CLOCKS = {"now", "utcnow", "today", "uuid1", "uuid4"}
 SERVER_MAY_USE = (
     "processor.core",
     "processor.lifeline",
+    "processor.log.address",
     "processor.log.checkpointer",
     "processor.log.committer",
     "processor.log.errors",
+    "processor.log.letters",  # of the command line only
     "processor.log.locks",
+    "processor.log.port",
     "processor.log.store",
     "processor.log.topics",
     "processor.logs",
@@ -72,8 +75,10 @@ def test_our_names_are_ours(package: str) -> None:
 
 def test_the_entry_points_are_installed() -> None:
     (script,) = metadata.entry_points(group="console_scripts", name="spendstream")
-    (transport,) = metadata.entry_points(group="faust.transports", name="spendstream-sqlite")
-    assert (script.value, transport.value) == ("server.__main__:main", "processor.log.transport:Transport")
+    assert script.value == "server.__main__:main"
+    transports = {each.name: each.value for each in metadata.entry_points(group="faust.transports")}
+    assert transports["spendstream-sqlite"] == "processor.log.transport:Transport"
+    assert transports["spendstream-kafka"] == "processor.log.kafka_transport:Transport"
 
 
 @pytest.mark.parametrize("folder", [*OURS, "tests", "tools"])

@@ -144,14 +144,23 @@ def opened(blocks: list[Block], records: bytes = b"") -> Message:
 def events(message: Message) -> list[tuple[Block, list[Event]]]:
     """The events of a message in full, decoded again from their original bytes. Raises `MessageError`."""
     try:
-        packed = zstandard.ZstdDecompressor().decompress(message.records, max_output_size=MAX_RECORDS_BYTES)
-        records = _decode_records(packed)
         return [
             (
                 block,
                 [decode_event(block.source.wire, raw, block.source.handling, block.source.arrival) for raw in raws],
             )
-            for block, raws in zip(message.blocks, records, strict=True)
+            for block, raws in zip(message.blocks, records(message), strict=True)
         ]
-    except (zstandard.ZstdError, msgspec.MsgspecError, ValueError) as error:
+    except MessageError:
+        raise
+    except ValueError as error:
+        raise MessageError(f"event message with unreadable records: {error}") from None
+
+
+def records(message: Message) -> list[list[bytes]]:
+    """The original bytes of each block's events. Raises `MessageError`."""
+    try:
+        packed = zstandard.ZstdDecompressor().decompress(message.records, max_output_size=MAX_RECORDS_BYTES)
+        return _decode_records(packed)
+    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
         raise MessageError(f"event message with unreadable records: {error}") from None

@@ -320,15 +320,15 @@ class Tables:
         if not self.progress.dirty:
             return None
         self.progress.dirty = 0
-        encode = tables.encode_value
         gone = self._gone
-        rows: list[tuple[Row, bytes | None]] = []
-        for row in self._dirty:
+        changed = self._dirty
+        for row in changed:
             row.dirty = 0
-            if row.key not in gone:
-                rows.append((row, encode(row)))
+        if gone:
+            changed = [row for row in changed if row.key not in gone]
+        rows: list[tuple[Row, bytes | None]] = list(zip(changed, tables.encode_values(changed), strict=True))
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
-        rows.append((self.progress, encode(self.progress)))
+        rows.append((self.progress, tables.encode_value(self.progress)))
         changes = Changes(rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes

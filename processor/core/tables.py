@@ -8,14 +8,17 @@ offset applied to them, so that applying a message again changes nothing:
     [partition, "window", scope, id, kind, start]                              -> counts
     [partition, "progress"]                                                    -> [offset, watermark]
 
-Keys and values are JSON, so that the changelog can be read by eye and integers have no bound.
+Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fit have a form of fixed width instead
+(`packed`), which costs less to write and next to nothing to read. A reader takes both.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
+from processor.core import packed
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
 
 Scope = Literal["org", "key"]
@@ -121,7 +124,34 @@ def encode_key(partition: int, kind: str, *parts: object) -> bytes:
 
 def encode_value(row: Row) -> bytes:
     """The changelog value of a row."""
-    return _encode(row.value())
+    return encode_values((row,))[0]
+
+
+def encode_values(rows: Iterable[Row]) -> list[bytes]:
+    """The changelog values of rows, in their order."""
+    values = []
+    pack = packed.pack
+    for row in rows:
+        if type(row) is Sums:
+            try:
+                value = pack(
+                    row.requests,
+                    row.errors,
+                    row.unpriced,
+                    row.offset,
+                    row.input_tokens,
+                    row.output_tokens,
+                    row.cached_tokens,
+                    row.cost,
+                    row.first_seen,
+                    row.last_seen,
+                )
+            except packed.Misfit:
+                value = _encode(row.value())
+        else:
+            value = _encode(row.value())
+        values.append(value)
+    return values
 
 
 def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:
@@ -134,7 +164,12 @@ def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:
 
 
 def decode_value(value: bytes) -> list[int]:
-    """The numbers of a row, in the order of its `value`."""
+    """The numbers of a row, in the order of its `value`. Raises `ValueError` if they are not a row's."""
+    if value[:1] == packed.MARK:
+        try:
+            return packed.unpack(value)
+        except packed.Misfit as error:
+            raise ValueError(f"not the numbers of a row: {error}") from None
     return _decode_value(value)
 
 

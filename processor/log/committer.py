@@ -4,13 +4,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from processor.core import message
 from processor.core.message import Block
 from processor.log.errors import LogUnavailable
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.port import LogWriter
+from processor.log.store import Append, TopicPartition
 from processor.log.topics import EVENTS
 
 MAX_MESSAGE_EVENTS: Final = 1000
@@ -47,13 +47,13 @@ class GroupCommitter(threading.Thread):
 
     def __init__(
         self,
-        data_dir: Path,
+        open_log: Callable[[], LogWriter],
         clock: Callable[[], int],
         deliver: Callable[[Sequence[tuple[Job, Outcome]]], None],
         max_pending_bytes: int,
     ) -> None:
         super().__init__(name="group-commit", daemon=True)
-        self._data_dir = data_dir
+        self._open_log = open_log
         self._clock = clock
         self._deliver = deliver
         self._max_pending = max_pending_bytes
@@ -79,7 +79,7 @@ class GroupCommitter(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        log = Log(self._data_dir, create=False)
+        log = self._open_log()
         last = 0.0
         while jobs := self._next(last):
             outcomes = self._write(log, jobs)
@@ -106,23 +106,23 @@ class GroupCommitter(threading.Thread):
                 size += job.size
         return jobs
 
-    def _write(self, log: Log, jobs: Sequence[Job]) -> list[Outcome]:
+    def _write(self, log: LogWriter, jobs: Sequence[Job]) -> list[Outcome]:
         grouped = _group(jobs)
-        appends = [
-            Append(TopicPartition(EVENTS, partition), [(None, message.encode(parts)) for parts, _ in groups])
-            for partition, groups in grouped.items()
-        ]
+        messages = [(partition, members, parts) for partition, groups in grouped.items() for parts, members in groups]
         try:
-            firsts = log.append(appends, self._clock())
+            appends = [
+                Append(TopicPartition(EVENTS, partition), [(None, message.encode(parts))])
+                for partition, _, parts in messages
+            ]
+            offsets = log.append(appends, self._clock())
         except LogUnavailable as error:
             return [error] * len(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on and the senders get an answer
             return [LogUnavailable(repr(error))] * len(jobs)
         outcomes: list[dict[int, int]] = [{} for _ in jobs]
-        for (partition, groups), first in zip(grouped.items(), firsts, strict=True):
-            for offset, (_, members) in enumerate(groups, start=first):
-                for member in members:
-                    outcomes[member][partition] = offset
+        for (partition, members, _), offset in zip(messages, offsets, strict=True):
+            for member in members:
+                outcomes[member][partition] = offset
         return list(outcomes)
 
 

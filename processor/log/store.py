@@ -24,7 +24,8 @@ from processor.log.errors import FormatError, LogError, LogUnavailable, Partitio
 from processor.log.locks import FileLock
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""2 added the topic of checkpoints."""
 FILE_NAME: Final = "log.db"
 OFFSET_BITS: Final = 40
 DEFAULT_PARTITIONS: Final = 1
@@ -147,6 +148,17 @@ class Log:
                 f"the log {self.path} has format {version}, this program knows formats up to {FORMAT}: "
                 "it was written by a newer spendstream; use that one"
             )
+        if version < FORMAT:
+            self._migrate()
+
+    def _migrate(self) -> None:
+        """Bring a log of an older format to this one: it gets the topics that it lacks."""
+        db = self._db
+        with self._transaction():
+            count: int = db.execute("SELECT count(*) FROM partition WHERE topic = ?", (EVENTS,)).get
+            tps = [(topic, number) for topic in PARTITIONED for number in range(count)]
+            db.executemany("INSERT OR IGNORE INTO partition (topic, partition) VALUES (?, ?)", tps)
+            db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
 
     def _create(self, partitions: int) -> None:
         if not 1 <= partitions <= MAX_PARTITIONS:
@@ -208,6 +220,10 @@ class Log:
             self._db.execute(_insert(rows), chunk)
             at += rows
         return first
+
+    def probe(self, at: int) -> None:
+        """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
+        self.commit("probe", [(TopicPartition(EVENTS, 0), at)])
 
     def commit(self, consumer: str, offsets: Iterable[tuple[TopicPartition, int]]) -> None:
         """Remember the next offset to read of each partition for a consumer group. Durable on return."""

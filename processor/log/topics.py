@@ -14,11 +14,14 @@ CLAIMS: Final = "spendstream.claims"
 DEAD_LETTERS: Final = "spendstream.dead-letters"
 """Messages that could not be processed, with the reason; same partitions as the events."""
 
+CHECKPOINTS: Final = "spendstream.checkpoints"
+"""The rows as of the last event that retention may have deleted (compacted); same partitions as the events."""
+
 DIRECTORY: Final = "spendstream.directory"
 """Organisations and keys (compacted); one partition."""
 
-PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS)
-COMPACTED: Final = frozenset({ROWS, DIRECTORY})
+PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS)
+COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY})
 
 GROUP: Final = "spendstream"
 """The consumer group of the worker."""

@@ -14,9 +14,10 @@ from structlog.stdlib import get_logger
 from processor.core import claims, message
 from processor.core.pipeline import Changes
 from processor.log.errors import LogUnavailable
+from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
-from processor.state.loader import DeadLetter, Partition
+from processor.state.loader import Partition
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""
@@ -39,6 +40,9 @@ class Delivered(Protocol):
     def ack(self) -> None: ...
 
 
+Exists = Callable[[int, int, int], Awaitable[bool]]
+"""(partition, from offset, to before offset): does the log hold a message there?"""
+
 AppendAll = Callable[[list[Append]], Awaitable[list[int]]]
 """Append to several partitions, all or nothing; raises `LogUnavailable`."""
 
@@ -56,12 +60,14 @@ class Applier:
         append: AppendAll,
         clock: Callable[[], int],
         interval: float,
+        exists: Exists,
     ) -> None:
         self._owned = owned
         self._append = append
         self._clock = clock
         self._interval = interval
-        self._pending: list[Delivered] = []
+        self._exists = exists
+        self._pending: list[tuple[Partition, Delivered]] = []
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._synced_at = 0.0
@@ -71,16 +77,30 @@ class Applier:
         """Events applied since the start."""
 
     async def take(self, delivered: Delivered) -> None:
-        """Apply one message; raises only `Broken`. It is acknowledged later, by the flush that contains it."""
-        partition = self._owned()[delivered.partition]
+        """Apply one message; raises only `Broken`. It is acknowledged later, by the flush that contains it.
+
+        One of a partition that was given up meanwhile is left to the next owner.
+        """
+        partition = self._owned().get(delivered.partition)
+        if partition is None:
+            return
+        if delivered.offset > partition.expected:
+            await self._check_gap(partition, delivered.offset)
+        partition.expected = delivered.offset + 1
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
         if delivered.offset in partition.dead:
             partition.tables.skip(delivered.offset)
         else:
             await self._apply(partition, delivered)
-        self._pending.append(delivered)
+        self._pending.append((partition, delivered))
         self._work.set()
+
+    async def _check_gap(self, partition: Partition, offset: int) -> None:
+        """Offsets may have gaps, messages must not be skipped."""
+        if await self._exists(partition.number, partition.expected, offset):
+            self._broken = True
+            raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
 
     async def _apply(self, partition: Partition, delivered: Delivered) -> None:
         try:
@@ -133,8 +153,10 @@ class Applier:
                 firsts = dict(zip([append.to for append in appends], await self._append_at_last(appends), strict=True))
                 for partition, changes in changed:
                     _flushed(partition, changes, firsts)
-            for delivered in pending:
-                delivered.ack()
+            owned = self._owned()
+            for partition, delivered in pending:
+                if owned.get(partition.number) is partition:
+                    delivered.ack()
 
     async def _append_at_last(self, appends: list[Append]) -> list[int]:
         delay = 0.05
@@ -173,5 +195,6 @@ def _flushed(partition: Partition, changes: Changes, firsts: Mapping[TopicPartit
     for offset, (row, _) in enumerate(changes.rows, start=first):
         row.changelog = offset
     partition.records += len(changes.rows)
+    partition.rows_end = first + len(changes.rows)
     if changes.claimed:
         partition.claims_end = firsts[TopicPartition(CLAIMS, partition.number)] + 1

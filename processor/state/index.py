@@ -45,8 +45,18 @@ class IdIndex:
 
     def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
         """See `ClaimIndex.claim`."""
+        held, kept = self.find(keys)
+        missing = np.flatnonzero(held < 0)
+        if len(missing):
+            self._insert(keys[missing], digests[missing], offset)
+            held[missing] = offset
+            kept[missing] = digests[missing]
+        return held, kept
+
+    def find(self, keys: U64) -> tuple[NDArray[np.int64], U64]:
+        """For each key the offset that claimed it (-1: none did) and the digest kept with it."""
         held = np.full(len(keys), -1, np.int64)
-        kept = digests.copy()
+        kept = np.zeros(len(keys), np.uint64)
         missing = np.arange(len(keys))
         for segment in reversed(self._segments):
             found, their = segment.find(keys[missing])
@@ -56,9 +66,7 @@ class IdIndex:
                 kept[missing[hit]] = their[hit]
                 missing = missing[~hit]
             if not len(missing):
-                return held, kept
-        self._insert(keys[missing], digests[missing], offset)
-        held[missing] = offset
+                break
         return held, kept
 
     def _insert(self, keys: U64, digests: U64, offset: int) -> None:

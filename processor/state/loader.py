@@ -1,20 +1,21 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
-import msgspec
 import numpy as np
 from structlog.stdlib import get_logger
 
 from processor.core import claims
 from processor.core.pipeline import Tables
-from processor.log.store import Log, Record, TopicPartition
-from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.log.address import LogAddress
+from processor.log.letters import dead_offsets
+from processor.log.port import LogWriter
+from processor.log.store import Record, TopicPartition
+from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import IdIndex
 
 BATCH = 5000
+CLAIMS_BATCH = 500
 PROGRESS_EVERY = 1_000_000
 
 
@@ -25,88 +26,96 @@ class Partition:
         self.number = number
         self.tables = tables
         self.index = index
-        self.loaded = -1
-        """Offset of the last changelog record that was read back."""
+        self.rows_end = 0
+        """The next offset of the changelog: all before it is in the tables."""
         self.records = 0
         """Records in the changelog, about: what compaction goes by."""
         self.claims_end = 0
         """The next offset of the claims log."""
+        self.expected = 0
+        """The offset of the next message: a later one means that some were skipped."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
 
 
-class DeadLetter(NamedTuple):
-    """Where a message that could not be processed came from, and why: the key of its dead-letter record."""
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    at: int
-    """Microseconds since the epoch."""
-
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self._asdict())
-
-    @classmethod
-    def decode(cls, key: bytes) -> "DeadLetter":
-        return cls(**msgspec.json.decode(key))
-
-
-def load(data_dir: Path, number: int) -> Partition:
+def load(address: LogAddress, number: int) -> Partition:
     """Read a partition back. Blocks for as long as that takes; progress goes to the log of the program."""
-    store = Log(data_dir, create=False)
+    store = address.open()
     try:
-        index = IdIndex(data_dir / "index" / f"{number:04d}", store.identity)
-        partition = Partition(number, Tables(number, store.salt, index), index)
-        _load_rows(store, partition)
-        _load_claims(store, partition)
-        partition.dead = dead_letters(store, number)
+        partition = fresh(address, store, number)
+        catch_up(store, partition)
         return partition
     finally:
         store.close()
 
 
-def _load_rows(store: Log, partition: Partition) -> None:
+def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
+    """A partition of which nothing has been read yet but the ids that lie on the disk."""
+    index = IdIndex(address.data_dir / "index" / f"{number:04d}", store.identity)
+    partition = Partition(number, Tables(number, store.salt, index), index)
+    partition.claims_end = min(index.checkpointed or 0, store.end(TopicPartition(CLAIMS, number)))
+    return partition
+
+
+def catch_up(store: LogWriter, partition: Partition) -> None:
+    """Read on to the end of the changelog and of the claims log. Blocks for as long as that takes."""
+    _read_rows(store, partition)
+    _read_claims(store, partition)
+    partition.dead = dead_offsets(store, partition.number)
+    partition.expected = partition.tables.progress.offset + 1
+
+
+def _read_rows(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
-    tp = TopicPartition(ROWS, partition.number)
-    for record in records(store, tp, 0):
-        partition.tables.restore(record.key or b"", record.value, record.offset)
-        partition.records += 1
-        partition.loaded = record.offset
-        if partition.records % PROGRESS_EVERY == 0:
+    for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
+        take_rows(partition, batch)
+        if partition.records % PROGRESS_EVERY < len(batch):
             log.info("partition.loading", partition=partition.number, rows=partition.records)
 
 
-def _load_claims(store: Log, partition: Partition) -> None:
+def take_rows(partition: Partition, found: Iterable[Record]) -> None:
+    """Take in records of the changelog; those it has are passed over."""
+    for record in found:
+        if record.offset >= partition.rows_end:
+            partition.tables.restore(record.key or b"", record.value, record.offset)
+            partition.records += 1
+            partition.rows_end = record.offset + 1
+
+
+def _read_claims(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(CLAIMS, partition.number)
-    partition.claims_end = store.end(tp)
-    start = min(partition.index.checkpointed or 0, partition.claims_end)
-    for record in records(store, tp, start):
-        for claimed in claims.decode(record.value or b""):
-            keys = np.frombuffer(claimed.keys, "<u8").reshape(-1, 2)
-            partition.index.claim(keys, np.frombuffer(claimed.digests, "<u8"), claimed.offset)
-        if record.offset % 1000 == 0 and record.offset > start:
+    start = partition.claims_end
+    for batch in batches(store, tp, start, CLAIMS_BATCH):
+        take_claims(partition, batch)
+        if len(batch) == CLAIMS_BATCH:
             log.info(
                 "index.rebuilding",
                 partition=partition.number,
-                done=f"{100 * (record.offset - start) // max(1, partition.claims_end - start)} %",
+                done=f"{100 * (partition.claims_end - start) // max(1, store.end(tp) - start)} %",
                 ids=len(partition.index),
             )
 
 
-def dead_letters(store: Log, number: int) -> set[int]:
-    """Offsets of a partition's events messages that are dead letters: no table contains them."""
-    letters = (
-        DeadLetter.decode(record.key or b"") for record in records(store, TopicPartition(DEAD_LETTERS, number), 0)
-    )
-    return {letter.offset for letter in letters if letter.topic == EVENTS}
+def take_claims(partition: Partition, found: Iterable[Record]) -> None:
+    """Take in records of the claims log; those it has are passed over."""
+    for record in found:
+        if record.offset >= partition.claims_end:
+            for claimed in claims.decode(record.value or b""):
+                keys = np.frombuffer(claimed.keys, "<u8").reshape(-1, 2)
+                partition.index.claim(keys, np.frombuffer(claimed.digests, "<u8"), claimed.offset)
+            partition.claims_end = record.offset + 1
 
 
-def records(store: Log, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
+def records(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
     """All records of a partition from `start` on, `limit` at a time."""
+    for batch in batches(store, tp, start, limit):
+        yield from batch
+
+
+def batches(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[list[Record]]:
+    """All records of a partition from `start` on, up to `limit` at a time."""
     position = start
     while found := store.read(tp, position, limit):
-        yield from found
+        yield found
         position = found[-1].offset + 1

@@ -21,7 +21,7 @@ from processor.state.loader import Partition
 class RowStore(Store[bytes, bytes]):
     """The partitions this worker owns."""
 
-    def __init__(self, *args: Any, load: Callable[[int], Partition], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, load: Callable[[int], Partition] | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._load = load
         self.partitions: dict[int, Partition] = {}
@@ -30,18 +30,26 @@ class RowStore(Store[bytes, bytes]):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Drop what was taken away, load what has come: in bulk, so that recovery has nothing left to fetch."""
+        """Drop what was taken away, load what has come: in bulk, so that recovery has nothing left to fetch.
+
+        Without `load` somebody else does both.
+        """
+        if self._load is None:
+            return
         for tp in revoked:
             if tp.topic == ROWS and tp.partition in self.partitions:
                 self.partitions.pop(tp.partition).index.close()
-        for tp in sorted(newly_assigned):
-            if tp.topic == ROWS:
-                partition = await asyncio.to_thread(self._load, tp.partition)
-                self.partitions[tp.partition] = partition
-                self._offsets[tp] = partition.loaded
-                get_logger().info(
-                    "partition.loaded", partition=tp.partition, rows=len(partition.tables), ids=len(partition.index)
-                )
+        coming = [tp for tp in sorted(newly_assigned) if tp.topic == ROWS]
+        await asyncio.gather(*map(self._bring, coming))
+
+    async def _bring(self, tp: TP) -> None:
+        assert self._load is not None
+        partition = await asyncio.to_thread(self._load, tp.partition)
+        self.partitions[tp.partition] = partition
+        self._offsets[tp] = partition.rows_end - 1
+        get_logger().info(
+            "partition.loaded", partition=tp.partition, rows=len(partition.tables), ids=len(partition.index)
+        )
 
     def persisted_offset(self, tp: TP) -> int | None:
         return self._offsets.get(tp)
@@ -89,7 +97,7 @@ class RowStore(Store[bytes, bytes]):
 class RowTable(Table[bytes, bytes]):
     """The Faust table over a `RowStore`."""
 
-    def __init__(self, app: faust.App, *, load: Callable[[int], Partition], **kwargs: Any) -> None:
+    def __init__(self, app: faust.App, *, load: Callable[[int], Partition] | None, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._load = load
 

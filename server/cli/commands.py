@@ -11,7 +11,9 @@ from processor import lifeline, logs
 from processor.log.errors import LogError
 from processor.settings import Settings
 from server.cli.common import export, fail, load_or_exit, settings_options
+from server.cli.dlq import dlq
 from server.cli.keys import keys, orgs
+from server.cli.transfer import export_events, import_events
 from server.cli.users import users
 from server.cli.verify import verify
 from server.settings import ServerSettings
@@ -73,6 +75,9 @@ def worker(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 
+main.add_command(dlq)
+main.add_command(export_events)
+main.add_command(import_events)
 main.add_command(keys)
 main.add_command(orgs)
 main.add_command(users)

@@ -11,8 +11,9 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 from pydantic.fields import FieldInfo
 
+from processor.log.address import LogAddress
 from processor.log.errors import LogError
-from processor.log.store import Log
+from processor.log.port import LogWriter
 from processor.settings import CONFIG_VARIABLE, Settings, SettingsError, load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,11 +75,11 @@ def fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def open_log(flags: dict[str, Any]) -> Iterator[Log]:
-    """The log of the data directory, beside a running server or without one."""
+def open_log(flags: dict[str, Any], *, create: bool = False) -> Iterator[LogWriter]:
+    """The log that the settings name, beside a running server or without one; with `create` it is made if need be."""
     settings = load_or_exit(Settings, flags)
     try:
-        log = Log(settings.data_dir, create=False)
+        log = LogAddress.of(settings).open(settings.partitions if create else None, create=create)
     except LogError as error:
         fail(str(error))
     try:
@@ -89,6 +90,6 @@ def open_log(flags: dict[str, Any]) -> Iterator[Log]:
         log.close()
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2))
+def print_json(value: Any, *, err: bool = False) -> None:
+    """One JSON document on standard output, or on standard error."""
+    click.echo(json.dumps(value, indent=2), err=err)

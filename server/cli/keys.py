@@ -25,7 +25,7 @@ from server.keys import (
     organization_record,
 )
 
-_data_dir: Final = settings_options(Settings, "data_dir")
+_data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 

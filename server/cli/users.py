@@ -8,7 +8,8 @@ from rich.table import Table
 
 from processor.core.clock import format_timestamp
 from processor.core.money import format_cost
-from processor.log.store import Log, TopicPartition
+from processor.log.port import LogWriter
+from processor.log.store import TopicPartition
 from processor.log.topics import ROWS
 from processor.settings import Settings
 from server import render
@@ -32,10 +33,12 @@ BATCH = 5000
 @click.option("--sort", help="cost_usd (default), requests, input_tokens, output_tokens or last_seen")
 @click.option("--limit", metavar="N", help="Users to show, at most 1000; default 50")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/users answers")
-@settings_options(Settings, "data_dir")
-def users(project: str, as_json: bool, data_dir: str | None, config: str | None, **filters: str | None) -> None:
+@settings_options(Settings, "data_dir", "broker")
+def users(
+    project: str, as_json: bool, data_dir: str | None, broker: str | None, config: str | None, **filters: str | None
+) -> None:
     """The most expensive users of a project, read from the data directory, beside a running server or without one."""
-    with open_log({"data_dir": data_dir, "config": config}) as log:
+    with open_log({"data_dir": data_dir, "broker": broker, "config": config}) as log:
         view = _read(log)
     params = {name: value for name, value in filters.items() if value is not None}
     try:
@@ -48,7 +51,7 @@ def users(project: str, as_json: bool, data_dir: str | None, config: str | None,
         _print(page)
 
 
-def _read(log: Log) -> View:
+def _read(log: LogWriter) -> View:
     view = View()
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)

@@ -13,10 +13,10 @@ from processor.core.dedupe import U64, resolve
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Changes, Tables
 from processor.log.store import Append, Log, TopicPartition
+from processor.log.tail import BATCH as FOLLOWER_BATCH
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.state.index import IdIndex
 from server import grpc_request, ndjson
-from server.embedded import BATCH as FOLLOWER_BATCH
 from server.inflate import inflate
 from server.views import View
 from tests.bench.context import Bench

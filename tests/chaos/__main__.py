@@ -17,7 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tests.chaos import kafka_rows
 from tests.chaos.rows import ROWS, Report, run_row
+
+TITLES: Final = {name: row[0] for name, row in ROWS.items()} | {name: row[0] for name, row in kafka_rows.ROWS.items()}
 
 SHOWN: Final = 10
 """Differences of a run that are printed."""
@@ -28,12 +31,16 @@ SHOWN: Final = 10
 @click.option("--events", default=200_000, show_default=True, type=click.IntRange(min=1000), help="Events of a run")
 @click.option("--kills", default=10, show_default=True, type=click.IntRange(min=1), help="Kills of a run")
 @click.option("--seed", type=int, help="Seed of the first run of each row, the next ones count on; default: random")
-@click.option("--only", default="", help=f"Some rows, separated by commas: {', '.join(ROWS)}")
+@click.option(
+    "--only",
+    default="",
+    help=f"Some rows, separated by commas: {', '.join(TITLES)}; default: no kafka-*",
+)
 def main(repetitions: int, events: int, kills: int, seed: int | None, only: str) -> None:
     """Kill processes under load, then compare every user's every column, the quota and `verify` with the truth."""
     names = [name.strip() for name in only.split(",") if name.strip()] or list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        raise click.BadParameter(f"{', '.join(unknown)}; there are {', '.join(ROWS)}", param_hint="--only")
+    if unknown := [name for name in names if name not in TITLES]:
+        raise click.BadParameter(f"{', '.join(unknown)}; there are {', '.join(TITLES)}", param_hint="--only")
     first = seed if seed is not None else random.SystemRandom().randrange(10**6)
     console = Console()
     if not console.is_terminal:  # a file has room for whole lines
@@ -66,6 +73,10 @@ def _run(name: str, seed: int, events: int, kills: int, say: Callable[[str], Non
     with tempfile.TemporaryDirectory(prefix="spendstream-chaos-") as directory:
         data_dir = Path(directory) / "data"
         try:
+            if name in kafka_rows.ROWS:
+                return asyncio.run(
+                    kafka_rows.run_row(name, seed=seed, events=events, directory=Path(directory), say=say)
+                )
             return asyncio.run(run_row(name, seed=seed, events=events, kills=kills, data_dir=data_dir, say=say))
         except Exception as error:  # noqa: BLE001 - one row that could not be run does not keep the others from it
             log = data_dir.with_name("data-serve.log")
@@ -93,7 +104,7 @@ def _summarize(console: Console, reports: Sequence[Report]) -> None:
     for report in reports:
         table.add_row(
             report.row,
-            ROWS[report.row][0],
+            TITLES[report.row],
             str(report.seed),
             str(report.kills),
             f"{report.acknowledged:,}",

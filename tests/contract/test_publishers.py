@@ -8,12 +8,13 @@ import pytest
 
 from processor.core import message
 from processor.core.message import Source, build_blocks
+from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
 from processor.log.store import Log, TopicPartition
 from processor.log.topics import EVENTS
 from server import position
-from server.embedded import EmbeddedPublisher
 from server.errors import Refused
+from server.log_publisher import LogPublisher
 from server.publisher import FakePublisher, Parts, Publisher
 from tests.support.tables import NOON, Usage, columns
 
@@ -27,7 +28,7 @@ async def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
         yield fake, lambda partition: fake.messages[partition]
         return
     log = Log(tmp_path, partitions=2)
-    real = EmbeddedPublisher(tmp_path, lambda: NOON, 1 << 20)
+    real = LogPublisher(LogAddress(tmp_path), lambda: NOON, 1 << 20)
     yield real, lambda partition: [record.value or b"" for record in log.read(TopicPartition(EVENTS, partition), 0)]
     await asyncio.to_thread(real.close)
     log.close()
@@ -78,11 +79,11 @@ async def test_a_log_that_is_away_is_a_retryable_refusal_and_comes_back(
     if isinstance(port, FakePublisher):
         port.available = True
     else:
-        assert isinstance(port, EmbeddedPublisher)
+        assert isinstance(port, LogPublisher)
         assert port.failure
         monkeypatch.setattr(Log, "append", append)
     assert await port.publish(parts_of(1), 10)
-    if isinstance(port, EmbeddedPublisher):
+    if isinstance(port, LogPublisher):
         assert port.failure is None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from processor.core import message
 from processor.core.message import Source, build_blocks
+from processor.log.address import LogAddress
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.state.loader import load
@@ -73,7 +74,7 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
         _, errors = worker.communicate(timeout=20)
     assert worker.returncode == 0, errors
     assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends
-    loaded = [load(tmp_path, p) for p in range(partitions)]
+    loaded = [load(LogAddress(tmp_path), p) for p in range(partitions)]
     assert sum(row.requests for p in loaded for row in p.tables.users.values()) == unique
     for p in range(partitions):
         scratch = tmp_path / f"scratch{p}"
@@ -112,4 +113,4 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
     finally:
         worker.terminate()
         worker.communicate(timeout=20)
-    assert sum(row.requests for row in load(tmp_path, 0).tables.users.values()) == unique
+    assert sum(row.requests for row in load(LogAddress(tmp_path), 0).tables.users.values()) == unique

@@ -8,12 +8,13 @@ import contextlib
 import gzip
 import io
 import json
+import subprocess
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 import aiohttp
@@ -23,7 +24,6 @@ from yarl import URL
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support.events import to_ndjson, to_proto
-from tests.support.server import Server
 from tests.support.traffic import GroundTruth, Sent, Traffic, plain_decimal
 
 CONNECTIONS: Final = 8
@@ -46,6 +46,18 @@ CHANNEL: Final = [
 ]
 
 _RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+class Target(Protocol):
+    """What clients are pointed at: one server, or several of which any will do (`tests.chaos.cluster`)."""
+
+    @property
+    def http(self) -> str: ...
+    @property
+    def grpc(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]": ...
 
 
 class WrongAnswer(Exception):
@@ -116,7 +128,7 @@ def grpc_batches(batches: Iterable[Sequence[Sent]]) -> "deque[Batch]":
 
 
 async def send_http(
-    server: Server,
+    server: Target,
     batches: "deque[Batch]",
     tally: Tally,
     *,
@@ -148,7 +160,7 @@ async def send_http(
             group.create_task(connection())
 
 
-async def _posted(session: aiohttp.ClientSession, server: Server, batch: Batch, tally: Tally) -> bool:
+async def _posted(session: aiohttp.ClientSession, server: Target, batch: Batch, tally: Tally) -> bool:
     try:
         # A file, for aiohttp warns of large bytes.
         async with session.post(f"http://{server.http}/v1/ingest", data=io.BytesIO(batch.body)) as response:
@@ -170,7 +182,7 @@ async def _posted(session: aiohttp.ClientSession, server: Server, batch: Batch, 
 
 
 async def send_streams(
-    server: Server,
+    server: Target,
     batches: "deque[Batch]",
     tally: Tally,
     *,
@@ -184,7 +196,7 @@ async def send_streams(
             group.create_task(_stream(server, batches, tally, pace or Pace(), key or server.key))
 
 
-async def _stream(server: Server, batches: "deque[Batch]", tally: Tally, pace: Pace, key: str) -> None:
+async def _stream(server: Target, batches: "deque[Batch]", tally: Tally, pace: Pace, key: str) -> None:
     while batches:
         async with grpc.aio.insecure_channel(server.grpc, CHANNEL) as channel:
             flight: deque[Batch] = deque()
@@ -261,7 +273,7 @@ async def _read(call: Any) -> Any:
     return answer
 
 
-def send_unary(server: Server, batches: "deque[Batch]", tally: Tally) -> None:
+def send_unary(server: Target, batches: "deque[Batch]", tally: Tally) -> None:
     """Send all `batches` one by one with plain, synchronous grpcio. Blocks: to be called in a thread."""
     with grpc.insecure_channel(server.grpc, CHANNEL) as channel:
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
@@ -292,7 +304,7 @@ def send_unary(server: Server, batches: "deque[Batch]", tally: Tally) -> None:
 # --- everything together ---------------------------------------------------------------------------------------------
 
 
-async def send(server: Server, traffic: Traffic, tally: Tally, pace: Pace | None = None) -> None:
+async def send(server: Target, traffic: Traffic, tally: Tally, pace: Pace | None = None) -> None:
     """Send a whole `Traffic`: both doors at once, then what must come late. A tenth of gRPC goes as unary calls."""
     pace = pace or Pace()
     cut = len(traffic.grpc) // 10
@@ -320,7 +332,7 @@ class Answer(NamedTuple):
 class Reader:
     """Reads the tables over HTTP."""
 
-    server: Server
+    server: Target
     session: aiohttp.ClientSession
     page: int = 97
     """Users a page: small enough that there are several."""
@@ -396,13 +408,13 @@ class Reader:
 
 
 @asynccontextmanager
-async def reader(server: Server) -> AsyncIterator[Reader]:
+async def reader(server: Target) -> AsyncIterator[Reader]:
     """A `Reader` for the length of the block."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
         yield Reader(server, session)
 
 
-def verify(server: Server, timeout: float = 300.0) -> list[str]:
+def verify(server: Target, timeout: float = 300.0) -> list[str]:
     """`spendstream verify` beside the server; returns the differences it prints, or what went wrong. Blocks."""
     done = server.cli("verify", "--json", timeout=timeout)
     if done.returncode not in {0, 1}:

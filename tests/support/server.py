@@ -211,7 +211,8 @@ class Server:
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line on the data directory."""
-        return run_cli(self.data_dir, *arguments, timeout=timeout)
+        log = {"broker": self._settings["broker"]} if "broker" in self._settings else {}
+        return run_cli(self.data_dir, *arguments, timeout=timeout, **log)
 
 
 def run_cli(

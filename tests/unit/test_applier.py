@@ -9,13 +9,16 @@ import pytest
 from processor.core import message
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Tables
+from processor.core.tables import encode_value
+from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
+from processor.log.letters import DeadLetter
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state import applier as module
 from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
-from processor.state.loader import DeadLetter, Partition, load
+from processor.state.loader import Partition, load
 from processor.state.verify import verify
 from tests.support.tables import NOON, Usage, columns
 
@@ -50,8 +53,11 @@ class Worker:
         self.log = Log(data_dir)
         self.failing = 0
         self.appended: list[list[Append]] = []
-        self.partition: Partition = load(data_dir, 0)
-        self.applier = Applier(lambda: {0: self.partition}, self._append, lambda: NOON, 0.01)
+        self.partition: Partition = load(LogAddress(data_dir), 0)
+        self.applier = Applier(lambda: {0: self.partition}, self._append, lambda: NOON, 0.01, self._exists)
+
+    async def _exists(self, partition: int, start: int, before: int) -> bool:
+        return any(record.offset < before for record in self.log.read(TopicPartition(EVENTS, partition), start, 1))
 
     async def _append(self, appends: list[Append]) -> list[int]:
         if self.failing:
@@ -254,6 +260,8 @@ async def test_verify_names_the_rows_that_differ(worker: Worker) -> None:
     await worker.applier.flush()
     row = next(row for key, row in worker.partition.tables.users.items() if key[1] == "a")
     row.cost += 1
-    worker.log.append([Append(TopicPartition(ROWS, 0), [(row.key, b"[0,1,0,512,128,0,1,0,0,0]")])], NOON)
+    progress = worker.partition.tables.progress
+    planted = [(row.key, b"[0,1,0,512,128,0,1,0,0,0]"), (progress.key, encode_value(progress))]
+    worker.log.append([Append(TopicPartition(ROWS, 0), planted)], NOON)
     [difference] = worker.differences()
     assert '"a"' in difference.key  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ import pytest
 from processor.core import message
 from processor.core.message import Source, build_blocks
 from processor.log import committer as module
+from processor.log.address import LogAddress
 from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
 from processor.log.errors import LogUnavailable
 from processor.log.store import Log, TopicPartition
@@ -48,7 +49,7 @@ def start(tmp_path: Path, decided: Decided) -> Iterator[Start]:
 
     def begin(partitions: int = 2, max_pending_bytes: int = 1 << 20) -> GroupCommitter:
         Log(tmp_path, partitions=partitions).close()
-        running.append(GroupCommitter(tmp_path, lambda: NOON, decided.deliver, max_pending_bytes))
+        running.append(GroupCommitter(LogAddress(tmp_path).open, lambda: NOON, decided.deliver, max_pending_bytes))
         running[-1].start()
         return running[-1]
 
@@ -148,7 +149,7 @@ def _full(*_: object) -> int:
 
 def test_stopping_writes_what_is_queued(tmp_path: Path, decided: Decided) -> None:
     Log(tmp_path).close()
-    committer = GroupCommitter(tmp_path, lambda: NOON, decided.deliver, 1 << 20)
+    committer = GroupCommitter(LogAddress(tmp_path).open, lambda: NOON, decided.deliver, 1 << 20)
     outcomes: list[Any] = []
     for number in range(5):
         committer.submit(job(outcomes, 0, first=number))

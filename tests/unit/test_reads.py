@@ -1,5 +1,6 @@
 import asyncio
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +13,9 @@ from server.arrivals import Arrivals
 from server.errors import Refused
 from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
 from server.queries import SORTS
-from server.reads import INLINE, ViewReads, top
-from server.views import View
+from server.ranking import CAP, top
+from server.reads import ViewReads
+from server.views import SMALL, View
 from tests.support.tables import NOON, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)
@@ -197,16 +199,21 @@ def test_paging_visits_every_user_once_in_order(
             assert getattr(page.total, name) == sum(getattr(user.totals, name) for user in users)
 
 
+amounts = st.integers(0, 3) | st.integers(CAP - 1, CAP + 2)
+
+
 @given(
-    values=st.lists(st.integers(0, 3), max_size=30),
-    after=st.none() | st.tuples(st.integers(0, 3), st.sampled_from(["", "u1", "u15", "zz"])),
+    values=st.lists(amounts, max_size=30),
+    after=st.none() | st.tuples(amounts, st.sampled_from(["", "u1", "u15", "zz"])),
     count=st.integers(1, 12),
 )
 def test_top_is_the_head_of_the_sorted_list(values: list[int], after: tuple[int, str] | None, count: int) -> None:
-    names = [None if n == 0 else f"u{n}" for n in range(len(values))]
-    whole = sorted(range(len(values)), key=lambda n: (-values[n], names[n] or ""))
-    behind = [n for n in whole if after is None or (-values[n], names[n] or "") > (-after[0], after[1])]
-    assert top(names, values, after, count) == behind[:count]
+    names = ["" if n == 0 else f"u{n}" for n in range(len(values))]
+    whole = sorted(range(len(values)), key=lambda n: (-values[n], names[n]))
+    behind = [n for n in whole if after is None or (-values[n], names[n]) > (-after[0], after[1])]
+    keys = np.array([min(value, CAP) for value in values], np.int64)
+    found = top(keys, lambda places: [names[place] for place in places], values.__getitem__, after, count)
+    assert found == behind[:count]
 
 
 async def test_a_user_that_rises_past_the_cursor_does_not_come_twice() -> None:
@@ -300,13 +307,13 @@ async def test_many_users_are_listed_in_a_thread() -> None:
                 encode_key(0, "user", "default", f"u{n:05d}", TODAY, "openai", "m", "e"),
                 b"[0,1,0,0,0,0,%d,0,5,5]" % (n % 7),
             )
-            for n in range(INLINE + 500)
+            for n in range(SMALL + 500)
         ],
     )
     for filters in ({}, {"model": "m"}):
         page = await rig.users(limit="3", **filters)
         assert ids(page) == ["u00006", "u00013", "u00020"]
-        assert page.users_total == page.total.requests == INLINE + 500
+        assert page.users_total == page.total.requests == SMALL + 500
 
 
 # --- one user --------------------------------------------------------------------------------------------------------

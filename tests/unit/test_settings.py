@@ -41,8 +41,8 @@ def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "HTTP_BIND": "8080",
         "HANDLING": "odd",
         "PARTITIONS": "0",
-        "BROKER": "kafka://host:9092",
-        "RETENTION": "5",
+        "BROKER": "kafka:localhost",
+        "RETENTION": "-5",
         "BOOTSTRAP_KEY": "secret",
         "LOG_LEVEL": "loud",
     }.items():

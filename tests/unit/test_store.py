@@ -9,7 +9,7 @@ from processor.log.checkpointer import SOFT_LIMIT, Checkpointer
 from processor.log.errors import FormatError, Locked, LogError, PartitionMismatch
 from processor.log.locks import FileLock
 from processor.log.store import FORMAT, Append, Log, TopicPartition
-from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, GROUP, ROWS
+from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 
 E0, E1, R0 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1), TopicPartition(ROWS, 0)
 
@@ -112,7 +112,7 @@ def test_the_number_of_partitions_is_chosen_once(log: Log) -> None:
         Log(log.path.parent, partitions=3)
     with pytest.raises(LogError, match="1 to 1024"):
         Log(log.path.parent / "other", partitions=0)
-    assert log.topics() == {EVENTS: 2, ROWS: 2, CLAIMS: 2, "spendstream.dead-letters": 2, DIRECTORY: 1}
+    assert log.topics() == {EVENTS: 2, ROWS: 2, CLAIMS: 2, DEAD_LETTERS: 2, CHECKPOINTS: 2, DIRECTORY: 1}
 
 
 def test_a_newer_format_is_refused(log: Log) -> None:
@@ -173,3 +173,18 @@ def test_the_write_ahead_log_is_emptied_beside_the_writers(log: Log) -> None:
     finally:
         checkpointer.stop()
     assert all(len(record.value or b"") == 1 << 20 for record in log.read(E0, 0, max_bytes=1 << 30))
+
+
+def test_a_log_of_the_first_format_gets_what_it_lacks(log: Log) -> None:
+    put(log, E1, b"a")
+    directory = log.path.parent
+    log.close()
+    with apsw.Connection(str(directory / "log.db")) as db:
+        db.execute("DELETE FROM partition WHERE topic = ?", (CHECKPOINTS,))
+        db.execute("UPDATE meta SET value = 1 WHERE name = 'format'")
+    for _ in range(2):
+        migrated = Log(directory, create=False)
+        assert migrated.topics()[CHECKPOINTS] == 2
+        assert [record.value for record in migrated.read(E1, 0)] == [b"a"]
+        put(migrated, TopicPartition(CHECKPOINTS, 1), b"c")
+        migrated.close()

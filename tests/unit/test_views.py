@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
 from processor.core.tables import Sums, encode_key, encode_value, is_expired
 from server.arrivals import Arrivals
-from server.partials import Numbers, merge
-from server.views import CHUNK, View
+from server.listing import Listing
+from server.queries import parse_users
+from server.sums import Numbers, merged
+from server.views import View
 from tests.support.tables import NOON, Records, Usage, Worker
-
-BIG = 2**63
 
 
 def usages() -> st.SearchStrategy[Usage]:
@@ -60,10 +60,13 @@ def numbers_of(events: Iterable[Usage]) -> tuple[int, ...]:
 
 
 def added_up(rows: Iterable[Numbers]) -> tuple[int, ...]:
-    total: Numbers = (0,) * 10
-    for row in rows:
-        total = merge(total, row)
-    return tuple(total[1:])
+    return merged(rows)[1:]
+
+
+def listed(view: View, project: str, **params: str) -> Listing:
+    """All users of a project, without a thread."""
+    query = parse_users(project, {"limit": "1000", **params})
+    return view.filtered(query, view.dims(project)) if query.is_filtered else view.all_time(query)
 
 
 @given(partitions=st.integers(1, 3), sent=st.lists(requests, max_size=12), again=st.booleans())
@@ -95,23 +98,27 @@ def test_view_equals_a_recomputation_from_the_events(
 
     for project in ("p1", "p2"):
         mine = [event for (owner, _), event in unique.items() if owner == project]
-        users, totals = view.all_time(project)
+        users, totals, size, _ = listed(view, project)
         expected = {user: numbers_of(e for e in mine if e.user == user) for user in {event.user for event in mine}}
-        assert {user.user_id: tuple(user.numbers()[1:]) for user in users} == expected
-        assert {user.user_id: added_up(row.numbers() for row in user.rows()) for user in users} == expected
-        assert totals == (numbers_of(mine)[:7] if mine else (0,) * 7)
+        assert {user: numbers[1:] for user, numbers in users} == expected
+        assert {user: added_up(numbers for _, numbers in view.user(project, user)) for user, _ in users} == expected
+        assert tuple(totals) == (numbers_of(mine)[:7] if mine else (0,) * 7)
+        assert size == len(users)
+        assert listed(view, project, end="9999-12-31") == Listing(users, totals, size, False)
 
+        rows = [row for user in expected for row in view.user(project, user)]
         dims = {
-            (dim.day, dim.provider, dim.model, dim.environment): added_up(row.numbers() for row in dim.rows)
+            (dim.at, dim.provider, dim.model, dim.environment): added_up(more for of, more in rows if of is dim)
             for dim in view.dims(project)
         }
         assert dims == {
             key: numbers_of(e for e in mine if (e.at // DAY, e.provider, e.model, e.environment) == key)
             for key in {(e.at // DAY, e.provider, e.model, e.environment) for e in mine}
         }
-        hours = {hour: added_up(row.numbers() for row in rows) for hour, rows in view.hours(project)}
+        hours = {tuple(found)[:4]: found.numbers[1:] for found in view.hours(project)}
         assert hours == {
-            hour: numbers_of(e for e in mine if e.at // HOUR == hour) for hour in {e.at // HOUR for e in mine}
+            key: numbers_of(e for e in mine if (e.at // HOUR, e.provider, e.model, e.environment) == key)
+            for key in {(e.at // HOUR, e.provider, e.model, e.environment) for e in mine}
         }
         for kind, start in {key[2:] for key in (*arrivals, *copies) if key[1] == project}:
             kept = [home for home in range(partitions) if not is_expired(kind, start, watermarks[home])]
@@ -127,41 +134,6 @@ def test_view_equals_a_recomputation_from_the_events(
     assert not view.contains({0: end.get(0, -1) + 1})
 
 
-rows = st.builds(
-    lambda requests, cost, first, last: [7, requests, 0, BIG, 2, 0, cost, 0, min(first, last), max(first, last)],
-    st.integers(0, 3),
-    st.integers(0, 10**20),
-    st.integers(0, 9),
-    st.integers(0, 9),
-)
-row_keys = st.tuples(st.integers(0, 1), st.sampled_from([None, "a", "b"]), st.integers(0, 2))
-
-
-@given(st.lists(st.tuples(row_keys, st.none() | rows), max_size=40))
-def test_any_row_may_be_replaced_or_deleted(
-    changes: list[tuple[tuple[int, str | None, int], list[int] | None]],
-) -> None:
-    view = View()
-    left: dict[tuple[int, str | None, int], list[int]] = {}
-    for (partition, user, day), row in changes:
-        key = encode_key(partition, "user", "p", user, day, "openai", "m", "e")
-        view.apply(partition, [(key, None if row is None else str(row).encode())])
-        left.pop((partition, user, day), None)
-        if row is not None:
-            left[partition, user, day] = row
-    users, totals = view.all_time("p")
-    assert totals == tuple(sum(row[column] for row in left.values()) for column in range(1, 8))
-    assert {user.user_id for user in users} == {owner for _, owner, _ in left}
-    for found in users:
-        mine = [row for (_, owner, _), row in left.items() if owner == found.user_id]
-        numbers = found.numbers()
-        assert list(numbers[1:8]) == [sum(row[column] for row in mine) for column in range(1, 8)]
-        seen = [row for row in mine if row[1]]
-        if seen:
-            assert list(numbers[8:]) == [min(row[8] for row in seen), max(row[9] for row in seen)]
-    assert len(view) == len(left)
-
-
 def test_rows_beside_users_may_be_deleted() -> None:
     view = View()
     hour = encode_key(0, "hour", "p", 1, "openai", "m", "e")
@@ -171,7 +143,7 @@ def test_rows_beside_users_may_be_deleted() -> None:
     assert view.charged("o", 0).unique == view.window("org", "o", "minute", 60).unique == 3
     view.apply(0, [(key, None) for key in (hour, month, minute)])
     assert view.charged("o", 0).unique == view.window("org", "o", "minute", 60).unique == 0
-    assert view.hours("p") == [(1, [])]
+    assert view.hours("p") == []
     view.apply(0, [(minute, None)])
     assert len(view) == 0
 
@@ -184,21 +156,30 @@ GOOD = encode_value(Sums(b"", 1, 1))
     [
         (b"nope", GOOD, "not a row key"),
         (b"[]", GOOD, "not a row key"),
-        (b'[0,"user"]', GOOD, "not a row of the changelog"),
+        (b'[0,"user"]', GOOD, "not a row key"),
         (b'[0,"user","p","u"]', GOOD, "not a row of the changelog"),
-        (b'[0,"user","p","u",1,"openai","m","e",2]', GOOD, "too many values"),
+        (b'[0,"user","p","u",1,"openai","m","e",2]', GOOD, "not a row of the changelog"),
         (b'[0,"moon"]', GOOD, "unknown kind of row"),
         (b'[1,"progress"]', b"[1,1]", "a row of partition 1 in partition 0"),
-        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), b"[1]", "not enough values"),
+        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), b"[1]", "not a row of the changelog"),
         (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), b"{", "not a row of the changelog"),
+        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), b"", "not a row of the changelog"),
+        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), GOOD[:-1], "not a row of the changelog"),
+        (encode_key(0, "user", "p", "u", 1, "openai", "m", "e"), GOOD + GOOD, "not a row of the changelog"),
+        (encode_key(0, "hour", "p", "u", 1, "openai", "m", "e"), GOOD, "not a row of the changelog"),
+        (encode_key(0, "window", "org", "o", "month"), b"[1,1,1,1]", "not a row of the changelog"),
+        (encode_key(0, "window", "org", "o", "month", 0), b"[1,1,1]", "not a row of the changelog"),
+        (encode_key(0, "moon"), None, "unknown kind of row"),
     ],
 )
-def test_records_of_another_format_are_refused_and_change_nothing(key: bytes, value: bytes, message: str) -> None:
+def test_records_of_another_format_are_refused_and_change_nothing(
+    key: bytes, value: bytes | None, message: str
+) -> None:
     view = View()
     with pytest.raises(ValueError, match=message):
         view.apply(0, [(key, value)])
     assert len(view) == 0
-    assert view.all_time("p") == ([], (0,) * 7)
+    assert listed(view, "p") == ([], (0,) * 7, 0, False)
 
 
 def test_progress_cannot_be_deleted() -> None:
@@ -208,27 +189,33 @@ def test_progress_cannot_be_deleted() -> None:
         view.apply(0, [(b'[0,"progress"]', None)])
 
 
-def test_a_reader_sees_totals_that_agree_with_the_users_while_rows_change() -> None:
-    keys = [encode_key(0, "user", "p", f"u{user}", 1, "openai", "m", "e") for user in range(3 * CHUNK)]
+@pytest.mark.parametrize("small", [0, 2000])
+def test_a_reader_sees_totals_that_agree_with_the_users_while_rows_change(
+    small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.views.SMALL", small)
+    monkeypatch.setattr("server.views.CHUNK", 256)
+    keys = [encode_key(0, "user", "p", f"u{user}", 1, "openai", "m", "e") for user in range(3 * 256)]
 
     def flush(requests: int) -> Records:
-        return [(key, b"[%d,%d,0,0,0,0,0,0,5,5]" % (requests, requests)) for key in keys]
+        return [(key, encode_value(Sums(key, requests, requests))) for key in keys]
 
     def follow() -> None:
         for requests in range(1, 20):
             view.apply(0, flush(requests))
 
     view = View()
+    query = parse_users("p", {"limit": "1000"})
     follower = Thread(target=follow)
     follower.start()
     looks = 0
     while follower.is_alive():
-        users, totals = view.all_time("p")
-        assert sum(user.numbers()[1] for user in users) == totals[0]
+        found = view.all_time(query)
+        assert sum(numbers[1] for _, numbers in found.users) == found.totals[0]
         looks += 1
     follower.join()
     assert looks > 0
-    assert view.all_time("p").totals[0] == 19 * len(keys)
+    assert view.all_time(query).totals[0] == 19 * len(keys)
 
 
 def test_as_of_never_goes_back() -> None:

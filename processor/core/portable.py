@@ -1,0 +1,137 @@
+"""An event outside of the log: one line of JSON that says everything about it, and the way back.
+
+The line is the event as intake understood it, with the names of the published table (cost as an exact decimal, null if
+the event came without a price; unknown fields beside the known ones), so that it can be read by any program. What the
+log knows beside the event stands under one more name:
+
+    "_spendstream": {"project", "organization", "key_id", "arrival", "handling"}
+
+and, where they are needed to put the event back exactly as it was:
+
+    "shadowed"      the value of an unknown field that was itself called `_spendstream`
+    "wire", "raw"   the original bytes (base64), of an event that intake would not take in the form of the line:
+                    it is too long when written as JSON, or has a 65th tag from lenient handling
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from processor.core.clock import format_timestamp, parse_timestamp
+from processor.core.codec import Wire
+from processor.core.event import MAX_EVENT_BYTES, MAX_TAGS, Event, Fault, Handling
+from processor.core.message import Source
+from processor.core.money import format_cost
+
+META: Final = "_spendstream"
+
+MAX_LINE: Final = 8 * 1024 * 1024
+"""Bytes of the longest line: more than the worst case of an event as JSON (6 bytes for one), and its original bytes."""
+
+
+class _Meta(Struct, kw_only=True, omit_defaults=True):
+    project: str
+    organization: str
+    key_id: str
+    arrival: str
+    handling: Handling
+    shadowed: Raw | msgspec.UnsetType = msgspec.UNSET
+    wire: Wire = "json"
+    raw: str | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_line = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_meta = msgspec.json.Decoder(_Meta).decode
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+
+def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> bytes:
+    """The line of an event, without its end; `record` gives the event as the log keeps it, on `source.wire`."""
+    fields = _fields(event)
+    meta = _Meta(
+        project=source.project,
+        organization=source.organization,
+        key_id=source.key_id,
+        arrival=format_timestamp(source.arrival),
+        handling=source.handling,
+    )
+    line = _encode(fields)
+    if len(line) > MAX_EVENT_BYTES or len(event.tags) > MAX_TAGS:
+        meta.wire = source.wire
+        meta.raw = b64encode(record()).decode()
+    if META in fields:
+        meta.shadowed = fields.pop(META)
+        line = _encode(fields)
+    return line[:-1] + b',"' + META.encode() + b'":' + _encode(meta) + b"}"
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name in Event.__struct_fields__:
+        value = getattr(event, name)
+        if name == "timestamp":
+            fields[name] = format_timestamp(value)
+        elif name == "cost":
+            fields["cost_usd"] = Raw(format_cost(value).encode()) if event.priced else None
+        elif name not in {"priced", "extra"} and value is not None and value not in ({}, []):
+            fields[name] = value
+    fields.update((name, Raw(_one_line(bytes(value)))) for name, value in event.extra.items())
+    return fields
+
+
+def _one_line(json: bytes) -> bytes:
+    """The same JSON without line breaks, which can only stand between its tokens."""
+    return json.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+# --- back ------------------------------------------------------------------------------------------------------------
+
+
+def decode_line(line: bytes) -> tuple[Source, bytes]:
+    """Where a line's event came from, and the event itself as it may go into the log, on `source.wire`.
+
+    The event is not checked: `codec.decode` does that, with the source's handling and arrival. Raises `Fault`.
+    """
+    if len(line) > MAX_LINE:
+        raise Fault("out_of_range", None, f"a line must have at most {MAX_LINE} bytes, not {len(line)}")
+    fields = _open(line)
+    meta = _meta(fields.pop(META, None))
+    record = _encode(fields if meta.shadowed is msgspec.UNSET else {**fields, META: meta.shadowed})
+    if meta.raw is not None:
+        try:
+            record = b64decode(meta.raw, validate=True)
+        except ValueError:
+            raise Fault("invalid", f"{META}.raw", f"{META}.raw must be base64") from None
+    else:
+        meta.wire = "json"
+    try:
+        arrival = parse_timestamp(meta.arrival)
+    except ValueError as error:
+        raise Fault("invalid", f"{META}.arrival", f"{META}.arrival {error}") from None
+    return Source(meta.organization, meta.project, meta.key_id, arrival, meta.wire, meta.handling), record
+
+
+def _open(line: bytes) -> dict[str, Raw]:
+    try:
+        try:
+            return _decode_line(line)
+        except msgspec.ValidationError:
+            msgspec.json.decode(line)  # it may be no JSON at all
+            raise Fault("invalid", None, "a line must be a JSON object") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Fault("syntax", None, f"not valid JSON: {error}") from None
+
+
+def _meta(text: Raw | None) -> _Meta:
+    if text is None:
+        raise Fault("missing", META, f"{META} is required: only lines that an export wrote can be imported")
+    try:
+        return _decode_meta(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Fault("invalid", META, f"{META}: {error}") from None

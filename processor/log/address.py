@@ -1,0 +1,60 @@
+"""Where the log is, and how to open it: one file in the data directory, or a Kafka cluster.
+
+Whoever needs a log is given its address and opens one of his own: connections are not shared between threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from processor.log.kafka_config import KafkaAccess
+from processor.log.port import LogWriter
+from processor.log.store import Log, TopicPartition
+from processor.log.tail import EmbeddedTail, Tail
+from processor.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LogAddress:
+    """What a process has to know to open the log."""
+
+    data_dir: Path
+    """On Kafka only the id index lives there: it can be rebuilt."""
+    kafka: KafkaAccess | None = None
+    """None: the embedded log."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> LogAddress:
+        """The address the settings name."""
+        kafka = KafkaAccess.of(settings) if settings.broker.startswith("kafka://") else None
+        return cls(settings.data_dir, kafka)
+
+    def open(self, partitions: int | None = None, *, create: bool = False) -> LogWriter:
+        """Open the log, making it with so many partitions if it may be created. Raises `LogError`."""
+        if self.kafka is None:
+            return Log(self.data_dir, partitions=partitions, create=create)
+        from processor.log.kafka import KafkaLog
+
+        return KafkaLog(self.kafka, partitions=partitions, create=create)
+
+    def tail(self, tps: Iterable[TopicPartition]) -> Tail:
+        """Follow partitions from their beginning. Raises `LogError`."""
+        if self.kafka is None:
+            return EmbeddedTail(Log(self.data_dir, create=False), tps)
+        from processor.log.kafka_tail import KafkaTail
+
+        return KafkaTail(self.kafka, dict.fromkeys(tps, 0))
+
+    def ends(self, tps: Iterable[TopicPartition]) -> Callable[[], dict[int, int]]:
+        """A function that gives partition -> last offset (-1: none), cheap enough for every request.
+
+        Of the embedded log it is exact; of Kafka it may be half a second old. The first call may block.
+        """
+        if self.kafka is None:
+            log, wanted = Log(self.data_dir, create=False), list(tps)
+            return lambda: {tp.partition: log.end(tp) - 1 for tp in wanted}
+        from processor.log.kafka_tail import Ends
+
+        return Ends(self.kafka, tps)

@@ -1,0 +1,203 @@
+"""What both Faust transports have in common: how a change of partitions is staged, and records in bulk.
+
+A rebalance is staged in Faust's own order, so that its conductor, table manager and recovery work as they are. While it
+goes on no source message is fetched: Faust resumes the source partitions before it seeks them, and would skip messages
+otherwise (faust-streaming issue 596; `tables/recovery.py`, on_recovery_completed). `docs/decisions` names the lines.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, TypeVar, cast
+
+from faust.assignor.client_assignment import ClientAssignment
+from faust.exceptions import ProducerSendError
+from faust.transport import base
+from faust.types import TP, ConsumerMessage, HeadersArg, RecordMetadata
+
+from processor.log.errors import LogError
+from processor.log.store import Append, Record, TopicPartition
+
+T = TypeVar("T")
+
+
+class Consumer(base.Consumer):
+    """Partitions and their assignment; what is left is to read records and to keep offsets."""
+
+    consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = ThreadPoolExecutor(1, "log-reader")
+        self._assigned: set[TP] = set()
+        self._generation = 0
+        self.counts: dict[str, int] = {}
+        """topic -> partitions"""
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    async def _change(self, assigned: set[TP]) -> None:
+        """Stage a rebalance: what was assigned before and is not any more is revoked."""
+        app = cast(Any, self.app)
+        app.on_rebalance_start()
+        await self.on_partitions_revoked(self._assigned - assigned)
+        self._assigned = assigned
+        self._generation += 1
+        app.consumer_generation_id = self._generation
+        actives: dict[str, list[int]] = {}
+        for tp in assigned:
+            actives.setdefault(tp.topic, []).append(tp.partition)
+        app.assignor._assignment = ClientAssignment(actives=actives, standbys={})
+        await self.on_partitions_assigned(assigned, self._generation)
+
+    def assignment(self) -> set[TP]:
+        return set(self._assigned)
+
+    def topic_partitions(self, topic: str) -> int | None:
+        return self.counts.get(topic)
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        return partition
+
+    async def create_topic(self, topic: str, partitions: int, replication: int, **kwargs: Any) -> None:
+        known(self.counts, topic, partitions)
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        found: Record = record
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            found.offset,
+            found.at / 1e6,
+            0,
+            [],
+            found.key,
+            found.value,
+            None,
+            len(found.key or b""),
+            len(found.value or b""),
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def seek_to_beginning(self, *partitions: TP) -> None:
+        await self.seek_wait(await self.earliest_offsets(*partitions))
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        for tp, offset in partitions.items():
+            await self._seek(tp, offset)
+            if offset > 0:
+                self._read_offset[tp] = offset
+            else:
+                self._read_offset.pop(tp, None)
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    def close(self) -> None: ...
+
+
+class Producer(base.Producer):
+    """Appends to the log in bulk, on threads of its own. What Faust itself sends takes the same way."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unsent: list[tuple[Append, asyncio.Future[RecordMetadata]]] = []
+        self._sending: asyncio.Task[None] | None = None
+        self.counts: dict[str, int] = {}
+
+    async def append(self, appends: list[Append]) -> list[int]:
+        """Append in bulk, all or nothing of each partition; returns the offset of each append's first record.
+
+        Durable on return. Raises `LogUnavailable`.
+        """
+        raise NotImplementedError
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: HeadersArg | None,
+        *,
+        transactional_id: str | None = None,
+    ) -> Awaitable[RecordMetadata]:
+        """Queue one record; it is durable when the awaitable that is returned is done.
+
+        What is queued while an append is under way goes into the next one together: Faust sends record by record.
+        """
+        if partition is None:
+            raise ValueError("every record names its partition")
+        future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        self._unsent.append((Append(TopicPartition(topic, partition), [(key, value)]), future))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return future
+
+    async def _send(self) -> None:
+        while self._unsent:
+            batch, self._unsent = self._unsent, []
+            try:
+                offsets = await self.append([append for append, _ in batch])
+            except LogError as error:
+                for _, future in batch:
+                    future.set_exception(ProducerSendError(str(error)))
+                continue
+            for (append, future), offset in zip(batch, offsets, strict=True):
+                tp = TP(*append.to)
+                if not future.done():
+                    future.set_result(RecordMetadata(tp.topic, tp.partition, tp, offset))
+        self._sending = None
+
+    async def send_and_wait(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: HeadersArg | None,
+        *,
+        transactional_id: str | None = None,
+    ) -> RecordMetadata:
+        """Append one record; durable on return."""
+        return await (await self.send(topic, key, value, partition, timestamp, headers))
+
+    async def flush(self) -> None:
+        """Wait until what Faust has buffered and sent is durable."""
+        await self.buffer.flush()
+        if self._sending is not None:
+            await self._sending
+
+    async def create_topic(self, topic: str, partitions: int, replication: int, **kwargs: Any) -> None:
+        known(self.counts, topic, partitions)
+
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        raise ValueError("every record names its partition")
+
+
+def known(counts: Mapping[str, int], topic: str, partitions: int) -> None:
+    """Topics are made by the log, not by Faust. Raises `ValueError` if it has no such one."""
+    if counts.get(topic) != partitions:
+        raise ValueError(f"the log has no topic {topic} of {partitions} partition(s)")
+
+
+def by_partition(appends: Iterable[Append]) -> dict[int, list[int]]:
+    """partition number -> which of `appends` go there."""
+    found: dict[int, list[int]] = {}
+    for number, append in enumerate(appends):
+        found.setdefault(append.to.partition, []).append(number)
+    return found
+
+
+def now() -> int:
+    """The wall clock in microseconds since the epoch."""
+    return time.time_ns() // 1000

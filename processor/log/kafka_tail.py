@@ -1,0 +1,110 @@
+"""Following partitions on Kafka, and knowing where they end."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as Assigned
+
+from processor.log.errors import LogUnavailable
+from processor.log.kafka import take
+from processor.log.kafka_config import KafkaAccess
+from processor.log.store import Record, TopicPartition
+
+WAIT: Final = 0.02
+"""Seconds of one wait for records."""
+
+BATCH: Final = 5000
+ASK_EVERY: Final = 0.5
+ASK_PATIENCE: Final = 2.0
+FRESH: Final = 2.0
+"""Seconds for which a sign of life from the cluster says that nothing was missed."""
+
+
+class KafkaTail:
+    """`Tail` of a log on Kafka: one consumer for all partitions, which sees only what was committed."""
+
+    def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
+        self._consumer = Consumer(access.reader())
+        self._ends = dict.fromkeys(tps, False)
+        """Whether the end of a partition was reached after its last record."""
+        self._positions = dict.fromkeys(self._ends, 0)
+        self._sound = False
+        """False until what was fetched has been handed out: what failed on the way is fetched again."""
+        self._heard = 0.0
+
+    @property
+    def is_current(self) -> bool:
+        """See `Tail.is_current`."""
+        return all(self._ends.values()) and time.monotonic() - self._heard < FRESH
+
+    def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
+        """See `Tail.poll`."""
+        if not self._sound:
+            self._consumer.assign([Assigned(*tp, position) for tp, position in self._positions.items()])
+            self._ends = dict.fromkeys(self._ends, False)
+            self._sound = True
+        found: dict[TopicPartition, list[Any]] = {}
+        message: Any
+        for message in self._consumer.consume(BATCH, WAIT):
+            found.setdefault(TopicPartition(message.topic(), message.partition()), []).append(message)
+        for tp, messages in found.items():
+            if tp not in self._ends:  # an error of the connection names no partition: it passes
+                continue
+            records, self._ends[tp] = take(messages, self._ends[tp])
+            self._heard = time.monotonic()
+            if records:
+                self._sound = False
+                yield tp, records
+                self._positions[tp] = records[-1].offset + 1
+                self._sound = True
+        if time.monotonic() - self._heard > FRESH / 2:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Silence: is there nothing new, or no broker?"""
+        try:
+            self._consumer.get_watermark_offsets(Assigned(*next(iter(self._ends))), timeout=FRESH / 2)
+        except KafkaException:
+            return
+        self._heard = time.monotonic()
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close()
+
+
+class Ends(threading.Thread):
+    """partition -> last offset of a topic, asked for twice a second on a thread of its own."""
+
+    def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
+        super().__init__(name="log-ends", daemon=True)
+        self._consumer = Consumer({**access.reader(), "isolation.level": "read_uncommitted"})
+        self._tps = list(tps)
+        self._last = self._ask(10.0)
+        self._pause = threading.Event()
+        self.start()
+
+    def __call__(self) -> dict[int, int]:
+        return dict(self._last)
+
+    def run(self) -> None:
+        while not self._pause.wait(ASK_EVERY):
+            try:
+                self._last = self._ask(ASK_PATIENCE)
+            except LogUnavailable:
+                continue
+
+    def _ask(self, patience: float) -> dict[int, int]:
+        try:
+            return {
+                tp.partition: self._consumer.get_watermark_offsets(Assigned(*tp), timeout=patience)[1] - 1
+                for tp in self._tps
+            }
+        except KafkaException as error:
+            found = error.args[0]
+            raise LogUnavailable(
+                f"Kafka does not answer: {found.str() if isinstance(found, KafkaError) else found}"
+            ) from None

@@ -1,0 +1,387 @@
+"""The Faust transport over Kafka: `spendstream-kafka://`, with librdkafka's consumer group behind it.
+
+The group assigns partitions of the events topic only, to static members; the tables' changelog follows by its number.
+All calls of the consumer, and so all of the group's callbacks, are made on one thread. Before a partition is given up
+its changes are flushed and its offset committed; whoever takes it fences the one before, so that neither a stopped nor
+a slow owner can write to its changelog any more.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ClassVar, Final, Protocol
+
+from confluent_kafka import Consumer as Client
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as Assigned
+from faust.transport import base
+from faust.types import TP
+from structlog.stdlib import get_logger
+
+from processor.log import faust_transport
+from processor.log.errors import LogUnavailable
+from processor.log.faust_transport import by_partition, now
+from processor.log.kafka import record_of, take
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import EVENTS, GROUP, ROWS
+
+FETCH_RECORDS: Final = 64
+FETCH_WAIT: Final = 0.02
+FULL_WAIT: Final = 0.005
+IDLE: Final = 0.1
+"""Seconds without a fetch after which the group's callbacks are served all the same."""
+
+MAX_STASH: Final = 128
+"""Records held for Faust when it cannot take them; from there on nothing more is fetched."""
+
+PATIENCE: Final = 10.0
+EXIT_FENCED: Final = 70
+
+
+class Holder(Protocol):
+    """Who keeps the state of the partitions. Found on the Faust app, `app.spendstream`: transports are made by URL."""
+
+    access: KafkaAccess
+    counts: dict[str, int]
+    """topic -> partitions"""
+    instance: str
+    """The worker's name in its group."""
+    writers: "Writers"
+
+    async def bring(self, partitions: set[int]) -> None:
+        """Become the only owner of these partitions and have all of their state."""
+        ...
+
+    async def release(self, partitions: set[int]) -> Mapping[int, int]:
+        """Make what these have applied durable and give them up; returns partition -> next offset to read."""
+        ...
+
+    async def drop(self, partitions: set[int]) -> None:
+        """Forget partitions that may belong to somebody else by now."""
+        ...
+
+
+class Consumer(faust_transport.Consumer):
+    """A member of the workers' group."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        app: Any = self.app
+        self._holder: Holder = app.spendstream
+        self.counts = dict(self._holder.counts)
+        self._client: Client | None = None
+        self._commits = ThreadPoolExecutor(1, "log-commits")
+        self._turn = asyncio.Lock()
+        self._stash: deque[tuple[TP, Any]] = deque()
+        self._paused = False
+        self._epoch = 0
+        """Counts seeks: what was fetched before one is not delivered after it."""
+        self._fetched_at = 0.0
+        self._ends: dict[TP, int] = {}
+        self._leaving = False
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group. Returns at once: assignments come when they come."""
+        if self._client is None:
+            self._running = asyncio.get_running_loop()
+            await self._call(self._join)
+            self.add_future(self._serve())
+
+    def _join(self) -> None:
+        self._client = Client(self._holder.access.member(GROUP, self._holder.instance))
+        self._client.subscribe([EVENTS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
+    async def _serve(self) -> None:
+        """The group's callbacks are made inside of a fetch; Faust does not fetch all the time."""
+        while not self.should_stop:
+            await asyncio.sleep(IDLE)
+            if time.monotonic() - self._fetched_at > IDLE and not self.should_stop:
+                await self._call(self._serve_once)
+
+    # --- the group's callbacks, on the consumer's thread ------------------------------------------------------------
+
+    def _on_assign(self, client: Client, partitions: list[Assigned]) -> None:
+        client.assign(partitions)
+        if partitions:
+            client.pause(partitions)  # until their state is here and their offset known
+        self._running.call_soon_threadsafe(self._gained, {found.partition for found in partitions})
+
+    def _on_revoke(self, client: Client, partitions: list[Assigned]) -> None:
+        offsets = self._wait_for(self._give_up, partitions)
+        if offsets:
+            self._commit_now(client, offsets)  # here: from another thread it would wait for the end of this call
+        client.unassign()
+
+    def _on_lost(self, client: Client, partitions: list[Assigned]) -> None:
+        self._wait_for(self._lose, partitions)
+        client.unassign()
+
+    def _wait_for(
+        self, giving_up: Callable[[set[int]], Coroutine[Any, Any, Mapping[int, int]]], partitions: list[Assigned]
+    ) -> Mapping[TP, int]:
+        if self._leaving:
+            return {}
+        numbers = {found.partition for found in partitions}
+        offsets = asyncio.run_coroutine_threadsafe(giving_up(numbers), self._running).result()
+        return {TP(EVENTS, number): offset for number, offset in offsets.items()}
+
+    def _gained(self, partitions: set[int]) -> None:
+        self.add_future(self._take(partitions))
+
+    async def _take(self, partitions: set[int]) -> None:
+        async with self._turn:
+            get_logger().info("partitions.assigned", partitions=sorted(partitions))
+            self._suspend()
+            await self._holder.bring(partitions)
+            await self._change({TP(topic, number) for topic in (EVENTS, ROWS) for number in partitions})
+
+    async def _give_up(self, partitions: set[int]) -> Mapping[int, int]:
+        async with self._turn:
+            get_logger().info("partitions.revoked", partitions=sorted(partitions))
+            self._suspend()
+            return await self._holder.release(partitions)
+
+    async def _lose(self, partitions: set[int]) -> Mapping[int, int]:
+        async with self._turn:
+            get_logger().warning("partitions.lost", partitions=sorted(partitions))
+            self._suspend()
+            await self._holder.drop(partitions)
+            return {}
+
+    def _suspend(self) -> None:
+        """Nothing is fetched or delivered from here on, until Faust has gone through the change."""
+        app: Any = self.app
+        app.on_rebalance_start()
+        app.flow_control.suspend()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:  # noqa: ASYNC109 - Faust's
+        deadline = time.monotonic() + timeout
+        while not self.should_stop and self.flow_active:
+            epoch = self._epoch
+            active = self._assigned if active_partitions is None else active_partitions & self._assigned
+            if self.app.rebalancing or not active:
+                await asyncio.sleep(FETCH_WAIT)
+            else:
+                found = await self._call(self._fetch, active, epoch)
+                if epoch != self._epoch or self.app.rebalancing:
+                    continue
+                if found:
+                    return found
+                if self._stash:  # Faust cannot take what is there yet
+                    await asyncio.sleep(FULL_WAIT)
+            if time.monotonic() >= deadline:
+                break
+        return {}
+
+    def _fetch(self, active: set[TP], epoch: int) -> dict[TP, list[Any]]:
+        self._fetched_at = time.monotonic()
+        if not any(tp in active for tp, _ in self._stash):
+            self._read(FETCH_RECORDS, 0 if self._stash else FETCH_WAIT)
+        found: dict[TP, list[Any]] = {}
+        held: deque[tuple[TP, Any]] = deque()
+        if epoch != self._epoch:
+            return found
+        for tp, record in self._stash:
+            if tp in active:
+                found.setdefault(tp, []).append(record)
+                self._ends[tp] = record.offset + 1
+            else:
+                held.append((tp, record))
+        self._stash = held
+        return found
+
+    def _serve_once(self) -> None:
+        self._read(1, 0)
+
+    def _read(self, limit: int, wait: float) -> None:
+        client = self._client
+        if client is None or self._leaving:
+            return
+        full = len(self._stash) >= MAX_STASH
+        if full != self._paused:
+            everything = client.assignment()
+            if everything:
+                (client.pause if full else client.resume)(everything)
+            self._paused = full
+        epoch = self._epoch
+        messages = client.consume(limit, wait)
+        if epoch != self._epoch:
+            return
+        message: Any
+        for message in messages:
+            if message.error() is None:
+                self._stash.append((TP(message.topic(), message.partition()), record_of(message)))
+            else:
+                try:
+                    take([message], at_end=False)
+                except LogUnavailable as error:
+                    get_logger().warning("log.unavailable", error=str(error))
+
+    # --- offsets ----------------------------------------------------------------------------------------------------
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Move every source partition to its committed offset, or to its beginning if there is none."""
+        self._epoch += 1
+        wanted = [tp for tp in self._assigned if tp.topic == EVENTS]
+        return await self._call(self._seek_committed, wanted) if wanted else {}
+
+    def _seek_committed(self, tps: list[TP]) -> dict[TP, int]:
+        assert self._client is not None
+        committed = _patiently(lambda client: client.committed([Assigned(*tp) for tp in tps], PATIENCE), self._client)
+        found = {}
+        for entry in committed:
+            tp = TP(entry.topic, entry.partition)
+            found[tp] = entry.offset if entry.offset >= 0 else self._low(tp)
+            target = Assigned(*tp, found[tp])
+            _patiently(partial(_seek, target), self._client)
+        self._stash.clear()
+        self._client.resume([Assigned(*tp) for tp in tps])
+        self._paused = False
+        return found
+
+    def _low(self, tp: TP) -> int:
+        assert self._client is not None
+        return int(_patiently(lambda client: client.get_watermark_offsets(Assigned(*tp), PATIENCE), self._client)[0])
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        client = self._client
+        if client is None or not offsets or self.app.rebalancing:
+            return False
+        return await asyncio.get_running_loop().run_in_executor(self._commits, self._commit_now, client, offsets)
+
+    @staticmethod
+    def _commit_now(client: Client, offsets: Mapping[TP, int]) -> bool:
+        try:
+            client.commit(offsets=[Assigned(*tp, offset) for tp, offset in offsets.items()], asynchronous=False)
+        except KafkaException as error:  # what is not committed is applied again, and changes nothing
+            get_logger().warning("commit.failed", error=error.args[0].str())
+            return False
+        return True
+
+    async def position(self, tp: TP) -> int | None:
+        return self._ends.get(tp)
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        """Faust seeks changelogs only, and those are not read through it."""
+
+    def highwater(self, tp: TP) -> int:
+        return self._ends.get(tp, 0)
+
+    # The changelog was read when the partition came: for Faust's recovery there is never anything left of it.
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def on_stop(self) -> None:
+        self._leaving = True
+        await super().on_stop()
+        if self._client is not None:
+            await asyncio.to_thread(self._client.close)
+        self._commits.shutdown()
+
+
+def _seek(target: Assigned, client: Client) -> None:
+    client.seek(target)
+
+
+def _patiently(ask: Callable[[Client], Any], client: Client) -> Any:
+    """Ask again while the broker is away or the assignment is not through yet."""
+    deadline = time.monotonic() + 2 * PATIENCE
+    while True:
+        try:
+            return ask(client)
+        except KafkaException as error:
+            get_logger().debug("consumer.waits", error=error.args[0].str())
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+class Writers:
+    """The transactional writers of the partitions this worker owns."""
+
+    def __init__(self, access: KafkaAccess) -> None:
+        self._access = access
+        self._open: dict[int, PartitionWriter] = {}
+        self._threads = ThreadPoolExecutor(16, "log-writer")
+
+    def fence(self, partition: int) -> None:
+        """Become the only writer of a partition. Blocks. Raises `LogUnavailable`."""
+        self._open[partition] = PartitionWriter(self._access, f"{GROUP}.tables.{partition}")
+
+    def release(self, partition: int) -> None:
+        """Be its writer no longer."""
+        self._open.pop(partition, None)
+
+    async def append(self, appends: list[Append]) -> list[int]:
+        """A transaction for each partition, all at the same time; of partitions given up since, nothing is written."""
+        loop = asyncio.get_running_loop()
+        found = {partition: numbers for partition, numbers in by_partition(appends).items() if partition in self._open}
+        offsets = [-1] * len(appends)
+        results = await asyncio.gather(
+            *(
+                loop.run_in_executor(
+                    self._threads, self._open[partition].append, [appends[number] for number in numbers], now()
+                )
+                for partition, numbers in found.items()
+            ),
+            return_exceptions=True,
+        )
+        for numbers, result in zip(found.values(), results, strict=True):
+            if isinstance(result, Fenced):
+                get_logger().critical("worker.fenced", error=str(result))
+                os._exit(EXIT_FENCED)  # what is in memory here is not to be written any more
+            if isinstance(result, BaseException):
+                raise result
+            for number, offset in zip(numbers, result, strict=True):
+                offsets[number] = offset
+        return offsets
+
+    def close(self) -> None:
+        """End the threads."""
+        self._open.clear()
+        self._threads.shutdown()
+
+
+class Producer(faust_transport.Producer):
+    """Appends through the writers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        app: Any = self.app
+        self._writers: Writers = app.spendstream.writers
+        self.counts = dict(app.spendstream.counts)
+
+    async def append(self, appends: list[Append]) -> list[int]:
+        """See `Writers.append`."""
+        return await self._writers.append(appends)
+
+    async def compact(
+        self, tp: TopicPartition, start: int, end: int, limit: int, is_live: Callable[[bytes, int], bool]
+    ) -> tuple[int | None, int]:
+        """The broker compacts."""
+        return None, 0
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        await asyncio.to_thread(self._writers.close)
+
+
+class Transport(base.Transport):
+    """What the entry point `faust.transports` names."""
+
+    Consumer: ClassVar[Any] = Consumer
+    Producer: ClassVar[Any] = Producer
+
+    driver_version = "spendstream-kafka"

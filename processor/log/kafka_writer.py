@@ -1,0 +1,152 @@
+"""Appending to Kafka: what is returned is on all in-sync replicas.
+
+`deliver` hands records to librdkafka and waits; `PartitionWriter` does it in transactions of one partition's owner,
+whom the next owner fences.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from processor.log.errors import LogUnavailable
+from processor.log.kafka_config import TRANSACTION_MS, KafkaAccess
+from processor.log.store import Append
+
+INIT_PATIENCE: Final = 30.0
+"""Seconds to wait for the transaction coordinator."""
+
+
+class Fenced(Exception):
+    """Another process owns the partition now: what this one has in memory is not to be written any more."""
+
+
+class _Delivery:
+    """Collects what became of the records of one call: the offset of each append's first, and the first error."""
+
+    def __init__(self, count: int) -> None:
+        self.offsets = [-1] * count
+        self.error: KafkaError | None = None
+
+    def first_of(self, number: int) -> Any:
+        def report(error: KafkaError | None, message: Any) -> None:
+            if error is None:
+                self.offsets[number] = message.offset()
+            else:
+                self.error = self.error or error
+
+        return report
+
+    def other(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self.error = self.error or error
+
+
+def _produce(producer: Producer, appends: Iterable[Append], at: int, delivery: _Delivery) -> None:
+    for number, append in enumerate(appends):
+        topic, partition = append.to
+        report = delivery.first_of(number)
+        for key, value in append.records:
+            while True:
+                try:
+                    producer.produce(topic, value, key, partition, on_delivery=report, timestamp=at // 1000)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            report = delivery.other
+
+
+class Appender:
+    """Appends in no transaction: events and the directory. One thread at a time; others wait."""
+
+    def __init__(self, access: KafkaAccess) -> None:
+        self._access = access
+        self._producer: Producer | None = None
+        self._lock = threading.Lock()
+
+    def append(self, appends: Sequence[Append], at: int) -> list[int]:
+        """Append all records; returns the offset of each append's first one. Durable on return.
+
+        Raises `LogUnavailable`: then some of it may be in the log, or come into it yet.
+        """
+        with self._lock:
+            if self._producer is None:
+                self._producer = Producer(self._access.producer())
+            delivery = _Delivery(len(appends))
+            try:
+                _produce(self._producer, appends, at, delivery)
+                self._producer.flush()  # ends: every record is delivered or fails after its timeout
+            except KafkaException as error:
+                delivery.error = delivery.error or error.args[0]
+            if delivery.error is None:
+                return delivery.offsets
+            self._producer.purge()
+            self._producer = None  # the next append starts with a sound one
+            raise LogUnavailable(f"Kafka at {self._access.servers} took no write: {delivery.error.str()}")
+
+
+class PartitionWriter:
+    """The owner of one partition of the tables: its flushes are transactions, all or nothing."""
+
+    def __init__(self, access: KafkaAccess, transactional_id: str) -> None:
+        """Fences whoever owned the id before, and waits until its last transaction has ended.
+
+        Raises `LogUnavailable`.
+        """
+        self._servers = access.servers
+        self._producer = Producer(access.writer(transactional_id))
+        self._lock = threading.Lock()
+        deadline = time.monotonic() + INIT_PATIENCE
+        while True:
+            try:
+                self._producer.init_transactions(5)
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise LogUnavailable(
+                        f"cannot start transactions at {self._servers}: {error.args[0].str()}"
+                    ) from None
+            else:
+                return
+
+    def append(self, appends: Sequence[Append], at: int) -> list[int]:
+        """Append all records in one transaction; returns the offset of each append's first one. Durable on return.
+
+        Raises `LogUnavailable`: none of it is visible, it may be tried again. Raises `Fenced`: never try again.
+        """
+        with self._lock:
+            delivery = _Delivery(len(appends))
+            try:
+                self._producer.begin_transaction()
+                _produce(self._producer, appends, at, delivery)
+                self._commit()
+            except KafkaException as error:
+                found = error.args[0]
+                if found.fatal() or found.code() in _FENCED:
+                    raise Fenced(found.str()) from None
+                self._abort()
+                raise LogUnavailable(f"Kafka at {self._servers} took no write: {found.str()}") from None
+            return delivery.offsets
+
+    def _commit(self) -> None:
+        while True:
+            try:
+                return self._producer.commit_transaction(TRANSACTION_MS / 1000)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+
+    def _abort(self) -> None:
+        while True:
+            try:
+                return self._producer.abort_transaction(TRANSACTION_MS / 1000)
+            except KafkaException as error:
+                found = error.args[0]
+                if found.fatal() or found.code() in _FENCED:
+                    raise Fenced(found.str()) from None
+                if not found.retriable():
+                    raise Fenced(f"the transaction cannot be ended: {found.str()}") from None
+
+
+_FENCED: Final = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)

@@ -1,0 +1,127 @@
+"""The dead-letter topic: messages that could not be processed, why, and which of them were sent again.
+
+    a letter    key = {"topic", "partition", "offset", "reason", "at"}, value = the message as it was
+    a retry     key = {"retried": [topic, partition, offset], "to": offset, "at"}, no value
+
+A letter is never removed. A retry appends its message to the events once more, as a new record with an offset of its
+own, and is noted after that is durable: a crash between the two leads at worst to another copy, which deduplication
+does not count.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from processor.core import message
+from processor.core.message import MessageError
+from processor.log.port import LogReader, LogWriter, scan
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import DEAD_LETTERS, EVENTS
+
+Place = tuple[str, int, int]
+"""Topic, partition and offset of a message."""
+
+BATCH: Final = 200
+"""Letters read at a time: each holds a whole message."""
+
+
+class DeadLetter(Struct, frozen=True):
+    """Where a message that could not be processed came from, and why: the key of its dead-letter record."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    at: int
+    """Microseconds since the epoch."""
+
+    @property
+    def place(self) -> Place:
+        """Where the message stands in the log."""
+        return (self.topic, self.partition, self.offset)
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, key: bytes) -> "DeadLetter":
+        return msgspec.json.decode(key, type=cls)
+
+
+class Retry(Struct, frozen=True):
+    """A note that a letter's message was appended to the events again."""
+
+    retried: Place
+    to: int
+    """The offset it got there."""
+    at: int
+
+
+class Letter(Struct):
+    """A letter as it is listed."""
+
+    dead: DeadLetter
+    events: int | None
+    """How many events its message has; None if it cannot be read."""
+    size: int
+    """Bytes of the message."""
+    retry: Retry | None = None
+    """The last time it was sent again."""
+
+
+_RETRIED: Final = b'{"retried":'
+
+
+def dead_offsets(log: LogReader, number: int) -> set[int]:
+    """Offsets of a partition's events messages that are dead letters: no table contains them."""
+    found = set()
+    for record in scan(log, TopicPartition(DEAD_LETTERS, number)):
+        key = record.key or b""
+        if not key.startswith(_RETRIED):
+            letter = DeadLetter.decode(key)
+            if letter.topic == EVENTS:
+                found.add(letter.offset)
+    return found
+
+
+def letters(log: LogReader, number: int) -> list[Letter]:
+    """A partition's letters in the order in which they were buried, one for each message."""
+    found: dict[Place, Letter] = {}
+    for record in scan(log, TopicPartition(DEAD_LETTERS, number), limit=BATCH):
+        key = record.key or b""
+        if key.startswith(_RETRIED):
+            note = msgspec.json.decode(key, type=Retry)
+            if note.retried in found:
+                found[note.retried].retry = note
+        else:
+            letter = DeadLetter.decode(key)
+            found.setdefault(letter.place, Letter(letter, _count(record.value), len(record.value or b"")))
+    return list(found.values())
+
+
+def _count(value: bytes | None) -> int | None:
+    try:
+        return sum(map(len, message.decode(value or b"").blocks))
+    except MessageError:
+        return None
+
+
+def retry(log: LogWriter, number: int, places: Collection[Place], clock: Callable[[], int]) -> Iterator[Retry]:
+    """Append the messages of a partition's letters to the events again, each followed by its note; durable one by one.
+
+    Raises `LogUnavailable`: then the last message may have been appended all the same; trying again does no harm.
+    """
+    tp = TopicPartition(DEAD_LETTERS, number)
+    left = set(places)
+    for record in scan(log, tp, end=log.end(tp), limit=BATCH):
+        key = record.key or b""
+        if key.startswith(_RETRIED) or (dead := DeadLetter.decode(key)).place not in left:
+            continue
+        left.remove(dead.place)
+        at = clock()
+        [to] = log.append([Append(TopicPartition(dead.topic, dead.partition), [(None, record.value)])], at)
+        note = Retry(dead.place, to, at)
+        log.append([Append(tp, [(msgspec.json.encode(note), None)])], at)
+        yield note

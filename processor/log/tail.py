@@ -1,0 +1,67 @@
+"""Following partitions of the log as they grow."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+from processor.log.store import Log, Record, TopicPartition
+
+POLL: Final = 0.01
+"""Seconds between two looks for new records."""
+
+BATCH: Final = 5000
+
+
+class Tail(Protocol):
+    """Partitions from their beginning on. One thread uses it."""
+
+    @property
+    def is_current(self) -> bool:
+        """True if all that was in the log when the last `poll` began has been handed out by it or before."""
+        ...
+
+    def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
+        """Batches of new records, each of one partition and in order; waits a moment if there is none.
+
+        A batch counts as handed out once the next is asked for.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
+class EmbeddedTail:
+    """`Tail` of the embedded log."""
+
+    def __init__(self, log: Log, tps: Iterable[TopicPartition]) -> None:
+        self._log = log
+        self._positions = dict.fromkeys(tps, 0)
+        self._seen = -1
+        self.is_current = False
+
+    def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
+        """See `Tail`. A batch of each partition at a time: a revoked key does not wait for a million rows."""
+        version = self._log.version()
+        if version == self._seen:
+            time.sleep(POLL)
+            version = self._log.version()
+        if version == self._seen:
+            return
+        self.is_current = False
+        brought = True
+        while brought:
+            brought = False
+            for tp, position in self._positions.items():
+                records = self._log.read(tp, position, BATCH)
+                if records:
+                    yield tp, records
+                    self._positions[tp] = records[-1].offset + 1
+                    brought = True
+        self._seen = version
+        self.is_current = True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._log.close()

@@ -1,0 +1,195 @@
+"""The partitions of one worker among several: those it owns, and warm copies of the others for the day they come.
+
+A partition is brought by fencing whoever wrote to it before, and then reading on to the end of its changelog: from
+where its warm copy stands, or from the beginning. What is given up stays here as a warm copy.
+"""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from structlog.stdlib import get_logger
+
+from processor.log.address import LogAddress
+from processor.log.errors import LogUnavailable
+from processor.log.kafka_tail import KafkaTail
+from processor.log.kafka_transport import Writers
+from processor.log.store import TopicPartition
+from processor.log.topics import CLAIMS, ROWS
+from processor.state import loader
+from processor.state.loader import Partition
+
+IDLE: Final = 0.2
+"""Seconds between two looks at what there is to follow."""
+
+SYNC_EVERY: Final = 30.0
+"""Seconds between two checkpoints of the warm copies' id indexes."""
+
+RETRY: Final = 0.5
+
+
+class Holder:
+    """What the Kafka transport finds on the Faust app (`app.spendstream`): it is made by URL, not by a call."""
+
+    def __init__(
+        self,
+        address: LogAddress,
+        counts: dict[str, int],
+        owned: Callable[[], dict[int, Partition]],
+        flush: Callable[[], Awaitable[None]],
+        *,
+        standby: bool,
+    ) -> None:
+        assert address.kafka is not None
+        self.access = address.kafka
+        self.counts = counts
+        self.instance = _instance(address.data_dir)
+        self.writers = Writers(address.kafka)
+        self._address = address
+        self._owned = owned
+        self._flush = flush
+        self._standby = standby
+        self._warm: dict[int, Partition] = {}
+        self._coming: set[int] = set()
+        self._hands = {number: threading.Lock() for number in range(max(counts.values()))}
+        """Held by whoever reads a partition's warm copy on."""
+
+    # --- what the group says ----------------------------------------------------------------------------------------
+
+    async def bring(self, partitions: set[int]) -> None:
+        """Become the only owner of these partitions and have all of their state. Waits while the log is away."""
+        began = time.monotonic()
+        self._coming = partitions
+        try:
+            brought = await asyncio.gather(*(asyncio.to_thread(self._bring, number) for number in sorted(partitions)))
+            for partition in brought:
+                self._owned()[partition.number] = partition
+        finally:
+            self._coming = set()
+        get_logger().info(
+            "partitions.loaded",
+            partitions=sorted(partitions),
+            rows=sum(len(partition.tables) for partition in brought),
+            ids=sum(len(partition.index) for partition in brought),
+            seconds=round(time.monotonic() - began, 2),
+        )
+
+    def _bring(self, number: int) -> Partition:
+        while True:
+            try:
+                self.writers.fence(number)
+                return self._read_on(number)
+            except LogUnavailable as error:
+                get_logger().warning("partition.waits", partition=number, error=str(error))
+                time.sleep(RETRY)
+
+    def _read_on(self, number: int) -> Partition:
+        log = self._address.open()
+        try:
+            with self._hands[number]:
+                partition = self._warm.get(number)
+                if partition is None:
+                    partition = self._warm[number] = loader.fresh(self._address, log, number)
+                loader.catch_up(log, partition)
+                del self._warm[number]
+                return partition
+        finally:
+            log.close()
+
+    async def release(self, partitions: set[int]) -> dict[int, int]:
+        """Make what these partitions have applied durable and give them up.
+
+        Returns partition -> next offset to read.
+        """
+        await self._flush()
+        offsets = {}
+        for number in partitions & self._owned().keys():
+            partition = self._owned().pop(number)
+            self.writers.release(number)
+            offsets[number] = partition.tables.progress.offset + 1
+            self._warm[number] = partition
+        return offsets
+
+    async def drop(self, partitions: set[int]) -> None:
+        """Forget partitions that may belong to somebody else by now, with all that was not durable."""
+        for number in partitions & self._owned().keys():
+            partition = self._owned().pop(number)
+            self.writers.release(number)
+            partition.index.distrust()
+            partition.index.close()
+
+    # --- warm copies ------------------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Keep the warm copies warm, for ever; without `standby` only let go of those that did not come back."""
+        tail: KafkaTail | None = None
+        followed: set[int] = set()
+        synced_at = time.monotonic()
+        while True:
+            wanted = self._hands.keys() - self._owned().keys() - self._coming if self._standby else set()
+            if wanted != followed:
+                if tail is not None:
+                    await asyncio.to_thread(tail.close)
+                try:
+                    tail = await asyncio.to_thread(self._open_tail, wanted) if wanted else None
+                    followed = wanted
+                except LogUnavailable as error:
+                    get_logger().warning("standby.waits", error=str(error))
+                    tail, followed = None, set()
+            if tail is None:
+                await asyncio.sleep(IDLE)
+            else:
+                await asyncio.to_thread(self._follow, tail)
+            if time.monotonic() - synced_at > SYNC_EVERY:
+                synced_at = time.monotonic()
+                await asyncio.to_thread(self._look_after)
+
+    def _open_tail(self, numbers: set[int]) -> KafkaTail:
+        log = self._address.open()
+        positions: dict[TopicPartition, int] = {}
+        try:
+            for number in numbers:
+                with self._hands[number]:
+                    if number in self._owned() or number in self._coming:
+                        continue
+                    partition = self._warm.get(number)
+                    if partition is None:
+                        partition = self._warm[number] = loader.fresh(self._address, log, number)
+                    positions[TopicPartition(ROWS, number)] = partition.rows_end
+                    positions[TopicPartition(CLAIMS, number)] = partition.claims_end
+        finally:
+            log.close()
+        return KafkaTail(self.access, positions)
+
+    def _follow(self, tail: KafkaTail) -> None:
+        for tp, records in tail.poll():
+            with self._hands[tp.partition]:
+                partition = self._warm.get(tp.partition)
+                if partition is None:
+                    continue
+                if tp.topic == ROWS:
+                    loader.take_rows(partition, records)
+                else:
+                    loader.take_claims(partition, records)
+
+    def _look_after(self) -> None:
+        """Checkpoint the warm copies' ids, so that a restart reads little; or let go of the copies."""
+        for number, hand in self._hands.items():
+            with hand:
+                partition = self._warm.get(number)
+                if partition is not None:
+                    partition.index.sync(partition.claims_end)
+                    if not self._standby:
+                        self._warm.pop(number).index.close()
+
+
+def _instance(directory: Path) -> str:
+    """The worker's name in its group; one that comes back with its directory is the same member."""
+    path = directory / "worker.id"
+    if not path.exists():
+        path.write_text(f"worker-{secrets.token_hex(8)}\n")
+    return path.read_text().strip()

@@ -1,0 +1,221 @@
+"""Retention: events past their time are sealed into a checkpoint of rows, then deleted. See docs/decisions/0011."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from structlog.stdlib import get_logger
+
+from processor.core import message
+from processor.core.clock import DAY, HOUR
+from processor.core.dedupe import U64
+from processor.core.message import Message
+from processor.core.pipeline import Tables
+from processor.log.port import scan
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import CHECKPOINTS, EVENTS, GROUP
+from processor.state.index import IdIndex
+from processor.state.loader import Partition
+
+SLACK: Final = HOUR
+"""How far past its time the oldest message must be before a round begins, in microseconds: one round an hour."""
+
+MESSAGES: Final = 50
+"""Messages read, or deleted, in one step."""
+
+ROWS_STEP: Final = 1000
+"""Rows appended in one step."""
+
+COMPACT_STEP: Final = 2000
+COMPACT_SLACK: Final = 10_000
+"""Replaced records that may lie about in the checkpoints, whatever the number of rows."""
+
+MAX_CHANGED: Final = 20_000
+MAX_MESSAGES: Final = 500
+"""What was applied so far is sealed at the first of the two: bounds on the memory for what is not written yet."""
+
+PAUSE: Final = 0.02
+"""Seconds between two steps that write, so that the other writers get their turns."""
+
+T = TypeVar("T")
+
+
+class SealError(Exception):
+    """The checkpoint cannot be carried on; nothing was deleted."""
+
+
+class Claims:
+    """A partition's ids as they are: nothing is claimed any more."""
+
+    def __init__(self, index: IdIndex) -> None:
+        self._index = index
+
+    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
+        """See `ClaimIndex.claim`; the message at `offset` has been applied before, so all its ids are there."""
+        held, kept = self._index.find(keys)
+        if (held < 0).any():
+            raise SealError(f"ids of the message {offset} are not in the index")
+        return held, kept
+
+
+class Sealer:
+    """Seals and deletes what arrived more than `retention` days ago, one partition after the other.
+
+    Everything on the log happens in a thread of its own; rows and ids are touched between two steps of the loop.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        owned: Callable[[], Mapping[int, Partition]],
+        clock: Callable[[], int],
+        retention: int,
+        interval: float,
+    ) -> None:
+        self._data_dir = data_dir
+        self._owned = owned
+        self._clock = clock
+        self._retention = retention * DAY
+        self._interval = interval
+
+    async def run(self) -> None:
+        """Look every `interval` seconds, for ever. Whatever fails is tried again at the next look."""
+        while True:
+            await asyncio.sleep(self._interval)
+            for partition in list(self._owned().values()):
+                try:
+                    await self.round(partition)
+                except Exception:  # noqa: BLE001 - metering goes on without it, and nothing was deleted too early
+                    get_logger().exception("retention.failed", partition=partition.number)
+
+    async def round(self, partition: Partition) -> int:
+        """Seal and delete what is past its time in one partition; returns how many messages went."""
+        with ThreadPoolExecutor(1, "log-sealer") as thread:
+            loop = asyncio.get_running_loop()
+
+            def call(function: Callable[..., T], *args: Any) -> Awaitable[T]:
+                return loop.run_in_executor(thread, function, *args)
+
+            log = await call(_open, self._data_dir)
+            try:
+                return await _Round(log, call, partition, self._clock(), self._retention).run()
+            finally:
+                await call(log.close)
+
+
+def _open(data_dir: Path) -> Log:
+    return Log(data_dir, create=False)
+
+
+Call = Callable[..., Awaitable[Any]]
+
+
+class _Round:
+    """One round over one partition, at the instant `now`; `retention` in microseconds."""
+
+    def __init__(self, log: Log, call: Call, partition: Partition, now: int, retention: int) -> None:
+        self._log = log
+        self._call = call
+        self._partition = partition
+        self._now = now
+        self._before = now - retention
+        self._events = TopicPartition(EVENTS, partition.number)
+        self._checkpoints = TopicPartition(CHECKPOINTS, partition.number)
+        self._tables = Tables(partition.number, log.salt, Claims(partition.index))
+        self._records = 0
+
+    async def run(self) -> int:
+        if not await self._call(self._is_due):
+            return 0
+        await self._call(self._restore)
+        await self._apply_expired()
+        sealed = self._tables.progress.offset
+        await self._compact()
+        gone = await self._trim(sealed + 1)
+        get_logger().info("retention.done", partition=self._partition.number, sealed=sealed, messages=gone)
+        return gone
+
+    def _is_due(self) -> bool:
+        oldest = self._log.read(self._events, self._log.first(self._events), 1)
+        return bool(oldest) and oldest[0].offset < self._end() and oldest[0].at < self._before - SLACK
+
+    def _end(self) -> int:
+        """The first offset that may be replayed: what is not committed must stay."""
+        return self._log.committed(GROUP, self._events) or 0
+
+    def _restore(self) -> None:
+        for record in scan(self._log, self._checkpoints):
+            self._tables.restore(record.key or b"", record.value, record.offset)
+            self._records += 1
+        first = self._log.first(self._events)
+        if first > self._tables.progress.offset + 1:
+            raise SealError(f"events before {first} are gone, the checkpoint ends at {self._tables.progress.offset}")
+
+    async def _apply_expired(self) -> None:
+        position: int | None = self._tables.progress.offset + 1
+        applied = 0
+        while position is not None:
+            found, position = await self._call(self._read, position)
+            for offset, decoded in found:
+                if decoded is None:
+                    self._tables.skip(offset)
+                else:
+                    self._tables.apply(offset, decoded, self._tables.prepare(decoded))
+                await asyncio.sleep(0)
+            applied += len(found)
+            if position is None or self._tables.changed > MAX_CHANGED or applied >= MAX_MESSAGES:
+                await self._seal()
+                applied = 0
+
+    def _read(self, position: int) -> tuple[list[tuple[int, Message | None]], int | None]:
+        """Expired messages from `position` on (None: a dead letter), and where to go on (None: there are no more)."""
+        end = self._end()
+        found: list[tuple[int, Message | None]] = []
+        records = self._log.read(self._events, position, MESSAGES)
+        for record in records:
+            if record.at >= self._before or record.offset >= end:
+                return found, None
+            is_dead = record.offset in self._partition.dead
+            found.append((record.offset, None if is_dead else message.decode(record.value or b"")))
+        return found, records[-1].offset + 1 if records else None
+
+    async def _seal(self) -> None:
+        """Append the changed rows, the progress last: with it they are a checkpoint."""
+        changes = self._tables.take_changes()
+        if changes is None:
+            return
+        for chunk in _chunks(changes.rows):
+            first = await self._call(self._append, [(row.key, value) for row, value in chunk])
+            for offset, (row, _) in enumerate(chunk, start=first):
+                row.changelog = offset
+            await asyncio.sleep(PAUSE)
+
+    def _append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> int:
+        self._records += len(records)
+        return self._log.append([Append(self._checkpoints, records)], self._now)[0]
+
+    async def _compact(self) -> None:
+        if self._records <= 2 * len(self._tables) + COMPACT_SLACK:
+            return
+        start: int | None = 0
+        end = self._tables.progress.changelog
+        while start is not None:
+            arguments = (self._checkpoints, start, end, COMPACT_STEP, self._tables.is_live)
+            start, _ = await self._call(self._log.compact, *arguments)
+            await asyncio.sleep(PAUSE)
+
+    async def _trim(self, before: int) -> int:
+        gone = 0
+        while (count := await self._call(self._log.trim, self._events, before, MESSAGES)) > 0:
+            gone += count
+            await asyncio.sleep(PAUSE)
+        return gone
+
+
+def _chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(rows), ROWS_STEP):
+        yield rows[start : start + ROWS_STEP]

@@ -1,0 +1,144 @@
+"""Records of the changelog, sorted out: what of a batch goes into columns, and what is looked at one by one.
+
+Nothing here knows a view: a batch that holds a record of another format is found out before anything changed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from processor.core import packed, tables
+from processor.core.tables import Sums
+from server.segments import Records
+from server.sums import SAFE_BITS, Numbers
+
+Place = tuple[str, str | None, int, str, str, str, bool]
+"""project, user, day or hour, provider, model, environment; True for an hour, which has no user."""
+
+Change = tuple[bytes, bytes | None]
+
+_ZERO: Final = tables.encode_value(Sums(b""))
+_BINARY: Final = {packed.SIZE}
+_ROWS: Final = {"user", "hour"}
+_users = msgspec.json.Decoder(list[tuple[int, str, str, str | None, int, str, str, str]]).decode
+_hours = msgspec.json.Decoder(list[tuple[int, str, str, int, str, str, str]]).decode
+_sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
+_counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
+_progress = msgspec.json.Decoder(tuple[int, int]).decode
+
+
+class Changes(Struct, gc=False):
+    """The last record of each key of a batch."""
+
+    keys: list[bytes]
+    """Rows of users and hours."""
+    rows: Records
+    """What they say: shape (n,), `packed.DTYPE`. Zeros for what is wide or gone."""
+    wide: dict[int, Numbers]
+    """Index in `keys` -> what does not fit into columns."""
+    gone: list[int]
+    """Indexes in `keys` of tombstones."""
+    windows: list[tuple[bytes, tuple[Any, ...], bytes | None]]
+    """(key, its parts after the kind, value)."""
+    progress: tuple[int, int] | None
+    """(offset, watermark): to be applied after everything else."""
+
+
+def sort_out(partition: int, records: Sequence[Change]) -> Changes:
+    """Sort out records of one changelog partition. Raises `ValueError` for one of another format."""
+    latest = dict(records)
+    others = [key for key, value in latest.items() if value is None or value[:1] != packed.MARK]
+    changes = Changes([], np.empty(0, packed.DTYPE), {}, [], [], None)
+    late: list[tuple[bytes, Numbers | None]] = []
+    for key in others:
+        _other(partition, key, latest.pop(key), changes, latest, late)
+    keys, values = list(latest), list(latest.values())
+    if values and set(map(len, values)) != _BINARY:  # type: ignore[arg-type] # the tombstones have been taken out
+        raise ValueError("not a row of the changelog: the numbers of a row have another length")
+    for key, numbers in late:
+        if numbers is None:
+            changes.gone.append(len(keys))
+        else:
+            changes.wide[len(keys)] = numbers
+        keys.append(key)
+        values.append(_ZERO)
+    changes.keys = keys
+    rows = np.frombuffer(b"".join(values), packed.DTYPE)  # type: ignore[arg-type] # the same
+    changes.rows = _set_wide_apart(rows, changes.wide)
+    return changes
+
+
+def _set_wide_apart(rows: Records, wide: dict[int, Numbers]) -> Records:
+    high = (rows["input_tokens"] | rows["output_tokens"] | rows["cached_tokens"]) >> SAFE_BITS
+    over = np.flatnonzero((high != 0) | (rows["cost"] < 0))
+    if not len(over):
+        return rows
+    for index in over.tolist():
+        wide[index] = tuple(packed.unpack(rows[index].tobytes()))
+    rows = rows.copy()
+    rows[over] = np.zeros((), packed.DTYPE)
+    return rows
+
+
+def _other(
+    partition: int,
+    key: bytes,
+    value: bytes | None,
+    changes: Changes,
+    latest: dict[bytes, bytes | None],
+    late: list[tuple[bytes, Numbers | None]],
+) -> None:
+    """A record that is not packed: of another kind, from before there was that form, wide or a tombstone."""
+    home, kind, parts = tables.decode_key(key)
+    if home != partition:
+        raise _misplaced(partition, key)
+    try:
+        if kind in _ROWS:
+            numbers = None if value is None else _sums(value)
+            small = None if numbers is None else tables.encode_value(Sums(key, *numbers))
+            if small is not None and small[:1] == packed.MARK:
+                latest[key] = small
+            else:
+                late.append((key, numbers))
+        elif kind == "window":
+            if len(parts) != 4 or (value is not None and not _counts(value)):
+                raise ValueError(f"not a row of the changelog: {key[:80]!r}")
+            changes.windows.append((key, parts, value))
+        elif kind == "progress":
+            if value is None:
+                raise ValueError(f"the progress of partition {partition} was deleted")
+            changes.progress = _progress(value)
+        else:
+            raise _misplaced(partition, key)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a row of the changelog: {error}") from None
+
+
+def places(partition: int, keys: Sequence[bytes]) -> list[Place]:
+    """What keys of rows of users and hours say. Raises `ValueError` for a key of another format."""
+    user, hour = b'[%d,"user",' % partition, b'[%d,"hour",' % partition
+    found: list[Place] = []
+    try:
+        if all(key.startswith(user) for key in keys):
+            return [(*parts[2:], False) for parts in _users(b"[%b]" % b",".join(keys))]
+        for key in keys:
+            if key.startswith(user):
+                found.append((*_users(b"[%b]" % key)[0][2:], False))
+            elif key.startswith(hour):
+                _, _, project, at, provider, model, environment = _hours(b"[%b]" % key)[0]
+                found.append((project, None, at, provider, model, environment, True))
+            else:
+                raise _misplaced(partition, key)
+    except (msgspec.MsgspecError, IndexError) as error:
+        raise ValueError(f"not a row of the changelog: {error}") from None
+    return found
+
+
+def _misplaced(partition: int, key: bytes) -> ValueError:
+    home, kind, _ = tables.decode_key(key)
+    if home != partition:
+        return ValueError(f"a row of partition {home} in partition {partition}: {key[:80]!r}")
+    return ValueError(f"{'not a row key' if kind in _ROWS else 'unknown kind of row'}: {key[:80]!r}")

@@ -1,0 +1,139 @@
+"""`spendstream dlq`: the messages that could not be processed, and the way to have them processed after all."""
+
+import sys
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from processor.core.clock import format_timestamp
+from processor.log import letters
+from processor.log.letters import Letter
+from processor.log.port import LogReader
+from processor.settings import Settings
+from server.cli.common import fail, now, open_log, print_json, settings_options
+
+_data_dir: Final = settings_options(Settings, "data_dir", "broker")
+_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
+
+EXIT_UNREADABLE: Final = 1
+"""The one message that was to be retried is one that this version cannot read."""
+
+
+@click.group()
+def dlq() -> None:
+    """Dead letters: messages that could not be processed. They stop nothing, are in no table, and are never removed."""
+
+
+@dlq.command("list")
+@_json
+@_data_dir
+def list_letters(as_json: bool, **flags: Any) -> None:
+    """List the dead letters with their reasons, beside a running server or without one.
+
+    \b
+    Example:
+      spendstream dlq list --json
+    """
+    with open_log(flags) as log:
+        found = _all(log)
+    if as_json:
+        print_json([_public(letter) for letter in found])
+        return
+    table = Table("partition", "offset", "events", "bytes", "when", "retried", "reason")
+    for letter in found:
+        row = _public(letter)
+        retried = row["retried"]
+        table.add_row(
+            str(row["partition"]),
+            str(row["offset"]),
+            "unreadable" if row["events"] is None else str(row["events"]),
+            f"{row['bytes']:,}",
+            row["at"],
+            "" if retried is None else f"{retried['at']}, as offset {retried['offset']}",
+            row["reason"],
+        )
+    Console().print(table)
+    click.echo(f"{len(found)} dead letters, {sum(letter.retry is None for letter in found)} not retried", err=True)
+
+
+@dlq.command()
+@click.option("--partition", type=click.IntRange(min=0), help="Partition of the one message to retry")
+@click.option("--offset", type=click.IntRange(min=0), help="Its offset, as `spendstream dlq list` shows it")
+@click.option("--all", "everything", is_flag=True, help="Every letter that was not retried yet")
+@click.option("--again", is_flag=True, help="Also what was retried before; copies are never counted twice")
+@_json
+@_data_dir
+def retry(
+    partition: int | None, offset: int | None, everything: bool, again: bool, as_json: bool, **flags: Any
+) -> None:
+    """Append dead letters' messages to the events again, to be processed as new ones.
+
+    Do it once the reason is gone, usually with a newer version. Safe to repeat: an event that was counted before is a
+    duplicate. What fails again is a new dead letter. Messages that this version cannot read are left alone.
+
+    \b
+    Examples:
+      spendstream dlq retry --partition 0 --offset 1234
+      spendstream dlq retry --all
+    """
+    if everything == (partition is not None or offset is not None) or (partition is None) != (offset is None):
+        fail("say which: --partition and --offset together, as `spendstream dlq list` shows them, or --all")
+    with open_log(flags) as log:
+        found = [letter for letter in _all(log) if everything or _is_at(letter, partition, offset)]
+        if not everything and not found:
+            fail(f"no dead letter at partition {partition}, offset {offset}; `spendstream dlq list` shows them all")
+        unreadable = [letter for letter in found if letter.events is None]
+        before = [letter for letter in found if letter.events is not None and letter.retry is not None and not again]
+        left_alone = {id(letter) for letter in (*unreadable, *before)}
+        wanted = {letter.dead.place for letter in found if id(letter) not in left_alone}
+        done = [note for number in range(log.partitions) for note in letters.retry(log, number, wanted, now)]
+    if as_json:
+        print_json(
+            {
+                "retried": [
+                    {"partition": note.retried[1], "offset": note.retried[2], "newOffset": note.to} for note in done
+                ],
+                "retriedBefore": len(before),
+                "unreadable": len(unreadable),
+            }
+        )
+    else:
+        for note in done:
+            click.echo(f"partition {note.retried[1]}: offset {note.retried[2]} goes again as offset {note.to}")
+        click.echo(_summary(len(done), len(before), len(unreadable)))
+    sys.exit(EXIT_UNREADABLE if unreadable and not everything else 0)
+
+
+def _summary(done: int, before: int, unreadable: int) -> str:
+    parts = [f"{done} retried"]
+    if before:
+        parts.append(f"{before} retried before (--again sends them once more)")
+    if unreadable:
+        parts.append(f"{unreadable} that this version cannot read left alone")
+    return "; ".join(parts)
+
+
+def _all(log: LogReader) -> list[Letter]:
+    return [letter for number in range(log.partitions) for letter in letters.letters(log, number)]
+
+
+def _is_at(letter: Letter, partition: int | None, offset: int | None) -> bool:
+    return (letter.dead.partition, letter.dead.offset) == (partition, offset)
+
+
+def _public(letter: Letter) -> dict[str, Any]:
+    dead = letter.dead
+    return {
+        "partition": dead.partition,
+        "offset": dead.offset,
+        "topic": dead.topic,
+        "at": format_timestamp(dead.at),
+        "reason": dead.reason,
+        "events": letter.events,
+        "bytes": letter.size,
+        "retried": None
+        if letter.retry is None
+        else {"at": format_timestamp(letter.retry.at), "offset": letter.retry.to},
+    }

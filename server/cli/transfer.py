@@ -1,0 +1,162 @@
+"""`spendstream export` and `spendstream import`: events out of the log, and back in."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import click
+
+from processor.core.clock import format_timestamp
+from processor.log.errors import LogUnavailable
+from processor.settings import Settings
+from server import exporting, importing
+from server.cli import files
+from server.cli.common import fail, now, open_log, print_json, settings_options
+from server.cli.progress import Show, progress_bar
+from server.errors import Refused
+from server.exporting import By, Exporter, Selection
+from server.importing import Importer
+from server.queries import parse_instant
+
+EXIT_INCOMPLETE: Final = 1
+SHOWN: Final = 20
+
+
+@click.command("export")
+@click.option("--start", metavar="TIME", help="First instant, like 2026-11-01 or 2026-11-01T12:00:00Z; default: all")
+@click.option("--end", metavar="TIME", help="First instant after the range")
+@click.option(
+    "--by",
+    type=click.Choice(get_args(By)),
+    default="arrival",
+    show_default=True,
+    help="What the range goes by: when an event arrived, or the event's own timestamp",
+)
+@click.option("--project", help="Only this project")
+@click.option("--output", metavar="FILE", default="-", help="File to write, gzip if it ends in .gz; default: stdout")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON")
+@settings_options(Settings, "data_dir", "broker")
+def export_events(
+    start: str | None, end: str | None, by: By, project: str | None, output: str, as_json: bool, **flags: Any
+) -> None:
+    """Write the events of a range of ARRIVAL times (or of event times, with --by event-time) as NDJSON.
+
+    One event a line, every copy that arrived, in the order of the log; `_spendstream` in it says where it came from.
+    `spendstream import` puts the lines back exactly. Works beside a running server and without one.
+
+    \b
+    Example:
+      spendstream export --start 2026-11-01 --end 2026-12-01 --output november.ndjson.gz
+    """
+    selection = Selection(_instant("--start", start), _instant("--end", end), by, project)
+    with open_log(flags) as log, progress_bar("export") as bar:
+        exporter = Exporter(log, selection, bar(""))
+        try:
+            with files.writing(output) as file:
+                for line in exporter.lines():
+                    file.write(line + b"\n")
+        except BrokenPipeError:  # whoever read it has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed at the end
+            sys.exit(EXIT_INCOMPLETE)
+        except OSError as error:
+            fail(f"cannot write {output}: {error}; nothing was kept of it")
+    _report_export(exporter.tally, as_json, to_stderr=output == "-")
+    sys.exit(EXIT_INCOMPLETE if exporter.tally.unreadable else 0)
+
+
+def _instant(name: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_instant(name, text)
+    except Refused as refused:
+        fail(refused.message)
+
+
+def _report_export(tally: exporting.Tally, as_json: bool, *, to_stderr: bool) -> None:
+    oldest = None if tally.first_at is None else format_timestamp(tally.first_at)
+    if as_json:
+        summary = {
+            "events": tally.events,
+            "deadLetters": tally.dead,
+            "unreadable": tally.unreadable,
+            "oldestMessage": oldest,
+        }
+        print_json(summary, err=to_stderr)
+        return
+    click.echo(f"{tally.events} events", err=True)
+    if tally.dead:
+        click.echo(f"{tally.dead} messages left out: they are dead letters, see `spendstream dlq list`", err=True)
+    if tally.unreadable:
+        click.echo(f"{tally.unreadable} messages could not be read: the export lacks them", err=True)
+
+
+@click.command("import")
+@click.argument("names", metavar="FILE...", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Only check the lines")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON")
+@settings_options(Settings, "data_dir", "broker", "partitions")
+def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """Put exported events back into the log: files of NDJSON, gzip if they end in .gz, or - for standard input.
+
+    They keep their project, organisation, key and arrival, so cost tables and the windows of quotas come back as they
+    were. They go through deduplication like any others: importing twice counts nothing twice (the copies show as
+    duplicates). Bad lines are named by line and field, the good ones beside them are imported; exit code 1 then.
+    Works beside a running server and without one; a data directory that has no log yet gets one.
+
+    \b
+    Example:
+      spendstream import november.ndjson.gz
+    """
+    missing = [name for name in names if name != "-" and not Path(name).is_file()]
+    if missing:
+        fail(f"no such file: {', '.join(missing)}; nothing was imported")
+    with progress_bar("import") as bar:
+        if dry_run:
+            done = [_import(name, Importer(None, now), bar(name)) for name in names]
+        else:
+            with open_log(flags, create=True) as log:
+                done = [_import(name, Importer(log, now), bar(name)) for name in names]
+    tallies = dict(zip(names, done, strict=True))
+    _report_import(tallies, as_json, dry_run)
+    sys.exit(EXIT_INCOMPLETE if any(tally.rejected or damage for tally, damage in done) else 0)
+
+
+def _import(name: str, importer: Importer, show: Show) -> tuple[importing.Tally, str | None]:
+    """One file; returns what it came to, and what is wrong with the file if it could not be read to its end."""
+    damage: list[str] = []
+    try:
+        importer.run(files.until_damaged(name, show, damage))
+    except LogUnavailable as error:
+        fail(f"{error}; import the same files again when it can take events: none of them will be counted twice")
+    return importer.tally, damage[0] if damage else None
+
+
+def _report_import(tallies: dict[str, tuple[importing.Tally, str | None]], as_json: bool, dry_run: bool) -> None:
+    accepted = sum(tally.accepted for tally, _ in tallies.values())
+    rejected = sum(tally.rejected for tally, _ in tallies.values())
+    bad = [
+        {
+            "file": name,
+            "line": each.line,
+            "event_id": each.event_id,
+            "field": each.field,
+            "code": each.code,
+            "message": each.message,
+        }
+        for name, (tally, _) in tallies.items()
+        for each in tally.bad
+    ]
+    damaged = {name: damage for name, (_, damage) in tallies.items() if damage}
+    if as_json:
+        print_json(
+            {"accepted": accepted, "rejectedCount": rejected, "rejected": bad, "damaged": damaged, "dryRun": dry_run}
+        )
+        return
+    for each in bad[:SHOWN]:
+        field = f", {each['field']}" if each["field"] else ""
+        click.echo(f"{each['file']}:{each['line']}{field}: {each['message']}", err=True)
+    if rejected > SHOWN:
+        click.echo(f"... and {rejected - SHOWN} more (--json names up to {importing.KEPT} of a file)", err=True)
+    for name, damage in damaged.items():
+        click.echo(f"{name} is damaged: {damage}; what could be read of it counts", err=True)
+    click.echo(f"{accepted} events {'would be imported' if dry_run else 'imported'}, {rejected} lines refused")

@@ -1,0 +1,115 @@
+"""From the log to lines of NDJSON: what `spendstream export` writes. Knows no terminal and no file."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from processor.core import message, portable
+from processor.core.clock import HOUR
+from processor.core.message import Block, Message, MessageError
+from processor.log.letters import dead_offsets
+from processor.log.port import LogReader, scan
+from processor.log.store import Record, TopicPartition
+from processor.log.topics import EVENTS
+
+By = Literal["arrival", "event-time"]
+
+BATCH: Final = 50
+"""Messages read at a time."""
+
+SKEW: Final = HOUR
+"""How far apart the clocks of front ends may be, in microseconds: no message is older than what arrived in it."""
+
+
+class Selection(Struct, frozen=True):
+    """Which events to export; times in microseconds, `start` inclusive, `end` exclusive, None: no bound."""
+
+    start: int | None = None
+    end: int | None = None
+    by: By = "arrival"
+    project: str | None = None
+
+    def covers(self, at: int) -> bool:
+        """True for an instant of the range."""
+        return (self.start is None or at >= self.start) and (self.end is None or at < self.end)
+
+    def wants(self, block: Block) -> bool:
+        """False if no event of the block can be one of the selection."""
+        if self.project is not None and block.source.project != self.project:
+            return False
+        return self.by == "event-time" or self.covers(block.source.arrival)
+
+
+class Tally(Struct):
+    """What an export came to."""
+
+    events: int = 0
+    dead: int = 0
+    """Messages that are dead letters: no table contains them, so they are left out."""
+    unreadable: int = 0
+    """Messages that cannot be read and are no dead letters: the export lacks them."""
+    first_at: int | None = None
+    """When the oldest message that is left in the log was written."""
+
+
+class Exporter:
+    """One export: all copies of all events in the order of the log, partition by partition.
+
+    What arrives after the start is left out. `progress(done, total)` counts offsets over all partitions.
+    """
+
+    def __init__(self, log: LogReader, selection: Selection, progress: Callable[[int, int], None]) -> None:
+        self._log = log
+        self._selection = selection
+        self._progress = progress
+        self.tally = Tally()
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines, without their ends. Blocks while it reads."""
+        log = self._log
+        ranges = {tp: (log.first(tp), log.end(tp)) for tp in (TopicPartition(EVENTS, n) for n in range(log.partitions))}
+        total = sum(end - first for first, end in ranges.values())
+        before = 0
+        for tp, (first, end) in ranges.items():
+            dead = dead_offsets(log, tp.partition)
+            for record in scan(log, tp, first, end, BATCH):
+                if self.tally.first_at is None or record.at < self.tally.first_at:
+                    self.tally.first_at = record.at
+                if record.offset in dead:
+                    self.tally.dead += 1
+                elif not self._is_before(record):
+                    yield from self._record(tp.partition, record)
+                self._progress(before + record.offset + 1 - first, total)
+            before += end - first
+
+    def _is_before(self, record: Record) -> bool:
+        """True if the message was written before anything of the range arrived: nothing arrives after it is written."""
+        start = self._selection.start
+        return self._selection.by == "arrival" and start is not None and record.at + SKEW < start
+
+    def _record(self, partition: int, record: Record) -> Iterator[bytes]:
+        try:
+            decoded = message.decode(record.value or b"")
+            if any(map(self._selection.wants, decoded.blocks)):
+                yield from self._message(decoded)
+        except MessageError:
+            if record.offset in dead_offsets(self._log, partition):  # it died a moment ago
+                self.tally.dead += 1
+            else:
+                self.tally.unreadable += 1
+
+    def _message(self, decoded: Message) -> Iterator[bytes]:
+        for number, (block, events) in enumerate(message.events(decoded)):
+            if not self._selection.wants(block):
+                continue
+            for position, event in enumerate(events):
+                if self._selection.by == "event-time" and not self._selection.covers(event.timestamp):
+                    continue
+                self.tally.events += 1
+                yield portable.encode_line(block.source, event, partial(_raw, decoded, number, position))
+
+
+def _raw(decoded: Message, block: int, position: int) -> bytes:
+    return message.records(decoded)[block][position]

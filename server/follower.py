@@ -1,0 +1,126 @@
+"""What keeps a front end's picture of the log up to date: the follower thread, and the verdict whether it is."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from structlog.stdlib import get_logger
+
+from processor.log.address import LogAddress
+from processor.log.store import Record, TopicPartition
+from processor.log.topics import DIRECTORY, ROWS
+from server.keys import Directory
+from server.log_publisher import LogPublisher
+from server.views import View
+
+PAUSE: Final = 1.0
+"""Seconds after a failure until the next try."""
+
+
+class Follower(threading.Thread):
+    """Tails the directory and the tables' changelog into what this process answers from.
+
+    `notify` is called in this thread after each round that brought something.
+    """
+
+    def __init__(
+        self,
+        address: LogAddress,
+        partitions: int,
+        view: View,
+        directory: Directory,
+        clock: Callable[[], int],
+        notify: Callable[[], None],
+    ) -> None:
+        super().__init__(name="follower", daemon=True)
+        tps = [TopicPartition(DIRECTORY, 0), *(TopicPartition(ROWS, number) for number in range(partitions))]
+        self._tail = address.tail(tps)
+        self._view = view
+        self._directory = directory
+        self._clock = clock
+        self._notify = notify
+        self._stopping = threading.Event()
+        self.read_all = threading.Event()
+        """Set once everything that was there at the start has been read."""
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._round()
+            except Exception:  # noqa: BLE001 - a view that stands still is seen by /readyz; the next round may go well
+                get_logger().exception("follower.failed")
+                self._stopping.wait(PAUSE)
+        self._tail.close()
+
+    def _round(self) -> None:
+        at = self._clock()
+        brought = False
+        for tp, records in self._tail.poll():
+            self._take(tp, records)
+            brought = True
+            if self._stopping.is_set():
+                return
+        if brought:
+            self._notify()
+        if self._tail.is_current:
+            self._view.mark_current(at - at % 1000)
+            self.read_all.set()
+
+    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
+        if tp.topic == DIRECTORY:
+            for record in records:
+                self._directory.apply(record.key, record.value)
+        else:
+            self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        self.join(timeout=5)
+
+
+class LogHealth:
+    """`Health`: can events be made durable, and does the worker get on with them?"""
+
+    def __init__(
+        self,
+        publisher: LogPublisher,
+        view: View,
+        max_lag: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._publisher = publisher
+        self._view = view
+        self._max_lag = max_lag
+        self._monotonic = monotonic
+        self._at_start: Mapping[int, int] = publisher.log_end()
+        self._caught_up = False
+        self._moved_at = monotonic()
+        self._seen: dict[int, int] = {}
+
+    @property
+    def caught_up(self) -> bool:
+        """True once the view contains all that was in the log when this process started."""
+        self._caught_up = self._caught_up or self._view.contains(self._at_start)
+        return self._caught_up
+
+    def unready(self) -> Sequence[str]:
+        """See `Health.unready`. To be called often enough to notice a standstill: by the probes, or once a second."""
+        reasons = []
+        if self._publisher.failure is not None:
+            reasons.append(f"the log cannot take events: {self._publisher.failure}")
+        if not self.caught_up:
+            reasons.append("the tables have not caught up with the log yet")
+        still = self._standstill()
+        if still > self._max_lag:
+            reasons.append(f"the worker has made no progress for {still:.0f} s with events waiting")
+        return reasons
+
+    def _standstill(self) -> float:
+        """Seconds without progress while events wait."""
+        now = self._monotonic()
+        position = dict(self._view.position)
+        if position != self._seen or self._view.contains(self._publisher.log_end()):
+            self._seen = position
+            self._moved_at = now
+        return now - self._moved_at

@@ -1,0 +1,177 @@
+"""From lines of NDJSON back into the log: what `spendstream import` does. Knows no terminal and no file.
+
+Events go straight to the log's events topic, with the project, organisation, key and arrival they had; the worker
+deduplicates them like any others.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Final
+
+from msgspec import Struct
+
+from processor.core import codec, message, portable
+from processor.core.clock import HOUR
+from processor.core.event import Code, Fault
+from processor.core.message import Block, Source, build_blocks
+from processor.core.portable import META
+from processor.log.port import LogWriter
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import EVENTS
+from server.keys import is_name
+
+MAX_EVENTS: Final = 500
+"""Events of one message."""
+
+MAX_MESSAGE_BYTES: Final = 512 * 1024
+"""Bytes of the events of one message before it is compressed."""
+
+MAX_APPEND_BYTES: Final = 8 * 1024 * 1024
+"""Messages are appended together, one fsync for about so many bytes of events."""
+
+CHUNK: Final = 1000
+"""Lines decoded at a time."""
+
+SKEW: Final = HOUR
+"""How far ahead of this clock an arrival may lie: windows of arrivals are closed by the latest one."""
+
+KEPT: Final = 1000
+"""Bad lines whose faults are remembered."""
+
+
+class BadLine(Struct, frozen=True):
+    """Why one line was not imported."""
+
+    line: int
+    """Counted from 1."""
+    event_id: str | None
+    field: str | None
+    code: Code
+    message: str
+
+
+class Tally(Struct):
+    """What an import came to."""
+
+    accepted: int = 0
+    rejected: int = 0
+    bad: list[BadLine] = []
+    """The first `KEPT` of them."""
+
+    def refuse(self, line: int, fault: Fault) -> None:
+        self.rejected += 1
+        if len(self.bad) < KEPT:
+            self.bad.append(BadLine(line, fault.event_id, fault.field, fault.code, fault.message))
+
+
+class Importer:
+    """Imports one file's lines. With `log` None it only checks them."""
+
+    def __init__(self, log: LogWriter | None, clock: Callable[[], int]) -> None:
+        self._log = log
+        self._clock = clock
+        self._drafts = [_Draft() for _ in range(log.partitions if log is not None else 1)]
+        self._full: list[tuple[int, _Draft]] = []
+        self.tally = Tally()
+
+    def run(self, lines: Iterable[bytes]) -> None:
+        """Import all lines, without their ends; blank ones are skipped. On return the good ones are durable.
+
+        Raises `LogUnavailable`: then some of them are, and importing the file again counts none of those twice.
+        """
+        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line and not line.isspace())
+        while chunk := list(islice(numbered, CHUNK)):
+            self._take(chunk)
+        for number in range(len(self._drafts)):
+            self._close(number)
+        self._append()
+
+    def _take(self, chunk: Sequence[tuple[int, bytes]]) -> None:
+        opened: list[tuple[Source, int, bytes]] = []
+        latest = self._clock() + SKEW
+        for number, line in chunk:
+            try:
+                source, record = portable.decode_line(line)
+                check_source(source, latest)
+            except Fault as fault:
+                self.tally.refuse(number, fault)
+            else:
+                opened.append((source, number, record))
+        for source, group in groupby(opened, itemgetter(0)):
+            for part in _parts([(number, record) for _, number, record in group]):
+                self._take_together(source, part)
+
+    def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]]) -> None:
+        """Events that arrived together, in order."""
+        decoded = codec.decode(source.wire, [record for _, record in members], source.handling, source.arrival)
+        for index, fault in decoded.faults:
+            self.tally.refuse(members[index][0], fault)
+        if not decoded.hot:
+            return
+        self.tally.accepted += len(decoded.hot)
+        for partition, (block, records) in build_blocks(source, decoded.hot, len(self._drafts)).items():
+            if not self._drafts[partition].has_room(block, records):
+                self._close(partition)
+            self._drafts[partition].add(block, records)
+        if sum(draft.size for _, draft in self._full) >= MAX_APPEND_BYTES:
+            self._append()
+
+    def _close(self, partition: int) -> None:
+        draft = self._drafts[partition]
+        if draft.parts:
+            self._full.append((partition, draft))
+            self._drafts[partition] = _Draft()
+
+    def _append(self) -> None:
+        full, self._full = self._full, []
+        if self._log is None or not full:
+            return
+        by_partition: dict[int, list[tuple[bytes | None, bytes | None]]] = {}
+        for partition, draft in full:
+            by_partition.setdefault(partition, []).append((None, message.encode(draft.parts)))
+        appends = [Append(TopicPartition(EVENTS, partition), found) for partition, found in by_partition.items()]
+        self._log.append(appends, self._clock())
+
+
+def _parts(members: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, bytes]]]:
+    """Cut (line, event) pairs into parts that fit into a message each."""
+    start = size = 0
+    for position, (_, record) in enumerate(members):
+        if position > start and (position - start >= MAX_EVENTS or size + len(record) > MAX_MESSAGE_BYTES):
+            yield members[start:position]
+            start, size = position, 0
+        size += len(record)
+    yield members[start:]
+
+
+class _Draft:
+    """A message to be."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[Block, list[bytes]]] = []
+        self.events = 0
+        self.size = 0
+
+    def has_room(self, block: Block, records: list[bytes]) -> bool:
+        return self.events + len(block) <= MAX_EVENTS and self.size + sum(map(len, records)) <= MAX_MESSAGE_BYTES
+
+    def add(self, block: Block, records: list[bytes]) -> None:
+        self.parts.append((block, records))
+        self.events += len(block)
+        self.size += sum(map(len, records))
+
+
+def check_source(source: Source, latest: int) -> None:
+    """Refuse what no door would have written; `latest` is the last instant an arrival may lie at. Raises `Fault`."""
+    for field, name in (("project", source.project), ("organization", source.organization)):
+        if not is_name(name):
+            raise Fault(
+                "invalid",
+                f"{META}.{field}",
+                f"{META}.{field} must be a name of 1 to 64 letters, digits, dots and dashes",
+            )
+    if not is_name(source.key_id):
+        raise Fault("invalid", f"{META}.key_id", f"{META}.key_id must be the id of a key")
+    if source.arrival > latest:
+        raise Fault("out_of_range", f"{META}.arrival", f"{META}.arrival must not lie in the future")

@@ -1,0 +1,194 @@
+"""What is asked of the columns: users over all time, users by some of their rows, one user's rows, a project's hours.
+
+All of it is read under one of the view's locks, which the caller holds, but for `filtered`, which takes it by pieces.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from server.columns import Columns, Dim, Project
+from server.queries import UserQuery
+from server.ranking import key_of, keys_of, top
+from server.segments import I64
+from server.sums import NO_FIRST, NO_LAST, SUMMED, TOTALS, Numbers, limbs, merge, merged, numbers, totals_of
+
+PIECE: Final = 1 << 16
+"""Rows looked at in one hold of the lock: some milliseconds."""
+
+
+class Listing(NamedTuple):
+    """A page of users in their order; the rest is about all pages."""
+
+    users: list[tuple[str | None, Numbers]]
+    totals: Sequence[int]
+    """Requests, errors, input, output and cached tokens, cost, unpriced."""
+    size: int
+    more: bool
+    """True if there are users behind the page."""
+
+
+class Hour(NamedTuple):
+    """What a project's hour (since the epoch) says of one provider, model and environment."""
+
+    hour: int
+    provider: str
+    model: str
+    environment: str
+    numbers: Numbers
+
+
+NOTHING: Final = Listing([], (0,) * 7, 0, False)
+
+
+def all_time(columns: Columns, project: Project, query: UserQuery) -> Listing:
+    """The users over all time. 30 ms for a million."""
+    members = np.array(project.members, np.int64)
+    if project.lost:
+        members = members[columns.users.column("rows", members) > 0]
+    keys = keys_of(query.column, lambda name: columns.users.column(name, members))
+    if project.wide:
+        owners = list(project.wide)
+        wide = columns.numbers_of(project, owners)
+        keys[np.searchsorted(members, owners)] = [key_of(query.column, more) for more in wide]
+
+    def get(places: Sequence[int]) -> list[Numbers]:
+        return columns.numbers_of(project, members[list(places)].tolist())
+
+    return _page(columns, members, keys, get, query, project.totals)
+
+
+def nobody(columns: Columns, project: Project, query: UserQuery, user: int | None) -> Listing:
+    """The one user of the events without one, by its number; None: there are no such events."""
+    if user is None:
+        return NOTHING
+    (found,) = columns.numbers_of(project, [user])
+    members = np.array([user])
+    keys = np.array([key_of(query.column, found)])
+    return _page(columns, members, keys, lambda places: [found for _ in places], query, found[TOTALS])
+
+
+def filtered(
+    columns: Columns,
+    project: Project,
+    dims: Iterable[Dim],
+    query: UserQuery,
+    user: int | None,
+    hold: Callable[[], AbstractContextManager[Any]],
+) -> Listing:
+    """Add up rows by user; `user` None: of all users. `hold` keeps the view still: once for every `PIECE` rows.
+
+    The total is that of the very numbers the users were summed from. 0.3 s for a million rows.
+    """
+    with hold():
+        rows = np.concatenate([np.empty(0, np.int32), *(np.array(dim.rows, np.int32) for dim in dims)])
+        members = np.array(project.members, np.int64)
+    sums = _Sums(len(members))
+    for start in range(0, len(rows), PIECE):
+        piece = rows[start : start + PIECE].astype(np.int64)
+        with hold():
+            sums.add(columns, project, piece, user)
+    places = np.flatnonzero(sums.seen)
+    keys = keys_of(query.column, lambda name: sums.column(name)[places])
+    for place, more in sums.wide.items():
+        keys[np.searchsorted(places, place)] = key_of(query.column, sums.numbers(place, more))
+
+    def get(chosen: Sequence[int]) -> list[Numbers]:
+        return [sums.numbers(place, sums.wide.get(place)) for place in places[list(chosen)].tolist()]
+
+    return _page(columns, members[places], keys, get, query, sums.totals)
+
+
+class _Sums:
+    """Sums by user, a user being a place in a project's members."""
+
+    def __init__(self, members: int) -> None:
+        self.sums = np.zeros((len(SUMMED), members), np.int64)
+        self.first = np.full(members, NO_FIRST)
+        self.last = np.full(members, NO_LAST)
+        self.seen = np.zeros(members, np.bool_)
+        self.totals = [0] * 7
+        self.wide: dict[int, Numbers] = {}
+
+    def add(self, columns: Columns, project: Project, numbered: I64, user: int | None) -> None:
+        """Add rows; with `user`, only that user's."""
+        rows = columns.rows.take(numbered)
+        chosen = rows["dim"] >= 0
+        if user is not None:
+            chosen &= rows["owner"] == user
+        if not chosen.all():
+            numbered, rows = numbered[chosen], rows[chosen]
+        at = columns.users.column("place", rows["owner"].astype(np.int64)).astype(np.int64)
+        deltas = limbs(rows)
+        for column, delta in zip(self.sums, deltas, strict=True):
+            np.add.at(column, at, delta)
+        np.minimum.at(self.first, at, rows["first_seen"])
+        np.maximum.at(self.last, at, rows["last_seen"])
+        self.seen[at] = True
+        self._count(totals_of(deltas))
+        if project.wide:
+            for row, place in zip(numbered.tolist(), at.tolist(), strict=True):
+                more = columns.wide(row)
+                if more is not None:
+                    self._count(more[TOTALS])
+                    self.wide[place] = merge(self.wide[place], more) if place in self.wide else more
+
+    def _count(self, totals: Sequence[int]) -> None:
+        self.totals = [a + b for a, b in zip(self.totals, totals, strict=True)]
+
+    def column(self, name: str) -> I64:
+        return self.last if name == "last_seen" else self.sums[SUMMED.index(name)]
+
+    def numbers(self, place: int, wide: Numbers | None) -> Numbers:
+        own = numbers(self.sums[:, place].tolist(), int(self.first[place]), int(self.last[place]))
+        return merge(own, wide) if wide else own
+
+
+def _page(
+    columns: Columns,
+    members: I64,
+    keys: I64,
+    get: Callable[[Sequence[int]], list[Numbers]],
+    query: UserQuery,
+    totals: Sequence[int],
+) -> Listing:
+    """The page asked for, out of all users: their numbers in the columns, what they are sorted by, what they say."""
+    ids = columns.ids
+
+    def names(places: Sequence[int]) -> list[str]:
+        return [ids[user] or "" for user in members[places].tolist()]
+
+    chosen = top(keys, names, lambda place: get([place])[0][query.column], query.after, query.limit + 1)
+    page = chosen[: query.limit]
+    users = [(ids[user], found) for user, found in zip(members[page].tolist(), get(page), strict=True)]
+    return Listing(users, tuple(totals), len(members), len(chosen) > len(page))
+
+
+def rows_of(columns: Columns, user: int) -> list[tuple[Dim, Numbers]]:
+    """A user's rows, in no order."""
+    return _rows(columns, columns.rows_of(user))
+
+
+def hours(columns: Columns, dims: Iterable[Dim]) -> list[Hour]:
+    """Hours over all partitions; one whose rows are gone is left out."""
+    found = []
+    for dim in dims:
+        rows = _rows(columns, list(dim.rows))
+        if rows:
+            total = merged(numbers for _, numbers in rows)
+            found.append(Hour(dim.at, dim.provider, dim.model, dim.environment, total))
+    return found
+
+
+def _rows(columns: Columns, numbered: list[int]) -> list[tuple[Dim, Numbers]]:
+    rows = columns.rows.take(np.array(numbered, np.int64))
+    sums = limbs(rows).T.tolist()
+    kept_by, firsts, lasts = rows["dim"].tolist(), rows["first_seen"].tolist(), rows["last_seen"].tolist()
+    found = []
+    for row, dim, own, first, last in zip(numbered, kept_by, sums, firsts, lasts, strict=True):
+        if dim >= 0:
+            said, more = numbers(own, first, last), columns.wide(row)
+            found.append((columns.dims[dim], merge(said, more) if more else said))
+    return found

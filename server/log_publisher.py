@@ -1,0 +1,120 @@
+"""The log behind the front end: group commit on a thread, and what becomes of it while the log takes nothing."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from structlog.stdlib import get_logger
+
+from processor.log.address import LogAddress
+from processor.log.committer import Backlogged, GroupCommitter, Job, Outcome
+from processor.log.errors import LogError, LogUnavailable
+from processor.log.store import TopicPartition
+from processor.log.topics import EVENTS
+from server.errors import Refused
+from server.publisher import Parts
+
+PROBE: Final = 1.0
+"""Seconds between two tries while the log is failing."""
+
+
+class LogPublisher:
+    """`Publisher` over the group commit of this process."""
+
+    def __init__(self, address: LogAddress, clock: Callable[[], int], max_pending_bytes: int) -> None:
+        log = address.open()
+        self.partitions = log.partitions
+        self.identity = log.identity
+        log.close()
+        self.failure: str | None = None
+        """Why the log took nothing the last time; None while it takes events."""
+        self._address = address
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._ends = address.ends([TopicPartition(EVENTS, number) for number in range(self.partitions)])
+        self._acknowledged: dict[int, int] = {}
+        self._committer = GroupCommitter(address.open, clock, self._decided, max_pending_bytes)
+        self._committer.start()
+        self._prober: asyncio.Task[None] | None = None
+
+    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+        """See `Publisher.publish`."""
+        future: asyncio.Future[dict[int, int]] = self._loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            if future.done():  # the sender has gone
+                return
+            if isinstance(outcome, LogUnavailable):
+                future.set_exception(_refused(f"The log cannot take events now ({outcome})"))
+            else:
+                future.set_result(outcome)
+
+        try:
+            self._committer.submit(Job(parts, size, done))
+        except Backlogged:
+            raise _refused("Too many events wait for the disk") from None
+        return await future
+
+    def _decided(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
+        """In the committer's thread: one hop to the loop for all requests of a commit."""
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, decided)
+        except RuntimeError:  # the loop has ended: nobody waits any more
+            return
+
+    def _deliver(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
+        for job, outcome in decided:
+            if isinstance(outcome, dict):
+                for partition, offset in outcome.items():
+                    self._acknowledged[partition] = max(offset, self._acknowledged.get(partition, -1))
+            job.done(outcome)
+        last = decided[-1][1]
+        if isinstance(last, LogUnavailable):
+            if self.failure is None:
+                get_logger().error("log.unavailable", error=str(last))
+                self._prober = asyncio.create_task(self._probe())
+            self.failure = str(last)
+        elif self.failure is not None:
+            self._recovered()
+
+    def _recovered(self) -> None:
+        self.failure = None
+        get_logger().info("log.available_again")
+
+    async def _probe(self) -> None:
+        """Find out that the log takes writes again, also when nobody sends."""
+        while self.failure is not None:
+            await asyncio.sleep(PROBE)
+            try:
+                await asyncio.to_thread(self._try)
+            except LogError as error:
+                self.failure = str(error)
+            else:
+                if self.failure is not None:
+                    self._recovered()
+
+    def _try(self) -> None:
+        log = self._address.open()
+        try:
+            log.probe(self._clock())
+        finally:
+            log.close()
+
+    def log_end(self) -> dict[int, int]:
+        """partition -> last offset of the events topic (-1: none), at least of all that this process had acknowledged.
+
+        Microseconds.
+        """
+        ends = self._ends()
+        acknowledged = self._acknowledged
+        return {partition: max(end, acknowledged.get(partition, -1)) for partition, end in ends.items()}
+
+    def close(self) -> None:
+        """Write what is queued and end. Blocks."""
+        if self._prober is not None:
+            self._prober.cancel()
+        self._committer.stop()
+
+
+def _refused(message: str) -> Refused:
+    return Refused("unavailable", f"{message}; send the same events again", retry_after=1)

@@ -1,0 +1,82 @@
+"""Growing arrays of records, without a long pause at any size and without an object for each record."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+Records = NDArray[np.void]
+"""Structured arrays."""
+
+BITS: Final = 18
+SIZE: Final = 1 << BITS
+"""Records in a full segment."""
+FIRST: Final = 256
+
+Part = tuple[Records, I64, Any]
+"""A segment, the places in it, and which of the numbers asked for they are (an index into those)."""
+
+
+class Segments:
+    """Records numbered from 0. The first segment grows by doubling, the others are made at their full size and cost
+    memory only as they are filled: so no step copies more than half a segment."""
+
+    def __init__(self, empty: Records) -> None:
+        """`empty`, of shape (), is what a new record holds."""
+        self._empty = empty
+        self._parts: list[Records] = [np.empty(FIRST, empty.dtype)]
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, count: int) -> I64:
+        """Add `count` empty records; returns their numbers."""
+        first, self._length = self._length, self._length + count
+        if len(self._parts) == 1 and len(self._parts[0]) < min(self._length, SIZE):
+            grown = np.empty(min(SIZE, 1 << (self._length - 1).bit_length()), self._empty.dtype)
+            grown[:first] = self._parts[0][:first]
+            self._parts[0] = grown
+        while self._length > len(self._parts) * SIZE:
+            self._parts.append(np.empty(SIZE, self._empty.dtype))
+        for number in range(first >> BITS, (self._length - 1 >> BITS) + 1):
+            start = number << BITS
+            self._parts[number][max(0, first - start) : self._length - start] = self._empty
+        return np.arange(first, self._length)
+
+    def split(self, numbers: I64) -> Iterator[Part]:
+        """Where the records with these numbers are, a segment at a time."""
+        if len(self._parts) == 1:
+            yield self._parts[0], numbers, slice(None)
+            return
+        homes = numbers >> BITS
+        for home in np.flatnonzero(np.bincount(homes, minlength=1)):
+            which = np.flatnonzero(homes == home)
+            yield self._parts[home], numbers[which] & (SIZE - 1), which
+
+    def take(self, numbers: I64) -> Records:
+        """A copy of the records with these numbers."""
+        if len(self._parts) == 1:
+            return self._parts[0].take(numbers)
+        found = np.empty(len(numbers), self._empty.dtype)
+        for part, places, which in self.split(numbers):
+            found[which] = part.take(places)
+        return found
+
+    def column(self, name: str, numbers: I64) -> NDArray[Any]:
+        """A copy of one field of the records with these numbers."""
+        found = np.empty(len(numbers), self._empty.dtype[name])
+        for part, places, which in self.split(numbers):
+            found[which] = part[name][places]
+        return found
+
+    def item(self, name: str, number: int) -> int:
+        """One field, a whole number, of one record."""
+        return int(self._parts[number >> BITS][name][number & (SIZE - 1)])
+
+    def put(self, numbers: I64, records: Records) -> None:
+        """Replace the records with these numbers."""
+        for part, places, which in self.split(numbers):
+            part[places] = records[which]

@@ -1,0 +1,87 @@
+"""One suite for both logs: what the rest of the program may ask of one (processor/log/port.py)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processor.log.address import LogAddress
+from processor.log.errors import LogError, LogUnavailable, PartitionMismatch
+from processor.log.kafka_config import KafkaAccess
+from processor.log.port import LogWriter, scan
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, GROUP, ROWS
+from tests.support.tables import NOON
+
+E0, E1 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1)
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> LogAddress:
+    if request.param == "embedded":
+        return LogAddress(tmp_path)
+    broker: Any = request.getfixturevalue("own_broker")()
+    broker.start()
+    return LogAddress(tmp_path, KafkaAccess(broker.bootstrap))
+
+
+@pytest.fixture
+def log(address: LogAddress) -> Iterator[LogWriter]:
+    opened = address.open(2, create=True)
+    yield opened
+    opened.close()
+
+
+def test_a_log(log: LogWriter, address: LogAddress) -> None:
+    """In one test, for a broker of its own is what makes it slow."""
+    assert log.partitions == 2
+    assert log.topics()[EVENTS] == log.topics()[ROWS] == log.topics()[CLAIMS] == 2
+    assert log.topics()[DIRECTORY] == 1
+
+    # appends give the offset of each one's first record, and reads find them in order
+    assert log.append([Append(E0, [(None, b"a"), (b"k", b"b")]), Append(E1, [(None, b"c")])], NOON) == [0, 0]
+    assert log.append([Append(E0, [(b"k", None)])], NOON + 1000) == [2]
+    assert [(r.offset, r.key, r.value) for r in log.read(E0, 0)] == [(0, None, b"a"), (1, b"k", b"b"), (2, b"k", None)]
+    assert [r.at for r in log.read(E0, 0)] == [NOON, NOON, NOON + 1000]
+    assert [r.offset for r in log.read(E0, 1, 1)] == [1]
+    assert [r.offset for r in log.read(E0, 2, 1)] == [2]
+    assert log.read(E0, 3) == []
+    assert [r.value for r in scan(log, E0, 0, 2, 1)] == [b"a", b"b"]
+    assert (log.first(E0), log.end(E0), log.end(E1)) == (0, 3, 1)
+    assert log.committed(GROUP, E0) is None
+    log.probe(NOON)
+
+    # a second one sees the same, under the same name
+    other = address.open()
+    assert (other.identity, other.salt, other.partitions) == (log.identity, log.salt, 2)
+    assert [r.value for r in other.read(E1, 0)] == [b"c"]
+    other.close()
+
+    # a tail begins at the beginning and goes on with what comes
+    tail = address.tail([E0, E1])
+    seen: list[tuple[int, int]] = []
+    for _ in range(500):
+        seen += [(tp.partition, record.offset) for tp, records in tail.poll() for record in records]
+        if tail.is_current:
+            break
+    assert sorted(seen) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    log.append([Append(E1, [(None, b"d")])], NOON)
+    for _ in range(500):
+        seen += [(tp.partition, record.offset) for tp, records in tail.poll() for record in records]
+        if len(seen) > 4:
+            break
+    assert seen[4:] == [(1, 1)]
+    tail.close()
+    assert address.ends([E0, E1])() == {0: 2, 1: 1}
+
+    # another number of partitions is refused, and says what to do
+    with pytest.raises(PartitionMismatch, match=r"has 2 partition\(s\), not 3.*export"):
+        address.open(3, create=True)
+
+
+def test_no_log(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="there is no log in"):
+        LogAddress(tmp_path).open()
+    with pytest.raises(LogUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:9:"):
+        LogAddress(tmp_path, KafkaAccess("127.0.0.1:9")).open()

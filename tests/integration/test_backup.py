@@ -1,0 +1,89 @@
+"""Export and import as commands, beside a running server and without one."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import clients
+from tests.support.clients import Tally, reader
+from tests.support.events import make_event, to_ndjson
+from tests.support.server import run_cli, server
+from tests.support.traffic import make_traffic
+
+
+@pytest.mark.timeout(180)
+async def test_a_backup_restores_every_table_twice(tmp_path: Path) -> None:
+    traffic = make_traffic(77, 6_000, conflicts=20)
+    file = tmp_path / "backup.ndjson.gz"
+    with server(tmp_path / "data", partitions=2) as started:
+        await clients.send(started, traffic, Tally())
+        async with reader(started) as tables:
+            headers = {"Content-Type": "application/x-ndjson", "Prefer": "handling=lenient"}
+            body = to_ndjson([make_event(event_id="550e8400-e29b-41d4-a716-446655440001", cost_usd=None)])
+            answer = await tables.request("POST", "/v1/ingest", data=body, headers=headers)
+            assert answer.status == 202
+            position = answer.headers["x-ingest-position"]
+            expected = await tables.get(f"/v1/users?limit=1000&after={position}")
+            quota = await tables.get("/v1/quota")
+        done = started.cli("export", "--output", str(file), "--json")
+        assert done.returncode == 0, done.stderr
+        sent = traffic.events + traffic.truth.conflicts + 1
+        assert json.loads(done.stdout)["events"] >= sent
+        piped = started.cli("export", "--project", "nobody")
+        assert (piped.returncode, piped.stdout, piped.stderr) == (0, "", "0 events\n")
+
+    # Without a server, into a directory that is not there yet; the server that comes later knows nothing else.
+    for _ in range(2):
+        done = run_cli(tmp_path / "copy", "import", str(file), "--json", partitions=3)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["accepted"] >= sent
+    with server(tmp_path / "copy") as restored:
+        async with reader(restored) as opened:
+            again = await opened.caught_up(quota["used"])
+            assert again["windows"]["month"] == quota["windows"]["month"]
+            assert again["duplicates"] == 2 * quota["duplicates"] + quota["used"]
+            shown = await opened.get("/v1/users?limit=1000")
+            assert {**shown, "asOf": None} == {**expected, "asOf": None}
+            # Beside the running server, too.
+            done = restored.cli("import", str(file))
+            assert done.returncode == 0, done.stderr
+            assert await opened.caught_up(quota["used"])
+            shown = await opened.get("/v1/users?limit=1000")
+            assert {**shown, "asOf": None} == {**expected, "asOf": None}
+        assert clients.verify(restored) == []
+
+
+def test_bad_lines_and_files_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    event = make_event(
+        _spendstream={
+            "project": "p",
+            "organization": "o",
+            "key_id": "k",
+            "arrival": "2026-04-20T10:00:00Z",
+            "handling": "partial",
+        }
+    )
+    file = tmp_path / "some.ndjson"
+    file.write_bytes(to_ndjson([event, {**event, "stream": "no"}, make_event()]))
+    assert run_cli(data, "import", str(file), "--dry-run").returncode == 1
+    assert not data.exists()
+    done = run_cli(data, "import", str(file))
+    assert done.returncode == 1
+    assert "some.ndjson:2, stream: stream must be true or false" in done.stderr
+    assert "some.ndjson:3, _spendstream: _spendstream is required" in done.stderr
+    assert done.stdout == "1 events imported, 2 lines refused\n"
+    assert "no such file" in run_cli(data, "import", "nowhere.ndjson").stderr
+
+    cut = tmp_path / "cut.ndjson.gz"
+    cut.write_bytes(gzip.compress(to_ndjson([event] * 2000))[:-50])
+    done = run_cli(data, "import", str(cut), "--json")
+    assert done.returncode == 1
+    assert "cut.ndjson.gz" in next(iter(json.loads(done.stdout)["damaged"]))
+    for arguments in (["--start", "yesterday"], ["--output", "/nowhere/at/all.gz"]):
+        done = run_cli(data, "export", *arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+    assert run_cli(tmp_path / "nothing", "export").returncode == 2

@@ -1,0 +1,99 @@
+"""The whole product on a real broker: one command, several processes, owners that are fenced, failures in short."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from processor.log.errors import LogUnavailable
+from processor.log.kafka import KafkaLog
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import CLAIMS, ROWS
+from tests.chaos.kafka_rows import run_row
+from tests.support import clients
+from tests.support.clients import Tally, reader
+from tests.support.server import run_cli, server
+from tests.support.traffic import make_traffic
+from tools.kafka import Broker
+
+R0 = TopicPartition(ROWS, 0)
+OwnBroker = Callable[..., Broker]
+
+
+@pytest.mark.timeout(180)
+async def test_serve_on_kafka_is_exact_and_stays_so(own_broker: OwnBroker, tmp_path: Path) -> None:
+    broker = own_broker().start()
+    traffic = make_traffic(11, 6_000, conflicts=20)
+    tally = Tally()
+    with server(tmp_path / "data", broker=broker.url, partitions=3) as started:
+        assert f"  log   {broker.url}" in started.banner()
+        await clients.send(started, traffic, tally)
+        assert tally.acknowledged == traffic.events
+        async with reader(started) as tables:
+            assert await tables.differences(traffic.truth, exact_duplicates=True, details=40) == []
+        assert clients.verify(started) == []
+        code, seconds = started.stop()
+        assert code == 0
+        assert seconds < 10
+        started.start()
+        async with reader(started) as tables:
+            assert await tables.differences(traffic.truth, exact_duplicates=True, details=40) == []
+        users = started.cli("users", "--json", "--limit", "1")
+        assert users.returncode == 0, users.stderr
+    refused = run_cli(tmp_path / "data", "worker", broker=broker.url, partitions=4)
+    assert refused.returncode == 2
+    assert "has 3 partition(s), not 4" in refused.stderr
+
+
+def test_an_owner_is_fenced_by_the_next_and_a_flush_is_all_or_nothing(own_broker: OwnBroker) -> None:
+    broker = own_broker().start()
+    access = KafkaAccess(broker.bootstrap)
+    log = KafkaLog(access, partitions=1)
+    first = PartitionWriter(access, "owner")
+    flush = [Append(R0, [(b"a", b"1"), (b"b", b"2")]), Append(TopicPartition(CLAIMS, 0), [(None, b"c")])]
+    assert first.append(flush, 0) == [0, 0]
+    second = PartitionWriter(access, "owner")
+    with pytest.raises(Fenced):
+        first.append([Append(R0, [(b"a", b"of the zombie")])], 0)
+    assert second.append([Append(R0, [(b"a", b"3")])], 0)[0] > 1
+    read = []
+    position = 0
+    while records := log.read(R0, position):
+        read += [record.value for record in records]
+        position = records[-1].offset + 1
+    assert read == [b"1", b"2", b"3"]
+    log.close()
+
+
+@pytest.mark.timeout(120)
+def test_a_broker_that_is_away_is_an_error_that_passes(own_broker: OwnBroker) -> None:
+    broker = own_broker().start()
+    log = KafkaLog(KafkaAccess(broker.bootstrap), partitions=1)
+    events = [Append(R0, [(b"k", b"v")])]
+    log.append(events, 0)
+    broker.kill()
+    with pytest.raises(LogUnavailable, match="took no write"):
+        log.append(events, 0)
+    with pytest.raises(LogUnavailable):
+        log.probe(0)
+    broker.start()
+    for _ in range(10):
+        try:
+            log.append(events, 0)
+        except LogUnavailable:
+            continue
+        break
+    else:
+        pytest.fail("the log takes no writes again")
+    log.close()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(240)
+async def test_killed_workers_lose_and_repeat_nothing(own_broker: OwnBroker, tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    report = await run_row("kafka-worker", seed=seed, events=8_000, times=3, directory=tmp_path / "cluster")
+    assert report.is_exact, f"seed {seed}: {report}"

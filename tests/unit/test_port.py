@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from processor.log.port import LogWriter, scan
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import EVENTS
+
+E0 = TopicPartition(EVENTS, 0)
+
+
+def test_the_embedded_log_is_one_and_a_scan_reads_it_in_order(tmp_path: Path) -> None:
+    log: LogWriter = Log(tmp_path)
+    for number in range(7):
+        log.append([Append(E0, [(None, b"%d" % number)])], number)
+    assert [record.value for record in scan(log, E0, limit=2)] == [b"%d" % number for number in range(7)]
+    assert [record.offset for record in scan(log, E0, 2, 5, limit=2)] == [2, 3, 4]
+    assert list(scan(log, E0, 7)) == []
+
+
+def test_a_scan_goes_over_gaps(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    log.append([Append(E0, [(None, b"x")] * 5)], 0)
+    log.trim(E0, 3)
+    assert [record.offset for record in scan(log, E0, 0, limit=1)] == [3, 4]

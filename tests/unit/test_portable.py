@@ -1,0 +1,193 @@
+import json
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processor.core import codec, portable
+from processor.core.codec import Wire
+from processor.core.event import MAX_EVENT_BYTES, Fault, Handling
+from processor.core.message import Source
+from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
+
+NOW = 1_790_000_000_000_001
+
+
+def raw(event: dict[str, Any], wire: Wire) -> bytes:
+    return to_json_line(event) if wire == "json" else to_proto(event).SerializeToString()
+
+
+def there_and_back(
+    event: dict[str, Any], wire: Wire = "json", handling: Handling = "partial", arrival: int = NOW
+) -> dict[str, Any]:
+    """Export an event, import it, and see that the log says the same; returns the line."""
+    record = raw(event, wire)
+    source = Source("org", "project", "key", arrival, wire, handling)
+    before = codec.decode_event(wire, record, handling, arrival)
+    line = portable.encode_line(source, before, lambda: record)
+    assert b"\n" not in line
+    again, imported = portable.decode_line(line)
+    assert msgspec.structs.replace(again, wire=wire) == source
+    after = codec.decode_event(again.wire, imported, again.handling, again.arrival)
+    # In what white space an unknown field was written is all that may change.
+    opened = [{name: parse(value) for name, value in event.extra.items()} for event in (before, after)]
+    assert opened[0] == opened[1]
+    assert msgspec.structs.replace(after, extra={}) == msgspec.structs.replace(before, extra={})
+    hot = [
+        codec.decode(source.wire, [bytes_], source.handling, source.arrival).hot[0][1:9]
+        for source, bytes_ in ((source, record), (again, imported))
+    ]
+    assert hot[0] == hot[1], "the columns and the digest of copies"
+    shown: dict[str, Any] = json.loads(line, parse_float=Decimal)
+    return shown
+
+
+def parse(text: msgspec.Raw) -> Any:
+    return json.loads(bytes(text), parse_float=Decimal)
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+def test_a_line_has_the_published_fields_and_where_the_event_came_from(wire: Wire) -> None:
+    event = make_event(
+        event_id="550E8400-E29B-41D4-A716-446655440001",
+        cost_usd=Num("0.0034000000000005"),
+        user_id="ünï",
+        tags={"a": "b"},
+        tools_used=["x"],
+        eval_scores={"good": 0.5},
+        mystery={"deep": [1, None]},
+    )
+    assert there_and_back(event, wire) == {
+        "event_id": "550e8400-e29b-41d4-a716-446655440001",
+        "trace_id": "trace-abc",
+        "span_id": "span-001",
+        "timestamp": "2026-04-20T10:00:00.000Z",
+        "provider": "openai",
+        "model": "gpt-4o",
+        "operation": "chat",
+        "latency_ms": Decimal("843.0"),
+        "input_tokens": 512,
+        "output_tokens": 128,
+        "cost_usd": Decimal("0.0034"),
+        "status": "success",
+        "stream": False,
+        "environment": "production",
+        "user_id": "ünï",
+        "tags": {"a": "b"},
+        "tools_used": ["x"],
+        "eval_scores": {"good": Decimal("0.5")},
+        "sdk_version": "1.4.2",
+        "mystery": {"deep": [1, None]},
+        "_spendstream": {
+            "project": "project",
+            "organization": "org",
+            "key_id": "key",
+            "arrival": "2026-09-21T14:13:20.000001Z",
+            "handling": "partial",
+        },
+    }
+
+
+LENIENT: list[dict[str, Any]] = [
+    {"cost_usd": ABSENT},
+    {"cost_usd": None, "status": None, "error_code": "E"},
+    {"provider": "acme", "operation": "think", "tags": {"own": "tag"}},
+    {"provider": "acme", "tags": {f"t{n}": "" for n in range(64)}},
+    {"model": None, "trace_id": None, "sdk_version": ABSENT, "stream": ABSENT, "input_tokens": None},
+]
+
+
+@pytest.mark.parametrize("changes", LENIENT, ids=str)
+@pytest.mark.parametrize("wire", ["json", "proto"])
+def test_what_lenient_handling_took_is_taken_back(wire: Wire, changes: dict[str, Any]) -> None:
+    line = there_and_back(make_event(**changes), wire, "lenient")
+    assert (line["cost_usd"] is None) is ("cost_usd" in changes)
+
+
+def test_an_unknown_field_of_the_name_of_ours_comes_back() -> None:
+    for value in ({"project": "theirs"}, None, 7):
+        line = there_and_back(make_event(_spendstream=value, cost=3, priced="no", extra=[]))
+        assert line["_spendstream"]["project"] == "project"
+        assert (line["cost"], line["priced"], line["extra"]) == (3, "no", [])
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+def test_an_event_that_grows_too_long_as_json_comes_back(wire: Wire) -> None:
+    control = "\x01" * (100_000 if wire == "proto" else 40_000)
+    scores = {f"s{n}": Num("1e9") for n in range(3)} if wire == "proto" else {f"{n}": Num("1e9") for n in range(18_000)}
+    event = make_event(parent_span_id=control if wire == "proto" else "x", eval_scores=scores, odd={"a": 1})
+    assert len(raw(event, wire)) <= MAX_EVENT_BYTES
+    line = there_and_back(event, wire)
+    assert line["_spendstream"]["raw"]
+
+
+def test_line_breaks_in_an_unknown_field_of_protobuf_do_not_end_the_line() -> None:
+    message = to_proto(make_event())
+    message.extra_json["odd"] = '{"a":\r\n [1,\n2]}'
+    record = message.SerializeToString()
+    source = Source("org", "project", "key", NOW, "proto", "partial")
+    line = portable.encode_line(source, codec.decode_event("proto", record, "partial", NOW), lambda: record)
+    assert b"\n" not in line
+    assert json.loads(line)["odd"] == {"a": [1, 2]}
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner)
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["json", "proto"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "cost_usd": st.decimals(0, 1_000_000, allow_nan=False).map(lambda value: Num(str(value).lower())),
+            "latency_ms": st.floats(0, allow_infinity=False),
+            "ttft_ms": st.none() | st.floats(0, allow_infinity=False),
+            "input_tokens": st.integers(0, 2**53 - 1),
+            "cached_tokens": st.none() | st.integers(0, 2**53 - 1),
+            "parent_span_id": st.none() | texts,
+            "error_message": st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=600),
+            "user_id": st.none() | texts,
+            "tags": st.dictionaries(texts, texts, max_size=5),
+            "tools_used": st.lists(texts, max_size=5),
+            "eval_scores": st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=5),
+            "mystery": json_values,
+            "_spendstream": json_values,
+        },
+    ),
+)
+def test_any_event_comes_back(wire: Wire, changes: dict[str, Any]) -> None:
+    there_and_back(make_event(**changes), wire)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "field"),
+    [
+        (b"", "syntax", None),
+        (b"{", "syntax", None),
+        (b"[]", "invalid", None),
+        (b'{"event_id":"x"}', "missing", "_spendstream"),
+        (b'{"_spendstream":7}', "invalid", "_spendstream"),
+        (b'{"_spendstream":{"project":"p"}}', "invalid", "_spendstream"),
+        (
+            b'{"_spendstream":{"project":"p","organization":"o","key_id":"k","arrival":"now","handling":"partial"}}',
+            "invalid",
+            "_spendstream.arrival",
+        ),
+        (
+            b'{"_spendstream":{"project":"","organization":"","key_id":"","arrival":"2026-01-01","handling":"partial"}}',
+            "invalid",
+            "_spendstream.arrival",
+        ),
+    ],
+)
+def test_what_is_no_line_is_named(change: bytes, code: str, field: str | None) -> None:
+    with pytest.raises(Fault) as caught:
+        portable.decode_line(change)
+    assert (caught.value.code, caught.value.field) == (code, field)

@@ -1,0 +1,244 @@
+"""Events past their time go; the tables, the ids and the proof stay, wherever a round is cut off."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from processor.core.clock import DAY, HOUR
+from processor.core.tables import decode_value
+from processor.log.address import LogAddress
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
+from processor.state import sealer as module
+from processor.state.loader import Partition, load
+from processor.state.sealer import Sealer, SealError
+from processor.state.verify import Verification
+from tests.support.events import make_event
+from tests.support.logs import catch_up, newest_rows, put
+from tests.support.tables import NOON
+
+E0, C0 = TopicPartition(EVENTS, 0), TopicPartition(CHECKPOINTS, 0)
+RETENTION = 3
+
+
+def identified(number: int, **changes: Any) -> dict[str, Any]:
+    return make_event(
+        event_id=str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128, version=4)), **changes
+    )
+
+
+def batch(day: int) -> list[dict[str, Any]]:
+    """A day's events: some are copies of the days before, some of them say something else."""
+    return [identified(7 * day + n, user_id=f"u{n % 4}", input_tokens=n if n < 8 else 512) for n in range(12)]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """Ten days of events, one dead letter among them; at NOON + 10 days the first six are past their time."""
+    data = tmp_path / "data"
+    made = Log(data)
+    for day in range(10):
+        put(made, batch(day), arrival=NOON + day * DAY, key=f"key{day % 2}")
+        if day == 2:
+            made.append([Append(E0, [(None, b"junk")])], NOON + 2 * DAY)
+    work(made)
+    return made
+
+
+def work(log: Log) -> None:
+    catch_up(log.path.parent)
+    log.commit(GROUP, [(E0, log.end(E0))])
+
+
+def seal(log: Log, at: int = NOON + 10 * DAY) -> int:
+    partition = load(LogAddress(log.path.parent), 0)
+    try:
+        return run(partition, log, at)
+    finally:
+        partition.index.close()
+
+
+def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY) -> int:
+    sealer = Sealer(log.path.parent, lambda: {0: partition}, lambda: at, RETENTION, 60)
+    return asyncio.run(sealer.round(partition))
+
+
+def differences(log: Log) -> list[Any]:
+    scratch = log.path.parent / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    return list(Verification(log, 0, scratch, lambda *_: None).run())
+
+
+def costs(rows: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {key: value for key, value in rows.items() if key.startswith((b'[0,"user"', b'[0,"hour"'))}
+
+
+def offsets(log: Log) -> list[int]:
+    return [record.offset for record in log.read(E0, 0)]
+
+
+def test_old_events_go_and_nothing_else_changes(log: Log) -> None:
+    rows = newest_rows(log)
+    assert seal(log) == 8
+    assert offsets(log) == [8, 9, 10]
+    assert (log.first(E0), log.end(E0)) == (8, 11)
+    assert newest_rows(log) == rows
+    assert differences(log) == []
+    assert seal(log) == 0, "nothing is past its time"
+
+    # Copies of events that are gone are still copies, also when the ids are built again from their log.
+    for day in range(4):
+        put(log, batch(day), arrival=NOON + 10 * DAY)
+        if day == 2:
+            shutil.rmtree(log.path.parent / "index")
+        work(log)
+    again = newest_rows(log)
+    assert costs(again) == costs(rows)
+    assert differences(log) == []
+
+    # And the next round goes on from there.
+    assert seal(log, NOON + 20 * DAY) == len(range(8, 15))
+    assert offsets(log) == []
+    assert newest_rows(log) == again
+    assert differences(log) == []
+    put(log, batch(30), arrival=NOON + 20 * DAY)
+    work(log)
+    assert differences(log) == []
+
+
+def test_what_is_not_committed_and_what_is_hardly_past_its_time_stays(log: Log) -> None:
+    log.commit(GROUP, [(E0, 2)])
+    assert seal(log) == 2
+    assert offsets(log)[0] == 2
+    assert differences(log) == []
+    fresh = Log(log.path.parent / "fresh")
+    put(fresh, batch(0), arrival=NOON)
+    work(fresh)
+    assert seal(fresh, NOON + RETENTION * DAY + HOUR) == 0
+    assert seal(fresh, NOON + RETENTION * DAY + HOUR + 1) == 1
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> None:
+    """End the round at the `number`-th thing it writes, before or after that."""
+    left = number
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0 and not after:
+                raise Killed
+            done = real(*args, **kwargs)
+            if left == 0:
+                raise Killed
+            return done
+
+        return call
+
+    for name in ("append", "compact", "trim"):
+        monkeypatch.setattr(Log, name, deadly(getattr(Log, name)))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_at_any_point_leaves_a_usable_state(log: Log, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    monkeypatch.setattr(module, "ROWS_STEP", 7)
+    monkeypatch.setattr(module, "MESSAGES", 3)
+    monkeypatch.setattr(module, "MAX_MESSAGES", 3)
+    monkeypatch.setattr(module, "COMPACT_SLACK", -1000)
+    monkeypatch.setattr(module, "COMPACT_STEP", 20)
+    monkeypatch.setattr(module, "PAUSE", 0)
+    rows = newest_rows(log)
+    kills = 0
+    for number in range(1, 100):
+        with monkeypatch.context() as patched:
+            kill_at(patched, number % 9 + 1 if number > 30 else number, after=after)
+            try:
+                seal(log, NOON + 5 * DAY + number * HOUR)
+            except Killed:
+                kills += 1
+        assert newest_rows(log) == rows
+        assert differences(log) == []
+    assert kills > 5
+    seal(log, NOON + 20 * DAY)
+    assert offsets(log) == []
+    assert differences(log) == []
+    put(log, batch(3), arrival=NOON + 20 * DAY)
+    work(log)
+    assert differences(log) == []
+
+
+def test_a_kill_between_every_two_writes_of_one_round(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS_STEP", 7)
+    monkeypatch.setattr(module, "MESSAGES", 3)
+    monkeypatch.setattr(module, "COMPACT_SLACK", -1000)
+    monkeypatch.setattr(module, "PAUSE", 0)
+    original = log.path.parent
+    log.checkpoint(reset=True)
+    for number in range(1, 200):
+        copy = original.with_name(f"copy-{number}")
+        shutil.copytree(original, copy)
+        torn = Log(copy, create=False)
+        with monkeypatch.context() as patched:
+            kill_at(patched, number, after=True)
+            try:
+                seal(torn)
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        assert differences(torn) == []
+        seal(torn)
+        assert offsets(torn) == [8, 9, 10]
+        assert differences(torn) == []
+        if not killed:
+            assert number > 5
+            return
+    pytest.fail("a round never ended")
+
+
+def test_what_no_longer_fits_together_is_not_deleted(log: Log) -> None:
+    log.trim(E0, 1)
+    with pytest.raises(SealError, match="are gone"):
+        seal(log)
+    assert log.first(E0) == 1
+
+
+def test_ids_that_are_missing_stop_a_round(log: Log) -> None:
+    partition = load(LogAddress(log.path.parent), 0)
+    partition.index.close()  # as good as empty
+    with pytest.raises(SealError, match="not in the index"):
+        run(partition, log)
+    assert log.first(E0) == 0
+
+
+def test_the_checkpoint_is_compacted(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPACT_SLACK", 0)
+    for day in range(4, 14):
+        seal(log, NOON + day * DAY)
+    assert offsets(log) == []
+    assert log.count(C0) < 3 * len(newest_rows(log))
+    assert log.count(TopicPartition(CLAIMS, 0)) > 0
+    assert differences(log) == []
+
+
+def test_a_wrong_row_is_not_sealed_as_the_truth(log: Log) -> None:
+    key, value = next((key, value) for key, value in sorted(newest_rows(log).items()) if b'"user"' in key)
+    rows = TopicPartition("spendstream.rows", 0)
+    progress = next((key, value) for key, value in newest_rows(log).items() if b'"progress"' in key)
+    numbers = decode_value(value)
+    numbers[1] += 1
+    log.append([Append(rows, [(key, json.dumps(numbers).encode()), progress])], NOON)
+    assert len(differences(log)) == 1
+    seal(log, NOON + 20 * DAY)
+    assert offsets(log) == []
+    assert len(differences(log)) == 1

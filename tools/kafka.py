@@ -1,0 +1,411 @@
+"""A real Kafka broker on this machine: one node, broker and controller in one Java process, on 127.0.0.1 only.
+
+    with Broker(Path("/tmp/broker")) as broker:
+        ...  # broker.bootstrap is "127.0.0.1:PORT"
+
+As a program: `python -m tools.kafka [--port 9092]`, or `make kafka`. The settings are for one node on a busy machine:
+little memory, a fast start, short sessions. They are no example for production (deploy/ has one with three brokers).
+
+Like every Kafka broker by default, this one answers a producer when a record is in the memory of the system, not on the
+disk: what it acknowledged outlives `kill -9` of the broker, but one node alone loses it in a power cut. In a cluster
+the replicas are the durability. `overrides={"log.flush.interval.messages": "1"}` makes it fsync before it answers, at
+the price of many times the latency.
+"""
+
+import argparse
+import base64
+import itertools
+import random
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from processor import lifeline
+from tools.kafka_jars import HOME, NoKafka, jars, java
+
+HOST: Final = "127.0.0.1"
+JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+START_PATIENCE: Final = 60.0
+STOP_PATIENCE: Final = 20.0
+
+SETTINGS: Final[Mapping[str, str]] = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    # One node: Kafka's own topics cannot have three replicas, and one partition each is made faster than fifty.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # A group that forms at once, members that may be missed soon.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    # After kill -9 the next process has to wait for the end of the session of the one before.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "250",
+    # Small: the default of 128 MiB for the cleaner alone would be half of the heap.
+    "log.cleaner.dedupe.buffer.size": str(16 << 20),
+    "num.io.threads": "4",
+    "num.network.threads": "2",
+    "num.recovery.threads.per.data.dir": "2",
+    "background.threads": "2",
+}
+
+LOGGING: Final = """\
+rootLogger.level = WARN
+rootLogger.appenderRef.out.ref = out
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = [%d] %p %m (%c)%n
+"""
+
+
+class NotStarted(Exception):
+    """The broker ended, or did not answer in time; the text has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Security:
+    """What a client needs for the listener with TLS and SASL; SCRAM-SHA-256 and PLAIN both take the same user."""
+
+    authority: Path
+    """PEM certificate to trust."""
+    user: str = "spendstream"
+    password: str = "a-password-for-tests"  # noqa: S105
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on.
+
+    They lie below the range from which systems take the ports of outgoing connections: else a client that tries again
+    and again while the broker is down could be given the broker's own port, and meet itself there.
+    """
+    candidates = random.sample(range(20_000, 32_000), 1_000)
+    return list(itertools.islice(filter(is_free, candidates), count))
+
+
+class Broker:
+    """A broker on a directory, started as often as one likes; it keeps its ports as long as this object lives.
+
+    `port` 0 takes a free one. `overrides` are broker settings that win over `SETTINGS`. `secure` adds a listener with
+    TLS and SASL at `secure_bootstrap`; SCRAM knows its user only if the directory's first start was a secure one. The
+    process dies with this one, however this one goes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        overrides: Mapping[str, str] | None = None,
+        *,
+        secure: bool = False,
+        jvm: Sequence[str] = (),
+        home: Path = HOME,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.log_path = self.directory / "broker.log"
+        self.security = Security(self.directory / "tls" / "authority.pem") if secure else None
+        taken, self._secure_port, self._controller_port = free_ports(3)
+        self._port = port or taken
+        self._overrides = dict(overrides or {})
+        self._jvm = [*JVM, *jvm]
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port for clients without security."""
+        return f"{HOST}:{self._port}"
+
+    @property
+    def secure_bootstrap(self) -> str:
+        """host:port for clients with TLS and SASL; see `security`."""
+        assert self.security is not None, "made without secure=True"
+        return f"{HOST}:{self._secure_port}"
+
+    @property
+    def url(self) -> str:
+        """The value of SPENDSTREAM_BROKER."""
+        return f"kafka://{self.bootstrap}"
+
+    @property
+    def pid(self) -> int:
+        """The process that was started last."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def start(self, patience: float = START_PATIENCE) -> Self:
+        """Start it, for the first time or again, and wait until it answers. Raises `NoKafka`, `NotStarted`."""
+        self.launch()
+        self.wait_ready(patience)
+        return self
+
+    def launch(self) -> None:
+        """Start it without waiting, but for the jars and the first formatting of the directory."""
+        assert not self.is_running, "it runs already"
+        if not is_free(self._port):
+            raise NotStarted(f"port {self._port} is taken: another broker may be running there")
+        program = [java(), *self._jvm, "-cp", f"{jars(self._home)}/*"]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        logging = self.directory / "log4j2.properties"
+        logging.write_text(LOGGING)
+        program.insert(1, f"-Dlog4j2.configurationFile={logging}")
+        if self.security is not None:
+            _certify(self.security.authority)
+        config = self.directory / "server.properties"
+        config.write_text("".join(f"{name}={value}\n" for name, value in self._settings().items()))
+        if not (self.directory / "data" / "meta.properties").exists():
+            self._format(program, config)
+        self._process = self._spawn([*program, "kafka.Kafka", str(config)])
+
+    def wait_ready(self, patience: float = START_PATIENCE) -> None:
+        """Wait until it answers; raises `NotStarted`, and then nothing is left running."""
+        deadline = time.monotonic() + patience
+        while not answers(self._port):
+            if not self.is_running or time.monotonic() > deadline:
+                was = "was late" if self.is_running else "ended"
+                self.kill()
+                raise NotStarted(f"the broker {was}; the end of {self.log_path}:\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+
+    def stop(self, patience: float = STOP_PATIENCE) -> bool:
+        """Stop it cleanly; returns whether it did so in time, and was not killed instead."""
+        if self._process is None:
+            return True
+        self._process.terminate()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone. Does nothing if it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def log(self) -> str:
+        """All that it logged."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def __enter__(self) -> Self:
+        return self if self.is_running else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- how --------------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, str]:
+        listeners = {"PLAINTEXT": f"{HOST}:{self._port}", "CONTROLLER": f"{HOST}:{self._controller_port}"}
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        secure: dict[str, str] = {}
+        if self.security is not None:
+            listeners["SECURE"] = f"{HOST}:{self._secure_port}"
+            protocols["SECURE"] = "SASL_SSL"
+            secure = _secure_settings(self.security)
+        return {
+            **SETTINGS,
+            "listeners": ",".join(f"{name}://{address}" for name, address in listeners.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in protocols.items()),
+            "controller.quorum.voters": f"1@{listeners['CONTROLLER']}",
+            "log.dirs": str(self.directory / "data"),
+            **secure,
+            **self._overrides,
+        }
+
+    def _format(self, program: list[str], config: Path) -> None:
+        # Kafka's ids may begin with a dash; an id made here must not, and has to be given.
+        cluster = base64.urlsafe_b64encode(b"\x00" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        command = [*program, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(config)]
+        if self.security is not None:
+            user = f"SCRAM-SHA-256=[name={self.security.user},password={self.security.password}]"
+            command += ["--add-scram", user]
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotStarted(f"the directory cannot be formatted:\n{(done.stdout + done.stderr)[-3000:]}")
+
+    def _spawn(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        """Start the process from a thread that lives as long as it does.
+
+        The tie that ends a child with its parent is one to the thread that made it; `start` may well be called from one
+        that ends soon.
+        """
+        made: list[subprocess.Popen[bytes] | OSError] = []
+        is_made = threading.Event()
+        tie = lifeline.tie()
+
+        def keep() -> None:
+            try:
+                with self.log_path.open("ab") as log:
+                    process = subprocess.Popen(
+                        command,
+                        cwd=self.directory,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,  # Ctrl-C is for this program, which then stops the broker
+                        preexec_fn=tie,  # noqa: PLW1509 - takes no lock
+                    )
+                made.append(process)
+            except OSError as error:
+                made.append(error)
+                return
+            finally:
+                is_made.set()
+            process.wait()
+
+        threading.Thread(target=keep, name="broker", daemon=True).start()
+        is_made.wait()
+        if isinstance(made[0], OSError):
+            raise made[0]
+        return made[0]
+
+
+def answers(port: int) -> bool:
+    """Whether a broker takes requests on this port and counts itself among the living.
+
+    Asks for the list of brokers (Metadata, version 1, as in Kafka's protocol guide): a port that is open says nothing
+    yet, and a broker that has just started is not in the list until the controller lets it take part.
+    """
+    client = b"probe"
+    body = struct.pack(">hhih", 3, 1, 0, len(client)) + client + struct.pack(">i", 0)  # 0 topics
+    try:
+        with socket.create_connection((HOST, port), timeout=2) as connection:
+            connection.sendall(struct.pack(">i", len(body)) + body)
+            with connection.makefile("rb") as answer:
+                _size, _correlation, brokers = struct.unpack(">iii", answer.read(12))
+    except (OSError, struct.error):
+        return False
+    return bool(brokers > 0)
+
+
+def _certify(authority: Path) -> None:
+    """Make an authority and the broker's certificate, once. Kafka reads key (as PKCS 8) and chain from one file."""
+    if authority.exists():
+        return
+    try:
+        import trustme
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+            load_pem_private_key,
+        )
+    except ImportError:
+        raise NoKafka("certificates are made with trustme: `make setup` installs it") from None
+    authority.parent.mkdir(exist_ok=True)
+    made = trustme.CA()
+    issued = made.issue_cert("localhost", HOST)
+    key = load_pem_private_key(issued.private_key_pem.bytes(), password=None)
+    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (authority.parent / "broker.pem").write_bytes(pkcs8 + b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    made.cert_pem.write_to_path(str(authority))
+
+
+def _secure_settings(security: Security) -> dict[str, str]:
+    listener = "listener.name.secure"
+    module = "org.apache.kafka.common.security"
+    plain = f'{module}.plain.PlainLoginModule required user_{security.user}="{security.password}";'
+    return {
+        f"{listener}.ssl.keystore.type": "PEM",
+        f"{listener}.ssl.keystore.location": str(security.authority.with_name("broker.pem")),
+        f"{listener}.sasl.enabled.mechanisms": "SCRAM-SHA-256,PLAIN",
+        f"{listener}.scram-sha-256.sasl.jaas.config": f"{module}.scram.ScramLoginModule required;",
+        f"{listener}.plain.sasl.jaas.config": plain,
+    }
+
+
+# --- the program ----------------------------------------------------------------------------------------------------
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def until_signalled(is_over: Callable[[], bool]) -> None:
+    """Return at SIGINT, at SIGTERM, or when `is_over()`."""
+    signalled = threading.Event()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: signalled.set())
+    while not signalled.wait(0.5) and not is_over():
+        pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.kafka", description="A Kafka broker on this machine.")
+    parser.add_argument("--port", type=int, default=9092, help="port on 127.0.0.1; 0 takes a free one (9092)")
+    parser.add_argument("--dir", type=Path, default=HOME / "data", help=f"its data and its log ({HOME / 'data'})")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the broker")
+    parser.add_argument("--secure", action="store_true", help="also a listener with TLS and SASL")
+    parser.add_argument("--jvm", action="append", default=[], metavar="OPTION", help="for Java, such as --jvm=-Xmx1g")
+    parser.add_argument("--fetch", action="store_true", help="only bring the jars")
+    given = parser.parse_args(arguments)
+    overrides = dict(each.partition("=")[::2] for each in given.set)
+    broker = Broker(given.dir, given.port, overrides, secure=given.secure, jvm=given.jvm)
+    try:
+        if given.fetch:
+            java()
+            say(str(jars()))
+            return 0
+        broker.start()
+    except KeyboardInterrupt:
+        broker.kill()
+        return 130
+    except (NoKafka, NotStarted) as error:
+        print(error, file=sys.stderr)
+        return 1
+    say(f"Kafka is ready at {broker.bootstrap}")
+    say(f"  data  {broker.directory}")
+    say(f"  log   {broker.log_path}")
+    if broker.security is not None:
+        user = f"user {broker.security.user}, password {broker.security.password}"
+        say(f"  TLS   {broker.secure_bootstrap}  (SCRAM-SHA-256 or PLAIN, {user}, trust {broker.security.authority})")
+    say(f"  use   SPENDSTREAM_BROKER={broker.url} make run")
+    until_signalled(lambda: not broker.is_running)
+    if not broker.is_running:
+        print(f"The broker ended; the end of {broker.log_path}:\n{broker.log()[-3000:]}", file=sys.stderr)
+        return 1
+    say("Stopping Kafka ...")
+    return 0 if broker.stop() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
