@@ -107,10 +107,10 @@ class Importer:
         decoded = codec.decode(source.wire, [record for _, record in members], source.handling, source.arrival)
         for index, fault in decoded.faults:
             self.tally.refuse(members[index][0], fault)
-        if not decoded.hot:
+        if not decoded.columns:
             return
-        self.tally.accepted += len(decoded.hot)
-        for partition, (block, records) in build_blocks(source, decoded.hot, len(self._drafts)).items():
+        self.tally.accepted += len(decoded.columns)
+        for partition, (block, records) in build_blocks(source, decoded.columns, len(self._drafts)).items():
             if not self._drafts[partition].has_room(block, records):
                 self._close(partition)
             self._drafts[partition].add(block, records)

@@ -89,22 +89,22 @@ class Intake:
             Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
             for index, fault in decoded.faults
         )
-        if not decoded.hot:
+        if not decoded.columns:
             raise Refused("bad_batch", "No valid event in the batch", rejected=rejected)
         if rejected and batch.handling == "strict":
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
         source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling)
-        parts = build_blocks(source, decoded.hot, self._publisher.partitions)
+        parts = build_blocks(source, decoded.columns, self._publisher.partitions)
         size = sum(map(len, batch.records))
-        reservation = await self._quotas.reserve(key, len(decoded.hot), now)
+        reservation = await self._quotas.reserve(key, len(decoded.columns), now)
         try:
             offsets = await self._publisher.publish(parts, size)
         except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
             reservation.doubt()
             raise
         reservation.settle(offsets)
-        return Receipt(len(decoded.hot), rejected, position.encode(self._publisher.identity, offsets))
+        return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
 
 
 def check_count(events: int) -> None:

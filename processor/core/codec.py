@@ -3,19 +3,22 @@
 An accepted event travels twice in a message: its *hot* values in columns (what the worker adds up), and its original
 bytes, untouched (what `export`, `verify` and a person read). So nothing is decoded again on the way to the tables, and
 no field is lost, known or not.
+
+There are three ways, and whatever a faster one takes, the slower ones take with the same values: a whole request of
+plainly valid events at a time; else event by event; and for those that are not plainly valid `event.check`, which says
+why.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import msgspec
-import xxhash
 from msgspec import Raw, Struct
 
-from processor.core import money, wire_proto
-from processor.core.clock import HOUR, parse_timestamp
+from processor.core import batch, money, wire_proto
+from processor.core.clock import parse_timestamp
+from processor.core.columns import UNPRICED_FLAG, Columns, Hot, assemble, columns_of
 from processor.core.event import (
-    ERRORS,
     MAX_EVENT_BYTES,
     MAX_FUTURE,
     MAX_NESTING,
@@ -25,6 +28,7 @@ from processor.core.event import (
     Handling,
     JsonEvent,
     JsonFields,
+    KnownFields,
     check,
     is_uuid4,
 )
@@ -33,20 +37,14 @@ from protos.spendstream.v1 import ingest_pb2 as pb
 
 Wire = Literal["json", "proto"]
 
-Dim = tuple[str | None, int, str, str, str]
-"""user, hour since the epoch (event time), provider, model, environment: what a row is kept by."""
-
-ERROR_FLAG = 1
-UNPRICED_FLAG = 2
-
-Hot = tuple[str, Dim, int, int, int, int, int, int, int, bytes]
-"""event_id as sent, dim, timestamp, input, output, cached tokens, cost (picodollars), flags, digest, original bytes."""
+FEW: Final = 8
+"""Events up to which going through them one by one is faster than the calls that do many at once."""
 
 
 class Decoded(Struct):
-    """What one request's events came to; both lists in the order of the request."""
+    """What one request's events came to; both in the order of the request."""
 
-    hot: list[Hot]
+    columns: Columns
     faults: list[tuple[int, Fault]]
     """(index in the request, why)."""
 
@@ -54,9 +52,18 @@ class Decoded(Struct):
 def decode(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -> Decoded:
     """Check and decode the raw events of one request; `now` is its arrival in microseconds.
 
-    Never raises for bad input: every record ends up in `hot` or in `faults`.
+    Never raises for bad input: every record ends up in `columns` or in `faults`.
     """
-    fast = _FAST[wire]
+    if len(records) > FEW:
+        try:
+            return Decoded(_AT_ONCE[wire](records, now), [])
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            pass
+    return _one_by_one(wire, records, handling, now)
+
+
+def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -> Decoded:
+    fast = _ONE[wire]
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
     for index, record in enumerate(records):
@@ -68,7 +75,7 @@ def decode(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -
                 faults.append((index, fault))
                 continue
         hot.append(found)
-    return Decoded(hot, faults)
+    return Decoded(columns_of(hot), faults)
 
 
 def decode_event(wire: Wire, record: bytes, handling: Handling, now: int) -> Event:
@@ -85,17 +92,56 @@ def fields(wire: Wire, record: bytes) -> Fields:
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
+_decode_known = msgspec.json.Decoder(KnownFields).decode
 _decode_json = msgspec.json.Decoder(JsonEvent).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def _fast_json(record: bytes, now: int) -> Hot | None:
-    if len(record) > MAX_EVENT_BYTES or not record.isascii() or record.count(b"{") + record.count(b"[") > MAX_NESTING:
-        try:  # what the decoder skips, unknown fields, it does not look into
-            _inspect(record)
-        except Fault:
-            return None
+def _json_at_once(records: Sequence[bytes], now: int) -> Columns:
+    if max(map(len, records), default=0) > MAX_EVENT_BYTES:
+        raise ValueError
+    # A call for each line, not `decode_lines`: that costs the same, and takes an event on two lines or two on one.
     try:
+        # Where every field is known the decoder looks into every byte: no size, encoding or nesting is left to check.
+        events: list[JsonEvent] = list(map(_decode_known, records))
+    except msgspec.ValidationError as error:
+        if "unknown field" not in str(error):
+            raise
+        for record in records:
+            _look(record)
+        events = list(map(_decode_json, records))
+    # Attribute by attribute: half the time of `attrgetter` with all of them on each event.
+    return _columns(
+        [event.event_id for event in events],
+        [event.user_id for event in events],
+        [event.timestamp for event in events],
+        (
+            [event.provider for event in events],
+            [event.model for event in events],
+            [event.environment for event in events],
+            [event.operation for event in events],
+            [event.status for event in events],
+        ),
+        (
+            [event.input_tokens for event in events],
+            [event.output_tokens for event in events],
+            [event.cached_tokens for event in events],
+        ),
+        b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        records,
+        now,
+    )
+
+
+def _look(record: bytes) -> None:
+    """`_inspect`, as far as the line may need it: what the decoder skips, unknown fields, it does not look into."""
+    if len(record) > MAX_EVENT_BYTES or not record.isascii() or record.count(b"{") + record.count(b"[") > MAX_NESTING:
+        _inspect(record)
+
+
+def _one_json(record: bytes, now: int) -> Hot | None:
+    try:
+        _look(record)
         event = _decode_json(record)
         return _hot_of(event, money.parse_cost(str(event.cost_usd, "ascii")), record, now)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -129,7 +175,16 @@ def _inspect(record: bytes) -> None:
 # --- protobuf --------------------------------------------------------------------------------------------------------
 
 
-def _fast_proto(record: bytes, now: int) -> Hot | None:
+def _proto_at_once(records: Sequence[bytes], now: int) -> Columns:
+    if max(map(len, records), default=0) > MAX_EVENT_BYTES:
+        raise ValueError
+    fields = wire_proto.decode_all(records)
+    return _columns(
+        fields.event_ids, fields.users, fields.timestamps, fields.names, fields.tokens, fields.costs, records, now
+    )
+
+
+def _one_proto(record: bytes, now: int) -> Hot | None:
     if len(record) > MAX_EVENT_BYTES:
         return None
     try:
@@ -139,57 +194,69 @@ def _fast_proto(record: bytes, now: int) -> Hot | None:
         return None
 
 
-_FAST: Final[dict[Wire, Callable[[bytes, int], Hot | None]]] = {"json": _fast_json, "proto": _fast_proto}
-
 # --- hot values ------------------------------------------------------------------------------------------------------
 
-_pack = msgspec.msgpack.Encoder().encode
-_digest = xxhash.xxh3_64_intdigest
+_AT_ONCE: Final[dict[Wire, Callable[[Sequence[bytes], int], Columns]]] = {
+    "json": _json_at_once,
+    "proto": _proto_at_once,
+}
+"""Raise `MsgspecError`, `ValueError` or `RecursionError` if not every event is plainly valid."""
+
+_ONE: Final[dict[Wire, Callable[[bytes, int], Hot | None]]] = {"json": _one_json, "proto": _one_proto}
+
+
+def _columns(
+    ids: Sequence[str],
+    users: Sequence[str | None],
+    timestamps: Sequence[str],
+    names: Sequence[Sequence[str]],
+    tokens: tuple[Sequence[int], Sequence[int], Sequence[int | None]],
+    costs: Sequence[str],
+    records: Sequence[bytes],
+    now: int,
+) -> Columns:
+    """Columns of decoded events, of which the ids, the times and the costs are not checked yet."""
+    times = batch.parse_timestamps(timestamps)
+    if times.max(initial=0) - now > MAX_FUTURE:
+        raise ValueError
+    if "" in users:
+        users = [user or None for user in users]
+    inputs, outputs, cached = tokens
+    return assemble(
+        batch.uuid_bytes(ids),
+        users,
+        times,
+        names,
+        (inputs, outputs, [count or 0 for count in cached]),
+        batch.parse_costs(costs),
+        records,
+    )
 
 
 def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int) -> Hot:
     at = parse_timestamp(event.timestamp)
     if at - now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
-    return _row(
-        event.event_id,
-        (event.user_id or None, at // HOUR, event.provider, event.model, event.environment),
-        at,
-        event.operation,
-        event.status,
-        (event.input_tokens, event.output_tokens, event.cached_tokens or 0),
-        cost,
-        ERROR_FLAG if event.status in ERRORS else 0,
-        record,
-    )
+    return (event.event_id, event.user_id or None, at, *_names(event), *_tokens(event), cost, 0, record)
 
 
 def _hot(event: Event, record: bytes) -> Hot:
-    flags = (ERROR_FLAG if event.status in ERRORS else 0) | (0 if event.priced else UNPRICED_FLAG)
-    return _row(
+    flags = 0 if event.priced else UNPRICED_FLAG
+    return (
         event.event_id,
-        (event.user_id, event.timestamp // HOUR, event.provider, event.model, event.environment),
+        event.user_id,
         event.timestamp,
-        event.operation,
-        event.status,
-        (event.input_tokens, event.output_tokens, event.cached_tokens or 0),
+        *_names(event),
+        *_tokens(event),
         event.cost,
         flags,
         record,
     )
 
 
-def _row(
-    event_id: str,
-    dim: Dim,
-    at: int,
-    operation: str,
-    status: str,
-    tokens: tuple[int, int, int],
-    cost: int,
-    flags: int,
-    record: bytes,
-) -> Hot:
-    # The digest stands for all that a second copy of the event may differ in (contract, "conflict").
-    digest = _digest(_pack((dim, at, operation, status, tokens, cost, flags)))
-    return (event_id, dim, at, tokens[0], tokens[1], tokens[2], cost, flags, digest, record)
+def _names(event: JsonEvent | pb.Event | Event) -> tuple[str, str, str, str, str]:
+    return event.provider, event.model, event.environment, event.operation, event.status
+
+
+def _tokens(event: JsonEvent | pb.Event | Event) -> tuple[int, int, int]:
+    return event.input_tokens, event.output_tokens, event.cached_tokens or 0

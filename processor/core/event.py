@@ -1,7 +1,7 @@
 """The usage event: its fields, their rules, and the faults an event can have.
 
 Two ways lead to the same event. The *fast* one lets msgspec check a whole line in C against `JsonEvent` (for protobuf:
-`wire_proto.decode`); it never says why it failed. The *slow* one, `check`, walks the fields in the order of the
+`wire_proto`); it never says why it failed. The *slow* one, `check`, walks the fields in the order of the
 published table and raises the first `Fault` by name; it also reads the forms the fast one does not (`5.0`, `1e2`) and
 fills in what `lenient` handling allows. Whatever the fast way takes, the slow way takes with the same values.
 """
@@ -78,6 +78,12 @@ class JsonEvent(Struct, kw_only=True, gc=False):
     eval_scores: dict[str, float] | None = None
     prompt_hash: _Text | None = None
     sdk_version: _Text
+
+
+class KnownFields(JsonEvent, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """A line with no other fields, which is most of them, and the one that is ignored."""
+
+    project_id: str | None = None
 
 
 class Event(Struct, kw_only=True, gc=False):

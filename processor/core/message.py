@@ -1,11 +1,12 @@
 """The log's event message: many requests' events for one partition, in columns, with their original bytes.
 
     value = msgpack [version, [block, ...], zstd(msgpack [[record, ...] of each block])]
+    block = [source, users, dims, rows]        rows: 72 bytes an event, as in `columns.ROW`
 
 The blocks alone are enough for the tables; the records are only opened to export, verify or look at events.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -14,10 +15,11 @@ import zstandard
 from msgspec import Struct
 
 from processor.core import dedupe
-from processor.core.codec import Dim, Hot, Wire, decode_event
+from processor.core.codec import Wire, decode_event
+from processor.core.columns import ROW, Columns, Dim, Rows, numbered
 from processor.core.event import Event, Handling
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_RECORDS_BYTES: Final = 64 * 1024 * 1024
 """Bound of a message's records when they are inflated."""
 
@@ -35,28 +37,23 @@ class Source(Struct, array_like=True, frozen=True, gc=False):
 
 
 class Block(Struct, array_like=True, gc=False):
-    """The events of one request in one partition, in columns of equal length."""
+    """The events of one request in one partition."""
 
     source: Source
-    ids: bytes
-    """16 bytes an event."""
-    digests: bytes
-    """8 bytes an event, little-endian."""
+    users: list[str | None]
     dims: list[Dim]
-    codes: list[int]
-    """Index into `dims`."""
-    times: list[int]
-    input_tokens: list[int]
-    output_tokens: list[int]
-    cached_tokens: list[int]
-    costs: list[int]
-    flags: list[int]
+    rows: bytes
+    """`columns.ROW`, one after the other."""
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.rows) // ROW.itemsize
+
+    def columns(self) -> Rows:
+        """The rows as an array, which cannot be changed."""
+        return np.frombuffer(self.rows, ROW)
 
 
-class Message(Struct, array_like=True, gc=False):
+class _Wire(Struct, array_like=True, gc=False):
     """One record of the topic `events`."""
 
     version: int
@@ -64,80 +61,84 @@ class Message(Struct, array_like=True, gc=False):
     records: bytes
 
 
+class Message(Struct):
+    """A message that has been read and checked."""
+
+    blocks: list[Block]
+    records: bytes
+    """Compressed; see `events`."""
+    rows: Rows
+    """The rows of all blocks, one array: what is done to the events is done to all at once."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class MessageError(ValueError):
     """The bytes are not a message this version can read."""
 
 
-def build_blocks(source: Source, hot: Sequence[Hot], partitions: int) -> dict[int, tuple[Block, list[bytes]]]:
-    """Columns of one request's events by partition, each with the events' original bytes."""
-    ids = bytes.fromhex("".join([event[0] for event in hot]).replace("-", ""))
+def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int, tuple[Block, list[bytes]]]:
+    """One request's events by partition, each with the events' original bytes."""
+    rows = columns.rows
     if partitions == 1:
-        return {0: _block(source, hot, ids)}
-    homes = dedupe.partitions_of(ids, partitions).tolist()
-    split: dict[int, list[int]] = {}
-    for position, home in enumerate(homes):
-        split.setdefault(home, []).append(position)
-    return {
-        home: _block(source, [hot[i] for i in chosen], b"".join([ids[16 * i : 16 * i + 16] for i in chosen]))
-        for home, chosen in split.items()
-    }
+        return {0: (Block(source, columns.users, columns.dims, rows.tobytes()), columns.records)}
+    homes = dedupe.partitions_of(rows["id"], partitions)
+    return {home: _part(source, columns, np.flatnonzero(homes == home)) for home in dict.fromkeys(homes.tolist())}
 
 
-def _block(source: Source, hot: Sequence[Hot], ids: bytes) -> tuple[Block, list[bytes]]:
-    _, dims, times, inputs, outputs, cached, costs, flags, digests, records = zip(*hot, strict=True)
-    numbers: dict[Dim, int] = {}
-    codes = [numbers.setdefault(dim, len(numbers)) for dim in dims]
-    block = Block(
-        source,
-        ids,
-        np.array(digests, "<u8").tobytes(),
-        list(numbers),
-        codes,
-        list(times),
-        list(inputs),
-        list(outputs),
-        list(cached),
-        list(costs),
-        list(flags),
-    )
-    return block, list(records)
+def _part(source: Source, columns: Columns, chosen: dedupe.Places) -> tuple[Block, list[bytes]]:
+    rows = columns.rows[chosen]
+    codes, users = numbered(rows["user"].tolist(), len(rows))
+    rows["user"] = codes
+    codes, dims = numbered(rows["dim"].tolist(), len(rows))
+    rows["dim"] = codes
+    block = Block(source, [columns.users[n] for n in users], [columns.dims[n] for n in dims], rows.tobytes())
+    return block, [columns.records[n] for n in chosen.tolist()]
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_message = msgspec.msgpack.Decoder(_Wire).decode
 _decode_records = msgspec.msgpack.Decoder(list[list[bytes]]).decode
+
+
+_idle: Final[list[zstandard.ZstdCompressor]] = []
+"""Compressors that no thread uses: making one takes as long as the events of half a request."""
 
 
 def encode(parts: Iterable[tuple[Block, list[bytes]]]) -> bytes:
     """Encode one message of any number of requests' blocks. The compression releases the GIL."""
     blocks, records = zip(*parts, strict=True)
-    packed = zstandard.ZstdCompressor(level=1).compress(_encode(records))
-    return _encode(Message(VERSION, list(blocks), packed))
+    compressor = _idle.pop() if _idle else zstandard.ZstdCompressor(level=1)
+    packed = compressor.compress(_encode(records))
+    _idle.append(compressor)
+    return _encode(_Wire(VERSION, list(blocks), packed))
 
 
 def decode(value: bytes) -> Message:
     """Decode a message; raises `MessageError`."""
     try:
-        message = _decode_message(value)
+        found = _decode_message(value)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MessageError(f"not an event message: {error}") from None
-    if message.version != VERSION:
-        raise MessageError(f"event message of version {message.version}; this program reads {VERSION}")
-    for block in message.blocks:
-        _check_lengths(block)
-    return message
+    if found.version != VERSION:
+        raise MessageError(f"event message of version {found.version}; this program reads {VERSION}")
+    return opened(found.blocks, found.records)
 
 
-def _check_lengths(block: Block) -> None:
-    columns = (block.times, block.input_tokens, block.output_tokens, block.cached_tokens, block.costs, block.flags)
-    count = len(block)
-    if (
-        len(block.ids) != 16 * count
-        or len(block.digests) != 8 * count
-        or any(len(column) != count for column in columns)
-        or not all(0 <= code < len(block.dims) for code in block.codes)
+def opened(blocks: list[Block], records: bytes = b"") -> Message:
+    """A message of these blocks; raises `MessageError` for rows that are cut off or point to no user or dim."""
+    if not blocks or any(len(block.rows) % ROW.itemsize for block in blocks):
+        raise MessageError("event message with torn rows")
+    rows = np.frombuffer(b"".join([block.rows for block in blocks]), ROW)
+    sizes = list(map(len, blocks))
+    for name, dictionaries in (
+        ("user", [len(block.users) for block in blocks]),
+        ("dim", [len(block.dims) for block in blocks]),
     ):
-        raise MessageError("event message with columns of unequal length")
+        if (rows[name] >= np.repeat(dictionaries, sizes)).any():
+            raise MessageError(f"event message with a row of no {name}")
+    return Message(blocks, records, rows)
 
 
 def events(message: Message) -> list[tuple[Block, list[Event]]]:

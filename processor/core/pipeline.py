@@ -4,20 +4,24 @@
 the row (its offset), so applying any part of the log again, in order, changes nothing.
 """
 
+from collections.abc import Iterable
+from operator import getitem
 from sys import intern
 from typing import Any, Final, cast
 
 import numpy as np
 from msgspec import Struct
 
-from processor.core import dedupe, tables
+from processor.core import dedupe, sums, tables
 from processor.core.claims import Claimed
 from processor.core.clock import KINDS, Kind, window_start
-from processor.core.codec import ERROR_FLAG, UNPRICED_FLAG, Dim
+from processor.core.columns import SUMMED, UNPRICED_FLAG, Dim, Rows
+from processor.core.event import ERRORS
 from processor.core.message import Block, Message
 from processor.core.tables import (
     HOURS_PER_DAY,
     NEVER,
+    WINDOW_SIZE,
     Counts,
     HourKey,
     Progress,
@@ -42,13 +46,31 @@ class Changes(Struct):
     """The last source offset these changes contain."""
 
 
+_GroupKey = tuple[str, int, str, str, str]
+"""project, day, provider, model, environment: a `UserKey` without its user."""
+
+
+class UserRows(dict[str | None, Sums]):
+    """The rows of all users that have the rest of their key in common; asked for one that is not there, makes it."""
+
+    def __init__(self, partition: int, shared: _GroupKey) -> None:
+        super().__init__()
+        self._partition = partition
+        self._shared = shared
+
+    def __missing__(self, user: str | None) -> Sums:
+        project, *rest = self._shared
+        row = self[user] = Sums(tables.encode_key(self._partition, "user", project, user, *rest))
+        return row
+
+
 class Tables:
     """One partition's rows in memory, and what has changed in them since the last `take_changes`."""
 
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
         self.progress = Progress(tables.encode_key(partition, "progress"))
-        self.users: dict[UserKey, Sums] = {}
+        self._users: dict[_GroupKey, UserRows] = {}
         self.hours: dict[HourKey, Sums] = {}
         self.windows: dict[WindowKey, Counts] = {}
         self._index = index
@@ -61,7 +83,16 @@ class Tables:
         self._sweep_at = 0
 
     def __len__(self) -> int:
-        return len(self.users) + len(self.hours) + len(self.windows)
+        return sum(map(len, self._users.values())) + len(self.hours) + len(self.windows)
+
+    @property
+    def users(self) -> dict[UserKey, Sums]:
+        """The rows by user, in one dictionary made for the call."""
+        return {
+            (project, user, day, provider, model, environment): row
+            for (project, day, provider, model, environment), group in self._users.items()
+            for user, row in group.items()
+        }
 
     @property
     def changed(self) -> int:
@@ -72,8 +103,10 @@ class Tables:
 
     def prepare(self, message: Message) -> dedupe.U64:
         """The claim keys of a message, shape (n, 2). May raise; changes no table."""
-        parts = [dedupe.claim_keys(block.ids, self._pad(block.source.project)) for block in message.blocks]
-        return np.concatenate(parts)
+        pads = [self._pad(block.source.project) for block in message.blocks]
+        if all(pad is pads[0] for pad in pads):
+            return dedupe.claim_keys(message.rows["id"], pads[0])
+        return dedupe.claim_keys(message.rows["id"], np.repeat(pads, list(map(len, message.blocks)), axis=0))
 
     def _pad(self, project: str) -> dedupe.U64:
         pad = self._pads.get(project)
@@ -86,96 +119,156 @@ class Tables:
     def apply(self, offset: int, message: Message, keys: dedupe.U64) -> None:
         """Apply the message at `offset`; `keys` come from `prepare`. Strictly in the order of the offsets."""
         self._pass += 1
-        digests = np.frombuffer(b"".join([block.digests for block in message.blocks]), "<u8")
+        digests = np.ascontiguousarray(message.rows["digest"])
         fresh, conflicting = dedupe.resolve(self._index, keys, digests, offset)
-        if fresh.any():
+        self._count(offset, message.blocks, fresh, conflicting)
+        if fresh.all():
+            self._claimed.append(Claimed(offset, keys.tobytes(), digests.tobytes()))
+            self._add(offset, message, slice(None))
+        elif fresh.any():
             self._claimed.append(Claimed(offset, keys[fresh].tobytes(), digests[fresh].tobytes()))
-        start = 0
-        for block in message.blocks:
-            end = start + len(block)
-            self._apply_block(offset, block, fresh[start:end], int(conflicting[start:end].sum()))
-            start = end
+            self._add(offset, message, fresh)
         self._advance(offset, max(block.source.arrival for block in message.blocks))
 
     def skip(self, offset: int) -> None:
         """Pass over a message that went to the dead letters."""
         self._advance(offset, 0)
 
-    def _apply_block(self, offset: int, block: Block, fresh: dedupe.Mask, conflicts: int) -> None:
-        count = len(block)
-        unique = int(fresh.sum())
-        self._count(offset, block, unique, count - unique, conflicts)
-        if not unique:
-            return
-        project = intern(block.source.project)
-        rows = [self._rows(offset, project, dim) for dim in block.dims] if unique == count else None
-        taken = None if unique == count else fresh.tolist()
-        lazy: dict[int, tuple[Sums | None, Sums | None]] = {}
-        columns = (
-            block.codes,
-            block.times,
-            block.input_tokens,
-            block.output_tokens,
-            block.cached_tokens,
-            block.costs,
-            block.flags,
+    # --- rows of cost -----------------------------------------------------------------------------------------------
+
+    def _add(self, offset: int, message: Message, fresh: dedupe.Mask | slice) -> None:
+        """Add the fresh events of a message to their rows, of which there is at least one."""
+        blocks = message.blocks
+        rows = message.rows[fresh]
+        # What the rows point to in the dictionary of their own block, in one dictionary of all blocks.
+        sizes = list(map(len, blocks))
+        dims = rows["dim"] + np.repeat(_starts([len(block.dims) for block in blocks]), sizes)[fresh]
+        users = rows["user"] + np.repeat(_starts([len(block.users) for block in blocks]), sizes)[fresh]
+        errors = np.array([dim[-1] in ERRORS for block in blocks for dim in block.dims])[dims]
+        self._add_to_users(offset, blocks, rows, dims, users, errors)
+        self._add_to_hours(offset, blocks, rows, dims, errors)
+
+    def _add_to_users(
+        self, offset: int, blocks: list[Block], rows: Rows, dims: sums.Codes, users: sums.Codes, errors: dedupe.Mask
+    ) -> None:
+        """Nearly every event has a row of its own here, so this loop over the events is what a message costs most."""
+        every = [user for block in blocks for user in block.users]
+        needed = set(dims.tolist())  # a group must not appear because of a duplicate
+        groups = [
+            self._group(intern(block.source.project), dim) if number in needed else None
+            for number, (block, dim) in enumerate((block, dim) for block in blocks for dim in block.dims)
+        ]
+        now, dirty = self._pass, self._dirty
+        columns = [rows[name].tolist() for name in ("at", *SUMMED, "flags")]
+        theirs: Iterable[Sums] = map(  # in C, with the making of a new row behind it (`UserRows`)
+            getitem,
+            cast("Iterable[UserRows]", map(groups.__getitem__, dims.tolist())),
+            map(every.__getitem__, users.tolist()),
         )
-        for position, (code, at, inputs, outputs, cached, cost, flags) in enumerate(zip(*columns, strict=True)):
-            if taken is None:
-                pair = cast("list[tuple[Sums | None, Sums | None]]", rows)[code]
-            elif not taken[position]:
-                continue
-            else:  # a row must not appear because of a duplicate
-                found = lazy.get(code)
-                pair = found or lazy.setdefault(code, self._rows(offset, project, block.dims[code]))
-            for row in pair:
-                if row is None:
+        for row, error, at, inputs, outputs, cached, cost, flags in zip(theirs, errors.tolist(), *columns, strict=True):
+            if row.open_for != now:  # `_opens`, written out
+                if not row.dirty:
+                    row.dirty = 1
+                    dirty.append(row)
+                if row.offset >= offset:
                     continue
-                if not row.requests:
-                    row.first_seen = row.last_seen = at
-                elif at < row.first_seen:
+                row.offset = offset
+                row.open_for = now
+            if row.requests:
+                row.requests += 1
+                if at < row.first_seen:
                     row.first_seen = at
                 elif at > row.last_seen:
                     row.last_seen = at
-                row.requests += 1
                 row.input_tokens += inputs
                 row.output_tokens += outputs
-                row.cached_tokens += cached
                 row.cost += cost
-                if flags:
-                    row.errors += flags & ERROR_FLAG
-                    row.unpriced += (flags & UNPRICED_FLAG) >> 1
+            else:
+                row.requests = 1
+                row.first_seen = row.last_seen = at
+                row.input_tokens = inputs
+                row.output_tokens = outputs
+                row.cost = cost
+            if cached:
+                row.cached_tokens += cached
+            if error:
+                row.errors += 1
+            if flags:
+                row.unpriced += flags & UNPRICED_FLAG
 
-    def _rows(self, offset: int, project: str, dim: Dim) -> tuple[Sums | None, Sums | None]:
-        """The user's row and the project's hour for `dim`, each None if it has this message already."""
-        user, hour, provider, model, environment = dim
-        day = hour // HOURS_PER_DAY
-        user_row = self.users.get((project, user, day, provider, model, environment))
-        if user_row is None:
-            user_key = (project, user, day, intern(provider), intern(model), intern(environment))
-            user_row = self.users[user_key] = Sums(tables.encode_key(self.partition, "user", *user_key))
-        hour_row = self.hours.get((project, hour, provider, model, environment))
-        if hour_row is None:
-            hour_key = (project, hour, intern(provider), intern(model), intern(environment))
-            hour_row = self.hours[hour_key] = Sums(tables.encode_key(self.partition, "hour", *hour_key))
-        return (
-            user_row if self._opens(user_row, offset) else None,
-            hour_row if self._opens(hour_row, offset) else None,
-        )
-
-    def _count(self, offset: int, block: Block, unique: int, duplicates: int, conflicts: int) -> None:
-        source = block.source
-        scopes: tuple[tuple[Scope, str], ...] = (("org", source.organization), ("key", source.key_id))
-        for kind in KINDS:
-            start = window_start(kind, source.arrival)
-            if tables.is_expired(kind, start, self.progress.watermark):
+    def _add_to_hours(
+        self, offset: int, blocks: list[Block], rows: Rows, dims: sums.Codes, errors: dedupe.Mask
+    ) -> None:
+        numbers: dict[HourKey, int] = {}
+        hours = [
+            numbers.setdefault((block.source.project, *dim[:4]), len(numbers)) for block in blocks for dim in block.dims
+        ]
+        keys = list(numbers)
+        for found in sums.by_group(np.array(hours, np.int64)[dims], rows, errors):
+            row = self._hour(keys[found.code])
+            if not self._opens(row, offset):
                 continue
-            for scope, owner in scopes:
-                row = self._window(scope, owner, kind, start)
-                if self._opens(row, offset):
-                    row.unique += unique
-                    row.duplicates += duplicates
-                    row.conflicts += conflicts
+            row.first_seen = min(row.first_seen, found.first) if row.requests else found.first
+            row.last_seen = max(row.last_seen, found.last) if row.requests else found.last
+            row.requests += found.events
+            row.errors += found.errors
+            row.unpriced += found.unpriced
+            inputs, outputs, cached, cost = found.sums
+            row.input_tokens += inputs
+            row.output_tokens += outputs
+            row.cached_tokens += cached
+            row.cost += cost
+
+    def _group(self, project: str, dim: Dim) -> UserRows:
+        """The rows of the users for `dim`."""
+        hour, provider, model, environment, _, _ = dim
+        key = (project, hour // HOURS_PER_DAY, provider, model, environment)
+        group = self._users.get(key)
+        if group is None:
+            key = (project, key[1], intern(provider), intern(model), intern(environment))
+            group = self._users[key] = UserRows(self.partition, key)
+        return group
+
+    def _hour(self, key: HourKey) -> Sums:
+        row = self.hours.get(key)
+        if row is None:
+            project, hour, *names = key
+            key = cast(HourKey, (intern(project), hour, *map(intern, names)))
+            row = self.hours[key] = Sums(tables.encode_key(self.partition, "hour", *key))
+        return row
+
+    # --- windows ----------------------------------------------------------------------------------------------------
+
+    def _count(self, offset: int, blocks: list[Block], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
+        """Count each request's events where its key, its organisation and its minute of arrival count."""
+        totals: dict[tuple[str, str, int], list[int]] = {}
+        start = 0
+        uniques, conflicts = (
+            np.concatenate(([0], fresh.cumsum())).tolist(),
+            np.concatenate(([0], conflicting.cumsum())).tolist(),
+        )
+        for block in blocks:
+            end = start + len(block)
+            source = block.source
+            minute = source.arrival - source.arrival % WINDOW_SIZE["minute"]
+            total = totals.setdefault((source.organization, source.key_id, minute), [0, 0, 0])
+            unique = uniques[end] - uniques[start]
+            total[0] += unique
+            total[1] += end - start - unique
+            total[2] += conflicts[end] - conflicts[start]
+            start = end
+        for (organization, key, minute), (unique, duplicates, conflict) in totals.items():
+            scopes: tuple[tuple[Scope, str], ...] = (("org", organization), ("key", key))
+            for kind in KINDS:
+                window = window_start(kind, minute)
+                if tables.is_expired(kind, window, self.progress.watermark):
+                    continue
+                for scope, owner in scopes:
+                    row = self._window(scope, owner, kind, window)
+                    if self._opens(row, offset):
+                        row.unique += unique
+                        row.duplicates += duplicates
+                        row.conflicts += conflict
 
     def _window(self, scope: Scope, owner: str, kind: Kind, start: int) -> Counts:
         key: WindowKey = (scope, owner, kind, start)
@@ -248,8 +341,9 @@ class Tables:
             self.progress = Progress(key, offset, watermark, changelog)
         elif kind == "user":
             project, user, day, provider, model, environment = parts
-            user_key = (intern(project), user, day, intern(provider), intern(model), intern(environment))
-            self._restore(self.users, user_key, key, value, changelog)
+            group_key = (intern(project), day, intern(provider), intern(model), intern(environment))
+            group = self._users.get(group_key) or self._users.setdefault(group_key, UserRows(self.partition, group_key))
+            self._restore(group, user, key, value, changelog)
         elif kind == "hour":
             project, hour, provider, model, environment = parts
             hour_key = (intern(project), hour, intern(provider), intern(model), intern(environment))
@@ -280,9 +374,15 @@ class Tables:
         if kind == "progress":
             row = self.progress
         elif kind == "user":
-            row = self.users.get(cast(UserKey, parts))
+            project, user, *rest = parts
+            row = self._users.get(cast(_GroupKey, (project, *rest)), {}).get(user)
         elif kind == "hour":
             row = self.hours.get(cast(HourKey, parts))
         else:
             row = self.windows.get(cast(WindowKey, parts))
         return row is not None and row.changelog <= offset
+
+
+def _starts(sizes: list[int]) -> sums.Codes:
+    """Where each of several lists begins when they are put one after the other."""
+    return np.concatenate(([0], np.cumsum(sizes[:-1], dtype=np.int64)))

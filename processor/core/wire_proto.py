@@ -2,8 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from itertools import chain
+from operator import attrgetter
+from typing import Literal, NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -28,13 +31,82 @@ _parse = pb.Event.FromString
 _PROVIDERS = frozenset(PROVIDERS)
 _OPERATIONS = frozenset(OPERATIONS)
 _STATUSES = frozenset(STATUSES)
+_is_decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+
+
+class Decoded(NamedTuple):
+    """Events that are plainly valid, by column. `event_ids`, `timestamps` and `costs` are checked afterwards."""
+
+    event_ids: Sequence[str]
+    timestamps: Sequence[str]
+    costs: Sequence[str]
+    users: Sequence[str]
+    names: tuple[Sequence[str], ...]
+    """Provider, model, environment, operation, status."""
+    tokens: tuple[Sequence[int], Sequence[int], Sequence[int]]
+    """Input, output, cached."""
+
+
+# In C, an attribute of protobuf costs 50 ns and `ListFields` 4 µs an event.
+_every = attrgetter(
+    *("event_id", "timestamp", "cost_usd", "provider", "model", "environment", "operation", "status"),
+    *("input_tokens", "output_tokens", "cached_tokens", "latency_ms", "ttft_ms", "stream"),
+    *("trace_id", "span_id", "sdk_version", "user_id", "error_code", "finish_reason", "session_id", "prompt_hash"),
+    *("tags", "eval_scores", "extra_json"),
+)
+
+
+def decode_all(records: Sequence[bytes]) -> Decoded:
+    """Parse and check the events of a request at a time; raises `ValueError` if they are not all plainly valid.
+
+    The same conditions as in `decode`, each asked once of a whole column.
+    """
+    try:
+        events = list(map(_parse, records))
+    except DecodeError:
+        raise ValueError from None
+    ids, timestamps, costs, providers, models, environments, operations, statuses, *rest = zip(
+        *map(_every, events), strict=True
+    )
+    inputs, outputs, cached, latencies, firsts, streams, traces, spans, versions, *rest = rest
+    users, codes, reasons, sessions, hashes, tags, scores, extras = rest
+    required = (models, environments, traces, spans, versions)
+    texts = (*required, users, codes, reasons, sessions, hashes)
+    valid = (
+        _PROVIDERS.issuperset(providers)
+        and _OPERATIONS.issuperset(operations)
+        and _STATUSES.issuperset(statuses)
+        and all(map(all, required))  # none is empty
+        and max(map(len, chain.from_iterable(texts))) <= MAX_TEXT
+        and all(min(column) >= 0 and max(column) <= MAX_INT for column in (inputs, outputs, cached))
+        # One by one, and not the least and the greatest: a comparison with NaN says no, whichever it is.
+        and all(0 <= number <= MAX_FLOAT for number in chain(latencies, firsts))
+        and max(map(len, tags)) <= MAX_TAGS
+        and not any(extras)
+        and all(map(math.isfinite, chain.from_iterable(found.values() for found in scores if found)))
+        and all(map(_is_decimal, costs))
+        # A value that equals the type's default may not be there at all.
+        and (all(latencies) or _has_all(events, "latency_ms"))
+        and (all(inputs) or _has_all(events, "input_tokens"))
+        and (all(outputs) or _has_all(events, "output_tokens"))
+        and (all(streams) or _has_all(events, "stream"))
+    )
+    if not valid:
+        raise ValueError
+    names = (providers, models, environments, operations, statuses)
+    return Decoded(ids, timestamps, costs, users, names, (inputs, outputs, cached))
+
+
+def _has_all(
+    events: Sequence[pb.Event], name: Literal["latency_ms", "input_tokens", "output_tokens", "stream"]
+) -> bool:
+    return all(event.HasField(name) for event in events)
 
 
 def decode(record: bytes) -> pb.Event | None:
     """Parse and check one event the fast way; None if it is not plainly valid: then the slow way says why, or takes it.
 
-    The conditions are those of `event.RULES` that a parsed message can still break. An attribute of protobuf costs
-    50 ns and `ListFields` 5 µs, so they are written out. `event_id`, `timestamp` and the cost are checked afterwards.
+    The conditions are those of `event.RULES` that a parsed message can still break.
     """
     try:
         event = _parse(record)
@@ -61,6 +133,7 @@ def decode(record: bytes) -> pb.Event | None:
         and len(event.prompt_hash) <= MAX_TEXT
         and 0 < len(event.sdk_version) <= MAX_TEXT
         and not event.extra_json
+        and _is_decimal(event.cost_usd) is not None
         and (not event.eval_scores or all(map(math.isfinite, event.eval_scores.values())))
         # A value that equals the type's default may not be there at all.
         and (event.latency_ms or event.HasField("latency_ms"))
@@ -145,9 +218,6 @@ def _finite(name: str, value: float) -> Decimal:
     if math.isinf(value):
         raise Fault("out_of_range", name, f"{name} is out of range")
     return Decimal(repr(value))
-
-
-_is_decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
 
 
 def _decimal(name: str, text: str) -> Decimal:

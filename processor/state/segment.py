@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.dedupe import U64
+from processor.core.dedupe import U64, Mask
 
 HEADER: Final = 4096
 PLACES: Final = 8
@@ -33,6 +33,15 @@ WORDS: Final = PLACES * (2 + REST)
 MAX_LOAD: Final = 0.75
 MAX_SPAN: Final = 2**32 - 2
 """Offsets one segment can tell apart."""
+
+_UNIT: Final = np.dtype((np.void, 4 * PLACES))
+"""One word of each id in a bucket."""
+_REST: Final = np.dtype((np.void, 4 * REST))
+UNITS: Final = WORDS // PLACES
+FEW: Final = 8
+"""Keys that are not worth another round: at most of the buckets only a few go on to the next, some of them far."""
+_ALL: Final = np.uint64(0x0101_0101_0101_0101)
+"""`PLACES` booleans that are all true, as one number."""
 
 Words = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
@@ -53,7 +62,11 @@ class Segment:
         buckets = self.capacity // PLACES
         self._map = mmap.mmap(self._fd, HEADER + 4 * WORDS * buckets)
         self._table: Words = np.frombuffer(self._map, "<u4", WORDS * buckets, HEADER).reshape(buckets, WORDS)
-        self._heads = self._table[:, : 2 * PLACES]
+        # Two more views of the same bytes, to copy a whole bucket's words, or all the rest of an id, as one item.
+        self._units = np.frombuffer(self._map, _UNIT, UNITS * buckets, HEADER)
+        self._rests = np.ndarray(
+            (buckets, PLACES), _REST, self._map, HEADER + 2 * _UNIT.itemsize, (4 * WORDS, _REST.itemsize)
+        )
         self._mask = np.int64(buckets - 1)
         self._shift = np.uint64(64 - (buckets.bit_length() - 1))
         self.used = int(np.count_nonzero(self._table[:, :PLACES]))
@@ -91,13 +104,13 @@ class Segment:
         words = _words(keys)
         buckets = self._homes(keys)
         left = np.arange(len(keys))
-        while len(left):
-            heads = self._heads[buckets]
-            claimed = heads[:, :PLACES]
-            row, place = np.nonzero((heads[:, PLACES:] == words[left, :1]) & (claimed != 0))
-            on = (claimed != 0).all(axis=1)
-            if len(row):
-                rest = self._rest(buckets[row], place)
+        while len(left) > FEW:
+            claimed, taken = self._claimed(buckets)
+            hits = np.flatnonzero(taken & (self._unit(buckets, 1) == words[left, :1]))
+            on = taken.view(np.uint64)[:, 0] == _ALL
+            if len(hits):
+                row, place = np.divmod(hits, PLACES)
+                rest = self._rests[buckets[row], place].view("<u4").reshape(-1, REST)
                 same = (rest[:, :3] == words[left[row], 1:]).all(axis=1)
                 row, place = row[same], place[same]
                 held[left[row]] = claimed[row, place].astype(np.int64) + (self.base - 1)
@@ -105,33 +118,57 @@ class Segment:
                 on[row] = False
             left = left[on]
             buckets = (buckets[on] + 1) & self._mask
+        for number, bucket in zip(left.tolist(), buckets.tolist(), strict=True):
+            held[number], digests[number] = self._find_one(words[number], bucket)
         return held, digests
 
-    def _rest(self, buckets: Numbers, places: Numbers) -> Words:
-        columns = 2 * PLACES + REST * places[:, None] + np.arange(REST)
-        found: Words = self._table[buckets[:, None], columns]
-        return found
+    def _find_one(self, word: Words, bucket: int) -> tuple[int, int]:
+        """The same for one key, from a bucket on."""
+        first, *rest = word.tolist()
+        while True:
+            head = self._table[bucket, : 2 * PLACES].tolist()
+            claimed = head[:PLACES]
+            if first in head[PLACES:]:
+                for place, mark in enumerate(claimed):
+                    *same, low, high = self._table[bucket, 2 * PLACES + REST * place :][:REST].tolist()
+                    if mark and [head[PLACES + place], *same] == [first, *rest]:
+                        return mark + self.base - 1, high << 32 | low
+            if 0 in claimed:
+                return -1, 0
+            bucket = (bucket + 1) & int(self._mask)
+
+    def _unit(self, buckets: Numbers, number: int) -> Words:
+        """One word of each id in `buckets`: 0 is "claimed at", 1 the first word of the key."""
+        return self._units.take(buckets * UNITS + number).view("<u4").reshape(-1, PLACES)
+
+    def _claimed(self, buckets: Numbers) -> tuple[Words, Mask]:
+        claimed = self._unit(buckets, 0)
+        return claimed, claimed != 0
 
     def insert(self, keys: U64, digests: U64, offset: int) -> None:
         """Add keys that are in no segment, no two the same; the caller has seen to the room."""
-        words = np.hstack([_words(keys), np.ascontiguousarray(digests).view("<u4").reshape(-1, 2)])
+        words = _words(keys)
+        rests = np.hstack([words[:, 1:], np.ascontiguousarray(digests).view("<u4").reshape(-1, 2)]).view(_REST)[:, 0]
+        firsts = words[:, 0]
         buckets = self._homes(keys)
         mark = np.uint32(offset - self.base + 1)
-        while len(words):
-            free = self._table[buckets, :PLACES] == 0
-            has_room = free.any(axis=1)
-            place = free.argmax(axis=1)
-            # Several keys may want one place: the first has it, the others look again in the next round.
-            _, first = np.unique(buckets * PLACES + place, return_index=True)
-            won = np.zeros(len(words), np.bool_)
-            won[first] = True
-            won &= has_room
-            at, chosen, new = buckets[won], place[won], words[won]
-            self._table[at, PLACES + chosen] = new[:, 0]
-            self._table[at[:, None], 2 * PLACES + REST * chosen[:, None] + np.arange(REST)] = new[:, 1:]
+        while len(buckets):
+            _, taken = self._claimed(buckets)
+            has_room = taken.view(np.uint64)[:, 0] != _ALL
+            place = taken.argmin(axis=1)
+            # Several keys may want one place: one has it, the others look again in the next round.
+            wanted = buckets * PLACES + place
+            order = wanted.argsort()
+            alone = np.ones(len(order), np.bool_)
+            alone[order[1:]] = wanted[order[1:]] != wanted[order[:-1]]
+            won = alone & has_room
+            at, chosen = buckets[won], place[won]
+            self._table[at, PLACES + chosen] = firsts[won]
+            self._rests[at, chosen] = rests[won]
             self._table[at, chosen] = mark
-            words = words[~won]
-            buckets = (buckets + ~has_room)[~won] & self._mask
+            lost = ~won
+            firsts, rests = firsts[lost], rests[lost]
+            buckets = (buckets + ~has_room)[lost] & self._mask
         self.used += len(keys)
 
     def sync(self) -> None:
@@ -140,7 +177,7 @@ class Segment:
 
     def close(self) -> None:
         """Unmap the file."""
-        del self._table, self._heads
+        del self._table, self._units, self._rests
         self._map.close()
         os.close(self._fd)
 

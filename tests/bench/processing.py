@@ -54,7 +54,7 @@ def messages(corpus: Corpus) -> list[bytes]:
     """The corpus as the front end would write it."""
     at = time.time_ns() // 1000
     source = Source("default", "default", "bench", at, "json", "partial")
-    parts = [build_blocks(source, codec.decode("json", lines, "partial", at).hot, 1)[0] for lines in corpus.lines]
+    parts = [build_blocks(source, codec.decode("json", lines, "partial", at).columns, 1)[0] for lines in corpus.lines]
     return [message.encode(parts[start : start + REQUESTS]) for start in range(0, len(parts), REQUESTS)]
 
 

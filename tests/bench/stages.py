@@ -74,7 +74,7 @@ def _front_end(bench: Bench, watch: Stopwatch) -> list[bytes]:
         text = watch.time("http: inflate gzip", BATCH, inflate, body, "gzip")
         records, _ = watch.time("http: split lines", BATCH, ndjson.split, text, BATCH)
         decoded = watch.time("http: decode", BATCH, codec.decode, "json", records, "partial", AT)
-        parts.append(watch.time("both: build_blocks", BATCH, build_blocks, SOURCE, decoded.hot, 1)[0])
+        parts.append(watch.time("both: build_blocks", BATCH, build_blocks, SOURCE, decoded.columns, 1)[0])
     for raw in read_bodies(bench.corpus.bodies("proto")):
         request = watch.time("grpc: split events", BATCH, grpc_request.parse, raw, BATCH)
         watch.time("grpc: decode", BATCH, codec.decode, "proto", request.events, "partial", AT)
@@ -95,12 +95,12 @@ def _worker(bench: Bench, watch: Stopwatch, values: list[bytes]) -> None:
             events = 0
             for offset, value in enumerate(values[start : start + FLUSH], start=start):
                 decoded = message.decode(value)
-                count = sum(map(len, decoded.blocks))
+                count = len(decoded)
                 append = Append(TopicPartition(EVENTS, 0), [(None, value)])
                 watch.time("both: append of a message, fsync", count, log.append, [append], AT)
                 watch.time("worker: message decode", count, message.decode, value)
                 keys = tables.prepare(decoded)
-                digests = np.frombuffer(b"".join([block.digests for block in decoded.blocks]), "<u8")
+                digests = np.ascontiguousarray(decoded.rows["digest"])
                 watch.time("worker: claim", count, resolve, index, keys, digests, offset)
                 watch.time("worker: apply", count, tables.apply, offset, decoded, keys)
                 events += count

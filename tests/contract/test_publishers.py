@@ -16,7 +16,7 @@ from server import position
 from server.errors import Refused
 from server.log_publisher import LogPublisher
 from server.publisher import FakePublisher, Parts, Publisher
-from tests.support.tables import NOON, Usage
+from tests.support.tables import NOON, Usage, columns
 
 Read = Callable[[int], list[bytes]]
 
@@ -36,7 +36,7 @@ async def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
 
 def parts_of(*ids: int, partitions: int = 2) -> Parts:
     source = Source("org", "project", "key", NOON, "json", "partial")
-    return build_blocks(source, [Usage(number).hot() for number in ids], partitions)
+    return build_blocks(source, columns(map(Usage, ids)), partitions)
 
 
 async def test_events_are_in_the_log_where_the_answer_says(publisher: tuple[Publisher, Read]) -> None:
@@ -48,7 +48,7 @@ async def test_events_are_in_the_log_where_the_answer_says(publisher: tuple[Publ
         assert offsets.keys() == parts.keys()
         for partition, offset in offsets.items():
             blocks = message.decode(read(partition)[offset]).blocks
-            assert parts[partition][0].ids in [block.ids for block in blocks]
+            assert parts[partition][0].rows in [block.rows for block in blocks]
         assert position.decode(port.identity, position.encode(port.identity, offsets)) == offsets
 
 
@@ -59,7 +59,7 @@ async def test_concurrent_requests_are_all_answered_with_their_own_place(publish
     for parts, offsets in zip(requests, answers, strict=True):
         for partition, offset in offsets.items():
             blocks = message.decode(read(partition)[offset]).blocks
-            assert parts[partition][0].ids in [block.ids for block in blocks]
+            assert parts[partition][0].rows in [block.rows for block in blocks]
     assert sum(sum(map(len, message.decode(value).blocks)) for p in (0, 1) for value in read(p)) == 500
 
 

@@ -14,7 +14,7 @@ from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.state.loader import load
 from processor.state.verify import verify
-from tests.support.tables import NOON, Usage
+from tests.support.tables import NOON, Usage, columns
 
 SABOTAGE = """
 import asyncio, sys
@@ -37,7 +37,7 @@ def fill(data_dir: Path, messages: int, partitions: int = 1) -> int:
     for number in range(messages):
         events = [Usage(9 * number + n, user=f"u{n}") for n in range(10)]
         seen.update(event.id for event in events)
-        parts = build_blocks(source, [event.hot() for event in events], partitions)
+        parts = build_blocks(source, columns(events), partitions)
         appends = [Append(TopicPartition(EVENTS, p), [(None, message.encode([part]))]) for p, part in parts.items()]
         log.append(appends, NOON)
     log.close()

@@ -36,7 +36,7 @@ def put(
     decoded = codec.decode(wire, records, handling, arrival)
     assert not decoded.faults, decoded.faults
     source = Source(organization, project, key, arrival, wire, handling)
-    parts = build_blocks(source, decoded.hot, log.partitions)
+    parts = build_blocks(source, decoded.columns, log.partitions)
     appends = [Append(TopicPartition(EVENTS, p), [(None, message.encode([part]))]) for p, part in parts.items()]
     offsets = log.append(appends, arrival if at is None else at)
     return dict(zip(parts, offsets, strict=True))

@@ -1,15 +1,12 @@
 """Log, worker and changelog in memory: real messages through the real tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-import xxhash
-
-from processor.core.clock import HOUR
-from processor.core.codec import ERROR_FLAG, UNPRICED_FLAG, Hot
+from processor.core.columns import UNPRICED_FLAG, Columns, Hot, columns_of
 from processor.core.dedupe import DictIndex
-from processor.core.message import VERSION, Message, Source, build_blocks
+from processor.core.message import Message, Source, build_blocks, opened
 from processor.core.pipeline import Tables
 from processor.core.tables import NEVER
 
@@ -37,19 +34,27 @@ class Usage(NamedTuple):
 
     def hot(self) -> Hot:
         """What a decoder makes of it."""
-        flags = ERROR_FLAG * self.error | UNPRICED_FLAG * self.unpriced
         return (
             str(UUID(int=(self.id + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128, version=4)),
-            (self.user, self.at // HOUR, self.provider, self.model, self.environment),
+            self.user,
             self.at,
+            self.provider,
+            self.model,
+            self.environment,
+            "chat",
+            "error" if self.error else "success",
             self.input_tokens,
             self.output_tokens,
             self.cached_tokens,
             self.cost,
-            flags,
-            xxhash.xxh3_64_intdigest(repr(self).encode()),
+            UNPRICED_FLAG * self.unpriced,
             b"{}",
         )
+
+
+def columns(events: Iterable[Usage]) -> Columns:
+    """What a decoder makes of a request."""
+    return columns_of(event.hot() for event in events)
 
 
 class Worker:
@@ -73,8 +78,8 @@ class Worker:
         """Append one request; returns partition -> offset."""
         source = Source(organization, project, key, arrival, "json", "partial")
         offsets = {}
-        for partition, (block, _) in build_blocks(source, [event.hot() for event in events], len(self.log)).items():
-            self.log[partition].append(Message(VERSION, [block], b""))
+        for partition, (block, _) in build_blocks(source, columns(events), len(self.log)).items():
+            self.log[partition].append(opened([block]))
             offsets[partition] = len(self.log[partition]) - 1
         return offsets
 

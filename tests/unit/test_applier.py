@@ -20,14 +20,14 @@ from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition, load
 from processor.state.verify import verify
-from tests.support.tables import NOON, Usage
+from tests.support.tables import NOON, Usage, columns
 
 E0 = TopicPartition(EVENTS, 0)
 
 
 def value_of(*events: Usage) -> bytes:
     source = Source("org", "p", "key", NOON, "json", "partial")
-    return message.encode([build_blocks(source, [event.hot() for event in events], 1)[0]])
+    return message.encode([build_blocks(source, columns(events), 1)[0]])
 
 
 class Delivery:

@@ -6,12 +6,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.core import codec
 from processor.core.clock import format_timestamp, parse_timestamp
 from processor.core.codec import decode, decode_event
+from processor.core.columns import Columns, Hot, columns_of
 from processor.core.event import MAX_EVENT_BYTES, Fault, check
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 
@@ -48,19 +49,99 @@ odd: dict[str, st.SearchStrategy[Any]] = {
 
 @given(st.fixed_dictionaries({}, optional=odd), st.sampled_from(["partial", "strict", "lenient"]))
 def test_the_fast_way_takes_what_the_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
-    line = to_json_line(make_event(**overrides))
-    slow: codec.Hot | Fault
-    try:
-        slow = codec._hot(check(codec.fields("json", line), handling, NOW), line)
-    except Fault as fault:
-        slow = fault
-    decoded = decode("json", [line], handling, NOW)
-    if isinstance(slow, Fault):
-        assert not decoded.hot
-        [(_, found)] = decoded.faults
-        assert (found.code, found.field, str(found)) == (slow.code, slow.field, str(slow))
-    else:
-        assert [(event[0].lower(), *event[1:]) for event in decoded.hot] == [slow]
+    agrees_with_the_slow_way("json", [to_json_line(make_event(**overrides))], handling)
+
+
+def agrees_with_the_slow_way(wire: codec.Wire, records: list[bytes], handling: Any) -> None:
+    hot: list[Hot] = []
+    faults: list[tuple[int, Fault]] = []
+    for index, record in enumerate(records):
+        try:
+            hot.append(codec._hot(check(codec.fields(wire, record), handling, NOW), record))
+        except Fault as fault:
+            faults.append((index, fault))
+    decoded = decode(wire, records, handling, NOW)
+    found = [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in decoded.faults]
+    assert found == [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in faults]
+    assert plain(decoded.columns) == plain(columns_of(hot))
+
+
+def plain(columns: Columns) -> tuple[Any, ...]:
+    """As values that can be compared; the order of the two dictionaries counts too."""
+    return columns.rows.tobytes(), columns.users, columns.dims, columns.records
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.fixed_dictionaries({}, optional=odd), max_size=2),
+    st.integers(0, 2 * codec.FEW),
+    st.sampled_from(["partial", "strict", "lenient"]),
+    st.randoms(),
+)
+def test_many_at_a_time_are_what_each_is_alone(odd_ones: list[Any], usual: int, handling: Any, random: Any) -> None:
+    events = [make_event(**overrides) for overrides in odd_ones]
+    events += [usual_event(random) for _ in range(usual)]
+    random.shuffle(events)
+    agrees_with_the_slow_way("json", [to_json_line(event) for event in events], handling)
+
+
+def usual_event(random: Any) -> dict[str, Any]:
+    """One of those that are decoded many at a time."""
+    return make_event(
+        user_id=random.choice([None, ABSENT, "", "u1", "u2", "ü"]),
+        model=random.choice(["a", "b"]),
+        environment=random.choice(["production", "\U0001f600"]),
+        operation=random.choice(["chat", "tts"]),
+        status=random.choice(["success", "error"]),
+        timestamp=f"2026-04-20T{random.randrange(24):02d}:00:00.{random.randrange(1000):03d}Z",
+        input_tokens=random.choice([0, 1, 2**53 - 1]),
+        cached_tokens=random.choice([ABSENT, None, 0, 7]),
+        cost_usd=random.choice([0, Decimal("0.0034"), Decimal("0.0000000000015"), 1_000_000, Num("3e-05")]),
+        project_id=random.choice([ABSENT, None, "other"]),
+        event_id=random.choice([str, lambda text: str(text).upper()])(make_event()["event_id"]),
+    )
+
+
+BREAKS: list[bytes] = [
+    b"",
+    b"{",
+    b"null",
+    b'{"a":"\xff"}',
+    b"{} {}",
+    b'{"unknown":' + b"[" * 64 + b"]" * 64 + b"}",
+    to_json_line(make_event())[:-1] + b',"unknown":"\xff"}',
+    to_json_line(make_event())[:-1] + b',"unknown":"\\ud800"}',
+    to_json_line(make_event())[:-1] + b',"unknown":' + b"[" * 63 + b"]" * 63 + b"}",
+    to_json_line(make_event())[:-1] + b',"unknown":' + b"[" * 64 + b"]" * 64 + b"}",
+    to_json_line(make_event())[:-1] + b',"unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    to_json_line(make_event())[:-1] + b',"project_id":' + b"[" * 64 + b"]" * 64 + b"}",
+    to_json_line(make_event())[:-1] + b',"project_id":5}',
+    to_json_line(make_event(error_message="x" * MAX_EVENT_BYTES)),
+    to_json_line(make_event(cost_usd=ABSENT))[:-1] + b',"cost_usd":' + b"[" * 64 + b"]" * 64 + b"}",
+    to_json_line(make_event(cost_usd=ABSENT))[:-1] + b',"cost_usd":[1,\n2]}',
+    to_json_line(make_event()) + to_json_line(make_event()),
+    to_json_line(make_event()) + b"," + to_json_line(make_event()),
+]
+
+
+@pytest.mark.parametrize("line", BREAKS, ids=range(len(BREAKS)))
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("place", [0, 10, 20])
+def test_a_bad_line_among_good_ones(line: bytes, known: bool, place: int) -> None:
+    lines = [to_json_line(make_event(**({} if known else {"unknown": 1}))) for _ in range(20)]
+    agrees_with_the_slow_way("json", [*lines[:place], line, *lines[place:]], "partial")
+
+
+def test_events_that_share_lines_are_not_taken() -> None:
+    """Two events on one line and none on another, or one on two lines, are as many events as lines."""
+    lines = [to_json_line(make_event()) for _ in range(20)]
+    middle = lines[7].index(b",")
+    for broken in (
+        [*lines[:5], lines[5] + lines[6], b"", *lines[7:]],
+        [*lines[:7], lines[7][:middle], lines[7][middle:], *lines[8:]],
+        [lines[0] + lines[1], lines[7][:middle], lines[7][middle:], *lines[8:]],
+    ):
+        agrees_with_the_slow_way("json", broken, "partial")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +168,8 @@ def test_what_is_no_event_at_all(line: bytes, code: str, field: str | None) -> N
 
 def test_brackets_in_strings_are_no_nesting() -> None:
     line = to_json_line(make_event(tags={"a": "[{" * 500 + '\\"'}, deep=[[[[1]]]]))
-    assert len(decode("json", [line], "partial", NOW).hot) == 1
+    assert len(decode("json", [line], "partial", NOW).columns) == 1
+    assert len(decode("json", [line] * 20, "partial", NOW).columns) == 20
 
 
 def test_the_first_fault_in_the_order_of_the_table_is_the_one_named() -> None:
@@ -99,8 +181,8 @@ def test_the_first_fault_in_the_order_of_the_table_is_the_one_named() -> None:
 
 def test_the_last_of_duplicate_keys_wins() -> None:
     line = to_json_line(make_event())[:-1] + b',"user_id":"a","input_tokens":"x","user_id":"b","input_tokens":7}'
-    [event] = decode("json", [line], "partial", NOW).hot
-    assert (event[1][0], event[3]) == ("b", 7)
+    columns = decode("json", [line], "partial", NOW).columns
+    assert (columns.users, columns.rows["input"].tolist()) == (["b"], [7])
 
 
 def test_lenient_fills_in_what_real_clients_leave_out() -> None:
@@ -148,14 +230,15 @@ def test_doubles_that_are_no_numbers_are_refused_on_the_other_wire() -> None:
 @given(st.decimals(min_value=0, max_value=1_000_000, allow_nan=False, allow_infinity=False, places=15))
 def test_a_cost_is_the_same_over_both_wires(cost: Decimal) -> None:
     event = make_event(cost_usd=cost)
-    [over_json] = decode("json", [to_json_line(event)], "partial", NOW).hot
-    [over_proto] = decode("proto", [to_proto(event).SerializeToString()], "partial", NOW).hot
-    assert over_json[:-1] == over_proto[:-1]
+    for copies in (1, 2 * codec.FEW):
+        over_json = decode("json", [to_json_line(event)] * copies, "partial", NOW).columns
+        over_proto = decode("proto", [to_proto(event).SerializeToString()] * copies, "partial", NOW).columns
+        assert plain(over_json)[:-1] == plain(over_proto)[:-1]
 
 
 def test_a_copy_that_differs_has_another_digest() -> None:
     base = make_event(user_id="u", cached_tokens=1)
-    [kept] = decode("json", [to_json_line(base)], "partial", NOW).hot
+    kept = digest(base)
     for name, value in {
         "timestamp": "2026-04-20T10:00:00.001Z",
         "provider": "google",
@@ -169,11 +252,21 @@ def test_a_copy_that_differs_has_another_digest() -> None:
         "cached_tokens": 2,
         "cost_usd": 1,
     }.items():
-        [other] = decode("json", [to_json_line({**base, name: value})], "partial", NOW).hot
-        assert other[8] != kept[8], name
+        assert digest({**base, name: value}) != kept, name
     same = {**base, "trace_id": "other", "event_id": base["event_id"].upper(), "timestamp": "2026-04-20T12:00:00+02:00"}
-    [again] = decode("json", [to_json_line(same)], "partial", NOW).hot
-    assert again[8] == kept[8]
+    assert digest(same) == kept
+
+
+def test_the_digest_of_an_event_never_changes() -> None:
+    assert digest(make_event(user_id="u", cached_tokens=1)) == 17526840914195277495
+
+
+def digest(event: dict[str, Any]) -> int:
+    """The same alone and among others."""
+    line = to_json_line(event)
+    alone, *others = (decode("json", [line] * copies, "partial", NOW).columns.rows["digest"] for copies in (1, 20))
+    assert set(others[0].tolist()) == set(alone.tolist())
+    return int(alone[0])
 
 
 edges = st.sampled_from(["", "x" * 257, ABSENT, "é"])
@@ -199,18 +292,22 @@ proto_odd: dict[str, st.SearchStrategy[Any]] = {
 
 @given(st.fixed_dictionaries({}, optional=proto_odd), st.sampled_from(["partial", "strict", "lenient"]))
 def test_the_fast_way_of_the_other_wire_takes_what_its_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
-    record = to_proto(make_event(**overrides)).SerializeToString()
-    slow: codec.Hot | Fault
-    try:
-        slow = codec._hot(check(codec.fields("proto", record), handling, NOW), record)
-    except Fault as fault:
-        slow = fault
-    decoded = decode("proto", [record], handling, NOW)
-    if isinstance(slow, Fault):
-        [(_, found)] = decoded.faults
-        assert (found.code, found.field, str(found)) == (slow.code, slow.field, str(slow))
-    else:
-        assert [(event[0].lower(), *event[1:]) for event in decoded.hot] == [slow]
+    agrees_with_the_slow_way("proto", [to_proto(make_event(**overrides)).SerializeToString()], handling)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.fixed_dictionaries({}, optional=proto_odd), max_size=2),
+    st.integers(0, 2 * codec.FEW),
+    st.sampled_from(["partial", "strict", "lenient"]),
+    st.randoms(),
+)
+def test_many_of_the_other_wire_are_what_each_is_alone(
+    odd_ones: list[Any], usual: int, handling: Any, random: Any
+) -> None:
+    events = [make_event(**overrides) for overrides in odd_ones] + [usual_event(random) for _ in range(usual)]
+    random.shuffle(events)
+    agrees_with_the_slow_way("proto", [to_proto(event).SerializeToString() for event in events], handling)
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001

@@ -14,7 +14,7 @@ from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitt
 from processor.log.errors import LogUnavailable
 from processor.log.store import Log, TopicPartition
 from processor.log.topics import EVENTS
-from tests.support.tables import NOON, Usage
+from tests.support.tables import NOON, Usage, columns
 
 Start = Callable[..., GroupCommitter]
 
@@ -60,7 +60,7 @@ def start(tmp_path: Path, decided: Decided) -> Iterator[Start]:
 
 def job(outcomes: list[Any], *partitions: int, events: int = 1, size: int = 10, first: int = 0) -> Job:
     source = Source("org", "project", "key", NOON, "json", "partial")
-    part = build_blocks(source, [Usage(first + number).hot() for number in range(events)], 1)[0]
+    part = build_blocks(source, columns(Usage(first + number) for number in range(events)), 1)[0]
     return Job(dict.fromkeys(partitions, part), size, outcomes.append)
 
 
@@ -77,9 +77,9 @@ def test_each_job_learns_the_offset_of_the_message_that_contains_it(
     for partition in (0, 1):
         for record in log.read(TopicPartition(EVENTS, partition), 0):
             blocks = message.decode(record.value or b"").blocks
-            held[partition, record.offset] = [block.ids for block in blocks]
+            held[partition, record.offset] = [block.rows for block in blocks]
     for number, outcome in enumerate(outcomes):
-        expected = job([], 0, events=3, first=10 * number).parts[0][0].ids
+        expected = job([], 0, events=3, first=10 * number).parts[0][0].rows
         assert set(outcome) == ({0, 1} if number % 3 else {1})
         assert all(expected in held[place] for place in outcome.items())
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from processor.core import tables
 from processor.core.clock import DAY, HOUR, MINUTE
 from processor.core.dedupe import DictIndex
-from processor.core.message import VERSION, Message, Source, build_blocks
+from processor.core.message import Message, Source, build_blocks, opened
 from processor.core.pipeline import Tables
-from tests.support.tables import NOON, Usage
+from processor.core.sums import by_group
+from tests.support.tables import NOON, Usage, columns
 
 usages = st.builds(
     Usage,
@@ -28,6 +30,8 @@ usages = st.builds(
     model=st.sampled_from(["a", "b"]),
     cost=st.sampled_from([0, 1, 999_999_999_999_999_999, 10**18]),
     input_tokens=st.sampled_from([0, 2**53 - 1]),
+    output_tokens=st.integers(-(2**63), 2**63 - 1),
+    cached_tokens=st.integers(-(2**63), 2**63 - 1),
     error=st.booleans(),
     unpriced=st.booleans(),
 )
@@ -37,8 +41,8 @@ def message_of(
     events: Sequence[Usage], arrival: int = NOON, project: str = "p", partitions: int = 1
 ) -> dict[int, Message]:
     source = Source("org", project, "key", arrival, "json", "partial")
-    built = build_blocks(source, [event.hot() for event in events], partitions)
-    return {partition: Message(VERSION, [block], b"") for partition, (block, _) in built.items()}
+    built = build_blocks(source, columns(events), partitions)
+    return {partition: opened([block]) for partition, (block, _) in built.items()}
 
 
 def rows_of(found: Tables) -> dict[str, list[int]]:
@@ -80,6 +84,55 @@ def test_any_order_and_any_split_gives_the_same_tables(events: list[Usage], data
     assert summed(partitions) == summed([one])
 
 
+requests = st.tuples(
+    st.lists(usages, min_size=1, max_size=8),
+    st.sampled_from(["p", "q"]),
+    st.sampled_from(["org", "other"]),
+    st.sampled_from([NOON, NOON + 1, NOON + MINUTE, NOON + 40 * DAY]),
+)
+
+
+@given(st.lists(requests, min_size=1, max_size=6))
+def test_requests_that_share_a_message_are_what_they_are_in_their_own(sent: list[Any]) -> None:
+    blocks = []
+    for events, project, organization, arrival in sent:
+        source = Source(organization, project, "key", arrival, "json", "partial")
+        blocks.append(build_blocks(source, columns(events), 1)[0][0])
+    together, alone = Tables(0, b"salt", DictIndex()), Tables(0, b"salt", DictIndex())
+    apply_all(together, [opened(blocks)])
+    alone.progress.watermark = 0
+    for offset, block in enumerate(blocks):
+        message = opened([block])
+        alone.apply(offset, message, alone.prepare(message))
+        alone.progress.watermark = 0  # what one message holds is judged by one watermark
+    assert {key: row for key, row in rows_of(alone).items() if key in rows_of(together)} == rows_of(together)
+    assert together.users.keys() == alone.users.keys()
+    assert together.hours.keys() == alone.hours.keys()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), usages), min_size=1, max_size=30))
+def test_the_sums_of_groups_are_exact(events: list[tuple[int, Usage]]) -> None:
+    rows = columns(event for _, event in events).rows
+    codes, errors = np.array([code for code, _ in events]), np.array([event.error for _, event in events])
+    found = by_group(codes, rows, errors)
+    assert [group.code for group in found] == sorted({code for code, _ in events})
+    for group in found:
+        theirs = [event for code, event in events if code == group.code]
+        sums = tuple(
+            sum(getattr(event, name) for event in theirs)
+            for name in ("input_tokens", "output_tokens", "cached_tokens", "cost")
+        )
+        assert group == (
+            group.code,
+            len(theirs),
+            sum(event.error for event in theirs),
+            sum(event.unpriced for event in theirs),
+            min(event.at for event in theirs),
+            max(event.at for event in theirs),
+            sums,
+        )
+
+
 @given(st.lists(usages, min_size=1, max_size=40))
 def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> None:
     found = Tables(0, b"salt", DictIndex())
@@ -103,7 +156,7 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
     assert sum(row.requests for row in found.hours.values()) == len(first)
     [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
     assert (month.unique, month.duplicates) == (len(first), len(events) - len(first))
-    conflicts = sum(event.hot()[8] != first[event.id].hot()[8] for event in events)
+    conflicts = sum(event != first[event.id] for event in events)
     assert month.conflicts == conflicts
 
 

@@ -350,12 +350,12 @@ class Play:
 
     def check(self) -> None:
         for now in (MAY - 1, MAY):
-            seen: dict[int, int] = {}
+            seen: dict[tuple[int, ...], int] = {}
             for messages in self.rig.worker.log:
                 for message in messages:
                     for block in message.blocks:
-                        for at in range(0, len(block.ids), 16):
-                            seen.setdefault(hash(block.ids[at : at + 16]), month_start(block.source.arrival))
+                        for event_id in block.columns()["id"].tolist():
+                            seen.setdefault(tuple(event_id), month_start(block.source.arrival))
             assert list(seen.values()).count(month_start(now)) <= LIMIT
 
 

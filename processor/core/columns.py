@@ -1,0 +1,164 @@
+"""The valid events of a request in columns: what a message carries and the tables are made of.
+
+One fixed-width row an event, and beside it two dictionaries that the rows point into: the users, and what else the
+events are told apart by. A request of a hundred events has a handful of the second kind, so that whatever is done with
+these strings, from here to the tables, is done a handful of times.
+"""
+
+import struct
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import count
+from typing import Final, TypeVar
+
+import msgspec
+import numpy as np
+import xxhash
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from processor.core.batch import Ints
+from processor.core.clock import HOUR
+
+Dim = tuple[int, str, str, str, str, str]
+"""Hour since the epoch (event time), provider, model, environment, operation, status."""
+
+UNPRICED_FLAG: Final = 1
+
+ROW: Final = np.dtype(
+    [
+        ("id", "<u8", (2,)),
+        ("digest", "<u8"),
+        ("at", "<i8"),
+        ("input", "<i8"),
+        ("output", "<i8"),
+        ("cached", "<i8"),
+        ("cost", "<i8"),
+        ("user", "<u2"),
+        ("dim", "<u2"),
+        ("flags", "<u4"),
+    ]
+)
+"""One event: 72 bytes, every number at a multiple of its size. `at` in microseconds, `cost` in picodollars; `user` and
+`dim` count in the dictionaries beside the rows."""
+
+SUMMED: Final = ("input", "output", "cached", "cost")
+"""The columns that are added up."""
+
+Rows = NDArray[np.void]
+"""An array of `ROW`."""
+
+Hot = tuple[str, str | None, int, str, str, str, str, str, int, int, int, int, int, bytes]
+"""One event by itself: event_id, user, timestamp, provider, model, environment, operation, status, input, output and
+cached tokens, cost, flags, original bytes."""
+
+
+class Columns(Struct):
+    """Events of one request, in its order."""
+
+    rows: Rows
+    users: list[str | None]
+    """Each once; None: not attributed."""
+    dims: list[Dim]
+    """Each once."""
+    records: list[bytes]
+    """The events' original bytes."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def columns_of(events: Iterable[Hot]) -> Columns:
+    """Columns of events one by one: the way for the few, for which the calls of `assemble` cost more than they save."""
+    users: dict[str | None, int] = {}
+    dims: dict[Dim, int] = {}
+    rows: list[bytes] = []
+    records: list[bytes] = []
+    for event_id, user, at, provider, model, environment, operation, status, *numbers, flags, record in events:
+        dim = (at // HOUR, provider, model, environment, operation, status)
+        named = (_hash_of_user(user), _hash_of_dim(dim), at, *numbers, flags)
+        digest = _mixed(sum(value * factor for value, factor in zip(named, _FACTORS.tolist(), strict=True)))
+        user_code, dim_code = users.setdefault(user, len(users)), dims.setdefault(dim, len(dims))
+        raw_id = bytes.fromhex(event_id.replace("-", ""))
+        rows.append(_pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags))
+        records.append(record)
+    return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records)
+
+
+def assemble(
+    ids: bytes,
+    users: Iterable[str | None],
+    times: Ints,
+    names: Sequence[Iterable[str]],
+    tokens: Sequence[Iterable[int]],
+    costs: Ints,
+    records: Sequence[bytes],
+) -> Columns:
+    """Put columns of priced events together; `names` are those of `Dim` after the hour, `tokens` those of `ROW`."""
+    size = len(records)
+    rows = np.empty(size, ROW)
+    rows["id"] = np.frombuffer(ids, "<u8").reshape(-1, 2)
+    rows["at"] = times
+    for name, column in zip(SUMMED, tokens, strict=False):
+        rows[name] = np.fromiter(column, np.int64, size)
+    rows["cost"] = costs
+    rows["flags"] = 0
+    rows["user"], found_users = numbered(users, size)
+    rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
+    rows["digest"] = _digests(rows, found_users, found_dims)
+    return Columns(rows, found_users, found_dims, list(records))
+
+
+_T = TypeVar("_T", bound=Hashable)
+
+
+def numbered(values: Iterable[_T], size: int) -> tuple[NDArray[np.uint16], list[_T]]:
+    """Each value's place among the distinct ones, and those. Raises `ValueError` beyond 65,536 of them."""
+    numbers: defaultdict[_T, int] = defaultdict(count().__next__)  # so that a new one is numbered without Python code
+    try:
+        codes = np.fromiter(map(numbers.__getitem__, values), np.uint16, size)
+    except OverflowError:
+        raise ValueError("too many different values for one request") from None
+    return codes, list(numbers)
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+_pack = msgspec.msgpack.Encoder().encode
+_hash = xxhash.xxh3_64_intdigest
+_pack_row: Final = struct.Struct("<16sQ5qHHI").pack
+_FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], np.uint64)
+"""Odd, so that no change of a single number is lost. Part of the log's format, like all of `_digests`."""
+
+
+def _digests(rows: Rows, users: Sequence[str | None], dims: Sequence[Dim]) -> NDArray[np.uint64]:
+    """64 bits for all that a second copy of an event may differ in (contract, "conflict").
+
+    A hash of each distinct user and dim, and of the numbers their sum of products modulo 2^64, mixed. Nothing is safe
+    from a sender who looks for two events of the same digest, who would hide a conflict from nobody but himself.
+    """
+    names = np.fromiter(map(_hash_of_user, users), np.uint64, len(users))
+    kinds = np.fromiter(map(_hash_of_dim, dims), np.uint64, len(dims))
+    found: NDArray[np.uint64] = names[rows["user"]] * _FACTORS[0] + kinds[rows["dim"]] * _FACTORS[1]
+    for factor, name in zip(_FACTORS[2:], ("at", *SUMMED, "flags"), strict=True):
+        found += rows[name].astype(np.uint64) * factor
+    found ^= found >> np.uint64(32)
+    found *= _FACTORS[0]
+    found ^= found >> np.uint64(29)
+    return found
+
+
+def _mixed(total: int) -> int:
+    """The last steps of `_digests` on a Python integer."""
+    total %= 2**64
+    total ^= total >> 32
+    total = total * int(_FACTORS[0]) % 2**64
+    return total ^ total >> 29
+
+
+def _hash_of_user(user: str | None) -> int:
+    return _hash((user or "").encode())
+
+
+def _hash_of_dim(dim: Dim) -> int:
+    return _hash(_pack(dim))
