@@ -9,9 +9,6 @@ from processor.core import tables
 _NOTHING = (0, 0, 0, 0)
 
 
-_NOTHING = (0, 0, 0, 0)
-
-
 class Charged(Struct, gc=False):
     """What a window counted, over all partitions."""
 

@@ -185,7 +185,12 @@ def test_records_of_another_format_are_refused_and_change_nothing(
 def test_the_live_count_of_a_month_only_grows_while_it_is_read() -> None:
     view = View()
     key = encode_key(0, "window", "org", "o", "month", 0)
-    follower = Thread(target=lambda: [view.apply(0, [(key, b"[1,%d,0,0]" % unique)]) for unique in range(1, 2000)])
+
+    def follow() -> None:
+        for unique in range(1, 2000):
+            view.apply(0, [(key, b"[1,%d,0,0]" % unique)])
+
+    follower = Thread(target=follow)
     follower.start()
     seen = [0]
     while follower.is_alive():
