@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from server.columns import Columns
-from server.projects import Dim, Project
+from processor.view.columns import Columns
+from processor.view.projects import Dim, Project
+from processor.view.segments import I64
+from processor.view.sums import NO_FIRST, NO_LAST, SUMMED, TOTALS, Numbers, limbs, merge, merged, numbers, totals_of
 from server.queries import UserQuery
 from server.ranking import key_of, keys_of, top
-from server.segments import I64
-from server.sums import NO_FIRST, NO_LAST, SUMMED, TOTALS, Numbers, limbs, merge, merged, numbers, totals_of
 
 PIECE: Final = 1 << 16
 """Rows looked at in one hold of the lock: some milliseconds."""

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from server.names import Names
+from processor.view.names import Names
+from processor.view.segments import I64
+from processor.view.sums import LIMB, MASK, NO_LAST, Numbers
 from server.queries import Place
-from server.segments import I64
-from server.sums import LIMB, MASK, NO_LAST, Numbers
 
 CAP: Final = 1 << 62
 """A key of this size stands for a value of at least as much, whose digits are asked for."""

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 from processor.core.clock import KINDS, format_timestamp, month_start, next_month, window_start
+from processor.view.projects import Dim
+from processor.view.sums import TOTALS, Numbers, merge, merged
 from server import position
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
 from server.arrivals import Arrivals
 from server.errors import Refused
 from server.keys import Directory, Key
 from server.listing import Listing
-from server.projects import Dim
 from server.queries import Range, UserQuery, parse_user, parse_users
-from server.sums import TOTALS, Numbers, merge, merged
 from server.views import SMALL, View
 
 PATIENCE: Final = 5.0

@@ -16,14 +16,14 @@ from typing import Final
 from processor.core import tables
 from processor.core.clock import Kind
 from processor.core.tables import NEVER, Scope
+from processor.view.changes import Change, Changes, sort_out
+from processor.view.columns import Columns
+from processor.view.projects import Dim
+from processor.view.sums import Numbers
+from processor.view.windows import Charged, Windows
 from server import listing
-from server.changes import Change, Changes, sort_out
-from server.columns import Columns
 from server.listing import NOTHING, Hour, Listing
-from server.projects import Dim
 from server.queries import Range, UserQuery
-from server.sums import Numbers
-from server.windows import Charged, Windows
 
 CHUNK: Final = 2048
 """Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""

@@ -38,6 +38,7 @@ SERVER_MAY_USE = (
     "processor.logs",
     "processor.settings",
     "processor.state.verify",  # of the command line only
+    "processor.view",
 )
 
 

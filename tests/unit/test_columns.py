@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from processor.core import packed
 from processor.core.tables import Sums, encode_key, encode_value
+from processor.view.sums import SAFE_BITS, Numbers, merged
 from server.queries import SORTS, Range, parse_users
 from server.ranking import CAP
-from server.sums import SAFE_BITS, Numbers, merged
 from server.views import View
 
 Key = tuple[int, str, str, str | None, int, str, str]
@@ -21,11 +21,11 @@ Change = tuple[Key, Row | None, bool]
 """A row or a tombstone; True: in the old form."""
 
 SMALL: dict[str, int] = {
-    "server.hash_index.FIRST": 4,
-    "server.hash_index.MOVED": 1,
-    "server.segments.FIRST": 2,
-    "server.segments.BITS": 2,
-    "server.segments.SIZE": 4,
+    "processor.view.hash_index.FIRST": 4,
+    "processor.view.hash_index.MOVED": 1,
+    "processor.view.segments.FIRST": 2,
+    "processor.view.segments.BITS": 2,
+    "processor.view.segments.SIZE": 4,
     "server.listing.PIECE": 3,
     "server.views.CHUNK": 7,
 }

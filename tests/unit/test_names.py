@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.names import Names
+from processor.view.names import Names
 
 texts = st.text(st.sampled_from("ab\0ü日😀"), max_size=3) | st.builds(
     lambda head, tail: head * 9 + tail, st.sampled_from(["abcd", "aaaa", "日"]), st.text("ab\0", max_size=3)

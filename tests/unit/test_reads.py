@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE, next_month, parse_timestamp
 from processor.core.tables import encode_key
+from processor.view.names import Names
 from server import position
 from server.answers import Totals, UserPage
 from server.arrivals import Arrivals
 from server.errors import Refused
 from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
-from server.names import Names
 from server.queries import SORTS
 from server.ranking import CAP, top
 from server.reads import ViewReads

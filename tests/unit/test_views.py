@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
 from processor.core.tables import Sums, encode_key, encode_value, is_expired
+from processor.view.sums import Numbers, merged
 from server.arrivals import Arrivals
 from server.listing import Listing
 from server.queries import parse_users
-from server.sums import Numbers, merged
 from server.views import View
 from tests.support.tables import NOON, Records, Usage, Worker
 

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from server.changes import HourPlace, UserPlace
-from server.segments import I64
-from server.sums import TOTALS, Numbers, joined
+from processor.view.changes import HourPlace, UserPlace
+from processor.view.segments import I64
+from processor.view.sums import TOTALS, Numbers, joined
 
 ELSEWHERE: Final = 0
 """The project, and the user, that rows of hours are added up to, for nobody to read."""

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from processor.core.tables import NEVER
-from server.segments import I64, Records
+from processor.view.segments import I64, Records
 
 Numbers = tuple[int, ...]
 """What a row or a sum of rows says, in the order of `tables.Sums.value`: offset (`NEVER` in a sum), requests, errors,

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from processor.core import packed, tables
 from processor.core.tables import Sums
-from server.segments import Records
-from server.sums import SAFE_BITS, Numbers
+from processor.view.segments import Records
+from processor.view.sums import SAFE_BITS, Numbers
 
 
 class UserPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):

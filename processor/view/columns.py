@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from server.changes import Changes, HourPlace, UserPlace, places
-from server.hash_index import HashIndex, hashes_of
-from server.people import People
-from server.projects import ELSEWHERE, Project, Projects
-from server.segments import I64, Records, Segments
-from server.sums import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
+from processor.view.changes import Changes, HourPlace, UserPlace, places
+from processor.view.hash_index import HashIndex, hashes_of
+from processor.view.people import People
+from processor.view.projects import ELSEWHERE, Project, Projects
+from processor.view.segments import I64, Records, Segments
+from processor.view.sums import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
 
 ROW: Final = np.dtype(
     [

@@ -5,11 +5,11 @@ from typing import Final
 
 import numpy as np
 
-from server.hash_index import HashIndex, hashes_of
-from server.names import Names
-from server.projects import ELSEWHERE, Project
-from server.segments import I64, Records, Segments
-from server.sums import NO_FIRST, NO_LAST, SUMMED
+from processor.view.hash_index import HashIndex, hashes_of
+from processor.view.names import Names
+from processor.view.projects import ELSEWHERE, Project
+from processor.view.segments import I64, Records, Segments
+from processor.view.sums import NO_FIRST, NO_LAST, SUMMED
 
 USER: Final = np.dtype(
     [
