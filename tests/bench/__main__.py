@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.bench import baseline, end_to_end, intake, latency, machine, processing, results, stages
+from tests.bench import baseline, end_to_end, intake, latency, machine, peer, processing, results, stages
 from tests.bench.context import Bench
 from tests.bench.programs import Failed
 from tests.bench.results import RATE, Figures, Row
@@ -22,6 +22,7 @@ from tests.bench.traffic import Corpus
 
 ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "baseline": ("textbook Faust application", baseline.baseline),
+    "postgres": ("FastAPI and PostgreSQL", peer.postgres),
     "http-intake": ("HTTP intake, one core", intake.http),
     "grpc-intake": ("gRPC intake, one core", intake.grpc),
     "processor": ("processor, one core", processing.processor),
@@ -31,6 +32,8 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "half-load": ("latency at half load over HTTP", latency.half_load),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
+BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
+"""The rows that others are compared with."""
 
 
 @click.command()
@@ -56,8 +59,8 @@ def main(only: tuple[str, ...], runs: int, events: int, json_file: Path | None, 
             _measure(bench, chosen, runs, progress)
     conditions["load after"] = "{:.2f} {:.2f} {:.2f}".format(*os.getloadavg())
     rows = list(bench.rows.values())
-    first = bench.rows.get("baseline")
-    results.show(console, conditions, rows, first.median(RATE) if first else None)
+    rates = {title: bench.rows[name].median(RATE) for name, title in BASELINES.items() if name in bench.rows}
+    results.show(console, conditions, rows, {title: rate for title, rate in rates.items() if rate})
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode({"conditions": conditions, "rows": rows})))
     sys.exit(any(row.failure for row in rows))

@@ -53,26 +53,27 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def show(console: Console, conditions: dict[str, str], rows: list[Row], baseline: float | None) -> None:
-    """Print everything, in tables that Markdown reads too."""
+def show(console: Console, conditions: dict[str, str], rows: list[Row], baselines: dict[str, float]) -> None:
+    """Print everything, in tables that Markdown reads too; `baselines`: name -> the rate to compare with."""
     table = Table("condition", "", box=box.MARKDOWN)
     for name, value in conditions.items():
         table.add_row(name, value)
     console.print(table)
     rated = [row for row in rows if row.median(RATE) is not None]
     if rated:
-        _rates(console, rated, baseline)
+        _rates(console, rated, baselines)
     for row in rows:
         _details(console, row)
 
 
-def _rates(console: Console, rows: list[Row], baseline: float | None) -> None:
-    table = Table("row", "events/s: median (least to most)", "CPU, µs an event", "x textbook", box=box.MARKDOWN)
+def _rates(console: Console, rows: list[Row], baselines: dict[str, float]) -> None:
+    ratios = [f"x {name}" for name in baselines]
+    table = Table("row", "events/s: median (least to most)", "CPU, µs an event", *ratios, box=box.MARKDOWN)
     for row in rows:
         rate = row.median(RATE) or 0.0
         spent = [f"{name.removeprefix(CPU)} {row.median(name):.1f}" for name in row.figures() if name.startswith(CPU)]
-        ratio = f"{rate / baseline:.1f}" if baseline else ""
-        table.add_row(row.title, row.shown(RATE) if row.failure is None else "FAILED", ", ".join(spent), ratio)
+        shown = row.shown(RATE) if row.failure is None else "FAILED"
+        table.add_row(row.title, shown, ", ".join(spent), *(f"{rate / each:.1f}" for each in baselines.values()))
     console.print(table)
 
 
