@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.rows import Report, run_row
+from tests.chaos.report import Report
+from tests.chaos.rows import run_row
 
 
 def told(report: Report) -> str:

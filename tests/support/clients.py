@@ -9,9 +9,10 @@ import gzip
 import io
 import json
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -246,7 +247,7 @@ async def _one_call(
             expected += 1
             batch = flight[0]
             if response.sequence != expected:
-                raise WrongAnswer(f"answer {response.sequence} instead of {expected}")
+                raise WrongAnswer(f"answer {response.sequence} instead of {expected}: {response}")
             if response.HasField("status"):
                 if response.status.code != grpc.StatusCode.UNAVAILABLE.value[0]:
                     raise WrongAnswer(str(response))
@@ -273,13 +274,18 @@ async def _read(call: Any) -> Any:
     return answer
 
 
-def send_unary(server: Target, batches: "deque[Batch]", tally: Tally) -> None:
-    """Send all `batches` one by one with plain, synchronous grpcio. Blocks: to be called in a thread."""
+def send_unary(
+    server: Target, batches: "deque[Batch]", tally: Tally, is_over: Callable[[], bool] = lambda: False
+) -> None:
+    """Send all `batches` one by one with plain, synchronous grpcio. Blocks: to be called in a thread.
+
+    Returns early when `is_over()`: nobody can cancel a thread.
+    """
     with grpc.insecure_channel(server.grpc, CHANNEL) as channel:
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
-        while batches:
+        while batches and not is_over():
             batch = batches.popleft()
-            while True:
+            while not is_over():
                 try:
                     answer = stub.Ingest(
                         pb.IngestRequest.FromString(batch.body),
@@ -309,10 +315,23 @@ async def send(server: Target, traffic: Traffic, tally: Tally, pace: Pace | None
     pace = pace or Pace()
     cut = len(traffic.grpc) // 10
     unary, streamed = grpc_batches(traffic.grpc[:cut]), grpc_batches(traffic.grpc[cut:])
-    async with asyncio.TaskGroup() as group:
-        group.create_task(send_http(server, http_batches(traffic.http), tally, pace=pace))
-        group.create_task(send_streams(server, streamed, tally, pace=pace))
-        group.create_task(asyncio.to_thread(send_unary, server, unary, tally))
+    over = threading.Event()
+
+    async def send_others() -> None:
+        try:
+            async with asyncio.TaskGroup() as others:
+                others.create_task(send_http(server, http_batches(traffic.http), tally, pace=pace))
+                others.create_task(send_streams(server, streamed, tally, pace=pace))
+        except BaseException:
+            over.set()
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send_others())
+            group.create_task(asyncio.to_thread(send_unary, server, unary, tally, over.is_set))
+    finally:
+        over.set()
     if traffic.late:
         await send_http(server, http_batches(traffic.late), Tally())
 

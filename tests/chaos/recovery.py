@@ -1,0 +1,72 @@
+"""How long a failure is felt: from its beginning until events acknowledged after it are in the tables."""
+
+import asyncio
+import contextlib
+import time
+
+import aiohttp
+
+from tests.support.clients import Tally, Target
+
+LOOK = 0.02
+"""Seconds between two looks at what has been acknowledged."""
+
+
+class Recovery:
+    """Measures with the traffic that is under way: the next `x-ingest-position` after a failure is read back.
+
+    A measurement that another failure comes into is given up: the new one starts.
+    """
+
+    def __init__(self, target: Target, tally: Tally, found: list[float]) -> None:
+        self._target = target
+        self._tally = tally
+        self._found = found
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """The failure is now."""
+        self.cancel()
+        self._tally.position = ""
+        self._task = asyncio.create_task(self._measure(time.monotonic()))
+
+    async def settle(self, patience: float = 60.0) -> None:
+        """Wait for the measurement under way."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=patience)
+
+    def cancel(self) -> None:
+        """Give up what is being measured."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _measure(self, began: float) -> None:
+        await self._visible()
+        self._found.append(time.monotonic() - began)
+
+    async def _visible(self) -> None:
+        """Wait for the next acknowledgement, and until the tables have it."""
+        while not self._tally.position:  # noqa: ASYNC110 - what is looked at may be set by a thread
+            await asyncio.sleep(LOOK)
+        position = self._tally.position
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=8)) as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                    url = f"http://{self._target.http}/v1/users?limit=1&after={position}"
+                    async with session.get(url, headers={"x-api-key": self._target.key}) as response:
+                        if response.status == 200:
+                            return
+                await asyncio.sleep(LOOK)
+
+    async def worst(self) -> None:
+        """Until cancelled, ask again and again; what is found is the longest time that the tables stood still."""
+        longest = 0.0
+        self.cancel()
+        try:
+            while True:
+                self._tally.position = ""
+                began = time.monotonic()
+                await self._visible()
+                longest = max(longest, time.monotonic() - began)
+        finally:
+            self._found.append(longest)
