@@ -318,7 +318,7 @@ async def _run(
                     break
                 await what.failure(run)
             if not sending.done():
-                await recovery.settle()
+                await recovery.settle(sending)
             pace.let_go()
             say(f"{report.kills} failures, sending the rest")
             await sending

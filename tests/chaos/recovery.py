@@ -30,10 +30,11 @@ class Recovery:
         self._tally.position = ""
         self._task = asyncio.create_task(self._measure(time.monotonic()))
 
-    async def settle(self, patience: float = 60.0) -> None:
-        """Wait for the measurement under way."""
+    async def settle(self, sending: asyncio.Task[None] | None = None, patience: float = 60.0) -> None:
+        """Wait for the measurement under way, for as long as there is traffic to measure with."""
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=patience)
+            others = {sending} if sending is not None else set()
+            await asyncio.wait({self._task, *others}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
 
     def cancel(self) -> None:
         """Give up what is being measured."""
@@ -61,6 +62,7 @@ class Recovery:
     async def worst(self) -> None:
         """Until cancelled, ask again and again; what is found is the longest time that the tables stood still."""
         longest = 0.0
+        began = time.monotonic()
         self.cancel()
         try:
             while True:
@@ -69,4 +71,4 @@ class Recovery:
                 await self._visible()
                 longest = max(longest, time.monotonic() - began)
         finally:
-            self._found.append(longest)
+            self._found.append(max(longest, time.monotonic() - began))

@@ -343,7 +343,7 @@ async def run_row(
                         break
                     await ROWS[mixed[number % len(mixed)] if mixed else row].failure(run)
                 if not sending.done():
-                    await recovery.settle()
+                    await recovery.settle(sending)
                 pace.let_go()
                 say(f"{report.kills} kills done, sending the rest")
                 await sending

@@ -35,6 +35,8 @@ PAUSE: Final = 0.05
 """Seconds before something is sent again."""
 TRICKLE: Final = 500
 """Events a second while the rest is held back."""
+MAX_WAIT: Final = 2.5
+"""Seconds that one request is held back at most: senders that try again and again must not fill the time to come."""
 PATIENCE: Final = 15.0
 """Seconds after which a request counts as lost."""
 
@@ -96,9 +98,15 @@ class Pace:
         self._left -= events
         rate = self._rate if self._left > self._reserve else TRICKLE
         now = time.monotonic()
-        self._free_at = max(self._free_at, now - 0.1) + events / rate
-        with contextlib.suppress(TimeoutError):
+        self._free_at = min(max(self._free_at, now - 0.1) + events / rate, now + MAX_WAIT)
+        try:
             await asyncio.wait_for(self._released.wait(), max(0.0, self._free_at - now))
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:  # its call broke: it was not sent, and takes its turn again
+            self._left += events
+            self._free_at -= events / rate
+            raise
 
     def let_go(self) -> None:
         """From now on as fast as it goes."""
