@@ -30,7 +30,7 @@ class Recovery:
         self._tally.position = ""
         self._task = asyncio.create_task(self._measure(time.monotonic()))
 
-    async def settle(self, sending: asyncio.Task[None] | None = None, patience: float = 60.0) -> None:
+    async def settle(self, sending: asyncio.Task[None] | None = None, patience: float = 30.0) -> None:
         """Wait for the measurement under way, for as long as there is traffic to measure with."""
         if self._task is not None:
             others = {sending} if sending is not None else set()

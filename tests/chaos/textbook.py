@@ -79,11 +79,11 @@ def counted(log: Log) -> dict[str, float]:
     return found
 
 
-def run(data: Path, seed: int, events: int, kills: int) -> dict[str, object]:
+def run(data: Path, seed: int, events: int, kills: int, rate: float | None) -> dict[str, object]:
     """One run; what it came to."""
     rng = random.Random(seed)
     create_log(data)
-    feeder = Feeder(data, rng, events, events / (kills * (SPREAD + 1.5)))
+    feeder = Feeder(data, rng, events, rate or events / (max(kills, 1) * (SPREAD + 1.5)))
     feeder.start()
     for _ in range(kills):
         process = launch(data)
@@ -126,10 +126,11 @@ def _compare(truth: dict[str, int], rows: dict[str, float]) -> dict[str, object]
 @click.option("--events", default=10_000, show_default=True, type=click.IntRange(min=100))
 @click.option("--kills", default=5, show_default=True, type=click.IntRange(min=0))
 @click.option("--seed", default=1, show_default=True)
-def main(events: int, kills: int, seed: int) -> None:
+@click.option("--rate", type=float, help="Events a second; default: so that they last as long as the kills do")
+def main(events: int, kills: int, seed: int, rate: float | None) -> None:
     """Kill the textbook application under load, and count what it miscounts."""
     with tempfile.TemporaryDirectory(prefix="spendstream-textbook-") as directory:
-        print(json.dumps(run(Path(directory) / "data", seed, events, kills)))
+        print(json.dumps(run(Path(directory) / "data", seed, events, kills, rate)))
 
 
 if __name__ == "__main__":

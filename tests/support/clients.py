@@ -80,7 +80,10 @@ class Tally:
 
 
 class Pace:
-    """At most `rate` events a second; of the last `reserve` of `total` only `TRICKLE` until `let_go`."""
+    """At most `rate` events a second; of the last `reserve` of `total` only `TRICKLE`.
+
+    A quarter of the reserve waits for `let_go`, however long that takes: there is something left to send until then.
+    """
 
     def __init__(self, total: int = 0, rate: float = float("inf"), reserve: int = 0) -> None:
         self._left = total
@@ -96,7 +99,14 @@ class Pace:
         if self._released.is_set():
             return
         self._left -= events
-        rate = self._rate if self._left > self._reserve else TRICKLE
+        if self._left < self._reserve // 4:
+            try:
+                await self._released.wait()
+            except asyncio.CancelledError:
+                self._left += events
+                raise
+            return
+        rate = self._rate if self._left > self._reserve else min(TRICKLE, self._rate)
         now = time.monotonic()
         self._free_at = min(max(self._free_at, now - 0.1) + events / rate, now + MAX_WAIT)
         try:
