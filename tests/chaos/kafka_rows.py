@@ -134,16 +134,14 @@ async def _scale(run: Run) -> None:
 
 
 async def _rolling(run: Run) -> None:
-    watching = asyncio.create_task(run.recovery.worst())
-    for server in list(run.cluster.everyone):
-        run.cluster.held.add(server)
-        if server.is_running:
-            await asyncio.to_thread(server.stop)
-        await asyncio.to_thread(server.start, 60)
-        run.cluster.held.discard(server)
-    run.happened("all APIs and workers restarted, one after the other", felt=False)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    async with run.recovery.watched():
+        for server in list(run.cluster.everyone):
+            run.cluster.held.add(server)
+            if server.is_running:
+                await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.start, 60)
+            run.cluster.held.discard(server)
+        run.happened("all APIs and workers restarted, one after the other", felt=False)
 
 
 async def _index(run: Run) -> None:

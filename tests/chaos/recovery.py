@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import aiohttp
 
@@ -59,16 +61,32 @@ class Recovery:
                             return
                 await asyncio.sleep(LOOK)
 
-    async def worst(self) -> None:
-        """Until cancelled, ask again and again; what is found is the longest time that the tables stood still."""
+    async def worst(self, over: asyncio.Event) -> None:
+        """Until it is `over`, ask again and again; what is found is the longest time that the tables stood still."""
         longest = 0.0
         began = time.monotonic()
         self.cancel()
         try:
-            while True:
+            while not over.is_set():
                 self._tally.position = ""
                 began = time.monotonic()
                 await self._visible()
                 longest = max(longest, time.monotonic() - began)
+        except asyncio.CancelledError:  # no end was seen: at least so long
+            longest = max(longest, time.monotonic() - began)
+            raise
         finally:
-            self._found.append(max(longest, time.monotonic() - began))
+            self._found.append(longest)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Find the longest standstill of the block, to its end though the block may end before."""
+        over = asyncio.Event()
+        watching = asyncio.create_task(self.worst(over))
+        try:
+            yield
+            over.set()
+            await asyncio.wait({watching}, timeout=30)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)

@@ -145,21 +145,19 @@ async def _file(run: Run) -> None:
 
 async def _rolling(run: Run) -> None:
     """SIGTERM to each process in turn; the supervisor starts its children again, here we start the supervisor."""
-    watching = asyncio.create_task(run.recovery.worst())
     parts: tuple[Part, ...] = ("api", "worker", "supervisor")
     part = run.rng.choice(parts)
-    if part == "supervisor":
-        code, seconds = await asyncio.to_thread(run.server.stop)
-        if code != 0 or seconds > STOP_PATIENCE:
-            run.report.differences.append(f"SIGTERM: exit code {code} after {seconds:.1f} s")
-        await asyncio.to_thread(run.server.start)
-    else:
-        await asyncio.to_thread(run.server.signal, part, signal.SIGTERM)
-    run.report.kills += 1
-    run.say(f"{part} restarted ({run.report.kills})")
-    await asyncio.sleep(3)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    async with run.recovery.watched():
+        if part == "supervisor":
+            code, seconds = await asyncio.to_thread(run.server.stop)
+            if code != 0 or seconds > STOP_PATIENCE:
+                run.report.differences.append(f"SIGTERM: exit code {code} after {seconds:.1f} s")
+            await asyncio.to_thread(run.server.start)
+        else:
+            await asyncio.to_thread(run.server.signal, part, signal.SIGTERM)
+        run.report.kills += 1
+        run.say(f"{part} restarted ({run.report.kills})")
+        await asyncio.sleep(3)
 
 
 async def _disk(run: Run) -> None:
