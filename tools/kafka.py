@@ -197,7 +197,7 @@ class Broker:
         deadline = time.monotonic() + patience
         while not answers(self._port):
             if not self.is_running or time.monotonic() > deadline:
-                was = "was late" if self.is_running else "ended"
+                was = "was late" if self.is_running else f"ended with {self._process and self._process.returncode}"
                 self.kill()
                 raise NotStarted(f"the broker {was}; the end of {self.log_path}:\n{self.log()[-3000:]}")
             time.sleep(0.05)
@@ -269,7 +269,8 @@ class Broker:
         """
         made: list[subprocess.Popen[bytes] | OSError] = []
         is_made = threading.Event()
-        tie = lifeline.tie()
+        # No preexec_fn: with one Python forks, not vforks, and the child may never come out of gRPC's fork handlers.
+        command = lifeline.tied(command)
 
         def keep() -> None:
             try:
@@ -281,7 +282,6 @@ class Broker:
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         start_new_session=True,  # Ctrl-C is for this program, which then stops the broker
-                        preexec_fn=tie,  # noqa: PLW1509 - takes no lock
                     )
                 made.append(process)
             except OSError as error:

@@ -235,6 +235,11 @@ class Consumer(faust_transport.Consumer):
 
     def _seek_committed(self, tps: list[TP]) -> dict[TP, int]:
         assert self._client is not None
+        assigned = {TP(found.topic, found.partition) for found in self._client.assignment()}
+        # What was lost since would be sought in vain, and meanwhile nobody would serve the group: it comes here again.
+        tps = [tp for tp in tps if tp in assigned]
+        if not tps:
+            return {}
         committed = _patiently(lambda client: client.committed([Assigned(*tp) for tp in tps], PATIENCE), self._client)
         found = {}
         for entry in committed:

@@ -112,6 +112,9 @@ class Applier:
             return
         try:
             partition.tables.apply(delivered.offset, decoded, keys)
+        except (OSError, MemoryError) as error:  # a full disk under the id index is no fault of the message
+            self._broken = True
+            raise Broken(f"message {delivered.partition}:{delivered.offset} is applied after a restart") from error
         except Exception as error:
             self._broken = True  # before anything is awaited: no flush may write what is half applied
             partition.index.distrust()  # it may have ids of this message, which no table will ever contain

@@ -24,7 +24,7 @@ class Cluster:
     key = KEY
 
     def __init__(self, directory: Path, rng: random.Random, apis: int = 2, workers: int = 2) -> None:
-        self._directory = directory
+        self.directory = directory
         self._rng = rng
         self.broker = Broker(directory / "broker")
         self.apis = [self._server("api", number) for number in range(apis)]
@@ -36,7 +36,7 @@ class Cluster:
 
     def _server(self, role: str, number: int, **settings: Any) -> Server:
         return Server(
-            self._directory / f"{role}-{number}",
+            self.directory / f"{role}-{number}",
             role,
             broker=self.broker.url,
             partitions=PARTITIONS,
@@ -66,7 +66,7 @@ class Cluster:
         return self._rng.choice([api for api in self.apis if api.http])
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
-        return run_cli(self._directory / "cli", *arguments, timeout=timeout, broker=self.broker.url)
+        return run_cli(self.directory / "cli", *arguments, timeout=timeout, broker=self.broker.url)
 
     # --- life -------------------------------------------------------------------------------------------------------
 

@@ -2,20 +2,28 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from processor.log.store import Log, TopicPartition
+from processor.log.topics import EVENTS
+from tests.chaos import faults
+from tests.chaos.faults import CannotRun, Clock
+from tests.chaos.recovery import Recovery
+from tests.chaos.report import Report
 from tests.chaos.wal import tear
 from tests.support import clients
 from tests.support.clients import Pace, Tally
-from tests.support.server import Server, all_gone, server, wait_until
+from tests.support.server import Part, Server, all_gone, run_cli, server, wait_until
 from tests.support.traffic import GroundTruth, make_traffic
 
 SPREAD: Final = 2.5
@@ -24,24 +32,14 @@ SPREAD: Final = 2.5
 ORPHAN_PATIENCE: Final = 1.0
 """Seconds in which children end after their supervisor (contract, section 1)."""
 
+STOP_PATIENCE: Final = 10.0
+"""Seconds in which SIGTERM ends a server (contract, section 1)."""
 
-@dataclass
-class Report:
-    """What came of one run."""
-
-    row: str
-    seed: int
-    kills: int = 0
-    events: int = 0
-    acknowledged: int = 0
-    retries: int = 0
-    differences: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether nothing was lost, nothing counted twice, and all kills were done."""
-        return not self.differences and self.acknowledged == self.events
+STANDSTILL: Final = 60.0
+DISK_MIB: Final = 160
+PARTITIONS: Final = 2
+REFUSED: Final = 2
+"""Exit code of a start that can never go well."""
 
 
 @dataclass
@@ -51,12 +49,23 @@ class Run:
     server: Server
     rng: random.Random
     report: Report
+    tally: Tally
+    recovery: Recovery
+    say: Callable[[str], None] = lambda _: None
+    clock: Clock | None = None
+    poison: list[str] = field(default_factory=list)
+    """The kinds of messages that cannot be processed, as they were put into the log."""
+    short: bool = False
 
     def killed(self, what: str) -> None:
+        """It happened, and what follows is the recovery."""
         self.report.kills += 1
         self.say(f"{what} ({self.report.kills})")
+        self.recovery.start()
 
-    say: Callable[[str], None] = lambda _: None
+    def mended(self) -> None:
+        """The fault is over only now: recovery is counted from here."""
+        self.recovery.start()
 
 
 Failure = Callable[[Run], Awaitable[None]]
@@ -102,6 +111,7 @@ async def _sigstop(run: Run) -> None:
     run.killed("worker stopped")
     await asyncio.sleep(run.rng.uniform(0.5, 4))
     await asyncio.to_thread(run.server.signal, "worker", signal.SIGCONT)
+    run.mended()
 
 
 async def _torn(run: Run) -> None:
@@ -118,14 +128,180 @@ async def _index(run: Run) -> None:
     await asyncio.to_thread(run.server.start)
 
 
-ROWS: Final[dict[str, tuple[str, Failure]]] = {
-    "worker": ("kill -9 of the worker", _worker),
-    "api": ("kill -9 of the API", _api),
-    "supervisor": ("kill -9 of the supervisor", _supervisor),
-    "everything": ("kill -9 of every process at once", _everything),
-    "sigstop": ("the worker stands still for seconds", _sigstop),
-    "torn": ("kill -9 of everything, torn tail of the write-ahead log", _torn),
-    "index": ("kill -9 of everything, id index deleted", _index),
+async def _standstill(run: Run) -> None:
+    await asyncio.to_thread(run.server.signal, "worker", signal.SIGSTOP)
+    run.killed("worker stopped")
+    await asyncio.sleep(STANDSTILL / 10 if run.short else STANDSTILL)
+    await asyncio.to_thread(run.server.signal, "worker", signal.SIGCONT)
+    run.mended()
+
+
+async def _file(run: Run) -> None:
+    await asyncio.to_thread(run.server.kill_all)
+    done = faults.tear_file(run.server.data_dir, run.rng)
+    run.killed(f"everything killed, {done}")
+    await asyncio.to_thread(run.server.start)
+
+
+async def _rolling(run: Run) -> None:
+    """SIGTERM to each process in turn; the supervisor starts its children again, here we start the supervisor."""
+    parts: tuple[Part, ...] = ("api", "worker", "supervisor")
+    part = run.rng.choice(parts)
+    async with run.recovery.watched():
+        if part == "supervisor":
+            code, seconds = await asyncio.to_thread(run.server.stop)
+            if code != 0 or seconds > STOP_PATIENCE:
+                run.report.differences.append(f"SIGTERM: exit code {code} after {seconds:.1f} s")
+            await asyncio.to_thread(run.server.start)
+        else:
+            await asyncio.to_thread(run.server.signal, part, signal.SIGTERM)
+        run.report.kills += 1
+        run.say(f"{part} restarted ({run.report.kills})")
+        await asyncio.sleep(3)
+
+
+async def _disk(run: Run) -> None:
+    taken = await asyncio.to_thread(faults.fill, run.server.data_dir)
+    run.killed(f"disk full, {taken >> 20} MiB taken")
+    before = run.tally.acknowledged
+    await asyncio.sleep(run.rng.uniform(2, 6))
+    run.say(f"{run.tally.acknowledged - before} events acknowledged meanwhile")
+    if run.rng.random() < 0.5:
+        await asyncio.to_thread(run.server.kill_all)
+        await asyncio.to_thread(faults.free, run.server.data_dir)
+        await asyncio.to_thread(run.server.start)
+    else:
+        await asyncio.to_thread(faults.free, run.server.data_dir)
+    run.mended()
+
+
+async def _put_poison(run: Run, kind: str) -> None:
+    def put() -> None:
+        log = Log(run.server.data_dir, create=False)
+        faults.put(log, faults.poison(kind, run.rng.randrange(log.partitions), log.partitions))
+        log.close()
+
+    await asyncio.to_thread(put)
+    run.poison.append(kind)
+    run.killed(f"a message that {'cannot be decoded' if kind == 'junk' else 'raises'}")
+
+
+async def _junk(run: Run) -> None:
+    await _put_poison(run, "junk")
+
+
+async def _raises(run: Run) -> None:
+    await _put_poison(run, "raises")
+
+
+async def _letters(run: Run) -> list[str]:
+    done = await asyncio.to_thread(run.server.cli, "dlq", "list", "--json")
+    return faults.letters_missing(json.loads(done.stdout), run.poison) if done.returncode == 0 else [done.stderr]
+
+
+async def _clock(run: Run) -> None:
+    assert run.clock is not None
+    await asyncio.to_thread(run.clock.set, -faults.HOUR * (run.report.kills % 2 == 0))
+    run.killed("the clock set " + ("forward again" if run.report.kills % 2 else "back an hour"))
+
+
+async def _partitions(run: Run) -> None:
+    await asyncio.to_thread(run.server.kill_all)
+    run.killed("everything killed")
+    for command in ("serve", "api", "worker"):
+        done = await asyncio.to_thread(run_cli, run.server.data_dir, command, partitions=PARTITIONS + 1)
+        if done.returncode != REFUSED or f"has {PARTITIONS} partition(s), not {PARTITIONS + 1}" not in done.stderr:
+            run.report.differences.append(f"{command}, other partitions: {done.returncode} {done.stderr[-300:]}")
+    await asyncio.to_thread(run.server.start)
+
+
+async def _retention(run: Run) -> None:
+    """After some traffic three days pass at once; then the worker is killed while events are sealed and deleted."""
+    assert run.clock is not None
+    if run.report.kills == 0:
+        await asyncio.sleep(3)
+        await asyncio.to_thread(run.clock.set, faults.days_within_a_month(3) + 3 * faults.DAY)
+    else:
+        await asyncio.to_thread(run.server.kill, "worker")
+    run.killed("worker killed" if run.report.kills else "three days pass")
+
+
+async def _deleted(run: Run) -> list[str]:
+    def first() -> int:
+        log = Log(run.server.data_dir, create=False)
+        try:
+            return min(log.first(TopicPartition(EVENTS, number)) for number in range(log.partitions))
+        finally:
+            log.close()
+
+    found = await asyncio.to_thread(first)
+    run.say(f"events up to {found} are gone")
+    return [] if found > 0 else ["retention has deleted nothing"]
+
+
+@contextmanager
+def _small_disk(directory: Path) -> Iterator[None]:
+    with faults.small_disk(directory / "data", DISK_MIB):
+        yield
+
+
+@contextmanager
+def _held_clock(directory: Path) -> Iterator[Clock]:
+    with Clock(directory).held() as clock:
+        yield clock
+
+
+@contextmanager
+def _early_clock(directory: Path) -> Iterator[Clock]:
+    with Clock(directory).held(faults.days_within_a_month(3)) as clock:
+        yield clock
+
+
+async def _nothing(_: Run) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to fail."""
+
+    title: str
+    failure: Failure
+    times: int | None = None
+    """Failures in one run, if not as many as were asked for."""
+    lasts: float = 1.5
+    """Seconds that one takes, about."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    around: Callable[[Path], AbstractContextManager[Clock | None]] = lambda _: nullcontext()
+    """What is there from before the start until after the end; takes the directory of the data directory."""
+    after: Callable[[Run], Awaitable[list[str]]] = _nothing
+    """What else must be true in the end."""
+
+
+ROWS: Final[dict[str, Row]] = {
+    "worker": Row("kill -9 of the worker", _worker),
+    "api": Row("kill -9 of the API", _api),
+    "supervisor": Row("kill -9 of the supervisor; its children end within 1 s", _supervisor),
+    "everything": Row("kill -9 of every process at once", _everything),
+    "sigstop": Row("the worker stands still for seconds, again and again", _sigstop),
+    "standstill": Row("the worker stands still for 60 s (SIGSTOP)", _standstill, times=1, lasts=60),
+    "rolling": Row("SIGTERM of API, worker or server, started again", _rolling, lasts=4),
+    "torn": Row("kill -9 of everything, torn tail of the write-ahead log", _torn),
+    "file": Row("kill -9 of everything, torn pages and a torn end of the SQLite file", _file),
+    "disk": Row("disk full, and freed again", _disk, times=4, lasts=6, around=_small_disk),
+    "index": Row("kill -9 of everything, id index deleted", _index),
+    "junk": Row("a message that cannot be decoded", _junk, lasts=0.5, after=_letters),
+    "raises": Row("a message whose processing raises", _raises, times=4, lasts=4, after=_letters),
+    "clock": Row("the clock set back an hour, and forward again", _clock, lasts=0.5, around=_held_clock),
+    "partitions": Row("a restart with another partition count is refused", _partitions, times=2, lasts=5),
+    "retention": Row(
+        "retention deletes old events, the worker is killed at it",
+        _retention,
+        times=5,
+        settings={"retention": 1, "retention_interval": 0.2},
+        around=_early_clock,
+        after=_deleted,
+    ),
 }
 
 
@@ -137,41 +313,54 @@ async def run_row(
     kills: int,
     data_dir: Path,
     mixed: Sequence[str] = (),
+    short: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """One run of a row: `kills` failures under `events` events, then the comparison. With `mixed`, of those rows."""
     rng = random.Random(seed)
     report = Report(row, seed)
     began = time.monotonic()
+    what = ROWS[mixed[0] if mixed else row]
+    kills = what.times if what.times is not None and not mixed else kills
     say("making events")
     traffic = await asyncio.to_thread(make_traffic, rng.randrange(2**32), events, conflicts=min(50, events // 100))
     report.events = traffic.events
-    pace = Pace(traffic.events, rate=traffic.events / (kills * (SPREAD + 1.5)), reserve=traffic.events // 5)
+    lasts = what.lasts / 10 if short else what.lasts
+    pace = Pace(traffic.events, rate=traffic.events / (kills * (SPREAD + lasts)), reserve=traffic.events // 5)
     tally = Tally()
-    with server(data_dir) as started:
-        run = Run(started, rng, report, say)
-        sending = asyncio.create_task(clients.send(started, traffic, tally, pace))
-        try:
-            for number in range(kills):
-                await asyncio.wait({sending}, timeout=rng.uniform(0.05, SPREAD))
-                if sending.done():
-                    break
-                await ROWS[mixed[number % len(mixed)] if mixed else row][1](run)
-            pace.let_go()
-            say(f"{report.kills} kills done, sending the rest")
-            await sending
-        finally:
-            sending.cancel()
-        report.acknowledged, report.retries = tally.acknowledged, tally.retries
-        say("comparing")
-        if report.kills < kills:
-            report.differences.append(f"only {report.kills} of {kills} kills: the events were too few")
-        report.differences += await _compare(run, traffic.truth, "")
-        code, _ = await asyncio.to_thread(started.stop)
-        if code != 0:
-            report.differences.append(f"SIGTERM: exit code {code}")
-        await asyncio.to_thread(started.start)
-        report.differences += await _compare(run, traffic.truth, "after a restart: ")
+    try:
+        held = what.around(data_dir.parent)
+        with held as clock, server(data_dir, partitions=PARTITIONS, **what.settings) as started:
+            recovery = Recovery(started, tally, report.recoveries)
+            run = Run(started, rng, report, tally, recovery, say, clock, short=short)
+            sending = asyncio.create_task(clients.send(started, traffic, tally, pace))
+            try:
+                for number in range(kills):
+                    await asyncio.wait({sending}, timeout=rng.uniform(0.05, SPREAD))
+                    if sending.done():
+                        break
+                    await ROWS[mixed[number % len(mixed)] if mixed else row].failure(run)
+                if not sending.done():
+                    await recovery.settle(sending)
+                pace.let_go()
+                say(f"{report.kills} kills done, sending the rest")
+                await sending
+            finally:
+                sending.cancel()
+                recovery.cancel()
+            report.acknowledged, report.retries = tally.acknowledged, tally.retries
+            say("comparing")
+            if report.kills < kills:
+                report.differences.append(f"only {report.kills} of {kills} kills: the events were too few")
+            report.differences += await _compare(run, traffic.truth, "")
+            report.differences += await what.after(run)
+            code, _ = await asyncio.to_thread(started.stop)
+            if code != 0:
+                report.differences.append(f"SIGTERM: exit code {code}")
+            await asyncio.to_thread(started.start)
+            report.differences += await _compare(run, traffic.truth, "after a restart: ")
+    except CannotRun as error:
+        report.skipped = str(error)
     report.seconds = time.monotonic() - began
     return report
 

@@ -71,6 +71,21 @@ def read(path: Path) -> Wal | None:
     return Wal(not magic & 1, page_size, salts, end, checksum)
 
 
+def pages(path: Path) -> set[int]:
+    """The numbers, from 1, of the pages in it that a commit has made part of the database."""
+    wal = read(path)
+    if wal is None:
+        return set()
+    data = path.read_bytes()[: wal.end]
+    starts = range(HEADER, len(data), FRAME + wal.page_size)
+    return {int.from_bytes(data[start : start + 4]) for start in starts}
+
+
+def page_size(path: Path) -> int:
+    """Bytes of a page of the database, by its write-ahead log."""
+    return int.from_bytes(path.read_bytes()[8:12])
+
+
 def _frames(wal: Wal, count: int, rng: random.Random) -> bytes:
     """Sound frames of a transaction that never commits, full of nonsense."""
     checksum = wal.checksum

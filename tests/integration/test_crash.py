@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.rows import Report, run_row
+from tests.chaos.report import Report
+from tests.chaos.rows import run_row
 
 
 def told(report: Report) -> str:
@@ -34,4 +35,14 @@ async def test_kills_of_every_part_lose_and_repeat_nothing(tmp_path: Path) -> No
 async def test_a_torn_write_ahead_log_loses_only_what_was_never_acknowledged(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     report = await run_row("torn", seed=seed, events=4_000, kills=2, data_dir=tmp_path / "data")
+    assert report.is_exact, told(report)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("row", ["file", "disk", "clock", "junk"])
+async def test_other_faults_in_short(tmp_path: Path, row: str) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    report = await run_row(row, seed=seed, events=3_000, kills=2, data_dir=tmp_path / "data", mixed=(row,))
+    if report.skipped:
+        pytest.skip(report.skipped)
     assert report.is_exact, told(report)

@@ -9,9 +9,10 @@ import gzip
 import io
 import json
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -34,6 +35,8 @@ PAUSE: Final = 0.05
 """Seconds before something is sent again."""
 TRICKLE: Final = 500
 """Events a second while the rest is held back."""
+MAX_WAIT: Final = 2.5
+"""Seconds that one request is held back at most: senders that try again and again must not fill the time to come."""
 PATIENCE: Final = 15.0
 """Seconds after which a request counts as lost."""
 
@@ -77,7 +80,10 @@ class Tally:
 
 
 class Pace:
-    """At most `rate` events a second; of the last `reserve` of `total` only `TRICKLE` until `let_go`."""
+    """At most `rate` events a second; of the last `reserve` of `total` only `TRICKLE`.
+
+    A quarter of the reserve waits for `let_go`, however long that takes: there is something left to send until then.
+    """
 
     def __init__(self, total: int = 0, rate: float = float("inf"), reserve: int = 0) -> None:
         self._left = total
@@ -93,11 +99,24 @@ class Pace:
         if self._released.is_set():
             return
         self._left -= events
-        rate = self._rate if self._left > self._reserve else TRICKLE
+        if self._left < self._reserve // 4:
+            try:
+                await self._released.wait()
+            except asyncio.CancelledError:
+                self._left += events
+                raise
+            return
+        rate = self._rate if self._left > self._reserve else min(TRICKLE, self._rate)
         now = time.monotonic()
-        self._free_at = max(self._free_at, now - 0.1) + events / rate
-        with contextlib.suppress(TimeoutError):
+        self._free_at = min(max(self._free_at, now - 0.1) + events / rate, now + MAX_WAIT)
+        try:
             await asyncio.wait_for(self._released.wait(), max(0.0, self._free_at - now))
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:  # its call broke: it was not sent, and takes its turn again
+            self._left += events
+            self._free_at -= events / rate
+            raise
 
     def let_go(self) -> None:
         """From now on as fast as it goes."""
@@ -246,7 +265,7 @@ async def _one_call(
             expected += 1
             batch = flight[0]
             if response.sequence != expected:
-                raise WrongAnswer(f"answer {response.sequence} instead of {expected}")
+                raise WrongAnswer(f"answer {response.sequence} instead of {expected}: {response}")
             if response.HasField("status"):
                 if response.status.code != grpc.StatusCode.UNAVAILABLE.value[0]:
                     raise WrongAnswer(str(response))
@@ -273,13 +292,18 @@ async def _read(call: Any) -> Any:
     return answer
 
 
-def send_unary(server: Target, batches: "deque[Batch]", tally: Tally) -> None:
-    """Send all `batches` one by one with plain, synchronous grpcio. Blocks: to be called in a thread."""
+def send_unary(
+    server: Target, batches: "deque[Batch]", tally: Tally, is_over: Callable[[], bool] = lambda: False
+) -> None:
+    """Send all `batches` one by one with plain, synchronous grpcio. Blocks: to be called in a thread.
+
+    Returns early when `is_over()`: nobody can cancel a thread.
+    """
     with grpc.insecure_channel(server.grpc, CHANNEL) as channel:
         stub = ingest_pb2_grpc.IngestServiceStub(channel)
-        while batches:
+        while batches and not is_over():
             batch = batches.popleft()
-            while True:
+            while not is_over():
                 try:
                     answer = stub.Ingest(
                         pb.IngestRequest.FromString(batch.body),
@@ -309,10 +333,23 @@ async def send(server: Target, traffic: Traffic, tally: Tally, pace: Pace | None
     pace = pace or Pace()
     cut = len(traffic.grpc) // 10
     unary, streamed = grpc_batches(traffic.grpc[:cut]), grpc_batches(traffic.grpc[cut:])
-    async with asyncio.TaskGroup() as group:
-        group.create_task(send_http(server, http_batches(traffic.http), tally, pace=pace))
-        group.create_task(send_streams(server, streamed, tally, pace=pace))
-        group.create_task(asyncio.to_thread(send_unary, server, unary, tally))
+    over = threading.Event()
+
+    async def send_others() -> None:
+        try:
+            async with asyncio.TaskGroup() as others:
+                others.create_task(send_http(server, http_batches(traffic.http), tally, pace=pace))
+                others.create_task(send_streams(server, streamed, tally, pace=pace))
+        except BaseException:
+            over.set()
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send_others())
+            group.create_task(asyncio.to_thread(send_unary, server, unary, tally, over.is_set))
+    finally:
+        over.set()
     if traffic.late:
         await send_http(server, http_batches(traffic.late), Tally())
 

@@ -1,6 +1,7 @@
 """Apply, flush, then acknowledge; a failing log is waited for; what cannot be processed is buried and passed over."""
 
 import asyncio
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state import applier as module
 from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
+from processor.state.index import IdIndex
 from processor.state.loader import Partition, load
 from processor.state.verify import verify
 from tests.support.tables import NOON, Usage, columns
@@ -191,6 +193,29 @@ async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_
     await again.applier.flush()
     assert again.requests() == 3
     assert again.differences() == []
+
+
+async def test_a_full_disk_under_the_id_index_buries_no_message(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = worker.send(value_of(Usage(1)), value_of(Usage(2)))
+    await worker.take(sent[:1])
+    with monkeypatch.context() as full:
+        full.setattr(IdIndex, "claim", _no_space)
+        with pytest.raises(Broken):
+            await worker.applier.take(sent[1])
+    await worker.applier.flush()
+    assert not any(delivery.acked for delivery in sent)
+    again = worker.restart()
+    await again.take(sent)
+    await again.applier.flush()
+    assert again.log.read(TopicPartition(DEAD_LETTERS, 0), 0) == []
+    assert again.requests() == 2
+    assert again.differences() == []
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _raise(*_: object) -> None:

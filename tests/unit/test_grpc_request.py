@@ -20,6 +20,13 @@ def test_the_events_come_out_as_they_went_in(sequence: int, sizes: list[int]) ->
     assert sequence_of(request.SerializeToString()) == sequence
 
 
+def test_the_sequence_of_a_refused_request_is_found_wherever_it_stands() -> None:
+    events = pb.IngestRequest(events=[pb.Event(model="m")] * 100).SerializeToString()
+    sequence = pb.IngestRequest(sequence=2**40).SerializeToString()
+    assert sequence_of(events + sequence) == sequence_of(sequence + events) == 2**40
+    assert sequence_of(sequence + events + pb.IngestRequest(sequence=3).SerializeToString()) == 3
+
+
 @given(st.binary(max_size=40))
 def test_takes_no_more_than_the_generated_class(raw: bytes) -> None:
     try:
