@@ -65,6 +65,7 @@ async def make_server(
                 {
                     "ListUsers": _unary(usage.ListUsers),
                     "GetUser": _unary(usage.GetUser),
+                    "GetCosts": _unary(usage.GetCosts),
                     "GetQuota": _unary(usage.GetQuota),
                 },
             ),
@@ -129,6 +130,11 @@ class _Usage:
         request = _parse(usage_pb2.GetUserRequest, raw)
         detail = await self._face.reads.get_user(key, request.user_id, _params(request), after)
         return grpc_answers.user_detail(detail)
+
+    async def GetCosts(self, raw: bytes, context: Context) -> usage_pb2.GetCostsResponse:
+        key, after = self._reader(context)
+        request = _parse(usage_pb2.GetCostsRequest, raw)
+        return grpc_answers.costs(await self._face.reads.get_costs(key, _params(request), after))
 
     async def GetQuota(self, raw: bytes, context: Context) -> usage_pb2.GetQuotaResponse:
         key, after = self._reader(context)

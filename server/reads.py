@@ -7,9 +7,10 @@ from typing import Final, TypeVar
 from processor.core.clock import KINDS, format_timestamp, month_start, next_month, window_start
 from processor.view.projects import Dim
 from processor.view.sums import TOTALS, Numbers, merge, merged
-from server import position
+from server import costs, position
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
 from server.arrivals import Arrivals
+from server.costs import Costs
 from server.errors import Refused
 from server.keys import Directory, Key
 from server.listing import Listing
@@ -76,6 +77,18 @@ class ViewReads:
             raise Refused("not_found", "This project has no such user")
         view = self._view
         return await self._run(size, lambda: _detail(user_id, view.user(key.project, user_id, size), days, as_of))
+
+    async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> Costs:
+        """What the key's project costs, over all its users."""
+        now = self._clock()
+        hours = costs.parse_costs(key.project, params, now)
+        await self._catch_up(after)
+        view, as_of, range_ = self._view, self._view.as_of, costs.needed(hours, now)
+
+        def add_up() -> Costs:
+            return costs.summarise(view.hours(key.project, range_), hours, now, as_of)
+
+        return await self._run(view.hour_count(key.project), add_up)
 
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
         """The month of the key's organisation, over all its projects, and its current windows.

@@ -8,6 +8,7 @@ from msgspec import Raw
 from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+from server.costs import Costs, average_cost, cache_hit_rate
 
 _MAX_INT = 2**63 - 1
 
@@ -52,8 +53,42 @@ def totals(sums: Totals) -> dict[str, Any]:
         "input_tokens": _number(sums.input_tokens),
         "output_tokens": _number(sums.output_tokens),
         "cached_tokens": _number(sums.cached_tokens),
-        "cost_usd": Raw(format_cost(sums.cost).encode()),
+        "cost_usd": _decimal(sums.cost),
         "unpriced": _number(sums.unpriced),
+    }
+
+
+def costs(answer: Costs) -> dict[str, Any]:
+    """The answer of `GET /v1/costs`."""
+    return {
+        "byModel": [
+            {
+                "provider": row.provider,
+                "model": row.model,
+                "tokens": _number(row.totals.input_tokens + row.totals.output_tokens),
+                **totals(row.totals),
+                "avgCost": _decimal(average_cost(row.totals)),
+                "cacheHitRate": _decimal(cache_hit_rate(row.totals)),
+            }
+            for row in answer.by_model
+        ],
+        "daily": [{"day": format_day(row.day), **totals(row.totals)} for row in answer.daily],
+        "dailyByModel": [
+            {
+                "day": format_day(row.day),
+                "provider": row.provider,
+                "model": row.model,
+                "cost_usd": _decimal(row.totals.cost),
+                "requests": _number(row.totals.requests),
+                "errors": _number(row.totals.errors),
+            }
+            for row in answer.daily_by_model
+        ],
+        "total": totals(answer.total),
+        "monthToDate": _decimal(answer.month_to_date),
+        "forecast30d": _decimal(answer.forecast),
+        "cacheHitRate": _decimal(cache_hit_rate(answer.total)),
+        "asOf": format_timestamp(answer.as_of),
     }
 
 
@@ -77,6 +112,11 @@ def quota(answer: QuotaAnswer) -> dict[str, Any]:
 
 def _time(micros: int | None) -> str | None:
     return None if micros is None else format_timestamp(micros)
+
+
+def _decimal(pico: int) -> Raw:
+    """A number of 10^-12 with all its digits."""
+    return Raw(format_cost(pico).encode())
 
 
 def _number(value: int) -> int | Raw:

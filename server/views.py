@@ -159,8 +159,16 @@ class View:
             user = self._columns.people.find(found, user_id)
             return [] if user is None else listing.rows_of(self._columns, user)
 
+    def hour_count(self, project: str) -> int:
+        """How many hours of a provider, model and environment a project has. Never waits."""
+        found = self._columns.projects.by_name.get(project)
+        return len(found.hours) if found else 0
+
     def hours(self, project: str, hours: Range | None = None) -> list[Hour]:
-        """The project's hours (since the epoch; None: all), in no order, over all partitions. Waits for a batch."""
+        """The project's hours (since the epoch; None: all), in no order, over all partitions.
+
+        Belongs in a thread above `SMALL` of them.
+        """
         found = self._columns.projects.by_name.get(project)
         if found is None:
             return []

@@ -4,7 +4,7 @@ A row costs about 115 bytes: its record of 72, its places in the index and in it
 is an object of its own. Nothing here locks; `views.View` does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -66,6 +66,13 @@ class Columns:
         """What a row says if it does not fit into columns, which have zeros then."""
         found = self._wide.get(row)
         return found[2] if found else None
+
+    def wide_among(self, rows: I64, at: I64) -> Iterator[tuple[int, int]]:
+        """Those of `rows` that do not fit into columns, each with its entry in `at`."""
+        if self._wide:
+            for row, place in zip(rows.tolist(), at.tolist(), strict=True):
+                if row in self._wide:
+                    yield row, place
 
     def numbers_of(self, project: Project, users: Iterable[int]) -> list[Numbers]:
         """The users' sums over all time."""
