@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Final
 
 import click
@@ -123,7 +123,8 @@ class Shown:
     def table(self) -> Table:
         """For a terminal."""
         rows = self.rows.values()
-        cost = sum((row.cost_usd for row in rows), Decimal())
+        with localcontext(prec=100):  # the usual 28 digits would round
+            cost = sum((row.cost_usd for row in rows), Decimal())
         table = Table("user", show_footer=True, caption=f"as of {self._as_of}" if self._as_of else "waiting ...")
         table.columns[0].footer = f"{len(rows)} users"
         sums = [sum(getattr(row, name) for row in rows) for name in _COUNTS]
