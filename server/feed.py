@@ -50,8 +50,8 @@ OPENING: Final = 2.0
 """Seconds for which a snapshot serves whoever comes."""
 ROW_COST: Final = 1e-5
 SEND_COST: Final = 3e-5
-SEND_ROW_COST: Final = 3e-7
-"""Seconds of work, about: to make a row; to send a frame, and each of its rows."""
+SEND_ROW_COST: Final = 2e-6
+"""Seconds of work, about: to make a row; to send a frame, and each of its rows, with what the kernel does for it."""
 
 T = TypeVar("T")
 

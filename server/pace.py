@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-SHARE: Final = 0.25
+SHARE: Final = 0.15
 """Seconds of work a second."""
 BURST: Final = 0.1
 """Seconds of work that may come at once after a rest."""

@@ -7,10 +7,12 @@ memory of the API process, and whether the tables of those that broke off are `G
 import asyncio
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,8 @@ async def _run(
     alone = await _load(started, events, rate, users)
     await _settled(started, events)
     print(f"alone: {alone['eventsPerSecond']:,.0f} events/s, {alone['latencyMs']}, API {_memory(started)} MiB")
-    listeners = subprocess.Popen(
+    used = _cpu(started.pid("api"))
+    listeners = subprocess.Popen(  # noqa: ASYNC220 - nothing else is going on yet
         [sys.executable, "-m", "tests.chaos.watching", "--listen", started.http, "--crowd", str(crowd)],
         stdout=subprocess.PIPE,
     )
@@ -64,23 +67,17 @@ async def _run(
         async with asyncio.TaskGroup() as group:
             for wire, follower in followers.items():
                 pauses = [rng.uniform(0, longest) for _ in range(breaks)]
-                group.create_task(
-                    follow_until(
-                        subscriptions[wire],
-                        follower,
-                        lambda f=follower: done.is_set() and _sum(f) == 2 * events,
-                        pauses,
-                    )
-                )
+                is_done = partial(_has_all, follower, done, 2 * events)
+                group.create_task(follow_until(subscriptions[wire], follower, is_done, pauses))
             crowded = await _load(started, events, rate, users)
             await _settled(started, 2 * events)
             done.set()
+        used = _cpu(started.pid("api")) - used
+        print(f"CPU: API {used:.1f} s, the crowd itself {_cpu(listeners.pid):.1f} s")
     finally:
         listeners.kill()
         listeners.wait()
-    print(
-        f"crowd of {crowd}: {crowded['eventsPerSecond']:,.0f} events/s, {crowded['latencyMs']}, {_memory(started)} MiB"
-    )
+    print(f"{crowd} listen: {crowded['eventsPerSecond']:,.0f} events/s, {crowded['latencyMs']}, {_memory(started)} MiB")
     async with reader(started) as tables:
         tables.page = 1000
         rows, _ = await tables.users()
@@ -90,14 +87,19 @@ async def _run(
         differences = sum(follower.table.get(user) != row for user, row in table.items())
         differences += len(follower.table.keys() - table.keys())
         wrong += differences
-        print(
-            f"{wire}: {breaks} breaks, {follower.events:,} events, {follower.snapshots} snapshots, {differences} differences"
-        )
+        heard = f"{follower.events:,} events, {follower.snapshots} snapshots"
+        print(f"{wire}: {breaks} breaks, {heard}, {differences} differences")
     return int(wrong > 0)
 
 
-def _sum(follower: Follower) -> int:
-    return int(sum(row["requests"] for row in follower.table.values()))
+def _has_all(follower: Follower, done: asyncio.Event, events: int) -> bool:
+    return done.is_set() and bool(sum(row["requests"] for row in follower.table.values()) == events)
+
+
+def _cpu(pid: int | None) -> float:
+    """Seconds of processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _load(started: Server, events: int, rate: float, users: int) -> Any:
