@@ -1,12 +1,15 @@
 """What the reads answer, the same for every wire. Sums are exact: picodollars and Python integers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from processor.core.clock import Kind
 from server.keys import Key
+
+if TYPE_CHECKING:
+    from server.costs import Costs
 
 
 class Totals(Struct):
@@ -104,6 +107,7 @@ class Reads(Protocol):
 
     async def list_users(self, key: Key, params: Mapping[str, str], after: str | None) -> UserPage: ...
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail: ...
+    async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> "Costs": ...
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer: ...
 
 

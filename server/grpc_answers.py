@@ -6,6 +6,7 @@ from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+from server.costs import Costs, average_cost, cache_hit_rate
 from server.errors import Refused, Rejection
 from server.intake import Receipt
 from server.status import grpc_status
@@ -84,6 +85,40 @@ def totals(sums: Totals) -> usage_pb2.Sums:
         cached_tokens=_int64(sums.cached_tokens),
         cost_usd=format_cost(sums.cost),
         unpriced=_int64(sums.unpriced),
+    )
+
+
+def costs(answer: Costs) -> usage_pb2.GetCostsResponse:
+    """The answer of `GetCosts`."""
+    return usage_pb2.GetCostsResponse(
+        by_model=[
+            usage_pb2.ModelCost(
+                provider=row.provider,
+                model=row.model,
+                sums=totals(row.totals),
+                tokens=_int64(row.totals.input_tokens + row.totals.output_tokens),
+                avg_cost=format_cost(average_cost(row.totals)),
+                cache_hit_rate=format_cost(cache_hit_rate(row.totals)),
+            )
+            for row in answer.by_model
+        ],
+        daily=[usage_pb2.DaySums(day=format_day(row.day), sums=totals(row.totals)) for row in answer.daily],
+        daily_by_model=[
+            usage_pb2.ModelDay(
+                day=format_day(row.day),
+                provider=row.provider,
+                model=row.model,
+                cost_usd=format_cost(row.totals.cost),
+                requests=_int64(row.totals.requests),
+                errors=_int64(row.totals.errors),
+            )
+            for row in answer.daily_by_model
+        ],
+        total=totals(answer.total),
+        month_to_date=format_cost(answer.month_to_date),
+        forecast30d=format_cost(answer.forecast),
+        cache_hit_rate=format_cost(cache_hit_rate(answer.total)),
+        as_of=format_timestamp(answer.as_of),
     )
 
 

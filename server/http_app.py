@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch
 from server.keys import Key
 from server.queries import check_names
+from server.sse import stream_users
 from server.status import NDJSON, TABLE, http_body, http_headers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -45,6 +47,8 @@ def create_app(face: Face) -> web.Application:
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
+    app.router.add_get("/v1/costs", door.get_costs)
+    app.router.add_get("/v1/stream/users", partial(stream_users, face), allow_head=False)
     app.router.add_get("/v1/quota", door.get_quota)
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
@@ -96,6 +100,10 @@ class _Door:
         params, after = _query(request)
         key = self._reader(request)
         return json_response(render.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after)))
+
+    async def get_costs(self, request: web.Request) -> web.Response:
+        params, after = _query(request)
+        return json_response(render.costs(await self._face.reads.get_costs(self._reader(request), params, after)))
 
     async def get_quota(self, request: web.Request) -> web.Response:
         params, after = _query(request)

@@ -7,9 +7,10 @@ from typing import Final, TypeVar
 from processor.core.clock import KINDS, format_timestamp, month_start, next_month, window_start
 from processor.view.projects import Dim
 from processor.view.sums import TOTALS, Numbers, merge, merged
-from server import position
+from server import costs, position
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
 from server.arrivals import Arrivals
+from server.costs import Costs
 from server.errors import Refused
 from server.keys import Directory, Key
 from server.listing import Listing
@@ -77,6 +78,18 @@ class ViewReads:
         view = self._view
         return await self._run(size, lambda: _detail(user_id, view.user(key.project, user_id, size), days, as_of))
 
+    async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> Costs:
+        """What the key's project costs, over all its users."""
+        now = self._clock()
+        hours = costs.parse_costs(key.project, params, now)
+        await self._catch_up(after)
+        view, as_of, range_ = self._view, self._view.as_of, costs.needed(hours, now)
+
+        def add_up() -> Costs:
+            return costs.summarise(view.hours(key.project, range_), hours, now, as_of)
+
+        return await self._run(view.hour_count(key.project), add_up)
+
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
         """The month of the key's organisation, over all its projects, and its current windows.
 
@@ -133,7 +146,7 @@ def _page(query: UserQuery, listing: Listing, as_of: int) -> UserPage:
     if listing.more:
         user_id, numbers = listing.users[-1]
         cursor = query.cursor((numbers[query.column], user_id or ""))
-    users = [_user_row(*user) for user in listing.users]
+    users = [user_row(*user) for user in listing.users]
     return UserPage(users, Totals(*listing.totals), listing.size, cursor, as_of)
 
 
@@ -148,7 +161,7 @@ def _detail(user_id: str, rows: Iterable[tuple[Dim, Numbers]], days: Range, as_o
         by_day[dim.at] = merge(by_day[dim.at], numbers) if dim.at in by_day else numbers
     by_model = [ModelRow(provider, model, _totals(sums)) for (provider, model), sums in models.items()]
     return UserDetail(
-        _user_row(user_id, merged(by_day.values())),
+        user_row(user_id, merged(by_day.values())),
         sorted(by_model, key=lambda row: (-row.totals.cost, row.provider, row.model)),
         [DayRow(day, _totals(sums)) for day, sums in sorted(by_day.items())],
         as_of,
@@ -159,6 +172,7 @@ def _totals(numbers: Numbers) -> Totals:
     return Totals(*numbers[TOTALS])
 
 
-def _user_row(user_id: str | None, numbers: Numbers) -> UserRow:
+def user_row(user_id: str | None, numbers: Numbers) -> UserRow:
+    """What a user's numbers say, as every answer and the feed show it."""
     seen = numbers[8:] if numbers[1] else (None, None)
     return UserRow(user_id, _totals(numbers), *seen)

@@ -1,5 +1,6 @@
 """The reads' answers as JSON: the names and forms of the published contract. Sums keep all their digits."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -8,8 +9,14 @@ from msgspec import Raw
 from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+from server.costs import Costs, average_cost, cache_hit_rate
 
 _MAX_INT = 2**63 - 1
+
+_ROW = (
+    b'{"user_id":%b,"requests":%d,"errors":%d,"input_tokens":%d,"output_tokens":%d,"cached_tokens":%d,'
+    b'"cost_usd":%b,"unpriced":%d,"first_seen":%b,"last_seen":%b}'
+)
 
 encode = msgspec.json.Encoder().encode
 
@@ -44,6 +51,31 @@ def user_row(row: UserRow) -> dict[str, Any]:
     }
 
 
+def user_rows(rows: Iterable[UserRow]) -> bytes:
+    """A JSON list of what `user_row` gives, in a third of the time: the feed writes thousands of them a second."""
+    return b"[%b]" % b",".join(map(_user_row, rows))
+
+
+def _user_row(row: UserRow) -> bytes:
+    sums = row.totals
+    return _ROW % (
+        encode(row.user_id),
+        sums.requests,
+        sums.errors,
+        sums.input_tokens,
+        sums.output_tokens,
+        sums.cached_tokens,
+        format_cost(sums.cost).encode(),
+        sums.unpriced,
+        _stamp(row.first_seen),
+        _stamp(row.last_seen),
+    )
+
+
+def _stamp(micros: int | None) -> bytes:
+    return b"null" if micros is None else b'"%b"' % format_timestamp(micros).encode()
+
+
 def totals(sums: Totals) -> dict[str, Any]:
     """Sums as plain JSON numbers."""
     return {
@@ -52,8 +84,42 @@ def totals(sums: Totals) -> dict[str, Any]:
         "input_tokens": _number(sums.input_tokens),
         "output_tokens": _number(sums.output_tokens),
         "cached_tokens": _number(sums.cached_tokens),
-        "cost_usd": Raw(format_cost(sums.cost).encode()),
+        "cost_usd": _decimal(sums.cost),
         "unpriced": _number(sums.unpriced),
+    }
+
+
+def costs(answer: Costs) -> dict[str, Any]:
+    """The answer of `GET /v1/costs`."""
+    return {
+        "byModel": [
+            {
+                "provider": row.provider,
+                "model": row.model,
+                "tokens": _number(row.totals.input_tokens + row.totals.output_tokens),
+                **totals(row.totals),
+                "avgCost": _decimal(average_cost(row.totals)),
+                "cacheHitRate": _decimal(cache_hit_rate(row.totals)),
+            }
+            for row in answer.by_model
+        ],
+        "daily": [{"day": format_day(row.day), **totals(row.totals)} for row in answer.daily],
+        "dailyByModel": [
+            {
+                "day": format_day(row.day),
+                "provider": row.provider,
+                "model": row.model,
+                "cost_usd": _decimal(row.totals.cost),
+                "requests": _number(row.totals.requests),
+                "errors": _number(row.totals.errors),
+            }
+            for row in answer.daily_by_model
+        ],
+        "total": totals(answer.total),
+        "monthToDate": _decimal(answer.month_to_date),
+        "forecast30d": _decimal(answer.forecast),
+        "cacheHitRate": _decimal(cache_hit_rate(answer.total)),
+        "asOf": format_timestamp(answer.as_of),
     }
 
 
@@ -77,6 +143,11 @@ def quota(answer: QuotaAnswer) -> dict[str, Any]:
 
 def _time(micros: int | None) -> str | None:
     return None if micros is None else format_timestamp(micros)
+
+
+def _decimal(pico: int) -> Raw:
+    """A number of 10^-12 with all its digits."""
+    return Raw(format_cost(pico).encode())
 
 
 def _number(value: int) -> int | Raw:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from processor.core.clock import HOUR
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
+from server.costs import Costs, DayCost, ModelCost, ModelDay
 from server.errors import Refused
 from server.keys import Key
 
@@ -62,6 +63,15 @@ QUOTA = QuotaAnswer(
     3,
     4,
 )
+COSTS = Costs(
+    [ModelCost("openai", "gpt-4o", Totals(3, 1, 600, 2**64, 200, 10**12, 0))],
+    [DayCost(20_563, SUMS)],
+    [ModelDay(20_563, "openai", "gpt-4o", SUMS)],
+    Totals(3, 1, 600, 2**64, 200, 10**12, 0),
+    1_500_000_000_000,
+    10**31,
+    NOW,
+)
 
 
 class FakeReads:
@@ -78,6 +88,10 @@ class FakeReads:
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:
         self._ask(user_id, params, after)
         return DETAIL
+
+    async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> Costs:
+        self._ask("", params, after)
+        return COSTS
 
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
         self._ask("", {}, after)

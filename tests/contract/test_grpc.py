@@ -227,6 +227,21 @@ async def test_get_quota(doors: Doors) -> None:
     assert (answer.windows["month"].limit, answer.duplicates, answer.conflicts) == (5, 3, 4)
 
 
+async def test_get_costs(doors: Doors) -> None:
+    request = usage_pb2.GetCostsRequest(start="2026-04-01", end="2026-04-02T03:00:00Z")
+    answer = await read(doors, "GetCosts", usage_pb2.GetCostsResponse, request)
+    assert doors.reads.asked == [("", {"start": "2026-04-01", "end": "2026-04-02T03:00:00Z"}, None)]
+    (model,) = answer.by_model
+    assert (model.provider, model.model, model.tokens) == ("openai", "gpt-4o", 2**63 - 1)
+    assert (model.avg_cost, model.cache_hit_rate, model.sums.errors) == ("0.333333333333", "0.333333333333", 1)
+    assert [(row.day, row.sums.cost_usd) for row in answer.daily] == [("2026-04-20", "0.003413")]
+    assert [(row.day, row.model, row.cost_usd, row.requests, row.errors) for row in answer.daily_by_model] == [
+        ("2026-04-20", "gpt-4o", "0.003413", 2, 1)
+    ]
+    assert (answer.total.cost_usd, answer.month_to_date, answer.cache_hit_rate) == ("1", "1.5", "0.333333333333")
+    assert (answer.forecast30d, answer.as_of) == ("10000000000000000000", "2026-04-20T12:00:00.000Z")
+
+
 @pytest.mark.parametrize(
     ("refused", "code"),
     [
@@ -244,7 +259,7 @@ async def test_refused_reads(doors: Doors, refused: Refused, code: grpc.StatusCo
 
 @pytest.mark.parametrize(
     ("method", "request_"),
-    [("ListUsers", usage_pb2.ListUsersRequest()), ("GetUser", b""), ("GetQuota", b"")],
+    [("ListUsers", usage_pb2.ListUsersRequest()), ("GetUser", b""), ("GetCosts", b""), ("GetQuota", b"")],
 )
 async def test_reads_need_a_key_that_may_read(doors: Doors, method: str, request_: Any) -> None:
     status = await status_of(read(doors, method, pb.IngestResponse, request_, x_api_key=INGEST_ONLY))

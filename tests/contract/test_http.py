@@ -350,6 +350,29 @@ async def test_user_ids_of_any_characters(doors: Doors, path: str, user_id: str)
     writer.close()
 
 
+async def test_costs(doors: Doors) -> None:
+    answer = await doors.get("/v1/costs?start=2026-04-01T05:00:00Z&after=x")
+    assert doors.reads.asked == [("", {"start": "2026-04-01T05:00:00Z"}, "x")]
+    third = b'"avgCost":0.333333333333,"cacheHitRate":0.333333333333'
+    sums = (
+        b'"requests":3,"errors":1,"input_tokens":600,"output_tokens":18446744073709551616,"cached_tokens":200,'
+        b'"cost_usd":1,"unpriced":0'
+    )
+    row = b'"cost_usd":0.003413,"requests":2,"errors":1'
+    name = b'"provider":"openai","model":"gpt-4o"'
+    assert answer.body == (
+        b'{"byModel":[{"provider":"openai","model":"gpt-4o","tokens":18446744073709552216,'
+        + sums
+        + b","
+        + third
+        + b"}],"
+        b'"daily":[{"day":"2026-04-20",' + SUMS + b"}],"
+        b'"dailyByModel":[{"day":"2026-04-20",' + name + b"," + row + b"}],"
+        b'"total":{' + sums + b'},"monthToDate":1.5,"forecast30d":10000000000000000000,'
+        b'"cacheHitRate":0.333333333333,"asOf":"2026-04-20T12:00:00.000Z"}'
+    )
+
+
 async def test_quota_read(doors: Doors) -> None:
     answer = await doors.get("/v1/quota?after=x")
     assert doors.reads.asked == [("", {}, "x")]
@@ -369,7 +392,7 @@ async def test_quota_read(doors: Doors) -> None:
     }
 
 
-@pytest.mark.parametrize("path", ["/v1/users", "/v1/users/u1", "/v1/quota"])
+@pytest.mark.parametrize("path", ["/v1/users", "/v1/users/u1", "/v1/costs", "/v1/quota"])
 async def test_reads_take_a_key_or_a_bearer(doors: Doors, path: str) -> None:
     for headers, status in (
         ({}, 401),

@@ -333,6 +333,233 @@ class GetUserResponse(_message.Message):
 Global___GetUserResponse: _TypeAlias = GetUserResponse  # noqa: Y015
 
 @_typing.final
+class GetCostsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    start: _builtins.str
+    """Whole hours UTC; without start and end: the last 30 days."""
+    end: _builtins.str
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str | None = ...,
+        start: _builtins.str | None = ...,
+        end: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_project_id", b"_project_id", "_start", b"_start", "end", b"end", "project_id", b"project_id", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end", b"_end", "_project_id", b"_project_id", "_start", b"_start", "end", b"end", "project_id", b"project_id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end: _TypeAlias = _typing.Literal["end"]  # noqa: Y015
+    _WhichOneofArgType__end: _TypeAlias = _typing.Literal["_end", b"_end"]  # noqa: Y015
+    _WhichOneofReturnType__project_id: _TypeAlias = _typing.Literal["project_id"]  # noqa: Y015
+    _WhichOneofArgType__project_id: _TypeAlias = _typing.Literal["_project_id", b"_project_id"]  # noqa: Y015
+    _WhichOneofReturnType__start: _TypeAlias = _typing.Literal["start"]  # noqa: Y015
+    _WhichOneofArgType__start: _TypeAlias = _typing.Literal["_start", b"_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end) -> _WhichOneofReturnType__end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project_id) -> _WhichOneofReturnType__project_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start) -> _WhichOneofReturnType__start | None: ...
+
+Global___GetCostsRequest: _TypeAlias = GetCostsRequest  # noqa: Y015
+
+@_typing.final
+class ModelCost(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    AVG_COST_FIELD_NUMBER: _builtins.int
+    CACHE_HIT_RATE_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    model: _builtins.str
+    tokens: _builtins.int
+    """Input and output."""
+    avg_cost: _builtins.str
+    """Dollars a request and cached tokens for an input token: decimal strings, rounded to 12 places."""
+    cache_hit_rate: _builtins.str
+    @_builtins.property
+    def sums(self) -> Global___Sums: ...
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        sums: Global___Sums | None = ...,
+        tokens: _builtins.int = ...,
+        avg_cost: _builtins.str = ...,
+        cache_hit_rate: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sums", b"sums"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_cost", b"avg_cost", "cache_hit_rate", b"cache_hit_rate", "model", b"model", "provider", b"provider", "sums", b"sums", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelCost: _TypeAlias = ModelCost  # noqa: Y015
+
+@_typing.final
+class ModelDay(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAY_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    day: _builtins.str
+    """YYYY-MM-DD, UTC."""
+    provider: _builtins.str
+    model: _builtins.str
+    cost_usd: _builtins.str
+    requests: _builtins.int
+    errors: _builtins.int
+    def __init__(
+        self,
+        *,
+        day: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        cost_usd: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "day", b"day", "errors", b"errors", "model", b"model", "provider", b"provider", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelDay: _TypeAlias = ModelDay  # noqa: Y015
+
+@_typing.final
+class GetCostsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_MODEL_FIELD_NUMBER: _builtins.int
+    DAILY_FIELD_NUMBER: _builtins.int
+    DAILY_BY_MODEL_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    MONTH_TO_DATE_FIELD_NUMBER: _builtins.int
+    FORECAST30D_FIELD_NUMBER: _builtins.int
+    CACHE_HIT_RATE_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    month_to_date: _builtins.str
+    """This UTC month and the next 30 days as a straight line from the last 30: decimal strings, whatever the range."""
+    forecast30d: _builtins.str
+    cache_hit_rate: _builtins.str
+    as_of: _builtins.str
+    @_builtins.property
+    def by_model(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelCost]:
+        """The most expensive first."""
+
+    @_builtins.property
+    def daily(self) -> _containers.RepeatedCompositeFieldContainer[Global___DaySums]:
+        """Days with events, the oldest first, as in daily_by_model."""
+
+    @_builtins.property
+    def daily_by_model(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelDay]: ...
+    @_builtins.property
+    def total(self) -> Global___Sums: ...
+    def __init__(
+        self,
+        *,
+        by_model: _abc.Iterable[Global___ModelCost] | None = ...,
+        daily: _abc.Iterable[Global___DaySums] | None = ...,
+        daily_by_model: _abc.Iterable[Global___ModelDay] | None = ...,
+        total: Global___Sums | None = ...,
+        month_to_date: _builtins.str = ...,
+        forecast30d: _builtins.str = ...,
+        cache_hit_rate: _builtins.str = ...,
+        as_of: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "by_model", b"by_model", "cache_hit_rate", b"cache_hit_rate", "daily", b"daily", "daily_by_model", b"daily_by_model", "forecast30d", b"forecast30d", "month_to_date", b"month_to_date", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCostsResponse: _TypeAlias = GetCostsResponse  # noqa: Y015
+
+@_typing.final
+class WatchUsersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    resume_token: _builtins.str
+    """The token of the last response received: what follows continues behind it."""
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these users; none: all."""
+
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        resume_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_project_id", b"_project_id", "_resume_token", b"_resume_token", "project_id", b"project_id", "resume_token", b"resume_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_project_id", b"_project_id", "_resume_token", b"_resume_token", "project_id", b"project_id", "resume_token", b"resume_token", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__project_id: _TypeAlias = _typing.Literal["project_id"]  # noqa: Y015
+    _WhichOneofArgType__project_id: _TypeAlias = _typing.Literal["_project_id", b"_project_id"]  # noqa: Y015
+    _WhichOneofReturnType__resume_token: _TypeAlias = _typing.Literal["resume_token"]  # noqa: Y015
+    _WhichOneofArgType__resume_token: _TypeAlias = _typing.Literal["_resume_token", b"_resume_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project_id) -> _WhichOneofReturnType__project_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_token) -> _WhichOneofReturnType__resume_token | None: ...
+
+Global___WatchUsersRequest: _TypeAlias = WatchUsersRequest  # noqa: Y015
+
+@_typing.final
+class WatchUsersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.bool
+    """Rows over all time. True: a new table begins, what was received before is void. False: these rows replace those of
+    the same users. A row with requests 0 stands for a user that is no more.
+    """
+    as_of: _builtins.str
+    resume_token: _builtins.str
+    """Opaque."""
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserRow]: ...
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.bool = ...,
+        users: _abc.Iterable[Global___UserRow] | None = ...,
+        as_of: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "resume_token", b"resume_token", "snapshot", b"snapshot", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchUsersResponse: _TypeAlias = WatchUsersResponse  # noqa: Y015
+
+@_typing.final
 class GetQuotaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -44,6 +44,16 @@ class UsageServiceStub:
                 request_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetUserRequest.SerializeToString,
                 response_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetUserResponse.FromString,
                 _registered_method=True)
+        self.GetCosts = channel.unary_unary(
+                '/spendstream.v1.UsageService/GetCosts',
+                request_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetCostsRequest.SerializeToString,
+                response_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetCostsResponse.FromString,
+                _registered_method=True)
+        self.WatchUsers = channel.unary_stream(
+                '/spendstream.v1.UsageService/WatchUsers',
+                request_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.WatchUsersRequest.SerializeToString,
+                response_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.WatchUsersResponse.FromString,
+                _registered_method=True)
         self.GetQuota = channel.unary_unary(
                 '/spendstream.v1.UsageService/GetQuota',
                 request_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaRequest.SerializeToString,
@@ -66,6 +76,19 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCosts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchUsers(self, request, context):
+        """A snapshot, by parts if it is large, then changed users. Never ends by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQuota(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -84,6 +107,16 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetUser,
                     request_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetUserRequest.FromString,
                     response_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetUserResponse.SerializeToString,
+            ),
+            'GetCosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCosts,
+                    request_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetCostsRequest.FromString,
+                    response_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetCostsResponse.SerializeToString,
+            ),
+            'WatchUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsers,
+                    request_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.WatchUsersRequest.FromString,
+                    response_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.WatchUsersResponse.SerializeToString,
             ),
             'GetQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuota,
@@ -145,6 +178,60 @@ class UsageService:
             '/spendstream.v1.UsageService/GetUser',
             protos_dot_spendstream_dot_v1_dot_usage__pb2.GetUserRequest.SerializeToString,
             protos_dot_spendstream_dot_v1_dot_usage__pb2.GetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spendstream.v1.UsageService/GetCosts',
+            protos_dot_spendstream_dot_v1_dot_usage__pb2.GetCostsRequest.SerializeToString,
+            protos_dot_spendstream_dot_v1_dot_usage__pb2.GetCostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spendstream.v1.UsageService/WatchUsers',
+            protos_dot_spendstream_dot_v1_dot_usage__pb2.WatchUsersRequest.SerializeToString,
+            protos_dot_spendstream_dot_v1_dot_usage__pb2.WatchUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,9 @@ class UsageServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     ListUsers: _grpc.UnaryUnaryMultiCallable[_usage_pb2.ListUsersRequest, _usage_pb2.ListUsersResponse]
     GetUser: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetUserRequest, _usage_pb2.GetUserResponse]
+    GetCosts: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetCostsRequest, _usage_pb2.GetCostsResponse]
+    WatchUsers: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchUsersRequest, _usage_pb2.WatchUsersResponse]
+    """A snapshot, by parts if it is large, then changed users. Never ends by itself."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetQuotaRequest, _usage_pb2.GetQuotaResponse]
 
 @_typing.type_check_only
@@ -43,6 +46,9 @@ class UsageServiceAsyncStub(UsageServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListUsers: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsersRequest, _usage_pb2.ListUsersResponse]  # type: ignore[assignment]
     GetUser: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUserRequest, _usage_pb2.GetUserResponse]  # type: ignore[assignment]
+    GetCosts: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetCostsRequest, _usage_pb2.GetCostsResponse]  # type: ignore[assignment]
+    WatchUsers: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchUsersRequest, _usage_pb2.WatchUsersResponse]  # type: ignore[assignment]
+    """A snapshot, by parts if it is large, then changed users. Never ends by itself."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetQuotaRequest, _usage_pb2.GetQuotaResponse]  # type: ignore[assignment]
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +65,21 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetUserResponse, _abc.Awaitable[_usage_pb2.GetUserResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetCosts(
+        self,
+        request: _usage_pb2.GetCostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.GetCostsResponse, _abc.Awaitable[_usage_pb2.GetCostsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchUsers(
+        self,
+        request: _usage_pb2.WatchUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_usage_pb2.WatchUsersResponse], _abc.AsyncIterator[_usage_pb2.WatchUsersResponse]]:
+        """A snapshot, by parts if it is large, then changed users. Never ends by itself."""
 
     @_abc_1.abstractmethod
     def GetQuota(

@@ -1,0 +1,172 @@
+"""What a project costs: by model, by day, this month so far, and at this pace the next 30 days.
+
+Everything comes from the project's hours, by the events' own time. Sums are exact; what is divided (averages, rates and
+the forecast) is rounded half-even to 12 places, as intake rounds a cost.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from processor.core.clock import HOUR, month_start
+from processor.core.money import PICO
+from processor.view.sums import TOTALS, Numbers
+from server.answers import Totals
+from server.errors import Refused
+from server.listing import Hour
+from server.queries import Range, check_names, parse_instant
+
+DAYS: Final = 30
+"""Days of the default range, of the past a forecast is made from, and of the future it is made for."""
+HOURS: Final = 24
+STEADY: Final = 7
+"""Days of history from which on a forecast follows their trend. With less, a trend is noise: their mean stands."""
+
+
+class ModelCost(Struct):
+    """One model over the whole range."""
+
+    provider: str
+    model: str
+    totals: Totals
+
+
+class DayCost(Struct):
+    """One UTC day (since the epoch) that has events."""
+
+    day: int
+    totals: Totals
+
+
+class ModelDay(Struct):
+    """One model's share of one UTC day."""
+
+    day: int
+    provider: str
+    model: str
+    totals: Totals
+
+
+class Costs(Struct):
+    """Costs are in picodollars."""
+
+    by_model: list[ModelCost]
+    """The most expensive first."""
+    daily: list[DayCost]
+    """The oldest first, as in `daily_by_model`."""
+    daily_by_model: list[ModelDay]
+    total: Totals
+    """Of the whole range."""
+    month_to_date: int
+    """From the start of the UTC month to the end of the current hour, whatever the range."""
+    forecast: int
+    """What the next 30 days will come to, whatever the range."""
+    as_of: int
+
+
+def parse_costs(project: str, params: Mapping[str, str], now: int) -> Range:
+    """Read the parameters as a range of hours since the epoch; without any, the last 30 days. Raises `Refused`."""
+    check_names(params, ("start", "end", "projectId"), project)
+    hours = Range(_hour(params, "start"), _hour(params, "end"))
+    return Range(now // HOUR - DAYS * HOURS, None) if hours.is_all_time else hours
+
+
+def _hour(params: Mapping[str, str], name: str) -> int | None:
+    if name not in params:
+        return None
+    hour, rest = divmod(parse_instant(name, params[name]), HOUR)
+    if rest:
+        raise Refused("bad_request", f"{name} must be a whole hour UTC: a project is kept by whole hours")
+    return hour
+
+
+def needed(hours: Range, now: int) -> Range:
+    """The hours that `summarise` has to see: those of the range, this month's, and those of the last 30 days."""
+    recent = min(month_start(now) // HOUR, now // HOUR - DAYS * HOURS + 1)
+    start = None if hours.start is None else min(hours.start, recent)
+    end = None if hours.end is None else max(hours.end, now // HOUR + 1)
+    return Range(start, end)
+
+
+def summarise(rows: Iterable[Hour], hours: Range, now: int, as_of: int) -> Costs:
+    """Add up the hours of a project, those of `needed` at least."""
+    this_hour, month = now // HOUR, month_start(now) // HOUR
+    cells: dict[tuple[int, str, str], list[int]] = {}
+    recent = [0] * DAYS
+    """Costs of the last 24 hours, of the 24 before, ..."""
+    oldest = -1
+    month_to_date = 0
+    for row in rows:
+        cost = row.numbers[6]
+        if month <= row.hour <= this_hour:
+            month_to_date += cost
+        age = (this_hour - row.hour) // HOURS
+        if 0 <= age < DAYS:
+            recent[age] += cost
+            oldest = max(oldest, age)
+        if row.hour in hours:
+            key = (row.hour // HOURS, row.provider, row.model)
+            cell = cells.get(key)
+            if cell is None:
+                cells[key] = list(row.numbers[TOTALS])
+            else:
+                _add(cell, row.numbers)
+    days: dict[int, list[int]] = {}
+    models: dict[tuple[str, str], list[int]] = {}
+    total = [0] * 7
+    for (day, provider, model), cell in cells.items():
+        for sums in (days.setdefault(day, [0] * 7), models.setdefault((provider, model), [0] * 7), total):
+            sums[:] = map(int.__add__, sums, cell)
+    by_model = [ModelCost(*model, Totals(*sums)) for model, sums in models.items()]
+    return Costs(
+        sorted(by_model, key=lambda row: (-row.totals.cost, row.provider, row.model)),
+        [DayCost(day, Totals(*sums)) for day, sums in sorted(days.items())],
+        [ModelDay(*key, Totals(*cell)) for key, cell in sorted(cells.items())],
+        Totals(*total),
+        month_to_date,
+        forecast(recent[oldest::-1] if oldest >= 0 else []),
+        as_of,
+    )
+
+
+def _add(cell: list[int], numbers: Numbers) -> None:
+    cell[:] = map(int.__add__, cell, numbers[TOTALS])
+
+
+def forecast(past: list[int]) -> int:
+    """What the next 30 days come to if costs go on as a straight line.
+
+    `past` is what each day cost, the oldest first, from the first day with events on. The line is that of the least
+    squares; the days on which it is below zero cost nothing. With fewer than `STEADY` days it is flat, at their mean.
+    """
+    n = len(past)
+    if not n:
+        return 0
+    total = sum(past)
+    if n < STEADY:
+        return _ratio(DAYS * total, n)
+    # With days counted in halves from the middle of the past, all of it is whole numbers over one denominator:
+    # day x, at 2x - (n - 1), costs total / n + slope * at, and slope = 3 * moment / (n * (n * n - 1)).
+    moment = sum((2 * day - (n - 1)) * cost for day, cost in enumerate(past))
+    denominator = n * (n * n - 1)
+    ahead = (total * (n * n - 1) + 3 * moment * (2 * day - (n - 1)) for day in range(n, n + DAYS))
+    return _ratio(sum(max(0, cost) for cost in ahead), denominator)
+
+
+def average_cost(totals: Totals) -> int:
+    """Picodollars a request; 0 without requests."""
+    return _ratio(totals.cost, totals.requests)
+
+
+def cache_hit_rate(totals: Totals) -> int:
+    """Cached tokens for an input token, in 10^-12; 0 without input tokens."""
+    return _ratio(totals.cached_tokens * PICO, totals.input_tokens)
+
+
+def _ratio(numerator: int, denominator: int) -> int:
+    """Rounded half-even; 0 for nothing of nothing."""
+    if not denominator:
+        return 0
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole & 1))
