@@ -59,7 +59,8 @@ export async function follow(path, signal, onEvent, onState) {
       onState("lost");
     } catch (error) {
       if (signal.aborted) return;
-      if ([400, 401, 403, 404, 405].includes(error.status)) throw error;
+      if (error.status === 400 && last) last = undefined; // it does not know the id any more: from the start
+      else if ([400, 401, 403, 404, 405].includes(error.status)) throw error;
       onState("lost", error);
     }
     await new Promise((resume) => setTimeout(resume, pause * (0.5 + Math.random() / 2)));
