@@ -22,7 +22,7 @@ const users = new Users(live, failed);
 let session = null; // an AbortController while signed in
 let today = new Date().toISOString().slice(0, 10);
 let samples = []; // what all of it came to, and when: [milliseconds, picodollars]
-let following = false;
+let link = "off"; // the stream: "off", "live", "lost", or "none" if this server or project is without
 let busy = false;
 let again = false;
 let lastRead = 0;
@@ -54,7 +54,7 @@ async function read() {
     if (mine === session) failed(error);
   }
   busy = false;
-  if (mine === session && session) refresh(again ? 0 : following ? IDLE : ASK);
+  if (mine === session && session) refresh(again ? 0 : link === "live" ? IDLE : ASK);
   else if (session) refresh();
 }
 
@@ -78,8 +78,9 @@ async function readOverview(mine) {
     users.reset(period(), first);
     await users.refresh();
   }
+  live.complete = link === "live" && live.size >= Number(all.total.users);
   if (Number(all.total.users) <= STREAMED) startStream(mine);
-  else state("asking");
+  else state("none");
 }
 
 async function readPerson(mine) {
@@ -104,22 +105,19 @@ function pace() {
 // --- the stream ------------------------------------------------------------------------------------------------------
 
 async function startStream(mine) {
-  if (following) return;
-  following = true;
+  if (link !== "off") return;
+  link = "lost";
   try {
     await follow("/v1/stream/users", mine.signal, (_, body) => mine === session && changed(body.users), state);
   } catch (error) {
     if (mine !== session) return;
     if (error.status === 401 || error.status === 403) return failed(error);
-    state("asking"); // this server has no stream
-    following = null;
-    refresh(ASK);
+    state("none"); // this server has no stream
   }
 }
 
 function changed(rows) {
   live.apply(rows);
-  live.complete = true;
   const id = route();
   if (id !== null && !rows.some((row) => row.user_id === id)) return;
   if (id === null && users.isLive) users.refresh();
@@ -127,11 +125,14 @@ function changed(rows) {
 }
 
 function state(now) {
-  const texts = { live: "Live", lost: "Connection lost, trying again", asking: "Read every 5 s" };
+  if (now === link && !$("live").hidden) return;
+  link = now;
+  const texts = { live: "Live", lost: "Connection lost, trying again", none: "Read every 5 s" };
   write($("live"), texts[now]);
   $("live").dataset.state = now;
   show($("live"), true);
-  if (now === "lost") refresh(ASK);
+  if (now !== "live") live.complete = false;
+  refresh(now === "live" ? 0 : ASK);
 }
 
 // --- signing in ------------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ function signOut(text = "") {
 
 function enter() {
   session = new AbortController();
-  [following, lastRead, busy, again] = [false, 0, false, false];
+  [link, lastRead, busy, again] = ["off", 0, false, false];
   $("key").removeAttribute("aria-invalid");
   show($("sign-in"), false);
   show($("range-pick"), true);
