@@ -50,14 +50,14 @@ export class Chart {
 
   constructor(host, caption) {
     this.stage = el("div", { class: "stage", "aria-hidden": "true" });
-    this.when = el("p", { class: "sub" });
+    this.when = el("span", { class: "sub when" });
     this.legend = el("ul", { class: "legend" });
     this.tabled = el("div");
     this.caption = caption;
     const details = el("details", {}, el("summary", {}, "Show as a table"), this.tabled);
     details.addEventListener("toggle", () => this.#tabulate());
     this.details = details;
-    host.replaceChildren(this.stage, this.when, this.legend, details);
+    host.replaceChildren(this.stage, el("div", { class: "reading" }, this.when, this.legend), details);
     new ResizeObserver(() => this.#resize()).observe(this.stage);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
@@ -127,7 +127,7 @@ export class Chart {
         y: { range: (_, __, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, incrs: [1, 2, 7, 14, 30, 91, 182, 365].map((days) => days * DAY), values: (_, at) => at.map(short) },
+        { ...axis, size: 30, grid: { show: false }, incrs: [1, 2, 7, 14, 30, 91, 182, 365].map((days) => days * DAY), values: (_, at) => at.map(short) },
         { ...axis, size: 62, grid: { stroke: faint, width: 1 }, values: (_, at) => at.map((value) => ticks.format(value)) },
       ],
       series: [

@@ -127,7 +127,7 @@ function changed(rows) {
 function state(now) {
   if (now === link && !$("live").hidden) return;
   link = now;
-  const texts = { live: "Live", lost: "Connection lost, trying again", none: "Read every 5 s" };
+  const texts = { live: "Live", lost: "Connection lost, trying again", none: "Read every 5 seconds" };
   write($("live"), texts[now]);
   $("live").dataset.state = now;
   show($("live"), true);

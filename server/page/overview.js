@@ -16,7 +16,7 @@ export function modelColumns(average) {
     { title: "Model", text: (row) => row.model },
     { title: "Provider", text: (row) => row.provider, left: true, wide: true },
     { title: "Spend", money: (row) => row.cost_usd, bar: true },
-    { title: "Requests", text: (row) => count(row.requests) },
+    { title: "Requests", text: (row) => count(row.requests), wide: true },
     { title: "Tokens", text: (row) => tokenText(String(BigInt(row.input_tokens) + BigInt(row.output_tokens))), wide: true },
     ...(average ? [{ title: "Per request", money: (row) => row.avgCost, wide: true }] : []),
     { title: "From cache", text: (row) => percent(row.cached_tokens, row.input_tokens), wide: true },
@@ -43,7 +43,9 @@ export class Overview {
     writeMoney($("t-today"), money(costs.daily.find((row) => row.day === today)?.cost_usd ?? "0"));
     writeMoney($("t-month"), money(costs.monthToDate));
     write($("t-month-sub"), `${today.slice(0, 7)}, until now`);
-    writeMoney($("t-forecast"), money(costs.forecast30d));
+    const [forecast, digits] = money(costs.forecast30d);
+    write($("t-forecast"), forecast); // an estimate: cents are more than enough, the rest is in the title
+    $("t-forecast").title = forecast + digits;
     write($("t-cache"), percent(total.cached_tokens, total.input_tokens));
     write($("t-cache-sub"), `${compact(total.cached_tokens)} of ${compact(total.input_tokens)} input tokens, ${NAMES[period]}`);
     write($("t-errors"), percent(total.errors, total.requests));
@@ -68,8 +70,8 @@ export class Overview {
   #quota(quota, now) {
     const { share, text, late } = outlook(quota, now);
     write($("t-quota"), share === null ? count(quota.used) : `${percent(quota.used, quota.limit)}`);
-    const of = quota.limit === null ? "events, " : `${count(quota.used)} of ${count(quota.limit)} events, `;
-    write($("t-quota-sub"), of + text);
+    const of = quota.limit === null ? `events in ${quota.period}` : `${count(quota.used)} of ${count(quota.limit)} events`;
+    write($("t-quota-sub"), `${of}, ${text}`);
     $("t-quota-sub").classList.toggle("warn", late === true);
     show($("quota-meter"), share !== null);
     $("quota-meter").firstChild.style.setProperty("--share", `${(share ?? 0) * 100}%`);

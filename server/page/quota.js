@@ -8,7 +8,7 @@ const HOUR = 3_600_000;
  */
 export function outlook(answer, now) {
   const resets = Date.parse(answer.resetsAt);
-  if (answer.limit === null) return { share: null, text: `no limit; ${answer.period} by arrival` };
+  if (answer.limit === null) return { share: null, text: "no limit" };
   const [limit, used, left] = [answer.limit, answer.used, answer.remaining].map(Number);
   const share = limit ? Math.min(1, used / limit) : 1;
   const date = (at) => new Date(at).toISOString().slice(0, 16).replace("T", " ") + " UTC";
