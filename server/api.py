@@ -19,6 +19,7 @@ from processor.log.checkpointer import Checkpointer
 from server import bootstrap
 from server.arrivals import Arrivals
 from server.face import Face
+from server.feed import Feed
 from server.follower import Follower, LogHealth
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
@@ -56,6 +57,7 @@ async def run(settings: ServerSettings) -> None:
         stack.push_async_callback(runner.cleanup)
         server, grpc_port = await _serve_grpc(settings, face)
         stack.push_async_callback(_close_doors, runner, server)
+        stack.callback(face.feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
         stopped = asyncio.create_task(stop.wait())
@@ -89,7 +91,8 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
     intake = Intake(publisher, ViewQuotas(view, arrivals, directory, publisher.log_end), now)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
-    return Face(intake, directory, reads, health, now, settings.handling), health
+    feed = Feed(view, arrivals, publisher.identity)
+    return Face(intake, directory, reads, health, now, settings.handling, feed), health
 
 
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from processor.core.event import Handling
 from server.answers import Health, Reads
 from server.budget import Budget
+from server.feed import Feed
 from server.intake import Intake
 from server.keys import Directory, Key, Scope
 
@@ -22,6 +23,7 @@ class Face:
     """Microseconds since the epoch."""
     handling: Handling = "partial"
     """Where a request does not say."""
+    feed: Feed = field(default_factory=Feed.of_nothing)
     bodies: Budget = field(default_factory=Budget)
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:

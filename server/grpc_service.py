@@ -21,6 +21,7 @@ from server.errors import Refused
 from server.face import Face, secret_of
 from server.grpc_health import HealthService
 from server.grpc_stream import IngestStream
+from server.grpc_watch import watch_users
 from server.inflate import MAX_BODY, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
 from server.keys import Key, Scope
@@ -67,6 +68,7 @@ async def make_server(
                     "GetUser": _unary(usage.GetUser),
                     "GetCosts": _unary(usage.GetCosts),
                     "GetQuota": _unary(usage.GetQuota),
+                    "WatchUsers": _server_stream(usage.WatchUsers),
                 },
             ),
         )
@@ -141,6 +143,13 @@ class _Usage:
         _parse(usage_pb2.GetQuotaRequest, raw)
         return grpc_answers.quota(await self._face.reads.get_quota(key, after))
 
+    async def WatchUsers(self, raw: bytes, context: Context) -> None:
+        face, metadata = self._face, _metadata(context)
+        request = _parse(usage_pb2.WatchUsersRequest, raw)
+        secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
+        after = metadata.get("x-ingest-position")
+        await watch_users(face.feed, request, secret, lambda: face.authenticate(secret, "read"), after, context)
+
     def _reader(self, context: Context) -> tuple[Key, str | None]:
         metadata = _metadata(context)
         return _authenticate(self._face, metadata, "read"), metadata.get("x-ingest-position")
@@ -203,6 +212,15 @@ def _stream(method: Callable[[Context], Awaitable[None]]) -> "grpc.RpcMethodHand
         await _with_status(method(context), context)
 
     return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=_serialize)
+
+
+def _server_stream(method: Callable[[bytes, Context], Awaitable[None]]) -> "grpc.RpcMethodHandler[Any, Any]":
+    """`method` writes serialized messages: many subscribers may share them."""
+
+    async def behavior(raw: bytes, context: Context) -> None:
+        await _with_status(method(raw, context), context)
+
+    return grpc.unary_stream_rpc_method_handler(behavior)
 
 
 _T = TypeVar("_T")

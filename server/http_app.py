@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch
 from server.keys import Key
 from server.queries import check_names
+from server.sse import stream_users
 from server.status import NDJSON, TABLE, http_body, http_headers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -46,6 +48,7 @@ def create_app(face: Face) -> web.Application:
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
     app.router.add_get("/v1/costs", door.get_costs)
+    app.router.add_get("/v1/stream/users", partial(stream_users, face), allow_head=False)
     app.router.add_get("/v1/quota", door.get_quota)
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)

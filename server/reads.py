@@ -146,7 +146,7 @@ def _page(query: UserQuery, listing: Listing, as_of: int) -> UserPage:
     if listing.more:
         user_id, numbers = listing.users[-1]
         cursor = query.cursor((numbers[query.column], user_id or ""))
-    users = [_user_row(*user) for user in listing.users]
+    users = [user_row(*user) for user in listing.users]
     return UserPage(users, Totals(*listing.totals), listing.size, cursor, as_of)
 
 
@@ -161,7 +161,7 @@ def _detail(user_id: str, rows: Iterable[tuple[Dim, Numbers]], days: Range, as_o
         by_day[dim.at] = merge(by_day[dim.at], numbers) if dim.at in by_day else numbers
     by_model = [ModelRow(provider, model, _totals(sums)) for (provider, model), sums in models.items()]
     return UserDetail(
-        _user_row(user_id, merged(by_day.values())),
+        user_row(user_id, merged(by_day.values())),
         sorted(by_model, key=lambda row: (-row.totals.cost, row.provider, row.model)),
         [DayRow(day, _totals(sums)) for day, sums in sorted(by_day.items())],
         as_of,
@@ -172,6 +172,7 @@ def _totals(numbers: Numbers) -> Totals:
     return Totals(*numbers[TOTALS])
 
 
-def _user_row(user_id: str | None, numbers: Numbers) -> UserRow:
+def user_row(user_id: str | None, numbers: Numbers) -> UserRow:
+    """What a user's numbers say, as every answer and the feed show it."""
     seen = numbers[8:] if numbers[1] else (None, None)
     return UserRow(user_id, _totals(numbers), *seen)

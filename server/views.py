@@ -9,7 +9,7 @@ looks at a million users, and nobody waits for it but the follower and other lar
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Final
 
@@ -19,9 +19,11 @@ from processor.core.tables import NEVER, Scope
 from processor.view.changes import Change, Changes, sort_out
 from processor.view.columns import Columns
 from processor.view.projects import Dim
+from processor.view.segments import I64
 from processor.view.sums import Numbers
+from processor.view.trail import Trail, changed_between
 from processor.view.windows import Charged, Windows
-from server import listing
+from server import following, listing
 from server.listing import NOTHING, Hour, Listing
 from server.queries import Range, UserQuery
 
@@ -56,7 +58,8 @@ class View:
         self.watermarks: dict[int, int] = {}
         self.as_of = 0
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
-        self._columns = Columns()
+        self._trail = Trail()
+        self._columns = Columns(self._trail)
         self._windows = Windows()
         self._partitions: set[int] = set()
         self._lock = TakingTurns()
@@ -82,7 +85,7 @@ class View:
 
     def _apply(self, partition: int, changes: Changes) -> None:
         if changes.keys:
-            self._columns.apply(partition, changes)
+            self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1)
         self._partitions.add(partition)
         for key, parts, value in changes.windows:
             self._windows.replace(key, parts, value)
@@ -140,6 +143,70 @@ class View:
                 return NOTHING
         size = max(len(project.members), sum(len(dim.rows) for dim in dims))
         return listing.filtered(columns, project, dims, query, user, lambda: self._hold(size))
+
+    # --- reading what changed ---------------------------------------------------------------------------------------
+
+    def number_of(self, project: str) -> int | None:
+        """The number of a project, once it has rows. Never waits."""
+        found = self._columns.projects.by_name.get(project)
+        return found.number if found else None
+
+    def held(self) -> dict[int, int]:
+        """A copy of `position`."""
+        with self._lock:
+            return dict(self.position)
+
+    def changes(self, since: Mapping[int, int]) -> tuple[dict[int, int], dict[int, I64] | None]:
+        """What the view contains, and by number of the project the users that changed between `since` and that.
+
+        None if `since` is too long ago: `changed` knows then.
+        """
+        with self._lock:
+            position, steps = dict(self.position), self._trail.steps_since(since)
+        return position, None if steps is None else changed_between(steps, since, position)
+
+    def row_count(self, project: str) -> int:
+        """Rows of users a project has. Never waits."""
+        return sum(len(dim.rows) for dim in self.dims(project))
+
+    def changed(self, project: str, since: Mapping[int, int], users: Iterable[int] | None = None) -> list[int]:
+        """The project's users, or those of `users`, that changed since. In a thread above `SMALL` of `row_count`."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return []
+        if users is not None:
+            with self._lock:
+                return following.changed_among(self._columns, self._trail, users, since)
+        size = self.row_count(project)
+        return following.changed(self._columns, self._trail, found, since, lambda: self._hold(size))
+
+    def find(self, project: str, user_ids: Iterable[str]) -> dict[str, int]:
+        """The numbers of those users that there are."""
+        home = self._columns.projects.by_name.get(project)
+        if home is None:
+            return {}
+        with self._lock:
+            found = {user_id: self._columns.people.find(home, user_id) for user_id in user_ids}
+        return {user_id: number for user_id, number in found.items() if number is not None}
+
+    def people(self, project: str, users: Sequence[int]) -> list[tuple[str | None, Numbers]]:
+        """Users by their numbers, over all time. Belongs in a thread above `SMALL` of them."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return []
+        with self._hold(len(users)):
+            return following.people(self._columns, found, users)
+
+    def next_people(self, project: str, after: str | None, count: int) -> list[tuple[int, str]]:
+        """The first `count` users, number and id, with an id that comes after `after`; None: all, first of them the
+        user of the events without one, as "". Belongs in a thread above `SMALL` of `members`."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return []
+        with self._hold(len(found.members)):
+            return following.next_people(self._columns, found, after, count)
+
+    # --- reading one user, hours and windows ------------------------------------------------------------------------
 
     def user_size(self, project: str, user_id: str) -> int | None:
         """How many rows a user has; None for a user that has none."""

@@ -16,6 +16,7 @@ from processor.view.people import People
 from processor.view.projects import ELSEWHERE, Project, Projects
 from processor.view.segments import I64, Records, Segments
 from processor.view.sums import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
+from processor.view.trail import Trail
 
 ROW: Final = np.dtype(
     [
@@ -42,7 +43,9 @@ Mask = NDArray[np.bool_]
 class Columns:
     """Rows, users and projects, each with a number."""
 
-    def __init__(self) -> None:
+    def __init__(self, trail: Trail | None = None) -> None:
+        """With a `trail`, every change is noted in it."""
+        self.trail = trail
         self.rows = Segments(_EMPTY)
         self.people = People()
         self.projects = Projects()
@@ -87,9 +90,10 @@ class Columns:
 
     # --- taking in changes ------------------------------------------------------------------------------------------
 
-    def apply(self, partition: int, changes: Changes) -> None:
+    def apply(self, partition: int, changes: Changes, next_offset: int = 0) -> None:
         """Take in the rows of a batch, at least one. Raises `ValueError` for a key of another format; then nothing
-        has changed."""
+        has changed. A row that goes is noted as a change by the message `next_offset`: no row says by which."""
+        offsets = _offsets(changes, next_offset)
         hashes = hashes_of(changes.keys)
         rows = self._index.find(hashes)
         is_gone = np.zeros(len(rows), np.bool_)
@@ -103,12 +107,15 @@ class Columns:
             known = np.flatnonzero(rows >= 0)  # a tombstone of a row that never was changes nothing
             moved = {old: new for new, old in enumerate(known.tolist())}
             wide = {moved[index]: more for index, more in wide.items()}
-            rows, values, is_gone = rows[known], values.take(known), is_gone[known]
+            rows, values, is_gone, offsets = rows[known], values.take(known), is_gone[known], offsets[known]
         if len(rows):
-            self._replace(rows, values, is_gone)
+            owners, dims = self._replace(rows, values, is_gone)
             self._replace_wide(rows, wide)
+            if self.trail is not None:
+                self.trail.note(partition, rows, offsets, owners, self.projects.homes_of(dims))
 
-    def _replace(self, rows: I64, values: Records, is_gone: Mask) -> None:
+    def _replace(self, rows: I64, values: Records, is_gone: Mask) -> tuple[I64, I64]:
+        """Returns the users and the dimensions of the rows."""
         old = self.rows.take(rows)
         new = values.view(ROW)
         was = old["dim"] >= 0
@@ -131,6 +138,7 @@ class Columns:
         if shrunk.any():  # less than before: not by this program
             for user in set(new["owner"][shrunk].tolist()) - {ELSEWHERE}:
                 self.people.see_again(user, self.rows.take(np.array(self.rows_of(user))))
+        return new["owner"].astype(np.int64), dims
 
     def _replace_wide(self, rows: I64, wide: dict[int, Numbers]) -> None:
         if not (wide or self._wide):
@@ -148,6 +156,8 @@ class Columns:
     def _add(self, users: list[UserPlace], hours: list[HourPlace], of_hours: list[int], hashes: Records) -> I64:
         """Make new rows, gone for now, `of_hours` among them; returns their numbers."""
         rows = self.rows.extend(len(hashes))
+        if self.trail is not None:
+            self.trail.marks.extend(len(hashes))
         self._index.add(hashes)
         fresh = np.repeat(_EMPTY[None], len(rows))
         which: Any = slice(None)
@@ -162,3 +172,12 @@ class Columns:
             fresh["next"][which] = self.people.link(rows[which], owners)
         self.rows.put(rows, fresh)
         return rows
+
+
+def _offsets(changes: Changes, next_offset: int) -> I64:
+    """The last message applied to each row; a copy."""
+    found: I64 = changes.rows["offset"].astype(np.int64)
+    for index, more in changes.wide.items():
+        found[index] = more[0]
+    found[changes.gone] = next_offset
+    return found

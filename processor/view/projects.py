@@ -74,6 +74,11 @@ class Projects:
         """The project that rows of a dimension are added up to."""
         return self.by_number[self._home_of[dim]]
 
+    def homes_of(self, dims: I64) -> I64:
+        """The numbers of those projects."""
+        homes: I64 = np.frombuffer(self._home_of, np.int32).take(dims).astype(np.int64)
+        return homes
+
     def place_users(self, rows: I64, places: Sequence[UserPlace]) -> tuple[I64, I64]:
         """Put new rows into their dimensions; returns the numbers of those and of the projects."""
         dims, homes = array("i"), array("i")

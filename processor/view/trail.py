@@ -1,0 +1,92 @@
+"""Which users changed, and by which message: what a feed of changes is made from.
+
+Each row keeps the offset of the last message applied to it, and whose partition that is. So "who changed since" has an
+answer for any position in the log, however old and whoever gave it out: the users with a row beyond it. A short memory
+of the latest changes answers the same at once for positions of a moment ago.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from processor.core.tables import NEVER
+from processor.view.segments import I64, Segments
+
+MARK: Final = np.dtype([("offset", "<i8"), ("partition", "<i4")])
+_EMPTY: Final = np.array((NEVER, 0), MARK)
+
+KEPT: Final = 1 << 18
+"""Changed rows in the short memory: 5 MiB."""
+STEPS: Final = 4096
+"""Batches in the short memory."""
+
+
+class Step(NamedTuple):
+    """The changed rows of a batch: of whom, of which project, and the last message applied. Shape (n,) each."""
+
+    partition: int
+    highest: int
+    owners: I64
+    homes: I64
+    offsets: I64
+
+
+class Trail:
+    """The marks of all rows, numbered as the rows are, and the latest changes. Nothing here locks."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self.marks = Segments(_EMPTY)
+        self._kept = kept
+        self._size = 0
+        self._steps: deque[Step] = deque()
+        self._forgotten: dict[int, int] = {}
+        """partition -> the highest offset of a change that is not in the short memory any more."""
+
+    def note(self, partition: int, rows: I64, offsets: I64, owners: I64, homes: I64) -> None:
+        """The rows changed; those of no user (`owners` 0) are for nobody to hear of."""
+        marks = np.empty(len(rows), MARK)
+        marks["offset"], marks["partition"] = offsets, partition
+        self.marks.put(rows, marks)
+        of_users = np.flatnonzero(owners)
+        if not len(of_users):
+            return
+        offsets = offsets[of_users]
+        self._steps.append(Step(partition, int(offsets.max()), owners[of_users], homes[of_users], offsets))
+        self._size += len(of_users)
+        while self._size > self._kept or len(self._steps) > STEPS:
+            oldest = self._steps.popleft()
+            self._size -= len(oldest.owners)
+            known = self._forgotten.get(oldest.partition, NEVER)
+            self._forgotten[oldest.partition] = max(known, oldest.highest)
+
+    def steps_since(self, since: Mapping[int, int]) -> list[Step] | None:
+        """Batches with all changes beyond `since` (partition -> offset), and others; None: they are forgotten."""
+        if any(offset > since.get(partition, NEVER) for partition, offset in self._forgotten.items()):
+            return None
+        return [step for step in self._steps if step.highest > since.get(step.partition, NEVER)]
+
+    def beyond(self, rows: I64, since: Mapping[int, int]) -> I64:
+        """Those of these rows whose last message lies beyond `since`."""
+        bounds = np.full(max(since, default=0) + 1, NEVER, np.int64)
+        for partition, offset in since.items():
+            bounds[partition] = offset
+        marks = self.marks.take(rows)
+        partitions = marks["partition"]
+        known = partitions < len(bounds)
+        bound = np.where(known, bounds[np.where(known, partitions, 0)], NEVER)
+        return rows[marks["offset"] > bound]
+
+
+def changed_between(steps: Iterable[Step], since: Mapping[int, int], until: Mapping[int, int]) -> dict[int, I64]:
+    """Project -> its users, ascending, with a change beyond `since` and not beyond `until`."""
+    owners, homes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for step in steps:
+        low, high = since.get(step.partition, NEVER), until.get(step.partition, NEVER)
+        which = (step.offsets > low) & (step.offsets <= high)
+        owners.append(step.owners[which])
+        homes.append(step.homes[which])
+    users, first = np.unique(np.concatenate(owners), return_index=True)
+    of = np.concatenate(homes)[first]
+    return {home: users[of == home] for home in np.unique(of).tolist()}

@@ -1,0 +1,44 @@
+"""The feed over gRPC: `WatchUsers`."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from processor.core.clock import format_timestamp
+from protos.spendstream.v1 import usage_pb2
+from server import grpc_answers
+from server.changes import Frame
+from server.feed import Feed
+from server.keys import Key
+
+
+async def watch_users(
+    feed: Feed,
+    request: usage_pb2.WatchUsersRequest,
+    secret: str | None,
+    check: Callable[[], Key],
+    after: str | None,
+    context: "grpc.aio.ServicerContext[Any, Any]",
+) -> None:
+    """Write responses until the client goes. Raises `Refused`: at the start, or when the key ends or the
+    server stops."""
+    params = {"projectId": request.project_id} if request.HasField("project_id") else {}
+    token = request.resume_token if request.HasField("resume_token") else None
+    subscription = await feed.open(secret, check, params, request.user_ids, token, after, context.cancelled)
+    await context.send_initial_metadata(())
+    async with aclosing(feed.frames(subscription)) as frames:
+        async for frame in frames:
+            if frame is not None:  # HTTP/2 has pings of its own
+                await context.write(frame.encoded("grpc", response))
+
+
+def response(frame: Frame) -> bytes:
+    """A frame as a serialized `WatchUsersResponse`."""
+    return usage_pb2.WatchUsersResponse(
+        snapshot=frame.snapshot,
+        users=map(grpc_answers.user_row, frame.rows),
+        as_of=format_timestamp(frame.as_of),
+        resume_token=frame.token,
+    ).SerializeToString()

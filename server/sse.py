@@ -1,0 +1,71 @@
+"""The feed as server-sent events (WHATWG HTML, section 9.2): `GET /v1/stream/users`."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from processor.core.clock import format_timestamp
+from server import render
+from server.changes import Frame
+from server.errors import Refused
+from server.face import Face, secret_of
+from server.status import http_body
+
+HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # a proxy that knows it passes events on as they come
+}
+HELLO: Final = b": spendstream\nretry: 1000\n\n"
+HEARTBEAT: Final = b": heartbeat\n\n"
+
+
+async def stream_users(face: Face, request: web.Request) -> web.StreamResponse:
+    """Answer with events until the client goes, its key ends or the server stops. Raises `Refused` before the first."""
+    secret = secret_of(request.headers.get("x-api-key"), request.headers.get(hdrs.AUTHORIZATION))
+    params = _first(request)
+    subscription = await face.feed.open(
+        secret,
+        lambda: face.authenticate(secret, "read"),
+        {name: value for name, value in params.items() if name != "after"},
+        request.query.getall("user_id", ()),
+        # A browser that reconnects by itself repeats the address, but its header is the newer one.
+        request.headers.get("Last-Event-ID") or params.get("lastEventId"),
+        params.get("after"),
+        lambda: request.transport is None or request.transport.is_closing(),
+    )
+    response = web.StreamResponse(headers=HEADERS)
+    response.enable_chunked_encoding() if request.version >= (1, 1) else response.force_close()
+    try:
+        await response.prepare(request)
+        await response.write(HELLO)
+        async with aclosing(face.feed.frames(subscription)) as frames:
+            async for frame in frames:
+                await response.write(HEARTBEAT if frame is None else frame.encoded("sse", event))
+    except Refused as refused:
+        await response.write(b"event: error\ndata: %b\n\n" % http_body(refused))
+    except ConnectionError:  # the client went away
+        return response
+    except asyncio.CancelledError:
+        if request.transport is not None:
+            request.transport.abort()  # what it has not read yet it will not read any more
+        raise
+    await response.write_eof()
+    return response
+
+
+def _first(request: web.Request) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for name, value in request.query.items():
+        found.setdefault(name, value)
+    return found
+
+
+def event(frame: Frame) -> bytes:
+    """A frame as one event."""
+    data = render.encode({"users": [render.user_row(row) for row in frame.rows], "asOf": format_timestamp(frame.as_of)})
+    kind = b"snapshot" if frame.snapshot else b"update"
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (frame.token.encode(), kind, data)

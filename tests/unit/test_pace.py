@@ -1,0 +1,62 @@
+import asyncio
+
+import pytest
+
+from server.pace import Pace
+
+
+class Clock:
+    """Time that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await real_sleep(0)
+
+
+real_sleep = asyncio.sleep
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("server.pace.asyncio.sleep", made.sleep)
+    return made
+
+
+async def test_work_takes_its_share_of_the_time(clock: Clock) -> None:
+    pace = Pace(clock, share=0.25, burst=0.1)
+    began = clock.now
+    for _ in range(50):
+        await pace.take(0.1)
+    assert clock.now - began == pytest.approx((50 * 0.1 - 0.1 - 0.1) / 0.25, rel=0.01)
+
+
+async def test_after_a_rest_there_is_room_at_once_but_not_more_than_the_burst(clock: Clock) -> None:
+    pace = Pace(clock, share=0.5, burst=0.125)
+    await pace.take(0.05)
+    clock.now += 1000
+    began = clock.now
+    for _ in range(4):
+        await pace.take(0.03125)
+    assert clock.now == began
+    await pace.take(0.03125)
+    assert clock.now > began
+
+
+async def test_who_asks_first_gets_on_first(clock: Clock) -> None:
+    pace = Pace(clock, share=0.5, burst=0.1)
+    await pace.take(0.2)
+    order: list[int] = []
+
+    async def worker(number: int) -> None:
+        await pace.take(0.1)
+        order.append(number)
+
+    await asyncio.gather(*(worker(number) for number in range(20)))
+    assert order == list(range(20))
