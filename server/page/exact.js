@@ -58,8 +58,3 @@ export function percent(part, whole) {
   if (tenths === 0n && a > 0n) return "<0.1%";
   return `${tenths / 10n}.${tenths % 10n}%`;
 }
-
-/** Orders two picodollar or count texts, the larger first. */
-export function descending(a, b) {
-  return a === b ? 0 : a < b ? 1 : -1;
-}

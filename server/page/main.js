@@ -108,7 +108,7 @@ async function startStream(mine) {
   if (link !== "off") return;
   link = "lost";
   try {
-    await follow("/v1/stream/users", mine.signal, (_, body) => mine === session && changed(body.users), state);
+    await follow("/v1/stream/users", mine.signal, (name, body) => mine === session && name !== "error" && changed(body.users), state);
   } catch (error) {
     if (mine !== session) return;
     if (error.status === 401 || error.status === 403) return failed(error);
@@ -120,7 +120,7 @@ function changed(rows) {
   live.apply(rows);
   const id = route();
   if (id !== null && !rows.some((row) => row.user_id === id)) return;
-  if (id === null && users.isLive) users.refresh();
+  if (id === null && users.isLive) users.refresh().catch(failed);
   refresh();
 }
 

@@ -24,7 +24,7 @@ export class Table {
       return head;
     });
     this.table = el("table", {}, el("caption", { class: "unseen" }, caption), el("thead", {}, el("tr", {}, ...heads)), this.body);
-    host.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, this.table));
+    host.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${caption}: table` }, this.table));
   }
 
   sorted(by) {
@@ -48,6 +48,7 @@ export class Table {
           const parts = money(column.money(row));
           widest = Math.max(widest, parts[1].length);
           writeMoney(cell.firstChild, parts);
+          cell.firstChild.style.setProperty("--own", parts[1].length); // the stylesheet fills up to the longest
           if (share && column.bar) cell.style.setProperty("--share", `${(share(row) * 100).toFixed(2)}%`);
         } else if (column.link) {
           const { href, text, aside } = column.link(row);

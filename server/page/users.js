@@ -42,7 +42,7 @@ export class Users {
       this.#sort = sort;
       this.#shown = STEP;
       this.#all = null;
-      this.refresh();
+      this.#again();
     });
     let typing;
     $("search").addEventListener("input", (event) => {
@@ -50,13 +50,13 @@ export class Users {
       typing = setTimeout(() => {
         this.#text = event.target.value.trim();
         this.#shown = STEP;
-        this.refresh();
+        this.#again();
       }, 150);
     });
     $("more").addEventListener("click", () => {
       const first = this.table.body.rows.length;
       this.#shown += STEP;
-      this.refresh().then(() => this.table.body.rows[first]?.querySelector("a")?.focus());
+      this.#again().then(() => this.table.body.rows[first]?.querySelector("a")?.focus());
     });
   }
 
@@ -78,14 +78,15 @@ export class Users {
     return this.period === "all" && this.live.complete;
   }
 
+  /** Reads and shows; throws `Failed`. A later call makes an earlier one's answer void. */
   async refresh() {
     const run = ++this.#run;
-    try {
-      const found = await this.#find();
-      if (run === this.#run) this.#render(found);
-    } catch (error) {
-      if (run === this.#run) this.onFail(error);
-    }
+    const found = await this.#find();
+    if (run === this.#run) this.#render(found);
+  }
+
+  #again() {
+    return this.refresh().catch(this.onFail);
   }
 
   async #find() {
@@ -172,7 +173,7 @@ export class Live {
 
   /** In the order of GET /v1/users: descending, then by user; no user comes first. */
   sorted(by) {
-    const value = by === "last_seen" ? (row) => row.last_seen : by === "cost_usd" ? (row) => pico(row.cost_usd) : (row) => BigInt(row[by]);
+    const value = by === "last_seen" ? (row) => row.last_seen : by === "cost_usd" ? (row) => (row.pico ??= pico(row.cost_usd)) : (row) => BigInt(row[by]);
     const keyed = [...this.#rows.values()].map((row) => [value(row), row.user_id ?? "", row]);
     keyed.sort((a, b) => (a[0] !== b[0] ? (a[0] < b[0] ? 1 : -1) : a[1] < b[1] ? -1 : 1));
     return keyed.map(([, , row]) => row);

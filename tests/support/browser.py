@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
 
 from tests.support.events import to_ndjson
@@ -43,6 +44,18 @@ def browser() -> Iterator[Browser]:
             yield started
         finally:
             started.close()
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    """A browser for the tests of a module, which must not be async; without one they are skipped, or fail."""
+    if find() is None:
+        said = f"no Chromium: none of {', '.join(NAMES)} is on PATH (REQUIRE_BROWSER=1 makes this a failure)"
+        if required():
+            pytest.fail(said)
+        pytest.skip(said)
+    with browser() as started:
+        yield started
 
 
 @dataclass
