@@ -40,7 +40,7 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     expect.set_options(timeout=browsers.PATIENCE)
     with server() as started, browsers.browser() as chrome:
-        limit = started.cli("orgs", "set", "default", "--monthly-quota", "40000")
+        limit = started.cli("orgs", "set", "default", "--monthly-quota", "1000000")
         assert limit.returncode == 0, limit.stderr
         browsers.ingest(started, demo.events(30_000, datetime.now(UTC)))
         take(chrome, started, "page-light", "light", browsers.DESKTOP)

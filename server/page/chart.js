@@ -121,6 +121,7 @@ export class Chart {
       ...this.#size(),
       tzDate: (at) => window.uPlot.tzDate(new Date(at * 1000), "UTC"),
       legend: { show: false },
+      padding: [10, 10, 0, 0],
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: {
         x: { time: true, range: (_, low, high) => [low - DAY * 0.6, high + DAY * 0.6] },

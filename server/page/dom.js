@@ -20,7 +20,7 @@ export function write(element, text) {
 /** A sum of dollars, with the digits after the cents smaller. */
 export function writeMoney(element, [main, rest]) {
   if (element.textContent === main + rest) return;
-  element.replaceChildren(main, ...(rest ? [el("small", {}, rest)] : []));
+  element.replaceChildren(main, ...(rest ? [el("wbr"), el("small", {}, rest)] : []));
 }
 
 export function show(element, visible) {

@@ -377,7 +377,7 @@ def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Server, scheme:
         return [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found]
 
     # axe-core itself writes markup into the page, which the page's policy forbids.
-    options = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}
+    options: dict[str, Any] = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}
     with visit(chrome, busy, **options) as seen:
         page = seen.page
         assert look(page) == []
