@@ -63,7 +63,7 @@ async function readOverview(mine) {
   const [costs, quota, all] = await Promise.all([
     get("/v1/costs", { start: `${first ?? "1970-01-01"}T00:00:00Z` }, mine.signal),
     get("/v1/quota", {}, mine.signal),
-    get("/v1/users", { limit: 1 }, mine.signal),
+    everything(mine),
   ]);
   if (mine !== session) return;
   today = costs.asOf.slice(0, 10);
@@ -78,14 +78,17 @@ async function readOverview(mine) {
     users.reset(period(), first);
     await users.refresh();
   }
-  live.complete = link === "live" && live.size >= Number(all.total.users);
-  if (Number(all.total.users) <= STREAMED) startStream(mine);
-  else state("none");
+  stream(mine, all);
 }
 
 async function readPerson(mine) {
-  await person.refresh(period(), firstDay(period(), today));
-  startStream(mine);
+  const [all] = await Promise.all([everything(mine), person.refresh(period(), firstDay(period(), today))]);
+  if (mine === session) stream(mine, all);
+}
+
+/** The sums over all users and all time. */
+function everything(mine) {
+  return get("/v1/users", { limit: 1 }, mine.signal);
 }
 
 function sample(cost) {
@@ -104,8 +107,14 @@ function pace() {
 
 // --- the stream ------------------------------------------------------------------------------------------------------
 
-async function startStream(mine) {
+async function stream(mine, all) {
+  const count = Number(all.total.users);
+  live.complete = link === "live" && live.size >= count;
   if (link !== "off") return;
+  if (count > STREAMED) {
+    state("none");
+    return;
+  }
   link = "lost";
   try {
     await follow("/v1/stream/users", mine.signal, (name, body) => mine === session && name !== "error" && changed(body.users), state);

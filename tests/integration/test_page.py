@@ -292,6 +292,13 @@ def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Server) 
         expect(page.locator("#live")).to_have_text("Read every 5 seconds")
         ingest(fresh, [at_now(user_id="a", cost_usd=Decimal(2))])
         expect(page.locator("#t-today")).to_have_text("$3.00")
+        page.get_by_role("link", name="a", exact=True).click()
+        expect(page.locator("#p-cost")).to_have_text("$3.00")
+        page.reload()
+        expect(page.locator("#p-cost")).to_have_text("$3.00")
+        expect(page.locator("#live")).to_have_text("Read every 5 seconds")
+        ingest(fresh, [at_now(user_id="a", cost_usd=Decimal(3))])
+        expect(page.locator("#p-cost")).to_have_text("$6.00")
         assert not any("/v1/stream" in url for url in asked)
         assert seen.faults == []
 
