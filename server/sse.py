@@ -66,6 +66,6 @@ def _first(request: web.Request) -> Mapping[str, str]:
 
 def event(frame: Frame) -> bytes:
     """A frame as one event."""
-    data = render.encode({"users": [render.user_row(row) for row in frame.rows], "asOf": format_timestamp(frame.as_of)})
     kind = b"snapshot" if frame.snapshot else b"update"
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (frame.token.encode(), kind, data)
+    data = render.user_rows(frame.rows), format_timestamp(frame.as_of).encode()
+    return b'id: %b\nevent: %b\ndata: {"users":%b,"asOf":"%b"}\n\n' % (frame.token.encode(), kind, *data)

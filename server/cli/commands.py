@@ -13,6 +13,9 @@ from processor.settings import Settings
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.dlq import dlq
 from server.cli.keys import keys, orgs
+from server.cli.loadtest import loadtest
+from server.cli.quota import quota
+from server.cli.tail import tail
 from server.cli.transfer import export_events, import_events
 from server.cli.users import users
 from server.cli.verify import verify
@@ -79,6 +82,9 @@ main.add_command(dlq)
 main.add_command(export_events)
 main.add_command(import_events)
 main.add_command(keys)
+main.add_command(loadtest)
 main.add_command(orgs)
+main.add_command(quota)
+main.add_command(tail)
 main.add_command(users)
 main.add_command(verify)

@@ -39,7 +39,7 @@ def users(
 ) -> None:
     """The most expensive users of a project, read from the data directory, beside a running server or without one."""
     with open_log({"data_dir": data_dir, "broker": broker, "config": config}) as log:
-        view = _read(log)
+        view = read_view(log)
     params = {name: value for name, value in filters.items() if value is not None}
     try:
         page = asyncio.run(_query(view, project, params))
@@ -51,7 +51,8 @@ def users(
         _print(page)
 
 
-def _read(log: LogWriter) -> View:
+def read_view(log: LogWriter) -> View:
+    """All tables of a log, as they are now."""
     view = View()
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)

@@ -23,6 +23,7 @@ from server.keys import DEFAULT_SCOPES, Directory, Key, Scope, key_record, make_
 from server.publisher import FakePublisher
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
+from tests.support.live import Live
 
 SECRET = "lqt_" + "1" * 64
 READ_ONLY = "lqt_" + "2" * 64
@@ -38,6 +39,7 @@ class Doors:
     reads: FakeReads = field(default_factory=FakeReads)
     health: FakeHealth = field(default_factory=FakeHealth)
     directory: Directory = field(default_factory=Directory)
+    live: Live = field(default_factory=Live)
     url: str = ""
     address: str = ""
     session: aiohttp.ClientSession = field(init=False)
@@ -117,7 +119,7 @@ async def open_doors(
     doors.add_key(READ_ONLY, ("read",))
     doors.add_key(INGEST_ONLY, ("ingest",))
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
-    doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling)
+    doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling, doors.live.feed)
     runner = make_runner(create_app(doors.face))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

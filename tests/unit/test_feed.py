@@ -340,6 +340,47 @@ async def test_rows_of_a_flush_that_is_not_whole_yet_are_not_claimed(small: None
         assert bookmark.decode(client.token).position == process.view.held()
 
 
+async def test_who_loses_a_part_of_an_update_gets_it_again(small: None) -> None:
+    process = Process(Worker(2))
+    feed_in(process, *(Usage(n, f"u{n}") for n in range(2)))
+    client = Client()
+    await client.connect(process)
+    client.permits.release()
+    await until(lambda: client.frames)
+    feed_in(process, *(Usage(10 + n, f"u{n}") for n in range(7)))
+    client.permits.release()
+    client.permits.release()
+    await until(lambda: len(client.frames) == 3)
+    assert len(client.table) < 7
+    client.permits = asyncio.Semaphore(100)
+    await client.connect(process)
+    await until(lambda: client.table == process.table())
+    await client.drop()
+
+
+async def test_a_token_ahead_of_the_last_tick_is_not_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(Worker(2))
+    feed_in(process, Usage(1, "a"))
+    async with following(process) as other:
+        await until(lambda: other.has_read_all)
+        monkeypatch.setattr("server.feed.INTERVAL", 1000.0)
+        feed_in(process, Usage(2, "a"))
+        await until(lambda: other.table == process.table())
+        feed_in(process, Usage(3, "a"), Usage(4, "b"))  # there will be no tick for that
+        assert other.subscription is not None
+        token = bookmark.encode(IDENTITY, other.subscription.binding, process.view.held())
+        ahead = Client()
+        ahead.token = token
+        ahead.permits.release()
+        await ahead.connect(process)
+        await until(lambda: ahead.has_read_all)
+        assert ahead.frames == []
+        assert ahead.subscription is not None
+        assert ahead.subscription.mark.position == process.view.held()
+        await until(lambda: other.table == process.table())
+        await ahead.drop()
+
+
 async def test_a_slow_reader_gets_merged_rows_not_a_queue(small: None) -> None:
     process = Process(Worker())
     feed_in(process, Usage(1, "a"))

@@ -76,6 +76,7 @@ def test_a_change_of_any_kind_is_found() -> None:
     known = view.find("p", keys)
     assert set(known) == {"plain", "wide", "same"}, "one without rows is nobody"
     assert names(view, "p", view.changed("p", {0: 4}, known.values())) == ["plain", "wide"]
+    assert [name for _, name in view.next_people("p", None, 10)] == ["plain", "same", "wide"]
     (wide,) = view.people("p", [known["wide"]])
     assert wide[1][3] == 2**70
 

@@ -1,0 +1,52 @@
+"""Following the feed of a running server, however often it is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
+import click
+import msgspec
+
+from server.cli.remote import Message, ServerSent, events_of
+from server.errors import Refused
+
+PAUSE: Final = 1.0
+"""Seconds until the next try after the server was lost."""
+PERMANENT: Final = {400, 401, 403, 404, 405}
+"""Statuses that no other try would mend."""
+
+
+_message = msgspec.json.Decoder(Message).decode
+
+
+async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tuple[str, Message]]:
+    """The feed's events, for ever. Raises `Refused` when another try would not help."""
+    last_id = ""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)  # there are heartbeats
+    async with aiohttp.ClientSession(timeout=timeout, headers={"x-api-key": key}) as session:
+        while True:
+            try:
+                async for event in _events(session, url, users, last_id):
+                    last_id = event.id
+                    message = _message(event.data)
+                    if message.error is not None:
+                        break  # the server has had its last word; what it is, the next try tells
+                    yield event.kind, message
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                click.echo(f"spendstream: {url}: {str(error) or type(error).__name__}; trying again", err=True)
+            await asyncio.sleep(PAUSE)
+
+
+async def _events(
+    session: aiohttp.ClientSession, url: str, users: tuple[str, ...], last_id: str
+) -> AsyncIterator[ServerSent]:
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    params = [("user_id", user) for user in users]
+    async with session.get(f"{url}/v1/stream/users", params=params, headers=headers) as response:
+        if response.status in PERMANENT:
+            body = await response.text()
+            raise Refused("bad_request", f"{url} answers {response.status}: {body[:500]}")
+        response.raise_for_status()
+        async for event in events_of(response.content.iter_any()):
+            yield event

@@ -1,0 +1,56 @@
+"""`spendstream quota`: how much of its month an organisation has used, in a terminal."""
+
+import asyncio
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from processor.core.clock import format_timestamp
+from processor.settings import Settings
+from server import bootstrap, render
+from server.answers import QuotaAnswer
+from server.arrivals import Arrivals
+from server.cli.common import now, open_log, settings_options
+from server.cli.users import read_view
+from server.keys import DEFAULT_ORGANIZATION, make_key
+from server.reads import ViewReads
+
+
+@click.command()
+@click.option("--org", default=DEFAULT_ORGANIZATION, show_default=True, help="Organisation to show")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/quota answers")
+@settings_options(Settings, "data_dir", "broker")
+def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, config: str | None) -> None:
+    """The month of an organisation, by arrival: events used, its limit, and the windows of now.
+
+    Read from the data directory, beside a running server or without one.
+
+    \b
+    Example:
+      spendstream quota --org acme
+    """
+    with open_log({"data_dir": data_dir, "broker": broker, "config": config}) as log:
+        view, directory = read_view(log), bootstrap.read_directory(log)
+    reads = ViewReads(view, Arrivals(view), directory, "", now)
+    answer = asyncio.run(reads.get_quota(make_key("", at=now(), organization=org), None))
+    if as_json:
+        click.echo(render.encode(render.quota(answer)))
+    else:
+        _print(answer)
+
+
+def _print(answer: QuotaAnswer) -> None:
+    table = Table("window", "since", title=f"{answer.organization}, {answer.period}")
+    for title in ("used", "limit", "remaining"):
+        table.add_column(title, justify="right")
+    for kind, window in answer.windows.items():
+        limit = "none" if window.limit is None else f"{window.limit:,}"
+        remaining = f"{answer.remaining:,}" if kind == "month" and answer.remaining is not None else ""
+        table.add_row(kind, format_timestamp(window.start), f"{window.used:,}", limit, remaining)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"resets {format_timestamp(answer.resets_at)}; this month {answer.duplicates:,} duplicates, "
+        f"{answer.conflicts:,} of them conflicts, not charged"
+    )

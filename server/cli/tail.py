@@ -1,0 +1,142 @@
+"""`spendstream tail`: the users of a running server, live."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from decimal import Decimal, localcontext
+from typing import Final
+
+import click
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from server.cli.common import fail
+from server.cli.remote import Message, key_option, url_option
+from server.errors import Refused
+from server.queries import SORTS
+
+
+class Row(Struct):
+    """A user's row, as far as it is shown."""
+
+    user_id: str | None
+    requests: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: Decimal
+    last_seen: str | None
+
+
+_row = msgspec.json.Decoder(Row).decode
+
+
+@click.command()
+@url_option("--url", "The server; default http:// and SPENDSTREAM_HTTP_BIND [SPENDSTREAM_URL]")
+@key_option
+@click.option("--user", "users", metavar="ID", multiple=True, help="Only this user; may be given several times")
+@click.option("--sort", type=click.Choice(list(SORTS)), default="cost_usd", show_default=True, help="Order")
+@click.option("--limit", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="Users in the table")
+@click.option("--events", metavar="N", type=click.IntRange(1), help="Stop after N events of the stream")
+@click.option("--json", "as_json", is_flag=True, help="Print NDJSON, a row a line, as without a terminal")
+def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, events: int | None, as_json: bool) -> None:
+    """Follow who spends what in a terminal, live: the most expensive users of the key's project.
+
+    Begins with everybody and goes on with whoever changed. When the server is lost, the feed goes on where it was as
+    soon as it is back. With --json each line has `event` (snapshot or update), `asOf` and the `user`'s row.
+
+    \b
+    Examples:
+      SPENDSTREAM_KEY=lqt_... spendstream tail
+      spendstream tail --user alice --user bob --json | jq .user.cost_usd
+    """
+    from server.cli.feed_client import follow
+
+    messages = follow(url.rstrip("/"), key, users)
+    try:
+        if as_json or not sys.stdout.isatty():
+            asyncio.run(_consume(messages, events, print_rows))
+        else:
+            shown = Shown(sort, limit)
+            with Live(shown.table(), console=Console(), refresh_per_second=4) as live:
+
+                def show(kind: str, message: Message) -> None:
+                    shown.take(kind, message)
+                    live.update(shown.table())
+
+                asyncio.run(_consume(messages, events, show))
+    except Refused as refused:
+        fail(refused.message)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(0)
+
+
+async def _consume(
+    messages: AsyncIterator[tuple[str, Message]], count: int | None, take: Callable[[str, Message], None]
+) -> None:
+    async for kind, message in messages:
+        take(kind, message)
+        if count is not None:
+            count -= 1
+            if not count:
+                return
+
+
+def print_rows(kind: str, message: Message) -> None:
+    """One line for each row, its numbers with all their digits."""
+    head = msgspec.json.encode({"event": kind, "asOf": message.as_of})[:-1]
+    for row in message.users:
+        sys.stdout.buffer.write(head + b',"user":' + bytes(row) + b"}\n")
+    sys.stdout.buffer.flush()
+
+
+class Shown:
+    """The rows received, and the table made of the first of them."""
+
+    def __init__(self, sort: str, limit: int) -> None:
+        self._sort = sort
+        self._limit = limit
+        self._as_of = ""
+        self.rows: dict[str | None, Row] = {}
+
+    def take(self, kind: str, message: Message) -> None:
+        """Take in an event."""
+        if kind == "snapshot":
+            self.rows.clear()
+        self._as_of = message.as_of
+        for raw in message.users:
+            row = _row(raw)
+            if row.requests:
+                self.rows[row.user_id] = row
+            else:
+                self.rows.pop(row.user_id, None)
+
+    def first(self) -> list[Row]:
+        """The rows to show."""
+        by_name = sorted(self.rows.values(), key=lambda row: row.user_id or "")
+        return sorted(by_name, key=lambda row: getattr(row, self._sort) or "", reverse=True)[: self._limit]
+
+    def table(self) -> Table:
+        """For a terminal."""
+        rows = self.rows.values()
+        with localcontext(prec=100):  # the usual 28 digits would round
+            cost = sum((row.cost_usd for row in rows), Decimal())
+        table = Table("user", show_footer=True, caption=f"as of {self._as_of}" if self._as_of else "waiting ...")
+        table.columns[0].footer = f"{len(rows)} users"
+        sums = [sum(getattr(row, name) for row in rows) for name in _COUNTS]
+        for title, total in zip(("requests", "errors", "input", "output", "cached"), sums, strict=True):
+            table.add_column(title, justify="right", footer=f"{total:,}")
+        table.add_column("cost USD", justify="right", footer=f"{cost:f}")
+        table.add_column("last seen")
+        for row in self.first():
+            counts = (f"{getattr(row, name):,}" for name in _COUNTS)
+            name = "(none)" if row.user_id is None else row.user_id
+            table.add_row(name, *counts, f"{row.cost_usd:f}", row.last_seen or "")
+        return table
+
+
+_COUNTS: Final = ("requests", "errors", "input_tokens", "output_tokens", "cached_tokens")

@@ -1,0 +1,153 @@
+"""The commands that talk to a running server, as processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.server import KEY, Server, environment, server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("cli") / "data") as started:
+        yield started
+
+
+def command(*arguments: str, at: Server, key: str | None = KEY, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command that only knows the address and the key."""
+    variables = environment(at.data_dir.parent / "elsewhere", {"key": key} if key else {})
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        env=variables,
+        cwd=at.data_dir.parent,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_loadtest_then_tail_then_quota(running: Server, scheme: str) -> None:
+    target = f"{scheme}://{running.http if scheme == 'http' else running.grpc}"
+    done = command("loadtest", "--target", target, "--events", "550", "--users", "20", "--json", at=running)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["events"], result["accepted"], result["rejected"], result["lost"]) == (550, 550, 0, 0)
+    assert result["eventsPerSecond"] > 0
+    assert 0 < result["latencyMs"]["p50"] <= result["latencyMs"]["p99"] <= result["latencyMs"]["max"]
+
+    said = command("loadtest", "--target", target, "--events", "100", "--rate", "1000", at=running)
+    assert said.returncode == 0, said.stderr
+    assert "100 of 100 events accepted" in said.stdout
+    assert "p99" in said.stdout
+
+    tailed = command("tail", "--url", f"http://{running.http}", "--events", "1", "--json", at=running)
+    assert tailed.returncode == 0, tailed.stderr
+    rows = [json.loads(line) for line in tailed.stdout.splitlines()]
+    assert {row["event"] for row in rows} == {"snapshot"}
+    assert all(row["user"]["user_id"].startswith("loadtest-") for row in rows)
+    one = command(
+        "tail", "--url", f"http://{running.http}", "--events", "1", "--user", rows[0]["user"]["user_id"], at=running
+    )
+    assert [json.loads(line)["user"]["user_id"] for line in one.stdout.splitlines()] == [rows[0]["user"]["user_id"]]
+
+    quota = running.cli("quota", "--json")
+    assert quota.returncode == 0, quota.stderr
+    answer = json.loads(quota.stdout)
+    assert answer["organization"] == "default"
+    assert answer["used"] % 650 == 0
+    assert answer["used"] > 0
+    shown = running.cli("quota")
+    assert shown.returncode == 0, shown.stderr
+    assert f"{answer['used']:,}" in shown.stdout
+    assert "resets" in shown.stdout
+
+
+def test_quota_shows_the_limit_of_an_organisation(running: Server) -> None:
+    made = running.cli("orgs", "set", "acme", "--monthly-quota", "5")
+    assert made.returncode == 0, made.stderr
+    answer = json.loads(running.cli("quota", "--org", "acme", "--json").stdout)
+    assert (answer["limit"], answer["used"], answer["remaining"]) == (5, 0, 5)
+
+
+@pytest.mark.parametrize("name", ["tail", "loadtest"])
+def test_what_is_wrong_is_said_without_a_traceback(running: Server, name: str) -> None:
+    url = "--url" if name == "tail" else "--target"
+    wrong = command(name, url, f"http://{running.http}", at=running, key="lqt_" + "0" * 64)
+    assert wrong.returncode == 2
+    assert "401" in wrong.stderr
+    assert "Invalid API key" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    missing = command(name, url, f"http://{running.http}", at=running, key=None)
+    assert missing.returncode == 2
+    assert "--key" in missing.stderr
+
+
+def test_loadtest_refuses_an_address_it_cannot_speak_to(running: Server) -> None:
+    wrong = command("loadtest", "--target", "ftp://x", at=running)
+    assert wrong.returncode == 2
+    assert "--target must be" in wrong.stderr
+    denied = command("loadtest", "--target", f"grpc://{running.grpc}", at=running, key="lqt_" + "0" * 64)
+    assert denied.returncode == 2
+    assert "UNAUTHENTICATED" in denied.stderr
+
+
+def test_tail_goes_on_after_the_server_was_lost(tmp_path: Path) -> None:
+    with server(tmp_path / "data") as started:
+        variables = environment(tmp_path / "elsewhere", {"key": KEY, "url": f"http://{started.http}"})
+        with subprocess.Popen(
+            [sys.executable, "-m", "server", "tail", "--json", "--events", "3"],
+            env=variables,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                sent = command("loadtest", "--target", f"http://{started.http}", "--events", "1", at=started)
+                assert sent.returncode == 0, sent.stderr
+                first = json.loads(process.stdout.readline())["user"]
+                started.kill_all()
+                started.start()
+                sent = command(
+                    "loadtest", "--target", f"http://{started.http}", "--events", "1", "--users", "1", at=started
+                )
+                assert sent.returncode == 0, sent.stderr
+                second = json.loads(process.stdout.readline())
+                assert second["event"] == "update"
+                assert second["user"] != first
+            finally:
+                process.kill()
+
+
+def test_the_terminal_has_a_table(running: Server) -> None:
+    """With a terminal there is a live table instead of lines."""
+    pty = pytest.importorskip("pty")
+    controller, terminal = pty.openpty()
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "server", "tail", "--url", f"http://{running.http}", "--events", "1"],
+            env=environment(running.data_dir.parent / "elsewhere", {"key": KEY}) | {"TERM": "xterm", "COLUMNS": "120"},
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+        os.close(terminal)
+        assert process.returncode == 0, process.stderr
+        text = os.read(controller, 1 << 16).decode()
+    finally:
+        os.close(controller)
+    assert "cost USD" in text
+    assert "users" in text
