@@ -110,7 +110,12 @@ def test_it_shows_what_the_reads_say_to_the_last_digit(chrome: Browser, busy: Se
         page.get_by_text("Show as a table").first.click()
         day = page.locator("#chart tbody tr", has_text=costs["daily"][-1]["day"]).locator("td").all_inner_texts()
         assert sum(Decimal(text.strip("$")) for text in day) == Decimal(costs["daily"][-1]["cost_usd"])
-        assert page.locator("#chart canvas").count() == 1
+        page.locator("#chart .u-over").hover(position={"x": 5, "y": 50})
+        expect(page.locator("#chart .when")).to_have_text(first)
+        legend = page.locator("#chart .legend b").all_inner_texts()
+        assert sum(Decimal(text.strip("$")) for text in legend) == sum(
+            Decimal(row["cost_usd"]) for row in costs["daily"] if row["day"] == first
+        )
         assert (seen.faults, seen.strangers) == ([], [])
 
 
@@ -240,7 +245,8 @@ def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh:
 
 def test_what_is_ingested_shows_by_itself(chrome: Browser, fresh: Server) -> None:
     ingest(fresh, [at_now(user_id="a", cost_usd=Decimal("1.5"))])
-    with visit(chrome, fresh) as seen:
+    # Far from UTC and from English: days and digits are the server's all the same.
+    with visit(chrome, fresh, timezone_id="Pacific/Kiritimati", locale="de-DE") as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#t-today")).to_have_text("$1.50")
         expect(page.locator("#live")).to_have_text("Live")
