@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
-from server import ndjson, prefer, render
+from server import assets, ndjson, prefer, render
 from server.budget import Hold
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -52,6 +52,7 @@ def create_app(face: Face) -> web.Application:
     app.router.add_get("/v1/quota", door.get_quota)
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
+    assets.add_routes(app)
     return app
 
 

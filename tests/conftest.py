@@ -3,7 +3,7 @@ import os
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.kafka"]
+pytest_plugins = ["tests.support.browser", "tests.support.kafka"]
 
 # A shared machine is slow now and then: a test that hangs is caught by its timeout, not by hypothesis' deadline.
 settings.register_profile("default", deadline=None)

@@ -19,6 +19,10 @@ def main() -> int:
                 imported += 1
     for entry in metadata.entry_points(group="faust.transports", name="spendstream-sqlite"):
         print(f"transport: {entry.load()}")
+    files = importlib.import_module("server.assets").load()
+    assert {"index.html", "main.js", "style.css", "uplot.js", "uplot.css"} <= set(files), (
+        f"the page has only {set(files)}"
+    )
     print(f"{imported} modules of {metadata.metadata('spendstream')['Name']} {metadata.version('spendstream')} import")
     return 0
 

@@ -247,7 +247,9 @@ async def test_what_is_not_http_is_nothing_to_log(doors: Doors, caplog: pytest.L
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/ingest/", "/v1/users/", "/v2/ingest", "/%00", "/v1/quota/x"])
+@pytest.mark.parametrize(
+    "path", ["/page", "/page/", "/v1", "/v1/ingest/", "/v1/users/", "/v2/ingest", "/%00", "/v1/quota/x"]
+)
 async def test_unknown_paths(doors: Doors, path: str) -> None:
     answer = await doors.get(path)
     assert (answer.status, list(answer.json)) == (404, ["error"])

@@ -1,0 +1,96 @@
+"""The page at `/`: its files, and the headers they go out with. Everything the page needs comes from here."""
+
+import gzip
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from aiohttp import hdrs, web
+
+ROOT: Final = "/page/"
+"""Where the files of the page are; the page itself is at `/`."""
+
+FOLDER: Final = Path(__file__).parent / "page"
+INDEX: Final = "index.html"
+
+CARRIER: Final = "youplot"
+"""The distribution that brings uPlot, the chart library. None of its code is imported; decision record 16."""
+CHART_FILES: Final = {"uplot.js": "vendor/uplot.iife.min.js", "uplot.css": "vendor/uplot.min.css"}
+"""The name here -> the file in the carrier. `index.html` says which bytes it accepts (`integrity`)."""
+
+TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+# The last two: no string of anybody's becomes markup or code.
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    hdrs.CACHE_CONTROL: "no-cache",  # asked for again, answered with 304: a new release is seen at once
+    hdrs.VARY: hdrs.ACCEPT_ENCODING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file, as it is and compressed; `tag` names its content."""
+
+    plain: bytes
+    packed: bytes
+    content_type: str
+    tag: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Asset":
+        """Read it now: what is served does not change while the process runs. Raises `OSError`."""
+        plain = path.read_bytes()
+        packed = gzip.compress(plain, mtime=0)
+        return cls(plain, packed, TYPES[path.suffix], hashlib.sha256(plain).hexdigest()[:32])
+
+
+def load() -> dict[str, Asset]:
+    """Every file of the page by its name. Without its carrier the charts are missing, and the page says so."""
+    files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES} | dict(_chart_files())
+    return {name: Asset.read(path) for name, path in sorted(files.items())}
+
+
+def _chart_files() -> Iterator[tuple[str, Path]]:
+    spec = find_spec(CARRIER)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for name, inside in CHART_FILES.items():
+            if (path := Path(folder) / inside).is_file():
+                yield name, path
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve the page and its files; any other path stays what it was."""
+    for name, asset in load().items():
+        app.router.add_get("/" if name == INDEX else ROOT + name, _handler(asset))
+
+
+def _handler(asset: Asset) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        packed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower()
+        tag = f"{asset.tag}-gzip" if packed else asset.tag
+        known = request.if_none_match or ()
+        if any(each.value in {tag, "*"} for each in known):
+            response = web.Response(status=304, headers=HEADERS)
+        else:
+            body = asset.packed if packed else asset.plain
+            response = web.Response(body=body, headers=HEADERS, content_type=asset.content_type, charset="utf-8")
+            if packed:
+                response.headers[hdrs.CONTENT_ENCODING] = "gzip"
+        response.etag = tag
+        return response
+
+    return answer

@@ -1,0 +1,165 @@
+// Spend by day, stacked by model. uPlot draws; floats are for where a pixel goes, every figure shown is exact.
+import { el, write } from "./dom.js";
+import { decimal, dollars } from "./exact.js";
+import { Table } from "./table.js";
+
+const DAY = 86_400;
+const TOP = 7; // models with a colour of their own
+const OTHER = "Other models";
+
+/** What `rows` ({day, cost_usd, and what `name` reads}) come to by name, the most expensive first, the rest as one. */
+export function stack(rows, name, pico) {
+  const sums = new Map();
+  const days = new Map();
+  for (const row of rows) {
+    const of = name(row);
+    const cost = pico(row.cost_usd);
+    sums.set(of, (sums.get(of) ?? 0n) + cost);
+    if (!days.has(row.day)) days.set(row.day, new Map());
+    const day = days.get(row.day);
+    day.set(of, (day.get(of) ?? 0n) + cost);
+  }
+  const names = [...sums.keys()].sort((a, b) => (sums.get(b) > sums.get(a) ? 1 : sums.get(b) < sums.get(a) ? -1 : a < b ? -1 : 1));
+  const shown = names.length > TOP + 1 ? names.slice(0, TOP) : names;
+  const rest = names.slice(shown.length);
+  const at = (day, of) => days.get(day)?.get(of) ?? 0n;
+  const add = (values) => values.reduce((sum, value) => sum + value, 0n);
+  const series = shown.map((of) => ({ name: of, total: sums.get(of), value: (day) => at(day, of) }));
+  if (rest.length) {
+    const total = add(rest.map((of) => sums.get(of)));
+    series.push({ name: OTHER, total, value: (day) => add(rest.map((of) => at(day, of))) });
+  }
+  return series;
+}
+
+/** Every day from `first` to `last`, as YYYY-MM-DD. */
+export function everyDay(first, last) {
+  const days = [];
+  for (let at = Date.parse(first); at <= Date.parse(last); at += DAY * 1000) days.push(new Date(at).toISOString().slice(0, 10));
+  return days;
+}
+
+const coarse = (value) => Number(value) / 1e12;
+const ticks = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", notation: "compact", maximumSignificantDigits: 3 });
+
+export class Chart {
+  #plot;
+  #shape = "";
+  #days = [];
+  #series = [];
+
+  constructor(host, caption) {
+    this.stage = el("div", { class: "stage", "aria-hidden": "true" });
+    this.when = el("span", { class: "sub when" });
+    this.legend = el("ul", { class: "legend" });
+    this.tabled = el("div");
+    this.caption = caption;
+    const details = el("details", {}, el("summary", {}, "Show as a table"), this.tabled);
+    details.addEventListener("toggle", () => this.#tabulate());
+    this.details = details;
+    host.replaceChildren(this.stage, el("div", { class: "reading" }, this.when, this.legend), details);
+    new ResizeObserver(() => this.#resize()).observe(this.stage);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
+  }
+
+  /** Days in order and the series of `stack`; `period` is what the sums are said to be of. */
+  update(days, series, period) {
+    [this.#days, this.#series, this.period] = [days, series, period];
+    const items = series.map((each, at) => {
+      const item = this.legend.children[at] ?? el("li", {}, el("i", { class: "swatch" }), el("span"), el("b"));
+      item.firstChild.className = `swatch s${each.name === OTHER ? "x" : at}`;
+      write(item.children[1], each.name);
+      return item;
+    });
+    if (this.legend.children.length !== items.length) this.legend.replaceChildren(...items);
+    this.#read(null);
+    this.#tabulate();
+    this.#draw();
+  }
+
+  redraw() {
+    this.#shape = "";
+    this.#draw();
+  }
+
+  #read(at) {
+    const day = this.#days[at];
+    write(this.when, day ?? this.period ?? "");
+    this.#series.forEach((each, index) => {
+      const item = this.legend.children[index];
+      if (item) write(item.lastChild, dollars(decimal(day ? each.value(day) : each.total)));
+    });
+  }
+
+  #draw() {
+    if (!window.uPlot) {
+      write(this.stage, "The chart library is missing beside the page: the table below has the same figures.");
+      this.details.open = true;
+      return;
+    }
+    if (!this.stage.clientWidth) return;
+    const shape = `${this.#series.map((each) => each.name).join("\n")}`;
+    const times = this.#days.map((day) => Date.parse(day) / 1000);
+    const tops = this.#days.map(() => 0n);
+    const layers = this.#series.map((each) => this.#days.map((day, at) => coarse((tops[at] += each.value(day)))));
+    const data = [times, ...layers.reverse()]; // the tallest first: each next one is drawn over it
+    if (this.#plot && shape === this.#shape) {
+      this.#plot.setData(data);
+      return;
+    }
+    this.#plot?.destroy();
+    this.#shape = shape;
+    this.#plot = new window.uPlot(this.#options(), data, this.stage);
+  }
+
+  #options() {
+    const colour = (element, name) => getComputedStyle(element)[name];
+    const swatches = [...this.legend.children].map((item) => colour(item.firstChild, "backgroundColor")).reverse();
+    const faint = colour(this.stage, "borderTopColor");
+    const axis = { stroke: colour(this.when, "color"), font: "12px system-ui, sans-serif", ticks: { show: false } };
+    return {
+      ...this.#size(),
+      tzDate: (at) => window.uPlot.tzDate(new Date(at * 1000), "UTC"),
+      legend: { show: false },
+      padding: [10, 10, 0, 0],
+      cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
+      scales: {
+        x: { time: true, range: (_, low, high) => [low - DAY * 0.6, high + DAY * 0.6] },
+        y: { range: (_, __, high) => [0, high > 0 ? high * 1.08 : 1] },
+      },
+      axes: [
+        { ...axis, size: 30, grid: { show: false }, incrs: [1, 2, 7, 14, 30, 91, 182, 365].map((days) => days * DAY), values: (_, at) => at.map(short) },
+        { ...axis, size: 62, grid: { stroke: faint, width: 1 }, values: (_, at) => at.map((value) => ticks.format(value)) },
+      ],
+      series: [
+        {},
+        ...swatches.map((fill) => ({ fill, width: 0, points: { show: false }, paths: window.uPlot.paths.bars({ size: [0.72, 48], radius: 0 }) })),
+      ],
+      hooks: { setCursor: [(plot) => this.#read(plot.cursor.idx)] },
+    };
+  }
+
+  #size() {
+    return { width: this.stage.clientWidth, height: this.stage.clientWidth < 500 ? 190 : 260 };
+  }
+
+  #resize() {
+    if (this.#plot) this.#plot.setSize(this.#size());
+    else if (this.#series.length) this.#draw();
+  }
+
+  #tabulate() {
+    if (!this.details.open) return;
+    const names = this.#series.map((each) => each.name).join("\n");
+    if (names !== this.tabledNames) {
+      const columns = this.#series.map((each, at) => ({ title: each.name, money: (day) => decimal(this.#series[at].value(day)) }));
+      this.table = new Table(this.tabled, this.caption, [{ title: "Day", text: (day) => day }, ...columns]);
+      this.tabledNames = names;
+    }
+    this.table.update([...this.#days].reverse(), (day) => day);
+  }
+}
+
+function short(at) {
+  return new Date(at * 1000).toLocaleDateString("en-US", { month: "short", day: "numeric", timeZone: "UTC" });
+}

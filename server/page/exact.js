@@ -1,0 +1,60 @@
+// Numbers without loss. An answer's numbers are read as the text they were written in; money is whole picodollars.
+
+const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+
+/** JSON in which every number becomes its own text: 0.10 is "0.10", and 2^60 keeps its digits. */
+export function parse(text) {
+  return JSON.parse(text.replace(TOKEN, (token) => (token[0] === '"' ? token : `"${token}"`)));
+}
+
+const PLACES = 12;
+
+/** Picodollars of a decimal as the server writes it. */
+export function pico(text) {
+  const [, sign, whole, fraction = ""] = /^(-?)(\d+)(?:\.(\d+))?$/.exec(text);
+  const value = BigInt(whole + fraction.padEnd(PLACES, "0").slice(0, PLACES));
+  return sign ? -value : value;
+}
+
+/** The decimal of picodollars, as the server would write it. */
+export function decimal(value) {
+  const digits = (value < 0n ? -value : value).toString().padStart(PLACES + 1, "0");
+  const fraction = digits.slice(-PLACES).replace(/0+$/, "");
+  return (value < 0n ? "-" : "") + digits.slice(0, -PLACES) + (fraction && `.${fraction}`);
+}
+
+export function grouped(digits) {
+  return digits.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+}
+
+/** A sum of dollars in two parts: what is read first, with cents, and the digits after them. */
+export function money(text) {
+  const [whole, fraction = ""] = text.split(".");
+  const sign = whole.startsWith("-") ? "−" : "";
+  return [`${sign}$${grouped(whole.replace("-", ""))}.${fraction.padEnd(2, "0").slice(0, 2)}`, fraction.slice(2)];
+}
+
+/** All digits of a sum of dollars: $1,234.50, $0.003413. */
+export function dollars(text) {
+  return money(text).join("");
+}
+
+export function count(text) {
+  return grouped(text);
+}
+
+const COMPACT = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
+
+/** 1.2M: only where the exact number stands beside it. */
+export function compact(text) {
+  return COMPACT.format(BigInt(text));
+}
+
+/** `part` of `whole` in percent with one digit after the point, rounded; "–" of nothing. */
+export function percent(part, whole) {
+  const [a, b] = [BigInt(part), BigInt(whole)];
+  if (b === 0n) return "–";
+  const tenths = (a * 2000n + b) / (2n * b);
+  if (tenths === 0n && a > 0n) return "<0.1%";
+  return `${tenths / 10n}.${tenths % 10n}%`;
+}

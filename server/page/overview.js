@@ -1,0 +1,80 @@
+// The first view: the tiles, spend over time, the models.
+import { Chart, everyDay, stack } from "./chart.js";
+import { $, show, write, writeMoney } from "./dom.js";
+import { compact, count, decimal, dollars, money, percent, pico } from "./exact.js";
+import { NAMES } from "./period.js";
+import { outlook } from "./quota.js";
+import { Table } from "./table.js";
+
+export const modelName = (row) => `${row.provider} / ${row.model}`;
+
+export const tokenText = (number) => [compact(number), count(number)];
+
+/** The columns of a table of models, for the project and for a user. */
+export function modelColumns(average) {
+  return [
+    { title: "Model", text: (row) => row.model },
+    { title: "Provider", text: (row) => row.provider, left: true, wide: true },
+    { title: "Spend", money: (row) => row.cost_usd, bar: true },
+    { title: "Requests", text: (row) => count(row.requests), wide: true },
+    { title: "Tokens", text: (row) => tokenText(String(BigInt(row.input_tokens) + BigInt(row.output_tokens))), wide: true },
+    ...(average ? [{ title: "Per request", money: (row) => row.avgCost, wide: true }] : []),
+    { title: "From cache", text: (row) => percent(row.cached_tokens, row.input_tokens), wide: true },
+    { title: "Errors", text: (row) => [`${count(row.errors)} (${percent(row.errors, row.requests)})`] },
+  ];
+}
+
+/** The share of the largest, for bars. */
+export function shares(rows) {
+  const most = rows.reduce((top, row) => (pico(row.cost_usd) > top ? pico(row.cost_usd) : top), 0n);
+  return (row) => (most ? Number((pico(row.cost_usd) * 10_000n) / most) / 10_000 : 0);
+}
+
+export class Overview {
+  constructor() {
+    this.chart = new Chart($("chart"), "Spend by day and model, in US dollars");
+    this.models = new Table($("models"), "Models, the most expensive first", modelColumns(true));
+  }
+
+  /** `costs` of /v1/costs over `period`, which began on `first` (undefined: with the first event). */
+  update(costs, quota, period, first) {
+    const today = costs.asOf.slice(0, 10);
+    const { total } = costs;
+    writeMoney($("t-today"), money(costs.daily.find((row) => row.day === today)?.cost_usd ?? "0"));
+    writeMoney($("t-month"), money(costs.monthToDate));
+    write($("t-month-sub"), `${today.slice(0, 7)}, until now`);
+    const [forecast, digits] = money(costs.forecast30d);
+    write($("t-forecast"), forecast); // an estimate: cents are more than enough, the rest is in the title
+    $("t-forecast").title = forecast + digits;
+    write($("t-cache"), percent(total.cached_tokens, total.input_tokens));
+    write($("t-cache-sub"), `${compact(total.cached_tokens)} of ${compact(total.input_tokens)} input tokens, ${NAMES[period]}`);
+    write($("t-errors"), percent(total.errors, total.requests));
+    write($("t-errors-sub"), `${count(total.errors)} of ${count(total.requests)} requests, ${NAMES[period]}`);
+    this.#quota(quota, Date.parse(costs.asOf));
+    const last = costs.daily.at(-1)?.day ?? today;
+    const days = everyDay(first ?? costs.daily[0]?.day ?? today, last > today ? last : today);
+    this.chart.update(days, stack(costs.dailyByModel, modelName, pico), NAMES[period]);
+    write($("chart-sub"), `${dollars(total.cost_usd)} in the ${NAMES[period]}`.replace("the all time", "all").replace("the this", "this"));
+    this.models.update(costs.byModel, modelName, shares(costs.byModel));
+    write($("models-sub"), costs.byModel.length ? NAMES[period] : `no events in the ${NAMES[period]}`.replace("the this", "this"));
+    show($("unpriced"), total.unpriced !== "0");
+    write($("unpriced"), `${count(total.unpriced)} of these requests came without a price: they are counted, and add nothing to the spend.`);
+  }
+
+  /** Spend counted since an earlier look, exact. */
+  pace(since) {
+    const text = since && since.cost > 0n ? `+${dollars(decimal(since.cost))} ${since.words}` : since ? `nothing new ${since.words}` : "";
+    write($("t-pace"), text);
+  }
+
+  #quota(quota, now) {
+    const { share, text, late } = outlook(quota, now);
+    write($("t-quota"), share === null ? count(quota.used) : `${percent(quota.used, quota.limit)}`);
+    const of = quota.limit === null ? `events in ${quota.period}` : `${count(quota.used)} of ${count(quota.limit)} events`;
+    write($("t-quota-sub"), `${of}, ${text}`);
+    $("t-quota-sub").classList.toggle("warn", late === true);
+    show($("quota-meter"), share !== null);
+    $("quota-meter").firstChild.style.setProperty("--share", `${(share ?? 0) * 100}%`);
+    $("quota-meter").classList.toggle("late", late === true || share === 1);
+  }
+}

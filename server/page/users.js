@@ -1,0 +1,181 @@
+// The most expensive users, and the search among them.
+import { Failed, get } from "./api.js";
+import { $, show, write } from "./dom.js";
+import { compact, count, pico } from "./exact.js";
+import { shares, tokenText } from "./overview.js";
+import { NAMES } from "./period.js";
+import { Table } from "./table.js";
+
+const STEP = 50; // rows shown at once, and added by "Show more"
+const PAGE = 1000; // the most a request gives
+const SEARCHED = 20_000; // users a search looks through
+const FRESH = 10_000; // milliseconds for which a search uses what it has loaded
+
+export const nameOf = (row) => row.user_id ?? "no user";
+export const addressOf = (id) => `#/users/${encodeURIComponent(id)}`;
+
+const COLUMNS = [
+  {
+    title: "User",
+    link: (row) => (row.user_id === null ? { text: "no user", aside: true } : { text: row.user_id, href: addressOf(row.user_id) }),
+  },
+  { title: "Spend", money: (row) => row.cost_usd, bar: true, sort: "cost_usd" },
+  { title: "Requests", text: (row) => count(row.requests), sort: "requests" },
+  { title: "Input", text: (row) => tokenText(row.input_tokens), sort: "input_tokens", wide: true },
+  { title: "Output", text: (row) => tokenText(row.output_tokens), sort: "output_tokens", wide: true },
+  { title: "Errors", text: (row) => count(row.errors), wide: true },
+  { title: "Last seen", text: (row) => row.last_seen?.slice(0, 19).replace("T", " ") ?? "–", sort: "last_seen", wide: true },
+];
+
+export class Users {
+  #sort = "cost_usd";
+  #shown = STEP;
+  #text = "";
+  #all = null;
+  #run = 0;
+
+  /** `live`: all users' rows of all time as the stream gives them, if it does; `onFail` is told what went wrong. */
+  constructor(live, onFail) {
+    this.live = live;
+    this.onFail = onFail;
+    this.table = new Table($("users"), "Users", COLUMNS, (sort) => {
+      this.#sort = sort;
+      this.#shown = STEP;
+      this.#all = null;
+      this.#again();
+    });
+    let typing;
+    $("search").addEventListener("input", (event) => {
+      clearTimeout(typing);
+      typing = setTimeout(() => {
+        this.#text = event.target.value.trim();
+        this.#shown = STEP;
+        this.#again();
+      }, 150);
+    });
+    $("more").addEventListener("click", () => {
+      const first = this.table.body.rows.length;
+      this.#shown += STEP;
+      this.#again().then(() => this.table.body.rows[first]?.querySelector("a")?.focus());
+    });
+  }
+
+  /** Another period, or another project: what was loaded is of no use. */
+  reset(period, first) {
+    [this.period, this.first] = [period, first];
+    this.#all = null;
+    this.#shown = STEP;
+  }
+
+  clear() {
+    this.#text = "";
+    $("search").value = "";
+    this.table.update([], nameOf);
+  }
+
+  /** Whether the stream's rows are all this table needs. */
+  get isLive() {
+    return this.period === "all" && this.live.complete;
+  }
+
+  /** Reads and shows; throws `Failed`. A later call makes an earlier one's answer void. */
+  async refresh() {
+    const run = ++this.#run;
+    const found = await this.#find();
+    if (run === this.#run) this.#render(found);
+  }
+
+  #again() {
+    return this.refresh().catch(this.onFail);
+  }
+
+  async #find() {
+    if (this.isLive) {
+      const rows = this.live.sorted(this.#sort);
+      return this.#text ? { rows: rows.filter(this.#matches) } : { rows, total: rows.length };
+    }
+    if (!this.#text) {
+      const page = await get("/v1/users", { ...this.#query(), limit: Math.min(this.#shown, PAGE) });
+      const rows = [...page.users];
+      for (let next = page.nextCursor; next && rows.length < this.#shown; ) {
+        const further = await get("/v1/users", { ...this.#query(), limit: Math.min(this.#shown - rows.length, PAGE), cursor: next });
+        rows.push(...further.users);
+        next = further.nextCursor;
+      }
+      return { rows, total: Number(page.total.users) };
+    }
+    const all = await this.#load();
+    const rows = all.rows.filter(this.#matches);
+    return { rows: rows.length || !all.cut ? rows : await this.#exactly(this.#text), cut: all.cut };
+  }
+
+  #query() {
+    return { start: this.first, sort: this.#sort };
+  }
+
+  #matches = (row) => nameOf(row).toLowerCase().includes(this.#text.toLowerCase());
+
+  /** Everybody, as far as a search goes. */
+  async #load() {
+    if (this.#all && Date.now() - this.#all.at < FRESH) return this.#all;
+    const loaded = { rows: [], at: Date.now(), cut: false };
+    let cursor;
+    do {
+      const page = await get("/v1/users", { ...this.#query(), limit: PAGE, cursor });
+      loaded.rows.push(...page.users);
+      cursor = page.nextCursor ?? undefined;
+    } while (cursor && loaded.rows.length < SEARCHED);
+    loaded.cut = cursor !== undefined;
+    this.#all = loaded;
+    return loaded;
+  }
+
+  async #exactly(id) {
+    try {
+      return [await get(`/v1/users/${encodeURIComponent(id)}`, { start: this.first })];
+    } catch (error) {
+      if (error instanceof Failed && error.status === 404) return [];
+      throw error;
+    }
+  }
+
+  #render({ rows, total, cut }) {
+    const shown = rows.slice(0, this.#shown);
+    this.table.sorted(this.#sort);
+    this.table.update(shown, (row) => JSON.stringify(row.user_id), shares(shown));
+    const all = total ?? rows.length;
+    const searched = this.#text && cut ? ` among the first ${count(String(SEARCHED))}` : "";
+    write($("users-sub"), `${count(String(all))} ${this.#text ? "found" : all === 1 ? "user" : "users"}${searched}, ${NAMES[this.period]}`);
+    show($("users-none"), shown.length === 0);
+    const where = cut ? `None of the first ${compact(String(SEARCHED))} users matches, and none is called exactly that.` : "No user's id contains that.";
+    write($("users-none"), this.#text ? where : "No events in this period: choose a longer one.");
+    show($("more"), shown.length < all);
+  }
+}
+
+/** All users of all time, kept up to date by the stream. */
+export class Live {
+  complete = false;
+  #rows = new Map();
+
+  apply(users) {
+    for (const row of users) this.#rows.set(JSON.stringify(row.user_id), row);
+  }
+
+  clear() {
+    this.complete = false;
+    this.#rows.clear();
+  }
+
+  get size() {
+    return this.#rows.size;
+  }
+
+  /** In the order of GET /v1/users: descending, then by user; no user comes first. */
+  sorted(by) {
+    const value = by === "last_seen" ? (row) => row.last_seen : by === "cost_usd" ? (row) => (row.pico ??= pico(row.cost_usd)) : (row) => BigInt(row[by]);
+    const keyed = [...this.#rows.values()].map((row) => [value(row), row.user_id ?? "", row]);
+    keyed.sort((a, b) => (a[0] !== b[0] ? (a[0] < b[0] ? 1 : -1) : a[1] < b[1] ? -1 : 1));
+    return keyed.map(([, , row]) => row);
+  }
+}

@@ -1,0 +1,128 @@
+"""A real browser on the page: Chromium as the system has it, steered by Playwright, and what may not happen in it."""
+
+import json
+import os
+import shutil
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
+
+from tests.support.events import to_ndjson
+from tests.support.server import Server
+
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE: Final = 30_000.0
+"""Milliseconds: the machine may have much else to do."""
+DESKTOP: Final = {"width": 1280, "height": 900}
+PHONE: Final = {"width": 390, "height": 844}
+
+
+def find() -> str | None:
+    """The Chromium of this machine."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+def required() -> bool:
+    """Whether a missing browser is a failure."""
+    return os.environ.get("REQUIRE_BROWSER") == "1"
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the length of the block. While it runs this thread can have no other event loop."""
+    path = find()
+    assert path is not None, f"none of {', '.join(NAMES)} is on PATH"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=["--disable-gpu", "--disable-dev-shm-usage"])
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    """A browser for the tests of a module, which must not be async; without one they are skipped, or fail."""
+    if find() is None:
+        said = f"no Chromium: none of {', '.join(NAMES)} is on PATH (REQUIRE_BROWSER=1 makes this a failure)"
+        if required():
+            pytest.fail(said)
+        pytest.skip(said)
+    with browser() as started:
+        yield started
+
+
+@dataclass
+class Visit:
+    """One tab, and everything in it that should not have been."""
+
+    page: Page
+    origin: str
+    faults: list[str] = field(default_factory=list)
+    """Messages of the console and exceptions, in order."""
+    strangers: list[str] = field(default_factory=list)
+    """Requests to anywhere but the server."""
+
+    def sign_in(self, key: str) -> None:
+        """Type a key in and send it."""
+        self.page.get_by_label("API key").fill(key)
+        self.page.get_by_role("button", name="Sign in").click()
+
+    def _log(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.faults.append(message.text)
+
+    def _route(self, route: Route, request: Request) -> None:
+        if f"{urlsplit(request.url).scheme}://{urlsplit(request.url).netloc}" == self.origin:
+            route.continue_()
+        else:
+            self.strangers.append(request.url)
+            route.abort()
+
+
+@contextmanager
+def visit(browser: Browser, server: Server, *, watch: bool = True, **options: Any) -> Iterator[Visit]:
+    """A fresh tab at `/`. With `watch`, what it asks of others is stopped and written down."""
+    origin = f"http://{server.http}"
+    context: BrowserContext = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
+    try:
+        context.set_default_timeout(PATIENCE)
+        made = Visit(context.new_page(), origin)
+        made.page.on("console", made._log)
+        made.page.on("pageerror", lambda error: made.faults.append(str(error)))
+        if watch:
+            context.route("**/*", made._route)
+        made.page.goto(origin + "/")
+        yield made
+    finally:
+        context.close()
+
+
+def ingest(server: Server, events: Iterable[dict[str, Any]], key: str | None = None) -> str:
+    """Send events, 100 a request; returns the position of the last request. Raises for any answer but 202."""
+    waiting = list(events)
+    position = ""
+    for start in range(0, len(waiting), 100):
+        request = urllib.request.Request(
+            f"http://{server.http}/v1/ingest",
+            to_ndjson(waiting[start : start + 100]),
+            {"x-api-key": key or server.key, "Content-Type": "application/x-ndjson"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert response.status == 202
+            assert "rejected" not in json.loads(response.read())
+            position = response.headers["x-ingest-position"]
+    return position
+
+
+def read(server: Server, path: str, key: str | None = None) -> Any:
+    """The JSON of a read, numbers as they are written."""
+    request = urllib.request.Request(f"http://{server.http}{path}", headers={"x-api-key": key or server.key})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read(), parse_float=str, parse_int=str)

@@ -1,0 +1,100 @@
+"""The files of the page: what they may name, and how they are served."""
+
+import base64
+import gzip
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from server import assets
+
+FILES = assets.load()
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[str]:
+    app = web.Application()
+    assets.add_routes(app)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def ask(url: str, **headers: str) -> tuple[Any, bytes]:
+    async with (
+        aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Accept-Encoding"]) as session,
+        session.get(url, headers={name.replace("_", "-"): value for name, value in headers.items()}) as response,
+    ):
+        return response, await response.read()
+
+
+async def test_every_file_comes_with_its_type_and_the_policy(origin: str) -> None:
+    for name, asset in FILES.items():
+        response, body = await ask(origin + ("/" if name == "index.html" else f"/page/{name}"))
+        assert (response.status, body) == (200, asset.plain), name
+        assert response.content_type == asset.content_type
+        policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "unsafe" not in policy
+        assert "*" not in policy
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["Cache-Control"] == "no-cache"
+
+
+async def test_a_file_that_is_known_is_not_sent_again(origin: str) -> None:
+    first, body = await ask(f"{origin}/page/main.js", Accept_Encoding="gzip")
+    assert first.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body) == FILES["main.js"].plain
+    again, body = await ask(f"{origin}/page/main.js", Accept_Encoding="gzip", If_None_Match=first.headers["ETag"])
+    assert (again.status, body) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    plain, body = await ask(f"{origin}/page/main.js", If_None_Match=first.headers["ETag"])
+    assert (plain.status, body) == (200, FILES["main.js"].plain), (
+        "the tag of the compressed form is not that of the plain one"
+    )
+    assert plain.headers["Vary"] == "Accept-Encoding"
+
+
+async def test_nothing_else_is_served(origin: str) -> None:
+    for path in ("/page/", "/page/index.html", "/page/..%2fassets.py", "/page/main.py", "/index.html"):
+        response, _ = await ask(origin + path)
+        assert response.status == 404, path
+
+
+def test_the_page_names_only_files_that_are_there_and_no_other_host() -> None:
+    named = set(re.findall(rb'(?:src|href)="(/page/[^"]+)"', FILES["index.html"].plain))
+    imported = {name for asset in FILES.values() for name in re.findall(rb'from "\./([^"]+)"', asset.plain)}
+    assert {name.decode().removeprefix("/page/") for name in named} | {name.decode() for name in imported} <= set(FILES)
+    for name, asset in FILES.items():
+        if name not in assets.CHART_FILES and name != "icon.svg":  # the names of a library and of a namespace
+            assert b"://" not in asset.plain, name
+
+
+def test_the_page_has_nothing_inline() -> None:
+    page = FILES["index.html"].plain.decode()
+    assert re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", page) == []
+    for name, asset in FILES.items():
+        if name.endswith(".js") and name not in assets.CHART_FILES:
+            found = re.findall(
+                rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", asset.plain
+            )
+            assert found == [], name
+
+
+@pytest.mark.parametrize("name", sorted(assets.CHART_FILES))
+def test_the_chart_library_is_the_one_that_the_page_accepts(name: str) -> None:
+    digest = base64.b64encode(hashlib.sha384(FILES[name].plain).digest()).decode()
+    assert f'"/page/{name}" integrity="sha384-{digest}"' in FILES["index.html"].plain.decode()
+
+
+def test_without_the_carrier_only_the_charts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "find_spec", lambda name: None)
+    assert set(assets.load()) == set(FILES) - set(assets.CHART_FILES)
