@@ -65,8 +65,9 @@ class LeasedQuotas(ViewQuotas):
         self._sure_of = -1
         self._demand: dict[Account, int] = {}
         """Events of the batches that wait."""
-        self._asked: dict[Account, int] = {}
-        """The number of the first statement made after a batch began to wait."""
+        self._used: set[Account] = set()
+        """Accounts of this month and the one before that anything was ever taken from: the grantor may not know yet of
+        what the view has charged to them."""
         self._paces: dict[Account, _Pace] = {}
 
     # --- admission --------------------------------------------------------------------------------------------------
@@ -79,6 +80,9 @@ class LeasedQuotas(ViewQuotas):
             raise Refused("unavailable", "The lease of the quota has run out; send again", retry_after=1)
         account = Account(key.organization, month_start(now))
         reservation = await super().reserve(key, events, now)
+        if account not in self._used:
+            oldest = month_start(account.month - 1)
+            self._used = {used for used in self._used if used.month >= oldest} | {account}
         pace = self._paces.setdefault(account, _Pace())
         at = time.monotonic()
         pace.add(events, at)
@@ -124,7 +128,7 @@ class LeasedQuotas(ViewQuotas):
         """See `Speaker.needs`."""
         at = time.monotonic()
         self._paces = {account: pace for account, pace in self._paces.items() if pace.recent(at)}
-        accounts = {*self._demand, *self._paces, *(Account(*key) for key in self._accounts)}
+        accounts = {*self._demand, *self._used, *(Account(*key) for key in self._accounts)}
         return [self._need(account, at) for account in accounts if self._is_limited(account)]
 
     def _need(self, account: Account, at: float) -> Need:

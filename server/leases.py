@@ -19,7 +19,7 @@ from processor.quota.leases import FRESH, Account, Lease, Need, Statement, decod
 BEAT: Final = 1.0
 """Seconds at most between two statements."""
 
-SPACING: Final = 0.02
+SPACING: Final = 0.04
 """Seconds at least between two statements."""
 
 

@@ -11,7 +11,7 @@ from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
 from processor.log.kafka_writer import Fenced, PartitionWriter
-from processor.log.port import LogWriter
+from processor.log.port import LogWriter, scan
 from processor.log.store import Append, Record, TopicPartition
 from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, ROWS, STATEMENTS
 from processor.quota.grants import Grants, Quota
@@ -24,8 +24,8 @@ HOME: Final = 0
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
-ATTENTION: Final = 0.5
-"""Seconds at most between two looks that still count as keeping up."""
+ATTENTION: Final = 1.0
+"""Seconds at most between two looks, and since the last one that saw the end, that still count as keeping up."""
 
 EVERY: Final = 1.0
 """Seconds at most between two decisions: front ends that fell silent are noticed by them."""
@@ -105,10 +105,9 @@ class _Turn:
         self._watched = 0.0
         """Seconds, as far as they were spent keeping up."""
         self._looked = time.monotonic()
-        self._restored: dict[str, Lease | None] = {}
+        self._current_at = self._looked
         self._tail = address.tail(
             [
-                TopicPartition(LEASES, 0),
                 TopicPartition(STATEMENTS, 0),
                 TopicPartition(DIRECTORY, 0),
                 *(TopicPartition(ROWS, number) for number in self._partitions),
@@ -134,6 +133,8 @@ class _Turn:
         """Let time pass, as far as it was spent keeping up with what is said: only that makes a silence."""
         now = time.monotonic()
         if self._tail.is_current:
+            self._current_at = now
+        if now - self._current_at < ATTENTION:
             self._watched += min(now - self._looked, ATTENTION)
         self._looked = now
 
@@ -143,13 +144,12 @@ class _Turn:
             for tp, records in self._tail.poll():
                 if tp.topic == STATEMENTS:
                     statements += records
-                elif tp.topic == LEASES:
-                    self._restored |= {_name(record): _decoded(record) for record in records}
                 else:
                     self._take(tp, records)
             if self._tail.is_current:
                 break
-        for name, lease in self._restored.items():
+        restored = {_name(record): _decoded(record) for record in scan(self._log, TopicPartition(LEASES, 0))}
+        for name, lease in restored.items():
             self._grants.restore(name, lease, self._watched)
         self._hear(statements)
 
@@ -158,9 +158,9 @@ class _Turn:
         for tp, records in self._tail.poll():
             if tp.topic == STATEMENTS:
                 self._hear(records)
-            elif tp.topic != LEASES:  # those are its own
+            else:
                 self._take(tp, records)
-            brought = brought or tp.topic != LEASES
+            brought = True
         return brought
 
     def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:

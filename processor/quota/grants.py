@@ -150,7 +150,8 @@ class Grants:
         # What is wanted less than it was comes back; only what lies above the highest possible cap has to be free.
         caps = {name: min(before[name], live[name].want) if name in live else 0 for name in before}
         caps |= {name: before[name] for name in before if self.members[name].ends is not None}
-        ceilings = {name: max(self.members[name].outstanding(account), live[name].floor) for name in live}
+        # A floor may count an event twice for a moment, so it must never become a cap for nothing.
+        ceilings = {name: max(self.members[name].outstanding(account), charges.leased(name, account)) for name in live}
         short = False
         for name, need in sorted(live.items(), key=lambda item: (item[1].need - ceilings[item[0]], item[0])):
             extra = max(0, min(need.need - ceilings[name], free))

@@ -39,7 +39,7 @@ class Need(Struct, frozen=True, array_like=True):
 
 
 class Statement(Struct, frozen=True):
-    """A front end's sign of life. An account that is not in it has nothing on its way and wants nothing."""
+    """A front end's sign of life. An account that is not in it was not used, or not since the month before this one."""
 
     number: int
     directory: int
