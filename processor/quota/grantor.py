@@ -24,8 +24,8 @@ HOME: Final = 0
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
-ATTENTION: Final = 1.0
-"""Seconds at most between two looks, and since the last one that saw the end, that still count as keeping up."""
+ASK_EVERY: Final = 0.5
+"""Seconds between two questions for the end of the statements."""
 
 EVERY: Final = 1.0
 """Seconds at most between two decisions: front ends that fell silent are noticed by them."""
@@ -102,10 +102,12 @@ class _Turn:
         self._grants = Grants()
         self._ledger = Ledger()
         self._quotas: dict[str, Quota] = {}
-        self._watched = 0.0
-        """Seconds, as far as they were spent keeping up."""
-        self._looked = time.monotonic()
-        self._current_at = self._looked
+        self._heard_until = 0.0
+        """Monotonic seconds: what was said before has been heard."""
+        self._heard_to = 0
+        """The offset in the statements up to which they have been read."""
+        self._asked = (0.0, 0)
+        """When the end of the statements was asked for, and what it was."""
         self._tail = address.tail(
             [
                 TopicPartition(STATEMENTS, 0),
@@ -119,24 +121,30 @@ class _Turn:
         try:
             self._catch_up(goes_on)
             get_logger().info("grantor.ready", front_ends=len(self._grants.members))
-            decided = -EVERY
+            decided = 0.0
             while goes_on():
+                polled = time.monotonic()
                 brought = self._follow()
-                self._watch()
-                if brought or self._watched - decided >= EVERY:
-                    decided = self._watched
+                self._watch(polled)
+                if brought or polled - decided >= EVERY:
+                    decided = polled
                     self._decide()
         finally:
             self._tail.close()
 
-    def _watch(self) -> None:
-        """Let time pass, as far as it was spent keeping up with what is said: only that makes a silence."""
-        now = time.monotonic()
+    def _watch(self, polled: float) -> None:
+        """Find out up to when everything that was said has been heard: only what comes after that is a silence.
+
+        `polled` is when the last look at the log began.
+        """
         if self._tail.is_current:
-            self._current_at = now
-        if now - self._current_at < ATTENTION:
-            self._watched += min(now - self._looked, ATTENTION)
-        self._looked = now
+            self._heard_until = polled
+            return
+        at, end = self._asked
+        if self._heard_to >= end:
+            self._heard_until = max(self._heard_until, at)
+            if polled - at > ASK_EVERY:
+                self._asked = time.monotonic(), self._log.end(TopicPartition(STATEMENTS, 0))
 
     def _catch_up(self, goes_on: Callable[[], bool]) -> None:
         statements: list[Record] = []
@@ -150,7 +158,7 @@ class _Turn:
                 break
         restored = {_name(record): _decoded(record) for record in scan(self._log, TopicPartition(LEASES, 0))}
         for name, lease in restored.items():
-            self._grants.restore(name, lease, self._watched)
+            self._grants.restore(name, lease, time.monotonic())
         self._hear(statements)
 
     def _follow(self) -> bool:
@@ -180,10 +188,11 @@ class _Turn:
     def _hear(self, records: Sequence[Record]) -> None:
         for record in records:
             statement = None if record.value is None else decode_statement(record.value)
-            self._grants.hear(_name(record), statement, self._watched)
+            self._grants.hear(_name(record), statement, time.monotonic())
+            self._heard_to = max(self._heard_to, record.offset + 1)
 
     def _decide(self) -> None:
-        leases = self._grants.decide(self._quotas, self._ledger, self._log_end, self._watched)
+        leases = self._grants.decide(self._quotas, self._ledger, self._log_end, self._heard_until)
         if not leases:
             return
         appends = [
