@@ -78,7 +78,11 @@ class Application:
                 sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
                 self.faust.task(sealer.run)
         if self.holder is not None:
+            from processor.quota.grantor import HOME, Grantor
+
             self.faust.task(self.holder.follow)
+            self.grantor = Grantor(address, self.partitions, lambda: HOME in self._owned(), clock)
+            self.faust.task(self._grant)
 
     def _topic(self, name: str) -> Any:
         return self.faust.topic(
@@ -103,6 +107,13 @@ class Application:
         from processor.state.holder import Holder
 
         return Holder(self._address, counts, self._owned, self._flush, standby=standby)
+
+    async def _grant(self) -> None:
+        self.grantor.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(self.grantor.stop)
 
     async def _flush(self) -> None:
         await self.applier.flush()

@@ -25,6 +25,8 @@ from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
 from server.intake import Intake
 from server.keys import Directory
+from server.leased_quotas import LeasedQuotas
+from server.leases import LeaseBook, Stating
 from server.log_publisher import LogPublisher
 from server.quotas import ViewQuotas
 from server.reads import ViewReads
@@ -82,14 +84,28 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
         checkpointer = Checkpointer(settings.data_dir)
         checkpointer.start()
         stack.callback(checkpointer.stop)
-    publisher = LogPublisher(address, now, settings.max_pending_mib << 20)
+    book = stating = None
+    if address.kafka is not None:
+        book = LeaseBook()
+        stating = Stating(address, book, now)
+        stack.push_async_callback(stating.leave)  # after everything is written
+        await stating.state()  # whoever grants leases knows of this process before it takes its first event
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(stating.run()))
+    guard = book.check if book is not None else lambda: None
+    publisher = LogPublisher(address, now, settings.max_pending_mib << 20, guard)
     stack.push_async_callback(asyncio.to_thread, publisher.close)
-    follower = Follower(address, publisher.partitions, view, directory, now, lambda: _notify(loop, arrivals))
+    follower = Follower(address, publisher.partitions, view, directory, now, lambda: _notify(loop, arrivals), book)
     follower.start()
     stack.push_async_callback(asyncio.to_thread, follower.stop)
     await asyncio.to_thread(follower.read_all.wait)
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
     intake = Intake(publisher, ViewQuotas(view, arrivals, directory, publisher.log_end), now)
+    if book is not None and stating is not None:
+        quotas = LeasedQuotas(
+            view, arrivals, directory, publisher.log_end, book, stating, lambda: follower.directory_end
+        )
+        stating.speaker = quotas
+        intake = Intake(publisher, quotas, now, book.instance)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     feed = Feed(view, arrivals, publisher.identity)
     return Face(intake, directory, reads, health, now, settings.handling, feed), health

@@ -8,8 +8,9 @@ from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
 from processor.log.store import Record, TopicPartition
-from processor.log.topics import DIRECTORY, ROWS
+from processor.log.topics import DIRECTORY, LEASES, ROWS
 from server.keys import Directory
+from server.leases import LeaseBook
 from server.log_publisher import LogPublisher
 from server.views import View
 
@@ -31,9 +32,15 @@ class Follower(threading.Thread):
         directory: Directory,
         clock: Callable[[], int],
         notify: Callable[[], None],
+        leases: LeaseBook | None = None,
     ) -> None:
         super().__init__(name="follower", daemon=True)
         tps = [TopicPartition(DIRECTORY, 0), *(TopicPartition(ROWS, number) for number in range(partitions))]
+        if leases is not None:
+            tps.append(TopicPartition(LEASES, 0))
+        self._leases = leases
+        self.directory_end = -1
+        """The last offset of the directory that was taken in."""
         self._tail = address.tail(tps)
         self._view = view
         self._directory = directory
@@ -70,6 +77,10 @@ class Follower(threading.Thread):
         if tp.topic == DIRECTORY:
             for record in records:
                 self._directory.apply(record.key, record.value)
+                self.directory_end = record.offset
+        elif self._leases is not None and tp.topic == LEASES:
+            for record in records:
+                self._leases.apply(record.key, record.value)
         else:
             self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
 

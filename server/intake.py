@@ -68,12 +68,13 @@ class Quotas(Protocol):
 
 
 class Intake:
-    """Accepts batches. `clock` gives the arrival, microseconds since the epoch."""
+    """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `lease`: see `Source.lease`."""
 
-    def __init__(self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int]) -> None:
+    def __init__(self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int], lease: str = "") -> None:
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
+        self._lease = lease
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.
@@ -94,7 +95,7 @@ class Intake:
         if rejected and batch.handling == "strict":
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
-        source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling)
+        source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
         parts = build_blocks(source, decoded.columns, self._publisher.partitions)
         size = sum(map(len, batch.records))
         reservation = await self._quotas.reserve(key, len(decoded.columns), now)

@@ -21,7 +21,13 @@ PROBE: Final = 1.0
 class LogPublisher:
     """`Publisher` over the group commit of this process."""
 
-    def __init__(self, address: LogAddress, clock: Callable[[], int], max_pending_bytes: int) -> None:
+    def __init__(
+        self,
+        address: LogAddress,
+        clock: Callable[[], int],
+        max_pending_bytes: int,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         log = address.open()
         self.partitions = log.partitions
         self.identity = log.identity
@@ -33,7 +39,7 @@ class LogPublisher:
         self._loop = asyncio.get_running_loop()
         self._ends = address.ends([TopicPartition(EVENTS, number) for number in range(self.partitions)])
         self._acknowledged: dict[int, int] = {}
-        self._committer = GroupCommitter(address.open, clock, self._decided, max_pending_bytes)
+        self._committer = GroupCommitter(address.open, clock, self._decided, max_pending_bytes, guard)
         self._committer.start()
         self._prober: asyncio.Task[None] | None = None
 

@@ -110,17 +110,21 @@ class ViewQuotas:
         account = self._accounts.get((organization, month))
         if account is None:
             account = self._accounts[organization, month] = _Account()
-        if self._charged(organization, month) + account.reserved + events > limit:
+        if not self._has_room(organization, month, account.reserved + events, limit):
             account.collect(self._view)
             charged = self._charged(organization, month)  # after the reservations: what left them is in here
             refusal = _refused("quota_exceeded", "Monthly quota exceeded", limit, charged, next_month(now), now)
             if charged + events > limit:
                 raise refusal
-            if charged + account.reserved + events > limit:
+            if not self._has_room(organization, month, account.reserved + events, limit):
                 refusal.retry_after = 1
                 return refusal
         account.reserved += events
         return _Held(self, account, events)
+
+    def _has_room(self, organization: str, month: int, events: int, limit: int) -> bool:
+        """True if so many events, those that are on their way included, stay within what this process may take."""
+        return self._charged(organization, month) + events <= limit
 
     def _charged(self, organization: str, month: int) -> int:
         return self._view.charged(organization, month).unique
@@ -136,9 +140,13 @@ class ViewQuotas:
                         return outcome
                     refusal = outcome
         except TimeoutError:
-            raise refusal from None
+            raise self._at_last(refusal) from None
         finally:
             self._waiting -= 1
+
+    def _at_last(self, refusal: Refused) -> Refused:
+        """What to say when waiting did not help."""
+        return refusal
 
     def _is_known(self, organization: str) -> bool:
         """True if all that counts for an organisation is either in the view or reserved."""

@@ -245,7 +245,12 @@ class View:
 
     def charged(self, organization: str, month: int) -> Charged:
         """What an organisation's month (its start) counted so far: the live count, to be read at once. Never waits."""
-        return self._windows.month(organization, month) or Charged()
+        return self._windows.month("org", organization, month) or Charged()
+
+    def leased(self, owner: str, month: int) -> int:
+        """Unique events charged through a lease (`processor.quota.leases.owner`). Never waits."""
+        found = self._windows.month("lease", owner, month)
+        return 0 if found is None else found.unique
 
     def window(self, scope: Scope, owner: str, kind: Kind, start: int) -> Charged:
         """What one window counted. One so old that it is no longer kept counted nothing."""

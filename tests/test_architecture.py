@@ -36,6 +36,7 @@ SERVER_MAY_USE = (
     "processor.log.store",
     "processor.log.topics",
     "processor.logs",
+    "processor.quota.leases",
     "processor.settings",
     "processor.state.verify",  # of the command line only
     "processor.view",

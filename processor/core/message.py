@@ -34,6 +34,8 @@ class Source(Struct, array_like=True, frozen=True, gc=False):
     """Microseconds since the epoch: quotas go by it."""
     wire: Wire
     handling: Handling
+    lease: str = ""
+    """The front end through whose lease of the quota this is paid for (`processor.quota`); empty: none is needed."""
 
 
 class Block(Struct, array_like=True, gc=False):

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from processor.core import dedupe, sums, tables
 from processor.core.claims import Claimed
-from processor.core.clock import KINDS, Kind, window_start
+from processor.core.clock import KINDS, month_start, window_start
 from processor.core.columns import SUMMED, UNPRICED_FLAG, Dim, Rows
 from processor.core.event import ERRORS
 from processor.core.message import Block, Message
@@ -30,6 +30,7 @@ from processor.core.tables import (
     Sums,
     UserKey,
     WindowKey,
+    WindowKind,
 )
 
 MAX_PADS: Final = 10_000
@@ -241,7 +242,7 @@ class Tables:
 
     def _count(self, offset: int, blocks: list[Block], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
         """Count each request's events where its key, its organisation and its minute of arrival count."""
-        totals: dict[tuple[str, str, int], list[int]] = {}
+        totals: dict[tuple[str, str, int, str], list[int]] = {}
         start = 0
         uniques, conflicts = (
             np.concatenate(([0], fresh.cumsum())).tolist(),
@@ -251,26 +252,34 @@ class Tables:
             end = start + len(block)
             source = block.source
             minute = source.arrival - source.arrival % WINDOW_SIZE["minute"]
-            total = totals.setdefault((source.organization, source.key_id, minute), [0, 0, 0])
+            total = totals.setdefault((source.organization, source.key_id, minute, source.lease), [0, 0, 0])
             unique = uniques[end] - uniques[start]
             total[0] += unique
             total[1] += end - start - unique
             total[2] += conflicts[end] - conflicts[start]
             start = end
-        for (organization, key, minute), (unique, duplicates, conflict) in totals.items():
+        for (organization, key, minute, lease), (unique, duplicates, conflict) in totals.items():
             scopes: tuple[tuple[Scope, str], ...] = (("org", organization), ("key", key))
             for kind in KINDS:
                 window = window_start(kind, minute)
                 if tables.is_expired(kind, window, self.progress.watermark):
                     continue
                 for scope, owner in scopes:
-                    row = self._window(scope, owner, kind, window)
-                    if self._opens(row, offset):
-                        row.unique += unique
-                        row.duplicates += duplicates
-                        row.conflicts += conflict
+                    self._add_to_window(offset, (scope, owner, kind, window), unique, duplicates, conflict)
+            if lease:
+                window = month_start(minute)
+                if not tables.is_expired("lease", window, self.progress.watermark):
+                    named: WindowKey = ("lease", f"{lease}/{organization}", "lease", window)
+                    self._add_to_window(offset, named, unique, duplicates, conflict)
 
-    def _window(self, scope: Scope, owner: str, kind: Kind, start: int) -> Counts:
+    def _add_to_window(self, offset: int, key: WindowKey, unique: int, duplicates: int, conflicts: int) -> None:
+        row = self._window(*key)
+        if self._opens(row, offset):
+            row.unique += unique
+            row.duplicates += duplicates
+            row.conflicts += conflicts
+
+    def _window(self, scope: Scope, owner: str, kind: WindowKind, start: int) -> Counts:
         key: WindowKey = (scope, owner, kind, start)
         row = self.windows.get(key)
         if row is None:

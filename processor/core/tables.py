@@ -21,14 +21,18 @@ from msgspec import Struct
 from processor.core import packed
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
 
-Scope = Literal["org", "key"]
+Scope = Literal["org", "key", "lease"]
+"""`lease`: what an organisation was charged through one front end's lease (`processor.quota.leases.owner`)."""
+
+WindowKind = Kind | Literal["lease"]
+"""`lease` is a month that is not kept for ever: a front end's name lasts as long as its process."""
 
 HOURS_PER_DAY: Final = 24
 
-LATENESS: Final[dict[Kind, int]] = {"minute": 2 * HOUR, "hour": 4 * DAY, "day": 64 * DAY}
+LATENESS: Final[dict[WindowKind, int]] = {"minute": 2 * HOUR, "hour": 4 * DAY, "day": 64 * DAY, "lease": 33 * DAY}
 """How long a window of arrivals is kept after the watermark has passed its start, in microseconds; months for ever."""
 
-WINDOW_SIZE: Final[dict[Kind, int]] = {"minute": MINUTE, "hour": HOUR, "day": DAY}
+WINDOW_SIZE: Final[dict[WindowKind, int]] = {"minute": MINUTE, "hour": HOUR, "day": DAY, "lease": 31 * DAY}
 
 NEVER: Final = -1
 """The offset of a row that nothing was applied to yet."""
@@ -109,7 +113,7 @@ UserKey = tuple[str, str | None, int, str, str, str]
 """project, user, day, provider, model, environment."""
 HourKey = tuple[str, int, str, str, str]
 """project, hour, provider, model, environment."""
-WindowKey = tuple[Scope, str, Kind, int]
+WindowKey = tuple[Scope, str, WindowKind, int]
 """scope, id of the organisation or key, kind of window, its start in microseconds."""
 
 _encode = msgspec.json.Encoder().encode
@@ -173,7 +177,7 @@ def decode_value(value: bytes) -> list[int]:
     return _decode_value(value)
 
 
-def is_expired(kind: Kind, start: int, watermark: int) -> bool:
+def is_expired(kind: WindowKind, start: int, watermark: int) -> bool:
     """True once the watermark has left a window so far behind that it is no longer kept."""
     lateness = LATENESS.get(kind)
     return lateness is not None and start + WINDOW_SIZE[kind] + lateness <= watermark

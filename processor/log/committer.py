@@ -43,6 +43,7 @@ class GroupCommitter(threading.Thread):
     """Writes jobs to the events topic on a thread of its own.
 
     `deliver` is called in this thread once per commit with the decided jobs: the one place to hop back to a loop.
+    `guard` is called right before a write and raises `LogUnavailable` to keep it from being begun.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class GroupCommitter(threading.Thread):
         clock: Callable[[], int],
         deliver: Callable[[Sequence[tuple[Job, Outcome]]], None],
         max_pending_bytes: int,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="group-commit", daemon=True)
         self._open_log = open_log
         self._clock = clock
         self._deliver = deliver
         self._max_pending = max_pending_bytes
+        self._guard = guard
         self._pending: deque[Job] = deque()
         self._pending_bytes = 0
         self._wake = threading.Condition()
@@ -114,6 +117,7 @@ class GroupCommitter(threading.Thread):
                 Append(TopicPartition(EVENTS, partition), [(None, message.encode(parts))])
                 for partition, _, parts in messages
             ]
+            self._guard()
             offsets = log.append(appends, self._clock())
         except LogUnavailable as error:
             return [error] * len(jobs)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
 from processor.log.kafka_config import MAX_RECORD_BYTES, KafkaAccess
-from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
+from processor.log.topics import COMPACTED, EVENTS, PARTITIONED, SINGLE
 
 FORMAT: Final = 1
 DEFAULT_PARTITIONS: Final = 6
@@ -51,14 +51,14 @@ def layout(access: KafkaAccess) -> Layout:
         found = AdminClient(access.client()).list_topics(timeout=PATIENCE)
     except KafkaException as error:
         raise LogUnavailable(f"no Kafka broker answers at {access.servers}: {_text(error)}") from None
-    ours = {*PARTITIONED, DIRECTORY}
+    ours = {*PARTITIONED, *SINGLE}
     counts = {name: len(topic.partitions) for name, topic in found.topics.items() if name in ours}
     return Layout(counts, len(found.brokers))
 
 
 def check(found: Layout, servers: str, asked: int | None) -> None:
     """Refuse a log whose partition count is another one than asked for, or whose topics do not fit each other."""
-    counts = {name: count for name, count in found.topics.items() if name != DIRECTORY}
+    counts = {name: count for name, count in found.topics.items() if name not in SINGLE}
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
         raise PartitionMismatch(
@@ -82,11 +82,11 @@ def create(access: KafkaAccess, found: Layout, asked: int | None) -> None:
     missing = [
         NewTopic(
             name,
-            num_partitions=1 if name == DIRECTORY else partitions,
+            num_partitions=1 if name in SINGLE else partitions,
             replication_factor=replication,
             config=_config(name, replication),
         )
-        for name in (*PARTITIONED, DIRECTORY)
+        for name in (*PARTITIONED, *SINGLE)
         if name not in found.topics
     ]
     if not missing:

@@ -20,8 +20,17 @@ CHECKPOINTS: Final = "spendstream.checkpoints"
 DIRECTORY: Final = "spendstream.directory"
 """Organisations and keys (compacted); one partition."""
 
+STATEMENTS: Final = "spendstream.lease-statements"
+"""What front ends need of the quotas (compacted, by front end); one partition. Only on Kafka, like `LEASES`."""
+
+LEASES: Final = "spendstream.leases"
+"""What front ends may use of the quotas (compacted, by front end); one partition, written by one grantor."""
+
 PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS)
-COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY})
+SINGLE: Final = (DIRECTORY, STATEMENTS, LEASES)
+"""Topics of one partition, on Kafka."""
+
+COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, STATEMENTS, LEASES})
 
 GROUP: Final = "spendstream"
 """The consumer group of the worker."""

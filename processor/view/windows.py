@@ -1,12 +1,14 @@
 """The windows of a view: what was charged, by organisation and key. Few, and each found by its key."""
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from processor.core import tables
+from processor.core.tables import Scope
 
 _NOTHING = (0, 0, 0, 0)
+_WATCHED: Final = {"org": ("month",), "lease": ("lease",)}
 
 
 class Charged(Struct, gc=False):
@@ -34,7 +36,7 @@ class Windows:
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
-        self._months: dict[tuple[str, int], Charged] = {}
+        self._months: dict[tuple[str, str, int], Charged] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -47,16 +49,16 @@ class Windows:
         elif before is not None:
             del self._rows[key]
         scope, owner, kind, start = parts
-        if (scope, kind) != ("org", "month"):
+        if kind not in _WATCHED.get(scope, ()):
             return
-        month = self._months.get((owner, start))
+        month = self._months.get((scope, owner, start))
         if month is None:
-            month = self._months[owner, start] = Charged()
+            month = self._months[scope, owner, start] = Charged()
         month.replace(value, before)
 
-    def month(self, organization: str, start: int) -> Charged | None:
-        """The live count of an organisation's month."""
-        return self._months.get((organization, start))
+    def month(self, scope: Scope, owner: str, start: int) -> Charged | None:
+        """The live count of the month of an organisation, or of its lease."""
+        return self._months.get((scope, owner, start))
 
     def get(self, key: bytes) -> bytes | None:
         """One partition's share of a window."""

@@ -1,0 +1,1 @@
+"""Leases of a monthly quota: how several front ends share what is left of it without ever going over it."""

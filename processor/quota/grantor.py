@@ -1,0 +1,221 @@
+"""The grantor: the owner of partition 0 follows what is charged and what front ends need, and writes their leases."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from structlog.stdlib import get_logger
+
+from processor.log.address import LogAddress
+from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.port import LogWriter, scan
+from processor.log.store import Append, Record, TopicPartition
+from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, ROWS, STATEMENTS
+from processor.quota.grants import Grants, Quota
+from processor.quota.leases import Lease, decode_lease, decode_statement, encode
+from processor.quota.ledger import Ledger, is_of_interest
+
+HOME: Final = 0
+"""Its owner is the grantor."""
+
+PAUSE: Final = 1.0
+"""Seconds after a failure until the next try."""
+
+ASK_EVERY: Final = 0.5
+"""Seconds between two questions for the end of the statements."""
+
+EVERY: Final = 1.0
+"""Seconds at most between two decisions: front ends that fell silent are noticed by them."""
+
+
+class _Organization(Struct):
+    """What of an organisation's record in the directory matters here (`server.keys.Organization`)."""
+
+    monthly_quota: int | None = None
+
+
+_organization = msgspec.json.Decoder(_Organization).decode
+
+
+class Grantor(threading.Thread):
+    """Grants leases for as long as `is_owner` says so. Being fenced only ends a turn: the next owner has begun his."""
+
+    def __init__(
+        self, address: LogAddress, partitions: int, is_owner: Callable[[], bool], clock: Callable[[], int]
+    ) -> None:
+        super().__init__(name="grantor", daemon=True)
+        self._address = address
+        self._partitions = partitions
+        self._is_owner = is_owner
+        self._clock = clock
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.1):
+            if not self._is_owner():
+                continue
+            try:
+                self._serve()
+            except Fenced:
+                get_logger().info("grantor.replaced")
+            except Exception as error:  # noqa: BLE001 - without leases metered senders wait; the next try may go well
+                get_logger().warning("grantor.failed", error=str(error) or repr(error))
+            self._stopping.wait(PAUSE)
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        self.join(timeout=5)
+
+    def _serve(self) -> None:
+        assert self._address.kafka is not None
+        log = self._address.open()
+        try:
+            # Whoever granted before is fenced from here on: what is read next is all he ever wrote.
+            writer = PartitionWriter(self._address.kafka, f"{GROUP}.leases")
+            _Turn(self._address, log, writer, self._partitions, self._clock).run(self._goes_on)
+        finally:
+            log.close()
+
+    def _goes_on(self) -> bool:
+        return self._is_owner() and not self._stopping.is_set()
+
+
+class _Turn:
+    """The time from being owner to being it no longer."""
+
+    def __init__(
+        self,
+        address: LogAddress,
+        log: LogWriter,
+        writer: PartitionWriter,
+        partitions: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._log = log
+        self._writer = writer
+        self._clock = clock
+        self._partitions = range(partitions)
+        self._grants = Grants()
+        self._ledger = Ledger()
+        self._quotas: dict[str, Quota] = {}
+        self._heard_until = 0.0
+        """Monotonic seconds: what was said before has been heard."""
+        self._heard_to = 0
+        """The offset in the statements up to which they have been read."""
+        self._asked = (0.0, 0)
+        """When the end of the statements was asked for, and what it was."""
+        self._tail = address.tail(
+            [
+                TopicPartition(STATEMENTS, 0),
+                TopicPartition(DIRECTORY, 0),
+                *(TopicPartition(ROWS, number) for number in self._partitions),
+            ]
+        )
+
+    def run(self, goes_on: Callable[[], bool]) -> None:
+        """Follow and decide. Raises `Fenced` and `LogUnavailable`."""
+        try:
+            self._catch_up(goes_on)
+            get_logger().info("grantor.ready", front_ends=len(self._grants.members))
+            decided = 0.0
+            while goes_on():
+                polled = time.monotonic()
+                brought = self._follow()
+                self._watch(polled)
+                if brought or polled - decided >= EVERY:
+                    decided = polled
+                    self._decide()
+        finally:
+            self._tail.close()
+
+    def _watch(self, polled: float) -> None:
+        """Find out up to when everything that was said has been heard: only what comes after that is a silence.
+
+        `polled` is when the last look at the log began.
+        """
+        if self._tail.is_current:
+            self._heard_until = polled
+            return
+        at, end = self._asked
+        if self._heard_to >= end:
+            self._heard_until = max(self._heard_until, at)
+            if polled - at > ASK_EVERY:
+                self._asked = time.monotonic(), self._log.end(TopicPartition(STATEMENTS, 0))
+
+    def _catch_up(self, goes_on: Callable[[], bool]) -> None:
+        statements: list[Record] = []
+        while goes_on():
+            for tp, records in self._tail.poll():
+                if tp.topic == STATEMENTS:
+                    statements += records
+                else:
+                    self._take(tp, records)
+            if self._tail.is_current:
+                break
+        restored = {_name(record): _decoded(record) for record in scan(self._log, TopicPartition(LEASES, 0))}
+        for name, lease in restored.items():
+            self._grants.restore(name, lease, time.monotonic())
+        self._hear(statements)
+
+    def _follow(self) -> bool:
+        brought = False
+        for tp, records in self._tail.poll():
+            if tp.topic == STATEMENTS:
+                self._hear(records)
+            else:
+                self._take(tp, records)
+            brought = True
+        return brought
+
+    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
+        if tp.topic == ROWS:
+            for record in records:
+                if is_of_interest(record.key or b""):
+                    self._ledger.take(tp.partition, record.key or b"", record.value)
+            return
+        for record in records:
+            kind, _, name = (record.key or b"").decode().partition("/")
+            if kind == "org":
+                found = (
+                    _Organization() if record.value is None else msgspec.json.decode(record.value, type=_Organization)
+                )
+                self._quotas[name] = Quota(found.monthly_quota, record.offset)
+
+    def _hear(self, records: Sequence[Record]) -> None:
+        for record in records:
+            statement = None if record.value is None else decode_statement(record.value)
+            self._grants.hear(_name(record), statement, time.monotonic())
+            self._heard_to = max(self._heard_to, record.offset + 1)
+
+    def _decide(self) -> None:
+        leases = self._grants.decide(self._quotas, self._ledger, self._log_end, self._heard_until)
+        if not leases:
+            return
+        appends = [
+            Append(
+                TopicPartition(LEASES, 0),
+                [(name.encode(), None if lease is None else encode(lease)) for name, lease in leases.items()],
+            )
+        ]
+        gone = [(name.encode(), None) for name, lease in leases.items() if lease is None]
+        if gone:
+            appends.append(Append(TopicPartition(STATEMENTS, 0), gone))
+            get_logger().info(
+                "grantor.front_end_gone", front_ends=[name for name, lease in leases.items() if not lease]
+            )
+        self._writer.append(appends, self._clock())
+
+    def _log_end(self) -> dict[int, int]:
+        return {number: self._log.end(TopicPartition(EVENTS, number)) - 1 for number in self._partitions}
+
+
+def _name(record: Record) -> str:
+    return (record.key or b"").decode()
+
+
+def _decoded(record: Record) -> Lease | None:
+    return None if record.value is None else decode_lease(record.value)

@@ -1,0 +1,177 @@
+"""Who gets how much of a quota: the decisions of the grantor, of which there is one at a time. No clock, no log.
+
+At any moment, for every account with a limit,
+
+    charged (in the ledger) + held by front ends (their highest possible cap, less what is charged to them)  <=  limit
+
+unless it was so before the limit was set or lowered; then nothing is granted. What a front end may go by is the highest
+of the caps written since the one it has confirmed, or its own floor if that is higher: what it had on its way when it
+confirmed a lower one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from processor.quota.leases import DELIVERY, TTL, Account, Cap, Lease, Need, Statement
+
+Offsets = Mapping[int, int]
+"""partition -> last offset; -1: empty."""
+
+NO_ONE = Statement(0, -1, 0, [])
+
+
+class Charges(Protocol):
+    """What `Ledger` gives."""
+
+    def total(self, account: Account) -> int: ...
+    def leased(self, instance: str, account: Account) -> int: ...
+    def contains(self, ends: Offsets) -> bool: ...
+
+
+class Quota(Struct, frozen=True):
+    """What the directory says of an organisation."""
+
+    limit: int | None
+    offset: int
+    """Of the record that says it."""
+
+
+class Member(Struct):
+    """A front end, as far as the grantor knows it."""
+
+    heard: float
+    statement: Statement = NO_ONE
+    needs: dict[Account, Need] = field(default_factory=dict)
+    version: int = 0
+    answered: int = 0
+    caps: dict[Account, int] = field(default_factory=dict)
+    """The lease last written."""
+    former: list[tuple[int, dict[Account, int]]] = field(default_factory=list)
+    """(version, caps) of leases before it that it may still go by, oldest first."""
+    ends: Offsets | None = None
+    """Once it is gone: what the ledger must contain before its lease comes back."""
+
+    def outstanding(self, account: Account) -> int:
+        """The highest cap it may go by."""
+        return max([self.caps.get(account, 0), *(caps.get(account, 0) for _, caps in self.former)])
+
+    def accounts(self) -> set[Account]:
+        return {*self.needs, *self.caps, *(account for _, caps in self.former for account in caps)}
+
+    def held(self, account: Account, charges: Charges, name: str) -> int:
+        """What it may still use, beyond what it has been charged with."""
+        need = self.needs.get(account)
+        ceiling = max(self.outstanding(account), need.floor if need is not None else 0)
+        return max(0, ceiling - charges.leased(name, account))
+
+
+class Grants:
+    """The state of the grantor. `now` is monotonic, in seconds; for `decide` it is the time up to which all has been heard."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+
+    def restore(self, name: str, lease: Lease | None, now: float) -> None:
+        """Take over what the grantor before wrote, before anything else is done."""
+        if lease is None:
+            self.members.pop(name, None)
+            return
+        member = self.members.setdefault(name, Member(now))
+        member.version, member.answered = lease.version, lease.answers
+        member.caps = {cap.account: cap.cap for cap in lease.caps}
+        member.former = [(lease.version - 1, {cap.account: cap.outstanding for cap in lease.caps})]
+
+    def hear(self, name: str, statement: Statement | None, now: float) -> None:
+        """A front end's statement; None: the record of one that has been closed."""
+        if statement is None:
+            return
+        member = self.members.get(name)
+        if member is None:  # the version goes on: a lease of before it was closed must not pass for a newer one
+            member = self.members[name] = Member(now, version=statement.lease)
+        if member.ends is not None and not statement.leaving:
+            member.ends = None  # it was only slow: as nothing has come back yet, it goes on
+        member.heard = now
+        member.statement = statement
+        member.needs = {need.account: need for need in statement.needs}
+        member.former = [(version, caps) for version, caps in member.former if version >= statement.lease]
+
+    def decide(
+        self, quotas: Mapping[str, Quota], charges: Charges, log_end: Callable[[], Offsets], now: float
+    ) -> dict[str, Lease | None]:
+        """The leases to write, by front end; None: it is gone, and its records are to be deleted.
+
+        They count as given from here on: whoever cannot write them must not decide again. `log_end` is asked for what
+        is in the events topic at this moment.
+        """
+        closed = [name for name, member in self.members.items() if self._is_closed(member, charges, log_end, now)]
+        for name in closed:
+            del self.members[name]
+        wanted: dict[str, dict[Account, int]] = {name: {} for name in self.members}
+        for account in {account for member in self.members.values() for account in member.accounts()}:
+            for name, cap in self._share(account, quotas.get(account.organization), charges).items():
+                if cap:
+                    wanted[name][account] = cap
+        leases: dict[str, Lease | None] = dict.fromkeys(closed)
+        for name, caps in wanted.items():
+            member = self.members[name]
+            if caps != member.caps or member.answered < member.statement.number:
+                leases[name] = self._write(member, caps)
+        return leases
+
+    @staticmethod
+    def _is_closed(member: Member, charges: Charges, log_end: Callable[[], Offsets], now: float) -> bool:
+        """True once a front end is gone and all that it wrote has been charged."""
+        if member.ends is None and (member.statement.leaving or now - member.heard > TTL + DELIVERY):
+            member.ends = dict(log_end())
+        return member.ends is not None and charges.contains(member.ends)
+
+    @staticmethod
+    def _write(member: Member, caps: dict[Account, int]) -> Lease:
+        if caps != member.caps:
+            member.former.append((member.version, member.caps))
+            member.caps = caps
+        member.version += 1
+        member.answered = member.statement.number
+        told = [Cap(account, caps.get(account, 0), member.outstanding(account)) for account in sorted_accounts(member)]
+        return Lease(member.version, member.answered, told)
+
+    def _share(self, account: Account, quota: Quota | None, charges: Charges) -> dict[str, int]:
+        """Each front end's new cap of an account."""
+        if quota is None or quota.limit is None:
+            return dict.fromkeys(self.members, 0)
+        before = {name: member.caps.get(account, 0) for name, member in self.members.items()}
+        if any(member.statement.directory < quota.offset for member in self.members.values()):
+            return before  # somebody may have sent without a lease, and does not know yet that he needs one
+        free = quota.limit - charges.total(account)
+        free -= sum(member.held(account, charges, name) for name, member in self.members.items())
+        live = {name: need for name, member in self.members.items() if (need := self._need(member, account))}
+        # What is wanted less than it was comes back; only what lies above the highest possible cap has to be free.
+        caps = {name: min(before[name], live[name].want) if name in live else 0 for name in before}
+        caps |= {name: before[name] for name in before if self.members[name].ends is not None}
+        # A floor may count an event twice for a moment, so it must never become a cap for nothing.
+        ceilings = {name: max(self.members[name].outstanding(account), charges.leased(name, account)) for name in live}
+        short = False
+        for name, need in sorted(live.items(), key=lambda item: (item[1].need - ceilings[item[0]], item[0])):
+            extra = max(0, min(need.need - ceilings[name], free))
+            caps[name] = max(caps[name], min(need.need, ceilings[name] + extra))
+            free -= extra
+            short = short or caps[name] < need.need
+        if short:  # what others keep in reserve goes back, for those who wait
+            return caps | {name: min(caps[name], max(live[name].need, live[name].floor)) for name in live}
+        for number, (name, need) in enumerate(sorted(live.items())):
+            share = max(0, free) // (2 * (len(live) - number))
+            extra = max(0, min(need.want - max(ceilings[name], caps[name]), share))
+            caps[name] = max(caps[name], min(need.want, max(ceilings[name], caps[name]) + extra))
+            free -= extra
+        return caps
+
+    @staticmethod
+    def _need(member: Member, account: Account) -> Need | None:
+        return None if member.ends is not None else member.needs.get(account)
+
+
+def sorted_accounts(member: Member) -> Iterable[Account]:
+    """All accounts of a front end's newest lease, those included that it must give back."""
+    return sorted(member.accounts(), key=lambda account: (account.organization, account.month))

@@ -1,0 +1,68 @@
+"""What the tables have charged, flush by flush: to an organisation's month in all, and through each front end."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from processor.core import tables
+from processor.core.tables import NEVER
+from processor.quota.leases import Account, owner
+
+_key = msgspec.json.Decoder(tuple[int, str, str, str, str, int]).decode
+_progress = msgspec.json.Decoder(tuple[int, int]).decode
+
+_SCOPES: Final = {("org", "month"), ("lease", "lease")}
+
+
+class Ledger:
+    """Sums over all partitions' window rows. Never shows half a flush: an organisation's count and its front ends'
+    counts would not fit each other."""
+
+    def __init__(self) -> None:
+        self._shares: dict[bytes, int] = {}
+        self._sums: dict[tuple[str, str, int], int] = {}
+        self._pending: dict[int, dict[bytes, bytes | None]] = {}
+        self.position: dict[int, int] = {}
+        """partition -> the last source offset that is contained."""
+
+    def take(self, partition: int, key: bytes, value: bytes | None) -> None:
+        """Take in one record of a partition's changelog, in order. Raises `ValueError` for another format."""
+        kind = key[key.find(b'"') + 1 : key.find(b'"') + 9]
+        if kind.startswith(b"window"):
+            self._pending.setdefault(partition, {})[key] = value
+        elif kind == b"progress" and value is not None:
+            for changed, counts in self._pending.pop(partition, {}).items():
+                self._fold(changed, counts)
+            self.position[partition] = _progress(value)[0]
+
+    def _fold(self, key: bytes, value: bytes | None) -> None:
+        _, _, scope, id_, kind, start = _key(key)
+        if (scope, kind) not in _SCOPES:
+            return
+        unique = 0 if value is None else tables.decode_value(value)[1]
+        place = (scope, id_, start)
+        found = self._sums.get(place, 0) + unique - self._shares.pop(key, 0)
+        if value is not None:
+            self._shares[key] = unique
+        if found:
+            self._sums[place] = found
+        else:
+            self._sums.pop(place, None)
+
+    def total(self, account: Account) -> int:
+        """Unique events charged to an account, through whomever."""
+        return self._sums.get(("org", account.organization, account.month), 0)
+
+    def leased(self, instance: str, account: Account) -> int:
+        """Unique events charged to an account through one front end's lease."""
+        return self._sums.get(("lease", owner(instance, account.organization), account.month), 0)
+
+    def contains(self, ends: Mapping[int, int]) -> bool:
+        """True once all messages up to `ends` (partition -> last offset) are in it."""
+        return all(self.position.get(partition, NEVER) >= offset for partition, offset in ends.items())
+
+
+def is_of_interest(key: bytes) -> Any:
+    """True for a row that `Ledger.take` looks at."""
+    return b'"window"' in key or b'"progress"' in key

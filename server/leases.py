@@ -1,0 +1,162 @@
+"""A front end's side of the leases: what it may use, and the statements that say what it needs."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Final, Protocol
+
+from structlog.stdlib import get_logger
+
+from processor.log.address import LogAddress
+from processor.log.errors import LogError, LogUnavailable
+from processor.log.port import LogWriter
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import STATEMENTS
+from processor.quota.leases import FRESH, Account, Lease, Need, Statement, decode_lease, encode
+
+BEAT: Final = 1.0
+"""Seconds at most between two statements."""
+
+SPACING: Final = 0.04
+"""Seconds at least between two statements."""
+
+
+class LeaseBook:
+    """What this process may use of each account. The follower's thread writes, the event loop reads."""
+
+    def __init__(self) -> None:
+        self.instance = secrets.token_hex(4)
+        """The name of this process among front ends: one that starts again is another one."""
+        self._lock = Lock()
+        self._lease = Lease(0, 0, [])
+        self._caps: dict[Account, int] = {}
+        self._stated = -1e9
+        self._answer_to = 0
+        """What was granted without knowing of this statement counts no longer."""
+
+    def apply(self, name: bytes | None, value: bytes | None) -> None:
+        """Take in one record of the leases."""
+        if (name or b"").decode() != self.instance:
+            return
+        lease = None if value is None else decode_lease(value)
+        with self._lock:
+            if lease is None or lease.answers < self._answer_to:
+                self._caps = {}
+            else:
+                self._caps, self._lease = {cap.account: cap.cap for cap in lease.caps}, lease
+
+    @property
+    def version(self) -> int:
+        """Of the lease that is gone by."""
+        return self._lease.version
+
+    @property
+    def answers(self) -> int:
+        """The number of the last statement that the lease takes into account."""
+        return self._lease.answers
+
+    def cap(self, account: Account) -> int:
+        """Unique events this process may be charged with, over its whole life."""
+        return self._caps.get(account, 0)
+
+    def stated(self, number: int, began: float) -> None:
+        """A statement whose making began then (monotonic seconds) is durable.
+
+        If the one before it is too long ago, the lease may have been given to others meanwhile: nothing of it counts
+        until there is one that takes this statement into account.
+        """
+        with self._lock:
+            if not self.is_fresh:
+                self._answer_to, self._caps = number, {}
+            self._stated = began
+
+    @property
+    def is_fresh(self) -> bool:
+        """False if others may take this process for gone soon, and use what its lease leaves them."""
+        return time.monotonic() - self._stated < FRESH
+
+    def check(self) -> None:
+        """Called right before events are written. Raises `LogUnavailable` if the lease has run out."""
+        if not self.is_fresh:
+            raise LogUnavailable("this process could not renew its lease")
+
+
+class Speaker(Protocol):
+    """Who knows what is needed."""
+
+    def needs(self) -> list[Need]:
+        """What is needed now, of every account that anything is on its way for or wanted of."""
+        ...
+
+    def directory(self) -> int:
+        """See `Statement.directory`."""
+        ...
+
+
+class Stating:
+    """Makes statements durable: one a second, and at once when `wake` is called."""
+
+    def __init__(self, address: LogAddress, book: LeaseBook, clock: Callable[[], int]) -> None:
+        self._address = address
+        self._book = book
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._log: LogWriter | None = None
+        self._number = 0
+        self._directory = -1
+        self.speaker: Speaker | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the last statement that was begun."""
+        return self._number
+
+    def wake(self) -> None:
+        """Something is needed now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """State needs, for ever."""
+        while True:
+            self._wake.clear()
+            await self.state()
+            await asyncio.sleep(SPACING)
+            try:
+                async with asyncio.timeout(BEAT - SPACING):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def state(self, *, leaving: bool = False) -> bool:
+        """One statement; False if the log did not take it."""
+        began = time.monotonic()
+        self._number += 1
+        speaker = self.speaker
+        # The version first: what is admitted meanwhile went by this lease or a later one.
+        version = self._book.version
+        needs: list[Need] = []
+        if speaker is not None:
+            self._directory, needs = speaker.directory(), speaker.needs()
+        statement = Statement(self._number, self._directory, version, needs, leaving)
+        try:
+            await asyncio.to_thread(self._append, encode(statement))
+        except LogError as error:
+            get_logger().warning("leases.not_stated", error=str(error))
+            return False
+        self._book.stated(statement.number, began)
+        return True
+
+    def _append(self, value: bytes) -> None:
+        if self._log is None:
+            self._log = self._address.open()
+        record = (self._book.instance.encode(), value)
+        self._log.append([Append(TopicPartition(STATEMENTS, 0), [record])], self._clock())
+
+    async def leave(self) -> None:
+        """The last statement: all that was written is in the log, nothing follows."""
+        self.speaker = None
+        await self.state(leaving=True)
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
