@@ -17,6 +17,7 @@ from structlog.stdlib import get_logger
 from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
 from server import bootstrap
+from server.admin_desk import AdminDesk
 from server.arrivals import Arrivals
 from server.face import Face
 from server.follower import Follower, LogHealth
@@ -28,6 +29,7 @@ from server.log_publisher import LogPublisher
 from server.quotas import ViewQuotas
 from server.reads import ViewReads
 from server.settings import ServerSettings, split_bind
+from server.trust import Trust
 from server.views import View
 
 BIND_PATIENCE: Final = 3.0
@@ -52,7 +54,8 @@ async def run(settings: ServerSettings) -> None:
         loop.add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
         face, health = await _build(settings, stack)
-        runner, http, port = await _serve_http(settings, face)
+        desk = AdminDesk(LogAddress.of(settings), face.directory, now)
+        runner, http, port = await _serve_http(settings, face, desk)
         stack.push_async_callback(runner.cleanup)
         server, grpc_port = await _serve_grpc(settings, face)
         stack.push_async_callback(_close_doors, runner, server)
@@ -89,7 +92,8 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
     intake = Intake(publisher, ViewQuotas(view, arrivals, directory, publisher.log_end), now)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
-    return Face(intake, directory, reads, health, now, settings.handling), health
+    trust = Trust(lambda: follower.directory_known_at, time.monotonic)
+    return Face(intake, directory, reads, health, now, settings.handling, trust=trust), health
 
 
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:
@@ -104,8 +108,8 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
     await asyncio.gather(runner.cleanup(), server.stop(GRACE))
 
 
-async def _serve_http(settings: ServerSettings, face: Face) -> tuple[web.AppRunner, str, int]:
-    runner = make_runner(create_app(face))
+async def _serve_http(settings: ServerSettings, face: Face, desk: AdminDesk) -> tuple[web.AppRunner, str, int]:
+    runner = make_runner(create_app(face, desk))
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None

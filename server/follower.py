@@ -13,6 +13,8 @@ from server.keys import Directory
 from server.log_publisher import LogPublisher
 from server.views import View
 
+HOME: Final = TopicPartition(DIRECTORY, 0)
+
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
@@ -33,7 +35,7 @@ class Follower(threading.Thread):
         notify: Callable[[], None],
     ) -> None:
         super().__init__(name="follower", daemon=True)
-        tps = [TopicPartition(DIRECTORY, 0), *(TopicPartition(ROWS, number) for number in range(partitions))]
+        tps = [HOME, *(TopicPartition(ROWS, number) for number in range(partitions))]
         self._tail = address.tail(tps)
         self._view = view
         self._directory = directory
@@ -42,6 +44,8 @@ class Follower(threading.Thread):
         self._stopping = threading.Event()
         self.read_all = threading.Event()
         """Set once everything that was there at the start has been read."""
+        self.directory_known_at = float("-inf")
+        """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -58,8 +62,10 @@ class Follower(threading.Thread):
         for tp, records in self._tail.poll():
             self._take(tp, records)
             brought = True
+            self.directory_known_at = self._tail.known_at(HOME)
             if self._stopping.is_set():
                 return
+        self.directory_known_at = self._tail.known_at(HOME)
         if brought:
             self._notify()
         if self._tail.is_current:

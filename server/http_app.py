@@ -11,7 +11,8 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
-from server import ndjson, prefer, render
+from server import admin_http, ndjson, prefer, render
+from server.admin_desk import AdminDesk
 from server.budget import Hold
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -38,16 +39,18 @@ INLINE_OUT: Final = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-def create_app(face: Face) -> web.Application:
-    """The application; `make_runner` serves it."""
+def create_app(face: Face, desk: AdminDesk | None = None) -> web.Application:
+    """The application; `make_runner` serves it. Without a `desk` it has no admin API."""
     door = _Door(face)
-    app = web.Application(middlewares=[_answer_errors])
+    app = web.Application(middlewares=[_answer_errors, _settle(face)])
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
     app.router.add_get("/v1/quota", door.get_quota)
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
+    if desk is not None:
+        admin_http.add_routes(app, face, desk)
     return app
 
 
@@ -221,6 +224,18 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
         return json_response({"error": "Internal server error"}, 500)
+
+
+def _settle(face: Face) -> Any:
+    """Gives the directory of a process that stood still a moment to catch up before keys are looked at."""
+
+    @web.middleware
+    async def settle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not face.trust.is_fresh and request.path.startswith("/v1/"):
+            await face.trust.settle()
+        return await handler(request)
+
+    return settle
 
 
 class _Unremarkable(logging.Filter):

@@ -12,7 +12,7 @@ from processor.log.errors import LogError
 from processor.settings import Settings
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.dlq import dlq
-from server.cli.keys import keys, orgs
+from server.cli.keys import keys, orgs, projects
 from server.cli.transfer import export_events, import_events
 from server.cli.users import users
 from server.cli.verify import verify
@@ -80,5 +80,6 @@ main.add_command(export_events)
 main.add_command(import_events)
 main.add_command(keys)
 main.add_command(orgs)
+main.add_command(projects)
 main.add_command(users)
 main.add_command(verify)
