@@ -87,6 +87,7 @@ class _Door:
                 if receipt.rejected:
                     answer["rejected"] = receipt.rejected
                 response = json_response(answer, 202, {POSITION: receipt.position})
+        response.headers.update(face.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"
         return response

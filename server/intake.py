@@ -12,10 +12,11 @@ from processor.core import codec
 from processor.core.codec import Wire
 from processor.core.event import Handling
 from processor.core.message import Source, build_blocks
-from server import position
+from server import position, ratelimit
 from server.errors import Refused, Rejection
 from server.keys import Key
 from server.publisher import Publisher
+from server.ratelimit import Allowance
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""
@@ -66,6 +67,10 @@ class Quotas(Protocol):
         """Take room for `events` in the organisation's monthly quota; raises `Refused("quota_exceeded")`."""
         ...
 
+    def allowances(self, key: Key, now: int) -> Sequence[Allowance]:
+        """What the key has left; empty without limits."""
+        ...
+
 
 class Intake:
     """Accepts batches. `clock` gives the arrival, microseconds since the epoch."""
@@ -74,6 +79,11 @@ class Intake:
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
+
+    def limits(self, key: Key) -> dict[str, str]:
+        """The header fields that say what the key has left."""
+        now = self._clock()
+        return ratelimit.headers(self._quotas.allowances(key, now), now)
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.
