@@ -19,10 +19,13 @@ from processor.log.checkpointer import Checkpointer
 from server import bootstrap
 from server.admin_desk import AdminDesk
 from server.arrivals import Arrivals
+from server.budget import Budget
+from server.connections import room_for_files
 from server.face import Face
 from server.follower import Follower, LogHealth
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
+from server.inflate import MAX_BODY
 from server.intake import Intake
 from server.keys import Directory
 from server.log_publisher import LogPublisher
@@ -90,7 +93,9 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     stack.push_async_callback(asyncio.to_thread, follower.stop)
     await asyncio.to_thread(follower.read_all.wait)
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
-    intake = Intake(publisher, ViewQuotas(view, arrivals, directory, publisher.log_end), now)
+    pending = Budget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
+    quotas = ViewQuotas(view, arrivals, directory, publisher.log_end)
+    intake = Intake(publisher, quotas, now, pending)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     trust = Trust(lambda: follower.directory_known_at, time.monotonic)
     return Face(intake, directory, reads, health, now, settings.handling, trust=trust), health
@@ -109,7 +114,7 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
 
 
 async def _serve_http(settings: ServerSettings, face: Face, desk: AdminDesk) -> tuple[web.AppRunner, str, int]:
-    runner = make_runner(create_app(face, desk))
+    runner = make_runner(create_app(face, desk), connections=room_for_files())
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None

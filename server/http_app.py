@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from server import admin_http, ndjson, prefer, render
 from server.admin_desk import AdminDesk
 from server.budget import Hold
+from server.connections import Runner
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
@@ -30,8 +31,6 @@ USERS: Final = "/v1/users/"
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
-SHUTDOWN_TIMEOUT: Final = 3.0
-"""Seconds that requests get to end when the server stops."""
 INLINE_IN: Final = 256 * 1024
 INLINE_OUT: Final = 1024 * 1024
 """Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
@@ -54,15 +53,9 @@ def create_app(face: Face, desk: AdminDesk | None = None) -> web.Application:
     return app
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
-    """The runner the application needs: bodies come as they were sent, for we inflate them ourselves, with a bound."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,
-        shutdown_timeout=SHUTDOWN_TIMEOUT,
-        logger=_server_logger(),
-    )
+def make_runner(app: web.Application, **bounds: Any) -> Runner:
+    """The runner the application needs; `bounds` are those of `Runner`."""
+    return Runner(app, _server_logger(), **bounds)
 
 
 class _Door:
@@ -74,7 +67,7 @@ class _Door:
         key = face.authenticate(request.headers.get(API_KEY), "ingest")
         encoding = _encoding(request)
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
-        with face.bodies.hold() as hold:
+        with face.bodies.hold(key.organization, key.id) as hold:
             body = await _inflated(await _read_body(request, hold), encoding, hold)
             records, lines = ndjson.split(body, MAX_EVENTS)
             del body

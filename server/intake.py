@@ -13,6 +13,7 @@ from processor.core.codec import Wire
 from processor.core.event import Handling
 from processor.core.message import Source, build_blocks
 from server import position, ratelimit
+from server.budget import Budget
 from server.errors import Refused, Rejection
 from server.keys import Key
 from server.publisher import Publisher
@@ -73,9 +74,14 @@ class Quotas(Protocol):
 
 
 class Intake:
-    """Accepts batches. `clock` gives the arrival, microseconds since the epoch."""
+    """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `pending` bounds what waits for the
+    disk, fairly between organisations.
+    """
 
-    def __init__(self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int], pending: Budget | None = None
+    ) -> None:
+        self._pending = pending or Budget()
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
@@ -107,13 +113,15 @@ class Intake:
         source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling)
         parts = build_blocks(source, decoded.columns, self._publisher.partitions)
         size = sum(map(len, batch.records))
-        reservation = await self._quotas.reserve(key, len(decoded.columns), now)
-        try:
-            offsets = await self._publisher.publish(parts, size)
-        except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
-            reservation.doubt()
-            raise
-        reservation.settle(offsets)
+        with self._pending.hold(key.organization, key.id) as hold:
+            hold.take(size)
+            reservation = await self._quotas.reserve(key, len(decoded.columns), now)
+            try:
+                offsets = await self._publisher.publish(parts, size)
+            except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
+                reservation.doubt()
+                raise
+            reservation.settle(offsets)
         return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
 
 

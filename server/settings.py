@@ -1,5 +1,6 @@
 """Settings of the front end, on top of those every role shares."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -41,11 +42,33 @@ class ServerSettings(Settings):
     tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both doors")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
 
+    insecure: bool = Field(False, description="true: listen beyond this machine without TLS, as behind a proxy")
+
+    @model_validator(mode="after")
+    def _public_means_tls(self) -> Self:
+        public = [bind for bind in (self.http_bind, self.grpc_bind) if not is_local(bind)]
+        if public and self.tls_cert is None and not self.insecure:
+            raise ValueError(
+                f"{' and '.join(public)} can be reached from other machines, and keys would travel unencrypted: "
+                "give SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY, or SPENDSTREAM_INSECURE=true (--insecure) if "
+                "something in front of it has TLS"
+            )
+        return self
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY go together: give both or neither")
         return self
+
+
+def is_local(bind: str) -> bool:
+    """True for an address that only this machine reaches; a name other than localhost may be anything."""
+    host, _ = split_bind(bind)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def split_bind(bind: str) -> tuple[str, int]:

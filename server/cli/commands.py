@@ -26,6 +26,7 @@ def main() -> None:
 
     Settings come from flags, then SPENDSTREAM_* variables, then a TOML file (./spendstream.toml or --config).
     """
+    os.umask(0o077)  # what is written has keys' hashes and customers' events in it
 
 
 @main.command()

@@ -117,6 +117,7 @@ async def open_doors(
     tls: grpc.ServerCredentials | None = None,
     desk: Callable[[Directory], AdminDesk] | None = None,
     trust: Trust | None = None,
+    **bounds: Any,
 ) -> AsyncIterator[Doors]:
     """Both servers on free ports, a client for each, three keys."""
     doors = Doors(publisher or FakePublisher(3))
@@ -127,7 +128,7 @@ async def open_doors(
     doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling)
     if trust is not None:
         doors.face = replace(doors.face, trust=trust)
-    runner = make_runner(create_app(doors.face, None if desk is None else desk(doors.directory)))
+    runner = make_runner(create_app(doors.face, None if desk is None else desk(doors.directory)), **bounds)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

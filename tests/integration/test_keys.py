@@ -19,7 +19,7 @@ import pytest
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support.events import make_event, to_ndjson, to_proto
-from tests.support.server import KEY, Server, server
+from tests.support.server import KEY, Server, run_cli, server
 
 WITHIN = 1.0
 """Seconds in which every process goes by what was changed."""
@@ -109,6 +109,40 @@ async def test_a_process_that_stood_still_does_not_trust_what_it_knew(
     async with asyncio.timeout(10):
         while (await post(session, other.http, KEY, [make_event()]))[0] != 202:
             pass
+
+
+# --- what lies around ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_nothing_of_a_key_is_left_anywhere_and_files_are_their_owners(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    wrong = "lqt_" + "6" * 64
+    with server(tmp_path / "data", log_level="debug") as started:
+        made = cli(started, "keys", "create")
+        async with asyncio.timeout(10):
+            while (await post(session, started.http, made["key"], [make_event()]))[0] != 202:
+                pass
+        assert (await post(session, started.http, wrong, [make_event()]))[0] == 401
+        listed = started.cli("keys", "list", "--json")
+        logged = started.log()
+        files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+        assert len(files) > 2
+        for secret in (made["key"], KEY, wrong):
+            assert secret not in listed.stdout + logged
+            assert not any(secret.encode() in path.read_bytes() for path in files)
+        for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]:
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_public_address_without_tls_is_no_start(tmp_path: Path) -> None:
+    for role in ("serve", "api"):
+        done = run_cli(tmp_path / "data", role, "--http-bind", "0.0.0.0:0", "--grpc-bind", "127.0.0.1:0")
+        assert done.returncode == 2
+        assert "SPENDSTREAM_INSECURE=true (--insecure)" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 # --- the quota -------------------------------------------------------------------------------------------------------
