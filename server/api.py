@@ -18,6 +18,7 @@ from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
 from server import bootstrap
 from server.admin_desk import AdminDesk
+from server.alerter import Alerter
 from server.arrivals import Arrivals
 from server.budget import Budget
 from server.connections import room_for_files
@@ -34,6 +35,7 @@ from server.reads import ViewReads
 from server.settings import ServerSettings, split_bind
 from server.trust import Trust
 from server.views import View
+from server.webhook import Webhook
 
 BIND_PATIENCE: Final = 3.0
 """Seconds to wait for a port that a predecessor is just giving up."""
@@ -97,6 +99,11 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     quotas = ViewQuotas(view, arrivals, directory, publisher.log_end)
     intake = Intake(publisher, quotas, now, pending)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
+    if settings.alert_webhook is not None and settings.alert_secret is not None:
+        webhook = Webhook(settings.alert_webhook, settings.alert_secret, allow_private=settings.alert_allow_private)
+        alerter = Alerter(webhook, address, publisher.identity, directory, view, now)
+        alerter.start()
+        stack.push_async_callback(alerter.stop)
     trust = Trust(lambda: follower.directory_known_at, time.monotonic)
     return Face(intake, directory, reads, health, now, settings.handling, trust=trust), health
 

@@ -133,6 +133,7 @@ class Directory:
         self._revoked: dict[str, int] = {}
         self._organizations: dict[str, Organization] = {}
         self._projects: dict[str, Project] = {}
+        self._told: set[str] = set()
         self._records: dict[bytes | None, bytes | None] = {}
 
     def apply(self, key: bytes | None, value: bytes | None) -> None:
@@ -159,6 +160,8 @@ class Directory:
             if value is not None:
                 project = msgspec.json.decode(value, type=Project)
                 self._projects.setdefault(project.id, project)
+        elif kind == "alert":
+            self._told.add(name)
         elif kind != "meta":  # what the log itself keeps there
             raise ValueError(f"unknown kind of directory record: {key!r}")
 
@@ -196,6 +199,10 @@ class Directory:
     def project(self, name: str) -> Project | None:
         """A project; None if there is none of that name."""
         return self._projects.get(name)
+
+    def is_told(self, message_id: str) -> bool:
+        """True if the webhook was told of that (`server.alerter`)."""
+        return message_id in self._told
 
     def organizations(self) -> list[Organization]:
         """All organisations with settings of their own."""
@@ -243,3 +250,8 @@ def revocation_record(key: Key, at: int) -> tuple[bytes, bytes]:
 def project_record(project: Project) -> tuple[bytes, bytes]:
     """Key and value of a project's record; one of each organisation that asked for the name, and the first has it."""
     return f"project/{project.id}/{project.organization}".encode(), msgspec.json.encode(project)
+
+
+def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:
+    """Key and value of the record that the webhook was told of something."""
+    return f"alert/{message_id}".encode(), msgspec.json.encode(at)

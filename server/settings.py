@@ -1,5 +1,6 @@
 """Settings of the front end, on top of those every role shares."""
 
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from processor.core.event import Handling
 from processor.settings import Settings
 from server.keys import is_well_formed
+from server.signing import secret_bytes
 
 
 def _bind(value: str) -> str:
@@ -21,6 +23,21 @@ def _bind(value: str) -> str:
 def _key(value: str | None) -> str | None:
     if value is not None and not is_well_formed(value):
         raise ValueError("must be lqt_ and 64 hex characters")
+    return value
+
+
+def _url(value: str | None) -> str | None:
+    if value is not None and not (value.startswith(("https://", "http://")) and _HOST(value)):
+        raise ValueError("must be https:// and an address, without user and password")
+    return value
+
+
+_HOST = re.compile(r"https?://[^\s/@?#]+(/[^\s@]*)?").fullmatch
+
+
+def _webhook_secret(value: str | None) -> str | None:
+    if value is not None:
+        secret_bytes(value)
     return value
 
 
@@ -42,7 +59,24 @@ class ServerSettings(Settings):
     tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both doors")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
 
+    alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
+        None, description="https:// address that is told when an organisation has used 80 and 100 % of its quota"
+    )
+    alert_secret: Annotated[str | None, AfterValidator(_webhook_secret)] = Field(
+        None, description="whsec_ and base64: what those messages are signed with; better a variable than a flag"
+    )
+    alert_allow_private: bool = Field(
+        False, description="true: the webhook may be http:// and have an address of this machine or network"
+    )
     insecure: bool = Field(False, description="true: listen beyond this machine without TLS, as behind a proxy")
+
+    @model_validator(mode="after")
+    def _alerts_are_signed(self) -> Self:
+        if self.alert_webhook is not None and self.alert_secret is None:
+            raise ValueError("SPENDSTREAM_ALERT_WEBHOOK needs SPENDSTREAM_ALERT_SECRET, to sign what is sent")
+        if (self.alert_webhook or "").startswith("http://") and not self.alert_allow_private:
+            raise ValueError("SPENDSTREAM_ALERT_WEBHOOK must be https://, unless SPENDSTREAM_ALERT_ALLOW_PRIVATE=true")
+        return self
 
     @model_validator(mode="after")
     def _public_means_tls(self) -> Self:

@@ -89,3 +89,24 @@ def test_a_wrong_key_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as wrong:
         load(ServerSettings)
     assert secret not in str(wrong.value)
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"alert_webhook": "https://hook.example/x"}, "needs SPENDSTREAM_ALERT_SECRET"),
+        ({"alert_webhook": "http://hook.example/x", "alert_secret": SECRET}, "must be https://"),
+        ({"alert_webhook": "ftp://hook.example/x", "alert_secret": SECRET}, "must be https://"),
+        ({"alert_webhook": "https://me:password@hook.example/", "alert_secret": SECRET}, "without user and password"),
+        ({"alert_secret": "password"}, "must be whsec_"),
+    ],
+)
+def test_a_webhook_is_signed_and_over_https(settings: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as wrong:
+        load(ServerSettings, **settings)
+    assert "password@" not in str(wrong.value)
+    load(ServerSettings, alert_webhook="https://hook.example/x", alert_secret=SECRET)
+    load(ServerSettings, alert_webhook="http://10.0.0.1/x", alert_secret=SECRET, alert_allow_private="true")
