@@ -21,6 +21,7 @@ from server.admin_desk import AdminDesk
 from server.alerter import Alerter
 from server.arrivals import Arrivals
 from server.budget import Budget
+from server.cardinality import Cardinality
 from server.connections import room_for_files
 from server.face import Face
 from server.follower import Follower, LogHealth
@@ -95,9 +96,11 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     stack.push_async_callback(asyncio.to_thread, follower.stop)
     await asyncio.to_thread(follower.read_all.wait)
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
+    bounds = (settings.max_users, settings.max_models, settings.max_environments)
+    cardinality = Cardinality(view, *bounds)
     pending = Budget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
     quotas = ViewQuotas(view, arrivals, directory, publisher.log_end)
-    intake = Intake(publisher, quotas, now, pending)
+    intake = Intake(publisher, quotas, now, pending, cardinality)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     if settings.alert_webhook is not None and settings.alert_secret is not None:
         webhook = Webhook(settings.alert_webhook, settings.alert_secret, allow_private=settings.alert_allow_private)

@@ -14,6 +14,7 @@ from processor.core.event import Handling
 from processor.core.message import Source, build_blocks
 from server import position, ratelimit
 from server.budget import Budget
+from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
 from server.keys import Key
 from server.publisher import Publisher
@@ -79,8 +80,14 @@ class Intake:
     """
 
     def __init__(
-        self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int], pending: Budget | None = None
+        self,
+        publisher: Publisher,
+        quotas: Quotas,
+        clock: Callable[[], int],
+        pending: Budget | None = None,
+        cardinality: Cardinality | None = None,
     ) -> None:
+        self._cardinality = cardinality
         self._pending = pending or Budget()
         self._publisher = publisher
         self._quotas = quotas
@@ -101,6 +108,10 @@ class Intake:
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
         decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
+        if self._cardinality is not None:
+            beyond = self._cardinality.beyond(key.project, decoded.columns)
+            if beyond:
+                decoded = without(beyond, decoded, batch.wire, batch.records, batch.handling, now)
         rejected = tuple(
             Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
             for index, fault in decoded.faults

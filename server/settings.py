@@ -59,6 +59,9 @@ class ServerSettings(Settings):
     tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both doors")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
 
+    max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further ones are rejected")
+    max_models: int = Field(10_000, ge=1, description="Models of a project; events of further ones are rejected")
+    max_environments: int = Field(1_000, ge=1, description="Environments of a project, likewise")
     alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
         None, description="https:// address that is told when an organisation has used 80 and 100 % of its quota"
     )
