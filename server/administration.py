@@ -102,12 +102,14 @@ class Administration:
         _check_name("an organisation", wanted)
         if not self._sees(wanted):
             raise Refused("forbidden", f"This API key administers the organisation {self._home()!r} only")
+        if name == DEFAULT_PROJECT and wanted != DEFAULT_ORGANIZATION:  # the bootstrap key needs it there
+            raise Refused("conflict", f"The project {name!r} belongs to another organisation: name one of your own")
         if self._directory.project(name) is None:
             self._write(project_record(Project(name, wanted, self._at)))
             self._directory = bootstrap.read_directory(self._log)  # somebody else may have been first
         found = self._directory.project(name)
         if found is None or found.organization != wanted:
-            raise Refused("conflict", f"The project {name!r} belongs to another organisation")
+            raise Refused("conflict", f"The project {name!r} belongs to another organisation: name another one")
         return found
 
     # --- keys -------------------------------------------------------------------------------------------------------

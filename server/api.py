@@ -95,7 +95,8 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     follower.start()
     stack.push_async_callback(asyncio.to_thread, follower.stop)
     await asyncio.to_thread(follower.read_all.wait)
-    health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
+    trust = Trust(lambda: follower.directory_known_at, time.monotonic)
+    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
     bounds = (settings.max_users, settings.max_models, settings.max_environments)
     cardinality = Cardinality(view, *bounds)
     pending = Budget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
@@ -107,7 +108,6 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
         alerter = Alerter(webhook, address, publisher.identity, directory, view, now)
         alerter.start()
         stack.push_async_callback(alerter.stop)
-    trust = Trust(lambda: follower.directory_known_at, time.monotonic)
     return Face(intake, directory, reads, health, now, settings.handling, trust=trust), health
 
 

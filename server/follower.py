@@ -11,6 +11,7 @@ from processor.log.store import Record, TopicPartition
 from processor.log.topics import DIRECTORY, ROWS
 from server.keys import Directory
 from server.log_publisher import LogPublisher
+from server.trust import Trust, always
 from server.views import View
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
@@ -70,7 +71,8 @@ class Follower(threading.Thread):
             self._notify()
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
-            self.read_all.set()
+            if self.directory_known_at > float("-inf"):
+                self.read_all.set()
 
     def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
         if tp.topic == DIRECTORY:
@@ -94,7 +96,9 @@ class LogHealth:
         view: View,
         max_lag: float,
         monotonic: Callable[[], float],
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or always()
         self._publisher = publisher
         self._view = view
         self._max_lag = max_lag
@@ -117,6 +121,8 @@ class LogHealth:
             reasons.append(f"the log cannot take events: {self._publisher.failure}")
         if not self.caught_up:
             reasons.append("the tables have not caught up with the log yet")
+        if not self._trust.is_fresh:
+            reasons.append("the keys known here may be out of date")
         still = self._standstill()
         if still > self._max_lag:
             reasons.append(f"the worker has made no progress for {still:.0f} s with events waiting")

@@ -173,8 +173,9 @@ class Directory:
         revoked = self._revoked.get(hashed)
         if revoked is not None:
             key = msgspec.structs.replace(key, revoked=revoked)
-        self._by_hash[hashed] = key
+        # The project first: another thread may ask for the key between the two.
         self._projects.setdefault(key.project, Project(key.project, key.organization, key.created))
+        self._by_hash[hashed] = key
 
     def _revoke(self, hashed: str, value: bytes | None) -> None:
         if value is None:

@@ -19,6 +19,7 @@ import pytest
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support.events import make_event, to_ndjson, to_proto
+from tests.support.receiver import SECRET, receiver
 from tests.support.server import KEY, Server, run_cli, server
 
 WITHIN = 1.0
@@ -143,6 +144,40 @@ def test_a_public_address_without_tls_is_no_start(tmp_path: Path) -> None:
         assert "SPENDSTREAM_INSECURE=true (--insecure)" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+# --- alerts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_server_tells_of_a_quota_that_is_used(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    async with receiver() as to:
+        url = f"http://127.0.0.1:{to.port}/hook"
+        alerts = {"alert_webhook": url, "alert_secret": SECRET, "alert_allow_private": "true"}
+        with server(tmp_path / "data", start=False, **alerts) as started:
+            await asyncio.to_thread(started.start)
+            cli(started, "orgs", "set", "default", "--monthly-quota", "10")
+            await asyncio.sleep(WITHIN)
+            events = [make_event(event_id=str(uuid.uuid4())) for _ in range(9)]
+            async with asyncio.timeout(10):
+                while (await post(session, started.http, KEY, events))[0] != 202:
+                    pass
+            async with asyncio.timeout(30):
+                while not to.messages:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert to.messages[0].json["data"] | {"resetsAt": "", "period": ""} == {
+                "organization": "default",
+                "period": "",
+                "threshold": 80,
+                "limit": 10,
+                "used": 9,
+                "resetsAt": "",
+            }
+            await asyncio.sleep(3)
+            await asyncio.to_thread(started.stop)
+            await asyncio.to_thread(started.start)
+            await asyncio.sleep(4)
+            assert len(to.messages) == 1
 
 
 # --- the quota -------------------------------------------------------------------------------------------------------

@@ -86,6 +86,13 @@ def test_whoever_the_log_names_first_has_the_project(office: Office) -> None:
     assert not office.valid(secret)
 
 
+def test_the_default_project_is_the_default_organisations_even_before_it_is_there(office: Office) -> None:
+    with pytest.raises(Refused, match="name one of your own") as caught:
+        office.by().create_key(NewKey(organization="acme"))
+    assert why(caught) == "conflict"
+    assert office.by().create_key(NewKey())[1].organization == "default"
+
+
 def test_a_key_goes_where_its_project_is(office: Office) -> None:
     office.by().create_project("web", "acme")
     secret, key = office.by().create_key(NewKey("web"))
