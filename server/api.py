@@ -24,7 +24,7 @@ from server.budget import Budget
 from server.cardinality import Cardinality
 from server.connections import room_for_files
 from server.face import Face
-from server.follower import Follower, LogHealth
+from server.follower import DirectoryFollower, Follower, LogHealth
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
 from server.inflate import MAX_BODY
@@ -91,11 +91,14 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
         stack.callback(checkpointer.stop)
     publisher = LogPublisher(address, now, settings.max_pending_mib << 20)
     stack.push_async_callback(asyncio.to_thread, publisher.close)
-    follower = Follower(address, publisher.partitions, view, directory, now, lambda: _notify(loop, arrivals))
-    follower.start()
-    stack.push_async_callback(asyncio.to_thread, follower.stop)
-    await asyncio.to_thread(follower.read_all.wait)
-    trust = Trust(lambda: follower.directory_known_at, time.monotonic)
+    keys = DirectoryFollower(address, directory)
+    follower = Follower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
+    for each in (keys, follower):
+        each.start()
+        stack.push_async_callback(asyncio.to_thread, each.stop)
+    for each in (keys, follower):
+        await asyncio.to_thread(each.read_all.wait)
+    trust = Trust(lambda: keys.known_at, time.monotonic)
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
     bounds = (settings.max_users, settings.max_models, settings.max_environments)
     cardinality = Cardinality(view, *bounds)

@@ -7,7 +7,8 @@ from typing import Final
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.store import Record, TopicPartition
+from processor.log.store import TopicPartition
+from processor.log.tail import Tail
 from processor.log.topics import DIRECTORY, ROWS
 from server.keys import Directory
 from server.log_publisher import LogPublisher
@@ -20,8 +21,54 @@ PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
 
-class Follower(threading.Thread):
-    """Tails the directory and the tables' changelog into what this process answers from.
+class _Following(threading.Thread):
+    """A thread that does `_round` again and again, whatever happens in one."""
+
+    def __init__(self, name: str, tail: Tail) -> None:
+        super().__init__(name=name, daemon=True)
+        self._tail = tail
+        self._stopping = threading.Event()
+        self.read_all = threading.Event()
+        """Set once everything that was there at the start has been read."""
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._round()
+            except Exception:  # noqa: BLE001 - what stands still is seen by /readyz; the next round may go well
+                get_logger().exception("follower.failed")
+                self._stopping.wait(PAUSE)
+        self._tail.close()
+
+    def _round(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        self.join(timeout=5)
+
+
+class DirectoryFollower(_Following):
+    """Tails the directory. A thread of its own: a revoked key does not wait for any number of rows."""
+
+    def __init__(self, address: LogAddress, directory: Directory) -> None:
+        super().__init__("directory", address.tail([HOME]))
+        self._directory = directory
+        self.known_at = float("-inf")
+        """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
+
+    def _round(self) -> None:
+        for _, records in self._tail.poll():
+            for record in records:
+                self._directory.apply(record.key, record.value)
+        self.known_at = self._tail.known_at(HOME)
+        if self.known_at > float("-inf"):
+            self.read_all.set()
+
+
+class Follower(_Following):
+    """Tails the tables' changelog into what this process answers from.
 
     `notify` is called in this thread after each round that brought something.
     """
@@ -31,60 +78,27 @@ class Follower(threading.Thread):
         address: LogAddress,
         partitions: int,
         view: View,
-        directory: Directory,
         clock: Callable[[], int],
         notify: Callable[[], None],
     ) -> None:
-        super().__init__(name="follower", daemon=True)
-        tps = [HOME, *(TopicPartition(ROWS, number) for number in range(partitions))]
-        self._tail = address.tail(tps)
+        super().__init__("follower", address.tail([TopicPartition(ROWS, number) for number in range(partitions)]))
         self._view = view
-        self._directory = directory
         self._clock = clock
         self._notify = notify
-        self._stopping = threading.Event()
-        self.read_all = threading.Event()
-        """Set once everything that was there at the start has been read."""
-        self.directory_known_at = float("-inf")
-        """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
-
-    def run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._round()
-            except Exception:  # noqa: BLE001 - a view that stands still is seen by /readyz; the next round may go well
-                get_logger().exception("follower.failed")
-                self._stopping.wait(PAUSE)
-        self._tail.close()
 
     def _round(self) -> None:
         at = self._clock()
         brought = False
         for tp, records in self._tail.poll():
-            self._take(tp, records)
+            self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
             brought = True
-            self.directory_known_at = self._tail.known_at(HOME)
             if self._stopping.is_set():
                 return
-        self.directory_known_at = self._tail.known_at(HOME)
         if brought:
             self._notify()
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
-            if self.directory_known_at > float("-inf"):
-                self.read_all.set()
-
-    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
-        if tp.topic == DIRECTORY:
-            for record in records:
-                self._directory.apply(record.key, record.value)
-        else:
-            self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
-
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stopping.set()
-        self.join(timeout=5)
+            self.read_all.set()
 
 
 class LogHealth:

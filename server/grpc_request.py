@@ -46,10 +46,14 @@ def parse(raw: bytes, limit: int) -> RawRequest:
     return RawRequest(sequence & 0xFFFF_FFFF_FFFF_FFFF, events)
 
 
+LOOKED_AT: Final = 100
+"""Events that may stand before a request's sequence for it to be found: most encoders write it first."""
+
+
 def sequence_of(raw: bytes) -> int:
     """The sequence of a request that is refused unread; 0 if that cannot be found."""
     try:
-        return parse(raw, 0).sequence
+        return parse(raw, LOOKED_AT).sequence
     except Refused:
         return 0
 

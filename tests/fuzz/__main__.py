@@ -18,7 +18,7 @@ from tests.fuzz import inputs
 from tests.fuzz.inputs import Packed
 from tests.fuzz.target import Target, target
 
-ROUND = 500
+ROUND = 100
 """Inputs of each kind, between two looks at the clock."""
 
 
