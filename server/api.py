@@ -17,12 +17,18 @@ from structlog.stdlib import get_logger
 from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
 from server import bootstrap
+from server.admin_desk import AdminDesk
+from server.alerter import Alerter
 from server.arrivals import Arrivals
+from server.budget import Budget
+from server.cardinality import Cardinality
+from server.connections import room_for_files
 from server.face import Face
 from server.feed import Feed
-from server.follower import Follower, LogHealth
+from server.follower import DirectoryFollower, Follower, LeaseFollower, LogHealth
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
+from server.inflate import MAX_BODY
 from server.intake import Intake
 from server.keys import Directory
 from server.leased_quotas import LeasedQuotas
@@ -31,7 +37,9 @@ from server.log_publisher import LogPublisher
 from server.quotas import ViewQuotas
 from server.reads import ViewReads
 from server.settings import ServerSettings, split_bind
+from server.trust import Trust
 from server.views import View
+from server.webhook import Webhook
 
 BIND_PATIENCE: Final = 3.0
 """Seconds to wait for a port that a predecessor is just giving up."""
@@ -55,7 +63,8 @@ async def run(settings: ServerSettings) -> None:
         loop.add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
         face, health = await _build(settings, stack)
-        runner, http, port = await _serve_http(settings, face)
+        desk = AdminDesk(LogAddress.of(settings), face.directory, now)
+        runner, http, port = await _serve_http(settings, face, desk)
         stack.push_async_callback(runner.cleanup)
         server, grpc_port = await _serve_grpc(settings, face)
         stack.push_async_callback(_close_doors, runner, server)
@@ -94,21 +103,34 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     guard = book.check if book is not None else lambda: None
     publisher = LogPublisher(address, now, settings.max_pending_mib << 20, guard)
     stack.push_async_callback(asyncio.to_thread, publisher.close)
-    follower = Follower(address, publisher.partitions, view, directory, now, lambda: _notify(loop, arrivals), book)
-    follower.start()
-    stack.push_async_callback(asyncio.to_thread, follower.stop)
-    await asyncio.to_thread(follower.read_all.wait)
-    health = LogHealth(publisher, view, settings.max_lag, time.monotonic)
-    intake = Intake(publisher, ViewQuotas(view, arrivals, directory, publisher.log_end), now)
+    keys = DirectoryFollower(address, directory)
+    follower = Follower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
+    followers = [keys, follower]
+    if book is not None:
+        followers.append(LeaseFollower(address, book, lambda: _notify(loop, arrivals)))
+    for each in followers:
+        each.start()
+        stack.push_async_callback(asyncio.to_thread, each.stop)
+    for each in (keys, follower):
+        await asyncio.to_thread(each.read_all.wait)
+    trust = Trust(lambda: keys.known_at, time.monotonic)
+    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
+    bounds = (settings.max_users, settings.max_models, settings.max_environments)
+    cardinality = Cardinality(view, *bounds)
+    pending = Budget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
+    quotas = ViewQuotas(view, arrivals, directory, publisher.log_end)
     if book is not None and stating is not None:
-        quotas = LeasedQuotas(
-            view, arrivals, directory, publisher.log_end, book, stating, lambda: follower.directory_end
-        )
-        stating.speaker = quotas
-        intake = Intake(publisher, quotas, now, book.instance)
+        end = publisher.log_end
+        stating.speaker = quotas = LeasedQuotas(view, arrivals, directory, end, book, stating, lambda: keys.end)
+    intake = Intake(publisher, quotas, now, pending, cardinality, book.instance if book is not None else "")
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
+    if settings.alert_webhook is not None and settings.alert_secret is not None:
+        webhook = Webhook(settings.alert_webhook, settings.alert_secret, allow_private=settings.alert_allow_private)
+        alerter = Alerter(webhook, address, publisher.identity, directory, view, now)
+        alerter.start()
+        stack.push_async_callback(alerter.stop)
     feed = Feed(view, arrivals, publisher.identity)
-    return Face(intake, directory, reads, health, now, settings.handling, feed), health
+    return Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust), health
 
 
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:
@@ -123,8 +145,8 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
     await asyncio.gather(runner.cleanup(), server.stop(GRACE))
 
 
-async def _serve_http(settings: ServerSettings, face: Face) -> tuple[web.AppRunner, str, int]:
-    runner = make_runner(create_app(face))
+async def _serve_http(settings: ServerSettings, face: Face, desk: AdminDesk) -> tuple[web.AppRunner, str, int]:
+    runner = make_runner(create_app(face, desk), connections=room_for_files())
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None

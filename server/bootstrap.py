@@ -3,7 +3,7 @@
 from processor.log.port import LogWriter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import DIRECTORY
-from server.keys import Directory, key_record, make_key, new_secret
+from server.keys import Directory, Key, Project, key_record, make_key, new_secret, project_record
 
 HOME = TopicPartition(DIRECTORY, 0)
 
@@ -24,6 +24,14 @@ def write(log: LogWriter, record: tuple[bytes, bytes], at: int) -> None:
     log.append([Append(HOME, [record])], at)
 
 
+def write_key(log: LogWriter, directory: Directory, key: Key, at: int) -> None:
+    """Append a new key, after its project if the directory has no record of that."""
+    project = Project(key.project, key.organization, at)
+    if directory.project(key.project) is None:
+        write(log, project_record(project), at)
+    write(log, key_record(key), at)
+
+
 def ensure_key(log: LogWriter, given: str | None, at: int, *, make: bool) -> str | None:
     """See to the bootstrap key; returns a key only if it was made up here (`make`, and the directory is empty).
 
@@ -32,10 +40,10 @@ def ensure_key(log: LogWriter, given: str | None, at: int, *, make: bool) -> str
     directory = read_directory(log)
     if given is not None:
         if directory.find(given) is None:
-            write(log, key_record(make_key(given, at=at)), at)
+            write_key(log, directory, make_key(given, at=at), at)
         return None
     if not make or directory.all_keys():
         return None
     secret = new_secret()
-    write(log, key_record(make_key(secret, at=at)), at)
+    write_key(log, directory, make_key(secret, at=at), at)
     return secret

@@ -1,4 +1,9 @@
-"""How many bytes of request bodies the process may hold at once, over all requests of both doors."""
+"""How much the process may hold of what requests bring: bytes over all requests, and requests of one key.
+
+Fair when it is short: nobody may hold more than is still free (the dynamic threshold of Choudhury and Hahne, 1998, with
+a factor of one). One owner alone gets at most half, n who want everything an n+1-th each, and there is always as much
+left for the next one to come.
+"""
 
 from types import TracebackType
 from typing import Final, Self
@@ -6,39 +11,83 @@ from typing import Final, Self
 from server.errors import Refused
 
 DEFAULT_BUDGET: Final = 256 * 1024 * 1024
+DEFAULT_REQUESTS: Final = 1024
+"""Requests of one key under way at once."""
 
 
 class Budget:
     """The bound and what is taken of it. For one event loop: nothing here waits or locks."""
 
-    def __init__(self, limit: int = DEFAULT_BUDGET) -> None:
+    def __init__(self, limit: int = DEFAULT_BUDGET, requests: int = DEFAULT_REQUESTS) -> None:
         self.limit = limit
         self.used = 0
+        self.requests = requests
+        self._bytes: dict[str, int] = {}
+        self._holds: dict[str, int] = {}
 
-    def hold(self) -> "Hold":
-        """An empty share of it, to use with `with`: the end gives all of it back."""
-        return Hold(self)
+    def hold(self, owner: str, member: str) -> "Hold":
+        """An empty share of it, to use with `with`: the end gives all of it back.
+
+        `owner` (an organisation) shares the bytes with others, `member` (a key) is what requests are counted by.
+        Raises `Refused("unavailable")` if the member has too many of them.
+        """
+        if self._holds.get(member, 0) >= self.requests:
+            raise Refused("unavailable", f"This key has {self.requests} requests under way already", retry_after=1)
+        return Hold(self, owner, member)
+
+    def begin(self, member: str) -> None:
+        """Count a request of `member`."""
+        self._holds[member] = self._holds.get(member, 0) + 1
+
+    def end(self, owner: str, member: str, size: int) -> None:
+        """A request of `member` has ended, which had taken `size` bytes."""
+        _subtract(self._holds, member, 1)
+        if size:
+            self.used -= size
+            _subtract(self._bytes, owner, size)
+
+    def take(self, owner: str, size: int) -> None:
+        """Take `size` bytes; raises `Refused("unavailable")` if there is no room, or none for this owner."""
+        free = self.limit - self.used
+        held = self._bytes.get(owner, 0)
+        if size > free or (held and held + size > free):
+            raise Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
+        self.used += size
+        self._bytes[owner] = held + size
+
+    def held(self, owner: str) -> int:
+        """Bytes that an owner holds."""
+        return self._bytes.get(owner, 0)
+
+
+def _subtract(counts: dict[str, int], name: str, number: int) -> None:
+    left = counts[name] - number
+    if left:
+        counts[name] = left
+    else:
+        del counts[name]
 
 
 class Hold:
     """What one request has taken."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, owner: str, member: str) -> None:
         self._budget = budget
+        self._owner = owner
+        self._member = member
         self._size = 0
 
     def take(self, size: int) -> None:
         """Take `size` bytes more; raises `Refused("unavailable")` if there is no room."""
-        if self._budget.used + size > self._budget.limit:
-            raise Refused("unavailable", "Too many bytes of requests are being read; send it again", retry_after=1)
-        self._budget.used += size
+        self._budget.take(self._owner, size)
         self._size += size
 
     def __enter__(self) -> Self:
+        self._budget.begin(self._member)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._budget.used -= self._size
-        self._size = 0
+        size, self._size = self._size, 0
+        self._budget.end(self._owner, self._member, size)

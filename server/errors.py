@@ -13,6 +13,7 @@ Reason = Literal[
     "unauthenticated",
     "forbidden",
     "not_found",
+    "conflict",
     "too_large",
     "unsupported_type",
     "unsupported_encoding",

@@ -9,6 +9,7 @@ from server.budget import Budget
 from server.feed import Feed
 from server.intake import Intake
 from server.keys import Directory, Key, Scope
+from server.trust import Trust, always
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,14 @@ class Face:
     """Where a request does not say."""
     feed: Feed = field(default_factory=Feed.of_nothing)
     bodies: Budget = field(default_factory=Budget)
+    trust: Trust = field(default_factory=always)
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
-        """The key that `secret` opens; raises `Refused`: unauthenticated, or forbidden if it lacks `scope`."""
+        """The key that `secret` opens.
+
+        Raises `Refused`: unauthenticated, forbidden if it lacks `scope`, unavailable if the directory is out of date.
+        """
+        self.trust.check()
         known = secret if secret is not None and secret.isascii() else None  # headers may hold any byte
         return self.directory.authenticate(known, scope, self.clock())
 

@@ -7,19 +7,91 @@ from typing import Final
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.store import Record, TopicPartition
+from processor.log.store import TopicPartition
+from processor.log.tail import Tail
 from processor.log.topics import DIRECTORY, LEASES, ROWS
 from server.keys import Directory
 from server.leases import LeaseBook
 from server.log_publisher import LogPublisher
+from server.trust import Trust, always
 from server.views import View
+
+HOME: Final = TopicPartition(DIRECTORY, 0)
 
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
 
-class Follower(threading.Thread):
-    """Tails the directory and the tables' changelog into what this process answers from.
+class _Following(threading.Thread):
+    """A thread that does `_round` again and again, whatever happens in one."""
+
+    def __init__(self, name: str, tail: Tail) -> None:
+        super().__init__(name=name, daemon=True)
+        self._tail = tail
+        self._stopping = threading.Event()
+        self.read_all = threading.Event()
+        """Set once everything that was there at the start has been read."""
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._round()
+            except Exception:  # noqa: BLE001 - what stands still is seen by /readyz; the next round may go well
+                get_logger().exception("follower.failed")
+                self._stopping.wait(PAUSE)
+        self._tail.close()
+
+    def _round(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        self.join(timeout=5)
+
+
+class DirectoryFollower(_Following):
+    """Tails the directory. A thread of its own: a revoked key does not wait for any number of rows."""
+
+    def __init__(self, address: LogAddress, directory: Directory) -> None:
+        super().__init__("directory", address.tail([HOME]))
+        self._directory = directory
+        self.known_at = float("-inf")
+        """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
+        self.end = -1
+        """The last offset that was taken in."""
+
+    def _round(self) -> None:
+        for _, records in self._tail.poll():
+            for record in records:
+                self._directory.apply(record.key, record.value)
+                self.end = record.offset
+        self.known_at = self._tail.known_at(HOME)
+        if self.known_at > float("-inf"):
+            self.read_all.set()
+
+
+class LeaseFollower(_Following):
+    """Tails the leases of quotas. `notify` is called in this thread when there is a new one for this process."""
+
+    def __init__(self, address: LogAddress, book: LeaseBook, notify: Callable[[], None]) -> None:
+        super().__init__("leases", address.tail([TopicPartition(LEASES, 0)]))
+        self._book = book
+        self._notify = notify
+
+    def _round(self) -> None:
+        version = self._book.version
+        for _, records in self._tail.poll():
+            for record in records:
+                self._book.apply(record.key, record.value)
+        if self._book.version != version:
+            self._notify()
+        if self._tail.is_current:
+            self.read_all.set()
+
+
+class Follower(_Following):
+    """Tails the tables' changelog into what this process answers from.
 
     `notify` is called in this thread after each round that brought something.
     """
@@ -29,41 +101,19 @@ class Follower(threading.Thread):
         address: LogAddress,
         partitions: int,
         view: View,
-        directory: Directory,
         clock: Callable[[], int],
         notify: Callable[[], None],
-        leases: LeaseBook | None = None,
     ) -> None:
-        super().__init__(name="follower", daemon=True)
-        tps = [TopicPartition(DIRECTORY, 0), *(TopicPartition(ROWS, number) for number in range(partitions))]
-        if leases is not None:
-            tps.append(TopicPartition(LEASES, 0))
-        self._leases = leases
-        self.directory_end = -1
-        """The last offset of the directory that was taken in."""
-        self._tail = address.tail(tps)
+        super().__init__("follower", address.tail([TopicPartition(ROWS, number) for number in range(partitions)]))
         self._view = view
-        self._directory = directory
         self._clock = clock
         self._notify = notify
-        self._stopping = threading.Event()
-        self.read_all = threading.Event()
-        """Set once everything that was there at the start has been read."""
-
-    def run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._round()
-            except Exception:  # noqa: BLE001 - a view that stands still is seen by /readyz; the next round may go well
-                get_logger().exception("follower.failed")
-                self._stopping.wait(PAUSE)
-        self._tail.close()
 
     def _round(self) -> None:
         at = self._clock()
         brought = False
         for tp, records in self._tail.poll():
-            self._take(tp, records)
+            self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
             brought = True
             if self._stopping.is_set():
                 return
@@ -72,22 +122,6 @@ class Follower(threading.Thread):
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
             self.read_all.set()
-
-    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
-        if tp.topic == DIRECTORY:
-            for record in records:
-                self._directory.apply(record.key, record.value)
-                self.directory_end = record.offset
-        elif self._leases is not None and tp.topic == LEASES:
-            for record in records:
-                self._leases.apply(record.key, record.value)
-        else:
-            self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
-
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stopping.set()
-        self.join(timeout=5)
 
 
 class LogHealth:
@@ -99,7 +133,9 @@ class LogHealth:
         view: View,
         max_lag: float,
         monotonic: Callable[[], float],
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust or always()
         self._publisher = publisher
         self._view = view
         self._max_lag = max_lag
@@ -122,6 +158,8 @@ class LogHealth:
             reasons.append(f"the log cannot take events: {self._publisher.failure}")
         if not self.caught_up:
             reasons.append("the tables have not caught up with the log yet")
+        if not self._trust.is_fresh:
+            reasons.append("the keys known here may be out of date")
         still = self._standstill()
         if still > self._max_lag:
             reasons.append(f"the worker has made no progress for {still:.0f} s with events waiting")

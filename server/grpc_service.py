@@ -45,7 +45,15 @@ OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),  # pings beyond that interval: the connection is told to go away
+    ("grpc.max_concurrent_streams", 512),  # of one connection; a sender's further calls wait on his side
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
 ]
+MAX_CALLS: Final = 8192
+"""Calls under way at once, over all connections; a further one is RESOURCE_EXHAUSTED."""
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +62,7 @@ async def make_server(
     face: Face, *, bind: str, tls: grpc.ServerCredentials | None = None
 ) -> tuple[grpc.aio.Server, int]:
     """A server that is bound but not started, and its port. Raises `RuntimeError` if `bind` cannot be had."""
-    server = grpc.aio.server(options=OPTIONS)
+    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     ingest, usage = _Ingest(face), _Usage(face)
     server.add_generic_rpc_handlers(
         (
@@ -111,7 +119,7 @@ class _Ingest:
     async def _accept(self, key: Key, raw: bytes, handling: Handling) -> tuple[int, Receipt]:
         if len(raw) > MAX_BODY:
             raise too_large()
-        with self._face.bodies.hold() as hold:
+        with self._face.bodies.hold(key.organization, key.id) as hold:
             hold.take(len(raw))
             sequence, events = grpc_request.parse(raw, MAX_EVENTS)
             lines = range(1, len(events) + 1)

@@ -81,9 +81,13 @@ class IngestStream:
                 try:
                     key = self._check()
                 except Refused as refused:
-                    self._end(refused, sequence_of(raw))
-                    continue
-                self._flights.append(_Flight(raw, asyncio.create_task(self._start(key, raw))))
+                    if not refused.retryable:
+                        self._end(refused, sequence_of(raw))
+                        continue
+                    answer = asyncio.create_task(_refuse(sequence_of(raw), refused))
+                else:
+                    answer = asyncio.create_task(self._start(key, raw))
+                self._flights.append(_Flight(raw, answer))
                 self._size += len(raw)
                 self._arrived.set()
                 while len(self._flights) >= WINDOW or self._size >= WINDOW_BYTES:
@@ -142,4 +146,9 @@ class IngestStream:
             try:
                 self._check()
             except Refused as refused:
-                return refused
+                if not refused.retryable:  # not known just now is no reason to end a stream
+                    return refused
+
+
+async def _refuse(sequence: int, refused: Refused) -> IngestResponse:
+    return grpc_answers.refusal(sequence, refused)

@@ -12,8 +12,10 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
-from server import assets, ndjson, prefer, render
+from server import admin_http, assets, ndjson, prefer, render
+from server.admin_desk import AdminDesk
 from server.budget import Hold
+from server.connections import Runner
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
@@ -31,8 +33,6 @@ USERS: Final = "/v1/users/"
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
-SHUTDOWN_TIMEOUT: Final = 3.0
-"""Seconds that requests get to end when the server stops."""
 INLINE_IN: Final = 256 * 1024
 INLINE_OUT: Final = 1024 * 1024
 """Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
@@ -40,10 +40,10 @@ INLINE_OUT: Final = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-def create_app(face: Face) -> web.Application:
-    """The application; `make_runner` serves it."""
+def create_app(face: Face, desk: AdminDesk | None = None) -> web.Application:
+    """The application; `make_runner` serves it. Without a `desk` it has no admin API."""
     door = _Door(face)
-    app = web.Application(middlewares=[_answer_errors])
+    app = web.Application(middlewares=[_answer_errors, _settle(face)])
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
@@ -53,18 +53,14 @@ def create_app(face: Face) -> web.Application:
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
     assets.add_routes(app)
+    if desk is not None:
+        admin_http.add_routes(app, face, desk)
     return app
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
-    """The runner the application needs: bodies come as they were sent, for we inflate them ourselves, with a bound."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,
-        shutdown_timeout=SHUTDOWN_TIMEOUT,
-        logger=_server_logger(),
-    )
+def make_runner(app: web.Application, **bounds: Any) -> Runner:
+    """The runner the application needs; `bounds` are those of `Runner`."""
+    return Runner(app, _server_logger(), **bounds)
 
 
 class _Door:
@@ -76,7 +72,7 @@ class _Door:
         key = face.authenticate(request.headers.get(API_KEY), "ingest")
         encoding = _encoding(request)
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
-        with face.bodies.hold() as hold:
+        with face.bodies.hold(key.organization, key.id) as hold:
             body = await _inflated(await _read_body(request, hold), encoding, hold)
             records, lines = ndjson.split(body, MAX_EVENTS)
             del body
@@ -89,6 +85,7 @@ class _Door:
                 if receipt.rejected:
                     answer["rejected"] = receipt.rejected
                 response = json_response(answer, 202, {POSITION: receipt.position})
+        response.headers.update(face.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"
         return response
@@ -230,6 +227,18 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
         return json_response({"error": "Internal server error"}, 500)
+
+
+def _settle(face: Face) -> Any:
+    """Gives the directory of a process that stood still a moment to catch up before keys are looked at."""
+
+    @web.middleware
+    async def settle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not face.trust.is_fresh and request.path.startswith("/v1/"):
+            await face.trust.settle()
+        return await handler(request)
+
+    return settle
 
 
 class _Unremarkable(logging.Filter):

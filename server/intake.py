@@ -12,10 +12,13 @@ from processor.core import codec
 from processor.core.codec import Wire
 from processor.core.event import Handling
 from processor.core.message import Source, build_blocks
-from server import position
+from server import position, ratelimit
+from server.budget import Budget
+from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
 from server.keys import Key
 from server.publisher import Publisher
+from server.ratelimit import Allowance
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""
@@ -66,15 +69,36 @@ class Quotas(Protocol):
         """Take room for `events` in the organisation's monthly quota; raises `Refused("quota_exceeded")`."""
         ...
 
+    def allowances(self, key: Key, now: int) -> Sequence[Allowance]:
+        """What the key has left; empty without limits."""
+        ...
+
 
 class Intake:
-    """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `lease`: see `Source.lease`."""
+    """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `pending` bounds what waits for the
+    disk, fairly between organisations; `lease`: see `Source.lease`.
+    """
 
-    def __init__(self, publisher: Publisher, quotas: Quotas, clock: Callable[[], int], lease: str = "") -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        quotas: Quotas,
+        clock: Callable[[], int],
+        pending: Budget | None = None,
+        cardinality: Cardinality | None = None,
+        lease: str = "",
+    ) -> None:
+        self._cardinality = cardinality
+        self._pending = pending or Budget()
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
         self._lease = lease
+
+    def limits(self, key: Key) -> dict[str, str]:
+        """The header fields that say what the key has left."""
+        now = self._clock()
+        return ratelimit.headers(self._quotas.allowances(key, now), now)
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.
@@ -86,6 +110,10 @@ class Intake:
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
         decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
+        if self._cardinality is not None:
+            beyond = self._cardinality.beyond(key.project, decoded.columns)
+            if beyond:
+                decoded = without(beyond, decoded, batch.wire, batch.records, batch.handling, now)
         rejected = tuple(
             Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
             for index, fault in decoded.faults
@@ -98,13 +126,15 @@ class Intake:
         source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
         parts = build_blocks(source, decoded.columns, self._publisher.partitions)
         size = sum(map(len, batch.records))
-        reservation = await self._quotas.reserve(key, len(decoded.columns), now)
-        try:
-            offsets = await self._publisher.publish(parts, size)
-        except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
-            reservation.doubt()
-            raise
-        reservation.settle(offsets)
+        with self._pending.hold(key.organization, key.id) as hold:
+            hold.take(size)
+            reservation = await self._quotas.reserve(key, len(decoded.columns), now)
+            try:
+                offsets = await self._publisher.publish(parts, size)
+            except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
+                reservation.doubt()
+                raise
+            reservation.settle(offsets)
         return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
 
 

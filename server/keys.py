@@ -6,6 +6,7 @@ A key is `lqt_` + 64 hex characters (256 random bits), shown once and stored onl
 import re
 import secrets
 from hashlib import sha256
+from hmac import compare_digest
 from typing import Final, Literal
 
 import msgspec
@@ -40,6 +41,26 @@ class Key(Struct, frozen=True):
     revoked: int | None = None
     rate_limit: int | None = None
     """Requests a minute."""
+    everywhere: bool = False
+    """With scope `admin`: acts for all organisations, not only its own. Only the command line makes such a key."""
+    family: str | None = None
+    """The id of the first key of those that came from one another by rotation; they share one rate. None: its own."""
+    successor: str | None = None
+    """The id of the key that replaced this one by rotation."""
+
+    @property
+    def lineage(self) -> str:
+        """What the key's requests are counted under."""
+        return self.family or self.id
+
+
+class Project(Struct, frozen=True):
+    """What events and rows belong to. A project is of one organisation, for ever."""
+
+    id: str
+    organization: str
+    created: int
+    """Microseconds since the epoch."""
 
 
 class Organization(Struct, frozen=True):
@@ -79,34 +100,90 @@ def make_key(
     scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
     expires: int | None = None,
     rate_limit: int | None = None,
+    everywhere: bool = False,
+    family: str | None = None,
 ) -> Key:
     """The directory's record of a new key; its id is the start of its hash."""
     hashed = digest(secret)
-    return Key(hashed[:16], hashed, secret[:12], project, organization, scopes, at, expires, None, rate_limit)
+    return Key(
+        hashed[:16],
+        hashed,
+        secret[:12],
+        project,
+        organization,
+        scopes,
+        at,
+        expires,
+        rate_limit=rate_limit,
+        everywhere=everywhere,
+        family=family,
+    )
 
 
 class Directory:
-    """Keys and organisations as read from the directory topic; the newest record of each wins."""
+    """Keys, projects and organisations as read from the directory topic.
+
+    The newest record of each wins, with two exceptions that hold whatever order writers come in: a revocation is a
+    record of its own, which no later record of the key takes back; and a project stays with the organisation that
+    the log names first, by a record of the project or by a key for it.
+    """
 
     def __init__(self) -> None:
         self._by_hash: dict[str, Key] = {}
+        self._revoked: dict[str, int] = {}
         self._organizations: dict[str, Organization] = {}
+        self._projects: dict[str, Project] = {}
+        self._told: set[str] = set()
+        self._records: dict[bytes | None, bytes | None] = {}
 
     def apply(self, key: bytes | None, value: bytes | None) -> None:
         """Take in one record of the topic. Raises `ValueError` for one of another format."""
+        self._apply(key, value)
+        self._records[key] = value
+
+    def has(self, record: tuple[bytes, bytes]) -> bool:
+        """True if `record` is the newest of its key that has been taken in."""
+        return self._records.get(record[0]) == record[1]
+
+    def _apply(self, key: bytes | None, value: bytes | None) -> None:
         kind, _, name = (key or b"").decode().partition("/")
         if kind == "key":
-            if value is None:
-                self._by_hash.pop(name, None)
-            else:
-                self._by_hash[name] = msgspec.json.decode(value, type=Key)
+            self._apply_key(name, value)
+        elif kind == "revoked":
+            self._revoke(name, value)
         elif kind == "org":
             if value is None:
                 self._organizations.pop(name, None)
             else:
                 self._organizations[name] = msgspec.json.decode(value, type=Organization)
+        elif kind == "project":
+            if value is not None:
+                project = msgspec.json.decode(value, type=Project)
+                self._projects.setdefault(project.id, project)
+        elif kind == "alert":
+            self._told.add(name)
         elif kind != "meta":  # what the log itself keeps there
             raise ValueError(f"unknown kind of directory record: {key!r}")
+
+    def _apply_key(self, hashed: str, value: bytes | None) -> None:
+        if value is None:
+            self._by_hash.pop(hashed, None)
+            return
+        key = msgspec.json.decode(value, type=Key)
+        revoked = self._revoked.get(hashed)
+        if revoked is not None:
+            key = msgspec.structs.replace(key, revoked=revoked)
+        # The project first: another thread may ask for the key between the two.
+        self._projects.setdefault(key.project, Project(key.project, key.organization, key.created))
+        self._by_hash[hashed] = key
+
+    def _revoke(self, hashed: str, value: bytes | None) -> None:
+        if value is None:
+            return
+        at = self._revoked.setdefault(hashed, msgspec.json.decode(value, type=int))
+        key = self._by_hash.get(hashed)
+        if key is not None:
+            self._by_hash[hashed] = msgspec.structs.replace(key, revoked=key.revoked or at)
 
     def all_keys(self) -> list[Key]:
         """All keys, oldest first."""
@@ -115,6 +192,18 @@ class Directory:
     def find(self, secret: str) -> Key | None:
         """The record of a key, revoked or not."""
         return self._by_hash.get(digest(secret))
+
+    def projects(self) -> list[Project]:
+        """All projects, by name."""
+        return sorted(self._projects.values(), key=lambda project: project.id)
+
+    def project(self, name: str) -> Project | None:
+        """A project; None if there is none of that name."""
+        return self._projects.get(name)
+
+    def is_told(self, message_id: str) -> bool:
+        """True if the webhook was told of that (`server.alerter`)."""
+        return message_id in self._told
 
     def organizations(self) -> list[Organization]:
         """All organisations with settings of their own."""
@@ -127,14 +216,21 @@ class Directory:
     def authenticate(self, secret: str | None, scope: Scope, now: int) -> Key:
         """The key that `secret` opens, if it is valid at `now` and has `scope`; raises `Refused` otherwise.
 
-        Looked up by its hash, so what a caller can time is a hash, not a key.
+        Looked up by its hash, and compared in constant time: what a caller can time is a hash, not a key.
         """
-        key = self._by_hash.get(digest(secret)) if secret else None
-        if key is None or key.revoked is not None or (key.expires is not None and key.expires <= now):
+        hashed = digest(secret) if secret else ""
+        key = self._by_hash.get(hashed)
+        if key is None or not compare_digest(key.hash, hashed) or not self._is_valid(key, now):
             raise Refused("unauthenticated", "Invalid API key")
         if scope not in key.scopes:
             raise Refused("forbidden", f"This API key lacks the scope {scope!r}")
         return key
+
+    def _is_valid(self, key: Key, now: int) -> bool:
+        """Not revoked, not expired, and of the organisation that has the project."""
+        if key.revoked is not None or (key.expires is not None and key.expires <= now):
+            return False
+        return self._projects[key.project].organization == key.organization
 
 
 def key_record(key: Key) -> tuple[bytes, bytes]:
@@ -145,3 +241,18 @@ def key_record(key: Key) -> tuple[bytes, bytes]:
 def organization_record(organization: Organization) -> tuple[bytes, bytes]:
     """Key and value of an organisation's record in the directory topic."""
     return f"org/{organization.id}".encode(), msgspec.json.encode(organization)
+
+
+def revocation_record(key: Key, at: int) -> tuple[bytes, bytes]:
+    """Key and value of the record that revokes a key, for good."""
+    return f"revoked/{key.hash}".encode(), msgspec.json.encode(at)
+
+
+def project_record(project: Project) -> tuple[bytes, bytes]:
+    """Key and value of a project's record; one of each organisation that asked for the name, and the first has it."""
+    return f"project/{project.id}/{project.organization}".encode(), msgspec.json.encode(project)
+
+
+def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:
+    """Key and value of the record that the webhook was told of something."""
+    return f"alert/{message_id}".encode(), msgspec.json.encode(at)

@@ -19,6 +19,7 @@ from server.arrivals import Arrivals
 from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory, Key
+from server.ratelimit import Allowance
 from server.views import View
 
 PATIENCE: Final = 1.0
@@ -79,10 +80,29 @@ class ViewQuotas:
         if minute != self._minute:
             self._minute = minute
             self._requests.clear()
-        used = self._requests.get(key.id, 0)
+        used = self._requests.get(key.lineage, 0)
         if used >= limit:
             raise _refused("rate_limited", "Rate limit exceeded", limit, used, minute + MINUTE, now)
-        self._requests[key.id] = used + 1
+        self._requests[key.lineage] = used + 1
+
+    # --- what is left -----------------------------------------------------------------------------------------------
+
+    def allowances(self, key: Key, now: int) -> tuple[Allowance, ...]:
+        """What is left at `now` of the key's requests and its organisation's events; what is on its way is used."""
+        found: tuple[Allowance, ...] = ()
+        if key.rate_limit is not None:
+            minute = now - now % MINUTE
+            used = self._requests.get(key.lineage, 0) if minute == self._minute else 0
+            found = (Allowance("requests", key.rate_limit, used, minute + MINUTE, MINUTE // SECOND),)
+        quota = self._directory.organization(key.organization).monthly_quota
+        if quota is not None:
+            month = month_start(now)
+            account = self._accounts.get((key.organization, month))
+            if account is not None:
+                account.collect(self._view)
+            used = self._charged(key.organization, month) + (0 if account is None else account.reserved)
+            found += (Allowance("events", quota, used, next_month(now)),)
+        return found
 
     # --- events a month ---------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Settings of the front end, on top of those every role shares."""
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -8,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from processor.core.event import Handling
 from processor.settings import Settings
 from server.keys import is_well_formed
+from server.signing import secret_bytes
 
 
 def _bind(value: str) -> str:
@@ -20,6 +23,21 @@ def _bind(value: str) -> str:
 def _key(value: str | None) -> str | None:
     if value is not None and not is_well_formed(value):
         raise ValueError("must be lqt_ and 64 hex characters")
+    return value
+
+
+def _url(value: str | None) -> str | None:
+    if value is not None and not (value.startswith(("https://", "http://")) and _HOST(value)):
+        raise ValueError("must be https:// and an address, without user and password")
+    return value
+
+
+_HOST = re.compile(r"https?://[^\s/@?#]+(/[^\s@]*)?").fullmatch
+
+
+def _webhook_secret(value: str | None) -> str | None:
+    if value is not None:
+        secret_bytes(value)
     return value
 
 
@@ -41,11 +59,53 @@ class ServerSettings(Settings):
     tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both doors")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
 
+    max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further ones are rejected")
+    max_models: int = Field(10_000, ge=1, description="Models of a project; events of further ones are rejected")
+    max_environments: int = Field(1_000, ge=1, description="Environments of a project, likewise")
+    alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
+        None, description="https:// address that is told when an organisation has used 80 and 100 % of its quota"
+    )
+    alert_secret: Annotated[str | None, AfterValidator(_webhook_secret)] = Field(
+        None, description="whsec_ and base64: what those messages are signed with; better a variable than a flag"
+    )
+    alert_allow_private: bool = Field(
+        False, description="true: the webhook may be http:// and have an address of this machine or network"
+    )
+    insecure: bool = Field(False, description="true: listen beyond this machine without TLS, as behind a proxy")
+
+    @model_validator(mode="after")
+    def _alerts_are_signed(self) -> Self:
+        if self.alert_webhook is not None and self.alert_secret is None:
+            raise ValueError("SPENDSTREAM_ALERT_WEBHOOK needs SPENDSTREAM_ALERT_SECRET, to sign what is sent")
+        if (self.alert_webhook or "").startswith("http://") and not self.alert_allow_private:
+            raise ValueError("SPENDSTREAM_ALERT_WEBHOOK must be https://, unless SPENDSTREAM_ALERT_ALLOW_PRIVATE=true")
+        return self
+
+    @model_validator(mode="after")
+    def _public_means_tls(self) -> Self:
+        public = [bind for bind in (self.http_bind, self.grpc_bind) if not is_local(bind)]
+        if public and self.tls_cert is None and not self.insecure:
+            raise ValueError(
+                f"{' and '.join(public)} can be reached from other machines, and keys would travel unencrypted: "
+                "give SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY, or SPENDSTREAM_INSECURE=true (--insecure) if "
+                "something in front of it has TLS"
+            )
+        return self
+
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY go together: give both or neither")
         return self
+
+
+def is_local(bind: str) -> bool:
+    """True for an address that only this machine reaches; a name other than localhost may be anything."""
+    host, _ = split_bind(bind)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def split_bind(bind: str) -> tuple[str, int]:

@@ -26,11 +26,15 @@ TABLE: Final[dict[Reason, tuple[int, grpc.StatusCode]]] = {
     "unauthenticated": (401, _Code.UNAUTHENTICATED),
     "forbidden": (403, _Code.PERMISSION_DENIED),
     "not_found": (404, _Code.NOT_FOUND),
+    "conflict": (409, _Code.ABORTED),
     "rate_limited": (429, _Code.RESOURCE_EXHAUSTED),
     "quota_exceeded": (429, _Code.RESOURCE_EXHAUSTED),
     "unavailable": (503, _Code.UNAVAILABLE),
     "not_yet_visible": (504, _Code.DEADLINE_EXCEEDED),
 }
+
+_SUBJECTS: Final[dict[Reason, str]] = {"rate_limited": "key", "quota_exceeded": "organization"}
+"""Whose limit it was, in a `QuotaFailure`."""
 
 _HEADERS: Final[dict[Reason, dict[str, str]]] = {
     "unauthenticated": {"WWW-Authenticate": 'ApiKey realm="spendstream"'},  # RFC 9110 wants one with every 401
@@ -74,8 +78,9 @@ def grpc_status(refused: Refused, room: int | None = None) -> status_pb2.Status:
     wait = retry_after(refused)
     if wait is not None:
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=wait)))
-    if refused.reason == "quota_exceeded":
-        violation = error_details_pb2.QuotaFailure.Violation(subject="organization", description=refused.message)
+    subject = _SUBJECTS.get(refused.reason)
+    if subject is not None:
+        violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=refused.message)
         status.details.add().Pack(error_details_pb2.QuotaFailure(violations=[violation]))
     known = {name: str(value) for name, value in refused.details.items() if value is not None}
     info = error_details_pb2.ErrorInfo(reason=refused.reason.upper(), domain="spendstream", metadata=known)

@@ -129,6 +129,11 @@ class View:
         found = self._columns.projects.by_name.get(project)
         return list(found.dims.values()) if found else []
 
+    def kinds(self, project: str) -> int:
+        """How many `dims` a project has. Never waits."""
+        found = self._columns.projects.by_name.get(project)
+        return len(found.dims) if found else 0
+
     def filtered(self, query: UserQuery, dims: Sequence[Dim]) -> Listing:
         """The project's users by their rows of some kinds. Belongs in a thread above `SMALL` rows."""
         columns = self._columns

@@ -34,6 +34,7 @@ SERVER_MAY_USE = (
     "processor.log.locks",
     "processor.log.port",
     "processor.log.store",
+    "processor.log.tail",
     "processor.log.topics",
     "processor.logs",
     "processor.quota.leases",

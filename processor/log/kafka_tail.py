@@ -21,15 +21,23 @@ ASK_EVERY: Final = 0.5
 ASK_PATIENCE: Final = 2.0
 FRESH: Final = 2.0
 """Seconds for which a sign of life from the cluster says that nothing was missed."""
+PULSE: Final = 0.2
+PULSE_PATIENCE: Final = 0.8
+"""Seconds between two questions where a partition that must be known ends, and until one counts as lost."""
 
 
 class KafkaTail:
     """`Tail` of a log on Kafka: one consumer for all partitions, which sees only what was committed."""
 
     def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
+        self._access = access
         self._consumer = Consumer(access.reader())
         self._ends = dict.fromkeys(tps, False)
         """Whether the end of a partition was reached after its last record."""
+        self._reached = dict.fromkeys(self._ends, 0)
+        """Up to which offset a partition has been handed out, markers of transactions included."""
+        self._pulses: dict[TopicPartition, Pulse] = {}
+        self._known = dict.fromkeys(self._ends, float("-inf"))
         self._positions = dict.fromkeys(self._ends, 0)
         self._sound = False
         """False until what was fetched has been handed out: what failed on the way is fetched again."""
@@ -39,6 +47,17 @@ class KafkaTail:
     def is_current(self) -> bool:
         """See `Tail.is_current`."""
         return all(self._ends.values()) and time.monotonic() - self._heard < FRESH
+
+    def known_at(self, tp: TopicPartition) -> float:
+        """See `Tail.known_at`. The first question about a partition starts a thread that asks where it ends."""
+        pulse = self._pulses.get(tp)
+        if pulse is None:
+            pulse = self._pulses[tp] = Pulse(self._access, tp)
+            pulse.start()
+        end, at = pulse.end
+        if self._reached[tp] >= end:
+            self._known[tp] = at
+        return self._known[tp]
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
         """See `Tail.poll`."""
@@ -60,6 +79,7 @@ class KafkaTail:
                 yield tp, records
                 self._positions[tp] = records[-1].offset + 1
                 self._sound = True
+            self._reached[tp] = max(self._positions[tp], *(_ends_at(message) for message in messages))
         if time.monotonic() - self._heard > FRESH / 2:
             self._ask()
 
@@ -73,7 +93,40 @@ class KafkaTail:
 
     def close(self) -> None:
         """Leave."""
+        for pulse in self._pulses.values():
+            pulse.stop()
         self._consumer.close()
+
+
+def _ends_at(message: Any) -> int:
+    """The offset behind everything of the partition, if that is what a message says."""
+    error = message.error()
+    return int(message.offset()) if error is not None and error.code() == KafkaError._PARTITION_EOF else 0
+
+
+class Pulse(threading.Thread):
+    """Asks again and again where a partition ends, whatever is in it: what is open in a transaction counts."""
+
+    def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
+        super().__init__(name="log-pulse", daemon=True)
+        self._consumer = Consumer({**access.reader(), "isolation.level": "read_uncommitted"})
+        self._tp = Assigned(*tp)
+        self._pause = threading.Event()
+        self.end: tuple[int, float] = (0, float("-inf"))
+        """The end of the partition, and the moment (`time.monotonic`) at which the question was asked."""
+
+    def run(self) -> None:
+        while not self._pause.wait(PULSE):
+            at = time.monotonic()
+            try:
+                self.end = (self._consumer.get_watermark_offsets(self._tp, timeout=PULSE_PATIENCE)[1], at)
+            except KafkaException:
+                continue
+        self._consumer.close()
+
+    def stop(self) -> None:
+        """End the thread; it leaves by itself."""
+        self._pause.set()
 
 
 class Ends(threading.Thread):

@@ -20,6 +20,14 @@ class Tail(Protocol):
         """True if all that was in the log when the last `poll` began has been handed out by it or before."""
         ...
 
+    def known_at(self, tp: TopicPartition) -> float:
+        """Until when the partition is known: all that was in it then has been handed out.
+
+        In seconds of `time.monotonic`; -inf: not yet. A process that stood still finds an old value here, not a new
+        one. Only for partitions that are followed; cheap.
+        """
+        ...
+
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
         """Batches of new records, each of one partition and in order; waits a moment if there is none.
 
@@ -39,26 +47,35 @@ class EmbeddedTail:
         self._log = log
         self._positions = dict.fromkeys(tps, 0)
         self._seen = -1
+        self._known = dict.fromkeys(self._positions, float("-inf"))
         self.is_current = False
+
+    def known_at(self, tp: TopicPartition) -> float:
+        """See `Tail.known_at`."""
+        return self._known[tp]
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
         """See `Tail`. A batch of each partition at a time: a revoked key does not wait for a million rows."""
-        version = self._log.version()
+        at, version = time.monotonic(), self._log.version()
         if version == self._seen:
             time.sleep(POLL)
-            version = self._log.version()
+            at, version = time.monotonic(), self._log.version()
         if version == self._seen:
+            self._known = dict.fromkeys(self._known, at)
             return
         self.is_current = False
         brought = True
         while brought:
             brought = False
             for tp, position in self._positions.items():
+                at = time.monotonic()
                 records = self._log.read(tp, position, BATCH)
                 if records:
                     yield tp, records
                     self._positions[tp] = records[-1].offset + 1
                     brought = True
+                else:
+                    self._known[tp] = at
         self._seen = version
         self.is_current = True
 

@@ -68,7 +68,7 @@ class Member(Struct):
 
 
 class Grants:
-    """The state of the grantor. `now` is monotonic, in seconds; for `decide` it is the time up to which all has been heard."""
+    """The state of the grantor. `now`: monotonic seconds; for `decide`, those up to which all was heard."""
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}

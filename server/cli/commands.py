@@ -12,7 +12,7 @@ from processor.log.errors import LogError
 from processor.settings import Settings
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.dlq import dlq
-from server.cli.keys import keys, orgs
+from server.cli.keys import keys, orgs, projects
 from server.cli.loadtest import loadtest
 from server.cli.quota import quota
 from server.cli.tail import tail
@@ -29,6 +29,7 @@ def main() -> None:
 
     Settings come from flags, then SPENDSTREAM_* variables, then a TOML file (./spendstream.toml or --config).
     """
+    os.umask(0o077)  # what is written has keys' hashes and customers' events in it
 
 
 @main.command()
@@ -84,6 +85,7 @@ main.add_command(import_events)
 main.add_command(keys)
 main.add_command(loadtest)
 main.add_command(orgs)
+main.add_command(projects)
 main.add_command(quota)
 main.add_command(tail)
 main.add_command(users)

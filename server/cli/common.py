@@ -44,6 +44,8 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
         f"--{name.replace('_', '-')}",
         name,
         metavar="VALUE",
+        is_flag=False,
+        flag_value="true" if field.annotation is bool else None,  # `--insecure` alone says yes
         help=f"{field.description} [SPENDSTREAM_{name.upper()}{default}]",
     )
 

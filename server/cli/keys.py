@@ -1,81 +1,93 @@
-"""`spendstream keys` and `spendstream orgs`: who may send and read, and how much."""
+"""`spendstream keys`, `spendstream projects` and `spendstream orgs`: who may send and read, and how much."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from processor.core.clock import DAY, format_timestamp
+from processor.core.clock import DAY, HOUR, MINUTE, SECOND
 from processor.settings import Settings
-from server import bootstrap
+from server.admin_answers import of_key, of_organization, of_project
+from server.administration import OVERLAP, Administration, NewKey
 from server.cli.common import fail, now, open_log, print_json, settings_options
-from server.keys import (
-    DEFAULT_ORGANIZATION,
-    DEFAULT_PROJECT,
-    DEFAULT_SCOPES,
-    SCOPES,
-    Key,
-    Organization,
-    is_name,
-    key_record,
-    make_key,
-    new_secret,
-    organization_record,
-)
+from server.errors import Refused
+from server.keys import DEFAULT_PROJECT, DEFAULT_SCOPES, SCOPES
 
 _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
+@contextmanager
+def _administration(flags: dict[str, Any]) -> Iterator[Administration]:
+    with open_log(flags) as log:
+        try:
+            yield Administration(log, now())
+        except Refused as refused:
+            fail(refused.message)
+
+
+def _table(rows: list[dict[str, Any]], **columns: str) -> None:
+    """Print `rows`; `columns` are headings and what is shown below them."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns.values()))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
 @click.group()
 def keys() -> None:
-    """API keys. A running server sees every change within moments."""
+    """API keys. A running server sees every change within a second."""
 
 
 @keys.command()
-@click.option("--project", default=DEFAULT_PROJECT, show_default=True, help="Project the key belongs to")
-@click.option("--org", default=DEFAULT_ORGANIZATION, show_default=True, help="Organisation that pays for it")
+@click.option("--project", help=f"Project the key belongs to; made if there is none  [default: {DEFAULT_PROJECT}]")
+@click.option("--org", help="Organisation that has the project and pays for it  [default: the one that has it]")
 @click.option("--scopes", default=",".join(DEFAULT_SCOPES), show_default=True, help=f"Any of {', '.join(SCOPES)}")
 @click.option("--rate-limit", metavar="N/min", help="Requests a minute; without it there is no limit")
-@click.option("--expires", metavar="DAYS", type=click.IntRange(min=1), help="Days until the key expires")
+@click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Days until the key expires")
+@click.option("--all-orgs", is_flag=True, help="With scope admin: for all organisations, not only its own")
 @_json
 @_data_dir
 def create(
-    project: str, org: str, scopes: str, rate_limit: str | None, expires: int | None, as_json: bool, **flags: Any
+    project: str | None,
+    org: str | None,
+    scopes: str,
+    rate_limit: str | None,
+    expires: int | None,
+    all_orgs: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Create a key and print it: the only time it is shown."""
-    for name, what in ((project, "--project"), (org, "--org")):
-        if not is_name(name):
-            fail(f"{what} takes 1 to 64 letters, digits, dots, dashes or underscores, not {name!r}")
-    wanted = tuple(scope for scope in SCOPES if scope in scopes.split(","))
-    if not wanted or len(wanted) != len(scopes.split(",")):
-        fail(f"--scopes takes a comma-separated choice of {', '.join(SCOPES)}, not {scopes!r}")
+    end = None if expires is None else now() + expires * DAY
     limit = None if rate_limit is None else _per_minute(rate_limit)
-    at = now()
-    secret = new_secret()
-    key = make_key(
-        secret,
-        at=at,
-        project=project,
-        organization=org,
-        scopes=wanted,
-        expires=None if expires is None else at + expires * DAY,
-        rate_limit=limit,
-    )
-    with open_log(flags) as log:
-        bootstrap.write(log, key_record(key), at)
+    wanted = NewKey(project, org, scopes.split(","), limit, end, all_orgs)
+    with _administration(flags) as administration:
+        secret, key = administration.create_key(wanted)
     if as_json:
-        print_json({"key": secret, **_public(key)})
+        print_json({"key": secret, **of_key(key, now())})
     else:
         click.echo(secret)
-        click.echo(f"for project {project} of organisation {org}; it is not stored and not shown again", err=True)
+        whose = f"project {key.project} of organisation {key.organization}"
+        click.echo(f"for {whose}; it is not stored and not shown again", err=True)
 
 
 def _per_minute(text: str) -> int:
     number = text.removesuffix("/min")
-    if not number.isdecimal() or not int(number):
+    if not number.isascii() or not number.isdecimal() or not int(number):
         fail(f"--rate-limit takes a number of requests a minute, like 600/min, not {text!r}")
     return int(number)
 
@@ -85,56 +97,85 @@ def _per_minute(text: str) -> int:
 @_data_dir
 def list_keys(as_json: bool, **flags: Any) -> None:
     """List all keys, by their first characters."""
-    with open_log(flags) as log:
-        found = bootstrap.read_directory(log).all_keys()
+    with _administration(flags) as administration:
+        found = [of_key(key, now()) for key in administration.all_keys()]
     if as_json:
-        print_json([_public(key) for key in found])
+        print_json(found)
         return
-    table = Table("key", "project", "organisation", "scopes", "created", "state")
-    for key in found:
-        public = _public(key)
-        table.add_row(
-            f"{key.prefix}…", key.project, key.organization, ",".join(key.scopes), public["created"], public["state"]
-        )
-    Console().print(table)
+    shown = [{**key, "prefix": f"{key['prefix']}…"} for key in found]
+    _table(shown, key="prefix", project="project", organisation="organization", scopes="scopes", state="state")
 
 
 @keys.command()
-@click.argument("prefix")
+@click.argument("key")
+@click.option("--overlap", metavar="TIME", default="24h", show_default=True, help="How long both are valid: 0, 90s, 2d")
 @_json
 @_data_dir
-def revoke(prefix: str, as_json: bool, **flags: Any) -> None:
-    """Revoke the key that starts with PREFIX (`lqt_` and 8 characters, as listed; or the whole key)."""
-    with open_log(flags) as log:
-        directory = bootstrap.read_directory(log)
-        matches = [key for key in directory.all_keys() if key.prefix == prefix[:12] and len(prefix) >= 12]
-        if len(prefix) > 12:
-            whole = directory.find(prefix)
-            matches = [] if whole is None else [whole]
-        if len(matches) != 1:
-            fail(f"{len(matches)} keys start with {prefix[:12]!r}; `spendstream keys list` shows them all")
-        at = now()
-        key = msgspec.structs.replace(matches[0], revoked=matches[0].revoked or at)
-        bootstrap.write(log, key_record(key), at)
-    print_json(_public(key)) if as_json else click.echo(f"revoked {key.prefix}…")
-
-
-def _public(key: Key) -> dict[str, Any]:
-    if key.revoked is not None:
-        state = "revoked"
+def rotate(key: str, overlap: str, as_json: bool, **flags: Any) -> None:
+    """Replace KEY (its id, `lqt_` and 8 characters as listed, or the whole key) by a new one, and print that."""
+    span = _span(overlap)
+    with _administration(flags) as administration:
+        secret, made, old = administration.rotate(key, span)
+    if as_json:
+        print_json({"key": secret, **of_key(made, now()), "replaces": of_key(old, now())})
     else:
-        state = "expired" if key.expires is not None and key.expires <= now() else "active"
-    return {
-        "id": key.id,
-        "prefix": key.prefix,
-        "project": key.project,
-        "organization": key.organization,
-        "scopes": list(key.scopes),
-        "created": format_timestamp(key.created),
-        "expires": None if key.expires is None else format_timestamp(key.expires),
-        "rateLimit": key.rate_limit,
-        "state": state,
-    }
+        click.echo(secret)
+        click.echo(f"replaces {old.prefix}…, which is valid until {of_key(old, now())['expires']}", err=True)
+
+
+_UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "": SECOND}
+
+
+def _span(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    if found is None or int(found[1]) * _UNITS[found[2]] > 366 * DAY:
+        default = OVERLAP // HOUR
+        fail(f"--overlap takes a time up to 366d, like 90s, 30m, {default}h or 2d, not {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+@keys.command()
+@click.argument("key")
+@_json
+@_data_dir
+def revoke(key: str, as_json: bool, **flags: Any) -> None:
+    """Revoke KEY (its id, `lqt_` and 8 characters as listed, or the whole key): no server takes it a second later."""
+    with _administration(flags) as administration:
+        revoked = administration.revoke(key)
+    print_json(of_key(revoked, now())) if as_json else click.echo(f"revoked {revoked.prefix}…")
+
+
+# --- projects --------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def projects() -> None:
+    """Projects. Each belongs to one organisation, for ever."""
+
+
+@projects.command("create")
+@click.argument("name")
+@click.option("--org", help="Organisation that has it  [default: default]")
+@_json
+@_data_dir
+def create_project(name: str, org: str | None, as_json: bool, **flags: Any) -> None:
+    """Make a project; one that the organisation has already stays as it is."""
+    with _administration(flags) as administration:
+        made = administration.create_project(name, org)
+    print_json(of_project(made)) if as_json else click.echo(f"{made.id} of organisation {made.organization}")
+
+
+@projects.command("list")
+@_json
+@_data_dir
+def list_projects(as_json: bool, **flags: Any) -> None:
+    """List all projects."""
+    with _administration(flags) as administration:
+        found = [of_project(project) for project in administration.projects()]
+    print_json(found) if as_json else _table(found, project="project", organisation="organization", created="created")
+
+
+# --- organisations ---------------------------------------------------------------------------------------------------
 
 
 @click.group()
@@ -149,36 +190,19 @@ def orgs() -> None:
 @_data_dir
 def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
     """Set an organisation's monthly quota."""
-    if not is_name(name):
-        fail(f"an organisation's name has 1 to 64 letters, digits, dots, dashes or underscores, not {name!r}")
-    if monthly_quota != "none" and not monthly_quota.isdecimal():
+    if monthly_quota != "none" and not (monthly_quota.isascii() and monthly_quota.isdecimal()):
         fail(f"--monthly-quota takes a number of events or `none`, not {monthly_quota!r}")
-    organization = Organization(name, None if monthly_quota == "none" else int(monthly_quota))
-    with open_log(flags) as log:
-        bootstrap.write(log, organization_record(organization), now())
-    if as_json:
-        print_json(_quota(organization))
-    else:
-        click.echo(f"{name}: {'no limit' if organization.monthly_quota is None else organization.monthly_quota}")
+    with _administration(flags) as administration:
+        found = administration.set_quota(name, None if monthly_quota == "none" else int(monthly_quota))
+    limit = "no limit" if found.monthly_quota is None else found.monthly_quota
+    print_json(of_organization(found)) if as_json else click.echo(f"{name}: {limit}")
 
 
 @orgs.command("list")
 @_json
 @_data_dir
 def list_orgs(as_json: bool, **flags: Any) -> None:
-    """List organisations: those with keys or with a quota of their own."""
-    with open_log(flags) as log:
-        directory = bootstrap.read_directory(log)
-    names = {key.organization for key in directory.all_keys()} | {org.id for org in directory.organizations()}
-    found = [_quota(directory.organization(name)) for name in sorted(names)]
-    if as_json:
-        print_json(found)
-        return
-    table = Table("organisation", "monthly quota")
-    for row in found:
-        table.add_row(row["organization"], "none" if row["monthlyQuota"] is None else str(row["monthlyQuota"]))
-    Console().print(table)
-
-
-def _quota(organization: Organization) -> dict[str, Any]:
-    return {"organization": organization.id, "monthlyQuota": organization.monthly_quota}
+    """List organisations: those with a project or a quota of their own."""
+    with _administration(flags) as administration:
+        found = [of_organization(org) for org in administration.organizations()]
+    print_json(found) if as_json else _table(found, organisation="organization", quota="monthlyQuota")

@@ -1,9 +1,9 @@
 """Both doors, really listening, in front of one intake with a log in memory."""
 
 import io
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -15,12 +15,14 @@ from yarl import URL
 from processor.core import message
 from processor.core.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
+from server.admin_desk import AdminDesk
 from server.face import Face
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
 from server.intake import Intake
 from server.keys import DEFAULT_SCOPES, Directory, Key, Scope, key_record, make_key
 from server.publisher import FakePublisher
+from server.trust import Trust
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
 from tests.support.live import Live
@@ -111,7 +113,13 @@ def to_request(events: Sequence[dict[str, Any]], sequence: int = 0) -> bytes:
 
 @asynccontextmanager
 async def open_doors(
-    publisher: FakePublisher | None = None, *, handling: Handling = "partial", tls: grpc.ServerCredentials | None = None
+    publisher: FakePublisher | None = None,
+    *,
+    handling: Handling = "partial",
+    tls: grpc.ServerCredentials | None = None,
+    desk: Callable[[Directory], AdminDesk] | None = None,
+    trust: Trust | None = None,
+    **bounds: Any,
 ) -> AsyncIterator[Doors]:
     """Both servers on free ports, a client for each, three keys."""
     doors = Doors(publisher or FakePublisher(3))
@@ -120,7 +128,9 @@ async def open_doors(
     doors.add_key(INGEST_ONLY, ("ingest",))
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
     doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling, doors.live.feed)
-    runner = make_runner(create_app(doors.face))
+    if trust is not None:
+        doors.face = replace(doors.face, trust=trust)
+    runner = make_runner(create_app(doors.face, None if desk is None else desk(doors.directory)), **bounds)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

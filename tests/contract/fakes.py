@@ -7,6 +7,7 @@ from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, U
 from server.costs import Costs, DayCost, ModelCost, ModelDay
 from server.errors import Refused
 from server.keys import Key
+from server.ratelimit import Allowance
 
 NOW = 1_776_686_400_000_000
 """2026-04-20T12:00:00Z"""
@@ -36,6 +37,7 @@ class FakeQuotas:
         self.refuse_request: Refused | None = None
         self.refuse_events: Refused | None = None
         self.reservations: list[FakeReservation] = []
+        self.left: list[Allowance] = []
 
     def admit_request(self, key: Key, now: int) -> None:
         if self.refuse_request is not None:
@@ -46,6 +48,9 @@ class FakeQuotas:
             raise self.refuse_events
         self.reservations.append(FakeReservation(events))
         return self.reservations[-1]
+
+    def allowances(self, key: Key, now: int) -> list[Allowance]:
+        return self.left
 
 
 SUMS = Totals(2, 1, 576, 2**64 + 5, 0, 3_413_000_000, 1)

@@ -1,5 +1,6 @@
 """One suite for both logs: what the rest of the program may ask of one (processor/log/port.py)."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable, PartitionMismatch
 from processor.log.kafka_config import KafkaAccess
 from processor.log.port import LogWriter, scan
-from processor.log.store import Append, TopicPartition
+from processor.log.store import Append, Record, TopicPartition
+from processor.log.tail import Tail
 from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, GROUP, ROWS
 from tests.support.tables import NOON
 
@@ -72,12 +74,30 @@ def test_a_log(log: LogWriter, address: LogAddress) -> None:
         if len(seen) > 4:
             break
     assert seen[4:] == [(1, 1)]
+
+    # and knows until when it knows a partition: from before the question, and not without having handed it out
+    assert wait_known(tail, E1, time.monotonic()) == []
+    log.append([Append(E1, [(None, b"e")])], NOON)
+    at = time.monotonic()
+    time.sleep(1)  # as a process that stood still
+    assert tail.known_at(E1) < at
+    assert [record.value for record in wait_known(tail, E1, at)] == [b"e"]
     tail.close()
-    assert address.ends([E0, E1])() == {0: 2, 1: 1}
+    assert address.ends([E0, E1])() == {0: 2, 1: 2}
 
     # another number of partitions is refused, and says what to do
     with pytest.raises(PartitionMismatch, match=r"has 2 partition\(s\), not 3.*export"):
         address.open(3, create=True)
+
+
+def wait_known(tail: Tail, tp: TopicPartition, at: float) -> list[Record]:
+    """Follow until all that was in a partition at a moment has been handed out; returns what of it was."""
+    found: list[Record] = []
+    deadline = time.monotonic() + 30
+    while tail.known_at(tp) <= at:
+        assert time.monotonic() < deadline
+        found += [record for _, records in tail.poll() for record in records]
+    return found
 
 
 def test_no_log(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
 from server.quotas import ViewQuotas
+from server.ratelimit import Allowance
 from server.views import View
 from tests.support.tables import NOON, Records, Usage, Worker
 
@@ -99,6 +100,53 @@ async def test_requests_are_counted_by_key_and_minute() -> None:
     quotas.admit_request(key, start + MINUTE)
     for _ in range(100):
         quotas.admit_request(KEY, start)
+
+
+async def test_a_rotated_key_shares_its_rate_with_its_successor() -> None:
+    quotas = Rig().quotas
+    key = make_key(new_secret(), at=0, rate_limit=2)
+    successor = make_key(new_secret(), at=0, rate_limit=2, family=key.lineage)
+    quotas.admit_request(key, NOON)
+    quotas.admit_request(successor, NOON)
+    for each in (key, successor):
+        with pytest.raises(Refused):
+            quotas.admit_request(each, NOON)
+
+
+async def test_what_a_key_has_left() -> None:
+    rig = Rig(limit=10)
+    key = make_key(new_secret(), at=0, rate_limit=3)
+    at = NOON - NOON % MINUTE + 15 * SECOND
+    rig.quotas.admit_request(key, at)
+    await rig.take(4)
+    reserved = await rig.reserve(3)
+    requests = Allowance("requests", 3, 1, at + 45 * SECOND, 60)
+    assert rig.quotas.allowances(key, at) == (requests, Allowance("events", 10, 7, MAY))
+    rig.follow()
+    reserved.release()
+    assert rig.quotas.allowances(key, at)[1].used == 4
+    assert rig.quotas.allowances(key, at + MINUTE)[0].used == 0
+    assert rig.quotas.allowances(key, MAY)[1].used == 0
+    assert rig.quotas.allowances(KEY, at) == (Allowance("events", 10, 4, MAY),)
+    assert rig.quotas.allowances(FREE, at) == ()
+
+
+async def test_a_months_end_is_crossed_by_the_clock_alone() -> None:
+    """What was full a microsecond before midnight is empty at midnight; what is late still counts where it arrived."""
+    rig = Rig(limit=5, patience=30)
+    await rig.take(5, now=MAY - 2)
+    assert (rig.quotas.allowances(KEY, MAY - 1)[0].used, rig.quotas.allowances(KEY, MAY)[0].used) == (5, 0)
+    late = asyncio.create_task(rig.take(1, now=MAY - 1))  # waits: only what is on its way is in its way
+    await asyncio.sleep(0)
+    await rig.take(5, now=MAY)
+    rig.follow()
+    with pytest.raises(Refused) as caught:
+        await late
+    assert (caught.value.reason, caught.value.retry_after) == ("quota_exceeded", 1)
+    assert caught.value.details == {"limit": 5, "used": 5, "resetsAt": "2026-05-01T00:00:00.000Z"}
+    over = await refusal(rig, 1, MAY)
+    assert over.details == {"limit": 5, "used": 5, "resetsAt": "2026-06-01T00:00:00.000Z"}
+    assert [rig.view.charged("default", month_start(at)).unique for at in (MAY - 1, MAY)] == [5, 5]
 
 
 # --- events a month --------------------------------------------------------------------------------------------------

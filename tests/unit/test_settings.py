@@ -66,3 +66,47 @@ def test_half_of_tls_and_a_broken_file_are_faults(tmp_path: Path) -> None:
 def test_binds() -> None:
     assert split_bind("127.0.0.1:0") == ("127.0.0.1", 0)
     assert split_bind("[::1]:8080") == ("::1", 8080)
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0:0", "[::]:0", "192.168.1.5:80", "example.org:80", "[2001:db8::1]:80"])
+@pytest.mark.parametrize("door", ["http_bind", "grpc_bind"])
+def test_a_public_address_without_tls_is_refused_unless_that_is_what_is_wanted(door: str, bind: str) -> None:
+    with pytest.raises(SettingsError, match="keys would travel unencrypted") as wrong:
+        load(ServerSettings, **{door: bind})
+    assert bind in str(wrong.value)
+    load(ServerSettings, **{door: bind}, insecure="true")
+    load(ServerSettings, **{door: bind}, tls_cert="cert.pem", tls_key="key.pem")
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80", "localhost:80", "LOCALHOST:80"])
+def test_what_only_this_machine_reaches_needs_no_tls(bind: str) -> None:
+    load(ServerSettings, http_bind=bind, grpc_bind=bind)
+
+
+def test_a_wrong_key_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "lqt_" + "e" * 63
+    monkeypatch.setenv("SPENDSTREAM_BOOTSTRAP_KEY", secret)
+    with pytest.raises(SettingsError) as wrong:
+        load(ServerSettings)
+    assert secret not in str(wrong.value)
+
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"alert_webhook": "https://hook.example/x"}, "needs SPENDSTREAM_ALERT_SECRET"),
+        ({"alert_webhook": "http://hook.example/x", "alert_secret": SECRET}, "must be https://"),
+        ({"alert_webhook": "ftp://hook.example/x", "alert_secret": SECRET}, "must be https://"),
+        ({"alert_webhook": "https://me:password@hook.example/", "alert_secret": SECRET}, "without user and password"),
+        ({"alert_secret": "password"}, "must be whsec_"),
+    ],
+)
+def test_a_webhook_is_signed_and_over_https(settings: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as wrong:
+        load(ServerSettings, **settings)
+    assert "password@" not in str(wrong.value)
+    load(ServerSettings, alert_webhook="https://hook.example/x", alert_secret=SECRET)
+    load(ServerSettings, alert_webhook="http://10.0.0.1/x", alert_secret=SECRET, alert_allow_private="true")

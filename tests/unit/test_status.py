@@ -22,6 +22,7 @@ WANTED = {
     "unauthenticated": (401, CODE.UNAUTHENTICATED),
     "forbidden": (403, CODE.PERMISSION_DENIED),
     "not_found": (404, CODE.NOT_FOUND),
+    "conflict": (409, CODE.ABORTED),  # not in the contract: of the admin API
     "rate_limited": (429, CODE.RESOURCE_EXHAUSTED),
     "quota_exceeded": (429, CODE.RESOURCE_EXHAUSTED),
     "unavailable": (503, CODE.UNAVAILABLE),
@@ -109,4 +110,7 @@ def test_a_quota_has_its_own_detail() -> None:
     assert unpack(refused, details.QuotaFailure).violations[0].description == "Monthly quota exceeded"
     info = unpack(refused, details.ErrorInfo)
     assert (info.reason, info.domain, dict(info.metadata)) == ("QUOTA_EXCEEDED", "spendstream", {"limit": "5"})
-    assert unpack(Refused("rate_limited", "slow down"), details.QuotaFailure) is None
+    assert unpack(refused, details.QuotaFailure).violations[0].subject == "organization"
+    limited = unpack(Refused("rate_limited", "slow down"), details.QuotaFailure)
+    assert [(each.subject, each.description) for each in limited.violations] == [("key", "slow down")]
+    assert unpack(Refused("unavailable", "later"), details.QuotaFailure) is None

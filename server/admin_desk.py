@@ -1,0 +1,50 @@
+"""Where the doors of a running process hand in what an admin key asks for: one thing at a time, off the event loop."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from processor.log.address import LogAddress
+from processor.log.errors import LogError
+from server.administration import Administration
+from server.errors import Refused
+from server.keys import Directory, Key
+
+PATIENCE: Final = 2.0
+"""Seconds that an answer waits until this process itself goes by what was changed."""
+
+POLL: Final = 0.005
+
+T = TypeVar("T")
+
+
+class AdminDesk:
+    """Operations of `Administration` on the log at `address`; `directory` is the one this process answers from."""
+
+    def __init__(self, address: LogAddress, directory: Directory, clock: Callable[[], int]) -> None:
+        self._address = address
+        self._directory = directory
+        self._clock = clock
+        self._busy = asyncio.Lock()
+
+    async def run(self, actor: Key, operation: Callable[[Administration], T]) -> T:
+        """What `operation` returns; it is durable, and seen by this process. Raises `Refused`."""
+        async with self._busy:
+            try:
+                result, written = await asyncio.to_thread(self._run, actor, operation)
+            except LogError as error:
+                raise Refused("unavailable", f"The log cannot be asked now ({error})", retry_after=1) from None
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while not all(map(self._directory.has, written)):  # it belongs to the follower's thread
+            if asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(POLL)
+        return result
+
+    def _run(self, actor: Key, operation: Callable[[Administration], T]) -> tuple[T, list[tuple[bytes, bytes]]]:
+        log = self._address.open()
+        try:
+            administration = Administration(log, self._clock(), actor)
+            return operation(administration), administration.written
+        finally:
+            log.close()

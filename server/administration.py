@@ -1,0 +1,226 @@
+"""What may be done with organisations, projects and keys, and by whom: for the command line and the admin API alike.
+
+Everything is decided on the directory as the log has it at that moment, never on what a process remembers of it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from processor.core.clock import HOUR
+from processor.log.port import LogWriter
+from server import bootstrap
+from server.errors import Refused
+from server.keys import (
+    DEFAULT_ORGANIZATION,
+    DEFAULT_PROJECT,
+    DEFAULT_SCOPES,
+    SCOPES,
+    Directory,
+    Key,
+    Organization,
+    Project,
+    Scope,
+    is_name,
+    key_record,
+    make_key,
+    new_secret,
+    organization_record,
+    project_record,
+    revocation_record,
+)
+
+OVERLAP: Final = 24 * HOUR
+"""Microseconds for which a key that was rotated stays valid beside its successor."""
+
+MAX_QUOTA: Final = 2**53 - 1
+MAX_RATE: Final = 2**31 - 1
+
+Record = tuple[bytes, bytes]
+
+
+class NewKey(Struct, frozen=True):
+    """What somebody wants of a key. Left out: the default project, and the organisation that has the project."""
+
+    project: str | None = None
+    organization: str | None = None
+    scopes: Sequence[str] = DEFAULT_SCOPES
+    rate_limit: int | None = None
+    """Requests a minute; None: no limit."""
+    expires: int | None = None
+    """Microseconds since the epoch; None: never."""
+    everywhere: bool = False
+
+
+class Administration:
+    """Operations on the directory of a log, at the time `at` (microseconds since the epoch). They block.
+
+    `actor` is the admin key that asks; None is the command line, which may do everything. A key acts within its own
+    organisation, unless it was made for all of them; only such a one sets quotas. What an actor may not see is not
+    found. All operations raise `Refused`, and `LogError` if the log cannot be read or written.
+    """
+
+    def __init__(self, log: LogWriter, at: int, actor: Key | None = None) -> None:
+        self._log = log
+        self._at = at
+        self._actor = actor
+        self._directory = bootstrap.read_directory(log)
+        self.written: list[Record] = []
+        """The records that were appended, in order."""
+
+    # --- organisations ----------------------------------------------------------------------------------------------
+
+    def organizations(self) -> list[Organization]:
+        """Those with a quota, a project or a key, by name."""
+        directory = self._directory
+        names = {org.id for org in directory.organizations()} | {each.organization for each in directory.projects()}
+        return [directory.organization(name) for name in sorted(names) if self._sees(name)]
+
+    def set_quota(self, name: str, monthly_quota: int | None) -> Organization:
+        """Set how many unique events an organisation may send in a month; None: any number."""
+        if self._actor is not None and not self._actor.everywhere:
+            raise Refused("forbidden", "Only an admin key made for all organisations sets quotas")
+        _check_name("an organisation", name)
+        if monthly_quota is not None and not 0 <= monthly_quota <= MAX_QUOTA:
+            raise Refused("bad_request", f"A monthly quota is a whole number from 0 to {MAX_QUOTA}")
+        organization = Organization(name, monthly_quota)
+        self._write(organization_record(organization))
+        return organization
+
+    # --- projects ---------------------------------------------------------------------------------------------------
+
+    def projects(self) -> list[Project]:
+        """All projects, by name."""
+        return [project for project in self._directory.projects() if self._sees(project.organization)]
+
+    def create_project(self, name: str, organization: str | None = None) -> Project:
+        """Make a project; one that the organisation has already is given back as it is."""
+        wanted = organization or self._home()
+        _check_name("a project", name)
+        _check_name("an organisation", wanted)
+        if not self._sees(wanted):
+            raise Refused("forbidden", f"This API key administers the organisation {self._home()!r} only")
+        if name == DEFAULT_PROJECT and wanted != DEFAULT_ORGANIZATION:  # the bootstrap key needs it there
+            raise Refused("conflict", f"The project {name!r} belongs to another organisation: name one of your own")
+        if self._directory.project(name) is None:
+            self._write(project_record(Project(name, wanted, self._at)))
+            self._directory = bootstrap.read_directory(self._log)  # somebody else may have been first
+        found = self._directory.project(name)
+        if found is None or found.organization != wanted:
+            raise Refused("conflict", f"The project {name!r} belongs to another organisation: name another one")
+        return found
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def all_keys(self) -> list[Key]:
+        """All keys, oldest first."""
+        return [key for key in self._directory.all_keys() if self._sees(key.organization)]
+
+    def create_key(self, wanted: NewKey) -> tuple[str, Key]:
+        """Make a key, and its project if there is none; returns what nobody can ask for again, and the record."""
+        scopes: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope in wanted.scopes)
+        if not scopes or len(scopes) != len(set(wanted.scopes)):
+            raise Refused("bad_request", f"A key's scopes are a choice of {', '.join(SCOPES)}")
+        if wanted.rate_limit is not None and not 1 <= wanted.rate_limit <= MAX_RATE:
+            raise Refused("bad_request", f"A rate limit is a whole number of requests a minute from 1 to {MAX_RATE}")
+        if wanted.expires is not None and wanted.expires <= self._at:
+            raise Refused("bad_request", "A key expires in the future")
+        if wanted.everywhere and (self._actor is not None or "admin" not in scopes):
+            raise Refused("forbidden", "Only the command line makes keys for all organisations, and with scope admin")
+        name = wanted.project or DEFAULT_PROJECT
+        owner = self._directory.project(name)
+        visible = owner.organization if owner is not None and self._sees(owner.organization) else None
+        project = self.create_project(name, wanted.organization or visible)
+        secret = new_secret()
+        key = make_key(
+            secret,
+            at=self._at,
+            project=project.id,
+            organization=project.organization,
+            scopes=scopes,
+            expires=wanted.expires,
+            rate_limit=wanted.rate_limit,
+            everywhere=wanted.everywhere,
+        )
+        self._write(key_record(key))
+        return secret, key
+
+    def rotate(self, reference: str, overlap: int = OVERLAP) -> tuple[str, Key, Key]:
+        """Make a successor of a key, which ends `overlap` microseconds from now; returns the secret, new and old.
+
+        The successor is what the key was, with as long to live as that had at first.
+        """
+        key = self._find(reference)
+        if overlap < 0:
+            raise Refused("bad_request", "The time in which both keys are valid cannot be negative")
+        if key.everywhere and self._actor is not None and not self._actor.everywhere:
+            raise Refused("forbidden", "This key is for all organisations")
+        if key.revoked is not None or (key.expires is not None and key.expires <= self._at):
+            raise Refused("conflict", f"The key {key.prefix}… is not valid any more: create a new one")
+        if key.successor is not None:
+            raise Refused("conflict", f"The key {key.prefix}… was rotated already: rotate its successor")
+        secret = new_secret()
+        successor = make_key(
+            secret,
+            at=self._at,
+            project=key.project,
+            organization=key.organization,
+            scopes=key.scopes,
+            expires=None if key.expires is None else self._at + key.expires - key.created,
+            rate_limit=key.rate_limit,
+            everywhere=key.everywhere,
+            family=key.lineage,
+        )
+        end = self._at + overlap if key.expires is None else min(key.expires, self._at + overlap)
+        old = msgspec.structs.replace(key, expires=end, successor=successor.id)
+        self._write(key_record(successor))
+        self._write(key_record(old))
+        return secret, successor, old
+
+    def revoke(self, reference: str) -> Key:
+        """End a key, for good. One that was revoked before stays as it is."""
+        key = self._find(reference)
+        if key.everywhere and self._actor is not None and not self._actor.everywhere:
+            raise Refused("forbidden", "This key is for all organisations")
+        if key.revoked is None:
+            self._write(revocation_record(key, self._at))
+            key = msgspec.structs.replace(key, revoked=self._at)
+        return key
+
+    # --- what these have in common ----------------------------------------------------------------------------------
+
+    def _find(self, reference: str) -> Key:
+        """A key by its id, its first characters as listed, or the whole of it."""
+        found = [key for key in self.all_keys() if reference in (key.id, key.prefix)]
+        whole = self._directory.find(reference)
+        if whole is not None and self._sees(whole.organization):
+            found = [whole]
+        if len(found) > 1:
+            raise Refused("conflict", f"{len(found)} keys start with {reference!r}: name one by its id")
+        if not found:
+            raise Refused("not_found", f"0 keys start with {reference[:12]!r}")
+        return found[0]
+
+    def _sees(self, organization: str) -> bool:
+        actor = self._actor
+        return actor is None or actor.everywhere or actor.organization == organization
+
+    def _home(self) -> str:
+        return DEFAULT_ORGANIZATION if self._actor is None else self._actor.organization
+
+    def _write(self, record: Record) -> None:
+        bootstrap.write(self._log, record, self._at)
+        self.written.append(record)
+        self._directory.apply(*record)
+
+    @property
+    def directory(self) -> Directory:
+        """The directory with what was written."""
+        return self._directory
+
+
+def _check_name(what: str, name: str) -> None:
+    if not is_name(name):
+        raise Refused("bad_request", f"The name of {what} has 1 to 64 letters, digits, dots, dashes or underscores")

@@ -1,0 +1,130 @@
+"""Tells the webhook of quotas that are nearly or wholly used: at least once each, over restarts and processes.
+
+Every API process looks for what is due. Whoever has delivered it says so with a record in the directory, which all
+others read; two may have sent the same at the same moment, and the receiver knows by the id that it is one message.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Final
+
+from structlog.stdlib import get_logger
+
+from processor.core.clock import SECOND
+from processor.log.address import LogAddress
+from processor.log.errors import LogError
+from server import alerts, bootstrap
+from server.alerts import Alert
+from server.keys import Directory, alert_record
+from server.views import View
+from server.webhook import NotDelivered, Webhook
+
+EVERY: Final = 1.0
+"""Seconds between two looks."""
+JITTER: Final = 2.0
+"""Seconds, at most, that a process waits before it sends: another may have done it by then."""
+FIRST_BACKOFF: Final = 2.0
+MAX_BACKOFF: Final = 600.0
+
+
+class Alerter:
+    """A task of the event loop, from `start` to `stop`. `clock` gives microseconds since the epoch."""
+
+    def __init__(
+        self,
+        webhook: Webhook,
+        address: LogAddress,
+        identity: str,
+        directory: Directory,
+        view: View,
+        clock: Callable[[], int],
+        *,
+        every: float = EVERY,
+        jitter: float = JITTER,
+        first_backoff: float = FIRST_BACKOFF,
+    ) -> None:
+        self._webhook = webhook
+        self._address = address
+        self._identity = identity
+        self._directory = directory
+        self._view = view
+        self._clock = clock
+        self._every = every
+        self._jitter = jitter
+        self._first_backoff = first_backoff
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._log = get_logger()
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End; what is not delivered yet is due again after the next start."""
+        tasks = [task for task in (self._task, *self._under_way.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001 - the next look may go well, and ingest does not depend on it
+                self._log.exception("alerts.failed")
+            await asyncio.sleep(self._every)
+
+    def _look(self) -> None:
+        def charged(organization: str, month: int) -> int:
+            return self._view.charged(organization, month).unique
+
+        for alert, used in alerts.due(self._directory.organizations(), charged, self._clock()):
+            message_id = alert.id(self._identity)
+            if message_id not in self._under_way and not self._directory.is_told(message_id):
+                self._under_way[message_id] = asyncio.create_task(self._tell(message_id, alert, used))
+
+    async def _tell(self, message_id: str, alert: Alert, used: int) -> None:
+        try:
+            await asyncio.sleep(random.uniform(0, self._jitter))  # noqa: S311 - to be apart, not to be unguessable
+            await self._until_told(message_id, alert, used)
+        finally:
+            del self._under_way[message_id]
+
+    async def _until_told(self, message_id: str, alert: Alert, used: int) -> None:
+        body = alerts.body(alert, used, self._clock())
+        backoff = self._first_backoff
+        while not self._directory.is_told(message_id):
+            try:
+                await self._webhook.deliver(message_id, body, self._clock() // SECOND)
+            except NotDelivered as error:
+                self._log.warning("alert.not_delivered", id=message_id, error=str(error), again_in=round(backoff))
+            else:
+                self._log.info("alert.delivered", id=message_id, organization=alert.organization)
+                await self._remember(message_id)
+                return
+            await asyncio.sleep(backoff * random.uniform(0.8, 1.2))  # noqa: S311
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _remember(self, message_id: str) -> None:
+        """Append the record; until it is seen here the message stays under way, so that it is not sent again."""
+        backoff = self._first_backoff
+        while not self._directory.is_told(message_id):
+            with contextlib.suppress(LogError):
+                await asyncio.to_thread(self._append, message_id)
+                for _ in range(100):
+                    if self._directory.is_told(message_id):
+                        return
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+    def _append(self, message_id: str) -> None:
+        at = self._clock()
+        log = self._address.open()
+        try:
+            bootstrap.write(log, alert_record(message_id, at), at)
+        finally:
+            log.close()
