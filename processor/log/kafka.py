@@ -16,7 +16,7 @@ from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_topics import META, PATIENCE, Layout, Meta
 from processor.log.kafka_writer import Appender
 from processor.log.store import Append, Record, TopicPartition
-from processor.log.topics import DIRECTORY, PARTITIONED
+from processor.log.topics import DIRECTORY, PARTITIONED_ON_KAFKA
 
 _known: dict[str, Meta] = {}
 """servers -> meta record: it never changes."""
@@ -56,7 +56,7 @@ class KafkaLog:
         waiting = threading.Event()
         for _ in range(100):
             found = kafka_topics.layout(self._access)
-            if len(found.topics) == len(PARTITIONED) + 1 and 0 not in found.topics.values():
+            if len(found.topics) == len(PARTITIONED_ON_KAFKA) + 1 and 0 not in found.topics.values():
                 kafka_topics.check(found, self._access.servers, partitions)
                 return found
             waiting.wait(0.1)

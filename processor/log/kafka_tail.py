@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -26,11 +26,15 @@ FRESH: Final = 2.0
 class KafkaTail:
     """`Tail` of a log on Kafka: one consumer for all partitions, which sees only what was committed."""
 
-    def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
+    def __init__(self, access: KafkaAccess, positions: Mapping[TopicPartition, int]) -> None:
+        """Follow partitions from these offsets on."""
         self._consumer = Consumer(access.reader())
-        self._ends = dict.fromkeys(tps, False)
+        self._ends = dict.fromkeys(positions, False)
         """Whether the end of a partition was reached after its last record."""
-        self._positions = dict.fromkeys(self._ends, 0)
+        self._positions = dict(positions)
+        self.reached = dict(positions)
+        """All that was committed before these offsets has been handed out; the end of a partition is among them, though
+        its last records may be markers, or gone."""
         self._sound = False
         """False until what was fetched has been handed out: what failed on the way is fetched again."""
         self._heard = 0.0
@@ -45,6 +49,7 @@ class KafkaTail:
         if not self._sound:
             self._consumer.assign([Assigned(*tp, position) for tp, position in self._positions.items()])
             self._ends = dict.fromkeys(self._ends, False)
+            self.reached = dict(self._positions)
             self._sound = True
         found: dict[TopicPartition, list[Any]] = {}
         message: Any
@@ -60,6 +65,7 @@ class KafkaTail:
                 yield tp, records
                 self._positions[tp] = records[-1].offset + 1
                 self._sound = True
+            self.reached[tp] = max(self._positions[tp], self.reached[tp], _end(messages))
         if time.monotonic() - self._heard > FRESH / 2:
             self._ask()
 
@@ -71,9 +77,24 @@ class KafkaTail:
             return
         self._heard = time.monotonic()
 
+    def ends(self, patience: float = ASK_PATIENCE) -> dict[TopicPartition, int]:
+        """Where what is committed ends now, for `reached` to get to. Blocks. Raises `LogUnavailable`."""
+        try:
+            return {
+                tp: int(self._consumer.get_watermark_offsets(Assigned(*tp), timeout=patience)[1]) for tp in self._ends
+            }
+        except KafkaException as error:
+            raise LogUnavailable(f"Kafka does not answer: {error.args[0].str()}") from None
+
     def close(self) -> None:
         """Leave."""
         self._consumer.close()
+
+
+def _end(messages: Iterable[Any]) -> int:
+    """The end of the partition, if it was met; it is further on than all records before."""
+    errors = ((message.error(), message) for message in messages)
+    return max((m.offset() for error, m in errors if error and error.code() == KafkaError._PARTITION_EOF), default=0)
 
 
 class Ends(threading.Thread):

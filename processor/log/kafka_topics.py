@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
 from processor.log.kafka_config import MAX_RECORD_BYTES, KafkaAccess
-from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
+from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED_ON_KAFKA, USERS
 
 FORMAT: Final = 1
 DEFAULT_PARTITIONS: Final = 6
@@ -51,7 +51,7 @@ def layout(access: KafkaAccess) -> Layout:
         found = AdminClient(access.client()).list_topics(timeout=PATIENCE)
     except KafkaException as error:
         raise LogUnavailable(f"no Kafka broker answers at {access.servers}: {_text(error)}") from None
-    ours = {*PARTITIONED, DIRECTORY}
+    ours = {*PARTITIONED_ON_KAFKA, DIRECTORY}
     counts = {name: len(topic.partitions) for name, topic in found.topics.items() if name in ours}
     return Layout(counts, len(found.brokers))
 
@@ -86,7 +86,7 @@ def create(access: KafkaAccess, found: Layout, asked: int | None) -> None:
             replication_factor=replication,
             config=_config(name, replication),
         )
-        for name in (*PARTITIONED, DIRECTORY)
+        for name in (*PARTITIONED_ON_KAFKA, DIRECTORY)
         if name not in found.topics
     ]
     if not missing:
@@ -111,6 +111,7 @@ def _config(name: str, replication: int) -> dict[str, str]:
         "unclean.leader.election.enable": "false",
         "message.timestamp.type": "CreateTime",
         **({"min.cleanable.dirty.ratio": "0.3", "segment.ms": "3600000"} if compacted else {}),
+        **({"compression.type": "lz4"} if name == USERS else {}),
     }
 
 

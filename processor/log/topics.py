@@ -17,11 +17,15 @@ DEAD_LETTERS: Final = "spendstream.dead-letters"
 CHECKPOINTS: Final = "spendstream.checkpoints"
 """The rows as of the last event that retention may have deleted (compacted); same partitions as the events."""
 
+USERS: Final = "spendstream.users"
+"""The users' rows over all time (compacted), for consumers that read Kafka: there only, with as many partitions."""
+
 DIRECTORY: Final = "spendstream.directory"
 """Organisations and keys (compacted); one partition."""
 
 PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS)
-COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY})
+PARTITIONED_ON_KAFKA: Final = (*PARTITIONED, USERS)
+COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, USERS})
 
 GROUP: Final = "spendstream"
 """The consumer group of the worker."""
