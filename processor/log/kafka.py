@@ -98,7 +98,7 @@ class KafkaLog:
 
     def probe(self, at: int) -> None:
         """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
-        kafka_topics.layout(self._access)
+        kafka_topics.check_writable(self._access)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ publish any more. The rows follow from the changelog alone: nothing else has to 
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -130,13 +130,15 @@ class Stage(threading.Thread):
         for number in self._held.keys() - owned:
             del self._held[number]
         self._publish()
+        took = time.monotonic() - now
         fresh = [number for number in sorted(owned - self._held.keys()) if now >= self._lost.get(number, now)]
         if fresh:
             self._take_over(fresh, tail)
-        for held in list(self._held.values()):
-            if not held.is_ready and all(tail.reached[tp] >= end for tp, end in held.until.items()):
-                self._make_ready(held)
-        took = time.monotonic() - now
+        self._make_ready(
+            held
+            for held in self._held.values()
+            if not held.is_ready and all(tail.reached[tp] >= end for tp, end in held.until.items())
+        )
         self._due = now + max(INTERVAL, SHARE * took)
         self._report.tell(now, lambda: self._behind(tail))
 
@@ -186,10 +188,14 @@ class Stage(threading.Thread):
     def _fence(self, number: int) -> PartitionWriter:
         return PartitionWriter(self._access, f"{GROUP}.users.{number}")
 
-    def _make_ready(self, held: _Held) -> None:
+    def _make_ready(self, coming: Iterable[_Held]) -> None:
         """Publish every row of which the topic does not say what the changelog says."""
+        chosen = list(coming)
+        for held, there in zip(chosen, self._threads.map(self._read_back, chosen), strict=True):
+            self._put_right(held, there)
+
+    def _put_right(self, held: _Held, there: dict[bytes, bytes]) -> None:
         began = time.monotonic()
-        there = self._read_back(held.number)
         known = len(there)
         different = 0
         for rows in self._differences(held.number, there):
@@ -205,12 +211,12 @@ class Stage(threading.Thread):
             seconds=round(time.monotonic() - began, 2),
         )
 
-    def _read_back(self, number: int) -> dict[bytes, bytes]:
+    def _read_back(self, held: _Held) -> dict[bytes, bytes]:
         """Key -> hash of the row, of all rows in a partition of the topic."""
         there: dict[bytes, bytes] = {}
         log = self._address.open()
         try:
-            for record in scan(log, TopicPartition(USERS, number)):
+            for record in scan(log, TopicPartition(USERS, held.number)):
                 if record.key is not None and record.value is not None:
                     there[record.key] = xxhash.xxh3_128_digest(record.value)
                 elif record.key is not None:
