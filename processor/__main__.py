@@ -61,6 +61,8 @@ async def _run(application: Application) -> int:
     began = time.monotonic()
     app: Any = application.faust
     await app.start()
+    if application.stage is not None:
+        application.stage.start()
     ended = asyncio.ensure_future(app.wait_until_stopped())
     stopped = asyncio.ensure_future(stop.wait())
     ready = asyncio.ensure_future(app.tables.recovery.completed.wait())
@@ -75,6 +77,8 @@ async def _run(application: Application) -> int:
         log.critical("worker.crashed", error=repr(app.crash_reason))
         os._exit(EXIT_CRASHED)  # Faust's own shutdown could wait for what will not come; nothing is lost by a restart
     await application.applier.flush()
+    if application.stage is not None:
+        await asyncio.to_thread(application.stage.finish)
     await app.stop()
     log.info("worker.stopped", applied=application.applier.applied)
     return 0

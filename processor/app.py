@@ -23,6 +23,7 @@ from processor.state.sealer import Sealer
 
 if TYPE_CHECKING:
     from processor.state.holder import Holder
+    from processor.state.stage import Stage
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
@@ -56,6 +57,8 @@ class Application:
         self.faust = _faust_app(address, self.partitions)
         load: Callable[[int], Partition] | None = partial(loader.load, address)
         self.holder: Holder | None = None
+        self.stage: Stage | None = None
+        """The second stage; on the embedded log front ends have the same sums, and nobody else reads it."""
         if address.kafka is not None:
             self.faust.spendstream = self.holder = self._hold(counts, standby=settings.standby)
             load = None  # the holder does it, when the group says so
@@ -83,6 +86,7 @@ class Application:
             self.faust.task(self.holder.follow)
             self.grantor = Grantor(address, self.partitions, lambda: HOME in self._owned(), clock)
             self.faust.task(self._grant)
+            self.stage = self._stage(clock)
 
     def _topic(self, name: str) -> Any:
         return self.faust.topic(
@@ -114,6 +118,11 @@ class Application:
             await asyncio.Event().wait()
         finally:
             await asyncio.to_thread(self.grantor.stop)
+
+    def _stage(self, clock: Any) -> "Stage":
+        from processor.state.stage import Stage
+
+        return Stage(self._address, self.partitions, lambda: list(self._owned()), clock)
 
     async def _flush(self) -> None:
         await self.applier.flush()

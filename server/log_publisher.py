@@ -8,7 +8,7 @@ from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
 from processor.log.committer import Backlogged, GroupCommitter, Job, Outcome
-from processor.log.errors import LogError, LogUnavailable
+from processor.log.errors import LogUnavailable
 from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS
 from server.errors import Refused
@@ -39,19 +39,25 @@ class LogPublisher:
         self._loop = asyncio.get_running_loop()
         self._ends = address.ends([TopicPartition(EVENTS, number) for number in range(self.partitions)])
         self._acknowledged: dict[int, int] = {}
-        self._committer = GroupCommitter(address.open, clock, self._decided, max_pending_bytes, guard)
+        self._fails_fast = address.kafka is not None
+        """On Kafka a try takes seconds while the broker is away: the prober's alone are enough."""
+        self._committer = GroupCommitter(
+            address.open, clock, self._decided, max_pending_bytes, guard, fails_together=self._fails_fast
+        )
         self._committer.start()
         self._prober: asyncio.Task[None] | None = None
 
     async def publish(self, parts: Parts, size: int) -> dict[int, int]:
         """See `Publisher.publish`."""
+        if self._fails_fast and self.failure is not None:
+            raise _cannot_take(self.failure)
         future: asyncio.Future[dict[int, int]] = self._loop.create_future()
 
         def done(outcome: Outcome) -> None:
             if future.done():  # the sender has gone
                 return
             if isinstance(outcome, LogUnavailable):
-                future.set_exception(_refused(f"The log cannot take events now ({outcome})"))
+                future.set_exception(_cannot_take(outcome))
             else:
                 future.set_result(outcome)
 
@@ -93,8 +99,8 @@ class LogPublisher:
             await asyncio.sleep(PROBE)
             try:
                 await asyncio.to_thread(self._try)
-            except LogError as error:
-                self.failure = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, without another try nothing would be taken again
+                self.failure = str(error) or repr(error)
             else:
                 if self.failure is not None:
                     self._recovered()
@@ -120,6 +126,10 @@ class LogPublisher:
         if self._prober is not None:
             self._prober.cancel()
         self._committer.stop()
+
+
+def _cannot_take(why: object) -> Refused:
+    return _refused(f"The log cannot take events now ({why})")
 
 
 def _refused(message: str) -> Refused:

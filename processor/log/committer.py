@@ -53,13 +53,17 @@ class GroupCommitter(threading.Thread):
         deliver: Callable[[Sequence[tuple[Job, Outcome]]], None],
         max_pending_bytes: int,
         guard: Callable[[], None] = lambda: None,
+        *,
+        fails_together: bool = False,
     ) -> None:
+        """`fails_together`: when a commit fails, all that wait behind it fail with it, where each try takes seconds."""
         super().__init__(name="group-commit", daemon=True)
         self._open_log = open_log
         self._clock = clock
         self._deliver = deliver
         self._max_pending = max_pending_bytes
         self._guard = guard
+        self._fails_together = fails_together
         self._pending: deque[Job] = deque()
         self._pending_bytes = 0
         self._wake = threading.Condition()
@@ -87,6 +91,10 @@ class GroupCommitter(threading.Thread):
         while jobs := self._next(last):
             outcomes = self._write(log, jobs)
             last = time.monotonic()
+            if self._fails_together and isinstance(outcomes[-1], LogUnavailable):
+                behind = self._waiting()
+                jobs += behind
+                outcomes += [outcomes[-1]] * len(behind)
             with self._wake:
                 self._pending_bytes -= sum(job.size for job in jobs)
             self._deliver(list(zip(jobs, outcomes, strict=True)))
@@ -107,6 +115,13 @@ class GroupCommitter(threading.Thread):
                 job = self._pending.popleft()
                 jobs.append(job)
                 size += job.size
+        return jobs
+
+    def _waiting(self) -> list[Job]:
+        """Take all jobs that are queued."""
+        with self._wake:
+            jobs = list(self._pending)
+            self._pending.clear()
         return jobs
 
     def _write(self, log: LogWriter, jobs: Sequence[Job]) -> list[Outcome]:

@@ -16,7 +16,7 @@ from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_topics import META, PATIENCE, Layout, Meta
 from processor.log.kafka_writer import Appender
 from processor.log.store import Append, Record, TopicPartition
-from processor.log.topics import DIRECTORY, PARTITIONED, SINGLE
+from processor.log.topics import DIRECTORY, PARTITIONED_ON_KAFKA, SINGLE
 
 _known: dict[str, Meta] = {}
 """servers -> meta record: it never changes."""
@@ -56,7 +56,7 @@ class KafkaLog:
         waiting = threading.Event()
         for _ in range(100):
             found = kafka_topics.layout(self._access)
-            if len(found.topics) == len(PARTITIONED) + len(SINGLE) and 0 not in found.topics.values():
+            if len(found.topics) == len(PARTITIONED_ON_KAFKA) + len(SINGLE) and 0 not in found.topics.values():
                 kafka_topics.check(found, self._access.servers, partitions)
                 return found
             waiting.wait(0.1)
@@ -98,7 +98,7 @@ class KafkaLog:
 
     def probe(self, at: int) -> None:
         """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
-        kafka_topics.layout(self._access)
+        kafka_topics.check_writable(self._access)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -29,16 +29,18 @@ PULSE_PATIENCE: Final = 0.8
 class KafkaTail:
     """`Tail` of a log on Kafka: one consumer for all partitions, which sees only what was committed."""
 
-    def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
+    def __init__(self, access: KafkaAccess, positions: Mapping[TopicPartition, int]) -> None:
+        """Follow partitions from these offsets on."""
         self._access = access
         self._consumer = Consumer(access.reader())
-        self._ends = dict.fromkeys(tps, False)
+        self._ends = dict.fromkeys(positions, False)
         """Whether the end of a partition was reached after its last record."""
-        self._reached = dict.fromkeys(self._ends, 0)
-        """Up to which offset a partition has been handed out, markers of transactions included."""
         self._pulses: dict[TopicPartition, Pulse] = {}
         self._known = dict.fromkeys(self._ends, float("-inf"))
-        self._positions = dict.fromkeys(self._ends, 0)
+        self._positions = dict(positions)
+        self.reached = dict(positions)
+        """All that was committed before these offsets has been handed out; the end of a partition is among them, though
+        its last records may be markers, or gone."""
         self._sound = False
         """False until what was fetched has been handed out: what failed on the way is fetched again."""
         self._heard = 0.0
@@ -55,7 +57,7 @@ class KafkaTail:
             pulse = self._pulses[tp] = Pulse(self._access, tp)
             pulse.start()
         end, at = pulse.end
-        if self._reached[tp] >= end:
+        if self.reached[tp] >= end:
             self._known[tp] = at
         return self._known[tp]
 
@@ -64,6 +66,7 @@ class KafkaTail:
         if not self._sound:
             self._consumer.assign([Assigned(*tp, position) for tp, position in self._positions.items()])
             self._ends = dict.fromkeys(self._ends, False)
+            self.reached = dict(self._positions)
             self._sound = True
         found: dict[TopicPartition, list[Any]] = {}
         message: Any
@@ -79,7 +82,7 @@ class KafkaTail:
                 yield tp, records
                 self._positions[tp] = records[-1].offset + 1
                 self._sound = True
-            self._reached[tp] = max(self._positions[tp], *(_ends_at(message) for message in messages))
+            self.reached[tp] = max(self._positions[tp], self.reached[tp], _end(messages))
         if time.monotonic() - self._heard > FRESH / 2:
             self._ask()
 
@@ -91,6 +94,15 @@ class KafkaTail:
             return
         self._heard = time.monotonic()
 
+    def ends(self, patience: float = ASK_PATIENCE) -> dict[TopicPartition, int]:
+        """Where what is committed ends now, for `reached` to get to. Blocks. Raises `LogUnavailable`."""
+        try:
+            return {
+                tp: int(self._consumer.get_watermark_offsets(Assigned(*tp), timeout=patience)[1]) for tp in self._ends
+            }
+        except KafkaException as error:
+            raise LogUnavailable(f"Kafka does not answer: {error.args[0].str()}") from None
+
     def close(self) -> None:
         """Leave."""
         for pulse in self._pulses.values():
@@ -98,10 +110,10 @@ class KafkaTail:
         self._consumer.close()
 
 
-def _ends_at(message: Any) -> int:
-    """The offset behind everything of the partition, if that is what a message says."""
-    error = message.error()
-    return int(message.offset()) if error is not None and error.code() == KafkaError._PARTITION_EOF else 0
+def _end(messages: Iterable[Any]) -> int:
+    """The end of the partition, if it was met; it is further on than all records before."""
+    errors = ((message.error(), message) for message in messages)
+    return max((m.offset() for error, m in errors if error and error.code() == KafkaError._PARTITION_EOF), default=0)
 
 
 class Pulse(threading.Thread):

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
 from processor.log.kafka_config import MAX_RECORD_BYTES, KafkaAccess
-from processor.log.topics import COMPACTED, EVENTS, PARTITIONED, SINGLE
+from processor.log.topics import COMPACTED, EVENTS, PARTITIONED_ON_KAFKA, SINGLE, USERS
 
 FORMAT: Final = 1
 DEFAULT_PARTITIONS: Final = 6
@@ -46,14 +46,40 @@ class Layout(NamedTuple):
 
 
 def layout(access: KafkaAccess) -> Layout:
-    """The topics of the cluster that are ours. Raises `LogError` if no broker answers."""
-    try:
-        found = AdminClient(access.client()).list_topics(timeout=PATIENCE)
-    except KafkaException as error:
-        raise LogUnavailable(f"no Kafka broker answers at {access.servers}: {_text(error)}") from None
-    ours = {*PARTITIONED, *SINGLE}
+    """The topics of the cluster that are ours. Raises `LogUnavailable` if no broker answers, and says why if known."""
+    found = _ask(access)
+    ours = {*PARTITIONED_ON_KAFKA, *SINGLE}
     counts = {name: len(topic.partitions) for name, topic in found.topics.items() if name in ours}
     return Layout(counts, len(found.brokers))
+
+
+def _ask(access: KafkaAccess) -> Any:
+    reasons: list[str] = []
+    settings: Any = {**access.client(), "error_cb": lambda error: reasons.append(error.str())}
+    admin = AdminClient(settings)
+    try:
+        return admin.list_topics(timeout=PATIENCE)
+    except KafkaException as error:
+        admin.poll(0)  # what it met on the way: a wrong password, a certificate that is not trusted
+        told = next(iter(reasons), _text(error))
+        raise LogUnavailable(f"no Kafka broker answers at {access.servers}: {told}") from None
+
+
+def check_writable(access: KafkaAccess) -> None:
+    """Raises `LogUnavailable` unless every partition of the events has a leader and enough replicas in sync."""
+    events = _ask(access).topics.get(EVENTS)
+    if events is None or not events.partitions:
+        raise LogUnavailable(f"Kafka at {access.servers} has no topic {EVENTS}")
+    for number, partition in events.partitions.items():
+        if partition.leader < 0:
+            raise LogUnavailable(f"{EVENTS} [{number}] at {access.servers} has no leader")
+        if len(partition.isrs) < _insync(len(partition.replicas)):
+            raise LogUnavailable(f"{EVENTS} [{number}] at {access.servers} has too few replicas in sync")
+
+
+def _insync(replicas: int) -> int:
+    """How many replicas must have a record before it is acknowledged."""
+    return 2 if replicas > 2 else 1
 
 
 def check(found: Layout, servers: str, asked: int | None) -> None:
@@ -86,7 +112,7 @@ def create(access: KafkaAccess, found: Layout, asked: int | None) -> None:
             replication_factor=replication,
             config=_config(name, replication),
         )
-        for name in (*PARTITIONED, *SINGLE)
+        for name in (*PARTITIONED_ON_KAFKA, *SINGLE)
         if name not in found.topics
     ]
     if not missing:
@@ -107,10 +133,11 @@ def _config(name: str, replication: int) -> dict[str, str]:
         "retention.ms": "-1",
         "retention.bytes": "-1",
         "max.message.bytes": str(MAX_RECORD_BYTES),
-        "min.insync.replicas": str(2 if replication > 2 else 1),
+        "min.insync.replicas": str(_insync(replication)),
         "unclean.leader.election.enable": "false",
         "message.timestamp.type": "CreateTime",
         **({"min.cleanable.dirty.ratio": "0.3", "segment.ms": "3600000"} if compacted else {}),
+        **({"compression.type": "lz4"} if name == USERS else {}),
     }
 
 

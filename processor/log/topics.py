@@ -17,6 +17,9 @@ DEAD_LETTERS: Final = "spendstream.dead-letters"
 CHECKPOINTS: Final = "spendstream.checkpoints"
 """The rows as of the last event that retention may have deleted (compacted); same partitions as the events."""
 
+USERS: Final = "spendstream.users"
+"""The users' rows over all time (compacted), for consumers that read Kafka: there only, with as many partitions."""
+
 DIRECTORY: Final = "spendstream.directory"
 """Organisations and keys (compacted); one partition."""
 
@@ -27,10 +30,11 @@ LEASES: Final = "spendstream.leases"
 """What front ends may use of the quotas (compacted, by front end); one partition, written by one grantor."""
 
 PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS)
+PARTITIONED_ON_KAFKA: Final = (*PARTITIONED, USERS)
 SINGLE: Final = (DIRECTORY, STATEMENTS, LEASES)
 """Topics of one partition, on Kafka."""
 
-COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, STATEMENTS, LEASES})
+COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, USERS, STATEMENTS, LEASES})
 
 GROUP: Final = "spendstream"
 """The consumer group of the worker."""

@@ -4,7 +4,7 @@ A row costs about 115 bytes: its record of 72, its places in the index and in it
 is an object of its own. Nothing here locks; `views.View` does.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -55,6 +55,11 @@ class Columns:
         self._wide: dict[int, tuple[Project, int, Numbers]] = {}
 
     # --- reading ----------------------------------------------------------------------------------------------------
+
+    def owners_of(self, keys: Sequence[bytes]) -> I64:
+        """The users whose rows have these keys, in their order; keys without a row are passed over."""
+        rows = self._index.find(hashes_of(keys))
+        return self.rows.column("owner", rows[rows >= 0]).astype(np.int64)
 
     def rows_of(self, user: int) -> list[int]:
         """The numbers of a user's rows, those that are gone included."""

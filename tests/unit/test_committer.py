@@ -162,3 +162,44 @@ def _fill(committer: GroupCommitter, outcomes: list[Any]) -> int:
     for number in range(100):
         committer.submit(job(outcomes, 0, size=60, first=number))
     return 100
+
+
+class Away:
+    """A log whose first append takes its time and then fails; it counts them."""
+
+    def __init__(self) -> None:
+        self.appends = 0
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def append(self, *_: object) -> list[int]:
+        self.appends += 1
+        if self.appends > 1:
+            return [7]
+        self.begun.set()
+        assert self.go_on.wait(20)
+        raise LogUnavailable("away")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_waits_behind_a_failing_commit_fails_with_it_if_tries_are_slow(decided: Decided, together: bool) -> None:
+    log: Any = Away()
+    committer = GroupCommitter(lambda: log, lambda: NOON, decided.deliver, 30, fails_together=together)
+    committer.start()
+    outcomes: list[Any] = []
+    committer.submit(job(outcomes, 0))
+    assert log.begun.wait(20)
+    committer.submit(job(outcomes, 0, first=1))
+    committer.submit(job(outcomes, 0, first=2))
+    log.go_on.set()
+    decided.wait(3)
+    assert decided.commits == ([3] if together else [1, 2])
+    assert [isinstance(outcome, LogUnavailable) for outcome in outcomes] == [True, together, together]
+    for number in range(3):  # the room is free again, and so is the way
+        committer.submit(job(outcomes, 0, first=3 + number))
+    decided.wait(6)
+    assert outcomes[3:] == [{0: 7}] * 3
+    committer.stop()
+    assert log.appends >= 2

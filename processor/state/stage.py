@@ -1,0 +1,278 @@
+"""The second stage on Kafka: what the changelog says of all partitions becomes the topic `spendstream.users`.
+
+The owner of partition k of the events owns partition k of the users, too, whatever events these users have. It fences
+whoever published there before, reads on to where the changelog ends by then, reads the partition of the topic back and
+publishes every row that says something else; from then on it publishes what changes. So no row is missing after any
+crash; none goes back to an older value, for each owner has read at least what the one before had; and a zombie cannot
+publish any more. The rows follow from the changelog alone: nothing else has to be kept.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import xxhash
+from structlog.stdlib import get_logger
+
+from processor.log.address import LogAddress
+from processor.log.errors import LogUnavailable
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_tail import KafkaTail
+from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.port import scan
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import GROUP, ROWS, USERS
+from processor.view.feed import Feed, Row
+
+INTERVAL: Final = 0.25
+"""Seconds between two publications, at least."""
+
+SHARE: Final = 4
+"""What is published takes at most one in so many seconds: the worker has other things to do."""
+
+BATCH: Final = 5000
+"""Rows in one transaction."""
+
+THREADS: Final = 8
+"""Transactions at the same time."""
+
+PAUSE: Final = 1.0
+"""Seconds after a failure until the next try."""
+
+FENCED_PAUSE: Final = 5.0
+"""Seconds after which a partition is taken over again that somebody else has taken: long enough for a process that
+stood still to hear that it is no longer its own."""
+
+FINISH_PATIENCE: Final = 2.0
+REPORT_EVERY: Final = 60.0
+SLOW: Final = 10.0
+"""Seconds from the changelog to the topic that are worth a warning."""
+
+
+class _Held:
+    """A partition of the topic that this process may publish to."""
+
+    def __init__(self, number: int, writer: PartitionWriter, until: dict[TopicPartition, int]) -> None:
+        self.number = number
+        self.until = until
+        """Where the changelog ended when the one before could publish no more."""
+        self.is_ready = False
+        """True once all that was published there is what the changelog says."""
+        self._writer = writer
+        self._to = TopicPartition(USERS, number)
+
+    def publish(self, rows: list[Row], at: int) -> None:
+        """Durable on return. Raises `Fenced`, `LogUnavailable`."""
+        for start in range(0, len(rows), BATCH):
+            self._writer.append([Append(self._to, rows[start : start + BATCH])], at)
+
+
+class Stage(threading.Thread):
+    """Publishes the rows of the users in the partitions of `owned`, which is asked again and again."""
+
+    def __init__(
+        self, address: LogAddress, partitions: int, owned: Callable[[], Collection[int]], clock: Callable[[], int]
+    ) -> None:
+        super().__init__(name="users", daemon=True)
+        assert address.kafka is not None
+        self._access: KafkaAccess = address.kafka
+        self._address = address
+        self._partitions = partitions
+        self._owned = owned
+        self._clock = clock
+        self._feed = Feed(partitions)
+        self._held: dict[int, _Held] = {}
+        self._lost: dict[int, float] = {}
+        """Partition that was taken from us -> when it may be taken over again."""
+        self._threads = ThreadPoolExecutor(THREADS, "users-writer")
+        self._stopping = threading.Event()
+        self._due = 0.0
+        self._oldest: int | None = None
+        """When the oldest change that is not published was appended to the changelog; microseconds."""
+        self._report = Report()
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        tail: KafkaTail | None = None
+        while not self._stopping.is_set():
+            try:
+                if tail is None:
+                    tail = self._open()
+                self._round(tail)
+            except Exception as error:  # noqa: BLE001 - whatever it is: what has been published is checked anew
+                get_logger().warning("users.failed", error=str(error) or repr(error), exc_info=not _is_passing(error))
+                self._held.clear()
+                self._stopping.wait(PAUSE)
+        if tail is not None:
+            self._finish(tail)
+            tail.close()
+        self._held.clear()
+        self._threads.shutdown()
+
+    def finish(self) -> None:
+        """Publish what is in the changelog by now, if that does not take long, and end. Blocks."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(2 * FINISH_PATIENCE)
+
+    def _open(self) -> KafkaTail:
+        return KafkaTail(self._access, {TopicPartition(ROWS, number): 0 for number in range(self._partitions)})
+
+    def _round(self, tail: KafkaTail) -> None:
+        self._read(tail)
+        now = time.monotonic()
+        if now < self._due:
+            return
+        owned = set(self._owned())
+        for number in self._held.keys() - owned:
+            del self._held[number]
+        self._publish()
+        took = time.monotonic() - now
+        fresh = [number for number in sorted(owned - self._held.keys()) if now >= self._lost.get(number, now)]
+        if fresh:
+            self._take_over(fresh, tail)
+        self._make_ready(
+            held
+            for held in self._held.values()
+            if not held.is_ready and all(tail.reached[tp] >= end for tp, end in held.until.items())
+        )
+        self._due = now + max(INTERVAL, SHARE * took)
+        self._report.tell(now, lambda: self._behind(tail))
+
+    def _finish(self, tail: KafkaTail) -> None:
+        deadline = time.monotonic() + FINISH_PATIENCE
+        try:
+            ends = tail.ends(FINISH_PATIENCE / 2)
+            while time.monotonic() < deadline and any(tail.reached[tp] < end for tp, end in ends.items()):
+                self._read(tail)
+            self._publish()
+        except Exception as error:  # noqa: BLE001 - the next owner publishes what is missing
+            get_logger().warning("users.unfinished", error=str(error) or repr(error))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _read(self, tail: KafkaTail) -> None:
+        for tp, records in tail.poll():
+            self._feed.apply(tp.partition, [(record.key or b"", record.value) for record in records])
+            self._oldest = min(self._oldest or records[0].at, records[0].at)
+
+    def _behind(self, tail: KafkaTail) -> int:
+        """Records of the changelog that have not been read, about."""
+        return sum(max(0, end - tail.reached[tp]) for tp, end in tail.ends().items())
+
+    # --- publishing -------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Publish what has changed since the last time."""
+        ready = [held for held in self._held.values() if held.is_ready]
+        changed = self._feed.take([held.number for held in ready])
+        oldest, self._oldest = self._oldest, None
+        if not changed:
+            return
+        at = self._clock()
+        sent = [(held, self._threads.submit(held.publish, changed[held.number], at)) for held in ready]
+        for held, future in sent:
+            self._unless_fenced(held, future.result)
+        self._report.count(sum(map(len, changed.values())), self._clock() - (oldest or at))
+
+    def _take_over(self, numbers: Collection[int], tail: KafkaTail) -> None:
+        """Become the only one who publishes to these partitions, and then find out where the changelog ends."""
+        writers = self._threads.map(self._fence, numbers)
+        taken = dict(zip(numbers, writers, strict=True))
+        ends = tail.ends()
+        self._held |= {number: _Held(number, writer, ends) for number, writer in taken.items()}
+
+    def _fence(self, number: int) -> PartitionWriter:
+        return PartitionWriter(self._access, f"{GROUP}.users.{number}")
+
+    def _make_ready(self, coming: Iterable[_Held]) -> None:
+        """Publish every row of which the topic does not say what the changelog says."""
+        chosen = list(coming)
+        for held, there in zip(chosen, self._threads.map(self._read_back, chosen), strict=True):
+            self._put_right(held, there)
+
+    def _put_right(self, held: _Held, there: dict[bytes, bytes]) -> None:
+        began = time.monotonic()
+        known = len(there)
+        different = 0
+        for rows in self._differences(held.number, there):
+            different += len(rows)
+            if not self._unless_fenced(held, lambda rows=rows: held.publish(rows, self._clock())):  # type: ignore[misc]
+                return
+        held.is_ready = True
+        get_logger().info(
+            "users.taken_over",
+            partition=held.number,
+            rows=known,
+            different=different,
+            seconds=round(time.monotonic() - began, 2),
+        )
+
+    def _read_back(self, held: _Held) -> dict[bytes, bytes]:
+        """Key -> hash of the row, of all rows in a partition of the topic."""
+        there: dict[bytes, bytes] = {}
+        log = self._address.open()
+        try:
+            for record in scan(log, TopicPartition(USERS, held.number)):
+                if record.key is not None and record.value is not None:
+                    there[record.key] = xxhash.xxh3_128_digest(record.value)
+                elif record.key is not None:
+                    there.pop(record.key, None)
+        finally:
+            log.close()
+        return there
+
+    def _differences(self, number: int, there: dict[bytes, bytes]) -> Iterator[list[Row]]:
+        """What is to be published, some at a time; empties `there`."""
+        for rows in self._feed.everything(number):
+            different = []
+            for key, value in rows:
+                found = there.pop(key, None)
+                if found != (None if value is None else xxhash.xxh3_128_digest(value)):
+                    different.append((key, value))
+            if different:
+                yield different
+        if there:  # users that the changelog does not know
+            yield [(key, None) for key in there]
+
+    def _unless_fenced(self, held: _Held, publish: Callable[[], None]) -> bool:
+        try:
+            publish()
+        except Fenced as error:
+            get_logger().warning("users.fenced", partition=held.number, error=str(error))
+            self._held.pop(held.number, None)
+            self._lost[held.number] = time.monotonic() + FENCED_PAUSE
+            return False
+        return True
+
+
+class Report:
+    """What is told about the stage, now and then."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+        self._rows = 0
+        self._slowest = 0
+
+    def count(self, rows: int, micros: int) -> None:
+        """So many rows were published, the oldest change so long after it came into the changelog."""
+        self._rows += rows
+        self._slowest = max(self._slowest, micros)
+        if micros > SLOW * 1_000_000:
+            get_logger().warning("users.slow", rows=rows, lag=round(micros / 1e6, 1))
+
+    def tell(self, now: float, behind: Callable[[], int]) -> None:
+        """Log the lag, if it is time and there is something to tell."""
+        if now - self._told_at < REPORT_EVERY:
+            return
+        self._told_at = now
+        if self._rows:
+            get_logger().info("users.published", rows=self._rows, lag=round(self._slowest / 1e6, 2), behind=behind())
+        self._rows, self._slowest = 0, 0
+
+
+def _is_passing(error: Exception) -> bool:
+    return isinstance(error, LogUnavailable)

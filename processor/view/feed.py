@@ -1,0 +1,115 @@
+"""The second stage: users' rows over all time, added up over the partitions, and which of them have changed.
+
+It reads the same changelog as a front end's view and computes the same sums; each partial row replaces its own earlier
+value, so that reading something again changes nothing. One thread uses it.
+"""
+
+from array import array
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from processor.view.changes import Change, sort_out
+from processor.view.columns import Columns
+from processor.view.placing import key_of, partitions_of
+from processor.view.projects import ELSEWHERE
+from processor.view.segments import I64
+from processor.view.shown import user_row
+
+CHUNK: Final = 2048
+"""Records of the changelog applied at a time."""
+
+Row = tuple[bytes, bytes | None]
+"""Key and value as in the topic; None: there is no such user any more."""
+
+
+class Feed:
+    """All users, each in one of `count` partitions of the topic, whichever partitions its events are in."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._columns = Columns()
+        self._homes = array("i", [ELSEWHERE])
+        """User -> project."""
+        self._places = array("i", [-1])
+        """User -> partition of the topic; none for `ELSEWHERE`."""
+        self._names = [""]
+        """Project -> name."""
+        self._known = [0]
+        """Project -> members that have a home and a place."""
+        self._changed: list[I64] = []
+
+    def __len__(self) -> int:
+        """Users."""
+        return len(self._columns.people.records) - 1
+
+    # --- taking in the changelog ------------------------------------------------------------------------------------
+
+    def apply(self, partition: int, records: Sequence[Change]) -> None:
+        """Take in records of one changelog partition, in the order of the log. Raises `ValueError` for a row of another
+        format; then nothing of its chunk has been applied, nor what follows it."""
+        ours = b'[%d,"user",' % partition
+        rows = [record for record in records if record[0].startswith(ours)]
+        for start in range(0, len(rows), CHUNK):
+            changes = sort_out(partition, rows[start : start + CHUNK])
+            self._columns.apply(partition, changes)
+            self._changed.append(np.unique(self._columns.owners_of(changes.keys)))
+        if len(self._changed) > CHUNK:
+            self._changed = [np.unique(np.concatenate(self._changed))]
+
+    def _welcome(self) -> None:
+        """Find out where new users belong."""
+        projects = self._columns.projects
+        missing = len(self._columns.people.records) - len(self._homes)
+        if not missing:
+            return
+        if len(self._names) < len(projects.by_number):
+            self._names = ["", *projects.by_name]  # they are numbered as they come
+            self._known += [0] * (len(self._names) - len(self._known))
+        self._homes.extend([ELSEWHERE] * missing)
+        self._places.extend([-1] * missing)
+        homes, places = np.frombuffer(self._homes, np.int32), np.frombuffer(self._places, np.int32)
+        for name, project in projects.by_name.items():
+            fresh = np.array(project.members[self._known[project.number] :], np.int64)
+            if len(fresh):
+                self._known[project.number] += len(fresh)
+                homes[fresh] = project.number
+                places[fresh] = partitions_of(self._keys(name, fresh), self._count)
+
+    def _keys(self, project: str, users: I64) -> list[bytes]:
+        return [key_of(project, name.decode() or None) for name in self._columns.people.names.get(users.tolist())]
+
+    # --- what to publish --------------------------------------------------------------------------------------------
+
+    def take(self, partitions: Collection[int]) -> dict[int, list[Row]]:
+        """The rows of these partitions that have changed since the last call, as they are now; the changes of all
+        others are forgotten."""
+        if not self._changed:
+            return {}
+        changed, self._changed = np.unique(np.concatenate(self._changed)), []
+        self._welcome()
+        places = np.frombuffer(self._places, np.int32)[changed]
+        return {number: rows for number in partitions if (rows := self._rows(changed[places == number]))}
+
+    def everything(self, partition: int) -> Iterator[list[Row]]:
+        """All rows of a partition of the topic, some at a time. Nothing may be applied meanwhile."""
+        self._welcome()
+        users = np.flatnonzero(np.frombuffer(self._places, np.int32) == partition)
+        for start in range(0, len(users), CHUNK):
+            yield self._rows(users[start : start + CHUNK])
+
+    def _rows(self, users: I64) -> list[Row]:
+        """The rows of users, each project's together."""
+        rows: list[Row] = []
+        people, projects = self._columns.people, self._columns.projects
+        homes = np.frombuffer(self._homes, np.int32)[users]
+        for home in np.unique(homes).tolist():
+            members = users[homes == home]
+            name, project = self._names[home], projects.by_number[home]
+            lives = people.records.column("rows", members).tolist()
+            said = self._columns.numbers_of(project, members.tolist())
+            for user, alive, numbers in zip(people.names.get(members.tolist()), lives, said, strict=True):
+                user_id = user.decode() or None
+                rows.append((key_of(name, user_id), user_row(name, user_id, numbers) if alive else None))
+        return rows

@@ -1,0 +1,147 @@
+"""The topic `spendstream.users` says what `GET /v1/users` says, to the last digit, whoever was killed meanwhile."""
+
+import asyncio
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+
+from processor.log.kafka import KafkaLog
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import GROUP, USERS
+from processor.view.placing import key_of, partitions_of
+from tests.chaos.cluster import cluster
+from tests.support import clients, users_topic
+from tests.support.clients import Pace, Tally, reader
+from tests.support.server import server, wait_until
+from tests.support.traffic import make_traffic
+from tools.kafka import Broker
+
+OwnBroker = Callable[..., Broker]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+async def test_it_equals_the_list_after_kills_and_a_rebalance(own_broker: OwnBroker, tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    traffic = make_traffic(seed, 10_000, conflicts=20)
+    pace = Pace(traffic.events, rate=500, reserve=traffic.events // 4)
+    tally = Tally()
+    async with cluster(tmp_path / "cluster", random.Random(seed)) as made:
+        sending = asyncio.create_task(clients.send(made, traffic, tally, pace))
+        await asyncio.sleep(2)
+        await asyncio.to_thread(made.workers[0].kill_all)
+        await asyncio.sleep(2)
+        await asyncio.to_thread(made.another, "worker")
+        await asyncio.sleep(3)
+        await asyncio.to_thread(made.workers[1].kill_all)
+        assert not sending.done(), "too little traffic"
+        pace.let_go()
+        await sending
+        assert tally.acknowledged == traffic.events
+        async with reader(made.apis[0]) as tables:
+            tables.page = 1000
+            assert await tables.differences(traffic.truth, exact_duplicates=False, details=20) == [], f"seed {seed}"
+            found = await users_topic.differences(made.broker.bootstrap, tables)
+            assert found == [], f"seed {seed}\n{made.tail()}"
+        assert any(worker.entries("users.taken_over") for worker in made.workers)
+        made.held.update(made.everyone)
+        assert await asyncio.to_thread(made.stop) == []
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: OwnBroker, tmp_path: Path) -> None:
+    traffic = make_traffic(12, 9_000)
+    pace = Pace(traffic.events, rate=200, reserve=traffic.events // 4)
+    async with cluster(tmp_path / "cluster", random.Random(12)) as made:
+        zombie, other = made.workers
+        sending = asyncio.create_task(clients.send(made, traffic, Tally(), pace))
+        await asyncio.sleep(2)
+        before = len(other.entries("users.taken_over"))
+        made.held.add(zombie)
+        zombie.signal("worker", signal.SIGSTOP)
+        try:
+            await asyncio.to_thread(wait_until, lambda: len(other.entries("users.taken_over")) > before, 60)
+            assert not sending.done(), "too little traffic"
+        finally:
+            zombie.signal("worker", signal.SIGCONT)
+            made.held.discard(zombie)
+        pace.let_go()
+        await sending
+        async with reader(made.apis[0]) as tables:
+            tables.page = 1000
+            assert await tables.differences(traffic.truth, exact_duplicates=False, details=5) == []
+            assert await users_topic.differences(made.broker.bootstrap, tables) == [], made.tail()
+
+
+@pytest.mark.timeout(240)
+async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(own_broker: OwnBroker, tmp_path: Path) -> None:
+    broker = own_broker().start()
+    access = KafkaAccess(broker.bootstrap)
+    KafkaLog(access, partitions=2).close()
+    keys = [key_of("default", "user-1"), key_of("default", None), key_of("default", "never sent")]
+    homes = partitions_of(keys, 2).tolist()
+    old = [PartitionWriter(access, f"{GROUP}.users.{number}") for number in range(2)]
+
+    def write_old_rows() -> None:
+        for key, home in zip(keys, homes, strict=True):
+            project, user = json.loads(key)
+            row = {"project_id": project, "user_id": user, "requests": 0, "cost_usd": 0}
+            old[home].append([Append(TopicPartition(USERS, home), [(key, json.dumps(row).encode())])], 0)
+
+    write_old_rows()
+    traffic = make_traffic(13, 2_000)
+    with server(tmp_path / "data", broker=broker.url) as started:
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        await clients.send(started, traffic, Tally())
+        for home in set(homes):
+            with pytest.raises(Fenced):
+                old[home].append([Append(TopicPartition(USERS, home), [(keys[homes.index(home)], b"{}")])], 0)
+        async with reader(started) as tables:
+            assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
+            assert await users_topic.differences(broker.bootstrap, tables) == []
+        assert ("default", "never sent") not in users_topic.consume(broker.bootstrap).rows
+        code, seconds = started.stop()
+        assert (code, seconds < 10) == (0, True)
+    with server(tmp_path / "again", broker=broker.url) as started:  # it publishes nothing that is there already
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        taken = started.entries("users.taken_over")
+        assert sum(entry["rows"] for entry in taken) == len(traffic.truth.users)
+        assert [entry["different"] for entry in taken] == [0, 0]
+
+
+@pytest.mark.timeout(240)
+async def test_what_was_acknowledged_before_a_clean_stop_is_in_the_topic(own_broker: OwnBroker, tmp_path: Path) -> None:
+    broker = own_broker().start()
+    traffic = make_traffic(14, 1_500)
+    with server(tmp_path / "data", broker=broker.url, partitions=2) as started:
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        await clients.send(started, traffic, Tally())
+        async with reader(started) as tables:
+            await tables.caught_up(traffic.truth.unique)
+            listed = {row["user_id"]: row for row in (await tables.users())[0]}
+            code, _ = started.stop()
+            assert code == 0
+    said = users_topic.consume(broker.bootstrap)
+    assert {user: {**row, "project_id": "default"} for user, row in listed.items()} == {
+        user: row for (_, user), row in said.rows.items()
+    }
+
+
+def test_the_topic_is_made_to_last(own_broker: OwnBroker) -> None:
+    broker = own_broker().start()
+    KafkaLog(KafkaAccess(broker.bootstrap), partitions=3).close()
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    assert len(admin.list_topics(USERS, 10).topics[USERS].partitions) == 3
+    (future,) = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, USERS)]).values()
+    settings = {name: entry.value for name, entry in future.result(10).items()}
+    wanted = {"cleanup.policy": "compact", "min.insync.replicas": "1", "compression.type": "lz4", "retention.ms": "-1"}
+    assert {name: settings[name] for name in wanted} == wanted

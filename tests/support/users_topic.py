@@ -1,0 +1,84 @@
+"""A plain consumer of `spendstream.users`, as anybody would write one."""
+
+import asyncio
+import json
+import time
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from tests.support.clients import Reader
+from tests.support.traffic import plain_decimal
+
+USERS = "spendstream.users"
+
+
+class Said(NamedTuple):
+    """What the topic says."""
+
+    rows: dict[tuple[str, str | None], dict[str, Any]]
+    """(project, user) -> the newest row."""
+    fell: list[str]
+    """Rows that were followed by an older value."""
+
+
+def consume(servers: str) -> Said:
+    """Read the topic from its beginning to its end. Blocks."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": servers,
+            "group.id": "a-reader",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        open_ = set(consumer.list_topics(USERS, 10).topics[USERS].partitions)
+        consumer.assign([TopicPartition(USERS, number, 0) for number in open_])
+        said = Said({}, [])
+        deadline = time.monotonic() + 30
+        while open_:
+            assert time.monotonic() < deadline, f"partitions {open_} have no end"
+            message: Any
+            for message in consumer.consume(5000, 0.1):
+                error = message.error()
+                if error is not None:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
+                    open_.discard(message.partition())
+                else:
+                    _take(said, message.key(), message.value())
+        return said
+    finally:
+        consumer.close()
+
+
+def _take(said: Said, key: bytes, value: bytes | None) -> None:
+    project, user = json.loads(key)
+    old = said.rows.pop((project, user), None)
+    if value is None:
+        return
+    row = json.loads(value, parse_float=plain_decimal)
+    assert (row["project_id"], row["user_id"]) == (project, user)
+    if old is not None and (row["requests"] < old["requests"] or row["cost_usd"] < old["cost_usd"]):
+        said.fell.append(f"{user!r}: {old} was followed by {row}")
+    said.rows[project, user] = row
+
+
+async def differences(servers: str, reader: Reader, project: str = "default", patience: float = 60.0) -> list[str]:
+    """What the topic says of a project that all pages of `GET /v1/users` do not, once it has had time to."""
+    deadline = time.monotonic() + patience
+    while True:
+        listed = {row["user_id"]: row for row in (await reader.users())[0]}
+        said = await asyncio.to_thread(consume, servers)
+        rows = {user: dict(row) for (home, user), row in said.rows.items() if home == project}
+        for row in rows.values():
+            assert row.pop("project_id") == project
+        found = [
+            f"{user!r}: {rows.get(user)}, not {listed.get(user)}"
+            for user in rows.keys() | listed.keys()
+            if rows.get(user) != listed.get(user)
+        ]
+        if not found or time.monotonic() > deadline:
+            return found + said.fell
+        await asyncio.sleep(0.2)
