@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ OwnBroker = Callable[..., Broker]
 async def test_the_product_speaks_tls_and_sasl(own_broker: OwnBroker, tmp_path: Path, mechanism: str) -> None:
     broker = own_broker(secure=True).start()
     assert broker.security is not None
-    secure = {
+    secure: dict[str, Any] = {
         "broker": f"kafka://{broker.secure_bootstrap}",
         "kafka_security": "sasl_ssl",
         "kafka_sasl_mechanism": mechanism,
@@ -45,7 +46,7 @@ def test_what_is_wrong_with_the_access_is_said(own_broker: OwnBroker, tmp_path: 
     broker = own_broker(secure=True).start()
     assert broker.security is not None
     (tmp_path / "data").mkdir()
-    access = {
+    access: dict[str, Any] = {
         "broker": f"kafka://{broker.secure_bootstrap}",
         "kafka_security": "sasl_ssl",
         "kafka_sasl_mechanism": "SCRAM-SHA-256",
