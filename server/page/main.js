@@ -117,7 +117,7 @@ async function stream(mine, all) {
   }
   link = "lost";
   try {
-    await follow("/v1/stream/users", mine.signal, (name, body) => mine === session && name !== "error" && changed(body.users), state);
+    await follow("/v1/stream/users", mine.signal, (name, body) => mine === session && name !== "error" && changed(name, body.users), state);
   } catch (error) {
     if (mine !== session) return;
     if (error.status === 401 || error.status === 403) return failed(error);
@@ -125,7 +125,8 @@ async function stream(mine, all) {
   }
 }
 
-function changed(rows) {
+function changed(name, rows) {
+  if (name === "snapshot") live.clear();
   live.apply(rows);
   const id = route();
   if (id !== null && !rows.some((row) => row.user_id === id)) return;

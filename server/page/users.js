@@ -159,7 +159,11 @@ export class Live {
   #rows = new Map();
 
   apply(users) {
-    for (const row of users) this.#rows.set(JSON.stringify(row.user_id), row);
+    for (const row of users) {
+      const key = JSON.stringify(row.user_id);
+      if (String(row.requests) === "0") this.#rows.delete(key); // what it was made of is gone
+      else this.#rows.set(key, row);
+    }
   }
 
   clear() {
