@@ -33,8 +33,7 @@ from processor.core.pipeline import Tables
 real = getattr(Tables, sys.argv[1])
 
 def fail(self, *args):
-    if any(getattr(each, "source", None) and each.source.project == "poison"
-           for arg in args for each in (arg, *getattr(arg, "blocks", ()))):
+    if any(block.source.project == "poison" for arg in args for block in getattr(arg, "blocks", ())):
         raise ArithmeticError("a fault of this version")
     return real(self, *args)
 
@@ -84,7 +83,7 @@ def dlq(data_dir: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("method", ["prepare", "_apply_block"])
+@pytest.mark.parametrize("method", ["prepare", "_add"])
 def test_what_a_version_cannot_process_waits_for_one_that_can(tmp_path: Path, method: str) -> None:
     log = Log(tmp_path)
     put(log, [make_event(), make_event()], project="good")
@@ -93,7 +92,7 @@ def test_what_a_version_cannot_process_waits_for_one_that_can(tmp_path: Path, me
     log.append([Append(E0, [(None, b"junk")])], NOON)
     put(log, [make_event()], project="good")
     with worker(tmp_path, "-c", FAULTY, method) as faulty:
-        if method == "_apply_block":  # rows were touched: the process ends, and what takes its place goes on
+        if method == "_add":  # rows were touched: the process ends, and what takes its place goes on
             assert faulty.wait(30) == 70
     with worker(tmp_path, "-c", FAULTY, method):
         wait_applied(log)
@@ -154,11 +153,9 @@ def test_poison_that_breaks_the_rows_does_not_stop_a_server(tmp_path: Path) -> N
         put(log, [make_event(user_id="before")], project="p")
         value = log.read(E0, 0)[0].value or b""
         whole = message.decode(value)
-        block = whole.blocks[0]
-        whole.blocks[0] = msgspec.structs.replace(
-            block, source=msgspec.structs.replace(block.source, project="poison", arrival=2**62)
-        )
-        log.append([Append(E0, [(None, msgspec.msgpack.encode(whole))])], time.time_ns() // 1000)
+        source = msgspec.structs.replace(whole.blocks[0].source, project="poison", arrival=2**62)
+        poison = message.encode([(msgspec.structs.replace(whole.blocks[0], source=source), message.records(whole)[0])])
+        log.append([Append(E0, [(None, poison)])], time.time_ns() // 1000)
         put(log, [make_event(user_id="after")], project="p")
         wait_applied(log)
         assert (requests(log, "p"), requests(log, "poison")) == (2, 0)
