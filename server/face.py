@@ -9,6 +9,7 @@ from server.budget import Budget
 from server.feed import Feed
 from server.intake import Intake
 from server.keys import Directory, Key, Scope
+from server.throttle import Throttle
 from server.trust import Trust, always
 
 
@@ -27,6 +28,7 @@ class Face:
     feed: Feed = field(default_factory=Feed.of_nothing)
     bodies: Budget = field(default_factory=Budget)
     trust: Trust = field(default_factory=always)
+    throttle: Throttle = field(default_factory=Throttle)
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
         """The key that `secret` opens.

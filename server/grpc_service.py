@@ -93,7 +93,11 @@ class _Ingest:
     async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
         metadata = _metadata(context)
         key = _authenticate(self._face, metadata, "ingest")
-        sequence, receipt = await self._accept(key, raw, self._handling(metadata))
+        try:
+            sequence, receipt = await self._accept(key, raw, self._handling(metadata))
+        except Refused as refused:
+            await self._face.throttle.pace(key.id, refused)
+            raise
         context.set_trailing_metadata((("x-ingest-position", receipt.position),))
         return grpc_answers.receipt(sequence, receipt)
 
@@ -106,6 +110,7 @@ class _Ingest:
             try:
                 return grpc_answers.receipt(*await self._accept(key, raw, handling))
             except Refused as refused:
+                await self._face.throttle.pace(key.id, refused)
                 return grpc_answers.refusal(grpc_request.sequence_of(raw), refused)
             except Exception:
                 log.exception("grpc_batch_failed", method="IngestStream")

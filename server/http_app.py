@@ -12,6 +12,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 
+from processor.core.event import Handling
 from server import admin_http, assets, ndjson, prefer, render
 from server.admin_desk import AdminDesk
 from server.budget import Hold
@@ -19,7 +20,7 @@ from server.connections import Runner
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
-from server.intake import MAX_EVENTS, Batch
+from server.intake import MAX_EVENTS, Batch, Receipt
 from server.keys import Key
 from server.queries import check_names
 from server.sse import stream_users
@@ -43,7 +44,7 @@ log = structlog.get_logger(__name__)
 def create_app(face: Face, desk: AdminDesk | None = None) -> web.Application:
     """The application; `make_runner` serves it. Without a `desk` it has no admin API."""
     door = _Door(face)
-    app = web.Application(middlewares=[_answer_errors, _settle(face)])
+    app = web.Application(middlewares=[_answer_errors, _settle(face), _pace_strangers(face)])
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
@@ -70,25 +71,32 @@ class _Door:
     async def ingest(self, request: web.Request) -> web.Response:
         face = self._face
         key = face.authenticate(request.headers.get(API_KEY), "ingest")
-        encoding = _encoding(request)
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
-        with face.bodies.hold(key.organization, key.id) as hold:
-            body = await _inflated(await _read_body(request, hold), encoding, hold)
-            records, lines = ndjson.split(body, MAX_EVENTS)
-            del body
-            try:
-                receipt = await face.intake.accept(key, Batch("json", records, lines, wanted or face.handling))
-            except Refused as refused:
-                response = error_response(refused)
-            else:
-                answer: dict[str, Any] = {"accepted": receipt.accepted}
-                if receipt.rejected:
-                    answer["rejected"] = receipt.rejected
-                response = json_response(answer, 202, {POSITION: receipt.position})
+        try:
+            outcome: Receipt | Refused = await self._take(request, key, wanted or face.handling)
+        except Refused as refused:
+            outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
+            outcome.__context__ = None
+        if isinstance(outcome, Refused):
+            await face.throttle.pace(key.id, outcome)
+            response = error_response(outcome)
+        else:
+            answer: dict[str, Any] = {"accepted": outcome.accepted}
+            if outcome.rejected:
+                answer["rejected"] = outcome.rejected
+            response = json_response(answer, 202, {POSITION: outcome.position})
         response.headers.update(face.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"
         return response
+
+    async def _take(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
+        encoding = _encoding(request)
+        with self._face.bodies.hold(key.organization, key.id) as hold:
+            body = await _inflated(await _read_body(request, hold), encoding, hold)
+            records, lines = ndjson.split(body, MAX_EVENTS)
+            del body
+            return await self._face.intake.accept(key, Batch("json", records, lines, handling))
 
     async def list_users(self, request: web.Request) -> web.Response:
         params, after = _query(request)
@@ -239,6 +247,21 @@ def _settle(face: Face) -> Any:
         return await handler(request)
 
     return settle
+
+
+def _pace_strangers(face: Face) -> Any:
+    """Whoever tries keys that there are not waits for the answers (`Throttle`), by the address."""
+
+    @web.middleware
+    async def pace(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refused as refused:
+            if refused.reason == "unauthenticated":
+                await face.throttle.pace(request.remote or "", refused)
+            raise
+
+    return pace
 
 
 class _Unremarkable(logging.Filter):

@@ -62,9 +62,9 @@ class Bench:
         """A load generator with all its requests made, that starts at a line on its standard input."""
         lanes, depth = LANES[wire]
         encoding = "gzip" if wire == "json" else "identity"
-        settings = {"lanes": lanes, "depth": depth, "encoding": encoding, **order}
+        settings = {"lanes": lanes, "depth": depth, "encoding": encoding, "key": KEY, **order}
         bodies = settings.pop("bodies", None) or self.corpus.bodies(wire, limit)
-        made = Order(port=port_of(said, wire), key=KEY, bodies=str(bodies), **settings)
+        made = Order(port=port_of(said, wire), bodies=str(bodies), **settings)
         with (
             self.fresh() as directory,
             running(["-m", LOADERS[wire], msgspec.json.encode(made).decode()], directory, cpu=cpu) as program,

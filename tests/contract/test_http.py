@@ -221,6 +221,7 @@ async def test_nothing_of_the_body_is_read_before_the_key(doors: Doors) -> None:
         (["Transfer-Encoding: chunked"], b"zzz\r\n"),
         (["Content-Length: 1000", "Expect: 100-continue"], b""),
     ],
+    ids=["in the body", "in a chunk", "not a chunk", "before the body"],
 )
 async def test_a_client_that_breaks_off_is_nothing_to_log(
     doors: Doors, headers: list[str], body: bytes, caplog: pytest.LogCaptureFixture

@@ -22,7 +22,6 @@ OwnBroker = Callable[..., Broker]
 """Takes what `Broker` takes after the directory; the broker is not started yet."""
 
 _missing = pytest.StashKey[str]()
-_ran = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +68,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if config.option.collectonly or not any(item.get_closest_marker(MARKER) for item in session.items):
         return
-    config.stash[_ran] = []
     try:
         java()
         jars()
@@ -77,19 +75,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         config.stash[_missing] = str(error)
 
 
-def pytest_runtest_call(item: pytest.Item) -> None:
-    if item.get_closest_marker(MARKER):
-        item.config.stash[_ran].append(item.nodeid)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _ran not in config.stash:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Goes by the reports: the tests may have run in other processes."""
+    reports = [report for each in terminalreporter.stats.values() for report in each]
+    ours = [report for report in reports if isinstance(report, pytest.TestReport) and MARKER in report.keywords]
+    if not ours:
         return
-    reason = config.stash.get(_missing, None)
-    if reason is None:
-        line = f"Kafka tests: {len(config.stash[_ran])} run"
-    elif os.environ.get(REQUIRED) == "1":
-        line = f"Kafka tests could not run: {reason}"
-    else:
-        line = f"Kafka tests were SKIPPED: {reason}; {REQUIRED}=1 makes that a failure"
-    terminalreporter.write_line(line)
+    reasons = {report.longrepr[2] for report in ours if report.skipped and isinstance(report.longrepr, tuple)}
+    terminalreporter.write_line(f"Kafka tests: {sum(report.when == 'call' for report in ours)} run")
+    for reason in sorted(reasons):
+        terminalreporter.write_line(f"Kafka tests were SKIPPED: {reason}; {REQUIRED}=1 makes that a failure")

@@ -101,7 +101,7 @@ LENIENT: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", LENIENT, ids=str)
+@pytest.mark.parametrize("changes", LENIENT, ids=" ".join)
 @pytest.mark.parametrize("wire", ["json", "proto"])
 def test_what_lenient_handling_took_is_taken_back(wire: Wire, changes: dict[str, Any]) -> None:
     line = there_and_back(make_event(**changes), wire, "lenient")
