@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
@@ -34,9 +35,12 @@ from server.keys import Directory
 from server.leased_quotas import LeasedQuotas
 from server.leases import LeaseBook, Stating
 from server.log_publisher import LogPublisher
+from server.meters import Meters
+from server.metrics import make_registry
 from server.quotas import ViewQuotas
 from server.reads import ViewReads
 from server.settings import ServerSettings, split_bind
+from server.signals import Signals
 from server.trust import Trust
 from server.views import View
 from server.webhook import Webhook
@@ -62,9 +66,9 @@ async def run(settings: ServerSettings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
-        face, health = await _build(settings, stack)
+        face, health, registry = await _build(settings, stack)
         desk = AdminDesk(LogAddress.of(settings), face.directory, now)
-        runner, http, port = await _serve_http(settings, face, desk)
+        runner, http, port = await _serve_http(settings, face, desk, registry)
         stack.push_async_callback(runner.cleanup)
         server, grpc_port = await _serve_grpc(settings, face)
         stack.push_async_callback(_close_doors, runner, server)
@@ -81,7 +85,7 @@ async def run(settings: ServerSettings) -> None:
         get_logger().info("api.draining")
 
 
-async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face, LogHealth]:
+async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face, LogHealth, CollectorRegistry]:
     directory, view = Directory(), View()
     loop = asyncio.get_running_loop()
     arrivals = Arrivals(view)
@@ -122,7 +126,8 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     if book is not None and stating is not None:
         end = publisher.log_end
         stating.speaker = quotas = LeasedQuotas(view, arrivals, directory, end, book, stating, lambda: keys.end)
-    intake = Intake(publisher, quotas, now, pending, cardinality, book.instance if book is not None else "")
+    lease = book.instance if book is not None else ""
+    intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position))
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     if settings.alert_webhook is not None and settings.alert_secret is not None:
         webhook = Webhook(settings.alert_webhook, settings.alert_secret, allow_private=settings.alert_allow_private)
@@ -130,7 +135,10 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
         alerter.start()
         stack.push_async_callback(alerter.stop)
     feed = Feed(view, arrivals, publisher.identity)
-    return Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust), health
+    arrivals.listen(lambda: intake.meters.seen(view.position, time.monotonic()))
+    signals = Signals(view, publisher, directory, health, pending, feed, now)
+    registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
+    return Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust), health, registry
 
 
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:
@@ -145,8 +153,10 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
     await asyncio.gather(runner.cleanup(), server.stop(GRACE))
 
 
-async def _serve_http(settings: ServerSettings, face: Face, desk: AdminDesk) -> tuple[web.AppRunner, str, int]:
-    runner = make_runner(create_app(face, desk), connections=room_for_files())
+async def _serve_http(
+    settings: ServerSettings, face: Face, desk: AdminDesk, registry: CollectorRegistry
+) -> tuple[web.AppRunner, str, int]:
+    runner = make_runner(create_app(face, desk, registry), connections=room_for_files())
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None

@@ -92,10 +92,11 @@ class _Ingest:
 
     async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
         metadata = _metadata(context)
-        key = _authenticate(self._face, metadata, "ingest")
+        key = self._sender(metadata)
         try:
             sequence, receipt = await self._accept(key, raw, self._handling(metadata))
         except Refused as refused:
+            self._face.intake.meters.refused("proto", refused)
             await self._face.throttle.pace(key.id, refused)
             raise
         context.set_trailing_metadata((("x-ingest-position", receipt.position),))
@@ -104,12 +105,13 @@ class _Ingest:
     async def IngestStream(self, context: Context) -> None:
         metadata = _metadata(context)
         handling = self._handling(metadata)
-        _authenticate(self._face, metadata, "ingest")
+        self._sender(metadata)
 
         async def answer(key: Key, raw: bytes) -> ingest_pb2.IngestResponse:
             try:
                 return grpc_answers.receipt(*await self._accept(key, raw, handling))
             except Refused as refused:
+                self._face.intake.meters.refused("proto", refused)
                 await self._face.throttle.pace(key.id, refused)
                 return grpc_answers.refusal(grpc_request.sequence_of(raw), refused)
             except Exception:
@@ -117,6 +119,13 @@ class _Ingest:
                 return grpc_answers.failure(grpc_request.sequence_of(raw), _INTERNAL)
 
         await IngestStream(context, lambda: _authenticate(self._face, metadata, "ingest"), answer).run()
+
+    def _sender(self, metadata: dict[str, str]) -> Key:
+        try:
+            return _authenticate(self._face, metadata, "ingest")
+        except Refused as refused:
+            self._face.intake.meters.refused("proto", refused)
+            raise
 
     def _handling(self, metadata: dict[str, str]) -> Handling:
         return prefer.handling([metadata.get("prefer", "")]) or self._face.handling

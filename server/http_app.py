@@ -11,9 +11,10 @@ import structlog
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
+from prometheus_client import CollectorRegistry
 
 from processor.core.event import Handling
-from server import admin_http, assets, ndjson, prefer, render
+from server import admin_http, assets, metrics, ndjson, prefer, render
 from server.admin_desk import AdminDesk
 from server.budget import Hold
 from server.connections import Runner
@@ -41,8 +42,8 @@ INLINE_OUT: Final = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-def create_app(face: Face, desk: AdminDesk | None = None) -> web.Application:
-    """The application; `make_runner` serves it. Without a `desk` it has no admin API."""
+def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorRegistry | None = None) -> web.Application:
+    """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics."""
     door = _Door(face)
     app = web.Application(middlewares=[_answer_errors, _settle(face), _pace_strangers(face)])
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
@@ -54,6 +55,8 @@ def create_app(face: Face, desk: AdminDesk | None = None) -> web.Application:
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
     assets.add_routes(app)
+    if registry is not None:
+        metrics.add_routes(app, registry)
     if desk is not None:
         admin_http.add_routes(app, face, desk)
     return app
@@ -70,7 +73,11 @@ class _Door:
 
     async def ingest(self, request: web.Request) -> web.Response:
         face = self._face
-        key = face.authenticate(request.headers.get(API_KEY), "ingest")
+        try:
+            key = face.authenticate(request.headers.get(API_KEY), "ingest")
+        except Refused as refused:
+            face.intake.meters.refused("json", refused)
+            raise
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
         try:
             outcome: Receipt | Refused = await self._take(request, key, wanted or face.handling)
@@ -78,6 +85,7 @@ class _Door:
             outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
             outcome.__context__ = None
         if isinstance(outcome, Refused):
+            face.intake.meters.refused("json", outcome)
             await face.throttle.pace(key.id, outcome)
             response = error_response(outcome)
         else:

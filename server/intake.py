@@ -3,6 +3,7 @@
 Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whatever is refused raises `Refused`.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from server.budget import Budget
 from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
 from server.keys import Key
+from server.meters import Meters
 from server.publisher import Publisher
 from server.ratelimit import Allowance
 
@@ -87,7 +89,9 @@ class Intake:
         pending: Budget | None = None,
         cardinality: Cardinality | None = None,
         lease: str = "",
+        meters: Meters | None = None,
     ) -> None:
+        self.meters = meters or Meters()
         self._cardinality = cardinality
         self._pending = pending or Budget()
         self._publisher = publisher
@@ -106,7 +110,7 @@ class Intake:
         Returns once every valid event is durable; a duplicate counts as accepted. Raises `Refused` if the batch as a
         whole is not taken: nothing of it is charged then.
         """
-        now = self._clock()
+        now, began = self._clock(), time.monotonic()
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
         decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
@@ -135,6 +139,10 @@ class Intake:
                 reservation.doubt()
                 raise
             reservation.settle(offsets)
+        events = {partition: len(block) for partition, (block, _) in parts.items()}
+        self.meters.accepted(batch.wire, offsets, events, began, time.monotonic())
+        for _, fault in decoded.faults:
+            self.meters.rejected(batch.wire, fault.code)
         return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
 
 

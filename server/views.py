@@ -30,6 +30,9 @@ from server.queries import Range, UserQuery
 CHUNK: Final = 2048
 """Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""
 
+UNPRICED: Final = 6
+"""Its place in the totals of a project."""
+
 SMALL: Final = 2_000
 """Rows or users that a read may look at in an event loop."""
 
@@ -251,6 +254,22 @@ class View:
     def charged(self, organization: str, month: int) -> Charged:
         """What an organisation's month (its start) counted so far: the live count, to be read at once. Never waits."""
         return self._windows.month("org", organization, month) or Charged()
+
+    def counted(self) -> tuple[int, int, int, int]:
+        """Unique events, duplicates, conflicts and events without a price, over all organisations. Never waits."""
+        months = self._windows.months("org")
+        unpriced = sum(project.totals[UNPRICED] for project in list(self._columns.projects.by_name.values()))
+        return (
+            sum(month.unique for month in months),
+            sum(month.duplicates for month in months),
+            sum(month.conflicts for month in months),
+            unpriced,
+        )
+
+    @property
+    def users(self) -> int:
+        """Users of all projects. Never waits."""
+        return len(self._columns.people.records) - 1
 
     def leased(self, owner: str, month: int) -> int:
         """Unique events charged through a lease (`processor.quota.leases.owner`). Never waits."""

@@ -60,6 +60,10 @@ class Windows:
         """The live count of the month of an organisation, or of its lease."""
         return self._months.get((scope, owner, start))
 
+    def months(self, scope: Scope) -> list[Charged]:
+        """The live counts of all months of all organisations, or of their leases."""
+        return [count for (kind, _, _), count in list(self._months.items()) if kind == scope]
+
     def get(self, key: bytes) -> bytes | None:
         """One partition's share of a window."""
         return self._rows.get(key)

@@ -1,0 +1,133 @@
+"""What this process counts and times itself, for `/metrics`: batches, events, refusals, acknowledgement and visibility.
+
+Names follow the Prometheus guide: base units, `_total` for what only grows, and no label without a bound. Nothing here
+names a tenant: whoever may scrape learns how much there is, not whose.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Literal, get_args
+
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from processor.core.codec import Wire
+from processor.core.event import Code
+from processor.core.tables import NEVER
+from server.errors import Reason, Refused
+
+Door = Literal["http", "grpc"]
+DOORS: Final[dict[Wire, Door]] = {"json": "http", "proto": "grpc"}
+
+ACK_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+VISIBLE_SECONDS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+MAX_WAITING: Final = 65_536
+"""Batches of a partition that are remembered until they are visible; beyond that they are joined to the last one."""
+
+
+class _Batch(Struct):
+    offset: int
+    events: int
+    at: float
+
+
+class Waiting:
+    """Batches of this process that are durable and not in the tables yet, by partition."""
+
+    def __init__(self) -> None:
+        self._batches: dict[int, deque[_Batch]] = {}
+
+    def add(self, partition: int, offset: int, events: int, at: float) -> None:
+        """`events` are durable at `offset` since the instant `at`."""
+        batches = self._batches.setdefault(partition, deque())
+        if len(batches) < MAX_WAITING:
+            batches.append(_Batch(offset, events, at))
+        else:
+            batches[-1].offset = max(offset, batches[-1].offset)
+            batches[-1].events += events
+
+    def pop(self, position: Mapping[int, int]) -> Iterator[float]:
+        """Forget what a view at `position` contains; gives the instants at which that had become durable."""
+        for partition, batches in self._batches.items():
+            held = position.get(partition, NEVER)
+            while batches and batches[0].offset <= held:
+                yield batches.popleft().at
+
+    def events(self) -> dict[int, int]:
+        """partition -> events that are waiting."""
+        return {partition: sum(each.events for each in batches) for partition, batches in self._batches.items()}
+
+    def since(self) -> dict[int, float]:
+        """partition -> since when the first one is waiting; only partitions with any."""
+        return {partition: batches[0].at for partition, batches in self._batches.items() if batches}
+
+
+class Meters:
+    """The instruments of one process, in a registry of their own. For one event loop.
+
+    `position` gives what the tables contain at the moment, partition -> offset.
+    """
+
+    def __init__(self, position: Callable[[], Mapping[int, int]] = dict) -> None:
+        self._position = position
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.waiting = Waiting()
+        taken = self._counter("events_accepted", "Events that were acknowledged, duplicates among them", "door")
+        self._rejected = self._counter("events_rejected", "Events that were not valid", "door", "code")
+        batches = self._counter("batches_accepted", "Batches of which at least one event was acknowledged", "door")
+        self._refused = self._counter("batches_refused", "Batches that were refused whole", "door", "reason")
+        ack = Histogram(
+            "spendstream_ack_seconds",
+            "Seconds from when a batch was read until it was durable and acknowledged",
+            ["door"],
+            buckets=ACK_SECONDS,
+            registry=self.registry,
+        )
+        self._visible = Histogram(
+            "spendstream_visible_seconds",
+            "Seconds from when a batch was durable until the tables contained it, in each partition it went to",
+            buckets=VISIBLE_SECONDS,
+            registry=self.registry,
+        )
+        self._taken = {
+            wire: (batches.labels(door), taken.labels(door), ack.labels(door)) for wire, door in DOORS.items()
+        }
+        for door in DOORS.values():  # there from the start: a rate needs a zero to begin with
+            for code in get_args(Code):
+                self._rejected.labels(door, code)
+            for reason in get_args(Reason):
+                self._refused.labels(door, reason)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"spendstream_{name}", text, labels, registry=self.registry)
+
+    def accepted(
+        self, wire: Wire, offsets: Mapping[int, int], events: Mapping[int, int], began: float, at: float
+    ) -> None:
+        """A batch is durable since `at` (seconds of a monotonic clock, as is `began`); both mappings by partition."""
+        batches, taken, ack = self._taken[wire]
+        batches.inc()
+        taken.inc(sum(events.values()))
+        ack.observe(at - began)
+        held = self._position()
+        for partition, offset in offsets.items():
+            if offset <= held.get(partition, NEVER):  # the tables were quicker than this coroutine
+                self._visible.observe(0)
+            else:
+                self.waiting.add(partition, offset, events[partition], at)
+
+    def rejected(self, wire: Wire, code: Code) -> None:
+        """An event was not valid."""
+        self._rejected.labels(DOORS[wire], code).inc()
+
+    def refused(self, wire: Wire, refused: Refused) -> None:
+        """A batch was refused, with all its events."""
+        self._refused.labels(DOORS[wire], refused.reason).inc()
+        for item in refused.rejected:
+            self.rejected(wire, item.code)
+
+    def seen(self, position: Mapping[int, int], at: float) -> None:
+        """The tables contain everything up to `position`."""
+        for since in self.waiting.pop(position):
+            self._visible.observe(at - since)
