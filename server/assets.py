@@ -75,19 +75,22 @@ def _chart_files() -> Iterator[tuple[str, Path]]:
 def add_routes(app: web.Application) -> None:
     """Serve the page and its files; any other path stays what it was."""
     for name, asset in load().items():
-        app.router.add_get("/" if name == INDEX else ROOT + name, _handler(asset))
+        app.router.add_get("/" if name == INDEX else ROOT + name, handler(asset))
 
 
-def _handler(asset: Asset) -> Callable[[web.Request], Awaitable[web.Response]]:
+def handler(asset: Asset, policy: str = POLICY) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """What answers with a file; `policy`: its Content-Security-Policy."""
+    headers = {**HEADERS, "Content-Security-Policy": policy}
+
     async def answer(request: web.Request) -> web.Response:
         packed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower()
         tag = f"{asset.tag}-gzip" if packed else asset.tag
         known = request.if_none_match or ()
         if any(each.value in {tag, "*"} for each in known):
-            response = web.Response(status=304, headers=HEADERS)
+            response = web.Response(status=304, headers=headers)
         else:
             body = asset.packed if packed else asset.plain
-            response = web.Response(body=body, headers=HEADERS, content_type=asset.content_type, charset="utf-8")
+            response = web.Response(body=body, headers=headers, content_type=asset.content_type, charset="utf-8")
             if packed:
                 response.headers[hdrs.CONTENT_ENCODING] = "gzip"
         response.etag = tag

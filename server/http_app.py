@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import CollectorRegistry
 
 from processor.core.event import Handling
-from server import admin_http, assets, metrics, ndjson, prefer, render
+from server import admin_http, assets, docs_page, metrics, ndjson, prefer, render
 from server.admin_desk import AdminDesk
 from server.budget import Hold
 from server.connections import Runner
@@ -55,6 +55,7 @@ def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorReg
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
     assets.add_routes(app)
+    docs_page.add_routes(app)
     if registry is not None:
         metrics.add_routes(app, registry)
     if desk is not None:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, get_args
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from processor.core.codec import Wire
 from processor.core.event import Code
 from processor.core.tables import NEVER
 from server.errors import Reason, Refused
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which nobody asks for
 
 Door = Literal["http", "grpc"]
 DOORS: Final[dict[Wire, Door]] = {"json": "http", "proto": "grpc"}

@@ -451,3 +451,18 @@ def test_the_policy_holds(chrome: Browser, busy: Server) -> None:
         assert refused == 4
         assert page.evaluate("window.owned") is None
         assert seen.strangers == []
+
+
+# --- the pages of the API --------------------------------------------------------------------------------------------
+
+
+def test_the_api_is_shown_and_can_be_tried(chrome: Browser, busy: Server) -> None:
+    with visit(chrome, busy) as seen:
+        page = seen.page
+        page.goto(f"{seen.origin}/docs")
+        expect(page.locator("#docs .title")).to_contain_text("spendstream")
+        expect(page.locator("#docs .opblock")).to_have_count(18)
+        page.locator(".opblock-summary", has_text="/healthz").click()
+        page.locator(".opblock.is-open .execute").click()
+        expect(page.locator(".opblock.is-open .live-responses-table tbody .response-col_status").first).to_contain_text("200")
+        assert (seen.faults, seen.strangers) == ([], [])

@@ -1,0 +1,264 @@
+"""The OpenAPI 3.1 document of the HTTP API. Pure: made once, of the types that decode the requests."""
+
+from typing import Any, Final
+
+from processor.core.event import OPERATIONS, PROVIDERS, STATUSES
+from server.admin_http import ROOT
+from server.inflate import ENCODINGS, MAX_BODY
+from server.intake import MAX_EVENTS
+from server.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref
+from server.queries import DEFAULT_LIMIT, DEFAULT_SORT, MAX_LIMIT, SORTS
+from server.status import MAX_RETRY_AFTER, NDJSON
+
+JSON: Final = "application/json"
+
+EXAMPLE_EVENT: Final = (
+    '{"event_id":"550e8400-e29b-41d4-a716-446655440000","trace_id":"trace-abc","span_id":"span-001",'
+    '"timestamp":"2026-04-20T10:00:00.000Z","provider":"openai","model":"gpt-4o","operation":"chat","latency_ms":1200,'
+    '"input_tokens":512,"output_tokens":128,"cost_usd":0.0034,"status":"success","stream":false,'
+    '"environment":"production","user_id":"u1","sdk_version":"1.0.0"}'
+)
+
+_WHY: Final = {
+    "400": ("Something in the request is not what is expected; the sentence says what", "Error"),
+    "401": ("The key is missing, unknown, revoked or expired", "Error"),
+    "403": ("The key lacks the scope, or asks for another project", "Error"),
+    "404": ("There is no such thing", "Error"),
+    "409": ("It is there already, and something else", "Error"),
+    "413": ("The body is too large", "Error"),
+    "503": ("The log, or the directory of keys, is out of reach just now; send it again", "Error"),
+    "504": ("The tables did not contain the position within 5 s", "Error"),
+}
+_AGAIN: Final = {"Retry-After": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER}}}
+
+
+def document(version: str) -> dict[str, Any]:
+    """The document; `version` is the program's."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "spendstream",
+            "version": version,
+            "summary": "Ingest and metering of LLM usage",
+            "description": "Events in, exact costs by user out. The same is to be had over gRPC: spendstream.v1.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name} for name in ("ingest", "read", "operate", "admin")],
+        "security": [{"key": []}, {"bearer": []}],
+        "paths": {"/v1/ingest": {"post": _ingest()}, **_reads(), **_operate(), **_admin()},
+        "components": {
+            "schemas": components(),
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _content(schema: Schema, media: str = JSON) -> dict[str, Any]:
+    return {media: {"schema": schema}}
+
+
+def _failures(*codes: str) -> dict[str, Any]:
+    found = {}
+    for code in codes:
+        why, name = _WHY[code]
+        found[code] = {"description": why, "content": _content(ref(name))}
+        if code in {"503", "504"}:
+            found[code]["headers"] = _AGAIN
+    return found
+
+
+def _operation(
+    tag: str, summary: str, ok: dict[str, Any], *codes: str, status: str = "200", **more: Any
+) -> dict[str, Any]:
+    return {"tags": [tag], "summary": summary, **more, "responses": {status: ok, **_failures(*codes)}}
+
+
+def _query(name: str, schema: Schema, text: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": text}
+
+
+def _path(name: str, text: str) -> dict[str, Any]:
+    schema = {"type": "string", "minLength": 1}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": text}
+
+
+_MOMENT: Final[Schema] = {"anyOf": [{"type": "string", "format": "date"}, TIME]}
+_AFTER: Final = _query("after", POSITION, "An `x-ingest-position`: wait, up to 5 s, until the tables contain it")
+_PROJECT: Final = _query("projectId", TEXT, "The key's own project; another one is refused")
+
+
+def _span(unit: str) -> list[dict[str, Any]]:
+    return [
+        _query("start", _MOMENT, f"From here on; whole UTC {unit}"),
+        _query("end", _MOMENT, f"To before this; whole UTC {unit}"),
+    ]
+
+
+# --- ingest ----------------------------------------------------------------------------------------------------------
+
+
+def _ingest() -> dict[str, Any]:
+    limits = {"RateLimit": {"schema": TEXT}, "RateLimit-Policy": {"schema": TEXT}}
+    accepted = {
+        "description": "Every valid event is durable; a duplicate counts as accepted",
+        "headers": {"x-ingest-position": {"schema": POSITION, "description": "For `after` of a read"}, **limits},
+        "content": _content(ref("Receipt")),
+    }
+    made = _operation("ingest", "Send usage events", accepted, "400", "401", "403", "413", "503", status="202")
+    made["responses"]["415"] = {
+        "description": f"Not {NDJSON}, or an encoding that is not known",
+        "headers": {"Accept": {"schema": TEXT}, "Accept-Encoding": {"schema": TEXT}},
+        "content": _content(ref("Error")),
+    }
+    made["responses"]["429"] = {
+        "description": "The key's rate or the organisation's monthly quota is used up; nothing was charged",
+        "headers": {**_AGAIN, **limits},
+        "content": _content(ref("LimitError")),
+    }
+    return made | {
+        "description": (
+            f"One JSON object a line, at most {MAX_EVENTS}, in a body of at most {MAX_BODY >> 20} MiB when inflated. "
+            f"Each line is an `Event`: providers {', '.join(PROVIDERS)}; operations {', '.join(OPERATIONS)}; statuses "
+            f"{', '.join(STATUSES)}. Bad lines are named in `rejected`, the good ones beside them are taken."
+        ),
+        "security": [{"key": []}],
+        "parameters": [
+            {
+                "name": "Prefer",
+                "in": "header",
+                "schema": {"enum": ["handling=strict", "handling=lenient"]},
+                "description": "RFC 7240: refuse a batch with a bad line whole, or fill in what real SDKs leave out",
+            },
+            {"name": "Content-Encoding", "in": "header", "schema": {"enum": list(ENCODINGS)}},
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "Lines of `Event`",
+            "content": {NDJSON: {"schema": TEXT, "x-line-schema": ref("Event"), "example": EXAMPLE_EVENT + "\n"}},
+        },
+    }
+
+
+# --- reads -----------------------------------------------------------------------------------------------------------
+
+_READ: Final = ("400", "401", "403", "503", "504")
+
+
+def _reads() -> dict[str, Any]:
+    filters = [
+        _query("model", {"type": "string", "minLength": 1}, "Only this model"),
+        _query("environment", {"type": "string", "minLength": 1}, "Only this environment"),
+        _query("unattributed", {"enum": ["true", "false"]}, "Only the row of the events without a user"),
+        _query("sort", {"enum": list(SORTS), "default": DEFAULT_SORT}, "Descending, then by user_id"),
+        _query(
+            "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, "Users a page"
+        ),
+        _query("cursor", {"type": "string", "minLength": 1}, "`nextCursor` of the page before"),
+    ]
+    stream = [
+        _query("user_id", listed(TEXT), "Only these users; may be repeated"),
+        _PROJECT,
+        _AFTER,
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "schema": TEXT,
+            "description": "Go on after this `id`, without a gap",
+        },
+    ]
+    return {
+        "/v1/users": {
+            "get": _read("The users of the project and what they cost", "UserPage", *_span("days"), *filters)
+        },
+        "/v1/users/{user_id}": {
+            "get": _read("One user, by model and by day", "UserDetail", _path("user_id", "The user"), *_span("days"))
+            | {"responses": _answered("UserDetail", *_READ, "404")}
+        },
+        "/v1/costs": {"get": _read("The project's costs by model and day, and a forecast", "Costs", *_span("hours"))},
+        "/v1/quota": {"get": _read("The organisation's month, and what it has left", "Quota")},
+        "/v1/stream/users": {
+            "get": _operation(
+                "read",
+                "Users as they change: server-sent events `snapshot` and `update`",
+                {"description": "A stream without an end", "content": _content(TEXT, "text/event-stream")},
+                *_READ,
+                parameters=stream,
+            )
+        },
+    }
+
+
+def _read(summary: str, name: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    ok = _answered(name)["200"]
+    return _operation("read", summary, ok, *_READ, parameters=[*parameters, _PROJECT, _AFTER])
+
+
+def _answered(name: str, *codes: str) -> dict[str, Any]:
+    return {"200": {"description": "What the tables say", "content": _content(ref(name))}, **_failures(*codes)}
+
+
+# --- what operators ask ----------------------------------------------------------------------------------------------
+
+
+def _operate() -> dict[str, Any]:
+    ready = _open("Whether ingest can be made durable and the tables follow", _content(ref("Readiness")))
+    ready["responses"]["503"] = {"description": "Not ready, and why", "content": _content(ref("Readiness"))}
+    return {
+        "/healthz": {"get": _open("Whether the process is alive", _content(ref("Health")))},
+        "/readyz": {"get": ready},
+        "/metrics": {"get": _open("What the process counts, for Prometheus", _content(TEXT, "text/plain"))},
+        "/openapi.json": {"get": _open("This document", _content({"type": "object"}))},
+    }
+
+
+def _open(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    return _operation("operate", summary, {"description": "So it is", "content": content}, security=[])
+
+
+# --- the admin API ---------------------------------------------------------------------------------------------------
+
+
+def _admin() -> dict[str, Any]:
+    name, key = _path("name", "Its name"), _path("id", "The key's id, or its prefix as listed")
+    return {
+        f"{ROOT}/orgs": {"get": _manage("The organisations", _list("organizations", "Organization"))},
+        f"{ROOT}/orgs/{{name}}": {
+            "put": _manage("Set an organisation's monthly quota", ref("Organization"), name, body="QuotaBody")
+        },
+        f"{ROOT}/projects": {"get": _manage("The projects", _list("projects", "Project"))},
+        f"{ROOT}/projects/{{name}}": {"put": _manage("Make a project", ref("Project"), name, body="ProjectBody")},
+        f"{ROOT}/keys": {
+            "get": _manage("The keys, without what would open anything", _list("keys", "Key")),
+            "post": _manage("Make a key, shown this once", ref("NewKey"), body="KeyBody", status="201"),
+        },
+        f"{ROOT}/keys/{{id}}/rotate": {
+            "post": _manage("Make a key's successor", ref("NewKey"), key, body="RotateBody", status="201")
+        },
+        f"{ROOT}/keys/{{id}}/revoke": {
+            "post": _manage("End a key, everywhere within a second", ref("Key"), key, body="EmptyBody")
+        },
+    }
+
+
+def _list(name: str, shape: str) -> Schema:
+    return record(**{name: listed(ref(shape))})
+
+
+def _manage(
+    summary: str, schema: Schema, *parameters: dict[str, Any], body: str | None = None, status: str = "200"
+) -> dict[str, Any]:
+    ok = {
+        "description": "Done",
+        "headers": {"Cache-Control": {"schema": {"const": "no-store"}}},
+        "content": _content(schema),
+    }
+    codes = ["400", "401", "403", "503"] + (["404", "409", "413"] if body else [])
+    made = _operation("admin", summary, ok, *codes, status=status, parameters=list(parameters))
+    return made | ({"requestBody": {"content": _content(ref(body))}} if body else {})

@@ -1,0 +1,149 @@
+"""The shapes that the OpenAPI document names: the event of the type that decodes it, answers as `render` has them."""
+
+from typing import Any, Final, get_args
+
+import msgspec
+
+from processor.core.event import MAX_ERROR_MESSAGE, Code, JsonEvent
+from processor.core.money import MAX_COST
+from server.admin_http import EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
+
+Schema = dict[str, Any]
+
+REFERENCE: Final = "#/components/schemas/{name}"
+
+TEXT: Final[Schema] = {"type": "string"}
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+DOLLARS: Final[Schema] = {"type": "number", "minimum": 0, "description": "US dollars, a decimal with all its digits"}
+RATIO: Final[Schema] = {"type": "number", "minimum": 0}
+TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+DAY: Final[Schema] = {"type": "string", "format": "date"}
+FLAG: Final[Schema] = {"type": "boolean"}
+POSITION: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_.~-]+$"}
+
+
+def ref(name: str) -> Schema:
+    """A reference to a component."""
+    return {"$ref": REFERENCE.format(name=name)}
+
+
+def nullable(schema: Schema) -> Schema:
+    """The same, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def listed(schema: Schema) -> Schema:
+    """A list of it."""
+    return {"type": "array", "items": schema}
+
+
+def record(optional: tuple[str, ...] = (), /, **fields: Schema) -> Schema:
+    """An object of these members and no others."""
+    required = [name for name in fields if name not in optional]
+    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+
+
+SUMS: Final = {
+    "requests": COUNT,
+    "errors": COUNT,
+    "input_tokens": COUNT,
+    "output_tokens": COUNT,
+    "cached_tokens": COUNT,
+    "cost_usd": DOLLARS,
+    "unpriced": COUNT,
+}
+_USER: Final = {"user_id": nullable(TEXT), **SUMS, "first_seen": nullable(TIME), "last_seen": nullable(TIME)}
+_MODEL: Final = {"provider": TEXT, "model": TEXT}
+_WINDOW: Final = record(start=TIME, used=COUNT, limit=nullable(COUNT))
+_KEY: Final = {
+    "id": TEXT,
+    "prefix": TEXT,
+    "project": TEXT,
+    "organization": TEXT,
+    "scopes": listed({"enum": ["ingest", "read", "admin"]}),
+    "allOrganizations": FLAG,
+    "created": TIME,
+    "expires": nullable(TIME),
+    "revoked": nullable(TIME),
+    "rateLimit": nullable(COUNT),
+    "replacedBy": nullable(TEXT),
+    "state": {"enum": ["active", "revoked", "expired"]},
+}
+
+ANSWERS: Final[dict[str, Schema]] = {
+    "Rejection": record(
+        line={"type": "integer", "minimum": 1, "description": "Counts from 1 in the body as sent"},
+        event_id=nullable(TEXT),
+        field=nullable(TEXT),
+        code={"enum": list(get_args(Code))},
+        message=TEXT,
+    ),
+    "Receipt": record(
+        ("rejected",), accepted={"type": "integer", "minimum": 1, "maximum": 100}, rejected=listed(ref("Rejection"))
+    ),
+    "Error": {
+        "type": "object",
+        "properties": {"error": {"type": "string", "minLength": 1}, "rejected": listed(ref("Rejection"))},
+        "required": ["error"],
+    },
+    "LimitError": {
+        "type": "object",
+        "properties": {"error": TEXT, "limit": COUNT, "used": COUNT, "resetsAt": TIME},
+        "required": ["error", "limit", "used", "resetsAt"],
+    },
+    "User": record(**_USER),
+    "UserPage": record(
+        users=listed(ref("User")), total=record(users=COUNT, **SUMS), nextCursor=nullable(TEXT), asOf=TIME
+    ),
+    "UserDetail": record(
+        **_USER, byModel=listed(record(**_MODEL, **SUMS)), byDay=listed(record(day=DAY, **SUMS)), asOf=TIME
+    ),
+    "Costs": record(
+        byModel=listed(record(**_MODEL, tokens=COUNT, **SUMS, avgCost=DOLLARS, cacheHitRate=RATIO)),
+        daily=listed(record(day=DAY, **SUMS)),
+        dailyByModel=listed(record(day=DAY, **_MODEL, cost_usd=DOLLARS, requests=COUNT, errors=COUNT)),
+        total=record(**SUMS),
+        monthToDate=DOLLARS,
+        forecast30d=DOLLARS,
+        cacheHitRate=RATIO,
+        asOf=TIME,
+    ),
+    "Quota": record(
+        organization=TEXT,
+        period={"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"},
+        limit=nullable(COUNT),
+        used=COUNT,
+        remaining=nullable(COUNT),
+        resetsAt=TIME,
+        windows=record(minute=_WINDOW, hour=_WINDOW, day=_WINDOW, month=_WINDOW),
+        duplicates=COUNT,
+        conflicts=COUNT,
+    ),
+    "Health": record(status={"const": "ok"}),
+    "Readiness": record(("error", "reasons"), status={"enum": ["ready", "unready"]}, error=TEXT, reasons=listed(TEXT)),
+    "Organization": record(organization=TEXT, monthlyQuota=nullable(COUNT)),
+    "Project": record(project=TEXT, organization=TEXT, created=TIME),
+    "Key": record(**_KEY),
+    "NewKey": record(
+        ("replaces",), key={"type": "string", "pattern": "^lqt_[0-9a-f]{64}$"}, **_KEY, replaces=ref("Key")
+    ),
+}
+
+_EVENT: Final[dict[str, Schema]] = {
+    "event_id": {"format": "uuid", "description": "UUID version 4, unique within the key's project"},
+    "timestamp": {"format": "date-time", "description": "RFC 3339; not more than 24 h in the future"},
+    "cost_usd": {"type": "number", "minimum": 0, "maximum": MAX_COST, "description": "US dollars, read as a decimal"},
+    "error_message": {"description": f"Cut to {MAX_ERROR_MESSAGE} characters"},
+}
+"""What the type of an event cannot say."""
+
+
+def components() -> dict[str, Schema]:
+    """Every named shape."""
+    bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, RotateBody, EmptyBody)
+    _, found = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
+    event = found["Event"] = found.pop("JsonEvent")
+    for name, more in _EVENT.items():
+        event["properties"][name] |= more
+    event["description"] = "One line of the body. Unknown fields are kept with the event; null is the same as absent."
+    return {**found, **ANSWERS}
