@@ -138,7 +138,9 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     arrivals.listen(lambda: intake.meters.seen(view.position, time.monotonic()))
     signals = Signals(view, publisher, directory, health, pending, feed, now)
     registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
-    return Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust), health, registry
+    asked = settings.access_log
+    face = Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust, access_log=asked)
+    return face, health, registry
 
 
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:

@@ -29,6 +29,8 @@ class Face:
     bodies: Budget = field(default_factory=Budget)
     trust: Trust = field(default_factory=always)
     throttle: Throttle = field(default_factory=Throttle)
+    access_log: bool = False
+    """Whether each request and call is logged."""
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
         """The key that `secret` opens.

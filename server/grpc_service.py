@@ -3,6 +3,7 @@
 Requests come as raw bytes and are parsed here, so that one that cannot be is answered, not a fault of the transport.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -16,7 +17,7 @@ from grpc_status import rpc_status
 
 from processor.core.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
-from server import grpc_answers, grpc_request, prefer
+from server import access, grpc_answers, grpc_request, prefer
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.grpc_health import HealthService
@@ -63,20 +64,20 @@ async def make_server(
 ) -> tuple[grpc.aio.Server, int]:
     """A server that is bound but not started, and its port. Raises `RuntimeError` if `bind` cannot be had."""
     server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-    ingest, usage = _Ingest(face), _Usage(face)
+    ingest, usage, logged = _Ingest(face), _Usage(face), face.access_log
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
-                INGEST, {"Ingest": _unary(ingest.Ingest), "IngestStream": _stream(ingest.IngestStream)}
+                INGEST, {"Ingest": _unary(ingest.Ingest, logged), "IngestStream": _stream(ingest.IngestStream, logged)}
             ),
             grpc.method_handlers_generic_handler(
                 USAGE,
                 {
-                    "ListUsers": _unary(usage.ListUsers),
-                    "GetUser": _unary(usage.GetUser),
-                    "GetCosts": _unary(usage.GetCosts),
-                    "GetQuota": _unary(usage.GetQuota),
-                    "WatchUsers": _server_stream(usage.WatchUsers),
+                    "ListUsers": _unary(usage.ListUsers, logged),
+                    "GetUser": _unary(usage.GetUser, logged),
+                    "GetCosts": _unary(usage.GetCosts, logged),
+                    "GetQuota": _unary(usage.GetQuota, logged),
+                    "WatchUsers": _server_stream(usage.WatchUsers, logged),
                 },
             ),
         )
@@ -222,25 +223,27 @@ def _params(request: Message) -> dict[str, str]:
 _INTERNAL: Final = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="Internal server error")
 
 
-def _unary(method: Callable[[bytes, Context], Awaitable[Message]]) -> "grpc.RpcMethodHandler[Any, Any]":
+def _unary(method: Callable[[bytes, Context], Awaitable[Message]], logged: bool) -> "grpc.RpcMethodHandler[Any, Any]":
     async def behavior(raw: bytes, context: Context) -> Message:
-        return await _with_status(method(raw, context), context)
+        return await _with_status(method(raw, context), context, logged)
 
     return grpc.unary_unary_rpc_method_handler(behavior, response_serializer=_serialize)
 
 
-def _stream(method: Callable[[Context], Awaitable[None]]) -> "grpc.RpcMethodHandler[Any, Any]":
+def _stream(method: Callable[[Context], Awaitable[None]], logged: bool) -> "grpc.RpcMethodHandler[Any, Any]":
     async def behavior(_: object, context: Context) -> None:
-        await _with_status(method(context), context)
+        await _with_status(method(context), context, logged)
 
     return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=_serialize)
 
 
-def _server_stream(method: Callable[[bytes, Context], Awaitable[None]]) -> "grpc.RpcMethodHandler[Any, Any]":
+def _server_stream(
+    method: Callable[[bytes, Context], Awaitable[None]], logged: bool
+) -> "grpc.RpcMethodHandler[Any, Any]":
     """`method` writes serialized messages: many subscribers may share them."""
 
     async def behavior(raw: bytes, context: Context) -> None:
-        await _with_status(method(raw, context), context)
+        await _with_status(method(raw, context), context, logged)
 
     return grpc.unary_stream_rpc_method_handler(behavior)
 
@@ -248,8 +251,20 @@ def _server_stream(method: Callable[[bytes, Context], Awaitable[None]]) -> "grpc
 _T = TypeVar("_T")
 
 
-async def _with_status(answer: Awaitable[_T], context: Context) -> _T:
-    """The answer, or the call's own status for a refusal; only the unexpected is logged."""
+async def _with_status(answer: Awaitable[_T], context: Context, logged: bool) -> _T:
+    """The answer, or the call's own status for a refusal; only the unexpected is logged, or every call's end."""
+    if not logged:
+        return await _answer(answer, context)
+    began = time.monotonic()
+    method, secret = getattr(answer, "__name__", ""), _metadata(context).get("x-api-key")
+    try:
+        return await _answer(answer, context)
+    finally:
+        code: Any = context.code()  # nothing yet, where all went well
+        access.log_call(method, code or grpc.StatusCode.OK, began, context.peer(), secret)
+
+
+async def _answer(answer: Awaitable[_T], context: Context) -> _T:
     try:
         return await answer
     except Refused as refused:

@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import CollectorRegistry
 
 from processor.core.event import Handling
-from server import admin_http, assets, docs_page, metrics, ndjson, prefer, render
+from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render
 from server.admin_desk import AdminDesk
 from server.budget import Hold
 from server.connections import Runner
@@ -45,7 +45,8 @@ log = structlog.get_logger(__name__)
 def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorRegistry | None = None) -> web.Application:
     """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics."""
     door = _Door(face)
-    app = web.Application(middlewares=[_answer_errors, _settle(face), _pace_strangers(face)])
+    logged = [access.log_requests] if face.access_log else []
+    app = web.Application(middlewares=[*logged, _answer_errors, _settle(face), _pace_strangers(face)])
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)

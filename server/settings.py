@@ -71,6 +71,7 @@ class ServerSettings(Settings):
     alert_allow_private: bool = Field(
         False, description="true: the webhook may be http:// and have an address of this machine or network"
     )
+    access_log: bool = Field(False, description="true: a line in the log for each request and gRPC call")
     insecure: bool = Field(False, description="true: listen beyond this machine without TLS, as behind a proxy")
 
     @model_validator(mode="after")

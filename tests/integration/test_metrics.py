@@ -18,7 +18,7 @@ def request(at: Server, method: str, path: str, body: bytes | None = None, **hea
     """Status, content type and text of an answer."""
     connection = http.client.HTTPConnection(at.http, timeout=30)
     try:
-        connection.request(method, path, body, headers)
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
         return answer.status, answer.headers["Content-Type"], answer.read().decode()
     finally:
@@ -26,8 +26,8 @@ def request(at: Server, method: str, path: str, body: bytes | None = None, **hea
 
 
 def post(at: Server, lines: list[bytes], key: str) -> int:
-    headers = {"x-api-key": key, "Content-Type": "application/x-ndjson"}
-    return request(at, "POST", "/v1/ingest", b"\n".join(lines), **headers)[0]
+    media = "application/x-ndjson"
+    return request(at, "POST", "/v1/ingest", b"\n".join(lines), x_api_key=key, Content_Type=media)[0]
 
 
 def metrics(at: Server) -> dict[str, float]:
