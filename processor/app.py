@@ -30,6 +30,15 @@ EXIT_BROKEN: Final = 70
 """The process ends with it when its rows cannot be trusted; started again it reads them back."""
 
 
+class TableManager(faust.tables.TableManager):
+    """Faust's own sleeps a second at the start, for tables that are made late. Ours are there before it begins."""
+
+    async def on_start(self) -> None:
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
 class Delivery:
     """A Faust event as the applier takes it."""
 
@@ -169,4 +178,5 @@ def _faust_app(address: LogAddress, partitions: int) -> Any:
         stream_recovery_delay=0.0,
         producer_partitioner=None,
         autodiscover=False,
+        TableManager=TableManager,
     )

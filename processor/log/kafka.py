@@ -21,7 +21,8 @@ from processor.log.topics import DIRECTORY, PARTITIONED_ON_KAFKA, SINGLE
 _known: dict[str, Meta] = {}
 """servers -> meta record: it never changes."""
 
-SILENCE: Final = 0.05
+END_WAIT_MS: Final = 10
+SILENCE: Final = 0.02
 """Seconds of one wait for records."""
 
 
@@ -150,7 +151,8 @@ class _Reader:
 
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
         self._servers = access.servers
-        self._consumer = Consumer(access.reader())
+        # Who reads to the end waits for word that it is the end: the broker is not to think about it for long.
+        self._consumer = Consumer({**access.reader(), "fetch.wait.max.ms": END_WAIT_MS})
         self._tp = tp
         self._position = -1
         self._at_end = False

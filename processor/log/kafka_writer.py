@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from processor.log.errors import LogUnavailable
 from processor.log.kafka_config import TRANSACTION_MS, KafkaAccess
 from processor.log.store import Append
+from processor.log.topics import EVENTS
 
 INIT_PATIENCE: Final = 30.0
 """Seconds to wait for the transaction coordinator."""
@@ -101,6 +102,8 @@ class PartitionWriter:
         deadline = time.monotonic() + INIT_PATIENCE
         while True:
             try:
+                # Without a connection the search for the coordinator fails at first, and is made again after a second.
+                self._producer.list_topics(EVENTS, timeout=5)
                 self._producer.init_transactions(5)
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
