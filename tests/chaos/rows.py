@@ -340,9 +340,9 @@ async def run_row(
                     if sending.done():
                         break
                     await ROWS[mixed[number % len(mixed)] if mixed else row].failure(run)
+                pace.let_go()  # or there may be nothing left to measure the last recovery with
                 if not sending.done():
                     await recovery.settle(sending)
-                pace.let_go()
                 say(f"{report.kills} kills done, sending the rest")
                 await sending
             finally:
