@@ -85,13 +85,15 @@ async def measure(started: Server, traffic: Traffic, kill_after: float) -> tuple
     """Kill all of it under load and start it; returns the seconds to the ready line, and to events in the tables."""
     tally, found = Tally(), list[float]()
     recovery = Recovery(started, tally, found)
-    sending = asyncio.create_task(clients.send(started, traffic, tally, Pace(traffic.events, RATE)))
+    pace = Pace(traffic.events, RATE)
+    sending = asyncio.create_task(clients.send(started, traffic, tally, pace))
     await asyncio.sleep(kill_after)
     await asyncio.to_thread(started.kill_all)
     recovery.start()
     began = time.monotonic()
     await asyncio.to_thread(started.start, PATIENCE)
     ready = time.monotonic() - began
+    pace.let_go()  # what was tried in vain has used up the traffic's time
     await recovery.settle(sending, PATIENCE)
     await sending
     return ready, found[0] if found else float("nan")
