@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, Protocol
 
 from confluent_kafka import Consumer as Client
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 from faust.transport import base
 from faust.types import TP
@@ -220,6 +220,7 @@ class Consumer(faust_transport.Consumer):
             if message.error() is None:
                 self._stash.append((TP(message.topic(), message.partition()), record_of(message)))
             else:
+                _end_if_fatal(message.error())
                 try:
                     take([message], at_end=False)
                 except LogUnavailable as error:
@@ -267,6 +268,7 @@ class Consumer(faust_transport.Consumer):
         try:
             client.commit(offsets=[Assigned(*tp, offset) for tp, offset in offsets.items()], asynchronous=False)
         except KafkaException as error:  # what is not committed is applied again, and changes nothing
+            _end_if_fatal(error.args[0])
             get_logger().warning("commit.failed", error=error.args[0].str())
             return False
         return True
@@ -296,6 +298,20 @@ class Consumer(faust_transport.Consumer):
         self._commits.shutdown()
 
 
+_FATAL: Final = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID)
+
+
+def _end_if_fatal(error: Any) -> None:
+    """A client that met a fatal error never reads again: the process ends, and the next one joins anew.
+
+    A broker that died in the middle of a rebalance and comes back may know this member by an older id: then it says
+    that another has taken its place, though there is none.
+    """
+    if error.fatal() or error.code() in _FATAL:
+        get_logger().critical("worker.fenced", error=error.str())
+        os._exit(EXIT_FENCED)
+
+
 def _seek(target: Assigned, client: Client) -> None:
     client.seek(target)
 
@@ -307,6 +323,7 @@ def _patiently(ask: Callable[[Client], Any], client: Client) -> Any:
         try:
             return ask(client)
         except KafkaException as error:
+            _end_if_fatal(error.args[0])
             get_logger().debug("consumer.waits", error=error.args[0].str())
             if time.monotonic() > deadline:
                 raise
