@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
-from server.administration import Administration
+from server.administration import Administration, Record
 from server.errors import Refused
 from server.keys import Directory, Key
 
@@ -41,7 +41,7 @@ class AdminDesk:
             await asyncio.sleep(POLL)
         return result
 
-    def _run(self, actor: Key, operation: Callable[[Administration], T]) -> tuple[T, list[tuple[bytes, bytes]]]:
+    def _run(self, actor: Key, operation: Callable[[Administration], T]) -> tuple[T, list[Record]]:
         log = self._address.open()
         try:
             administration = Administration(log, self._clock(), actor)

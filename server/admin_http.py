@@ -7,11 +7,17 @@
     POST /v1/admin/keys/{id}/rotate      {"overlapSeconds"?}
     POST /v1/admin/keys/{id}/revoke
 
+Budgets are beside the reads, as what they are is read there (`GET /v1/budgets`):
+
+    PUT  /v1/budgets                     {"usd", "window": "day" | "month", "user_id"?, "model"?, "thresholds"?}
+    DELETE /v1/budgets/{id}
+
 A key is named by its id, or by its prefix as listed: the whole of it has no place in a path.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -22,12 +28,14 @@ from msgspec import Struct
 from processor.core.clock import SECOND, parse_timestamp
 from server import admin_answers
 from server.admin_desk import AdminDesk
-from server.administration import OVERLAP, Administration, NewKey
+from server.administration import OVERLAP, Administration, NewBudget, NewKey
+from server.budgets import DEFAULT_THRESHOLDS, Window, show_budget
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.keys import DEFAULT_SCOPES, Key, is_well_formed
 
 ROOT: Final = "/v1/admin"
+BUDGETS: Final = "/v1/budgets"
 MAX_BODY: Final = 64 * 1024
 BODY_TIMEOUT: Final = 10.0
 MAX_OVERLAP: Final = 366 * 24 * 3600
@@ -65,6 +73,16 @@ class RotateBody(Struct, rename="camel", forbid_unknown_fields=True):
     overlap_seconds: int = OVERLAP // SECOND
 
 
+class BudgetBody(Struct, forbid_unknown_fields=True):
+    """Of `PUT /v1/budgets`; the names are those of events."""
+
+    usd: Decimal
+    window: Window
+    user_id: str | None = None
+    model: str | None = None
+    thresholds: tuple[int, ...] = DEFAULT_THRESHOLDS
+
+
 class EmptyBody(Struct, forbid_unknown_fields=True):
     """Of a request that says everything in its path."""
 
@@ -80,6 +98,8 @@ def add_routes(app: web.Application, face: Face, desk: AdminDesk) -> None:
     app.router.add_post(f"{ROOT}/keys", admin.create_key)
     app.router.add_post(ROOT + "/keys/{id}/rotate", admin.rotate)
     app.router.add_post(ROOT + "/keys/{id}/revoke", admin.revoke)
+    app.router.add_put(BUDGETS, admin.set_budget)
+    app.router.add_delete(BUDGETS + "/{id}", admin.delete_budget)
 
 
 class _Admin:
@@ -131,6 +151,16 @@ class _Admin:
         reference = _reference(request)
         await self._body(request, EmptyBody)
         return _answer(self._show(await self._run(request, lambda admin: admin.revoke(reference))))
+
+    async def set_budget(self, request: web.Request) -> web.Response:
+        project = request.query.get("projectId")
+        body = await self._body(request, BudgetBody)
+        wanted = NewBudget(body.usd, body.window, body.user_id, body.model, body.thresholds)
+        return _answer(show_budget(await self._run(request, lambda admin: admin.set_budget(wanted, project))))
+
+    async def delete_budget(self, request: web.Request) -> web.Response:
+        name, project = request.match_info["id"], request.query.get("projectId")
+        return _answer(show_budget(await self._run(request, lambda admin: admin.delete_budget(name, project))))
 
     def _show(self, key: Key) -> dict[str, Any]:
         return admin_answers.of_key(key, self._face.clock())

@@ -4,6 +4,7 @@ Everything is decided on the directory as the log has it at that moment, never o
 """
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -12,6 +13,16 @@ from msgspec import Struct
 from processor.core.clock import HOUR
 from processor.log.port import LogWriter
 from server import bootstrap
+from server.budgets import (
+    DEFAULT_THRESHOLDS,
+    MAX_BUDGETS,
+    MAX_THRESHOLD,
+    MAX_THRESHOLDS,
+    Budget,
+    Window,
+    budget_id,
+    read_usd,
+)
 from server.errors import Refused
 from server.keys import (
     DEFAULT_ORGANIZATION,
@@ -23,6 +34,7 @@ from server.keys import (
     Organization,
     Project,
     Scope,
+    budget_record,
     is_name,
     key_record,
     make_key,
@@ -38,7 +50,9 @@ OVERLAP: Final = 24 * HOUR
 MAX_QUOTA: Final = 2**53 - 1
 MAX_RATE: Final = 2**31 - 1
 
-Record = tuple[bytes, bytes]
+MAX_NAME: Final = 256
+
+Record = tuple[bytes, bytes | None]
 
 
 class NewKey(Struct, frozen=True):
@@ -52,6 +66,17 @@ class NewKey(Struct, frozen=True):
     expires: int | None = None
     """Microseconds since the epoch; None: never."""
     everywhere: bool = False
+
+
+class NewBudget(Struct, frozen=True):
+    """What somebody wants of a budget. Left out: all users, all models."""
+
+    usd: Decimal
+    window: Window
+    user_id: str | None = None
+    model: str | None = None
+    thresholds: Sequence[int] = DEFAULT_THRESHOLDS
+    """Percent."""
 
 
 class Administration:
@@ -111,6 +136,56 @@ class Administration:
         if found is None or found.organization != wanted:
             raise Refused("conflict", f"The project {name!r} belongs to another organisation: name another one")
         return found
+
+    # --- budgets ----------------------------------------------------------------------------------------------------
+
+    def budgets(self, project: str | None = None) -> list[Budget]:
+        """A project's budgets, oldest first; without a project those of the actor's own."""
+        return self._directory.budgets(self._project(project))
+
+    def set_budget(self, wanted: NewBudget, project: str | None = None) -> Budget:
+        """Set what a project, or a user or model of it, may cost; the budget there is for the same is replaced."""
+        where = self._project(project)
+        for name, value in (("user_id", wanted.user_id), ("model", wanted.model)):
+            if value is not None and not 1 <= len(value) <= MAX_NAME:
+                raise Refused("bad_request", f"{name} has 1 to {MAX_NAME} characters; leave it out for all of them")
+        thresholds = tuple(sorted(set(wanted.thresholds)))
+        if not 1 <= len(thresholds) <= MAX_THRESHOLDS or not 1 <= thresholds[0] <= thresholds[-1] <= MAX_THRESHOLD:
+            raise Refused(
+                "bad_request", f"thresholds are 1 to {MAX_THRESHOLDS} whole percentages from 1 to {MAX_THRESHOLD}"
+            )
+        try:
+            usd = read_usd(wanted.usd)
+        except ValueError as error:
+            raise Refused("bad_request", str(error)) from None
+        name = budget_id(where, wanted.user_id, wanted.model, wanted.window)
+        there = {budget.id: budget for budget in self._directory.budgets(where)}
+        before = there.get(name)
+        if before is None and len(there) >= MAX_BUDGETS:
+            raise Refused("conflict", f"A project has at most {MAX_BUDGETS:,} budgets; delete one")
+        created = self._at if before is None else before.created
+        budget = Budget(name, where, wanted.user_id, wanted.model, wanted.window, usd, thresholds, created)
+        if budget != before:
+            self._write(budget_record(budget))
+        return budget
+
+    def delete_budget(self, name: str, project: str | None = None) -> Budget:
+        """Have a budget no longer."""
+        for budget in self._directory.budgets(self._project(project)):
+            if budget.id == name:
+                self._write((budget_record(budget)[0], None))
+                return budget
+        raise Refused("not_found", "This project has no such budget")
+
+    def _project(self, name: str | None) -> str:
+        """A project that the actor may see; its own if none is named."""
+        own = DEFAULT_PROJECT if self._actor is None else self._actor.project
+        found = self._directory.project(name or own)
+        if found is not None and self._sees(found.organization):
+            return found.id
+        if name is None or name == own:
+            return own
+        raise Refused("forbidden", f"There is no project {name!r} that this API key administers")
 
     # --- keys -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Tells the webhook of quotas that are nearly or wholly used: at least once each, over restarts and processes.
+"""Tells the webhook of quotas nearly or wholly used and of budgets reached: at least once each, over restarts.
 
 Every API process looks for what is due. Whoever has delivered it says so with a record in the directory, which all
 others read; two may have sent the same at the same moment, and the receiver knows by the id that it is one message.
@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from structlog.stdlib import get_logger
 
-from processor.core.clock import SECOND
+from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
-from server import alerts, bootstrap
-from server.alerts import Alert
+from server import alerts, bootstrap, budgets
 from server.keys import Directory, alert_record
 from server.views import View
 from server.webhook import NotDelivered, Webhook
@@ -27,6 +27,8 @@ JITTER: Final = 2.0
 """Seconds, at most, that a process waits before it sends: another may have done it by then."""
 FIRST_BACKOFF: Final = 2.0
 MAX_BACKOFF: Final = 600.0
+PAST: Final = 7 * DAY
+"""Microseconds for which a budget's message that was not delivered is still due after a restart."""
 
 
 class Alerter:
@@ -81,20 +83,25 @@ class Alerter:
         def charged(organization: str, month: int) -> int:
             return self._view.charged(organization, month).unique
 
-        for alert, used in alerts.due(self._directory.organizations(), charged, self._clock()):
-            message_id = alert.id(self._identity)
-            if message_id not in self._under_way and not self._directory.is_told(message_id):
-                self._under_way[message_id] = asyncio.create_task(self._tell(message_id, alert, used))
+        now = self._clock()
+        for alert, used in alerts.due(self._directory.organizations(), charged, now):
+            self._begin(alert.id(self._identity), partial(alerts.body, alert, used, now))
+        for reached in self._directory.reached():
+            if reached.at > now - PAST:
+                self._begin(f"msg_{reached.id.removeprefix('evt_')}", partial(budgets.message, reached))
 
-    async def _tell(self, message_id: str, alert: Alert, used: int) -> None:
+    def _begin(self, message_id: str, body: Callable[[], bytes]) -> None:
+        if message_id not in self._under_way and not self._directory.is_told(message_id):
+            self._under_way[message_id] = asyncio.create_task(self._tell(message_id, body()))
+
+    async def _tell(self, message_id: str, body: bytes) -> None:
         try:
             await asyncio.sleep(random.uniform(0, self._jitter))  # noqa: S311 - to be apart, not to be unguessable
-            await self._until_told(message_id, alert, used)
+            await self._until_told(message_id, body)
         finally:
             del self._under_way[message_id]
 
-    async def _until_told(self, message_id: str, alert: Alert, used: int) -> None:
-        body = alerts.body(alert, used, self._clock())
+    async def _until_told(self, message_id: str, body: bytes) -> None:
         backoff = self._first_backoff
         while not self._directory.is_told(message_id):
             try:
@@ -102,7 +109,7 @@ class Alerter:
             except NotDelivered as error:
                 self._log.warning("alert.not_delivered", id=message_id, error=str(error), again_in=round(backoff))
             else:
-                self._log.info("alert.delivered", id=message_id, organization=alert.organization)
+                self._log.info("alert.delivered", id=message_id)
                 await self._remember(message_id)
                 return
             await asyncio.sleep(backoff * random.uniform(0.8, 1.2))  # noqa: S311

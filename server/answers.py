@@ -9,6 +9,7 @@ from processor.core.clock import Kind
 from server.keys import Key
 
 if TYPE_CHECKING:
+    from server.budgets import BudgetList
     from server.costs import Costs
 
 
@@ -109,6 +110,7 @@ class Reads(Protocol):
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail: ...
     async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> "Costs": ...
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer: ...
+    async def get_budgets(self, key: Key, after: str | None) -> "BudgetList": ...
 
 
 class Health(Protocol):

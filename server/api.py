@@ -21,7 +21,7 @@ from server import bootstrap
 from server.admin_desk import AdminDesk
 from server.alerter import Alerter
 from server.arrivals import Arrivals
-from server.budget import Budget
+from server.budgeter import Budgeter
 from server.cardinality import Cardinality
 from server.connections import room_for_files
 from server.face import Face
@@ -37,8 +37,10 @@ from server.leases import LeaseBook, Stating
 from server.log_publisher import LogPublisher
 from server.meters import Meters
 from server.metrics import make_registry
+from server.notices import Notices
 from server.quotas import ViewQuotas
 from server.reads import ViewReads
+from server.room import Room
 from server.settings import ServerSettings, split_bind
 from server.signals import Signals
 from server.trust import Trust
@@ -121,7 +123,7 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
     bounds = (settings.max_users, settings.max_models, settings.max_environments)
     cardinality = Cardinality(view, *bounds)
-    pending = Budget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
+    pending = Room(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
     quotas = ViewQuotas(view, arrivals, directory, publisher.log_end)
     if book is not None and stating is not None:
         end = publisher.log_end
@@ -134,7 +136,12 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
         alerter = Alerter(webhook, address, publisher.identity, directory, view, now)
         alerter.start()
         stack.push_async_callback(alerter.stop)
-    feed = Feed(view, arrivals, publisher.identity)
+    notices = Notices(now)
+    jitter = 0.0 if address.kafka is None else 1.0
+    budgeter = Budgeter(address, publisher.identity, directory, view, notices, now, jitter=jitter)
+    budgeter.start()
+    stack.push_async_callback(budgeter.stop)
+    feed = Feed(view, arrivals, publisher.identity, notices=notices)
     arrivals.listen(lambda: intake.meters.seen(view.position, time.monotonic()))
     signals = Signals(view, publisher, directory, health, pending, feed, now)
     registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)

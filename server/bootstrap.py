@@ -1,5 +1,7 @@
 """The first key of a new log."""
 
+from collections.abc import Sequence
+
 from processor.log.port import LogWriter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import DIRECTORY
@@ -19,9 +21,14 @@ def read_directory(log: LogWriter) -> Directory:
     return directory
 
 
-def write(log: LogWriter, record: tuple[bytes, bytes], at: int) -> None:
+def write(log: LogWriter, record: tuple[bytes, bytes | None], at: int) -> None:
     """Append one record to the directory; every process sees it within moments. Durable on return."""
-    log.append([Append(HOME, [record])], at)
+    write_all(log, [record], at)
+
+
+def write_all(log: LogWriter, records: Sequence[tuple[bytes, bytes | None]], at: int) -> None:
+    """Append some; see `write`."""
+    log.append([Append(HOME, records)], at)
 
 
 def write_key(log: LogWriter, directory: Directory, key: Key, at: int) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from processor.core.event import Handling
 from server.answers import Health, Reads
-from server.budget import Budget
 from server.feed import Feed
 from server.intake import Intake
 from server.keys import Directory, Key, Scope
+from server.room import Room
 from server.throttle import Throttle
 from server.trust import Trust, always
 
@@ -26,7 +26,7 @@ class Face:
     handling: Handling = "partial"
     """Where a request does not say."""
     feed: Feed = field(default_factory=Feed.of_nothing)
-    bodies: Budget = field(default_factory=Budget)
+    bodies: Room = field(default_factory=Room)
     trust: Trust = field(default_factory=always)
     throttle: Throttle = field(default_factory=Throttle)
     access_log: bool = False

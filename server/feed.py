@@ -23,9 +23,11 @@ from server import bookmark, position
 from server.answers import UserRow
 from server.arrivals import Arrivals
 from server.bookmark import Bookmark
+from server.budgets import Reached
 from server.changes import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
 from server.errors import Refused
 from server.keys import Key
+from server.notices import Notices
 from server.pace import Pace
 from server.queries import check_names
 from server.reads import PATIENCE, user_row
@@ -79,6 +81,10 @@ class Subscription:
         self.bookmark: Bookmark | None = None
         """Where to go on."""
         self.mark = Mark(ELSEWHERE, {})
+        self.token = ""
+        """Of the last frame."""
+        self.noticed = 0
+        """Up to where it has seen the notices."""
         self.numbers: set[int] = set()
         """Of those of `users` that there are."""
         self.members = 0
@@ -106,7 +112,12 @@ class Feed:
     """The subscribers of a process. `identity` is the log's name in tokens."""
 
     def __init__(
-        self, view: View, arrivals: Arrivals, identity: str, monotonic: Callable[[], float] = time.monotonic
+        self,
+        view: View,
+        arrivals: Arrivals,
+        identity: str,
+        monotonic: Callable[[], float] = time.monotonic,
+        notices: Notices | None = None,
     ) -> None:
         self._view = view
         self._arrivals = arrivals
@@ -121,7 +132,9 @@ class Feed:
         self._closed = False
         self._pace: Pace | None = None
         self._scan = asyncio.Semaphore(1)
+        self._notices = notices or Notices()
         arrivals.listen(self._heard)
+        self._notices.listen(self._told)
 
     @classmethod
     def of_nothing(cls) -> "Feed":
@@ -159,6 +172,7 @@ class Feed:
         binding = blake2b(msgspec.json.encode((key.project, chosen)), digest_size=6).hexdigest()
         subscription = Subscription(secret, check, gone, key.project, chosen, binding)
         if token:
+            subscription.token = token
             try:
                 found = bookmark.decode(token)
             except ValueError:
@@ -170,8 +184,10 @@ class Feed:
             raise Refused("not_yet_visible", "The tables do not contain that position yet; ask again", retry_after=1)
         return subscription
 
-    async def frames(self, subscription: Subscription) -> AsyncGenerator[Frame | None, None]:
+    async def frames(self, subscription: Subscription) -> AsyncGenerator[Frame | Reached | None, None]:
         """The feed, for ever; None now and then, when there is nothing to say. One call for each subscription.
+
+        Between the frames stands which budgets were reached: those of the windows of now at first, then each new one.
 
         Raises `Refused` when the key is not valid any more or the server stops. The next frame is looked for when the
         last one has been sent: who is slow gets fewer of them, and no older ones.
@@ -180,6 +196,8 @@ class Feed:
         try:
             async for frame in self._run(group, subscription):
                 subscription.last_sent = self._monotonic()
+                if isinstance(frame, Frame):
+                    subscription.token = frame.token
                 yield frame
                 if subscription.is_over:
                     break
@@ -200,7 +218,7 @@ class Feed:
 
     # --- one subscriber ---------------------------------------------------------------------------------------------
 
-    async def _run(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame | None]:
+    async def _run(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame | Reached | None]:
         mark = subscription.bookmark
         if mark is None:
             async for frame in self._begin(group, subscription):
@@ -215,8 +233,15 @@ class Feed:
         while not subscription.is_over:
             async for frame in self._updates(group, subscription):
                 yield frame
+            for notice in self._news(subscription):
+                yield notice
             if await self._nothing_new(group, subscription):
                 yield None
+
+    def _news(self, subscription: Subscription) -> list[Reached]:
+        seen = subscription.noticed
+        subscription.noticed, found = self._notices.since(subscription.project, seen, subscription.users)
+        return found
 
     async def _until(self, subscription: Subscription, wanted: Mapping[int, int]) -> AsyncIterator[None]:
         """Wait until the view has got to where the reader was before."""
@@ -336,7 +361,7 @@ class Feed:
 
     async def _nothing_new(self, group: Group, subscription: Subscription) -> bool:
         """Wait until there may be something; True after a long silence."""
-        if subscription.mark.tick != self._mark.tick or subscription.is_over:
+        if subscription.mark.tick != self._mark.tick or subscription.is_over or self._has_news(subscription):
             return False
         subscription.wake.clear()
         subscription.is_waiting = True
@@ -345,6 +370,10 @@ class Feed:
         finally:
             subscription.is_waiting = False
         return self._is_silent(subscription)
+
+    def _has_news(self, subscription: Subscription) -> bool:
+        number, _ = self._notices.since(subscription.project, subscription.noticed, subscription.users)
+        return number != subscription.noticed
 
     def _is_silent(self, subscription: Subscription) -> bool:
         return not subscription.is_over and self._monotonic() - subscription.last_sent >= HEARTBEAT
@@ -368,6 +397,12 @@ class Feed:
     def _get_pace(self) -> Pace:
         self._pace = self._pace or Pace(self._monotonic)
         return self._pace
+
+    def _told(self, project: str) -> None:
+        """Something was posted: who waits is to look."""
+        group = self._groups.get(project)
+        for subscription in group.subscriptions if group else ():
+            subscription.wake.set()
 
     # --- all of them ------------------------------------------------------------------------------------------------
 

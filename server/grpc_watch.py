@@ -9,6 +9,7 @@ import grpc
 from processor.core.clock import format_timestamp
 from protos.spendstream.v1 import usage_pb2
 from server import grpc_answers
+from server.budgets import Reached
 from server.changes import Frame
 from server.feed import Feed
 from server.keys import Key
@@ -30,8 +31,28 @@ async def watch_users(
     await context.send_initial_metadata(())
     async with aclosing(feed.frames(subscription)) as frames:
         async for frame in frames:
-            if frame is not None:  # HTTP/2 has pings of its own
+            if isinstance(frame, Frame):
                 await context.write(frame.encoded("grpc", response))
+            elif frame is not None:  # HTTP/2 has pings of its own
+                await context.write(budget_response(frame, subscription.token))
+
+
+def budget_response(reached: Reached, token: str) -> bytes:
+    """A budget that was reached as a serialized `WatchUsersResponse` without rows."""
+    told = usage_pb2.BudgetReached(
+        id=reached.id,
+        budget=reached.budget,
+        user_id=reached.user_id,
+        model=reached.model,
+        window=reached.window,
+        start=format_timestamp(reached.start),
+        end=format_timestamp(reached.end),
+        usd=reached.usd,
+        threshold=reached.threshold,
+        spent=reached.spent,
+        at=format_timestamp(reached.at),
+    )
+    return usage_pb2.WatchUsersResponse(budget=told, resume_token=token).SerializeToString()
 
 
 def response(frame: Frame) -> bytes:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from processor.core.event import Handling
 from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render
 from server.admin_desk import AdminDesk
-from server.budget import Hold
+from server.budgets import show_list
 from server.connections import Runner
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -24,6 +24,7 @@ from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
 from server.keys import Key
 from server.queries import check_names
+from server.room import Hold
 from server.sse import stream_users
 from server.status import NDJSON, TABLE, http_body, http_headers
 
@@ -53,6 +54,7 @@ def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorReg
     app.router.add_get("/v1/costs", door.get_costs)
     app.router.add_get("/v1/stream/users", partial(stream_users, face), allow_head=False)
     app.router.add_get("/v1/quota", door.get_quota)
+    app.router.add_get("/v1/budgets", door.get_budgets)
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
     assets.add_routes(app)
@@ -126,6 +128,12 @@ class _Door:
         key = self._reader(request)
         check_names(params, ("projectId",), key.project)
         return json_response(render.quota(await self._face.reads.get_quota(key, after)))
+
+    async def get_budgets(self, request: web.Request) -> web.Response:
+        params, after = _query(request)
+        key = self._reader(request)
+        check_names(params, ("projectId",), key.project)
+        return json_response(show_list(await self._face.reads.get_budgets(key, after)))
 
     async def healthz(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})

@@ -14,13 +14,13 @@ from processor.core.codec import Wire
 from processor.core.event import Handling
 from processor.core.message import Source, build_blocks
 from server import position, ratelimit
-from server.budget import Budget
 from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
 from server.keys import Key
 from server.meters import Meters
 from server.publisher import Publisher
 from server.ratelimit import Allowance
+from server.room import Room
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""
@@ -86,14 +86,14 @@ class Intake:
         publisher: Publisher,
         quotas: Quotas,
         clock: Callable[[], int],
-        pending: Budget | None = None,
+        pending: Room | None = None,
         cardinality: Cardinality | None = None,
         lease: str = "",
         meters: Meters | None = None,
     ) -> None:
         self.meters = meters or Meters()
         self._cardinality = cardinality
-        self._pending = pending or Budget()
+        self._pending = pending or Room()
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock

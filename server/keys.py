@@ -1,4 +1,4 @@
-"""API keys: their form, their record in the directory topic, and the directory as a process sees it.
+"""API keys: their form, their record in the directory topic, and the directory as a process sees it, with all in it.
 
 A key is `lqt_` + 64 hex characters (256 random bits), shown once and stored only as its SHA-256.
 """
@@ -7,15 +7,18 @@ import re
 import secrets
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from server.budgets import Budget, Reached
 from server.errors import Refused
 
 Scope = Literal["ingest", "read", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read", "admin")
+T = TypeVar("T")
+
 DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read")
 DEFAULT_PROJECT: Final = "default"
 DEFAULT_ORGANIZATION: Final = "default"
@@ -134,6 +137,10 @@ class Directory:
         self._organizations: dict[str, Organization] = {}
         self._projects: dict[str, Project] = {}
         self._told: set[str] = set()
+        self._budgets: dict[str, dict[str, Budget]] = {}
+        self._reached: dict[str, dict[str, Reached]] = {}
+        self.budget_changes = 0
+        """Counts what was taken in of budgets and of what was reached."""
         self._records: dict[bytes | None, bytes | None] = {}
 
     def apply(self, key: bytes | None, value: bytes | None) -> None:
@@ -141,7 +148,7 @@ class Directory:
         self._apply(key, value)
         self._records[key] = value
 
-    def has(self, record: tuple[bytes, bytes]) -> bool:
+    def has(self, record: tuple[bytes, bytes | None]) -> bool:
         """True if `record` is the newest of its key that has been taken in."""
         return self._records.get(record[0]) == record[1]
 
@@ -161,7 +168,13 @@ class Directory:
                 project = msgspec.json.decode(value, type=Project)
                 self._projects.setdefault(project.id, project)
         elif kind == "alert":
-            self._told.add(name)
+            self._told.add(name) if value is not None else self._told.discard(name)
+        elif kind == "budget":
+            _put(self._budgets, name, None if value is None else msgspec.json.decode(value, type=Budget))
+            self.budget_changes += 1
+        elif kind == "reached":
+            _put(self._reached, name, None if value is None else msgspec.json.decode(value, type=Reached))
+            self.budget_changes += 1
         elif kind != "meta":  # what the log itself keeps there
             raise ValueError(f"unknown kind of directory record: {key!r}")
 
@@ -205,6 +218,20 @@ class Directory:
         """True if the webhook was told of that (`server.alerter`)."""
         return message_id in self._told
 
+    def budgets(self, project: str | None = None) -> list[Budget]:
+        """The budgets of a project, or all, oldest first."""
+        found = [self._budgets.get(project, {})] if project is not None else list(self._budgets.values())
+        return sorted((each for some in found for each in list(some.values())), key=lambda each: each.created)
+
+    def reached(self, project: str | None = None) -> list[Reached]:
+        """What was reached of a project's budgets, or of all, in the order in which it was written."""
+        found = [self._reached.get(project, {})] if project is not None else list(self._reached.values())
+        return [each for some in found for each in list(some.values())]
+
+    def is_reached(self, reached: Reached) -> bool:
+        """True if that is known already."""
+        return reached.id in self._reached.get(reached.project, {})
+
     def organizations(self) -> list[Organization]:
         """All organisations with settings of their own."""
         return sorted(self._organizations.values(), key=lambda org: org.id)
@@ -233,6 +260,15 @@ class Directory:
         return self._projects[key.project].organization == key.organization
 
 
+def _put(kept: dict[str, dict[str, T]], name: str, value: T | None) -> None:
+    """Take in a record whose name is a project and an id."""
+    project, _, own = name.rpartition("/")
+    if value is not None:
+        kept.setdefault(project, {})[own] = value
+    elif project in kept:
+        kept[project].pop(own, None)
+
+
 def key_record(key: Key) -> tuple[bytes, bytes]:
     """Key and value of a key's record in the directory topic."""
     return f"key/{key.hash}".encode(), msgspec.json.encode(key)
@@ -251,6 +287,16 @@ def revocation_record(key: Key, at: int) -> tuple[bytes, bytes]:
 def project_record(project: Project) -> tuple[bytes, bytes]:
     """Key and value of a project's record; one of each organisation that asked for the name, and the first has it."""
     return f"project/{project.id}/{project.organization}".encode(), msgspec.json.encode(project)
+
+
+def budget_record(budget: Budget) -> tuple[bytes, bytes]:
+    """Key and value of a budget's record in the directory topic."""
+    return f"budget/{budget.project}/{budget.id}".encode(), msgspec.json.encode(budget)
+
+
+def reached_record(reached: Reached) -> tuple[bytes, bytes]:
+    """Key and value of the record that a budget has reached a threshold."""
+    return f"reached/{reached.project}/{reached.id}".encode(), msgspec.json.encode(reached)
 
 
 def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:

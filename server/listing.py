@@ -3,6 +3,7 @@
 All of it is read under one of the view's locks, which the caller holds, but for `filtered`, which takes it by pieces.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ from processor.view.sums import (
     SUMMED,
     TOTALS,
     Numbers,
+    joined,
     limbs,
     merge,
     numbers,
@@ -26,6 +28,9 @@ from processor.view.sums import (
 )
 from server.queries import UserQuery
 from server.ranking import key_of, keys_of, top
+
+COST: Final = 5
+"""Its place in totals."""
 
 PIECE: Final = 1 << 16
 """Rows looked at in one hold of the lock: some milliseconds."""
@@ -203,6 +208,27 @@ def hours(columns: Columns, dims: Sequence[Dim]) -> list[Hour]:
     for row, place in columns.wide_among(numbered, at):
         found[place] = found[place]._replace(numbers=merge(found[place].numbers, columns.wide(row) or NOBODY))
     return list(found.values())
+
+
+def costs(columns: Columns, dims: Sequence[Dim]) -> dict[str, int]:
+    """Picodollars of each model, over rows of hours. 0.3 µs a row."""
+    numbered, sizes = array("i"), []
+    models: dict[str, int] = {}
+    for dim in dims:
+        numbered.extend(dim.rows)
+        sizes.append((models.setdefault(dim.model, len(models)), len(dim.rows)))
+    if not numbered:
+        return {}
+    rows = np.frombuffer(numbered, np.int32).astype(np.int64)
+    of, counts = zip(*sizes, strict=True)
+    at = np.repeat(np.array(of), np.array(counts))
+    sums = np.zeros((len(SUMMED), len(models)), np.int64)
+    for column, values in zip(sums, limbs(columns.rows.take(rows)), strict=True):
+        np.add.at(column, at, values)
+    found = [joined(column)[COST] for column in sums.T.tolist()]
+    for row, place in columns.wide_among(rows, at):
+        found[place] += (columns.wide(row) or NOBODY)[TOTALS][COST]
+    return dict(zip(models, found, strict=True))
 
 
 def _rows(columns: Columns, numbered: list[int]) -> list[tuple[Dim, Numbers]]:

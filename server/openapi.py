@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from processor.core.event import OPERATIONS, PROVIDERS, STATUSES
-from server.admin_http import ROOT
+from server.admin_http import BUDGETS, ROOT
 from server.inflate import ENCODINGS, MAX_BODY
 from server.intake import MAX_EVENTS
 from server.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref
@@ -91,6 +91,7 @@ def _path(name: str, text: str) -> dict[str, Any]:
 
 _MOMENT: Final[Schema] = {"anyOf": [{"type": "string", "format": "date"}, TIME]}
 _AFTER: Final = _query("after", POSITION, "An `x-ingest-position`: wait, up to 5 s, until the tables contain it")
+_OWN: Final = _query("projectId", TEXT, "A project of the key's organisation; without it the key's own")
 _PROJECT: Final = _query("projectId", TEXT, "The key's own project; another one is refused")
 
 
@@ -186,7 +187,7 @@ def _reads() -> dict[str, Any]:
         "/v1/stream/users": {
             "get": _operation(
                 "read",
-                "Users as they change: server-sent events `snapshot` and `update`",
+                "Users as they change: server-sent events `snapshot` and `update`, and `budget` with a `BudgetReached`",
                 {"description": "A stream without an end", "content": _content(TEXT, "text/event-stream")},
                 *_READ,
                 parameters=stream,
@@ -244,6 +245,18 @@ def _admin() -> dict[str, Any]:
         f"{ROOT}/keys/{{id}}/revoke": {
             "post": _manage("End a key, everywhere within a second", ref("Key"), key, body="EmptyBody")
         },
+        BUDGETS: {
+            "get": _read("The project's budgets, and what is spent of them", "BudgetList"),
+            "put": _manage(
+                "Set a budget, in place of the one for the same user, model and window",
+                ref("Budget"),
+                _OWN,
+                body="BudgetBody",
+            ),
+        },
+        f"{BUDGETS}/{{id}}": {
+            "delete": _manage("Delete a budget", ref("Budget"), _path("id", "Its id"), _OWN, missing=True)
+        },
     }
 
 
@@ -252,13 +265,18 @@ def _list(name: str, shape: str) -> Schema:
 
 
 def _manage(
-    summary: str, schema: Schema, *parameters: dict[str, Any], body: str | None = None, status: str = "200"
+    summary: str,
+    schema: Schema,
+    *parameters: dict[str, Any],
+    body: str | None = None,
+    status: str = "200",
+    missing: bool = False,
 ) -> dict[str, Any]:
     ok = {
         "description": "Done",
         "headers": {"Cache-Control": {"schema": {"const": "no-store"}}},
         "content": _content(schema),
     }
-    codes = ["400", "401", "403", "503"] + (["404", "409", "413"] if body else [])
+    codes = ["400", "401", "403", "503"] + (["404", "409", "413"] if body else ["404"] if missing else [])
     made = _operation("admin", summary, ok, *codes, status=status, parameters=list(parameters))
     return made | ({"requestBody": {"content": _content(ref(body))}} if body else {})

@@ -6,7 +6,8 @@ import msgspec
 
 from processor.core.event import MAX_ERROR_MESSAGE, Code, JsonEvent
 from processor.core.money import MAX_COST
-from server.admin_http import EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
+from server.admin_http import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
+from server.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
 
 Schema = dict[str, Any]
 
@@ -70,6 +71,21 @@ _KEY: Final = {
     "state": {"enum": ["active", "revoked", "expired"]},
 }
 
+_OF: Final = {"user_id": nullable(TEXT), "model": nullable(TEXT), "window": {"enum": list(WINDOWS)}}
+_PERCENT: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MAX_THRESHOLD}
+_BUDGET: Final = {"id": TEXT, **_OF, "usd": DOLLARS, "thresholds": listed(_PERCENT), "created": TIME}
+_REACHED: Final = {
+    "id": TEXT,
+    "budget": TEXT,
+    **_OF,
+    "start": TIME,
+    "end": TIME,
+    "usd": DOLLARS,
+    "threshold": _PERCENT,
+    "spent": DOLLARS,
+    "at": TIME,
+}
+
 ANSWERS: Final[dict[str, Schema]] = {
     "Rejection": record(
         line={"type": "integer", "minimum": 1, "description": "Counts from 1 in the body as sent"},
@@ -119,6 +135,21 @@ ANSWERS: Final[dict[str, Schema]] = {
         duplicates=COUNT,
         conflicts=COUNT,
     ),
+    "Budget": record(**_BUDGET),
+    "BudgetReached": record(**_REACHED),
+    "BudgetList": record(
+        budgets=listed(
+            record(
+                **_BUDGET,
+                start=TIME,
+                end=TIME,
+                spent=DOLLARS,
+                remaining=DOLLARS,
+                reached=listed(ref("BudgetReached")),
+            )
+        ),
+        asOf=TIME,
+    ),
     "Health": record(status={"const": "ok"}),
     "Readiness": record(("error", "reasons"), status={"enum": ["ready", "unready"]}, error=TEXT, reasons=listed(TEXT)),
     "Organization": record(organization=TEXT, monthlyQuota=nullable(COUNT)),
@@ -140,10 +171,15 @@ _EVENT: Final[dict[str, Schema]] = {
 
 def components() -> dict[str, Schema]:
     """Every named shape."""
-    bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, RotateBody, EmptyBody)
+    bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, RotateBody, EmptyBody, BudgetBody)
     _, found = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
     event = found["Event"] = found.pop("JsonEvent")
     for name, more in _EVENT.items():
         event["properties"][name] |= more
+    budget = found["BudgetBody"]["properties"]
+    budget["usd"] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_USD, "description": "US dollars, exact"}
+    budget["thresholds"] |= {"items": _PERCENT, "minItems": 1, "maxItems": MAX_THRESHOLDS}
+    for name in ("user_id", "model"):
+        budget[name]["description"] = f"Only this {name.removesuffix('_id')}; left out or null: all"
     event["description"] = "One line of the body. Unknown fields are kept with the event; null is the same as absent."
     return {**found, **ANSWERS}

@@ -10,11 +10,13 @@ from processor.view.sums import TOTALS, Numbers, merge, merged
 from server import costs, position
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
 from server.arrivals import Arrivals
+from server.budgets import BudgetList
 from server.costs import Costs
 from server.errors import Refused
 from server.keys import Directory, Key
 from server.listing import Listing
 from server.queries import Range, UserQuery, parse_user, parse_users
+from server.spending import states
 from server.views import SMALL, View
 
 PATIENCE: Final = 5.0
@@ -115,6 +117,14 @@ class ViewReads:
             },
             duplicates=month.duplicates,
             conflicts=month.conflicts,
+        )
+
+    async def get_budgets(self, key: Key, after: str | None) -> BudgetList:
+        """The budgets of the key's project and how they stand now."""
+        await self._catch_up(after)
+        as_of = self._view.as_of
+        return BudgetList(
+            await asyncio.to_thread(states, self._view, self._directory, key.project, self._clock()), as_of
         )
 
     async def _catch_up(self, after: str | None) -> None:

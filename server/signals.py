@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import SECOND, month_start
-from server.budget import Budget
 from server.feed import Feed
 from server.follower import LogHealth
 from server.keys import Directory
 from server.log_publisher import LogPublisher
+from server.room import Room
 from server.views import View
 
 
@@ -20,7 +20,7 @@ class Signals:
         publisher: LogPublisher,
         directory: Directory,
         health: LogHealth,
-        pending: Budget,
+        pending: Room,
         feed: Feed,
         clock: Callable[[], int],
     ) -> None:

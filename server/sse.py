@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 
 from processor.core.clock import format_timestamp
 from server import render
+from server.budgets import Reached, show_reached
 from server.changes import Frame
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -44,7 +45,7 @@ async def stream_users(face: Face, request: web.Request) -> web.StreamResponse:
         await response.write(HELLO)
         async with aclosing(face.feed.frames(subscription)) as frames:
             async for frame in frames:
-                await response.write(HEARTBEAT if frame is None else frame.encoded("sse", event))
+                await response.write(_written(frame))
     except Refused as refused:
         await response.write(b"event: error\ndata: %b\n\n" % http_body(refused))
     except ConnectionError:  # the client went away
@@ -62,6 +63,17 @@ def _first(request: web.Request) -> Mapping[str, str]:
     for name, value in request.query.items():
         found.setdefault(name, value)
     return found
+
+
+def _written(frame: Frame | Reached | None) -> bytes:
+    if frame is None:
+        return HEARTBEAT
+    return frame.encoded("sse", event) if isinstance(frame, Frame) else budget_event(frame)
+
+
+def budget_event(reached: Reached) -> bytes:
+    """A budget that was reached as one event; without an `id:`, for it is no place to go on from."""
+    return b"event: budget\ndata: %b\n\n" % render.encode(show_reached(reached))
 
 
 def event(frame: Frame) -> bytes:

@@ -251,6 +251,15 @@ class View:
         with self._hold(len(dims)):
             return listing.hours(self._columns, dims)
 
+    def costs(self, project: str, hours: Range) -> dict[str, int]:
+        """Picodollars of the project's models in some hours (since the epoch). Belongs in a thread."""
+        found = self._columns.projects.by_name.get(project)
+        if found is None:
+            return {}
+        dims = [dim for dim in list(found.hours.values()) if dim.at in hours]
+        with self._hold(len(dims)):
+            return listing.costs(self._columns, dims)
+
     def charged(self, organization: str, month: int) -> Charged:
         """What an organisation's month (its start) counted so far: the live count, to be read at once. Never waits."""
         return self._windows.month("org", organization, month) or Charged()

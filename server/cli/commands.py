@@ -10,6 +10,7 @@ import click
 from processor import lifeline, logs
 from processor.log.errors import LogError
 from processor.settings import Settings
+from server.cli.budgets import budgets
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.dlq import dlq
 from server.cli.keys import keys, orgs, projects
@@ -79,6 +80,7 @@ def worker(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 
+main.add_command(budgets)
 main.add_command(dlq)
 main.add_command(export_events)
 main.add_command(import_events)

@@ -7,6 +7,7 @@ from typing import Final
 import aiohttp
 import click
 import msgspec
+from msgspec import Raw
 
 from server.cli.remote import Message, ServerSent, events_of
 from server.errors import Refused
@@ -29,6 +30,9 @@ async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tu
             try:
                 async for event in _events(session, url, users, last_id):
                     last_id = event.id
+                    if event.kind == "budget":
+                        yield event.kind, Message(budget=Raw(event.data))
+                        continue
                     message = _message(event.data)
                     if message.error is not None:
                         break  # the server has had its last word; what it is, the next try tells

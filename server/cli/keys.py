@@ -22,7 +22,8 @@ _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON"
 
 
 @contextmanager
-def _administration(flags: dict[str, Any]) -> Iterator[Administration]:
+def administration(flags: dict[str, Any]) -> Iterator[Administration]:
+    """The operations on a log; what is refused ends the command."""
     with open_log(flags) as log:
         try:
             yield Administration(log, now())
@@ -75,8 +76,8 @@ def create(
     end = None if expires is None else now() + expires * DAY
     limit = None if rate_limit is None else _per_minute(rate_limit)
     wanted = NewKey(project, org, scopes.split(","), limit, end, all_orgs)
-    with _administration(flags) as administration:
-        secret, key = administration.create_key(wanted)
+    with administration(flags) as admin:
+        secret, key = admin.create_key(wanted)
     if as_json:
         print_json({"key": secret, **of_key(key, now())})
     else:
@@ -97,8 +98,8 @@ def _per_minute(text: str) -> int:
 @_data_dir
 def list_keys(as_json: bool, **flags: Any) -> None:
     """List all keys, by their first characters."""
-    with _administration(flags) as administration:
-        found = [of_key(key, now()) for key in administration.all_keys()]
+    with administration(flags) as admin:
+        found = [of_key(key, now()) for key in admin.all_keys()]
     if as_json:
         print_json(found)
         return
@@ -114,8 +115,8 @@ def list_keys(as_json: bool, **flags: Any) -> None:
 def rotate(key: str, overlap: str, as_json: bool, **flags: Any) -> None:
     """Replace KEY (its id, `lqt_` and 8 characters as listed, or the whole key) by a new one, and print that."""
     span = _span(overlap)
-    with _administration(flags) as administration:
-        secret, made, old = administration.rotate(key, span)
+    with administration(flags) as admin:
+        secret, made, old = admin.rotate(key, span)
     if as_json:
         print_json({"key": secret, **of_key(made, now()), "replaces": of_key(old, now())})
     else:
@@ -140,8 +141,8 @@ def _span(text: str) -> int:
 @_data_dir
 def revoke(key: str, as_json: bool, **flags: Any) -> None:
     """Revoke KEY (its id, `lqt_` and 8 characters as listed, or the whole key): no server takes it a second later."""
-    with _administration(flags) as administration:
-        revoked = administration.revoke(key)
+    with administration(flags) as admin:
+        revoked = admin.revoke(key)
     print_json(of_key(revoked, now())) if as_json else click.echo(f"revoked {revoked.prefix}…")
 
 
@@ -160,8 +161,8 @@ def projects() -> None:
 @_data_dir
 def create_project(name: str, org: str | None, as_json: bool, **flags: Any) -> None:
     """Make a project; one that the organisation has already stays as it is."""
-    with _administration(flags) as administration:
-        made = administration.create_project(name, org)
+    with administration(flags) as admin:
+        made = admin.create_project(name, org)
     print_json(of_project(made)) if as_json else click.echo(f"{made.id} of organisation {made.organization}")
 
 
@@ -170,8 +171,8 @@ def create_project(name: str, org: str | None, as_json: bool, **flags: Any) -> N
 @_data_dir
 def list_projects(as_json: bool, **flags: Any) -> None:
     """List all projects."""
-    with _administration(flags) as administration:
-        found = [of_project(project) for project in administration.projects()]
+    with administration(flags) as admin:
+        found = [of_project(project) for project in admin.projects()]
     print_json(found) if as_json else _table(found, project="project", organisation="organization", created="created")
 
 
@@ -192,8 +193,8 @@ def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
     """Set an organisation's monthly quota."""
     if monthly_quota != "none" and not (monthly_quota.isascii() and monthly_quota.isdecimal()):
         fail(f"--monthly-quota takes a number of events or `none`, not {monthly_quota!r}")
-    with _administration(flags) as administration:
-        found = administration.set_quota(name, None if monthly_quota == "none" else int(monthly_quota))
+    with administration(flags) as admin:
+        found = admin.set_quota(name, None if monthly_quota == "none" else int(monthly_quota))
     limit = "no limit" if found.monthly_quota is None else found.monthly_quota
     print_json(of_organization(found)) if as_json else click.echo(f"{name}: {limit}")
 
@@ -203,6 +204,6 @@ def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
 @_data_dir
 def list_orgs(as_json: bool, **flags: Any) -> None:
     """List organisations: those with a project or a quota of their own."""
-    with _administration(flags) as administration:
-        found = [of_organization(org) for org in administration.organizations()]
+    with administration(flags) as admin:
+        found = [of_organization(org) for org in admin.organizations()]
     print_json(found) if as_json else _table(found, organisation="organization", quota="monthlyQuota")

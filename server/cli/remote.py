@@ -48,6 +48,8 @@ class Message(Struct):
     users: list[Raw] = []
     as_of: str = msgspec.field(default="", name="asOf")
     error: str | None = None
+    budget: Raw | None = None
+    """All of the event, if it is one of a budget."""
 
 
 class Parser:

@@ -32,7 +32,18 @@ class Row(Struct):
     last_seen: str | None
 
 
+class Reached(Struct):
+    """A budget that was reached, as far as it is shown."""
+
+    user_id: str | None
+    model: str | None
+    window: str
+    usd: Decimal
+    threshold: int
+
+
 _row = msgspec.json.Decoder(Row).decode
+_reached = msgspec.json.Decoder(Reached).decode
 
 
 @click.command()
@@ -47,7 +58,8 @@ def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, even
     """Follow who spends what in a terminal, live: the most expensive users of the key's project.
 
     Begins with everybody and goes on with whoever changed. When the server is lost, the feed goes on where it was as
-    soon as it is back. With --json each line has `event` (snapshot or update), `asOf` and the `user`'s row.
+    soon as it is back. With --json each line has `event` (snapshot or update), `asOf` and the `user`'s row; for a
+    budget that was reached `event` is budget, and `budget` says which.
 
     \b
     Examples:
@@ -87,7 +99,9 @@ async def _consume(
 
 
 def print_rows(kind: str, message: Message) -> None:
-    """One line for each row, its numbers with all their digits."""
+    """One line for each row, or for a budget, numbers with all their digits."""
+    if message.budget is not None:
+        sys.stdout.buffer.write(b'{"event":"budget","budget":%b}\n' % bytes(message.budget))
     head = msgspec.json.encode({"event": kind, "asOf": message.as_of})[:-1]
     for row in message.users:
         sys.stdout.buffer.write(head + b',"user":' + bytes(row) + b"}\n")
@@ -101,10 +115,16 @@ class Shown:
         self._sort = sort
         self._limit = limit
         self._as_of = ""
+        self._told = ""
         self.rows: dict[str | None, Row] = {}
 
     def take(self, kind: str, message: Message) -> None:
         """Take in an event."""
+        if message.budget is not None:
+            reached = _reached(message.budget)
+            who = ", ".join(filter(None, (reached.user_id, reached.model))) or "the project"
+            self._told = f"\nbudget of {who}: {reached.threshold} % of {reached.usd:f} USD a {reached.window} is spent"
+            return
         if kind == "snapshot":
             self.rows.clear()
         self._as_of = message.as_of
@@ -120,12 +140,15 @@ class Shown:
         by_name = sorted(self.rows.values(), key=lambda row: row.user_id or "")
         return sorted(by_name, key=lambda row: getattr(row, self._sort) or "", reverse=True)[: self._limit]
 
+    def _caption(self) -> str:
+        return (f"as of {self._as_of}" if self._as_of else "waiting ...") + self._told
+
     def table(self) -> Table:
         """For a terminal."""
         rows = self.rows.values()
         with localcontext(prec=100):  # the usual 28 digits would round
             cost = sum((row.cost_usd for row in rows), Decimal())
-        table = Table("user", show_footer=True, caption=f"as of {self._as_of}" if self._as_of else "waiting ...")
+        table = Table("user", show_footer=True, caption=self._caption())
         table.columns[0].footer = f"{len(rows)} users"
         sums = [sum(getattr(row, name) for row in rows) for name in _COUNTS]
         for title, total in zip(("requests", "errors", "input", "output", "cached"), sums, strict=True):

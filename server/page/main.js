@@ -1,5 +1,6 @@
 // Signing in, which view is shown, and when it is read again.
 import { explain, get, key } from "./api.js";
+import { Budgets } from "./budgets.js";
 import { $, show, write } from "./dom.js";
 import { pico } from "./exact.js";
 import { Overview } from "./overview.js";
@@ -16,6 +17,7 @@ const MINUTE = 60_000;
 
 const live = new Live();
 const overview = new Overview();
+const budgets = new Budgets();
 const person = new Person();
 const users = new Users(live, failed);
 
@@ -60,9 +62,10 @@ async function read() {
 
 async function readOverview(mine) {
   const first = firstDay(period(), today);
-  const [costs, quota, all] = await Promise.all([
+  const [costs, quota, spent, all] = await Promise.all([
     get("/v1/costs", { start: `${first ?? "1970-01-01"}T00:00:00Z` }, mine.signal),
     get("/v1/quota", {}, mine.signal),
+    get("/v1/budgets", {}, mine.signal),
     everything(mine),
   ]);
   if (mine !== session) return;
@@ -72,7 +75,8 @@ async function readOverview(mine) {
   sample(pico(all.total.cost_usd));
   const empty = all.total.requests === "0";
   show($("empty"), empty);
-  for (const section of document.querySelectorAll("#overview > section:not(#empty)")) show(section, !empty);
+  for (const section of document.querySelectorAll("#overview > section:not(#empty, #budgets-card)")) show(section, !empty);
+  budgets.update(spent);
   if (!empty) {
     overview.update(costs, quota, period(), first);
     users.reset(period(), first);
@@ -126,6 +130,7 @@ async function stream(mine, all) {
 }
 
 function changed(name, rows) {
+  if (name === "budget") return refresh();
   if (name === "snapshot") live.clear();
   live.apply(rows);
   const id = route();

@@ -12,6 +12,7 @@ from tests.support.clients import Tally, Target
 
 LOOK = 0.02
 """Seconds between two looks at what has been acknowledged."""
+SILENT = 10.0
 
 
 class Recovery:
@@ -62,7 +63,10 @@ class Recovery:
                 await asyncio.sleep(LOOK)
 
     async def worst(self, over: asyncio.Event) -> None:
-        """Until it is `over`, ask again and again; what is found is the longest time that the tables stood still."""
+        """Until it is `over`, ask again and again; what is found is the longest time that the tables stood still.
+
+        When nothing was acknowledged in the `SILENT` seconds after the end, nothing was being sent any more.
+        """
         longest = 0.0
         began = time.monotonic()
         self.cancel()
@@ -70,6 +74,8 @@ class Recovery:
             while not over.is_set():
                 self._tally.position = ""
                 began = time.monotonic()
+                if not await self._acknowledged(over):
+                    break
                 await self._visible()
                 longest = max(longest, time.monotonic() - began)
         except asyncio.CancelledError:  # no end was seen: at least so long
@@ -77,6 +83,14 @@ class Recovery:
             raise
         finally:
             self._found.append(longest)
+
+    async def _acknowledged(self, over: asyncio.Event) -> bool:
+        end = float("inf")
+        while not self._tally.position and time.monotonic() < end:
+            if over.is_set() and end == float("inf"):
+                end = time.monotonic() + SILENT
+            await asyncio.sleep(LOOK)
+        return bool(self._tally.position)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from processor.core.clock import HOUR
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
+from server.budgets import Budget, BudgetList, BudgetState, Reached
 from server.costs import Costs, DayCost, ModelCost, ModelDay
 from server.errors import Refused
 from server.keys import Key
@@ -79,6 +80,11 @@ COSTS = Costs(
 )
 
 
+_BUDGET = Budget("bud_1", "default", "u1", None, "day", "0.1", (80, 100), NOW)
+REACHED = Reached("evt_1", "bud_1", "default", "u1", None, "day", NOW - 12 * HOUR, "0.1", 80, "0.081", NOW)
+BUDGETS = BudgetList([BudgetState(_BUDGET, NOW - 12 * HOUR, 120_000_000_001, (REACHED,))], NOW)
+
+
 class FakeReads:
     """Gives fixed answers, remembers what it was asked."""
 
@@ -101,6 +107,10 @@ class FakeReads:
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
         self._ask("", {}, after)
         return QUOTA
+
+    async def get_budgets(self, key: Key, after: str | None) -> BudgetList:
+        self._ask("", {}, after)
+        return BUDGETS
 
     def _ask(self, user_id: str, params: Mapping[str, str], after: str | None) -> None:
         self.asked.append((user_id, dict(params), after))

@@ -9,11 +9,13 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
+from msgspec import structs
 
 from protos.spendstream.v1 import usage_pb2, usage_pb2_grpc
 from server import bookmark
 from server.keys import key_record
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata
+from tests.contract.fakes import REACHED
 from tests.support.live import NOON_TEXT, Event, Follower, sse, watch
 from tests.support.tables import NOON, Usage
 
@@ -69,6 +71,40 @@ async def test_a_snapshot_then_what_changes(doors: Doors, subscribe: Subscribe) 
         assert (second.kind, second.as_of) == ("update", "2026-04-20T12:00:00.001Z")
         assert second.rows == [row("u/1 ä", 2, Decimal("0.003400000001"))]
         assert second.id != first.id
+
+
+async def test_budgets_that_were_reached_are_told_between_the_rows(doors: Doors, subscribe: Subscribe) -> None:
+    doors.live.bring(Usage(1, "u1"))
+    doors.live.notices.post(REACHED)
+    async with subscribe() as events, subscribe(users=("u2",)) as others:
+        first, told = await soon(anext(events)), await soon(anext(events))
+        assert (first.kind, told.kind, told.rows) == ("snapshot", "budget", [])
+        assert told.id in ("", first.id)  # it is no place to go on from
+        assert {**told.data, "usd": float(told.data["usd"]), "spent": float(told.data["spent"])} == {
+            "id": "evt_1",
+            "budget": "bud_1",
+            "user_id": "u1",
+            "model": None,
+            "window": "day",
+            "start": "2026-04-20T00:00:00.000Z",
+            "end": "2026-04-21T00:00:00.000Z",
+            "usd": 0.1,
+            "threshold": 80,
+            "spent": 0.081,
+            "at": NOON_TEXT,
+        }
+        assert (await soon(anext(others))).kind == "snapshot"
+        doors.live.notices.post(structs.replace(REACHED, id="evt_2", user_id=None, project="other"))
+        doors.live.notices.post(structs.replace(REACHED, id="evt_3", user_id="u2", threshold=100))
+        for each in (events, others):
+            event = await soon(anext(each))
+            assert (event.kind, event.data["id"]) == ("budget", "evt_3")
+        doors.live.bring(Usage(2, "u1"))
+        assert (await soon(anext(events))).kind == "update"
+    async with subscribe(first.id) as events:  # who comes back is told again, by the same ids
+        found = [await soon(anext(events)) for _ in range(3)]
+        assert [event.kind for event in found] == ["update", "budget", "budget"]
+        assert [event.data["id"] for event in found[1:]] == ["evt_1", "evt_3"]
 
 
 async def test_resuming_where_it_broke_off(doors: Doors, subscribe: Subscribe) -> None:

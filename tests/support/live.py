@@ -17,6 +17,7 @@ from processor.core.clock import format_timestamp
 from protos.spendstream.v1 import usage_pb2
 from server.arrivals import Arrivals
 from server.feed import Feed
+from server.notices import Notices
 from server.views import View
 from tests.support.tables import NOON, Usage, Worker
 from tests.support.traffic import plain_decimal
@@ -34,7 +35,8 @@ class Live:
         self.worker = Worker(partitions)
         self.view = View()
         self.arrivals = Arrivals(self.view)
-        self.feed = Feed(self.view, self.arrivals, IDENTITY)
+        self.notices = Notices(lambda: NOON)
+        self.feed = Feed(self.view, self.arrivals, IDENTITY, notices=self.notices)
 
     def bring(self, *events: Usage, project: str = "default", at: int = NOON) -> None:
         """One request, as far as the view and whoever waits for it."""
@@ -137,6 +139,11 @@ async def watch(address: str, key: str, token: str = "", **request: Any) -> Asyn
 
 async def _responses(call: Any) -> AsyncIterator[Event]:
     async for response in call:
+        if response.HasField("budget"):
+            data = {field.name: value for field, value in response.budget.ListFields()}
+            numbers = {name: Decimal(data[name]) for name in ("usd", "spent")}
+            yield Event("budget", response.resume_token, [], data={"user_id": None, "model": None, **data, **numbers})
+            continue
         kind = "snapshot" if response.snapshot else "update"
         yield Event(kind, response.resume_token, [_row(row) for row in response.users], response.as_of)
 

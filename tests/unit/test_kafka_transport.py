@@ -1,5 +1,6 @@
 """The worker's group, without a broker: what must hold whatever librdkafka says when."""
 
+import os
 from collections import deque
 from typing import Any
 
@@ -8,7 +9,6 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 from faust.types import TP
 
-from processor.log import kafka_transport
 from processor.log.kafka_transport import EXIT_FENCED, Consumer
 from processor.log.topics import EVENTS
 
@@ -81,12 +81,12 @@ def failing(error: KafkaError) -> Any:
     "error", [KafkaError(KafkaError.FENCED_INSTANCE_ID), KafkaError(KafkaError._FATAL, "of the client", True)]
 )
 def test_a_worker_whose_client_is_dead_ends_with_it(error: KafkaError, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker that was killed in the middle of a rebalance gave its members up for others: they stood still for ever."""
+    """A broker that was killed in the middle of a rebalance took its members for others: they stood still."""
 
     def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr(kafka_transport.os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", end)
     consumer = failing(error)
     with pytest.raises(Ended, match=str(EXIT_FENCED)):
         consumer._read(10, 0)

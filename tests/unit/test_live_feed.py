@@ -16,6 +16,7 @@ from processor.core.tables import Sums, encode_key, encode_value
 from server import bookmark, feed
 from server.answers import Totals, UserRow
 from server.arrivals import Arrivals
+from server.budgets import Reached
 from server.changes import Frame, Shared, Ticks
 from server.errors import Refused
 from server.feed import Feed, Subscription
@@ -80,6 +81,7 @@ class Client:
             while True:
                 await self.permits.acquire()
                 frame = await anext(frames)
+                assert not isinstance(frame, Reached)
                 self.frames.append(frame)
                 if frame is None:
                     continue

@@ -84,6 +84,7 @@ async def test_the_example_is_taken() -> None:
         ("/v1/users", "UserPage"),
         ("/v1/users/u", "UserDetail"),
         ("/v1/costs", "Costs"),
+        ("/v1/budgets", "BudgetList"),
         ("/healthz", "Health"),
         ("/readyz", "Readiness"),
     ],

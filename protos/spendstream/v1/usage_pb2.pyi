@@ -527,6 +527,70 @@ class WatchUsersRequest(_message.Message):
 Global___WatchUsersRequest: _TypeAlias = WatchUsersRequest  # noqa: Y015
 
 @_typing.final
+class BudgetReached(_message.Message):
+    """A budget that has reached a threshold in its window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    USD_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The same whoever tells of it, and however often."""
+    budget: _builtins.str
+    user_id: _builtins.str
+    """Absent: all users."""
+    model: _builtins.str
+    """Absent: all models."""
+    window: _builtins.str
+    """day or month, UTC, by the events' own time."""
+    start: _builtins.str
+    end: _builtins.str
+    usd: _builtins.str
+    """Dollars: exact decimal strings. `spent` is what it was when it was seen."""
+    threshold: _builtins.int
+    """Percent."""
+    spent: _builtins.str
+    at: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        budget: _builtins.str = ...,
+        user_id: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        window: _builtins.str = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        usd: _builtins.str = ...,
+        threshold: _builtins.int = ...,
+        spent: _builtins.str = ...,
+        at: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_user_id", b"_user_id", "model", b"model", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_user_id", b"_user_id", "at", b"at", "budget", b"budget", "end", b"end", "id", b"id", "model", b"model", "spent", b"spent", "start", b"start", "threshold", b"threshold", "usd", b"usd", "user_id", b"user_id", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
+    _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_id) -> _WhichOneofReturnType__user_id | None: ...
+
+Global___BudgetReached: _TypeAlias = BudgetReached  # noqa: Y015
+
+@_typing.final
 class WatchUsersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -534,6 +598,7 @@ class WatchUsersResponse(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.bool
     """Rows over all time. True: a new table begins, what was received before is void. False: these rows replace those of
     the same users. A row with requests 0 stands for a user that is no more.
@@ -543,6 +608,10 @@ class WatchUsersResponse(_message.Message):
     """Opaque."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserRow]: ...
+    @_builtins.property
+    def budget(self) -> Global___BudgetReached:
+        """If present, this response says nothing else. At the start come those of the windows of now, then each new one."""
+
     def __init__(
         self,
         *,
@@ -550,10 +619,11 @@ class WatchUsersResponse(_message.Message):
         users: _abc.Iterable[Global___UserRow] | None = ...,
         as_of: _builtins.str = ...,
         resume_token: _builtins.str = ...,
+        budget: Global___BudgetReached | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "resume_token", b"resume_token", "snapshot", b"snapshot", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "budget", b"budget", "resume_token", b"resume_token", "snapshot", b"snapshot", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

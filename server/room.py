@@ -10,15 +10,15 @@ from typing import Final, Self
 
 from server.errors import Refused
 
-DEFAULT_BUDGET: Final = 256 * 1024 * 1024
+DEFAULT_ROOM: Final = 256 * 1024 * 1024
 DEFAULT_REQUESTS: Final = 1024
 """Requests of one key under way at once."""
 
 
-class Budget:
+class Room:
     """The bound and what is taken of it. For one event loop: nothing here waits or locks."""
 
-    def __init__(self, limit: int = DEFAULT_BUDGET, requests: int = DEFAULT_REQUESTS) -> None:
+    def __init__(self, limit: int = DEFAULT_ROOM, requests: int = DEFAULT_REQUESTS) -> None:
         self.limit = limit
         self.used = 0
         self.requests = requests
@@ -71,23 +71,23 @@ def _subtract(counts: dict[str, int], name: str, number: int) -> None:
 class Hold:
     """What one request has taken."""
 
-    def __init__(self, budget: Budget, owner: str, member: str) -> None:
-        self._budget = budget
+    def __init__(self, room: Room, owner: str, member: str) -> None:
+        self._room = room
         self._owner = owner
         self._member = member
         self._size = 0
 
     def take(self, size: int) -> None:
         """Take `size` bytes more; raises `Refused("unavailable")` if there is no room."""
-        self._budget.take(self._owner, size)
+        self._room.take(self._owner, size)
         self._size += size
 
     def __enter__(self) -> Self:
-        self._budget.begin(self._member)
+        self._room.begin(self._member)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         size, self._size = self._size, 0
-        self._budget.end(self._owner, self._member, size)
+        self._room.end(self._owner, self._member, size)
