@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from processor.core.money import format_cost
 from processor.settings import Settings
 from server import bootstrap, render
 from server.administration import NewBudget
@@ -122,15 +123,14 @@ def _amount(budget: Budget) -> str:
 
 
 def _print(found: BudgetList) -> None:
-    table = Table("id", "for", "window")
-    for title in ("budget USD", "spent USD", "told at", "reached"):
+    table = Table()
+    table.add_column("for", overflow="fold", min_width=12)
+    table.add_column("window")
+    for title in ("budget USD", "spent USD", "reached"):
         table.add_column(title, justify="right")
+    table.add_column("id", overflow="fold", min_width=14)
     for state in found.budgets:
-        shown = show_list(BudgetList([state], 0))["budgets"][0]
+        reached = f"{state.reached[-1].threshold} %" if state.reached else "no"
         budget = state.budget
-        reached = ", ".join(f"{each.threshold} %" for each in state.reached) or "none"
-        told = ", ".join(f"{each} %" for each in budget.thresholds)
-        table.add_row(
-            budget.id, _what(budget), budget.window, budget.usd, bytes(shown["spent"]).decode(), told, reached
-        )
+        table.add_row(_what(budget), budget.window, budget.usd, format_cost(state.spent), reached, budget.id)
     Console().print(table)

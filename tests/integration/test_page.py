@@ -415,6 +415,26 @@ def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Server, scheme:
         assert look(seen.page) == []
 
 
+def test_budgets_and_how_they_fill(chrome: Browser, fresh: Server) -> None:
+    cli(fresh, "budgets", "set", "--usd", "1", "--window", "day", "--user", HOSTILE[0])
+    with visit(chrome, fresh) as seen:
+        page = signed_in(seen, fresh)
+        section = page.get_by_role("region", name="Budgets", exact=True)
+        row = section.get_by_role("row").nth(1)
+        expect(row).to_contain_text("$0.00")
+        expect(section).to_contain_text("1 set, none used up")
+        ingest(fresh, [at_now(user_id=HOSTILE[0], cost_usd=Decimal("0.812345678901"))])
+        expect(row).to_contain_text("$0.812345678901")
+        expect(row).to_contain_text("81.2%")
+        expect(row.get_by_role("cell").last).to_have_text("80%")
+        ingest(fresh, [at_now(user_id=HOSTILE[0], cost_usd=Decimal(1))])
+        expect(row.get_by_role("cell").last).to_have_text("100%")
+        expect(section).to_contain_text("1 of 1 used up")
+        row.get_by_role("link").click()
+        expect(page.get_by_role("heading", name=HOSTILE[0])).to_be_visible()
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
 def test_light_and_dark_by_hand(chrome: Browser, busy: Server) -> None:
     with visit(chrome, busy, color_scheme="light") as seen:
         ground = "getComputedStyle(document.body).backgroundColor"

@@ -1,0 +1,130 @@
+"""Budgets of a running server: set, spent, reached and told, through a kill -9 in the middle."""
+
+import asyncio
+import json
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.events import make_event, to_ndjson
+from tests.support.live import Event, sse, watch
+from tests.support.receiver import SECRET, receiver
+from tests.support.server import KEY, Server, server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def cli(at: Server, *command: str) -> Any:
+    done = at.cli(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout, parse_float=Decimal)
+
+
+async def spend(at: Server, user: str, *costs: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    events = [
+        make_event(event_id=str(uuid.uuid4()), timestamp=now, user_id=user, cost_usd=Decimal(cost)) for cost in costs
+    ]
+    headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson"}
+    url = f"http://{at.http}/v1/ingest"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=to_ndjson(events), headers=headers) as response,
+    ):
+        assert response.status == 202, await response.text()
+
+
+async def call(at: Server, method: str, key: str, path: str = "", **options: Any) -> Any:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(
+            method, f"http://{at.http}/v1/budgets{path}", headers={"x-api-key": key}, **options
+        ) as response,
+    ):
+        text = await response.text()
+        assert response.status == 200, text
+        return json.loads(text, parse_float=Decimal)
+
+
+async def next_budget(events: Any) -> Event:
+    async with asyncio.timeout(20):
+        async for event in events:
+            if event.kind == "budget":
+                found: Event = event
+                return found
+    raise AssertionError("the stream ended")
+
+
+async def test_a_budget_is_told_once_on_every_way_through_a_crash(tmp_path: Path) -> None:
+    async with receiver() as to:
+        alerts = {
+            "alert_webhook": f"http://127.0.0.1:{to.port}/",
+            "alert_secret": SECRET,
+            "alert_allow_private": "true",
+        }
+        with server(tmp_path / "data", start=False, **alerts) as started:
+            await asyncio.to_thread(started.start)
+            admin = cli(started, "keys", "create", "--scopes", "admin,read")["key"]
+            await asyncio.sleep(1)
+            wanted = {"usd": "0.30", "window": "month", "user_id": "alice", "thresholds": [50, 100]}
+            budget = await call(started, "PUT", admin, json=wanted)
+            async with sse(started.http, KEY) as events, watch(started.grpc, KEY) as others:
+                await spend(started, "bob", "5")
+                await spend(started, "alice", "0.149999999999")
+                await asyncio.sleep(1)
+                [state] = (await call(started, "GET", KEY))["budgets"]
+                assert (state["spent"], state["reached"]) == (Decimal("0.149999999999"), [])
+                await spend(started, "alice", "0.000000000001")
+                first, second = await next_budget(events), await next_budget(others)
+                assert first.data["id"] == second.data["id"]
+                assert (first.data["threshold"], first.data["spent"]) == (50, Decimal("0.15"))
+            await spend(started, "alice", *["0.05"] * 3)
+            await asyncio.to_thread(started.kill_all)
+            await asyncio.to_thread(started.start)
+            async with sse(started.http, KEY) as events:
+                told = [(await next_budget(events)).data for _ in range(2)]
+            assert [each["threshold"] for each in told] == [50, 100]
+            assert told[0]["id"] == first.data["id"]
+            [state] = (await call(started, "GET", KEY))["budgets"]
+            assert (state["id"], state["spent"], state["remaining"]) == (budget["id"], Decimal("0.3"), 0)
+            assert state["reached"] == told
+            assert cli(started, "budgets", "list")["budgets"] == [state]
+            tail = started.cli("tail", "--key", KEY, "--url", f"http://{started.http}", "--events", "3", "--json")
+            lines = [json.loads(line, parse_float=Decimal) for line in tail.stdout.splitlines()]
+            assert [line["budget"] for line in lines if line["event"] == "budget"] == told
+            async with asyncio.timeout(30):
+                while len({message.id for message in to.messages}) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            data = {message.id: message.json["data"] for message in to.messages}
+            assert sorted(each["threshold"] for each in data.values()) == [50, 100]
+            assert {each["id"] for each in data.values()} == {each["id"] for each in told}
+            await call(started, "DELETE", admin, f"/{budget['id']}")
+            assert await call(started, "GET", KEY) | {"asOf": ""} == {"budgets": [], "asOf": ""}
+
+
+async def test_budgets_from_the_command_line(tmp_path: Path) -> None:
+    with server(tmp_path / "data") as started:
+        made = cli(started, "budgets", "set", "--usd", "10.50", "--window", "day")
+        assert (made["usd"], made["thresholds"]) == (Decimal("10.5"), [80, 100])
+        done = started.cli("budgets", "set", "--usd", "5", "--window", "month", "--model", "gpt-4o")
+        assert "model gpt-4o, 5 USD a month, told at 80 %, 100 %" in done.stdout
+        shown = "".join(started.cli("budgets", "list").stdout.split())  # columns may be folded
+        assert "gpt-4o" in shown
+        assert made["id"][:12] in shown
+        for arguments, said in (
+            (("set", "--usd", "much", "--window", "day"), "--usd takes an amount"),
+            (("set", "--usd", "0", "--window", "day"), "above 0"),
+            (("set", "--usd", "1", "--window", "day", "--thresholds", "50,x"), "--thresholds takes whole"),
+            (("delete", "bud_0"), "no such budget"),
+        ):
+            failed = started.cli("budgets", *arguments)
+            assert failed.returncode != 0
+            assert said in failed.stderr
+            assert "Traceback" not in failed.stderr
+        assert cli(started, "budgets", "delete", made["id"]) == made
+        assert len((await call(started, "GET", KEY))["budgets"]) == 1
