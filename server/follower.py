@@ -7,7 +7,8 @@ from typing import Final
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.store import TopicPartition
+from processor.log.newest import FOLD, keep_newest
+from processor.log.store import Record, TopicPartition
 from processor.log.tail import Tail
 from processor.log.topics import DIRECTORY, LEASES, ROWS
 from server.keys import Directory
@@ -17,6 +18,9 @@ from server.trust import Trust, always
 from server.views import View
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
+
+FEW: Final = 1000
+"""Records of one round of reading that say that its end is near."""
 
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
@@ -108,8 +112,40 @@ class Follower(_Following):
         self._view = view
         self._clock = clock
         self._notify = notify
+        self._kept: dict[int, dict[bytes, Record]] = {}
+        """partition -> what was read at the start and is not in the view yet."""
 
     def _round(self) -> None:
+        if self.read_all.is_set():
+            self._follow()
+        else:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """At the start most of the changelog is long replaced: only the newest record of each row is applied."""
+        at = self._clock()
+        brought = 0
+        for tp, records in self._tail.poll():
+            keep_newest(self._kept.setdefault(tp.partition, {}), records)
+            brought += len(records)
+            if self._stopping.is_set():
+                return
+            if sum(map(len, self._kept.values())) >= FOLD:
+                self._apply_kept()
+        is_current = self._tail.is_current
+        if brought < FEW or is_current:
+            self._apply_kept()
+        if is_current:
+            self._view.mark_current(at - at % 1000)
+            self.read_all.set()
+
+    def _apply_kept(self) -> None:
+        for partition, kept in self._kept.items():
+            self._view.apply(partition, [(key, record.value) for key, record in kept.items()])
+        self._kept.clear()
+        self._notify()
+
+    def _follow(self) -> None:
         at = self._clock()
         brought = False
         for tp, records in self._tail.poll():
@@ -121,7 +157,6 @@ class Follower(_Following):
             self._notify()
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
-            self.read_all.set()
 
 
 class LogHealth:

@@ -9,6 +9,7 @@ from processor.core import claims
 from processor.core.pipeline import Tables
 from processor.log.address import LogAddress
 from processor.log.letters import dead_offsets
+from processor.log.newest import FOLD, keep_newest
 from processor.log.port import LogWriter
 from processor.log.store import Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
@@ -67,10 +68,23 @@ def catch_up(store: LogWriter, partition: Partition) -> None:
 
 def _read_rows(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
+    kept: dict[bytes, Record] = {}
     for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
-        take_rows(partition, batch)
+        keep_newest(kept, batch)
+        partition.records += len(batch)
+        partition.rows_end = batch[-1].offset + 1
+        if len(kept) >= FOLD:
+            _restore(partition, kept)
         if partition.records % PROGRESS_EVERY < len(batch):
-            log.info("partition.loading", partition=partition.number, rows=partition.records)
+            log.info("partition.loading", partition=partition.number, records=partition.records)
+    _restore(partition, kept)
+
+
+def _restore(partition: Partition, kept: dict[bytes, Record]) -> None:
+    restore = partition.tables.restore
+    for key, record in kept.items():
+        restore(key, record.value, record.offset)
+    kept.clear()
 
 
 def take_rows(partition: Partition, found: Iterable[Record]) -> None:

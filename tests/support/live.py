@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import chain, repeat
+from itertools import chain, count
 from typing import Any, Final
 
 import aiohttp
@@ -173,10 +173,11 @@ async def follow_until(
 ) -> int:
     """Follow a feed until `is_done()`, breaking off after each of `disconnects` (seconds); returns how often it was.
 
-    What the server or the network breaks off is resumed too, and not counted.
+    What the server or the network breaks off is resumed too, and not counted. After that connections last longer and
+    longer: rows that are sent together count only when all of them have come.
     """
     broken = 0
-    for seconds in chain(disconnects, repeat(0.5)):
+    for seconds in chain(disconnects, (0.5 * 1.5**number for number in count())):
         try:
             async with asyncio.timeout(seconds), subscribe(follower.token) as events:
                 async for event in events:
