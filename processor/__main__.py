@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from structlog.stdlib import get_logger
 
-from processor import lifeline, logs
+from processor import lifeline, logs, tracing
 from processor.app import Application
 from processor.log.checkpointer import Checkpointer
 from processor.log.errors import LogError
@@ -35,6 +35,7 @@ def main() -> int:
     try:
         settings = load(Settings)
         logs.configure(settings, "worker")
+        tracing.configure(settings, "worker")
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(settings.data_dir / "worker.lock")
         lock.take("another worker runs on this data directory", LOCK_PATIENCE)
@@ -80,6 +81,7 @@ async def _run(application: Application) -> int:
     if application.stage is not None:
         await asyncio.to_thread(application.stage.finish)
     await app.stop()
+    await asyncio.to_thread(tracing.finish)
     log.info("worker.stopped", applied=application.applier.applied)
     return 0
 

@@ -15,6 +15,8 @@ QUIET: Final = (
     "aiohttp",
     "grpc",
     "asyncio",
+    "opentelemetry",
+    "urllib3",
     "processor.log.transport",
     "processor.state.rows",
 )

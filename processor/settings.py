@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         "auto", description="console, json, or auto: console on a terminal, json elsewhere"
     )
 
+    traces: bool = Field(
+        False, description="true: export OpenTelemetry traces by OTLP/HTTP; where to, say the OTEL_* variables"
+    )
+
     @model_validator(mode="after")
     def _retention_has_checkpoints(self) -> Self:
         if self.retention and self.broker != "sqlite://":

@@ -15,9 +15,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from processor import tracing
 from processor.core.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
-from server import access, grpc_answers, grpc_request, prefer
+from server import access, grpc_answers, grpc_request, prefer, traces
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.grpc_health import HealthService
@@ -253,15 +254,23 @@ _T = TypeVar("_T")
 
 async def _with_status(answer: Awaitable[_T], context: Context, logged: bool) -> _T:
     """The answer, or the call's own status for a refusal; only the unexpected is logged, or every call's end."""
-    if not logged:
+    if not (logged or tracing.is_on()):
         return await _answer(answer, context)
-    began = time.monotonic()
-    method, secret = getattr(answer, "__name__", ""), _metadata(context).get("x-api-key")
+    began, metadata = time.monotonic(), _metadata(context)
+    method = getattr(answer, "__name__", "")
+
+    def code() -> grpc.StatusCode:
+        found: Any = context.code()  # nothing yet, where all went well
+        return found or grpc.StatusCode.OK
+
+    answered = _answer(answer, context)
+    if tracing.is_on():
+        answered = traces.trace_call(INGEST if method.startswith("Ingest") else USAGE, method, metadata, code, answered)
     try:
-        return await _answer(answer, context)
+        return await answered
     finally:
-        code: Any = context.code()  # nothing yet, where all went well
-        access.log_call(method, code or grpc.StatusCode.OK, began, context.peer(), secret)
+        if logged:
+            access.log_call(method, code(), began, context.peer(), metadata.get("x-api-key"))
 
 
 async def _answer(answer: Awaitable[_T], context: Context) -> _T:

@@ -13,8 +13,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import CollectorRegistry
 
+from processor import tracing
 from processor.core.event import Handling
-from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render
+from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
 from server.admin_desk import AdminDesk
 from server.budgets import show_list
 from server.connections import Runner
@@ -46,8 +47,10 @@ log = structlog.get_logger(__name__)
 def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorRegistry | None = None) -> web.Application:
     """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics."""
     door = _Door(face)
-    logged = [access.log_requests] if face.access_log else []
-    app = web.Application(middlewares=[*logged, _answer_errors, _settle(face), _pace_strangers(face)])
+    outer = [access.log_requests] if face.access_log else []
+    if tracing.is_on():
+        outer.append(traces.trace_requests)
+    app = web.Application(middlewares=[*outer, _answer_errors, _settle(face), _pace_strangers(face)])
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)

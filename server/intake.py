@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from processor import tracing
 from processor.core import codec
 from processor.core.codec import Wire
 from processor.core.event import Handling
@@ -113,7 +114,8 @@ class Intake:
         now, began = self._clock(), time.monotonic()
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
-        decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
+        with tracing.span("events.decode", events=len(batch.records)):
+            decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
         if self._cardinality is not None:
             beyond = self._cardinality.beyond(key.project, decoded.columns)
             if beyond:
@@ -132,9 +134,11 @@ class Intake:
         size = sum(map(len, batch.records))
         with self._pending.hold(key.organization, key.id) as hold:
             hold.take(size)
-            reservation = await self._quotas.reserve(key, len(decoded.columns), now)
+            with tracing.span("quota.reserve"):
+                reservation = await self._quotas.reserve(key, len(decoded.columns), now)
             try:
-                offsets = await self._publisher.publish(parts, size)
+                with tracing.span("log.append", bytes=size):
+                    offsets = await self._publisher.publish(parts, size)
             except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
                 reservation.doubt()
                 raise

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from structlog.stdlib import get_logger
 
+from processor import tracing
 from processor.core import claims, message
 from processor.core.pipeline import Changes
 from processor.log.errors import LogUnavailable
@@ -152,8 +153,10 @@ class Applier:
             taken = [(partition, partition.tables.take_changes()) for partition in self._owned().values()]
             changed = [(partition, changes) for partition, changes in taken if changes is not None]
             if changed:
-                appends = [append for partition, changes in changed for append in _appends(partition, changes)]
-                firsts = dict(zip([append.to for append in appends], await self._append_at_last(appends), strict=True))
+                with tracing.span("tables.flush", messages=len(pending), partitions=len(changed)):
+                    appends = [append for partition, changes in changed for append in _appends(partition, changes)]
+                    offsets = await self._append_at_last(appends)
+                firsts = dict(zip([append.to for append in appends], offsets, strict=True))
                 for partition, changes in changed:
                     _flushed(partition, changes, firsts)
             owned = self._owned()

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from processor import lifeline, logs
+from processor import lifeline, logs, tracing
 from processor.log.errors import LogError
-from processor.settings import Settings
+from processor.settings import Settings, SettingsError
 from server.cli.budgets import budgets
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.dlq import dlq
@@ -55,8 +55,13 @@ def api(**flags: Any) -> None:
 
     settings = load_or_exit(ServerSettings, flags)
     logs.configure(settings, "api")
+    try:
+        tracing.configure(settings, "api")
+    except SettingsError as error:
+        fail(str(error))
     lifeline.watch()
     _run_api(role.run(settings))
+    tracing.finish()
 
 
 def _run_api(coroutine: Any) -> None:

@@ -177,7 +177,7 @@ async def follow_until(
     longer: rows that are sent together count only when all of them have come.
     """
     broken = 0
-    for seconds in chain(disconnects, (0.5 * 1.5**number for number in count())):
+    for seconds in chain(disconnects, (min(5.0, 0.5 * 1.5**number) for number in count())):
         try:
             async with asyncio.timeout(seconds), subscribe(follower.token) as events:
                 async for event in events:
