@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from server.pace import Pace
+from server.pace import MAX_SHARE, Pace
 
 
 class Clock:
@@ -12,6 +12,10 @@ class Clock:
         self.now = 100.0
 
     def __call__(self) -> float:
+        return self.now
+
+    def busy(self) -> float:
+        """The processor time of a process that always works."""
         return self.now
 
     async def sleep(self, seconds: float) -> None:
@@ -30,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def test_work_takes_its_share_of_the_time(clock: Clock) -> None:
-    pace = Pace(clock, share=0.25, burst=0.1)
+    pace = Pace(clock, clock.busy, share=0.25, burst=0.1)
     began = clock.now
     for _ in range(50):
         await pace.take(0.1)
@@ -38,7 +42,7 @@ async def test_work_takes_its_share_of_the_time(clock: Clock) -> None:
 
 
 async def test_after_a_rest_there_is_room_at_once_but_not_more_than_the_burst(clock: Clock) -> None:
-    pace = Pace(clock, share=0.5, burst=0.125)
+    pace = Pace(clock, clock.busy, share=0.5, burst=0.125)
     await pace.take(0.05)
     clock.now += 1000
     began = clock.now
@@ -50,7 +54,7 @@ async def test_after_a_rest_there_is_room_at_once_but_not_more_than_the_burst(cl
 
 
 async def test_who_asks_first_gets_on_first(clock: Clock) -> None:
-    pace = Pace(clock, share=0.5, burst=0.1)
+    pace = Pace(clock, clock.busy, share=0.5, burst=0.1)
     await pace.take(0.2)
     order: list[int] = []
 
@@ -60,3 +64,26 @@ async def test_who_asks_first_gets_on_first(clock: Clock) -> None:
 
     await asyncio.gather(*(worker(number) for number in range(20)))
     assert order == list(range(20))
+
+
+async def test_a_process_with_nothing_else_to_do_gives_more(clock: Clock) -> None:
+    """A thousand subscribers of ten thousand users are 20 s of work; with a share of 0.15 that was two minutes."""
+    working = 0.0
+
+    def worked() -> float:
+        return working
+
+    async def spent(times: int) -> float:
+        began = clock.now
+        for _ in range(times):
+            await pace.take(0.02)
+        return clock.now - began
+
+    pace = Pace(clock, worked, share=0.15)
+    assert await spent(1000) < 6
+    assert await spent(1000) == pytest.approx(20 / MAX_SHARE, rel=0.1)
+    # Then ingest begins: within a second it is the least again.
+    working = clock.now - 100
+    pace._worked = lambda: working + clock.now
+    await spent(300)
+    assert await spent(100) == pytest.approx(2 / 0.15, rel=0.1)
