@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -11,6 +11,13 @@ from tests.support.clients import Reader
 from tests.support.traffic import plain_decimal
 
 USERS = "spendstream.users"
+
+_SETTINGS: Final[dict[str, str | bool]] = {
+    "group.id": "a-reader",
+    "auto.offset.reset": "earliest",
+    "enable.auto.commit": False,
+    "enable.partition.eof": True,
+}
 
 
 class Said(NamedTuple):
@@ -22,17 +29,41 @@ class Said(NamedTuple):
     """Rows that were followed by an older value."""
 
 
+class TopicFollower:
+    """Keeps a table of the topic; it reads on where it broke off, as a consumer that keeps its own offsets does."""
+
+    def __init__(self, servers: str) -> None:
+        self.said = Said({}, [])
+        self.records = 0
+        self.offsets: dict[int, int] = {}
+        self._settings = {**_SETTINGS, "bootstrap.servers": servers}
+
+    @property
+    def requests(self) -> int:
+        """Events in the table."""
+        return sum(row["requests"] for row in self.said.rows.values())
+
+    def read(self, seconds: float) -> None:
+        """Read for so long, then break off. Blocks."""
+        consumer = Consumer(self._settings)
+        try:
+            there = consumer.list_topics(USERS, 10).topics[USERS].partitions
+            consumer.assign([TopicPartition(USERS, number, self.offsets.get(number, 0)) for number in there])
+            deadline = time.monotonic() + seconds
+            message: Any
+            while time.monotonic() < deadline:
+                for message in consumer.consume(1000, 0.05):
+                    if message.error() is None:
+                        _take(self.said, message.key(), message.value())
+                        self.offsets[message.partition()] = message.offset() + 1
+                        self.records += 1
+        finally:
+            consumer.close()
+
+
 def consume(servers: str) -> Said:
     """Read the topic from its beginning to its end. Blocks."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": servers,
-            "group.id": "a-reader",
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
+    consumer = Consumer({**_SETTINGS, "bootstrap.servers": servers})
     try:
         open_ = set(consumer.list_topics(USERS, 10).topics[USERS].partitions)
         consumer.assign([TopicPartition(USERS, number, 0) for number in open_])
