@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import apsw
+from msgspec import Struct
 
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
 from processor.log.locks import FileLock
@@ -59,7 +60,7 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class Record(NamedTuple):
+class Record(Struct, gc=False, frozen=True):
     """One record as it is read."""
 
     offset: int
