@@ -53,7 +53,7 @@ class Compactor:
 
     async def round(self, partition: Partition) -> int:
         """One round over a partition; returns how many records went."""
-        end = partition.tables.progress.changelog
+        end, room = partition.tables.progress.changelog, _room(partition)
         start: int | None = 0
         removed = 0
         while start is not None and partition.number in self._owned():
@@ -61,7 +61,7 @@ class Compactor:
             start, gone = await self._compact(to, start, end, STEP, partition.tables.is_live)
             removed += gone
             partition.records -= gone
-            await asyncio.sleep(PAUSE if partition.records < 2 * _room(partition) else HASTE)
+            await asyncio.sleep(PAUSE if partition.records < 2 * room else HASTE)
         get_logger().info("compaction.done", partition=partition.number, removed=removed, left=partition.records)
         return removed
 
