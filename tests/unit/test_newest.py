@@ -1,0 +1,103 @@
+"""A start reads the newest record of each row only: what it knows then is what reading all of them tells."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.core.dedupe import DictIndex
+from processor.core.pipeline import Tables
+from processor.core.tables import encode_value
+from processor.log.address import LogAddress
+from processor.log.newest import keep_newest
+from processor.log.store import Append, Log, Record, TopicPartition
+from processor.log.topics import ROWS
+from processor.state import loader
+from processor.state.loader import Partition
+from server.follower import Follower
+from server.queries import parse_users
+from server.views import View
+from tests.support.tables import NOON, Usage, Worker
+
+keys = st.sampled_from([b"a", b"b", b"c", b"d"])
+
+
+@given(st.lists(st.lists(st.tuples(keys, st.none() | st.binary(max_size=2)), max_size=8), max_size=6))
+def test_what_is_kept_is_what_compaction_leaves(batches: list[list[tuple[bytes, bytes | None]]]) -> None:
+    kept: dict[bytes, Record] = {}
+    everything: list[Record] = []
+    for batch in batches:
+        records = [Record(len(everything) + n, 0, key, value) for n, (key, value) in enumerate(batch)]
+        everything += records
+        keep_newest(kept, records)
+    last = {record.key: record for record in everything}
+    assert list(kept.values()) == sorted(last.values(), key=lambda record: record.offset)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> LogAddress:
+    """A log in which every row was written again and again, over two partitions."""
+    log, worker = Log(tmp_path / "data", partitions=2, create=True), Worker(2)
+    for turn in range(30):
+        worker.send(
+            [Usage(1000 * turn + n, f"u{n % 11}", cost=turn) for n in range(20)], arrival=NOON + turn * 60_000_000
+        )
+        for partition, records in enumerate(worker.work_all()):
+            log.append([Append(TopicPartition(ROWS, partition), records)], NOON)
+    log.close()
+    return LogAddress(tmp_path / "data")
+
+
+def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
+    rows: list[Any] = [tables.progress, *tables.hours.values(), *tables.windows.values()]
+    rows += [row for group in tables._users.values() for row in group.values()]
+    return {row.key: (encode_value(row), row.changelog) for row in rows}
+
+
+@pytest.mark.parametrize("fold", [1, 7, 1_000_000])
+def test_a_partition_is_read_back_as_it_was(written: LogAddress, fold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "FOLD", fold)
+    monkeypatch.setattr(loader, "BATCH", 13)
+    log = written.open()
+    for number in range(2):
+        fast, slow = (Partition(number, Tables(number, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
+        loader._read_rows(log, fast)
+        for batch in loader.batches(log, TopicPartition(ROWS, number), 0):
+            loader.take_rows(slow, batch)
+        assert everything_in(fast.tables) == everything_in(slow.tables)
+        assert (fast.records, fast.rows_end) == (slow.records, slow.rows_end)
+        assert fast.records > 2 * len(everything_in(fast.tables))
+    log.close()
+
+
+@pytest.mark.parametrize("fold", [1, 7, 1_000_000])
+def test_a_front_end_catches_up_to_the_same_view(
+    written: LogAddress, fold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.follower.FOLD", fold)
+    monkeypatch.setattr("processor.log.tail.BATCH", 13)
+    view, other = View(), View()
+    follower = Follower(written, 2, view, lambda: NOON, lambda: None)
+    follower.start()
+    assert follower.read_all.wait(10)
+    log = written.open()
+    for number in range(2):
+        for batch in loader.batches(log, TopicPartition(ROWS, number), 0):
+            other.apply(number, [(record.key or b"", record.value) for record in batch])
+    query = parse_users("default", {"limit": "1000"})
+    assert (view.all_time(query), view.position, view.watermarks) == (
+        other.all_time(query),
+        other.position,
+        other.watermarks,
+    )
+    # From there on it follows.
+    log.append([Append(TopicPartition(ROWS, 0), [(b'[0,"user","default","new",1,"openai","m","p"]', bytes(72))])], NOON)
+    deadline = time.monotonic() + 10
+    while view.users < other.users + 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert view.users == other.users + 1
+    follower.stop()
+    log.close()
