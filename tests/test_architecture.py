@@ -32,6 +32,7 @@ SERVER_MAY_USE = (
     "processor.log.errors",
     "processor.log.letters",  # of the command line only
     "processor.log.locks",
+    "processor.log.newest",
     "processor.log.port",
     "processor.log.store",
     "processor.log.tail",
@@ -40,6 +41,7 @@ SERVER_MAY_USE = (
     "processor.quota.leases",
     "processor.settings",
     "processor.state.verify",  # of the command line only
+    "processor.tracing",
     "processor.view",
 )
 
