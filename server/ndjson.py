@@ -3,7 +3,9 @@
 import re
 
 _BOM = b"\xef\xbb\xbf"
-_skip_blank = re.compile(rb"\s*").match
+_SPACE = b" \t\r\n"
+"""White space as JSON has it; a vertical tab is none, and a line of it is not blank."""
+_skip_blank = re.compile(rb"[%b]*" % _SPACE).match
 
 
 def split(body: bytes, limit: int) -> tuple[list[bytes], list[int]]:
@@ -26,7 +28,7 @@ def split(body: bytes, limit: int) -> tuple[list[bytes], list[int]]:
         stop = body.find(b"\n", start)
         if stop < 0:
             stop = end
-        records.append(body[start:stop].rstrip())
+        records.append(body[start:stop].rstrip(_SPACE))
         lines.append(line)
         line += 1
         position = min(stop + 1, end)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -11,12 +13,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.chaos.cluster import cluster
 from tests.support.events import make_event, to_ndjson
 from tests.support.live import Event, sse, watch
 from tests.support.receiver import SECRET, receiver
 from tests.support.server import KEY, Server, server
+from tools.kafka import Broker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+OwnBroker = Callable[..., Broker]
 
 
 def cli(at: Server, *command: str) -> Any:
@@ -105,6 +111,35 @@ async def test_a_budget_is_told_once_on_every_way_through_a_crash(tmp_path: Path
             assert {each["id"] for each in data.values()} == {each["id"] for each in told}
             await call(started, "DELETE", admin, f"/{budget['id']}")
             assert await call(started, "GET", KEY) | {"asOf": ""} == {"budgets": [], "asOf": ""}
+
+
+@pytest.mark.kafka
+async def test_two_front_ends_on_kafka_tell_the_same(own_broker: OwnBroker, tmp_path: Path) -> None:
+    async with cluster(tmp_path / "cluster", random.Random(1), workers=1) as made:
+        done = await asyncio.to_thread(
+            made.cli, "budgets", "set", "--usd", "1", "--window", "month", "--thresholds", "50,100", "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        one, other = made.apis
+        async with sse(one.http, KEY) as first, watch(other.grpc, KEY) as second:
+            await spend(one, "alice", "0.3")
+            await spend(other, "bob", "0.3")
+            told = [(await next_budget(events)).data for events in (first, second)]
+            assert told[0]["id"] == told[1]["id"]
+            assert [each["threshold"] for each in told] == [50, 50]
+            await spend(other, "bob", "0.4")
+            told = [(await next_budget(events)).data for events in (first, second)]
+            assert told[0]["id"] == told[1]["id"]
+            assert [each["threshold"] for each in told] == [100, 100]
+        async with asyncio.timeout(20):  # what was written last is what all come to
+            while True:
+                [left], [right] = [(await call(api, "GET", KEY))["budgets"] for api in (one, other)]
+                if left == right:
+                    break
+                await asyncio.sleep(0.1)
+        assert (left["spent"], [each["threshold"] for each in left["reached"]]) == (1, [50, 100])
+        made.held.update(made.everyone)
+        assert await asyncio.to_thread(made.stop) == []
 
 
 async def test_budgets_from_the_command_line(tmp_path: Path) -> None:

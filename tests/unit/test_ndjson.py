@@ -25,6 +25,7 @@ from server.ndjson import split
         (b"\xef\xbb\xbf\n{}", [b"{}"], [2]),
         (b"{}\n\xef\xbb\xbf{}", [b"{}", b"\xef\xbb\xbf{}"], [1, 2]),  # a mark elsewhere is the line's own fault
         (b"{\r}\n", [b"{\r}"], [1]),  # a CR alone ends nothing
+        (b"{}\n\x0b\n\x0c[]\x0b", [b"{}", b"\x0b", b"\x0c[]\x0b"], [1, 2, 3]),  # no white space to JSON
         (b"\xff\xfe\n\x00", [b"\xff\xfe", b"\x00"], [1, 2]),
     ],
 )
