@@ -103,7 +103,7 @@ class Spending:
         return sum(costs.values()) if budget.model is None else costs.get(budget.model, 0)
 
     def _projects(self) -> set[str]:
-        return {key.project for key in self._known}
+        return {key.project for key in self._known} | {project for project, _, _ in self._models}
 
     def _number(self, project: str) -> int:
         number = self._view.number_of(project)

@@ -27,7 +27,7 @@ PAUSE: Final = 0.02
 HASTY_STEP: Final = 10_000
 HASTY_PAUSE: Final = 0.004
 """The same when the changelog is twice as long as it should be, for whoever starts next has to read all of it. That is
-while a backlog is worked off; then a flush may wait for the 50 ms of a step."""
+while a backlog is worked off; then a flush may wait for as long as such a step takes."""
 
 INTERVAL: Final = 1.0
 

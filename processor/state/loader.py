@@ -69,15 +69,17 @@ def catch_up(store: LogWriter, partition: Partition) -> None:
 def _read_rows(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
     kept: dict[bytes, Record] = {}
-    for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
-        keep_newest(kept, batch)
-        partition.records += len(batch)
-        partition.rows_end = batch[-1].offset + 1
-        if len(kept) >= FOLD:
-            _restore(partition, kept)
-        if partition.records % PROGRESS_EVERY < len(batch):
-            log.info("partition.loading", partition=partition.number, records=partition.records)
-    _restore(partition, kept)
+    try:
+        for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
+            keep_newest(kept, batch)
+            partition.records += len(batch)
+            partition.rows_end = batch[-1].offset + 1
+            if len(kept) >= FOLD:
+                _restore(partition, kept)
+            if partition.records % PROGRESS_EVERY < len(batch):
+                log.info("partition.loading", partition=partition.number, records=partition.records)
+    finally:  # a log that goes away is read on from `rows_end`: what came before it has to be in the tables
+        _restore(partition, kept)
 
 
 def _restore(partition: Partition, kept: dict[bytes, Record]) -> None:

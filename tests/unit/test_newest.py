@@ -1,6 +1,7 @@
 """A start reads the newest record of each row only: what it knows then is what reading all of them tells."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from processor.core.dedupe import DictIndex
 from processor.core.pipeline import Tables
 from processor.core.tables import encode_value
 from processor.log.address import LogAddress
+from processor.log.errors import LogUnavailable
 from processor.log.newest import keep_newest
 from processor.log.store import Append, Log, Record, TopicPartition
 from processor.log.topics import ROWS
 from processor.state import loader
-from processor.state.loader import Partition
+from processor.state.loader import Partition, batches
 from server.follower import Follower
 from server.queries import parse_users
 from server.views import View
@@ -51,6 +53,11 @@ def written(tmp_path: Path) -> LogAddress:
     return LogAddress(tmp_path / "data")
 
 
+def few_at_a_time(store: Any, tp: TopicPartition, start: int) -> Iterator[list[Record]]:
+    """`loader.batches`, thirteen at a time."""
+    return batches(store, tp, start, 13)
+
+
 def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
     rows: list[Any] = [tables.progress, *tables.hours.values(), *tables.windows.values()]
     rows += [row for group in tables._users.values() for row in group.values()]
@@ -60,7 +67,7 @@ def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
 @pytest.mark.parametrize("fold", [1, 7, 1_000_000])
 def test_a_partition_is_read_back_as_it_was(written: LogAddress, fold: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "FOLD", fold)
-    monkeypatch.setattr(loader, "BATCH", 13)
+    monkeypatch.setattr(loader, "batches", few_at_a_time)
     log = written.open()
     for number in range(2):
         fast, slow = (Partition(number, Tables(number, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
@@ -70,6 +77,30 @@ def test_a_partition_is_read_back_as_it_was(written: LogAddress, fold: int, monk
         assert everything_in(fast.tables) == everything_in(slow.tables)
         assert (fast.records, fast.rows_end) == (slow.records, slow.rows_end)
         assert fast.records > 2 * len(everything_in(fast.tables))
+    log.close()
+
+
+def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Kafka the same partition is read on after it: what was read before is not read again."""
+    monkeypatch.setattr(loader, "batches", few_at_a_time)
+    log = written.open()
+    whole, broken = (Partition(0, Tables(0, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
+    loader._read_rows(log, whole)
+    read, left = Log.read, [3]
+
+    def failing(self: Log, *arguments: Any) -> list[Record]:
+        left[0] -= 1
+        if not left[0]:
+            raise LogUnavailable("no answer")
+        return read(self, *arguments)
+
+    monkeypatch.setattr(Log, "read", failing)
+    with pytest.raises(LogUnavailable):
+        loader._read_rows(log, broken)
+    assert 0 < broken.rows_end < whole.rows_end
+    loader._read_rows(log, broken)
+    assert everything_in(broken.tables) == everything_in(whole.tables)
+    assert (broken.records, broken.rows_end) == (whole.records, whole.rows_end)
     log.close()
 
 
