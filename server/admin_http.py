@@ -26,10 +26,10 @@ from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
 from processor.core.clock import SECOND, parse_timestamp
-from server import admin_answers
+from server import admin_answers, render
 from server.admin_desk import AdminDesk
 from server.administration import OVERLAP, Administration, NewBudget, NewKey
-from server.budgets import DEFAULT_THRESHOLDS, Window, show_budget
+from server.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.keys import DEFAULT_SCOPES, Key, is_well_formed
@@ -156,11 +156,11 @@ class _Admin:
         project = request.query.get("projectId")
         body = await self._body(request, BudgetBody)
         wanted = NewBudget(body.usd, body.window, body.user_id, body.model, body.thresholds)
-        return _answer(show_budget(await self._run(request, lambda admin: admin.set_budget(wanted, project))))
+        return _answer(render.budget_alone(await self._run(request, lambda admin: admin.set_budget(wanted, project))))
 
     async def delete_budget(self, request: web.Request) -> web.Response:
         name, project = request.match_info["id"], request.query.get("projectId")
-        return _answer(show_budget(await self._run(request, lambda admin: admin.delete_budget(name, project))))
+        return _answer(render.budget_alone(await self._run(request, lambda admin: admin.delete_budget(name, project))))
 
     def _show(self, key: Key) -> dict[str, Any]:
         return admin_answers.of_key(key, self._face.clock())

@@ -185,7 +185,7 @@ class Administration:
             return found.id
         if name is None or name == own:
             return own
-        raise Refused("forbidden", f"There is no project {name!r} that this API key administers")
+        raise Refused("forbidden", f"There is no project {name!r}, or it is not for this API key to administer")
 
     # --- keys -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from structlog.stdlib import get_logger
 from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
-from server import alerts, bootstrap, budgets
+from server import alerts, bootstrap
 from server.keys import Directory, alert_record
 from server.views import View
 from server.webhook import NotDelivered, Webhook
@@ -88,7 +88,7 @@ class Alerter:
             self._begin(alert.id(self._identity), partial(alerts.body, alert, used, now))
         for reached in self._directory.reached():
             if reached.at > now - PAST:
-                self._begin(f"msg_{reached.id.removeprefix('evt_')}", partial(budgets.message, reached))
+                self._begin(f"msg_{reached.id.removeprefix('evt_')}", partial(alerts.budget_body, reached))
 
     def _begin(self, message_id: str, body: Callable[[], bytes]) -> None:
         if message_id not in self._under_way and not self._directory.is_told(message_id):

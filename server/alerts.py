@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from processor.core.clock import HOUR, format_timestamp, month_start, next_month
+from server import render
+from server.budgets import Reached
 from server.keys import Organization
 
 THRESHOLDS: Final = (80, 100)
@@ -61,5 +63,16 @@ def body(alert: Alert, used: int, now: int) -> bytes:
                 "used": used,
                 "resetsAt": format_timestamp(next_month(alert.month)),
             },
+        }
+    )
+
+
+def budget_body(reached: Reached) -> bytes:
+    """What the webhook's receiver is sent."""
+    return msgspec.json.encode(
+        {
+            "type": "budget.threshold_reached",
+            "timestamp": format_timestamp(reached.at),
+            "data": {"project": reached.project, **render.budget_reached(reached)},
         }
     )

@@ -6,12 +6,12 @@ Nobody is refused for a budget: it informs. Costs count by the events' own time,
 import hashlib
 from collections.abc import Callable, Iterable
 from decimal import ROUND_FLOOR, Context, Decimal
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from processor.core.clock import DAY, HOUR, format_timestamp, next_month, window_start
+from processor.core.clock import DAY, HOUR, next_month, window_start
 from processor.core.money import PLACES, format_cost
 
 Window = Literal["day", "month"]
@@ -143,37 +143,7 @@ def _digest(parts: list[object]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-# --- as they are shown -----------------------------------------------------------------------------------------------
-
-
-def show_reached(reached: Reached) -> dict[str, Any]:
-    """As the stream, the webhook and `GET /v1/budgets` show it."""
-    return {
-        "id": reached.id,
-        "budget": reached.budget,
-        "user_id": reached.user_id,
-        "model": reached.model,
-        "window": reached.window,
-        "start": format_timestamp(reached.start),
-        "end": format_timestamp(reached.end),
-        "usd": Raw(reached.usd.encode()),
-        "threshold": reached.threshold,
-        "spent": Raw(reached.spent.encode()),
-        "at": format_timestamp(reached.at),
-    }
-
-
-def show_budget(budget: Budget) -> dict[str, Any]:
-    """A budget by itself."""
-    return {
-        "id": budget.id,
-        "user_id": budget.user_id,
-        "model": budget.model,
-        "window": budget.window,
-        "usd": Raw(budget.usd.encode()),
-        "thresholds": list(budget.thresholds),
-        "created": format_timestamp(budget.created),
-    }
+# --- how they stand --------------------------------------------------------------------------------------------------
 
 
 class BudgetState(Struct, frozen=True):
@@ -192,32 +162,3 @@ class BudgetList(Struct, frozen=True):
 
     budgets: list[BudgetState]
     as_of: int
-
-
-def show_state(state: BudgetState) -> dict[str, Any]:
-    """A budget as `GET /v1/budgets` lists it."""
-    left = state.budget.limit - state.spent
-    return {
-        **show_budget(state.budget),
-        "start": format_timestamp(state.start),
-        "end": format_timestamp(window_end(state.budget.window, state.start)),
-        "spent": Raw(format_cost(state.spent).encode()),
-        "remaining": Raw(format_cost(max(0, left)).encode()),
-        "reached": [show_reached(each) for each in state.reached],
-    }
-
-
-def show_list(found: BudgetList) -> dict[str, Any]:
-    """The answer of `GET /v1/budgets`."""
-    return {"budgets": [show_state(each) for each in found.budgets], "asOf": format_timestamp(found.as_of)}
-
-
-def message(reached: Reached) -> bytes:
-    """What the webhook's receiver is sent."""
-    return msgspec.json.encode(
-        {
-            "type": "budget.threshold_reached",
-            "timestamp": format_timestamp(reached.at),
-            "data": {"project": reached.project, **show_reached(reached)},
-        }
-    )

@@ -17,7 +17,6 @@ from processor import tracing
 from processor.core.event import Handling
 from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
 from server.admin_desk import AdminDesk
-from server.budgets import show_list
 from server.connections import Runner
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -136,7 +135,7 @@ class _Door:
         params, after = _query(request)
         key = self._reader(request)
         check_names(params, ("projectId",), key.project)
-        return json_response(show_list(await self._face.reads.get_budgets(key, after)))
+        return json_response(render.budget_list(await self._face.reads.get_budgets(key, after)))
 
     async def healthz(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})

@@ -20,8 +20,6 @@ from server.budgets import (
     Budget,
     BudgetList,
     Window,
-    show_budget,
-    show_list,
 )
 from server.cli.common import fail, now, open_log, settings_options
 from server.cli.keys import administration
@@ -85,7 +83,9 @@ def set_budget(
     wanted = NewBudget(amount, window, user, model, tuple(map(int, parts)))
     with administration(flags) as admin:
         found = admin.set_budget(wanted, project)
-    click.echo(render.encode(show_budget(found)) if as_json else f"{found.id}: {_what(found)}, {_amount(found)}")
+    click.echo(
+        render.encode(render.budget_alone(found)) if as_json else f"{found.id}: {_what(found)}, {_amount(found)}"
+    )
 
 
 @budgets.command("list")
@@ -98,7 +98,7 @@ def list_budgets(project: str, as_json: bool, **flags: Any) -> None:
         view, directory = read_view(log), bootstrap.read_directory(log)
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     found = asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))
-    click.echo(render.encode(show_list(found))) if as_json else _print(found)
+    click.echo(render.encode(render.budget_list(found))) if as_json else _print(found)
 
 
 @budgets.command("delete")
@@ -110,7 +110,7 @@ def delete_budget(budget: str, project: str, as_json: bool, **flags: Any) -> Non
     """Delete BUDGET, named by its id as listed."""
     with administration(flags) as admin:
         found = admin.delete_budget(budget, project)
-    click.echo(render.encode(show_budget(found)) if as_json else f"deleted {found.id}: {_what(found)}")
+    click.echo(render.encode(render.budget_alone(found)) if as_json else f"deleted {found.id}: {_what(found)}")
 
 
 def _what(budget: Budget) -> str:
