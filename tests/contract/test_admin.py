@@ -11,13 +11,12 @@ import pytest
 from processor.core.clock import DAY, format_timestamp
 from processor.log.address import LogAddress
 from processor.log.store import Log
-from server import bootstrap
 from server.admin_desk import AdminDesk
 from server.administration import Administration, NewKey
-from server.keys import Directory
 from tests.contract.doors import INGEST_ONLY, SECRET, Answer, Doors, open_doors
 from tests.contract.fakes import NOW
 from tests.support.events import make_event, to_ndjson
+from tests.support.following import follow
 
 
 class Office:
@@ -47,16 +46,8 @@ async def open_office(tmp_path: Path) -> AsyncIterator[Office]:
     local, _ = administration.create_key(NewKey("web", "acme", ("admin",)))
     whole, _ = administration.create_key(NewKey(scopes=("admin",), everywhere=True))
 
-    async def follow(directory: Directory) -> None:
-        position = 0
-        while True:
-            for record in log.read(bootstrap.HOME, position):
-                directory.apply(record.key, record.value)
-                position = record.offset + 1
-            await asyncio.sleep(0.01)
-
     async with open_doors(desk=lambda directory: AdminDesk(address, directory, lambda: NOW)) as doors:
-        following = asyncio.create_task(follow(doors.directory))
+        following = asyncio.create_task(follow(log, doors.directory))
         await asyncio.sleep(0.05)
         try:
             yield Office(doors, local, whole)

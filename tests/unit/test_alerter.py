@@ -14,6 +14,7 @@ from server.alerter import Alerter
 from server.keys import Directory, Organization, organization_record
 from server.views import View
 from server.webhook import Webhook
+from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver
 from tests.support.tables import NOON
 
@@ -41,7 +42,7 @@ class Process:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Process"]:
-        following = asyncio.create_task(self._follow())
+        following = asyncio.create_task(follow(self._log, self.directory))
         self.alerter.start()
         try:
             yield self
@@ -49,14 +50,6 @@ class Process:
             await self.alerter.stop()
             following.cancel()
             self._log.close()
-
-    async def _follow(self) -> None:
-        position = 0
-        while True:
-            for record in self._log.read(bootstrap.HOME, position):
-                self.directory.apply(record.key, record.value)
-                position = record.offset + 1
-            await asyncio.sleep(0.01)
 
 
 def make(tmp_path: Path, quota: int = 10) -> LogAddress:

@@ -18,6 +18,7 @@ from server.keys import Directory, budget_record, reached_record
 from server.notices import Notices
 from server.views import View
 from server.webhook import Webhook
+from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver
 from tests.support.tables import NOON, Usage, Worker
 from tests.unit.test_budgets import DOLLAR, make_budget
@@ -47,7 +48,7 @@ class Process:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Process"]:
-        following = asyncio.create_task(self._follow())
+        following = asyncio.create_task(follow(self._log, self.directory))
         self.budgeter.start()
         if self.alerter is not None:
             self.alerter.start()
@@ -59,14 +60,6 @@ class Process:
                 await self.alerter.stop()
             following.cancel()
             self._log.close()
-
-    async def _follow(self) -> None:
-        position = 0
-        while True:
-            for record in self._log.read(bootstrap.HOME, position):
-                self.directory.apply(record.key, record.value)
-                position = record.offset + 1
-            await asyncio.sleep(0.01)
 
 
 def make(tmp_path: Path, *made: budgets.Budget) -> LogAddress:

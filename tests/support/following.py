@@ -1,0 +1,17 @@
+"""A directory that follows the log, as a front end's does."""
+
+import asyncio
+
+from processor.log.store import Log
+from server import bootstrap
+from server.keys import Directory
+
+
+async def follow(log: Log, directory: Directory) -> None:
+    """Take in what is written, for ever."""
+    position = 0
+    while True:
+        for record in log.read(bootstrap.HOME, position):
+            directory.apply(record.key, record.value)
+            position = record.offset + 1
+        await asyncio.sleep(0.01)
