@@ -44,32 +44,32 @@ def java() -> str:
     return found
 
 
-def jars(home: Path = HOME) -> Path:
+def jars(home: Path = HOME, pom: Path = POM) -> Path:
     """The directory of the jars, brought first if they are not there; may take minutes. Raises `NoKafka`.
 
     Two programs that ask at once bring them once. A directory that is there is whole: it gets its name last.
     """
-    ready = home / f"jars-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    ready = home / f"jars-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if ready.is_dir():
         return ready
     home.mkdir(parents=True, exist_ok=True)
     with (home / "jars.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not ready.is_dir():
-            _fetch(home / "jars.part", ready)
+            _fetch(pom, home / "jars.part", ready)
     return ready
 
 
-def _fetch(part: Path, ready: Path) -> None:
+def _fetch(pom: Path, part: Path, ready: Path) -> None:
     java()
     maven = shutil.which("mvn")
     if maven is None:
         raise NoKafka("Maven brings Kafka's jars (Debian: apt-get install maven): there is no `mvn` on PATH")
-    print(f"Bringing Kafka's jars into {ready.parent} with Maven (45 MB, once) ...", file=sys.stderr)
+    print(f"Bringing Kafka's jars into {ready.parent} with Maven (some 40 MB, once) ...", file=sys.stderr)
     shutil.rmtree(part, ignore_errors=True)
     quiet = ["--batch-mode", "--quiet", "--strict-checksums"]
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={part}"]
-    done = subprocess.run([maven, *quiet, "--file", str(POM), *goal], capture_output=True, text=True, check=False)
+    done = subprocess.run([maven, *quiet, "--file", str(pom), *goal], capture_output=True, text=True, check=False)
     if done.returncode:
         raise NoKafka(f"Maven could not bring Kafka's jars:\n{(done.stdout + done.stderr).strip()[-2000:]}")
     part.rename(ready)

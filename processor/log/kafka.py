@@ -19,7 +19,7 @@ from processor.log.store import Append, Record, TopicPartition
 from processor.log.topics import DIRECTORY, PARTITIONED_ON_KAFKA, SINGLE
 
 _known: dict[str, Meta] = {}
-"""servers -> meta record: it never changes."""
+"""servers -> meta record: it never changes. Who is in here is new enough, too."""
 
 END_WAIT_MS: Final = 10
 SILENCE: Final = 0.02
@@ -36,6 +36,8 @@ class KafkaLog:
         self._readers: dict[TopicPartition, _Reader] = {}
         self._asking: Consumer | None = None
         found = kafka_topics.layout(access)
+        if access.servers not in _known:
+            kafka_topics.check_version(access)
         kafka_topics.check(found, access.servers, partitions)
         if create:
             kafka_topics.create(access, found, partitions)

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 from msgspec import Struct
 
@@ -17,6 +18,8 @@ from processor.log.topics import COMPACTED, EVENTS, PARTITIONED_ON_KAFKA, SINGLE
 FORMAT: Final = 1
 DEFAULT_PARTITIONS: Final = 6
 MAX_PARTITIONS: Final = 1024
+OLDEST: Final = "2.3"
+"""The first Kafka whose groups have static members (KIP-345)."""
 PATIENCE: Final = 10.0
 """Seconds to wait for the cluster to answer."""
 
@@ -63,6 +66,28 @@ def _ask(access: KafkaAccess) -> Any:
         admin.poll(0)  # what it met on the way: a wrong password, a certificate that is not trusted
         told = next(iter(reasons), _text(error))
         raise LogUnavailable(f"no Kafka broker answers at {access.servers}: {told}") from None
+
+
+def check_version(access: KafkaAccess) -> None:
+    """Refuse brokers that are too old for what the workers need, before anything is made there.
+
+    No client is told a broker's version. But IncrementalAlterConfigs (KIP-339) came with the same release as static
+    members, and librdkafka knows without asking further which brokers have it: so one is asked to validate, and not to
+    make, a change of nothing. All other answers, a refusal too, come from a broker that is new enough.
+    """
+    entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, EVENTS, incremental_configs=[entry])
+    admin = AdminClient(access.client())
+    try:
+        admin.incremental_alter_configs([resource], validate_only=True)[resource].result(PATIENCE)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+            raise LogError(
+                f"the brokers at {access.servers} are too old: spendstream needs Kafka {OLDEST} or newer, for workers "
+                "that keep their partitions over a restart. Upgrade the cluster, or name another one"
+            ) from None
+    except TimeoutError:
+        pass  # whoever needs an answer next says that there is none
 
 
 def check_writable(access: KafkaAccess) -> None:

@@ -1,4 +1,4 @@
-"""A real broker for tests: the fixtures `kafka` and `own_broker`, and a line at the end that says if there was one.
+"""A real broker for tests: the fixtures `kafka`, `own_broker`, `old_kafka`, and a last line that says if there was one.
 
 Every test that asks for one of them has the marker `kafka`. Where no broker can be had they are skipped, with the
 reason; REQUIRE_KAFKA=1 makes that a failure. A broker that can be had and does not start is always a failure.
@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.old_kafka import old_broker
 from tools.kafka import Broker
 from tools.kafka_jars import NoKafka, jars, java
 
 MARKER: Final = "kafka"
-FIXTURES: Final = frozenset({"kafka", "own_broker"})
+FIXTURES: Final = frozenset({"kafka", "own_broker", "old_kafka"})
 REQUIRED: Final = "REQUIRE_KAFKA"
 
 OwnBroker = Callable[..., Broker]
@@ -51,6 +52,15 @@ def own_broker(_can_be_had: None, tmp_path: Path) -> Iterator[OwnBroker]:
     yield make
     for broker in made:
         broker.kill()
+
+
+@pytest.fixture
+def old_kafka(_can_be_had: None, tmp_path: Path) -> Iterator[str]:
+    """host:port of a broker that is too old for the product; its own jars are brought when it is asked for first."""
+    directory = tmp_path / "old-broker"
+    directory.mkdir()
+    with old_broker(directory) as bootstrap:
+        yield bootstrap
 
 
 # --- the hooks ------------------------------------------------------------------------------------------------------
