@@ -6,7 +6,7 @@ from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
-from server.costs import Costs, average_cost, cache_hit_rate
+from server.costs import Costs, Latency, average_cost, cache_hit_rate
 from server.errors import Refused, Rejection
 from server.intake import Receipt
 from server.status import grpc_status
@@ -99,6 +99,7 @@ def costs(answer: Costs) -> usage_pb2.GetCostsResponse:
                 tokens=_int64(row.totals.input_tokens + row.totals.output_tokens),
                 avg_cost=format_cost(average_cost(row.totals)),
                 cache_hit_rate=format_cost(cache_hit_rate(row.totals)),
+                latency=None if row.latency is None else _latency(row.latency),
             )
             for row in answer.by_model
         ],
@@ -120,6 +121,10 @@ def costs(answer: Costs) -> usage_pb2.GetCostsResponse:
         cache_hit_rate=format_cost(cache_hit_rate(answer.total)),
         as_of=format_timestamp(answer.as_of),
     )
+
+
+def _latency(found: Latency) -> usage_pb2.Latency:
+    return usage_pb2.Latency(p50_ms=found.p50, p95_ms=found.p95, p99_ms=found.p99, measured=_int64(found.measured))
 
 
 def quota(answer: QuotaAnswer) -> usage_pb2.GetQuotaResponse:

@@ -55,6 +55,8 @@ SUMS: Final = {
 }
 _USER: Final = {"user_id": nullable(TEXT), **SUMS, "first_seen": nullable(TIME), "last_seen": nullable(TIME)}
 _MODEL: Final = {"provider": TEXT, "model": TEXT}
+_MILLIS: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds, at most 4.5 % off"}
+_LATENCY: Final = record(p50=_MILLIS, p95=_MILLIS, p99=_MILLIS, measured=COUNT)
 _WINDOW: Final = record(start=TIME, used=COUNT, limit=nullable(COUNT))
 _KEY: Final = {
     "id": TEXT,
@@ -115,7 +117,9 @@ ANSWERS: Final[dict[str, Schema]] = {
         **_USER, byModel=listed(record(**_MODEL, **SUMS)), byDay=listed(record(day=DAY, **SUMS)), asOf=TIME
     ),
     "Costs": record(
-        byModel=listed(record(**_MODEL, tokens=COUNT, **SUMS, avgCost=DOLLARS, cacheHitRate=RATIO)),
+        byModel=listed(
+            record(**_MODEL, tokens=COUNT, **SUMS, avgCost=DOLLARS, cacheHitRate=RATIO, latencyMs=nullable(_LATENCY))
+        ),
         daily=listed(record(day=DAY, **SUMS)),
         dailyByModel=listed(record(day=DAY, **_MODEL, cost_usd=DOLLARS, requests=COUNT, errors=COUNT)),
         total=record(**SUMS),

@@ -88,7 +88,8 @@ class ViewReads:
         view, as_of, range_ = self._view, self._view.as_of, costs.needed(hours, now)
 
         def add_up() -> Costs:
-            return costs.summarise(view.hours(key.project, range_), hours, now, as_of)
+            rows, latencies = view.hours(key.project, range_), view.latencies(key.project, hours)
+            return costs.summarise(rows, hours, now, as_of, latencies)
 
         return await self._run(view.hour_count(key.project), add_up)
 

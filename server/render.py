@@ -10,7 +10,7 @@ from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
 from server.budgets import Budget, BudgetList, BudgetState, Reached, to_pico, window_end
-from server.costs import Costs, average_cost, cache_hit_rate
+from server.costs import Costs, Latency, average_cost, cache_hit_rate
 
 _MAX_INT = 2**63 - 1
 
@@ -101,6 +101,7 @@ def costs(answer: Costs) -> dict[str, Any]:
                 **totals(row.totals),
                 "avgCost": _decimal(average_cost(row.totals)),
                 "cacheHitRate": _decimal(cache_hit_rate(row.totals)),
+                "latencyMs": None if row.latency is None else _latency(row.latency),
             }
             for row in answer.by_model
         ],
@@ -122,6 +123,12 @@ def costs(answer: Costs) -> dict[str, Any]:
         "cacheHitRate": _decimal(cache_hit_rate(answer.total)),
         "asOf": format_timestamp(answer.as_of),
     }
+
+
+def _latency(found: Latency) -> dict[str, Any]:
+    named = {"p50": found.p50, "p95": found.p95, "p99": found.p99}
+    whole = {name: int(value) if value.is_integer() else value for name, value in named.items()}
+    return {**whole, "measured": _number(found.measured)}
 
 
 def quota(answer: QuotaAnswer) -> dict[str, Any]:

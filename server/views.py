@@ -18,6 +18,7 @@ from processor.core.clock import Kind
 from processor.core.tables import NEVER, Scope
 from processor.view.changes import Change, Changes, sort_out
 from processor.view.columns import Columns
+from processor.view.latencies import Latencies
 from processor.view.projects import Dim
 from processor.view.segments import I64
 from processor.view.sums import Numbers
@@ -64,13 +65,14 @@ class View:
         self._trail = Trail()
         self._columns = Columns(self._trail)
         self._windows = Windows()
+        self._latencies = Latencies()
         self._partitions: set[int] = set()
         self._lock = TakingTurns()
         self._freeze = TakingTurns()
 
     def __len__(self) -> int:
         """Rows of all kinds."""
-        return self._columns.live + len(self._windows) + len(self.position)
+        return self._columns.live + len(self._windows) + len(self._latencies) + len(self.position)
 
     # --- the follower -----------------------------------------------------------------------------------------------
 
@@ -92,6 +94,8 @@ class View:
         self._partitions.add(partition)
         for key, parts, value in changes.windows:
             self._windows.replace(key, parts, value)
+        for parts, value in changes.latencies:
+            self._latencies.replace(partition, parts, value)
         if changes.progress is not None:  # last: it stands for what was applied before
             offset, self.watermarks[partition] = changes.progress
             self.position[partition] = offset
@@ -259,6 +263,12 @@ class View:
         dims = [dim for dim in list(found.hours.values()) if dim.at in hours]
         with self._hold(len(dims)):
             return listing.costs(self._columns, dims)
+
+    def latencies(self, project: str, hours: Range) -> dict[tuple[str, str], dict[int, int]]:
+        """(provider, model) -> bucket (`processor.core.latency`) -> events of the project in some hours (since the
+        epoch). Belongs in a thread above `SMALL` of `hour_count`."""
+        with self._hold(self._latencies.count(project)):
+            return self._latencies.by_model(project, hours.__contains__)
 
     def charged(self, organization: str, month: int) -> Charged:
         """What an organisation's month (its start) counted so far: the live count, to be read at once. Never waits."""

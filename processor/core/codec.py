@@ -32,6 +32,7 @@ from processor.core.event import (
     check,
     is_uuid4,
 )
+from processor.core.latency import bucket_of, buckets_of
 from processor.core.nesting import is_deeper
 from protos.spendstream.v1 import ingest_pb2 as pb
 
@@ -128,6 +129,7 @@ def _json_at_once(records: Sequence[bytes], now: int) -> Columns:
             [event.cached_tokens for event in events],
         ),
         b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        [event.latency_ms for event in events],
         records,
         now,
     )
@@ -180,7 +182,15 @@ def _proto_at_once(records: Sequence[bytes], now: int) -> Columns:
         raise ValueError
     fields = wire_proto.decode_all(records)
     return _columns(
-        fields.event_ids, fields.users, fields.timestamps, fields.names, fields.tokens, fields.costs, records, now
+        fields.event_ids,
+        fields.users,
+        fields.timestamps,
+        fields.names,
+        fields.tokens,
+        fields.costs,
+        fields.latencies,
+        records,
+        now,
     )
 
 
@@ -212,6 +222,7 @@ def _columns(
     names: Sequence[Sequence[str]],
     tokens: tuple[Sequence[int], Sequence[int], Sequence[int | None]],
     costs: Sequence[str],
+    latencies: Sequence[float],
     records: Sequence[bytes],
     now: int,
 ) -> Columns:
@@ -229,6 +240,7 @@ def _columns(
         names,
         (inputs, outputs, [count or 0 for count in cached]),
         batch.parse_costs(costs),
+        buckets_of(latencies),
         records,
     )
 
@@ -237,7 +249,8 @@ def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int) -> 
     at = parse_timestamp(event.timestamp)
     if at - now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
-    return (event.event_id, event.user_id or None, at, *_names(event), *_tokens(event), cost, 0, record)
+    latency = bucket_of(event.latency_ms)
+    return (event.event_id, event.user_id or None, at, *_names(event), *_tokens(event), cost, 0, latency, record)
 
 
 def _hot(event: Event, record: bytes) -> Hot:
@@ -250,6 +263,7 @@ def _hot(event: Event, record: bytes) -> Hot:
         *_tokens(event),
         event.cost,
         flags,
+        bucket_of(event.latency_ms),
         record,
     )
 

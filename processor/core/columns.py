@@ -36,11 +36,13 @@ ROW: Final = np.dtype(
         ("cost", "<i8"),
         ("user", "<u2"),
         ("dim", "<u2"),
-        ("flags", "<u4"),
+        ("flags", "u1"),
+        ("latency", "u1"),
+        ("spare", "<u2"),
     ]
 )
 """One event: 72 bytes, every number at a multiple of its size. `at` in microseconds, `cost` in picodollars; `user` and
-`dim` count in the dictionaries beside the rows."""
+`dim` count in the dictionaries beside the rows; `latency` is a bucket (`latency`), 0 in messages of version 2."""
 
 SUMMED: Final = ("input", "output", "cached", "cost")
 """The columns that are added up."""
@@ -48,9 +50,9 @@ SUMMED: Final = ("input", "output", "cached", "cost")
 Rows = NDArray[np.void]
 """An array of `ROW`."""
 
-Hot = tuple[str, str | None, int, str, str, str, str, str, int, int, int, int, int, bytes]
+Hot = tuple[str, str | None, int, str, str, str, str, str, int, int, int, int, int, int, bytes]
 """One event by itself: event_id, user, timestamp, provider, model, environment, operation, status, input, output and
-cached tokens, cost, flags, original bytes."""
+cached tokens, cost, flags, bucket of the latency, original bytes."""
 
 
 class Columns(Struct):
@@ -74,13 +76,13 @@ def columns_of(events: Iterable[Hot]) -> Columns:
     dims: dict[Dim, int] = {}
     rows: list[bytes] = []
     records: list[bytes] = []
-    for event_id, user, at, provider, model, environment, operation, status, *numbers, flags, record in events:
+    for event_id, user, at, provider, model, environment, operation, status, *numbers, flags, latency, record in events:
         dim = (at // HOUR, provider, model, environment, operation, status)
         named = (_hash_of_user(user), _hash_of_dim(dim), at, *numbers, flags)
         digest = _mixed(sum(value * factor for value, factor in zip(named, _FACTORS.tolist(), strict=True)))
         user_code, dim_code = users.setdefault(user, len(users)), dims.setdefault(dim, len(dims))
         raw_id = bytes.fromhex(event_id.replace("-", ""))
-        rows.append(_pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags))
+        rows.append(_pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags, latency))
         records.append(record)
     return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records)
 
@@ -92,6 +94,7 @@ def assemble(
     names: Sequence[Iterable[str]],
     tokens: Sequence[Iterable[int]],
     costs: Ints,
+    latencies: NDArray[np.uint8],
     records: Sequence[bytes],
 ) -> Columns:
     """Put columns of priced events together; `names` are those of `Dim` after the hour, `tokens` those of `ROW`."""
@@ -102,7 +105,8 @@ def assemble(
     for name, column in zip(SUMMED, tokens, strict=False):
         rows[name] = np.fromiter(column, np.int64, size)
     rows["cost"] = costs
-    rows["flags"] = 0
+    rows["flags"] = rows["spare"] = 0
+    rows["latency"] = latencies
     rows["user"], found_users = numbered(users, size)
     rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
     rows["digest"] = _digests(rows, found_users, found_dims)
@@ -126,7 +130,7 @@ def numbered(values: Iterable[_T], size: int) -> tuple[NDArray[np.uint16], list[
 
 _pack = msgspec.msgpack.Encoder().encode
 _hash = xxhash.xxh3_64_intdigest
-_pack_row: Final = struct.Struct("<16sQ5qHHI").pack
+_pack_row: Final = struct.Struct("<16sQ5qHHBBxx").pack
 _FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], np.uint64)
 """Odd, so that no change of a single number is lost. Part of the log's format, like all of `_digests`."""
 

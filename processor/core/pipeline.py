@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import numpy as np
 from msgspec import Struct
 
-from processor.core import dedupe, sums, tables
+from processor.core import dedupe, latency, sums, tables
 from processor.core.claims import Claimed
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.columns import SUMMED, UNPRICED_FLAG, Dim, Rows
@@ -23,6 +23,7 @@ from processor.core.tables import (
     NEVER,
     WINDOW_SIZE,
     Counts,
+    Histogram,
     HourKey,
     Progress,
     Row,
@@ -73,6 +74,7 @@ class Tables:
         self.progress = Progress(tables.encode_key(partition, "progress"))
         self._users: dict[_GroupKey, UserRows] = {}
         self.hours: dict[HourKey, Sums] = {}
+        self.latencies: dict[HourKey, Histogram] = {}
         self.windows: dict[WindowKey, Counts] = {}
         self._index = index
         self._salt = salt
@@ -84,7 +86,7 @@ class Tables:
         self._sweep_at = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._users.values())) + len(self.hours) + len(self.windows)
+        return sum(map(len, self._users.values())) + len(self.hours) + len(self.latencies) + len(self.windows)
 
     @property
     def users(self) -> dict[UserKey, Sums]:
@@ -205,7 +207,9 @@ class Tables:
             numbers.setdefault((block.source.project, *dim[:4]), len(numbers)) for block in blocks for dim in block.dims
         ]
         keys = list(numbers)
-        for found in sums.by_group(np.array(hours, np.int64)[dims], rows, errors):
+        codes = np.array(hours, np.int64)[dims]
+        self._add_latencies(offset, keys, codes, rows)
+        for found in sums.by_group(codes, rows, errors):
             row = self._hour(keys[found.code])
             if not self._opens(row, offset):
                 continue
@@ -219,6 +223,17 @@ class Tables:
             row.output_tokens += outputs
             row.cached_tokens += cached
             row.cost += cost
+
+    def _add_latencies(self, offset: int, keys: list[HourKey], codes: sums.Codes, rows: Rows) -> None:
+        """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""
+        pairs, counts = np.unique(codes * latency.BUCKETS + rows["latency"], return_counts=True)
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            code, bucket = divmod(pair, latency.BUCKETS)
+            if bucket == latency.UNKNOWN:
+                continue
+            row = self._histogram(keys[code])
+            if self._opens(row, offset):
+                row.counts[bucket] = row.counts.get(bucket, 0) + count
 
     def _group(self, project: str, dim: Dim) -> UserRows:
         """The rows of the users for `dim`."""
@@ -236,6 +251,14 @@ class Tables:
             project, hour, *names = key
             key = cast(HourKey, (intern(project), hour, *map(intern, names)))
             row = self.hours[key] = Sums(tables.encode_key(self.partition, "hour", *key))
+        return row
+
+    def _histogram(self, key: HourKey) -> Histogram:
+        row = self.latencies.get(key)
+        if row is None:
+            project, hour, *names = key
+            key = cast(HourKey, (intern(project), hour, *map(intern, names)))
+            row = self.latencies[key] = Histogram(tables.encode_key(self.partition, "latency", *key))
         return row
 
     # --- windows ----------------------------------------------------------------------------------------------------
@@ -287,7 +310,7 @@ class Tables:
             self._gone.pop(row.key, None)
         return row
 
-    def _opens(self, row: Sums | Counts, offset: int) -> bool:
+    def _opens(self, row: Sums | Counts | Histogram, offset: int) -> bool:
         """True if `row` may take the message at `offset`, the one now applied.
 
         Either way the row is written again: what is in memory may be ahead of what is durable.
@@ -357,6 +380,14 @@ class Tables:
             project, hour, provider, model, environment = parts
             hour_key = (intern(project), hour, intern(provider), intern(model), intern(environment))
             self._restore(self.hours, hour_key, key, value, changelog)
+        elif kind == "latency":
+            project, hour, provider, model, environment = parts
+            hour_key = (intern(project), hour, intern(provider), intern(model), intern(environment))
+            if value is None:
+                self.latencies.pop(hour_key, None)
+            else:
+                numbers = tables.decode_value(value)
+                self.latencies[hour_key] = Histogram(key, numbers[0], tables.histogram_of(numbers), changelog)
         elif kind == "window":
             if value is None:
                 self.windows.pop(cast(WindowKey, parts), None)
@@ -387,6 +418,8 @@ class Tables:
             row = self._users.get(cast(_GroupKey, (project, *rest)), {}).get(user)
         elif kind == "hour":
             row = self.hours.get(cast(HourKey, parts))
+        elif kind == "latency":
+            row = self.latencies.get(cast(HourKey, parts))
         else:
             row = self.windows.get(cast(WindowKey, parts))
         return row is not None and row.changelog <= offset

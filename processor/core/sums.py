@@ -42,7 +42,7 @@ def by_group(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]
         codes[starts],
         np.diff(starts, append=len(rows)),
         np.add.reduceat(errors.astype(np.int64), starts),
-        np.add.reduceat(rows["flags"] & UNPRICED_FLAG, starts),
+        np.add.reduceat((rows["flags"] & UNPRICED_FLAG).astype(np.int64), starts),
         np.minimum.reduceat(rows["at"], starts),
         np.maximum.reduceat(rows["at"], starts),
     )

@@ -1,10 +1,11 @@
 """The tables: which rows there are, how they are keyed, and how they look in the changelog.
 
-Three kinds of row, all partial (one partition's share; readers add the partials up) and all carrying the last source
+Four kinds of row, all partial (one partition's share; readers add the partials up) and all carrying the last source
 offset applied to them, so that applying a message again changes nothing:
 
     [partition, "user", project, user, day, provider, model, environment]      -> sums
     [partition, "hour", project, hour, provider, model, environment]           -> sums
+    [partition, "latency", project, hour, provider, model, environment]        -> [offset, bucket, events, ...]
     [partition, "window", scope, id, kind, start]                              -> counts
     [partition, "progress"]                                                    -> [offset, watermark]
 
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from processor.core import packed
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
@@ -92,6 +93,26 @@ class Counts(Struct, gc=False):
         return [self.offset, self.unique, self.duplicates, self.conflicts]
 
 
+class Histogram(Struct, gc=False):
+    """The latencies of an hour's unique events (`processor.core.latency`)."""
+
+    key: bytes
+    offset: int = NEVER
+    counts: dict[int, int] = field(default_factory=dict)
+    """Bucket -> events; those that were not measured are left out."""
+    changelog: int = NEVER
+    open_for: int = NEVER
+    dirty: int = 0
+
+    def value(self) -> list[int]:
+        return [self.offset, *(number for pair in sorted(self.counts.items()) for number in pair)]
+
+
+def histogram_of(value: list[int]) -> dict[int, int]:
+    """The counts of a histogram's numbers. Raises `ValueError` if they are not pairs."""
+    return dict(zip(value[1::2], value[2::2], strict=True))
+
+
 class Progress(Struct, gc=False):
     """How far a partition has been applied."""
 
@@ -107,7 +128,7 @@ class Progress(Struct, gc=False):
         return [self.offset, self.watermark]
 
 
-Row = Sums | Counts | Progress
+Row = Sums | Counts | Histogram | Progress
 
 UserKey = tuple[str, str | None, int, str, str, str]
 """project, user, day, provider, model, environment."""

@@ -45,6 +45,8 @@ class Decoded(NamedTuple):
     """Provider, model, environment, operation, status."""
     tokens: tuple[Sequence[int], Sequence[int], Sequence[int]]
     """Input, output, cached."""
+    latencies: Sequence[float]
+    """Milliseconds."""
 
 
 # In C, an attribute of protobuf costs 50 ns and `ListFields` 4 µs an event.
@@ -94,7 +96,7 @@ def decode_all(records: Sequence[bytes]) -> Decoded:
     if not valid:
         raise ValueError
     names = (providers, models, environments, operations, statuses)
-    return Decoded(ids, timestamps, costs, users, names, (inputs, outputs, cached))
+    return Decoded(ids, timestamps, costs, users, names, (inputs, outputs, cached), latencies)
 
 
 def _has_all(

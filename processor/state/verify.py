@@ -79,9 +79,22 @@ class Difference(NamedTuple):
     def columns(self) -> dict[str, tuple[int | None, int | None]]:
         """What differs: name -> (in the table, by the log)."""
         kind = self.parts[0] if self.parts else None
+        if kind == "latency":
+            return _histogram_columns(self.table, self.log)
         names = COLUMNS[kind] if kind in COLUMNS else COLUMNS["sums"]
         pairs = [(_at(self.table, position), _at(self.log, position)) for position in range(len(names))]
         return {name: pair for name, pair in zip(names, pairs, strict=True) if pair[0] != pair[1]}
+
+
+def _histogram_columns(table: list[int] | None, log: list[int] | None) -> dict[str, tuple[int | None, int | None]]:
+    ours, theirs = ({"offset": row[0], **_buckets(row)} if row else {} for row in (table, log))
+    return {
+        name: (ours.get(name), theirs.get(name)) for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)
+    }
+
+
+def _buckets(row: list[int]) -> dict[str, int]:
+    return {f"bucket_{bucket}": count for bucket, count in zip(row[1::2], row[2::2], strict=False)}
 
 
 def _at(numbers: list[int] | None, position: int) -> int | None:
@@ -216,7 +229,7 @@ def verify(log: LogReader, number: int, scratch: Path, progress: Callable[[int, 
 
 def _rows(found: Tables) -> Iterator[Row]:
     """The rows that must be there: all but the windows that are closed and may or may not have been removed yet."""
-    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours)
+    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours, found.latencies)
     for kind in kinds:
         yield from kind.values()
     watermark = found.progress.watermark

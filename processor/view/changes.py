@@ -50,6 +50,7 @@ _users = msgspec.json.Decoder(list[UserPlace]).decode
 _hours = msgspec.json.Decoder(list[HourPlace]).decode
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
+_histogram = msgspec.json.Decoder(list[int]).decode
 _progress = msgspec.json.Decoder(tuple[int, int]).decode
 
 
@@ -68,13 +69,15 @@ class Changes(Struct, gc=False):
     """(key, its parts after the kind, value)."""
     progress: tuple[int, int] | None
     """(offset, watermark): to be applied after everything else."""
+    latencies: list[tuple[tuple[Any, ...], bytes | None]]
+    """(parts of the key after the kind, value)."""
 
 
 def sort_out(partition: int, records: Sequence[Change]) -> Changes:
     """Sort out records of one changelog partition. Raises `ValueError` for one of another format."""
     latest = dict(records)
     others = [key for key, value in latest.items() if value is None or value[:1] != packed.MARK]
-    changes = Changes([], np.empty(0, packed.DTYPE), {}, [], [], None)
+    changes = Changes([], np.empty(0, packed.DTYPE), {}, [], [], None, [])
     late: list[tuple[bytes, Numbers | None]] = []
     for key in others:
         _other(partition, key, latest.pop(key), changes, latest, late)
@@ -126,6 +129,10 @@ def _other(
             if len(parts) != 4 or (value is not None and not _counts(value)):
                 raise ValueError(f"not a row of the changelog: {key[:80]!r}")
             changes.windows.append((key, parts, value))
+        elif kind == "latency":
+            if len(parts) != 5 or (value is not None and len(_histogram(value)) % 2 == 0):
+                raise ValueError(f"not a row of the changelog: {key[:80]!r}")
+            changes.latencies.append((parts, value))
         elif kind == "progress":
             if value is None:
                 raise ValueError(f"the progress of partition {partition} was deleted")

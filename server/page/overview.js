@@ -10,6 +10,15 @@ export const modelName = (row) => `${row.provider} / ${row.model}`;
 
 export const tokenText = (number) => [compact(number), count(number)];
 
+const took = (ms) => (Number(ms) < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toPrecision(3).replace(/\.?0+$/, "")} s`);
+
+/** Half of the requests took no longer than the first, 95 of a hundred no longer than the second. */
+function latencyText({ latencyMs: found }) {
+  if (!found) return "–";
+  const all = `half within ${took(found.p50)}, 95% within ${took(found.p95)}, 99% within ${took(found.p99)}`;
+  return [`${took(found.p50)} / ${took(found.p95)}`, `${all}, of ${count(found.measured)} requests`];
+}
+
 /** The columns of a table of models, for the project and for a user. */
 export function modelColumns(average) {
   return [
@@ -21,6 +30,7 @@ export function modelColumns(average) {
     ...(average ? [{ title: "Per request", money: (row) => row.avgCost, wide: true }] : []),
     { title: "From cache", text: (row) => percent(row.cached_tokens, row.input_tokens), wide: true },
     { title: "Errors", text: (row) => [`${count(row.errors)} (${percent(row.errors, row.requests)})`] },
+    ...(average ? [{ title: "Latency", text: latencyText }] : []),
   ];
 }
 

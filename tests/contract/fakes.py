@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from processor.core.clock import HOUR
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
 from server.budgets import Budget, BudgetList, BudgetState, Reached
-from server.costs import Costs, DayCost, ModelCost, ModelDay
+from server.costs import Costs, DayCost, Latency, ModelCost, ModelDay
 from server.errors import Refused
 from server.keys import Key
 from server.ratelimit import Allowance
@@ -70,7 +70,7 @@ QUOTA = QuotaAnswer(
     4,
 )
 COSTS = Costs(
-    [ModelCost("openai", "gpt-4o", Totals(3, 1, 600, 2**64, 200, 10**12, 0))],
+    [ModelCost("openai", "gpt-4o", Totals(3, 1, 600, 2**64, 200, 10**12, 0), Latency(857.0, 1.25, 2.0**31, 2))],
     [DayCost(20_563, SUMS)],
     [ModelDay(20_563, "openai", "gpt-4o", SUMS)],
     Totals(3, 1, 600, 2**64, 200, 10**12, 0),

@@ -234,6 +234,7 @@ async def test_get_costs(doors: Doors) -> None:
     (model,) = answer.by_model
     assert (model.provider, model.model, model.tokens) == ("openai", "gpt-4o", 2**63 - 1)
     assert (model.avg_cost, model.cache_hit_rate, model.sums.errors) == ("0.333333333333", "0.333333333333", 1)
+    assert (model.latency.p50_ms, model.latency.p95_ms, model.latency.measured) == (857, 1.25, 2)
     assert [(row.day, row.sums.cost_usd) for row in answer.daily] == [("2026-04-20", "0.003413")]
     assert [(row.day, row.model, row.cost_usd, row.requests, row.errors) for row in answer.daily_by_model] == [
         ("2026-04-20", "gpt-4o", "0.003413", 2, 1)

@@ -368,7 +368,7 @@ async def test_costs(doors: Doors) -> None:
         + sums
         + b","
         + third
-        + b"}],"
+        + b',"latencyMs":{"p50":857,"p95":1.25,"p99":2147483648,"measured":2}}],'
         b'"daily":[{"day":"2026-04-20",' + SUMS + b"}],"
         b'"dailyByModel":[{"day":"2026-04-20",' + name + b"," + row + b"}],"
         b'"total":{' + sums + b'},"monthToDate":1.5,"forecast30d":10000000000000000000,'

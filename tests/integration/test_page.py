@@ -101,6 +101,10 @@ def test_it_shows_what_the_reads_say_to_the_last_digit(chrome: Browser, busy: Se
             for row in costs["byModel"]
         ]
         assert [row[7].split()[0] for row in models] == [row["errors"] for row in costs["byModel"]]
+        for row, shown in zip(costs["byModel"], models, strict=True):
+            took = float(row["latencyMs"]["p50"])
+            said, unit = shown[8].split(" / ")[0].split()
+            assert round(float(said) * {"ms": 1, "s": 1000}[unit]) == pytest.approx(took, rel=0.005, abs=0.5)
         listed = read(busy, f"/v1/users?start={first}&limit=50")
         rows = [row.locator("th, td").all_inner_texts() for row in page.locator("#users tbody tr").all()]
         assert [(row[0], row[1]) for row in rows] == [

@@ -31,6 +31,8 @@ class Usage(NamedTuple):
     cost: int = 3_400_000_000
     error: bool = False
     unpriced: bool = False
+    latency: int = 0
+    """Its bucket."""
 
     def hot(self) -> Hot:
         """What a decoder makes of it."""
@@ -48,6 +50,7 @@ class Usage(NamedTuple):
             self.cached_tokens,
             self.cost,
             UNPRICED_FLAG * self.unpriced,
+            self.latency,
             b"{}",
         )
 

@@ -14,6 +14,7 @@ from processor.core.clock import format_timestamp, parse_timestamp
 from processor.core.codec import decode, decode_event
 from processor.core.columns import Columns, Hot, columns_of
 from processor.core.event import MAX_EVENT_BYTES, Fault, check
+from processor.core.latency import bucket_of
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 
 NOW = 1_790_000_000_000_000
@@ -319,3 +320,14 @@ def test_a_time_is_the_same_the_second_time(moment: datetime) -> None:
     for wrong in (text[:17] + "60.000Z", text[:17] + " 1.000Z", text[:17] + "01.+00Z", text[:17] + "01.00xZ"):
         with pytest.raises(ValueError, match="RFC 3339"):
             parse_timestamp(wrong)
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("size", [1, 2 * codec.FEW])
+def test_the_latency_is_kept_as_its_bucket(wire: codec.Wire, size: int) -> None:
+    latencies = [float(843 * number) for number in range(size)]
+    events = [make_event(latency_ms=latency) for latency in latencies]
+    records = [to_json_line(event) if wire == "json" else to_proto(event).SerializeToString() for event in events]
+    found = decode(wire, records, "partial", NOW).columns.rows
+    assert found["latency"].tolist() == [bucket_of(latency) for latency in latencies]
+    assert not found["spare"].any()

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, parse_timestamp
+from processor.core.latency import bucket_of, middle
 from processor.core.money import PICO
 from server import costs
 from server.answers import Totals
-from server.costs import Costs, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
+from server.costs import Costs, Latency, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
 from server.errors import Refused
 from server.keys import make_key, new_secret
 from server.listing import Hour
@@ -32,6 +33,22 @@ def models(found: Costs) -> list[tuple[str, str, int, int]]:
 
 async def test_a_project_without_events_is_empty() -> None:
     assert await ask(Rig()) == Costs([], [], [], Totals(), 0, 0, 0)
+
+
+async def test_latencies_by_model_over_the_range() -> None:
+    rig = Rig(partitions=3)
+    rig.feed(
+        *(Usage(number, latency=bucket_of(100), at=NOON) for number in range(97)),
+        *(Usage(100 + number, latency=bucket_of(9000), at=NOON - HOUR, environment="test") for number in range(3)),
+        Usage(200, latency=bucket_of(50_000), at=NOON - 31 * DAY),
+        Usage(201, model="unmeasured"),
+    )
+    rig.feed(Usage(300, latency=255), key=make_key(new_secret(), at=0, project="other"))
+    slow, fast = middle(bucket_of(9000)), middle(bucket_of(100))
+    found = {row.model: row.latency for row in (await ask(rig)).by_model}
+    assert found == {"gpt-4o": Latency(fast, fast, slow, 100), "unmeasured": None}
+    (noon,) = (await ask(rig, start="2026-04-20T12:00:00Z", end="2026-04-20T13:00:00Z")).by_model[:1]
+    assert noon.latency == Latency(fast, fast, fast, 97)
 
 
 async def test_by_model_and_by_day() -> None:

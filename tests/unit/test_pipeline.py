@@ -5,7 +5,7 @@ first     ──────────────>| crash: the changelog hold
 replay         ─────────────────>  from any offset up to the crash; same tables as in one go
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +34,7 @@ usages = st.builds(
     cached_tokens=st.integers(-(2**63), 2**63 - 1),
     error=st.booleans(),
     unpriced=st.booleans(),
+    latency=st.sampled_from([0, 0, 1, 77, 255]),
 )
 
 
@@ -46,7 +47,7 @@ def message_of(
 
 
 def rows_of(found: Tables) -> dict[str, list[int]]:
-    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours, found.windows)
+    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours, found.latencies, found.windows)
     return {row.key.decode(): row.value()[1:] for kind in kinds for row in kind.values()}
 
 
@@ -154,9 +155,13 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
         assert max(row.last_seen for row in rows) == max(event.at for event in theirs)
     assert {key[1] for key in found.users} == by_user.keys()
     assert sum(row.requests for row in found.hours.values()) == len(first)
+    found_latencies: Counter[int] = Counter()
+    for histogram in found.latencies.values():
+        found_latencies.update(histogram.counts)
+    assert found_latencies == Counter(event.latency for event in first.values() if event.latency)
     [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
     assert (month.unique, month.duplicates) == (len(first), len(events) - len(first))
-    conflicts = sum(event != first[event.id] for event in events)
+    conflicts = sum(event != first[event.id]._replace(latency=event.latency) for event in events)
     assert month.conflicts == conflicts
 
 

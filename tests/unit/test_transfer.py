@@ -11,7 +11,7 @@ import pytest
 
 from processor.core import message
 from processor.core.clock import DAY, HOUR
-from processor.core.tables import decode_value, is_expired
+from processor.core.tables import decode_value, histogram_of, is_expired
 from processor.log.letters import letters
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS
@@ -54,6 +54,10 @@ def tables(data_dir: Path) -> dict[str, list[int]]:
         name = json.dumps([kind, *rest])
         if name not in sums:
             sums[name] = numbers
+        elif kind == "latency":
+            one, other = histogram_of([0, *sums[name]]), histogram_of([0, *numbers])
+            added = {bucket: one.get(bucket, 0) + other.get(bucket, 0) for bucket in sorted({*one, *other})}
+            sums[name] = [number for pair in added.items() for number in pair]
         elif kind == "window":
             sums[name] = [a + b for a, b in zip(sums[name], numbers, strict=True)]
         else:

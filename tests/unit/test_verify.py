@@ -15,7 +15,7 @@ from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON
 
-KINDS = ["user", "hour", "window"]
+KINDS = ["user", "hour", "latency", "window"]
 
 
 @pytest.fixture

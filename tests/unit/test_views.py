@@ -1,5 +1,5 @@
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from threading import Thread
 
@@ -12,7 +12,7 @@ from processor.core.tables import Sums, encode_key, encode_value, is_expired
 from processor.view.sums import Numbers, merged
 from server.arrivals import Arrivals
 from server.listing import Listing
-from server.queries import parse_users
+from server.queries import Range, parse_users
 from server.views import View
 from tests.support.tables import NOON, Records, Usage, Worker
 
@@ -32,6 +32,7 @@ def usages() -> st.SearchStrategy[Usage]:
         cost=st.integers(0, 10**18),
         error=st.booleans(),
         unpriced=st.booleans(),
+        latency=st.sampled_from([0, 0, 1, 77, 255]),
     )
 
 
@@ -120,6 +121,12 @@ def test_view_equals_a_recomputation_from_the_events(
             key: numbers_of(e for e in mine if (e.at // HOUR, e.provider, e.model, e.environment) == key)
             for key in {(e.at // HOUR, e.provider, e.model, e.environment) for e in mine}
         }
+        for wanted in (Range(None, None), Range(NOON // HOUR, None)):
+            measured: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+            for event in mine:
+                if event.latency and event.at // HOUR in wanted:
+                    measured[event.provider, event.model][event.latency] += 1
+            assert view.latencies(project, wanted) == measured
         for kind, start in {key[2:] for key in (*arrivals, *copies) if key[1] == project}:
             kept = [home for home in range(partitions) if not is_expired(kind, start, watermarks[home])]
             for scope, owner in (("org", project), ("key", f"key-{project}")):

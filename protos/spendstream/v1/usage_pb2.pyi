@@ -370,6 +370,36 @@ class GetCostsRequest(_message.Message):
 Global___GetCostsRequest: _TypeAlias = GetCostsRequest  # noqa: Y015
 
 @_typing.final
+class Latency(_message.Message):
+    """How long requests took: percentiles in milliseconds, at most 4.5 % off, of those that came with a latency above 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    p50_ms: _builtins.float
+    p95_ms: _builtins.float
+    p99_ms: _builtins.float
+    measured: _builtins.int
+    def __init__(
+        self,
+        *,
+        p50_ms: _builtins.float = ...,
+        p95_ms: _builtins.float = ...,
+        p99_ms: _builtins.float = ...,
+        measured: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["measured", b"measured", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
 class ModelCost(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -379,6 +409,7 @@ class ModelCost(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     AVG_COST_FIELD_NUMBER: _builtins.int
     CACHE_HIT_RATE_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     model: _builtins.str
     tokens: _builtins.int
@@ -388,6 +419,10 @@ class ModelCost(_message.Message):
     cache_hit_rate: _builtins.str
     @_builtins.property
     def sums(self) -> Global___Sums: ...
+    @_builtins.property
+    def latency(self) -> Global___Latency:
+        """Not there if no request was measured."""
+
     def __init__(
         self,
         *,
@@ -397,10 +432,11 @@ class ModelCost(_message.Message):
         tokens: _builtins.int = ...,
         avg_cost: _builtins.str = ...,
         cache_hit_rate: _builtins.str = ...,
+        latency: Global___Latency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sums", b"sums"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "sums", b"sums"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_cost", b"avg_cost", "cache_hit_rate", b"cache_hit_rate", "model", b"model", "provider", b"provider", "sums", b"sums", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg_cost", b"avg_cost", "cache_hit_rate", b"cache_hit_rate", "latency", b"latency", "model", b"model", "provider", b"provider", "sums", b"sums", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
