@@ -27,7 +27,7 @@ STEADY: Final = 7
 
 
 class Latency(Struct):
-    """How long requests took, in milliseconds: percentiles of a histogram, at most 4.5 % off."""
+    """How long requests took, in milliseconds: percentiles of a histogram, less than 5 % off (from 1 ms on)."""
 
     p50: float
     p95: float

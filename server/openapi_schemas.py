@@ -55,7 +55,7 @@ SUMS: Final = {
 }
 _USER: Final = {"user_id": nullable(TEXT), **SUMS, "first_seen": nullable(TIME), "last_seen": nullable(TIME)}
 _MODEL: Final = {"provider": TEXT, "model": TEXT}
-_MILLIS: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds, at most 4.5 % off"}
+_MILLIS: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds, less than 5 % off from 1 on"}
 _LATENCY: Final = record(p50=_MILLIS, p95=_MILLIS, p99=_MILLIS, measured=COUNT)
 _WINDOW: Final = record(start=TIME, used=COUNT, limit=nullable(COUNT))
 _KEY: Final = {

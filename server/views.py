@@ -239,9 +239,10 @@ class View:
             return [] if user is None else listing.rows_of(self._columns, user)
 
     def hour_count(self, project: str) -> int:
-        """How many hours of a provider, model and environment a project has. Never waits."""
+        """How many hours of a provider, model and environment a project has, or histograms of such: each partition has
+        its own. Never waits."""
         found = self._columns.projects.by_name.get(project)
-        return len(found.hours) if found else 0
+        return max(len(found.hours), self._latencies.count(project)) if found else 0
 
     def hours(self, project: str, hours: Range | None = None) -> list[Hour]:
         """The project's hours (since the epoch; None: all), in no order, over all partitions.

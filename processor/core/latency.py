@@ -1,7 +1,7 @@
 """Latencies in one byte each: the bucket of an exponential histogram, eight to a doubling.
 
 The buckets are those of an OpenTelemetry exponential histogram of scale 3, from 1 ms on: what a bucket stands for is
-at most 4.5 % off, whether it holds one latency or a billion, and histograms are added up without losing anything.
+less than 5 % off, whether it holds one latency or a billion, and histograms are added up without losing anything.
 Part of the log's format.
 """
 

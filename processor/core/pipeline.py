@@ -248,16 +248,14 @@ class Tables:
     def _hour(self, key: HourKey) -> Sums:
         row = self.hours.get(key)
         if row is None:
-            project, hour, *names = key
-            key = cast(HourKey, (intern(project), hour, *map(intern, names)))
+            key = _hour_key(key)
             row = self.hours[key] = Sums(tables.encode_key(self.partition, "hour", *key))
         return row
 
     def _histogram(self, key: HourKey) -> Histogram:
         row = self.latencies.get(key)
         if row is None:
-            project, hour, *names = key
-            key = cast(HourKey, (intern(project), hour, *map(intern, names)))
+            key = _hour_key(key)
             row = self.latencies[key] = Histogram(tables.encode_key(self.partition, "latency", *key))
         return row
 
@@ -377,12 +375,9 @@ class Tables:
             group = self._users.get(group_key) or self._users.setdefault(group_key, UserRows(self.partition, group_key))
             self._restore(group, user, key, value, changelog)
         elif kind == "hour":
-            project, hour, provider, model, environment = parts
-            hour_key = (intern(project), hour, intern(provider), intern(model), intern(environment))
-            self._restore(self.hours, hour_key, key, value, changelog)
+            self._restore(self.hours, _hour_key(parts), key, value, changelog)
         elif kind == "latency":
-            project, hour, provider, model, environment = parts
-            hour_key = (intern(project), hour, intern(provider), intern(model), intern(environment))
+            hour_key = _hour_key(parts)
             if value is None:
                 self.latencies.pop(hour_key, None)
             else:
@@ -423,6 +418,12 @@ class Tables:
         else:
             row = self.windows.get(cast(WindowKey, parts))
         return row is not None and row.changelog <= offset
+
+
+def _hour_key(parts: tuple[Any, ...]) -> HourKey:
+    """The key of an hour with its strings kept once."""
+    project, hour, provider, model, environment = parts
+    return intern(project), hour, intern(provider), intern(model), intern(environment)
 
 
 def _starts(sizes: list[int]) -> sums.Codes:

@@ -34,7 +34,7 @@ class Latencies:
             rows[place] = value
 
     def by_model(self, project: str, is_wanted: Callable[[int], bool]) -> dict[tuple[str, str], dict[int, int]]:
-        """(provider, model) -> bucket -> events, over the wanted hours (since the epoch). 2 µs a row."""
+        """(provider, model) -> bucket -> events, over the wanted hours (since the epoch)."""
         found: dict[tuple[str, str], dict[int, int]] = {}
         for (_, hour, provider, model, _), value in self._projects.get(project, {}).items():
             if is_wanted(hour):

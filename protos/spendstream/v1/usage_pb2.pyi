@@ -371,7 +371,7 @@ Global___GetCostsRequest: _TypeAlias = GetCostsRequest  # noqa: Y015
 
 @_typing.final
 class Latency(_message.Message):
-    """How long requests took: percentiles in milliseconds, at most 4.5 % off, of those that came with a latency above 0."""
+    """How long requests took: percentiles in milliseconds, less than 5 % off from 1 on, of those that came with a latency above 0."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
