@@ -136,6 +136,7 @@ class Follower(_Following):
         if brought < FEW or is_current:
             self._apply_kept()
         if is_current:
+            self._view.tidy()
             self._view.mark_current(at - at % 1000)
             self.read_all.set()
 
@@ -155,6 +156,7 @@ class Follower(_Following):
                 return
         if brought:
             self._notify()
+        self._view.tidy()
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
 

@@ -13,7 +13,7 @@ from processor.view.columns import Columns
 from processor.view.projects import Project
 from processor.view.sums import Numbers
 from processor.view.trail import Trail
-from server.listing import PIECE
+from server.listing import PIECE, present
 
 
 def changed(
@@ -53,9 +53,7 @@ def people(columns: Columns, project: Project, users: Sequence[int]) -> list[tup
 def next_people(columns: Columns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:
     """Numbers and ids of the first `count` users behind `after` by their ids. 10 ms for a million users."""
     names = columns.people.names
-    members = np.array(project.members, np.int64)
-    if project.lost:
-        members = members[columns.people.records.column("rows", members, ascending=True) > 0]
+    members = present(columns, project)
     if after is not None:
         members = names.after(members, after.encode())
     if len(members) > count:

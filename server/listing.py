@@ -62,19 +62,39 @@ NOTHING: Final = Listing([], (0,) * 7, 0, False)
 
 def all_time(columns: Columns, project: Project, query: UserQuery) -> Listing:
     """The users over all time. 30 ms for a million."""
-    members = np.array(project.members, np.int64)
-    if project.lost:
-        members = members[columns.people.records.column("rows", members, ascending=True) > 0]
-    keys = keys_of(query.column, lambda name: columns.people.records.column(name, members, ascending=True))
-    if project.wide:
-        owners = list(project.wide)
-        wide = columns.numbers_of(project, owners)
-        keys[np.searchsorted(members, owners)] = [key_of(query.column, more) for more in wide]
+    return among(columns, project, np.array(project.members, np.int64), query)
+
+
+def among(columns: Columns, project: Project, users: I64, query: UserQuery) -> Listing:
+    """A page of no others than `users`, ascending; the totals and the size are those of the project."""
+    users = _present(columns, project, users)
+    keys = keys_among(columns, project, users, query.column)
 
     def get(places: Sequence[int]) -> list[Numbers]:
-        return columns.numbers_of(project, members[list(places)].tolist())
+        return columns.numbers_of(project, users[list(places)].tolist())
 
-    return _page(columns, members, keys, get, query, project.totals)
+    return _page(columns, users, keys, get, query, project.totals)._replace(size=project.people)
+
+
+def present(columns: Columns, project: Project) -> I64:
+    """The project's users that have rows, ascending."""
+    return _present(columns, project, np.array(project.members, np.int64))
+
+
+def _present(columns: Columns, project: Project, users: I64) -> I64:
+    if project.people == len(project.members):
+        return users
+    return users[columns.people.records.column("rows", users, ascending=True) > 0]
+
+
+def keys_among(columns: Columns, project: Project, users: I64, column: int) -> I64:
+    """What `users`, ascending, are sorted by over all time: shape (n,)."""
+    keys = keys_of(column, lambda name: columns.people.records.column(name, users, ascending=True))
+    if project.wide:
+        owners = np.intersect1d(users, list(project.wide))
+        wide = columns.numbers_of(project, owners.tolist())
+        keys[np.searchsorted(users, owners)] = [key_of(column, more) for more in wide]
+    return keys
 
 
 def nobody(columns: Columns, project: Project, query: UserQuery, user: int | None) -> Listing:

@@ -66,7 +66,8 @@ class ViewReads:
             listing = await self._run(size, lambda: self._view.filtered(query, dims))
         else:
             size = 1 if query.unattributed else self._view.members(key.project)
-            listing = await self._run(size, lambda: self._view.all_time(query))
+            found = self._view.first(query)
+            listing = await self._run(size, lambda: self._view.all_time(query)) if found is None else found
         return _page(query, listing, as_of)
 
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:

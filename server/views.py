@@ -25,6 +25,7 @@ from processor.view.sums import Numbers
 from processor.view.trail import Trail, changed_between
 from processor.view.windows import Charged, Windows
 from server import following, listing
+from server.leaders import Leaders
 from server.listing import NOTHING, Hour, Listing
 from server.queries import Range, UserQuery
 
@@ -64,6 +65,7 @@ class View:
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
         self._trail = Trail()
         self._columns = Columns(self._trail)
+        self._leaders = Leaders(self._columns)
         self._windows = Windows()
         self._latencies = Latencies()
         self._partitions: set[int] = set()
@@ -90,7 +92,7 @@ class View:
 
     def _apply(self, partition: int, changes: Changes) -> None:
         if changes.keys:
-            self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1)
+            self._leaders.note(*self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1))
         self._partitions.add(partition)
         for key, parts, value in changes.windows:
             self._windows.replace(key, parts, value)
@@ -99,6 +101,10 @@ class View:
         if changes.progress is not None:  # last: it stands for what was applied before
             offset, self.watermarks[partition] = changes.progress
             self.position[partition] = offset
+
+    def tidy(self) -> None:
+        """What is left to do when batches have been applied; in the thread that applies them."""
+        self._leaders.settle(self._lock)
 
     def mark_current(self, at: int) -> None:
         """The view holds all that was in the changelog at the instant `at` (microseconds)."""
@@ -130,6 +136,17 @@ class View:
                 return listing.nobody(columns, project, query, columns.people.find(project, None))
         with self._hold(len(project.members)):
             return listing.all_time(columns, project, query)
+
+    def first(self, query: UserQuery) -> Listing | None:
+        """The same, if the page is among the first of a large project, as the follower keeps them; never in a thread.
+
+        None: look for it with `all_time`.
+        """
+        project = self._columns.projects.by_name.get(query.project)
+        if project is None or query.unattributed or len(project.members) <= SMALL:
+            return None
+        with self._lock:
+            return self._leaders.page(project, query)
 
     def dims(self, project: str) -> list[Dim]:
         """All kinds of rows of users the project has. Never waits."""

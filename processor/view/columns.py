@@ -95,9 +95,10 @@ class Columns:
 
     # --- taking in changes ------------------------------------------------------------------------------------------
 
-    def apply(self, partition: int, changes: Changes, next_offset: int = 0) -> None:
-        """Take in the rows of a batch, at least one. Raises `ValueError` for a key of another format; then nothing
-        has changed. A row that goes is noted as a change by the message `next_offset`: no row says by which."""
+    def apply(self, partition: int, changes: Changes, next_offset: int = 0) -> tuple[I64, I64]:
+        """Take in the rows of a batch, at least one; returns the numbers of the users whose rows changed and of their
+        projects, for each row. Raises `ValueError` for a key of another format; then nothing has changed. A row that
+        goes is noted as a change by the message `next_offset`: no row says by which."""
         offsets = _offsets(changes, next_offset)
         hashes = hashes_of(changes.keys)
         rows = self._index.find(hashes)
@@ -113,11 +114,14 @@ class Columns:
             moved = {old: new for new, old in enumerate(known.tolist())}
             wide = {moved[index]: more for index, more in wide.items()}
             rows, values, is_gone, offsets = rows[known], values.take(known), is_gone[known], offsets[known]
-        if len(rows):
-            owners, dims = self._replace(rows, values, is_gone)
-            self._replace_wide(rows, wide)
-            if self.trail is not None:
-                self.trail.note(partition, rows, offsets, owners, self.projects.homes_of(dims))
+        if not len(rows):
+            return rows, rows
+        owners, dims = self._replace(rows, values, is_gone)
+        self._replace_wide(rows, wide)
+        homes = self.projects.homes_of(dims)
+        if self.trail is not None:
+            self.trail.note(partition, rows, offsets, owners, homes)
+        return owners, homes
 
     def _replace(self, rows: I64, values: Records, is_gone: Mask) -> tuple[I64, I64]:
         """Returns the users and the dimensions of the rows."""
@@ -133,17 +137,20 @@ class Columns:
             new["last_seen"][empty] = NO_LAST
         self.rows.put(rows, new)
         deltas = limbs(new) - limbs(old)
-        came = (~is_gone).astype(np.int64) - was
-        self.live += int(came.sum())
-        self.people.add(new["owner"].astype(np.int64), deltas, came, new)
+        owners = new["owner"].astype(np.int64)
+        self.people.add(owners, deltas, new)
         self.projects.add(dims, deltas)
-        for dim in np.unique(dims[is_gone]).tolist():
-            self.projects.home_of(dim).lost = True
+        came = (~is_gone).astype(np.int64) - was
+        moved = np.flatnonzero(came)
+        if len(moved):
+            self.live += int(came.sum())
+            which, turned = self.people.count(owners[moved], came[moved])
+            self.projects.count(self.projects.homes_of(dims[moved[which]]), turned)
         shrunk = (new["first_seen"] > old["first_seen"]) | (new["last_seen"] < old["last_seen"])
         if shrunk.any():  # less than before: not by this program
             for user in set(new["owner"][shrunk].tolist()) - {ELSEWHERE}:
                 self.people.see_again(user, self.rows.take(np.array(self.rows_of(user))))
-        return new["owner"].astype(np.int64), dims
+        return owners, dims
 
     def _replace_wide(self, rows: I64, wide: dict[int, Numbers]) -> None:
         if not (wide or self._wide):

@@ -88,15 +88,27 @@ class People:
         found[order] = after
         return found
 
-    def add(self, users: I64, deltas: I64, came: I64, new: Records) -> None:
-        """Add changes of rows, shape (8, n), to their users; `came` is 1 for a row that was not there, -1 for one that
-        has gone. Times are those of the rows' `new` values; none ever moves back."""
+    def add(self, users: I64, deltas: I64, new: Records) -> None:
+        """Add changes of rows, shape (8, n), to their users. Times are those of the rows' `new` values; none ever
+        moves back."""
         for part, at, which in self.records.split(users):
             for name, delta in zip(SUMMED, deltas, strict=True):
                 np.add.at(part[name], at, delta[which])
-            np.add.at(part["rows"], at, came[which])
             np.minimum.at(part["first_seen"], at, new["first_seen"][which])
             np.maximum.at(part["last_seen"], at, new["last_seen"][which])
+
+    def count(self, users: I64, came: I64) -> tuple[I64, I64]:
+        """Count rows that came (1) or went (-1), of `users`: shape (n,) each. Returns the indices, into these, of users
+        that have got their first row or lost their last one, and 1 or -1 for each."""
+        chosen, first, inverse = np.unique(users, return_index=True, return_inverse=True)
+        changes = np.zeros(len(chosen), np.int64)
+        np.add.at(changes, inverse, came)
+        before = self.records.column("rows", chosen, ascending=True)
+        for part, at, which in self.records.split(chosen):
+            part["rows"][at] += changes[which].astype(np.int32)
+        turned = (before + changes > 0).astype(np.int64) - (before > 0)
+        which = np.flatnonzero(turned)
+        return first[which], turned[which]
 
     def see_again(self, user: int, rows: Records) -> None:
         """Take a user's times from all of its rows."""

@@ -34,7 +34,7 @@ class Dim(Struct, gc=False, eq=False):
 class Project:
     """A project's users and dimensions, and its totals over all time."""
 
-    __slots__ = ("dims", "hours", "lost", "members", "number", "totals", "wide")
+    __slots__ = ("dims", "hours", "members", "number", "people", "totals", "wide")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -46,8 +46,8 @@ class Project:
         """Requests, errors, input, output and cached tokens, cost, unpriced."""
         self.wide: dict[int, dict[int, Numbers]] = {}
         """User -> row -> what does not fit into columns."""
-        self.lost = False
-        """True if a row was deleted: some users may have none."""
+        self.people = 0
+        """How many of its users have rows."""
 
     def add_wide(self, user: int, row: int, numbers: Numbers) -> None:
         self.totals = list(map(add, self.totals, numbers[TOTALS]))
@@ -118,6 +118,11 @@ class Projects:
         self.dims.append(dim)
         self._home_of.append(home)
         return dim
+
+    def count(self, homes: I64, changes: I64) -> None:
+        """Users of projects with these numbers have got their first row (1) or lost their last one (-1)."""
+        for home, change in zip(homes.tolist(), changes.tolist(), strict=True):
+            self.by_number[home].people += change
 
     def add(self, dims: I64, deltas: I64) -> None:
         """Add changes of rows, shape (8, n), to the totals of their projects."""

@@ -75,10 +75,10 @@ class Segments:
             ends = np.searchsorted(numbers, np.arange(len(self._parts) + 1) << BITS).tolist()
             for number, part in enumerate(self._parts):
                 which = slice(ends[number], ends[number + 1])
-                found[which] = part[name].take(numbers[which] - (number << BITS))
+                found[which] = part[name][numbers[which] - (number << BITS)]  # `take` would copy the whole field first
         else:
             for part, places, of in self.split(numbers):
-                found[of] = part[name].take(places)
+                found[of] = part[name][places]
         return found
 
     def item(self, name: str, number: int) -> int:

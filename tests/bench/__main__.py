@@ -14,7 +14,19 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.bench import baseline, end_to_end, hostile, intake, latency, machine, peer, processing, results, stages
+from tests.bench import (
+    baseline,
+    end_to_end,
+    first_page,
+    hostile,
+    intake,
+    latency,
+    machine,
+    peer,
+    processing,
+    results,
+    stages,
+)
 from tests.bench.context import Bench
 from tests.bench.programs import Failed
 from tests.bench.results import RATE, Figures, Row
@@ -30,6 +42,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
     "idle": ("one event, idle server", latency.idle),
     "half-load": ("latency at half load over HTTP", latency.half_load),
+    "first-page": ("first page of a million users", first_page.first_page),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }

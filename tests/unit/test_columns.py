@@ -26,8 +26,12 @@ SMALL: dict[str, int] = {
     "processor.view.segments.FIRST": 2,
     "processor.view.segments.BITS": 2,
     "processor.view.segments.SIZE": 4,
+    "server.leaders.KEPT": 3,
+    "server.leaders.LARGE": 3,
+    "server.leaders.MOST": 4,
     "server.listing.PIECE": 3,
     "server.views.CHUNK": 7,
+    "server.views.SMALL": 0,
 }
 """So that a few rows grow everything that grows."""
 
@@ -108,6 +112,8 @@ def test_the_view_equals_the_last_values_added_up(small: bool, batches: list[lis
                 if row is not None:
                     kept[key] = row
             check(view, kept)
+            view.tidy()
+            check(view, kept)  # the first pages from what is kept of the leaders
         assert view.position == ({0: len(batches) - 1, 1: len(batches) - 1} if batches else {})
 
 
@@ -161,6 +167,8 @@ def check_list(view: View, project: str, users: dict[Key, Row], column: int, par
             and dim.at in query.days
         ]
         page = view.filtered(query, dims) if query.is_filtered else view.all_time(query)
+        if not query.is_filtered:
+            assert view.first(query) in (None, page)
         assert (tuple(page.totals), page.size) == (totals, len(sums))
         listed += page.users
         if not page.more:

@@ -1,0 +1,86 @@
+"""Row `first-page`: the first of a million users, as they are read while events come in as fast as they are taken."""
+
+import itertools
+import random
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.bench.context import Bench, outcome_of, quantiles
+from tests.bench.end_to_end import Reader
+from tests.bench.loading import now
+from tests.bench.results import Figures
+from tests.bench.traffic import BATCH, gzip
+
+USERS: Final = 1_000_000
+QUIET: Final = 100
+"""Reads of each kind before the load."""
+PAUSE: Final = 0.01
+"""Seconds between two reads."""
+
+
+def first_page(bench: Bench) -> Figures:
+    """Over all time and of this month in turn, of a project with a million users, each with an event of this month."""
+    kinds = {
+        "over all time": {"limit": "50"},
+        "of this month": {"limit": "50", "start": f"{datetime.now(UTC):%Y-%m-01}"},
+    }
+    with bench.server("serve") as (_, said):
+        with bench.load("json", said, bodies=_an_event_each(bench)) as fill:
+            fill.tell("go")
+            outcome_of(fill, USERS)
+        reader = Reader(said)
+        reader.wait_for(USERS)
+        quiet = {name: [_seconds(reader, query) for _ in range(QUIET)] for name, query in kinds.items()}
+        busy: dict[str, list[float]] = {name: [] for name in kinds}
+        with bench.load("json", said, bodies=_of_today(bench)) as load:
+            load.tell("go")
+            for name, query in itertools.cycle(kinds.items()):
+                busy[name].append(_seconds(reader, query))
+                if reader.page(limit="1")["total"]["requests"] == USERS + bench.corpus.truth.unique:
+                    break
+            outcome = outcome_of(load, bench.corpus.count)
+        figures = {"events/s meanwhile": bench.corpus.count / (now() - outcome.began), "reads meanwhile": 0.0}
+        for name, seconds in busy.items():
+            figures["reads meanwhile"] += len(seconds)
+            figures |= quantiles(f"{name}, during ingest", seconds) | quantiles(f"{name}, quiet", quiet[name])
+        return figures
+
+
+def _seconds(reader: Reader, query: dict[str, str]) -> float:
+    time.sleep(PAUSE)
+    began = now()
+    reader.page(**query)
+    return now() - began
+
+
+def _an_event_each(bench: Bench) -> Path:
+    """A million events of now, each of another user, the users of the corpus among them."""
+    path = bench.directory / "million.bodies"
+    if not path.exists():
+        rng = random.Random(2)
+        at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        lines = [
+            f'{{"event_id":"{rng.getrandbits(32):08x}-0000-4000-8000-{number:012x}","timestamp":"{at}","trace_id":"t",'
+            f'"span_id":"s","provider":"openai","model":"gpt-4o","operation":"chat","user_id":"user-{number:05d}",'
+            f'"latency_ms":{rng.randrange(9000)},"input_tokens":{rng.randrange(4000)},"stream":true,"environment":"e",'
+            f'"output_tokens":{rng.randrange(1200)},"cost_usd":{rng.randrange(10**6) / 10**6:.6f},"status":"success",'
+            f'"sdk_version":"1.4.2"}}'.encode()
+            for number in range(USERS)
+        ]
+        bodies = [gzip(b"\n".join(lines[start : start + BATCH])) for start in range(0, USERS, BATCH)]
+        path.write_bytes(msgspec.msgpack.encode(bodies))
+    return path
+
+
+def _of_today(bench: Bench) -> Path:
+    """The corpus as if it had all happened today."""
+    path = bench.directory / "today.bodies"
+    if not path.exists():
+        today = f"{datetime.now(UTC):%Y-%m-%d}".encode()
+        moved = [[line.replace(b"2026-04-20", today) for line in lines] for lines in bench.corpus.lines]
+        path.write_bytes(msgspec.msgpack.encode([gzip(b"\n".join(lines)) for lines in moved]))
+    return path

@@ -1,0 +1,125 @@
+"""The first of many users, found among the few that are kept: always what all of them would give."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from processor.core.tables import Sums, encode_key, encode_value
+from server.listing import Listing
+from server.queries import SORTS, parse_users
+from server.views import View
+
+USERS = 2_500
+
+
+def changes(users: list[int], sums: Sums | None, day: int = 1) -> list[tuple[bytes, bytes | None]]:
+    value = None if sums is None else encode_value(sums)
+    return [(encode_key(0, "user", "p", f"u{user}", day, "openai", "m", "e"), value) for user in users]
+
+
+def spent(cost: int) -> Sums:
+    return Sums(b"", 1, 1, 0, cost % 7, cost % 11, 0, cost, 0, cost % 13, cost % 13)
+
+
+def first_pages(view: View, **params: str) -> Iterator[tuple[Listing | None, Listing]]:
+    """Page by page: as found among the leaders, and as found among all."""
+    cursor: dict[str, str] = {}
+    for _ in range(4):
+        query = parse_users("p", {"limit": "40", **params, **cursor})
+        page = view.all_time(query)
+        yield view.first(query), page
+        if not page.more:
+            break
+        user, numbers = page.users[-1]
+        cursor = {"cursor": query.cursor((numbers[query.column], user or ""))}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.leaders.KEPT", 100)
+    monkeypatch.setattr("server.leaders.MOST", 150)
+    monkeypatch.setattr("server.views.SMALL", 100)
+
+
+@pytest.mark.parametrize("most", [3, 10**6, 10**30])  # nearly all tied; none; some do not fit into columns
+def test_pages_from_the_leaders_are_those_of_all_users(most: int) -> None:
+    rng = random.Random(most)
+    view = View()
+    costs = [rng.randrange(most) for _ in range(800)]
+    view.apply(0, [change for user, cost in enumerate(costs) for change in changes([user], spent(cost))])
+    found: Counter[bool] = Counter()
+    for turn in range(24):
+        for user in rng.sample(range(800), 30):
+            if turn % 4 == 3:  # less than before, or gone
+                costs[user] = rng.randrange(costs[user] + 1)
+                view.apply(0, changes([user], spent(costs[user]) if rng.randrange(2) else None))
+            else:
+                costs[user] += rng.randrange(most)
+                view.apply(0, changes([user], spent(costs[user])))
+        for sort in SORTS:
+            for number, (kept, page) in enumerate(first_pages(view, sort=sort)):
+                if turn and number == 0:
+                    found[kept is not None] += 1
+                assert kept in (None, page)
+        view.tidy()
+    assert found[True] > 10 * found[False]
+
+
+def test_the_default_order_of_a_large_project_is_kept_before_anybody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.leaders.LARGE", USERS)
+    view = View()
+    view.apply(0, changes(list(range(USERS - 1)), spent(5)))
+    view.tidy()
+    assert view.first(parse_users("p", {})) is None
+    view = View()
+    view.apply(0, changes(list(range(USERS)), spent(5)))
+    view.tidy()
+    assert view.first(parse_users("p", {})) == view.all_time(parse_users("p", {}))
+    assert view.first(parse_users("p", {"sort": "requests"})) is None
+    view.tidy()
+    assert view.first(parse_users("p", {"sort": "requests"})) == view.all_time(parse_users("p", {"sort": "requests"}))
+
+
+def test_a_longest_page_is_found_and_a_far_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    view = View()
+    view.apply(0, [change for user in range(USERS) for change in changes([user], spent(user))])
+    query = parse_users("p", {"limit": "1000"})
+    assert view.first(query) is None
+    view.tidy()
+    page = view.first(query)
+    assert page == view.all_time(query)
+    assert [user for user, _ in page.users] == [f"u{user}" for user in range(USERS - 1, USERS - 1001, -1)]
+    user, numbers = page.users[-1]
+    after = parse_users("p", {"limit": "1000", "cursor": query.cursor((numbers[query.column], user or ""))})
+    assert view.first(after) is None
+
+
+def test_users_that_nobody_looks_for_any_more_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View()
+    view.apply(0, changes(list(range(USERS)), spent(5)))
+    query = parse_users("p", {"sort": "last_seen"})
+    assert view.first(query) is None
+    view.tidy()
+    assert view.first(query) is not None
+    monkeypatch.setattr("server.leaders.UNASKED", -1.0)
+    view.tidy()
+    assert view.first(query) is None
+
+
+def test_when_most_users_are_gone_the_rest_is_found_anew() -> None:
+    view = View()
+    view.apply(0, [change for user in range(USERS) for change in changes([user], spent(user))])
+    query = parse_users("p", {"limit": "40"})
+    assert view.first(query) is None
+    view.tidy()
+    assert view.first(query) is not None
+    view.apply(0, changes(list(range(1000, USERS)), None))
+    assert view.first(query) is None
+    view.tidy()
+    page = view.first(query)
+    assert page == view.all_time(query)
+    assert page.size == 1000
+    assert page.users[0][0] == "u999"
