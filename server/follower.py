@@ -112,6 +112,7 @@ class Follower(_Following):
         self._view = view
         self._clock = clock
         self._notify = notify
+        self._has_begun = False
         self._kept: dict[int, dict[bytes, Record]] = {}
         """partition -> what was read at the start and is not in the view yet."""
 
@@ -125,6 +126,12 @@ class Follower(_Following):
         """At the start most of the changelog is long replaced: only the newest record of each row is applied."""
         at = self._clock()
         brought = 0
+        if not self._has_begun:
+            self._has_begun = True
+            for tp, rows in self._tail.newest():
+                self._view.apply(tp.partition, [(row.key, row.value) for row in rows])
+                if self._stopping.is_set():
+                    return
         for tp, records in self._tail.poll():
             keep_newest(self._kept.setdefault(tp.partition, {}), records)
             brought += len(records)

@@ -11,6 +11,7 @@ from confluent_kafka import TopicPartition as Assigned
 from processor.log.errors import LogUnavailable
 from processor.log.kafka import take
 from processor.log.kafka_config import KafkaAccess
+from processor.log.newest import Row
 from processor.log.store import Record, TopicPartition
 
 WAIT: Final = 0.02
@@ -60,6 +61,10 @@ class KafkaTail:
         if self.reached[tp] >= end:
             self._known[tp] = at
         return self._known[tp]
+
+    def newest(self) -> Iterator[tuple[TopicPartition, list[Row]]]:
+        """See `Tail.newest`: a broker hands records out forwards."""
+        return iter(())
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
         """See `Tail.poll`."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import apsw
+import msgspec
 from msgspec import Struct
 
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
@@ -70,6 +71,17 @@ class Record(Struct, gc=False, frozen=True):
     value: bytes | None
 
 
+class Block(NamedTuple):
+    """Records of one partition without an object for each, the newest first."""
+
+    offsets: list[int]
+    keys: list[bytes]
+    lengths: list[int | None]
+    """Of the values; None: a tombstone."""
+    values: bytes
+    """All of them in a row."""
+
+
 class Append(NamedTuple):
     """Records to append to one partition, in order: pairs of key and value (None: a tombstone)."""
 
@@ -88,6 +100,10 @@ def _bind(records: Sequence[tuple[bytes | None, bytes | None]], at: int) -> "lis
         [0, at, *(part for record in records[start : start + CHUNK] for part in record)]
         for start in range(0, len(records), CHUNK)
     ]
+
+
+_decode_offsets: Final = msgspec.json.Decoder(list[int]).decode
+_decode_lengths: Final = msgspec.json.Decoder(list[int | None]).decode
 
 
 @cache
@@ -331,6 +347,25 @@ class Log:
             if size >= max_bytes:
                 break
         rows.close()
+        return found
+
+    def block_before(self, tp: TopicPartition, start: int, end: int, limit: int) -> Block | None:
+        """Up to `limit` records from below `end` on downwards, not below `start`; None: there are none.
+
+        Of topics whose keys are JSON. One step of SQLite, which gives up the GIL at each: a fifth of `read`'s time.
+        """
+        base = self.number(tp) << OFFSET_BITS
+        query = (
+            "SELECT json_group_array(id - ?1), CAST(group_concat(coalesce(key, x''), x'0a') AS BLOB),"
+            " json_group_array(length(value)), CAST(group_concat(value, '') AS BLOB)"
+            " FROM (SELECT id, key, value FROM record WHERE id >= ?1 + ?2 AND id < ?1 + ?3 ORDER BY id DESC LIMIT ?4)"
+        )
+        [(offsets, keys, lengths, values)] = self._db.execute(query, (base, start, end, limit))
+        found = Block(_decode_offsets(offsets), (keys or b"").split(b"\n"), _decode_lengths(lengths), values or b"")
+        if not found.offsets:
+            return None
+        if len(found.keys) != len(found.offsets):
+            raise LogError(f"{tp.topic} has a key with a line break, which no JSON has, near offset {found.offsets[0]}")
         return found
 
     def count(self, tp: TopicPartition) -> int:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
+from processor.log.newest import Row, newest
 from processor.log.store import Log, Record, TopicPartition
 
 POLL: Final = 0.01
@@ -25,6 +26,13 @@ class Tail(Protocol):
 
         In seconds of `time.monotonic`; -inf: not yet. A process that stood still finds an old value here, not a new
         one. Only for partitions that are followed; cheap.
+        """
+        ...
+
+    def newest(self) -> Iterator[tuple[TopicPartition, list[Row]]]:
+        """The newest record of each key of all that is there now (see `processor.log.newest`), before the first `poll`.
+
+        That goes on from there. Nothing where it is no quicker than to read everything.
         """
         ...
 
@@ -53,6 +61,14 @@ class EmbeddedTail:
     def known_at(self, tp: TopicPartition) -> float:
         """See `Tail.known_at`."""
         return self._known[tp]
+
+    def newest(self) -> Iterator[tuple[TopicPartition, list[Row]]]:
+        """See `Tail.newest`."""
+        for tp, position in self._positions.items():
+            end = self._log.end(tp)
+            for _, rows in newest(self._log, tp, position, end):
+                yield tp, rows
+            self._positions[tp] = end
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
         """See `Tail`. A batch of each partition at a time: a revoked key does not wait for a million rows."""

@@ -9,9 +9,9 @@ from processor.core import claims
 from processor.core.pipeline import Tables
 from processor.log.address import LogAddress
 from processor.log.letters import dead_offsets
-from processor.log.newest import FOLD, keep_newest
+from processor.log.newest import FOLD, keep_newest, newest
 from processor.log.port import LogWriter
-from processor.log.store import Record, TopicPartition
+from processor.log.store import Log, Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import IdIndex
 
@@ -67,6 +67,9 @@ def catch_up(store: LogWriter, partition: Partition) -> None:
 
 
 def _read_rows(store: LogWriter, partition: Partition) -> None:
+    if isinstance(store, Log):
+        _read_newest(store, partition)
+        return
     log = get_logger()
     kept: dict[bytes, Record] = {}
     try:
@@ -80,6 +83,20 @@ def _read_rows(store: LogWriter, partition: Partition) -> None:
                 log.info("partition.loading", partition=partition.number, records=partition.records)
     finally:  # a log that goes away is read on from `rows_end`: what came before it has to be in the tables
         _restore(partition, kept)
+
+
+def _read_newest(store: Log, partition: Partition) -> None:
+    log = get_logger()
+    tp = TopicPartition(ROWS, partition.number)
+    end = store.end(tp)
+    restore = partition.tables.restore
+    for looked_at, rows in newest(store, tp, partition.rows_end, end):
+        for offset, key, value in rows:
+            restore(key, value, offset)
+        partition.records += looked_at
+        if partition.records % PROGRESS_EVERY < looked_at:
+            log.info("partition.loading", partition=partition.number, records=partition.records)
+    partition.rows_end = end
 
 
 def _restore(partition: Partition, kept: dict[bytes, Record]) -> None:

@@ -1,5 +1,6 @@
 """A start reads the newest record of each row only: what it knows then is what reading all of them tells."""
 
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core import packed
 from processor.core.dedupe import DictIndex
 from processor.core.pipeline import Tables
 from processor.core.tables import encode_value
 from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
-from processor.log.newest import keep_newest
+from processor.log.newest import keep_newest, newest
 from processor.log.store import Append, Log, Record, TopicPartition
-from processor.log.topics import ROWS
+from processor.log.tail import EmbeddedTail
+from processor.log.topics import EVENTS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition, batches
 from server.follower import Follower
@@ -64,14 +67,28 @@ def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
     return {row.key: (encode_value(row), row.changelog) for row in rows}
 
 
-@pytest.mark.parametrize("fold", [1, 7, 1_000_000])
-def test_a_partition_is_read_back_as_it_was(written: LogAddress, fold: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "FOLD", fold)
+class Forwards:
+    """A log that is read as a broker's is."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+@pytest.mark.parametrize("backwards", [True, False])
+@pytest.mark.parametrize("few", [1, 7, 1_000_000])
+def test_a_partition_is_read_back_as_it_was(
+    written: LogAddress, few: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "FOLD", few)
+    monkeypatch.setattr("processor.log.newest.BLOCK", few)
     monkeypatch.setattr(loader, "batches", few_at_a_time)
     log = written.open()
     for number in range(2):
         fast, slow = (Partition(number, Tables(number, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
-        loader._read_rows(log, fast)
+        loader._read_rows(log if backwards else Forwards(log), fast)
         for batch in loader.batches(log, TopicPartition(ROWS, number), 0):
             loader.take_rows(slow, batch)
         assert everything_in(fast.tables) == everything_in(slow.tables)
@@ -83,7 +100,8 @@ def test_a_partition_is_read_back_as_it_was(written: LogAddress, fold: int, monk
 def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Kafka the same partition is read on after it: what was read before is not read again."""
     monkeypatch.setattr(loader, "batches", few_at_a_time)
-    log = written.open()
+    embedded = written.open()
+    log: Any = Forwards(embedded)
     whole, broken = (Partition(0, Tables(0, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
     loader._read_rows(log, whole)
     read, left = Log.read, [3]
@@ -104,11 +122,73 @@ def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, mo
     log.close()
 
 
+values = (
+    st.none() | st.binary(max_size=3) | st.binary(max_size=71).map(lambda rest: packed.MARK + rest.ljust(71, b"\1"))
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"a", b"\xc3\xa4", b"b", b""]), values), max_size=40),
+    st.integers(1, 9),
+    st.integers(0, 8),
+)
+def test_the_newest_are_found_from_the_end(
+    tmp_path_factory: pytest.TempPathFactory,
+    written: list[tuple[bytes, bytes | None]],
+    few: int,
+    start: int,
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("processor.log.newest.BLOCK", few)
+        log, tp = Log(tmp_path_factory.mktemp("log") / "data", create=True), TopicPartition(ROWS, 0)
+        log.append([Append(tp, [(b"before", b"0")] * start)], NOON)
+        log.append([Append(tp, written)], NOON)
+        log.append([Append(TopicPartition(EVENTS, 0), [(b"other", b"o")])], NOON)
+        found = list(newest(log, tp, start, log.end(tp)))
+        log.close()
+    assert sum(count for count, _ in found) == len(written)
+    last = {key: (start + number, key, value) for number, (key, value) in enumerate(written)}
+    assert sorted(row for _, rows in found for row in rows) == sorted(last.values())
+    (_, others), *_ = reversed(found)
+    unpacked = [row for row in last.values() if row[2] is None or row[2][:1] != packed.MARK]
+    assert others == sorted(unpacked)
+
+
+def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processor.log.newest.BLOCK", 10)
+    log, tp = Log(tmp_path / "data", create=True), TopicPartition(ROWS, 0)
+    rng = random.Random(1)
+    live: dict[bytes, int] = {}
+
+    def write(count: int) -> None:
+        chosen = [b"%d" % rng.randrange(30) for _ in range(count)]
+        first = log.append([Append(tp, [(key, b"%d" % rng.randrange(1000)) for key in chosen])], NOON)[0]
+        live.update({key: first + number for number, key in enumerate(chosen)})
+
+    write(300)
+    found: dict[bytes, tuple[int, bytes | None]] = {}
+    end = log.end(tp)
+    for _, rows in newest(log, tp, 0, end):
+        found.update({row.key: (row.offset, row.value) for row in rows})
+        write(3)
+        log.compact(tp, 0, log.end(tp), 1000, lambda key, offset: live[key] == offset)
+    behind = log.read(tp, end)
+    found.update({record.key or b"": (record.offset, record.value) for record in behind})
+    assert {key: offset for key, (offset, _) in found.items()} == live
+    log.close()
+
+
+@pytest.mark.parametrize("backwards", [True, False])
 @pytest.mark.parametrize("fold", [1, 7, 1_000_000])
 def test_a_front_end_catches_up_to_the_same_view(
-    written: LogAddress, fold: int, monkeypatch: pytest.MonkeyPatch
+    written: LogAddress, fold: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.follower.FOLD", fold)
+    monkeypatch.setattr("processor.log.newest.BLOCK", fold)
+    if not backwards:
+        monkeypatch.setattr(EmbeddedTail, "newest", lambda tail: iter(()))
     monkeypatch.setattr("processor.log.tail.BATCH", 13)
     view, other = View(), View()
     follower = Follower(written, 2, view, lambda: NOON, lambda: None)
