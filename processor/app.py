@@ -85,7 +85,7 @@ class Application:
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
-            self.faust.task(Compactor(self._owned, self._compact).run)
+            self.faust.task(Compactor(self._owned, self._delete).run)
             if settings.retention:
                 sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
                 self.faust.task(sealer.run)
@@ -155,10 +155,9 @@ class Application:
         found: list[int] = await producer.append(appends)
         return found
 
-    async def _compact(self, *args: Any) -> tuple[int | None, int]:
+    async def _delete(self, tp: TopicPartition, offsets: list[int]) -> None:
         producer: Any = self.faust.producer
-        found: tuple[int | None, int] = await producer.compact(*args)
-        return found
+        await producer.delete(tp, offsets)
 
 
 def _faust_app(address: LogAddress, partitions: int) -> Any:

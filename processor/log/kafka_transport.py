@@ -28,7 +28,7 @@ from processor.log.faust_transport import by_partition, now
 from processor.log.kafka import record_of, take
 from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_writer import Fenced, PartitionWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.store import Append
 from processor.log.topics import EVENTS, GROUP, ROWS
 
 FETCH_RECORDS: Final = 64
@@ -388,12 +388,6 @@ class Producer(faust_transport.Producer):
     async def append(self, appends: list[Append]) -> list[int]:
         """See `Writers.append`."""
         return await self._writers.append(appends)
-
-    async def compact(
-        self, tp: TopicPartition, start: int, end: int, limit: int, is_live: Callable[[bytes, int], bool]
-    ) -> tuple[int | None, int]:
-        """The broker compacts."""
-        return None, 0
 
     async def on_stop(self) -> None:
         await super().on_stop()

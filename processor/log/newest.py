@@ -38,11 +38,19 @@ class Row(NamedTuple):
     value: bytes | None
 
 
-def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[tuple[int, list[Row]]]:
-    """The newest record of each key between two offsets: how many records were looked at, and what was found in them.
+class Found(NamedTuple):
+    """What some records of a partition come to."""
+
+    rows: list[Row]
+    replaced: list[int]
+    """Offsets of the others."""
+
+
+def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found]:
+    """The newest record of each key between two offsets, from the last one on downwards.
 
     Packed rows come first, in no order of use; all others, the progress among them, at the end in the order of the log.
-    0.8 µs a record that was replaced.
+    About 1 µs a record that was replaced.
     """
     seen = HashIndex()
     others: list[Row] = []
@@ -54,9 +62,10 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[tuple
         seen.add(hashes.take(places))
         rows = _rows(block, places)
         others += [row for row in rows if not _is_packed(row)]
-        yield len(block.keys), [row for row in rows if _is_packed(row)]
+        replaced = np.delete(np.array(block.offsets), places).tolist()
+        yield Found([row for row in rows if _is_packed(row)], replaced)
         end = block.offsets[-1]
-    yield 0, sorted(others)
+    yield Found(sorted(others), [])
 
 
 def _is_packed(row: Row) -> bool:
@@ -64,8 +73,8 @@ def _is_packed(row: Row) -> bool:
 
 
 def _rows(block: Block, places: Iterable[int]) -> list[Row]:
-    ends = list(accumulate(length or 0 for length in block.lengths))
     offsets, keys, lengths, values = block
+    ends = list(accumulate(length or 0 for length in lengths))
     rows = []
     for place in places:
         length = lengths[place]

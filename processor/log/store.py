@@ -285,6 +285,18 @@ class Log:
                 self._db.execute("DELETE FROM record WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(dead),))
         return (rows[-1][0] - base + 1 if len(rows) == limit else None), len(dead)
 
+    def delete(self, tp: TopicPartition, offsets: Sequence[int]) -> None:
+        """Compaction by whoever knows what was replaced: these records go, and the partition's newest one never does.
+
+        Records of one key have to go in the order in which they came.
+        """
+        if tp.topic not in COMPACTED:
+            raise LogError(f"{tp.topic} is not compacted")
+        base = self.number(tp) << OFFSET_BITS
+        with self._writing():
+            query = "DELETE FROM record WHERE id IN (SELECT ?1 + value FROM json_each(?2)) AND id < ?1 + ?3"
+            self._db.execute(query, (base, json.dumps(offsets), self.end(tp) - 1))
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def number(self, tp: TopicPartition) -> int:

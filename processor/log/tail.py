@@ -66,8 +66,8 @@ class EmbeddedTail:
         """See `Tail.newest`."""
         for tp, position in self._positions.items():
             end = self._log.end(tp)
-            for _, rows in newest(self._log, tp, position, end):
-                yield tp, rows
+            for found in newest(self._log, tp, position, end):
+                yield tp, found.rows
             self._positions[tp] = end
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:

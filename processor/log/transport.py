@@ -5,7 +5,7 @@ One worker owns all partitions, so a "rebalance" happens once, when it subscribe
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
@@ -126,12 +126,10 @@ class Producer(faust_transport.Producer):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._store.append, appends, now())
 
-    async def compact(
-        self, tp: TopicPartition, start: int, end: int, limit: int, is_live: Callable[[bytes, int], bool]
-    ) -> tuple[int | None, int]:
-        """`Log.compact` between two appends."""
+    async def delete(self, tp: TopicPartition, offsets: list[int]) -> None:
+        """`Log.delete` between two appends."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._store.compact, tp, start, end, limit, is_live)
+        await loop.run_in_executor(self._thread, self._store.delete, tp, offsets)
 
     async def on_stop(self) -> None:
         await super().on_stop()

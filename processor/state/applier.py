@@ -14,6 +14,7 @@ from structlog.stdlib import get_logger
 from processor import tracing
 from processor.core import claims, message
 from processor.core.pipeline import Changes
+from processor.core.tables import NEVER
 from processor.log.errors import LogUnavailable
 from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
@@ -198,6 +199,9 @@ def _appends(partition: Partition, changes: Changes) -> list[Append]:
 
 def _flushed(partition: Partition, changes: Changes, firsts: Mapping[TopicPartition, int]) -> None:
     first = firsts[TopicPartition(ROWS, partition.number)]
+    if partition.replaced is not None:
+        partition.replaced.extend(row.changelog for row, _ in changes.rows if row.changelog != NEVER)
+        partition.replaced.extend(first + place for place, (_, value) in enumerate(changes.rows) if value is None)
     for offset, (row, _) in enumerate(changes.rows, start=first):
         row.changelog = offset
     partition.records += len(changes.rows)

@@ -1,13 +1,17 @@
 """Compaction of the changelog in the embedded log: a little at a time, beside the flushes.
 
-Only the owner of a partition knows which record of a row is the newest without reading them all, so it does the
-compaction: in rounds from the beginning to where the changelog ended when the round began.
+Only the owner of a partition knows which record of a row is the newest, and it knows without reading: it remembers
+where it wrote what it has replaced since (`Partition.replaced`), and deletes that in the order of the log. So a page of
+the file is written once in a round, and of one row the older records go first: a tombstone goes when all that it buries
+has gone.
 """
 
 import asyncio
+from array import array
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import numpy as np
 from structlog.stdlib import get_logger
 
 from processor.log.errors import LogUnavailable
@@ -19,7 +23,7 @@ SLACK: Final = 100_000
 """Replaced records that may lie about whatever the number of rows."""
 
 STEP: Final = 2000
-"""Records looked at in one transaction."""
+"""Records deleted in one transaction."""
 
 PAUSE: Final = 0.02
 """Seconds between two steps, so that the writers get their turns."""
@@ -31,16 +35,16 @@ while a backlog is worked off; then a flush may wait for as long as such a step 
 
 INTERVAL: Final = 1.0
 
-Compact = Callable[[TopicPartition, int, int, int, Callable[[bytes, int], bool]], Awaitable[tuple[int | None, int]]]
-"""`Log.compact` on the writer's thread."""
+Delete = Callable[[TopicPartition, list[int]], Awaitable[None]]
+"""`Log.delete` on the writer's thread."""
 
 
 class Compactor:
     """Starts a round whenever more than half of a partition's changelog (and `SLACK`) has been replaced."""
 
-    def __init__(self, owned: Callable[[], Mapping[int, Partition]], compact: Compact) -> None:
+    def __init__(self, owned: Callable[[], Mapping[int, Partition]], delete: Delete) -> None:
         self._owned = owned
-        self._compact = compact
+        self._delete = delete
 
     async def run(self) -> None:
         """Compact for ever."""
@@ -54,19 +58,23 @@ class Compactor:
                         get_logger().warning("compaction.postponed", partition=partition.number, error=str(error))
 
     async def round(self, partition: Partition) -> int:
-        """One round over a partition; returns how many records went."""
-        end, room = partition.tables.progress.changelog, _room(partition)
-        start: int | None = 0
-        removed = 0
-        while start is not None and partition.number in self._owned():
-            to = TopicPartition(ROWS, partition.number)
-            step, pause = (STEP, PAUSE) if partition.records < 2 * room else (HASTY_STEP, HASTY_PAUSE)
-            start, gone = await self._compact(to, start, end, step, partition.tables.is_live)
-            removed += gone
-            partition.records -= gone
-            await asyncio.sleep(pause)
-        get_logger().info("compaction.done", partition=partition.number, removed=removed, left=partition.records)
-        return removed
+        """Delete what has been replaced by now; returns how many records went. What is left is for the next round."""
+        assert partition.replaced is not None
+        due = np.sort(np.array(partition.replaced, np.int64))
+        partition.replaced = array("q")
+        room, done = _room(partition), 0
+        try:
+            while done < len(due) and partition.number in self._owned():
+                step, pause = (STEP, PAUSE) if partition.records < 2 * room else (HASTY_STEP, HASTY_PAUSE)
+                chunk = due[done : done + step].tolist()
+                await self._delete(TopicPartition(ROWS, partition.number), chunk)
+                done += len(chunk)
+                partition.records -= len(chunk)
+                await asyncio.sleep(pause)
+        finally:
+            partition.replaced.extend(due[done:].tolist())
+        get_logger().info("compaction.done", partition=partition.number, removed=done, left=partition.records)
+        return done
 
 
 def _room(partition: Partition) -> int:

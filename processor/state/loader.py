@@ -1,5 +1,6 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
+from array import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -30,7 +31,9 @@ class Partition:
         self.rows_end = 0
         """The next offset of the changelog: all before it is in the tables."""
         self.records = 0
-        """Records in the changelog, about: what compaction goes by."""
+        """Records in the changelog, about."""
+        self.replaced: array[int] | None = None
+        """Offsets of records in the changelog that say nothing any more; None: a broker compacts."""
         self.claims_end = 0
         """The next offset of the claims log."""
         self.expected = 0
@@ -90,9 +93,14 @@ def _read_newest(store: Log, partition: Partition) -> None:
     tp = TopicPartition(ROWS, partition.number)
     end = store.end(tp)
     restore = partition.tables.restore
-    for looked_at, rows in newest(store, tp, partition.rows_end, end):
-        for offset, key, value in rows:
+    replaced = partition.replaced = array("q")
+    for found in newest(store, tp, partition.rows_end, end):
+        for offset, key, value in found.rows:
             restore(key, value, offset)
+            if value is None:
+                replaced.append(offset)
+        replaced.extend(found.replaced)
+        looked_at = len(found.rows) + len(found.replaced)
         partition.records += looked_at
         if partition.records % PROGRESS_EVERY < looked_at:
             log.info("partition.loading", partition=partition.number, records=partition.records)

@@ -4,10 +4,12 @@ import asyncio
 import errno
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from processor.core import message
+from processor.core.clock import HOUR
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Tables
 from processor.core.tables import encode_value
@@ -268,16 +270,32 @@ async def test_compaction_changes_no_table(worker: Worker) -> None:
         await worker.applier.flush()
     before = worker.log.count(TopicPartition(ROWS, 0))
 
-    async def compact(*args: object) -> tuple[int | None, int]:
-        return worker.log.compact(*args)  # type: ignore[arg-type]
+    async def delete(*args: Any) -> None:
+        worker.log.delete(*args)
 
-    removed = await Compactor(lambda: {0: worker.partition}, compact).round(worker.partition)
+    removed = await Compactor(lambda: {0: worker.partition}, delete).round(worker.partition)
     left = worker.log.count(TopicPartition(ROWS, 0))
     assert left == before - removed == len(worker.partition.tables) + 1
     assert worker.differences() == []
     again = worker.restart()
     assert again.requests() == 30
     assert again.partition.records == left
+
+
+async def test_what_was_replaced_is_known_without_reading(worker: Worker) -> None:
+    """Windows that are closed leave tombstones."""
+    for number in range(12):
+        source = Source("org", "p", "key", NOON + number * HOUR, "json", "partial")
+        usage = [Usage(10 * number + each, user=f"u{each}") for each in range(number % 4 + 1)]
+        await worker.take(worker.send(message.encode([build_blocks(source, columns(usage), 1)[0]])))
+        await worker.applier.flush()
+    known = worker.partition.replaced
+    written = [append.records for appends in worker.appended for append in appends if append.to.topic == ROWS]
+    assert any(value is None for records in written for _, value in records)
+    again = worker.restart().partition.replaced
+    assert known
+    assert again
+    assert sorted(known) == sorted(again)
 
 
 async def test_verify_names_the_rows_that_differ(worker: Worker) -> None:

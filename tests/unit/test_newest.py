@@ -146,10 +146,12 @@ def test_the_newest_are_found_from_the_end(
         log.append([Append(TopicPartition(EVENTS, 0), [(b"other", b"o")])], NOON)
         found = list(newest(log, tp, start, log.end(tp)))
         log.close()
-    assert sum(count for count, _ in found) == len(written)
+    assert sum(len(rows) + len(replaced) for rows, replaced in found) == len(written)
     last = {key: (start + number, key, value) for number, (key, value) in enumerate(written)}
-    assert sorted(row for _, rows in found for row in rows) == sorted(last.values())
-    (_, others), *_ = reversed(found)
+    assert sorted(row for rows, _ in found for row in rows) == sorted(last.values())
+    gone = {offset for _, replaced in found for offset in replaced}
+    assert gone == set(range(start, start + len(written))) - {offset for offset, *_ in last.values()}
+    others = found[-1].rows
     unpacked = [row for row in last.values() if row[2] is None or row[2][:1] != packed.MARK]
     assert others == sorted(unpacked)
 
@@ -170,7 +172,7 @@ def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
     write(300)
     found: dict[bytes, tuple[int, bytes | None]] = {}
     end = log.end(tp)
-    for _, rows in newest(log, tp, 0, end):
+    for rows, _ in newest(log, tp, 0, end):
         found.update({row.key: (row.offset, row.value) for row in rows})
         write(3)
         log.compact(tp, 0, log.end(tp), 1000, lambda key, offset: live[key] == offset)
