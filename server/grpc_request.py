@@ -32,9 +32,19 @@ def parse(raw: bytes, limit: int) -> RawRequest:
     end = len(raw)
     try:
         while position < end and len(events) <= limit:
-            tag, position = _varint(raw, position)
+            tag = raw[position]
+            if tag < 0x80:
+                position += 1
+            else:
+                tag, position = _varint(raw, position)
             if tag == _EVENT:
-                size, position = _varint(raw, position)
+                low = raw[position]
+                high = raw[position + 1] if low >= 0x80 else 0x80
+                if high < 0x80:  # nearly always: an event is longer than 127 bytes and shorter than 16,384
+                    size = low & 0x7F | high << 7
+                    position += 2
+                else:
+                    size, position = _varint(raw, position)
                 event = raw[position : position + size]
                 if len(event) != size:
                     raise IndexError

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Watch(Protocol):
+    """Looks on while a piece of work is done."""
+
+    def time(self, stage: str, events: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do a piece of work of so many events."""
+        ...
+
+
 class Stopwatch:
     """Wall-clock µs an event of every stage: the median over the pieces of work it was given."""
 
@@ -62,12 +70,16 @@ class AllFresh:
 def stages(bench: Bench) -> Figures:
     """Over all events of the corpus, with rows, ids and files as large as they make them."""
     watch = Stopwatch()
-    values = _front_end(bench, watch)
-    _worker(bench, watch, values)
+    run(bench, watch)
     return watch.figures()
 
 
-def _front_end(bench: Bench, watch: Stopwatch) -> list[bytes]:
+def run(bench: Bench, watch: Watch) -> None:
+    """Do all stages of all events, each before the eyes of `watch`."""
+    _worker(bench, watch, _front_end(bench, watch))
+
+
+def _front_end(bench: Bench, watch: Watch) -> list[bytes]:
     """From request bodies to messages."""
     parts = []
     for body in read_bodies(bench.corpus.bodies("json")):
@@ -85,7 +97,7 @@ def _front_end(bench: Bench, watch: Stopwatch) -> list[bytes]:
     return values
 
 
-def _worker(bench: Bench, watch: Stopwatch, values: list[bytes]) -> None:
+def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
     """From messages to rows in a view, and the appends on the way."""
     with bench.fresh() as directory:
         log = Log(directory, partitions=1)
