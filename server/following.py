@@ -13,7 +13,7 @@ from processor.view.columns import Columns
 from processor.view.projects import Project
 from processor.view.sums import Numbers
 from processor.view.trail import Trail
-from server.listing import PIECE, present
+from server.listing import PIECE, AllTime
 
 
 def changed(
@@ -53,7 +53,7 @@ def people(columns: Columns, project: Project, users: Sequence[int]) -> list[tup
 def next_people(columns: Columns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:
     """Numbers and ids of the first `count` users behind `after` by their ids. 10 ms for a million users."""
     names = columns.people.names
-    members = present(columns, project)
+    members = AllTime(columns, project).among()
     if after is not None:
         members = names.after(members, after.encode())
     if len(members) > count:

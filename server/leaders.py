@@ -1,5 +1,7 @@
 """Of each large project, and of each order that is asked for, the few users among whom the first are.
 
+That is over all time and, once somebody asks, since the first day of this month.
+
 A user's place changes only when a row of the user does. So once the first users are known, it is enough to look at
 those who change: who comes to stand at the bound or before it joins them, and the bound is raised when they have become
 many. All others stand behind it, and a page that ends at the bound or before it is found among the few: of a million
@@ -19,13 +21,14 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
-from processor.view.columns import Columns
+from processor.view.columns import Applied, Columns, Mask
 from processor.view.projects import Project
 from processor.view.segments import I64
 from server import listing
-from server.listing import Listing
+from server.listing import AllTime, Listing, Standing
 from server.queries import DEFAULT_SORT, SORTS, Place, UserQuery
 from server.ranking import CAP, top
+from server.since import Since
 
 LARGE: Final = 20_000
 """Users of a project from which on its default order is kept before anybody asks."""
@@ -36,8 +39,11 @@ MOST: Final = 4 * KEPT
 UNASKED: Final = 600.0
 """Seconds after which an order that nobody asks for is kept no more, but for the default one."""
 
-Order = tuple[int, int]
-"""A project's number, and where a row's numbers have what its users are sorted by."""
+Group = tuple[int, int | None]
+"""A project's number, and the day from which on rows count; None: all of them."""
+
+Order = tuple[Group, int]
+"""Of whom, and where their numbers have what they are sorted by."""
 
 
 class Board(Struct, frozen=True):
@@ -54,46 +60,67 @@ class Leaders:
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
-        self._boards: dict[int, dict[int, Board]] = {}
-        """A project's number -> where rows have the value -> its board."""
-        self._changed: dict[int, list[I64]] = {}
-        """A project's number -> users that changed since its boards were settled."""
+        self._boards: dict[Group, dict[int, Board]] = {}
+        """Of whom -> where rows have the value -> its board."""
+        self._since: dict[Group, Since] = {}
+        self._changed: dict[Group, list[I64]] = {}
+        """Users that changed since the boards were settled."""
         self._asked: dict[Order, float] = {}
         self._wanted: set[Order] = set()
 
-    def page(self, project: Project, query: UserQuery) -> Listing | None:
-        """A page of the users over all time; None if it is not surely among the first."""
-        order = project.number, query.column
+    def page(self, project: Project, since: int | None, query: UserQuery) -> Listing | None:
+        """A page of the users, by their rows since a day or by all; None if it is not surely among the first."""
+        group = project.number, since
+        order = group, query.column
         self._asked[order] = time.monotonic()
-        board = self._boards.get(project.number, {}).get(query.column)
+        board = self._boards.get(group, {}).get(query.column)
         if board is None:
             self._wanted.add(order)
             return None
-        changed = self._changed.get(project.number)
+        changed = self._changed.get(group)
         users = _distinct(board.users, *changed) if changed else board.users
-        found = listing.among(self._columns, project, users, query)
+        found = listing.page(self._columns, self._standing(group), query, users)
         if board.bound is None or (found.more and _place(found, query) <= _ordered(board.bound)):
             return found
         if query.after is None:  # too few are left
             self._wanted.add(order)
         return None
 
-    def note(self, users: I64, homes: I64) -> None:
-        """Rows of these users have changed, of projects with these numbers: shape (n,) each. 10 µs for one project."""
-        if not len(homes):
-            return
+    def _standing(self, group: Group) -> Standing:
+        home, since = group
+        return AllTime(self._columns, self._columns.projects.by_number[home]) if since is None else self._since[group]
+
+    def note(self, applied: Applied) -> None:
+        """A batch has changed rows. 10 µs for one project, half a microsecond a row since a day that is asked for."""
+        owners, homes = applied.owners, applied.homes
         first = int(homes[0])
         if (homes == first).all():
-            self._note(first, users)
+            self._note(first, owners)
         else:
             for home in np.unique(homes).tolist():
-                self._note(home, users[homes == home])
+                self._note(home, owners[homes == home])
+        if self._since:
+            days = self._columns.projects.at_of(applied.dims)
+            for group in list(self._since):
+                home, since = group
+                self._note_since(group, applied, (homes == home) & (days >= (since or 0)))
 
     def _note(self, home: int, users: I64) -> None:
-        if self._boards.get(home):
-            self._changed.setdefault(home, []).append(users)
+        if self._boards.get((home, None)):
+            self._changed.setdefault((home, None), []).append(users)
         elif len(self._columns.projects.by_number[home].members) >= LARGE:
-            self._wanted.add((home, SORTS[DEFAULT_SORT]))
+            self._wanted.add(((home, None), SORTS[DEFAULT_SORT]))
+
+    def _note_since(self, group: Group, applied: Applied, which: Mask) -> None:
+        if self._columns.projects.by_number[group[0]].wide or (which & (applied.shrunk | (applied.came < 0))).any():
+            self._drop(group)
+        elif which.any():
+            self._since[group].take_in(applied, which)
+            self._changed.setdefault(group, []).append(applied.owners[which])
+
+    def _drop(self, group: Group) -> None:
+        for found in (self._boards, self._since, self._changed):
+            found.pop(group, None)
 
     def settle(self, lock: AbstractContextManager[Any]) -> None:
         """Bring the boards up to what has changed, make those that were missed, give up those that nobody asks for."""
@@ -102,71 +129,77 @@ class Leaders:
         with lock:
             self._give_up(time.monotonic() - UNASKED)
             wanted, self._wanted = self._wanted, set()
-        made = {(home, column): self._made(home, column) for home, column in wanted}
-        for home, changed in self._changed.items():
+        for group in {group for group, _ in wanted} - self._since.keys():
+            self._add_up(group, lock)
+        made = {order: self._best(*order) for order in wanted if order[0][1] is None or order[0] in self._since}
+        for group, changed in self._changed.items():
             users = _distinct(*changed)
-            for column, board in self._boards[home].items():
-                if (home, column) not in made:
-                    made[home, column] = self._joined(home, column, board, users)
+            for column, board in self._boards.get(group, {}).items():
+                if (group, column) not in made:
+                    made[group, column] = self._joined(group, column, board, users)
         with lock:
-            for (home, column), board in made.items():
-                self._boards.setdefault(home, {})[column] = board
+            for (group, column), board in made.items():
+                self._boards.setdefault(group, {})[column] = board
             self._changed.clear()
 
-    def _give_up(self, since: float) -> None:
-        for home, column in [order for order, at in self._asked.items() if at < since]:
-            del self._asked[home, column]
-            boards = self._boards.get(home, {})
-            if column != SORTS[DEFAULT_SORT]:
+    def _add_up(self, group: Group, lock: AbstractContextManager[Any]) -> None:
+        home, first = group
+        project = self._columns.projects.by_number[home]
+        if first is not None and not project.wide:
+            since = Since(self._columns, project, first)
+            with lock:
+                self._since[group] = since
+
+    def _give_up(self, before: float) -> None:
+        for group, column in [order for order, at in self._asked.items() if at < before]:
+            del self._asked[group, column]
+            boards = self._boards.get(group, {})
+            if group[1] is not None or column != SORTS[DEFAULT_SORT]:
                 boards.pop(column, None)
             if not boards:
-                self._changed.pop(home, None)
+                self._drop(group)
 
-    def _made(self, home: int, column: int) -> Board:
-        """A board out of all users of a project. 30 ms for a million."""
-        project = self._columns.projects.by_number[home]
-        return self._best(project, column, listing.present(self._columns, project))
-
-    def _joined(self, home: int, column: int, board: Board, changed: I64) -> Board:
-        project = self._columns.projects.by_number[home]
+    def _joined(self, group: Group, column: int, board: Board, changed: I64) -> Board:
         if board.bound is not None:
-            changed = self._before(project, column, changed, board.bound)
+            changed = self._before(group, column, changed, board.bound)
         users = _distinct(board.users, changed)
         if len(users) <= MOST:
             return Board(users, board.bound)
-        best = self._best(project, column, users)
+        best = self._best(group, column, users)
         if board.bound is None or best.bound is None or _ordered(best.bound) <= _ordered(board.bound):
             return best
-        return Board(self._before(project, column, users, board.bound), board.bound)  # many have fallen behind it
+        return Board(self._before(group, column, users, board.bound), board.bound)  # many have fallen behind it
 
-    def _before(self, project: Project, column: int, users: I64, bound: Place) -> I64:
+    def _before(self, group: Group, column: int, users: I64, bound: Place) -> I64:
         """Those of `users`, ascending, at the bound or before it; if its value is huge, some behind it too."""
         value, name = bound
         least = min(value, CAP)
-        keys = listing.keys_among(self._columns, project, users, column)
+        keys = self._standing(group).keys(users, column)
         ties = users[keys == least]
         if least < CAP and len(ties):
             ties = np.setdiff1d(ties, self._columns.people.names.after(ties, name.encode()), assume_unique=True)
         return np.sort(np.concatenate((users[keys > least], ties)))
 
-    def _best(self, project: Project, column: int, users: I64) -> Board:
-        """The first of `users`, ascending; bound by the last of them if there are more."""
-        if len(users) <= KEPT:
-            return Board(users, None)
-        columns = self._columns
-        keys = listing.keys_among(columns, project, users, column)
+    def _best(self, group: Group, column: int, users: I64 | None = None) -> Board:
+        """The first of `users`, ascending (None: of all, 30 ms for a million), bound by the last of them if there are
+        more."""
+        standing = self._standing(group)
+        found = standing.among() if users is None else users
+        if len(found) <= KEPT:
+            return Board(found, None)
+        keys = standing.keys(found, column)
         least = int(np.partition(keys, len(keys) - KEPT)[len(keys) - KEPT])
-        chosen = users[keys >= least]
+        chosen = found[keys >= least]
         if least < CAP and len(chosen) <= 2 * KEPT:  # names need not be looked at: all that are tied are in
             return Board(chosen, (least - 1, ""))
 
         def exact(place: int) -> int:
-            return columns.numbers_of(project, [int(users[place])])[0][column]
+            return standing.numbers([int(found[place])])[0][column]
 
-        names = columns.people.names
-        places = top(keys, users, names, exact, None, KEPT)
-        (name,) = names.get([int(users[places[-1]])])
-        return Board(np.sort(users[places]), (exact(places[-1]), name.decode()))
+        names = self._columns.people.names
+        places = top(keys, found, names, exact, None, KEPT)
+        (name,) = names.get([int(found[places[-1]])])
+        return Board(np.sort(found[places]), (exact(places[-1]), name.decode()))
 
 
 def _distinct(*users: I64) -> I64:

@@ -6,13 +6,13 @@ All of it is read under one of the view's locks, which the caller holds, but for
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
 from processor.view.columns import Columns
 from processor.view.projects import Dim, Project
-from processor.view.segments import I64
+from processor.view.segments import I64, Records
 from processor.view.sums import (
     NO_FIRST,
     NO_LAST,
@@ -60,41 +60,85 @@ class Hour(NamedTuple):
 NOTHING: Final = Listing([], (0,) * 7, 0, False)
 
 
+class Standing(Protocol):
+    """Sums by user of a project that are kept as rows change."""
+
+    @property
+    def totals(self) -> Sequence[int]:
+        """Of all its users."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many users have rows."""
+        ...
+
+    def among(self, users: I64 | None = None) -> I64:
+        """Those of `users` (ascending; None: of all there are) that have rows."""
+        ...
+
+    def keys(self, users: I64, column: int) -> I64:
+        """What `users`, ascending, are sorted by: shape (n,)."""
+        ...
+
+    def numbers(self, users: Sequence[int]) -> list[Numbers]:
+        """Their sums."""
+        ...
+
+
+class AllTime:
+    """The sums that the columns have: those over all time."""
+
+    def __init__(self, columns: Columns, project: Project) -> None:
+        self._columns = columns
+        self._project = project
+
+    @property
+    def totals(self) -> Sequence[int]:
+        """See `Standing`."""
+        return self._project.totals
+
+    @property
+    def size(self) -> int:
+        """See `Standing`."""
+        return self._project.people
+
+    def among(self, users: I64 | None = None) -> I64:
+        """See `Standing`."""
+        found = np.array(self._project.members, np.int64) if users is None else users
+        if self._project.people == len(self._project.members):
+            return found
+        return found[self._columns.people.records.column("rows", found, ascending=True) > 0]
+
+    def keys(self, users: I64, column: int) -> I64:
+        """See `Standing`."""
+        columns, project = self._columns, self._project
+        keys = keys_of(column, lambda name: columns.people.records.column(name, users, ascending=True))
+        if project.wide:
+            owners = np.intersect1d(users, list(project.wide))
+            wide = columns.numbers_of(project, owners.tolist())
+            keys[np.searchsorted(users, owners)] = [key_of(column, more) for more in wide]
+        return keys
+
+    def numbers(self, users: Sequence[int]) -> list[Numbers]:
+        """See `Standing`."""
+        return self._columns.numbers_of(self._project, users)
+
+
 def all_time(columns: Columns, project: Project, query: UserQuery) -> Listing:
     """The users over all time. 30 ms for a million."""
-    return among(columns, project, np.array(project.members, np.int64), query)
+    return page(columns, AllTime(columns, project), query)
 
 
-def among(columns: Columns, project: Project, users: I64, query: UserQuery) -> Listing:
-    """A page of no others than `users`, ascending; the totals and the size are those of the project."""
-    users = _present(columns, project, users)
-    keys = keys_among(columns, project, users, query.column)
+def page(columns: Columns, standing: Standing, query: UserQuery, users: I64 | None = None) -> Listing:
+    """A page of a standing; of no others than `users`, ascending, if they are given."""
+    users = standing.among(users)
+    keys = standing.keys(users, query.column)
 
     def get(places: Sequence[int]) -> list[Numbers]:
-        return columns.numbers_of(project, users[list(places)].tolist())
+        return standing.numbers(users[list(places)].tolist())
 
-    return _page(columns, users, keys, get, query, project.totals)._replace(size=project.people)
-
-
-def present(columns: Columns, project: Project) -> I64:
-    """The project's users that have rows, ascending."""
-    return _present(columns, project, np.array(project.members, np.int64))
-
-
-def _present(columns: Columns, project: Project, users: I64) -> I64:
-    if project.people == len(project.members):
-        return users
-    return users[columns.people.records.column("rows", users, ascending=True) > 0]
-
-
-def keys_among(columns: Columns, project: Project, users: I64, column: int) -> I64:
-    """What `users`, ascending, are sorted by over all time: shape (n,)."""
-    keys = keys_of(column, lambda name: columns.people.records.column(name, users, ascending=True))
-    if project.wide:
-        owners = np.intersect1d(users, list(project.wide))
-        wide = columns.numbers_of(project, owners.tolist())
-        keys[np.searchsorted(users, owners)] = [key_of(column, more) for more in wide]
-    return keys
+    return _page(columns, users, keys, get, query, standing.totals)._replace(size=standing.size)
 
 
 def nobody(columns: Columns, project: Project, query: UserQuery, user: int | None) -> Listing:
@@ -122,12 +166,12 @@ def filtered(
     with hold():
         rows = np.concatenate([np.empty(0, np.int32), *(np.array(dim.rows, np.int32) for dim in dims)])
         members = np.array(project.members, np.int64)
-    sums = _Sums(len(members))
+    sums = Added(len(members))
     for start in range(0, len(rows), PIECE):
         piece = rows[start : start + PIECE].astype(np.int64)
         with hold():
             sums.add(columns, project, piece, user)
-    places = np.flatnonzero(sums.seen)
+    places = np.flatnonzero(sums.rows)
     keys = keys_of(query.column, lambda name: sums.column(name)[places])
     for place, more in sums.wide.items():
         keys[np.searchsorted(places, place)] = key_of(query.column, sums.numbers(place, more))
@@ -138,14 +182,14 @@ def filtered(
     return _page(columns, members[places], keys, get, query, sums.totals)
 
 
-class _Sums:
+class Added:
     """Sums by user, a user being a place in a project's members."""
 
     def __init__(self, members: int) -> None:
         self.sums = np.zeros((len(SUMMED), members), np.int64)
         self.first = np.full(members, NO_FIRST)
         self.last = np.full(members, NO_LAST)
-        self.seen = np.zeros(members, np.bool_)
+        self.rows = np.zeros(members, np.int32)
         self.totals = [0] * 7
         self.wide: dict[int, Numbers] = {}
 
@@ -157,14 +201,9 @@ class _Sums:
             chosen &= rows["owner"] == user
         if not chosen.all():
             numbered, rows = numbered[chosen], rows[chosen]
-        at = columns.people.records.column("place", rows["owner"].astype(np.int64)).astype(np.int64)
-        deltas = limbs(rows)
-        for column, delta in zip(self.sums, deltas, strict=True):
-            np.add.at(column, at, delta)
-        np.minimum.at(self.first, at, rows["first_seen"])
-        np.maximum.at(self.last, at, rows["last_seen"])
-        self.seen[at] = True
-        self._count(totals_of(deltas))
+        at = columns.people.places_of(rows["owner"].astype(np.int64))
+        self.put(at, limbs(rows), rows)
+        np.add.at(self.rows, at, 1)
         if project.wide:
             for row, place in zip(numbered.tolist(), at.tolist(), strict=True):
                 more = columns.wide(row)
@@ -172,13 +211,30 @@ class _Sums:
                     self._count(more[TOTALS])
                     self.wide[place] = merge(self.wide[place], more) if place in self.wide else more
 
+    def put(self, at: I64, deltas: I64, rows: Records) -> None:
+        """Add changes of rows, shape (8, n), to these places; times are those of `rows`."""
+        for column, delta in zip(self.sums, deltas, strict=True):
+            np.add.at(column, at, delta)
+        np.minimum.at(self.first, at, rows["first_seen"])
+        np.maximum.at(self.last, at, rows["last_seen"])
+        self._count(totals_of(deltas))
+
+    def grow(self, members: int) -> None:
+        """Make room for so many members."""
+        more = max(members, 2 * len(self.rows)) - len(self.rows)
+        if members > len(self.rows):
+            self.sums = np.concatenate((self.sums, np.zeros((len(SUMMED), more), np.int64)), axis=1)
+            self.first = np.append(self.first, np.full(more, NO_FIRST))
+            self.last = np.append(self.last, np.full(more, NO_LAST))
+            self.rows = np.append(self.rows, np.zeros(more, np.int32))
+
     def _count(self, totals: Sequence[int]) -> None:
         self.totals = [a + b for a, b in zip(self.totals, totals, strict=True)]
 
     def column(self, name: str) -> I64:
         return self.last if name == "last_seen" else self.sums[SUMMED.index(name)]
 
-    def numbers(self, place: int, wide: Numbers | None) -> Numbers:
+    def numbers(self, place: int, wide: Numbers | None = None) -> Numbers:
         own = numbers(self.sums[:, place].tolist(), int(self.first[place]), int(self.last[place]))
         return merge(own, wide) if wide else own
 

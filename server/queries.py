@@ -36,6 +36,10 @@ class Range(Struct, frozen=True):
     def is_all_time(self) -> bool:
         return self.start is None and self.end is None
 
+    def is_since(self, day: int, last: int) -> bool:
+        """True if of days up to `last` it has those from `day` on."""
+        return self.start == day and (self.end is None or self.end > last)
+
     def __contains__(self, day: int) -> bool:
         return (self.start is None or day >= self.start) and (self.end is None or day < self.end)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
-from processor.core.clock import KINDS, format_timestamp, month_start, next_month, window_start
+from processor.core.clock import DAY, KINDS, format_timestamp, month_start, next_month, window_start
 from processor.view.projects import Dim
 from processor.view.sums import TOTALS, Numbers, merge, merged
 from server import costs, position
@@ -59,15 +59,15 @@ class ViewReads:
         query = parse_users(key.project, params)
         await self._catch_up(after)
         as_of = self._view.as_of
-        if query.is_filtered:
+        listing = self._view.first(query, month_start(as_of) // DAY)
+        if listing is None and query.is_filtered:
             dims = self._view.dims(key.project)
             dims = await self._run(len(dims), lambda: _matching(query, dims))
             size = max(self._view.members(key.project), sum(len(dim.rows) for dim in dims))
             listing = await self._run(size, lambda: self._view.filtered(query, dims))
-        else:
+        elif listing is None:
             size = 1 if query.unattributed else self._view.members(key.project)
-            found = self._view.first(query)
-            listing = await self._run(size, lambda: self._view.all_time(query)) if found is None else found
+            listing = await self._run(size, lambda: self._view.all_time(query))
         return _page(query, listing, as_of)
 
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:

@@ -25,7 +25,7 @@ from processor.view.sums import Numbers
 from processor.view.trail import Trail, changed_between
 from processor.view.windows import Charged, Windows
 from server import following, listing
-from server.leaders import Leaders
+from server.leaders import LARGE, Leaders
 from server.listing import NOTHING, Hour, Listing
 from server.queries import Range, UserQuery
 
@@ -92,7 +92,9 @@ class View:
 
     def _apply(self, partition: int, changes: Changes) -> None:
         if changes.keys:
-            self._leaders.note(*self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1))
+            applied = self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1)
+            if applied is not None:
+                self._leaders.note(applied)
         self._partitions.add(partition)
         for key, parts, value in changes.windows:
             self._windows.replace(key, parts, value)
@@ -137,16 +139,19 @@ class View:
         with self._hold(len(project.members)):
             return listing.all_time(columns, project, query)
 
-    def first(self, query: UserQuery) -> Listing | None:
-        """The same, if the page is among the first of a large project, as the follower keeps them; never in a thread.
-
-        None: look for it with `all_time`.
-        """
+    def first(self, query: UserQuery, month: int) -> Listing | None:
+        """A page over all time or from the day `month` on, if it is among the first of a large project as the follower
+        keeps them; never in a thread. None: look for it with `all_time` or `filtered`."""
         project = self._columns.projects.by_name.get(query.project)
-        if project is None or query.unattributed or len(project.members) <= SMALL:
+        if project is None or query.unattributed or query.model is not None or query.environment is not None:
+            return None
+        if query.days.is_all_time:
+            if len(project.members) <= SMALL:
+                return None
+        elif not query.days.is_since(month, project.newest) or len(project.members) < LARGE:
             return None
         with self._lock:
-            return self._leaders.page(project, query)
+            return self._leaders.page(project, query.days.start, query)
 
     def dims(self, project: str) -> list[Dim]:
         """All kinds of rows of users the project has. Never waits."""

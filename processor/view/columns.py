@@ -5,7 +5,7 @@ is an object of its own. Nothing here locks; `views.View` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,24 @@ ROW: Final = np.dtype(
 _EMPTY: Final = np.array((-1, 0, 0, 0, ELSEWHERE, -1, 0, 0, 0, 0, NO_FIRST, NO_LAST), ROW)
 
 Mask = NDArray[np.bool_]
+
+
+class Applied(NamedTuple):
+    """What a batch has changed. Shape (n,) each, but for `deltas`."""
+
+    owners: I64
+    """The users of its rows."""
+    dims: I64
+    homes: I64
+    """Their projects."""
+    deltas: I64
+    """What is added to their sums: shape (8, n), in the order of `SUMMED`."""
+    came: I64
+    """1 for a row that was not there, -1 for one that has gone."""
+    rows: Records
+    """What they say now."""
+    shrunk: Mask
+    """True where a row tells of fewer instants than before."""
 
 
 class Columns:
@@ -95,10 +113,10 @@ class Columns:
 
     # --- taking in changes ------------------------------------------------------------------------------------------
 
-    def apply(self, partition: int, changes: Changes, next_offset: int = 0) -> tuple[I64, I64]:
-        """Take in the rows of a batch, at least one; returns the numbers of the users whose rows changed and of their
-        projects, for each row. Raises `ValueError` for a key of another format; then nothing has changed. A row that
-        goes is noted as a change by the message `next_offset`: no row says by which."""
+    def apply(self, partition: int, changes: Changes, next_offset: int = 0) -> Applied | None:
+        """Take in the rows of a batch, at least one; None if that changed nothing. Raises `ValueError` for a key of
+        another format; then nothing has changed. A row that goes is noted as a change by the message `next_offset`: no
+        row says by which."""
         offsets = _offsets(changes, next_offset)
         hashes = hashes_of(changes.keys)
         rows = self._index.find(hashes)
@@ -115,16 +133,14 @@ class Columns:
             wide = {moved[index]: more for index, more in wide.items()}
             rows, values, is_gone, offsets = rows[known], values.take(known), is_gone[known], offsets[known]
         if not len(rows):
-            return rows, rows
-        owners, dims = self._replace(rows, values, is_gone)
+            return None
+        applied = self._replace(rows, values, is_gone)
         self._replace_wide(rows, wide)
-        homes = self.projects.homes_of(dims)
         if self.trail is not None:
-            self.trail.note(partition, rows, offsets, owners, homes)
-        return owners, homes
+            self.trail.note(partition, rows, offsets, applied.owners, applied.homes)
+        return applied
 
-    def _replace(self, rows: I64, values: Records, is_gone: Mask) -> tuple[I64, I64]:
-        """Returns the users and the dimensions of the rows."""
+    def _replace(self, rows: I64, values: Records, is_gone: Mask) -> Applied:
         old = self.rows.take(rows)
         new = values.view(ROW)
         was = old["dim"] >= 0
@@ -140,17 +156,18 @@ class Columns:
         owners = new["owner"].astype(np.int64)
         self.people.add(owners, deltas, new)
         self.projects.add(dims, deltas)
+        homes = self.projects.homes_of(dims)
         came = (~is_gone).astype(np.int64) - was
         moved = np.flatnonzero(came)
         if len(moved):
             self.live += int(came.sum())
             which, turned = self.people.count(owners[moved], came[moved])
-            self.projects.count(self.projects.homes_of(dims[moved[which]]), turned)
+            self.projects.count(homes[moved[which]], turned)
         shrunk = (new["first_seen"] > old["first_seen"]) | (new["last_seen"] < old["last_seen"])
         if shrunk.any():  # less than before: not by this program
             for user in set(new["owner"][shrunk].tolist()) - {ELSEWHERE}:
                 self.people.see_again(user, self.rows.take(np.array(self.rows_of(user))))
-        return owners, dims
+        return Applied(owners, dims, homes, deltas, came, new, shrunk)
 
     def _replace_wide(self, rows: I64, wide: dict[int, Numbers]) -> None:
         if not (wide or self._wide):

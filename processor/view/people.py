@@ -110,6 +110,10 @@ class People:
         which = np.flatnonzero(turned)
         return first[which], turned[which]
 
+    def places_of(self, users: I64) -> I64:
+        """Where users stand among the members of their project."""
+        return self.records.column("place", users).astype(np.int64)
+
     def see_again(self, user: int, rows: Records) -> None:
         """Take a user's times from all of its rows."""
         ((part, at, _),) = self.records.split(np.array([user]))

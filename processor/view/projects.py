@@ -34,7 +34,7 @@ class Dim(Struct, gc=False, eq=False):
 class Project:
     """A project's users and dimensions, and its totals over all time."""
 
-    __slots__ = ("dims", "hours", "members", "number", "people", "totals", "wide")
+    __slots__ = ("dims", "hours", "members", "newest", "number", "people", "totals", "wide")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -46,6 +46,8 @@ class Project:
         """Requests, errors, input, output and cached tokens, cost, unpriced."""
         self.wide: dict[int, dict[int, Numbers]] = {}
         """User -> row -> what does not fit into columns."""
+        self.newest = 0
+        """The last day that rows of users are kept by."""
         self.people = 0
         """How many of its users have rows."""
 
@@ -69,6 +71,8 @@ class Projects:
         self.dims: list[Dim] = []
         self._home_of = array("i")
         """A dimension's project; `ELSEWHERE` for hours."""
+        self._at = array("i")
+        """A dimension's day or hour."""
 
     def home_of(self, dim: int) -> Project:
         """The project that rows of a dimension are added up to."""
@@ -78,6 +82,11 @@ class Projects:
         """The numbers of those projects."""
         homes: I64 = np.frombuffer(self._home_of, np.int32).take(dims).astype(np.int64)
         return homes
+
+    def at_of(self, dims: I64) -> I64:
+        """The days, or hours, of dimensions."""
+        found: I64 = np.frombuffer(self._at, np.int32).take(dims).astype(np.int64)
+        return found
 
     def place_users(self, rows: I64, places: Sequence[UserPlace]) -> tuple[I64, I64]:
         """Put new rows into their dimensions; returns the numbers of those and of the projects."""
@@ -89,7 +98,10 @@ class Projects:
             if home != name:
                 name, project = home, self.by_name.get(home) or self._new(home)
             key = (place.day, place.provider, place.model, place.environment)
-            dim = project.dims.get(key) or self._new_dim(project.dims, project.number, key)
+            dim = project.dims.get(key)
+            if dim is None:
+                dim = self._new_dim(project.dims, project.number, key)
+                project.newest = max(project.newest, place.day)
             dim.rows.append(row)
             dims.append(dim.number)
             homes.append(project.number)
@@ -117,6 +129,7 @@ class Projects:
         dim = dims[key] = Dim(len(self.dims), *key, array("i"))
         self.dims.append(dim)
         self._home_of.append(home)
+        self._at.append(at)
         return dim
 
     def count(self, homes: I64, changes: I64) -> None:

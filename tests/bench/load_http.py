@@ -10,12 +10,17 @@ from tests.bench.loading import Order, Outcome, main, now
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE).search
 _POSITION = re.compile(rb"\r\nx-ingest-position: *(\S+)", re.IGNORECASE).search
+_RETRY = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE).search
 _ACCEPTED = re.compile(rb'"accepted": ?(\d+)').search
 ACCEPTED: Final = b"HTTP/1.1 202"
 OK: Final = b"HTTP/1.1 200"
+BUSY: Final = b"HTTP/1.1 503"
 
-Answered = Callable[["Connection", float, bytes, bytes], None]
-"""connection, when its request was due, head and body of the answer."""
+Sent = tuple[float, int]
+"""When a request was due, and its number."""
+
+Answered = Callable[["Connection", Sent, bytes, bytes], None]
+"""connection, the request, head and body of the answer."""
 
 
 class Connection(asyncio.Protocol):
@@ -25,7 +30,7 @@ class Connection(asyncio.Protocol):
         self._answered = answered
         self._lost = lost
         self._buffer = b""
-        self._due: deque[float] = deque()
+        self._due: deque[Sent] = deque()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,9 +40,9 @@ class Connection(asyncio.Protocol):
         if self._due:
             self._lost(f"connection lost with {len(self._due)} requests unanswered ({error})")
 
-    def send(self, request: bytes, due: float) -> None:
+    def send(self, request: bytes, sent: Sent) -> None:
         assert self._transport is not None
-        self._due.append(due)
+        self._due.append(sent)
         self._transport.write(request)
 
     def close(self) -> None:
@@ -125,10 +130,11 @@ class Load:
     def _send(self, lane: Connection, due: float) -> None:
         if self._next < len(self._requests):
             self._next += 1
-            lane.send(self._requests[self._next - 1], due)
+            lane.send(self._requests[self._next - 1], (due, self._next - 1))
 
-    def _acknowledged(self, lane: Connection, due: float, head: bytes, body: bytes) -> None:
+    def _acknowledged(self, lane: Connection, sent: Sent, head: bytes, body: bytes) -> None:
         at = now()
+        due, number = sent
         outcome = self._outcome
         outcome.requests += 1
         outcome.latencies.append(at - due)
@@ -136,12 +142,15 @@ class Load:
         if head.startswith(ACCEPTED) and count:
             outcome.accepted += int(count[1])
             self._last_head = head
+            if self._order.remember:
+                outcome.taken.append(number)
             if self._watchers:
                 position = _POSITION(head)
                 assert position is not None
-                self._watchers.popleft().send(self._get % position[1], at)
+                self._watchers.popleft().send(self._get % position[1], (at, number))
         else:
             outcome.refused += 1
+            outcome.busy += head.startswith(BUSY) and _RETRY(head) is not None
         if outcome.requests == len(self._requests):
             outcome.ended = at
             self._over.set()
@@ -152,10 +161,10 @@ class Load:
         else:
             self._free.append(lane)
 
-    def _seen(self, watcher: Connection, acknowledged: float, head: bytes, body: bytes) -> None:
+    def _seen(self, watcher: Connection, sent: Sent, head: bytes, body: bytes) -> None:
         if not head.startswith(OK):
             self._fail(f"a read after an acknowledgement was answered {head[:40]!r} {body[:200]!r}")
-        self._outcome.visible.append(now() - acknowledged)
+        self._outcome.visible.append(now() - sent[0])
         self._watchers.append(watcher)
 
     def _fail(self, why: str) -> None:

@@ -30,6 +30,8 @@ class Order(Struct):
     watchers: int = 0
     """HTTP only: connections that ask, after an acknowledgement, until the tables contain that batch."""
     encoding: str = "gzip"
+    remember: bool = False
+    """HTTP only: whether to tell which requests were taken."""
 
 
 class Outcome(Struct):
@@ -42,6 +44,10 @@ class Outcome(Struct):
     requests: int = 0
     accepted: int = 0
     refused: int = 0
+    busy: int = 0
+    """Of the refused ones: 503 with Retry-After."""
+    taken: list[int] = field(default_factory=list)
+    """Numbers of the requests that were accepted, if they were to be remembered."""
     position: str = ""
     """Of the last answer."""
     latencies: list[float] = field(default_factory=list)

@@ -104,6 +104,12 @@ def resident(pid: int) -> float | None:
     return None if found is None else int(found.split()[0]) * 1024 / MIB
 
 
+def peak(pid: int) -> float | None:
+    """MiB of memory a process has occupied at most."""
+    found = _first(f"/proc/{pid}/status", "VmHWM")
+    return None if found is None else int(found.split()[0]) * 1024 / MIB
+
+
 def children(pid: int) -> list[int]:
     """The process's children."""
     found = []

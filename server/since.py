@@ -1,0 +1,71 @@
+"""The sums of a large project's users since a day, kept as rows change: of this month, which is what people look at.
+
+They are added up from the rows once, and then take in what each batch changes, as the sums over all time do.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from processor.view.columns import Applied, Columns, Mask
+from processor.view.projects import Project
+from processor.view.segments import I64
+from processor.view.sums import Numbers
+from server.listing import PIECE, Added
+from server.ranking import keys_of
+
+
+class Since:
+    """A `Standing` of a project without wide rows. 84 bytes a user, up to twice that after new ones came."""
+
+    def __init__(self, columns: Columns, project: Project, first: int) -> None:
+        """Add up the rows from the day `first` on. 0.2 s for a million rows."""
+        self._columns = columns
+        self._project = project
+        self._sums = Added(len(project.members))
+        for dim in project.dims.values():
+            if dim.at >= first:
+                rows = np.array(dim.rows, np.int64)
+                for start in range(0, len(rows), PIECE):
+                    self._sums.add(columns, project, rows[start : start + PIECE], None)
+        self._size = int(np.count_nonzero(self._sums.rows))
+
+    def take_in(self, applied: Applied, which: Mask) -> None:
+        """Add what a batch changed in these of its rows, all of this project and none of a day before."""
+        sums = self._sums
+        sums.grow(len(self._project.members))
+        at = self._columns.people.places_of(applied.owners[which])
+        sums.put(at, applied.deltas[:, which], applied.rows[which])
+        came = applied.came[which]
+        moved = np.flatnonzero(came)
+        if len(moved):
+            users = np.unique(at[moved])
+            self._size -= int(np.count_nonzero(sums.rows[users]))
+            np.add.at(sums.rows, at[moved], came[moved].astype(np.int32))
+            self._size += int(np.count_nonzero(sums.rows[users]))
+
+    @property
+    def totals(self) -> Sequence[int]:
+        """See `Standing`."""
+        return self._sums.totals
+
+    @property
+    def size(self) -> int:
+        """See `Standing`."""
+        return self._size
+
+    def among(self, users: I64 | None = None) -> I64:
+        """See `Standing`."""
+        if users is None:
+            return np.array(self._project.members, np.int64)[np.flatnonzero(self._sums.rows)]
+        return users[self._sums.rows[self._columns.people.places_of(users)] > 0]
+
+    def keys(self, users: I64, column: int) -> I64:
+        """See `Standing`."""
+        places = self._columns.people.places_of(users)
+        return keys_of(column, lambda name: self._sums.column(name)[places])
+
+    def numbers(self, users: Sequence[int]) -> list[Numbers]:
+        """See `Standing`."""
+        places = self._columns.people.places_of(np.array(users, np.int64))
+        return [self._sums.numbers(place) for place in places.tolist()]
