@@ -128,10 +128,8 @@ class Follower(_Following):
         brought = 0
         if not self._has_begun:
             self._has_begun = True
-            for tp, rows in self._tail.newest():
-                self._view.apply(tp.partition, [(row.key, row.value) for row in rows])
-                if self._stopping.is_set():
-                    return
+            if not self._take_newest():
+                return
         for tp, records in self._tail.poll():
             keep_newest(self._kept.setdefault(tp.partition, {}), records)
             brought += len(records)
@@ -146,6 +144,16 @@ class Follower(_Following):
             self._view.tidy()
             self._view.mark_current(at - at % 1000)
             self.read_all.set()
+
+    def _take_newest(self) -> bool:
+        """Apply what there is now; False if we are to end."""
+        for tp, (rows, others, _) in self._tail.newest():
+            self._view.apply(tp.partition, [(row.key, row.value) for row in rows])
+            kept = self._kept.setdefault(tp.partition, {})
+            kept.update({row.key: Record(row.offset, 0, row.key, row.value) for row in others})
+            if self._stopping.is_set():
+                return False
+        return True
 
     def _apply_kept(self) -> None:
         for partition, kept in self._kept.items():

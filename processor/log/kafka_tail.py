@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition as Assigned
 from processor.log.errors import LogUnavailable
 from processor.log.kafka import take
 from processor.log.kafka_config import KafkaAccess
-from processor.log.newest import Row
+from processor.log.newest import Found
 from processor.log.store import Record, TopicPartition
 
 WAIT: Final = 0.02
@@ -62,7 +62,7 @@ class KafkaTail:
             self._known[tp] = at
         return self._known[tp]
 
-    def newest(self) -> Iterator[tuple[TopicPartition, list[Row]]]:
+    def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """See `Tail.newest`: a broker hands records out forwards."""
         return iter(())
 

@@ -39,37 +39,36 @@ class Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What some records of a partition come to."""
+    """What some records of a partition come to, the newest first."""
 
     rows: list[Row]
+    """Sums in their packed form."""
+    others: list[Row]
+    """The progress among them. Who follows a log that grows applies them when it has read on to its end: what was
+    replaced and compacted meanwhile is there."""
     replaced: list[int]
-    """Offsets of the others."""
+    """Offsets of records that say nothing any more."""
 
 
 def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found]:
     """The newest record of each key between two offsets, from the last one on downwards.
 
-    Packed rows come first, in no order of use; all others, the progress among them, at the end in the order of the log.
     About 1 µs a record that was replaced.
     """
     seen = HashIndex()
-    others: list[Row] = []
     while (block := log.block_before(tp, start, end, BLOCK)) is not None:
         hashes = hashes_of(block.keys)
         unknown = np.flatnonzero(seen.find(hashes) < 0).tolist()
         first = {block.keys[place]: place for place in reversed(unknown)}
         places = list(first.values())
         seen.add(hashes.take(places))
-        rows = _rows(block, places)
-        others += [row for row in rows if not _is_packed(row)]
         replaced = np.delete(np.array(block.offsets), places).tolist()
-        yield Found([row for row in rows if _is_packed(row)], replaced)
+        found = Found([], [], replaced)
+        for row in _rows(block, places):
+            _, _, value = row
+            (found.rows if value is not None and value[:1] == packed.MARK else found.others).append(row)
+        yield found
         end = block.offsets[-1]
-    yield Found(sorted(others), [])
-
-
-def _is_packed(row: Row) -> bool:
-    return row.value is not None and row.value[:1] == packed.MARK
 
 
 def _rows(block: Block, places: Iterable[int]) -> list[Row]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
-from processor.log.newest import Row, newest
+from processor.log.newest import Found, newest
 from processor.log.store import Log, Record, TopicPartition
 
 POLL: Final = 0.01
@@ -29,7 +29,7 @@ class Tail(Protocol):
         """
         ...
 
-    def newest(self) -> Iterator[tuple[TopicPartition, list[Row]]]:
+    def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """The newest record of each key of all that is there now (see `processor.log.newest`), before the first `poll`.
 
         That goes on from there. Nothing where it is no quicker than to read everything.
@@ -62,12 +62,12 @@ class EmbeddedTail:
         """See `Tail.known_at`."""
         return self._known[tp]
 
-    def newest(self) -> Iterator[tuple[TopicPartition, list[Row]]]:
+    def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """See `Tail.newest`."""
         for tp, position in self._positions.items():
             end = self._log.end(tp)
             for found in newest(self._log, tp, position, end):
-                yield tp, found.rows
+                yield tp, found
             self._positions[tp] = end
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:

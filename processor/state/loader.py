@@ -95,12 +95,11 @@ def _read_newest(store: Log, partition: Partition) -> None:
     restore = partition.tables.restore
     replaced = partition.replaced = array("q")
     for found in newest(store, tp, partition.rows_end, end):
-        for offset, key, value in found.rows:
+        for offset, key, value in (*found.rows, *found.others):
             restore(key, value, offset)
-            if value is None:
-                replaced.append(offset)
         replaced.extend(found.replaced)
-        looked_at = len(found.rows) + len(found.replaced)
+        replaced.extend(row.offset for row in found.others if row.value is None)
+        looked_at = len(found.rows) + len(found.others) + len(found.replaced)
         partition.records += looked_at
         if partition.records % PROGRESS_EVERY < looked_at:
             log.info("partition.loading", partition=partition.number, records=partition.records)

@@ -146,14 +146,13 @@ def test_the_newest_are_found_from_the_end(
         log.append([Append(TopicPartition(EVENTS, 0), [(b"other", b"o")])], NOON)
         found = list(newest(log, tp, start, log.end(tp)))
         log.close()
-    assert sum(len(rows) + len(replaced) for rows, replaced in found) == len(written)
+    assert sum(len(part) for parts in found for part in parts) == len(written)
     last = {key: (start + number, key, value) for number, (key, value) in enumerate(written)}
-    assert sorted(row for rows, _ in found for row in rows) == sorted(last.values())
-    gone = {offset for _, replaced in found for offset in replaced}
+    assert sorted(row for parts in found for row in parts.rows + parts.others) == sorted(last.values())
+    assert all(row.value[:1] == packed.MARK for parts in found for row in parts.rows if row.value)
+    assert not any((row.value or b"")[:1] == packed.MARK for parts in found for row in parts.others)
+    gone = {offset for parts in found for offset in parts.replaced}
     assert gone == set(range(start, start + len(written))) - {offset for offset, *_ in last.values()}
-    others = found[-1].rows
-    unpacked = [row for row in last.values() if row[2] is None or row[2][:1] != packed.MARK]
-    assert others == sorted(unpacked)
 
 
 def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
@@ -172,8 +171,8 @@ def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
     write(300)
     found: dict[bytes, tuple[int, bytes | None]] = {}
     end = log.end(tp)
-    for rows, _ in newest(log, tp, 0, end):
-        found.update({row.key: (row.offset, row.value) for row in rows})
+    for rows, others, _ in newest(log, tp, 0, end):
+        found.update({row.key: (row.offset, row.value) for row in rows + others})
         write(3)
         log.compact(tp, 0, log.end(tp), 1000, lambda key, offset: live[key] == offset)
     behind = log.read(tp, end)
@@ -213,4 +212,39 @@ def test_a_front_end_catches_up_to_the_same_view(
         time.sleep(0.01)
     assert view.users == other.users + 1
     follower.stop()
+    log.close()
+
+
+def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
+    written: LogAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker replaces every row, and compacts, between two looks of a front end that starts."""
+    monkeypatch.setattr("processor.log.newest.BLOCK", 5)
+    log, other = Log(written.data_dir), View()
+    whole = newest(log, TopicPartition(ROWS, 0), 0, log.end(TopicPartition(ROWS, 0)))
+    rows = [row for found in whole for row in (*found.rows, *reversed(found.others))]
+    tail, view = written.tail([TopicPartition(ROWS, 0)]), View()
+    follower = Follower(written, 2, view, lambda: NOON, lambda: None)
+    follower._tail = tail
+    applied: list[int] = []
+    apply = View.apply
+
+    def replaced_meanwhile(partition: int, records: list[tuple[bytes, bytes | None]]) -> None:
+        if not applied:
+            end = log.end(TopicPartition(ROWS, 0))
+            log.append([Append(TopicPartition(ROWS, 0), [(row.key, row.value) for row in rows])], NOON)
+            log.delete(TopicPartition(ROWS, 0), list(range(end)))
+        apply(view, partition, records)
+        applied.append(len(records))
+        if view.position:
+            assert view.all_time(parse_users("default", {})) == other.all_time(parse_users("default", {}))
+
+    monkeypatch.setattr(view, "apply", replaced_meanwhile)
+    other.apply(0, [(row.key, row.value) for row in rows])
+    follower._round()
+    assert follower.read_all.is_set()
+    assert view.position == other.position
+    assert len(applied) > 1
+    assert view.all_time(parse_users("default", {})).size > 5
+    tail.close()
     log.close()
