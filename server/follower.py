@@ -7,7 +7,7 @@ from typing import Final
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.newest import FOLD, keep_newest
+from processor.log.newest import FOLD, collector_off, keep_newest
 from processor.log.store import Record, TopicPartition
 from processor.log.tail import Tail
 from processor.log.topics import DIRECTORY, LEASES, ROWS
@@ -147,12 +147,13 @@ class Follower(_Following):
 
     def _take_newest(self) -> bool:
         """Apply what there is now; False if we are to end."""
-        for tp, (rows, others, _) in self._tail.newest():
-            self._view.apply(tp.partition, [(row.key, row.value) for row in rows])
-            kept = self._kept.setdefault(tp.partition, {})
-            kept.update({row.key: Record(row.offset, 0, row.key, row.value) for row in others})
-            if self._stopping.is_set():
-                return False
+        with collector_off():
+            for tp, found in self._tail.newest():
+                self._view.apply(tp.partition, list(zip(found.keys, found.values, strict=True)))
+                kept = self._kept.setdefault(tp.partition, {})
+                kept.update({row.key: Record(row.offset, 0, row.key, row.value) for row in found.others})
+                if self._stopping.is_set():
+                    return False
         return True
 
     def _apply_kept(self) -> None:

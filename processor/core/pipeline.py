@@ -4,7 +4,7 @@
 the row (its offset), so applying any part of the log again, in order, changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import getitem
 from sys import intern
 from typing import Any, Final, cast
@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import numpy as np
 from msgspec import Struct
 
-from processor.core import dedupe, latency, sums, tables
+from processor.core import dedupe, latency, packed, sums, tables
 from processor.core.claims import Claimed
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.columns import SUMMED, UNPRICED_FLAG, Dim, Rows
@@ -363,6 +363,34 @@ class Tables:
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes
 
+    def restore_packed(self, keys: Sequence[bytes], values: Sequence[bytes], changelog: Sequence[int]) -> None:
+        """Read back sums in their packed form: newest records of different keys, with their offsets. 2 µs each.
+
+        Raises `ValueError` for one of another format.
+        """
+        start = b'[%d,"user",' % self.partition
+        of_users = [place for place, key in enumerate(keys) if key.startswith(start)]
+        if len(of_users) < len(keys):
+            for place in set(range(len(keys))) - set(of_users):
+                self.restore(keys[place], values[place], changelog[place])
+            keys, values = [keys[place] for place in of_users], [values[place] for place in of_users]
+            changelog = [changelog[place] for place in of_users]
+        users = tables.decode_users(keys)
+        numbers = np.frombuffer(b"".join(values), packed.DTYPE).tolist()
+        groups = self._users
+        for user, key, offset, row in zip(users, keys, changelog, numbers, strict=True):
+            shared = (user.project, user.day, user.provider, user.model, user.environment)
+            group = groups.get(shared) or self._group_of(shared)
+            _, requests, errors, unpriced, at, inputs, outputs, cached, cost, first, last = row
+            group[user.user] = Sums(
+                key, at, requests, errors, inputs, outputs, cached, cost, unpriced, first, last, offset
+            )
+
+    def _group_of(self, shared: _GroupKey) -> UserRows:
+        project, day, provider, model, environment = shared
+        key = (intern(project), day, intern(provider), intern(model), intern(environment))
+        return self._users.setdefault(key, UserRows(self.partition, key))
+
     def restore(self, key: bytes, value: bytes | None, changelog: int) -> None:
         """Read back one changelog record, in the order of the log. Raises `ValueError` for one of another format."""
         _, kind, parts = tables.decode_key(key)
@@ -371,9 +399,7 @@ class Tables:
             self.progress = Progress(key, offset, watermark, changelog)
         elif kind == "user":
             project, user, day, provider, model, environment = parts
-            group_key = (intern(project), day, intern(provider), intern(model), intern(environment))
-            group = self._users.get(group_key) or self._users.setdefault(group_key, UserRows(self.partition, group_key))
-            self._restore(group, user, key, value, changelog)
+            self._restore(self._group_of((project, day, provider, model, environment)), user, key, value, changelog)
         elif kind == "hour":
             self._restore(self.hours, _hour_key(parts), key, value, changelog)
         elif kind == "latency":

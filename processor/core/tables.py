@@ -13,7 +13,7 @@ Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fi
 (`packed`), which costs less to write and next to nothing to read. A reader takes both.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -137,7 +137,34 @@ HourKey = tuple[str, int, str, str, str]
 WindowKey = tuple[Scope, str, WindowKind, int]
 """scope, id of the organisation or key, kind of window, its start in microseconds."""
 
+
+class UserPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The key of a user's row."""
+
+    partition: int
+    kind: str
+    project: str
+    user: str | None
+    day: int
+    provider: str
+    model: str
+    environment: str
+
+
+class HourPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """The key of an hour's row."""
+
+    partition: int
+    kind: str
+    project: str
+    hour: int
+    provider: str
+    model: str
+    environment: str
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_users = msgspec.json.Decoder(list[UserPlace]).decode
 _decode_key = msgspec.json.Decoder(list[Any]).decode
 _decode_value = msgspec.json.Decoder(list[int]).decode
 
@@ -186,6 +213,17 @@ def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"not a row key: {key[:80]!r} ({error})") from None
     return partition, kind, tuple(rest)
+
+
+def decode_users(keys: Sequence[bytes]) -> list[UserPlace]:
+    """What the keys of users' rows say, all at once. Raises `ValueError` for a key of another form."""
+    try:
+        found = _decode_users(b"[%b]" % b",".join(keys))
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a row of the changelog: {error}") from None
+    if len(found) != len(keys):
+        raise ValueError("not a row of the changelog: several keys in one")
+    return found
 
 
 def decode_value(value: bytes) -> list[int]:

@@ -4,7 +4,9 @@ The embedded log is read from its end, so that what was replaced is only looked 
 a time. A broker hands records out in the other direction only.
 """
 
+import gc
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -41,8 +43,10 @@ class Row(NamedTuple):
 class Found(NamedTuple):
     """What some records of a partition come to, the newest first."""
 
-    rows: list[Row]
-    """Sums in their packed form."""
+    offsets: list[int]
+    """Of sums in their packed form."""
+    keys: list[bytes]
+    values: list[bytes]
     others: list[Row]
     """The progress among them. Who follows a log that grows applies them when it has read on to its end: what was
     replaced and compacted meanwhile is there."""
@@ -62,21 +66,40 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found
         first = {block.keys[place]: place for place in reversed(unknown)}
         places = list(first.values())
         seen.add(hashes.take(places))
-        replaced = np.delete(np.array(block.offsets), places).tolist()
-        found = Found([], [], replaced)
-        for row in _rows(block, places):
-            _, _, value = row
-            (found.rows if value is not None and value[:1] == packed.MARK else found.others).append(row)
-        yield found
+        yield _found(block, places)
         end = block.offsets[-1]
 
 
-def _rows(block: Block, places: Iterable[int]) -> list[Row]:
+def _found(block: Block, places: list[int]) -> Found:
+    """Sort out those of a block that are at these places."""
     offsets, keys, lengths, values = block
     ends = list(accumulate(length or 0 for length in lengths))
-    rows = []
+    found = Found([], [], [], [], np.delete(np.array(offsets), places).tolist())
+    packed_at: list[int] = []
+    other_at: list[int] = []
     for place in places:
+        is_packed = lengths[place] == packed.SIZE and values.startswith(packed.MARK, ends[place] - packed.SIZE)
+        (packed_at if is_packed else other_at).append(place)
+    found.offsets.extend([offsets[place] for place in packed_at])
+    found.keys.extend([keys[place] for place in packed_at])
+    found.values.extend([values[ends[place] - packed.SIZE : ends[place]] for place in packed_at])
+    for place in other_at:
         length = lengths[place]
         value = None if length is None else values[ends[place] - length : ends[place]]
-        rows.append(Row(offsets[place], keys[place], value))
-    return rows
+        found.others.append(Row(offsets[place], keys[place], value))
+    return found
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """No garbage collection inside: of millions of objects that are made to stay, it would look at all again and again.
+
+    Saves a quarter of the time of reading back.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -10,7 +10,7 @@ from processor.core import claims
 from processor.core.pipeline import Tables
 from processor.log.address import LogAddress
 from processor.log.letters import dead_offsets
-from processor.log.newest import FOLD, keep_newest, newest
+from processor.log.newest import FOLD, collector_off, keep_newest, newest
 from processor.log.port import LogWriter
 from processor.log.store import Log, Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
@@ -94,15 +94,18 @@ def _read_newest(store: Log, partition: Partition) -> None:
     end = store.end(tp)
     restore = partition.tables.restore
     replaced = partition.replaced = array("q")
-    for found in newest(store, tp, partition.rows_end, end):
-        for offset, key, value in (*found.rows, *found.others):
-            restore(key, value, offset)
-        replaced.extend(found.replaced)
-        replaced.extend(row.offset for row in found.others if row.value is None)
-        looked_at = len(found.rows) + len(found.others) + len(found.replaced)
-        partition.records += looked_at
-        if partition.records % PROGRESS_EVERY < looked_at:
-            log.info("partition.loading", partition=partition.number, records=partition.records)
+    with collector_off():
+        for found in newest(store, tp, partition.rows_end, end):
+            partition.tables.restore_packed(found.keys, found.values, found.offsets)
+            for offset, key, value in found.others:
+                restore(key, value, offset)
+                if value is None:
+                    replaced.append(offset)
+            replaced.extend(found.replaced)
+            looked_at = len(found.keys) + len(found.others) + len(found.replaced)
+            partition.records += looked_at
+            if partition.records % PROGRESS_EVERY < looked_at:
+                log.info("partition.loading", partition=partition.number, records=partition.records)
     partition.rows_end = end
 
 

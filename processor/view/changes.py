@@ -11,42 +11,15 @@ import numpy as np
 from msgspec import Struct
 
 from processor.core import packed, tables
-from processor.core.tables import Sums
+from processor.core.tables import HourPlace, Sums, UserPlace
 from processor.view.segments import Records
 from processor.view.sums import SAFE_BITS, Numbers
-
-
-class UserPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The key of a user's row."""
-
-    partition: int
-    kind: str
-    project: str
-    user: str | None
-    day: int
-    provider: str
-    model: str
-    environment: str
-
-
-class HourPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """The key of an hour's row."""
-
-    partition: int
-    kind: str
-    project: str
-    hour: int
-    provider: str
-    model: str
-    environment: str
-
 
 Change = tuple[bytes, bytes | None]
 
 _ZERO: Final = tables.encode_value(Sums(b""))
 _BINARY: Final = {packed.SIZE}
 _ROWS: Final = {"user", "hour"}
-_users = msgspec.json.Decoder(list[UserPlace]).decode
 _hours = msgspec.json.Decoder(list[HourPlace]).decode
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
@@ -156,12 +129,12 @@ def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list
             raise _misplaced(partition, key)
     of_users = [key for key in keys if key.startswith(user)] if others else keys
     try:
-        found = _users(b"[%b]" % b",".join(of_users)), _hours(b"[%b]" % b",".join(of_hours))
+        hours = _hours(b"[%b]" % b",".join(of_hours))
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a row of the changelog: {error}") from None
-    if (len(found[0]), len(found[1])) != (len(of_users), len(of_hours)):
+    if len(hours) != len(of_hours):
         raise ValueError("not a row of the changelog: several keys in one")
-    return *found, others
+    return tables.decode_users(of_users), hours, others
 
 
 def _misplaced(partition: int, key: bytes) -> ValueError:

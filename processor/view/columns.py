@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.view.changes import Changes, HourPlace, UserPlace, places
+from processor.core.tables import HourPlace, UserPlace
+from processor.view.changes import Changes, places
 from processor.view.hash_index import HashIndex, hashes_of
 from processor.view.people import People
 from processor.view.projects import ELSEWHERE, Project, Projects

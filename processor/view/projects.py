@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from processor.view.changes import HourPlace, UserPlace
+from processor.core.tables import HourPlace, UserPlace
 from processor.view.segments import I64
 from processor.view.sums import TOTALS, Numbers, joined
 

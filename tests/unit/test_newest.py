@@ -16,7 +16,7 @@ from processor.core.pipeline import Tables
 from processor.core.tables import encode_value
 from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
-from processor.log.newest import keep_newest, newest
+from processor.log.newest import Found, Row, keep_newest, newest
 from processor.log.store import Append, Log, Record, TopicPartition
 from processor.log.tail import EmbeddedTail
 from processor.log.topics import EVENTS, ROWS
@@ -146,10 +146,10 @@ def test_the_newest_are_found_from_the_end(
         log.append([Append(TopicPartition(EVENTS, 0), [(b"other", b"o")])], NOON)
         found = list(newest(log, tp, start, log.end(tp)))
         log.close()
-    assert sum(len(part) for parts in found for part in parts) == len(written)
+    assert sum(len(parts.keys) + len(parts.others) + len(parts.replaced) for parts in found) == len(written)
     last = {key: (start + number, key, value) for number, (key, value) in enumerate(written)}
-    assert sorted(row for parts in found for row in parts.rows + parts.others) == sorted(last.values())
-    assert all(row.value[:1] == packed.MARK for parts in found for row in parts.rows if row.value)
+    assert sorted(row for parts in found for row in everything_of(parts)) == sorted(last.values())
+    assert all(value[:1] == packed.MARK for parts in found for value in parts.values)
     assert not any((row.value or b"")[:1] == packed.MARK for parts in found for row in parts.others)
     gone = {offset for parts in found for offset in parts.replaced}
     assert gone == set(range(start, start + len(written))) - {offset for offset, *_ in last.values()}
@@ -171,8 +171,8 @@ def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
     write(300)
     found: dict[bytes, tuple[int, bytes | None]] = {}
     end = log.end(tp)
-    for rows, others, _ in newest(log, tp, 0, end):
-        found.update({row.key: (row.offset, row.value) for row in rows + others})
+    for parts in newest(log, tp, 0, end):
+        found.update({key: (offset, value) for offset, key, value in everything_of(parts)})
         write(3)
         log.compact(tp, 0, log.end(tp), 1000, lambda key, offset: live[key] == offset)
     behind = log.read(tp, end)
@@ -215,6 +215,10 @@ def test_a_front_end_catches_up_to_the_same_view(
     log.close()
 
 
+def everything_of(found: Found) -> list[tuple[int, bytes, bytes | None]]:
+    return [*zip(found.offsets, found.keys, found.values, strict=True), *found.others]
+
+
 def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     written: LogAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +226,7 @@ def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     monkeypatch.setattr("processor.log.newest.BLOCK", 5)
     log, other = Log(written.data_dir), View()
     whole = newest(log, TopicPartition(ROWS, 0), 0, log.end(TopicPartition(ROWS, 0)))
-    rows = [row for found in whole for row in (*found.rows, *reversed(found.others))]
+    rows = [Row(*row) for found in whole for row in reversed(everything_of(found))]
     tail, view = written.tail([TopicPartition(ROWS, 0)]), View()
     follower = Follower(written, 2, view, lambda: NOON, lambda: None)
     follower._tail = tail
