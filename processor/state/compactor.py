@@ -28,10 +28,10 @@ STEP: Final = 2000
 PAUSE: Final = 0.02
 """Seconds between two steps, so that the writers get their turns."""
 
-HASTY_STEP: Final = 10_000
+HASTY_STEP: Final = 40_000
 HASTY_PAUSE: Final = 0.004
 """The same when the changelog is twice as long as it should be, for whoever starts next has to read all of it. That is
-while a backlog is worked off; then a flush may wait for as long as such a step takes."""
+while a backlog is worked off, when a flush has so many rows, too, and each of them waits for the other."""
 
 INTERVAL: Final = 1.0
 
