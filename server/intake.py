@@ -114,6 +114,29 @@ class Intake:
         now, began = self._clock(), time.monotonic()
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
+        size = sum(map(len, batch.records))
+        with self._pending.hold(key.organization, key.id) as hold:
+            hold.take(size)  # before anything is decoded: a refusal must cost little when there is much to do
+            decoded, rejected = self._decode(key, batch, now)
+            source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
+            parts = build_blocks(source, decoded.columns, self._publisher.partitions)
+            with tracing.span("quota.reserve"):
+                reservation = await self._quotas.reserve(key, len(decoded.columns), now)
+            try:
+                with tracing.span("log.append", bytes=size):
+                    offsets = await self._publisher.publish(parts, size)
+            except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
+                reservation.doubt()
+                raise
+            reservation.settle(offsets)
+        events = {partition: len(block) for partition, (block, _) in parts.items()}
+        self.meters.accepted(batch.wire, offsets, events, began, time.monotonic())
+        for _, fault in decoded.faults:
+            self.meters.rejected(batch.wire, fault.code)
+        return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
+
+    def _decode(self, key: Key, batch: Batch, now: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
+        """What is valid of a batch, and what is not; raises `Refused` if nothing of it may be taken."""
         with tracing.span("events.decode", events=len(batch.records)):
             decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
         if self._cardinality is not None:
@@ -129,25 +152,7 @@ class Intake:
         if rejected and batch.handling == "strict":
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
-        source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
-        parts = build_blocks(source, decoded.columns, self._publisher.partitions)
-        size = sum(map(len, batch.records))
-        with self._pending.hold(key.organization, key.id) as hold:
-            hold.take(size)
-            with tracing.span("quota.reserve"):
-                reservation = await self._quotas.reserve(key, len(decoded.columns), now)
-            try:
-                with tracing.span("log.append", bytes=size):
-                    offsets = await self._publisher.publish(parts, size)
-            except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
-                reservation.doubt()
-                raise
-            reservation.settle(offsets)
-        events = {partition: len(block) for partition, (block, _) in parts.items()}
-        self.meters.accepted(batch.wire, offsets, events, began, time.monotonic())
-        for _, fault in decoded.faults:
-            self.meters.rejected(batch.wire, fault.code)
-        return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
+        return decoded, rejected
 
 
 def check_count(events: int) -> None:

@@ -1,0 +1,33 @@
+"""What a refusal costs when there is no room: nothing is decoded for it, and what was good beside it is not lost."""
+
+import pytest
+
+from server import intake as module
+from server.errors import Refused
+from server.intake import Batch, Intake
+from server.keys import make_key, new_secret
+from server.publisher import FakePublisher
+from server.room import Room
+from tests.contract.fakes import NOW, FakeQuotas
+from tests.support.events import make_event, to_json_line
+
+KEY = make_key(new_secret(), at=0)
+
+
+async def test_without_room_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = to_json_line(make_event())
+    batch = Batch("json", [record], [1], "partial")
+    room, publisher = Room(2 * len(record)), FakePublisher()
+    taken = Intake(publisher, FakeQuotas(), lambda: NOW, pending=room)
+    decode, decoded = module.codec.decode, []
+    monkeypatch.setattr("processor.core.codec.decode", lambda *args: decoded.append(1) or decode(*args))  # type: ignore[func-returns-value]
+    with room.hold("other", "k") as other:
+        other.take(len(record) + 1)
+        with pytest.raises(Refused) as caught:
+            await taken.accept(KEY, batch)
+    assert (caught.value.reason, caught.value.retry_after, decoded) == ("unavailable", 1, [])
+    assert (await taken.accept(KEY, batch)).accepted == 1
+    assert (len(publisher.messages[0]), room.used) == (1, 0)
+    with pytest.raises(Refused, match="No valid event"):
+        await taken.accept(KEY, Batch("json", [b"{}"], [1], "partial"))
+    assert room.used == 0
