@@ -1,8 +1,12 @@
 """What a refusal costs when there is no room: nothing is decoded for it, and what was good beside it is not lost."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from server import intake as module
+from processor.core import codec
+from processor.core.codec import Wire
+from processor.core.event import Handling
 from server.errors import Refused
 from server.intake import Batch, Intake
 from server.keys import make_key, new_secret
@@ -19,8 +23,13 @@ async def test_without_room_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) 
     batch = Batch("json", [record], [1], "partial")
     room, publisher = Room(2 * len(record)), FakePublisher()
     taken = Intake(publisher, FakeQuotas(), lambda: NOW, pending=room)
-    decode, decoded = module.codec.decode, []
-    monkeypatch.setattr("processor.core.codec.decode", lambda *args: decoded.append(1) or decode(*args))  # type: ignore[func-returns-value]
+    decode, decoded = codec.decode, list[int]()
+
+    def counting(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -> codec.Decoded:
+        decoded.append(len(records))
+        return decode(wire, records, handling, now)
+
+    monkeypatch.setattr(codec, "decode", counting)
     with room.hold("other", "k") as other:
         other.take(len(record) + 1)
         with pytest.raises(Refused) as caught:
