@@ -85,7 +85,7 @@ class Application:
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
-            self.faust.task(Compactor(self._owned, self._delete).run)
+            self.faust.task(Compactor(self._owned, self._delete, self._flush).run)
             if settings.retention:
                 sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
                 self.faust.task(sealer.run)

@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
+from processor.core import rowblock
 from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
 from server import bootstrap
@@ -88,11 +89,12 @@ async def run(settings: ServerSettings) -> None:
 
 
 async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face, LogHealth, CollectorRegistry]:
-    directory, view = Directory(), View()
+    directory = Directory()
     loop = asyncio.get_running_loop()
-    arrivals = Arrivals(view)
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)
+    view = View(rowblock.seed_of(log.salt))
+    arrivals = Arrivals(view)
     bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)
     log.close()
     if address.kafka is None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from structlog.stdlib import get_logger
 
+from processor.core.rowblock import RowBlock
 from processor.log.address import LogAddress
 from processor.log.newest import FOLD, collector_off, keep_newest
 from processor.log.store import Record, TopicPartition
@@ -149,7 +150,8 @@ class Follower(_Following):
         """Apply what there is now; False if we are to end."""
         with collector_off():
             for tp, found in self._tail.newest():
-                self._view.apply(tp.partition, list(zip(found.keys, found.values, strict=True)))
+                if found.keys:
+                    self._view.take(tp.partition, RowBlock(found.keys, found.hashes, found.values))
                 kept = self._kept.setdefault(tp.partition, {})
                 kept.update({row.key: Record(row.offset, 0, row.key, row.value) for row in found.others})
                 if self._stopping.is_set():
@@ -167,6 +169,7 @@ class Follower(_Following):
         brought = False
         for tp, records in self._tail.poll():
             self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
+            self._view.tidy()  # a backlog may keep this round going for long
             brought = True
             if self._stopping.is_set():
                 return

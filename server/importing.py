@@ -14,6 +14,7 @@ from msgspec import Struct
 from processor.core import codec, message, portable
 from processor.core.clock import HOUR
 from processor.core.event import Code, Fault
+from processor.core.lines import size_of
 from processor.core.message import Block, Source, build_blocks
 from processor.core.portable import META
 from processor.log.port import LogWriter
@@ -149,17 +150,17 @@ class _Draft:
     """A message to be."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[Block, list[bytes]]] = []
+        self.parts: list[tuple[Block, Sequence[bytes]]] = []
         self.events = 0
         self.size = 0
 
-    def has_room(self, block: Block, records: list[bytes]) -> bool:
-        return self.events + len(block) <= MAX_EVENTS and self.size + sum(map(len, records)) <= MAX_MESSAGE_BYTES
+    def has_room(self, block: Block, records: Sequence[bytes]) -> bool:
+        return self.events + len(block) <= MAX_EVENTS and self.size + size_of(records) <= MAX_MESSAGE_BYTES
 
-    def add(self, block: Block, records: list[bytes]) -> None:
+    def add(self, block: Block, records: Sequence[bytes]) -> None:
         self.parts.append((block, records))
         self.events += len(block)
-        self.size += sum(map(len, records))
+        self.size += size_of(records)
 
 
 def check_source(source: Source, latest: int) -> None:

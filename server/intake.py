@@ -13,6 +13,7 @@ from processor import tracing
 from processor.core import codec
 from processor.core.codec import Wire
 from processor.core.event import Handling
+from processor.core.lines import size_of
 from processor.core.message import Source, build_blocks
 from server import position, ratelimit
 from server.cardinality import Cardinality, without
@@ -114,7 +115,7 @@ class Intake:
         now, began = self._clock(), time.monotonic()
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
-        size = sum(map(len, batch.records))
+        size = size_of(batch.records)
         with self._pending.hold(key.organization, key.id) as hold:
             hold.take(size)  # before anything is decoded: a refusal must cost little when there is much to do
             decoded, rejected = self._decode(key, batch, now)

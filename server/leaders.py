@@ -21,9 +21,9 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
+from processor.core.segments import I64
 from processor.view.columns import Applied, Columns, Mask
 from processor.view.projects import Project
-from processor.view.segments import I64
 from server import listing
 from server.listing import AllTime, Listing, Standing
 from server.queries import DEFAULT_SORT, SORTS, Place, UserQuery
@@ -106,10 +106,12 @@ class Leaders:
                 self._note_since(group, applied, (homes == home) & (days >= (since or 0)))
 
     def _note(self, home: int, users: I64) -> None:
-        if self._boards.get((home, None)):
+        boards = self._boards.get((home, None), {})
+        if boards:
             self._changed.setdefault((home, None), []).append(users)
-        elif len(self._columns.projects.by_number[home].members) >= LARGE:
-            self._wanted.add(((home, None), SORTS[DEFAULT_SORT]))
+        default = SORTS[DEFAULT_SORT]
+        if default not in boards and len(self._columns.projects.by_number[home].members) >= LARGE:
+            self._wanted.add(((home, None), default))
 
     def _note_since(self, group: Group, applied: Applied, which: Mask) -> None:
         if self._columns.projects.by_number[group[0]].wide or (which & (applied.shrunk | (applied.came < 0))).any():

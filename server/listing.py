@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
+from processor.core.segments import I64, Records
 from processor.view.columns import Columns
 from processor.view.projects import Dim, Project
-from processor.view.segments import I64, Records
 from processor.view.sums import (
     NO_FIRST,
     NO_LAST,

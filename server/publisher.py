@@ -1,13 +1,13 @@
 """The port to the log: take blocks, answer when they are durable. `FakePublisher` is for unit tests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from processor.core import message
 from processor.core.message import Block
 from server.errors import Refused
 
-Parts = Mapping[int, tuple[Block, list[bytes]]]
+Parts = Mapping[int, tuple[Block, Sequence[bytes]]]
 """partition -> a request's block there and its events' original bytes."""
 
 

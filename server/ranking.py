@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from processor.core.segments import I64
 from processor.view.names import Names
-from processor.view.segments import I64
 from processor.view.sums import LIMB, MASK, NO_LAST, Numbers
 from server.queries import Place
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from processor.core.segments import I64
 from processor.view.columns import Applied, Columns, Mask
 from processor.view.projects import Project
-from processor.view.segments import I64
 from processor.view.sums import Numbers
 from server.listing import PIECE, Added
 from server.ranking import keys_of

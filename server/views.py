@@ -13,14 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Final
 
-from processor.core import tables
+from processor.core import rowblock, tables
 from processor.core.clock import Kind
+from processor.core.rowblock import RowBlock
+from processor.core.segments import I64
 from processor.core.tables import NEVER, Scope
-from processor.view.changes import Change, Changes, sort_out
+from processor.view.changes import Change, Changes, changes_of, sort_out
 from processor.view.columns import Columns
 from processor.view.latencies import Latencies
 from processor.view.projects import Dim
-from processor.view.segments import I64
 from processor.view.sums import Numbers
 from processor.view.trail import Trail, changed_between
 from processor.view.windows import Charged, Windows
@@ -57,14 +58,16 @@ class TakingTurns:
 class View:
     """All tables, added up over the partitions. One thread applies; any thread may read at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        """`seed`: of the hashes that blocks of rows have in the log that is followed (`rowblock.seed_of`)."""
+        self._seed = seed
         self.position: dict[int, int] = {}
         """partition -> the last source offset the view contains. Rows of later ones may be in it already."""
         self.watermarks: dict[int, int] = {}
         self.as_of = 0
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
         self._trail = Trail()
-        self._columns = Columns(self._trail)
+        self._columns = Columns(self._trail, seed)
         self._leaders = Leaders(self._columns)
         self._windows = Windows()
         self._latencies = Latencies()
@@ -84,11 +87,29 @@ class View:
         A record replaces the earlier one of its key. Raises `ValueError` for a record of another format; then nothing
         of its chunk has been applied, nor what follows it.
         """
+        blocks = rowblock.key_of(partition)
+        start = 0
+        for place in [place for place, (key, value) in enumerate(records) if key == blocks and value is not None]:
+            self._take_singles(partition, records[start:place])
+            block = rowblock.decode(records[place][1] or b"")
+            self.take(partition, block)
+            start = place + 1
+        self._take_singles(partition, records[start:])
+
+    def _take_singles(self, partition: int, records: Sequence[Change]) -> None:
         for start in range(0, len(records), CHUNK):
-            changes = sort_out(partition, records[start : start + CHUNK])
-            with self._freeze, self._lock:
-                self._apply(partition, changes)
-            time.sleep(0)
+            self._take(partition, sort_out(partition, records[start : start + CHUNK], self._seed))
+
+    def take(self, partition: int, block: RowBlock) -> None:
+        """Take in a block of rows, as `apply` does; its values are written over."""
+        for start in range(0, len(block), CHUNK):
+            piece = slice(start, start + CHUNK)
+            self._take(partition, changes_of(block.keys[piece], block.hashes[piece], block.values[piece]))
+
+    def _take(self, partition: int, changes: Changes) -> None:
+        with self._freeze, self._lock:
+            self._apply(partition, changes)
+        time.sleep(0)
 
     def _apply(self, partition: int, changes: Changes) -> None:
         if changes.keys:

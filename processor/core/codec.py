@@ -9,7 +9,7 @@ plainly valid events at a time; else event by event; and for those that are not 
 why.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -33,6 +33,7 @@ from processor.core.event import (
     is_uuid4,
 )
 from processor.core.latency import bucket_of, buckets_of
+from processor.core.lines import Lines, size_of
 from processor.core.nesting import is_deeper
 from protos.spendstream.v1 import ingest_pb2 as pb
 
@@ -94,17 +95,17 @@ def fields(wire: Wire, record: bytes) -> Fields:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 _decode_known = msgspec.json.Decoder(KnownFields).decode
+_decode_lines = msgspec.json.Decoder(KnownFields).decode_lines
 _decode_json = msgspec.json.Decoder(JsonEvent).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def _json_at_once(records: Sequence[bytes], now: int) -> Columns:
-    if max(map(len, records), default=0) > MAX_EVENT_BYTES:
+    if size_of(records) > MAX_EVENT_BYTES and max(map(len, records)) > MAX_EVENT_BYTES:
         raise ValueError
-    # A call for each line, not `decode_lines`: that costs the same, and takes an event on two lines or two on one.
     try:
-        # Where every field is known the decoder looks into every byte: no size, encoding or nesting is left to check.
-        events: list[JsonEvent] = list(map(_decode_known, records))
+        # Where every field is known the decoder looks into every byte: no encoding or nesting is left to check.
+        events: list[JsonEvent] = list(_all_known(records))
     except msgspec.ValidationError as error:
         if "unknown field" not in str(error):
             raise
@@ -133,6 +134,16 @@ def _json_at_once(records: Sequence[bytes], now: int) -> Columns:
         records,
         now,
     )
+
+
+def _all_known(records: Sequence[bytes]) -> Iterable[KnownFields]:
+    if not isinstance(records, Lines):
+        return map(_decode_known, records)
+    events = _decode_lines(records.text)
+    # Each line begins and ends as an object does, so if there are as many events as lines, there is one on each.
+    if len(events) != len(records):
+        raise ValueError
+    return events
 
 
 def _look(record: bytes) -> None:

@@ -63,7 +63,7 @@ class Columns(Struct):
     """Each once; None: not attributed."""
     dims: list[Dim]
     """Each once."""
-    records: list[bytes]
+    records: Sequence[bytes]
     """The events' original bytes."""
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ def assemble(
     rows["user"], found_users = numbered(users, size)
     rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
     rows["digest"] = _digests(rows, found_users, found_dims)
-    return Columns(rows, found_users, found_dims, list(records))
+    return Columns(rows, found_users, found_dims, records)
 
 
 _T = TypeVar("_T", bound=Hashable)
@@ -141,7 +141,7 @@ def _digests(rows: Rows, users: Sequence[str | None], dims: Sequence[Dim]) -> ND
     A hash of each distinct user and dim, and of the numbers their sum of products modulo 2^64, mixed. Nothing is safe
     from a sender who looks for two events of the same digest, who would hide a conflict from nobody but himself.
     """
-    names = np.fromiter(map(_hash_of_user, users), np.uint64, len(users))
+    names = np.fromiter([_hash((user or "").encode()) for user in users], np.uint64, len(users))
     kinds = np.fromiter(map(_hash_of_dim, dims), np.uint64, len(dims))
     found: NDArray[np.uint64] = names[rows["user"]] * _FACTORS[0] + kinds[rows["dim"]] * _FACTORS[1]
     for factor, name in zip(_FACTORS[2:], ("at", *SUMMED, "flags"), strict=True):

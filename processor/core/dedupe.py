@@ -85,12 +85,9 @@ def _first_copies(keys: U64) -> tuple[NDArray[np.int64] | slice, NDArray[np.int6
     ordered = np.sort(keys[:, 0])
     if (ordered[1:] != ordered[:-1]).all():  # the usual case: no two alike in even one half
         return slice(None), None
-    seen: dict[tuple[int, int], int] = {}
-    first: list[int] = []
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # copies side by side, in the order in which they came
+    sorted_keys = keys[order]
+    starts = np.append(True, (sorted_keys[1:] != sorted_keys[:-1]).any(axis=1))
     copies = np.empty(len(keys), np.int64)
-    for position, (hi, lo) in enumerate(keys.tolist()):
-        number = seen.setdefault((hi, lo), len(first))
-        if number == len(first):
-            first.append(position)
-        copies[position] = number
-    return np.array(first, np.int64), copies
+    copies[order] = np.cumsum(starts) - 1
+    return order[starts], copies

@@ -6,7 +6,7 @@
 The blocks alone are enough for the tables; the records are only opened to export, verify or look at events.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -18,10 +18,12 @@ from processor.core import dedupe
 from processor.core.codec import Wire, decode_event
 from processor.core.columns import ROW, Columns, Dim, Rows, numbered
 from processor.core.event import Event, Handling
+from processor.core.lines import SEPARATOR, Lines
 
-VERSION: Final = 3
-READABLE: Final = (2, VERSION)
-"""Rows of version 2 have no latency: zeros, in the same places."""
+VERSION: Final = 4
+READABLE: Final = range(2, VERSION + 1)
+"""Rows of version 2 have no latency: zeros, in the same places. Before version 4 there is no text of lines among the
+records."""
 MAX_RECORDS_BYTES: Final = 64 * 1024 * 1024
 """Bound of a message's records when they are inflated."""
 
@@ -82,7 +84,7 @@ class MessageError(ValueError):
     """The bytes are not a message this version can read."""
 
 
-def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int, tuple[Block, list[bytes]]]:
+def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int, tuple[Block, Sequence[bytes]]]:
     """One request's events by partition, each with the events' original bytes."""
     rows = columns.rows
     if partitions == 1:
@@ -91,7 +93,7 @@ def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int,
     return {home: _part(source, columns, np.flatnonzero(homes == home)) for home in dict.fromkeys(homes.tolist())}
 
 
-def _part(source: Source, columns: Columns, chosen: dedupe.Places) -> tuple[Block, list[bytes]]:
+def _part(source: Source, columns: Columns, chosen: dedupe.Places) -> tuple[Block, Sequence[bytes]]:
     rows = columns.rows[chosen]
     codes, users = numbered(rows["user"].tolist(), len(rows))
     rows["user"] = codes
@@ -103,16 +105,17 @@ def _part(source: Source, columns: Columns, chosen: dedupe.Places) -> tuple[Bloc
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(_Wire).decode
-_decode_records = msgspec.msgpack.Decoder(list[list[bytes]]).decode
+_decode_records = msgspec.msgpack.Decoder(list[list[bytes] | bytes]).decode
 
 
 _idle: Final[list[zstandard.ZstdCompressor]] = []
 """Compressors that no thread uses: making one takes as long as the events of half a request."""
 
 
-def encode(parts: Iterable[tuple[Block, list[bytes]]]) -> bytes:
+def encode(parts: Iterable[tuple[Block, Sequence[bytes]]]) -> bytes:
     """Encode one message of any number of requests' blocks. The compression releases the GIL."""
-    blocks, records = zip(*parts, strict=True)
+    blocks, each = zip(*parts, strict=True)
+    records = [found.text if isinstance(found, Lines) else found for found in each]
     compressor = _idle.pop() if _idle else zstandard.ZstdCompressor(level=1)
     packed = compressor.compress(_encode(records))
     _idle.append(compressor)
@@ -126,7 +129,9 @@ def decode(value: bytes) -> Message:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise MessageError(f"not an event message: {error}") from None
     if found.version not in READABLE:
-        raise MessageError(f"event message of version {found.version}; this program reads {READABLE[0]} to {VERSION}")
+        raise MessageError(
+            f"event message of version {found.version}; this program reads {READABLE.start} to {VERSION}"
+        )
     return opened(found.blocks, found.records)
 
 
@@ -165,6 +170,6 @@ def records(message: Message) -> list[list[bytes]]:
     """The original bytes of each block's events. Raises `MessageError`."""
     try:
         packed = zstandard.ZstdDecompressor().decompress(message.records, max_output_size=MAX_RECORDS_BYTES)
-        return _decode_records(packed)
+        return [found.split(SEPARATOR) if isinstance(found, bytes) else found for found in _decode_records(packed)]
     except (zstandard.ZstdError, msgspec.MsgspecError) as error:
         raise MessageError(f"event message with unreadable records: {error}") from None

@@ -5,19 +5,18 @@ the row (its offset), so applying any part of the log again, in order, changes n
 """
 
 from collections.abc import Iterable, Sequence
-from operator import getitem
 from sys import intern
 from typing import Any, Final, cast
 
 import numpy as np
-from msgspec import Struct
 
-from processor.core import dedupe, latency, packed, sums, tables
+from processor.core import dedupe, latency, packed, rowblock, sums, tables
 from processor.core.claims import Claimed
 from processor.core.clock import KINDS, month_start, window_start
-from processor.core.columns import SUMMED, UNPRICED_FLAG, Dim, Rows
+from processor.core.columns import Rows
 from processor.core.event import ERRORS
 from processor.core.message import Block, Message
+from processor.core.segments import I64, Records
 from processor.core.tables import (
     HOURS_PER_DAY,
     NEVER,
@@ -29,41 +28,82 @@ from processor.core.tables import (
     Row,
     Scope,
     Sums,
-    UserKey,
     WindowKey,
     WindowKind,
 )
+from processor.core.user_rows import Dead, UserChanges, UserRows, blocks_of
+
+Record = tuple[bytes, bytes | None]
 
 MAX_PADS: Final = 10_000
 """Projects whose pads are kept at hand."""
 
 
-class Changes(Struct):
-    """What to make durable before the messages it came from are acknowledged."""
+class Changes:
+    """What to make durable before the messages it came from are acknowledged.
 
-    rows: list[tuple[Row, bytes | None]]
-    """Each changed row with its changelog value; None: the row is gone (a tombstone)."""
-    claimed: list[Claimed]
-    offset: int
-    """The last source offset these changes contain."""
+    The values are those of the moment in which it was made. The progress comes last: who reads the changelog has a
+    whole flush when it has the progress.
+    """
 
+    def __init__(
+        self,
+        tables_: "Tables",
+        users: UserChanges,
+        rows: list[tuple[Row, bytes | None]],
+        claimed: list[Claimed],
+        offset: int,
+    ) -> None:
+        self._tables = tables_
+        self._users = users
+        self._rows = rows
+        self.claimed = claimed
+        self.offset = offset
+        """The last source offset these changes contain."""
 
-_GroupKey = tuple[str, int, str, str, str]
-"""project, day, provider, model, environment: a `UserKey` without its user."""
+    def __len__(self) -> int:
+        """Changed rows."""
+        return len(self._users.rows) + len(self._users.wide) + len(self._rows)
 
+    def packed(self) -> list[Record]:
+        """Keys and values for the changelog, rows of users by the block; None: the row is gone (a tombstone)."""
+        key = rowblock.key_of(self._tables.partition)
+        blocks: list[Record] = [(key, rowblock.encode(block)) for _, block in blocks_of(self._users)]
+        return blocks + self._others()
 
-class UserRows(dict[str | None, Sums]):
-    """The rows of all users that have the rest of their key in common; asked for one that is not there, makes it."""
+    def singles(self) -> list[Record]:
+        """The same with a record for each row."""
+        return [*self._users.block.pairs(), *self._others()]
 
-    def __init__(self, partition: int, shared: _GroupKey) -> None:
-        super().__init__()
-        self._partition = partition
-        self._shared = shared
+    def _others(self) -> list[Record]:
+        wide: list[Record] = [(key, value) for _, key, value in self._users.wide]
+        return wide + [(row.key, value) for row, value in self._rows]
 
-    def __missing__(self, user: str | None) -> Sums:
-        project, *rest = self._shared
-        row = self[user] = Sums(tables.encode_key(self._partition, "user", project, user, *rest))
-        return row
+    def wrote_packed(self, first: int) -> list[Dead]:
+        """The records of `packed` are in the changelog, from the offset `first` on; returns those that this ends."""
+        dead = []
+        for rows, _ in blocks_of(self._users):
+            dead += self._tables.users.wrote(rows, first)
+            first += 1
+        return dead + self._wrote_others(range(first, first + len(self._users.wide) + len(self._rows)))
+
+    def wrote_singly(self, offsets: Sequence[int]) -> list[Dead]:
+        """The records of `singles` are in the changelog at `offsets`; returns those that this ends."""
+        rows = self._users.rows
+        dead = self._tables.users.wrote_singly(rows, np.array(offsets[: len(rows)], np.int64))
+        return dead + self._wrote_others(offsets[len(rows) :])
+
+    def _wrote_others(self, offsets: Sequence[int]) -> list[Dead]:
+        wide = self._users.wide
+        rows = np.array([row for row, _, _ in wide], np.int64)
+        dead = self._tables.users.wrote_singly(rows, np.array(offsets[: len(wide)], np.int64))
+        for offset, (row, value) in zip(offsets[len(wide) :], self._rows, strict=True):
+            if row.changelog != NEVER:
+                dead.append(Dead(row.changelog, 1))
+            if value is None:  # a tombstone goes when all that it buries has gone
+                dead.append(Dead(offset, 1))
+            row.changelog = offset
+        return dead
 
 
 class Tables:
@@ -72,7 +112,7 @@ class Tables:
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
         self.progress = Progress(tables.encode_key(partition, "progress"))
-        self._users: dict[_GroupKey, UserRows] = {}
+        self.users = UserRows(partition, rowblock.seed_of(salt))
         self.hours: dict[HourKey, Sums] = {}
         self.latencies: dict[HourKey, Histogram] = {}
         self.windows: dict[WindowKey, Counts] = {}
@@ -86,21 +126,12 @@ class Tables:
         self._sweep_at = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._users.values())) + len(self.hours) + len(self.latencies) + len(self.windows)
-
-    @property
-    def users(self) -> dict[UserKey, Sums]:
-        """The rows by user, in one dictionary made for the call."""
-        return {
-            (project, user, day, provider, model, environment): row
-            for (project, day, provider, model, environment), group in self._users.items()
-            for user, row in group.items()
-        }
+        return len(self.users) + len(self.hours) + len(self.latencies) + len(self.windows)
 
     @property
     def changed(self) -> int:
         """Rows waiting for `take_changes`."""
-        return len(self._dirty) + len(self._gone)
+        return self.users.changed + len(self._dirty) + len(self._gone)
 
     # --- applying messages ------------------------------------------------------------------------------------------
 
@@ -154,50 +185,13 @@ class Tables:
     def _add_to_users(
         self, offset: int, blocks: list[Block], rows: Rows, dims: sums.Codes, users: sums.Codes, errors: dedupe.Mask
     ) -> None:
-        """Nearly every event has a row of its own here, so this loop over the events is what a message costs most."""
-        every = [user for block in blocks for user in block.users]
-        needed = set(dims.tolist())  # a group must not appear because of a duplicate
-        groups = [
-            self._group(intern(block.source.project), dim) if number in needed else None
-            for number, (block, dim) in enumerate((block, dim) for block in blocks for dim in block.dims)
-        ]
-        now, dirty = self._pass, self._dirty
-        columns = [rows[name].tolist() for name in ("at", *SUMMED, "flags")]
-        theirs: Iterable[Sums] = map(  # in C, with the making of a new row behind it (`UserRows`)
-            getitem,
-            cast("Iterable[UserRows]", map(groups.__getitem__, dims.tolist())),
-            map(every.__getitem__, users.tolist()),
-        )
-        for row, error, at, inputs, outputs, cached, cost, flags in zip(theirs, errors.tolist(), *columns, strict=True):
-            if row.open_for != now:  # `_opens`, written out
-                if not row.dirty:
-                    row.dirty = 1
-                    dirty.append(row)
-                if row.offset >= offset:
-                    continue
-                row.offset = offset
-                row.open_for = now
-            if row.requests:
-                row.requests += 1
-                if at < row.first_seen:
-                    row.first_seen = at
-                elif at > row.last_seen:
-                    row.last_seen = at
-                row.input_tokens += inputs
-                row.output_tokens += outputs
-                row.cost += cost
-            else:
-                row.requests = 1
-                row.first_seen = row.last_seen = at
-                row.input_tokens = inputs
-                row.output_tokens = outputs
-                row.cost = cost
-            if cached:
-                row.cached_tokens += cached
-            if error:
-                row.errors += 1
-            if flags:
-                row.unpriced += flags & UNPRICED_FLAG
+        names = [user for block in blocks for user in block.users]
+        every = [(block.source.project, dim) for block in blocks for dim in block.dims]
+        groups = np.zeros(len(every), np.int64)
+        for number in np.flatnonzero(np.bincount(dims)).tolist():  # a group must not appear because of a duplicate
+            project, (hour, provider, model, environment, _, _) = every[number]
+            groups[number] = self.users.group((project, hour // HOURS_PER_DAY, provider, model, environment))
+        self.users.add(offset, groups.take(dims), users, names, rows, errors)
 
     def _add_to_hours(
         self, offset: int, blocks: list[Block], rows: Rows, dims: sums.Codes, errors: dedupe.Mask
@@ -226,24 +220,12 @@ class Tables:
 
     def _add_latencies(self, offset: int, keys: list[HourKey], codes: sums.Codes, rows: Rows) -> None:
         """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""
-        pairs, counts = np.unique(codes * latency.BUCKETS + rows["latency"], return_counts=True)
-        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            code, bucket = divmod(pair, latency.BUCKETS)
-            if bucket == latency.UNKNOWN:
-                continue
+        counts = np.bincount(codes * latency.BUCKETS + rows["latency"], minlength=len(keys) * latency.BUCKETS)
+        by_hour = counts.reshape(-1, latency.BUCKETS)
+        for code in np.flatnonzero(by_hour[:, latency.UNKNOWN + 1 :].any(axis=1)).tolist():
             row = self._histogram(keys[code])
             if self._opens(row, offset):
-                row.counts[bucket] = row.counts.get(bucket, 0) + count
-
-    def _group(self, project: str, dim: Dim) -> UserRows:
-        """The rows of the users for `dim`."""
-        hour, provider, model, environment, _, _ = dim
-        key = (project, hour // HOURS_PER_DAY, provider, model, environment)
-        group = self._users.get(key)
-        if group is None:
-            key = (project, key[1], intern(provider), intern(model), intern(environment))
-            group = self._users[key] = UserRows(self.partition, key)
-        return group
+                row.add(by_hour[code])
 
     def _hour(self, key: HourKey) -> Sums:
         row = self.hours.get(key)
@@ -343,10 +325,7 @@ class Tables:
     # --- the changelog ----------------------------------------------------------------------------------------------
 
     def take_changes(self) -> Changes | None:
-        """The changes since the last call, to be written in this order; None if no message was applied or skipped.
-
-        The progress row comes last: who reads the changelog has a whole flush when it has the progress.
-        """
+        """The changes since the last call, to be written in their order; None if there are none."""
         if not self.progress.dirty:
             return None
         self.progress.dirty = 0
@@ -359,37 +338,57 @@ class Tables:
         rows: list[tuple[Row, bytes | None]] = list(zip(changed, tables.encode_values(changed), strict=True))
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
         rows.append((self.progress, tables.encode_value(self.progress)))
-        changes = Changes(rows, self._claimed, self.progress.offset)
+        changes = Changes(self, self.users.take(), rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes
 
-    def restore_packed(self, keys: Sequence[bytes], values: Sequence[bytes], changelog: Sequence[int]) -> None:
-        """Read back sums in their packed form: newest records of different keys, with their offsets. 2 µs each.
+    def rewrite(self, surplus: int, limit: int) -> int:
+        """See `UserRows.rewrite`: the next `take_changes` has these rows."""
+        count = self.users.rewrite(surplus, limit)
+        if count:
+            self.progress.dirty = 1
+        return count
+
+    # --- reading back -----------------------------------------------------------------------------------------------
+
+    def restore_all(self, records: Iterable[tuple[bytes, bytes | None, int]]) -> None:
+        """Read back records of the changelog, (key, value, offset), in the order of the log or the newest of each key.
 
         Raises `ValueError` for one of another format.
         """
+        key_of_blocks = rowblock.key_of(self.partition)
         start = b'[%d,"user",' % self.partition
-        of_users = [place for place, key in enumerate(keys) if key.startswith(start)]
-        if len(of_users) < len(keys):
-            for place in set(range(len(keys))) - set(of_users):
-                self.restore(keys[place], values[place], changelog[place])
-            keys, values = [keys[place] for place in of_users], [values[place] for place in of_users]
-            changelog = [changelog[place] for place in of_users]
-        users = tables.decode_users(keys)
-        numbers = np.frombuffer(b"".join(values), packed.DTYPE).tolist()
-        groups = self._users
-        for user, key, offset, row in zip(users, keys, changelog, numbers, strict=True):
-            shared = (user.project, user.day, user.provider, user.model, user.environment)
-            group = groups.get(shared) or self._group_of(shared)
-            _, requests, errors, unpriced, at, inputs, outputs, cached, cost, first, last = row
-            group[user.user] = Sums(
-                key, at, requests, errors, inputs, outputs, cached, cost, unpriced, first, last, offset
-            )
+        ours: dict[bytes, tuple[bytes, int]] = {}
+        for key, value, offset in records:
+            if value is not None and value[:1] == packed.MARK and key.startswith(start):
+                ours[key] = value, offset
+                continue
+            if key == key_of_blocks or key.startswith(start):
+                self._restore_users(ours)
+                ours = {}
+            self.restore(key, value, offset)
+        self._restore_users(ours)
 
-    def _group_of(self, shared: _GroupKey) -> UserRows:
-        project, day, provider, model, environment = shared
-        key = (intern(project), day, intern(provider), intern(model), intern(environment))
-        return self._users.setdefault(key, UserRows(self.partition, key))
+    def restore_newest(self, keys: list[bytes], values: Records, offsets: I64, hashes: Records, size: int) -> None:
+        """Read back sums in their packed form: the newest records of different keys. See `UserRows.restore`."""
+        start = b'[%d,"user",' % self.partition
+        others = [place for place, key in enumerate(keys) if not key.startswith(start)]
+        for place in others:
+            self.restore(keys[place], values[place].tobytes(), int(offsets[place]))
+        if others:
+            of_users = np.delete(np.arange(len(keys)), others)
+            keys = [keys[place] for place in of_users.tolist()]
+            values, offsets, hashes = values.take(of_users), offsets.take(of_users), hashes.take(of_users)
+        if keys:
+            self.users.restore(keys, values, offsets, hashes, size)
+
+    def _restore_users(self, found: dict[bytes, tuple[bytes, int]]) -> None:
+        if found:
+            values = [value for value, _ in found.values()]
+            if set(map(len, values)) != {packed.SIZE}:
+                raise ValueError("not a row of the changelog: the numbers of a row have another length")
+            offsets = np.array([offset for _, offset in found.values()], np.int64)
+            self.users.restore(list(found), np.frombuffer(b"".join(values), packed.DTYPE), offsets)
 
     def restore(self, key: bytes, value: bytes | None, changelog: int) -> None:
         """Read back one changelog record, in the order of the log. Raises `ValueError` for one of another format."""
@@ -398,10 +397,13 @@ class Tables:
             offset, watermark = tables.decode_value(value)
             self.progress = Progress(key, offset, watermark, changelog)
         elif kind == "user":
-            project, user, day, provider, model, environment = parts
-            self._restore(self._group_of((project, day, provider, model, environment)), user, key, value, changelog)
+            self.users.restore_one(key, None if value is None else Sums(key, *tables.decode_value(value)), changelog)
+        elif kind == rowblock.KIND and value is not None:
+            block = rowblock.decode(value)
+            offsets = np.full(len(block), changelog)
+            self.users.restore(block.keys, block.values, offsets, block.hashes, len(block))
         elif kind == "hour":
-            self._restore(self.hours, _hour_key(parts), key, value, changelog)
+            self._restore_hour(_hour_key(parts), key, value, changelog)
         elif kind == "latency":
             hour_key = _hour_key(parts)
             if value is None:
@@ -419,14 +421,12 @@ class Tables:
         else:
             raise ValueError(f"unknown kind of row: {key[:80]!r}")
 
-    @staticmethod
-    def _restore(rows: dict[Any, Sums], at: Any, key: bytes, value: bytes | None, changelog: int) -> None:
+    def _restore_hour(self, at: HourKey, key: bytes, value: bytes | None, changelog: int) -> None:
         if value is None:
-            rows.pop(at, None)
+            self.hours.pop(at, None)
         else:
-            sums = Sums(key, *tables.decode_value(value))
-            sums.changelog = changelog
-            rows[at] = sums
+            found = self.hours[at] = Sums(key, *tables.decode_value(value))
+            found.changelog = changelog
 
     def is_live(self, key: bytes, offset: int) -> bool:
         """True unless a newer changelog record has replaced the one at `offset`: what compaction asks."""
@@ -435,8 +435,8 @@ class Tables:
         if kind == "progress":
             row = self.progress
         elif kind == "user":
-            project, user, *rest = parts
-            row = self._users.get(cast(_GroupKey, (project, *rest)), {}).get(user)
+            newest = self.users.changelog_of(key)
+            return newest is not None and newest <= offset
         elif kind == "hour":
             row = self.hours.get(cast(HourKey, parts))
         elif kind == "latency":

@@ -1,13 +1,16 @@
 """Exact sums of a message's rows by group: a few calls of numpy for all rows of a message."""
 
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.columns import ROW, UNPRICED_FLAG, Rows
 
-_MAX: Final = 2**63 - 1
+SAFE: Final = 2**62
+"""Sums in 64 bits stay below it, so that two of them can be added."""
+
 _WORDS: Final = ROW.itemsize // 8
 _NUMBERS: Final = slice(4, 8)
 """The columns of `SUMMED`, in 64-bit words: they lie side by side."""
@@ -29,7 +32,31 @@ class Group(NamedTuple):
     """In the order of `SUMMED`."""
 
 
-def by_group(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]:
+class Grouped(NamedTuple):
+    """The sums of several groups: shape (n,) each, but for `numbers`."""
+
+    codes: Codes
+    """Ascending."""
+    events: Codes
+    errors: Codes
+    unpriced: Codes
+    first: Codes
+    last: Codes
+    numbers: NDArray[Any]
+    """Shape (n, 4), in the order of `SUMMED`: below `SAFE`, or objects if they might not be."""
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Grouped":
+        """Some of the groups."""
+        return Grouped(*(column[chosen] for column in self))
+
+    def each(self) -> Iterator[Group]:
+        """The groups one by one."""
+        for code, events, errors, unpriced, first, last, numbers in zip(*(c.tolist() for c in self), strict=True):
+            inputs, outputs, cached, cost = numbers
+            yield Group(code, events, errors, unpriced, first, last, (inputs, outputs, cached, cost))
+
+
+def grouped(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> Grouped:
     """The sums over the rows of each code; `errors` tells the failed events. There is at least one row."""
     order = np.argsort(codes, kind="stable")
     codes, rows, errors = codes[order], rows[order], errors[order]
@@ -37,19 +64,18 @@ def by_group(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]
     numbers = rows.view(np.int64).reshape(-1, _WORDS)[:, _NUMBERS]
     # Nothing is summed in 64 bits that might not fit; as objects, Python's own integers add up.
     most = max(int(numbers.max()), -int(numbers.min()))
-    exact = numbers if most <= _MAX // len(rows) else numbers.astype(object)
-    columns = (
+    exact = numbers if most <= (SAFE - 1) // len(rows) else numbers.astype(object)
+    return Grouped(
         codes[starts],
         np.diff(starts, append=len(rows)),
         np.add.reduceat(errors.astype(np.int64), starts),
         np.add.reduceat((rows["flags"] & UNPRICED_FLAG).astype(np.int64), starts),
         np.minimum.reduceat(rows["at"], starts),
         np.maximum.reduceat(rows["at"], starts),
+        np.add.reduceat(exact, starts, axis=0),
     )
-    sums = np.add.reduceat(exact, starts, axis=0)
-    return [
-        Group(code, events, failed, unpriced, first, last, (inputs, outputs, cached, cost))
-        for (code, events, failed, unpriced, first, last), (inputs, outputs, cached, cost) in zip(
-            zip(*(column.tolist() for column in columns), strict=True), sums.tolist(), strict=True
-        )
-    ]
+
+
+def by_group(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]:
+    """`grouped`, one by one."""
+    return list(grouped(codes, rows, errors).each())

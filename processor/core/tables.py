@@ -13,13 +13,15 @@ Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fi
 (`packed`), which costs less to write and next to nothing to read. A reader takes both.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Struct, field
+from numpy.typing import NDArray
 
-from processor.core import packed
+from processor.core import latency, packed
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
 
 Scope = Literal["org", "key", "lease"]
@@ -98,11 +100,26 @@ class Histogram(Struct, gc=False):
 
     key: bytes
     offset: int = NEVER
-    counts: dict[int, int] = field(default_factory=dict)
-    """Bucket -> events; those that were not measured are left out."""
+    kept: dict[int, int] = field(default_factory=dict)
+    """See `counts`; without what was added since that was last asked for."""
     changelog: int = NEVER
     open_for: int = NEVER
     dirty: int = 0
+    added: NDArray[np.int64] | None = None
+
+    def add(self, counts: NDArray[np.int64]) -> None:
+        """Count events by bucket: shape (`latency.BUCKETS`,)."""
+        self.added = counts.copy() if self.added is None else self.added + counts
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Bucket -> events; those that were not measured are left out."""
+        if self.added is not None:
+            self.added[latency.UNKNOWN] = 0
+            for bucket in np.flatnonzero(self.added).tolist():
+                self.kept[bucket] = self.kept.get(bucket, 0) + int(self.added[bucket])
+            self.added = None
+        return self.kept
 
     def value(self) -> list[int]:
         return [self.offset, *(number for pair in sorted(self.counts.items()) for number in pair)]
@@ -163,8 +180,11 @@ class HourPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     environment: str
 
 
+Place = TypeVar("Place")
+
 _encode = msgspec.json.Encoder().encode
 _decode_users = msgspec.json.Decoder(list[UserPlace]).decode
+_decode_hours = msgspec.json.Decoder(list[HourPlace]).decode
 _decode_key = msgspec.json.Decoder(list[Any]).decode
 _decode_value = msgspec.json.Decoder(list[int]).decode
 
@@ -217,8 +237,17 @@ def decode_key(key: bytes) -> tuple[int, str, tuple[Any, ...]]:
 
 def decode_users(keys: Sequence[bytes]) -> list[UserPlace]:
     """What the keys of users' rows say, all at once. Raises `ValueError` for a key of another form."""
+    return _decode_all(_decode_users, keys)
+
+
+def decode_hours(keys: Sequence[bytes]) -> list[HourPlace]:
+    """The same for the keys of hours' rows."""
+    return _decode_all(_decode_hours, keys)
+
+
+def _decode_all(decode: Callable[[bytes], list[Place]], keys: Sequence[bytes]) -> list[Place]:
     try:
-        found = _decode_users(b"[%b]" % b",".join(keys))
+        found = decode(b"[%b]" % b",".join(keys))
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a row of the changelog: {error}") from None
     if len(found) != len(keys):

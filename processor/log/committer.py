@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from processor.core import message
+from processor.core.lines import size_of
 from processor.core.message import Block
 from processor.log.errors import LogUnavailable
 from processor.log.port import LogWriter
@@ -26,7 +27,7 @@ LINGER: Final = 0.003
 class Job(NamedTuple):
     """One request's events by partition, how large they are, and what to call once it is decided."""
 
-    parts: Mapping[int, tuple[Block, list[bytes]]]
+    parts: Mapping[int, tuple[Block, Sequence[bytes]]]
     size: int
     done: Callable[["Outcome"], None]
 
@@ -145,7 +146,7 @@ class GroupCommitter(threading.Thread):
         return list(outcomes)
 
 
-Parts = list[tuple[Block, list[bytes]]]
+Parts = list[tuple[Block, Sequence[bytes]]]
 
 
 def _group(jobs: Sequence[Job]) -> dict[int, list[tuple[Parts, list[int]]]]:
@@ -161,5 +162,5 @@ def _group(jobs: Sequence[Job]) -> dict[int, list[tuple[Parts, list[int]]]]:
                 events, size = 0, 0
             groups[-1][0].append((block, records))
             groups[-1][1].append(number)
-            filled[partition] = (events + len(block), size + sum(map(len, records)))
+            filled[partition] = (events + len(block), size + size_of(records))
     return grouped

@@ -27,8 +27,8 @@ from processor.log.errors import FormatError, LogError, LogUnavailable, Partitio
 from processor.log.locks import FileLock
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
-FORMAT: Final = 2
-"""2 added the topic of checkpoints."""
+FORMAT: Final = 3
+"""2 added the topic of checkpoints, 3 blocks of rows in the changelog (`processor.core.rowblock`)."""
 FILE_NAME: Final = "log.db"
 OFFSET_BITS: Final = 40
 DEFAULT_PARTITIONS: Final = 1
@@ -401,6 +401,12 @@ class Log:
         if len(found.keys) != len(found.offsets):
             raise LogError(f"{tp.topic} has a key with a line break, which no JSON has, near offset {found.offsets[0]}")
         return found
+
+    def offsets_of(self, tp: TopicPartition, key: bytes, start: int, end: int) -> list[int]:
+        """The offsets between two of the records that have this key, ascending. Looks at all keys between them."""
+        base = self.number(tp) << OFFSET_BITS
+        query = "SELECT id - ?1 FROM record WHERE id >= ?1 + ?2 AND id < ?1 + ?3 AND key = ?4 ORDER BY id"
+        return [offset for (offset,) in self._db.execute(query, (base, start, end, key))]
 
     def count(self, tp: TopicPartition) -> int:
         """How many records the partition holds. Reads them all."""

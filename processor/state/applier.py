@@ -14,7 +14,6 @@ from structlog.stdlib import get_logger
 from processor import tracing
 from processor.core import claims, message
 from processor.core.pipeline import Changes
-from processor.core.tables import NEVER
 from processor.log.errors import LogUnavailable
 from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
@@ -155,11 +154,12 @@ class Applier:
             changed = [(partition, changes) for partition, changes in taken if changes is not None]
             if changed:
                 with tracing.span("tables.flush", messages=len(pending), partitions=len(changed)):
-                    appends = [append for partition, changes in changed for append in _appends(partition, changes)]
+                    made = [_appends(partition, changes) for partition, changes in changed]
+                    appends = [append for each in made for append in each]
                     offsets = await self._append_at_last(appends)
                 firsts = dict(zip([append.to for append in appends], offsets, strict=True))
-                for partition, changes in changed:
-                    _flushed(partition, changes, firsts)
+                for (partition, changes), (rows, *_) in zip(changed, made, strict=True):
+                    _flushed(partition, changes, rows, firsts)
             owned = self._owned()
             for partition, delivered in pending:
                 if owned.get(partition.number) is partition:
@@ -189,7 +189,7 @@ class Applier:
 
 
 def _appends(partition: Partition, changes: Changes) -> list[Append]:
-    rows = [(row.key, value) for row, value in changes.rows]
+    rows = changes.singles() if partition.replaced is None else changes.packed()
     appends = [Append(TopicPartition(ROWS, partition.number), rows)]
     if changes.claimed:
         record = (None, claims.encode(changes.claimed))
@@ -197,14 +197,13 @@ def _appends(partition: Partition, changes: Changes) -> list[Append]:
     return appends
 
 
-def _flushed(partition: Partition, changes: Changes, firsts: Mapping[TopicPartition, int]) -> None:
-    first = firsts[TopicPartition(ROWS, partition.number)]
-    if partition.replaced is not None:
-        partition.replaced.extend(row.changelog for row, _ in changes.rows if row.changelog != NEVER)
-        partition.replaced.extend(first + place for place, (_, value) in enumerate(changes.rows) if value is None)
-    for offset, (row, _) in enumerate(changes.rows, start=first):
-        row.changelog = offset
-    partition.records += len(changes.rows)
-    partition.rows_end = first + len(changes.rows)
+def _flushed(partition: Partition, changes: Changes, rows: Append, firsts: Mapping[TopicPartition, int]) -> None:
+    first, count = firsts[rows.to], len(rows.records)
+    if partition.replaced is None:
+        changes.wrote_singly(range(first, first + count))
+    else:
+        partition.end(changes.wrote_packed(first))
+    partition.records += len(changes)
+    partition.rows_end = first + count
     if changes.claimed:
         partition.claims_end = firsts[TopicPartition(CLAIMS, partition.number)] + 1

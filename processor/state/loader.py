@@ -8,6 +8,7 @@ from structlog.stdlib import get_logger
 
 from processor.core import claims
 from processor.core.pipeline import Tables
+from processor.core.user_rows import Dead
 from processor.log.address import LogAddress
 from processor.log.letters import dead_offsets
 from processor.log.newest import FOLD, collector_off, keep_newest, newest
@@ -31,15 +32,26 @@ class Partition:
         self.rows_end = 0
         """The next offset of the changelog: all before it is in the tables."""
         self.records = 0
-        """Records in the changelog, about."""
+        """Rows that the changelog has, those that were replaced among them, about."""
         self.replaced: array[int] | None = None
-        """Offsets of records in the changelog that say nothing any more; None: a broker compacts."""
+        """Offsets of records in the changelog that say nothing any more; None: a broker compacts, and there are no
+        blocks of rows."""
+        self.sizes: dict[int, int] = {}
+        """How many rows the blocks among `replaced` have."""
         self.claims_end = 0
         """The next offset of the claims log."""
         self.expected = 0
         """The offset of the next message: a later one means that some were skipped."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
+
+    def end(self, dead: Iterable[Dead]) -> None:
+        """These records of the changelog say nothing any more."""
+        if self.replaced is not None:
+            for offset, rows in dead:
+                self.replaced.append(offset)
+                if rows > 1:
+                    self.sizes[offset] = rows
 
 
 def load(address: LogAddress, number: int) -> Partition:
@@ -96,13 +108,15 @@ def _read_newest(store: Log, partition: Partition) -> None:
     replaced = partition.replaced = array("q")
     with collector_off():
         for found in newest(store, tp, partition.rows_end, end):
-            partition.tables.restore_packed(found.keys, found.values, found.offsets)
+            partition.tables.restore_newest(found.keys, found.values, found.offsets, found.hashes, found.size)
             for offset, key, value in found.others:
                 restore(key, value, offset)
                 if value is None:
                     replaced.append(offset)
             replaced.extend(found.replaced)
-            looked_at = len(found.keys) + len(found.others) + len(found.replaced)
+            if found.size > 1:
+                partition.sizes.update(dict.fromkeys(found.replaced, found.size))
+            looked_at = found.size or len(found.keys) + len(found.others) + len(found.replaced)
             partition.records += looked_at
             if partition.records % PROGRESS_EVERY < looked_at:
                 log.info("partition.loading", partition=partition.number, records=partition.records)
@@ -110,19 +124,17 @@ def _read_newest(store: Log, partition: Partition) -> None:
 
 
 def _restore(partition: Partition, kept: dict[bytes, Record]) -> None:
-    restore = partition.tables.restore
-    for key, record in kept.items():
-        restore(key, record.value, record.offset)
+    partition.tables.restore_all((key, record.value, record.offset) for key, record in kept.items())
     kept.clear()
 
 
 def take_rows(partition: Partition, found: Iterable[Record]) -> None:
     """Take in records of the changelog; those it has are passed over."""
-    for record in found:
-        if record.offset >= partition.rows_end:
-            partition.tables.restore(record.key or b"", record.value, record.offset)
-            partition.records += 1
-            partition.rows_end = record.offset + 1
+    new = [record for record in found if record.offset >= partition.rows_end]
+    if new:
+        partition.tables.restore_all((record.key or b"", record.value, record.offset) for record in new)
+        partition.records += len(new)
+        partition.rows_end = new[-1].offset + 1
 
 
 def _read_claims(store: LogWriter, partition: Partition) -> None:

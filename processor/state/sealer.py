@@ -188,11 +188,12 @@ class _Round:
         changes = self._tables.take_changes()
         if changes is None:
             return
-        for chunk in _chunks(changes.rows):
-            first = await self._call(self._append, [(row.key, value) for row, value in chunk])
-            for offset, (row, _) in enumerate(chunk, start=first):
-                row.changelog = offset
+        offsets: list[int] = []
+        for chunk in _chunks(changes.singles()):
+            first = await self._call(self._append, chunk)
+            offsets += range(first, first + len(chunk))
             await asyncio.sleep(PAUSE)
+        changes.wrote_singly(offsets)
 
     def _append(self, records: Sequence[tuple[bytes | None, bytes | None]]) -> int:
         self._records += len(records)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from processor.core import claims, message, tables
+from processor.core import claims, message, rowblock, tables
 from processor.core.message import MessageError
 from processor.core.pipeline import Tables
 from processor.core.tables import Row
@@ -169,12 +169,12 @@ class Verification:
         while True:
             found = self._log.read(tp, position, BATCH)
             for record in found:
-                key = record.key or b""
-                if record.value is None:
-                    rows.pop(key, None)
-                else:
-                    rows[key] = record.value
-                whole = key == progress
+                for key, value in rowblock.expand(self._number, record.key or b"", record.value):
+                    if value is None:
+                        rows.pop(key, None)
+                    else:
+                        rows[key] = value
+                    whole = key == progress
             if found:
                 position = found[-1].offset + 1
                 deadline = time.monotonic() + PATIENCE
@@ -229,7 +229,9 @@ def verify(log: LogReader, number: int, scratch: Path, progress: Callable[[int, 
 
 def _rows(found: Tables) -> Iterator[Row]:
     """The rows that must be there: all but the windows that are closed and may or may not have been removed yet."""
-    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours, found.latencies)
+    for _, row in found.users.rows():
+        yield row
+    kinds: tuple[dict[Any, Any], ...] = (found.hours, found.latencies)
     for kind in kinds:
         yield from kind.values()
     watermark = found.progress.watermark

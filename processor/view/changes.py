@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from processor.core import packed, tables
+from processor.core import packed, rowblock, tables
+from processor.core.hash_index import HASH
+from processor.core.segments import Records
 from processor.core.tables import HourPlace, Sums, UserPlace
-from processor.view.segments import Records
 from processor.view.sums import SAFE_BITS, Numbers
 
 Change = tuple[bytes, bytes | None]
@@ -20,7 +21,6 @@ Change = tuple[bytes, bytes | None]
 _ZERO: Final = tables.encode_value(Sums(b""))
 _BINARY: Final = {packed.SIZE}
 _ROWS: Final = {"user", "hour"}
-_hours = msgspec.json.Decoder(list[HourPlace]).decode
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
 _histogram = msgspec.json.Decoder(list[int]).decode
@@ -30,8 +30,10 @@ _progress = msgspec.json.Decoder(tuple[int, int]).decode
 class Changes(Struct, gc=False):
     """The last record of each key of a batch."""
 
-    keys: list[bytes]
+    keys: Sequence[bytes]
     """Rows of users and hours."""
+    hashes: Records
+    """Of the keys, see `rowblock.key_hashes`."""
     rows: Records
     """What they say: shape (n,), `packed.DTYPE`, to be written over. Zeros for what is wide or gone."""
     wide: dict[int, Numbers]
@@ -46,11 +48,18 @@ class Changes(Struct, gc=False):
     """(parts of the key after the kind, value)."""
 
 
-def sort_out(partition: int, records: Sequence[Change]) -> Changes:
-    """Sort out records of one changelog partition. Raises `ValueError` for one of another format."""
+def changes_of(keys: Sequence[bytes], hashes: Records, values: Records) -> Changes:
+    """Rows in their packed form, no two of one key; `values` are written over."""
+    changes = Changes(keys, hashes, values, {}, [], [], None, [])
+    _set_wide_apart(values, changes.wide)
+    return changes
+
+
+def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Changes:
+    """Sort out records of one changelog partition, no blocks. Raises `ValueError` for one of another format."""
     latest = dict(records)
     others = [key for key, value in latest.items() if value is None or value[:1] != packed.MARK]
-    changes = Changes([], np.empty(0, packed.DTYPE), {}, [], [], None, [])
+    changes = Changes([], np.empty(0, HASH), np.empty(0, packed.DTYPE), {}, [], [], None, [])
     late: list[tuple[bytes, Numbers | None]] = []
     for key in others:
         _other(partition, key, latest.pop(key), changes, latest, late)
@@ -64,7 +73,7 @@ def sort_out(partition: int, records: Sequence[Change]) -> Changes:
             changes.wide[len(keys)] = numbers
         keys.append(key)
         values.append(_ZERO)
-    changes.keys = keys
+    changes.keys, changes.hashes = keys, rowblock.key_hashes(keys, seed)
     changes.rows = np.frombuffer(bytearray().join(values), packed.DTYPE)  # type: ignore[arg-type] # the same
     _set_wide_apart(changes.rows, changes.wide)
     return changes
@@ -128,13 +137,7 @@ def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list
         if not key.startswith(hour):
             raise _misplaced(partition, key)
     of_users = [key for key in keys if key.startswith(user)] if others else keys
-    try:
-        hours = _hours(b"[%b]" % b",".join(of_hours))
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"not a row of the changelog: {error}") from None
-    if len(hours) != len(of_hours):
-        raise ValueError("not a row of the changelog: several keys in one")
-    return tables.decode_users(of_users), hours, others
+    return tables.decode_users(of_users), tables.decode_hours(of_hours), others
 
 
 def _misplaced(partition: int, key: bytes) -> ValueError:

@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.core.hash_index import HashIndex
+from processor.core.rowblock import key_hashes
+from processor.core.segments import I64, Records, Segments
 from processor.core.tables import HourPlace, UserPlace
 from processor.view.changes import Changes, places
-from processor.view.hash_index import HashIndex, hashes_of
 from processor.view.people import People
 from processor.view.projects import ELSEWHERE, Project, Projects
-from processor.view.segments import I64, Records, Segments
 from processor.view.sums import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
 from processor.view.trail import Trail
 
@@ -62,9 +63,10 @@ class Applied(NamedTuple):
 class Columns:
     """Rows, users and projects, each with a number."""
 
-    def __init__(self, trail: Trail | None = None) -> None:
-        """With a `trail`, every change is noted in it."""
+    def __init__(self, trail: Trail | None = None, seed: int = 0) -> None:
+        """With a `trail`, every change is noted in it. `seed`: of the rows' hashes (`rowblock.key_hashes`)."""
         self.trail = trail
+        self._seed = seed
         self.rows = Segments(_EMPTY)
         self.people = People()
         self.projects = Projects()
@@ -77,7 +79,7 @@ class Columns:
 
     def owners_of(self, keys: Sequence[bytes]) -> I64:
         """The users whose rows have these keys, in their order; keys without a row are passed over."""
-        rows = self._index.find(hashes_of(keys))
+        rows = self._index.find(key_hashes(keys, self._seed))
         return self.rows.column("owner", rows[rows >= 0]).astype(np.int64)
 
     def rows_of(self, user: int) -> list[int]:
@@ -119,7 +121,7 @@ class Columns:
         another format; then nothing has changed. A row that goes is noted as a change by the message `next_offset`: no
         row says by which."""
         offsets = _offsets(changes, next_offset)
-        hashes = hashes_of(changes.keys)
+        hashes = changes.hashes
         rows = self._index.find(hashes)
         is_gone = np.zeros(len(rows), np.bool_)
         is_gone[changes.gone] = True

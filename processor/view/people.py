@@ -5,10 +5,10 @@ from typing import Final
 
 import numpy as np
 
-from processor.view.hash_index import HashIndex, hashes_of
+from processor.core.hash_index import HashIndex, hashes_of
+from processor.core.segments import I64, Records, Segments
 from processor.view.names import Names
 from processor.view.projects import ELSEWHERE, Project
-from processor.view.segments import I64, Records, Segments
 from processor.view.sums import NO_FIRST, NO_LAST, SUMMED
 
 USER: Final = np.dtype(

@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from processor.core import rowblock
 from processor.core.clock import format_timestamp
 from processor.core.money import format_cost
 from processor.log.port import LogWriter
@@ -53,7 +54,7 @@ def users(
 
 def read_view(log: LogWriter) -> View:
     """All tables of a log, as they are now."""
-    view = View()
+    view = View(rowblock.seed_of(log.salt))
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)
         position = 0

@@ -47,6 +47,17 @@ class Reader:
             time.sleep(0.005)
         raise Failed(f"the tables do not contain {unique} events after {PATIENCE:.0f} s")
 
+    def wait_until_contains(self, position: str) -> float:
+        """When the tables contain what was acknowledged with this position; raises `Failed` if they never do."""
+        deadline = now() + PATIENCE
+        while now() < deadline:
+            self._connection.request("GET", f"/v1/users?limit=1&after={position}", headers={"x-api-key": KEY})
+            response = self._connection.getresponse()
+            response.read()
+            if response.status == 200:
+                return now()
+        raise Failed(f"the tables do not contain {position} after {PATIENCE:.0f} s")
+
     def compare(self, truth: Truth) -> None:
         """Every column of every user; raises `Failed` at the first difference."""
         left = dict(truth.users)

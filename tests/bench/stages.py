@@ -12,6 +12,7 @@ from processor.core import claims, codec, message
 from processor.core.dedupe import U64, resolve
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Changes, Tables
+from processor.core.rowblock import seed_of
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.tail import BATCH as FOLLOWER_BATCH
 from processor.log.topics import CLAIMS, EVENTS, ROWS
@@ -102,7 +103,7 @@ def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
     with bench.fresh() as directory:
         log = Log(directory, partitions=1)
         index = IdIndex(directory / "index", log.identity)
-        tables, view = Tables(0, log.salt, AllFresh()), View()
+        tables, view = Tables(0, log.salt, AllFresh()), View(seed_of(log.salt))
         for start in range(0, len(values), FLUSH):
             events = 0
             for offset, value in enumerate(values[start : start + FLUSH], start=start):
@@ -118,9 +119,9 @@ def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
                 events += count
             changes = watch.time("worker: take_changes", events, tables.take_changes)
             assert changes is not None
-            appends = watch.time("worker: claims encode", events, _appends, changes)
-            watch.time("worker: append of a flush, fsync", events, log.append, appends, AT)
-            first = log.end(ROWS_OF_0) - len(changes.rows)
+            appends = watch.time("worker: encode a flush", events, _appends, changes)
+            first, _ = watch.time("worker: append of a flush, fsync", events, log.append, appends, AT)
+            watch.time("worker: note what was written", events, changes.wrote_packed, first)
             rows = watch.time("view: read of a flush", events, _read, log, first)
             watch.time("view: apply", events, view.apply, 0, rows)
             log.checkpoint()
@@ -138,6 +139,5 @@ def _read(log: Log, position: int) -> list[tuple[bytes, bytes | None]]:
 
 
 def _appends(changes: Changes) -> list[Append]:
-    rows = [(row.key, value) for row, value in changes.rows]
     record = (None, claims.encode(changes.claimed))
-    return [Append(ROWS_OF_0, rows), Append(TopicPartition(CLAIMS, 0), [record])]
+    return [Append(ROWS_OF_0, changes.packed()), Append(TopicPartition(CLAIMS, 0), [record])]

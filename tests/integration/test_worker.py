@@ -75,7 +75,7 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
     assert worker.returncode == 0, errors
     assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends
     loaded = [load(LogAddress(tmp_path), p) for p in range(partitions)]
-    assert sum(row.requests for p in loaded for row in p.tables.users.values()) == unique
+    assert sum(row.requests for p in loaded for row in p.tables.users.by_key().values()) == unique
     for p in range(partitions):
         scratch = tmp_path / f"scratch{p}"
         scratch.mkdir()
@@ -113,4 +113,4 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
     finally:
         worker.terminate()
         worker.communicate(timeout=20)
-    assert sum(row.requests for row in load(LogAddress(tmp_path), 0).tables.users.values()) == unique
+    assert sum(row.requests for row in load(LogAddress(tmp_path), 0).tables.users.by_key().values()) == unique

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from processor.core import codec, message
+from processor.core import codec, message, rowblock
 from processor.core.codec import Wire
 from processor.core.event import Handling
 from processor.core.message import Source, build_blocks
@@ -90,8 +90,9 @@ def newest_rows(log: LogReader) -> dict[bytes, bytes]:
     rows: dict[bytes, bytes] = {}
     for number in range(log.partitions):
         for record in scan(log, TopicPartition(ROWS, number)):
-            if record.value is None:
-                rows.pop(record.key or b"", None)
-            else:
-                rows[record.key or b""] = record.value
+            for key, value in rowblock.expand(number, record.key or b"", record.value):
+                if value is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = value
     return rows

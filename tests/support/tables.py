@@ -8,7 +8,6 @@ from processor.core.columns import UNPRICED_FLAG, Columns, Hot, columns_of
 from processor.core.dedupe import DictIndex
 from processor.core.message import Message, Source, build_blocks, opened
 from processor.core.pipeline import Tables
-from processor.core.tables import NEVER
 
 NOON = 1_776_686_400_000_000
 """2026-04-20T12:00:00Z"""
@@ -63,7 +62,9 @@ def columns(events: Iterable[Usage]) -> Columns:
 class Worker:
     """Appends requests to its log, applies them, and writes the changelog."""
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, *, packs: bool = False) -> None:
+        """`packs`: rows of users go into the changelog by the block."""
+        self._packs = packs
         self.tables = [Tables(partition, b"salt", DictIndex()) for partition in range(partitions)]
         self.log: list[list[Message]] = [[] for _ in range(partitions)]
         self.changelog: list[Records] = [[] for _ in range(partitions)]
@@ -99,9 +100,12 @@ class Worker:
         self._applied[partition] = len(messages)
         changes = tables.take_changes()
         start = len(changelog)
-        for row, value in changes.rows if changes else ():
-            row.changelog = NEVER if value is None else len(changelog)
-            changelog.append((row.key, value))
+        if changes is not None:
+            changelog += changes.packed() if self._packs else changes.singles()
+            if self._packs:
+                changes.wrote_packed(start)
+            else:
+                changes.wrote_singly(range(start, len(changelog)))
         return changelog[start:]
 
     def work_all(self) -> list[Records]:

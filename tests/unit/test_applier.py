@@ -85,7 +85,7 @@ class Worker:
         return Worker(self.data_dir)
 
     def requests(self) -> int:
-        return sum(row.requests for row in self.partition.tables.users.values())
+        return sum(row.requests for row in self.partition.tables.users.by_key().values())
 
     def differences(self) -> list[object]:
         scratch = self.data_dir / "scratch"
@@ -273,7 +273,7 @@ async def test_compaction_changes_no_table(worker: Worker) -> None:
     async def delete(*args: Any) -> None:
         worker.log.delete(*args)
 
-    removed = await Compactor(lambda: {0: worker.partition}, delete).round(worker.partition)
+    removed = await Compactor(lambda: {0: worker.partition}, delete, worker.applier.flush).round(worker.partition)
     left = worker.log.count(TopicPartition(ROWS, 0))
     assert left == before - removed == len(worker.partition.tables) + 1
     assert worker.differences() == []
@@ -301,7 +301,7 @@ async def test_what_was_replaced_is_known_without_reading(worker: Worker) -> Non
 async def test_verify_names_the_rows_that_differ(worker: Worker) -> None:
     await worker.take(worker.send(value_of(Usage(1, user="a"), Usage(2, user="b"))))
     await worker.applier.flush()
-    row = next(row for key, row in worker.partition.tables.users.items() if key[1] == "a")
+    row = next(row for key, row in worker.partition.tables.users.by_key().items() if key[1] == "a")
     row.cost += 1
     progress = worker.partition.tables.progress
     planted = [(row.key, b"[0,1,0,512,128,0,1,0,0,0]"), (progress.key, encode_value(progress))]

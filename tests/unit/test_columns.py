@@ -21,11 +21,11 @@ Change = tuple[Key, Row | None, bool]
 """A row or a tombstone; True: in the old form."""
 
 SMALL: dict[str, int] = {
-    "processor.view.hash_index.FIRST": 4,
-    "processor.view.hash_index.MOVED": 1,
-    "processor.view.segments.FIRST": 2,
-    "processor.view.segments.BITS": 2,
-    "processor.view.segments.SIZE": 4,
+    "processor.core.hash_index.FIRST": 4,
+    "processor.core.hash_index.MOVED": 1,
+    "processor.core.segments.FIRST": 2,
+    "processor.core.segments.BITS": 2,
+    "processor.core.segments.SIZE": 4,
     "server.leaders.KEPT": 3,
     "server.leaders.LARGE": 3,
     "server.leaders.MOST": 4,

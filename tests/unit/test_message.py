@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from processor.core import claims, codec, message
 from processor.core.columns import Columns
 from processor.core.latency import UNKNOWN
+from processor.core.lines import Lines
 from processor.core.message import MessageError, Source, build_blocks
 from tests.support.events import make_event, to_json_line, to_proto
 
@@ -75,7 +76,7 @@ def test_a_message_of_another_version_or_with_torn_columns_is_refused() -> None:
     block, records = build_blocks(source, sent_columns("json", 3), 1)[0]
     value = message.encode([(block, records)])
     whole = message.decode(value)
-    for version in (1, 4):
+    for version in (1, message.VERSION + 1):
         with pytest.raises(MessageError, match=f"version {version}"):
             message.decode(msgspec.msgpack.encode([version, *msgspec.msgpack.decode(value)[1:]]))
     for reason, torn in {
@@ -100,3 +101,17 @@ def test_claims_come_back() -> None:
         claims.decode(b"junk")
     with pytest.raises(ValueError, match="version"):
         claims.decode(msgspec.msgpack.encode([2, []]))
+
+
+def test_a_body_of_lines_travels_as_it_came() -> None:
+    lines = [to_json_line(make_event(user_id=f"u{i}")) for i in range(20)]
+    body = Lines(b"\n".join(lines), 20)
+    source = Source("org", "project", "key", NOW, "json", "partial")
+    for partitions in (1, 2):
+        built = build_blocks(source, codec.decode("json", body, "partial", NOW).columns, partitions)
+        found = message.decode(message.encode(built.values()))
+        assert sorted(line for part in message.records(found) for line in part) == sorted(lines)
+        block, records = built[0]
+        assert isinstance(records, Lines) == (partitions == 1)
+        before = message.decode(message.encode([(block, list(records))]))
+        assert message.records(before) == [list(records)], "as they were in messages of version 3"

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.ndjson import split
+from server import ndjson
+
+
+def split(body: bytes, limit: int) -> tuple[list[bytes], list[int]]:
+    records, lines = ndjson.split(body, limit)
+    assert len(records) == len(lines)
+    return list(records), list(lines)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,16 @@ def test_millions_of_blank_lines_cost_no_memory() -> None:
     tracemalloc.start()
     try:
         assert split(body, 100) == ([b"{}"], [5_000_001])
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_body_of_line_ends_between_braces_costs_no_memory() -> None:
+    body = b"{" + b"\n" * 10_000_000 + b"}"
+    tracemalloc.start()
+    try:
+        assert split(body, 100) == ([b"{", b"}"], [1, 10_000_001])
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()

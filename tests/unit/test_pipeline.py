@@ -47,7 +47,7 @@ def message_of(
 
 
 def rows_of(found: Tables) -> dict[str, list[int]]:
-    kinds: tuple[dict[Any, Any], ...] = (found.users, found.hours, found.latencies, found.windows)
+    kinds: tuple[dict[Any, Any], ...] = (found.users.by_key(), found.hours, found.latencies, found.windows)
     return {row.key.decode(): row.value()[1:] for kind in kinds for row in kind.values()}
 
 
@@ -55,7 +55,7 @@ def summed(partitions: list[Tables]) -> dict[str, list[int]]:
     """The partials of all partitions added up, first and last seen left out."""
     total: dict[str, list[int]] = defaultdict(lambda: [0] * 7)
     for found in partitions:
-        for key, row in found.users.items():
+        for key, row in found.users.by_key().items():
             total[str(key)] = [a + b for a, b in zip(total[str(key)], row.value()[1:8], strict=True)]
     return dict(total)
 
@@ -107,7 +107,7 @@ def test_requests_that_share_a_message_are_what_they_are_in_their_own(sent: list
         alone.apply(offset, message, alone.prepare(message))
         alone.progress.watermark = 0  # what one message holds is judged by one watermark
     assert {key: row for key, row in rows_of(alone).items() if key in rows_of(together)} == rows_of(together)
-    assert together.users.keys() == alone.users.keys()
+    assert together.users.by_key().keys() == alone.users.by_key().keys()
     assert together.hours.keys() == alone.hours.keys()
 
 
@@ -145,7 +145,7 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
     for event in first.values():
         by_user[event.user].append(event)
     for user, theirs in by_user.items():
-        rows = [row for key, row in found.users.items() if key[1] == user]
+        rows = [row for key, row in found.users.by_key().items() if key[1] == user]
         assert sum(row.requests for row in rows) == len(theirs)
         assert sum(row.cost for row in rows) == sum(event.cost for event in theirs)
         assert sum(row.input_tokens for row in rows) == sum(event.input_tokens for event in theirs)
@@ -153,7 +153,7 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
         assert sum(row.unpriced for row in rows) == sum(event.unpriced for event in theirs)
         assert min(row.first_seen for row in rows) == min(event.at for event in theirs)
         assert max(row.last_seen for row in rows) == max(event.at for event in theirs)
-    assert {key[1] for key in found.users} == by_user.keys()
+    assert {key[1] for key in found.users.by_key()} == by_user.keys()
     assert sum(row.requests for row in found.hours.values()) == len(first)
     found_latencies: Counter[int] = Counter()
     for histogram in found.latencies.values():
@@ -175,21 +175,20 @@ def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data
     index = DictIndex()  # survives the crash, ahead of the changelog
     changelog: list[tuple[bytes, bytes | None]] = []
     found = Tables(0, b"salt", index)
-    flushed = 0
+    flushed, packs = 0, data.draw(st.booleans())
     crash = data.draw(st.integers(0, len(messages)))
     for offset in range(crash):
         found.apply(offset, messages[offset], found.prepare(messages[offset]))
         if data.draw(st.booleans()):
-            flush(found, changelog)
+            flush(found, changelog, packs=packs)
             flushed = offset + 1
 
     again = Tables(0, b"salt", index)
-    for position, (key, value) in enumerate(changelog):
-        again.restore(key, value, position)
+    again.restore_all((key, value, position) for position, (key, value) in enumerate(changelog))
     apply_all(again, messages, start=data.draw(st.integers(0, flushed)))
     assert rows_of(again) == rows_of(straight)
 
-    flush(again, changelog)
+    flush(again, changelog, packs=data.draw(st.booleans()))
     restored = Tables(0, b"salt", index)
     for position, (key, value) in enumerate(changelog):
         restored.restore(key, value, position)
@@ -197,11 +196,16 @@ def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data
     assert restored.progress.value() == straight.progress.value()
 
 
-def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]]) -> None:
+def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]], *, packs: bool = False) -> None:
     changes = found.take_changes()
-    for row, value in changes.rows if changes else ():
-        row.changelog = len(changelog)
-        changelog.append((row.key, value))
+    if changes is None:
+        return
+    start = len(changelog)
+    changelog += changes.packed() if packs else changes.singles()
+    if packs:
+        changes.wrote_packed(start)
+    else:
+        changes.wrote_singly(range(start, len(changelog)))
 
 
 @given(st.lists(st.lists(usages, min_size=1, max_size=4), min_size=2, max_size=8), st.data())
@@ -214,10 +218,10 @@ def test_rows_of_which_some_were_lost_are_made_good_by_the_replay(
     apply_all(straight, messages)
     changes = straight.take_changes()
     assert changes is not None
-    kept = [pair for pair in changes.rows if data.draw(st.booleans())]
+    kept = [pair for pair in changes.singles() if data.draw(st.booleans())]
     again = Tables(0, b"salt", DictIndex())
-    for position, (row, value) in enumerate(kept):
-        again.restore(row.key, value, position)
+    for position, (key, value) in enumerate(kept):
+        again.restore(key, value, position)
     apply_all(again, messages)
     assert rows_of(again) == rows_of(straight)
 
@@ -225,7 +229,7 @@ def test_rows_of_which_some_were_lost_are_made_good_by_the_replay(
 def test_a_row_does_not_appear_because_of_a_duplicate() -> None:
     found = Tables(0, b"salt", DictIndex())
     apply_all(found, [message_of([Usage(1, user="a")])[0], message_of([Usage(1, user="b"), Usage(2, user="c")])[0]])
-    assert {key[1] for key in found.users} == {"a", "c"}
+    assert {key[1] for key in found.users.by_key()} == {"a", "c"}
 
 
 def test_minute_windows_are_closed_behind_the_watermark_and_stay_closed() -> None:

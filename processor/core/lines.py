@@ -1,0 +1,45 @@
+"""The events of an NDJSON body as the one text they came in: nobody cuts it up who does not look at single events.
+
+A usual request is decoded as a whole, and its original bytes go into the log as they are; so a hundred copies of lines
+are never made.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+SEPARATOR = b"\n"
+
+
+class Lines(Sequence[bytes]):
+    """Lines of JSON objects, each on one line, with nothing around them."""
+
+    __slots__ = ("_count", "_lines", "text")
+
+    def __init__(self, text: bytes, count: int) -> None:
+        """`text`: `count` lines, at least one, without an end of the last one."""
+        self.text = text
+        self._count = count
+        self._lines: list[bytes] | None = None
+
+    def _split(self) -> list[bytes]:
+        if self._lines is None:
+            self._lines = self.text.split(SEPARATOR)
+        return self._lines
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._split())
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        return self._split()[index]
+
+
+def size_of(records: Sequence[bytes]) -> int:
+    """Bytes of all records."""
+    return len(records.text) if isinstance(records, Lines) else sum(map(len, records))

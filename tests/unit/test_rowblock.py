@@ -1,0 +1,56 @@
+"""A block of rows is its rows, whatever their keys; and nothing else is taken for one."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.core import packed, rowblock, tables
+from processor.core.rowblock import RowBlock
+
+keys = st.builds(tables.encode_key, st.just(3), st.just("user"), st.text(), st.none() | st.text(), st.integers(0, 9))
+numbers = st.integers(-(2**63), 2**63 - 1)
+values = st.builds(packed.pack, *[st.integers(0, 2**32 - 1)] * 3, *[numbers] * 7)
+
+
+def block_of(rows: dict[bytes, bytes], seed: int = 0) -> RowBlock:
+    found = np.frombuffer(b"".join(rows.values()), packed.DTYPE)
+    return RowBlock(list(rows), rowblock.key_hashes(list(rows), seed), found)
+
+
+@given(st.dictionaries(keys, values, min_size=1, max_size=20), st.integers(0, 2**64 - 1))
+def test_a_block_is_read_as_it_was_written(rows: dict[bytes, bytes], seed: int) -> None:
+    found = rowblock.decode(rowblock.encode(block_of(rows, seed)))
+    assert dict(found.pairs()) == rows
+    assert found.hashes.tolist() == rowblock.key_hashes(list(rows), seed).tolist()
+    found.values["offset"] = 1  # the reader's own
+    value = rowblock.encode(block_of(rows, seed))
+    assert rowblock.expand(3, rowblock.key_of(3), value) == list(rows.items())
+    assert rowblock.expand(4, rowblock.key_of(3), value) == [(rowblock.key_of(3), value)], "of another partition"
+    assert rowblock.expand(3, b"[3]", None) == [(b"[3]", None)]
+
+
+def test_the_hashes_are_part_of_the_format() -> None:
+    seed = rowblock.seed_of(b"salt")
+    assert seed == 5910014463349308043
+    [(low, high)] = rowblock.key_hashes([b'[0,"user","p","u",1,"openai","m","e"]'], seed).tolist()
+    assert (low, high) == (3739496730653343021, 8866166714557951921)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"[1]",
+        msgspec.msgpack.encode([2, b"a", bytes(16), bytes(72)]),
+        msgspec.msgpack.encode([1, b"a\nb", bytes(16), bytes(72)]),
+        msgspec.msgpack.encode([1, b"a", bytes(15), bytes(72)]),
+        msgspec.msgpack.encode([1, b"a", bytes(16), bytes(71)]),
+        msgspec.msgpack.encode([1, b"a", bytes(16), b"\1" + bytes(71)]),
+        msgspec.msgpack.encode([1, b"", b"", b""]),
+    ],
+)
+def test_what_is_no_block_is_not_read(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"block of rows|buffer size"):
+        rowblock.decode(value)
