@@ -15,6 +15,7 @@ from typing import Final
 
 from processor.core import rowblock, tables
 from processor.core.clock import Kind
+from processor.core.lines import Part
 from processor.core.rowblock import RowBlock
 from processor.core.segments import I64
 from processor.core.tables import NEVER, Scope
@@ -104,7 +105,8 @@ class View:
         """Take in a block of rows, as `apply` does; its values are written over."""
         for start in range(0, len(block), CHUNK):
             piece = slice(start, start + CHUNK)
-            self._take(partition, changes_of(block.keys[piece], block.hashes[piece], block.values[piece]))
+            keys = Part(block.keys, start, CHUNK)
+            self._take(partition, changes_of(keys, block.hashes[piece], block.values[piece]))
 
     def _take(self, partition: int, changes: Changes) -> None:
         with self._freeze, self._lock:

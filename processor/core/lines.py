@@ -40,6 +40,30 @@ class Lines(Sequence[bytes]):
         return self._split()[index]
 
 
+class Part(Sequence[bytes]):
+    """Some of the lines, one after the other, still not cut up."""
+
+    __slots__ = ("_count", "_start", "_whole")
+
+    def __init__(self, whole: Sequence[bytes], start: int, count: int) -> None:
+        self._whole = whole
+        self._start = start
+        self._count = min(count, len(whole) - start)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        places = range(self._start, self._start + self._count)
+        if isinstance(index, slice):
+            return [self._whole[place] for place in places[index]]
+        return self._whole[places[index]]
+
+
 def size_of(records: Sequence[bytes]) -> int:
     """Bytes of all records."""
     return len(records.text) if isinstance(records, Lines) else sum(map(len, records))

@@ -11,7 +11,7 @@ The hashes are those of the keys, 128 bits of XXH3 with a seed from the log's se
 without a call for each.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from processor.core import packed
 from processor.core.hash_index import HASH
+from processor.core.lines import SEPARATOR, Lines
 from processor.core.segments import Records
 
 VERSION: Final = 1
@@ -32,7 +33,8 @@ KIND: Final = "rows"
 class RowBlock(Struct):
     """Rows of users, no two of one key."""
 
-    keys: list[bytes]
+    keys: Sequence[bytes]
+    """Cut up only when one is asked for: who has met all of the rows needs none."""
     hashes: Records
     """`HASH`: shape (n,)."""
     values: Records
@@ -77,7 +79,9 @@ def key_hashes(keys: Collection[bytes], seed: int) -> Records:
 
 def encode(block: RowBlock) -> bytes:
     """The value of a block's record."""
-    return _encode(_Wire(VERSION, b"\n".join(block.keys), block.hashes.tobytes(), bytearray(block.values.tobytes())))
+    return _encode(
+        _Wire(VERSION, SEPARATOR.join(block.keys), block.hashes.tobytes(), bytearray(block.values.tobytes()))
+    )
 
 
 def decode(value: bytes) -> RowBlock:
@@ -86,9 +90,8 @@ def decode(value: bytes) -> RowBlock:
         wire = _decode(value)
         if wire.version != VERSION:
             raise ValueError(f"a block of rows of version {wire.version}; this program reads {VERSION}")
-        block = RowBlock(
-            wire.keys.split(b"\n"), np.frombuffer(wire.hashes, HASH), np.frombuffer(wire.values, packed.DTYPE)
-        )
+        keys = Lines(wire.keys, wire.keys.count(SEPARATOR) + 1)
+        block = RowBlock(keys, np.frombuffer(wire.hashes, HASH), np.frombuffer(wire.values, packed.DTYPE))
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a block of rows: {error}") from None
     if not len(block.keys) == len(block.hashes) == len(block.values) or block.values["zero"].any():
