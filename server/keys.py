@@ -172,11 +172,12 @@ class Directory:
             self._revoke(name, value)
         elif kind == "org":
             organization = Organization(name) if value is None else msgspec.json.decode(value, type=Organization)
-            self._quotas[name] = Quota(organization.monthly_quota, offset)
             if value is None:
                 self._organizations.pop(name, None)
             else:
                 self._organizations[name] = organization
+            # Last: who knows of a quota (`quota`) takes nothing without it any more.
+            self._quotas[name] = Quota(organization.monthly_quota, offset)
         elif kind == "project":
             if value is not None:
                 project = msgspec.json.decode(value, type=Project)

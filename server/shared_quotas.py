@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from structlog.stdlib import get_logger
+
 from processor.core.clock import month_start
 from processor.quota.leases import owner
 from server.arrivals import Arrivals
@@ -132,14 +134,17 @@ class SharedQuotas(ViewQuotas):
         return caps[: self._mine - 1] + caps[self._mine :]
 
     def _charged_elsewhere(self, organization: str, month: int) -> int | None:
-        """Unique events charged through nobody of us; None: not known yet."""
-        found = self._view.unleased(organization, [owner(name, organization) for name in self._names], month)
-        if found is None:
+        """Unique events charged through nobody of us; None: not known yet. For a view that has caught up."""
+        found = self._look_elsewhere(organization, month)
+        if found is None:  # what it was a moment ago: others only add to it by an import
             return self._unleased.get((organization, month))
         if len(self._unleased) > MAX_REMEMBERED:  # of months that are long over
             self._unleased.clear()
         self._unleased[organization, month] = found
         return found
+
+    def _look_elsewhere(self, organization: str, month: int) -> int | None:
+        return self._view.unleased(organization, [owner(name, organization) for name in self._names], month)
 
     def _charged_here(self, organization: str, month: int) -> int:
         return self._view.leased(owner(self._name, organization), month)
@@ -171,7 +176,7 @@ class SharedQuotas(ViewQuotas):
                 caps = [] if row is None else self._table.words(row)[1:]
         except Busy:
             return charged
-        elsewhere = self._charged_elsewhere(organization, month)
+        elsewhere = self._look_elsewhere(organization, month)
         return max(charged, (elsewhere or 0) + sum(cap for cap in caps if cap != NONE))
 
     # --- what the others wait for -----------------------------------------------------------------------------------
@@ -181,10 +186,13 @@ class SharedQuotas(ViewQuotas):
         settled = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
-            self.tick()
-            if time.monotonic() - settled > SETTLE:
-                settled = time.monotonic()
-                self.lower()
+            try:
+                self.tick()
+                if time.monotonic() - settled > SETTLE:
+                    settled = time.monotonic()
+                    self.lower()
+            except Exception:  # noqa: BLE001 - the others wait for this process; the next look may go well
+                get_logger().exception("quotas.failed")
 
     def tick(self) -> None:
         """Go by the quotas that others have found, and let those who wait try again."""

@@ -411,6 +411,8 @@ class Play:
                 rig.kill(which % len(rig.fronts))
             case "quota":
                 rig.set([None, 2, 5, 20][number % 4])
+            case "ask":
+                front.quotas.allowances(KEY, self.now)
             case "hear":
                 front.hear(1)
 
@@ -423,14 +425,14 @@ class Play:
 
 
 STEPS = ["reserve", "reserve", "publish", "acknowledge", "work", "view", "follow", "tick", "hear"] * 2
-RARE = ["copy", "doubt", "end grace", "time", "kill", "quota"]
+RARE = ["copy", "doubt", "end grace", "time", "kill", "quota", "ask"]
 
 steps = st.tuples(st.sampled_from(STEPS + RARE), st.integers(0, 15), st.integers(0, 2))
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps, min_size=10, max_size=120), st.integers(1, 3), st.integers(2, 3), st.integers(0, 4))
-def test_no_interleaving_goes_over_the_line(
+def test_no_interleaving_of_processes_goes_over_the_line(
     played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int
 ) -> None:
     async def run(directory: Path) -> None:
