@@ -189,6 +189,21 @@ async def test_what_was_charged_before_counts(tmp_path: Path) -> None:
     await two.take(rig.new(1), MAY - 1)
 
 
+async def test_what_was_shown_before_the_view_had_caught_up_is_not_gone_by(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, before=7)
+    one, two = rig.fronts
+    assert one.quotas.allowances(KEY, MAY - 1)[0].used == 0
+    rig.flush(0)
+    two.follow()
+    one.view.apply(0, one.unread[0])
+    one.unread[0].clear()
+    await refusal(two, 1, MAY - 1)
+    rig.tick()
+    await refusal(one, 4, MAY - 1)
+    one.view.mark_current(NOON)
+    await one.take(rig.new(3), MAY - 1)
+
+
 async def test_a_view_that_is_behind_lets_nothing_through(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     one, two = rig.fronts
@@ -339,14 +354,12 @@ class Play:
         self.now = MAY - 2 * SECOND
 
     def total(self, now: int) -> int:
-        seen = {
-            tuple(event_id)
-            for messages in self.rig.worker.log
-            for message in messages
-            for block in message.blocks
-            if month_start(block.source.arrival) == month_start(now)
-            for event_id in block.columns()["id"].tolist()
-        }
+        seen: dict[tuple[int, ...], int] = {}
+        for messages in self.rig.worker.log:
+            for message in messages:
+                for block in message.blocks:
+                    for event_id in block.columns()["id"].tolist():  # a copy in another month is charged to nobody
+                        seen.setdefault(tuple(event_id), month_start(block.source.arrival))
         waiting = [
             event
             for front in self.rig.fronts
@@ -354,7 +367,7 @@ class Play:
             if batch.offsets is None and month_start(batch.now) == month_start(now)
             for event in batch.events
         ]
-        return len(seen) + len(waiting)
+        return list(seen.values()).count(month_start(now)) + len(waiting)
 
     async def step(self, what: str, number: int, which: int) -> None:
         rig = self.rig
