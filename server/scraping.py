@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from server import metrics
 from server.crew import DOORS, Crew
+from server.shared_table import Busy
 
 LABEL: Final = "api"
 PATIENCE: Final = 2.0
@@ -57,13 +58,16 @@ class Scraping:
             self._table.put(row, 1 + self._crew.number, port)
 
     def _ports(self) -> dict[int, int]:
-        with self._table:
-            row = self._table.find(_ROW)
-            ports = [] if row is None else self._table.words(row)[1:]
+        try:
+            with self._table:
+                row = self._table.find(_ROW)
+                ports = [] if row is None else self._table.words(row)[1:]
+        except Busy:
+            return {}
         return {number: port for number, port in enumerate(ports) if port and number != self._crew.number}
 
     async def gather(self, registry: CollectorRegistry) -> CollectorRegistry:
-        """What all processes say, that of this one in `registry`. Raises `Busy`."""
+        """What all processes say, that of this one in `registry`; who does not answer is left out."""
         others = self._ports()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
             texts = await asyncio.gather(*(_ask(session, port) for port in others.values()))

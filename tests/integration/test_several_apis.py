@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -23,9 +23,11 @@ from tests.support import clients
 from tests.support.clients import Pace, Tally, reader
 from tests.support.crowd import Crowd
 from tests.support.events import make_event, to_ndjson
+from tests.support.live import sse
 from tests.support.receiver import SECRET, receiver
 from tests.support.server import KEY, Server, all_gone, is_alive, server, wait_until
 from tests.support.traffic import make_traffic
+from tools.kafka import Broker
 
 LIMIT: Final = 10_000
 APIS: Final = ("api-0", "api-1")
@@ -181,6 +183,54 @@ async def test_what_one_acknowledged_another_waits_for(tmp_path: Path) -> None:
             for start in range(0, 60, 20):
                 await asyncio.gather(*(write_and_read(number) for number in range(start, start + 20)))
         assert all((await counted(started, "spendstream_batches_accepted_total")).values())
+
+
+async def test_a_stream_goes_on_at_any_of_them(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+
+        async def next_rows(token: str) -> tuple[str, list[str]]:
+            async with asyncio.timeout(20), sse(started.http, KEY, token) as events:
+                async for event in events:
+                    if event.rows:
+                        return event.id, [row["user_id"] for row in event.rows]
+            raise AssertionError("the stream ended")
+
+        async with fresh(started) as session:
+            assert (await post(session, [make_event(user_id="u0")]))[0] == 202
+            token, rows = await next_rows("")
+            assert rows == ["u0"]
+            for number in range(1, 4):
+                waiting = [asyncio.create_task(next_rows(token)) for _ in range(8)]
+                assert (await post(session, [make_event(user_id=f"u{number}")]))[0] == 202
+                told = await asyncio.gather(*waiting)
+                assert [rows for _, rows in told] == [[f"u{number}"]] * 8
+                token = told[number % 8][0]
+
+
+@pytest.mark.timeout(150)
+async def test_on_kafka_they_have_leases_and_one_rate(own_broker: Callable[..., Broker], tmp_path: Path) -> None:
+    broker = own_broker().start()
+    with server(tmp_path / "data", start=False, api_processes=2, broker=broker.url) as started:
+        await asyncio.to_thread(started.start, 60)
+        key = cli(started, "keys", "create", "--rate-limit", "30")["key"]
+        cli(started, "orgs", "set", "default", "--monthly-quota", "20")
+        await until_limited(started, 20)
+        left = 60 - time.time() % 60
+        if left < 15:
+            await asyncio.sleep(left + 0.1)
+        async with fresh(started, key) as session:
+            taken = 0
+            for _ in range(10):
+                answers = await asyncio.gather(*(post(session, [make_event()]) for _ in range(10)))
+                taken += sum(status == 202 for status, _ in answers)
+        assert taken <= 20
+        async with fresh(started) as session, asyncio.timeout(30):
+            while taken < 20:
+                status, _ = await post(session, [make_event()])
+                taken += status == 202
+        async with reader(started) as tables:
+            assert (await tables.caught_up(20))["used"] == 20
+        assert clients.verify(started) == []
 
 
 async def test_a_revoked_key_is_refused_by_both_within_a_second(tmp_path: Path) -> None:
