@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import os
 import signal
 import ssl
 import time
@@ -25,6 +26,7 @@ from server.arrivals import Arrivals
 from server.budgeter import Budgeter
 from server.cardinality import Cardinality
 from server.connections import room_for_files
+from server.crew import QUOTAS, REQUESTS, Crew
 from server.face import Face
 from server.feed import Feed
 from server.follower import DirectoryFollower, Follower, LeaseFollower, LogHealth
@@ -37,12 +39,15 @@ from server.leased_quotas import LeasedQuotas
 from server.leases import LeaseBook, Stating
 from server.log_publisher import LogPublisher
 from server.meters import Meters
-from server.metrics import make_registry
+from server.metrics import Gather, make_registry
 from server.notices import Notices
 from server.quotas import ViewQuotas
+from server.rates import OwnRates, SharedRates
 from server.reads import ViewReads
 from server.room import Room
+from server.scraping import Scraping
 from server.settings import ServerSettings, split_bind
+from server.shared_quotas import SharedQuotas
 from server.signals import Signals
 from server.trust import Trust
 from server.views import View
@@ -68,12 +73,20 @@ async def run(settings: ServerSettings) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
+    crew = Crew.of(os.environ, settings.data_dir)
     async with AsyncExitStack() as stack:
-        face, health, registry = await _build(settings, stack)
+        if crew is not None:
+            stack.callback(os.close, crew.board())
+        face, health, registry = await _build(settings, stack, crew)
+        gather = None
+        if crew is not None:
+            scraping = Scraping(crew)
+            await stack.enter_async_context(scraping.door(registry))
+            gather = scraping.gather
         desk = AdminDesk(LogAddress.of(settings), face.directory, now)
-        runner, http, port = await _serve_http(settings, face, desk, registry)
+        runner, http, port = await _serve_http(settings, face, desk, registry, gather)
         stack.push_async_callback(runner.cleanup)
-        server, grpc_port = await _serve_grpc(settings, face)
+        server, grpc_port = await _serve_grpc(settings, face, share=crew is not None)
         stack.push_async_callback(_close_doors, runner, server)
         stack.callback(face.feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
@@ -88,7 +101,9 @@ async def run(settings: ServerSettings) -> None:
         get_logger().info("api.draining")
 
 
-async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face, LogHealth, CollectorRegistry]:
+async def _build(
+    settings: ServerSettings, stack: AsyncExitStack, crew: Crew | None
+) -> tuple[Face, LogHealth, CollectorRegistry]:
     directory = Directory()
     loop = asyncio.get_running_loop()
     address = LogAddress.of(settings)
@@ -126,20 +141,29 @@ async def _build(settings: ServerSettings, stack: AsyncExitStack) -> tuple[Face,
     bounds = (settings.max_users, settings.max_models, settings.max_environments)
     cardinality = Cardinality(view, *bounds)
     pending = Room(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
-    quotas = ViewQuotas(view, arrivals, directory, publisher.log_end)
+    rates = OwnRates() if crew is None else SharedRates(crew.table(REQUESTS))
+    end = publisher.log_end
+    quotas: ViewQuotas
+    lease = ""
     if book is not None and stating is not None:
-        end = publisher.log_end
-        stating.speaker = quotas = LeasedQuotas(view, arrivals, directory, end, book, stating, lambda: keys.end)
-    lease = book.instance if book is not None else ""
+        quotas = LeasedQuotas(view, arrivals, directory, end, book, stating, lambda: keys.end, rates=rates)
+        stating.speaker, lease = quotas, book.instance
+    elif crew is not None:
+        quotas = SharedQuotas(view, arrivals, directory, end, crew, crew.table(QUOTAS), rates=rates)
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(quotas.run()))
+        lease = crew.name(crew.number)
+    else:
+        quotas = ViewQuotas(view, arrivals, directory, end, rates=rates)
     intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position))
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
-    if settings.alert_webhook is not None and settings.alert_secret is not None:
+    is_first = crew is None or crew.is_first
+    if settings.alert_webhook is not None and settings.alert_secret is not None and is_first:
         webhook = Webhook(settings.alert_webhook, settings.alert_secret, allow_private=settings.alert_allow_private)
         alerter = Alerter(webhook, address, publisher.identity, directory, view, now)
         alerter.start()
         stack.push_async_callback(alerter.stop)
     notices = Notices(now)
-    jitter = 0.0 if address.kafka is None else 1.0
+    jitter = 0.0 if address.kafka is None and is_first else 1.0
     budgeter = Budgeter(address, publisher.identity, directory, view, notices, now, jitter=jitter)
     budgeter.start()
     stack.push_async_callback(budgeter.stop)
@@ -165,21 +189,23 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
 
 
 async def _serve_http(
-    settings: ServerSettings, face: Face, desk: AdminDesk, registry: CollectorRegistry
+    settings: ServerSettings, face: Face, desk: AdminDesk, registry: CollectorRegistry, gather: Gather | None
 ) -> tuple[web.AppRunner, str, int]:
-    runner = make_runner(create_app(face, desk, registry), connections=room_for_files())
+    """With `gather`, that of several processes on one port."""
+    runner = make_runner(create_app(face, desk, registry, gather), connections=room_for_files())
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None
     if settings.tls_cert is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024)
+    share = True if gather is not None else None
+    site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024, reuse_port=share)
     await _patiently(site.start, settings.http_bind)
     return runner, settings.http_bind.rpartition(":")[0], runner.addresses[0][1]
 
 
-async def _serve_grpc(settings: ServerSettings, face: Face) -> tuple[grpc.aio.Server, int]:
+async def _serve_grpc(settings: ServerSettings, face: Face, *, share: bool) -> tuple[grpc.aio.Server, int]:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
@@ -187,7 +213,7 @@ async def _serve_grpc(settings: ServerSettings, face: Face) -> tuple[grpc.aio.Se
 
     async def start() -> tuple[grpc.aio.Server, int]:
         try:
-            return await make_server(face, bind=settings.grpc_bind, tls=tls)
+            return await make_server(face, bind=settings.grpc_bind, tls=tls, share=share)
         except RuntimeError as error:  # what gRPC raises for a port it cannot have
             raise OSError(errno.EADDRINUSE, str(error)) from None
 

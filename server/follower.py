@@ -69,7 +69,7 @@ class DirectoryFollower(_Following):
     def _round(self) -> None:
         for _, records in self._tail.poll():
             for record in records:
-                self._directory.apply(record.key, record.value)
+                self._directory.apply(record.key, record.value, record.offset)
                 self.end = record.offset
         self.known_at = self._tail.known_at(HOME)
         if self.known_at > float("-inf"):

@@ -40,7 +40,6 @@ DETAILS_ROOM: Final = 3 * 1024
 """Bytes of field violations in a call's own status: it travels in metadata, which clients bound at 8 KiB."""
 
 OPTIONS: Final[list[tuple[str, int]]] = [
-    ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server on it
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
@@ -61,10 +60,14 @@ log = structlog.get_logger(__name__)
 
 
 async def make_server(
-    face: Face, *, bind: str, tls: grpc.ServerCredentials | None = None
+    face: Face, *, bind: str, tls: grpc.ServerCredentials | None = None, share: bool = False
 ) -> tuple[grpc.aio.Server, int]:
-    """A server that is bound but not started, and its port. Raises `RuntimeError` if `bind` cannot be had."""
-    server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+    """A server that is bound but not started, and its port, which other processes may `share`.
+
+    Raises `RuntimeError` if `bind` cannot be had.
+    """
+    options = [*OPTIONS, ("grpc.so_reuseport", int(share))]  # else a taken port is an error, not a second server on it
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
     ingest, usage, logged = _Ingest(face), _Usage(face), face.access_log
     server.add_generic_rpc_handlers(
         (

@@ -23,6 +23,7 @@ from server.face import Face, secret_of
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
 from server.keys import Key
+from server.metrics import Gather
 from server.queries import check_names
 from server.room import Hold
 from server.sse import stream_users
@@ -43,8 +44,14 @@ INLINE_OUT: Final = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorRegistry | None = None) -> web.Application:
-    """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics."""
+def create_app(
+    face: Face,
+    desk: AdminDesk | None = None,
+    registry: CollectorRegistry | None = None,
+    gather: Gather | None = None,
+) -> web.Application:
+    """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics: what `gather`
+    makes of it, if it is there."""
     door = _Door(face)
     outer = [access.log_requests] if face.access_log else []
     if tracing.is_on():
@@ -62,7 +69,7 @@ def create_app(face: Face, desk: AdminDesk | None = None, registry: CollectorReg
     assets.add_routes(app)
     docs_page.add_routes(app)
     if registry is not None:
-        metrics.add_routes(app, registry)
+        metrics.add_routes(app, registry, gather)
     if desk is not None:
         admin_http.add_routes(app, face, desk)
     return app

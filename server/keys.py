@@ -7,7 +7,7 @@ import re
 import secrets
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -74,6 +74,17 @@ class Organization(Struct, frozen=True):
     """Unique events a calendar month (UTC, by arrival); None: no limit."""
 
 
+class Quota(NamedTuple):
+    """An organisation's quota, as one record of the directory says it."""
+
+    limit: int | None
+    offset: int
+    """Of the record: another one is another quota, were it of the same size. -1: there is none."""
+
+
+NO_QUOTA: Final = Quota(None, -1)
+
+
 def new_secret() -> str:
     """A fresh key."""
     return "lqt_" + secrets.token_hex(32)
@@ -135,6 +146,7 @@ class Directory:
         self._by_hash: dict[str, Key] = {}
         self._revoked: dict[str, int] = {}
         self._organizations: dict[str, Organization] = {}
+        self._quotas: dict[str, Quota] = {}
         self._projects: dict[str, Project] = {}
         self._told: set[str] = set()
         self._budgets: dict[str, dict[str, Budget]] = {}
@@ -143,26 +155,29 @@ class Directory:
         """Counts what was taken in of budgets and of what was reached."""
         self._records: dict[bytes | None, bytes | None] = {}
 
-    def apply(self, key: bytes | None, value: bytes | None) -> None:
+    def apply(self, key: bytes | None, value: bytes | None, offset: int = -1) -> None:
         """Take in one record of the topic. Raises `ValueError` for one of another format."""
-        self._apply(key, value)
+        self._apply(key, value, offset)
         self._records[key] = value
 
     def has(self, record: tuple[bytes, bytes | None]) -> bool:
         """True if `record` is the newest of its key that has been taken in."""
         return self._records.get(record[0]) == record[1]
 
-    def _apply(self, key: bytes | None, value: bytes | None) -> None:
+    def _apply(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         kind, _, name = (key or b"").decode().partition("/")
         if kind == "key":
             self._apply_key(name, value)
         elif kind == "revoked":
             self._revoke(name, value)
         elif kind == "org":
+            organization = Organization(name) if value is None else msgspec.json.decode(value, type=Organization)
             if value is None:
                 self._organizations.pop(name, None)
             else:
-                self._organizations[name] = msgspec.json.decode(value, type=Organization)
+                self._organizations[name] = organization
+            # Last: who knows of a quota (`quota`) takes nothing without it any more.
+            self._quotas[name] = Quota(organization.monthly_quota, offset)
         elif kind == "project":
             if value is not None:
                 project = msgspec.json.decode(value, type=Project)
@@ -239,6 +254,10 @@ class Directory:
     def organization(self, name: str) -> Organization:
         """An organisation; one without settings has no limits."""
         return self._organizations.get(name) or Organization(name)
+
+    def quota(self, name: str) -> Quota:
+        """An organisation's quota, and which one it is."""
+        return self._quotas.get(name, NO_QUOTA)
 
     def authenticate(self, secret: str | None, scope: Scope, now: int) -> Key:
         """The key that `secret` opens, if it is valid at `now` and has `scope`; raises `Refused` otherwise.

@@ -1,7 +1,7 @@
 """`GET /metrics`: the instruments of this process, and what is looked up when somebody asks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -147,11 +147,16 @@ def make_registry(state: State, meters: Meters, log_dir: Path | None) -> Collect
     return registry
 
 
-def add_routes(app: web.Application, registry: CollectorRegistry) -> None:
+Gather = Callable[[CollectorRegistry], Awaitable[CollectorRegistry]]
+"""What is shown instead of the registry of this process: that of all."""
+
+
+def add_routes(app: web.Application, registry: CollectorRegistry, gather: Gather | None = None) -> None:
     """Serve `/metrics`: the text format, or OpenMetrics if that is asked for."""
 
     async def metrics(request: web.Request) -> web.Response:
         encoder, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
-        return web.Response(body=encoder(registry), headers={hdrs.CONTENT_TYPE: content_type})
+        shown = registry if gather is None else await gather(registry)
+        return web.Response(body=encoder(shown), headers={hdrs.CONTENT_TYPE: content_type})
 
     app.router.add_get("/metrics", metrics)

@@ -1,4 +1,5 @@
-"""Who may send how much: requests a minute of a key, events a month of an organisation. For one front end process.
+"""Who may send how much: requests a minute of a key, events a month of an organisation. For one front end process; of
+several, `shared_quotas` and `leased_quotas` have other numbers.
 
 The monthly quota is exact. At any moment an organisation's month is
 
@@ -20,6 +21,7 @@ from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory, Key
 from server.ratelimit import Allowance
+from server.rates import OwnRates, Rates
 from server.views import View
 
 PATIENCE: Final = 1.0
@@ -52,14 +54,14 @@ class ViewQuotas:
         *,
         patience: float = PATIENCE,
         grace: float = GRACE,
+        rates: Rates | None = None,
     ) -> None:
+        self._rates = rates or OwnRates()
         self._view = view
         self._directory = directory
         self._log_end = log_end
         self._patience = patience
         self._grace = grace
-        self._minute = 0
-        self._requests: dict[str, int] = {}
         self._at_start = dict(log_end())
         self._unmetered: dict[str, _Unmetered] = {}
         self._unseen: dict[str, dict[int, int]] = {}
@@ -76,14 +78,10 @@ class ViewQuotas:
         limit = key.rate_limit
         if limit is None:
             return
-        minute = now - now % MINUTE
-        if minute != self._minute:
-            self._minute = minute
-            self._requests.clear()
-        used = self._requests.get(key.lineage, 0)
+        used = self._rates.take(key.lineage, limit, now)
         if used >= limit:
-            raise _refused("rate_limited", "Rate limit exceeded", limit, used, minute + MINUTE, now)
-        self._requests[key.lineage] = used + 1
+            ends = now - now % MINUTE + MINUTE
+            raise _refused("rate_limited", "Rate limit exceeded", limit, used, ends, now)
 
     # --- what is left -----------------------------------------------------------------------------------------------
 
@@ -91,18 +89,21 @@ class ViewQuotas:
         """What is left at `now` of the key's requests and its organisation's events; what is on its way is used."""
         found: tuple[Allowance, ...] = ()
         if key.rate_limit is not None:
-            minute = now - now % MINUTE
-            used = self._requests.get(key.lineage, 0) if minute == self._minute else 0
-            found = (Allowance("requests", key.rate_limit, used, minute + MINUTE, MINUTE // SECOND),)
+            ends = now - now % MINUTE + MINUTE
+            used = self._rates.used(key.lineage, now)
+            found = (Allowance("requests", key.rate_limit, used, ends, MINUTE // SECOND),)
         quota = self._directory.organization(key.organization).monthly_quota
         if quota is not None:
-            month = month_start(now)
-            account = self._accounts.get((key.organization, month))
-            if account is not None:
-                account.collect(self._view)
-            used = self._charged(key.organization, month) + (0 if account is None else account.reserved)
+            used = self._taken(key.organization, month_start(now))
             found += (Allowance("events", quota, used, next_month(now)),)
         return found
+
+    def _taken(self, organization: str, month: int) -> int:
+        """Events that are charged or on their way."""
+        account = self._accounts.get((organization, month))
+        if account is not None:
+            account.collect(self._view)
+        return self._charged(organization, month) + (0 if account is None else account.reserved)
 
     # --- events a month ---------------------------------------------------------------------------------------------
 

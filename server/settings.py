@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from processor.core.event import Handling
 from processor.settings import Settings
+from server.crew import MAX_PROCESSES
 from server.keys import is_well_formed
 from server.signing import secret_bytes
 
@@ -46,6 +47,12 @@ class ServerSettings(Settings):
 
     http_bind: Annotated[str, AfterValidator(_bind)] = Field("127.0.0.1:8080", description="HTTP front end, host:port")
     grpc_bind: Annotated[str, AfterValidator(_bind)] = Field("127.0.0.1:50051", description="gRPC front end, host:port")
+    api_processes: int = Field(
+        1,
+        ge=1,
+        le=MAX_PROCESSES,
+        description="API processes of `serve`, which share both ports: one for each core to use",
+    )
     handling: Handling = Field("partial", description="partial, strict or lenient, where a request does not say")
     bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
         None, description="A full lqt_ key to create on the first start, instead of a random one"

@@ -1,4 +1,5 @@
-"""`spendstream serve`: the API and the worker as child processes of one supervisor.
+"""`spendstream serve`: the API, in one process or several on the same ports, and the worker as child processes of one
+supervisor.
 
 A child that ends is started again, with backoff; when the supervisor ends, however it does, its children end within a
 second (processor/lifeline.py) and the kernel frees its lock.
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, Final
 
 from structlog.stdlib import get_logger
@@ -18,7 +20,8 @@ from structlog.stdlib import get_logger
 from processor import lifeline
 from processor.log.address import LogAddress
 from processor.log.locks import FileLock
-from server import bootstrap
+from server import bootstrap, ports
+from server.crew import VARIABLE, Crew
 from server.settings import ServerSettings
 
 STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
@@ -31,13 +34,11 @@ STABLE: Final = 20.0
 
 EXIT_USAGE: Final = 2
 
-ROLES: Final = ("worker", "api")
-
 
 class Child:
-    """One role's process, again and again."""
+    """One role's process, again and again; `name` is what the log calls it."""
 
-    def __init__(self, role: str, environment: Mapping[str, str], lifeline_fd: int) -> None:
+    def __init__(self, role: str, environment: Mapping[str, str], lifeline_fd: int, name: str | None = None) -> None:
         self.role = role
         self.environment = dict(environment)
         self.ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -45,7 +46,7 @@ class Child:
         self._fd = lifeline_fd
         self._process: asyncio.subprocess.Process | None = None
         self._let_go = asyncio.Event()
-        self._log = get_logger().bind(child=role)
+        self._log = get_logger().bind(child=name or role)
 
     async def run(self) -> None:
         """Keep the child running until `stop`."""
@@ -125,20 +126,39 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     read_end, write_end = os.pipe()
-    children = [Child(role, environment, read_end) for role in ROLES]
-    tasks = [asyncio.create_task(child.run()) for child in children]
-    try:
-        return await _serve(settings, children, made, stop)
-    finally:
-        for child in children:  # a signal to the whole process group may have reached them already
-            child.let_go()
-        for child in reversed(children):  # first no more events come in, then the worker has the last of them
-            await child.stop()
-        for task in tasks:
-            task.cancel()
-        os.close(write_end)
-        os.close(read_end)
-        lock.close()
+    with ExitStack() as held:
+        apis = await _apis(settings, environment, read_end, held)
+        worker = Child("worker", environment, read_end)
+        children = [worker, *apis]
+        tasks = [asyncio.create_task(child.run()) for child in children]
+        try:
+            return await _serve(settings, children, made, stop)
+        finally:
+            for child in children:  # a signal to the whole process group may have reached them already
+                child.let_go()
+            await asyncio.gather(*(api.stop() for api in apis))  # first no more events come in,
+            await worker.stop()  # then the worker has the last of them
+            for task in tasks:
+                task.cancel()
+            os.close(write_end)
+            os.close(read_end)
+            lock.close()
+
+
+async def _apis(settings: ServerSettings, environment: Mapping[str, str], fd: int, held: ExitStack) -> list[Child]:
+    """The API's processes. Several share two ports, which are `held` here as long as there is a server."""
+    if settings.api_processes == 1:
+        return [Child("api", environment, fd)]
+    binds = {}
+    for variable, bind in (
+        ("SPENDSTREAM_HTTP_BIND", settings.http_bind),
+        ("SPENDSTREAM_GRPC_BIND", settings.grpc_bind),
+    ):
+        port = await ports.hold(bind)
+        held.callback(port.close)
+        binds[variable] = port.bind
+    crew = Crew.found(settings.data_dir, settings.api_processes)
+    return [Child("api", {**environment, **binds, VARIABLE: each.variable}, fd, f"api-{each.number}") for each in crew]
 
 
 async def _serve(settings: ServerSettings, children: list[Child], made: str | None, stop: asyncio.Event) -> int:

@@ -67,6 +67,8 @@ class View:
         self.watermarks: dict[int, int] = {}
         self.as_of = 0
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
+        self._batches = 0
+        self._whole = 0
         self._trail = Trail()
         self._columns = Columns(self._trail, seed)
         self._leaders = Leaders(self._columns)
@@ -88,6 +90,7 @@ class View:
         A record replaces the earlier one of its key. Raises `ValueError` for a record of another format; then nothing
         of its chunk has been applied, nor what follows it.
         """
+        self._batches += 1
         blocks = rowblock.key_of(partition)
         start = 0
         for place in [place for place, (key, value) in enumerate(records) if key == blocks and value is not None]:
@@ -134,6 +137,7 @@ class View:
     def mark_current(self, at: int) -> None:
         """The view holds all that was in the changelog at the instant `at` (microseconds)."""
         self.as_of = max(self.as_of, at)
+        self._whole = self._batches
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -335,6 +339,15 @@ class View:
     def users(self) -> int:
         """Users of all projects. Never waits."""
         return len(self._columns.people.records) - 1
+
+    def unleased(self, organization: str, owners: Sequence[str], month: int) -> int | None:
+        """Unique events charged to an organisation through none of some leases. None: at this moment the view holds
+        half a flush, whose counts need not fit each other. Never waits."""
+        batches = self._batches
+        if self._whole != batches:
+            return None
+        charged = self.charged(organization, month).unique - sum(self.leased(owner, month) for owner in owners)
+        return charged if self._batches == batches else None
 
     def leased(self, owner: str, month: int) -> int:
         """Unique events charged through a lease (`processor.quota.leases.owner`). Never waits."""

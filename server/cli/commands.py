@@ -43,7 +43,7 @@ def serve(**flags: Any) -> None:
     logs.configure(settings, "serve")
     try:
         sys.exit(asyncio.run(supervisor.run(settings, {"SPENDSTREAM_DATA_DIR": str(settings.data_dir)})))
-    except LogError as error:
+    except (LogError, OSError) as error:
         fail(str(error))
 
 

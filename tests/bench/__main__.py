@@ -40,6 +40,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "grpc-intake": ("gRPC intake, one core", intake.grpc),
     "processor": ("processor, one core", processing.processor),
     "e2e-http": ("end to end over HTTP", end_to_end.over_http),
+    "e2e-http-by-two": ("end to end over HTTP, two API processes", end_to_end.over_http_by_two),
     "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
     "idle": ("one event, idle server", latency.idle),
     "half-load": ("latency at half load over HTTP", latency.half_load),

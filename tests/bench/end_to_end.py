@@ -1,4 +1,4 @@
-"""Rows `e2e-http` and `e2e-grpc`: `spendstream serve` as people start it, until everything is in the tables, exact."""
+"""Rows `e2e-http`, `e2e-http-by-two`, `e2e-grpc`: `spendstream serve`, until all is in the tables, exact."""
 
 import http.client
 import json
@@ -81,14 +81,19 @@ def over_http(bench: Bench) -> Figures:
     return _end_to_end(bench, "json")
 
 
+def over_http_by_two(bench: Bench) -> Figures:
+    """The same at two API processes on one port."""
+    return _end_to_end(bench, "json", "--api-processes", "2")
+
+
 def over_grpc(bench: Bench) -> Figures:
     """Messages of 100 events through 4 streams."""
     return _end_to_end(bench, "proto")
 
 
-def _end_to_end(bench: Bench, wire: Wire) -> Figures:
+def _end_to_end(bench: Bench, wire: Wire, *options: str) -> Figures:
     events, truth = bench.corpus.count, bench.corpus.truth
-    with bench.server("serve") as (server, said), bench.load(wire, said) as load:
+    with bench.server("serve", *options) as (server, said), bench.load(wire, said) as load:
         roles = server.roles()
         time.sleep(0.5)
         rest = _memory(server, "at rest")

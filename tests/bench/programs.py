@@ -63,13 +63,14 @@ class Program:
         self._process.send_signal(signum)
 
     def roles(self) -> dict[str, int]:
-        """Role -> process id of itself and its children; of a supervisor: supervisor, api, worker."""
+        """Role -> process id of itself and its children; of a supervisor: supervisor, worker, api, api 2, and so on."""
         below = machine.children(self.pid)
         if not below:
             return {"": self.pid}
         found = {"supervisor": self.pid}
-        for pid in below:
-            found["worker" if "processor" in machine.command_line(pid) else "api"] = pid
+        for pid in sorted(below):
+            role = "worker" if "processor" in machine.command_line(pid) else "api"
+            found[f"{role} {sum(name.startswith(role) for name in found) + 1}" if role in found else role] = pid
         return found
 
     def stop(self) -> None:

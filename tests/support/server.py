@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 KEY: Final = "lqt_" + "5" * 64
 """The bootstrap key of servers that are started with one."""
 
-Part = Literal["supervisor", "api", "worker"]
+Part = Literal["supervisor", "api", "worker", "api-0", "api-1"]
 
 _COMMANDS: Final[dict[str, list[str]]] = {
     "serve": ["-m", "server", "serve"],

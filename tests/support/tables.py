@@ -78,9 +78,10 @@ class Worker:
         project: str = "default",
         organization: str = "default",
         key: str = "key",
+        lease: str = "",
     ) -> dict[int, int]:
         """Append one request; returns partition -> offset."""
-        source = Source(organization, project, key, arrival, "json", "partial")
+        source = Source(organization, project, key, arrival, "json", "partial", lease)
         offsets = {}
         for partition, (block, _) in build_blocks(source, columns(events), len(self.log)).items():
             self.log[partition].append(opened([block]))

@@ -1,0 +1,105 @@
+"""The API processes of one `serve`: which of them this one is, and what they share.
+
+What they share are three tables in the data directory (`shared_table`), made anew whenever all of the processes are.
+Each process holds a lock on them for as long as it lives, so that a server that is started while a process of the one
+before is still dying waits for its end.
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from processor.log.errors import LogError
+from processor.log.locks import FileLock
+from server.shared_table import SharedTable
+
+VARIABLE: Final = "SPENDSTREAM_API_CREW"
+"""Where the supervisor tells its children: number/count/epoch."""
+
+MAX_PROCESSES: Final = 16
+
+PATIENCE: Final = 5.0
+"""Seconds in which processes whose supervisor has gone are gone, too."""
+
+REQUESTS: Final = "requests"
+QUOTAS: Final = "quotas"
+DOORS: Final = "doors"
+
+_FOLDER: Final = "apis"
+_LOCK: Final = "apis.lock"
+
+
+class Crew(Struct, frozen=True):
+    """One of several API processes."""
+
+    data_dir: Path
+    number: int
+    """From 0. A process that is started again has the number of its predecessor."""
+    count: int
+    epoch: str
+    """The name of all of them together: of one life of their supervisor."""
+
+    @classmethod
+    def found(cls, data_dir: Path, count: int) -> list["Crew"]:
+        """Make the tables for `count` processes and name those. Raises `LogError` while old ones will not end. Blocks.
+
+        For the holder of the lock on the data directory.
+        """
+        lock = FileLock(data_dir / _LOCK)
+        try:
+            lock.take("API processes of an earlier server have not ended", PATIENCE)
+            folder = data_dir / _FOLDER
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for name, words in _words(count).items():
+                SharedTable.create(folder / name, words)
+        finally:
+            lock.close()
+        epoch = secrets.token_hex(4)
+        return [cls(data_dir, number, count, epoch) for number in range(count)]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], data_dir: Path) -> "Crew | None":
+        """The place of this process; None for one that is alone."""
+        said = environment.get(VARIABLE)
+        if said is None:
+            return None
+        number, count, epoch = said.split("/")
+        return cls(data_dir, int(number), int(count), epoch)
+
+    @property
+    def variable(self) -> str:
+        """The value of `VARIABLE`."""
+        return f"{self.number}/{self.count}/{self.epoch}"
+
+    @property
+    def is_first(self) -> bool:
+        """True for the one process that does what only one has to do."""
+        return self.number == 0
+
+    def name(self, number: int) -> str:
+        """What events that come in through a process are counted under (`Source.lease`)."""
+        return f"{self.epoch}-{number}"
+
+    def board(self) -> int:
+        """Hold the tables until the descriptor that this returns is closed. Raises `LogError`."""
+        fd = os.open(self.data_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise LogError("another server is being started on the data directory") from None
+        return fd
+
+    def table(self, name: str) -> SharedTable:
+        """One of the tables."""
+        return SharedTable(self.data_dir / _FOLDER / name, _words(self.count)[name])
+
+
+def _words(count: int) -> dict[str, int]:
+    """The tables, and the words in a row of each."""
+    return {REQUESTS: 1, QUOTAS: 1 + count, DOORS: 1 + count}

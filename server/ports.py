@@ -1,0 +1,75 @@
+"""Ports that several processes are to listen on: held by their supervisor, who does not listen.
+
+A socket that is bound with SO_REUSEPORT and does not listen gets no connection. It keeps the port for the children, who
+come and go, and keeps others out of it: but for processes of the same user that ask to share, for whom `hold` looks.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from contextlib import ExitStack
+from typing import Any, Final
+
+from server.settings import split_bind
+
+PATIENCE: Final = 3.0
+"""Seconds to wait for a port that a predecessor is just giving up."""
+
+
+class HeldPort:
+    """A port, until `close`."""
+
+    def __init__(self, bind: str) -> None:
+        """Take it; 0 takes a free one. Raises `OSError`, EADDRINUSE if anybody else listens there."""
+        host, port = split_bind(bind)
+        with ExitStack() as stack:
+            infos = _resolve(host, port)
+            if port:
+                for info in infos:  # whoever shares the port already is not asked by the kernel, so we ask
+                    _bound(*info, share=False).close()
+            self._sockets = []
+            for family, address in infos:
+                made = stack.enter_context(_bound(family, (address[0], port, *address[2:]), share=True))
+                port = made.getsockname()[1]
+                self._sockets.append(made)
+            stack.pop_all()
+        self.bind = f"{bind.rpartition(':')[0]}:{port}"
+        """The address with the port that was taken."""
+
+    def close(self) -> None:
+        """Give it up."""
+        for each in self._sockets:
+            each.close()
+
+
+def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+
+def _bound(family: int, address: Any, *, share: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+async def hold(bind: str) -> HeldPort:
+    """Take a port, waiting a little for it. Raises `OSError`."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return HeldPort(bind)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise OSError(error.errno, f"cannot listen on {bind}: {error.strerror or error}") from error
+            await asyncio.sleep(0.1)

@@ -1,0 +1,77 @@
+"""Requests a minute: how many a key has made, as one process counts them or all of this machine together."""
+
+from typing import Protocol
+
+from processor.core.clock import MINUTE
+from server.errors import Refused
+from server.shared_table import Busy, SharedTable
+
+
+class Rates(Protocol):
+    """Counts by name. `at` is the time in microseconds; a minute begins with a whole one since the epoch."""
+
+    def take(self, name: str, limit: int, at: int) -> int:
+        """Count one request, unless there have been `limit` in this minute; returns how many there were before it."""
+        ...
+
+    def used(self, name: str, at: int) -> int:
+        """Requests that were counted in this minute."""
+        ...
+
+
+class OwnRates:
+    """`Rates` of one process."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._requests: dict[str, int] = {}
+
+    def take(self, name: str, limit: int, at: int) -> int:
+        """See `Rates.take`."""
+        minute = at - at % MINUTE
+        if minute != self._minute:
+            self._minute = minute
+            self._requests.clear()
+        used = self._requests.get(name, 0)
+        if used < limit:
+            self._requests[name] = used + 1
+        return used
+
+    def used(self, name: str, at: int) -> int:
+        """See `Rates.used`."""
+        return self._requests.get(name, 0) if at - at % MINUTE == self._minute else 0
+
+
+class SharedRates:
+    """`Rates` over all processes that have the table open: a word for each name, its minute and the count in it."""
+
+    def __init__(self, table: SharedTable) -> None:
+        self._table = table
+
+    def take(self, name: str, limit: int, at: int) -> int:
+        """See `Rates.take`. Raises `Refused`: unavailable."""
+        key, minute = name.encode(), at // MINUTE
+        try:
+            with self._table:
+                row = self._table.find(key)
+                if row is None:
+                    row = self._table.add(key, [minute << 32], (minute - 1) << 32)
+                word = self._table.get(row, 0)
+                if word >> 32 < minute:  # never back: another process may have been asked a moment later
+                    word = minute << 32
+                used = word & 0xFFFF_FFFF
+                if used < limit:
+                    self._table.put(row, 0, word + 1)
+                return used
+        except Busy as busy:
+            raise Refused("unavailable", f"The rate limit is not known now ({busy})", retry_after=1) from None
+
+    def used(self, name: str, at: int) -> int:
+        """See `Rates.used`."""
+        try:
+            with self._table:
+                row = self._table.find(name.encode())
+                word = 0 if row is None else self._table.get(row, 0)
+        except Busy:
+            return 0
+        return word & 0xFFFF_FFFF if word >> 32 >= at // MINUTE else 0

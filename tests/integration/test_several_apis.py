@@ -1,0 +1,318 @@
+"""`serve` with two API processes on one port: limits are exact over both, and both are killed."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support import clients
+from tests.support.clients import Pace, Tally, reader
+from tests.support.crowd import Crowd
+from tests.support.events import make_event, to_ndjson
+from tests.support.live import sse
+from tests.support.receiver import SECRET, receiver
+from tests.support.server import KEY, Server, all_gone, is_alive, server, wait_until
+from tests.support.traffic import make_traffic
+from tools.kafka import Broker
+
+LIMIT: Final = 10_000
+APIS: Final = ("api-0", "api-1")
+
+
+@asynccontextmanager
+async def fresh(started: Server, key: str = KEY) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client with a new connection for each request: the kernel picks the process."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(
+        f"http://{started.http}", connector=connector, headers={"x-api-key": key}
+    ) as session:
+        yield session
+
+
+async def post(session: aiohttp.ClientSession, events: list[dict[str, Any]]) -> tuple[int, str]:
+    """Status and position."""
+    headers = {"Content-Type": "application/x-ndjson"}
+    async with session.post("/v1/ingest", data=to_ndjson(events), headers=headers) as answer:
+        await answer.read()
+        return answer.status, answer.headers.get("x-ingest-position", "")
+
+
+async def counted(started: Server, name: str) -> dict[str, float]:
+    """What each API process says of a metric, over all other labels."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://{started.http}/metrics") as answer:
+        text = await answer.text()
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name:
+                api = sample.labels["api"]
+                found[api] = found.get(api, 0) + sample.value
+    return found
+
+
+def cli(started: Server, *arguments: str) -> Any:
+    done = started.cli(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+async def until_limited(started: Server, limit: int) -> None:
+    async with fresh(started) as session:
+        for _ in range(20):
+            async with session.get("/v1/quota") as answer:
+                if (await answer.json())["limit"] != limit:
+                    await asyncio.sleep(0.1)
+
+
+def ready_apis(started: Server) -> int:
+    return len(started.entries("api.ready"))
+
+
+def is_back(started: Server, times: int) -> bool:
+    return ready_apis(started) >= times
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
+async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+        cli(started, "orgs", "set", "default", "--monthly-quota", str(LIMIT))
+        await until_limited(started, LIMIT)
+        crowd = Crowd([started], LIMIT, seed=random.SystemRandom().randrange(10**6))
+        used = 0
+
+        async def watch() -> None:
+            nonlocal used
+            async with reader(started) as tables:
+                while True:
+                    with suppress(aiohttp.ClientError, OSError, clients.WrongAnswer):
+                        used = (await tables.get("/v1/quota"))["used"]
+                    await asyncio.sleep(0.1)
+
+        def is_over() -> bool:
+            if killed and len(crowd.taken) > LIMIT * 0.4 and not started.entries("child.ended"):
+                os.kill(started.children()["api-1"], signal.SIGKILL)
+                wait_until(lambda: started.entries("child.ended"), 5)
+            return used >= LIMIT and (not killed or ready_apis(started) == 3)
+
+        watching = asyncio.create_task(watch())
+        await crowd.run(is_over, 60)
+        watching.cancel()
+        async with reader(started) as tables:
+            await asyncio.sleep(0.5)
+            quota = await tables.get("/v1/quota")
+        assert quota["used"] == LIMIT
+        assert len(crowd.taken) <= LIMIT <= len(crowd.taken | crowd.doubtful)
+        if not killed:
+            assert len(crowd.taken) == LIMIT
+        text = await counted(started, "spendstream_batches_accepted_total")
+        assert sorted(text) == ["0", "1"]
+        assert killed or all(text.values()), f"one process had it all: {text}"
+        exported = started.cli("export", "--output", str(tmp_path / "all.ndjson"))
+        assert exported.returncode == 0, exported.stderr
+        with (tmp_path / "all.ndjson").open() as lines:
+            in_log = {json.loads(line)["event_id"] for line in lines}
+        assert len(in_log) == LIMIT
+        assert crowd.taken <= in_log
+        assert clients.verify(started) == []
+
+
+async def test_a_rate_is_exact_over_both(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+        key = cli(started, "keys", "create", "--rate-limit", "50")["key"]
+        await asyncio.sleep(1)
+        left = 60 - time.time() % 60
+        if left < 10:
+            await asyncio.sleep(left + 0.1)
+        async with fresh(started, key) as session:
+            answers = await asyncio.gather(*(post(session, [make_event()]) for _ in range(200)))
+        assert Counter(status for status, _ in answers) == {202: 50, 429: 150}
+        taken = await counted(started, "spendstream_batches_accepted_total")
+        assert all(taken.values()), taken
+        async with fresh(started, key) as session, session.post("/v1/ingest", data=b"") as answer:
+            assert answer.status == 415
+
+
+@pytest.mark.timeout(120)
+async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Path) -> None:
+    traffic = make_traffic(24, 30_000)
+    with server(tmp_path / "data", api_processes=2) as started:
+        addresses = started.http, started.grpc
+        pace = Pace(traffic.events, 8_000, 6_000)
+        sending = asyncio.create_task(clients.send(started, traffic, Tally(), pace))
+        for number in range(4):
+            await asyncio.sleep(0.3)
+            await asyncio.to_thread(started.kill, APIS[number % 2])
+            await asyncio.to_thread(wait_until, partial(is_back, started, number + 3), 20)
+        pace.let_go()
+        await sending
+        assert len(started.entries("child.ended")) == 4
+        async with reader(started) as tables:
+            assert await tables.differences(traffic.truth, exact_duplicates=False) == []
+        assert clients.verify(started) == []
+        said = [(entry["http"], entry["grpc"]) for entry in started.entries("api.ready")]
+        assert set(said) == {addresses}
+        assert len([line for line in started.banner() if line.startswith("{")]) == 1
+
+
+async def test_what_one_acknowledged_another_waits_for(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+        async with fresh(started) as session:
+
+            async def write_and_read(number: int) -> None:
+                status, position = await post(session, [make_event(user_id=f"u{number}")])
+                assert status == 202
+                async with session.get(f"/v1/users/u{number}", params={"after": position}) as answer:
+                    assert answer.status == 200
+                    assert (await answer.json())["requests"] == 1
+
+            for start in range(0, 60, 20):
+                await asyncio.gather(*(write_and_read(number) for number in range(start, start + 20)))
+        assert all((await counted(started, "spendstream_batches_accepted_total")).values())
+
+
+async def test_a_stream_goes_on_at_any_of_them(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+
+        async def next_rows(token: str) -> tuple[str, list[str]]:
+            async with asyncio.timeout(20), sse(started.http, KEY, token) as events:
+                async for event in events:
+                    if event.rows:
+                        return event.id, [row["user_id"] for row in event.rows]
+            raise AssertionError("the stream ended")
+
+        async with fresh(started) as session:
+            assert (await post(session, [make_event(user_id="u0")]))[0] == 202
+            token, rows = await next_rows("")
+            assert rows == ["u0"]
+            for number in range(1, 4):
+                waiting = [asyncio.create_task(next_rows(token)) for _ in range(8)]
+                assert (await post(session, [make_event(user_id=f"u{number}")]))[0] == 202
+                told = await asyncio.gather(*waiting)
+                assert [rows for _, rows in told] == [[f"u{number}"]] * 8
+                token = told[number % 8][0]
+
+
+@pytest.mark.timeout(150)
+async def test_on_kafka_they_have_leases_and_one_rate(own_broker: Callable[..., Broker], tmp_path: Path) -> None:
+    broker = own_broker().start()
+    with server(tmp_path / "data", start=False, api_processes=2, broker=broker.url) as started:
+        await asyncio.to_thread(started.start, 60)
+        key = cli(started, "keys", "create", "--rate-limit", "30")["key"]
+        cli(started, "orgs", "set", "default", "--monthly-quota", "20")
+        await until_limited(started, 20)
+        left = 60 - time.time() % 60
+        if left < 15:
+            await asyncio.sleep(left + 0.1)
+        async with fresh(started, key) as session:
+            taken = 0
+            for _ in range(10):
+                answers = await asyncio.gather(*(post(session, [make_event()]) for _ in range(10)))
+                taken += sum(status == 202 for status, _ in answers)
+        assert taken <= 20
+        async with fresh(started) as session, asyncio.timeout(30):
+            while taken < 20:
+                status, _ = await post(session, [make_event()])
+                taken += status == 202
+        async with reader(started) as tables:
+            assert (await tables.caught_up(20))["used"] == 20
+        assert clients.verify(started) == []
+
+
+async def test_a_revoked_key_is_refused_by_both_within_a_second(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+        made = cli(started, "keys", "create")
+        await asyncio.sleep(1)
+        async with fresh(started, made["key"]) as session:
+            assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {202}
+            done = await asyncio.to_thread(started.cli, "keys", "revoke", made["id"])
+            assert done.returncode == 0, done.stderr
+            await asyncio.sleep(1)
+            assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {401}
+
+
+@pytest.mark.timeout(90)
+async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
+    async with receiver() as to:
+        alerts = {
+            "alert_webhook": f"http://127.0.0.1:{to.port}/",
+            "alert_secret": SECRET,
+            "alert_allow_private": "true",
+        }
+        with server(tmp_path / "data", start=False, api_processes=2, **alerts) as started:
+            await asyncio.to_thread(started.start)
+            cli(started, "orgs", "set", "default", "--monthly-quota", "10")
+            cli(started, "budgets", "set", "--usd", "0.01", "--window", "month")
+            await until_limited(started, 10)
+            async with fresh(started) as session, asyncio.timeout(10):
+                at = datetime.now(UTC).isoformat()
+                while (await post(session, [make_event(timestamp=at) for _ in range(9)]))[0] != 202:
+                    pass
+            async with asyncio.timeout(30):
+                while len({message.id for message in to.messages}) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(5)
+            told = Counter(message.id for message in to.messages)
+            assert set(told.values()) == {1}, told
+
+
+async def test_metrics_are_those_of_all(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+        assert await counted(started, "spendstream_ready") == {"0": 1, "1": 1}
+        os.kill(started.children()["api-0"], signal.SIGSTOP)
+        try:
+            async with fresh(started) as session:
+                for _ in range(50):  # until the one that lives is asked
+                    try:
+                        async with session.get("/metrics", timeout=aiohttp.ClientTimeout(total=4)) as answer:
+                            text = await answer.text()
+                            break
+                    except TimeoutError:
+                        continue
+        finally:
+            os.kill(started.children()["api-0"], signal.SIGCONT)
+        assert 'spendstream_api_answered{api="0"} 0.0' in text
+        assert 'spendstream_api_answered{api="1"} 1.0' in text
+
+
+async def test_all_of_them_end(tmp_path: Path) -> None:
+    with server(tmp_path / "data", api_processes=2) as started:
+        children = list(started.children().values())
+        assert len(children) == 3
+        assert all(map(is_alive, children))
+        with socket.create_connection(tuple(started.http.split(":"))):  # type: ignore[arg-type] # a port as text
+            code, seconds = await asyncio.to_thread(started.stop)
+        assert (code, seconds < 10) == (0, True)
+        assert all_gone(children)
+        await asyncio.to_thread(started.start)
+        children = list(started.children().values())
+        started.kill("supervisor")
+        wait_until(lambda: all_gone(children), 1.0)
+        await asyncio.to_thread(started.start)
+        async with fresh(started) as session:
+            assert {(await post(session, [make_event()]))[0] for _ in range(8)} == {202}
+
+
+async def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    with server(tmp_path / "one", api_processes=2) as started:
+        host, port = started.http.split(":")
+        with server(
+            tmp_path / "two", start=False, api_processes=2, http_bind=f"{host}:{port}", grpc_bind="127.0.0.1:0"
+        ) as second:
+            second.launch()
+            assert await asyncio.to_thread(second.process.wait, 15) == 2
+            assert f"cannot listen on {started.http}" in second.log()

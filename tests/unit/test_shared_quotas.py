@@ -1,0 +1,480 @@
+"""The monthly quota of several API processes: any interleaving, deaths and changed quotas included."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processor.core.clock import SECOND, month_start, parse_timestamp
+from server.arrivals import Arrivals
+from server.crew import QUOTAS, Crew
+from server.errors import Refused
+from server.intake import Reservation
+from server.keys import Directory, Organization, make_key, new_secret, organization_record
+from server.shared_quotas import SharedQuotas
+from server.views import View
+from tests.support.tables import NOON, Records, Usage, Worker
+
+KEY = make_key(new_secret(), at=0)
+LIMIT = 10
+MAY = parse_timestamp("2026-05-01T00:00:00Z")
+
+
+class Quotas(SharedQuotas):
+    """`SharedQuotas` whose graces end when a test says so."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.graces: list[Callable[[Mapping[int, int]], None]] = []
+
+    def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
+        self.graces.append(then)
+
+
+@dataclass
+class Batch:
+    events: list[Usage]
+    now: int
+    reservation: Reservation
+    offsets: dict[int, int] | None = None
+    doubtful: bool = False
+
+
+class Front:
+    """One process: its view and its directory get on when they are told to."""
+
+    def __init__(self, rig: "Rig", crew: Crew, patience: float) -> None:
+        self.rig, self.crew = rig, crew
+        self.view, self.directory = View(), Directory()
+        self.arrivals = Arrivals(self.view)
+        self.unread: list[Records] = [list(records) for records in rig.worker.changelog]
+        self.heard = 0
+        self.batches: list[Batch] = []
+        self.table = crew.table(QUOTAS)
+        self.follow()
+        self.hear()
+        arguments = (self.view, self.arrivals, self.directory, rig.worker.log_end, crew, self.table)
+        self.quotas = Quotas(*arguments, patience=patience)
+
+    def follow(self) -> None:
+        for partition, records in enumerate(self.unread):
+            self.view.apply(partition, records)
+            records.clear()
+        self.view.mark_current(NOON)
+        self.arrivals.notify()
+
+    def hear(self, records: int = 1000) -> None:
+        for offset, (key, value) in list(enumerate(self.rig.directory))[self.heard : self.heard + records]:
+            self.directory.apply(key, value, offset)
+            self.heard = offset + 1
+
+    async def take(self, events: list[Usage], now: int = NOON) -> Batch:
+        """Reserve only."""
+        batch = Batch(events, now, await self.quotas.reserve(KEY, len(events), now))
+        self.batches.append(batch)
+        return batch
+
+    def publish(self, batch: Batch) -> None:
+        lease = self.crew.name(self.crew.number)
+        self.rig.written += batch.events
+        batch.offsets = self.rig.worker.send(batch.events, arrival=batch.now, lease=lease)
+
+    async def send(self, number: int) -> None:
+        """All of what intake does with a batch of new events."""
+        batch = await self.take(self.rig.new(number))
+        self.publish(batch)
+        assert batch.offsets is not None
+        batch.reservation.settle(batch.offsets)
+        self.batches.remove(batch)
+
+
+class Rig:
+    """A log, a worker, and some processes on them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        fronts: int = 2,
+        *,
+        limit: int | None = LIMIT,
+        partitions: int = 1,
+        patience: float = 0,
+        before: int = 0,
+    ) -> None:
+        """`before`: events of an earlier server."""
+        self.worker = Worker(partitions)
+        self.directory: list[tuple[bytes, bytes]] = []
+        self.written: list[Usage] = []
+        self.patience = patience
+        self.ids = count()
+        if before:
+            self.worker.send(self.new(before), arrival=MAY - 1)
+        self.set(limit)
+        self.fronts = [Front(self, crew, patience) for crew in Crew.found(directory, fronts)]
+
+    def set(self, limit: int | None) -> None:
+        self.directory.append(organization_record(Organization("default", limit)))
+
+    def new(self, number: int) -> list[Usage]:
+        return [Usage(next(self.ids)) for _ in range(number)]
+
+    def tick(self) -> None:
+        for front in self.fronts:
+            front.quotas.tick()
+
+    def work(self) -> None:
+        """Everything is in the tables, and seen."""
+        for partition in range(len(self.worker.log)):
+            self.flush(partition)
+        for front in self.fronts:
+            front.follow()
+
+    def flush(self, partition: int) -> None:
+        *rows, progress = self.worker.work(partition) or [(b"", None)]
+        records = [*rows[::-1], progress] if rows else []  # no order among them is promised
+        for front in self.fronts:
+            front.unread[partition] += records
+
+    def kill(self, number: int) -> None:
+        """SIGKILL, and a new process with its number. What it had not written is gone."""
+        self.fronts[number].table.close()
+        self.fronts[number] = Front(self, self.fronts[number].crew, self.patience)
+
+    def close(self) -> None:
+        for front in self.fronts:
+            front.table.close()
+
+
+async def refusal(front: Front, events: int, now: int = NOON) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await front.take([Usage(10**6 + number) for number in range(events)], now)
+    return caught.value
+
+
+async def test_two_processes_have_one_limit(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    assert (await refusal(one, 1)).reason == "unavailable"  # until the other has heard of it
+    rig.tick()
+    await one.send(4)
+    await two.send(6)
+    for front in rig.fronts:
+        assert (await refusal(front, 1)).reason == "quota_exceeded"
+        assert front.quotas.allowances(KEY, NOON)[0].used == 10
+    rig.work()
+    refused = await refusal(two, 1)
+    assert (refused.retry_after, refused.details["used"]) == (60, 10)
+    assert (await refusal(one, 10, MAY)).reason == "unavailable"
+    rig.tick()
+    await one.take(rig.new(10), MAY)
+    assert (await refusal(two, 1, MAY)).reason == "quota_exceeded"
+
+
+async def test_what_was_charged_before_counts(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, before=7)
+    one, two = rig.fronts
+    assert (await refusal(one, 1, MAY - 1)).reason == "unavailable"
+    rig.work()
+    await refusal(one, 1, MAY - 1)
+    rig.tick()
+    await one.take(rig.new(2), MAY - 1)
+    assert (await refusal(two, 2, MAY - 1)).reason == "quota_exceeded"
+    await two.take(rig.new(1), MAY - 1)
+
+
+async def test_what_was_shown_before_the_view_had_caught_up_is_not_gone_by(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, before=7)
+    one, two = rig.fronts
+    assert one.quotas.allowances(KEY, MAY - 1)[0].used == 0
+    rig.flush(0)
+    two.follow()
+    one.view.apply(0, one.unread[0])
+    one.unread[0].clear()
+    await refusal(two, 1, MAY - 1)
+    rig.tick()
+    await refusal(one, 4, MAY - 1)
+    one.view.mark_current(NOON)
+    await one.take(rig.new(3), MAY - 1)
+
+
+async def test_a_view_that_is_behind_lets_nothing_through(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    await one.send(7)
+    rig.flush(0)
+    one.follow()
+    assert (await refusal(two, 4)).reason == "quota_exceeded"
+    await two.send(3)
+    assert (await refusal(one, 1)).reason == "quota_exceeded"
+
+
+async def test_half_a_flush_lets_nothing_through(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    await refusal(two, 11)  # from now on it knows what was charged before
+    await one.send(6)
+    records = rig.worker.work(0)
+    two.view.apply(0, [record for record in records if b'"lease"' in record[0]])
+    two.arrivals.notify()
+    assert (await refusal(two, 5)).reason == "quota_exceeded"
+    await two.send(4)
+
+
+async def test_what_is_on_its_way_is_not_given_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    await one.send(2)
+    await one.take(rig.new(4))
+    rig.work()
+    rig.set(LIMIT + 1)
+    for front in rig.fronts:
+        front.hear()
+        front.quotas.lower()
+    await refusal(two, 1)
+    rig.tick()
+    assert (await refusal(two, 6)).reason == "quota_exceeded"
+    await two.take(rig.new(5))
+
+
+async def test_duplicates_come_back_to_everybody(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    await one.send(5)
+    rig.ids = count()
+    await one.send(5)
+    assert (await refusal(two, 1)).reason == "quota_exceeded"
+    rig.flush(0)
+    one.follow()
+    one.quotas.lower()
+    await two.send(5)
+    assert (await refusal(one, 1)).reason == "quota_exceeded"
+
+
+async def test_a_process_that_was_killed_leaves_what_it_did_not_write(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    await refusal(rig.fronts[0], 1)
+    rig.tick()
+    await rig.fronts[0].send(3)
+    await rig.fronts[0].take(rig.new(5))
+    rig.kill(0)
+    one, two = rig.fronts
+    await two.send(2)
+    assert (await refusal(two, 1)).reason == "quota_exceeded"
+    assert (await refusal(one, 1)).reason == "unavailable"  # its view has not caught up
+    rig.tick()
+    one.quotas.lower()
+    assert (await refusal(two, 1)).reason == "quota_exceeded"
+    rig.work()
+    rig.tick()
+    one.quotas.lower()
+    await two.send(5)
+    for front in rig.fronts:
+        assert (await refusal(front, 1)).reason == "quota_exceeded"
+
+
+async def test_a_quota_that_is_set_while_events_flow(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, limit=None)
+    one, two = rig.fronts
+    batch = await one.take(rig.new(4))
+    await two.send(1)
+    rig.set(LIMIT)
+    two.hear()
+    assert (await refusal(two, 1)).reason == "unavailable"
+    rig.work()
+    rig.tick()
+    assert (await refusal(two, 1)).reason == "unavailable"
+    await one.send(2)  # it has not heard of the quota
+    one.hear()
+    rig.tick()
+    assert (await refusal(two, 1)).reason == "unavailable"
+    one.publish(batch)
+    assert batch.offsets is not None
+    batch.reservation.settle(batch.offsets)
+    rig.tick()
+    assert (await refusal(two, 1)).reason == "unavailable"
+    rig.work()
+    rig.tick()
+    assert (await refusal(two, 4)).reason == "quota_exceeded"
+    await two.send(3)
+    assert (await refusal(one, 1)).reason == "quota_exceeded"
+
+
+async def test_one_that_waits_is_woken_by_what_another_gives_back(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, patience=5)
+    one, two = rig.fronts
+    waiting = asyncio.create_task(one.take(rig.new(8)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    two.quotas.tick()
+    one.quotas.tick()
+    batch = await waiting
+    late = asyncio.create_task(two.take(rig.new(8)))
+    await asyncio.sleep(0)
+    batch.reservation.release()
+    one.quotas.lower()
+    two.quotas.tick()
+    await asyncio.wait_for(late, 1)
+
+
+async def test_a_lock_that_is_held_makes_nothing_wrong(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    with two.table:
+        assert (await refusal(one, 1)).reason == "unavailable"
+        rig.fronts[0].quotas.tick()
+        rig.fronts[0].quotas.lower()
+    await one.send(10)
+
+
+# --- any interleaving ------------------------------------------------------------------------------------------------
+
+
+class Play:
+    """Random steps. Whenever a batch is admitted, all there is and all that is on its way is within the limit."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.now = MAY - 2 * SECOND
+
+    def total(self, now: int) -> int:
+        seen: dict[tuple[int, ...], int] = {}
+        for messages in self.rig.worker.log:
+            for message in messages:
+                for block in message.blocks:
+                    for event_id in block.columns()["id"].tolist():  # a copy in another month is charged to nobody
+                        seen.setdefault(tuple(event_id), month_start(block.source.arrival))
+        waiting = [
+            event
+            for front in self.rig.fronts
+            for batch in front.batches
+            if batch.offsets is None and month_start(batch.now) == month_start(now)
+            for event in batch.events
+        ]
+        return list(seen.values()).count(month_start(now)) + len(waiting)
+
+    async def step(self, what: str, number: int, which: int) -> None:
+        rig = self.rig
+        front = rig.fronts[which % len(rig.fronts)]
+        batch = front.batches[number % len(front.batches)] if front.batches else None
+        partition = number % len(rig.worker.log)
+        match what:
+            case "reserve":
+                try:
+                    await front.take(rig.new(1 + number % 4), self.now)
+                except Refused:
+                    return
+                known = front.directory.quota("default")
+                if known.limit is not None and known.offset == len(rig.directory) - 1:
+                    assert self.total(self.now) <= known.limit
+            case "copy" if rig.written:  # written at once: what waits is new, so it can be added up
+                try:
+                    copied = await front.take(rig.written[number : number + 4] or rig.written[:1], self.now)
+                except Refused:
+                    return
+                front.publish(copied)
+            case "publish" if batch and batch.offsets is None:
+                front.publish(batch)
+                if batch.doubtful:
+                    front.batches.remove(batch)
+            case "acknowledge" if batch and batch.offsets is not None:
+                batch.reservation.settle(batch.offsets)
+                front.batches.remove(batch)
+            case "doubt" if batch and not batch.doubtful:
+                batch.reservation.doubt()
+                batch.doubtful = True
+                if batch.offsets is not None:
+                    front.batches.remove(batch)
+            case "end grace":
+                self.end_grace(front)
+            case "work":
+                rig.flush(partition)
+            case "view":
+                records = front.unread[partition]
+                front.view.apply(partition, records[: number % 7])
+                del records[: number % 7]
+                if not any(front.unread):
+                    front.view.mark_current(NOON)
+                if number % 2:
+                    front.arrivals.notify()
+            case "follow":
+                front.follow()
+            case "tick":
+                front.quotas.tick()
+                front.quotas.lower()
+            case "time":
+                self.now += SECOND
+            case "kill":
+                rig.kill(which % len(rig.fronts))
+            case "quota":
+                rig.set([None, 2, 5, 20][number % 4])
+            case "ask":
+                front.quotas.allowances(KEY, self.now)
+            case "hear":
+                front.hear(1)
+
+    def end_grace(self, front: Front) -> None:
+        """What was doubtful and is not published by now never will be."""
+        front.batches = [batch for batch in front.batches if not batch.doubtful]
+        for then in front.quotas.graces:
+            then(self.rig.worker.log_end())
+        front.quotas.graces.clear()
+
+
+STEPS = ["reserve", "reserve", "publish", "acknowledge", "work", "view", "follow", "tick", "hear"] * 2
+RARE = ["copy", "doubt", "end grace", "time", "kill", "quota", "ask"]
+
+steps = st.tuples(st.sampled_from(STEPS + RARE), st.integers(0, 15), st.integers(0, 2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(steps, min_size=10, max_size=120), st.integers(1, 3), st.integers(2, 3), st.integers(0, 4))
+def test_no_interleaving_of_processes_goes_over_the_line(
+    played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int
+) -> None:
+    async def run(directory: Path) -> None:
+        rig = Rig(directory, fronts, partitions=partitions, before=before, limit=6)
+        play = Play(rig)
+        rig.work()
+        await refusal(rig.fronts[0], 7, play.now)
+        rig.tick()
+        for what, number, which in played:
+            await play.step(what, number, which)
+        for front in rig.fronts:
+            play.end_grace(front)
+            for batch in front.batches:
+                if batch.offsets is None:
+                    front.publish(batch)
+                assert batch.offsets is not None
+                batch.reservation.settle(batch.offsets)
+            front.batches.clear()
+        there = play.total(play.now)
+        rig.set(there + 5)
+        for front in rig.fronts:
+            front.hear()
+        rig.work()
+        await refusal(rig.fronts[0], 1, play.now)
+        rig.tick()
+        await rig.fronts[-1].take(rig.new(5), play.now)  # all that is left can be had: nothing leaks
+        for front in rig.fronts:
+            await refusal(front, 1, play.now)
+        rig.close()
+
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(run(Path(directory)))
