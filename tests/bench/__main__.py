@@ -56,9 +56,17 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
 @click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Measure this row only; may be repeated.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each row.")
 @click.option("--events", default=200_000, show_default=True, type=click.IntRange(1000), help="Events of each run.")
+@click.option("--overload-seconds", default=60.0, show_default=True, help="How long the row overload lasts.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
-def main(only: tuple[str, ...], runs: int, events: int, json_file: Path | None, parent: Path | None) -> None:
+def main(
+    only: tuple[str, ...],
+    runs: int,
+    events: int,
+    overload_seconds: float,
+    json_file: Path | None,
+    parent: Path | None,
+) -> None:
     """Measure spendstream on this machine. Exit code 1 if a row failed, for one because its tables were not exact."""
     signal.signal(signal.SIGTERM, _interrupt)
     console, progress_console = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
@@ -66,6 +74,7 @@ def main(only: tuple[str, ...], runs: int, events: int, json_file: Path | None, 
         conditions = machine.conditions(Path(directory))
         with progress_console.status(f"making {events:,} events"):
             bench = Bench(Path(directory), Corpus(Path(directory), events))
+        bench.overload_seconds = overload_seconds
         conditions["traffic"] = (
             f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "
             f"{len(bench.corpus.truth.users):,} users x 8 models; {runs} runs"

@@ -23,11 +23,16 @@ class Failed(Exception):
     """A process did not do what it was started for; the text ends with what it logged."""
 
 
+class Skipped(Exception):
+    """A row cannot be measured here; the text says what is missing."""
+
+
 class Program:
     """A process that says on its standard output when it is ready, in one line of JSON."""
 
     def __init__(self, arguments: list[str], directory: Path, environment: Mapping[str, str], cpu: int | None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
         self._log = directory / "stderr.log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
         with self._log.open("ab") as stderr, _on(cpu):
