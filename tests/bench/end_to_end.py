@@ -67,7 +67,7 @@ class Reader:
             cursor = {"cursor": page["nextCursor"]}
         if left:
             raise Failed(f"{len(left)} users are missing")
-        totals = [len(truth.users), *(sum(column) for column in zip(*truth.users.values(), strict=True)), 0]
+        totals = [len(truth.users), *(sum(row[column] for row in truth.users.values()) for column in range(6)), 0]
         found = page["total"]
         if not sums_only and [found["users"], *_sums(found), found["unpriced"]] != totals:
             raise Failed(f"the totals are {found}, true is {totals}")

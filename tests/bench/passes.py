@@ -93,6 +93,11 @@ class Pass(Struct):
             times += counts
         return times
 
+    def counted_first(self, requests: int) -> Numbers:
+        """The same when one generator's first `requests` requests were taken."""
+        whole, rest = divmod(requests, self.requests)
+        return whole * self.counted(np.arange(self.requests)) + self.counted(np.arange(rest))
+
     def truth(self, times: Numbers) -> Truth:
         """The tables when each event counts so many times, one more for each with ids of its own."""
         truth = Truth({})

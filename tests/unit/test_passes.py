@@ -112,6 +112,11 @@ def test_the_arithmetic_is_what_counting_says(taken: list[int]) -> None:
     assert MADE.truth(MADE.counted(np.array(taken, np.int64))) == slow_truth(lines)
 
 
+@given(st.integers(0, 4 * MADE.requests))
+def test_of_the_first_requests_it_takes_no_list_of_them(requests: int) -> None:
+    assert np.array_equal(MADE.counted_first(requests), MADE.counted(np.arange(requests)))
+
+
 @pytest.mark.parametrize("passes", [1, 1000])
 def test_whole_passes_are_multiples(passes: int) -> None:
     one = MADE.truth(MADE.counted(np.arange(MADE.requests)))
