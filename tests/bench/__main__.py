@@ -21,8 +21,10 @@ from tests.bench import (
     growth,
     hostile,
     intake,
+    kafka,
     latency,
     machine,
+    memory,
     overload,
     peer,
     processing,
@@ -30,7 +32,7 @@ from tests.bench import (
     stages,
 )
 from tests.bench.context import Bench
-from tests.bench.programs import Failed
+from tests.bench.programs import Failed, Skipped
 from tests.bench.results import RATE, Figures, Row
 from tests.bench.traffic import Corpus
 
@@ -42,10 +44,12 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "processor": ("processor, one core", processing.processor),
     "e2e-http": ("end to end over HTTP", end_to_end.over_http),
     "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
+    "kafka": ("end to end over HTTP, on Kafka", kafka.kafka),
     "idle": ("one event, idle server", latency.idle),
     "half-load": ("latency at half load over HTTP", latency.half_load),
     "overload": ("twice the load that it sustains", overload.overload),
     "first-page": ("first page of a million users", first_page.first_page),
+    "memory": ("memory of rows", memory.memory),
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
     "stages": ("stages, wall-clock µs an event", stages.stages),
@@ -107,6 +111,10 @@ def _measure(bench: Bench, chosen: list[str], runs: int, progress: Progress) -> 
             gc.collect()
             try:
                 row.runs.append(measure(bench))
+            except Skipped as reason:
+                row.note = str(reason)
+                progress.advance(task, runs - number)
+                break
             except Failed as failure:
                 row.failure = str(failure)
                 progress.advance(task, runs - number)

@@ -66,6 +66,16 @@ class Truth(Struct):
     def unique(self) -> int:
         return sum(row[0] for row in self.users.values())
 
+    def __add__(self, other: "Truth") -> "Truth":
+        """The tables after both, of which no event is in the other."""
+        found = Truth({user: list(row) for user, row in self.users.items()}, dict(self.seen))
+        for user, row in other.users.items():
+            found.users[user] = [sum(pair) for pair in zip(found.users.get(user, [0] * 6), row, strict=True)]
+            first, last = other.seen[user]
+            earlier, later = found.seen.get(user, (first, last))
+            found.seen[user] = min(first, earlier), max(last, later)
+        return found
+
     def add(self, usage: Usage, times: int = 1) -> None:
         """An event, or so many that are alike."""
         row = self.users.setdefault(usage.user, [0] * 6)

@@ -117,6 +117,13 @@ def test_of_the_first_requests_it_takes_no_list_of_them(requests: int) -> None:
     assert np.array_equal(MADE.counted_first(requests), MADE.counted(np.arange(requests)))
 
 
+def test_truths_add_up() -> None:
+    bodies = Bodies(MADE, 1)
+    one, other = ([line for number in numbers for line in lines_of(bodies, number)] for numbers in ((0, 1), (9, 12)))
+    assert slow_truth(one) + slow_truth(other) == slow_truth(one + other)
+    assert Truth({}) + slow_truth(one) == slow_truth(one) == slow_truth(one) + Truth({})
+
+
 @pytest.mark.parametrize("passes", [1, 1000])
 def test_whole_passes_are_multiples(passes: int) -> None:
     one = MADE.truth(MADE.counted(np.arange(MADE.requests)))
