@@ -182,8 +182,8 @@ def record(seconds: float, on_kafka: bool, directory: Path) -> tuple[dict[str, S
     """Stacks by role, µs of CPU an event by role, and events a second. Raises `Failed`, `NoKafka`."""
     bench, made = Bench(directory, Corpus(directory, 0)), Pass.make()
     with ExitStack() as stack:
-        broker = stack.enter_context(Broker(directory / "broker")).url if on_kafka else "sqlite://"
-        server, said = stack.enter_context(bench.server("serve", broker=broker))
+        log = {"broker": stack.enter_context(Broker(directory / "broker")).url} if on_kafka else {}
+        server, said = stack.enter_context(bench.server("serve", settings=log))
         [load] = stack.enter_context(bench.fresh_loads(said, made))
         roles = server.roles()
         load.tell(Stretch(seconds=WARM_UP))

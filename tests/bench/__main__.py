@@ -45,6 +45,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "e2e-http": ("end to end over HTTP", end_to_end.over_http),
     "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
     "kafka": ("end to end over HTTP, on Kafka", kafka.kafka),
+    "kafka-one": ("end to end over HTTP, on Kafka, one partition", kafka.kafka_one),
     "idle": ("one event, idle server", latency.idle),
     "half-load": ("latency at half load over HTTP", latency.half_load),
     "overload": ("twice the load that it sustains", overload.overload),

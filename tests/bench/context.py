@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -69,17 +69,20 @@ class Bench:
 
     @contextmanager
     def server(
-        self, *role: str, cpu: int | None = None, broker: str = "sqlite://"
+        self, *role: str, cpu: int | None = None, settings: Mapping[str, object] | None = None
     ) -> Iterator[tuple[Program, dict[str, Any]]]:
-        """`spendstream ROLE` on an empty data directory (`DATA` below the program's), ready; and its ready line."""
+        """`spendstream ROLE` on an empty data directory (`DATA` below the program's), ready; and its ready line.
+
+        `settings`: by their variables' names without the prefix, in lower case.
+        """
         with self.fresh() as directory:
             environment = {
                 "SPENDSTREAM_DATA_DIR": str(directory / DATA),
-                "SPENDSTREAM_BROKER": broker,
                 "SPENDSTREAM_HTTP_BIND": "127.0.0.1:0",
                 "SPENDSTREAM_GRPC_BIND": "127.0.0.1:0",
                 "SPENDSTREAM_BOOTSTRAP_KEY": KEY,
                 "SPENDSTREAM_LOG_LEVEL": "warning",
+                **{f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()},
             }
             with running(["-m", "server", *role], directory, environment, cpu) as program:
                 yield program, program.line()

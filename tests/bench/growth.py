@@ -6,7 +6,7 @@ Events come as fast as they are taken, from a generator on the same cores; all t
 of 10,000 users. At each size the generator stops, the tables catch up, and three stretches of 300,000 events, made
 before, are timed: from the first byte until all is accepted and visible in `GET /v1/users`. At the end every column of
 every user and the totals are compared with the ground truth. What was measured is in the JSON file as soon as it is
-known; `python -m tools.chart` draws it.
+known; `--show` prints its tables again, `python -m tools.chart` draws it.
 """
 
 import shutil
@@ -374,8 +374,13 @@ def tell(console: Console, report: Report) -> None:
 @click.option("--seconds", default=SECONDS, show_default=True, help="At least so long.")
 @click.option("--json", "path", default=JSON_FILE, show_default=True, type=click.Path(path_type=Path))
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the log lies meanwhile.")
-def main(events: int, seconds: float, path: Path, parent: Path | None) -> None:
+@click.option("--show", "only_show", is_flag=True, help="Measure nothing: print what is in the file.")
+def main(events: int, seconds: float, path: Path, parent: Path | None, *, only_show: bool) -> None:
     """Fill the log and measure. Exit code 1 if the tables were not exact, or the disk was too small."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if only_show:
+        tell(console, msgspec.json.decode(path.read_bytes(), type=Report))
+        return
     signal.signal(signal.SIGTERM, _interrupt)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -402,7 +407,7 @@ def main(events: int, seconds: float, path: Path, parent: Path | None) -> None:
         except Failed as failed:
             print(f"FAILED: {failed}", file=sys.stderr)
             sys.exit(1)
-    tell(Console(width=None if sys.stdout.isatty() else 160), report)
+    tell(console, report)
     sys.exit(report.failure is not None)
 
 

@@ -1,4 +1,8 @@
-"""Row `kafka`: end to end over HTTP as for `e2e-http`, on a real Kafka broker on the same cores (one node, KRaft)."""
+"""Rows `kafka` and `kafka-one`: end to end over HTTP as for `e2e-http`, on a real Kafka broker (one node, KRaft).
+
+Once with as many partitions as a log on Kafka has if nobody says otherwise, once with one, as the embedded log has. The
+broker runs on the same cores. It is warm: a new one compiles itself for seconds, so it first gets other events.
+"""
 
 from typing import Any, Final
 
@@ -17,10 +21,16 @@ WARM_UP: Final = 8.0
 
 
 def kafka(bench: Bench) -> Figures:
-    """gzip bodies of 100 events over 16 connections, on a broker that is warm: a new one compiles itself for seconds.
+    """gzip bodies of 100 events over 16 connections; raises `Skipped` where no broker can be had."""
+    return _measure(bench, {})
 
-    Raises `Skipped` where no broker can be had.
-    """
+
+def kafka_one(bench: Bench) -> Figures:
+    """The same with one partition."""
+    return _measure(bench, {"partitions": 1})
+
+
+def _measure(bench: Bench, settings: dict[str, object]) -> Figures:
     events = bench.corpus.count
     with bench.fresh() as directory:
         broker = Broker(directory)
@@ -30,7 +40,8 @@ def kafka(bench: Bench) -> Figures:
             raise Skipped(f"not measured: {why}") from None
         except NotStarted as why:
             raise Failed(str(why)) from None
-        with broker, bench.server("serve", broker=broker.url) as (server, said), bench.load("json", said) as load:
+        chosen = {"broker": broker.url, **settings}
+        with broker, bench.server("serve", settings=chosen) as (server, said), bench.load("json", said) as load:
             before = _warm_up(bench, said)
             truth = before + bench.corpus.truth
             meter = Meter({**server.roles(), "broker": broker.pid, "loader": load.pid})
