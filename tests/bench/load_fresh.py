@@ -60,6 +60,10 @@ class Stretch(Struct):
     """Whether to tell which requests were taken."""
 
 
+class Odd(Exception):
+    """A server answered what none should, or left, or refused for too long."""
+
+
 class Lane:
     """A connection with one request under way."""
 
@@ -86,7 +90,7 @@ class Lane:
 
     def _lost(self, why: str) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(SystemExit(why))
+            self._answer.set_exception(Odd(why))
 
 
 class Generator:
@@ -114,7 +118,7 @@ class Generator:
         self._ready.extend([self._make() for _ in range(requests)])
 
     async def run(self, stretch: Stretch) -> Outcome:
-        """Send a stretch; returns when all of it is answered. Raises `SystemExit` for an odd answer."""
+        """Send a stretch; returns when all of it is answered. Raises a group of `Odd`."""
         self._stretch = stretch
         self._outcome = outcome = Outcome()
         self._due = asyncio.Queue()
@@ -125,14 +129,16 @@ class Generator:
         before = cpu_seconds()
         outcome.began = now()
         self._until = outcome.began + stretch.seconds
-        async with asyncio.TaskGroup() as group:
-            if stretch.rate is not None:
-                group.create_task(self._pace(stretch.rate))
+        try:
+            async with asyncio.TaskGroup() as group:
+                if stretch.rate is not None:
+                    group.create_task(self._pace(stretch.rate))
+                for lane in lanes:
+                    group.create_task(self._keep_busy(lane))
+        finally:
             for lane in lanes:
-                group.create_task(self._keep_busy(lane))
+                lane.close()
         outcome.cpu = cpu_seconds() - before
-        for lane in lanes:
-            lane.close()
         if not stretch.again:
             self._ready.clear()
         return outcome
@@ -174,7 +180,7 @@ class Generator:
         if not self._stretch.again or not self._ready:
             return None
         if now() > self._until + PATIENCE:
-            raise SystemExit(f"requests are refused {PATIENCE:.0f} s after the end")
+            raise Odd(f"requests are refused {PATIENCE:.0f} s after the end")
         return now()
 
     def _note(self, request: Request, due: float, head: bytes, body: bytes) -> float | None:
@@ -191,7 +197,7 @@ class Generator:
             return None
         retry = RETRY(head)
         if not head.startswith(BUSY) or retry is None:
-            raise SystemExit(f"a request was answered {head[:40]!r} {body[:300]!r}")
+            raise Odd(f"a request was answered {head[:40]!r} {body[:300]!r}")
         outcome.refused += 1
         outcome.busy += 1
         self._ready.append(request)
@@ -216,7 +222,11 @@ def main() -> None:
             generator.prepare(stretch.requests)
             say(b'{"event":"prepared"}')
             sys.stdin.readline()
-        say(msgspec.json.encode(uvloop.run(generator.run(stretch))))
+        try:
+            outcome = uvloop.run(generator.run(stretch))
+        except ExceptionGroup as group:
+            sys.exit("; ".join(dict.fromkeys(map(str, group.exceptions))))
+        say(msgspec.json.encode(outcome))
 
 
 if __name__ == "__main__":
