@@ -55,7 +55,7 @@ class Reader:
         left = dict(truth.users)
         cursor: dict[str, str] = {}
         while True:
-            page = self.page(limit="1000", sort="requests", **cursor)
+            page = self.page(limit="1000", sort="cost_usd", **cursor)
             for row in page["users"]:
                 user = row["user_id"]
                 if _sums(row) != left.pop(user, None) or (

@@ -162,6 +162,8 @@ class Generator:
                 continue
             request = self._ready.popleft() if self._ready else self._make()
             self._outcome.last_sent = now()
+            if self._stretch.rate is not None:
+                self._outcome.late.append(self._outcome.last_sent - due)
             head, body = await lane.ask(request[1])
             retry = self._note(request, due, head, body)
             if retry is not None and (self._stretch.rate is None or now() >= self._until):
@@ -188,10 +190,10 @@ class Generator:
         outcome = self._outcome
         outcome.ended = now()
         outcome.requests += 1
-        outcome.latencies.append(outcome.ended - due)
         count = ACCEPTED_COUNT(body)
         if head.startswith(ACCEPTED) and count and int(count[1]) == BATCH:
             outcome.accepted += BATCH
+            outcome.latencies.append(outcome.ended - due)
             if self._stretch.remember:
                 outcome.taken.append(request[0])
             return None
@@ -200,6 +202,7 @@ class Generator:
             raise Odd(f"a request was answered {head[:40]!r} {body[:300]!r}")
         outcome.refused += 1
         outcome.busy += 1
+        outcome.refusals.append(outcome.ended - due)
         self._ready.append(request)
         return float(retry[1])
 

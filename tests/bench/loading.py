@@ -54,7 +54,11 @@ class Outcome(Struct):
     position: str = ""
     """Of the last answer."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds from when a request was due until its answer, in the order of the answers."""
+    """Seconds from when a request was due until its answer, in the order of the answers; `load_fresh`: if taken."""
+    refusals: list[float] = field(default_factory=list)
+    """The same of the refused ones; `load_fresh` only."""
+    late: list[float] = field(default_factory=list)
+    """Seconds from when a request was due until it was sent, at a rate; `load_fresh` only."""
     visible: list[float] = field(default_factory=list)
     """Seconds from an acknowledgement until a read contained the batch."""
     cpu: float = 0.0

@@ -67,7 +67,9 @@ def overload(bench: Bench) -> Figures:
             "seconds of it": sending,
             "all answered, s after the last request": ended - began - sending,
             "all in the tables, s after the last answer": caught_up - ended,
-            **quantiles("answered", [latency for outcome in pressed for latency in outcome.latencies]),
+            **_quantiles("sent late by", [outcome.late for outcome in pressed]),
+            **_quantiles("accepted", [outcome.latencies for outcome in pressed]),
+            **_quantiles("refused", [outcome.refusals for outcome in pressed]),
             **{f"RSS {role} at most, MiB": value for role, value in peaks.items() if value is not None},
         }
 
@@ -85,6 +87,11 @@ def _truth(made: Pass, taken: list[list[int]]) -> Truth:
     for numbers in taken:
         times += made.counted(np.array(numbers, np.int64))
     return made.truth(times)
+
+
+def _quantiles(name: str, parts: list[list[float]]) -> Figures:
+    seconds = [value for part in parts for value in part]
+    return quantiles(name, seconds) if seconds else {}
 
 
 def _accepted(outcomes: list[Outcome]) -> int:

@@ -98,7 +98,8 @@ async def test_a_rate_is_kept_and_what_stays_refused_is_not_among_the_taken(tmp_
     assert outcome.accepted == BATCH * len(outcome.taken)
     made = requests(200)
     assert {made[number] for number in outcome.taken} == set(server.taken[: len(outcome.taken)])
-    assert len(set(outcome.taken)) == len(outcome.taken)
+    assert len(set(outcome.taken)) == len(outcome.taken) == len(outcome.latencies)
+    assert len(outcome.late) == outcome.requests == len(outcome.latencies) + len(outcome.refusals)
     assert after.accepted == BATCH
 
 
