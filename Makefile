@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run kafka cluster test check fmt lint types protos bench chaos fuzz loc lock
+.PHONY: help setup setup-run run kafka cluster test check fmt lint types protos bench flame chaos fuzz loc lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ protos: setup ## generate the modules of protos/ again; ARGS=--check only compar
 
 bench: setup ## measure speed
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+flame: setup ## where the time goes while events come in: docs/images/flame-*.svg, and tables; ARGS=--kafka
+	@$(BIN)/python -m tools.flame $(ARGS)
 
 chaos: setup ## kill processes under load, then compare every table with the log
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -2,25 +2,49 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from processor.core.codec import Wire
+from tests.bench.load_fresh import Fresh, Stretch
 from tests.bench.loading import Order, Outcome
 from tests.bench.machine import percentile
+from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Program, running
 from tests.bench.results import Figures, Row
 from tests.bench.traffic import Corpus
 
+DATA: Final = "data"
 KEY: Final = "lqt_" + "be" * 32
 LOADERS: Final[dict[Wire, str]] = {"json": "tests.bench.load_http", "proto": "tests.bench.load_grpc"}
+FRESH_LOADER: Final = "tests.bench.load_fresh"
 DOORS: Final[dict[Wire, str]] = {"json": "http", "proto": "grpc"}
 LANES: Final[dict[Wire, tuple[int, int]]] = {"json": (16, 1), "proto": (4, 8)}
 """Connections or streams, and the requests on their way in each."""
+
+
+class FreshLoad:
+    """One of `load_fresh`, ready for a stretch."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def tell(self, stretch: Stretch) -> None:
+        """Start a stretch; one that is to be prepared is prepared when this returns, and `go` starts it."""
+        self.program.tell(msgspec.json.encode(stretch).decode())
+        if stretch.prepared:
+            self.program.line()
+
+    def go(self) -> None:
+        self.program.tell("go")
+
+    def outcome(self) -> Outcome:
+        """What came of it; waits for its end."""
+        return msgspec.convert(self.program.line(), Outcome)
 
 
 class Bench:
@@ -29,6 +53,8 @@ class Bench:
     def __init__(self, directory: Path, corpus: Corpus) -> None:
         self.directory = directory
         self.corpus = corpus
+        self.overload_seconds = 60.0
+        """How long the row `overload` lasts."""
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 
@@ -42,15 +68,21 @@ class Bench:
             shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
-    def server(self, *role: str, cpu: int | None = None) -> Iterator[tuple[Program, dict[str, Any]]]:
-        """`spendstream ROLE` on an empty data directory, ready; and its ready line."""
+    def server(
+        self, *role: str, cpu: int | None = None, settings: Mapping[str, object] | None = None
+    ) -> Iterator[tuple[Program, dict[str, Any]]]:
+        """`spendstream ROLE` on an empty data directory (`DATA` below the program's), ready; and its ready line.
+
+        `settings`: by their variables' names without the prefix, in lower case.
+        """
         with self.fresh() as directory:
             environment = {
-                "SPENDSTREAM_DATA_DIR": str(directory / "data"),
+                "SPENDSTREAM_DATA_DIR": str(directory / DATA),
                 "SPENDSTREAM_HTTP_BIND": "127.0.0.1:0",
                 "SPENDSTREAM_GRPC_BIND": "127.0.0.1:0",
                 "SPENDSTREAM_BOOTSTRAP_KEY": KEY,
                 "SPENDSTREAM_LOG_LEVEL": "warning",
+                **{f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()},
             }
             with running(["-m", "server", *role], directory, environment, cpu) as program:
                 yield program, program.line()
@@ -71,6 +103,21 @@ class Bench:
         ):
             program.line()
             yield program
+
+    @contextmanager
+    def fresh_loads(self, said: dict[str, Any], made: Pass, count: int = 1) -> Iterator[list[FreshLoad]]:
+        """Load generators that make the events of a pass anew as often as they are told to (`load_fresh`)."""
+        path = self.directory / "pass"
+        made.write(path)
+        with ExitStack() as stack:
+            loads = []
+            for seed in range(count):
+                order = msgspec.json.encode(Fresh(port_of(said, "json"), KEY, str(path), seed)).decode()
+                directory = stack.enter_context(self.fresh())
+                loads.append(FreshLoad(stack.enter_context(running(["-m", FRESH_LOADER, order], directory))))
+            for load in loads:
+                load.program.line()
+            yield loads
 
 
 def port_of(said: dict[str, Any], wire: Wire) -> int:

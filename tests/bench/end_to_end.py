@@ -47,33 +47,40 @@ class Reader:
             time.sleep(0.005)
         raise Failed(f"the tables do not contain {unique} events after {PATIENCE:.0f} s")
 
-    def wait_until_contains(self, position: str) -> float:
-        """When the tables contain what was acknowledged with this position; raises `Failed` if they never do."""
-        deadline = now() + PATIENCE
-        while now() < deadline:
-            self._connection.request("GET", f"/v1/users?limit=1&after={position}", headers={"x-api-key": KEY})
-            response = self._connection.getresponse()
-            response.read()
-            if response.status == 200:
-                return now()
-        raise Failed(f"the tables do not contain {position} after {PATIENCE:.0f} s")
+    def compare(self, truth: Truth, *, sums_only: bool = False) -> None:
+        """Every column of every user, and the totals; raises `Failed` at the first difference.
 
-    def compare(self, truth: Truth) -> None:
-        """Every column of every user; raises `Failed` at the first difference."""
+        `sums_only`: of a peer that answers with less.
+        """
         left = dict(truth.users)
         cursor: dict[str, str] = {}
         while True:
-            page = self.page(limit="1000", sort="requests", **cursor)
+            page = self.page(limit="1000", sort="cost_usd", **cursor)
             for row in page["users"]:
-                found = [row[name] for name in ("requests", "errors", "input_tokens", "output_tokens", "cached_tokens")]
-                expected = left.pop(row["user_id"], None)
-                if [*found, row["cost_usd"] * PICO] != expected:
-                    raise Failed(f"{row['user_id']}: the tables say {row}, true is {expected}")
+                user = row["user_id"]
+                if _sums(row) != left.pop(user, None) or (
+                    not sums_only and (_seen(row) != truth.seen.get(user) or row["unpriced"])
+                ):
+                    raise Failed(f"{user}: the tables say {row}, true is {truth.users.get(user)}")
             if page["nextCursor"] is None:
                 break
             cursor = {"cursor": page["nextCursor"]}
         if left:
             raise Failed(f"{len(left)} users are missing")
+        totals = [len(truth.users), *(sum(row[column] for row in truth.users.values()) for column in range(6)), 0]
+        found = page["total"]
+        if not sums_only and [found["users"], *_sums(found), found["unpriced"]] != totals:
+            raise Failed(f"the totals are {found}, true is {totals}")
+
+
+def _sums(row: dict[str, Any]) -> list[Any]:
+    """As in `Truth.users`."""
+    names = ("requests", "errors", "input_tokens", "output_tokens", "cached_tokens")
+    return [*(row[name] for name in names), row["cost_usd"] * PICO]
+
+
+def _seen(row: dict[str, Any]) -> tuple[str, str]:
+    return row["first_seen"], row["last_seen"]
 
 
 def over_http(bench: Bench) -> Figures:

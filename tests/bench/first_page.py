@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from tests.bench.context import Bench, outcome_of, quantiles
 from tests.bench.end_to_end import Reader
 from tests.bench.loading import now
 from tests.bench.results import Figures
-from tests.bench.traffic import BATCH, gzip
+from tests.bench.traffic import BATCH, Usage, gzip, user_name
 
 USERS: Final = 1_000_000
 QUIET: Final = 100
@@ -29,7 +30,7 @@ def first_page(bench: Bench) -> Figures:
         "of this month": {"limit": "50", "start": f"{datetime.now(UTC):%Y-%m-01}"},
     }
     with bench.server("serve") as (_, said):
-        with bench.load("json", said, bodies=_an_event_each(bench)) as fill:
+        with bench.load("json", said, bodies=an_event_each(bench)) as fill:
             fill.tell("go")
             outcome_of(fill, USERS)
         reader = Reader(said)
@@ -57,23 +58,30 @@ def _seconds(reader: Reader, query: dict[str, str]) -> float:
     return now() - began
 
 
-def _an_event_each(bench: Bench) -> Path:
-    """A million events of now, each of another user, the users of the corpus among them."""
+def an_event_each(bench: Bench) -> Path:
+    """A million events of this month, each of another user, the users of the corpus among them."""
     path = bench.directory / "million.bodies"
     if not path.exists():
-        rng = random.Random(2)
-        at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         lines = [
-            f'{{"event_id":"{rng.getrandbits(32):08x}-0000-4000-8000-{number:012x}","timestamp":"{at}","trace_id":"t",'
-            f'"span_id":"s","provider":"openai","model":"gpt-4o","operation":"chat","user_id":"user-{number:05d}",'
-            f'"latency_ms":{rng.randrange(9000)},"input_tokens":{rng.randrange(4000)},"stream":true,"environment":"e",'
-            f'"output_tokens":{rng.randrange(1200)},"cost_usd":{rng.randrange(10**6) / 10**6:.6f},"status":"success",'
+            f'{{"event_id":"{number:08x}-0000-4000-8000-{number:012x}","timestamp":"{usage.at}","trace_id":"t",'
+            f'"span_id":"s","provider":"openai","model":"gpt-4o","operation":"chat","user_id":"{usage.user}",'
+            f'"latency_ms":{number % 9000},"input_tokens":{usage.input_tokens},"stream":true,"environment":"e",'
+            f'"output_tokens":{usage.output_tokens},"cost_usd":0.{usage.cost // 10**6:06d},"status":"success",'
             f'"sdk_version":"1.4.2"}}'.encode()
-            for number in range(USERS)
+            for number, usage in enumerate(usages())
         ]
         bodies = [gzip(b"\n".join(lines[start : start + BATCH])) for start in range(0, USERS, BATCH)]
         path.write_bytes(msgspec.msgpack.encode(bodies))
     return path
+
+
+def usages() -> Iterator[Usage]:
+    """What the million events add to the tables."""
+    rng = random.Random(2)
+    at = f"{datetime.now(UTC):%Y-%m-01T00:00:00.000Z}"
+    for number in range(USERS):
+        cost = rng.randrange(10**6) * 10**6
+        yield Usage(user_name(number), at, 0, rng.randrange(4000), rng.randrange(1200), 0, cost)
 
 
 def _of_today(bench: Bench) -> Path:

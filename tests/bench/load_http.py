@@ -10,8 +10,8 @@ from tests.bench.loading import Order, Outcome, main, now
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE).search
 _POSITION = re.compile(rb"\r\nx-ingest-position: *(\S+)", re.IGNORECASE).search
-_RETRY = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE).search
-_ACCEPTED = re.compile(rb'"accepted": ?(\d+)').search
+RETRY: Final = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE).search
+ACCEPTED_COUNT: Final = re.compile(rb'"accepted": ?(\d+)').search
 ACCEPTED: Final = b"HTTP/1.1 202"
 OK: Final = b"HTTP/1.1 200"
 BUSY: Final = b"HTTP/1.1 503"
@@ -138,7 +138,7 @@ class Load:
         outcome = self._outcome
         outcome.requests += 1
         outcome.latencies.append(at - due)
-        count = _ACCEPTED(body)
+        count = ACCEPTED_COUNT(body)
         if head.startswith(ACCEPTED) and count:
             outcome.accepted += int(count[1])
             self._last_head = head
@@ -150,7 +150,7 @@ class Load:
                 self._watchers.popleft().send(self._get % position[1], (at, number))
         else:
             outcome.refused += 1
-            outcome.busy += head.startswith(BUSY) and _RETRY(head) is not None
+            outcome.busy += head.startswith(BUSY) and RETRY(head) is not None
         if outcome.requests == len(self._requests):
             outcome.ended = at
             self._over.set()

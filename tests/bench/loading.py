@@ -42,6 +42,8 @@ class Outcome(Struct):
     """`time.monotonic` when the first byte was sent."""
     ended: float = 0.0
     """When the last answer was there."""
+    last_sent: float = 0.0
+    """When the last request was sent; `load_fresh` only."""
     requests: int = 0
     accepted: int = 0
     refused: int = 0
@@ -52,7 +54,11 @@ class Outcome(Struct):
     position: str = ""
     """Of the last answer."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds from when a request was due until its answer, in the order of the answers."""
+    """Seconds from when a request was due until its answer, in the order of the answers; `load_fresh`: if taken."""
+    refusals: list[float] = field(default_factory=list)
+    """The same of the refused ones; `load_fresh` only."""
+    late: list[float] = field(default_factory=list)
+    """Seconds from when a request was due until it was sent, at a rate; `load_fresh` only."""
     visible: list[float] = field(default_factory=list)
     """Seconds from an acknowledgement until a read contained the batch."""
     cpu: float = 0.0
@@ -67,20 +73,26 @@ def main(load: Callable[[Order, list[bytes]], Callable[[], Awaitable[Outcome]]])
     gc.disable()
     print('{"event":"ready"}', flush=True)
     sys.stdin.readline()
-    before = _cpu()
+    before = cpu_seconds()
     outcome = uvloop.run(_run(start))
-    outcome.cpu = _cpu() - before
-    left = memoryview(msgspec.json.encode(outcome) + b"\n")
+    outcome.cpu = cpu_seconds() - before
+    say(msgspec.json.encode(outcome))
+    sys.stdin.readline()  # whoever measures reads our CPU time before we go
+
+
+def say(line: bytes) -> None:
+    """Write a line to standard output, all of it."""
+    left = memoryview(line + b"\n")
     while left:  # `print` loses what a full pipe does not take at once, if Python does not buffer
         left = left[os.write(sys.stdout.fileno(), left) :]
-    sys.stdin.readline()  # whoever measures reads our CPU time before we go
 
 
 async def _run(start: Callable[[], Awaitable[Outcome]]) -> Outcome:
     return await start()
 
 
-def _cpu() -> float:
+def cpu_seconds() -> float:
+    """CPU time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

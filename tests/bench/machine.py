@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import apsw
+from msgspec import Struct
 
 LIBRARIES: Final = ("aiohttp", "apsw", "faust-streaming", "grpcio", "isal", "msgspec", "numpy", "protobuf", "uvloop")
 FSYNCS: Final = 200
@@ -102,6 +103,23 @@ def resident(pid: int) -> float | None:
     """MiB of memory a process occupies."""
     found = _first(f"/proc/{pid}/status", "VmRSS")
     return None if found is None else int(found.split()[0]) * 1024 / MIB
+
+
+class Memory(Struct):
+    """What a process occupies, MiB."""
+
+    rss: float
+    anon: float
+    """Of it, what the system could take only by swapping it out."""
+    file: float
+    """Of it, pages of files, which the system may take back."""
+
+
+def memory(pid: int) -> Memory | None:
+    """What a process occupies; None if it is not there."""
+    found = [_first(f"/proc/{pid}/status", name) for name in ("VmRSS", "RssAnon", "RssFile")]
+    sizes = [int(each.split()[0]) * 1024 / MIB for each in found if each]
+    return Memory(*sizes) if len(sizes) == len(found) else None
 
 
 def peak(pid: int) -> float | None:

@@ -1,99 +1,98 @@
-"""Row `overload`: twice as many events as the server sustains, from as many clients as it takes.
+"""Row `overload`: twice as many events as the server sustains, from as many clients as it takes, for a minute.
 
-A fifth of the corpus tells what it sustains; the rest comes at twice that rate, whatever is answered. How long,
-`--events` decides: a minute wants some six million.
+First the same generators send as fast as they are answered, for ten seconds, and tell what it sustains; then requests
+are due at twice that rate, whatever is answered.
 """
 
-from collections.abc import Iterable
-from decimal import Decimal
-from pathlib import Path
 from typing import Final
 
-import msgspec
-from msgspec import Struct
+import numpy as np
 
 from tests.bench import machine
-from tests.bench.context import Bench, quantiles
-from tests.bench.end_to_end import PICO, Reader
+from tests.bench.context import Bench, FreshLoad, quantiles
+from tests.bench.end_to_end import Reader
+from tests.bench.load_fresh import Stretch
 from tests.bench.loading import Outcome
+from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Meter
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import BATCH, Truth, Usage, read_bodies
+from tests.bench.traffic import BATCH, Truth
 
+GENERATORS: Final = 2
 LANES: Final = 2048
-"""Connections; a key may have half as many requests under way."""
+"""Connections of all generators; a key may have half as many requests under way."""
+CALM_LANES: Final = 16
+CALM: Final = 10.0
+"""Seconds of the load that tells what it sustains."""
 TIMES: Final = 2.0
-
-
-class Line(Struct):
-    """Of an event, what the tables have."""
-
-    user_id: str
-    status: str
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    cost_usd: Decimal
 
 
 def overload(bench: Bench) -> Figures:
     """What is taken, refused and held in memory; afterwards the tables are those of the requests that were taken."""
-    calm, pressed = _bodies(bench)
-    first = len(bench.corpus.lines) // 5
-    with bench.server("serve") as (server, said):
+    made = Pass.make()
+    with bench.server("serve") as (server, said), bench.fresh_loads(said, made, GENERATORS) as loads:
         roles = server.roles()
         reader = Reader(said)
-        truth = _truth(bench, range(first))
-        with bench.load("json", said, bodies=calm) as load:
-            load.tell("go")
-            outcome = msgspec.convert(load.line(), Outcome)
-            before = first * BATCH / (reader.wait_for(truth.unique) - outcome.began)
-        with bench.load(
-            "json", said, bodies=pressed, lanes=LANES, depth=1, rate=TIMES * before / BATCH, remember=True
-        ) as load:
-            meter = Meter({**roles, "loader": load.pid})
-            load.tell("go")
-            outcome = msgspec.convert(load.line(), Outcome)
-            used = meter.figures(outcome.accepted, outcome.ended - outcome.began)
-            caught_up = reader.wait_until_contains(outcome.position)
-            if outcome.refused != outcome.busy:
-                raise Failed(f"{outcome.refused - outcome.busy} refusals are not 503 with Retry-After")
-            truth = _truth(bench, [*range(first), *(first + number for number in outcome.taken)])
-            reader.wait_for(truth.unique)
+        calm = _send(loads, Stretch(seconds=CALM, lanes=CALM_LANES // GENERATORS, remember=True))
+        taken = [outcome.taken for outcome in calm]
+        caught_up = reader.wait_for(_truth(made, taken).unique)
+        before = _accepted(calm) / (caught_up - min(outcome.began for outcome in calm))
+
+        meter = Meter({**roles, **{f"loader {number}": load.program.pid for number, load in enumerate(loads, start=1)}})
+        rate = TIMES * before / BATCH / GENERATORS
+        lanes = LANES // GENERATORS
+        pressed = _send(
+            loads, Stretch(seconds=bench.overload_seconds, lanes=lanes, rate=rate, again=False, remember=True)
+        )
+        began = min(outcome.began for outcome in pressed)
+        ended = max(outcome.ended for outcome in pressed)
+        accepted, requests = _accepted(pressed), sum(outcome.requests for outcome in pressed)
+        used = meter.figures(accepted, ended - began)
+        truth = _truth(made, [[*earlier, *outcome.taken] for earlier, outcome in zip(taken, pressed, strict=True)])
+        caught_up = reader.wait_for(truth.unique)
         reader.compare(truth)
-        seconds = outcome.ended - outcome.began
+        refused = sum(outcome.refused for outcome in pressed)
+        if refused != sum(outcome.busy for outcome in pressed):
+            raise Failed("some refusals are not 503 with Retry-After")
         peaks = {role: machine.peak(pid) for role, pid in roles.items()}
+        sending = max(outcome.last_sent for outcome in pressed) - began
         return {
-            RATE: outcome.accepted / seconds,
+            RATE: accepted / (ended - began),
             **used,
             "sustained before, events/s": before,
-            "sent, of what it sustains": outcome.requests * BATCH / seconds / before,
-            "taken, of what it sustains": outcome.accepted / seconds / before,
-            "taken and in the tables, of what it sustains": outcome.accepted / (caught_up - outcome.began) / before,
-            "refused (503 with Retry-After), % of requests": 100 * outcome.refused / outcome.requests,
-            "seconds of it": seconds,
-            "all in the tables, s after the last answer": caught_up - outcome.ended,
-            **quantiles("answered", outcome.latencies),
+            "sent, of what it sustains": requests * BATCH / sending / before,
+            "taken, of what it sustains": accepted / (ended - began) / before,
+            "taken until all is in the tables, of what it sustains": accepted / (caught_up - began) / before,
+            "refused (503 with Retry-After), % of requests": 100 * refused / requests,
+            "seconds of it": sending,
+            "all answered, s after the last request": ended - began - sending,
+            "all in the tables, s after the last answer": caught_up - ended,
+            **_quantiles("sent late by", [outcome.late for outcome in pressed]),
+            **_quantiles("accepted", [outcome.latencies for outcome in pressed]),
+            **_quantiles("refused", [outcome.refusals for outcome in pressed]),
             **{f"RSS {role} at most, MiB": value for role, value in peaks.items() if value is not None},
         }
 
 
-def _bodies(bench: Bench) -> tuple[Path, Path]:
-    """The first fifth of the requests, and the others."""
-    calm, pressed = bench.directory / "calm.bodies", bench.directory / "pressed.bodies"
-    if not pressed.exists():
-        bodies = read_bodies(bench.corpus.bodies("json"))
-        calm.write_bytes(msgspec.msgpack.encode(bodies[: len(bodies) // 5]))
-        pressed.write_bytes(msgspec.msgpack.encode(bodies[len(bodies) // 5 :]))
-    return calm, pressed
+def _send(loads: list[FreshLoad], stretch: Stretch) -> list[Outcome]:
+    """The same stretch by all of them at once."""
+    for load in loads:
+        load.tell(stretch)
+    return [load.outcome() for load in loads]
 
 
-def _truth(bench: Bench, taken: Iterable[int]) -> Truth:
-    """The tables after these requests, an event sent twice in them counted once."""
-    truth = Truth({})
-    decode = msgspec.json.Decoder(Line).decode
-    for line in {line for number in taken for line in bench.corpus.lines[number]}:
-        event = decode(line)
-        tokens = event.input_tokens, event.output_tokens, event.cached_tokens
-        truth.add(Usage(event.user_id, int(event.status != "success"), *tokens, int(event.cost_usd * PICO)))
-    return truth
+def _truth(made: Pass, taken: list[list[int]]) -> Truth:
+    """The tables when of each generator these requests were taken."""
+    times = np.zeros(len(made.lines), np.int64)
+    for numbers in taken:
+        times += made.counted(np.array(numbers, np.int64))
+    return made.truth(times)
+
+
+def _quantiles(name: str, parts: list[list[float]]) -> Figures:
+    seconds = [value for part in parts for value in part]
+    return quantiles(name, seconds) if seconds else {}
+
+
+def _accepted(outcomes: list[Outcome]) -> int:
+    return sum(outcome.accepted for outcome in outcomes)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from processor import lifeline
 from processor.log.locks import FileLock
 from tests.bench import machine
 from tests.bench.results import CPU, ELSEWHERE
@@ -23,16 +24,22 @@ class Failed(Exception):
     """A process did not do what it was started for; the text ends with what it logged."""
 
 
+class Skipped(Exception):
+    """A row cannot be measured here; the text says what is missing."""
+
+
 class Program:
-    """A process that says on its standard output when it is ready, in one line of JSON."""
+    """A process that says on its standard output when it is ready, in one line of JSON. It ends with this one."""
 
     def __init__(self, arguments: list[str], directory: Path, environment: Mapping[str, str], cpu: int | None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
         self._log = directory / "stderr.log"
+        self._name = " ".join(arguments)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
         with self._log.open("ab") as stderr, _on(cpu):
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                lifeline.tied([sys.executable, *arguments]),
                 cwd=ROOT,
                 env={**clean, "SPENDSTREAM_CONFIG": str(directory / "none.toml"), **environment},
                 stdin=subprocess.PIPE,
@@ -51,7 +58,7 @@ class Program:
             if isinstance(said, dict):
                 return said
         log = self._log.read_text(errors="replace")[-4000:]
-        raise Failed(f"{' '.join(map(str, self._process.args))} ended with {self._process.wait()}:\n{log}")  # type: ignore[arg-type]
+        raise Failed(f"{self._name} ended with {self._process.wait()}:\n{log}")
 
     def tell(self, line: str) -> None:
         """Write a line to its standard input."""

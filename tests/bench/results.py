@@ -87,4 +87,4 @@ def _details(console: Console, row: Row) -> None:
             table.add_row(name, row.shown(name))
         console.print(table)
     if row.note:
-        console.print(f"  {row.note}")
+        console.print(f"\n{row.title}: {row.note}", soft_wrap=True)

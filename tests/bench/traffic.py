@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from processor.core.codec import Wire
 from protos.spendstream.v1 import ingest_pb2 as pb
@@ -37,6 +37,8 @@ class Usage(Struct, array_like=True):
     """What one event adds to the tables; `cost` in picodollars."""
 
     user: str
+    at: str
+    """Its timestamp, of a form in which the earlier one is the lesser one."""
     errors: int
     input_tokens: int
     output_tokens: int
@@ -57,16 +59,31 @@ class Truth(Struct):
     """The tables after all of a corpus: user -> requests, errors, input, output and cached tokens, picodollars."""
 
     users: dict[str, list[int]]
+    seen: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """user -> timestamps of the first and the last event."""
 
     @property
     def unique(self) -> int:
         return sum(row[0] for row in self.users.values())
 
-    def add(self, usage: Usage) -> None:
+    def __add__(self, other: "Truth") -> "Truth":
+        """The tables after both, of which no event is in the other."""
+        found = Truth({user: list(row) for user, row in self.users.items()}, dict(self.seen))
+        for user, row in other.users.items():
+            found.users[user] = [sum(pair) for pair in zip(found.users.get(user, [0] * 6), row, strict=True)]
+            first, last = other.seen[user]
+            earlier, later = found.seen.get(user, (first, last))
+            found.seen[user] = min(first, earlier), max(last, later)
+        return found
+
+    def add(self, usage: Usage, times: int = 1) -> None:
+        """An event, or so many that are alike."""
         row = self.users.setdefault(usage.user, [0] * 6)
         values = (1, usage.errors, usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cost)
         for column, value in enumerate(values):
-            row[column] += value
+            row[column] += times * value
+        first, last = self.seen.get(usage.user, (usage.at, usage.at))
+        self.seen[usage.user] = min(first, usage.at), max(last, usage.at)
 
 
 def events(count: int, seed: int = 1) -> Iterator[Event]:
@@ -78,7 +95,7 @@ def events(count: int, seed: int = 1) -> Iterator[Event]:
             first = rng.choice(recent)
             yield Event(first.json, first.proto, first.usage, True)
             continue
-        event = _event(rng, number)
+        event = make(rng, number)
         if len(recent) < 10_000:
             recent.append(event)
         else:
@@ -86,20 +103,27 @@ def events(count: int, seed: int = 1) -> Iterator[Event]:
         yield event
 
 
-def _event(rng: random.Random, number: int) -> Event:
+def user_name(number: int) -> str:
+    """What a user is called."""
+    return f"user-{number:05d}"
+
+
+def make(rng: random.Random, number: int, owner: str | None = None, named: tuple[str, str] | None = None) -> Event:
+    """One event, of a user and a model (provider and name) that are given or drawn."""
     bits = rng.getrandbits
     event_id = f"{bits(32):08x}-{bits(16):04x}-4{bits(12):03x}-{8 + bits(2):x}{bits(12):03x}-{bits(48):012x}"
-    user = f"user-{rng.randrange(USERS):05d}"
-    provider, model = rng.choice(MODELS)
+    user = owner or user_name(rng.randrange(USERS))
+    provider, model = named or rng.choice(MODELS)
     inputs, outputs = rng.randrange(20, 4000), rng.randrange(1, 1200)
     cached = inputs // 4 if number % 3 == 0 else 0
     cost = inputs * 2_500_000 + outputs * 10_000_000
     failed = rng.random() < ERRORS
+    at = f"2026-04-20T10:{number // 1000 % 60:02d}:{number // 17 % 60:02d}.{number % 1000:03d}Z"
     text = {
         "event_id": event_id,
         "trace_id": f"{bits(128):032x}",
         "span_id": f"{bits(64):016x}",
-        "timestamp": f"2026-04-20T10:{number // 1000 % 60:02d}:{number // 17 % 60:02d}.{number % 1000:03d}Z",
+        "timestamp": at,
         "provider": provider,
         "model": model,
         "operation": "chat",
@@ -127,7 +151,7 @@ def _event(rng: random.Random, number: int) -> Event:
     return Event(
         msgspec.json.encode(line),
         proto.SerializeToString(),
-        Usage(user, int(failed), inputs, outputs, cached, cost),
+        Usage(user, at, int(failed), inputs, outputs, cached, cost),
         False,
     )
 
