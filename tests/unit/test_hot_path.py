@@ -31,7 +31,7 @@ BUDGETS = {
     "both: message encode": (0.5, 0.1),
     "both: append of a message, fsync": (1.5, 0.1),
     "worker: message decode": (2.0, 2.1),
-    "worker: claim": (5.0, 0.1),
+    "worker: claim": (6.7, 0.1),
     "worker: apply": (195.0, 6.7),
     "worker: take_changes": (60.0, 2.3),
     "worker: claims encode": (12.0, 1.1),
