@@ -19,6 +19,7 @@ from tests.bench import (
     end_to_end,
     first_page,
     hostile,
+    ids,
     intake,
     latency,
     machine,
@@ -46,6 +47,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "overload": ("twice the load that it sustains", overload.overload),
     "first-page": ("first page of a million users", first_page.first_page),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
+    "ids": ("the id index, and what else there is", ids.ids),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
@@ -56,16 +58,34 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
 @click.option("--only", multiple=True, type=click.Choice(list(ROWS)), help="Measure this row only; may be repeated.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each row.")
 @click.option("--events", default=200_000, show_default=True, type=click.IntRange(1000), help="Events of each run.")
+@click.option(
+    "--ids", "id_count", default=100_000_000, show_default=True, type=click.IntRange(500_000), help="Ids of row `ids`."
+)
+@click.option(
+    "--store-ids",
+    default=5_000_000,
+    show_default=True,
+    type=click.IntRange(500_000),
+    help="Ids of what the id index is compared with.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
-def main(only: tuple[str, ...], runs: int, events: int, json_file: Path | None, parent: Path | None) -> None:
+def main(
+    only: tuple[str, ...],
+    runs: int,
+    events: int,
+    id_count: int,
+    store_ids: int,
+    json_file: Path | None,
+    parent: Path | None,
+) -> None:
     """Measure spendstream on this machine. Exit code 1 if a row failed, for one because its tables were not exact."""
     signal.signal(signal.SIGTERM, _interrupt)
     console, progress_console = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="spendstream-bench-", dir=parent) as directory:
         conditions = machine.conditions(Path(directory))
         with progress_console.status(f"making {events:,} events"):
-            bench = Bench(Path(directory), Corpus(Path(directory), events))
+            bench = Bench(Path(directory), Corpus(Path(directory), events), ids=id_count, store_ids=store_ids)
         conditions["traffic"] = (
             f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "
             f"{len(bench.corpus.truth.users):,} users x 8 models; {runs} runs"
