@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 SIZE: Final = 1 << 38
 """Bytes reserved for an index: addresses, not memory. Seven thousand million ids."""
 LEAST: Final = 1 << 32
-ALIGN: Final = 1 << 21
-"""Every file begins where a huge page could, for the kernels that can map a file by huge pages."""
 STEP: Final = 1 << 22
 """Bytes whose pages are entered in the page table in one call, with the address space locked."""
 
@@ -32,7 +30,6 @@ _PROT_NONE: Final = 0
 _MAP_FIXED: Final = 0x10
 _MS_SYNC: Final = 4 if sys.platform == "linux" else 16
 _MADV_POPULATE_WRITE: Final = 23
-_MADV_HUGEPAGE: Final = 14
 _FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)  # its calls are made without the GIL
@@ -70,7 +67,7 @@ class Arena:
             raise MemoryError(f"the id index has no more addresses ({self._size >> 30} GiB)")
         flags = mmap.MAP_SHARED | _MAP_FIXED
         _map(self._address + start, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor)
-        self._end = start + -(-length // ALIGN) * ALIGN
+        self._end = start + -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
         return start
 
     def populate(self, start: int, length: int) -> None:
@@ -78,7 +75,6 @@ class Arena:
 
         Only a hint: systems that cannot do it have nothing done.
         """
-        _libc.madvise(self._address + start, length, _MADV_HUGEPAGE)
         for done in range(0, length, STEP):
             _libc.madvise(self._address + start + done, min(STEP, length - done), _MADV_POPULATE_WRITE)
 

@@ -1,7 +1,7 @@
 """In which of the older segments an id may be: Bloom filters of many segments, read for all of them at once.
 
 A filter is an array of rows, and bit j of every row belongs to one segment: an id's four rows, taken together with `&`,
-have a bit for every segment that may have the id. So a new id costs four gathers for eight, sixteen or more segments,
+have a bit for every segment that may have the id. So a new id costs four gathers for eight segments or for sixty-four,
 and each of them says falsely "maybe" once in a hundred times. The four rows are within one page of memory.
 
 A filter that forgot an id would count an event twice, so a bit is trusted only when it is known to be complete:
@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 from processor.core.dedupe import U64
 from processor.state.segment import HEADER, Numbers, Secret, fill
 
-WIDTHS: Final = (8, 16, 32, 64)
-"""Segments of the first filter, of the second, and so on; of all others 64."""
+WIDTHS: Final = (8, 32, 64)
+"""Segments of the first filter, of the second, and of all others. Each costs a search four gathers however many it is
+for, and the disk ten bits an id of as many full segments from its first one on.
+"""
 ROWS_PER_PLACE: Final = 8
 """Rows for each place of the largest segment: ten bits an id."""
 SPOTS: Final = 4

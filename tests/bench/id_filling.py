@@ -156,7 +156,7 @@ def _duplicates(filling: Filling, when: str, batch: int) -> Figures:
     rng = np.random.default_rng(filling.count)
     any_of_them = np.unique(rng.integers(0, filling.count, SAMPLE, dtype=np.uint64))
     rng.shuffle(any_of_them)
-    newest = np.arange(filling.count - SAMPLE, filling.count, dtype=np.uint64)
+    newest = np.arange(max(0, filling.count - SAMPLE), filling.count, dtype=np.uint64)
     return filling.again(f"duplicate of any, {when}", any_of_them, batch) | filling.again(
         f"duplicate of the newest, {when}", newest, batch
     )
