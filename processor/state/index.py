@@ -4,7 +4,7 @@ The claims log is the truth; the index is a picture of it that is never rewritte
 only the newest takes new ids. `checkpoint` remembers up to where in the claims log everything is known to be on disk;
 after any crash the claims from there on are put in again, which changes nothing where they are there already.
 
-From the first segment of full size on there are filters (`filters.py`), so that a new id is looked for in the newest
+From a quarter of a million ids on there are filters (`filters.py`), so that a new id is looked for in the newest
 segment only. The next segment is made ahead, and filters are filled, in a thread: `claim` waits for it only if ids come
 faster than files can be made.
 """
@@ -30,7 +30,7 @@ from processor.state.probe import Found, Layout
 from processor.state.segment import MAX_LOAD, MAX_SPAN, Numbers, Secret, Segment
 
 FIRST_CAPACITY: Final = 1 << 16
-GROWTH: Final = 8
+GROWTH: Final = 4
 MAX_CAPACITY: Final = 1 << 22
 """112 MiB, 3.4 million ids. What a checkpoint has to write is at most the newest segment."""
 AHEAD: Final = 0.5
@@ -238,8 +238,8 @@ class IdIndex:
         return found
 
     def _seal_later(self) -> None:
-        """Have the segments that take no more ids put into filters, once there is one of full size."""
-        if self._segments and self._segments[-1].capacity >= self._max_capacity and self._unsealed():
+        """Have the segments that take no more ids put into filters, once that is worth a filter's disk space."""
+        if self._segments and self._after(self._segments[-1]) == self._max_capacity and self._unsealed():
             self._in_thread().submit(self._seal_all)
 
     def _unsealed(self) -> list[Segment]:

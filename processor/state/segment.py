@@ -149,18 +149,22 @@ class Segment:
 
 
 def fill(fd: int, header: bytes, size: int) -> None:
-    """Make a file of `size` bytes, zeros after the header, that occupies its disk space, and flush it.
+    """Make a file of `size` bytes, zeros after the header, that occupies its disk space.
 
-    Raises `OSError` when the disk is full. Written zeros rather than space that is only reserved: the pages are in
-    memory then, and the file system has nothing to note down when they are written again.
+    Raises `OSError` when the disk is full. It is flushed before the zeros are written: they are for its pages to be in
+    memory, and a file that was given its space has zeros whether they are flushed or not.
     """
-    if hasattr(os, "posix_fallocate"):
+    os.pwrite(fd, header, 0)
+    reserves = hasattr(os, "posix_fallocate")
+    if reserves:
         os.posix_fallocate(fd, 0, size)
+        os.fsync(fd)
     zeros = memoryview(bytes(STEP))
-    done = os.pwrite(fd, header, 0)
+    done = len(header)
     while done < size:
         done += os.pwrite(fd, zeros[: size - done], done)
-    os.fsync(fd)
+    if not reserves:
+        os.fsync(fd)
 
 
 def words_of(keys: U64) -> Words:

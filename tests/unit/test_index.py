@@ -189,7 +189,7 @@ def test_a_filter_forgets_no_id_and_is_seldom_wrong(path: Path) -> None:
     assert len(rows) < 10_000 * 16 * 0.02
 
 
-def test_from_the_first_segment_of_full_size_on_there_are_filters(path: Path) -> None:
+def test_there_are_filters_from_a_quarter_of_a_full_segment_on(path: Path) -> None:
     index = small(path)
     for offset in range(200):
         index.claim(keys(200, offset), zeros(200), offset)
