@@ -20,6 +20,7 @@ from tests.bench import (
     first_page,
     growth,
     hostile,
+    ids,
     intake,
     kafka,
     latency,
@@ -54,6 +55,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "memory": ("memory of rows", memory.memory),
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
+    "ids": ("the id index, and what else there is", ids.ids),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 LONG: Final = frozenset({"growth"})
@@ -67,6 +69,16 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Runs of each row.")
 @click.option("--events", default=200_000, show_default=True, type=click.IntRange(1000), help="Events of each run.")
 @click.option("--overload-seconds", default=60.0, show_default=True, help="How long the row overload lasts.")
+@click.option(
+    "--ids", "id_count", default=100_000_000, show_default=True, type=click.IntRange(500_000), help="Ids of row `ids`."
+)
+@click.option(
+    "--store-ids",
+    default=5_000_000,
+    show_default=True,
+    type=click.IntRange(500_000),
+    help="Ids of what the id index is compared with.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
 def main(
@@ -74,6 +86,8 @@ def main(
     runs: int,
     events: int,
     overload_seconds: float,
+    id_count: int,
+    store_ids: int,
     json_file: Path | None,
     parent: Path | None,
 ) -> None:
@@ -83,7 +97,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="spendstream-bench-", dir=parent) as directory:
         conditions = machine.conditions(Path(directory))
         with progress_console.status(f"making {events:,} events"):
-            bench = Bench(Path(directory), Corpus(Path(directory), events))
+            bench = Bench(Path(directory), Corpus(Path(directory), events), ids=id_count, store_ids=store_ids)
         bench.overload_seconds = overload_seconds
         conditions["traffic"] = (
             f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "

@@ -33,7 +33,7 @@ BUDGETS = {
     "both: message encode": (0.5, 0.1),
     "both: append of a message, fsync": (1.5, 0.1),
     "worker: message decode": (2.0, 2.1),
-    "worker: claim": (5.0, 0.1),
+    "worker: claim": (6.7, 0.1),
     "worker: apply": (108.0, 1.2),
     "worker: take_changes": (2.5, 0.1),
     "worker: encode a flush": (0.5, 0.1),

@@ -1,0 +1,123 @@
+"""In which of the older segments an id may be: Bloom filters of many segments, read for all of them at once.
+
+A filter is an array of rows, and bit j of every row belongs to one segment: an id's four rows, taken together with `&`,
+have a bit for every segment that may have the id. So a new id costs four gathers for eight segments or for sixty-four,
+and each of them says falsely "maybe" once in a hundred times. The four rows are within one page of memory.
+
+A filter that forgot an id would count an event twice, so a bit is trusted only when it is known to be complete:
+
+- A segment gets its bit when it takes no more ids, from its table as it stands, in a thread of its own; until then
+  every search looks into the segment itself.
+- The segment is on the disk before its bit is made, and the bit is before the checkpoint names it (`index.py`). A bit
+  that no checkpoint names is made again, whatever was left of it: bits are only ever set, so what is left over may only
+  say "maybe" too often.
+- What one segment's bits are does not depend on the others': a page of which the disk has the older state, or half of
+  each, has all bits of the segments that were named before.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.core.dedupe import U64
+from processor.state.segment import HEADER, Numbers, Secret, fill
+
+WIDTHS: Final = (8, 32, 64)
+"""Segments of the first filter, of the second, and of all others. Each costs a search four gathers however many it is
+for, and the disk ten bits an id of as many full segments from its first one on.
+"""
+ROWS_PER_PLACE: Final = 8
+"""Rows for each place of the largest segment: ten bits an id."""
+SPOTS: Final = 4
+"""Rows that an id sets."""
+BLOCK: Final = 512
+"""Rows among which those of an id are. With 64 bits a row it is a page."""
+_BLOCK_BITS: Final = BLOCK.bit_length() - 1
+
+
+class Filter:
+    """One file: `rows` rows, a power of two, of `width` bits each. One thread may set bits while others look."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing filter. Raises `OSError` or `ValueError` if it is none."""
+        with path.open("r+b", buffering=0) as file:
+            header = json.loads(file.read(HEADER).rstrip(b"\0"))
+            self.path = path
+            self.width: int = header["width"]
+            self.secret: Secret = header["multiplier"], header["twist"]
+            rows: int = header["rows"]
+            mapped = mmap.mmap(file.fileno(), HEADER + rows * self.width // 8)
+        self._rows: NDArray[Any] = np.frombuffer(mapped, f"<u{self.width // 8}", rows, HEADER)
+
+    @classmethod
+    def create(cls, path: Path, rows: int, width: int, secret: Secret) -> "Filter":
+        """Make an empty one; it appears under its name whole or not at all. Raises `OSError` when the disk is full."""
+        draft = path.with_name(path.name + ".new")  # not the name of a segment that is being made
+        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            header = {"rows": rows, "width": width, "multiplier": secret[0] | 1, "twist": secret[1]}
+            fill(fd, json.dumps(header).encode().ljust(HEADER, b"\0"), HEADER + rows * width // 8)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        draft.rename(path)
+        return cls(path)
+
+    def agrees(self, other: "Filter") -> bool:
+        """Whether a key has the same rows here and there."""
+        return (len(self._rows), self.secret) == (len(other._rows), other.secret)
+
+    def spots(self, keys: U64) -> list[Numbers]:
+        """The rows of each key, in all filters that agree with this one."""
+        multiplier, twist = np.uint64(self.secret[0]), np.uint64(self.secret[1])
+        mixed = (keys[:, 0] ^ (keys[:, 1] * multiplier) ^ twist) * multiplier
+        mixed ^= mixed >> np.uint64(32)
+        mixed *= multiplier
+        block_bits = len(self._rows).bit_length() - 1 - _BLOCK_BITS
+        block = (mixed >> np.uint64(64 - block_bits)) << np.uint64(_BLOCK_BITS)
+        shifts = range(64 - block_bits - _BLOCK_BITS, 0, -_BLOCK_BITS)
+        within = np.uint64(BLOCK - 1)
+        return [(block | (mixed >> np.uint64(shift) & within)).view(np.int64) for shift in shifts[:SPOTS]]
+
+    def look(self, spots: list[Numbers], trusted: int) -> tuple[Numbers, Numbers]:
+        """Pairs (number of the key, bit) for all trusted bits that say that they may have the key."""
+        mask = self._rows.take(spots[0])
+        for each in spots[1:]:
+            mask &= self._rows.take(each)
+        mask &= mask.dtype.type(trusted)
+        some = np.flatnonzero(mask)
+        flat = np.flatnonzero(np.unpackbits(mask[some].view(np.uint8), bitorder="little"))
+        return some[flat // self.width], flat % self.width
+
+    def add(self, keys: U64, bit: int) -> None:
+        """Set a bit for these keys."""
+        value = self._rows.dtype.type(1 << bit)
+        for each in self.spots(keys):
+            self._rows[each] |= value
+
+    def sync(self) -> None:
+        """Flush to the disk. Blocks, without the GIL, which `mmap.flush` would keep."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def next_place(taken: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The filter and the bit for the next segment, after those that are `taken`."""
+    number, bit = max(taken, default=(0, -1))
+    return (number, bit + 1) if bit + 1 < width_of(number) else (number + 1, 0)
+
+
+def width_of(number: int) -> int:
+    """Segments that the filter of this number is for."""
+    return WIDTHS[min(number, len(WIDTHS) - 1)]

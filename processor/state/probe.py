@@ -1,0 +1,166 @@
+"""Looking for a batch of keys in any number of segments at once, and putting new ones in."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from processor.core.dedupe import U64
+from processor.state.arena import REST as REST_ITEM
+from processor.state.arena import Arena
+from processor.state.segment import HEADER, PLACES, REST, WORDS, Numbers, Segment, words_of
+
+UNITS: Final = WORDS // PLACES
+"""A bucket has seven words of each id, and a unit is one word of eight ids."""
+FEW: Final = 5
+"""Pairs that are not worth another round: at most of the buckets only a few go on to the next, some of them far."""
+_ALL: Final = np.uint64(0x0101_0101_0101_0101)
+"""`PLACES` booleans that are all true, as one number."""
+
+
+class Layout(NamedTuple):
+    """Where segments lie and how keys are spread in them: an item for each segment."""
+
+    first: Numbers
+    """The unit where the buckets begin."""
+    wrap: Numbers
+    """Number of buckets - 1."""
+    shift: U64
+    multiplier: U64
+    twist: U64
+    base: Numbers
+
+
+class Found(NamedTuple):
+    """An item for each pair of a key and a segment."""
+
+    held: Numbers
+    """The offset that claimed the key, -1: it is not there."""
+    digests: U64
+    ends: Numbers
+    """The word "claimed at" of the place where the key is, or of the free place where it would be put."""
+
+
+def layout_of(segments: Sequence[Segment]) -> Layout:
+    """The layout of these segments, which do not move."""
+    return Layout(
+        np.array([(each.start + HEADER) // 32 for each in segments], np.int64),
+        np.array([each.buckets - 1 for each in segments], np.int64),
+        np.array([64 - (each.buckets.bit_length() - 1) for each in segments], np.uint64),
+        np.array([each.secret[0] for each in segments], np.uint64),
+        np.array([each.secret[1] for each in segments], np.uint64),
+        np.array([each.base for each in segments], np.int64),
+    )
+
+
+def find(arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbers) -> Found:
+    """Look for the key in row `rows[i]` of `keys` in the segment `segments[i]`, for all i."""
+    count = len(rows)
+    marks = np.zeros(count, np.int64)
+    digests = np.zeros(count, np.uint64)
+    ends = np.zeros(count, np.int64)
+    words = words_of(keys)
+    leads = words[:, 0].take(rows)
+    buckets = _homes(layout, keys, rows, segments)
+    first, wrap = layout.first.take(segments), layout.wrap.take(segments)
+    left = np.arange(count)
+    while len(left) > FEW:
+        units = first + UNITS * buckets
+        claimed = arena.units.take(units).view("<u4").reshape(-1, PLACES)
+        alike = arena.units.take(units + 1).view("<u4").reshape(-1, PLACES) == leads[:, None]
+        taken = claimed != 0
+        alike &= taken
+        ends[left] = units * PLACES + taken.argmin(axis=1)
+        on = taken.view(np.uint64)[:, 0] == _ALL
+        hits = np.flatnonzero(alike)
+        if len(hits):
+            row, place = hits // PLACES, hits % PLACES
+            rest = arena.rests[(units[row] + 2) * PLACES + REST * place].view("<u4").reshape(-1, REST)
+            unlike = rest[:, :3] ^ words[rows[left[row]], 1:]
+            same = np.flatnonzero((unlike[:, 0] | unlike[:, 1] | unlike[:, 2]) == 0)
+            row = row[same]
+            pair = left[row]
+            marks[pair] = claimed.reshape(-1)[hits[same]]
+            digests[pair] = np.ascontiguousarray(rest[same, 3:]).view("<u8")[:, 0]
+            ends[pair] = units[row] * PLACES + hits[same] % PLACES
+            on[row] = False
+        keep = np.flatnonzero(on)
+        left, leads, first, wrap = left[keep], leads[keep], first[keep], wrap[keep]
+        buckets = (buckets[keep] + 1) & wrap
+    for each, bucket, begin, last in zip(left.tolist(), buckets.tolist(), first.tolist(), wrap.tolist(), strict=True):
+        marks[each], digests[each], ends[each] = _find_one(arena, words[rows[each]].tolist(), begin, last, bucket)
+    held = np.where(marks, marks + (layout.base.take(segments) - 1), -1)
+    return Found(held, digests, ends)
+
+
+def _homes(layout: Layout, keys: U64, rows: Numbers, segments: Numbers) -> Numbers:
+    """The bucket of each key where the search begins."""
+    multiplier = layout.multiplier.take(segments)
+    mixed = keys[:, 1].take(rows) * multiplier
+    mixed ^= keys[:, 0].take(rows)
+    mixed ^= layout.twist.take(segments)
+    mixed *= multiplier
+    mixed >>= layout.shift.take(segments)
+    return mixed.view(np.int64)
+
+
+def _find_one(arena: Arena, word: list[int], first_unit: int, wrap: int, bucket: int) -> tuple[int, int, int]:
+    """The same for one key, from a bucket on: (mark, digest, end)."""
+    lead, *key = word
+    while True:
+        at = (first_unit + UNITS * bucket) * PLACES
+        head = arena.words[at : at + 2 * PLACES].tolist()
+        claimed = head[:PLACES]
+        if lead in head[PLACES:]:
+            for place, mark in enumerate(claimed):
+                if mark and head[PLACES + place] == lead:
+                    rest = at + 2 * PLACES + REST * place
+                    *same, low, high = arena.words[rest : rest + REST].tolist()
+                    if same == key:
+                        return mark, high << 32 | low, at + place
+        if 0 in claimed:
+            return 0, 0, at + claimed.index(0)
+        bucket = (bucket + 1) & wrap
+
+
+def _rest_of(ends: Numbers) -> Numbers:
+    """The word where the rest of an id begins, from that of its "claimed at"."""
+    place = ends % PLACES
+    return ends - place + 2 * PLACES + REST * place
+
+
+def mend(arena: Arena, ends: Numbers, digests: U64) -> None:
+    """Write these digests to the places of keys that are there, and to the disk."""
+    for at, digest in zip((_rest_of(ends) + 3).tolist(), digests.tolist(), strict=True):
+        arena.words[at : at + 2] = digest & 0xFFFF_FFFF, digest >> 32
+        arena.flush(4 * at, 8)
+
+
+def insert(arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, offset: int, ends: Numbers) -> None:
+    """Put keys that are in no segment, no two the same, into one that has room for them.
+
+    `ends` is what `find` said of them in this segment just now.
+    """
+    words = words_of(keys)
+    rests = np.hstack([words[:, 1:], np.ascontiguousarray(digests).view("<u4").reshape(-1, 2)]).view(REST_ITEM)[:, 0]
+    leads = np.ascontiguousarray(words[:, 0])
+    mark = np.uint32(offset - int(layout.base[segment]) + 1)
+    left = np.arange(len(keys), dtype=np.uint32)
+    while True:
+        # Several keys may want one place. Each writes its number there, into a word that says nothing while the place
+        # is free; whose number is there afterwards has it, and the others look again.
+        arena.words[ends + PLACES] = left
+        lost = np.flatnonzero(arena.words[ends + PLACES] != left)
+        if len(lost):
+            won = np.flatnonzero(arena.words[ends + PLACES] == left)
+            mine, at = left[won], ends[won]
+        else:
+            mine, at = left, ends
+        arena.rests[_rest_of(at)] = rests[mine]
+        arena.words[at + PLACES] = leads[mine]
+        arena.words[at] = mark  # the last word: now it is a claim
+        if not len(lost):
+            return
+        left = left[lost]
+        rows = left.astype(np.int64)
+        ends = find(arena, layout, keys, rows, np.full(len(rows), segment, np.int64)).ends
