@@ -58,10 +58,12 @@ class Part(Sequence[bytes]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
-        places = range(self._start, self._start + self._count)
         if isinstance(index, slice):
-            return [self._whole[place] for place in places[index]]
-        return self._whole[places[index]]
+            return list(self)[index]
+        return self._whole[range(self._start, self._start + self._count)[index]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._whole[self._start : self._start + self._count])
 
 
 def size_of(records: Sequence[bytes]) -> int:

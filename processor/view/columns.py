@@ -127,7 +127,8 @@ class Columns:
         is_gone[changes.gone] = True
         fresh = np.flatnonzero((rows < 0) & ~is_gone)
         if len(fresh):
-            found = places(partition, [changes.keys[index] for index in fresh.tolist()])
+            keys = list(changes.keys)
+            found = places(partition, [keys[index] for index in fresh.tolist()])
             rows[fresh] = self._add(*found, hashes.take(fresh))
         values, wide = changes.rows, changes.wide
         if changes.gone:
