@@ -26,6 +26,7 @@ PATIENCE: Final = 120.0
 TICK: Final = 0.001
 """Seconds between two looks at what is due."""
 NEVER: Final = 1 << 62
+HELLO: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 Request = tuple[int, bytes]
 """Its number and all of its bytes."""
@@ -48,6 +49,8 @@ class Stretch(Struct):
     """New ones at most."""
     seconds: float = float(NEVER)
     """For which new ones are sent."""
+    at: float = 0.0
+    """When to start, by `now`; connections are made before."""
     lanes: int = 16
     """Connections, each with one request at a time."""
     rate: float | None = None
@@ -72,8 +75,10 @@ class Lane:
         self._connection = Connection(self._answered, self._lost)
 
     async def connect(self, port: int) -> None:
+        """Connect and be answered once: what the system has connected may wait long for the server to take it up."""
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: self._connection, "127.0.0.1", port)
+        await self.ask(HELLO)
 
     async def ask(self, request: bytes) -> tuple[bytes, bytes]:
         """Head and body of the answer."""
@@ -126,6 +131,7 @@ class Generator:
         lanes = [Lane() for _ in range(stretch.lanes)]
         for lane in lanes:
             await lane.connect(self._port)
+        await asyncio.sleep(max(0.0, stretch.at - now()))
         before = cpu_seconds()
         outcome.began = now()
         self._until = outcome.began + stretch.seconds

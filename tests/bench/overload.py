@@ -1,18 +1,23 @@
 """Row `overload`: twice as many events as the server sustains, from as many clients as it takes, for a minute.
 
+Once a second somebody else connects and asks for /healthz, as an orchestrator does.
+
 First the same generators send as fast as they are answered, for ten seconds, and tell what it sustains; then requests
 are due at twice that rate, whatever is answered.
 """
 
+import contextlib
+import http.client
+import threading
 from typing import Final
 
 import numpy as np
 
 from tests.bench import machine
-from tests.bench.context import Bench, FreshLoad, quantiles
+from tests.bench.context import Bench, FreshLoad, port_of, quantiles
 from tests.bench.end_to_end import Reader
 from tests.bench.load_fresh import Stretch
-from tests.bench.loading import Outcome
+from tests.bench.loading import Outcome, now
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Meter
 from tests.bench.results import RATE, Figures
@@ -24,7 +29,11 @@ LANES: Final = 2048
 CALM_LANES: Final = 16
 CALM: Final = 10.0
 """Seconds of the load that tells what it sustains."""
+CONNECTED: Final = 5.0
+"""Seconds in which all generators have made their connections, to start together."""
 TIMES: Final = 2.0
+NEWCOMER_PATIENCE: Final = 30.0
+"""Seconds."""
 
 
 def overload(bench: Bench) -> Figures:
@@ -40,10 +49,20 @@ def overload(bench: Bench) -> Figures:
 
         meter = Meter({**roles, **{f"loader {number}": load.program.pid for number, load in enumerate(loads, start=1)}})
         rate = TIMES * before / BATCH / GENERATORS
-        lanes = LANES // GENERATORS
+        newcomer = Newcomer(port_of(said, "json"))
+        newcomer.start()
         pressed = _send(
-            loads, Stretch(seconds=bench.overload_seconds, lanes=lanes, rate=rate, again=False, remember=True)
+            loads,
+            Stretch(
+                seconds=bench.overload_seconds,
+                at=now() + CONNECTED,
+                lanes=LANES // GENERATORS,
+                rate=rate,
+                again=False,
+                remember=True,
+            ),
         )
+        newcomer.stop()
         began = min(outcome.began for outcome in pressed)
         ended = max(outcome.ended for outcome in pressed)
         accepted, requests = _accepted(pressed), sum(outcome.requests for outcome in pressed)
@@ -70,8 +89,34 @@ def overload(bench: Bench) -> Figures:
             **_quantiles("sent late by", [outcome.late for outcome in pressed]),
             **_quantiles("accepted", [outcome.latencies for outcome in pressed]),
             **_quantiles("refused", [outcome.refusals for outcome in pressed]),
+            **_quantiles("a new connection answered", [newcomer.waited]),
             **{f"RSS {role} at most, MiB": value for role, value in peaks.items() if value is not None},
         }
+
+
+class Newcomer(threading.Thread):
+    """Connects anew and asks for /healthz, a second after the answer again."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.waited: list[float] = []
+        """Seconds until the answer; as long as it was waited for if there was none."""
+        self._port = port
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopping.wait(1.0):
+            began = now()
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=NEWCOMER_PATIENCE)
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/healthz")
+                connection.getresponse().read()
+            connection.close()
+            self.waited.append(now() - began)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
 
 
 def _send(loads: list[FreshLoad], stretch: Stretch) -> list[Outcome]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.load_fresh import Fresh, Generator, Odd, Stretch
+from tests.bench.load_fresh import HELLO, Fresh, Generator, Odd, Stretch
 from tests.bench.passes import Bodies, Pass
 from tests.bench.traffic import BATCH
 
@@ -34,6 +34,9 @@ class FakeServer:
         self._writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError):
             while head := await reader.readuntil(b"\r\n\r\n"):
+                if head == HELLO:
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
                 size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
                 body = gzip.decompress(await reader.readexactly(size))
                 answer = self._answer(next(self._number))
