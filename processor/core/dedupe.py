@@ -39,8 +39,9 @@ def partitions_of(ids: U64, count: int) -> Places:
 class ClaimIndex(Protocol):
     """Who claimed what: one partition's ids."""
 
-    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
-        """Claim `keys` (shape (n, 2), no two the same) at `offset`, those not claimed before.
+    def claim(self, keys: U64, digests: U64, offset: int | Places) -> tuple[NDArray[np.int64], U64]:
+        """Claim `keys` (shape (n, 2), no two the same), those not claimed before, at `offset`: one for all, or each its
+        own.
 
         Returns, for each key, the offset that holds the claim now and the digest kept with it.
         """
@@ -56,27 +57,28 @@ class DictIndex:
     def __len__(self) -> int:
         return len(self._claims)
 
-    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
+    def claim(self, keys: U64, digests: U64, offset: int | Places) -> tuple[NDArray[np.int64], U64]:
+        offsets = np.broadcast_to(offset, len(keys)).tolist()
         held = [
-            self._claims.setdefault((hi, lo), (offset, digest))
-            for (hi, lo), digest in zip(keys.tolist(), digests.tolist(), strict=True)
+            self._claims.setdefault((hi, lo), (at, digest))
+            for (hi, lo), digest, at in zip(keys.tolist(), digests.tolist(), offsets, strict=True)
         ]
         return np.array([at for at, _ in held], np.int64), np.array([digest for _, digest in held], np.uint64)
 
 
-def resolve(index: ClaimIndex, keys: U64, digests: U64, offset: int) -> tuple[Mask, Mask]:
-    """Claim all keys of one message; returns the masks (fresh, conflicting).
+def resolve(index: ClaimIndex, keys: U64, digests: U64, offset: int | Places) -> tuple[Mask, Mask]:
+    """Claim all keys of a message, or of several in the order of their offsets; returns the masks (fresh, conflicting).
 
-    Of several copies inside the message the first is the one that may be fresh. `conflicting` marks the duplicates
-    whose digest differs from the one kept with the claim.
+    Of several copies among them the first is the one that may be fresh. `conflicting` marks the duplicates whose digest
+    differs from the one kept with the claim.
     """
     first, copies = _first_copies(keys)
-    held, kept = index.claim(keys[first], digests[first], offset)
+    offsets = np.broadcast_to(offset, len(keys))[first]
+    held, kept = index.claim(keys[first], digests[first], offsets)
     fresh = np.zeros(len(keys), np.bool_)
+    fresh[first] = held >= offsets
     if copies is None:
-        fresh[:] = held >= offset
         return fresh, ~fresh & (kept != digests)
-    fresh[first] = held >= offset
     return fresh, ~fresh & (kept[copies] != digests)
 
 

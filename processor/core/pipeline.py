@@ -4,11 +4,12 @@
 the row (its offset), so applying any part of the log again, in order, changes nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from sys import intern
 from typing import Any, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from processor.core import dedupe, latency, packed, rowblock, sums, tables
 from processor.core.claims import Claimed
@@ -152,17 +153,34 @@ class Tables:
 
     def apply(self, offset: int, message: Message, keys: dedupe.U64) -> None:
         """Apply the message at `offset`; `keys` come from `prepare`. Strictly in the order of the offsets."""
-        self._pass += 1
-        digests = np.ascontiguousarray(message.rows["digest"])
-        fresh, conflicting = dedupe.resolve(self._index, keys, digests, offset)
-        self._count(offset, message.blocks, fresh, conflicting)
+        self.apply_all([(offset, message, keys)])
+
+    def apply_all(self, messages: Sequence[tuple[int, Message, dedupe.U64]]) -> None:
+        """Apply several messages, at least one, with their offsets and keys, in the order of the offsets: as one after
+        the other, but with as many calls of numpy as for one."""
+        sizes = [len(message) for _, message, _ in messages]
+        offsets = np.repeat(np.array([offset for offset, _, _ in messages], np.int64), sizes)
+        rows = _joined([message.rows for _, message, _ in messages])
+        keys = _joined([keys for _, _, keys in messages])
+        digests = np.ascontiguousarray(rows["digest"])
+        fresh, conflicting = dedupe.resolve(self._index, keys, digests, offsets)
+        start = 0
+        for (offset, message, _), size in zip(messages, sizes, strict=True):
+            part = slice(start, start + size)
+            start += size
+            self._pass += 1
+            self._count(offset, message.blocks, fresh[part], conflicting[part])
+            self._claim(offset, keys[part], digests[part], fresh[part])
+            self._advance(offset, max(block.source.arrival for block in message.blocks))
+        if fresh.any():
+            chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
+            self._add(offsets, [block for _, message, _ in messages for block in message.blocks], rows, chosen)
+
+    def _claim(self, offset: int, keys: dedupe.U64, digests: dedupe.U64, fresh: dedupe.Mask) -> None:
         if fresh.all():
             self._claimed.append(Claimed(offset, keys.tobytes(), digests.tobytes()))
-            self._add(offset, message, slice(None))
         elif fresh.any():
             self._claimed.append(Claimed(offset, keys[fresh].tobytes(), digests[fresh].tobytes()))
-            self._add(offset, message, fresh)
-        self._advance(offset, max(block.source.arrival for block in message.blocks))
 
     def skip(self, offset: int) -> None:
         """Pass over a message that went to the dead letters."""
@@ -170,20 +188,19 @@ class Tables:
 
     # --- rows of cost -----------------------------------------------------------------------------------------------
 
-    def _add(self, offset: int, message: Message, fresh: dedupe.Mask | slice) -> None:
-        """Add the fresh events of a message to their rows, of which there is at least one."""
-        blocks = message.blocks
-        rows = message.rows[fresh]
+    def _add(self, offsets: I64, blocks: list[Block], rows: Rows, fresh: dedupe.Mask | slice) -> None:
+        """Add the fresh events of some messages to their rows, of which there is at least one."""
+        rows, offsets = rows[fresh], offsets[fresh]
         # What the rows point to in the dictionary of their own block, in one dictionary of all blocks.
         sizes = list(map(len, blocks))
         dims = rows["dim"] + np.repeat(_starts([len(block.dims) for block in blocks]), sizes)[fresh]
         users = rows["user"] + np.repeat(_starts([len(block.users) for block in blocks]), sizes)[fresh]
         errors = np.array([dim[-1] in ERRORS for block in blocks for dim in block.dims])[dims]
-        self._add_to_users(offset, blocks, rows, dims, users, errors)
-        self._add_to_hours(offset, blocks, rows, dims, errors)
+        self._add_to_users(offsets, blocks, rows, dims, users, errors)
+        self._add_to_hours(offsets, blocks, rows, dims, errors)
 
     def _add_to_users(
-        self, offset: int, blocks: list[Block], rows: Rows, dims: sums.Codes, users: sums.Codes, errors: dedupe.Mask
+        self, offsets: I64, blocks: list[Block], rows: Rows, dims: sums.Codes, users: sums.Codes, errors: dedupe.Mask
     ) -> None:
         names = [user for block in blocks for user in block.users]
         every = [(block.source.project, dim) for block in blocks for dim in block.dims]
@@ -191,10 +208,10 @@ class Tables:
         for number in np.flatnonzero(np.bincount(dims)).tolist():  # a group must not appear because of a duplicate
             project, (hour, provider, model, environment, _, _) = every[number]
             groups[number] = self.users.group((project, hour // HOURS_PER_DAY, provider, model, environment))
-        self.users.add(offset, groups.take(dims), users, names, rows, errors)
+        self.users.add(offsets, groups.take(dims), users, names, rows, errors)
 
     def _add_to_hours(
-        self, offset: int, blocks: list[Block], rows: Rows, dims: sums.Codes, errors: dedupe.Mask
+        self, offsets: I64, blocks: list[Block], rows: Rows, dims: sums.Codes, errors: dedupe.Mask
     ) -> None:
         numbers: dict[HourKey, int] = {}
         hours = [
@@ -202,11 +219,14 @@ class Tables:
         ]
         keys = list(numbers)
         codes = np.array(hours, np.int64)[dims]
-        self._add_latencies(offset, keys, codes, rows)
-        for found in sums.by_group(codes, rows, errors):
-            row = self._hour(keys[found.code])
-            if not self._opens(row, offset):
-                continue
+        self._add_latencies(offsets, keys, codes, rows)
+        rows_of = {code: self._hour(keys[code]) for code in np.flatnonzero(np.bincount(codes)).tolist()}
+        is_open = self._are_open(rows_of, codes, offsets)
+        if not is_open.any():
+            return
+        for found in sums.by_group(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]):
+            row = rows_of[found.code]
+            row.offset = found.offset
             row.first_seen = min(row.first_seen, found.first) if row.requests else found.first
             row.last_seen = max(row.last_seen, found.last) if row.requests else found.last
             row.requests += found.events
@@ -218,14 +238,32 @@ class Tables:
             row.cached_tokens += cached
             row.cost += cost
 
-    def _add_latencies(self, offset: int, keys: list[HourKey], codes: sums.Codes, rows: Rows) -> None:
+    def _add_latencies(self, offsets: I64, keys: list[HourKey], codes: sums.Codes, rows: Rows) -> None:
         """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""
-        counts = np.bincount(codes * latency.BUCKETS + rows["latency"], minlength=len(keys) * latency.BUCKETS)
-        by_hour = counts.reshape(-1, latency.BUCKETS)
-        for code in np.flatnonzero(by_hour[:, latency.UNKNOWN + 1 :].any(axis=1)).tolist():
-            row = self._histogram(keys[code])
-            if self._opens(row, offset):
-                row.add(by_hour[code])
+        known = rows["latency"] != latency.UNKNOWN
+        codes, offsets = codes[known], offsets[known]
+        rows_of = {code: self._histogram(keys[code]) for code in np.flatnonzero(np.bincount(codes)).tolist()}
+        is_open = self._are_open(rows_of, codes, offsets)
+        codes, offsets, buckets = codes[is_open], offsets[is_open], rows["latency"][known][is_open]
+        by_hour = np.bincount(codes * latency.BUCKETS + buckets, minlength=len(keys) * latency.BUCKETS)
+        newest = np.full(len(keys), NEVER)
+        np.maximum.at(newest, codes, offsets)
+        for code in np.flatnonzero(newest != NEVER).tolist():
+            row = rows_of[code]
+            row.offset = int(newest[code])
+            row.add(by_hour[code * latency.BUCKETS : (code + 1) * latency.BUCKETS])
+
+    def _are_open(self, rows: Mapping[int, Sums | Histogram], codes: sums.Codes, offsets: I64) -> dedupe.Mask:
+        """Which events may be added to their rows (`codes` are keys of `rows`): those of messages that a row does not
+        have. All of the rows are written again, see `_opens`."""
+        for row in rows.values():
+            if not row.dirty:
+                row.dirty = 1
+                self._dirty.append(row)
+        held = np.full(max(rows, default=0) + 1, NEVER)
+        held[list(rows)] = [row.offset for row in rows.values()]
+        is_open: dedupe.Mask = held[codes] < offsets
+        return is_open
 
     def _hour(self, key: HourKey) -> Sums:
         row = self.hours.get(key)
@@ -290,7 +328,7 @@ class Tables:
             self._gone.pop(row.key, None)
         return row
 
-    def _opens(self, row: Sums | Counts | Histogram, offset: int) -> bool:
+    def _opens(self, row: Counts, offset: int) -> bool:
         """True if `row` may take the message at `offset`, the one now applied.
 
         Either way the row is written again: what is in memory may be ahead of what is durable.
@@ -450,6 +488,10 @@ def _hour_key(parts: tuple[Any, ...]) -> HourKey:
     """The key of an hour with its strings kept once."""
     project, hour, provider, model, environment = parts
     return intern(project), hour, intern(provider), intern(model), intern(environment)
+
+
+def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _starts(sizes: list[int]) -> sums.Codes:

@@ -22,6 +22,8 @@ class Group(NamedTuple):
     """What the rows of one group add up to."""
 
     code: int
+    offset: int
+    """The greatest of its rows' messages."""
     events: int
     errors: int
     unpriced: int
@@ -37,6 +39,8 @@ class Grouped(NamedTuple):
 
     codes: Codes
     """Ascending."""
+    offsets: Codes
+    """The greatest of each group's messages."""
     events: Codes
     errors: Codes
     unpriced: Codes
@@ -51,13 +55,15 @@ class Grouped(NamedTuple):
 
     def each(self) -> Iterator[Group]:
         """The groups one by one."""
-        for code, events, errors, unpriced, first, last, numbers in zip(*(c.tolist() for c in self), strict=True):
+        for *counts, numbers in zip(*(column.tolist() for column in self), strict=True):
+            code, offset, events, errors, unpriced, first, last = counts
             inputs, outputs, cached, cost = numbers
-            yield Group(code, events, errors, unpriced, first, last, (inputs, outputs, cached, cost))
+            yield Group(code, offset, events, errors, unpriced, first, last, (inputs, outputs, cached, cost))
 
 
-def grouped(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> Grouped:
-    """The sums over the rows of each code; `errors` tells the failed events. There is at least one row."""
+def grouped(codes: Codes, offsets: Codes, rows: Rows, errors: NDArray[np.bool_]) -> Grouped:
+    """The sums over the rows of each code; `offsets` are those of their messages, `errors` tells the failed events.
+    There is at least one row."""
     order = np.argsort(codes, kind="stable")
     codes, rows, errors = codes[order], rows[order], errors[order]
     starts = np.concatenate(([0], np.flatnonzero(codes[1:] != codes[:-1]) + 1))
@@ -67,6 +73,7 @@ def grouped(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> Grouped:
     exact = numbers if most <= (SAFE - 1) // len(rows) else numbers.astype(object)
     return Grouped(
         codes[starts],
+        np.maximum.reduceat(offsets[order], starts),
         np.diff(starts, append=len(rows)),
         np.add.reduceat(errors.astype(np.int64), starts),
         np.add.reduceat((rows["flags"] & UNPRICED_FLAG).astype(np.int64), starts),
@@ -76,6 +83,6 @@ def grouped(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> Grouped:
     )
 
 
-def by_group(codes: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]:
+def by_group(codes: Codes, offsets: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]:
     """`grouped`, one by one."""
-    return list(grouped(codes, rows, errors).each())
+    return list(grouped(codes, offsets, rows, errors).each())

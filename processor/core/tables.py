@@ -59,8 +59,6 @@ class Sums(Struct, gc=False):
     last_seen: int = 0
     changelog: int = NEVER
     """Offset of the row's newest record in the changelog."""
-    open_for: int = NEVER
-    """The pass of `Tables.apply` that may still add to this row."""
     dirty: int = 0
     """1 while the row waits for the next flush."""
 
@@ -89,6 +87,7 @@ class Counts(Struct, gc=False):
     conflicts: int = 0
     changelog: int = NEVER
     open_for: int = NEVER
+    """The message being applied, counted by `Tables`, that may still add to this row."""
     dirty: int = 0
 
     def value(self) -> list[int]:
@@ -103,7 +102,6 @@ class Histogram(Struct, gc=False):
     kept: dict[int, int] = field(default_factory=dict)
     """See `counts`; without what was added since that was last asked for."""
     changelog: int = NEVER
-    open_for: int = NEVER
     dirty: int = 0
     added: NDArray[np.int64] | None = None
 
@@ -138,7 +136,6 @@ class Progress(Struct, gc=False):
     watermark: int = 0
     """The latest arrival seen, in microseconds: windows far behind it are closed."""
     changelog: int = NEVER
-    open_for: int = NEVER
     dirty: int = 0
 
     def value(self) -> list[int]:

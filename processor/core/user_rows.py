@@ -124,36 +124,37 @@ class UserRows:
         return number
 
     def add(
-        self, offset: int, groups: I64, users: I64, names: Sequence[str | None], events: Rows, errors: Mask
+        self, offsets: I64, groups: I64, users: I64, names: Sequence[str | None], events: Rows, errors: Mask
     ) -> None:
-        """Add the events of the message at `offset`, at least one, to the rows that do not have the message yet.
+        """Add events, at least one, to the rows that do not have their messages yet, whose offsets these are.
 
-        `groups` and `users` are shape (n,) like `events`; `users` counts in `names`. All these rows are written again,
-        those that have the message too: what is in memory may be ahead of what is durable.
+        `groups` and `users` are shape (n,) like `events`, and in the order of the log; `users` counts in `names`. All
+        these rows are written again, also those that have the message: what is in memory may be ahead of what is
+        durable.
         """
         rows = self._rows_of(groups, users, names)
-        is_open = self._values.column("offset", rows) < offset
+        is_open = self._values.column("offset", rows) < offsets
         if not is_open.all():
             self._touch(np.unique(rows[~is_open]))
-            rows, events, errors = rows[is_open], events[is_open], errors[is_open]
+            rows, offsets, events, errors = rows[is_open], offsets[is_open], events[is_open], errors[is_open]
             if not len(rows):
                 return
-        added = sums.grouped(rows, events, errors)
+        added = sums.grouped(rows, offsets, events, errors)
         self._touch(added.codes)
         if added.numbers.dtype == object:
-            self._add_exactly(offset, added)
+            self._add_exactly(added)
             return
         if self._wide:
             is_wide = np.isin(added.codes, list(self._wide))
             if is_wide.any():
-                self._add_exactly(offset, added.where(is_wide))
+                self._add_exactly(added.where(is_wide))
                 added = added.where(~is_wide)
-        self._add(offset, added)
+        self._add(added)
 
-    def _add(self, offset: int, added: sums.Grouped) -> None:
+    def _add(self, added: sums.Grouped) -> None:
         values = self._values.take(added.codes)
         is_new = values["requests"] == 0
-        values["offset"] = offset
+        values["offset"] = added.offsets
         values["requests"] += added.events.astype(np.uint32)
         values["errors"] += added.errors.astype(np.uint32)
         values["unpriced"] += added.unpriced.astype(np.uint32)
@@ -164,10 +165,10 @@ class UserRows:
         for row in added.codes[_is_over(values)].tolist():
             self._put(row, self._get(row))
 
-    def _add_exactly(self, offset: int, added: sums.Grouped) -> None:
+    def _add_exactly(self, added: sums.Grouped) -> None:
         for group in added.each():
             row = self._get(group.code)
-            row.offset = offset
+            row.offset = group.offset
             row.first_seen = min(row.first_seen, group.first) if row.requests else group.first
             row.last_seen = max(row.last_seen, group.last) if row.requests else group.last
             row.requests += group.events

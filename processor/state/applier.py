@@ -1,8 +1,9 @@
 """From messages to durable tables: apply, flush, then acknowledge. Never the other way round.
 
-One applier serves all partitions a worker owns. `take` applies a message in memory; the flusher, a task of its own,
-writes what has changed every `interval` seconds: rows, claims and progress of a flush are one append, and only when
-that is durable are its messages acknowledged. A failing write is tried again for as long as it takes.
+One applier serves all partitions a worker owns. What `take` takes in is applied in memory, many messages at once, for
+numpy costs by the call. The flusher, a task of its own, writes what has changed every `interval` seconds: rows, claims
+and progress of a flush are one append, and only when that is durable are its messages acknowledged. A failing write is
+tried again for as long as it takes.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from structlog.stdlib import get_logger
 
 from processor import tracing
 from processor.core import claims, message
+from processor.core.dedupe import U64
+from processor.core.message import Message
 from processor.core.pipeline import Changes
 from processor.log.errors import LogUnavailable
 from processor.log.letters import DeadLetter
@@ -22,6 +25,9 @@ from processor.state.loader import Partition
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""
+
+MAX_WAITING: Final = 4096
+"""Events at which the messages that wait are applied; a flush applies them before that."""
 
 SYNC_INTERVAL: Final = 5.0
 """Seconds between two checkpoints of the id index."""
@@ -69,6 +75,9 @@ class Applier:
         self._interval = interval
         self._exists = exists
         self._pending: list[tuple[Partition, Delivered]] = []
+        self._waiting: dict[Partition, list[tuple[int, Message, U64]]] = {}
+        """Messages that are not applied yet, with their offsets and keys."""
+        self._waiting_events = 0
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._synced_at = 0.0
@@ -78,10 +87,12 @@ class Applier:
         """Events applied since the start."""
 
     async def take(self, delivered: Delivered) -> None:
-        """Apply one message; raises only `Broken`. It is acknowledged later, by the flush that contains it.
+        """Take in one message; raises only `Broken`. It is applied with those beside it, at the latest by the next
+        flush, which acknowledges it.
 
         One of a partition that was given up meanwhile is left to the next owner.
         """
+        self._check_sound()
         partition = self._owned().get(delivered.partition)
         if partition is None:
             return
@@ -91,11 +102,16 @@ class Applier:
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
         if delivered.offset in partition.dead:
+            self._apply_waiting()
             partition.tables.skip(delivered.offset)
         else:
-            await self._apply(partition, delivered)
+            await self._take(partition, delivered)
         self._pending.append((partition, delivered))
         self._work.set()
+
+    def _check_sound(self) -> None:
+        if self._broken:
+            raise Broken("a message has failed half way: the process must start again")
 
     async def _check_gap(self, partition: Partition, offset: int) -> None:
         """Offsets may have gaps, messages must not be skipped."""
@@ -103,14 +119,25 @@ class Applier:
             self._broken = True
             raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
 
-    async def _apply(self, partition: Partition, delivered: Delivered) -> None:
+    async def _take(self, partition: Partition, delivered: Delivered) -> None:
         try:
             decoded = message.decode(delivered.value or b"")
             keys = partition.tables.prepare(decoded)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the partition
+            self._apply_waiting()
             await self._bury(partition, delivered, str(error) or repr(error))
             partition.tables.skip(delivered.offset)
             return
+        if partition.one_by_one:
+            await self._apply_alone(partition, delivered, decoded, keys)
+            return
+        self._waiting.setdefault(partition, []).append((delivered.offset, decoded, keys))
+        self._waiting_events += len(decoded)
+        if self._waiting_events >= MAX_WAITING:
+            self._apply_waiting()
+
+    async def _apply_alone(self, partition: Partition, delivered: Delivered, decoded: Message, keys: U64) -> None:
+        """Apply a message by itself, so that a failure is known to be its own. See `ONE_BY_ONE`."""
         try:
             partition.tables.apply(delivered.offset, decoded, keys)
         except (OSError, MemoryError) as error:  # a full disk under the id index is no fault of the message
@@ -122,6 +149,25 @@ class Applier:
             await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
             raise Broken(f"message {delivered.partition}:{delivered.offset} could not be applied") from error
         self.applied += len(keys)
+        partition.one_by_one -= 1
+        if not partition.one_by_one:
+            await self.flush()  # the next start begins behind them, so that a failure among many is found at last
+
+    def _apply_waiting(self) -> None:
+        """Apply what waits, all messages of a partition at once. Raises `Broken`: which of them failed, the next start
+        finds out, which applies the first ones one by one."""
+        waiting, self._waiting, self._waiting_events = self._waiting, {}, 0
+        for partition, messages in waiting.items():
+            if self._owned().get(partition.number) is not partition:  # given up meanwhile: they are the next owner's
+                continue
+            try:
+                partition.tables.apply_all(messages)
+            except Exception as error:
+                self._broken = True
+                first, last = messages[0][0], messages[-1][0]
+                reason = f"one of the messages {partition.number}:{first} to {last} could not be applied"
+                raise Broken(reason) from error
+            self.applied += sum(len(keys) for _, _, keys in messages)
 
     async def _bury(self, partition: Partition, delivered: Delivered, reason: str) -> None:
         letter = DeadLetter(EVENTS, partition.number, delivered.offset, reason, self._clock())
@@ -137,6 +183,7 @@ class Applier:
         while True:
             await self._work.wait()
             await self.flush()
+            self._check_sound()
             await self._checkpoint()
             await asyncio.sleep(self._interval)
 
@@ -148,6 +195,7 @@ class Applier:
         async with self._flushing:
             if self._broken:
                 return
+            self._apply_waiting()
             self._work.clear()
             pending, self._pending = self._pending, []
             taken = [(partition, partition.tables.take_changes()) for partition in self._owned().values()]

@@ -106,18 +106,19 @@ class IdIndex:
     def __len__(self) -> int:
         return sum(segment.used for segment in self._segments)
 
-    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
+    def claim(self, keys: U64, digests: U64, offset: int | Numbers) -> tuple[NDArray[np.int64], U64]:
         """See `ClaimIndex.claim`. Raises `OSError` when there is no room on the disk: then some may be claimed."""
+        offsets = np.broadcast_to(np.int64(offset) if isinstance(offset, int) else offset, len(keys))
         rows, found = self._search(keys)
         held, kept = _best(len(keys), rows, found)
-        again = np.flatnonzero(held == offset)
+        again = np.flatnonzero(held == offsets)
         if len(again):  # a replay
             self._mend(rows, found, again, kept, digests)
         missing = np.flatnonzero(held < 0)
         if len(missing):
             ends = found.ends[missing] if self._segments else None  # the newest segment was looked into first
-            self._insert(keys[missing], digests[missing], offset, ends)
-            held[missing] = offset
+            self._insert(keys[missing], digests[missing], offsets[missing], ends)
+            held[missing] = offsets[missing]
             kept[missing] = digests[missing]
         return held, kept
 
@@ -142,24 +143,27 @@ class IdIndex:
         pairs = np.concatenate(rows)
         return pairs, probe.find(self._arena, view.layout, keys, pairs, np.concatenate(segments))
 
-    def _insert(self, keys: U64, digests: U64, offset: int, ends: Numbers | None) -> None:
+    def _insert(self, keys: U64, digests: U64, offsets: Numbers, ends: Numbers | None) -> None:
         """`ends`: where they would be in the segment that was the newest when they were looked for."""
         looked_into = len(self._segments) - 1
         done = 0
         while done < len(keys):
-            newest = self._newest(offset)
+            newest = self._newest(int(offsets[done]))
             number = len(self._segments) - 1
             layout = self._view.layout
-            count = min(newest.room, len(keys) - done)
-            some = keys[done : done + count]
+            count = min(newest.room, newest.spanned(offsets[done:]))
+            part = slice(done, done + count)
+            some = keys[part]
             if ends is not None and number == looked_into:
-                at = ends[done : done + count]
+                at = ends[part]
             else:
                 at = probe.find(self._arena, layout, some, np.arange(count), np.full(count, number)).ends
-            probe.insert(self._arena, layout, number, some, digests[done : done + count], offset, at)
+            probe.insert(
+                self._arena, layout, number, some, digests[done : done + count], offsets[done : done + count], at
+            )
             newest.used += count
             done += count
-        self._look_ahead(offset)
+        self._look_ahead(int(offsets[-1]))
 
     def _mend(self, rows: Numbers, found: Found, again: Numbers, kept: U64, digests: U64) -> None:
         """Complete digests of which a word is missing: in a power cut the disk may have got the key's sector only."""

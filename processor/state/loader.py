@@ -21,6 +21,10 @@ BATCH = 5000
 CLAIMS_BATCH = 500
 PROGRESS_EVERY = 1_000_000
 
+ONE_BY_ONE = 64
+"""Messages that are applied one by one when a partition has been brought, and then flushed: if one of many that were
+applied together has failed, a start finds it among these, or begins behind them the next time."""
+
 
 class Partition:
     """One partition as its owner holds it."""
@@ -42,6 +46,8 @@ class Partition:
         """The next offset of the claims log."""
         self.expected = 0
         """The offset of the next message: a later one means that some were skipped."""
+        self.one_by_one = ONE_BY_ONE
+        """How many more messages are applied by themselves."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
 

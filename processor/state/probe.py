@@ -136,15 +136,17 @@ def mend(arena: Arena, ends: Numbers, digests: U64) -> None:
         arena.flush(4 * at, 8)
 
 
-def insert(arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, offset: int, ends: Numbers) -> None:
-    """Put keys that are in no segment, no two the same, into one that has room for them.
+def insert(
+    arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, offsets: Numbers, ends: Numbers
+) -> None:
+    """Put keys that are in no segment, no two the same, into one that has room for them and spans their offsets.
 
     `ends` is what `find` said of them in this segment just now.
     """
     words = words_of(keys)
     rests = np.hstack([words[:, 1:], np.ascontiguousarray(digests).view("<u4").reshape(-1, 2)]).view(REST_ITEM)[:, 0]
     leads = np.ascontiguousarray(words[:, 0])
-    mark = np.uint32(offset - int(layout.base[segment]) + 1)
+    marks = (offsets - (int(layout.base[segment]) - 1)).astype(np.uint32)
     left = np.arange(len(keys), dtype=np.uint32)
     while True:
         # Several keys may want one place. Each writes its number there, into a word that says nothing while the place
@@ -158,7 +160,7 @@ def insert(arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, 
             mine, at = left, ends
         arena.rests[_rest_of(at)] = rests[mine]
         arena.words[at + PLACES] = leads[mine]
-        arena.words[at] = mark  # the last word: now it is a claim
+        arena.words[at] = marks[mine]  # the last word: now it is a claim
         if not len(lost):
             return
         left = left[lost]

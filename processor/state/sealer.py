@@ -12,7 +12,7 @@ from structlog.stdlib import get_logger
 
 from processor.core import message
 from processor.core.clock import DAY, HOUR
-from processor.core.dedupe import U64
+from processor.core.dedupe import U64, Places
 from processor.core.message import Message
 from processor.core.pipeline import Tables
 from processor.log.port import scan
@@ -54,11 +54,11 @@ class Claims:
     def __init__(self, index: IdIndex) -> None:
         self._index = index
 
-    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
-        """See `ClaimIndex.claim`; the message at `offset` has been applied before, so all its ids are there."""
+    def claim(self, keys: U64, digests: U64, offset: int | Places) -> tuple[NDArray[np.int64], U64]:
+        """See `ClaimIndex.claim`; the messages at `offset` have been applied before, so all their ids are there."""
         held, kept = self._index.find(keys)
         if (held < 0).any():
-            raise SealError(f"ids of the message {offset} are not in the index")
+            raise SealError(f"ids of the message {np.max(offset)} are not in the index")
         return held, kept
 
 

@@ -113,6 +113,11 @@ class Segment:
         """Whether a claim at `offset` can be told here."""
         return self.base <= offset < self.base + MAX_SPAN
 
+    def spanned(self, offsets: Numbers) -> int:
+        """How many of the first of these can be told here."""
+        outside = np.flatnonzero((offsets < self.base) | (offsets >= self.base + MAX_SPAN))
+        return int(outside[0]) if len(outside) else len(offsets)
+
     def keys(self, start: int, stop: int) -> U64:
         """The keys in some of the buckets."""
         some = self.table[start:stop].reshape(-1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core import claims, codec, message
-from processor.core.dedupe import U64, resolve
+from processor.core.dedupe import U64, Places, resolve
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Changes, Tables
 from processor.core.rowblock import seed_of
@@ -64,8 +64,8 @@ class Stopwatch:
 class AllFresh:
     """A `ClaimIndex` that costs nothing: what remains of `apply` is the rows."""
 
-    def claim(self, keys: U64, digests: U64, offset: int) -> tuple[NDArray[np.int64], U64]:
-        return np.full(len(keys), offset, np.int64), digests
+    def claim(self, keys: U64, digests: U64, offset: int | Places) -> tuple[NDArray[np.int64], U64]:
+        return np.array(np.broadcast_to(offset, len(keys))), digests
 
 
 def stages(bench: Bench) -> Figures:

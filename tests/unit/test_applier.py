@@ -78,6 +78,10 @@ class Worker:
         for delivery in deliveries:
             await self.applier.take(delivery)
 
+    async def work(self, deliveries: Sequence[Delivery]) -> None:
+        await self.take(deliveries)
+        await self.applier.flush()
+
     def restart(self) -> "Worker":
         """What a new process finds after a kill."""
         self.partition.index.close()
@@ -95,8 +99,15 @@ class Worker:
         return list(verify(self.log, 0, scratch, lambda *_: None))
 
 
+@pytest.fixture(params=[64, 0], ids=["one by one", "together"])
+def worker(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.setattr("processor.state.loader.ONE_BY_ONE", request.param)
+    return Worker(tmp_path)
+
+
 @pytest.fixture
-def worker(tmp_path: Path) -> Worker:
+def careful(tmp_path: Path) -> Worker:
+    """One that applies its first messages one by one."""
     return Worker(tmp_path)
 
 
@@ -173,8 +184,9 @@ async def test_the_tables_say_that_they_are_past_a_dead_letter_at_the_end_of_the
 
 
 async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_tables(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    careful: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    worker = careful
     sent = worker.send(value_of(Usage(1)), value_of(Usage(2)), value_of(Usage(3)))
     await worker.take(sent[:1])
     advance = Tables._advance
@@ -197,6 +209,65 @@ async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_
     assert again.differences() == []
 
 
+async def test_a_message_that_fails_among_many_is_found_and_buried(
+    careful: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start applies the first few one by one and flushes them: the failing one comes among them at last."""
+    worker = careful
+    monkeypatch.setattr("processor.state.loader.ONE_BY_ONE", 3)
+    poison = 10
+    sent = worker.send(*(value_of(Usage(n), Usage(n // 2)) for n in range(20)))
+    count = Tables._count
+
+    def fails(self: Tables, offset: int, *arguments: Any) -> None:
+        count(self, offset, *arguments)
+        if offset == poison:
+            raise RuntimeError("poison")
+
+    monkeypatch.setattr(Tables, "_count", fails)
+    starts = 0
+    done = False
+    while not done:
+        starts += 1
+        worker = worker.restart()
+        try:
+            await worker.take(sent[worker.partition.expected :])
+            await worker.applier.flush()
+            done = True
+        except Broken:
+            with pytest.raises(Broken):
+                await worker.applier.take(sent[-1])
+    assert starts == 5, "behind 3, 6 and 9 messages, then it is found, and once more to the end"
+    [record] = worker.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
+    assert DeadLetter.decode(record.key or b"").offset == poison
+    assert worker.requests() == 19
+    assert worker.differences() == []
+    assert all(delivery.acks <= 1 for delivery in sent)
+
+
+async def test_what_waits_of_a_partition_that_was_given_up_is_left_to_the_next_owner(
+    careful: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = careful
+    monkeypatch.setattr("processor.state.loader.ONE_BY_ONE", 0)
+    worker = worker.restart()
+    sent = worker.send(*(value_of(Usage(n)) for n in range(4)))
+    await worker.take(sent[:1])
+    await worker.applier.flush()
+    await worker.take(sent[1:])  # not applied yet
+    worker.partition.index.close()
+    worker.partition = load(LogAddress(worker.data_dir), 0)  # it went, and came back
+    await worker.take(sent[1:2])
+    await worker.applier.flush()
+    assert worker.requests() == 2
+    assert worker.partition.tables.progress.offset == 1
+    assert [delivery.acked for delivery in sent] == [True, True, False, False]
+    await worker.take(sent[2:])
+    await worker.applier.flush()
+    assert worker.requests() == 4
+    assert worker.differences() == []
+
+
 async def test_a_full_disk_under_the_id_index_buries_no_message(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +276,7 @@ async def test_a_full_disk_under_the_id_index_buries_no_message(
     with monkeypatch.context() as full:
         full.setattr(IdIndex, "claim", _no_space)
         with pytest.raises(Broken):
-            await worker.applier.take(sent[1])
+            await worker.work(sent[1:])
     await worker.applier.flush()
     assert not any(delivery.acked for delivery in sent)
     again = worker.restart()
@@ -240,8 +311,9 @@ async def test_the_index_comes_back_from_the_claims_log(worker: Worker) -> None:
 
 
 async def test_too_many_changed_rows_are_flushed_before_more_are_taken(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    careful: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    worker = careful
     monkeypatch.setattr(module, "MAX_CHANGED", 5)
     sent = worker.send(*[value_of(*[Usage(10 * n + m, user=f"u{10 * n + m}") for m in range(10)]) for n in range(3)])
     await worker.take(sent)

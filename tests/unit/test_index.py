@@ -275,7 +275,7 @@ def old(path: Path) -> Path:
         rows = np.arange(len(theirs))
         layout = probe.layout_of([segment])
         ends = probe.find(arena, layout, theirs, rows, np.zeros(len(rows), np.int64)).ends
-        probe.insert(arena, layout, 0, theirs, zeros(len(theirs)), number, ends)
+        probe.insert(arena, layout, 0, theirs, zeros(len(theirs)), np.full(len(rows), number), ends)
         segment.close()
     (path / "checkpoint.json").write_text(json.dumps({"log": "log", "claims": 4}))
     return path
