@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import signal
@@ -94,6 +95,8 @@ async def run(settings: ServerSettings) -> None:
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({caught_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
+            gc.collect()
+            gc.freeze()  # what is here by now stays: no use in walking it again and again beside a thousand requests
             addresses = {"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"}
             get_logger().info("api.ready", **addresses)
             print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line

@@ -27,6 +27,8 @@ from tests.bench.traffic import BATCH, read_bodies
 
 FLUSH: Final = 20
 """Messages of 500 events between two flushes: 100 ms at 100,000 events/s."""
+TOGETHER: Final = 8
+"""Of those, messages that are applied together: `applier.MAX_WAITING` events."""
 ROWS_OF_0: Final = TopicPartition(ROWS, 0)
 AT: Final = 1_776_686_400_000_000
 """2026-04-20T12:00:00Z"""
@@ -106,17 +108,8 @@ def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
         tables, view = Tables(0, log.salt, AllFresh()), View(seed_of(log.salt))
         for start in range(0, len(values), FLUSH):
             events = 0
-            for offset, value in enumerate(values[start : start + FLUSH], start=start):
-                decoded = message.decode(value)
-                count = len(decoded)
-                append = Append(TopicPartition(EVENTS, 0), [(None, value)])
-                watch.time("both: append of a message, fsync", count, log.append, [append], AT)
-                watch.time("worker: message decode", count, message.decode, value)
-                keys = tables.prepare(decoded)
-                digests = np.ascontiguousarray(decoded.rows["digest"])
-                watch.time("worker: claim", count, resolve, index, keys, digests, offset)
-                watch.time("worker: apply", count, tables.apply, offset, decoded, keys)
-                events += count
+            for first in range(start, min(start + FLUSH, len(values)), TOGETHER):
+                events += _apply(watch, log, index, tables, values[first : first + TOGETHER], first)
             changes = watch.time("worker: take_changes", events, tables.take_changes)
             assert changes is not None
             appends = watch.time("worker: encode a flush", events, _appends, changes)
@@ -127,6 +120,24 @@ def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
             log.checkpoint()
         index.close()
         log.close()
+
+
+def _apply(watch: Watch, log: Log, index: IdIndex, tables: Tables, values: list[bytes], first: int) -> int:
+    """Some messages, the offset of the first of which is given; returns how many events they have."""
+    batch = []
+    for offset, value in enumerate(values, start=first):
+        decoded = message.decode(value)
+        append = Append(TopicPartition(EVENTS, 0), [(None, value)])
+        watch.time("both: append of a message, fsync", len(decoded), log.append, [append], AT)
+        watch.time("worker: message decode", len(decoded), message.decode, value)
+        batch.append((offset, decoded, tables.prepare(decoded)))
+    events = sum(len(decoded) for _, decoded, _ in batch)
+    offsets = np.repeat([offset for offset, _, _ in batch], [len(decoded) for _, decoded, _ in batch])
+    keys = np.concatenate([found for _, _, found in batch])
+    digests = np.concatenate([decoded.rows["digest"] for _, decoded, _ in batch])
+    watch.time("worker: claim", events, resolve, index, keys, digests, offsets)
+    watch.time("worker: apply", events, tables.apply_all, batch)
+    return events
 
 
 def _read(log: Log, position: int) -> list[tuple[bytes, bytes | None]]:
