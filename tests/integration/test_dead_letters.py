@@ -33,7 +33,7 @@ from processor.core.pipeline import Tables
 real = getattr(Tables, sys.argv[1])
 
 def fail(self, *args):
-    if any(block.source.project == "poison" for arg in args for block in getattr(arg, "blocks", ())):
+    if any(block.source.project == "poison" for arg in args for block in getattr(arg, "blocks", arg if isinstance(arg, list) else ())):
         raise ArithmeticError("a fault of this version")
     return real(self, *args)
 
