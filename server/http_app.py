@@ -113,6 +113,7 @@ class _Door:
 
     async def _take(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
         encoding = _encoding(request)
+        await self._face.intake.room_for(key)
         with self._face.bodies.hold(key.organization, key.id) as hold:
             body = await _inflated(await _read_body(request, hold), encoding, hold)
             records, lines = ndjson.split(body, MAX_EVENTS)

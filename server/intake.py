@@ -106,6 +106,15 @@ class Intake:
         now = self._clock()
         return ratelimit.headers(self._quotas.allowances(key, now), now)
 
+    async def room_for(self, key: Key) -> None:
+        """Wait a moment if there is no room for a batch of `key`, whatever is in it: to be asked before it is read.
+
+        A loop that is busy with a thousand requests looks at all of them before the first is done. Refused at once, all
+        but the first would be read and inflated for nothing. Raises `Refused`.
+        """
+        if self._pending.is_short(key.organization):
+            await self._pending.wait(key.organization)
+
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.
 

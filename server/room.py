@@ -5,6 +5,7 @@ a factor of one). One owner alone gets at most half, n who want everything an n+
 left for the next one to come.
 """
 
+import asyncio
 from types import TracebackType
 from typing import Final, Self
 
@@ -13,6 +14,13 @@ from server.errors import Refused
 DEFAULT_ROOM: Final = 256 * 1024 * 1024
 DEFAULT_REQUESTS: Final = 1024
 """Requests of one key under way at once."""
+
+PAUSE: Final = 0.25
+LOOKS: Final = 2
+"""How often, and after how many seconds each time, somebody looks for room before he is refused."""
+
+ENOUGH: Final = 8
+"""The part of what an owner held that has to be given back before it is asked what it brings: one in so many."""
 
 
 class Room:
@@ -24,6 +32,30 @@ class Room:
         self.requests = requests
         self._bytes: dict[str, int] = {}
         self._holds: dict[str, int] = {}
+        self._short: dict[str, int] = {}
+        """Owner -> bytes it held when there was no room for more."""
+
+    def is_short(self, owner: str) -> bool:
+        """True while there is hardly more room for this owner than when it was last refused.
+
+        It costs nothing, where to find out by `take` one has to read and inflate. An eighth of what it held has to be
+        given back first, so that it is not the next request that finds out again.
+        """
+        held = self._short.get(owner)
+        if held is None:
+            return False
+        if self._bytes.get(owner, 0) > held - held // ENOUGH:
+            return True
+        del self._short[owner]
+        return False
+
+    async def wait(self, owner: str) -> None:
+        """Look a few times whether there is room for more of this owner; raises `Refused("unavailable")` if not."""
+        for _ in range(LOOKS):
+            await asyncio.sleep(PAUSE)
+            if not self.is_short(owner):
+                return
+        raise _no_room()
 
     def hold(self, owner: str, member: str) -> "Hold":
         """An empty share of it, to use with `with`: the end gives all of it back.
@@ -51,13 +83,18 @@ class Room:
         free = self.limit - self.used
         held = self._bytes.get(owner, 0)
         if size > free or (held and held + size > free):
-            raise Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
+            self._short[owner] = held
+            raise _no_room()
         self.used += size
         self._bytes[owner] = held + size
 
     def held(self, owner: str) -> int:
         """Bytes that an owner holds."""
         return self._bytes.get(owner, 0)
+
+
+def _no_room() -> Refused:
+    return Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
 
 
 def _subtract(counts: dict[str, int], name: str, number: int) -> None:

@@ -24,8 +24,8 @@ from tests.bench.results import RATE, Figures
 from tests.bench.traffic import BATCH, Truth
 
 GENERATORS: Final = 2
-LANES: Final = 2048
-"""Connections of all generators; a key may have half as many requests under way."""
+LANES: Final = 4096
+"""Connections of all generators; a key may have a quarter as many requests under way."""
 CALM_LANES: Final = 16
 CALM: Final = 10.0
 """Seconds of the load that tells what it sustains."""

@@ -33,7 +33,8 @@ from processor.core.pipeline import Tables
 real = getattr(Tables, sys.argv[1])
 
 def fail(self, *args):
-    if any(block.source.project == "poison" for arg in args for block in getattr(arg, "blocks", arg if isinstance(arg, list) else ())):
+    blocks = [arg if isinstance(arg, list) else getattr(arg, "blocks", ()) for arg in args]
+    if any(block.source.project == "poison" for found in blocks for block in found):
         raise ArithmeticError("a fault of this version")
     return real(self, *args)
 

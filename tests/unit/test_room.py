@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +87,42 @@ def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
     for hold in holds.values():
         hold.__exit__(None, None, None)
     assert room.used == 0
+
+
+async def test_who_was_refused_is_not_asked_again_before_something_was_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.room.PAUSE", 0.0)
+    room = Room(160)
+    first, second = room.hold("a", "k"), room.hold("a", "k")
+    first.__enter__()
+    second.__enter__()
+    first.take(70)
+    second.take(10)
+    assert not room.is_short("a"), "nobody was refused yet"
+    with room.hold("a", "k") as third:
+        refusal(third.take, 10)
+    assert room.is_short("a")
+    assert not room.is_short("b")
+    with pytest.raises(Refused, match="send it again"):
+        await room.wait("a")
+    second.__exit__(None, None, None)  # an eighth of it
+    await room.wait("a")
+    assert not room.is_short("a")
+    first.__exit__(None, None, None)
+    assert room.used == 0
+
+
+async def test_one_who_waits_goes_on_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.room.PAUSE", 0.01)
+    monkeypatch.setattr("server.room.LOOKS", 500)
+    room = Room(100)
+    hold = room.hold("a", "k")
+    hold.__enter__()
+    hold.take(50)
+    refusal(hold.take, 1)
+    waiting = asyncio.ensure_future(room.wait("a"))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    hold.__exit__(None, None, None)
+    await waiting
