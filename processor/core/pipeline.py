@@ -225,18 +225,7 @@ class Tables:
         if not is_open.any():
             return
         for found in sums.by_group(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]):
-            row = rows_of[found.code]
-            row.offset = found.offset
-            row.first_seen = min(row.first_seen, found.first) if row.requests else found.first
-            row.last_seen = max(row.last_seen, found.last) if row.requests else found.last
-            row.requests += found.events
-            row.errors += found.errors
-            row.unpriced += found.unpriced
-            inputs, outputs, cached, cost = found.sums
-            row.input_tokens += inputs
-            row.output_tokens += outputs
-            row.cached_tokens += cached
-            row.cost += cost
+            found.add_to(rows_of[found.code])
 
     def _add_latencies(self, offsets: I64, keys: list[HourKey], codes: sums.Codes, rows: Rows) -> None:
         """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""

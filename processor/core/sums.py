@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.columns import ROW, UNPRICED_FLAG, Rows
+from processor.core.tables import Sums
 
 SAFE: Final = 2**62
 """Sums in 64 bits stay below it, so that two of them can be added."""
@@ -32,6 +33,20 @@ class Group(NamedTuple):
     last: int
     sums: tuple[int, int, int, int]
     """In the order of `SUMMED`."""
+
+    def add_to(self, row: Sums) -> None:
+        """Add them to a row, which has their messages from then on."""
+        row.offset = self.offset
+        row.first_seen = min(row.first_seen, self.first) if row.requests else self.first
+        row.last_seen = max(row.last_seen, self.last) if row.requests else self.last
+        row.requests += self.events
+        row.errors += self.errors
+        row.unpriced += self.unpriced
+        inputs, outputs, cached, cost = self.sums
+        row.input_tokens += inputs
+        row.output_tokens += outputs
+        row.cached_tokens += cached
+        row.cost += cost
 
 
 class Grouped(NamedTuple):

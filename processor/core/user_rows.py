@@ -168,17 +168,7 @@ class UserRows:
     def _add_exactly(self, added: sums.Grouped) -> None:
         for group in added.each():
             row = self._get(group.code)
-            row.offset = group.offset
-            row.first_seen = min(row.first_seen, group.first) if row.requests else group.first
-            row.last_seen = max(row.last_seen, group.last) if row.requests else group.last
-            row.requests += group.events
-            row.errors += group.errors
-            row.unpriced += group.unpriced
-            inputs, outputs, cached, cost = group.sums
-            row.input_tokens += inputs
-            row.output_tokens += outputs
-            row.cached_tokens += cached
-            row.cost += cost
+            group.add_to(row)
             self._put(group.code, row)
 
     def _get(self, row: int) -> Sums:
