@@ -24,7 +24,7 @@ ENOUGH: Final = 8
 
 
 class Room:
-    """The bound and what is taken of it. For one event loop: nothing here waits or locks."""
+    """The bound and what is taken of it. For one event loop: nothing here locks, and only `wait` waits."""
 
     def __init__(self, limit: int = DEFAULT_ROOM, requests: int = DEFAULT_REQUESTS) -> None:
         self.limit = limit
