@@ -17,9 +17,10 @@ from processor import tracing
 from processor.core.event import Handling
 from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
 from server.admin_desk import AdminDesk
-from server.connections import Runner
+from server.connections import Connection, Runner
 from server.errors import Refused
 from server.face import Face, secret_of
+from server.gate import Gate, full
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
 from server.keys import Key
@@ -41,6 +42,8 @@ INLINE_IN: Final = 256 * 1024
 INLINE_OUT: Final = 1024 * 1024
 """Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
 
+GATE: Final = web.AppKey("gate", Gate)
+
 log = structlog.get_logger(__name__)
 
 
@@ -57,6 +60,7 @@ def create_app(
     if tracing.is_on():
         outer.append(traces.trace_requests)
     app = web.Application(middlewares=[*outer, _answer_errors, _settle(face), _pace_strangers(face)])
+    app[GATE] = _make_gate(face)
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
@@ -77,7 +81,14 @@ def create_app(
 
 def make_runner(app: web.Application, **bounds: Any) -> Runner:
     """The runner the application needs; `bounds` are those of `Runner`."""
-    return Runner(app, _server_logger(), **bounds)
+    return Runner(app, _server_logger(), app[GATE], **bounds)
+
+
+def _make_gate(face: Face) -> Gate:
+    """Its refusals are no requests, unless each request is to be logged or traced."""
+    watched = face.access_log or tracing.is_on()
+    on_refused = None if watched else partial(face.intake.meters.refused, "json")
+    return Gate(face.directory.owner_of, face.intake.pending, on_refused)
 
 
 class _Door:
@@ -113,7 +124,8 @@ class _Door:
 
     async def _take(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
         encoding = _encoding(request)
-        await self._face.intake.room_for(key)
+        if isinstance(request.protocol, Connection) and request.protocol.is_refused:
+            raise full()
         with self._face.bodies.hold(key.organization, key.id) as hold:
             body = await _inflated(await _read_body(request, hold), encoding, hold)
             records, lines = ndjson.split(body, MAX_EVENTS)

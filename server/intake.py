@@ -95,7 +95,7 @@ class Intake:
     ) -> None:
         self.meters = meters or Meters()
         self._cardinality = cardinality
-        self._pending = pending or Room()
+        self.pending = pending or Room()
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
@@ -105,15 +105,6 @@ class Intake:
         """The header fields that say what the key has left."""
         now = self._clock()
         return ratelimit.headers(self._quotas.allowances(key, now), now)
-
-    async def room_for(self, key: Key) -> None:
-        """Wait a moment if there is no room for a batch of `key`, whatever is in it: to be asked before it is read.
-
-        A loop that is busy with a thousand requests looks at all of them before the first is done. Refused at once, all
-        but the first would be read and inflated for nothing. Raises `Refused`.
-        """
-        if self._pending.is_short(key.organization):
-            await self._pending.wait(key.organization)
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.
@@ -125,7 +116,7 @@ class Intake:
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
         size = size_of(batch.records)
-        with self._pending.hold(key.organization, key.id) as hold:
+        with self.pending.hold(key.organization, key.id) as hold:
             hold.take(size)  # before anything is decoded: a refusal must cost little when there is much to do
             decoded, rejected = self._decode(key, batch, now)
             source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)

@@ -221,6 +221,11 @@ class Directory:
         """The record of a key, revoked or not."""
         return self._by_hash.get(digest(secret))
 
+    def owner_of(self, secret: str) -> str:
+        """The organisation of a key, "" if there is none."""
+        key = self._by_hash.get(digest(secret))
+        return "" if key is None else key.organization
+
     def projects(self) -> list[Project]:
         """All projects, by name."""
         return sorted(self._projects.values(), key=lambda project: project.id)

@@ -5,7 +5,6 @@ a factor of one). One owner alone gets at most half, n who want everything an n+
 left for the next one to come.
 """
 
-import asyncio
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,16 +14,12 @@ DEFAULT_ROOM: Final = 256 * 1024 * 1024
 DEFAULT_REQUESTS: Final = 1024
 """Requests of one key under way at once."""
 
-PAUSE: Final = 0.25
-LOOKS: Final = 2
-"""How often, and after how many seconds each time, somebody looks for room before he is refused."""
-
 ENOUGH: Final = 8
 """The part of what an owner held that has to be given back before it is asked what it brings: one in so many."""
 
 
 class Room:
-    """The bound and what is taken of it. For one event loop: nothing here locks, and only `wait` waits."""
+    """The bound and what is taken of it. For one event loop: nothing here waits or locks."""
 
     def __init__(self, limit: int = DEFAULT_ROOM, requests: int = DEFAULT_REQUESTS) -> None:
         self.limit = limit
@@ -49,13 +44,9 @@ class Room:
         del self._short[owner]
         return False
 
-    async def wait(self, owner: str) -> None:
-        """Look a few times whether there is room for more of this owner; raises `Refused("unavailable")` if not."""
-        for _ in range(LOOKS):
-            await asyncio.sleep(PAUSE)
-            if not self.is_short(owner):
-                return
-        raise _no_room()
+    def is_anybody_short(self) -> bool:
+        """True while `is_short` is true of some owner."""
+        return any(self.is_short(owner) for owner in list(self._short)) if self._short else False
 
     def hold(self, owner: str, member: str) -> "Hold":
         """An empty share of it, to use with `with`: the end gives all of it back.
@@ -84,17 +75,13 @@ class Room:
         held = self._bytes.get(owner, 0)
         if size > free or (held and held + size > free):
             self._short[owner] = held
-            raise _no_room()
+            raise Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
         self.used += size
         self._bytes[owner] = held + size
 
     def held(self, owner: str) -> int:
         """Bytes that an owner holds."""
         return self._bytes.get(owner, 0)
-
-
-def _no_room() -> Refused:
-    return Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
 
 
 def _subtract(counts: dict[str, int], name: str, number: int) -> None:

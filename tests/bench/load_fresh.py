@@ -23,7 +23,7 @@ from tests.bench.traffic import BATCH
 
 PATIENCE: Final = 120.0
 """Seconds that a server may go on to refuse after the stretch was to be over."""
-TICK: Final = 0.001
+TICK: Final = 0.005
 """Seconds between two looks at what is due."""
 NEVER: Final = 1 << 62
 HELLO: Final = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

@@ -3,7 +3,8 @@
 Once a second somebody else connects and asks for /healthz, as an orchestrator does.
 
 First the same generators send as fast as they are answered, for ten seconds, and tell what it sustains; then requests
-are due at twice that rate, whatever is answered.
+are due at twice that rate, whatever is answered; then ten seconds as at first. What is taken is compared with the mean
+of what was sustained before and after: shared cores are not the same a minute later.
 """
 
 import contextlib
@@ -18,10 +19,10 @@ from tests.bench.context import Bench, FreshLoad, port_of, quantiles
 from tests.bench.end_to_end import Reader
 from tests.bench.load_fresh import Stretch
 from tests.bench.loading import Outcome, now
-from tests.bench.passes import Pass
+from tests.bench.passes import Numbers, Pass
 from tests.bench.programs import Failed, Meter
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import BATCH, Truth
+from tests.bench.traffic import BATCH
 
 GENERATORS: Final = 2
 LANES: Final = 4096
@@ -29,6 +30,8 @@ LANES: Final = 4096
 CALM_LANES: Final = 16
 CALM: Final = 10.0
 """Seconds of the load that tells what it sustains."""
+START: Final = 1.0
+"""Seconds in which it makes its connections."""
 CONNECTED: Final = 5.0
 """Seconds in which all generators have made their connections, to start together."""
 TIMES: Final = 2.0
@@ -42,10 +45,7 @@ def overload(bench: Bench) -> Figures:
     with bench.server("serve") as (server, said), bench.fresh_loads(said, made, GENERATORS) as loads:
         roles = server.roles()
         reader = Reader(said)
-        calm = _send(loads, Stretch(seconds=CALM, lanes=CALM_LANES // GENERATORS, remember=True))
-        taken = [outcome.taken for outcome in calm]
-        caught_up = reader.wait_for(_truth(made, taken).unique)
-        before = _accepted(calm) / (caught_up - min(outcome.began for outcome in calm))
+        before, taken = _calm(loads, reader, made, [[] for _ in loads])
 
         meter = Meter({**roles, **{f"loader {number}": load.program.pid for number, load in enumerate(loads, start=1)}})
         rate = TIMES * before / BATCH / GENERATORS
@@ -67,9 +67,11 @@ def overload(bench: Bench) -> Figures:
         ended = max(outcome.ended for outcome in pressed)
         accepted, requests = _accepted(pressed), sum(outcome.requests for outcome in pressed)
         used = meter.figures(accepted, ended - began)
-        truth = _truth(made, [[*earlier, *outcome.taken] for earlier, outcome in zip(taken, pressed, strict=True)])
-        caught_up = reader.wait_for(truth.unique)
-        reader.compare(truth)
+        taken = _joined(taken, pressed)
+        caught_up = reader.wait_for(int(_times(made, taken).sum()))
+        after, taken = _calm(loads, reader, made, taken)
+        reader.compare(made.truth(_times(made, taken)))
+        sustained = (before + after) / 2
         refused = sum(outcome.refused for outcome in pressed)
         if refused != sum(outcome.busy for outcome in pressed):
             raise Failed("some refusals are not 503 with Retry-After")
@@ -79,9 +81,10 @@ def overload(bench: Bench) -> Figures:
             RATE: accepted / (ended - began),
             **used,
             "sustained before, events/s": before,
-            "sent, of what it sustains": requests * BATCH / sending / before,
-            "taken, of what it sustains": accepted / (ended - began) / before,
-            "taken until all is in the tables, of what it sustains": accepted / (caught_up - began) / before,
+            "sustained after, events/s": after,
+            "sent, of what it sustains": requests * BATCH / sending / sustained,
+            "taken, of what it sustains": accepted / (ended - began) / sustained,
+            "taken until all is in the tables, of what it sustains": accepted / (caught_up - began) / sustained,
             "refused (503 with Retry-After), % of requests": 100 * refused / requests,
             "seconds of it": sending,
             "all answered, s after the last request": ended - began - sending,
@@ -119,6 +122,18 @@ class Newcomer(threading.Thread):
         self.join()
 
 
+def _calm(loads: list[FreshLoad], reader: Reader, made: Pass, taken: list[list[int]]) -> tuple[float, list[list[int]]]:
+    """Events a second that it sustains, accepted and in the tables; and what was taken from each generator by then."""
+    calm = _send(loads, Stretch(seconds=CALM, at=now() + START, lanes=CALM_LANES // GENERATORS, remember=True))
+    taken = _joined(taken, calm)
+    caught_up = reader.wait_for(int(_times(made, taken).sum()))
+    return _accepted(calm) / (caught_up - min(outcome.began for outcome in calm)), taken
+
+
+def _joined(taken: list[list[int]], outcomes: list[Outcome]) -> list[list[int]]:
+    return [[*earlier, *outcome.taken] for earlier, outcome in zip(taken, outcomes, strict=True)]
+
+
 def _send(loads: list[FreshLoad], stretch: Stretch) -> list[Outcome]:
     """The same stretch by all of them at once."""
     for load in loads:
@@ -126,12 +141,12 @@ def _send(loads: list[FreshLoad], stretch: Stretch) -> list[Outcome]:
     return [load.outcome() for load in loads]
 
 
-def _truth(made: Pass, taken: list[list[int]]) -> Truth:
-    """The tables when of each generator these requests were taken."""
+def _times(made: Pass, taken: list[list[int]]) -> Numbers:
+    """How many times each event of the pass counts when of each generator these requests were taken."""
     times = np.zeros(len(made.lines), np.int64)
     for numbers in taken:
         times += made.counted(np.array(numbers, np.int64))
-    return made.truth(times)
+    return times
 
 
 def _quantiles(name: str, parts: list[list[float]]) -> Figures:

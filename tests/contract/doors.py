@@ -119,15 +119,18 @@ async def open_doors(
     tls: grpc.ServerCredentials | None = None,
     desk: Callable[[Directory], AdminDesk] | None = None,
     trust: Trust | None = None,
+    watched: bool = False,
     **bounds: Any,
 ) -> AsyncIterator[Doors]:
-    """Both servers on free ports, a client for each, three keys."""
+    """Both servers on free ports, a client for each, three keys; `watched`: each request is logged."""
     doors = Doors(publisher or FakePublisher(3))
     doors.add_key(SECRET)
     doors.add_key(READ_ONLY, ("read",))
     doors.add_key(INGEST_ONLY, ("ingest",))
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
     doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling, doors.live.feed)
+    if watched:
+        doors.face = replace(doors.face, access_log=True)
     if trust is not None:
         doors.face = replace(doors.face, trust=trust)
     runner = make_runner(create_app(doors.face, None if desk is None else desk(doors.directory)), **bounds)

@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,10 +87,7 @@ def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
     assert room.used == 0
 
 
-async def test_who_was_refused_is_not_asked_again_before_something_was_given_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("server.room.PAUSE", 0.0)
+def test_who_was_refused_is_short_until_something_was_given_back() -> None:
     room = Room(160)
     first, second = room.hold("a", "k"), room.hold("a", "k")
     first.__enter__()
@@ -100,29 +95,14 @@ async def test_who_was_refused_is_not_asked_again_before_something_was_given_bac
     first.take(70)
     second.take(10)
     assert not room.is_short("a"), "nobody was refused yet"
+    assert not room.is_anybody_short()
     with room.hold("a", "k") as third:
         refusal(third.take, 10)
     assert room.is_short("a")
     assert not room.is_short("b")
-    with pytest.raises(Refused, match="send it again"):
-        await room.wait("a")
+    assert room.is_anybody_short()
     second.__exit__(None, None, None)  # an eighth of it
-    await room.wait("a")
+    assert not room.is_anybody_short()
     assert not room.is_short("a")
     first.__exit__(None, None, None)
     assert room.used == 0
-
-
-async def test_one_who_waits_goes_on_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.room.PAUSE", 0.01)
-    monkeypatch.setattr("server.room.LOOKS", 500)
-    room = Room(100)
-    hold = room.hold("a", "k")
-    hold.__enter__()
-    hold.take(50)
-    refusal(hold.take, 1)
-    waiting = asyncio.ensure_future(room.wait("a"))
-    await asyncio.sleep(0.05)
-    assert not waiting.done()
-    hold.__exit__(None, None, None)
-    await waiting

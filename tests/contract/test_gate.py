@@ -1,0 +1,190 @@
+"""The gate before the HTTP door, with real connections: who waits, who is refused, and that no answer goes astray."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from tests.contract.doors import SECRET, Doors, open_doors
+from tests.support.events import make_event, to_ndjson
+
+BODY = to_ndjson([make_event()])
+CHUNKED = b"\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+FULL = b'{"error":"More batches arrive than can be taken; send it again"}'
+
+
+def request(event: dict[str, object] | None = None, *more: str, length: bool = True) -> bytes:
+    body = to_ndjson([event or make_event()])
+    head = ["POST /v1/ingest HTTP/1.1", "Host: x", f"x-api-key: {SECRET}", "Content-Type: application/x-ndjson", *more]
+    if length:
+        head.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+async def connect(doors: Doors) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
+    """Status, head, body."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    body = await asyncio.wait_for(reader.readexactly(int(lengths[0].split(b":")[1])), 10)
+    return int(head.split()[1]), head, body
+
+
+def refusals(doors: Doors) -> float:
+    registry: CollectorRegistry = doors.face.intake.meters.registry
+    labels = {"door": "http", "reason": "unavailable"}
+    return registry.get_sample_value("spendstream_batches_refused_total", labels) or 0.0
+
+
+@pytest.fixture
+def shut(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nobody comes in, and nobody waits for long; `undo` opens it."""
+    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.gate.PATIENCE", 0.1)
+    return monkeypatch
+
+
+async def test_all_that_arrive_together_are_taken_one_after_the_other(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.gate.PER_TURN", 1)
+    events = [make_event() for _ in range(100)]
+    answers = await asyncio.gather(*(doors.post(to_ndjson([event])) for event in events))
+    assert [answer.status for answer in answers] == [202] * 100
+    stored = [str(event.event_id) for _, block in doors.stored() for event in block]
+    assert sorted(stored) == sorted(str(event["event_id"]) for event in events)
+
+
+async def test_who_waits_for_too_long_is_refused_and_the_connection_goes_on(
+    doors: Doors, shut: pytest.MonkeyPatch
+) -> None:
+    reader, writer = await connect(doors)
+    for _ in range(3):
+        writer.write(request())
+        status, head, body = await read_answer(reader)
+        assert (status, body) == (503, FULL)
+        assert b"\r\nRetry-After: 1\r\n" in head
+        assert b"\r\nContent-Type: application/json\r\n" in head
+    assert (doors.stored(), refusals(doors)) == ([], 3)
+    shut.undo()
+    writer.write(request())
+    assert (await read_answer(reader))[0] == 202
+    assert len(doors.stored()) == 1
+    writer.close()
+
+
+async def test_everything_but_a_batch_passes(doors: Doors, shut: pytest.MonkeyPatch) -> None:
+    assert (await doors.get("/healthz")).status == 200
+    assert (await doors.get("/v1/users")).status == 200
+    assert (await doors.post(BODY)).status == 503
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [request()],
+        [request(None, "Expect: 100-continue")],
+        [request(None, "Connection: keep-alive")],
+        [request()[:30], request()[30:]],
+        [request()[:300], request()[300:]],
+        [request()[:-5], request()[-5:]],
+        [request(None, "Transfer-Encoding: chunked", length=False).partition(b"\r\n\r\n")[0] + CHUNKED],
+    ],
+    ids=["whole", "expecting", "keep-alive", "a part of the head", "after the head", "a part of the body", "chunked"],
+)
+@pytest.mark.parametrize("watched", [False, True], ids=["", "each seen"])
+async def test_a_request_in_any_form_is_answered_once(
+    shut: pytest.MonkeyPatch, sent: list[bytes], watched: bool
+) -> None:
+    async with open_doors(watched=watched) as doors:
+        reader, writer = await connect(doors)
+        for _ in range(2):
+            for part in sent:
+                writer.write(part)
+                await asyncio.sleep(0.02)
+            status, _, _ = await read_answer(reader)
+            assert status == 503
+        assert not reader.at_eof()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.3)  # no further answer
+        writer.close()
+
+
+async def test_several_requests_at_once_get_their_answers_in_order(doors: Doors, shut: pytest.MonkeyPatch) -> None:
+    reader, writer = await connect(doors)
+    first, second, third = make_event(), make_event(), make_event()
+    writer.write(request(first) + request(second))
+    await asyncio.sleep(0.02)
+    shut.undo()
+    writer.write(request(third))  # joins what is held
+    statuses = [(await read_answer(reader))[0] for _ in range(3)]
+    stored = {str(event.event_id) for _, block in doors.stored() for event in block}
+    wanted = {
+        str(event["event_id"]) for event, status in zip((first, second, third), statuses, strict=True) if status == 202
+    }
+    assert stored == wanted
+    assert statuses[1:] == [202, 202]
+    writer.close()
+
+
+async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    _, writer = await connect(doors)
+    writer.write(request())
+    await asyncio.sleep(0.05)
+    writer.transport.abort()
+    await asyncio.sleep(0.05)
+    monkeypatch.undo()
+    assert (await doors.post(BODY)).status == 202
+    await asyncio.sleep(0.05)
+    assert len(doors.stored()) == 1
+
+
+async def test_who_waits_when_the_server_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        writer.write(request())
+        await asyncio.sleep(0.05)
+    assert (await read_answer(reader))[::2] == (503, FULL)
+    assert doors.stored() == []
+    writer.close()
+
+
+async def test_an_unknown_key_waits_too(doors: Doors, shut: pytest.MonkeyPatch) -> None:
+    assert (await doors.post(BODY, x_api_key="lqt_" + "9" * 64)).status == 503
+    shut.undo()
+    assert (await doors.post(BODY, x_api_key="lqt_" + "9" * 64)).status == 401
+
+
+async def test_one_organisation_does_not_keep_another_waiting(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "lqt_" + "7" * 64
+    doors.add_key(other, organization="other", project="theirs")
+    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    many = [asyncio.ensure_future(doors.post(BODY)) for _ in range(60)]
+    await asyncio.sleep(0.3)
+    one = asyncio.ensure_future(doors.post(BODY, x_api_key=other))
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr("server.gate.PER_TURN", 1)
+    assert (await one).status == 202
+    assert sum(each.done() for each in many) < 30
+    for each in many:
+        each.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(*many)
+
+
+async def test_a_refusal_is_logged_where_each_request_is(shut: pytest.MonkeyPatch) -> None:
+    async with open_doors(watched=True) as doors:
+        assert doors.face == replace(doors.face, access_log=True)
+        with capture_logs() as logs:
+            answer = await doors.post(BODY)
+        assert (answer.status, answer.body) == (503, FULL)
+        assert [entry["status"] for entry in logs if entry["event"] == "http.request"] == [503]
+        assert refusals(doors) == 1
