@@ -455,22 +455,11 @@ class Tables:
             found = self.hours[at] = Sums(key, *tables.decode_value(value))
             found.changelog = changelog
 
-    def is_live(self, key: bytes, offset: int) -> bool:
-        """True unless a newer changelog record has replaced the one at `offset`: what compaction asks."""
-        _, kind, parts = tables.decode_key(key)
-        row: Row | None
-        if kind == "progress":
-            row = self.progress
-        elif kind == "user":
-            newest = self.users.changelog_of(key)
-            return newest is not None and newest <= offset
-        elif kind == "hour":
-            row = self.hours.get(cast(HourKey, parts))
-        elif kind == "latency":
-            row = self.latencies.get(cast(HourKey, parts))
-        else:
-            row = self.windows.get(cast(WindowKey, parts))
-        return row is not None and row.changelog <= offset
+    def newest_offsets(self) -> I64:
+        """Ascending: the changelog records that hold the newest values. Every older one has been replaced."""
+        others: list[Row] = [self.progress, *self.hours.values(), *self.latencies.values(), *self.windows.values()]
+        found = np.concatenate((self.users.changelogs(), np.array([row.changelog for row in others], np.int64)))
+        return np.unique(found[found != NEVER])
 
 
 def _hour_key(parts: tuple[Any, ...]) -> HourKey:

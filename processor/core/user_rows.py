@@ -348,10 +348,9 @@ class UserRows:
         ours = _joined(_name_hashes([place.user for place in places]), self._group_hashes.take(groups))
         return self._index.find(ours), ours
 
-    def changelog_of(self, key: bytes) -> int | None:
-        """Offset of the newest record of the row with this key; None: there is no such row."""
-        rows, _ = self._look_up([key])
-        return None if rows[0] < 0 else int(self._marks.column("changelog", rows)[0])
+    def changelogs(self) -> I64:
+        """Where the newest record of each row is, `NEVER` if it has none."""
+        return self._marks.column("changelog", np.arange(len(self)), ascending=True)
 
 
 def _name_hashes(names: Sequence[str | None]) -> Records:

@@ -12,7 +12,7 @@ A `Log` belongs to one thread at a time.
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import apsw
 import msgspec
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
 from processor.log.locks import FileLock
@@ -279,27 +280,27 @@ class Log:
         return len(found)
 
     def compact(
-        self, tp: TopicPartition, start: int, end: int, limit: int, is_live: Callable[[bytes, int], bool]
+        self, tp: TopicPartition, start: int, end: int, limit: int, live: NDArray[np.int64]
     ) -> tuple[int | None, int]:
         """One step of compaction over the offsets `start` to `end`: look at `limit` records, delete the dead ones.
 
-        `is_live(key, offset)` tells whether no newer record of the key replaced the one at `offset`. Returns where the
-        next step starts (None: nothing is left below `end`) and how many records went. The partition's newest record
-        always stays. For the partition's one writer: only it knows what is live.
+        `live`, ascending, are the offsets of all records below `end` that no newer record has replaced. Returns where
+        the next step starts (None: nothing is left below `end`) and how many records went. The partition's newest
+        record always stays. For the partition's one writer: only it knows what is live.
         """
         if tp.topic not in COMPACTED:
             raise LogError(f"{tp.topic} is not compacted")
         base = self.number(tp) << OFFSET_BITS
         last = min(end, self.end(tp) - 1)
-        rows: list[Any] = self._db.execute(
-            "SELECT id, key FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-            (base + start, base + last, limit),
-        ).fetchall()
-        dead = [number for number, key in rows if key is None or not is_live(key, number - base)]
+        query = "SELECT id FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+        found: list[Any] = self._db.execute(query, (base + start, base + last, limit)).fetchall()
+        offsets = np.array([number - base for (number,) in found], np.int64)
+        dead = offsets[~np.isin(offsets, live[slice(*np.searchsorted(live, (start, last)))])].tolist()
         if dead:
+            query = "DELETE FROM record WHERE id IN (SELECT ?1 + value FROM json_each(?2))"
             with self._writing():
-                self._db.execute("DELETE FROM record WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(dead),))
-        return (rows[-1][0] - base + 1 if len(rows) == limit else None), len(dead)
+                self._db.execute(query, (base, json.dumps(dead)))
+        return (int(offsets[-1]) + 1 if len(found) == limit else None), len(dead)
 
     def delete(self, tp: TopicPartition, offsets: Sequence[int]) -> None:
         """Compaction by whoever knows what was replaced: these records go, and the partition's newest one never does.

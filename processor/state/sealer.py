@@ -15,7 +15,6 @@ from processor.core.clock import DAY, HOUR
 from processor.core.dedupe import U64, Places
 from processor.core.message import Message
 from processor.core.pipeline import Tables
-from processor.log.port import scan
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CHECKPOINTS, EVENTS, GROUP
 from processor.state.index import IdIndex
@@ -29,6 +28,9 @@ MESSAGES: Final = 50
 
 ROWS_STEP: Final = 1000
 """Rows appended in one step."""
+
+RESTORED: Final = 10_000
+"""Records of the checkpoints read back together."""
 
 COMPACT_STEP: Final = 2000
 COMPACT_SLACK: Final = 10_000
@@ -148,9 +150,11 @@ class _Round:
         return self._log.committed(GROUP, self._events) or 0
 
     def _restore(self) -> None:
-        for record in scan(self._log, self._checkpoints):
-            self._tables.restore(record.key or b"", record.value, record.offset)
-            self._records += 1
+        position = 0
+        while records := self._log.read(self._checkpoints, position, RESTORED):
+            self._tables.restore_all((record.key or b"", record.value, record.offset) for record in records)
+            self._records += len(records)
+            position = records[-1].offset + 1
         first = self._log.first(self._events)
         if first > self._tables.progress.offset + 1:
             raise SealError(f"events before {first} are gone, the checkpoint ends at {self._tables.progress.offset}")
@@ -204,8 +208,9 @@ class _Round:
             return
         start: int | None = 0
         end = self._tables.progress.changelog
+        live = await self._call(self._tables.newest_offsets)
         while start is not None:
-            arguments = (self._checkpoints, start, end, COMPACT_STEP, self._tables.is_live)
+            arguments = (self._checkpoints, start, end, COMPACT_STEP, live)
             start, _ = await self._call(self._log.compact, *arguments)
             await asyncio.sleep(PAUSE)
 
