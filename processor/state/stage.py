@@ -26,7 +26,7 @@ from processor.log.store import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
 from processor.view.feed import Feed, Row
 
-INTERVAL: Final = 0.25
+INTERVAL: Final = 1.0
 """Seconds between two publications, at least."""
 
 SHARE: Final = 4
