@@ -104,6 +104,7 @@ class Connection(web.RequestHandler):
         elif self._has_part or not data.startswith(gate.START) or self._gate.lets_in():
             self._begin(data)
         else:
+            self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout  # to aiohttp it is idle
             self._gate.hold(len(data))
             self.held = data
             self._gate.wait(self)
@@ -120,7 +121,6 @@ class Connection(web.RequestHandler):
             self._begin(data, is_refused=True)
             return
         refused(gate.full())
-        self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
         self.transport.write(gate.ANSWER)
 
     def close(self) -> None:

@@ -146,6 +146,19 @@ async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch:
     assert len(doors.stored()) == 1
 
 
+async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_doors(keepalive=1.0) as doors:
+        reader, writer = await connect(doors)
+        writer.write(request())
+        assert (await read_answer(reader))[0] == 202
+        await asyncio.sleep(0.8)
+        monkeypatch.setattr("server.gate.PER_TURN", 0)
+        monkeypatch.setattr("server.gate.PATIENCE", 0.5)
+        writer.write(request())
+        assert (await read_answer(reader))[::2] == (503, FULL)
+        writer.close()
+
+
 async def test_who_waits_when_the_server_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.gate.PER_TURN", 0)
     async with open_doors() as doors:
