@@ -50,6 +50,10 @@ CHANNEL: Final = [
 
 _RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
 
+_BROKE_OFF: Final = "Internal error from Core"
+"""With the code INTERNAL: what grpc.aio makes up by itself (`set_internal_error` in its call.pyx.pxi) if it is still
+sending when the connection breaks. No server has sent it."""
+
 
 class Target(Protocol):
     """What clients are pointed at: one server, or several of which any will do (`tests.chaos.cluster`)."""
@@ -222,7 +226,7 @@ async def _stream(server: Target, batches: "deque[Batch]", tally: Tally, pace: P
             try:
                 await _one_call(channel, batches, flight, tally, pace, key)
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _RETRYABLE:
+                if error.code() not in _RETRYABLE and error.details() != _BROKE_OFF:
                     raise WrongAnswer(f"{error.code()} {error.details()}") from error
             if flight:
                 tally.retries += len(flight)
