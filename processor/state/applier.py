@@ -82,6 +82,8 @@ class Applier:
         self._flushing = asyncio.Lock()
         self._synced_at = 0.0
         self._broken = False
+        self._burying = asyncio.Lock()
+        """Held until a message that failed is among the dead letters: nobody may end the process before."""
         self._log = get_logger()
         self.applied = 0
         """Events applied since the start."""
@@ -92,7 +94,7 @@ class Applier:
 
         One of a partition that was given up meanwhile is left to the next owner.
         """
-        self._check_sound()
+        await self._check_sound()
         partition = self._owned().get(delivered.partition)
         if partition is None:
             return
@@ -109,9 +111,10 @@ class Applier:
         self._pending.append((partition, delivered))
         self._work.set()
 
-    def _check_sound(self) -> None:
-        if self._broken:
-            raise Broken("a message has failed half way: the process must start again")
+    async def _check_sound(self) -> None:
+        async with self._burying:
+            if self._broken:
+                raise Broken("a message has failed half way: the process must start again")
 
     async def _check_gap(self, partition: Partition, offset: int) -> None:
         """Offsets may have gaps, messages must not be skipped."""
@@ -146,7 +149,8 @@ class Applier:
         except Exception as error:
             self._broken = True  # before anything is awaited: no flush may write what is half applied
             partition.index.distrust()  # it may have ids of this message, which no table will ever contain
-            await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
+            async with self._burying:
+                await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
             raise Broken(f"message {delivered.partition}:{delivered.offset} could not be applied") from error
         self.applied += len(keys)
         partition.one_by_one -= 1
@@ -183,7 +187,7 @@ class Applier:
         while True:
             await self._work.wait()
             await self.flush()
-            self._check_sound()
+            await self._check_sound()
             await self._checkpoint()
             await asyncio.sleep(self._interval)
 

@@ -209,6 +209,34 @@ async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_
     assert again.differences() == []
 
 
+async def test_nothing_ends_the_process_before_a_message_that_failed_is_buried(
+    careful: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the next process fails at it, too, and the one after that."""
+    worker, buried = careful, False
+    append = worker._append
+
+    async def slowly(appends: list[Append]) -> list[int]:
+        nonlocal buried
+        await asyncio.sleep(0.05)
+        offsets = await append(appends)
+        buried = buried or appends[0].to.topic == DEAD_LETTERS
+        return offsets
+
+    worker.applier._append = slowly
+    first, second = worker.send(value_of(Usage(1)), value_of(Usage(2)))
+    await worker.applier.take(first)
+    flusher = asyncio.ensure_future(worker.applier.run())
+    await asyncio.sleep(0.01)  # its flush is under way
+    monkeypatch.setattr(Tables, "_advance", _raise)
+    taking = asyncio.ensure_future(worker.applier.take(second))
+    await asyncio.wait({flusher, taking}, return_when=asyncio.FIRST_COMPLETED)
+    assert buried
+    for each in (flusher, taking):
+        with pytest.raises(Broken):
+            await each
+
+
 async def test_a_message_that_fails_among_many_is_found_and_buried(
     careful: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
