@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from server.publisher import Parts
 from tests.contract.doors import SECRET, Doors, open_doors
 from tests.support.events import make_event, to_ndjson
 
@@ -116,12 +118,16 @@ async def test_a_request_in_any_form_is_answered_once(
         writer.close()
 
 
-async def test_several_requests_at_once_get_their_answers_in_order(doors: Doors, shut: pytest.MonkeyPatch) -> None:
+async def test_several_requests_at_once_get_their_answers_in_order(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.gate.PATIENCE", 60.0)
     reader, writer = await connect(doors)
     first, second, third = make_event(), make_event(), make_event()
     writer.write(request(first) + request(second))
     await asyncio.sleep(0.02)
-    shut.undo()
+    monkeypatch.undo()
     writer.write(request(third))  # joins what is held
     statuses = [(await read_answer(reader))[0] for _ in range(3)]
     stored = {str(event.event_id) for _, block in doors.stored() for event in block}
@@ -129,7 +135,46 @@ async def test_several_requests_at_once_get_their_answers_in_order(doors: Doors,
         str(event["event_id"]) for event, status in zip((first, second, third), statuses, strict=True) if status == 202
     }
     assert stored == wanted
-    assert statuses[1:] == [202, 202]
+    assert statuses == [202, 202, 202]
+    writer.close()
+
+
+async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.gate.PATIENCE", 0.05)
+    publish, may_go = doors.publisher.publish, asyncio.Event()
+
+    async def slowly(parts: Parts, size: int) -> dict[int, int]:
+        await may_go.wait()
+        return await publish(parts, size)
+
+    monkeypatch.setattr(doors.publisher, "publish", slowly)
+    reader, writer = await connect(doors)
+    writer.write(request())
+    await asyncio.sleep(0.1)  # it is under way
+    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    writer.write(request())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.3)  # the second one's place is behind the first
+    may_go.set()
+    assert [(await read_answer(reader))[0] for _ in range(2)] == [202, 202]
+    writer.close()
+
+
+async def test_a_body_that_looks_like_a_request_is_a_body(doors: Doors, shut: pytest.MonkeyPatch) -> None:
+    line = b"POST /v1/ingest HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+    head, body = request().split(b"\r\n\r\n")
+    size = len(body)
+    reader, writer = await connect(doors)
+    shut.setattr("server.gate.PER_TURN", 32)
+    writer.write(head.replace(b"Content-Length: %d" % size, b"Content-Length: %d" % (size + len(line))))
+    writer.write(b"\r\n\r\n" + body)
+    await asyncio.sleep(0.1)  # the head and a line of the body are there
+    shut.setattr("server.gate.PER_TURN", 0)
+    writer.write(line)
+    status, _, answer = await read_answer(reader)
+    assert (status, json.loads(answer)["accepted"]) == (202, 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.3)
     writer.close()
 
 
@@ -147,13 +192,13 @@ async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch:
 
 
 async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_doors(keepalive=1.0) as doors:
+    async with open_doors(keepalive=2.0) as doors:
         reader, writer = await connect(doors)
         writer.write(request())
         assert (await read_answer(reader))[0] == 202
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.5)
         monkeypatch.setattr("server.gate.PER_TURN", 0)
-        monkeypatch.setattr("server.gate.PATIENCE", 0.5)
+        monkeypatch.setattr("server.gate.PATIENCE", 1.5)
         writer.write(request())
         assert (await read_answer(reader))[::2] == (503, FULL)
         writer.close()
@@ -180,6 +225,7 @@ async def test_one_organisation_does_not_keep_another_waiting(doors: Doors, monk
     other = "lqt_" + "7" * 64
     doors.add_key(other, organization="other", project="theirs")
     monkeypatch.setattr("server.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.gate.PATIENCE", 60.0)
     many = [asyncio.ensure_future(doors.post(BODY)) for _ in range(60)]
     await asyncio.sleep(0.3)
     one = asyncio.ensure_future(doors.post(BODY, x_api_key=other))
