@@ -9,7 +9,9 @@ from typing import Any, Final, cast
 from aiohttp import web
 
 from server import gate
+from server.errors import Refused
 from server.gate import Gate
+from server.status import http_response
 
 KEEPALIVE: Final = 75.0
 """Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
@@ -23,11 +25,7 @@ MAX_HEADERS: Final = 64
 SHUTDOWN_TIMEOUT: Final = 3.0
 """Seconds that requests get to end when the server stops."""
 
-_BUSY: Final = b'{"error":"Too many connections; try again"}'
-_ANSWER: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_BUSY), _BUSY)
-)
+_ANSWER: Final = http_response(Refused("unavailable", "Too many connections; try again", retry_after=1), close=True)
 
 
 class Runner(web.AppRunner):
@@ -88,7 +86,7 @@ class Connection(web.RequestHandler):
         self.held: bytes | None = None
         """What has arrived of a batch that waits."""
         self.is_refused = False
-        """Whether the request under way is refused."""
+        """Whether what is under way is refused: the request that was held, and any that came behind it."""
         self._gate = gate
         self._has_part = False
         """Whether the parser has the beginning of a head."""

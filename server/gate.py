@@ -9,12 +9,11 @@ answer costs. docs/decisions/0027.
 import asyncio
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final, Protocol
 
 from server.errors import Refused
 from server.room import Room
-from server.status import TABLE, http_body, http_headers
+from server.status import http_response
 from server.turns import Turns
 
 PER_TURN: Final = 32
@@ -42,6 +41,10 @@ _PECULIAR: Final = re.compile(
 def full() -> Refused:
     """Why a batch is refused that has waited too long."""
     return Refused("unavailable", "More batches arrive than can be taken; send it again", retry_after=1)
+
+
+ANSWER: Final = http_response(full())
+"""The response to a refused batch, as it is on the wire."""
 
 
 class Waiting(Protocol):
@@ -144,15 +147,3 @@ def is_whole(data: bytes) -> bool:
     if len(lengths) != 1 or len(data) != end + 4 + int(lengths[0]):
         return False
     return _PECULIAR.search(head) is None and head.count(b"\n") == head.count(b"\r\n")
-
-
-def _answer() -> bytes:
-    refused = full()
-    status, body = HTTPStatus(TABLE[refused.reason][0]), http_body(refused)
-    headers = {"Content-Type": "application/json", **http_headers(refused), "Content-Length": str(len(body))}
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-ANSWER: Final = _answer()
-"""The response to a refused batch, as it is on the wire."""

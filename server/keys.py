@@ -223,7 +223,7 @@ class Directory:
 
     def owner_of(self, secret: str) -> str:
         """The organisation of a key, "" if there is none."""
-        key = self._by_hash.get(digest(secret))
+        key = self.find(secret)
         return "" if key is None else key.organization
 
     def projects(self) -> list[Project]:

@@ -1,6 +1,7 @@
 """The one table reason -> HTTP status, gRPC status code, and both forms of an error answer made from it."""
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Final
 
 import grpc
@@ -64,6 +65,16 @@ def http_body(refused: Refused) -> bytes:
     if refused.rejected or refused.reason == "bad_batch":
         body["rejected"] = refused.rejected
     return msgspec.json.encode({**body, **refused.details})
+
+
+def http_response(refused: Refused, *, close: bool = False) -> bytes:
+    """The whole answer as it is on the wire, for where there is no request to answer; `close`: and no next one."""
+    status, body = HTTPStatus(TABLE[refused.reason][0]), http_body(refused)
+    headers = {"Content-Type": "application/json", **http_headers(refused), "Content-Length": str(len(body))}
+    if close:
+        headers["Connection"] = "close"
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------------------
