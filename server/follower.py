@@ -6,12 +6,14 @@ from typing import Final
 
 from structlog.stdlib import get_logger
 
+from processor.core import tables
 from processor.core.rowblock import RowBlock
 from processor.log.address import LogAddress
-from processor.log.newest import FOLD, collector_off, keep_newest
+from processor.log.newest import FOLD, Kept, collector_off
 from processor.log.store import Record, TopicPartition
 from processor.log.tail import Tail
 from processor.log.topics import DIRECTORY, LEASES, ROWS
+from processor.view.changes import Change
 from server.keys import Directory
 from server.leases import LeaseBook
 from server.log_publisher import LogPublisher
@@ -114,8 +116,10 @@ class Follower(_Following):
         self._clock = clock
         self._notify = notify
         self._has_begun = False
-        self._kept: dict[int, dict[bytes, Record]] = {}
-        """partition -> what was read at the start and is not in the view yet."""
+        self._kept = {number: Kept(number) for number in range(partitions)}
+        """By partition, what was read at the start and is not in the view yet."""
+        self._held: dict[int, Change] = {}
+        """By partition, progress that the view does not say to have made yet."""
 
     def _round(self) -> None:
         if self.read_all.is_set():
@@ -132,7 +136,7 @@ class Follower(_Following):
             if not self._take_newest():
                 return
         for tp, records in self._tail.poll():
-            keep_newest(self._kept.setdefault(tp.partition, {}), records)
+            self._kept[tp.partition].add(records)
             brought += len(records)
             if self._stopping.is_set():
                 return
@@ -152,32 +156,52 @@ class Follower(_Following):
             for tp, found in self._tail.newest():
                 if found.keys:
                     self._view.take(tp.partition, RowBlock(found.keys, found.hashes, found.values))
-                kept = self._kept.setdefault(tp.partition, {})
-                kept.update({row.key: Record(row.offset, 0, row.key, row.value) for row in found.others})
+                self._kept[tp.partition].add(Record(row.offset, 0, row.key, row.value) for row in found.others)
                 if self._stopping.is_set():
                     return False
         return True
 
     def _apply_kept(self) -> None:
         for partition, kept in self._kept.items():
-            self._view.apply(partition, [(key, record.value) for key, record in kept.items()])
-        self._kept.clear()
+            if kept:
+                self._view.apply(partition, [(record.key or b"", record.value) for record in kept.take()])
         self._notify()
 
     def _follow(self) -> None:
         at = self._clock()
         brought = False
         for tp, records in self._tail.poll():
-            self._view.apply(tp.partition, [(record.key or b"", record.value) for record in records])
+            self._take(tp, records)
             self._view.tidy()  # a backlog may keep this round going for long
             brought = True
             if self._stopping.is_set():
                 return
+        self._say_held()
         if brought:
             self._notify()
         self._view.tidy()
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
+
+    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
+        """Apply rows first, and how far they go only when all is there that they may have been replaced by: a row that
+        was compacted while this process stood still would be missing from what the view says to contain."""
+        number = tp.partition
+        progress = tables.encode_key(number, "progress")
+        changes: list[Change] = []
+        for record in records:
+            if record.key == progress:
+                self._held[number] = (progress, record.value)
+            else:
+                changes.append((record.key or b"", record.value))
+        if number in self._held and not self._tail.has_more(tp):
+            changes.append(self._held.pop(number))
+        self._view.apply(number, changes)
+
+    def _say_held(self) -> None:
+        for number, progress in self._held.items():
+            self._view.apply(number, [progress])
+        self._held.clear()
 
 
 class LogHealth:

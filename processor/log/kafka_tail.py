@@ -62,6 +62,10 @@ class KafkaTail:
             self._known[tp] = at
         return self._known[tp]
 
+    def has_more(self, tp: TopicPartition) -> bool:
+        """See `Tail.has_more`: a broker compacts nothing that is less than a segment behind."""
+        return False
+
     def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """See `Tail.newest`: a broker hands records out forwards."""
         return iter(())

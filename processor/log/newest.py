@@ -18,19 +18,47 @@ from processor.core.segments import I64, Records
 from processor.log.store import Block, Log, Record, TopicPartition
 
 FOLD: Final = 1_000_000
-"""Keys kept at a time, about 400 bytes each."""
+"""Rows kept at a time, about 400 bytes each."""
 
 BLOCK: Final = 5000
 """Records looked at together."""
 
 
-def keep_newest(kept: dict[bytes, Record], records: Iterable[Record]) -> None:
-    """Take in the next records of one partition; what is kept stays in the order of the log."""
-    pop = kept.pop
-    for record in records:
-        key = record.key or b""
-        pop(key, None)
-        kept[key] = record
+class Kept:
+    """What was read forwards of one partition and is applied later: of each key only the newest record.
+
+    Of blocks of rows every one, for they share a key: each stands for rows of its own.
+    """
+
+    def __init__(self, partition: int) -> None:
+        self._blocks = rowblock.key_of(partition)
+        self._records: dict[bytes | int, Record] = {}
+        """By key, a block by its offset; in the order of the log."""
+        self._in_blocks = 0
+
+    def __len__(self) -> int:
+        """Rows, those of blocks roughly."""
+        return len(self._records) + self._in_blocks
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Take in the next records."""
+        kept, blocks = self._records, self._blocks
+        pop = kept.pop
+        for record in records:
+            key = record.key or b""
+            if key == blocks:
+                self._in_blocks += len(record.value or b"") // packed.SIZE
+                kept[record.offset] = record
+            else:
+                pop(key, None)
+                kept[key] = record
+
+    def take(self) -> list[Record]:
+        """All of them, in the order of the log; nothing is kept then."""
+        found = list(self._records.values())
+        self._records.clear()
+        self._in_blocks = 0
+        return found
 
 
 class Row(NamedTuple):

@@ -29,6 +29,13 @@ class Tail(Protocol):
         """
         ...
 
+    def has_more(self, tp: TopicPartition) -> bool:
+        """Whether the batch in hand is only the first part of what was there when it was read.
+
+        What replaces a record may be in the rest, and the record have been compacted before it was read.
+        """
+        ...
+
     def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """The newest record of each key of all that is there now (see `processor.log.newest`), before the first `poll`.
 
@@ -55,12 +62,17 @@ class EmbeddedTail:
         self._log = log
         self._positions = dict.fromkeys(tps, 0)
         self._seen = -1
+        self._is_full = False
         self._known = dict.fromkeys(self._positions, float("-inf"))
         self.is_current = False
 
     def known_at(self, tp: TopicPartition) -> float:
         """See `Tail.known_at`."""
         return self._known[tp]
+
+    def has_more(self, tp: TopicPartition) -> bool:
+        """See `Tail.has_more`."""
+        return self._is_full
 
     def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """See `Tail.newest`."""
@@ -87,6 +99,7 @@ class EmbeddedTail:
                 at = time.monotonic()
                 records = self._log.read(tp, position, BATCH)
                 if records:
+                    self._is_full = len(records) == BATCH
                     yield tp, records
                     self._positions[tp] = records[-1].offset + 1
                     brought = True

@@ -11,7 +11,7 @@ from processor.core.pipeline import Tables
 from processor.core.user_rows import Dead
 from processor.log.address import LogAddress
 from processor.log.letters import dead_offsets
-from processor.log.newest import FOLD, collector_off, keep_newest, newest
+from processor.log.newest import FOLD, Kept, collector_off, newest
 from processor.log.port import LogWriter
 from processor.log.store import Log, Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
@@ -92,10 +92,10 @@ def _read_rows(store: LogWriter, partition: Partition) -> None:
         _read_newest(store, partition)
         return
     log = get_logger()
-    kept: dict[bytes, Record] = {}
+    kept = Kept(partition.number)
     try:
         for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
-            keep_newest(kept, batch)
+            kept.add(batch)
             partition.records += len(batch)
             partition.rows_end = batch[-1].offset + 1
             if len(kept) >= FOLD:
@@ -129,9 +129,8 @@ def _read_newest(store: Log, partition: Partition) -> None:
     partition.rows_end = end
 
 
-def _restore(partition: Partition, kept: dict[bytes, Record]) -> None:
-    partition.tables.restore_all((key, record.value, record.offset) for key, record in kept.items())
-    kept.clear()
+def _restore(partition: Partition, kept: Kept) -> None:
+    partition.tables.restore_all((record.key or b"", record.value, record.offset) for record in kept.take())
 
 
 def take_rows(partition: Partition, found: Iterable[Record]) -> None:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core import packed
+from processor.core import packed, rowblock
 from processor.core.dedupe import DictIndex
 from processor.core.pipeline import Tables
 from processor.core.rowblock import RowBlock
 from processor.core.tables import encode_value
 from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
-from processor.log.newest import Found, Row, keep_newest, newest
+from processor.log.newest import Found, Kept, Row, newest
 from processor.log.store import Append, Log, Record, TopicPartition
 from processor.log.tail import EmbeddedTail
 from processor.log.topics import EVENTS, ROWS
@@ -35,14 +35,16 @@ keys = st.sampled_from([b"a", b"b", b"c", b"d"])
 
 @given(st.lists(st.lists(st.tuples(keys, st.none() | st.binary(max_size=2)), max_size=8), max_size=6))
 def test_what_is_kept_is_what_compaction_leaves(batches: list[list[tuple[bytes, bytes | None]]]) -> None:
-    kept: dict[bytes, Record] = {}
+    kept = Kept(0)
     everything: list[Record] = []
     for batch in batches:
         records = [Record(len(everything) + n, 0, key, value) for n, (key, value) in enumerate(batch)]
         everything += records
-        keep_newest(kept, records)
+        kept.add(records)
     last = {record.key: record for record in everything}
-    assert list(kept.values()) == sorted(last.values(), key=lambda record: record.offset)
+    assert len(kept) == len(last)
+    assert kept.take() == sorted(last.values(), key=lambda record: record.offset)
+    assert kept.take() == []
 
 
 @pytest.fixture
@@ -217,6 +219,95 @@ def test_a_front_end_catches_up_to_the_same_view(
         time.sleep(0.01)
     assert view.users == other.users + 1
     follower.stop()
+    log.close()
+
+
+@pytest.mark.parametrize("fold", [1, 1_000_000])
+def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
+    fold: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blocks of a partition have one key, and none replaces another: each has users of its own here."""
+    monkeypatch.setattr("server.follower.FOLD", fold)
+    address = LogAddress(tmp_path / "data")
+    log, worker = Log(address.data_dir, partitions=1, create=True), Worker(1, packs=True)
+    tp, seed = TopicPartition(ROWS, 0), rowblock.seed_of(log.salt)
+    worker.tables = [Tables(0, log.salt, DictIndex())]
+
+    def write(turn: int) -> None:
+        users = [Usage(10 * turn + n, f"u{turn}-{n}", cost=1) for n in range(5)]
+        worker.send([*users, Usage(10 * turn + 5, "everywhere", cost=turn)], arrival=NOON + turn * 60_000_000)
+        log.append([Append(tp, worker.work(0))], NOON)
+
+    write(0)
+    begun: list[int] = []
+    read_back = EmbeddedTail.newest
+
+    def meanwhile(tail: EmbeddedTail) -> Iterator[tuple[TopicPartition, Found]]:
+        yield from read_back(tail)
+        begun.append(1)
+        for turn in range(1, 8):
+            write(turn)
+
+    monkeypatch.setattr(EmbeddedTail, "newest", meanwhile)
+    view, other = View(seed), View(seed)
+    follower = Follower(address, 1, view, lambda: NOON, lambda: None)
+    follower.start()
+    assert follower.read_all.wait(10)
+    follower.stop()
+    assert begun == [1]
+    other.apply(0, worker.changelog[0])
+    query = parse_users("default", {"limit": "1000"})
+    assert view.all_time(query) == other.all_time(query)
+    assert view.all_time(query).size == 8 * 5 + 1
+    assert view.position == other.position == {0: 7}
+    log.close()
+
+
+def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replaced_what_was_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row of one user is replaced at the end, and compacted; of the progress between nothing is gone yet."""
+    monkeypatch.setattr("processor.log.tail.BATCH", 8)
+    log, worker = Log(tmp_path / "data", partitions=1, create=True), Worker(1, packs=True)
+    worker.tables = [Tables(0, log.salt, DictIndex())]
+    tp = TopicPartition(ROWS, 0)
+    view = View(rowblock.seed_of(log.salt))
+    address = LogAddress(tmp_path / "data")
+    tail = address.tail([tp])
+    follower = Follower(address, 1, view, lambda: NOON, lambda: None)
+    follower._tail = tail
+    follower._round()
+    assert follower.read_all.is_set()
+
+    for turn, user in enumerate(["once", *map(str, range(10)), "once"]):
+        worker.send([Usage(turn, user)])
+        log.append([Append(tp, worker.work(0))], NOON)
+    first = next(record for record in log.read(tp, 0, 100) if record.key == rowblock.key_of(0))
+    log.delete(tp, [first.offset])
+
+    query = parse_users("default", {"limit": "1000"})
+    seen: list[dict[int, int]] = []
+    apply = View._take
+
+    def look(partition: int, changes: Changes) -> None:
+        apply(view, partition, changes)
+        seen.append(dict(view.position))
+        if view.contains({0: 0}):
+            assert {user[0]: user[1][1] for user in view.all_time(query).users}["once"] in {1, 2}
+
+    monkeypatch.setattr(view, "_take", look)
+    follower._round()
+    assert {user[0]: user[1][1] for user in view.all_time(query).users} == {"once": 2, **dict.fromkeys("0123456789", 1)}
+    assert len(seen) > 3
+    assert seen[0] == {}
+    assert view.position == {0: 11}
+
+    worker.send([Usage(99, "last")])
+    log.append([Append(tp, worker.work(0))], NOON)
+    monkeypatch.setattr("processor.log.tail.BATCH", 1)  # the last batch is full
+    follower._round()
+    assert view.position == {0: 12}
+    tail.close()
     log.close()
 
 
