@@ -38,6 +38,12 @@ STOP_PATIENCE: Final = 10.0
 STANDSTILL: Final = 60.0
 DISK_MIB: Final = 160
 PARTITIONS: Final = 2
+APIS: Final[tuple[Part, ...]] = ("api-0", "api-1")
+ASKED: Final = 20
+"""Connections, so that each of two processes is asked."""
+START: Final = 2.0
+"""Seconds in which a process starts, about."""
+STALL: Final = 0.5
 REFUSED: Final = 2
 """Exit code of a start that can never go well."""
 
@@ -79,6 +85,27 @@ async def _worker(run: Run) -> None:
 async def _api(run: Run) -> None:
     await asyncio.to_thread(run.server.kill, "api")
     run.killed("api killed")
+
+
+async def _apis(run: Run) -> None:
+    """The one that comes instead stands still while it starts, as on a busy machine: the other goes on meanwhile."""
+    part = run.rng.choice(APIS)
+    await asyncio.to_thread(run.server.kill, part)
+    run.killed("one of two APIs killed")
+    await asyncio.sleep(run.rng.uniform(0, START))
+    await asyncio.to_thread(run.server.signal, part, signal.SIGSTOP)
+    await asyncio.sleep(STALL)
+    await asyncio.to_thread(run.server.signal, part, signal.SIGCONT)
+
+
+async def _alike(run: Run) -> list[str]:
+    """What one process says, the other says: each new connection is given to either."""
+    totals = []
+    for _ in range(ASKED):
+        async with clients.reader(run.server) as reader:
+            answer = await reader.get("/v1/users?limit=1")
+            totals.append(answer["total"])
+    return [] if all(total == totals[0] for total in totals) else [f"two APIs, two answers: {totals}"]
 
 
 async def _supervisor(run: Run) -> None:
@@ -281,6 +308,13 @@ class Row:
 ROWS: Final[dict[str, Row]] = {
     "worker": Row("kill -9 of the worker", _worker),
     "api": Row("kill -9 of the API", _api),
+    "apis": Row(
+        "kill -9 of one of two APIs on one port, its successor stands still while it starts",
+        _apis,
+        lasts=3,
+        settings={"api_processes": 2},
+        after=_alike,
+    ),
     "supervisor": Row("kill -9 of the supervisor; its children end within 1 s", _supervisor),
     "everything": Row("kill -9 of every process at once", _everything),
     "sigstop": Row("the worker stands still for seconds, again and again", _sigstop),

@@ -30,6 +30,7 @@ from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
 LIMIT: Final = 10_000
+OTHERS: Final = 150_000
 APIS: Final = ("api-0", "api-1")
 
 
@@ -167,6 +168,29 @@ async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Pat
         said = [(entry["http"], entry["grpc"]) for entry in started.entries("api.ready")]
         assert set(said) == {addresses}
         assert len([line for line in started.banner() if line.startswith("{")]) == 1
+
+
+@pytest.mark.timeout(180)
+async def test_one_that_starts_beside_another_under_load_has_every_row(tmp_path: Path) -> None:
+    """It reads so many rows of others back that dozens of flushes come meanwhile, each with users of its own."""
+    traffic = make_traffic(25, 30_000)
+    with server(tmp_path / "data", api_processes=2) as started:
+        others = cli(started, "keys", "create", "--project", "others", "--org", "others")["key"]
+        await asyncio.sleep(1)
+        arguments = ("--target", f"http://{started.http}", "--key", others, "--events", OTHERS, "--users", OTHERS)
+        await asyncio.to_thread(cli, started, "loadtest", *map(str, arguments))
+        pace = Pace(traffic.events, 4_000, 1_000)
+        sending = asyncio.create_task(clients.send(started, traffic, Tally(), pace))
+        for number, name in enumerate(APIS):
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(started.kill, name)
+            await asyncio.to_thread(wait_until, partial(is_back, started, number + 3), 20)
+        assert not sending.done()
+        pace.let_go()
+        await sending
+        for _ in range(12):  # each connection is given to either
+            async with reader(started) as tables:
+                assert await tables.differences(traffic.truth, exact_duplicates=False, details=0) == []
 
 
 async def test_what_one_acknowledged_another_waits_for(tmp_path: Path) -> None:
