@@ -25,13 +25,13 @@ from tests.support.crowd import Crowd
 from tests.support.events import make_event, to_ndjson
 from tests.support.live import sse
 from tests.support.receiver import SECRET, receiver
-from tests.support.server import KEY, Server, all_gone, is_alive, server, wait_until
+from tests.support.server import KEY, Part, Server, all_gone, is_alive, server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
 LIMIT: Final = 10_000
 OTHERS: Final = 150_000
-APIS: Final = ("api-0", "api-1")
+APIS: Final[tuple[Part, ...]] = ("api-0", "api-1")
 
 
 @asynccontextmanager
