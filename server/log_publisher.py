@@ -45,6 +45,7 @@ class LogPublisher:
             address.open, clock, self._decided, max_pending_bytes, guard, fails_together=self._fails_fast
         )
         self._committer.start()
+        self._is_handing_over = False
         self._prober: asyncio.Task[None] | None = None
 
     async def publish(self, parts: Parts, size: int) -> dict[int, int]:
@@ -65,7 +66,15 @@ class LogPublisher:
             self._committer.submit(Job(parts, size, done))
         except Backlogged:
             raise _refused("Too many events wait for the disk") from None
+        if not self._is_handing_over:
+            self._is_handing_over = True
+            self._loop.call_soon(self._hand_over)
         return await future
+
+    def _hand_over(self) -> None:
+        """The turn of the loop is over: all that it brought is one commit."""
+        self._is_handing_over = False
+        self._committer.hand_over()
 
     def _decided(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
         """In the committer's thread: one hop to the loop for all requests of a commit."""

@@ -1,7 +1,11 @@
-"""Group commit: the events of all requests of a moment become one message per partition and one fsync."""
+"""Group commit: the events of all requests of a moment become one message per partition and one fsync.
+
+A moment is what the caller says: `submit` each job, then `hand_over` all of them. An event loop does so once a turn. To
+wake this thread for each would make it take a few of them, again and again, and each of its steps takes the GIL from
+the loop that decodes the others. docs/decisions/0026.
+"""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -19,9 +23,6 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """A message is closed at the first of the two: bounds on what the worker has to take in one piece."""
 
 MAX_COMMIT_BYTES: Final = 32 * 1024 * 1024
-
-LINGER: Final = 0.003
-"""Seconds that a busy log waits for company before it commits; an idle one commits at once."""
 
 
 class Job(NamedTuple):
@@ -65,33 +66,39 @@ class GroupCommitter(threading.Thread):
         self._max_pending = max_pending_bytes
         self._guard = guard
         self._fails_together = fails_together
+        self._submitted: list[Job] = []
         self._pending: deque[Job] = deque()
         self._pending_bytes = 0
+        """Of both."""
         self._wake = threading.Condition()
         self._stopping = False
 
     def submit(self, job: Job) -> None:
-        """Queue a job; does not block. Raises `Backlogged` beyond the bound."""
+        """Take a job, for `hand_over`; does not block. Raises `Backlogged` beyond the bound."""
         with self._wake:
             if self._pending_bytes and self._pending_bytes + job.size > self._max_pending:
                 raise Backlogged
-            self._pending.append(job)
+            self._submitted.append(job)
             self._pending_bytes += job.size
+
+    def hand_over(self) -> None:
+        """Have what was submitted committed; does not block."""
+        with self._wake:
+            self._pending += self._submitted
+            self._submitted.clear()
             self._wake.notify()
 
     def stop(self) -> None:
-        """Write what is queued, then end the thread and wait for it."""
+        """Write what was submitted, then end the thread and wait for it."""
         with self._wake:
             self._stopping = True
-            self._wake.notify()
+        self.hand_over()
         self.join()
 
     def run(self) -> None:
         log = self._open_log()
-        last = 0.0
-        while jobs := self._next(last):
+        while jobs := self._next():
             outcomes = self._write(log, jobs)
-            last = time.monotonic()
             if self._fails_together and isinstance(outcomes[-1], LogUnavailable):
                 behind = self._waiting()
                 jobs += behind
@@ -101,17 +108,13 @@ class GroupCommitter(threading.Thread):
             self._deliver(list(zip(jobs, outcomes, strict=True)))
         log.close()
 
-    def _next(self, last: float) -> list[Job]:
-        """The jobs of the next commit; empty when stopping. Lingers only if the last commit was just now."""
-        with self._wake:
-            while not self._pending and not self._stopping:
-                self._wake.wait()
-        wait = last + LINGER - time.monotonic()
-        if wait > 0 and not self._stopping:
-            time.sleep(wait)
+    def _next(self) -> list[Job]:
+        """The jobs of the next commit; empty when stopping."""
         jobs: list[Job] = []
         size = 0
         with self._wake:
+            while not self._pending and not self._stopping:
+                self._wake.wait()
             while self._pending and size < MAX_COMMIT_BYTES:
                 job = self._pending.popleft()
                 jobs.append(job)

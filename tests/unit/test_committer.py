@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import pytest
 
 from processor.core import message
 from processor.core.message import Source, build_blocks
-from processor.log import committer as module
 from processor.log.address import LogAddress
 from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
 from processor.log.errors import LogUnavailable
@@ -71,6 +71,7 @@ def test_each_job_learns_the_offset_of_the_message_that_contains_it(
     outcomes: list[Any] = []
     for number in range(30):
         committer.submit(job(outcomes, *((0, 1) if number % 3 else (1,)), events=3, first=10 * number))
+        committer.hand_over()
     decided.wait(30)
     log = Log(tmp_path, create=False)
     held: dict[tuple[int, int], list[bytes]] = {}
@@ -84,27 +85,28 @@ def test_each_job_learns_the_offset_of_the_message_that_contains_it(
         assert all(expected in held[place] for place in outcome.items())
 
 
-def test_waiting_jobs_share_a_commit_and_a_message(
-    start: Start, decided: Decided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LINGER", 0.2)
+def test_what_is_handed_over_together_shares_a_commit_and_a_message(start: Start, decided: Decided) -> None:
     committer = start(1)
     outcomes: list[Any] = []
     committer.submit(job(outcomes, 0))
+    committer.hand_over()
     decided.wait(1)
     for number in range(1, 11):
         committer.submit(job(outcomes, 0, first=number))
+        time.sleep(0.01)
+    assert decided.commits == [1]
+    committer.hand_over()
     decided.wait(11)
     assert decided.commits == [1, 10]
     assert [outcome[0] for outcome in outcomes] == [0] + [1] * 10
 
 
-def test_a_message_is_bounded(start: Start, decided: Decided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINGER", 0.2)
+def test_a_message_is_bounded(start: Start, decided: Decided, tmp_path: Path) -> None:
     committer = start(1)
     outcomes: list[Any] = []
     for number in range(26):
         committer.submit(job(outcomes, 0, events=100, first=100 * number))
+    committer.hand_over()
     decided.wait(26)
     sizes = [
         sum(map(len, message.decode(record.value or b"").blocks))
@@ -119,6 +121,7 @@ def test_more_than_the_bound_is_refused_and_one_is_always_taken(start: Start, de
     outcomes: list[Any] = []
     blocker = threading.Event()
     committer.submit(Job(job([], 0).parts, 500, lambda _: outcomes.append(blocker.wait(20))))
+    committer.hand_over()
     taken = 0
     with pytest.raises(Backlogged):
         taken += _fill(committer, outcomes)
@@ -135,9 +138,11 @@ def test_a_full_disk_is_an_answer_and_not_the_end(
     append = Log._append
     monkeypatch.setattr(Log, "_append", _full)
     committer.submit(job(outcomes, 0))
+    committer.hand_over()
     decided.wait(1)
     monkeypatch.setattr(Log, "_append", append)
     committer.submit(job(outcomes, 0))
+    committer.hand_over()
     decided.wait(2)
     assert isinstance(outcomes[0], LogUnavailable)
     assert outcomes[1] == {0: 0}, "nothing of the failed commit is left behind"
@@ -161,6 +166,7 @@ def test_stopping_writes_what_is_queued(tmp_path: Path, decided: Decided) -> Non
 def _fill(committer: GroupCommitter, outcomes: list[Any]) -> int:
     for number in range(100):
         committer.submit(job(outcomes, 0, size=60, first=number))
+        committer.hand_over()
     return 100
 
 
@@ -190,15 +196,18 @@ def test_what_waits_behind_a_failing_commit_fails_with_it_if_tries_are_slow(deci
     committer.start()
     outcomes: list[Any] = []
     committer.submit(job(outcomes, 0))
+    committer.hand_over()
     assert log.begun.wait(20)
     committer.submit(job(outcomes, 0, first=1))
     committer.submit(job(outcomes, 0, first=2))
+    committer.hand_over()
     log.go_on.set()
     decided.wait(3)
     assert decided.commits == ([3] if together else [1, 2])
     assert [isinstance(outcome, LogUnavailable) for outcome in outcomes] == [True, together, together]
     for number in range(3):  # the room is free again, and so is the way
         committer.submit(job(outcomes, 0, first=3 + number))
+        committer.hand_over()
     decided.wait(6)
     assert outcomes[3:] == [{0: 7}] * 3
     committer.stop()
