@@ -25,6 +25,10 @@ HOME: Final = TopicPartition(DIRECTORY, 0)
 FEW: Final = 1000
 """Records of one round of reading that say that its end is near."""
 
+LOOK: Final = 0.05
+"""Seconds between two looks at the directory: a key's end is to be known within one, and each look takes the GIL from
+the event loop seven times."""
+
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
@@ -61,7 +65,7 @@ class DirectoryFollower(_Following):
     """Tails the directory. A thread of its own: a revoked key does not wait for any number of rows."""
 
     def __init__(self, address: LogAddress, directory: Directory) -> None:
-        super().__init__("directory", address.tail([HOME]))
+        super().__init__("directory", address.tail([HOME], LOOK))
         self._directory = directory
         self.known_at = float("-inf")
         """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""

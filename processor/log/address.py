@@ -12,7 +12,7 @@ from pathlib import Path
 from processor.log.kafka_config import KafkaAccess
 from processor.log.port import LogWriter
 from processor.log.store import Log, TopicPartition
-from processor.log.tail import EmbeddedTail, Tail
+from processor.log.tail import POLL, EmbeddedTail, Tail
 from processor.settings import Settings
 
 
@@ -39,10 +39,11 @@ class LogAddress:
 
         return KafkaLog(self.kafka, partitions=partitions, create=create)
 
-    def tail(self, tps: Iterable[TopicPartition]) -> Tail:
-        """Follow partitions from their beginning. Raises `LogError`."""
+    def tail(self, tps: Iterable[TopicPartition], every: float = POLL) -> Tail:
+        """Follow partitions from their beginning, with a look `every` so many seconds (a broker says by itself when
+        there is something). Raises `LogError`."""
         if self.kafka is None:
-            return EmbeddedTail(Log(self.data_dir, create=False), tps)
+            return EmbeddedTail(Log(self.data_dir, create=False), tps, every)
         from processor.log.kafka_tail import KafkaTail
 
         return KafkaTail(self.kafka, dict.fromkeys(tps, 0))

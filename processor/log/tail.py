@@ -58,8 +58,9 @@ class Tail(Protocol):
 class EmbeddedTail:
     """`Tail` of the embedded log."""
 
-    def __init__(self, log: Log, tps: Iterable[TopicPartition]) -> None:
+    def __init__(self, log: Log, tps: Iterable[TopicPartition], every: float = POLL) -> None:
         self._log = log
+        self._every = every
         self._positions = dict.fromkeys(tps, 0)
         self._seen = -1
         self._is_full = False
@@ -86,7 +87,7 @@ class EmbeddedTail:
         """See `Tail`. A batch of each partition at a time: a revoked key does not wait for a million rows."""
         at, version = time.monotonic(), self._log.version()
         if version == self._seen:
-            time.sleep(POLL)
+            time.sleep(self._every)
             at, version = time.monotonic(), self._log.version()
         if version == self._seen:
             self._known = dict.fromkeys(self._known, at)
