@@ -9,6 +9,7 @@ import asyncio
 import gc
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -68,34 +69,37 @@ class Odd(Exception):
 
 
 class Lane:
-    """A connection with one request under way."""
+    """A connection with one request under way; `answered` is told head and body of each answer."""
 
-    def __init__(self) -> None:
-        self._answer: asyncio.Future[tuple[bytes, bytes]] | None = None
-        self._connection = Connection(self._answered, self._lost)
+    def __init__(self, answered: Callable[["Lane", bytes, bytes], None], lost: Callable[[str], None]) -> None:
+        self.request: Request = (0, b"")
+        self.due = 0.0
+        self._answered = answered
+        self._greeted = asyncio.Event()
+        self._connection = Connection(self._heard, lost)
 
     async def connect(self, port: int) -> None:
         """Connect and be answered once: what the system has connected may wait long for the server to take it up."""
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: self._connection, "127.0.0.1", port)
-        await self.ask(HELLO)
+        self._connection.send(HELLO, (0.0, 0))
+        try:
+            await asyncio.wait_for(self._greeted.wait(), PATIENCE)
+        except TimeoutError:
+            raise Odd("a new connection is not answered") from None
 
-    async def ask(self, request: bytes) -> tuple[bytes, bytes]:
-        """Head and body of the answer."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._connection.send(request, (0.0, 0))
-        return await self._answer
+    def send(self, request: Request, due: float) -> None:
+        self.request, self.due = request, due
+        self._connection.send(request[1], (due, request[0]))
 
     def close(self) -> None:
         self._connection.close()
 
-    def _answered(self, connection: Connection, sent: Sent, head: bytes, body: bytes) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result((head, body))
-
-    def _lost(self, why: str) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Odd(why))
+    def _heard(self, connection: Connection, sent: Sent, head: bytes, body: bytes) -> None:
+        if self._greeted.is_set():
+            self._answered(self, head, body)
+        else:
+            self._greeted.set()
 
 
 class Generator:
@@ -115,32 +119,46 @@ class Generator:
         self._last = 0
         """The number before which new ones end in this stretch."""
         self._until = 0.0
-        self._due: asyncio.Queue[float | None] = asyncio.Queue()
+        self._free: deque[Lane] = deque()
+        """At a rate: lanes without a request."""
+        self._overdue: deque[float] = deque()
+        """Moments at which a request was due and no lane was free."""
+        self._paces = False
+        """Whether requests become due at a rate."""
+        self._at_work = 0
+        """Lanes that have not come to their end yet."""
         self._outcome = Outcome()
+        self._over: asyncio.Future[None]
 
     def prepare(self, requests: int) -> None:
         """Make the next so many."""
         self._ready.extend([self._make() for _ in range(requests)])
 
     async def run(self, stretch: Stretch) -> Outcome:
-        """Send a stretch; returns when all of it is answered. Raises a group of `Odd`."""
+        """Send a stretch; returns when all of it is answered. Raises `Odd`."""
         self._stretch = stretch
         self._outcome = outcome = Outcome()
-        self._due = asyncio.Queue()
+        self._over = asyncio.get_running_loop().create_future()
         self._last = self._made + (0 if stretch.prepared else stretch.requests)
-        lanes = [Lane() for _ in range(stretch.lanes)]
+        lanes = [Lane(self._answered, self._fail) for _ in range(stretch.lanes)]
         for lane in lanes:
             await lane.connect(self._port)
         await asyncio.sleep(max(0.0, stretch.at - now()))
         before = cpu_seconds()
         outcome.began = now()
         self._until = outcome.began + stretch.seconds
+        self._at_work = len(lanes)
+        self._free.clear()
+        self._overdue.clear()
+        self._paces = stretch.rate is not None
         try:
-            async with asyncio.TaskGroup() as group:
-                if stretch.rate is not None:
-                    group.create_task(self._pace(stretch.rate))
+            if stretch.rate is not None:
+                self._free.extend(lanes)
+                await self._pace(stretch.rate)
+            else:
                 for lane in lanes:
-                    group.create_task(self._keep_busy(lane))
+                    self._go_on(lane)
+            await self._over
         finally:
             for lane in lanes:
                 lane.close()
@@ -150,67 +168,77 @@ class Generator:
         return outcome
 
     async def _pace(self, rate: float) -> None:
-        """Say when requests are due; one for which no lane is free is late, and its latency says so."""
+        """Send what is due; a request for which no lane is free is late, and its latency says so."""
         number = 0
-        while now() < self._until and self._has_more():
-            while (due := self._outcome.began + number / rate) <= now():
-                self._due.put_nowait(due)
+        while now() < self._until and self._has_more() and not self._over.done():
+            while (due := self._outcome.began + number / rate) <= now() and self._has_more():
                 number += 1
+                if self._free:
+                    self._send(self._free.popleft(), due)
+                else:
+                    self._overdue.append(due)
             await asyncio.sleep(TICK)
-        self._due.put_nowait(None)
+        self._paces = False
+        for lane in self._free:
+            self._go_on(lane)
 
     def _has_more(self) -> bool:
         return bool(self._ready) or self._made < self._last
 
-    async def _keep_busy(self, lane: Lane) -> None:
-        while (due := await self._turn()) is not None:
-            if not self._has_more():
-                continue
-            request = self._ready.popleft() if self._ready else self._make()
-            self._outcome.last_sent = now()
-            if self._stretch.rate is not None:
-                self._outcome.late.append(self._outcome.last_sent - due)
-            head, body = await lane.ask(request[1])
-            retry = self._note(request, due, head, body)
-            if retry is not None and (self._stretch.rate is None or now() >= self._until):
-                await asyncio.sleep(retry)
-
-    async def _turn(self) -> float | None:
-        """When the next request of a lane is due; None: there is none any more."""
-        if self._stretch.rate is None:
-            if now() < self._until and self._has_more():
-                return now()
+    def _go_on(self, lane: Lane) -> None:
+        """What a lane does that has nothing under way."""
+        if self._paces:
+            if self._overdue and self._has_more() and now() < self._until:
+                self._send(lane, self._overdue.popleft())
+            else:
+                self._free.append(lane)
+        elif self._stretch.rate is None and self._has_more() and now() < self._until:
+            self._send(lane, now())
+        elif self._stretch.again and self._ready:
+            if now() > self._until + PATIENCE:
+                self._fail(f"requests are refused {PATIENCE:.0f} s after the end")
+            self._send(lane, now())
         else:
-            due = await self._due.get()
-            if due is not None and now() < self._until:
-                return due
-            self._due.put_nowait(None)  # for the next lane
-        if not self._stretch.again or not self._ready:
-            return None
-        if now() > self._until + PATIENCE:
-            raise Odd(f"requests are refused {PATIENCE:.0f} s after the end")
-        return now()
+            self._at_work -= 1
+            if not self._at_work and not self._over.done():
+                self._over.set_result(None)
 
-    def _note(self, request: Request, due: float, head: bytes, body: bytes) -> float | None:
-        """Count an answer; of one that refuses for now, the seconds to wait."""
+    def _send(self, lane: Lane, due: float) -> None:
+        request = self._ready.popleft() if self._ready else self._make()
+        self._outcome.last_sent = now()
+        if self._stretch.rate is not None:
+            self._outcome.late.append(self._outcome.last_sent - due)
+        lane.send(request, due)
+
+    def _answered(self, lane: Lane, head: bytes, body: bytes) -> None:
+        """Count an answer; one that refuses for now has its lane wait, unless others are due by the clock."""
         outcome = self._outcome
         outcome.ended = now()
         outcome.requests += 1
         count = ACCEPTED_COUNT(body)
         if head.startswith(ACCEPTED) and count and int(count[1]) == BATCH:
             outcome.accepted += BATCH
-            outcome.latencies.append(outcome.ended - due)
+            outcome.latencies.append(outcome.ended - lane.due)
             if self._stretch.remember:
-                outcome.taken.append(request[0])
-            return None
+                outcome.taken.append(lane.request[0])
+            self._go_on(lane)
+            return
         retry = RETRY(head)
         if not head.startswith(BUSY) or retry is None:
-            raise Odd(f"a request was answered {head[:40]!r} {body[:300]!r}")
+            self._fail(f"a request was answered {head[:40]!r} {body[:300]!r}")
+            return
         outcome.refused += 1
         outcome.busy += 1
-        outcome.refusals.append(outcome.ended - due)
-        self._ready.append(request)
-        return float(retry[1])
+        outcome.refusals.append(outcome.ended - lane.due)
+        self._ready.append(lane.request)
+        if self._paces:
+            self._go_on(lane)
+        else:
+            asyncio.get_running_loop().call_later(float(retry[1]), self._go_on, lane)
+
+    def _fail(self, why: str) -> None:
+        if not self._over.done():
+            self._over.set_exception(Odd(why))
 
     def _make(self) -> Request:
         number = self._made
@@ -233,8 +261,8 @@ def main() -> None:
             sys.stdin.readline()
         try:
             outcome = uvloop.run(generator.run(stretch))
-        except ExceptionGroup as group:
-            sys.exit("; ".join(dict.fromkeys(map(str, group.exceptions))))
+        except Odd as odd:
+            sys.exit(str(odd))
         say(msgspec.json.encode(outcome))
 
 
