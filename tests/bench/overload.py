@@ -1,10 +1,12 @@
 """Row `overload`: twice as many events as the server sustains, from as many clients as it takes, for a minute.
 
-Once a second somebody else connects and asks for /healthz, as an orchestrator does.
+First the generators send as fast as they are answered, over 64 connections and over 256: that gives the scale, and the
+greater rate is called the closed loop's. Then the curve: requests are due at shares of that rate, whatever is answered,
+over the same 4,096 connections as in the overload itself; the most that is taken at any of them is the server's peak.
+Then a minute at twice the closed loop's rate, then the curve and the closed loop again: what is taken is compared with
+the means of before and after, for shared cores are not the same a minute later.
 
-First the same generators send as fast as they are answered, for ten seconds, and tell what it sustains; then requests
-are due at twice that rate, whatever is answered; then ten seconds as at first. What is taken is compared with the mean
-of what was sustained before and after: shared cores are not the same a minute later.
+Once a second somebody else connects and asks for /healthz, as an orchestrator does.
 """
 
 import contextlib
@@ -26,10 +28,13 @@ from tests.bench.traffic import BATCH
 
 GENERATORS: Final = 2
 LANES: Final = 4096
-"""Connections of all generators; a key may have a quarter as many requests under way."""
-CALM_LANES: Final = 16
+"""Connections of all generators at a rate; a key may have a quarter as many requests under way."""
+SHARES: Final = (0.8, 1.0, 1.25)
+"""Of the closed loop's rate: where the curve is looked at for its peak."""
+CALM_LANES: Final = (64, 256)
+"""With fewer it waits for answers to go their way; with 32 or 128 it sustains no more than with these."""
 CALM: Final = 10.0
-"""Seconds of the load that tells what it sustains."""
+"""Seconds of each of the stretches that tell what it sustains."""
 START: Final = 1.0
 """Seconds in which it makes its connections."""
 CONNECTED: Final = 5.0
@@ -45,33 +50,25 @@ def overload(bench: Bench) -> Figures:
     with bench.server("serve") as (server, said), bench.fresh_loads(said, made, GENERATORS) as loads:
         roles = server.roles()
         reader = Reader(said)
-        before, taken = _calm(loads, reader, made, [[] for _ in loads])
+        trial = Trial(loads, reader, made)
+        closed = [trial.closed_loop(lanes) for lanes in CALM_LANES]
+        fast = max(closed)
+        curve = [trial.at_rate(share * fast) for share in SHARES]
 
         meter = Meter({**roles, **{f"loader {number}": load.program.pid for number, load in enumerate(loads, start=1)}})
-        rate = TIMES * before / BATCH / GENERATORS
         newcomer = Newcomer(port_of(said, "json"))
         newcomer.start()
-        pressed = _send(
-            loads,
-            Stretch(
-                seconds=bench.overload_seconds,
-                at=now() + CONNECTED,
-                lanes=LANES // GENERATORS,
-                rate=rate,
-                again=False,
-                remember=True,
-            ),
-        )
+        pressed = trial.send(_open_loop(TIMES * fast, bench.overload_seconds))
         newcomer.stop()
         began = min(outcome.began for outcome in pressed)
         ended = max(outcome.ended for outcome in pressed)
         accepted, requests = _accepted(pressed), sum(outcome.requests for outcome in pressed)
         used = meter.figures(accepted, ended - began)
-        taken = _joined(taken, pressed)
-        caught_up = reader.wait_for(int(_times(made, taken).sum()))
-        after, taken = _calm(loads, reader, made, taken)
-        reader.compare(made.truth(_times(made, taken)))
-        sustained = (before + after) / 2
+        caught_up = trial.caught_up()
+        curve = [(before + trial.at_rate(share * fast)) / 2 for share, before in zip(SHARES, curve, strict=True)]
+        closed = [(before + trial.closed_loop(lanes)) / 2 for lanes, before in zip(CALM_LANES, closed, strict=True)]
+        reader.compare(made.truth(trial.times()))
+        peak = max(curve)
         refused = sum(outcome.refused for outcome in pressed)
         if refused != sum(outcome.busy for outcome in pressed):
             raise Failed("some refusals are not 503 with Retry-After")
@@ -80,11 +77,15 @@ def overload(bench: Bench) -> Figures:
         return {
             RATE: accepted / (ended - began),
             **used,
-            "sustained before, events/s": before,
-            "sustained after, events/s": after,
-            "sent, of what it sustains": requests * BATCH / sending / sustained,
-            "taken, of what it sustains": accepted / (ended - began) / sustained,
-            "taken until all is in the tables, of what it sustains": accepted / (caught_up - began) / sustained,
+            **{
+                f"closed loop, {lanes} connections, events/s": rate
+                for lanes, rate in zip(CALM_LANES, closed, strict=True)
+            },
+            **{f"taken of {share} of that, events/s": rate for share, rate in zip(SHARES, curve, strict=True)},
+            "sent, of its peak": requests * BATCH / sending / peak,
+            "taken, of its peak": accepted / (ended - began) / peak,
+            "taken until all is in the tables, of its peak": accepted / (caught_up - began) / peak,
+            "taken, of the closed loop": accepted / (ended - began) / max(closed),
             "refused (503 with Retry-After), % of requests": 100 * refused / requests,
             "seconds of it": sending,
             "all answered, s after the last request": ended - began - sending,
@@ -122,31 +123,58 @@ class Newcomer(threading.Thread):
         self.join()
 
 
-def _calm(loads: list[FreshLoad], reader: Reader, made: Pass, taken: list[list[int]]) -> tuple[float, list[list[int]]]:
-    """Events a second that it sustains, accepted and in the tables; and what was taken from each generator by then."""
-    calm = _send(loads, Stretch(seconds=CALM, at=now() + START, lanes=CALM_LANES // GENERATORS, remember=True))
-    taken = _joined(taken, calm)
-    caught_up = reader.wait_for(int(_times(made, taken).sum()))
-    return _accepted(calm) / (caught_up - min(outcome.began for outcome in calm)), taken
+class Trial:
+    """Stretches that are sent one after the other, and what was taken of all of them."""
+
+    def __init__(self, loads: list[FreshLoad], reader: Reader, made: Pass) -> None:
+        self._loads = loads
+        self._reader = reader
+        self._made = made
+        self._taken: list[list[int]] = [[] for _ in loads]
+
+    def closed_loop(self, lanes: int) -> float:
+        """Events a second, in the tables, when each connection sends once it is answered."""
+        calm = self.send(Stretch(seconds=CALM, at=now() + START, lanes=lanes // GENERATORS, remember=True))
+        return _accepted(calm) / (self.caught_up() - min(outcome.began for outcome in calm))
+
+    def at_rate(self, rate: float) -> float:
+        """Events a second that are taken of so many that are sent."""
+        sent = self.send(_open_loop(rate, CALM))
+        self.caught_up()
+        began, ended = min(outcome.began for outcome in sent), max(outcome.ended for outcome in sent)
+        return _accepted(sent) / (ended - began)
+
+    def send(self, stretch: Stretch) -> list[Outcome]:
+        """The same stretch by all generators at once."""
+        for load in self._loads:
+            load.tell(stretch)
+        outcomes = [load.outcome() for load in self._loads]
+        for taken, outcome in zip(self._taken, outcomes, strict=True):
+            taken += outcome.taken
+        return outcomes
+
+    def caught_up(self) -> float:
+        """When all that was taken is in the tables."""
+        return self._reader.wait_for(int(self.times().sum()))
+
+    def times(self) -> Numbers:
+        """How many times each event of the pass counts."""
+        times = np.zeros(len(self._made.lines), np.int64)
+        for numbers in self._taken:
+            times += self._made.counted(np.array(numbers, np.int64))
+        return times
 
 
-def _joined(taken: list[list[int]], outcomes: list[Outcome]) -> list[list[int]]:
-    return [[*earlier, *outcome.taken] for earlier, outcome in zip(taken, outcomes, strict=True)]
-
-
-def _send(loads: list[FreshLoad], stretch: Stretch) -> list[Outcome]:
-    """The same stretch by all of them at once."""
-    for load in loads:
-        load.tell(stretch)
-    return [load.outcome() for load in loads]
-
-
-def _times(made: Pass, taken: list[list[int]]) -> Numbers:
-    """How many times each event of the pass counts when of each generator these requests were taken."""
-    times = np.zeros(len(made.lines), np.int64)
-    for numbers in taken:
-        times += made.counted(np.array(numbers, np.int64))
-    return times
+def _open_loop(rate: float, seconds: float) -> Stretch:
+    """Requests that are due at `rate` events a second, whatever is answered."""
+    return Stretch(
+        seconds=seconds,
+        at=now() + CONNECTED,
+        lanes=LANES // GENERATORS,
+        rate=rate / BATCH / GENERATORS,
+        again=False,
+        remember=True,
+    )
 
 
 def _quantiles(name: str, parts: list[list[float]]) -> Figures:
