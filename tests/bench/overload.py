@@ -3,14 +3,18 @@
 First the generators send as fast as they are answered, over 64 connections and over 256: that gives the scale, and the
 greater rate is called the closed loop's. Then the curve: requests are due at shares of that rate, whatever is answered,
 over the same 4,096 connections as in the overload itself; the most that is taken at any of them is the server's peak.
-Then a minute at twice the closed loop's rate, then the curve and the closed loop again: what is taken is compared with
-the means of before and after, for shared cores are not the same a minute later.
+Then a minute at twice that, then the curve and the closed loop again: what is taken is compared with the means of
+before and after, for shared cores are not the same a minute later.
+
+The generators stand for other machines: they run at a low priority, and take the cores when the server leaves them.
+Whether they sent what was due, and when, is among the figures.
 
 Once a second somebody else connects and asks for /healthz, as an orchestrator does.
 """
 
 import contextlib
 import http.client
+import os
 import threading
 from typing import Final
 
@@ -40,6 +44,7 @@ START: Final = 1.0
 CONNECTED: Final = 5.0
 """Seconds in which all generators have made their connections, to start together."""
 TIMES: Final = 2.0
+NICE: Final = 10
 NEWCOMER_PATIENCE: Final = 30.0
 """Seconds."""
 
@@ -48,6 +53,8 @@ def overload(bench: Bench) -> Figures:
     """What is taken, refused and held in memory; afterwards the tables are those of the requests that were taken."""
     made = Pass.make()
     with bench.server("serve") as (server, said), bench.fresh_loads(said, made, GENERATORS) as loads:
+        for load in loads:
+            os.setpriority(os.PRIO_PROCESS, load.program.pid, NICE)
         roles = server.roles()
         reader = Reader(said)
         trial = Trial(loads, reader, made)
@@ -58,7 +65,7 @@ def overload(bench: Bench) -> Figures:
         meter = Meter({**roles, **{f"loader {number}": load.program.pid for number, load in enumerate(loads, start=1)}})
         newcomer = Newcomer(port_of(said, "json"))
         newcomer.start()
-        pressed = trial.send(_open_loop(TIMES * fast, bench.overload_seconds))
+        pressed = trial.send(_open_loop(TIMES * max(curve), bench.overload_seconds))
         newcomer.stop()
         began = min(outcome.began for outcome in pressed)
         ended = max(outcome.ended for outcome in pressed)
