@@ -48,8 +48,8 @@ class Cluster:
         """One more process of a role, started; it counts among the others."""
         servers = self.apis if role == "api" else self.workers
         made = self._server(role, len(servers))
-        servers.append(made)
         made.launch()
+        servers.append(made)  # not before it runs: `watch` would start it a second time
         return made
 
     # --- what clients see -------------------------------------------------------------------------------------------
