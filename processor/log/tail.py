@@ -30,7 +30,7 @@ class Tail(Protocol):
         ...
 
     def has_more(self, tp: TopicPartition) -> bool:
-        """Whether the batch in hand is only the first part of what was there when it was read.
+        """Whether the batch in hand is only the first part of what was there when it was read; in doubt True.
 
         What replaces a record may be in the rest, and the record have been compacted before it was read.
         """
@@ -63,7 +63,7 @@ class EmbeddedTail:
         self._every = every
         self._positions = dict.fromkeys(tps, 0)
         self._seen = -1
-        self._is_full = False
+        self._has_more = False
         self._known = dict.fromkeys(self._positions, float("-inf"))
         self.is_current = False
 
@@ -73,7 +73,7 @@ class EmbeddedTail:
 
     def has_more(self, tp: TopicPartition) -> bool:
         """See `Tail.has_more`."""
-        return self._is_full
+        return self._has_more
 
     def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
         """See `Tail.newest`."""
@@ -100,7 +100,7 @@ class EmbeddedTail:
                 at = time.monotonic()
                 records = self._log.read(tp, position, BATCH)
                 if records:
-                    self._is_full = len(records) == BATCH
+                    self._has_more = records[-1].offset + 1 < self._log.end(tp)  # a batch has bounds of two kinds
                     yield tp, records
                     self._positions[tp] = records[-1].offset + 1
                     brought = True

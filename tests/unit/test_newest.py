@@ -263,17 +263,21 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
     log.close()
 
 
+@pytest.mark.parametrize("bounds", [{"limit": 8}, {"max_bytes": 600}], ids=["records", "bytes"])
 def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replaced_what_was_compacted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bounds: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row of one user is replaced at the end, and compacted; of the progress between nothing is gone yet."""
-    monkeypatch.setattr("processor.log.tail.BATCH", 8)
     log, worker = Log(tmp_path / "data", partitions=1, create=True), Worker(1, packs=True)
     worker.tables = [Tables(0, log.salt, DictIndex())]
     tp = TopicPartition(ROWS, 0)
     view = View(rowblock.seed_of(log.salt))
     address = LogAddress(tmp_path / "data")
-    tail = address.tail([tp])
+    tail: Any = address.tail([tp])
+    tail._log.close()
+    bounded = Log(tmp_path / "data")
+    monkeypatch.setattr(tail, "_log", bounded)
+    monkeypatch.setattr(bounded, "read", lambda tp, at, _: Log.read(bounded, tp, at, **bounds))
     follower = Follower(address, 1, view, lambda: NOON, lambda: None)
     follower._tail = tail
     follower._round()
@@ -304,7 +308,6 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
 
     worker.send([Usage(99, "last")])
     log.append([Append(tp, worker.work(0))], NOON)
-    monkeypatch.setattr("processor.log.tail.BATCH", 1)  # the last batch is full
     follower._round()
     assert view.position == {0: 12}
     tail.close()
