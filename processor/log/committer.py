@@ -90,9 +90,10 @@ class GroupCommitter(threading.Thread):
 
     def stop(self) -> None:
         """Write what was submitted, then end the thread and wait for it."""
+        self.hand_over()  # before: a thread that finds nothing and is to stop ends
         with self._wake:
             self._stopping = True
-        self.hand_over()
+            self._wake.notify()
         self.join()
 
     def run(self) -> None:
