@@ -17,5 +17,23 @@ class PartitionMismatch(LogError):
     """The log has another number of partitions than asked for."""
 
 
+class DamagedRecord(LogError):
+    """A record's checksum does not match what is stored: it is named, and never counted."""
+
+    def __init__(self, topic: str, partition: int, offset: int, reason: str = "its checksum does not match") -> None:
+        super().__init__(f"record {topic}:{partition}:{offset} is damaged: {reason}")
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class LogBroken(LogError):
+    """The log's files must not be used any more in the life of this process: end it, and recover at the next start."""
+
+
+class HistoryMismatch(LogError):
+    """Pieces of state do not belong to one history: the text names them and says what to do."""
+
+
 class Locked(LogError):
     """Another process holds the lock."""
