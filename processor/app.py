@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import faust
-from faust.types import EventT
+from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
@@ -42,13 +42,15 @@ class TableManager(faust.tables.TableManager):
 class Delivery:
     """A Faust event as the applier takes it."""
 
-    __slots__ = ("_event", "offset", "partition", "value")
+    __slots__ = ("_event", "is_damaged", "offset", "partition", "value")
 
     def __init__(self, event: EventT[Any]) -> None:
         self._event = event
         self.partition: int = event.message.partition
         self.offset: int = event.message.offset
         self.value: bytes | None = event.message.value
+        self.is_damaged = bool(event.message.headers)
+        """Only damaged records have a header, see `faust_transport.DAMAGED`."""
 
     def ack(self) -> None:
         self._event.ack()
@@ -81,7 +83,7 @@ class Application:
             value_type=bytes,
         )
         self.faust.tables.add(self.table)
-        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval, self._exists)
+        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval, self._exists, self._pause)
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
@@ -138,6 +140,11 @@ class Application:
 
     def _owned(self) -> dict[int, Partition]:
         return self.table.owned
+
+    def _pause(self, number: int) -> None:
+        """Fetch no more messages of a partition."""
+        consumer: Any = self.faust.consumer
+        consumer.leave_out(TP(EVENTS, number))
 
     async def _exists(self, number: int, start: int, before: int) -> bool:
         return await asyncio.to_thread(self._look, number, start, before)

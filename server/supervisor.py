@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 from structlog.stdlib import get_logger
 
 from processor import lifeline
 from processor.log.address import LogAddress
+from processor.log.checkpointer import EXIT_BROKEN
 from processor.log.locks import FileLock
 from server import bootstrap, ports
 from server.crew import VARIABLE, Crew
@@ -40,6 +42,8 @@ class Child:
 
     def __init__(self, role: str, environment: Mapping[str, str], lifeline_fd: int, name: str | None = None) -> None:
         self.role = role
+        self.on_broken: Callable[[], None] = lambda: None
+        """Called when the child has ended because the log must not be used any more: no process may go on with it."""
         self.environment = dict(environment)
         self.ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         """The first ready line, or `SystemExit` if the child says that it can never start."""
@@ -59,6 +63,8 @@ class Child:
             if code == EXIT_USAGE and not self.ready.done():
                 self.ready.set_exception(SystemExit(EXIT_USAGE))
                 return
+            if code == EXIT_BROKEN:
+                self.on_broken()
             if time.monotonic() - began > STABLE:
                 backoff = FIRST_BACKOFF
             self._log.error("child.ended", code=code, restart_in=backoff)
@@ -98,6 +104,11 @@ class Child:
         """Do not start the child again."""
         self._let_go.set()
 
+    def kill(self) -> None:
+        """End the child at once; `run` starts it again."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
     async def stop(self) -> None:
         """Let the child drain, then make sure that it is gone."""
         self.let_go()
@@ -130,6 +141,8 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
         apis = await _apis(settings, environment, read_end, held)
         worker = Child("worker", environment, read_end)
         children = [worker, *apis]
+        for child in children:
+            child.on_broken = partial(_kill_all, children)
         tasks = [asyncio.create_task(child.run()) for child in children]
         try:
             return await _serve(settings, children, made, stop)
@@ -143,6 +156,11 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
             os.close(write_end)
             os.close(read_end)
             lock.close()
+
+
+def _kill_all(children: Sequence[Child]) -> None:
+    for child in children:
+        child.kill()
 
 
 async def _apis(settings: ServerSettings, environment: Mapping[str, str], fd: int, held: ExitStack) -> list[Child]:

@@ -21,9 +21,9 @@ from processor.core.event import Event, Handling
 from processor.core.lines import SEPARATOR, Lines
 
 VERSION: Final = 4
-READABLE: Final = range(2, VERSION + 1)
-"""Rows of version 2 have no latency: zeros, in the same places. Before version 4 there is no text of lines among the
-records."""
+"""The one version that this program writes and reads; before it there was none in use."""
+MAX_VERSION: Final = 1000
+"""A list that begins with a larger number is no message of any version."""
 MAX_RECORDS_BYTES: Final = 64 * 1024 * 1024
 """Bound of a message's records when they are inflated."""
 
@@ -84,6 +84,21 @@ class MessageError(ValueError):
     """The bytes are not a message this version can read."""
 
 
+class UnknownVersion(MessageError):
+    """A message of another version: not damaged, and not this program's to judge."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"event message of version {version}; this program reads {VERSION}. "
+            + (
+                "It was written by a newer spendstream: use that one for every API and worker"
+                if version > VERSION
+                else "It is older than what this program opens: export it with the spendstream that wrote it"
+            )
+        )
+        self.version = version
+
+
 def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int, tuple[Block, Sequence[bytes]]]:
     """One request's events by partition, each with the events' original bytes."""
     rows = columns.rows
@@ -105,6 +120,8 @@ def _part(source: Source, columns: Columns, chosen: dedupe.Places) -> tuple[Bloc
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(_Wire).decode
+_decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_number = msgspec.msgpack.Decoder(int).decode
 _decode_records = msgspec.msgpack.Decoder(list[list[bytes] | bytes]).decode
 
 
@@ -123,16 +140,27 @@ def encode(parts: Iterable[tuple[Block, Sequence[bytes]]]) -> bytes:
 
 
 def decode(value: bytes) -> Message:
-    """Decode a message; raises `MessageError`."""
+    """Decode a message; raises `MessageError`, as `UnknownVersion` where it may be sound all the same."""
     try:
         found = _decode_message(value)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        version = _version_of(value)
+        if version is not None and version != VERSION:
+            raise UnknownVersion(version) from None
         raise MessageError(f"not an event message: {error}") from None
-    if found.version not in READABLE:
-        raise MessageError(
-            f"event message of version {found.version}; this program reads {READABLE.start} to {VERSION}"
-        )
+    if found.version != VERSION:
+        raise UnknownVersion(found.version)
     return opened(found.blocks, found.records)
+
+
+def _version_of(value: bytes) -> int | None:
+    """The version of a message that is built in another way; None: it is no message of any version."""
+    try:
+        parts = _decode_parts(value)
+        version = _decode_number(parts[0]) if len(parts) > 1 else 0
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return version if 0 < version < MAX_VERSION else None
 
 
 def opened(blocks: list[Block], records: bytes = b"") -> Message:

@@ -1,12 +1,15 @@
-"""Checkpoints of the embedded log on a thread of their own, so that no commit waits for one."""
+"""Checkpoints of the embedded log on a thread of their own, so that no commit waits for one; and its watchdog."""
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import apsw
 from structlog.stdlib import get_logger
 
-from processor.log.errors import Locked
+from processor.log.errors import Locked, LogBroken
 from processor.log.locks import FileLock
 from processor.log.store import Log
 
@@ -19,13 +22,36 @@ HARD_LIMIT: Final = 128 * 1024 * 1024
 INTERVAL: Final = 0.25
 """Seconds between two looks."""
 
+EXIT_BROKEN: Final = 74
+"""The process ends with it (EX_IOERR of sysexits.h) when it must not use the log any more. Its supervisor ends all
+others that use the log before it starts one again."""
+
+
+def end_process(error: LogBroken) -> None:
+    """End this process at once. Nothing is lost: what was acknowledged is durable, and the next start recovers it."""
+    get_logger().critical("log.broken", error=str(error))
+    os._exit(EXIT_BROKEN)
+
+
+def _take(lock: FileLock) -> bool:
+    try:
+        lock.take("another process checkpoints")
+    except Locked:
+        return False
+    return True
+
 
 class Checkpointer(threading.Thread):
-    """Keeps the write-ahead log small. One process at a time does it; another takes over when that one ends."""
+    """Keeps the write-ahead log small. One process at a time does it; another takes over when that one ends.
 
-    def __init__(self, data_dir: Path) -> None:
+    In each process it also watches over the log's files: `on_broken` is called in this thread when they must not be
+    used any more.
+    """
+
+    def __init__(self, data_dir: Path, on_broken: Callable[[LogBroken], None] = end_process) -> None:
         super().__init__(name="checkpointer", daemon=True)
         self._data_dir = data_dir
+        self._on_broken = on_broken
         self._stopping = threading.Event()
         self._log = get_logger()
 
@@ -33,29 +59,50 @@ class Checkpointer(threading.Thread):
         lock = FileLock(self._data_dir / "checkpointer.lock")
         store = Log(self._data_dir, create=False)
         mine = False
-        while not self._stopping.wait(INTERVAL):
-            try:
-                if not mine:
-                    lock.take("another process checkpoints")
-                    mine = True
-                self._step(store)
-            except Locked:
-                continue
-            except Exception as error:  # noqa: BLE001 - a full disk ends no process; the next look tries again
-                self._log.warning("checkpoint.failed", error=str(error))
-        store.close()
-        lock.close()
+        try:
+            while not self._stopping.wait(INTERVAL):
+                store.check()
+                store.check_lock()
+                mine = mine or _take(lock)
+                if mine:
+                    self._step(store)
+            if mine or _take(lock):
+                self._finish(store)
+        except LogBroken as error:
+            self._on_broken(error)
+        finally:
+            store.close()
+            lock.close()
 
     def _step(self, store: Log) -> None:
-        try:
-            size = store.wal_path.stat().st_size
-        except FileNotFoundError:
-            return
+        size = store.wal_size()
         if size < SOFT_LIMIT:
             return
-        frames, moved = store.checkpoint()
+        frames, moved = self._checkpoint(store, reset=False)
         if size >= HARD_LIMIT or (frames == moved and size >= SOFT_LIMIT):
-            store.checkpoint(reset=True)
+            self._checkpoint(store, reset=True)
+
+    def _finish(self, store: Log) -> None:
+        """At the end everything goes into the file: who copies it alone then has it all."""
+        store.check()
+        if store.wal_size():
+            frames, moved = self._checkpoint(store, reset=False)
+            if frames == moved:
+                self._checkpoint(store, reset=True)
+
+    def _checkpoint(self, store: Log, *, reset: bool) -> tuple[int, int]:
+        """A checkpoint. Raises `LogBroken` when it fails in a way after which there must be no other.
+
+        SQLite counts pages as written before their fsync; when that fails, the kernel may have dropped them, and the
+        next checkpoint would write only the rest. So it is left to a start that knows nothing of this one.
+        """
+        try:
+            return store.checkpoint(reset=reset)
+        except apsw.FullError as error:  # nothing was counted as written; the next look tries again
+            self._log.warning("checkpoint.failed", error=str(error))
+            return (1, 0)
+        except apsw.Error as error:
+            raise store.broken(f"a checkpoint of {store.path} failed: {error}") from error
 
     def stop(self) -> None:
         """End the thread and wait for it."""

@@ -27,8 +27,12 @@ class DamagedRecord(LogError):
         self.offset = offset
 
 
-class LogBroken(LogError):
+class LogBroken(LogUnavailable):
     """The log's files must not be used any more in the life of this process: end it, and recover at the next start."""
+
+
+class RecoveryNeeded(LogError):
+    """The log has to be recovered first, and another process has it open."""
 
 
 class HistoryMismatch(LogError):

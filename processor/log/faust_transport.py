@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from faust.assignor.client_assignment import ClientAssignment
 from faust.exceptions import ProducerSendError
@@ -20,6 +20,9 @@ from processor.log.errors import LogError
 from processor.log.store import Append, Record, TopicPartition
 
 T = TypeVar("T")
+
+DAMAGED: Final = "spendstream-damaged"
+"""Header of a message whose record does not match its checksum."""
 
 
 class Consumer(base.Consumer):
@@ -34,6 +37,13 @@ class Consumer(base.Consumer):
         self._generation = 0
         self.counts: dict[str, int] = {}
         """topic -> partitions"""
+        self._left_out: set[TP] = set()
+        """Partitions of which nothing more is fetched until they are assigned anew."""
+
+    def leave_out(self, tp: TP) -> None:
+        """Fetch nothing more of a partition that this program cannot read."""
+        self._left_out.add(tp)
+        self.pause_partitions({tp})
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -44,6 +54,7 @@ class Consumer(base.Consumer):
         app.on_rebalance_start()
         await self.on_partitions_revoked(self._assigned - assigned)
         self._assigned = assigned
+        self._left_out = set()
         self._generation += 1
         app.consumer_generation_id = self._generation
         actives: dict[str, list[int]] = {}
@@ -75,7 +86,7 @@ class Consumer(base.Consumer):
             found.offset,
             found.at / 1e6,
             0,
-            [],
+            [(DAMAGED, b"")] if found.is_damaged else [],
             found.key,
             found.value,
             None,

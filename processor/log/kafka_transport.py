@@ -7,6 +7,7 @@ a slow owner can write to its changelog any more.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import deque
@@ -181,6 +182,16 @@ class Consumer(faust_transport.Consumer):
                 break
         return {}
 
+    def leave_out(self, tp: TP) -> None:
+        """See `faust_transport.Consumer.leave_out`."""
+        super().leave_out(tp)
+        self.add_future(self._call(self._pause, tp))
+
+    def _pause(self, tp: TP) -> None:
+        if self._client is not None:
+            with contextlib.suppress(KafkaException):  # it is not ours any more
+                self._client.pause([Assigned(*tp)])
+
     def _fetch(self, active: set[TP], epoch: int) -> dict[TP, list[Any]]:
         self._fetched_at = time.monotonic()
         if not any(tp in active for tp, _ in self._stash):
@@ -193,7 +204,7 @@ class Consumer(faust_transport.Consumer):
             if tp in active:
                 found.setdefault(tp, []).append(record)
                 self._ends[tp] = record.offset + 1
-            else:
+            elif tp not in self._left_out:
                 held.append((tp, record))
         self._stash = held
         return found
@@ -207,7 +218,9 @@ class Consumer(faust_transport.Consumer):
             return
         full = len(self._stash) >= MAX_STASH
         if full != self._paused:
-            everything = client.assignment()
+            everything = [
+                found for found in client.assignment() if TP(found.topic, found.partition) not in self._left_out
+            ]
             if everything:
                 (client.pause if full else client.resume)(everything)
             self._paused = full

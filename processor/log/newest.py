@@ -92,7 +92,8 @@ class Found(NamedTuple):
 def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found]:
     """The newest record of each key between two offsets, from the last one on downwards.
 
-    About 1 µs a record that was replaced, less in a block. Raises `ValueError` for a block of another format.
+    About 1 µs a record that was replaced, less in a block. Raises `ValueError` for a block of another format, and
+    `DamagedRecord` for a record that says something and whose checksum does not match.
     """
     seen, seed = HashIndex(), rowblock.seed_of(log.salt)
     blocks = log.offsets_of(tp, rowblock.key_of(tp.partition), start, end)
@@ -103,6 +104,7 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found
             unknown = np.flatnonzero(seen.find(hashes) < 0).tolist()
             first = {singles.keys[place]: place for place in reversed(unknown)}
             places = list(first.values())
+            log.verify(tp, singles, places)
             seen.add(hashes.take(places))
             yield _found(singles, hashes, places)
             end = singles.offsets[-1]
@@ -128,7 +130,7 @@ def _found_in(record: Record, seen: HashIndex) -> Found:
 
 def _found(block: Block, hashes: Records, places: list[int]) -> Found:
     """Sort out those of some records that are at these places."""
-    offsets, keys, lengths, values = block
+    offsets, keys, lengths, values, *_ = block
     ends = list(accumulate(length or 0 for length in lengths))
     packed_at: list[int] = []
     others: list[Row] = []

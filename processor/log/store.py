@@ -6,35 +6,54 @@ A record's rowid is its partition's number and its offset, so appending and read
 
     id = partition number << 40 | offset
 
-A `Log` belongs to one thread at a time.
+Every record has a checksum (`checksum`), which is compared when it is read. A `Log` belongs to one thread at a time.
+
+Nothing in the program may open this file but SQLite: closing any descriptor of it drops the locks that SQLite holds on
+it for the whole process (fcntl(2)), and the next program that closes the file then deletes the write-ahead log under
+the server (sqlite.org/howtocorrupt.html, 2.2). `processor.log.guard` notices it all the same.
 """
 
 import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import apsw
 import msgspec
 import numpy as np
+import xxhash
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
+from processor.log.errors import (
+    DamagedRecord,
+    FormatError,
+    LogBroken,
+    LogError,
+    LogUnavailable,
+    PartitionMismatch,
+    RecoveryNeeded,
+)
+from processor.log.guard import Guard
 from processor.log.locks import FileLock
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
-FORMAT: Final = 3
-"""2 added the topic of checkpoints, 3 blocks of rows in the changelog (`processor.core.rowblock`)."""
+FORMAT: Final = 4
+"""4 added a checksum to each record."""
+OLDEST: Final = 3
+"""The oldest format that this program opens; it brings it to its own."""
 FILE_NAME: Final = "log.db"
 OFFSET_BITS: Final = 40
 DEFAULT_PARTITIONS: Final = 1
 MAX_PARTITIONS: Final = 1024
 BUSY_MS: Final = 10_000
+RECOVERY_PATIENCE_MS: Final = 2_000
+"""How long a start waits for those that still have a log open that must be recovered."""
 
 _SCHEMA: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
@@ -46,7 +65,7 @@ CREATE TABLE partition (
     next INTEGER NOT NULL DEFAULT 0,
     UNIQUE (topic, partition)
 ) STRICT;
-CREATE TABLE record (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key BLOB, value BLOB) STRICT;
+CREATE TABLE record (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, key BLOB, value BLOB, checksum INTEGER) STRICT;
 CREATE TABLE committed (
     consumer TEXT NOT NULL,
     number INTEGER NOT NULL REFERENCES partition,
@@ -71,6 +90,8 @@ class Record(Struct, gc=False, frozen=True):
     """When it was appended, microseconds since the epoch."""
     key: bytes | None
     value: bytes | None
+    is_damaged: bool = False
+    """Its checksum does not match: what it says must not be believed. Only for readers that ask for such records."""
 
 
 class Block(NamedTuple):
@@ -82,6 +103,9 @@ class Block(NamedTuple):
     """Of the values; None: a tombstone."""
     values: bytes
     """All of them in a row."""
+    ats: list[int]
+    checksums: list[int | None]
+    """As they are stored; None: the record was written before there were any."""
 
 
 class Append(NamedTuple):
@@ -91,16 +115,41 @@ class Append(NamedTuple):
     records: Sequence[tuple[bytes | None, bytes | None]]
 
 
+_FSYNC_FAILED: Final = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+
 CHUNK: Final = 250
 """Records in one INSERT. Every statement gives up the GIL and must get it back, and whoever waits for the GIL in here
 makes other processes wait for the lock: so a flush of thousands of rows is a few statements, not thousands."""
 
 
-def _bind(records: Sequence[tuple[bytes | None, bytes | None]], at: int) -> "list[list[Any]]":
-    """The parameters of each INSERT, all but the first one: the id of its first record."""
+_SIGN: Final = (1 << 63) - 1
+_hash = xxhash.xxh3_64_intdigest
+_TOMBSTONE: Final = b"tombstone"
+
+
+def _digest(at: int, key: bytes | None, value: bytes | None) -> int:
+    """All of a record's checksum but its place in the log, which is known only when it is appended."""
+    seed = (0 if key is None else _hash(key)) ^ at
+    return _hash(_TOMBSTONE if value is None else value, seed)
+
+
+def checksum(number: int, at: int, key: bytes | None, value: bytes | None) -> int:
+    """A record's checksum, 63 bits: XXH3 of its value, with key and time as the seed, and its rowid.
+
+    So a flipped bit in any of the four is noticed, and a record that stands at another's place.
+    """
+    return (_digest(at, key, value) ^ number) & _SIGN
+
+
+def _bind(records: Sequence[tuple[bytes | None, bytes | None]], at: int) -> "list[tuple[list[Any], list[int]]]":
+    """The parameters of each INSERT but those that the place decides: its first id, and in the end the checksums."""
+    chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
     return [
-        [0, at, *(part for record in records[start : start + CHUNK] for part in record)]
-        for start in range(0, len(records), CHUNK)
+        (
+            [0, at, *(part for record in chunk for part in record)],
+            [_digest(at, key, value) for key, value in chunk],
+        )
+        for chunk in chunks
     ]
 
 
@@ -113,7 +162,8 @@ _decode_lengths: Final = msgspec.json.Decoder(list[int | None]).decode
 
 @cache
 def _insert(rows: int) -> str:
-    values = ",".join(f"(?1+{row},?2,?{2 * row + 3},?{2 * row + 4})" for row in range(rows))
+    sums = 2 * rows + 3
+    values = ",".join(f"(?1+{row},?2,?{2 * row + 3},?{2 * row + 4},?{sums + row})" for row in range(rows))
     return f"INSERT INTO record VALUES {values}"  # noqa: S608 - numbers only
 
 
@@ -129,6 +179,22 @@ def _runs(offsets: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
     return runs, found[~np.repeat(is_long, ends - starts)].tolist()
 
 
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: Path) -> apsw.Connection:
+    db = apsw.Connection(str(path))
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # checkpoints are the checkpointer's, see there
+    db.set_busy_timeout(BUSY_MS)
+    return db
+
+
 class Log:
     """One process's view of the log file. Raises `LogError` when it cannot be opened."""
 
@@ -141,14 +207,21 @@ class Log:
             )
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FileLock(data_dir / "log.lock")
+        self._guard = Guard(self.path)
         try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._db = apsw.Connection(str(self.path))
-            self._db.set_busy_timeout(BUSY_MS)
             with self._lock.held():
+                if not self.path.exists():
+                    self._make_file()
+                self._recover()
+                self._db = _connect(self.path)
                 self._prepare(partitions)
+                self._guard.begin()
         except (apsw.Error, OSError) as error:
+            self._lock.close()
             raise LogError(f"cannot open the log {self.path}: {error}") from error
+        except LogError:
+            self._lock.close()
+            raise
         self._numbers: dict[TopicPartition, int] = {
             TopicPartition(topic, partition): number
             for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
@@ -163,6 +236,40 @@ class Log:
         meta = dict(self._db.execute("SELECT name, value FROM meta"))
         self.salt: bytes = meta["salt"]
         self.identity: str = meta["identity"]
+
+    def _make_file(self) -> None:
+        """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later."""
+        draft = self.path.with_name(self.path.name + ".new")
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        draft.rename(self.path)
+        sync_directory(self.path.parent)
+        with suppress(PermissionError):  # of a directory that may not be read, its owner sees to that
+            sync_directory(self.path.parent.parent)  # the data directory may be new, too
+
+    def _recover(self) -> None:
+        """After a checkpoint that failed: write the whole write-ahead log into the file anew, before anything else.
+
+        SQLite must not remember what it had written before: it does not, when no process has the file open.
+        Raises `RecoveryNeeded` while one has.
+        """
+        if not self.recovery_path.exists():
+            return
+        db = _connect(self.path)
+        db.set_busy_timeout(RECOVERY_PATIENCE_MS)
+        try:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the first access: SQLite shares no memory then
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE; COMMIT")
+            db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            raise RecoveryNeeded(
+                f"the log {self.path} has to be recovered after a checkpoint that failed, and a process that was "
+                "running then still has it open: end every spendstream process and every other program that uses "
+                "the file, then start again"
+            ) from None
+        finally:
+            db.close()
+        self.recovery_path.unlink()
 
     def _prepare(self, partitions: int | None) -> None:
         db = self._db
@@ -182,16 +289,19 @@ class Log:
                 f"the log {self.path} has format {version}, this program knows formats up to {FORMAT}: "
                 "it was written by a newer spendstream; use that one"
             )
+        if version < OLDEST:
+            raise FormatError(
+                f"the log {self.path} has format {version}, this program opens formats from {OLDEST} on: "
+                "start spendstream 0.1.0 on it once, which brings it to format 3, then this program"
+            )
         if version < FORMAT:
             self._migrate()
 
     def _migrate(self) -> None:
-        """Bring a log of an older format to this one: it gets the topics that it lacks."""
+        """Bring a log of format 3 to this one: records from now on have a checksum."""
         db = self._db
         with self._transaction():
-            count: int = db.execute("SELECT count(*) FROM partition WHERE topic = ?", (EVENTS,)).get
-            tps = [(topic, number) for topic in PARTITIONED for number in range(count)]
-            db.executemany("INSERT OR IGNORE INTO partition (topic, partition) VALUES (?, ?)", tps)
+            db.execute("ALTER TABLE record ADD COLUMN checksum INTEGER")
             db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
 
     def _create(self, partitions: int) -> None:
@@ -214,13 +324,51 @@ class Log:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One transaction: durable when the block is left, or not there at all. Raises `LogUnavailable`."""
+        """One transaction: durable when the block is left, or not there at all.
+
+        Raises `LogUnavailable`; as `LogBroken` when an fsync has failed, or when the files are not those that were
+        opened: then it may be in the log all the same.
+        """
         with self._lock.held():
+            self._guard.check()
             try:
                 with self._transaction():
                     yield
             except apsw.Error as error:
-                raise LogUnavailable(f"cannot write to {self.path}: {error}") from error
+                reason = f"cannot write to {self.path}: {error}"
+                if getattr(error, "extendedresult", 0) in _FSYNC_FAILED:
+                    raise self.broken(reason) from error
+                raise LogUnavailable(reason) from error
+            self._guard.check()
+
+    def broken(self, reason: str) -> LogBroken:
+        """Leave word for the other processes that the file has to be recovered before it is used again.
+
+        What a failed fsync has left on the disk is unknown, and SQLite would count on it.
+        """
+        try:
+            self.recovery_path.touch(mode=0o600)
+        except OSError as error:
+            reason = f"{reason}; and {self.recovery_path} cannot be made: {error}"
+        return LogBroken(reason)
+
+    @property
+    def recovery_path(self) -> Path:
+        """The file that says so."""
+        return self.path.with_name("recovery-needed")
+
+    def check(self) -> None:
+        """Raise `LogBroken` if this process must not use the log any more; a few microseconds.
+
+        So it is when another program has deleted or replaced a file of it, or when a process had to give up on it.
+        """
+        self._guard.check()
+        if self.recovery_path.exists():
+            raise LogBroken(f"a process could not write to {self.path}: it has to be recovered by a new start")
+
+    def check_lock(self) -> None:
+        """Raise `LogBroken` if SQLite's lock on the file is gone; about 0.1 ms. Not to be called while it is opened."""
+        self._guard.check_lock()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -244,15 +392,15 @@ class Log:
         with self._writing():
             return [self._append(number, count, chunks) for number, count, chunks in bound]
 
-    def _append(self, number: int, count: int, chunks: "list[list[Any]]") -> int:
+    def _append(self, number: int, count: int, chunks: "list[tuple[list[Any], list[int]]]") -> int:
         grown = "UPDATE partition SET next = next + ? WHERE number = ? RETURNING next"
         first: int = self._db.execute(grown, (count, number)).get - count
         at = (number << OFFSET_BITS) + first
-        for chunk in chunks:
-            chunk[0] = at
-            rows = len(chunk) // 2 - 1
-            self._db.execute(_insert(rows), chunk)
-            at += rows
+        for bound, digests in chunks:
+            bound[0] = at
+            sums = [(digest ^ (at + row)) & _SIGN for row, digest in enumerate(digests)]
+            self._db.execute(_insert(len(sums)), bound + sums)
+            at += len(sums)
         return first
 
     def probe(self, at: int) -> None:
@@ -367,21 +515,40 @@ class Log:
         found: int | None = self._db.execute(query, (consumer, self.number(tp))).get
         return found
 
-    def read(self, tp: TopicPartition, offset: int, limit: int = 1000, max_bytes: int = 16 << 20) -> list[Record]:
-        """Records from `offset` on, at most `limit` and about `max_bytes`; at least one if there is one."""
+    def read(
+        self,
+        tp: TopicPartition,
+        offset: int,
+        limit: int = 1000,
+        max_bytes: int = 16 << 20,
+        *,
+        keep_damaged: bool = False,
+    ) -> list[Record]:
+        """Records from `offset` on, at most `limit` and about `max_bytes`; at least one if there is one.
+
+        A damaged record ends what is read; where it is the first one, raises `DamagedRecord`. With `keep_damaged` it
+        is handed out like the others, marked.
+        """
         base = self.number(tp) << OFFSET_BITS
         rows = self._db.execute(
-            "SELECT id, at, key, value FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            "SELECT id, at, key, value, checksum FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
             (base + offset, base + (1 << OFFSET_BITS), limit),
         )
-        found = []
+        found: list[Record] = []
         size = 0
-        for number, at, key, value in rows:
-            found.append(Record(number - base, at, key, value))
-            size += len(value or b"") + len(key or b"")
-            if size >= max_bytes:
-                break
-        rows.close()
+        try:
+            for number, at, key, value, stored in rows:
+                is_damaged = stored is not None and stored != checksum(number, at, key, value)
+                if is_damaged and not keep_damaged:
+                    if not found:
+                        raise DamagedRecord(tp.topic, tp.partition, number - base)
+                    break
+                found.append(Record(number - base, at, key, value, is_damaged))
+                size += len(value or b"") + len(key or b"")
+                if size >= max_bytes:
+                    break
+        finally:
+            rows.close()
         return found
 
     def block_before(self, tp: TopicPartition, start: int, end: int, limit: int) -> Block | None:
@@ -392,16 +559,43 @@ class Log:
         base = self.number(tp) << OFFSET_BITS
         query = (
             "SELECT json_group_array(id - ?1), CAST(group_concat(coalesce(key, x''), x'0a') AS BLOB),"
-            " json_group_array(length(value)), CAST(group_concat(value, '') AS BLOB)"
-            " FROM (SELECT id, key, value FROM record WHERE id >= ?1 + ?2 AND id < ?1 + ?3 ORDER BY id DESC LIMIT ?4)"
+            " json_group_array(length(value)), CAST(group_concat(value, '') AS BLOB),"
+            " json_group_array(at), json_group_array(checksum)"
+            " FROM (SELECT * FROM record WHERE id >= ?1 + ?2 AND id < ?1 + ?3 ORDER BY id DESC LIMIT ?4)"
         )
-        [(offsets, keys, lengths, values)] = self._db.execute(query, (base, start, end, limit))
-        found = Block(_decode_offsets(offsets), (keys or b"").split(b"\n"), _decode_lengths(lengths), values or b"")
+        [(offsets, keys, lengths, values, ats, sums)] = self._db.execute(query, (base, start, end, limit))
+        found = Block(
+            _decode_offsets(offsets),
+            (keys or b"").split(b"\n"),
+            _decode_lengths(lengths),
+            values or b"",
+            _decode_offsets(ats),
+            _decode_lengths(sums),
+        )
         if not found.offsets:
             return None
-        if len(found.keys) != len(found.offsets):
-            raise LogError(f"{tp.topic} has a key with a line break, which no JSON has, near offset {found.offsets[0]}")
+        if len(found.keys) != len(found.offsets):  # a key with a line break, which JSON has not
+            self.verify_all(tp, found.offsets[-1], found.offsets[0] + 1)
+            raise LogError(f"{tp.topic} has a key with a line break")
         return found
+
+    def verify(self, tp: TopicPartition, block: Block, places: Sequence[int]) -> None:
+        """Compare the checksums of the records at these places of a block. Raises `DamagedRecord`. 0.5 µs each."""
+        base = self.number(tp) << OFFSET_BITS
+        offsets, keys, lengths, values, ats, sums = block
+        ends = list(accumulate(length or 0 for length in lengths))
+        for place in places:
+            stored, length = sums[place], lengths[place]
+            if stored is None:
+                continue
+            value = None if length is None else values[ends[place] - length : ends[place]]
+            if stored != checksum(base + offsets[place], ats[place], keys[place], value):
+                raise DamagedRecord(tp.topic, tp.partition, offsets[place])
+
+    def verify_all(self, tp: TopicPartition, start: int, end: int) -> None:
+        """Compare the checksums of all records between two offsets. Raises `DamagedRecord`."""
+        while start < end and (found := self.read(tp, start)):
+            start = found[-1].offset + 1
 
     def offsets_of(self, tp: TopicPartition, key: bytes, start: int, end: int) -> list[int]:
         """The offsets between two of the records that have this key, ascending. Looks at all keys between them."""
@@ -423,11 +617,19 @@ class Log:
         """SQLite's write-ahead log."""
         return self.path.with_name(self.path.name + "-wal")
 
+    def wal_size(self) -> int:
+        """Its bytes; 0: there is nothing in it."""
+        try:
+            return self.wal_path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def checkpoint(self, *, reset: bool = False) -> tuple[int, int]:
         """Move the write-ahead log into the file; returns (its frames, those moved).
 
         Beside running writers; with `reset` it keeps them out for the rest of it, so that the next one starts the
-        write-ahead log anew.
+        write-ahead log anew. A reader in the way: (1, 0). Raises `apsw.Error`: after any but `apsw.FullError` there
+        must be no other checkpoint before all processes have ended.
         """
         try:
             if not reset:

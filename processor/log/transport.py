@@ -66,7 +66,7 @@ class Consumer(faust_transport.Consumer):
     def _fetch(self, wanted: dict[TP, int]) -> dict[TP, list[Any]]:
         found: dict[TP, list[Any]] = {}
         for tp, position in wanted.items():
-            records = self._store.read(TopicPartition(*tp), position, FETCH_RECORDS, FETCH_BYTES)
+            records = self._store.read(TopicPartition(*tp), position, FETCH_RECORDS, FETCH_BYTES, keep_damaged=True)
             if records and self._positions.get(tp) == position:
                 found[tp] = records
                 self._positions[tp] = self._ends[tp] = records[-1].offset + 1

@@ -15,9 +15,9 @@ from structlog.stdlib import get_logger
 from processor import tracing
 from processor.core import claims, message
 from processor.core.dedupe import U64
-from processor.core.message import Message
+from processor.core.message import Message, UnknownVersion
 from processor.core.pipeline import Changes
-from processor.log.errors import LogUnavailable
+from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
@@ -44,6 +44,11 @@ class Delivered(Protocol):
     def offset(self) -> int: ...
     @property
     def value(self) -> bytes | None: ...
+    @property
+    def is_damaged(self) -> bool:
+        """Its checksum does not match."""
+        ...
+
     def ack(self) -> None: ...
 
 
@@ -68,12 +73,15 @@ class Applier:
         clock: Callable[[], int],
         interval: float,
         exists: Exists,
+        pause: Callable[[int], None] = lambda number: None,
     ) -> None:
+        """`pause` is called with a partition's number when nothing more of it can be applied by this program."""
         self._owned = owned
         self._append = append
         self._clock = clock
         self._interval = interval
         self._exists = exists
+        self._pause = pause
         self._pending: list[tuple[Partition, Delivered]] = []
         self._waiting: dict[Partition, list[tuple[int, Message, U64]]] = {}
         """Messages that are not applied yet, with their offsets and keys."""
@@ -92,11 +100,11 @@ class Applier:
         """Take in one message; raises only `Broken`. It is applied with those beside it, at the latest by the next
         flush, which acknowledges it.
 
-        One of a partition that was given up meanwhile is left to the next owner.
+        One of a partition that was given up meanwhile, or that has been stopped, is left to the next owner.
         """
         await self._check_sound()
         partition = self._owned().get(delivered.partition)
-        if partition is None:
+        if partition is None or partition.is_stopped:
             return
         if delivered.offset > partition.expected:
             await self._check_gap(partition, delivered.offset)
@@ -106,8 +114,8 @@ class Applier:
         if delivered.offset in partition.dead:
             self._apply_waiting()
             partition.tables.skip(delivered.offset)
-        else:
-            await self._take(partition, delivered)
+        elif not await self._take(partition, delivered):
+            return
         self._pending.append((partition, delivered))
         self._work.set()
 
@@ -122,22 +130,38 @@ class Applier:
             self._broken = True
             raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
 
-    async def _take(self, partition: Partition, delivered: Delivered) -> None:
+    async def _take(self, partition: Partition, delivered: Delivered) -> bool:
+        """Apply a message now or with the next ones, or bury it; False: it is not for this program to judge."""
         try:
+            if delivered.is_damaged:
+                raise DamagedRecord(EVENTS, partition.number, delivered.offset)
             decoded = message.decode(delivered.value or b"")
             keys = partition.tables.prepare(decoded)
+        except UnknownVersion as error:
+            self._stop(partition, delivered, error)
+            return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the partition
             self._apply_waiting()
             await self._bury(partition, delivered, str(error) or repr(error))
             partition.tables.skip(delivered.offset)
-            return
+            return True
         if partition.one_by_one:
             await self._apply_alone(partition, delivered, decoded, keys)
-            return
+            return True
         self._waiting.setdefault(partition, []).append((delivered.offset, decoded, keys))
         self._waiting_events += len(decoded)
         if self._waiting_events >= MAX_WAITING:
             self._apply_waiting()
+        return True
+
+    def _stop(self, partition: Partition, delivered: Delivered, error: UnknownVersion) -> None:
+        """Apply and acknowledge nothing of the partition from this message on: another program has to read it.
+
+        The events are acknowledged and must be counted, so it is no dead letter.
+        """
+        partition.is_stopped = True
+        self._log.critical("partition.stopped", partition=partition.number, offset=delivered.offset, reason=str(error))
+        self._pause(partition.number)
 
     async def _apply_alone(self, partition: Partition, delivered: Delivered, decoded: Message, keys: U64) -> None:
         """Apply a message by itself, so that a failure is known to be its own. See `ONE_BY_ONE`."""

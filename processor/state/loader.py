@@ -48,6 +48,8 @@ class Partition:
         """The offset of the next message: a later one means that some were skipped."""
         self.one_by_one = ONE_BY_ONE
         """How many more messages are applied by themselves."""
+        self.is_stopped = False
+        """Nothing more of it is applied by this program: a message is of a version that it does not know."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
 

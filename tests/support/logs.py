@@ -47,6 +47,7 @@ class _Delivery:
         self.partition = partition
         self.offset = offset
         self.value = value
+        self.is_damaged = False
 
     def ack(self) -> None: ...
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from processor.core import message
@@ -35,7 +36,8 @@ def value_of(*events: Usage) -> bytes:
 
 
 class Delivery:
-    def __init__(self, offset: int, value: bytes | None) -> None:
+    def __init__(self, offset: int, value: bytes | None, *, is_damaged: bool = False) -> None:
+        self.is_damaged = is_damaged
         self.partition = 0
         self.offset = offset
         self.value = value
@@ -58,7 +60,10 @@ class Worker:
         self.failing = 0
         self.appended: list[list[Append]] = []
         self.partition: Partition = load(LogAddress(data_dir), 0)
-        self.applier = Applier(lambda: {0: self.partition}, self._append, lambda: NOON, 0.01, self._exists)
+        self.paused: list[int] = []
+        self.applier = Applier(
+            lambda: {0: self.partition}, self._append, lambda: NOON, 0.01, self._exists, self.paused.append
+        )
 
     async def _exists(self, partition: int, start: int, before: int) -> bool:
         return any(record.offset < before for record in self.log.read(TopicPartition(EVENTS, partition), start, 1))
@@ -170,6 +175,29 @@ async def test_what_cannot_be_read_goes_to_the_dead_letters_with_the_reason(work
     await again.take(sent)
     assert len(again.log.read(TopicPartition(DEAD_LETTERS, 0), 0)) == 1, "a replay does not bury it again"
     assert again.differences() == []
+
+
+async def test_a_message_of_an_unknown_version_stops_its_partition_and_is_no_dead_letter(worker: Worker) -> None:
+    newer = msgspec.msgpack.encode([message.VERSION + 1, {"blocks": []}, b"", b"checksum"])
+    deliveries = worker.send(value_of(Usage(1)), newer, value_of(Usage(2)))
+    await worker.take(deliveries)
+    await worker.applier.flush()
+    assert [delivery.acks for delivery in deliveries] == [1, 0, 0], "what came before it counts, nothing after it"
+    assert worker.partition.is_stopped
+    assert worker.paused == [0]
+    assert worker.log.end(TopicPartition(DEAD_LETTERS, 0)) == 0
+    assert worker.partition.tables.progress.offset == 0
+
+
+async def test_a_damaged_record_is_buried_and_never_counted(worker: Worker) -> None:
+    sound, damaged = worker.send(value_of(Usage(1)), value_of(Usage(2)))
+    damaged.is_damaged = True
+    await worker.take([sound, damaged])
+    await worker.applier.flush()
+    assert sound.acks == damaged.acks == 1
+    assert len(worker.partition.index) == 1
+    [letter] = worker.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
+    assert "spendstream.events:0:1 is damaged" in DeadLetter.decode(letter.key or b"").reason
 
 
 async def test_the_tables_say_that_they_are_past_a_dead_letter_at_the_end_of_the_log(worker: Worker) -> None:

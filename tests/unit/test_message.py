@@ -1,26 +1,17 @@
 from uuid import UUID
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core import claims, codec, message
 from processor.core.columns import Columns
-from processor.core.latency import UNKNOWN
 from processor.core.lines import Lines
-from processor.core.message import MessageError, Source, build_blocks
+from processor.core.message import MessageError, Source, UnknownVersion, build_blocks
 from tests.support.events import make_event, to_json_line, to_proto
 
 NOW = 1_790_000_000_000_000
-OLD_ROW = np.dtype(
-    [
-        ("id", "<u8", (2,)),
-        *((name, "<i8") for name in ("digest", "at", "input", "output", "cached", "cost")),
-        *(("user", "<u2"), ("dim", "<u2"), ("flags", "<u4")),
-    ]
-)
 
 
 def sent_columns(wire: codec.Wire, count: int) -> Columns:
@@ -56,19 +47,14 @@ def test_junk_is_no_message(junk: bytes) -> None:
         message.decode(junk)
 
 
-def test_a_message_of_version_2_is_read_as_not_measured() -> None:
-    source = Source("org", "project", "key", NOW, "json", "partial")
-    sent = sent_columns("json", 3)
-    assert sent.rows["latency"].all()
-    rows = np.frombuffer(sent.rows.tobytes(), OLD_ROW).copy()
-    rows["flags"] = [0, 1, 0]  # four bytes of them, in version 2
-    block, records = build_blocks(source, sent, 1)[0]
-    new = msgspec.msgpack.decode(message.encode([(msgspec.structs.replace(block, rows=rows.tobytes()), records)]))
-    old = message.decode(msgspec.msgpack.encode([2, *new[1:]]))
-    assert old.rows["latency"].tolist() == [UNKNOWN] * 3
-    assert old.rows["flags"].tolist() == [0, 1, 0]
-    for name in ("id", "digest", "at", "input", "output", "cached", "cost", "user", "dim"):
-        assert (old.rows[name] == sent.rows[name]).all()
+@pytest.mark.parametrize(
+    "junk",
+    [[7], [0, 1, 2], [-1, 1, 2], [10_000, 1, 2], ["5", 1], {"version": 5}, 5, [message.VERSION, "no blocks", b""]],
+)
+def test_what_names_no_version_is_garbage_and_no_other_version(junk: object) -> None:
+    with pytest.raises(MessageError) as caught:
+        message.decode(msgspec.msgpack.encode(junk))
+    assert not isinstance(caught.value, UnknownVersion)
 
 
 def test_a_message_of_another_version_or_with_torn_columns_is_refused() -> None:
@@ -76,9 +62,12 @@ def test_a_message_of_another_version_or_with_torn_columns_is_refused() -> None:
     block, records = build_blocks(source, sent_columns("json", 3), 1)[0]
     value = message.encode([(block, records)])
     whole = message.decode(value)
-    for version in (1, message.VERSION + 1):
-        with pytest.raises(MessageError, match=f"version {version}"):
-            message.decode(msgspec.msgpack.encode([version, *msgspec.msgpack.decode(value)[1:]]))
+    for version in (1, 3, message.VERSION + 1):
+        parts = msgspec.msgpack.decode(value)[1:]
+        for other in ([version, *parts], [version, {"blocks": parts}, 7, "and more"]):
+            with pytest.raises(UnknownVersion, match=f"version {version}") as caught:
+                message.decode(msgspec.msgpack.encode(other))
+            assert caught.value.version == version
     for reason, torn in {
         "torn": msgspec.structs.replace(block, rows=block.rows[:-1]),
         "no user": msgspec.structs.replace(block, users=block.users[:-1]),
@@ -114,4 +103,4 @@ def test_a_body_of_lines_travels_as_it_came() -> None:
         block, records = built[0]
         assert isinstance(records, Lines) == (partitions == 1)
         before = message.decode(message.encode([(block, list(records))]))
-        assert message.records(before) == [list(records)], "as they were in messages of version 3"
+        assert message.records(before) == [list(records)]

@@ -265,7 +265,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
 
 @pytest.mark.parametrize("bounds", [{"limit": 8}, {"max_bytes": 600}], ids=["records", "bytes"])
 def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replaced_what_was_compacted(
-    bounds: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bounds: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row of one user is replaced at the end, and compacted; of the progress between nothing is gone yet."""
     log, worker = Log(tmp_path / "data", partitions=1, create=True), Worker(1, packs=True)

@@ -1,14 +1,29 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import apsw
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from processor.log import checkpointer as checkpointer_module
 from processor.log.checkpointer import SOFT_LIMIT, Checkpointer
-from processor.log.errors import FormatError, Locked, LogError, PartitionMismatch
+from processor.log.errors import (
+    DamagedRecord,
+    FormatError,
+    Locked,
+    LogBroken,
+    LogError,
+    LogUnavailable,
+    PartitionMismatch,
+    RecoveryNeeded,
+)
 from processor.log.locks import FileLock
+from processor.log.newest import newest
 from processor.log.store import FORMAT, Append, Log, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 
@@ -190,16 +205,189 @@ def test_the_write_ahead_log_is_emptied_beside_the_writers(log: Log) -> None:
     assert all(len(record.value or b"") == 1 << 20 for record in log.read(E0, 0, max_bytes=1 << 30))
 
 
-def test_a_log_of_the_first_format_gets_what_it_lacks(log: Log) -> None:
+def make_format(directory: Path, version: int) -> None:
+    """A log of one record as format 3 had it, which says that it is of this format."""
+    log = Log(directory, partitions=2)
     put(log, E1, b"a")
-    directory = log.path.parent
     log.close()
     with apsw.Connection(str(directory / "log.db")) as db:
-        db.execute("DELETE FROM partition WHERE topic = ?", (CHECKPOINTS,))
-        db.execute("UPDATE meta SET value = 1 WHERE name = 'format'")
+        db.execute("ALTER TABLE record DROP COLUMN checksum")
+        db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (version,))
+
+
+def test_a_log_of_format_3_is_brought_to_this_one(tmp_path: Path) -> None:
+    make_format(tmp_path, 3)
     for _ in range(2):
-        migrated = Log(directory, create=False)
-        assert migrated.topics()[CHECKPOINTS] == 2
-        assert [record.value for record in migrated.read(E1, 0)] == [b"a"]
-        put(migrated, TopicPartition(CHECKPOINTS, 1), b"c")
+        migrated = Log(tmp_path, create=False)
+        assert [record.value for record in migrated.read(E1, 0)][:1] == [b"a"]
+        put(migrated, E1, b"b")
         migrated.close()
+    with apsw.Connection(str(tmp_path / "log.db")) as db:
+        sums = [found for (found,) in db.execute("SELECT checksum FROM record ORDER BY id")]
+        assert db.execute("SELECT value FROM meta WHERE name = 'format'").get == FORMAT
+    assert sums[0] is None
+    assert all(isinstance(found, int) for found in sums[1:]), "what is written from now on has one"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_log_older_than_format_3_is_refused(tmp_path: Path, version: int) -> None:
+    make_format(tmp_path, version)
+    with pytest.raises(FormatError, match=rf"format {version}, this program opens formats from 3 on"):
+        Log(tmp_path, create=False)
+
+
+# --- checksums --------------------------------------------------------------------------------------------------------
+
+
+def flip(log: Log, what: str, to: object) -> None:
+    """Change one column of the second of three records behind the program's back."""
+    with apsw.Connection(str(log.path)) as db:
+        db.execute(f"UPDATE record SET {what} = ? WHERE id = (SELECT max(id) - 1 FROM record)", (to,))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("at", 4), ("at", 5 ^ 1 << 40), ("key", b"kez"), ("key", None), ("value", b"c"), ("value", b""), ("value", None)],
+)
+def test_a_changed_record_is_named_and_not_handed_out(log: Log, column: str, value: object) -> None:
+    log.append([Append(R0, [(b"key", b"a"), (b"key", b"b"), (b"key", b"d")])], 5)
+    flip(log, column, value)
+    assert [record.value for record in log.read(R0, 0)] == [b"a"], "what stands before it is sound"
+    with pytest.raises(DamagedRecord, match=f"record {ROWS}:0:1 is damaged") as caught:
+        log.read(R0, 1)
+    assert (caught.value.topic, caught.value.partition, caught.value.offset) == (ROWS, 0, 1)
+    assert [record.is_damaged for record in log.read(R0, 0, keep_damaged=True)] == [False, True, False]
+    assert [record.value for record in log.read(R0, 2)] == [b"d"]
+
+
+@given(bit=st.integers(0, 62))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flipped_bit_of_the_checksum_is_noticed(log: Log, bit: int) -> None:
+    [first] = log.append([Append(R0, [(b"key", b"a"), (b"key", b"b"), (b"key", b"d")])], 5)
+    with apsw.Connection(str(log.path)) as db:
+        stored = db.execute("SELECT checksum FROM record WHERE id = (SELECT max(id) - 1 FROM record)").get
+    flip(log, "checksum", stored ^ 1 << bit)
+    with pytest.raises(DamagedRecord):
+        log.read(R0, first + 1)
+
+
+def test_a_record_at_another_place_is_damaged(log: Log) -> None:
+    put(log, E0, b"a", b"b")
+    with apsw.Connection(str(log.path)) as db:
+        db.execute("UPDATE record SET id = id + 8 WHERE value = ?", (b"b",))
+    with pytest.raises(DamagedRecord, match=f"{EVENTS}:0:9"):
+        log.read(E0, 1)
+
+
+@pytest.mark.parametrize(("column", "value"), [("value", b"[9]"), ("key", b"[0,\n1]"), ("key", b"[0,7]"), ("at", 6)])
+def test_reading_back_from_the_end_notices_it_too(log: Log, column: str, value: bytes) -> None:
+    log.append([Append(R0, [(b"[0,1]", b"[1]"), (b"[0,2]", b"[2]"), (b"[0,3]", b"[3]")])], 5)
+    flip(log, column, value)
+    with pytest.raises(DamagedRecord, match=f"{ROWS}:0:1"):
+        list(newest(log, R0, 0, log.end(R0)))
+
+
+def test_what_was_replaced_may_be_damaged(log: Log) -> None:
+    log.append([Append(R0, [(b"[0,2]", b"[1]"), (b"[0,2]", b"[2]"), (b"[0,2]", b"[3]")])], 5)
+    flip(log, "value", b"[9]")
+    assert [row.value for found in newest(log, R0, 0, 3) for row in found.others] == [b"[3]"]
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_opening_and_closing_a_log_keeps_the_locks_of_the_others_in_the_process(log: Log) -> None:
+    for _ in range(2):
+        Log(log.path.parent, create=False).close()
+        log.check_lock()
+    # Any other way of opening the file loses them, which is what the guard is for.
+    log.path.open("rb").close()
+    with pytest.raises(LogBroken, match=r"lock .* is lost"):
+        log.check_lock()
+
+
+def test_another_program_may_look_at_the_log(log: Log) -> None:
+    look = (
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM record').fetchone()[0])"
+    )
+    for count in range(1, 4):
+        put(log, E0, b"x")
+        found = subprocess.run([sys.executable, "-c", look, log.path], capture_output=True, check=True, text=True)
+        assert int(found.stdout) == count
+        log.check()
+        log.check_lock()
+    assert [record.offset for record in Log(log.path.parent).read(E0, 0)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_nothing_is_appended_to_a_file_that_is_gone(log: Log, suffix: str, how: str) -> None:
+    put(log, E0, b"a")
+    path = Path(f"{log.path}{suffix}")
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.with_name("copy").write_bytes(path.read_bytes())
+        path.with_name("copy").rename(path)
+    for refused in (lambda: put(log, E0, b"b"), log.check):
+        with pytest.raises(LogBroken, match=f"{path.name} was {how}"):
+            refused()
+
+
+def test_after_a_failed_checkpoint_nothing_goes_on_before_the_log_was_recovered(log: Log) -> None:
+    directory = log.path.parent
+    put(log, E0, b"a")
+    error = log.broken("a checkpoint failed")
+    assert isinstance(error, LogUnavailable)
+    with pytest.raises(LogBroken, match="recovered by a new start"):
+        log.check()
+    with pytest.raises(RecoveryNeeded, match="end every spendstream process"):
+        Log(directory, create=False)
+    log.close()
+    again = Log(directory, create=False)
+    again.check()
+    assert again.wal_size() == 0, "all of it was written into the file"
+    assert [record.value for record in again.read(E0, 0)] == [b"a"]
+
+
+class FailingLog(Log):
+    """Its checkpoints fail."""
+
+    failure: apsw.Error
+
+    def checkpoint(self, *, reset: bool = False) -> tuple[int, int]:
+        """Fail."""
+        raise self.failure
+
+
+@pytest.mark.parametrize(("failure", "breaks"), [(apsw.IOError("fsync"), True), (apsw.FullError("disk"), False)])
+def test_a_failed_checkpoint_ends_the_process_unless_the_disk_is_only_full(
+    log: Log, monkeypatch: pytest.MonkeyPatch, failure: apsw.Error, breaks: bool
+) -> None:
+    monkeypatch.setattr(FailingLog, "failure", failure, raising=False)
+    monkeypatch.setattr(checkpointer_module, "Log", FailingLog)
+    broken: list[LogBroken] = []
+    checkpointer = Checkpointer(log.path.parent, broken.append)
+    put(log, E0, os.urandom(2 * SOFT_LIMIT))
+    checkpointer.start()
+    if breaks:
+        checkpointer.join(5)
+        assert not checkpointer.is_alive()
+    else:
+        checkpointer.join(0.6)
+        assert checkpointer.is_alive()
+        checkpointer.stop()
+    assert bool(broken) == log.recovery_path.exists() == breaks
+
+
+def test_at_the_end_everything_is_in_the_file(log: Log) -> None:
+    checkpointer = Checkpointer(log.path.parent)
+    checkpointer.start()
+    put(log, E0, b"a")
+    assert log.wal_size() > 0
+    checkpointer.stop()
+    assert log.wal_size() == 0
+    copy = log.path.parent.parent / "copy"
+    copy.mkdir()
+    (copy / "log.db").write_bytes(log.path.read_bytes())
+    assert [record.value for record in Log(copy, create=False).read(E0, 0)] == [b"a"]
