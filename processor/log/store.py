@@ -238,7 +238,15 @@ class Log:
         self.identity: str = meta["identity"]
 
     def _make_file(self) -> None:
-        """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later."""
+        """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later.
+
+        Raises `LogError` where there was one before: a new one would begin to count from nothing, in silence.
+        """
+        if self.wal_size() or any(self.path.parent.glob("index/*/*")):
+            raise LogError(
+                f"the log {self.path} is gone, and other files in {self.path.parent} are of it: put it back from a "
+                "backup. To begin with an empty log, name another data directory or empty this one"
+            )
         draft = self.path.with_name(self.path.name + ".new")
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         draft.rename(self.path)
