@@ -17,13 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.chaos import kafka_rows
+from tests.chaos import kafka_rows, power
 from tests.chaos.report import Report
 from tests.chaos.rows import ROWS, run_row
 
-TITLES: Final = {name: row.title for name, row in ROWS.items()} | {
-    name: row.title for name, row in kafka_rows.ROWS.items()
-}
+TITLES: Final = (
+    {name: row.title for name, row in ROWS.items()}
+    | {"power": power.TITLE}
+    | {name: row.title for name, row in kafka_rows.ROWS.items()}
+)
+
+MAX_POWER_EVENTS: Final = 10_000
+"""Of the row `power`, whose events are 15 KB each and stay in memory: of more kills it has more lives."""
 
 SHOWN: Final = 10
 """Differences of a run that are printed."""
@@ -42,7 +47,7 @@ SHOWN: Final = 10
 @click.option("--results", type=click.Path(path_type=Path), help="Append a line of JSON for each run to this file")
 def main(repetitions: int, events: int, kills: int, seed: int | None, only: str, results: Path | None) -> None:
     """Kill processes under load, then compare every user's every column, the quota and `verify` with the truth."""
-    names = [name.strip() for name in only.split(",") if name.strip()] or list(ROWS)
+    names = [name.strip() for name in only.split(",") if name.strip()] or [*ROWS, "power"]
     if unknown := [name for name in names if name not in TITLES]:
         raise click.BadParameter(f"{', '.join(unknown)}; there are {', '.join(TITLES)}", param_hint="--only")
     first = seed if seed is not None else random.SystemRandom().randrange(10**6)
@@ -82,6 +87,11 @@ def _run(name: str, seed: int, events: int, kills: int, say: Callable[[str], Non
             if name in kafka_rows.ROWS:
                 return asyncio.run(
                     kafka_rows.run_row(name, seed=seed, events=events, directory=Path(directory), say=say)
+                )
+            if name == "power":
+                made = min(events, MAX_POWER_EVENTS)
+                return asyncio.run(
+                    power.run_power(seed=seed, events=made, lives=kills, directory=Path(directory), say=say)
                 )
             return asyncio.run(run_row(name, seed=seed, events=events, kills=kills, data_dir=data_dir, say=say))
         except Exception as error:  # noqa: BLE001 - one row that could not be run does not keep the others from it
