@@ -16,7 +16,7 @@ the server (sqlite.org/howtocorrupt.html, 2.2). `processor.log.guard` notices it
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import accumulate
@@ -51,6 +51,8 @@ FILE_NAME: Final = "log.db"
 OFFSET_BITS: Final = 40
 DEFAULT_PARTITIONS: Final = 1
 MAX_PARTITIONS: Final = 1024
+COPY_PAGES: Final = 1024
+"""Pages of 8 KiB that are copied in one step."""
 BUSY_MS: Final = 10_000
 RECOVERY_PATIENCE_MS: Final = 2_000
 """How long a start waits for those that still have a log open that must be recovered."""
@@ -617,6 +619,37 @@ class Log:
         query = "SELECT count(*) FROM record WHERE id >= ? AND id < ?"
         found: int = self._db.execute(query, (base, base + (1 << OFFSET_BITS))).get
         return found
+
+    # --- copies -----------------------------------------------------------------------------------------------------
+
+    def copy_to(self, target: Path, show: Callable[[int, int], None]) -> int:
+        """Copy the log as it is now into a file, which appears under its name whole or not at all; returns its bytes.
+
+        Others go on reading and writing meanwhile; the write-ahead log cannot start anew until it ends. `show` is
+        called with (pages done, pages in all). Raises `OSError` when the copy cannot be written.
+        """
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+        draft.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        copy = apsw.Connection(str(draft))
+        try:
+            copy.execute("PRAGMA synchronous = FULL")
+            with self.snapshot(), copy.backup("main", self._db, "main") as backup:
+                self._db.execute("SELECT count(*) FROM meta").fetchall()  # the snapshot begins with the first read
+                while not backup.done:
+                    backup.step(COPY_PAGES)
+                    show(backup.page_count - backup.remaining, backup.page_count)
+            copy.close()
+            draft.rename(target)
+            sync_directory(target.parent)
+        except apsw.Error as error:
+            raise OSError(str(error)) from error
+        finally:
+            copy.close()
+            for path in (draft, Path(f"{draft}-journal")):
+                path.unlink(missing_ok=True)
+        return target.stat().st_size
 
     # --- the write-ahead log ----------------------------------------------------------------------------------------
 

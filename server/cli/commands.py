@@ -10,6 +10,7 @@ import click
 from processor import lifeline, logs, tracing
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
+from server.cli.backup import backup
 from server.cli.budgets import budgets
 from server.cli.common import export, fail, load_or_exit, settings_options
 from server.cli.dlq import dlq
@@ -85,6 +86,7 @@ def worker(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 
+main.add_command(backup)
 main.add_command(budgets)
 main.add_command(dlq)
 main.add_command(export_events)

@@ -1,13 +1,15 @@
 """Export and import as commands, beside a running server and without one."""
 
+import asyncio
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.support import clients
-from tests.support.clients import Tally, reader
+from tests.support.clients import Pace, Tally, reader
 from tests.support.events import make_event, to_ndjson
 from tests.support.server import run_cli, server
 from tests.support.traffic import make_traffic
@@ -87,3 +89,41 @@ def test_bad_lines_and_files_are_named(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
     assert run_cli(tmp_path / "nothing", "export").returncode == 2
+
+
+@pytest.mark.timeout(180)
+async def test_a_copy_made_under_load_is_of_one_instant_and_can_be_served(tmp_path: Path) -> None:
+    traffic = make_traffic(random.SystemRandom().randrange(10**6), 4_000)
+    with server(tmp_path / "data", partitions=2) as started:
+        tally = Tally()
+        sending = asyncio.create_task(clients.send(started, traffic, tally, Pace(traffic.events, 800)))
+        while tally.acknowledged < traffic.events // 8:  # noqa: ASYNC110 - the tally has no event
+            await asyncio.sleep(0.05)
+        before = tally.acknowledged
+        done = await asyncio.to_thread(started.cli, "backup", str(tmp_path / "copy"), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["file"] == str(tmp_path / "copy" / "log.db")
+        await sending
+        again = await asyncio.to_thread(started.cli, "backup", str(tmp_path / "copy"))
+        assert (again.returncode, "exists" in again.stderr) == (2, True)
+        key = started.key
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["log.db"]
+    assert (tmp_path / "copy" / "log.db").stat().st_mode & 0o077 == 0
+    with server(tmp_path / "copy", key=None) as copy:
+        copy.key = key
+        async with clients.reader(copy) as reader:
+            quota = await reader.get("/v1/quota")
+            counted = quota["used"] + quota["duplicates"]
+            assert before <= counted <= traffic.events, "what was acknowledged before is in it"
+            assert await asyncio.to_thread(clients.verify, copy) == []
+            await clients.send(copy, traffic, Tally())
+            await reader.caught_up(traffic.truth.unique)
+            assert await reader.differences(traffic.truth, exact_duplicates=False) == []
+
+
+def test_a_copy_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with server(tmp_path / "data") as started:
+        (tmp_path / "file").write_text("")
+        done = started.cli("backup", str(tmp_path / "file" / "copy"))
+        assert done.returncode == 2
+        assert "cannot write" in done.stderr
