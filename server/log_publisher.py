@@ -31,9 +31,14 @@ class LogPublisher:
         log = address.open()
         self.partitions = log.partitions
         self.identity = log.identity
-        log.close()
         self.failure: str | None = None
         """Why the log took nothing the last time; None while it takes events."""
+        if address.kafka is None:
+            try:
+                log.probe(clock())
+            except LogUnavailable as error:  # a disk that is full when we start: reads are answered all the same
+                self.failure = str(error)
+        log.close()
         self._address = address
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -47,6 +52,8 @@ class LogPublisher:
         self._committer.start()
         self._is_handing_over = False
         self._prober: asyncio.Task[None] | None = None
+        if self.failure is not None:
+            self._begin_failing()
 
     async def publish(self, parts: Parts, size: int) -> dict[int, int]:
         """See `Publisher.publish`."""
@@ -91,12 +98,15 @@ class LogPublisher:
             job.done(outcome)
         last = decided[-1][1]
         if isinstance(last, LogUnavailable):
-            if self.failure is None:
-                get_logger().error("log.unavailable", error=str(last))
-                self._prober = asyncio.create_task(self._probe())
-            self.failure = str(last)
+            before, self.failure = self.failure, str(last)
+            if before is None:
+                self._begin_failing()
         elif self.failure is not None:
             self._recovered()
+
+    def _begin_failing(self) -> None:
+        get_logger().error("log.unavailable", error=self.failure)
+        self._prober = asyncio.create_task(self._probe())
 
     def _recovered(self) -> None:
         self.failure = None

@@ -1,5 +1,6 @@
 """Advisory locks on files of the data directory; the kernel frees them when their process ends, however it ends."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -29,8 +30,9 @@ class FileLock:
                     raise Locked(f"{what} (process {holder or 'unknown'} holds {self._path})") from None
                 time.sleep(0.05)
             else:
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+                with contextlib.suppress(OSError):  # on a full disk the holder has no name
+                    os.ftruncate(self._fd, 0)
+                    os.pwrite(self._fd, str(os.getpid()).encode(), 0)
                 return
 
     @contextmanager

@@ -1,0 +1,55 @@
+"""A start on a full disk: reads are answered, `/readyz` says why events are not taken, and with room they are."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import faults
+from tests.chaos.faults import CannotRun
+from tests.support import clients
+from tests.support.clients import Reader
+from tests.support.events import make_event, to_ndjson
+from tests.support.server import server
+
+HEADERS = {"Content-Type": "application/x-ndjson"}
+
+
+async def post(reader: Reader, events: int) -> int:
+    body = to_ndjson([make_event(user_id="u") for _ in range(events)])
+    return (await reader.request("POST", "/v1/ingest", data=body, headers=HEADERS)).status
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("end", ["stop", "kill"])
+async def test_a_start_on_a_full_disk(tmp_path: Path, end: str) -> None:
+    try:
+        with faults.small_disk(tmp_path / "disk", 48), server(tmp_path / "disk" / "data") as started:
+            async with clients.reader(started) as reader:
+                assert await post(reader, 10) == 202
+                await reader.caught_up(10)
+            if end == "stop":
+                await asyncio.to_thread(started.stop)
+                faults.fill(tmp_path / "disk")
+            else:
+                faults.fill(tmp_path / "disk")
+                await asyncio.to_thread(started.kill_all)
+            await asyncio.to_thread(started.start)
+            async with clients.reader(started) as reader:
+                assert (await reader.get("/v1/users"))["total"]["requests"] == 10
+                answer = await reader.request("GET", "/readyz")
+                assert answer.status == 503
+                assert "full" in json.dumps(answer.json)
+                assert await post(reader, 1) == 503
+                assert (await reader.request("GET", "/healthz")).status == 200
+                faults.free(tmp_path / "disk")
+                for _ in range(100):
+                    if (await reader.request("GET", "/readyz")).status == 200:
+                        break
+                    await asyncio.sleep(0.1)
+                assert await post(reader, 5) == 202
+                await reader.caught_up(15)
+            assert await asyncio.to_thread(clients.verify, started) == []
+    except CannotRun as error:
+        pytest.skip(str(error))

@@ -1,0 +1,97 @@
+"""Data directories of earlier versions: opened and gone on with exactly, or refused by name."""
+
+import asyncio
+from pathlib import Path
+
+import apsw
+import msgspec
+import pytest
+
+from processor.core import message
+from processor.log.store import FORMAT, Append, Log, TopicPartition
+from processor.log.topics import DEAD_LETTERS, EVENTS
+from tests.support import clients, format3
+from tests.support.events import make_event, to_ndjson
+from tests.support.server import server, wait_until
+
+
+@pytest.mark.timeout(120)
+async def test_a_directory_of_format_3_goes_on_exactly(tmp_path: Path) -> None:
+    format3.make(tmp_path / "data")
+    with server(tmp_path / "data", key=None) as started:
+        started.key = format3.KEY
+        for _ in range(2):
+            async with clients.reader(started) as reader:
+                users, total = await reader.users()
+                quota = await reader.get("/v1/quota")
+            assert {_sums(row) for row in users} == {(user, *sums) for user, sums in format3.USERS.items()}
+            assert (total["requests"], str(total["cost_usd"]), quota["limit"]) == (19, "0.0612", 1000)
+            assert await asyncio.to_thread(clients.verify, started) == []
+            code, _ = await asyncio.to_thread(started.stop)
+            assert code == 0
+            await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:  # every id it had is still known, and new ones are counted
+            before = await reader.get("/v1/quota")
+            sent = [make_event(event_id=each, user_id="again") for each in format3.EVENT_IDS]
+            body = to_ndjson([*sent, make_event(user_id="dora")])
+            headers = {"Content-Type": "application/x-ndjson"}
+            answer = await reader.request("POST", "/v1/ingest", data=body, headers=headers)
+            assert answer.status == 202
+            after = await reader.get(f"/v1/users?after={answer.headers['x-ingest-position']}")
+            assert after["total"]["requests"] == 20
+            quota = await reader.get("/v1/quota")
+            assert quota["duplicates"] - before["duplicates"] == len(format3.EVENT_IDS)
+        assert await asyncio.to_thread(clients.verify, started) == []
+    with apsw.Connection(str(tmp_path / "data" / "log.db")) as db:
+        assert db.execute("SELECT value FROM meta WHERE name = 'format'").get == FORMAT
+    db.close()
+
+
+def _sums(row: dict[str, object]) -> tuple[object, ...]:
+    names = ("user_id", "requests", "errors", "input_tokens", "output_tokens")
+    return (*(row[name] for name in names), str(row["cost_usd"]), row["unpriced"])
+
+
+@pytest.mark.timeout(120)
+async def test_messages_of_another_version_stop_their_partition_until_the_right_program_comes(tmp_path: Path) -> None:
+    """Events that a newer API took are for a newer worker to count: until it comes they wait, as no dead letters."""
+    newer = msgspec.msgpack.encode([message.VERSION + 1, b"another form of blocks", b"", 7])
+    with server(tmp_path / "data", max_lag=1, partitions=2) as started:
+        async with clients.reader(started) as reader:
+            log = Log(tmp_path / "data", create=False)
+            log.append([Append(TopicPartition(EVENTS, 0), [(None, newer)])], 0)
+            await asyncio.to_thread(wait_until, lambda: started.entries("partition.stopped") != [], 20)
+            [entry] = started.entries("partition.stopped")
+            assert (entry["partition"], entry["offset"]) == (0, 0)
+            assert f"version {message.VERSION + 1}" in entry["reason"]
+            headers = {"Content-Type": "application/x-ndjson"}
+            body = to_ndjson([make_event(user_id="u") for _ in range(40)])
+            assert (await reader.request("POST", "/v1/ingest", data=body, headers=headers)).status == 202
+            for _ in range(100):
+                if (await reader.request("GET", "/readyz")).status == 503:
+                    break
+                await asyncio.sleep(0.1)
+            else:
+                pytest.fail("ready, though a partition stands still")
+            counted = (await reader.get("/v1/users"))["total"]["requests"]
+            assert 0 < counted < 40, "the other partition goes on, this one does not"
+        assert log.end(TopicPartition(DEAD_LETTERS, 0)) == 0
+        # The message is taken away by hand, as if the right version had come: what waits behind it is counted.
+        await asyncio.to_thread(started.kill_all)
+        log.trim(TopicPartition(EVENTS, 0), 1)
+        log.close()
+        await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:
+            await reader.caught_up(40)
+
+
+@pytest.mark.timeout(60)
+def test_an_older_directory_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    format3.make(tmp_path / "data")
+    with apsw.Connection(str(tmp_path / "data" / "log.db")) as db:
+        db.execute("UPDATE meta SET value = 2 WHERE name = 'format'")
+    db.close()
+    with server(tmp_path / "data", start=False) as started:
+        started.launch()
+        assert started.process.wait(30) == 2
+        assert "has format 2, this program opens formats from 3 on" in started.log()
