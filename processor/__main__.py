@@ -13,6 +13,7 @@ from structlog.stdlib import get_logger
 
 from processor import lifeline, logs, tracing
 from processor.app import Application
+from processor.core.visible import visible_lines
 from processor.log.checkpointer import Checkpointer
 from processor.log.errors import LogError
 from processor.log.locks import FileLock
@@ -41,7 +42,7 @@ def main() -> int:
         lock.take("another worker runs on this data directory", LOCK_PATIENCE)
         application = Application(settings, now)
     except (SettingsError, LogError) as error:
-        print(f"spendstream worker: {error}", file=sys.stderr)  # noqa: T201 - a person started it wrongly
+        print(visible_lines(f"spendstream worker: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly
         return EXIT_USAGE
     lifeline.watch()
     if settings.broker != "sqlite://":

@@ -1,11 +1,16 @@
-"""The program's own log: structured lines on standard error, for people on a terminal, as JSON elsewhere."""
+"""The program's own log: structured lines on standard error, for people on a terminal, as JSON elsewhere.
 
+What came from outside (ids, names, the text of an exception) is in it as text: control characters are escaped.
+"""
+
+import io
 import logging
 import sys
-from typing import Final
+from typing import Any, Final, TextIO
 
 import structlog
 
+from processor.core.visible import visible, visible_json, visible_lines
 from processor.settings import Settings
 
 QUIET: Final = (
@@ -33,13 +38,15 @@ def configure(settings: Settings, role: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _with_role(role),
     ]
-    final: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")  # no locale, and no setting of Python's, may stop a line
+    final: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), _escape_json]
         if as_json
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the default one prints local variables: keys, events
-        )
+        else [
+            _escape_values,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_print_traceback),
+        ]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -51,11 +58,7 @@ def configure(settings: Settings, role: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([structlog.processors.format_exc_info] if as_json else []),
-                final,
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
         )
     )
     root = logging.getLogger()
@@ -71,3 +74,26 @@ def _with_role(role: str) -> structlog.typing.Processor:
         return event
 
     return add
+
+
+def _escape_values(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Before the lines for people: the colours are added later, so nothing here may bring its own."""
+    return {visible(name): value if name == "exc_info" else _shown(value) for name, value in event.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    text = repr(value)
+    return value if visible(text) == text else visible(text)
+
+
+def _print_traceback(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Plain: the default traceback prints local variables, keys and events among them."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    stream.write(visible_lines(plain.getvalue()))
+
+
+def _escape_json(_: object, __: str, line: Any) -> str:
+    return visible_json(line)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from structlog.stdlib import get_logger
 
 from processor import lifeline
+from processor.core.visible import visible
 from processor.log.address import LogAddress
 from processor.log.checkpointer import EXIT_BROKEN
 from processor.log.locks import FileLock
@@ -209,4 +210,4 @@ def _say(settings: ServerSettings, said: Mapping[str, str], made: str | None) ->
     if made is not None:
         lines.append(f"  key   {made}  (project default; shown this once)")
     ready = {"event": "ready", "role": "serve", "http": said["http"], "grpc": said["grpc"]}
-    print("\n".join(lines), json.dumps(ready, separators=(",", ":")), sep="\n", flush=True)  # noqa: T201 - the banner
+    print("\n".join(map(visible, lines)), json.dumps(ready, separators=(",", ":")), sep="\n", flush=True)  # noqa: T201 - the banner

@@ -122,3 +122,17 @@ def test_layers() -> None:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     linted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert linted.returncode == 0, linted.stdout
+
+
+@pytest.mark.parametrize("path", sources("server/cli"), ids=name_of)
+def test_commands_print_by_one_module(path: Path) -> None:
+    """What came from outside must be text on a terminal: `server/cli/output.py` does that if nothing goes past it."""
+    if path.name == "output.py":
+        return
+    printers = ("rich.console", "rich.table", "rich.text")
+    assert [module for module in imports(path) if is_within(module, printers)] == []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"echo", "secho", "stderr"}, f"line {node.lineno} prints by itself"
+        if isinstance(node, ast.Name):
+            assert node.id != "print", f"line {node.lineno} prints by itself"

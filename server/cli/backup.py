@@ -7,7 +7,8 @@ import click
 
 from processor.log.store import FILE_NAME, Log
 from processor.settings import Settings
-from server.cli.common import fail, open_log, print_json, settings_options
+from server.cli.common import fail, open_log, settings_options
+from server.cli.output import print_json, say
 from server.cli.progress import progress_bar
 
 
@@ -40,4 +41,4 @@ def backup(directory: Path, as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json({"file": str(target.absolute()), "bytes": size})
     else:
-        click.echo(f"{target}: {size} bytes")
+        say(f"{target}: {size} bytes")

@@ -5,8 +5,6 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from processor.core.money import format_cost
 from processor.settings import Settings
@@ -21,15 +19,16 @@ from server.budgets import (
     BudgetList,
     Window,
 )
-from server.cli.common import fail, now, open_log, settings_options
+from server.cli.common import UNICODE, fail, now, open_log, settings_options
 from server.cli.keys import administration
+from server.cli.output import Column, Sheet, print_encoded, say
 from server.cli.users import read_view
 from server.keys import DEFAULT_PROJECT, make_key
 from server.reads import ViewReads
 
 _log = settings_options(Settings, "data_dir", "broker")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers")
-_project = click.option("--project", default=DEFAULT_PROJECT, show_default=True, help="The project")
+_project = click.option("--project", type=UNICODE, default=DEFAULT_PROJECT, show_default=True, help="The project")
 
 
 @click.group()
@@ -44,8 +43,8 @@ def budgets() -> None:
 @budgets.command("set")
 @click.option("--usd", required=True, metavar="AMOUNT", help="Dollars in one window, like 25 or 0.50")
 @click.option("--window", required=True, type=click.Choice(WINDOWS), help="A UTC day or calendar month")
-@click.option("--user", metavar="ID", help="Only this user  [default: all]")
-@click.option("--model", metavar="NAME", help="Only this model  [default: all]")
+@click.option("--user", type=UNICODE, metavar="ID", help="Only this user  [default: all]")
+@click.option("--model", type=UNICODE, metavar="NAME", help="Only this model  [default: all]")
 @click.option(
     "--thresholds",
     metavar="N,N",
@@ -83,9 +82,7 @@ def set_budget(
     wanted = NewBudget(amount, window, user, model, tuple(map(int, parts)))
     with administration(flags) as admin:
         found = admin.set_budget(wanted, project)
-    click.echo(
-        render.encode(render.budget_alone(found)) if as_json else f"{found.id}: {_what(found)}, {_amount(found)}"
-    )
+    _print_one(found, f"{found.id}: {_what(found)}, {_amount(found)}", as_json)
 
 
 @budgets.command("list")
@@ -98,11 +95,11 @@ def list_budgets(project: str, as_json: bool, **flags: Any) -> None:
         view, directory = read_view(log), bootstrap.read_directory(log)
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     found = asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))
-    click.echo(render.encode(render.budget_list(found))) if as_json else _print(found)
+    print_encoded([render.encode(render.budget_list(found))]) if as_json else _print(found)
 
 
 @budgets.command("delete")
-@click.argument("budget")
+@click.argument("budget", type=UNICODE)
 @_project
 @_json
 @_log
@@ -110,7 +107,11 @@ def delete_budget(budget: str, project: str, as_json: bool, **flags: Any) -> Non
     """Delete BUDGET, named by its id as listed."""
     with administration(flags) as admin:
         found = admin.delete_budget(budget, project)
-    click.echo(render.encode(render.budget_alone(found)) if as_json else f"deleted {found.id}: {_what(found)}")
+    _print_one(found, f"deleted {found.id}: {_what(found)}", as_json)
+
+
+def _print_one(found: Budget, line: str, as_json: bool) -> None:
+    print_encoded([render.encode(render.budget_alone(found))]) if as_json else say(line)
 
 
 def _what(budget: Budget) -> str:
@@ -123,14 +124,16 @@ def _amount(budget: Budget) -> str:
 
 
 def _print(found: BudgetList) -> None:
-    table = Table()
-    table.add_column("for", overflow="fold", min_width=12)
-    table.add_column("window")
-    for title in ("budget USD", "spent USD", "reached"):
-        table.add_column(title, justify="right")
-    table.add_column("id", overflow="fold", min_width=14)
+    table = Sheet(
+        Column("for"),
+        Column("window", "whole"),
+        Column("budget USD", "number"),
+        Column("spent USD", "number"),
+        Column("reached", "number"),
+        Column("id", "whole"),
+    )
     for state in found.budgets:
         reached = f"{state.reached[-1].threshold} %" if state.reached else "no"
         budget = state.budget
-        table.add_row(_what(budget), budget.window, budget.usd, format_cost(state.spent), reached, budget.id)
-    Console().print(table)
+        table.add(_what(budget), budget.window, str(budget.usd), format_cost(state.spent), reached, budget.id)
+    table.print()

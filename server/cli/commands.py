@@ -3,13 +3,17 @@
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from processor import lifeline, logs, tracing
+from processor.core.visible import visible
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
+from server.cli import output
 from server.cli.backup import backup
 from server.cli.budgets import budgets
 from server.cli.common import export, fail, load_or_exit, settings_options
@@ -24,7 +28,35 @@ from server.cli.verify import verify
 from server.settings import ServerSettings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """The group of all commands; prints in any locale, and errors of the command line as text."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program."""
+        output.prepare()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the arguments of the group."""
+        with _errors_as_text():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Parse the arguments of the command, and run it."""
+        with _errors_as_text():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:  # it quotes arguments, which may be names of files
+        error.message = visible(error.message)
+        raise
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spendstream", prog_name="spendstream")
 def main() -> None:
     """Ingest and metering for LLM usage: who spends what, exactly, now.

@@ -1,6 +1,5 @@
-"""What several commands share: the settings' flags, the clock, the log of the data directory, and output."""
+"""What several commands share: the settings' flags, the clock, and the log of the data directory."""
 
-import json
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.log.port import LogWriter
 from processor.settings import CONFIG_VARIABLE, Settings, SettingsError, load
+from server.cli.output import say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,6 +24,27 @@ EXIT_USAGE: Final = 2
 def now() -> int:
     """The wall clock in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+class _Unicode(click.ParamType):
+    """A name or an id. Where the locale is not one of UTF-8, Python leaves the bytes of an argument undecoded."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text: str = value
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            try:
+                return os.fsencode(text).decode()
+            except UnicodeError:
+                self.fail("it is not valid UTF-8", param, ctx)
+        return text
+
+
+UNICODE: Final = _Unicode()
+"""The type of arguments that name something in the log; names of files are other bytes."""
 
 
 def settings_options(kind: type[Settings], *names: str) -> Callable[[F], F]:
@@ -67,12 +88,13 @@ def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
     try:
         return load(kind)
     except SettingsError as error:
-        fail(str(error))
+        fail(*str(error).split("\n"))
 
 
-def fail(message: str) -> NoReturn:
+def fail(*lines: str) -> NoReturn:
     """End the program: it was asked for something that cannot be."""
-    click.echo(f"spendstream: {message}", err=True)
+    first, *others = lines
+    say(f"spendstream: {first}", *others, err=True)
     sys.exit(EXIT_USAGE)
 
 
@@ -90,8 +112,3 @@ def open_log(flags: dict[str, Any], *, create: bool = False) -> Iterator[LogWrit
         fail(str(error))
     finally:
         log.close()
-
-
-def print_json(value: Any, *, err: bool = False) -> None:
-    """One JSON document on standard output, or on standard error."""
-    click.echo(json.dumps(value, indent=2), err=err)

@@ -4,15 +4,14 @@ import sys
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from processor.core.clock import format_timestamp
 from processor.log import letters
 from processor.log.letters import Letter
 from processor.log.port import LogReader
 from processor.settings import Settings
-from server.cli.common import fail, now, open_log, print_json, settings_options
+from server.cli.common import fail, now, open_log, settings_options
+from server.cli.output import Column, Sheet, print_json, say
 
 _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
@@ -41,21 +40,30 @@ def list_letters(as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json([_public(letter) for letter in found])
         return
-    table = Table("partition", "offset", "events", "bytes", "when", "retried", "reason")
+    table = Sheet(
+        Column("partition", "number"),
+        Column("offset", "number"),
+        Column("events", "number"),
+        Column("bytes", "number"),
+        Column("when", "whole"),
+        Column("retried"),
+        Column("reason"),
+        nothing="",
+    )
     for letter in found:
         row = _public(letter)
         retried = row["retried"]
-        table.add_row(
+        table.add(
             str(row["partition"]),
             str(row["offset"]),
-            "unreadable" if row["events"] is None else str(row["events"]),
-            f"{row['bytes']:,}",
+            "unreadable" if row["events"] is None else row["events"],
+            row["bytes"],
             row["at"],
-            "" if retried is None else f"{retried['at']}, as offset {retried['offset']}",
+            None if retried is None else f"{retried['at']}, as offset {retried['offset']}",
             row["reason"],
         )
-    Console().print(table)
-    click.echo(f"{len(found)} dead letters, {sum(letter.retry is None for letter in found)} not retried", err=True)
+    table.print()
+    say(f"{len(found)} dead letters, {sum(letter.retry is None for letter in found)} not retried", err=True)
 
 
 @dlq.command()
@@ -101,8 +109,8 @@ def retry(
         )
     else:
         for note in done:
-            click.echo(f"partition {note.retried[1]}: offset {note.retried[2]} goes again as offset {note.to}")
-        click.echo(_summary(len(done), len(before), len(unreadable)))
+            say(f"partition {note.retried[1]}: offset {note.retried[2]} goes again as offset {note.to}")
+        say(_summary(len(done), len(before), len(unreadable)))
     sys.exit(EXIT_UNREADABLE if unreadable and not everything else 0)
 
 

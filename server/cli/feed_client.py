@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import aiohttp
-import click
 import msgspec
 from msgspec import Raw
 
+from server.cli.output import say
 from server.cli.remote import Message, ServerSent, events_of
 from server.errors import Refused
 
@@ -38,7 +38,7 @@ async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tu
                         break  # the server has had its last word; what it is, the next try tells
                     yield event.kind, message
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                click.echo(f"spendstream: {url}: {str(error) or type(error).__name__}; trying again", err=True)
+                say(f"spendstream: {url}: {str(error) or type(error).__name__}; trying again", err=True)
             await asyncio.sleep(PAUSE)
 
 

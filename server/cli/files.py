@@ -10,6 +10,7 @@ from typing import IO, Any, Final, cast
 from isal import igzip, isal_zlib
 
 from processor.core.portable import MAX_LINE
+from server.cli.output import TerminalLines
 from server.cli.progress import Show
 
 _IsalError: Final = cast("type[Exception]", isal_zlib.error)  # its stub calls it an instance
@@ -20,10 +21,14 @@ STEP: Final = 1000
 
 @contextmanager
 def writing(name: str) -> Iterator[IO[bytes]]:
-    """Write a file that appears under its name whole, or not at all. Raises `OSError`."""
+    """Write a file that appears under its name whole, or not at all. Raises `OSError`.
+
+    On a terminal, where the lines are for reading, control characters in them are escaped.
+    """
     if name == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        file = cast("IO[bytes]", TerminalLines()) if sys.stdout.isatty() else sys.stdout.buffer
+        yield file
+        sys.stdout.flush()
         return
     path = Path(name)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -6,14 +6,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from processor.core.clock import DAY, HOUR, MINUTE, SECOND
 from processor.settings import Settings
 from server.admin_answers import of_key, of_organization, of_project
 from server.administration import OVERLAP, Administration, NewKey
-from server.cli.common import fail, now, open_log, print_json, settings_options
+from server.cli.common import UNICODE, fail, now, open_log, settings_options
+from server.cli.output import Cell, Column, Sheet, print_json, say
 from server.errors import Refused
 from server.keys import DEFAULT_PROJECT, DEFAULT_SCOPES, SCOPES
 
@@ -33,16 +32,14 @@ def administration(flags: dict[str, Any]) -> Iterator[Administration]:
 
 def _table(rows: list[dict[str, Any]], **columns: str) -> None:
     """Print `rows`; `columns` are headings and what is shown below them."""
-    table = Table(*columns)
+    table = Sheet(*map(Column, columns))
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns.values()))
-    Console().print(table)
+        table.add(*(_cell(row[name]) for name in columns.values()))
+    table.print()
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "none"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+def _cell(value: Any) -> Cell:
+    return ",".join(value) if isinstance(value, list) else value
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -54,8 +51,12 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--project", help=f"Project the key belongs to; made if there is none  [default: {DEFAULT_PROJECT}]")
-@click.option("--org", help="Organisation that has the project and pays for it  [default: the one that has it]")
+@click.option(
+    "--project", type=UNICODE, help=f"Project the key belongs to; made if there is none  [default: {DEFAULT_PROJECT}]"
+)
+@click.option(
+    "--org", type=UNICODE, help="Organisation that has the project and pays for it  [default: the one that has it]"
+)
 @click.option("--scopes", default=",".join(DEFAULT_SCOPES), show_default=True, help=f"Any of {', '.join(SCOPES)}")
 @click.option("--rate-limit", metavar="N/min", help="Requests a minute; without it there is no limit")
 @click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Days until the key expires")
@@ -81,9 +82,9 @@ def create(
     if as_json:
         print_json({"key": secret, **of_key(key, now())})
     else:
-        click.echo(secret)
+        say(secret)
         whose = f"project {key.project} of organisation {key.organization}"
-        click.echo(f"for {whose}; it is not stored and not shown again", err=True)
+        say(f"for {whose}; it is not stored and not shown again", err=True)
 
 
 def _per_minute(text: str) -> int:
@@ -103,12 +104,11 @@ def list_keys(as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json(found)
         return
-    shown = [{**key, "prefix": f"{key['prefix']}…"} for key in found]
-    _table(shown, key="prefix", project="project", organisation="organization", scopes="scopes", state="state")
+    _table(found, key="prefix", project="project", organisation="organization", scopes="scopes", state="state")
 
 
 @keys.command()
-@click.argument("key")
+@click.argument("key", type=UNICODE)
 @click.option("--overlap", metavar="TIME", default="24h", show_default=True, help="How long both are valid: 0, 90s, 2d")
 @_json
 @_data_dir
@@ -120,8 +120,8 @@ def rotate(key: str, overlap: str, as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json({"key": secret, **of_key(made, now()), "replaces": of_key(old, now())})
     else:
-        click.echo(secret)
-        click.echo(f"replaces {old.prefix}…, which is valid until {of_key(old, now())['expires']}", err=True)
+        say(secret)
+        say(f"replaces {old.prefix}…, which is valid until {of_key(old, now())['expires']}", err=True)
 
 
 _UNITS: Final = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "": SECOND}
@@ -136,14 +136,14 @@ def _span(text: str) -> int:
 
 
 @keys.command()
-@click.argument("key")
+@click.argument("key", type=UNICODE)
 @_json
 @_data_dir
 def revoke(key: str, as_json: bool, **flags: Any) -> None:
     """Revoke KEY (its id, `lqt_` and 8 characters as listed, or the whole key): no server takes it a second later."""
     with administration(flags) as admin:
         revoked = admin.revoke(key)
-    print_json(of_key(revoked, now())) if as_json else click.echo(f"revoked {revoked.prefix}…")
+    print_json(of_key(revoked, now())) if as_json else say(f"revoked {revoked.prefix}…")
 
 
 # --- projects --------------------------------------------------------------------------------------------------------
@@ -155,15 +155,15 @@ def projects() -> None:
 
 
 @projects.command("create")
-@click.argument("name")
-@click.option("--org", help="Organisation that has it  [default: default]")
+@click.argument("name", type=UNICODE)
+@click.option("--org", type=UNICODE, help="Organisation that has it  [default: default]")
 @_json
 @_data_dir
 def create_project(name: str, org: str | None, as_json: bool, **flags: Any) -> None:
     """Make a project; one that the organisation has already stays as it is."""
     with administration(flags) as admin:
         made = admin.create_project(name, org)
-    print_json(of_project(made)) if as_json else click.echo(f"{made.id} of organisation {made.organization}")
+    print_json(of_project(made)) if as_json else say(f"{made.id} of organisation {made.organization}")
 
 
 @projects.command("list")
@@ -185,7 +185,7 @@ def orgs() -> None:
 
 
 @orgs.command("set")
-@click.argument("name")
+@click.argument("name", type=UNICODE)
 @click.option("--monthly-quota", metavar="N", required=True, help="Unique events a calendar month (UTC), or `none`")
 @_json
 @_data_dir
@@ -196,7 +196,7 @@ def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
     with administration(flags) as admin:
         found = admin.set_quota(name, None if monthly_quota == "none" else int(monthly_quota))
     limit = "no limit" if found.monthly_quota is None else found.monthly_quota
-    print_json(of_organization(found)) if as_json else click.echo(f"{name}: {limit}")
+    print_json(of_organization(found)) if as_json else say(f"{name}: {limit}")
 
 
 @orgs.command("list")

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from server.cli.common import fail, now, print_json
+from server.cli.common import fail, now
 from server.cli.load_traffic import Generator
+from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
 from server.cli.remote import key_option, url_option
 from server.intake import MAX_EVENTS
@@ -103,9 +104,9 @@ def _report(outcome: "Outcome", events: int, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{outcome.accepted:,} of {events:,} events accepted in {outcome.seconds:.1f} s: {outcome.rate:,.0f}/s")
-    click.echo("latency of a request: " + ", ".join(f"{name} {value:,.1f} ms" for name, value in latency.items()))
+    say(f"{outcome.accepted:,} of {events:,} events accepted in {outcome.seconds:.1f} s: {outcome.rate:,.0f}/s")
+    say("latency of a request: " + ", ".join(f"{name} {value:,.1f} ms" for name, value in latency.items()))
     if outcome.rejected or outcome.lost:
-        click.echo(f"{outcome.rejected:,} rejected, {outcome.lost:,} given up")
+        say(f"{outcome.rejected:,} rejected, {outcome.lost:,} given up")
     for why, count in sorted(outcome.again.items()):
-        click.echo(f"{why}: {count:,} requests were sent again")
+        say(f"{why}: {count:,} requests were sent again")

@@ -3,22 +3,21 @@
 import asyncio
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from processor.core.clock import format_timestamp
 from processor.settings import Settings
 from server import bootstrap, render
 from server.answers import QuotaAnswer
 from server.arrivals import Arrivals
-from server.cli.common import now, open_log, settings_options
+from server.cli.common import UNICODE, now, open_log, settings_options
+from server.cli.output import Column, Sheet, print_encoded
 from server.cli.users import read_view
 from server.keys import DEFAULT_ORGANIZATION, make_key
 from server.reads import ViewReads
 
 
 @click.command()
-@click.option("--org", default=DEFAULT_ORGANIZATION, show_default=True, help="Organisation to show")
+@click.option("--org", type=UNICODE, default=DEFAULT_ORGANIZATION, show_default=True, help="Organisation to show")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/quota answers")
 @settings_options(Settings, "data_dir", "broker")
 def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, config: str | None) -> None:
@@ -35,22 +34,26 @@ def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, con
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     answer = asyncio.run(reads.get_quota(make_key("", at=now(), organization=org), None))
     if as_json:
-        click.echo(render.encode(render.quota(answer)))
+        print_encoded([render.encode(render.quota(answer))])
     else:
         _print(answer)
 
 
 def _print(answer: QuotaAnswer) -> None:
-    table = Table("window", "since", title=f"{answer.organization}, {answer.period}")
-    for title in ("used", "limit", "remaining"):
-        table.add_column(title, justify="right")
-    for kind, window in answer.windows.items():
-        limit = "none" if window.limit is None else f"{window.limit:,}"
-        remaining = f"{answer.remaining:,}" if kind == "month" and answer.remaining is not None else ""
-        table.add_row(kind, format_timestamp(window.start), f"{window.used:,}", limit, remaining)
-    console = Console()
-    console.print(table)
-    console.print(
-        f"resets {format_timestamp(answer.resets_at)}; this month {answer.duplicates:,} duplicates, "
-        f"{answer.conflicts:,} of them conflicts, not charged"
+    table = Sheet(
+        Column("window", "whole"),
+        Column("since", "whole"),
+        Column("used", "number"),
+        Column("limit", "number"),
+        Column("remaining", "number"),
+        nothing="",
     )
+    table.notes.append(
+        f"{answer.organization}, {answer.period}: resets {format_timestamp(answer.resets_at)}; this month "
+        f"{answer.duplicates:,} duplicates, {answer.conflicts:,} of them conflicts, not charged"
+    )
+    for kind, window in answer.windows.items():
+        remaining = answer.remaining if kind == "month" else None
+        limit = "none" if window.limit is None else window.limit
+        table.add(kind, format_timestamp(window.start), window.used, limit, remaining)
+    table.print()

@@ -9,12 +9,12 @@ from typing import Final
 import click
 import msgspec
 from msgspec import Struct
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
-from server.cli.common import fail
+from server.cli.common import UNICODE, fail
+from server.cli.output import Sheet, print_encoded, terminal
 from server.cli.remote import Message, key_option, url_option
+from server.cli.users import user_sheet
 from server.errors import Refused
 from server.queries import SORTS
 
@@ -49,7 +49,9 @@ _reached = msgspec.json.Decoder(Reached).decode
 @click.command()
 @url_option("--url", "The server; default http:// and SPENDSTREAM_HTTP_BIND [SPENDSTREAM_URL]")
 @key_option
-@click.option("--user", "users", metavar="ID", multiple=True, help="Only this user; may be given several times")
+@click.option(
+    "--user", "users", type=UNICODE, metavar="ID", multiple=True, help="Only this user; may be given several times"
+)
 @click.option("--sort", type=click.Choice(list(SORTS)), default="cost_usd", show_default=True, help="Order")
 @click.option("--limit", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="Users in the table")
 @click.option("--events", metavar="N", type=click.IntRange(1), help="Stop after N events of the stream")
@@ -74,7 +76,7 @@ def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, even
             asyncio.run(_consume(messages, events, print_rows))
         else:
             shown = Shown(sort, limit)
-            with Live(shown.table(), console=Console(), refresh_per_second=4) as live:
+            with Live(shown.table(), console=terminal(), refresh_per_second=4) as live:
 
                 def show(kind: str, message: Message) -> None:
                     shown.take(kind, message)
@@ -101,11 +103,9 @@ async def _consume(
 def print_rows(kind: str, message: Message) -> None:
     """One line for each row, or for a budget, numbers with all their digits."""
     if message.budget is not None:
-        sys.stdout.buffer.write(b'{"event":"budget","budget":%b}\n' % bytes(message.budget))
+        print_encoded([b'{"event":"budget","budget":%b}' % bytes(message.budget)])
     head = msgspec.json.encode({"event": kind, "asOf": message.as_of})[:-1]
-    for row in message.users:
-        sys.stdout.buffer.write(head + b',"user":' + bytes(row) + b"}\n")
-    sys.stdout.buffer.flush()
+    print_encoded(head + b',"user":' + bytes(row) + b"}" for row in message.users)
 
 
 class Shown:
@@ -123,7 +123,7 @@ class Shown:
         if message.budget is not None:
             reached = _reached(message.budget)
             who = ", ".join(filter(None, (reached.user_id, reached.model))) or "the project"
-            self._told = f"\nbudget of {who}: {reached.threshold} % of {reached.usd:f} USD a {reached.window} is spent"
+            self._told = f"budget of {who}: {reached.threshold} % of {reached.usd:f} USD a {reached.window} is spent"
             return
         if kind == "snapshot":
             self.rows.clear()
@@ -140,25 +140,19 @@ class Shown:
         by_name = sorted(self.rows.values(), key=lambda row: row.user_id or "")
         return sorted(by_name, key=lambda row: getattr(row, self._sort) or "", reverse=True)[: self._limit]
 
-    def _caption(self) -> str:
-        return (f"as of {self._as_of}" if self._as_of else "waiting ...") + self._told
-
-    def table(self) -> Table:
+    def table(self) -> Sheet:
         """For a terminal."""
         rows = self.rows.values()
         with localcontext(prec=100):  # the usual 28 digits would round
             cost = sum((row.cost_usd for row in rows), Decimal())
-        table = Table("user", show_footer=True, caption=self._caption())
-        table.columns[0].footer = f"{len(rows)} users"
-        sums = [sum(getattr(row, name) for row in rows) for name in _COUNTS]
-        for title, total in zip(("requests", "errors", "input", "output", "cached"), sums, strict=True):
-            table.add_column(title, justify="right", footer=f"{total:,}")
-        table.add_column("cost USD", justify="right", footer=f"{cost:f}")
-        table.add_column("last seen")
+        table = user_sheet()
         for row in self.first():
-            counts = (f"{getattr(row, name):,}" for name in _COUNTS)
-            name = "(none)" if row.user_id is None else row.user_id
-            table.add_row(name, *counts, f"{row.cost_usd:f}", row.last_seen or "")
+            counts = (getattr(row, name) for name in _COUNTS)
+            table.add(row.user_id, *counts, f"{row.cost_usd:f}", row.last_seen or "")
+        sums = (sum(getattr(row, name) for row in rows) for name in _COUNTS)
+        table.set_sums(f"{len(rows):,} users", *sums, f"{cost:f}", "")
+        table.notes.append(f"as of {self._as_of}" if self._as_of else "waiting ...")
+        table.notes += [self._told] if self._told else []
         return table
 
 

@@ -12,7 +12,8 @@ from processor.log.errors import LogUnavailable
 from processor.settings import Settings
 from server import exporting, importing
 from server.cli import files
-from server.cli.common import fail, now, open_log, print_json, settings_options
+from server.cli.common import UNICODE, fail, now, open_log, settings_options
+from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
 from server.errors import Refused
 from server.exporting import By, Exporter, Selection
@@ -33,7 +34,7 @@ SHOWN: Final = 20
     show_default=True,
     help="What the range goes by: when an event arrived, or the event's own timestamp",
 )
-@click.option("--project", help="Only this project")
+@click.option("--project", type=UNICODE, help="Only this project")
 @click.option("--output", metavar="FILE", default="-", help="File to write, gzip if it ends in .gz; default: stdout")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON")
 @settings_options(Settings, "data_dir", "broker")
@@ -50,7 +51,8 @@ def export_events(
       spendstream export --start 2026-11-01 --end 2026-12-01 --output november.ndjson.gz
     """
     selection = Selection(_instant("--start", start), _instant("--end", end), by, project)
-    with open_log(flags) as log, progress_bar("export") as bar:
+    is_shown = output == "-" and sys.stdout.isatty()  # a bar would be drawn across the lines
+    with open_log(flags) as log, progress_bar("export", hidden=is_shown) as bar:
         exporter = Exporter(log, selection, bar(""))
         try:
             with files.writing(output) as file:
@@ -83,11 +85,11 @@ def _report_export(tally: exporting.Tally, as_json: bool, *, to_stderr: bool) ->
         }
         print_json(summary, err=to_stderr)
         return
-    click.echo(f"{tally.events} events", err=True)
+    say(f"{tally.events} events", err=True)
     if tally.dead:
-        click.echo(f"{tally.dead} messages left out: they are dead letters, see `spendstream dlq list`", err=True)
+        say(f"{tally.dead} messages left out: they are dead letters, see `spendstream dlq list`", err=True)
     if tally.unreadable:
-        click.echo(f"{tally.unreadable} messages could not be read: the export lacks them", err=True)
+        say(f"{tally.unreadable} messages could not be read: the export lacks them", err=True)
 
 
 @click.command("import")
@@ -154,9 +156,9 @@ def _report_import(tallies: dict[str, tuple[importing.Tally, str | None]], as_js
         return
     for each in bad[:SHOWN]:
         field = f", {each['field']}" if each["field"] else ""
-        click.echo(f"{each['file']}:{each['line']}{field}: {each['message']}", err=True)
+        say(f"{each['file']}:{each['line']}{field}: {each['message']}", err=True)
     if rejected > SHOWN:
-        click.echo(f"... and {rejected - SHOWN} more (--json names up to {importing.KEPT} of a file)", err=True)
+        say(f"... and {rejected - SHOWN} more (--json names up to {importing.KEPT} of a file)", err=True)
     for name, damage in damaged.items():
-        click.echo(f"{name} is damaged: {damage}; what could be read of it counts", err=True)
-    click.echo(f"{accepted} events {'would be imported' if dry_run else 'imported'}, {rejected} lines refused")
+        say(f"{name} is damaged: {damage}; what could be read of it counts", err=True)
+    say(f"{accepted} events {'would be imported' if dry_run else 'imported'}, {rejected} lines refused")

@@ -3,8 +3,6 @@
 import asyncio
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from processor.core import rowblock
 from processor.core.clock import format_timestamp
@@ -16,7 +14,8 @@ from processor.settings import Settings
 from server import render
 from server.answers import Totals, UserPage
 from server.arrivals import Arrivals
-from server.cli.common import fail, now, open_log, settings_options
+from server.cli.common import UNICODE, fail, now, open_log, settings_options
+from server.cli.output import Cell, Column, Sheet, print_encoded
 from server.errors import Refused
 from server.keys import DEFAULT_PROJECT, Directory, make_key
 from server.reads import ViewReads
@@ -26,11 +25,11 @@ BATCH = 5000
 
 
 @click.command()
-@click.option("--project", default=DEFAULT_PROJECT, show_default=True, help="Project to show")
+@click.option("--project", type=UNICODE, default=DEFAULT_PROJECT, show_default=True, help="Project to show")
 @click.option("--start", metavar="TIME", help="First UTC day, like 2026-11-01")
 @click.option("--end", metavar="TIME", help="UTC day after the last one")
-@click.option("--model", help="Only this model")
-@click.option("--environment", help="Only this environment")
+@click.option("--model", type=UNICODE, help="Only this model")
+@click.option("--environment", type=UNICODE, help="Only this environment")
 @click.option("--sort", help="cost_usd (default), requests, input_tokens, output_tokens or last_seen")
 @click.option("--limit", metavar="N", help="Users to show, at most 1000; default 50")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/users answers")
@@ -47,7 +46,7 @@ def users(
     except Refused as refused:
         fail(refused.message)
     if as_json:
-        click.echo(render.encode(render.user_page(page)))
+        print_encoded([render.encode(render.user_page(page))])
     else:
         _print(page)
 
@@ -71,19 +70,22 @@ async def _query(view: View, project: str, params: dict[str, str]) -> UserPage:
 
 
 def _print(page: UserPage) -> None:
-    table = Table("user", show_footer=True)
-    table.columns[0].footer = f"{page.users_total} users"
-    total = _cells(page.total)
-    for title, footer in zip(("requests", "errors", "input", "output", "cached", "cost USD"), total, strict=True):
-        table.add_column(title, justify="right", footer=footer)
-    table.add_column("last seen")
+    table = user_sheet()
     for row in page.users:
-        name = "(none)" if row.user_id is None else row.user_id
         seen = "" if row.last_seen is None else format_timestamp(row.last_seen)
-        table.add_row(name, *_cells(row.totals), seen)
-    Console().print(table)
+        table.add(row.user_id, *_cells(row.totals), seen)
+    table.set_sums(f"{page.users_total:,} users", *_cells(page.total), "")
+    if len(page.users) < page.users_total:
+        table.notes.append(f"{len(page.users):,} of {page.users_total:,} users are shown: --limit shows more")
+    table.print()
 
 
-def _cells(totals: Totals) -> list[str]:
+def user_sheet() -> Sheet:
+    """An empty table of users, as `users` and `tail` show them."""
+    counts = (Column(title, "number") for title in ("requests", "errors", "input", "output", "cached", "cost USD"))
+    return Sheet(Column("user"), *counts, Column("last seen", "whole"), nothing="(none)")
+
+
+def _cells(totals: Totals) -> list[Cell]:
     counts = (totals.requests, totals.errors, totals.input_tokens, totals.output_tokens, totals.cached_tokens)
-    return [*(f"{count:,}" for count in counts), format_cost(totals.cost)]
+    return [*counts, format_cost(totals.cost)]

@@ -11,7 +11,8 @@ import click
 from processor.log.port import LogReader
 from processor.settings import Settings
 from processor.state.verify import Difference, Verification, VerifyError
-from server.cli.common import fail, load_or_exit, open_log, print_json, settings_options
+from server.cli.common import fail, load_or_exit, open_log, settings_options
+from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
 
 SHOWN: Final = 20
@@ -55,11 +56,11 @@ def verify(as_json: bool, **flags: Any) -> None:
         for difference in islice((each for verdict in verdicts for each in verdict.differences), SHOWN):
             _print(difference)
         if count > SHOWN:
-            click.echo(f"... and {count - SHOWN} more (--json names up to {KEPT} of a partition)")
-        click.echo(f"{sum(verdict.messages for verdict in verdicts)} messages, {count} differences")
+            say(f"... and {count - SHOWN} more (--json names up to {KEPT} of a partition)")
+        say(f"{sum(verdict.messages for verdict in verdicts)} messages, {count} differences")
     for verdict in verdicts:
         if not verdict.settled:
-            click.echo(
+            say(
                 f"partition {verdict.number}: the worker stopped in the middle of a flush, so rows may be ahead of "
                 "the events compared; start it and verify again",
                 err=True,
@@ -103,9 +104,9 @@ def _print(difference: Difference) -> None:
         what = "is missing in the table"
     else:
         what = "is not in the log" if difference.log is None else "differs"
-    click.echo(f"partition {difference.partition}: {row} {what}")
+    say(f"partition {difference.partition}: {row} {what}")
     for name, (table, log) in difference.columns().items():
-        click.echo(f"  {name}: table {_shown(table)}, log {_shown(log)}")
+        say(f"  {name}: table {_shown(table)}, log {_shown(log)}")
 
 
 def _shown(number: int | None) -> str:

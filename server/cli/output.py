@@ -1,0 +1,235 @@
+"""What commands print. Everything passes through here: text from outside is text, never markup or control characters.
+
+A terminal gets tables that wrap; a pipe or a file gets lines of tab-separated fields, or JSON. Nothing is cut.
+"""
+
+import io
+import json
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, TextIO
+
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from processor.core.visible import HIDDEN, escape, visible, visible_json, visible_lines
+
+NARROWEST: Final = 12
+"""Cells that a column of text keeps at least where a table has to be narrow."""
+
+
+def prepare() -> None:
+    """Make both streams print whatever there is in any locale, and an unexpected exception print as text.
+
+    A character that the locale's encoding does not have is printed as its escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _show_exception
+
+
+def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
+
+
+def terminal(*, err: bool = False) -> Console:
+    """A console that reads no markup in what it prints."""
+    return Console(stderr=err, markup=False, emoji=False, highlight=False)
+
+
+def _stream(*, err: bool) -> TextIO:
+    return sys.stderr if err else sys.stdout
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print each of `lines` as one line, on standard output or on standard error."""
+    stream = _stream(err=err)
+    stream.write("".join(f"{visible(line)}\n" for line in lines))
+    stream.flush()
+
+
+def print_json(value: Any, *, err: bool = False) -> None:
+    """Print one JSON document, indented."""
+    print_encoded([json.dumps(value, indent=2).encode()], err=err)
+
+
+def print_encoded(documents: Iterable[bytes], *, err: bool = False) -> None:
+    """Print documents of JSON that are encoded already, each followed by a line break; their values stay exact."""
+    stream = _stream(err=err)
+    ascii_only = (stream.encoding or "").lower().replace("-", "").replace("_", "") != "utf8"
+    texts = (document.decode(errors="replace") for document in documents)
+    stream.write("".join(f"{visible_json(text, ascii_only=ascii_only)}\n" for text in texts))
+    stream.flush()
+
+
+class TerminalLines(io.RawIOBase):
+    """A binary file for lines of JSON that shows them on the terminal of standard output."""
+
+    def writable(self) -> bool:
+        """It is only written to."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write whole lines."""
+        sys.stdout.write(visible_json(bytes(data).decode(errors="replace")))
+        return len(data)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """A column of a `Sheet`."""
+
+    title: str
+    kind: Literal["text", "whole", "number"] = "text"
+    """`text` may go on in the next line, `whole` never does, and `number` is whole and to the right."""
+
+
+Cell = str | int | None
+"""What stands in a table: text, a count, or nothing (an empty field in a pipe)."""
+
+
+class Sheet:
+    """A table, printed as its reader needs it; also something that rich can draw.
+
+    On a terminal that is wide enough it is a table with borders, in which text wraps. On a narrower one each row is the
+    first cell on a line of its own and the others below it, with their titles. Into a pipe or a file go lines of
+    fields with a tab between two: first the titles, then the rows, whole numbers without separators, and escapes for
+    tabs, line breaks, control characters and the backslash. `notes`, and the row of sums, go to standard error then.
+    """
+
+    def __init__(self, *columns: Column, nothing: str = "none") -> None:
+        self._columns = columns
+        self._nothing = nothing
+        self.notes: list[str] = []
+        """Lines to print below the table."""
+        self._rows: list[tuple[Cell, ...]] = []
+        self._sums: tuple[Cell, ...] | None = None
+
+    def add(self, *cells: Cell) -> None:
+        """Add a row, a cell a column."""
+        self._rows.append(cells)
+
+    def set_sums(self, *cells: Cell) -> None:
+        """Set the last row: what all rows, also those that are not shown, come to."""
+        self._sums = cells
+
+    def print(self) -> None:
+        """Print the table on standard output."""
+        if sys.stdout.isatty():
+            terminal().print(self)
+            return
+        titles = tuple(column.title for column in self._columns)
+        sys.stdout.write("".join("\t".join(map(_field, cells)) + "\n" for cells in (titles, *self._rows)))
+        sys.stdout.flush()
+        if self._sums is not None:
+            first, *others = zip(titles, self._sums, strict=True)
+            parts = (f"{title} {cell}" for title, cell in others if cell not in {None, ""})
+            say(f"{first[1]}: {', '.join(parts)}", err=True)
+        say(*self.notes, err=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table for a terminal of this width."""
+        rows = [[self._shown(cell, console.encoding) for cell in cells] for cells in self._rows]
+        sums = None if self._sums is None else [self._shown(cell, console.encoding) for cell in self._sums]
+        if self._width([*rows, *([sums] if sums else [])]) <= options.max_width:
+            yield self._table(rows, sums)
+        else:
+            yield self._list(rows, sums, options.max_width)
+        for note in self.notes:
+            yield from _folded(to_text(note, console.encoding), options.max_width)
+
+    def _shown(self, cell: Cell, encoding: str) -> Text:
+        if cell is None:
+            return Text(self._nothing)
+        return to_text(f"{cell:,}" if isinstance(cell, int) else cell, encoding)
+
+    def _width(self, rows: Sequence[Sequence[Text]]) -> int:
+        """Cells that the table with borders needs at least."""
+        width = 3 * len(self._columns) + 1
+        for number, column in enumerate(self._columns):
+            widest = max([cell_len(column.title), *(row[number].cell_len for row in rows)])
+            width += min(widest, NARROWEST) if column.kind == "text" else widest
+        return width
+
+    def _table(self, rows: Sequence[Sequence[Text]], sums: Sequence[Text] | None) -> Table:
+        table = Table(show_footer=sums is not None)
+        for number, column in enumerate(self._columns):
+            table.add_column(
+                Text(column.title),
+                footer=Text() if sums is None else sums[number],
+                justify="right" if column.kind == "number" else "left",
+                overflow="fold",
+                no_wrap=column.kind != "text",
+            )
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+    def _list(self, rows: Sequence[Sequence[Text]], sums: Sequence[Text] | None, width: int) -> Group:
+        lines: list[Text] = []
+        for row in rows:
+            lines += self._record(row, width)
+        if sums is not None:
+            lines += self._record(sums, width)
+        return Group(*lines)
+
+    def _record(self, row: Sequence[Text], width: int) -> list[Text]:
+        """One row: its first cell, and the others after their titles, as many on a line as fit."""
+        lines = _folded(row[0].copy(), width)
+        lines[0].stylize("bold")
+        line = Text()
+        for column, cell in zip(self._columns[1:], row[1:], strict=True):
+            if not cell.plain:
+                continue
+            item = Text.assemble((f"{column.title} ", "dim"), cell)
+            if line and 2 + line.cell_len + 2 + item.cell_len > width:
+                lines += _indented(line, width)
+                line = Text()
+            line = Text("  ").join([line, item]) if line else item
+        return lines + (_indented(line, width) if line else [])
+
+
+def to_text(text: str, encoding: str = "utf-8") -> Text:
+    """`text` as it is shown, never markup; escapes of what cannot be shown stand out."""
+    shown = Text()
+    start = 0
+    for found in HIDDEN.finditer(text):
+        shown.append(_encodable(text[start : found.start()], encoding)).append(escape(found[0]), "reverse")
+        start = found.end()
+    return shown.append(_encodable(text[start:], encoding))
+
+
+def _encodable(text: str, encoding: str) -> str:
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _field(cell: Cell) -> str:
+    return "" if cell is None else visible(str(cell).replace("\\", "\\\\"))
+
+
+def _folded(text: Text, width: int) -> list[Text]:
+    """Lines of at most `width` cells; not a character is lost, blanks included."""
+    ends = accumulate(map(len, chop_cells(text.plain, max(width, 2))))
+    lines = list(text.divide(list(ends)[:-1]))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ignore"
+    return lines
+
+
+def _indented(text: Text, width: int) -> list[Text]:
+    folded = _folded(text, width - 2)
+    lines = [Text("  ").append_text(line) for line in folded]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ignore"
+    return lines

@@ -1,0 +1,64 @@
+"""A command on a terminal of its own: a pseudoterminal of a given width, and all that was written to it."""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_OWN = re.compile(r"\x1b\[([0-9;]*m|\?25[lh]|2K|1A)")  # colours, and how a live drawing is drawn over the last one
+_BLANK = re.compile(r"\s")
+
+
+def on_terminal(
+    arguments: Sequence[str | bytes], variables: Mapping[str, str], columns: int, *, patience: float = 60.0
+) -> tuple[int, str]:
+    """Run `spendstream` with `arguments`; returns the exit code and what it wrote, standard error included."""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", *arguments],
+            env={**variables, "TERM": "xterm-256color"},
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        written = b""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.1)[0]:
+                try:
+                    written += os.read(ours, 1 << 16)
+                except OSError:  # nobody holds the other end any more
+                    break
+        else:
+            process.kill()
+        return process.wait(), written.decode(errors="surrogateescape")
+    finally:
+        os.close(ours)
+
+
+def plain(written: str) -> str:
+    """What was written without colours and the redrawing of bars; other control sequences stay."""
+    return _OWN.sub("", written)
+
+
+def squeezed(written: str) -> str:
+    """The text without white space, column by column of a table, so that a folded cell is in one piece again."""
+    columns: dict[int, str] = {}
+    for line in plain(written).splitlines():
+        cells = line.split("│")[1:-1] if line.startswith("│") else [line]
+        for number, cell in enumerate(cells):
+            columns[number] = columns.get(number, "") + cell
+    return _BLANK.sub("", "\n".join(columns.values()))
