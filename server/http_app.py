@@ -35,6 +35,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 API_KEY: Final = "x-api-key"
 POSITION: Final = "x-ingest-position"
 USERS: Final = "/v1/users/"
+NAMELESS: Final = (
+    "This path names no user. The ids . and .. cannot stand in a path: browsers, curl and proxies resolve them; "
+    "ask for GET /v1/users/?user_id=ID"
+)
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
@@ -63,6 +67,7 @@ def create_app(
     app[GATE] = _make_gate(face)
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
+    app.router.add_get(USERS, door.get_user_by_parameter)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
     app.router.add_get("/v1/costs", door.get_costs)
     app.router.add_get("/v1/stream/users", partial(stream_users, face), allow_head=False)
@@ -140,6 +145,16 @@ class _Door:
         params, after = _query(request)
         key = self._reader(request)
         return json_response(render.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after)))
+
+    async def get_user_by_parameter(self, request: web.Request) -> web.Response:
+        """`GET /v1/users/?user_id=ID`: the same answer, for the ids that clients and proxies resolve in a path."""
+        params, after = _query(request)
+        key = self._reader(request)
+        given = [params[name] for name in ("user_id", "userId") if name in params]
+        if len(given) != 1 or not given[0]:
+            raise Refused("not_found", NAMELESS)
+        others = {name: value for name, value in params.items() if name not in {"user_id", "userId"}}
+        return json_response(render.user_detail(await self._face.reads.get_user(key, given[0], others, after)))
 
     async def get_costs(self, request: web.Request) -> web.Response:
         params, after = _query(request)

@@ -178,6 +178,15 @@ def _reads() -> dict[str, Any]:
         "/v1/users": {
             "get": _read("The users of the project and what they cost", "UserPage", *_span("days"), *filters)
         },
+        "/v1/users/": {
+            "get": _read(
+                "One user by a parameter: the ids `.` and `..` cannot stand in a path",
+                "UserDetail",
+                _query("user_id", {"type": "string", "minLength": 1}, "The user") | {"required": True},
+                *_span("days"),
+            )
+            | {"responses": _answered("UserDetail", *_READ, "404")}
+        },
         "/v1/users/{user_id}": {
             "get": _read("One user, by model and by day", "UserDetail", _path("user_id", "The user"), *_span("days"))
             | {"responses": _answered("UserDetail", *_READ, "404")}

@@ -43,6 +43,12 @@ export async function get(path, parameters = {}, signal) {
   return parse(await response.text());
 }
 
+/** One user: the answer of GET /v1/users/ID. Browsers take "." and ".." out of a path; these two go as a parameter. */
+export function getUser(id, parameters = {}) {
+  if (id === "." || id === "..") return get("/v1/users/", { user_id: id, ...parameters });
+  return get(`/v1/users/${encodeURIComponent(id)}`, parameters);
+}
+
 /** What a failed sign-in means to the person at the screen. */
 export function explain(failed) {
   if (failed.status === 401)

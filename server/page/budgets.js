@@ -1,9 +1,10 @@
 // How the project's budgets stand.
 import { $, show, write } from "./dom.js";
 import { percent, pico } from "./exact.js";
+import { shown } from "./names.js";
 import { Table } from "./table.js";
 
-const what = (row) => [row.user_id, row.model].filter((part) => part !== null).join(", ") || "The project";
+const what = (row) => [row.user_id, row.model].filter((part) => part !== null).map(shown).join(", ") || "The project";
 
 /** How much of a budget is spent, 0 to 1. */
 export function share(row) {

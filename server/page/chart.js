@@ -1,6 +1,7 @@
 // Spend by day, stacked by model. uPlot draws; floats are for where a pixel goes, every figure shown is exact.
 import { el, write } from "./dom.js";
 import { decimal, dollars } from "./exact.js";
+import { shown } from "./names.js";
 import { Table } from "./table.js";
 
 const DAY = 86_400;
@@ -39,6 +40,18 @@ export function everyDay(first, last) {
   return days;
 }
 
+const MOST = 4000; // days in a row that are drawn
+
+/**
+ * The days of a chart from `first` (undefined: the first of `rows`, which have a `day` each, in order) to `last`: every
+ * one, or if these are more than can be drawn, those that have events.
+ */
+export function daysOf(rows, first, last) {
+  const from = first ?? rows[0]?.day ?? last;
+  const every = (Date.parse(last) - Date.parse(from)) / (DAY * 1000);
+  return every < MOST ? everyDay(from, last) : rows.map((row) => row.day);
+}
+
 const coarse = (value) => Number(value) / 1e12;
 const ticks = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", notation: "compact", maximumSignificantDigits: 3 });
 
@@ -68,7 +81,7 @@ export class Chart {
     const items = series.map((each, at) => {
       const item = this.legend.children[at] ?? el("li", {}, el("i", { class: "swatch" }), el("span"), el("b"));
       item.firstChild.className = `swatch s${each.name === OTHER ? "x" : at}`;
-      write(item.children[1], each.name);
+      write(item.children[1], shown(each.name));
       return item;
     });
     if (this.legend.children.length !== items.length) this.legend.replaceChildren(...items);
@@ -98,8 +111,9 @@ export class Chart {
       return;
     }
     if (!this.stage.clientWidth) return;
-    const shape = `${this.#series.map((each) => each.name).join("\n")}`;
     const times = this.#days.map((day) => Date.parse(day) / 1000);
+    const isLong = times.at(-1) - times[0] > 1500 * DAY;
+    const shape = [isLong, ...this.#series.map((each) => each.name)].join("\n");
     const tops = this.#days.map(() => 0n);
     const layers = this.#series.map((each) => this.#days.map((day, at) => coarse((tops[at] += each.value(day)))));
     const data = [times, ...layers.reverse()]; // the tallest first: each next one is drawn over it
@@ -109,10 +123,10 @@ export class Chart {
     }
     this.#plot?.destroy();
     this.#shape = shape;
-    this.#plot = new window.uPlot(this.#options(), data, this.stage);
+    this.#plot = new window.uPlot(this.#options(isLong), data, this.stage);
   }
 
-  #options() {
+  #options(isLong) {
     const colour = (element, name) => getComputedStyle(element)[name];
     const swatches = [...this.legend.children].map((item) => colour(item.firstChild, "backgroundColor")).reverse();
     const faint = colour(this.stage, "borderTopColor");
@@ -128,12 +142,14 @@ export class Chart {
         y: { range: (_, __, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [
-        { ...axis, size: 30, grid: { show: false }, incrs: [1, 2, 7, 14, 30, 91, 182, 365].map((days) => days * DAY), values: (_, at) => at.map(short) },
+        isLong
+          ? { ...axis, size: 30, grid: { show: false }, splits: (_, __, low, high) => years(low, high), values: (_, at) => at.map((each) => iso(each).slice(0, 4)) }
+          : { ...axis, size: 30, grid: { show: false }, incrs: STEPS.map((days) => days * DAY), values: (_, at) => at.map(at.at(-1) - at[0] > 330 * DAY ? month : short) },
         { ...axis, size: 62, grid: { stroke: faint, width: 1 }, values: (_, at) => at.map((value) => ticks.format(value)) },
       ],
       series: [
         {},
-        ...swatches.map((fill) => ({ fill, width: 0, points: { show: false }, paths: window.uPlot.paths.bars({ size: [0.72, 48], radius: 0 }) })),
+        ...swatches.map((fill) => ({ fill, width: 0, points: { show: false }, paths: window.uPlot.paths.bars({ size: [0.72, 48, 2], radius: 0 }) })),
       ],
       hooks: { setCursor: [(plot) => this.#read(plot.cursor.idx)] },
     };
@@ -152,13 +168,29 @@ export class Chart {
     if (!this.details.open) return;
     const names = this.#series.map((each) => each.name).join("\n");
     if (names !== this.tabledNames) {
-      const columns = this.#series.map((each, at) => ({ title: each.name, money: (day) => decimal(this.#series[at].value(day)) }));
+      const columns = this.#series.map((each, at) => ({ title: shown(each.name), money: (day) => decimal(this.#series[at].value(day)) }));
       this.table = new Table(this.tabled, this.caption, [{ title: "Day", text: (day) => day }, ...columns]);
       this.tabledNames = names;
     }
     this.table.update([...this.#days].reverse(), (day) => day);
   }
 }
+
+const STEPS = [1, 2, 7, 14, 30, 91, 182, 365]; // days
+
+const iso = (at) => new Date(at * 1000).toISOString();
+
+/** The beginnings of at most ten years between two instants in seconds, as far apart as is needed for that. */
+export function years(low, high) {
+  const [first, last] = [low, high].map((at) => new Date(at * 1000).getUTCFullYear());
+  const step = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].find((each) => (last - first) / each <= 9);
+  const found = [];
+  for (let year = Math.ceil((first + 1) / step) * step; year <= last; year += step)
+    found.push(Date.parse(`${String(year).padStart(4, "0")}-01-01`) / 1000);
+  return found;
+}
+
+const month = (at) => iso(at).slice(0, 7);
 
 function short(at) {
   return new Date(at * 1000).toLocaleDateString("en-US", { month: "short", day: "numeric", timeZone: "UTC" });

@@ -3,8 +3,9 @@ import { explain, get, key } from "./api.js";
 import { Budgets } from "./budgets.js";
 import { $, show, write } from "./dom.js";
 import { pico } from "./exact.js";
+import { shown } from "./names.js";
 import { Overview } from "./overview.js";
-import { firstDay } from "./period.js";
+import { BEGINNING, firstDay } from "./period.js";
 import { Person } from "./person.js";
 import { follow } from "./stream.js";
 import { Live, Users } from "./users.js";
@@ -63,14 +64,14 @@ async function read() {
 async function readOverview(mine) {
   const first = firstDay(period(), today);
   const [costs, quota, spent, all] = await Promise.all([
-    get("/v1/costs", { start: `${first ?? "1970-01-01"}T00:00:00Z` }, mine.signal),
+    get("/v1/costs", { start: `${first ?? BEGINNING}T00:00:00Z` }, mine.signal),
     get("/v1/quota", {}, mine.signal),
     get("/v1/budgets", {}, mine.signal),
     everything(mine),
   ]);
   if (mine !== session) return;
   today = costs.asOf.slice(0, 10);
-  write($("who"), quota.organization === "default" ? "" : quota.organization);
+  write($("who"), quota.organization === "default" ? "" : shown(quota.organization));
   write($("as-of"), `As of ${costs.asOf.slice(0, 19).replace("T", " ")} UTC.`);
   sample(pico(all.total.cost_usd));
   const empty = all.total.requests === "0";
@@ -237,7 +238,7 @@ function navigate(event) {
   const id = route();
   show($("overview"), id === null);
   show($("person"), id !== null);
-  document.title = id === null ? "spendstream" : `${id} · spendstream`;
+  document.title = id === null ? "spendstream" : `${shown(id)} · spendstream`;
   if (id !== null) person.open(id);
   if (event) (id === null ? $("content") : $("person-title")).focus();
   if (event) scrollTo(0, 0);

@@ -1,7 +1,8 @@
 // The first view: the tiles, spend over time, the models.
-import { Chart, everyDay, stack } from "./chart.js";
+import { Chart, daysOf, stack } from "./chart.js";
 import { $, show, write, writeMoney } from "./dom.js";
 import { compact, count, decimal, dollars, money, percent, pico } from "./exact.js";
+import { shown } from "./names.js";
 import { NAMES } from "./period.js";
 import { outlook } from "./quota.js";
 import { Table } from "./table.js";
@@ -22,8 +23,8 @@ function latencyText({ latencyMs: found }) {
 /** The columns of a table of models, for the project and for a user. */
 export function modelColumns(average) {
   return [
-    { title: "Model", text: (row) => row.model },
-    { title: "Provider", text: (row) => row.provider, left: true, wide: true },
+    { title: "Model", text: (row) => shown(row.model) },
+    { title: "Provider", text: (row) => shown(row.provider), left: true, wide: true },
     { title: "Spend", money: (row) => row.cost_usd, bar: true },
     { title: "Requests", text: (row) => count(row.requests), wide: true },
     { title: "Tokens", text: (row) => tokenText(String(BigInt(row.input_tokens) + BigInt(row.output_tokens))), wide: true },
@@ -62,7 +63,7 @@ export class Overview {
     write($("t-errors-sub"), `${count(total.errors)} of ${count(total.requests)} requests, ${NAMES[period]}`);
     this.#quota(quota, Date.parse(costs.asOf));
     const last = costs.daily.at(-1)?.day ?? today;
-    const days = everyDay(first ?? costs.daily[0]?.day ?? today, last > today ? last : today);
+    const days = daysOf(costs.daily, first, last > today ? last : today);
     this.chart.update(days, stack(costs.dailyByModel, modelName, pico), NAMES[period]);
     write($("chart-sub"), `${dollars(total.cost_usd)} in the ${NAMES[period]}`.replace("the all time", "all").replace("the this", "this"));
     this.models.update(costs.byModel, modelName, shares(costs.byModel));

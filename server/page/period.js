@@ -2,6 +2,8 @@
 
 const DAY = 86_400_000;
 
+export const BEGINNING = "0001-01-01"; // no event is older
+
 export const NAMES = { 7: "last 7 days", 30: "last 30 days", month: "this month", 90: "last 90 days", all: "all time" };
 
 /** The first day of `period` as YYYY-MM-DD, `today` given the same way; undefined: from the beginning. */

@@ -1,8 +1,9 @@
 // One user's page.
-import { get } from "./api.js";
-import { Chart, everyDay } from "./chart.js";
+import { getUser } from "./api.js";
+import { Chart, daysOf } from "./chart.js";
 import { $, show, write, writeMoney } from "./dom.js";
 import { compact, count, money, percent, pico } from "./exact.js";
+import { shown } from "./names.js";
 import { modelColumns, modelName, shares } from "./overview.js";
 import { NAMES } from "./period.js";
 import { Table } from "./table.js";
@@ -16,7 +17,7 @@ export class Person {
   /** Another user: nothing of the last one stays. */
   open(id) {
     this.id = id;
-    write($("person-title"), id);
+    write($("person-title"), shown(id));
     write($("person-sub"), "");
     show($("person-body"), false);
     show($("person-none"), false);
@@ -27,8 +28,7 @@ export class Person {
     const { id } = this;
     let user;
     try {
-      if (id === "." || id === "..") throw Object.assign(new Error(), { status: 404 }); // no address can hold these
-      user = await get(`/v1/users/${encodeURIComponent(id)}`, { start: first });
+      user = await getUser(id, { start: first });
     } catch (error) {
       if (error.status !== 404) throw error;
     }
@@ -54,7 +54,7 @@ export class Person {
     const costs = new Map(user.byDay.map((row) => [row.day, pico(row.cost_usd)]));
     const last = [user.asOf.slice(0, 10), user.byDay.at(-1).day].sort().at(-1);
     const series = { name: "Spend", total: pico(user.cost_usd), value: (day) => costs.get(day) ?? 0n };
-    this.chart.update(everyDay(first ?? user.byDay[0].day, last), [series], NAMES[period]);
+    this.chart.update(daysOf(user.byDay, first, last), [series], NAMES[period]);
     this.models.update(user.byModel, modelName, shares(user.byModel));
   }
 }

@@ -1,7 +1,8 @@
 // The most expensive users, and the search among them.
-import { Failed, get } from "./api.js";
+import { Failed, get, getUser } from "./api.js";
 import { $, show, write } from "./dom.js";
 import { compact, count, pico } from "./exact.js";
+import { shown } from "./names.js";
 import { shares, tokenText } from "./overview.js";
 import { NAMES } from "./period.js";
 import { Table } from "./table.js";
@@ -17,7 +18,7 @@ export const addressOf = (id) => `#/users/${encodeURIComponent(id)}`;
 const COLUMNS = [
   {
     title: "User",
-    link: (row) => (row.user_id === null ? { text: "no user", aside: true } : { text: row.user_id, href: addressOf(row.user_id) }),
+    link: (row) => (row.user_id === null ? { text: "no user", aside: true } : { text: shown(row.user_id), href: addressOf(row.user_id) }),
   },
   { title: "Spend", money: (row) => row.cost_usd, bar: true, sort: "cost_usd" },
   { title: "Requests", text: (row) => count(row.requests), sort: "requests" },
@@ -113,7 +114,7 @@ export class Users {
     return { start: this.first, sort: this.#sort };
   }
 
-  #matches = (row) => nameOf(row).toLowerCase().includes(this.#text.toLowerCase());
+  #matches = (row) => [nameOf(row), shown(nameOf(row))].some((name) => name.toLowerCase().includes(this.#text.toLowerCase()));
 
   /** Everybody, as far as a search goes. */
   async #load() {
@@ -132,7 +133,7 @@ export class Users {
 
   async #exactly(id) {
     try {
-      return [await get(`/v1/users/${encodeURIComponent(id)}`, { start: this.first })];
+      return [await getUser(id, { start: this.first })];
     } catch (error) {
       if (error instanceof Failed && error.status === 404) return [];
       throw error;
@@ -140,16 +141,16 @@ export class Users {
   }
 
   #render({ rows, total, cut }) {
-    const shown = rows.slice(0, this.#shown);
+    const first = rows.slice(0, this.#shown);
     this.table.sorted(this.#sort);
-    this.table.update(shown, (row) => JSON.stringify(row.user_id), shares(shown));
+    this.table.update(first, (row) => JSON.stringify(row.user_id), shares(first));
     const all = total ?? rows.length;
     const searched = this.#text && cut ? ` among the first ${count(String(SEARCHED))}` : "";
     write($("users-sub"), `${count(String(all))} ${this.#text ? "found" : all === 1 ? "user" : "users"}${searched}, ${NAMES[this.period]}`);
-    show($("users-none"), shown.length === 0);
+    show($("users-none"), first.length === 0);
     const where = cut ? `None of the first ${compact(String(SEARCHED))} users matches, and none is called exactly that.` : "No user's id contains that.";
     write($("users-none"), this.#text ? where : "No events in this period: choose a longer one.");
-    show($("more"), shown.length < all);
+    show($("more"), first.length < all);
   }
 }
 

@@ -248,9 +248,7 @@ async def test_what_is_not_http_is_nothing_to_log(doors: Doors, caplog: pytest.L
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "path", ["/page", "/page/", "/v1", "/v1/ingest/", "/v1/users/", "/v2/ingest", "/%00", "/v1/quota/x"]
-)
+@pytest.mark.parametrize("path", ["/page", "/page/", "/v1", "/v1/ingest/", "/v2/ingest", "/%00", "/v1/quota/x"])
 async def test_unknown_paths(doors: Doors, path: str) -> None:
     answer = await doors.get(path)
     assert (answer.status, list(answer.json)) == (404, ["error"])
@@ -325,6 +323,32 @@ async def test_user(doors: Doors) -> None:
     assert set(body) == row | {"byModel", "byDay", "asOf"}
     assert body["byModel"] == [{"provider": "openai", "model": "gpt-4o", **json.loads(b"{" + SUMS + b"}")}]
     assert body["byDay"] == [{"day": "2026-04-20", **json.loads(b"{" + SUMS + b"}")}]
+
+
+@pytest.mark.parametrize(
+    ("query", "user_id"),
+    [
+        ("user_id=..", ".."),
+        ("user_id=%2E", "."),
+        ("userId=.", "."),
+        ("user_id=a%2Fb%20+%C3%BC", "a/b  ü"),
+        ("user_id=%20", " "),
+    ],
+)
+async def test_a_user_by_a_parameter(doors: Doors, query: str, user_id: str) -> None:
+    """Clients and proxies resolve `.` and `..` in a path, also when they are escaped."""
+    answer = await doors.get(f"/v1/users/?{query}&start=2026-04-01&after=t")
+    assert answer.status == 200
+    assert doors.reads.asked == [(user_id, {"start": "2026-04-01"}, "t")]
+    assert answer.json == (await doors.get("/v1/users/u1")).json
+
+
+@pytest.mark.parametrize("query", ["", "?", "?user_id=", "?start=2026-04-01", "?user_id=a&userId=b"])
+async def test_no_user_by_a_parameter(doors: Doors, query: str) -> None:
+    answer = await doors.get(f"/v1/users/{query}")
+    assert answer.status == 404
+    assert "GET /v1/users/?user_id=ID" in answer.json["error"]
+    assert doors.reads.asked == []
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with users whose ids an address or the eye takes for something else."""
+    with server(tmp_path_factory.mktemp("odd") / "data") as started:
+        names = (".", "..", "%2e", "./x", "//", " ", "\u3000", "\u200b")
+        ingest(started, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in names])
+        yield started
+
+
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[Server]:
     """A server of the test's own, without events."""
@@ -179,6 +188,69 @@ def test_hostile_names_are_text(chrome: Browser, busy: Server, name: str) -> Non
         expect(page.locator("#person-title")).to_have_text(name)
         expect(page.locator("#p-cost")).to_have_text("$0.000000000001")
         assert (seen.faults, seen.strangers) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (".", "."),
+        ("..", ".."),
+        ("%2e", "%2e"),
+        ("./x", "./x"),
+        ("//", "//"),
+        (" ", "␣"),
+        ("\u3000", r"\u3000"),
+        ("\u200b", r"\u200b"),
+    ],
+)
+def test_every_user_that_is_listed_can_be_opened(chrome: Browser, odd: Server, name: str, text: str) -> None:
+    with visit(chrome, odd) as seen:
+        page = signed_in(seen, odd)
+        page.get_by_role("link", name=text, exact=True).click()
+        expect(page.locator("#person-title")).to_have_text(text)
+        expect(page.locator("#p-cost")).to_have_text("$0.25")
+        assert page.title() == f"{text} · spendstream"
+        page.reload()
+        expect(page.locator("#p-cost")).to_have_text("$0.25")
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def test_an_id_is_found_by_what_is_shown_of_it(chrome: Browser, odd: Server) -> None:
+    with visit(chrome, odd) as seen:
+        page = signed_in(seen, odd)
+        for text in ("␣", r"\u3000"):
+            page.get_by_label("Search").fill(text)
+            expect(page.locator("#users tbody th")).to_have_text([text])
+
+
+def test_all_time_has_no_beginning(chrome: Browser, fresh: Server) -> None:
+    days = {"0001-01-01": "0.25", "1969-12-31": "0.0625", "1970-01-01": "0.125"}
+    ingest(
+        fresh, [at_now(user_id=day, cost_usd=Decimal(cost), timestamp=f"{day}T00:00:00Z") for day, cost in days.items()]
+    )
+    ingest(fresh, [at_now(user_id="now", cost_usd=Decimal("0.5"))])
+    with visit(chrome, fresh) as seen:
+        page = signed_in(seen, fresh)
+        expect(page.locator("#chart-sub")).to_contain_text("$0.50 in the last 30 days")
+        page.get_by_label("Period").select_option("all")
+        expect(page.locator("#chart-sub")).to_have_text("$0.9375 in all")
+        expect(page.locator("#models tbody td.money").first).to_have_text("$0.9375")
+        expect(page.locator("#users tbody th")).to_have_text(["now", "0001-01-01", "1970-01-01", "1969-12-31"])
+        page.get_by_text("Show as a table").first.click()
+        rows = [row.locator("th, td").all_inner_texts() for row in page.locator("#chart tbody tr").all()]
+        assert rows[1:] == [[day, dollars(days[day])] for day in sorted(days, reverse=True)]
+        assert rows[0][1] == "$0.50"
+        page.get_by_role("link", name="0001-01-01").click()
+        expect(page.locator("#p-cost")).to_have_text("$0.25")
+        expect(page.locator("#person-sub")).to_contain_text("first event 0001-01-01 00:00")
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def test_the_footer_says_what_is_so(chrome: Browser, busy: Server) -> None:
+    with visit(chrome, busy) as seen:
+        page = signed_in(seen, busy)
+        expect(page.locator("#models thead th").last).to_have_text("Latency")
+        assert "atency" not in page.locator("footer").inner_text()
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -485,7 +557,7 @@ def test_the_api_is_shown_and_can_be_tried(chrome: Browser, busy: Server) -> Non
         page = seen.page
         page.goto(f"{seen.origin}/docs")
         expect(page.locator("#docs .title")).to_contain_text("spendstream")
-        expect(page.locator("#docs .opblock")).to_have_count(21)
+        expect(page.locator("#docs .opblock")).to_have_count(22)
         page.locator(".opblock-summary", has_text="/healthz").click()
         page.locator(".opblock.is-open .execute").click()
         expect(page.locator(".opblock.is-open .live-responses-table tbody .response-col_status").first).to_contain_text(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Route
 
+from processor.core.visible import visible
 from server import assets
 
 pytestmark = pytest.mark.browser
@@ -156,3 +157,68 @@ def test_days_and_periods(run: Run) -> None:
         "2024-02-29",
         "2024-03-01",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("alice", "alice"),
+        ("a  b", "a  b"),
+        ("日本 \u0646\u200c\u0645 👨\u200d👩", "日本 \u0646\u200c\u0645 👨\u200d👩"),
+        (" ", "␣"),
+        ("  ", "␣␣"),
+        (" gpt-4o ", "␣gpt-4o␣"),
+        ("\u3000", "\\u3000"),
+        ("\u3164", "\\u3164"),
+        ("\u200d", "\\u200d"),
+        ("\xa0\u2800", "\\xa0\\u2800"),
+        ("\n", "\\n"),
+        ("a\tb\x00\x1b\x9b", "a\\tb\\x00\\x1b\\x9b"),
+        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
+        ("\U000e0041x\ufeff", "\\U000e0041x\\ufeff"),
+    ],
+)
+def test_names_can_be_seen(run: Run, text: str, shown: str) -> None:
+    assert run("names.js", "return module.shown(argument)", text) == shown
+
+
+def test_names_are_shown_as_in_a_terminal(run: Run) -> None:
+    characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x30000), *range(0xE0000, 0xE0080))]
+    shown = run("names.js", "return argument.map((each) => module.shown(`x${each}x`).slice(1, -1))", characters)
+    assert [(hex(ord(each)), visible(each)) for each in characters] == [
+        (hex(ord(each)), seen) for each, seen in zip(characters, shown, strict=True)
+    ]
+
+
+def test_a_chart_of_two_thousand_years_has_the_days_with_events(run: Run) -> None:
+    def days(there: list[str], first: str | None, last: str) -> Any:
+        body = "return module.daysOf(argument[0].map((day) => ({ day })), argument[1] ?? undefined, argument[2])"
+        return run("chart.js", body, [there, first, last])
+
+    assert days(["0001-01-01", "1970-01-01", "2026-11-28"], None, "2026-11-28") == [
+        "0001-01-01",
+        "1970-01-01",
+        "2026-11-28",
+    ]
+    assert days(["2026-11-26"], None, "2026-11-28") == ["2026-11-26", "2026-11-27", "2026-11-28"]
+    assert days(["2026-11-28"], "2026-11-27", "2026-11-28") == ["2026-11-27", "2026-11-28"]
+    assert days([], None, "2026-11-28") == ["2026-11-28"]
+    decade = days(["2017-01-01", "2026-12-31"], None, "2026-12-31")
+    assert (len(decade), decade[0], decade[-1]) == (3652, "2017-01-01", "2026-12-31")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shown"),
+    [
+        ("0001-01-01", "2026-11-28", ["0500", "1000", "1500", "2000"]),
+        ("1969-12-31", "2026-11-28", ["1970", "1980", "1990", "2000", "2010", "2020"]),
+        ("2020-05-01", "2026-11-28", ["2021", "2022", "2023", "2024", "2025", "2026"]),
+        ("9990-05-01", "9999-12-31", [str(year) for year in range(9991, 10_000)]),
+    ],
+)
+def test_years_on_an_axis(run: Run, first: str, last: str, shown: list[str]) -> None:
+    body = """
+        const [low, high] = argument.map((day) => Date.parse(day) / 1000);
+        return module.years(low, high).map((at) => new Date(at * 1000).toISOString());
+    """
+    assert run("chart.js", body, [first, last]) == [f"{year}-01-01T00:00:00.000Z" for year in shown]
