@@ -6,6 +6,8 @@ What came from outside (ids, names, the text of an exception) is in it as text: 
 import io
 import logging
 import sys
+import traceback
+from types import TracebackType
 from typing import Any, Final, TextIO
 
 import structlog
@@ -40,6 +42,7 @@ def configure(settings: Settings, role: str) -> None:
     ]
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")  # no locale, and no setting of Python's, may stop a line
+    sys.excepthook = print_exception
     final: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), _escape_json]
         if as_json
@@ -66,6 +69,11 @@ def configure(settings: Settings, role: str) -> None:
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception that nobody caught on standard error, as text: a `sys.excepthook`."""
+    sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _with_role(role: str) -> structlog.typing.Processor:

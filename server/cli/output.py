@@ -6,10 +6,8 @@ A terminal gets tables that wrap; a pipe or a file gets lines of tab-separated f
 import io
 import json
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, TextIO
 
 from rich.cells import cell_len, chop_cells
@@ -17,7 +15,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from processor.core.visible import HIDDEN, escape, visible, visible_json, visible_lines
+from processor import logs
+from processor.core.visible import HIDDEN, escape, visible, visible_json
 
 NARROWEST: Final = 12
 """Cells that a column of text keeps at least where a table has to be narrow."""
@@ -31,11 +30,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.excepthook = _show_exception
-
-
-def _show_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
+    sys.excepthook = logs.print_exception
 
 
 def terminal(*, err: bool = False) -> Console:

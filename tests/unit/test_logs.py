@@ -28,20 +28,22 @@ try:
 except ValueError:
     log.exception("failed")
     logging.getLogger("other").exception("too: %%s", evil)
+if %r:
+    raise SystemError(evil)
 """
 LINES = 5
 
 
-def run(form: str, *, terminal: bool = False, **variables: str) -> str:
-    """Standard error of a process that logs hostile values."""
+def run(form: str, *, terminal: bool = False, crash: bool = False, **variables: str) -> str:
+    """Standard error of a process that logs hostile values, and may end with an exception then."""
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT % form],
+            [sys.executable, "-c", SCRIPT % (form, crash)],
             env={**os.environ, **variables},
             stderr=theirs if terminal else subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            check=True,
+            check=not crash,
         )
         raw = os.read(ours, 1 << 16) if terminal else done.stderr
     finally:
@@ -58,6 +60,12 @@ def test_lines_for_people(terminal: bool) -> None:
     assert "ValueError: \\x1b]52;c;eA==\\x07[/]\\x9b2J\\u202e" in shown
     assert shown.count("Traceback") == 2
     assert "Logging error" not in shown
+
+
+def test_an_exception_that_nobody_catches() -> None:
+    shown = run("json", crash=True)
+    assert HIDDEN.findall(shown.replace("\n", "")) == []
+    assert "SystemError: \\x1b]52;c;eA==\\x07[/]\\x9b2J\\u202e\nnext" in shown
 
 
 def test_lines_of_json() -> None:
