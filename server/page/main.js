@@ -76,13 +76,10 @@ async function readOverview(mine) {
   sample(pico(all.total.cost_usd));
   const empty = all.total.requests === "0";
   show($("empty"), empty);
-  for (const section of document.querySelectorAll("#overview > section:not(#empty, #budgets-card)")) show(section, !empty);
   budgets.update(spent);
-  if (!empty) {
-    overview.update(costs, quota, period(), first);
-    users.reset(period(), first);
-    await users.refresh();
-  }
+  overview.update(costs, quota, period(), first);
+  users.reset(period(), first, empty);
+  await users.refresh();
   stream(mine, all);
 }
 

@@ -62,8 +62,8 @@ export class Users {
   }
 
   /** Another period, or another project: what was loaded is of no use. */
-  reset(period, first) {
-    [this.period, this.first] = [period, first];
+  reset(period, first, isEmpty) {
+    [this.period, this.first, this.isEmpty] = [period, first, isEmpty];
     this.#all = null;
     this.#shown = STEP;
   }
@@ -149,7 +149,7 @@ export class Users {
     write($("users-sub"), `${count(String(all))} ${this.#text ? "found" : all === 1 ? "user" : "users"}${searched}, ${NAMES[this.period]}`);
     show($("users-none"), first.length === 0);
     const where = cut ? `None of the first ${compact(String(SEARCHED))} users matches, and none is called exactly that.` : "No user's id contains that.";
-    write($("users-none"), this.#text ? where : "No events in this period: choose a longer one.");
+    write($("users-none"), this.#text ? where : this.isEmpty ? "No events yet." : "No events in this period: choose a longer one.");
     show($("more"), first.length < all);
   }
 }

@@ -1,7 +1,6 @@
 """The commands that talk to a running server, as processes."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.server import KEY, Server, environment, server
+from tests.support.terminal import on_terminal
 
 
 @pytest.fixture(scope="module")
@@ -134,22 +134,8 @@ def test_tail_goes_on_after_the_server_was_lost(tmp_path: Path) -> None:
 
 def test_the_terminal_has_a_table(running: Server) -> None:
     """With a terminal there is a live table instead of lines."""
-    pty = pytest.importorskip("pty")
-    controller, terminal = pty.openpty()
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "server", "tail", "--url", f"http://{running.http}", "--events", "1"],
-            env=environment(running.data_dir.parent / "elsewhere", {"key": KEY}) | {"TERM": "xterm", "COLUMNS": "120"},
-            stdin=subprocess.DEVNULL,
-            stdout=terminal,
-            stderr=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
-        os.close(terminal)
-        assert process.returncode == 0, process.stderr
-        text = os.read(controller, 1 << 16).decode()
-    finally:
-        os.close(controller)
+    variables = environment(running.data_dir.parent / "elsewhere", {"key": KEY, "url": f"http://{running.http}"})
+    code, text = on_terminal(["tail", "--events", "1"], variables, 120)
+    assert code == 0, text
     assert "cost USD" in text
     assert "users" in text

@@ -310,6 +310,9 @@ def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh:
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.get_by_role("heading", name="No events yet")).to_be_visible()
+        expect(page.locator("#t-month")).to_have_text("$0.00")
+        expect(page.locator("#models table")).to_be_visible()
+        expect(page.locator("#users-none")).to_have_text("No events yet.")
         line = page.locator("#first-event").inner_text()
         assert fresh.key not in line
         sent = subprocess.run(
