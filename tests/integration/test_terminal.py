@@ -247,6 +247,7 @@ def test_an_export_to_a_file_is_what_was_sent(running: Server, tmp_path: Path) -
         ["budgets", "delete", "\x1b[2J[/]"],
         ["budgets", "set", "--usd", "\x9b2J", "--window", "day"],
         ["export", "--output", "/no/\x1b[2J/where"],
+        ["backup", "/dev/null/\x1b[2J"],
         ["users", "--broker", "\x1b[2J"],
         ["worker", "--broker", "\x1b[2J"],
         ["tail", "--key", "k", "--url", "http://127.0.0.1:1/\x9b2J", "--user", "\x1b[2J", "--events", "x\x1b[2J"],
