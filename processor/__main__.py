@@ -18,17 +18,13 @@ from processor.log.checkpointer import Checkpointer
 from processor.log.errors import LogError
 from processor.log.locks import FileLock
 from processor.settings import Settings, SettingsError, load
+from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0
 """Seconds to wait for a predecessor that is on its way out."""
 
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
-
-
-def now() -> int:
-    """The wall clock in microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from structlog.stdlib import get_logger
 from processor.core import rowblock
 from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
+from processor.wall_clock import latest, now
 from server import bootstrap
 from server.admin_desk import AdminDesk
 from server.alerter import Alerter
@@ -65,11 +66,6 @@ COLLECT_AFTER: Final = (50_000, 20, 20)
 hundred events make objects enough for a collection, and whole ones walk all connections. Hardly any are cycles."""
 
 T = TypeVar("T")
-
-
-def now() -> int:
-    """The wall clock in microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 async def run(settings: ServerSettings) -> None:
@@ -162,7 +158,7 @@ async def _build(
         lease = crew.name(crew.number)
     else:
         quotas = ViewQuotas(view, arrivals, directory, end, rates=rates)
-    intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position))
+    intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position), latest=latest)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     is_first = crew is None or crew.is_first
     if settings.alert_webhook is not None and settings.alert_secret is not None and is_first:

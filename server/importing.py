@@ -12,7 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from processor.core import codec, message, portable
-from processor.core.clock import HOUR
+from processor.core.clock import HOUR, LAST
 from processor.core.event import Code, Fault
 from processor.core.lines import size_of
 from processor.core.message import Block, Source, build_blocks
@@ -104,8 +104,8 @@ class Importer:
                 self._take_together(source, part)
 
     def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]]) -> None:
-        """Events that arrived together, in order."""
-        decoded = codec.decode(source.wire, [record for _, record in members], source.handling, source.arrival)
+        """Events that arrived together, in order. Whether their own time lay in the future was decided back then."""
+        decoded = codec.decode(source.wire, [record for _, record in members], source.handling, LAST)
         for index, fault in decoded.faults:
             self.tally.refuse(members[index][0], fault)
         if not decoded.columns:

@@ -80,7 +80,8 @@ class Quotas(Protocol):
 
 class Intake:
     """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `pending` bounds what waits for the
-    disk, fairly between organisations; `lease`: see `Source.lease`.
+    disk, fairly between organisations; `lease`: see `Source.lease`. `latest` is the last instant that it may be now, if
+    that is not the clock's: an event's own time may lie 24 h after it.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class Intake:
         cardinality: Cardinality | None = None,
         lease: str = "",
         meters: Meters | None = None,
+        *,
+        latest: Callable[[], int] | None = None,
     ) -> None:
         self.meters = meters or Meters()
         self._cardinality = cardinality
@@ -99,6 +102,7 @@ class Intake:
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
+        self._latest = latest or clock
         self._lease = lease
 
     def limits(self, key: Key) -> dict[str, str]:
@@ -118,7 +122,7 @@ class Intake:
         size = size_of(batch.records)
         with self.pending.hold(key.organization, key.id) as hold:
             hold.take(size)  # before anything is decoded: a refusal must cost little when there is much to do
-            decoded, rejected = self._decode(key, batch, now)
+            decoded, rejected = self._decode(key, batch, max(now, self._latest()))
             source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
             parts = build_blocks(source, decoded.columns, self._publisher.partitions)
             with tracing.span("quota.reserve"):
@@ -136,14 +140,14 @@ class Intake:
             self.meters.rejected(batch.wire, fault.code)
         return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
 
-    def _decode(self, key: Key, batch: Batch, now: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
+    def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
         """What is valid of a batch, and what is not; raises `Refused` if nothing of it may be taken."""
         with tracing.span("events.decode", events=len(batch.records)):
-            decoded = codec.decode(batch.wire, batch.records, batch.handling, now)
+            decoded = codec.decode(batch.wire, batch.records, batch.handling, latest)
         if self._cardinality is not None:
             beyond = self._cardinality.beyond(key.project, decoded.columns)
             if beyond:
-                decoded = without(beyond, decoded, batch.wire, batch.records, batch.handling, now)
+                decoded = without(beyond, decoded, batch.wire, batch.records, batch.handling, latest)
         rejected = tuple(
             Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
             for index, fault in decoded.faults

@@ -23,6 +23,7 @@ from processor.core.visible import visible
 from processor.log.address import LogAddress
 from processor.log.checkpointer import EXIT_BROKEN
 from processor.log.locks import FileLock
+from processor.wall_clock import now
 from server import bootstrap, ports
 from server.crew import VARIABLE, Crew
 from server.settings import ServerSettings
@@ -131,7 +132,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     lock = FileLock(settings.data_dir / "serve.lock")
     lock.take(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
     log = LogAddress.of(settings).open(settings.partitions, create=True)
-    made = bootstrap.ensure_key(log, settings.bootstrap_key, time.time_ns() // 1000, make=True)
+    made = bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=True)
     log.close()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -43,6 +43,7 @@ SERVER_MAY_USE = (
     "processor.state.verify",  # of the command line only
     "processor.tracing",
     "processor.view",
+    "processor.wall_clock",
 )
 
 

@@ -4,7 +4,7 @@ Nothing here reads a clock: an instant always comes in as an argument.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -16,7 +16,8 @@ DAY = 24 * HOUR
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 
-_MAX = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - EPOCH) // _MICRO
+LAST: Final = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - EPOCH) // _MICRO
+"""The last instant that can be written."""
 _MIN = (datetime(1, 1, 1, tzinfo=UTC) - EPOCH) // _MICRO
 
 Kind = Literal["minute", "hour", "day", "month"]
@@ -63,7 +64,7 @@ def _parse(text: str) -> int:
         raise ValueError("must be an RFC 3339 timestamp with Z or an offset") from None
     delta = moment - EPOCH
     micros = (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
-    if not _MIN <= micros <= _MAX:
+    if not _MIN <= micros <= LAST:
         raise ValueError("must lie between the years 1 and 9999 in UTC")
     return micros
 

@@ -15,6 +15,7 @@ import zstandard
 from msgspec import Struct
 
 from processor.core import dedupe
+from processor.core.clock import LAST
 from processor.core.codec import Wire, decode_event
 from processor.core.columns import ROW, Columns, Dim, Rows, numbered
 from processor.core.event import Event, Handling
@@ -179,12 +180,16 @@ def opened(blocks: list[Block], records: bytes = b"") -> Message:
 
 
 def events(message: Message) -> list[tuple[Block, list[Event]]]:
-    """The events of a message in full, decoded again from their original bytes. Raises `MessageError`."""
+    """The events of a message in full, decoded again from their original bytes. Raises `MessageError`.
+
+    Whether their own time lies in the future was decided when they arrived, also by a clock that the arrival
+    does not tell.
+    """
     try:
         return [
             (
                 block,
-                [decode_event(block.source.wire, raw, block.source.handling, block.source.arrival) for raw in raws],
+                [decode_event(block.source.wire, raw, block.source.handling, LAST) for raw in raws],
             )
             for block, raws in zip(message.blocks, records(message), strict=True)
         ]

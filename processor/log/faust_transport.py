@@ -6,7 +6,6 @@ otherwise (faust-streaming issue 596; `tables/recovery.py`, on_recovery_complete
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final, TypeVar, cast
@@ -207,8 +206,3 @@ def by_partition(appends: Iterable[Append]) -> dict[int, list[int]]:
     for number, append in enumerate(appends):
         found.setdefault(append.to.partition, []).append(number)
     return found
-
-
-def now() -> int:
-    """The wall clock in microseconds since the epoch."""
-    return time.time_ns() // 1000

@@ -25,12 +25,13 @@ from structlog.stdlib import get_logger
 
 from processor.log import faust_transport
 from processor.log.errors import LogUnavailable
-from processor.log.faust_transport import by_partition, now
+from processor.log.faust_transport import by_partition
 from processor.log.kafka import record_of, take
 from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_writer import Fenced, PartitionWriter
 from processor.log.store import Append
 from processor.log.topics import EVENTS, GROUP, ROWS
+from processor.wall_clock import now
 
 FETCH_RECORDS: Final = 64
 FETCH_WAIT: Final = 0.02

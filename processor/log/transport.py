@@ -14,9 +14,9 @@ from faust.transport import base
 from faust.types import TP
 
 from processor.log import faust_transport
-from processor.log.faust_transport import now
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS, GROUP
+from processor.wall_clock import now
 
 POLL: Final = 0.005
 """Seconds between two looks for new records."""

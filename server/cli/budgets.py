@@ -8,6 +8,7 @@ import click
 
 from processor.core.money import format_cost
 from processor.settings import Settings
+from processor.wall_clock import now
 from server import bootstrap, render
 from server.administration import NewBudget
 from server.arrivals import Arrivals
@@ -19,7 +20,7 @@ from server.budgets import (
     BudgetList,
     Window,
 )
-from server.cli.common import UNICODE, fail, now, open_log, settings_options
+from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.keys import administration
 from server.cli.output import Column, Sheet, print_encoded, say
 from server.cli.users import read_view

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeVar
@@ -19,11 +18,6 @@ from server.cli.output import say
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_USAGE: Final = 2
-
-
-def now() -> int:
-    """The wall clock in microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 class _Unicode(click.ParamType):

@@ -10,7 +10,8 @@ from processor.log import letters
 from processor.log.letters import Letter
 from processor.log.port import LogReader
 from processor.settings import Settings
-from server.cli.common import fail, now, open_log, settings_options
+from processor.wall_clock import now
+from server.cli.common import fail, open_log, settings_options
 from server.cli.output import Column, Sheet, print_json, say
 
 _data_dir: Final = settings_options(Settings, "data_dir", "broker")

@@ -9,9 +9,10 @@ import click
 
 from processor.core.clock import DAY, HOUR, MINUTE, SECOND
 from processor.settings import Settings
+from processor.wall_clock import now
 from server.admin_answers import of_key, of_organization, of_project
 from server.administration import OVERLAP, Administration, NewKey
-from server.cli.common import UNICODE, fail, now, open_log, settings_options
+from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import Cell, Column, Sheet, print_json, say
 from server.errors import Refused
 from server.keys import DEFAULT_PROJECT, DEFAULT_SCOPES, SCOPES

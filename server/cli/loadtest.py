@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from server.cli.common import fail, now
+from processor.wall_clock import now
+from server.cli.common import fail
 from server.cli.load_traffic import Generator
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar

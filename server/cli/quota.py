@@ -6,10 +6,11 @@ import click
 
 from processor.core.clock import format_timestamp
 from processor.settings import Settings
+from processor.wall_clock import now
 from server import bootstrap, render
 from server.answers import QuotaAnswer
 from server.arrivals import Arrivals
-from server.cli.common import UNICODE, now, open_log, settings_options
+from server.cli.common import UNICODE, open_log, settings_options
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.users import read_view
 from server.keys import DEFAULT_ORGANIZATION, make_key

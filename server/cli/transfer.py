@@ -10,9 +10,10 @@ import click
 from processor.core.clock import format_timestamp
 from processor.log.errors import LogUnavailable
 from processor.settings import Settings
+from processor.wall_clock import now
 from server import exporting, importing
 from server.cli import files
-from server.cli.common import UNICODE, fail, now, open_log, settings_options
+from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
 from server.errors import Refused

@@ -1,0 +1,78 @@
+"""Which time to believe when the wall clock jumps: a state machine over pairs of readings.
+
+A reading is the wall clock and a clock that no one sets (`CLOCK_BOOTTIME`: it counts the time that the machine slept),
+both in microseconds. The believed time goes on by the second clock; the wall clock is followed for as long as it agrees
+with that. Nothing here reads a clock, and no reading is ever refused: there is always a time to stamp an arrival with.
+"""
+
+from typing import Final
+
+from processor.core.clock import MINUTE, SECOND
+
+MAX_STEP: Final = 5 * MINUTE
+"""A step of the wall clock that is followed at once, in microseconds: more than clocks drift, and than NTP slews."""
+
+PROOF: Final = MINUTE
+"""For how long a wall clock that has jumped ahead must go on evenly before it is followed, in microseconds."""
+
+WOBBLE: Final = SECOND
+"""How far from even that may be, in microseconds."""
+
+
+class BelievedTime:
+    """The time to go by. The first wall time is believed: a start has nothing to compare it with.
+
+    - Up to `MAX_STEP` ahead, and any step back, is followed at once. What was stamped by a clock that ran ahead is
+      wrong already; to go on with it would only add to that.
+    - Further ahead the time goes on as it was, until the wall clock has kept to its new time for `PROOF`.
+    - A wall clock that steps back, and within `PROOF` returns to the time it came from, is followed at once.
+    """
+
+    __slots__ = ("_at", "_even_since", "_former", "_former_until", "_jump", "_uptime", "latest")
+
+    def __init__(self) -> None:
+        self._at = 0
+        self._uptime: int | None = None
+        """Both of the last reading."""
+        self._jump: int | None = None
+        """Wall clock less uptime, once that is too far ahead."""
+        self._even_since = 0
+        """The uptime since when that has not changed."""
+        self._former: int | None = None
+        """Believed time less uptime before the last step back."""
+        self._former_until = 0
+        """The uptime at which that is forgotten."""
+        self.latest = 0
+        """The last instant that it may be at the last reading, if any of the clocks is right: nothing later than this
+        can be said to lie in the future."""
+
+    def read(self, wall: int, uptime: int) -> int:
+        """Take in a reading; returns the time to believe. `uptime` never goes back."""
+        believed = wall
+        if self._uptime is not None:
+            believed = self._next(wall, uptime, self._at + max(uptime - self._uptime, 0))
+        self._at, self._uptime = believed, uptime
+        self.latest = max(wall, believed)
+        if self._former is not None:
+            self.latest = max(self.latest, self._former + uptime)
+        return believed
+
+    def _next(self, wall: int, uptime: int, due: int) -> int:
+        """`due` is the time if all is well."""
+        if self._former is not None and uptime >= self._former_until:
+            self._former = None
+        if wall - due <= MAX_STEP:
+            self._jump = None
+            if due - wall > MAX_STEP and self._former is None:
+                self._former, self._former_until = due - uptime, uptime + PROOF
+            return wall
+        if self._former is not None and abs(wall - (self._former + uptime)) <= MAX_STEP:
+            self._jump = self._former = None
+            return wall
+        jump = wall - uptime
+        if self._jump is None or abs(jump - self._jump) > WOBBLE:
+            self._jump, self._even_since = jump, uptime
+        if uptime - self._even_since < PROOF:
+            return due
+        self._jump = None
+        return wall
