@@ -52,12 +52,12 @@ class WallClock:
         return self._believed.latest
 
     def _read(self) -> int:
-        before = self._uptime()
-        for _ in range(_ATTEMPTS):
-            wall, after = self._wall(), self._uptime()
-            if after - before <= _MAX_SPREAD:
-                break  # else this process stood still in between: the two do not belong together
-            before = after
+        before, wall, after = self._uptime(), self._wall(), self._uptime()
+        attempts = 1
+        while after - before > _MAX_SPREAD and attempts < _ATTEMPTS:
+            # This process stood still in between: the two do not belong together.
+            before, wall, after = after, self._wall(), self._uptime()
+            attempts += 1
         return self._believed.read(wall // 1000, after // 1000)
 
 

@@ -64,7 +64,8 @@ class View:
         self._seed = seed
         self.position: dict[int, int] = {}
         """partition -> the last source offset the view contains. Rows of later ones may be in it already."""
-        self.watermarks: dict[int, int] = {}
+        self.horizons: dict[int, int] = {}
+        """partition -> up to where its windows may be gone (`processor.core.horizon`)."""
         self.as_of = 0
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
         self._batches = 0
@@ -127,8 +128,9 @@ class View:
         for parts, value in changes.latencies:
             self._latencies.replace(partition, parts, value)
         if changes.progress is not None:  # last: it stands for what was applied before
-            offset, self.watermarks[partition] = changes.progress
-            self.position[partition] = offset
+            self.position[partition], _ = changes.progress
+        if changes.horizon:
+            self.horizons[partition] = changes.horizon
 
     def tidy(self) -> None:
         """What is left to do when batches have been applied; in the thread that applies them."""
@@ -359,8 +361,6 @@ class View:
         total = Charged()
         with self._lock:
             for partition in self._partitions:
-                if tables.is_expired(kind, start, self.watermarks.get(partition, 0)):
-                    continue
                 value = self._windows.get(tables.encode_key(partition, "window", scope, owner, kind, start))
                 if value is not None:
                     total.add(value)

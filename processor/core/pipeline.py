@@ -16,6 +16,7 @@ from processor.core.claims import Claimed
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.columns import Rows
 from processor.core.event import ERRORS
+from processor.core.horizon import Horizon
 from processor.core.message import Block, Message
 from processor.core.segments import I64, Records
 from processor.core.tables import (
@@ -51,7 +52,7 @@ class Changes:
         self,
         tables_: "Tables",
         users: UserChanges,
-        rows: list[tuple[Row, bytes | None]],
+        rows: list[tuple[Row | Horizon, bytes | None]],
         claimed: list[Claimed],
         offset: int,
     ) -> None:
@@ -124,7 +125,9 @@ class Tables:
         self._dirty: list[Row] = []
         self._gone: dict[bytes, Counts] = {}
         self._claimed: list[Claimed] = []
-        self._sweep_at = 0
+        self._horizon: Horizon | None = None
+        """None: nothing was read back of it, and nothing asked of it yet."""
+        self._has_swept = False
 
     def __len__(self) -> int:
         return len(self.users) + len(self.hours) + len(self.latencies) + len(self.windows)
@@ -288,17 +291,18 @@ class Tables:
             total[1] += end - start - unique
             total[2] += conflicts[end] - conflicts[start]
             start = end
+        horizon = self.horizon
         for (organization, key, minute, lease), (unique, duplicates, conflict) in totals.items():
             scopes: tuple[tuple[Scope, str], ...] = (("org", organization), ("key", key))
             for kind in KINDS:
                 window = window_start(kind, minute)
-                if tables.is_expired(kind, window, self.progress.watermark):
+                if horizon.closes(kind, window):
                     continue
                 for scope, owner in scopes:
                     self._add_to_window(offset, (scope, owner, kind, window), unique, duplicates, conflict)
             if lease:
                 window = month_start(minute)
-                if not tables.is_expired("lease", window, self.progress.watermark):
+                if not horizon.closes("lease", window):
                     named: WindowKey = ("lease", f"{lease}/{organization}", "lease", window)
                     self._add_to_window(offset, named, unique, duplicates, conflict)
 
@@ -338,13 +342,33 @@ class Tables:
         progress.dirty = 1
         progress.offset = max(progress.offset, offset)
         progress.watermark = max(progress.watermark, arrival)
-        if progress.watermark >= self._sweep_at:
-            self._sweep_at = progress.watermark + tables.WINDOW_SIZE["minute"]
+
+    # --- which windows are closed -----------------------------------------------------------------------------------
+
+    @property
+    def horizon(self) -> Horizon:
+        """What windows are closed by: as it was read back, or that of rows which an earlier version has written."""
+        if self._horizon is None:
+            key = tables.encode_key(self.partition, "horizon")
+            is_new = self.progress.offset == NEVER
+            self._horizon = Horizon(key) if is_new else Horizon.of_earlier(key, self.progress.watermark)
+        return self._horizon
+
+    def tick(self, monotonic: int, clock: int) -> None:
+        """Take in a reading of the owner's clocks, see `Horizon.tick`; closed windows are removed."""
+        is_further = self.horizon.tick(monotonic, clock, self.progress.watermark)
+        if is_further or not self._has_swept:
             self._sweep()
 
+    def close_by(self, horizon: Horizon) -> None:
+        """Go by the horizon of other tables as it is, which is not written here. To be called again as that goes on."""
+        self._horizon = Horizon(horizon.key, horizon.value())
+        self._sweep()
+
     def _sweep(self) -> None:
-        watermark = self.progress.watermark
-        expired = [key for key in self.windows if tables.is_expired(key[2], key[3], watermark)]
+        self._has_swept = True
+        horizon = self.horizon
+        expired = [key for key in self.windows if horizon.closes(key[2], key[3])]
         for key in expired:
             row = self.windows.pop(key)
             self._gone[row.key] = row
@@ -362,8 +386,11 @@ class Tables:
             row.dirty = 0
         if gone:
             changed = [row for row in changed if row.key not in gone]
-        rows: list[tuple[Row, bytes | None]] = list(zip(changed, tables.encode_values(changed), strict=True))
+        rows: list[tuple[Row | Horizon, bytes | None]] = list(zip(changed, tables.encode_values(changed), strict=True))
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
+        if self.horizon.dirty:  # with the tombstones of what it has closed
+            self.horizon.dirty = 0
+            rows.append((self.horizon, self.horizon.encode()))
         rows.append((self.progress, tables.encode_value(self.progress)))
         changes = Changes(self, self.users.take(), rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
@@ -423,6 +450,8 @@ class Tables:
         if kind == "progress" and value is not None:
             offset, watermark = tables.decode_value(value)
             self.progress = Progress(key, offset, watermark, changelog)
+        elif kind == "horizon" and value is not None:
+            self._horizon = Horizon(key, tables.decode_value(value), changelog)
         elif kind == "user":
             self.users.restore_one(key, None if value is None else Sums(key, *tables.decode_value(value)), changelog)
         elif kind == rowblock.KIND and value is not None:
@@ -445,7 +474,7 @@ class Tables:
                 counts = Counts(key, *tables.decode_value(value))
                 counts.changelog = changelog
                 self.windows[cast(WindowKey, parts)] = counts
-        else:
+        elif kind != "retained":  # which is no table's
             raise ValueError(f"unknown kind of row: {key[:80]!r}")
 
     def _restore_hour(self, at: HourKey, key: bytes, value: bytes | None, changelog: int) -> None:
@@ -457,7 +486,13 @@ class Tables:
 
     def newest_offsets(self) -> I64:
         """Ascending: the changelog records that hold the newest values. Every older one has been replaced."""
-        others: list[Row] = [self.progress, *self.hours.values(), *self.latencies.values(), *self.windows.values()]
+        others: list[Row | Horizon] = [
+            self.progress,
+            self.horizon,
+            *self.hours.values(),
+            *self.latencies.values(),
+            *self.windows.values(),
+        ]
         found = np.concatenate((self.users.changelogs(), np.array([row.changelog for row in others], np.int64)))
         return np.unique(found[found != NEVER])
 

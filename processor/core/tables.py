@@ -1,6 +1,6 @@
 """The tables: which rows there are, how they are keyed, and how they look in the changelog.
 
-Four kinds of row, all partial (one partition's share; readers add the partials up) and all carrying the last source
+Five kinds of row, all partial (one partition's share; readers add the partials up) and all carrying the last source
 offset applied to them, so that applying a message again changes nothing:
 
     [partition, "user", project, user, day, provider, model, environment]      -> sums
@@ -8,6 +8,12 @@ offset applied to them, so that applying a message again changes nothing:
     [partition, "latency", project, hour, provider, model, environment]        -> [offset, bucket, events, ...]
     [partition, "window", scope, id, kind, start]                              -> counts
     [partition, "progress"]                                                    -> [offset, watermark]
+    [partition, "horizon"]                                                     -> [windows, leases, earlier, running, n,
+                                                                                   (since, until, clock, arrival), ...]
+
+The last is no sum and not of the log: it says which windows may be gone (`processor.core.horizon`); of its samples the
+first n are of the last day. Checkpoints (`processor.state.sealer`) have, instead of it, how far retention has come:
+[partition, "retained"] -> [before, running, first] (`processor.core.retention`).
 
 Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fit have a form of fixed width instead
 (`packed`), which costs less to write and next to nothing to read. A reader takes both.
@@ -33,7 +39,7 @@ WindowKind = Kind | Literal["lease"]
 HOURS_PER_DAY: Final = 24
 
 LATENESS: Final[dict[WindowKind, int]] = {"minute": 2 * HOUR, "hour": 4 * DAY, "day": 64 * DAY, "lease": 33 * DAY}
-"""How long a window of arrivals is kept after the watermark has passed its start, in microseconds; months for ever."""
+"""How long a window of arrivals is kept after the horizon has passed its end, in microseconds; months for ever."""
 
 WINDOW_SIZE: Final[dict[WindowKind, int]] = {"minute": MINUTE, "hour": HOUR, "day": DAY, "lease": 31 * DAY}
 
@@ -134,7 +140,7 @@ class Progress(Struct, gc=False):
     key: bytes
     offset: int = NEVER
     watermark: int = 0
-    """The latest arrival seen, in microseconds: windows far behind it are closed."""
+    """The latest arrival seen, in microseconds."""
     changelog: int = NEVER
     dirty: int = 0
 
@@ -262,7 +268,7 @@ def decode_value(value: bytes) -> list[int]:
     return _decode_value(value)
 
 
-def is_expired(kind: WindowKind, start: int, watermark: int) -> bool:
-    """True once the watermark has left a window so far behind that it is no longer kept."""
+def is_expired(kind: WindowKind, start: int, horizon: int) -> bool:
+    """True once `horizon`, an instant, has left a window so far behind that it is no longer kept."""
     lateness = LATENESS.get(kind)
-    return lateness is not None and start + WINDOW_SIZE[kind] + lateness <= watermark
+    return lateness is not None and start + WINDOW_SIZE[kind] + lateness <= horizon

@@ -12,8 +12,9 @@ from typing import Final, Protocol
 
 from structlog.stdlib import get_logger
 
-from processor import tracing
+from processor import tracing, wall_clock
 from processor.core import claims, message
+from processor.core.clock import SECOND
 from processor.core.dedupe import U64
 from processor.core.message import Message, UnknownVersion
 from processor.core.pipeline import Changes
@@ -31,6 +32,9 @@ MAX_WAITING: Final = 4096
 
 SYNC_INTERVAL: Final = 5.0
 """Seconds between two checkpoints of the id index."""
+
+IDLE_TICK: Final = 10.0
+"""Seconds after which the tables hear of the time although no message comes."""
 
 MAX_BACKOFF: Final = 2.0
 
@@ -74,6 +78,7 @@ class Applier:
         interval: float,
         exists: Exists,
         pause: Callable[[int], None] = lambda number: None,
+        running: Callable[[], int] = wall_clock.running,
     ) -> None:
         """`pause` is called with a partition's number when nothing more of it can be applied by this program."""
         self._owned = owned
@@ -82,6 +87,8 @@ class Applier:
         self._interval = interval
         self._exists = exists
         self._pause = pause
+        self._running = running
+        self._ticked: int | None = None
         self._pending: list[tuple[Partition, Delivered]] = []
         self._waiting: dict[Partition, list[tuple[int, Message, U64]]] = {}
         """Messages that are not applied yet, with their offsets and keys."""
@@ -209,7 +216,12 @@ class Applier:
     async def run(self) -> None:
         """Flush for ever: at once when the stream has been idle, else every `interval` seconds."""
         while True:
-            await self._work.wait()
+            self._tick()
+            try:
+                async with asyncio.timeout(IDLE_TICK):
+                    await self._work.wait()
+            except TimeoutError:
+                continue
             await self.flush()
             await self._check_sound()
             await self._checkpoint()
@@ -226,6 +238,7 @@ class Applier:
             self._apply_waiting()
             self._work.clear()
             pending, self._pending = self._pending, []
+            self._tick()
             taken = [(partition, partition.tables.take_changes()) for partition in self._owned().values()]
             changed = [(partition, changes) for partition, changes in taken if changes is not None]
             if changed:
@@ -240,6 +253,15 @@ class Applier:
             for partition, delivered in pending:
                 if owned.get(partition.number) is partition:
                     delivered.ack()
+
+    def _tick(self) -> None:
+        """Let the tables know what time it is: once a second."""
+        now = self._running()
+        if self._ticked is None or now - self._ticked >= SECOND:
+            self._ticked = now
+            clock = self._clock()
+            for partition in self._owned().values():
+                partition.tables.tick(now, clock)
 
     async def _append_at_last(self, appends: list[Append]) -> list[int]:
         delay = 0.05

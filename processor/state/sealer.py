@@ -1,20 +1,22 @@
-"""Retention: events past their time are sealed into a checkpoint of rows, then deleted. See docs/decisions/0011."""
+"""Retention: events past their time are sealed into a checkpoint of rows, then deleted. See decisions 11 and 30."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
-from processor.core import message
+from processor.core import message, retention, tables
 from processor.core.clock import DAY, HOUR
 from processor.core.dedupe import U64, Places
 from processor.core.message import Message
 from processor.core.pipeline import Tables
+from processor.core.retention import Retained
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CHECKPOINTS, EVENTS, GROUP
 from processor.state.index import IdIndex
@@ -83,6 +85,7 @@ class Sealer:
         self._clock = clock
         self._retention = retention * DAY
         self._interval = interval
+        self._noted: dict[int, Noted] = {}
 
     async def run(self) -> None:
         """Look every `interval` seconds, for ever. Whatever fails is tried again at the next look."""
@@ -103,9 +106,13 @@ class Sealer:
                 return loop.run_in_executor(thread, function, *args)
 
             log = await call(_open, self._data_dir)
+            noted = self._noted.get(partition.number)
+            found = _Round(log, call, partition, noted, self._clock(), self._retention)
             try:
-                return await _Round(log, call, partition, self._clock(), self._retention).run()
+                return await found.run()
             finally:
+                if found.noted is not None:
+                    self._noted[partition.number] = found.noted
                 await call(log.close)
 
 
@@ -116,18 +123,34 @@ def _open(data_dir: Path) -> Log:
 Call = Callable[..., Awaitable[Any]]
 
 
-class _Round:
-    """One round over one partition, at the instant `now`; `retention` in microseconds."""
+class Noted(NamedTuple):
+    """How far retention has come in a partition, and the offset in the checkpoints at which that is noted."""
 
-    def __init__(self, log: Log, call: Call, partition: Partition, now: int, retention: int) -> None:
+    retained: Retained
+    offset: int
+
+
+class _Round:
+    """One round over one partition, at the instant `now`; `kept_for`, the retention, in microseconds."""
+
+    def __init__(
+        self, log: Log, call: Call, partition: Partition, noted: Noted | None, now: int, kept_for: int
+    ) -> None:
+        self.noted = noted
         self._log = log
         self._call = call
         self._partition = partition
         self._now = now
-        self._before = now - retention
+        self._kept_for = kept_for
+        horizon = partition.tables.horizon
+        self._horizon = min(now, horizon.retained)
+        self._running = horizon.running
+        self._before = 0
+        self._key = tables.encode_key(partition.number, "retained")
         self._events = TopicPartition(EVENTS, partition.number)
         self._checkpoints = TopicPartition(CHECKPOINTS, partition.number)
         self._tables = Tables(partition.number, log.salt, Claims(partition.index))
+        self._tables.close_by(horizon)
         self._records = 0
 
     async def run(self) -> int:
@@ -142,8 +165,33 @@ class _Round:
         return gone
 
     def _is_due(self) -> bool:
+        if not self._horizon:  # nothing is old enough to go by
+            return False
         oldest = self._log.read(self._events, self._log.first(self._events), 1)
-        return bool(oldest) and oldest[0].offset < self._end() and oldest[0].at < self._before - SLACK
+        self._begin(oldest[0].at if oldest else self._horizon)
+        assert self.noted is not None
+        if not oldest or oldest[0].offset >= self._end():
+            return False
+        retained = retention.advance(self.noted.retained, oldest[0].at, self._horizon, self._running)
+        self._before = retained.before
+        if oldest[0].at >= self._before - SLACK:
+            return False
+        self._note(retained)  # before it goes there: after a kill the next round does not go further
+        return True
+
+    def _begin(self, oldest: int) -> None:
+        if self.noted is None:
+            offsets = self._log.offsets_of(self._checkpoints, self._key, 0, self._log.end(self._checkpoints))
+            for record in self._log.read(self._checkpoints, offsets[-1], 1) if offsets else []:
+                self.noted = Noted(Retained.of(tables.decode_value(record.value or b"")), record.offset)
+        last = None if self.noted is None else self.noted.retained
+        begun = retention.begin(last, oldest, self._horizon, self._running, self._kept_for)
+        if begun != last:
+            self._note(begun)
+
+    def _note(self, retained: Retained) -> None:
+        offset = self._append([(self._key, msgspec.json.encode(retained.value()))])
+        self.noted = Noted(retained, offset)
 
     def _end(self) -> int:
         """The first offset that may be replayed: what is not committed must stay."""
@@ -209,6 +257,8 @@ class _Round:
         start: int | None = 0
         end = self._tables.progress.changelog
         live = await self._call(self._tables.newest_offsets)
+        if self.noted is not None:
+            live = np.union1d(live, [self.noted.offset])
         while start is not None:
             arguments = (self._checkpoints, start, end, COMPACT_STEP, live)
             start, _ = await self._call(self._log.compact, *arguments)

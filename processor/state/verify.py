@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from processor.core import claims, message, rowblock, tables
+from processor.core.horizon import Horizon
 from processor.core.message import MessageError
 from processor.core.pipeline import Tables
 from processor.core.tables import Row
@@ -50,6 +51,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "window": ("offset", "unique", "duplicates", "conflicts"),
     "progress": ("offset", "watermark"),
+    "horizon": ("windows", "leases", "earlier"),
 }
 """What the numbers of a row are called."""
 
@@ -132,9 +134,14 @@ class Verification:
                     f"those from {start} on: the tables cannot be recomputed"
                 )
             kept = self._kept()
+            key = tables.encode_key(self._number, "horizon")
+            horizon, numbers = self._horizon(key, kept), _numbers(kept.pop(key, None))
+            again.close_by(horizon)
             self._recompute(again, start)
             if self._log.first(tp) <= start:  # retention took nothing away meanwhile
-                yield from self._differences(kept, again)
+                if max(horizon.windows, horizon.leases, horizon.earlier) > again.progress.watermark:
+                    yield Difference(self._number, key.decode(), numbers, [again.progress.watermark] * 3)
+                yield from self._differences(kept, again, horizon)
                 return
         raise VerifyError(f"retention keeps deleting events of partition {self._number} while they are read; try again")
 
@@ -187,6 +194,19 @@ class Verification:
             self.offset = tables.decode_value(rows[progress])[0]
         return rows
 
+    def _horizon(self, key: bytes, kept: dict[bytes, bytes]) -> Horizon:
+        """What windows were closed by at most: it is not of the log, but may be no later than the largest arrival.
+
+        One that was open at the end was open at every message, so that all of its events are in its row.
+        """
+        value, progress = kept.get(key), kept.get(tables.encode_key(self._number, "progress"))
+        try:
+            if value is not None:
+                return Horizon(key, tables.decode_value(value))
+        except ValueError as error:
+            raise VerifyError(f"the horizon of partition {self._number} cannot be read: {error}") from None
+        return Horizon(key) if progress is None else Horizon.of_earlier(key, tables.decode_value(progress)[1])
+
     def _recompute(self, again: Tables, start: int) -> None:
         """Apply the events from `start` on that the compared tables contain."""
         dead = dead_offsets(self._log, self._number)
@@ -211,14 +231,14 @@ class Verification:
         except Exception as error:
             raise VerifyError(f"{where} cannot be applied: {error!r}") from error
 
-    def _differences(self, kept: dict[bytes, bytes], again: Tables) -> Iterator[Difference]:
+    def _differences(self, kept: dict[bytes, bytes], again: Tables, horizon: Horizon) -> Iterator[Difference]:
         number = self._number
-        for row in _rows(again):
+        for row in _rows(again, horizon):
             value = kept.pop(row.key, None)
             if value != tables.encode_value(row) and _numbers(value) != row.value():
                 yield Difference(number, row.key.decode(), _numbers(value), row.value())
         for key, value in kept.items():
-            if not _is_closed(key, again.progress.watermark):
+            if not _is_closed(key, horizon):
                 yield Difference(number, key.decode(errors="replace"), _numbers(value), None)
 
 
@@ -227,25 +247,24 @@ def verify(log: LogReader, number: int, scratch: Path, progress: Callable[[int, 
     return list(Verification(log, number, scratch, progress).run())
 
 
-def _rows(found: Tables) -> Iterator[Row]:
+def _rows(found: Tables, horizon: Horizon) -> Iterator[Row]:
     """The rows that must be there: all but the windows that are closed and may or may not have been removed yet."""
     for _, row in found.users.rows():
         yield row
     kinds: tuple[dict[Any, Any], ...] = (found.hours, found.latencies)
     for kind in kinds:
         yield from kind.values()
-    watermark = found.progress.watermark
     for (_, _, window, start), counts in found.windows.items():
-        if not tables.is_expired(window, start, watermark):
+        if not horizon.may_lack(window, start):
             yield counts
     if found.progress.offset != tables.NEVER:
         yield found.progress
 
 
-def _is_closed(key: bytes, watermark: int) -> bool:
+def _is_closed(key: bytes, horizon: Horizon) -> bool:
     try:
         _, kind, parts = tables.decode_key(key)
-        return kind == "window" and tables.is_expired(parts[2], parts[3], watermark)
+        return kind == "window" and horizon.may_lack(parts[2], parts[3])
     except (ValueError, IndexError, TypeError):
         return False  # not one of our keys at all
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from processor.core import packed, rowblock, tables
 from processor.core.hash_index import HASH
+from processor.core.horizon import Horizon
 from processor.core.segments import Records
 from processor.core.tables import HourPlace, Sums, UserPlace
 from processor.view.sums import SAFE_BITS, Numbers
@@ -46,6 +47,8 @@ class Changes(Struct, gc=False):
     """(offset, watermark): to be applied after everything else."""
     latencies: list[tuple[tuple[Any, ...], bytes | None]]
     """(parts of the key after the kind, value)."""
+    horizon: int = 0
+    """Up to where windows may be gone; 0: nothing new."""
 
 
 def changes_of(keys: Sequence[bytes], hashes: Records, values: Records) -> Changes:
@@ -119,6 +122,8 @@ def _other(
             if value is None:
                 raise ValueError(f"the progress of partition {partition} was deleted")
             changes.progress = _progress(value)
+        elif kind == "horizon" and value is not None:
+            changes.horizon = Horizon(key, tables.decode_value(value)).windows
         else:
             raise _misplaced(partition, key)
     except msgspec.MsgspecError as error:

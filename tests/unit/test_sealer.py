@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,24 @@ def work(log: Log) -> None:
 
 
 def seal(log: Log, at: int = NOON + 10 * DAY) -> int:
+    """All rounds there are at `at`: as many days of running time pass as are needed."""
     partition = load(LogAddress(log.path.parent), 0)
     try:
-        return run(partition, log, at)
+        return sum(iter(lambda: run(partition, log, at), 0))
     finally:
         partition.index.close()
 
 
 def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY) -> int:
+    """One round, a day of running time after the one before."""
+    horizon = partition.tables.horizon
+    horizon.retained, horizon.running = at, max(horizon.running, days_run[log.path]) + DAY
+    days_run[log.path] = horizon.running
     sealer = Sealer(log.path.parent, lambda: {0: partition}, lambda: at, RETENTION, 60)
     return asyncio.run(sealer.round(partition))
+
+
+days_run: Counter[Path] = Counter()
 
 
 def differences(log: Log) -> list[Any]:
