@@ -33,7 +33,7 @@ MAX_WAITING: Final = 4096
 SYNC_INTERVAL: Final = 5.0
 """Seconds between two checkpoints of the id index."""
 
-IDLE_TICK: Final = 10.0
+IDLE_TICK: Final = 1.0
 """Seconds after which the tables hear of the time although no message comes."""
 
 MAX_BACKOFF: Final = 2.0

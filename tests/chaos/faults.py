@@ -121,52 +121,6 @@ def now() -> int:
 
 HOUR: Final = 3600
 DAY: Final = 86_400
-VARIABLE: Final = "CHAOS_CLOCK"
-
-_PATCH: Final = f"""
-import os, time
-_real, _path = time.time_ns, os.environ.get("{VARIABLE}")
-
-def time_ns():
-    with open(_path) as file:
-        return _real() + int(float(file.read()) * 1e9)
-
-if _path:
-    time.time_ns = time_ns
-    time.time = lambda: time_ns() / 1e9
-"""
-
-
-class Clock:
-    """The wall clock of all processes that are started while it is held; the monotonic one goes on as it does."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "clock"
-
-    def set(self, seconds: float) -> None:
-        """Have it differ from the true time by so much, from now on, for everybody."""
-        draft = self._path.with_suffix(".new")
-        draft.write_text(str(seconds))
-        draft.rename(self._path)
-
-    @contextmanager
-    def held(self, seconds: float = 0.0) -> Iterator["Clock"]:
-        """Every Python that starts from here on goes by this clock: it comes as a `sitecustomize`."""
-        patch = self._path.with_name("patch")
-        patch.mkdir(parents=True, exist_ok=True)
-        (patch / "sitecustomize.py").write_text(_PATCH)
-        self.set(seconds)
-        before = {name: os.environ.get(name) for name in ("PYTHONPATH", VARIABLE)}
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(patch), before["PYTHONPATH"]]))
-        os.environ[VARIABLE] = str(self._path)
-        try:
-            yield self
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 def days_within_a_month(days: int) -> float:

@@ -16,12 +16,13 @@ from processor.log.kafka import KafkaLog
 from processor.log.kafka_config import KafkaAccess
 from tests.chaos import faults
 from tests.chaos.cluster import PARTITIONS, Cluster, cluster
-from tests.chaos.faults import CannotRun, Clock
+from tests.chaos.faults import CannotRun
 from tests.chaos.recovery import Recovery
 from tests.chaos.report import Report
 from tests.chaos.rows import REFUSED, SPREAD
 from tests.support import clients
 from tests.support.clients import Pace, Tally
+from tests.support.clock import Clock
 from tests.support.server import Server, run_cli, wait_until
 from tests.support.traffic import Traffic, make_traffic
 

@@ -17,12 +17,13 @@ from typing import Any, Final
 from processor.log.store import Log, TopicPartition
 from processor.log.topics import EVENTS
 from tests.chaos import faults
-from tests.chaos.faults import CannotRun, Clock
+from tests.chaos.faults import CannotRun
 from tests.chaos.recovery import Recovery
 from tests.chaos.report import Report
 from tests.chaos.wal import tear
 from tests.support import clients
 from tests.support.clients import Pace, Tally
+from tests.support.clock import Clock
 from tests.support.server import Part, Server, all_gone, run_cli, server, wait_until
 from tests.support.traffic import GroundTruth, make_traffic
 
@@ -243,14 +244,17 @@ async def _partitions(run: Run) -> None:
 
 
 async def _retention(run: Run) -> None:
-    """After some traffic three days pass at once; then the worker is killed while events are sealed and deleted."""
+    """After some traffic three days pass at once, and another one, for no arrival deletes anything before it is a day
+    of running time old; then the worker is killed while events are sealed and deleted."""
     assert run.clock is not None
     if run.report.kills == 0:
         await asyncio.sleep(3)
-        await asyncio.to_thread(run.clock.set, faults.days_within_a_month(3) + 3 * faults.DAY)
+        for days in (3.0, 1.1):
+            await asyncio.to_thread(run.clock.let_pass, days * faults.DAY)
+            await asyncio.sleep(3)
     else:
         await asyncio.to_thread(run.server.kill, "worker")
-    run.killed("worker killed" if run.report.kills else "three days pass")
+    run.killed("worker killed" if run.report.kills else "four days pass")
 
 
 async def _deleted(run: Run) -> list[str]:
@@ -280,7 +284,7 @@ def _held_clock(directory: Path) -> Iterator[Clock]:
 
 @contextmanager
 def _early_clock(directory: Path) -> Iterator[Clock]:
-    with Clock(directory).held(faults.days_within_a_month(3)) as clock:
+    with Clock(directory).held(faults.days_within_a_month(5)) as clock:
         yield clock
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core.clock import SECOND, month_start, parse_timestamp
+from processor.core.clock import DAY, HOUR, SECOND, month_start, parse_timestamp
 from server.arrivals import Arrivals
 from server.crew import QUOTAS, Crew
 from server.errors import Refused
@@ -207,6 +207,28 @@ async def test_what_was_shown_before_the_view_had_caught_up_is_not_gone_by(tmp_p
 async def test_a_view_that_is_behind_lets_nothing_through(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    await one.send(7)
+    rig.flush(0)
+    one.follow()
+    assert (await refusal(two, 4)).reason == "quota_exceeded"
+    await two.send(3)
+    assert (await refusal(one, 1)).reason == "quota_exceeded"
+
+
+@pytest.mark.parametrize("hours", [0, 30])
+async def test_an_arrival_of_months_ahead_takes_no_lease_away(tmp_path: Path, hours: int) -> None:
+    """Nor a day later. What is charged through a process must not pass for what was charged before all of them."""
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    [tables] = rig.worker.tables
+    for hour in range(30):
+        tables.tick(hour * HOUR, NOON)
+    rig.worker.send([Usage(10**9)], arrival=NOON + 100 * DAY)
+    rig.work()
+    for hour in range(30, 30 + hours):
+        tables.tick(hour * HOUR, NOON)
     await refusal(one, 1)
     rig.tick()
     await one.send(7)

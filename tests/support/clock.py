@@ -1,0 +1,77 @@
+"""A wall clock that a test turns, for real processes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "CHAOS_CLOCK"
+
+_PATCH: Final = f"""
+import os, time
+_real, _gettime, _path = time.time_ns, time.clock_gettime_ns, os.environ.get("{VARIABLE}")
+
+def _turned():
+    with open(_path) as file:
+        return [int(float(seconds) * 1e9) for seconds in file.read().split()]
+
+def time_ns():
+    return _real() + sum(_turned())
+
+def clock_gettime_ns(clock):
+    return _gettime(clock) + _turned()[1]
+
+if _path:
+    time.time_ns = time_ns
+    time.time = lambda: time_ns() / 1e9
+    time.clock_gettime_ns = clock_gettime_ns
+"""
+
+
+class Clock:
+    """The clocks of all processes that are started while it is held.
+
+    `set` turns the wall clock alone: it is wrong from then on, or right again. `let_pass` turns all that a process asks
+    for the time that has passed, too. What only measures patience (`time.monotonic`) goes on as it does.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "clock"
+        self._wrong = 0.0
+        self.passed = 0.0
+        """Seconds that have passed besides those that really did."""
+
+    def set(self, seconds: float) -> None:
+        """Have the wall clock be wrong by so much, from now on, for everybody."""
+        self._wrong = seconds
+        self._write()
+
+    def let_pass(self, seconds: float) -> None:
+        """Have so much time pass at once."""
+        self.passed += seconds
+        self._write()
+
+    def _write(self) -> None:
+        draft = self._path.with_suffix(".new")
+        draft.write_text(f"{self._wrong} {self.passed}")
+        draft.rename(self._path)
+
+    @contextmanager
+    def held(self, seconds: float = 0.0) -> Iterator["Clock"]:
+        """Every Python that starts from here on goes by this clock: it comes as a `sitecustomize`."""
+        patch = self._path.with_name("patch")
+        patch.mkdir(parents=True, exist_ok=True)
+        (patch / "sitecustomize.py").write_text(_PATCH)
+        self.set(seconds)
+        before = {name: os.environ.get(name) for name in ("PYTHONPATH", VARIABLE)}
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(patch), before["PYTHONPATH"]]))
+        os.environ[VARIABLE] = str(self._path)
+        try:
+            yield self
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
