@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from processor.core.clock import month_start
 from processor.quota.leases import Account, Need, owner
@@ -13,6 +13,10 @@ from server.keys import Directory, Key
 from server.leases import LeaseBook, Stating
 from server.quotas import ViewQuotas
 from server.views import View
+
+UNUSED: Final = 86_400.0
+"""Seconds after which an account of a month that is over is not stated any more: by the clock alone, one that is wrong
+for a moment would end a month that goes on."""
 
 
 class _Pace:
@@ -65,9 +69,9 @@ class LeasedQuotas(ViewQuotas):
         self._sure_of = -1
         self._demand: dict[Account, int] = {}
         """Events of the batches that wait."""
-        self._used: set[Account] = set()
-        """Accounts of this month and the one before that anything was ever taken from: the grantor may not know yet of
-        what the view has charged to them."""
+        self._used: dict[Account, float] = {}
+        """When anything was last taken from the accounts of this month and the one before: the grantor may not know yet
+        of what the view has charged to them."""
         self._paces: dict[Account, _Pace] = {}
 
     # --- admission --------------------------------------------------------------------------------------------------
@@ -80,11 +84,12 @@ class LeasedQuotas(ViewQuotas):
             raise Refused("unavailable", "The lease of the quota has run out; send again", retry_after=1)
         account = Account(key.organization, month_start(now))
         reservation = await super().reserve(key, events, now)
+        at = time.monotonic()
         if account not in self._used:
             oldest = month_start(account.month - 1)
-            self._used = {used for used in self._used if used.month >= oldest} | {account}
+            self._used = {used: last for used, last in self._used.items() if used.month >= oldest or at - last < UNUSED}
+        self._used[account] = at
         pace = self._paces.setdefault(account, _Pace())
-        at = time.monotonic()
         pace.add(events, at)
         if self._left(account) < pace.recent(at):
             self._stating.wake()

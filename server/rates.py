@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from processor.core.believed_time import MAX_STEP
 from processor.core.clock import MINUTE
 from server.errors import Refused
 from server.shared_table import Busy, SharedTable
@@ -57,7 +58,7 @@ class SharedRates:
                 if row is None:
                     row = self._table.add(key, [minute << 32], (minute - 1) << 32)
                 word = self._table.get(row, 0)
-                if word >> 32 < minute:  # never back: another process may have been asked a moment later
+                if not _is_of(word, minute):
                     word = minute << 32
                 used = word & 0xFFFF_FFFF
                 if used < limit:
@@ -74,4 +75,12 @@ class SharedRates:
                 word = 0 if row is None else self._table.get(row, 0)
         except Busy:
             return 0
-        return word & 0xFFFF_FFFF if word >> 32 >= at // MINUTE else 0
+        return word & 0xFFFF_FFFF if _is_of(word, at // MINUTE) else 0
+
+
+def _is_of(word: int, minute: int) -> bool:
+    """True if a count is of this minute, or of a later one in which another process has been asked a moment ago.
+
+    One of long after it was made by a clock that was wrong: nobody would be let in until then.
+    """
+    return minute <= word >> 32 <= minute + MAX_STEP // MINUTE

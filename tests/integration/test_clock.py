@@ -72,7 +72,7 @@ async def used(started: Server) -> int:
 async def use_up(started: Server) -> set[str]:
     """Have many senders take what is left of the quota; returns the ids that were taken."""
     crowd = Crowd([started], LIMIT, seed=random.SystemRandom().randrange(10**6))
-    held = 0.0
+    held, count = 0.0, -1
 
     def is_over() -> bool:  # when nothing has been taken for two seconds
         nonlocal held, count
@@ -80,7 +80,6 @@ async def use_up(started: Server) -> set[str]:
             held, count = time.monotonic(), len(crowd.taken)
         return time.monotonic() - held > 2
 
-    count = -1
     await crowd.run(is_over, 60)
     assert not crowd.doubtful
     return crowd.taken
@@ -149,8 +148,8 @@ async def test_retention_deletes_nothing_young_by_a_clock_that_is_months_ahead(c
     now = time.time_ns() // 1000
     for day in range(85, 0, -1):
         put(log, [make_event() for _ in range(6)], arrival=now - day * DAY)
-    settings = {"retention": RETENTION, "retention_interval": 0.05, "partitions": PARTITIONS}
-    with server(tmp_path / "data", **settings) as started:
+    settings = {"retention": RETENTION, "retention_interval": 0.05}
+    with server(tmp_path / "data", partitions=PARTITIONS, **settings) as started:
 
         async def pass_days(days: int) -> None:
             for _ in range(days):

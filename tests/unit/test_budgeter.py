@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from processor.core.clock import DAY
+from processor.core.clock import DAY, HOUR
 from processor.log.address import LogAddress
 from processor.log.errors import LogUnavailable
 from processor.log.store import Log
@@ -125,6 +125,10 @@ async def test_a_new_window_and_a_new_amount_begin_anew(tmp_path: Path) -> None:
         process.view.apply(0, process.worker.work(0))
         await until(lambda: process.told() == [80])
         process.now += budgets.KEPT + 2 * DAY
+        await asyncio.sleep(0.1)
+        assert len(process.directory.reached()) == 4, "a clock alone deletes nothing"
+        process.view.horizons[0] = process.now
+        process.now += 2 * HOUR
         await until(lambda: process.directory.reached() == [])
         log.close()
 

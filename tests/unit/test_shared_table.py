@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from processor.core.clock import MINUTE
+from processor.core.clock import DAY, MINUTE
 from processor.log.errors import Locked, LogError
 from server.crew import QUOTAS, REQUESTS, VARIABLE, Crew
 from server.errors import Refused
@@ -155,6 +155,12 @@ def test_requests_are_counted_over_all_processes(rates: tuple[SharedRates, Share
     assert two.take("k", 3, NOON + MINUTE) == 0
     assert one.take("k", 3, NOON + MINUTE - 1) == 1  # asked a moment before, counted with the minute that has begun
     assert two.used("k", NOON + MINUTE) == 2
+
+
+def test_a_minute_of_months_ahead_locks_nobody_out(rates: tuple[SharedRates, SharedRates]) -> None:
+    one, two = rates
+    assert [one.take("k", 1, NOON + 100 * DAY) for _ in range(2)] == [0, 1]
+    assert [two.used("k", NOON), two.take("k", 1, NOON), one.take("k", 1, NOON)] == [0, 0, 1]
 
 
 def test_one_process_counts_alike() -> None:

@@ -1,0 +1,51 @@
+"""A front end's side of a lease."""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from processor.core.clock import DAY, month_start
+from processor.log.address import LogAddress
+from processor.quota.leases import Account, Cap, Lease, encode
+from server.arrivals import Arrivals
+from server.keys import Directory, Organization, make_key, new_secret, organization_record
+from server.leased_quotas import UNUSED, LeasedQuotas
+from server.leases import LeaseBook, Stating
+from server.views import View
+from tests.support.tables import NOON
+
+KEY = make_key(new_secret(), at=0)
+AHEAD = NOON + 100 * DAY
+
+
+async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grantor may not know yet of what was charged to it: until a day has passed it is stated."""
+    now = 0.0
+    monkeypatch.setattr("server.leased_quotas.time", SimpleNamespace(monotonic=lambda: now))
+    months = [NOON, AHEAD, AHEAD + 31 * DAY]
+    accounts = [Account("default", month_start(at)) for at in months]
+    view, directory, book = View(), Directory(), LeaseBook()
+    arrivals = Arrivals(view)
+    directory.apply(*organization_record(Organization("default", 10)), 0)
+    book.stated(1, time.monotonic())
+    book.apply(book.instance.encode(), encode(Lease(1, 1, [Cap(account, 10, 10) for account in accounts])))
+    stating = Stating(LogAddress(tmp_path), book, lambda: NOON)
+    quotas = LeasedQuotas(view, arrivals, directory, dict, book, stating, lambda: 0)
+
+    async def take(at: int) -> None:
+        (await quotas.reserve(KEY, 1, at)).settle({})
+
+    def stated() -> set[Account]:
+        return {need.account for need in quotas.needs()} & set(accounts)
+
+    for at in months[:2]:
+        await take(at)
+    assert stated() == set(accounts[:2])
+    now += UNUSED
+    arrivals.notify()  # what was on its way is in the view
+    await take(months[2])
+    assert stated() == set(accounts[1:]), "a month that is over is, after a day"
