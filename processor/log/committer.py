@@ -138,7 +138,10 @@ class GroupCommitter(threading.Thread):
                 for partition, _, parts in messages
             ]
             self._guard()
-            offsets = log.append(appends, self._clock())
+            # Nothing arrives after it is written, also if the clock has been set back in between: an export by arrival
+            # passes over messages that were written before its start.
+            latest = max(block.source.arrival for job in jobs for block, _ in job.parts.values())
+            offsets = log.append(appends, max(self._clock(), latest))
         except LogUnavailable as error:
             return [error] * len(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread goes on and the senders get an answer

@@ -135,12 +135,13 @@ class Verification:
                 )
             kept = self._kept()
             key = tables.encode_key(self._number, "horizon")
-            horizon, numbers = self._horizon(key, kept), _numbers(kept.pop(key, None))
+            horizon, numbers = self._horizon(key, kept), (_numbers(kept.pop(key, None)) or [])[:3]
             again.close_by(horizon)
             self._recompute(again, start)
             if self._log.first(tp) <= start:  # retention took nothing away meanwhile
-                if max(horizon.windows, horizon.leases, horizon.earlier) > again.progress.watermark:
-                    yield Difference(self._number, key.decode(), numbers, [again.progress.watermark] * 3)
+                said, largest = (horizon.windows, horizon.leases, horizon.earlier), again.progress.watermark
+                if max(said) > largest:
+                    yield Difference(self._number, key.decode(), numbers, [min(each, largest) for each in said])
                 yield from self._differences(kept, again, horizon)
                 return
         raise VerifyError(f"retention keeps deleting events of partition {self._number} while they are read; try again")

@@ -8,6 +8,7 @@ import apsw
 import pytest
 
 from processor.core import message
+from processor.core.clock import DAY
 from processor.core.message import Source, build_blocks
 from processor.log.address import LogAddress
 from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
@@ -58,10 +59,25 @@ def start(tmp_path: Path, decided: Decided) -> Iterator[Start]:
         committer.stop()
 
 
-def job(outcomes: list[Any], *partitions: int, events: int = 1, size: int = 10, first: int = 0) -> Job:
-    source = Source("org", "project", "key", NOON, "json", "partial")
+def job(
+    outcomes: list[Any], *partitions: int, events: int = 1, size: int = 10, first: int = 0, arrival: int = NOON
+) -> Job:
+    source = Source("org", "project", "key", arrival, "json", "partial")
     part = build_blocks(source, columns(Usage(first + number) for number in range(events)), 1)[0]
     return Job(dict.fromkeys(partitions, part), size, outcomes.append)
+
+
+def test_nothing_arrives_after_it_is_written_whatever_the_clock_does_in_between(
+    start: Start, decided: Decided, tmp_path: Path
+) -> None:
+    """An export by arrival passes over messages that were written before its start."""
+    committer = start()
+    for arrival in (NOON + 100 * DAY, NOON - DAY):
+        committer.submit(job([], 0, arrival=arrival))
+        committer.hand_over()
+        decided.wait(1 if arrival > NOON else 2)
+    written = Log(tmp_path, create=False).read(TopicPartition(EVENTS, 0), 0)
+    assert [record.at for record in written] == [NOON + 100 * DAY, NOON]
 
 
 def test_each_job_learns_the_offset_of_the_message_that_contains_it(

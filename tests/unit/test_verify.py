@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from processor.core import tables
+from processor.core.clock import DAY
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state.verify import Difference, Verification, VerifyError
@@ -39,7 +40,7 @@ def differences(log: Log, tmp_path: Path) -> list[Difference]:
     found: list[Difference] = []
     for number in range(log.partitions):
         scratch = tmp_path / f"scratch-{number}"
-        scratch.mkdir()
+        scratch.mkdir(parents=True)
         found += Verification(log, number, scratch, lambda *_: None).run()
     return found
 
@@ -152,3 +153,46 @@ def test_the_command_says_row_by_row_what_differs(log: Log, monkeypatch: pytest.
     assert code == 1
     assert "is missing in the table" in shown
     assert "more (--json names" in shown
+
+
+def horizon_of(log: Log, partition: int) -> list[int]:
+    return tables.decode_value(newest_rows(log)[tables.encode_key(partition, "horizon")])
+
+
+def test_rows_that_an_earlier_version_has_written_are_gone_on_with(log: Log, tmp_path: Path) -> None:
+    """It had no row that says which windows are gone, and closed them, and leases, by the largest arrival ever."""
+    late = NOON + 100 * DAY
+    put(log, [make_event() for _ in range(20)], arrival=late)
+    catch_up(log.path.parent)
+    for partition in range(log.partitions):
+        tp = TopicPartition(ROWS, partition)
+        log.delete(tp, log.offsets_of(tp, tables.encode_key(partition, "horizon"), 0, log.end(tp)))
+    closed = [
+        key
+        for key in newest_rows(log)
+        if (parts := tables.decode_key(key)[2]) and parts[0] in {"org", "key"} and tables.is_expired(*parts[2:], late)
+    ]
+    assert len(closed) == 2 * 2 * 3, "minutes, hours and days of organization and key, in both partitions"
+    for key in closed:
+        plant(log, key, None)
+    assert differences(log, tmp_path / "1") == []
+    put(log, [make_event() for _ in range(20)])
+    catch_up(log.path.parent)
+    assert differences(log, tmp_path / "2") == []
+    assert [horizon_of(log, partition)[:3] for partition in range(log.partitions)] == [[late, 0, late]] * 2
+    assert not set(closed) & set(newest_rows(log)), "what was closed stays closed"
+
+
+def test_a_horizon_after_every_arrival_is_a_difference(log: Log, tmp_path: Path) -> None:
+    """All windows would be taken for closed by it."""
+    numbers = horizon_of(log, 0)
+    key = tables.encode_key(0, "horizon")
+    plant(log, key, json.dumps([NOON + 1, *numbers[1:]]).encode())
+    [difference] = differences(log, tmp_path)
+    assert (difference.key, difference.columns()) == (key.decode(), {"windows": (NOON + 1, NOON)})
+
+
+def test_a_horizon_that_is_none_is_said_to_be_one(log: Log, tmp_path: Path) -> None:
+    plant(log, tables.encode_key(0, "horizon"), b"[1]")
+    with pytest.raises(VerifyError, match="horizon of partition 0"):
+        differences(log, tmp_path)
