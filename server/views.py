@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Final
 
 from processor.core import rowblock, tables
+from processor.core.believed_time import MAX_STEP
 from processor.core.clock import Kind
 from processor.core.lines import Part
 from processor.core.rowblock import RowBlock
@@ -137,8 +138,12 @@ class View:
         self._leaders.settle(self._lock)
 
     def mark_current(self, at: int) -> None:
-        """The view holds all that was in the changelog at the instant `at` (microseconds)."""
-        self.as_of = max(self.as_of, at)
+        """The view holds all that was in the changelog at the instant `at` (microseconds).
+
+        `as_of` does not go back, unless the clock has: it would stand still until the time that was wrong comes.
+        """
+        if at > self.as_of or self.as_of - at > MAX_STEP:
+            self.as_of = at
         self._whole = self._batches
 
     # --- reading ----------------------------------------------------------------------------------------------------

@@ -272,3 +272,10 @@ async def test_waiting_for_a_position() -> None:
     assert heard == [1, 1, 1]
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+def test_what_an_answer_is_of_does_not_go_back_unless_the_clock_does() -> None:
+    view = View()
+    for at, shown in ((NOON, NOON), (NOON - 1, NOON), (NOON + 100 * DAY, NOON + 100 * DAY), (NOON + 1, NOON + 1)):
+        view.mark_current(at)
+        assert view.as_of == shown
