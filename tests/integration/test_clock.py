@@ -148,8 +148,7 @@ async def test_retention_deletes_nothing_young_by_a_clock_that_is_months_ahead(c
     now = time.time_ns() // 1000
     for day in range(85, 0, -1):
         put(log, [make_event() for _ in range(6)], arrival=now - day * DAY)
-    settings = {"retention": RETENTION, "retention_interval": 0.05}
-    with server(tmp_path / "data", partitions=PARTITIONS, **settings) as started:
+    with server(tmp_path / "data", partitions=PARTITIONS, retention=RETENTION, retention_interval=0.05) as started:
 
         async def pass_days(days: int) -> None:
             for _ in range(days):
@@ -179,7 +178,7 @@ async def test_retention_deletes_nothing_young_by_a_clock_that_is_months_ahead(c
         assert oldest > RETENTION - 1
         assert clock.passed > began
         assert clients.verify(started) == []
-    assert run_cli(tmp_path / "data", "verify", partitions=PARTITIONS).returncode == 0
+    assert run_cli(tmp_path / "data", "verify").returncode == 0
 
 
 async def wait(condition: Callable[[], bool], patience: float) -> None:

@@ -167,11 +167,11 @@ def test_rows_that_an_earlier_version_has_written_are_gone_on_with(log: Log, tmp
     for partition in range(log.partitions):
         tp = TopicPartition(ROWS, partition)
         log.delete(tp, log.offsets_of(tp, tables.encode_key(partition, "horizon"), 0, log.end(tp)))
-    closed = [
-        key
-        for key in newest_rows(log)
-        if (parts := tables.decode_key(key)[2]) and parts[0] in {"org", "key"} and tables.is_expired(*parts[2:], late)
-    ]
+    closed = []
+    for key in newest_rows(log):
+        _, kind, parts = tables.decode_key(key)
+        if kind == "window" and tables.is_expired(parts[2], parts[3], late):
+            closed.append(key)
     assert len(closed) == 2 * 2 * 3, "minutes, hours and days of organization and key, in both partitions"
     for key in closed:
         plant(log, key, None)
