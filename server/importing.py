@@ -6,7 +6,6 @@ deduplicates them like any others.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from operator import itemgetter
 from typing import Final
 
 from msgspec import Struct
@@ -16,7 +15,7 @@ from processor.core.clock import HOUR, LAST
 from processor.core.event import Code, Fault
 from processor.core.lines import size_of
 from processor.core.message import Block, Source, build_blocks
-from processor.core.portable import META
+from processor.core.portable import META, Opened
 from processor.log.port import LogWriter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import EVENTS
@@ -89,23 +88,24 @@ class Importer:
         self._append()
 
     def _take(self, chunk: Sequence[tuple[int, bytes]]) -> None:
-        opened: list[tuple[Source, int, bytes]] = []
+        opened: list[tuple[int, Opened]] = []
         latest = self._clock() + SKEW
         for number, line in chunk:
             try:
-                source, record = portable.decode_line(line)
-                check_source(source, latest)
+                found = portable.open_line(line)
+                check_source(found.source, latest)
             except Fault as fault:
                 self.tally.refuse(number, fault)
             else:
-                opened.append((source, number, record))
-        for source, group in groupby(opened, itemgetter(0)):
-            for part in _parts([(number, record) for _, number, record in group]):
-                self._take_together(source, part)
+                opened.append((number, found))
+        for (source, as_counted), group in groupby(opened, lambda each: (each[1].source, each[1].as_counted)):
+            for part in _parts([(number, found.record) for number, found in group]):
+                self._take_together(source, part, as_counted)
 
-    def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]]) -> None:
+    def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]], as_counted: bool) -> None:
         """Events that arrived together, in order. Whether their own time lay in the future was decided back then."""
-        decoded = codec.decode(source.wire, [record for _, record in members], source.handling, LAST)
+        records = [record for _, record in members]
+        decoded = codec.decode(source.wire, records, source.handling, LAST, as_counted=as_counted)
         for index, fault in decoded.faults:
             self.tally.refuse(members[index][0], fault)
         if not decoded.columns:

@@ -39,9 +39,11 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
     """The body itself. Blocks for some 50 ms at worst, mostly without the GIL.
 
     Raises `Refused`: too_large as soon as more than `limit` bytes came out, bad_batch for data that is truncated,
-    damaged or followed by something else.
+    damaged or followed by something else, and for what is no text because its coding was not named.
     """
     if encoding == "identity":
+        if body.startswith(_NO_TEXT):
+            raise Refused("bad_batch", _what_it_is(body, "The body"))
         return body
     found: list[bytes] = []
     size = 0
@@ -52,8 +54,41 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
                 raise too_large(limit)
             found.append(piece)
     except (_IsalError, zstandard.ZstdError, ValueError) as error:
-        raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {error}") from None
-    return found[0] if len(found) == 1 else b"".join(found)
+        why = _why_not(body, encoding) or str(error)
+        raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {why}") from None
+    inflated = found[0] if len(found) == 1 else b"".join(found)
+    if inflated.startswith(_NO_TEXT):
+        raise Refused("bad_batch", _what_it_is(inflated, f"What came out of the body ({encoding})"))
+    return inflated
+
+
+GZIP: Final = b"\x1f\x8b"
+"""How a member of a gzip file begins (RFC 1952)."""
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPED: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
+"""How a frame begins that zstd passes over (RFC 8878, 3.1.2)."""
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_NO_TEXT: Final = (GZIP, _ZSTD, *_UTF16)
+"""How bytes begin that are no UTF-8 and tell what they are instead."""
+
+
+def _why_not(body: bytes, encoding: Encoding) -> str | None:
+    """What is wrong with a body of which its decoder gives a reason that leads astray; None: what the decoder says."""
+    begins = {"gzip": body.startswith(GZIP[: len(body)]), "zstd": body.startswith((_ZSTD[: len(body)], *_SKIPPED))}
+    if not body:
+        return "it is empty"
+    if not begins.get(encoding, not body.startswith((b"{", b"["))):
+        return f"it is not {encoding} data; leave Content-Encoding out for a body that is not compressed"
+    if encoding == "zstd":
+        return "it is truncated or damaged, or something follows its end"
+    return None
+
+
+def _what_it_is(body: bytes, what: str) -> str:
+    if body.startswith(_UTF16):
+        return f"{what} is UTF-16 text: send UTF-8"
+    name = "gzip" if body.startswith(GZIP) else "zstd"
+    return f"{what} is {name} data: compress it once, and say Content-Encoding: {name}"
 
 
 def too_large(limit: int = MAX_BODY) -> Refused:
@@ -79,11 +114,15 @@ def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
     stream = isal_zlib.decompressobj(wbits)
     for start in range(0, len(body), _PIECE):
         data, full = body[start : start + _PIECE], False
+        end = start + len(data)
         while data or full:
             if stream.eof:
+                at = end - len(data)
+                if wbits != _GZIP or not body.startswith(GZIP, at):
+                    raise ValueError(f"something follows its end, from byte {at + 1} on")
                 allowed -= 1
                 if not allowed:
-                    raise ValueError("something follows its end")
+                    raise ValueError("it has too many members")
                 stream = isal_zlib.decompressobj(wbits)
             piece = stream.decompress(data, _STEP)
             yield piece

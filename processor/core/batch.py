@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.clock import HOUR, MINUTE, SECOND, parse_timestamp
+from processor.core.event import MAX_INT
 from processor.core.money import PICO, parse_cost
 
 Ints = NDArray[np.int64]
@@ -100,6 +101,23 @@ def parse_timestamps(texts: Sequence[str]) -> Ints:
                     times: Ints = (parts @ _UNITS).astype(np.int64)
                     return times + midnight
     return np.array([parse_timestamp(text) for text in texts], np.int64)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def with_cached(inputs: Sequence[int], cached: Sequence[int]) -> Sequence[int]:
+    """Input tokens of events whose sender may count cached tokens beside them: where there are more of those, the sum
+    of both. All are at most `MAX_INT`; raises `ValueError` for a sum that is not."""
+    found, beside = np.array(inputs, np.int64), np.array(cached, np.int64)
+    over = beside > found
+    if not over.any():
+        return inputs
+    found[over] += beside[over]
+    if found.max() > MAX_INT:
+        raise ValueError("more tokens than a count can hold")
+    sums: list[int] = found.tolist()
+    return sums
 
 
 # --- costs -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 Nothing here reads a clock: an instant always comes in as an argument.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
@@ -30,7 +31,8 @@ _convert = msgspec.convert
 def parse_timestamp(text: str) -> int:
     """Read RFC 3339 with `Z` or an offset as microseconds since the epoch; digits below are cut, not rounded.
 
-    Raises `ValueError` for any other form. (A leap second, `:60`, has no instant of its own and is refused.)
+    Raises `ValueError` for any other form. A leap second, `23:59:60` UTC on the last day of June or December (RFC 3339,
+    5.7), has no instant of its own: it is the last microsecond before it ends, of `23:59:59`.
     """
     if len(text) == 24 and text[23] == "Z":  # 2026-04-20T10:00:00.000Z
         minute = _minutes.get(text[:17])
@@ -54,6 +56,7 @@ _MILLIS = {f"{milli:03d}": milli * 1000 for milli in range(1000)}
 
 
 def _parse(text: str) -> int:
+    sent = text
     if len(text) > 26:
         text = _cut(text)
     if text[-1:] not in "Zz" and text[-3:-2] != ":":  # the decoder below also takes +0530, which RFC 3339 does not
@@ -61,12 +64,32 @@ def _parse(text: str) -> int:
     try:
         moment = _convert(text, _Aware)
     except msgspec.ValidationError:
+        leap = _LEAP(sent)
+        if leap is not None:
+            return _leap_second(leap[1] + "59" + leap[2])
         raise ValueError("must be an RFC 3339 timestamp with Z or an offset") from None
     delta = moment - EPOCH
     micros = (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
     if not _MIN <= micros <= LAST:
         raise ValueError("must lie between the years 1 and 9999 in UTC")
     return micros
+
+
+_LEAP = re.compile(r"(.{10}[Tt ][0-9]{2}:[0-9]{2}:)60(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})").fullmatch
+
+
+def _leap_second(before: str) -> int:
+    """The last microsecond of the second `before`, if a leap second can follow it."""
+    at = _parse(before)
+    moment = EPOCH + timedelta(microseconds=at)
+    if at % DAY != DAY - SECOND or (moment.month, moment.day) not in _LEAP_DAYS:
+        raise ValueError(
+            "must be an RFC 3339 timestamp: a second is 60 only at 23:59:60 UTC on the last day of June or December"
+        )
+    return at + SECOND - 1
+
+
+_LEAP_DAYS = {(6, 30), (12, 31)}
 
 
 def _cut(text: str) -> str:

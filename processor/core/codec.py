@@ -35,6 +35,7 @@ from processor.core.event import (
 from processor.core.latency import bucket_of, buckets_of
 from processor.core.lines import Lines, size_of
 from processor.core.nesting import is_deeper
+from processor.core.syntax import encoding_fault, syntax_fault
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 Wire = Literal["json", "proto"]
@@ -51,28 +52,30 @@ class Decoded(Struct):
     """(index in the request, why)."""
 
 
-def decode(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -> Decoded:
-    """Check and decode the raw events of one request; `now` is its arrival in microseconds.
+def decode(wire: Wire, records: Sequence[bytes], handling: Handling, now: int, *, as_counted: bool = False) -> Decoded:
+    """Check and decode the raw events of one request; `now` is its arrival in microseconds. `as_counted`: see
+    `event.check`.
 
     Never raises for bad input: every record ends up in `columns` or in `faults`.
     """
+    beside = handling == "lenient" and not as_counted
     if len(records) > FEW:
         try:
-            return Decoded(_AT_ONCE[wire](records, now), [])
+            return Decoded(_AT_ONCE[wire](records, now, beside), [])
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass
-    return _one_by_one(wire, records, handling, now)
+    return _one_by_one(wire, records, handling, now, beside)
 
 
-def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -> Decoded:
+def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: int, beside: bool) -> Decoded:
     fast = _ONE[wire]
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
     for index, record in enumerate(records):
-        found = fast(record, now)
+        found = fast(record, now, beside)
         if found is None:
             try:
-                found = _hot(check(fields(wire, record), handling, now), record)
+                found = _hot(check(fields(wire, record), handling, now, as_counted=not beside), record)
             except Fault as fault:
                 faults.append((index, fault))
                 continue
@@ -80,9 +83,10 @@ def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: i
     return Decoded(columns_of(hot), faults)
 
 
-def decode_event(wire: Wire, record: bytes, handling: Handling, now: int) -> Event:
-    """Decode one stored event in full. Raises `Fault` for one that intake would not have taken."""
-    return check(fields(wire, record), handling, now)
+def decode_event(wire: Wire, record: bytes, handling: Handling, now: int, *, as_counted: bool = False) -> Event:
+    """Decode one stored event in full; `as_counted`: see `event.check`. Raises `Fault` for one that intake would not
+    have taken."""
+    return check(fields(wire, record), handling, now, as_counted=as_counted)
 
 
 def fields(wire: Wire, record: bytes) -> Fields:
@@ -100,7 +104,7 @@ _decode_json = msgspec.json.Decoder(JsonEvent).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def _json_at_once(records: Sequence[bytes], now: int) -> Columns:
+def _json_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
     if size_of(records) > MAX_EVENT_BYTES and max(map(len, records)) > MAX_EVENT_BYTES:
         raise ValueError
     try:
@@ -133,6 +137,7 @@ def _json_at_once(records: Sequence[bytes], now: int) -> Columns:
         [event.latency_ms for event in events],
         records,
         now,
+        beside,
     )
 
 
@@ -152,11 +157,11 @@ def _look(record: bytes) -> None:
         _inspect(record)
 
 
-def _one_json(record: bytes, now: int) -> Hot | None:
+def _one_json(record: bytes, now: int, beside: bool) -> Hot | None:
     try:
         _look(record)
         event = _decode_json(record)
-        return _hot_of(event, money.parse_cost(str(event.cost_usd, "ascii")), record, now)
+        return _hot_of(event, money.parse_cost(str(event.cost_usd, "ascii")), record, now, beside)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
@@ -170,7 +175,7 @@ def _json_fields(record: bytes) -> Fields:
             msgspec.json.decode(record)  # it may be no JSON at all
             raise Fault("invalid", None, "an event must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Fault("syntax", None, f"not valid JSON: {error}") from None
+        raise syntax_fault(record, str(error)) from None
 
 
 def _inspect(record: bytes) -> None:
@@ -180,7 +185,7 @@ def _inspect(record: bytes) -> None:
     try:
         record.decode()
     except UnicodeDecodeError as error:
-        raise Fault("syntax", None, f"not valid UTF-8 at byte {error.start}") from None
+        raise encoding_fault(record, error) from None
     if is_deeper(record, MAX_NESTING):
         raise Fault("out_of_range", None, f"an event must not be nested deeper than {MAX_NESTING}")
 
@@ -188,7 +193,7 @@ def _inspect(record: bytes) -> None:
 # --- protobuf --------------------------------------------------------------------------------------------------------
 
 
-def _proto_at_once(records: Sequence[bytes], now: int) -> Columns:
+def _proto_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
     if max(map(len, records), default=0) > MAX_EVENT_BYTES:
         raise ValueError
     fields = wire_proto.decode_all(records)
@@ -202,28 +207,29 @@ def _proto_at_once(records: Sequence[bytes], now: int) -> Columns:
         fields.latencies,
         records,
         now,
+        beside,
     )
 
 
-def _one_proto(record: bytes, now: int) -> Hot | None:
+def _one_proto(record: bytes, now: int, beside: bool) -> Hot | None:
     if len(record) > MAX_EVENT_BYTES:
         return None
     try:
         event = wire_proto.decode(record)
-        return None if event is None else _hot_of(event, money.parse_cost(event.cost_usd), record, now)
+        return None if event is None else _hot_of(event, money.parse_cost(event.cost_usd), record, now, beside)
     except ValueError:
         return None
 
 
 # --- hot values ------------------------------------------------------------------------------------------------------
 
-_AT_ONCE: Final[dict[Wire, Callable[[Sequence[bytes], int], Columns]]] = {
+_AT_ONCE: Final[dict[Wire, Callable[[Sequence[bytes], int, bool], Columns]]] = {
     "json": _json_at_once,
     "proto": _proto_at_once,
 }
 """Raise `MsgspecError`, `ValueError` or `RecursionError` if not every event is plainly valid."""
 
-_ONE: Final[dict[Wire, Callable[[bytes, int], Hot | None]]] = {"json": _one_json, "proto": _one_proto}
+_ONE: Final[dict[Wire, Callable[[bytes, int, bool], Hot | None]]] = {"json": _one_json, "proto": _one_proto}
 
 
 def _columns(
@@ -236,32 +242,54 @@ def _columns(
     latencies: Sequence[float],
     records: Sequence[bytes],
     now: int,
+    beside: bool,
 ) -> Columns:
-    """Columns of decoded events, of which the ids, the times and the costs are not checked yet."""
+    """Columns of decoded events, of which the ids, the times and the costs are not checked yet.
+
+    `beside`: cached tokens above the input tokens of an event are added to those (`event.check`).
+    """
     times = batch.parse_timestamps(timestamps)
     if times.max(initial=0) - now > MAX_FUTURE:
         raise ValueError
     if "" in users:
         users = [user or None for user in users]
-    inputs, outputs, cached = tokens
+    inputs, outputs, found = tokens
+    cached = [count or 0 for count in found]
+    if beside:
+        inputs = batch.with_cached(inputs, cached)
     return assemble(
         batch.uuid_bytes(ids),
         users,
         times,
         names,
-        (inputs, outputs, [count or 0 for count in cached]),
+        (inputs, outputs, cached),
         batch.parse_costs(costs),
         buckets_of(latencies),
         records,
     )
 
 
-def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int) -> Hot:
+def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int, beside: bool) -> Hot:
     at = parse_timestamp(event.timestamp)
     if at - now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
+    inputs, outputs, cached = _tokens(event)
+    if beside and cached > inputs:
+        (inputs,) = batch.with_cached([inputs], [cached])
     latency = bucket_of(event.latency_ms)
-    return (event.event_id, event.user_id or None, at, *_names(event), *_tokens(event), cost, 0, latency, record)
+    return (
+        event.event_id,
+        event.user_id or None,
+        at,
+        *_names(event),
+        inputs,
+        outputs,
+        cached,
+        cost,
+        0,
+        latency,
+        record,
+    )
 
 
 def _hot(event: Event, record: bytes) -> Hot:

@@ -7,9 +7,9 @@ fills in what `lenient` handling allows. Whatever the fast way takes, the slow w
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -27,6 +27,8 @@ MAX_TEXT = 256
 MAX_TAGS = 64
 MAX_NESTING = 64
 MAX_ERROR_MESSAGE = 500
+MAX_KEY_SHOWN = 64
+"""Characters of a sender's own key that a fault repeats."""
 MAX_FUTURE = DAY
 """How far in the future a timestamp may lie, in microseconds."""
 
@@ -203,7 +205,8 @@ class JsonFields:
         try:
             return msgspec.json.decode(raw, type=list[str])
         except (msgspec.ValidationError, RecursionError):
-            raise Fault("invalid", name, f"{name} must be a list of strings") from None
+            items = _opened(name, raw, list[Raw], "a list of strings")
+            raise _not_strings(name, enumerate(items)) from None
 
     def string_map(self, name: str) -> dict[str, str] | None:
         raw = self._text_of(name)
@@ -212,34 +215,60 @@ class JsonFields:
         try:
             return msgspec.json.decode(raw, type=dict[str, str])
         except (msgspec.ValidationError, RecursionError):
-            raise Fault("invalid", name, f"{name} must be an object of strings") from None
+            items = _opened(name, raw, dict[str, Raw], "an object of strings")
+            raise _not_strings(name, items.items()) from None
 
     def number_map(self, name: str) -> dict[str, float] | None:
         raw = self._text_of(name)
         if raw is None:
             return None
-        try:
-            values = msgspec.json.decode(raw, type=dict[str, Raw])
-        except (msgspec.ValidationError, RecursionError):
-            raise Fault("invalid", name, f"{name} must be an object of numbers") from None
-        return {key: _score(name, JsonFields({key: value}), key) for key, value in values.items()}
+        values = _opened(name, raw, dict[str, Raw], "an object of numbers")
+        return {key: _score(name, key, bytes(value)) for key, value in values.items()}
 
     def extra(self) -> dict[str, Raw]:
         return {name: value.copy() for name, value in self._raw.items() if name not in FIELDS and name != "project_id"}
 
 
-def _score(name: str, fields: JsonFields, key: str) -> float:
+_T = TypeVar("_T")
+
+
+def _opened(name: str, raw: bytes, kind: type[_T], wanted: str) -> _T:
+    """The values of a list or an object as JSON text each; raises `Fault` for anything else."""
     try:
-        value = fields.number(key)
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.ValidationError, RecursionError):
+        raise Fault("invalid", name, f"{name} must be {wanted}, not {_kind(raw)}") from None
+
+
+def _not_strings(name: str, items: Iterable[tuple[str | int, Raw]]) -> Fault:
+    """The fault of a collection of strings that holds something else: its first such item by key or by place."""
+    for key, value in items:
+        raw = bytes(value)
+        if raw[:1] != b'"':
+            return Fault("invalid", name, f"{item_of(name, key)} must be a string, not {_kind(raw)}")
+    return Fault("invalid", name, f"{name} must hold strings only")
+
+
+def _score(name: str, key: str, raw: bytes) -> float:
+    if raw[:1] not in b"-0123456789":
+        raise Fault("invalid", name, f"{item_of(name, key)} must be a number, not {_kind(raw)}")
+    where = item_of(name, key)
+    try:
+        return to_float(where, _decimal(where, raw.decode()))
     except Fault as fault:
-        raise Fault(fault.code, name, f"{name} must be an object of numbers") from None
-    if value is None:
-        raise Fault("invalid", name, f"{name} must be an object of numbers")
-    return to_float(name, value)
+        raise Fault(fault.code, name, fault.message) from None
+
+
+def item_of(name: str, key: str | int) -> str:
+    """How a fault names one value of a field that holds many; of a long key only its beginning."""
+    return f"{name}[{key if isinstance(key, int) else key[:MAX_KEY_SHOWN]!r}]"
 
 
 def _kind(raw: bytes) -> str:
-    return {b"{": "an object", b"[": "a list", b'"': "a string", b"t": "true", b"f": "false"}.get(raw[:1], "a number")
+    return _KINDS.get(raw[:1], "a number")
+
+
+_KINDS: Final = {b"{": "an object", b"[": "a list", b'"': "a string", b"t": "true", b"f": "false", b"n": "null"}
 
 
 def _decimal(name: str, text: str) -> Decimal:
@@ -265,6 +294,8 @@ class _Draft(Struct, kw_only=True):
 
     fields: Fields
     lenient: bool
+    beside: bool
+    """Cached tokens above the input tokens stand beside them, not within."""
     now: int
     values: dict[str, object]
     tags: dict[str, str]
@@ -290,13 +321,13 @@ def is_uuid4(text: str) -> bool:
 _UUID4 = re.compile("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}").fullmatch
 
 
-def _required_text(low: int, filler: str | None = "unknown") -> _Rule:
+def _required_text(low: int) -> _Rule:
     def rule(draft: _Draft, name: str) -> None:
         text = draft.fields.text(name)
+        if draft.lenient:
+            text = text or "unknown"
         if text is None:
-            if not draft.lenient or filler is None:
-                raise _missing(name)
-            text = filler
+            raise _missing(name)
         draft.values[name] = _sized(name, text, low)
 
     return rule
@@ -365,10 +396,10 @@ def _choice(values: tuple[str, ...], *, custom: bool) -> _Rule:
 
 def _status(draft: _Draft, name: str) -> None:
     text = draft.fields.text(name)
-    if text is None:
-        if not draft.lenient:
-            raise _missing(name)
+    if draft.lenient and not text:
         text = "error" if _has(draft.fields, "error_code") else "success"
+    if text is None:
+        raise _missing(name)
     if text not in STATUSES:
         raise Fault("unknown_value", name, f"{name} must be one of {', '.join(STATUSES)}")
     draft.values[name] = text
@@ -400,6 +431,9 @@ def _count(*, required: bool) -> _Rule:
     return rule
 
 
+_optional_count: Final = _count(required=False)
+
+
 def whole(name: str, value: Decimal) -> int:
     """A whole number up to 2^53 - 1; `5.0` and `1e2` are whole."""
     if value > MAX_INT:
@@ -415,6 +449,15 @@ def _millis(*, required: bool) -> _Rule:
         draft.values[name] = None if value is None else to_float(name, value)
 
     return rule
+
+
+def _cached(draft: _Draft, name: str) -> None:
+    _optional_count(draft, name)
+    inputs, cached = draft.values["input_tokens"], draft.values[name]
+    if draft.beside and isinstance(inputs, int) and isinstance(cached, int) and cached > inputs:
+        if inputs + cached > MAX_INT:
+            raise Fault("out_of_range", name, f"input_tokens and {name} must be at most {MAX_INT} together")
+        draft.values["input_tokens"] = inputs + cached
 
 
 def _cost(draft: _Draft, name: str) -> None:
@@ -467,7 +510,7 @@ RULES: Final[dict[str, _Rule]] = {
     "ttft_ms": _millis(required=False),
     "input_tokens": _count(required=True),
     "output_tokens": _count(required=True),
-    "cached_tokens": _count(required=False),
+    "cached_tokens": _cached,
     "cost_usd": _cost,
     "status": _status,
     "error_code": _optional_text,
@@ -488,12 +531,16 @@ RULES: Final[dict[str, _Rule]] = {
 FIELDS: Final = frozenset(RULES)
 
 
-def check(fields: Fields, handling: Handling, now: int) -> Event:
+def check(fields: Fields, handling: Handling, now: int, *, as_counted: bool = False) -> Event:
     """The slow way: apply every rule in order; raises the first `Fault`, with the event's id if it is readable.
 
     `now` is the arrival in microseconds. Cheap enough for bad and unusual events, too slow for the hot path.
+    `as_counted`: the event has been counted with the input tokens that it says, or others say with which (an export,
+    the columns of a message); under lenient handling they are not added to once more, nor for the first time if it was
+    taken before there was that rule.
     """
-    draft = _Draft(fields=fields, lenient=handling == "lenient", now=now, values={}, tags={})
+    lenient = handling == "lenient"
+    draft = _Draft(fields=fields, lenient=lenient, beside=lenient and not as_counted, now=now, values={}, tags={})
     try:
         for name, rule in RULES.items():
             rule(draft, name)

@@ -180,23 +180,26 @@ def opened(blocks: list[Block], records: bytes = b"") -> Message:
 
 
 def events(message: Message) -> list[tuple[Block, list[Event]]]:
-    """The events of a message in full, decoded again from their original bytes. Raises `MessageError`.
+    """The events of a message in full, decoded again from their original bytes, with the input tokens that they were
+    counted with. Raises `MessageError`.
 
-    Whether their own time lies in the future was decided when they arrived, also by a clock that the arrival
-    does not tell.
+    Whether their own time lies in the future was decided when they arrived, also by a clock that the arrival does not
+    tell.
     """
     try:
-        return [
-            (
-                block,
-                [decode_event(block.source.wire, raw, block.source.handling, LAST) for raw in raws],
-            )
-            for block, raws in zip(message.blocks, records(message), strict=True)
-        ]
+        return [(block, _events(block, raws)) for block, raws in zip(message.blocks, records(message), strict=True)]
     except MessageError:
         raise
     except ValueError as error:
         raise MessageError(f"event message with unreadable records: {error}") from None
+
+
+def _events(block: Block, raws: Sequence[bytes]) -> list[Event]:
+    wire, handling = block.source.wire, block.source.handling
+    found = [decode_event(wire, raw, handling, LAST, as_counted=True) for raw in raws]
+    for event, counted in zip(found, block.columns()["input"].tolist(), strict=True):
+        event.input_tokens = counted  # lenient handling may have added the cached ones, by the rules of its time
+    return found
 
 
 def records(message: Message) -> list[list[bytes]]:

@@ -15,7 +15,7 @@ and, where they are needed to put the event back exactly as it was:
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -25,6 +25,7 @@ from processor.core.codec import Wire
 from processor.core.event import MAX_EVENT_BYTES, MAX_TAGS, Event, Fault, Handling
 from processor.core.message import Source
 from processor.core.money import format_cost
+from processor.core.syntax import syntax_fault
 
 META: Final = "_spendstream"
 
@@ -46,6 +47,8 @@ class _Meta(Struct, kw_only=True, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 _decode_line = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_meta = msgspec.json.Decoder(_Meta).decode
+_decode_count = msgspec.json.Decoder(int | None).decode
+_NULL: Final = Raw(b"null")
 
 
 # --- out -------------------------------------------------------------------------------------------------------------
@@ -93,16 +96,33 @@ def _one_line(json: bytes) -> bytes:
 # --- back ------------------------------------------------------------------------------------------------------------
 
 
-def decode_line(line: bytes) -> tuple[Source, bytes]:
-    """Where a line's event came from, and the event itself as it may go into the log, on `source.wire`.
+class Opened(NamedTuple):
+    """What a line says."""
 
-    The event is not checked: `codec.decode` does that, with the source's handling and arrival. Raises `Fault`.
+    source: Source
+    record: bytes
+    """The event as it may go into the log, on `source.wire`."""
+    as_counted: bool
+    """It says how many input tokens were counted (`event.check`); False for original bytes that may not."""
+
+
+def decode_line(line: bytes) -> tuple[Source, bytes]:
+    """Where a line's event came from, and the event itself; see `open_line`."""
+    found = open_line(line)
+    return found.source, found.record
+
+
+def open_line(line: bytes) -> Opened:
+    """Take a line apart. The event is not checked: `codec.decode` does that, with the source's handling and arrival.
+
+    Raises `Fault`.
     """
     if len(line) > MAX_LINE:
         raise Fault("out_of_range", None, f"a line must have at most {MAX_LINE} bytes, not {len(line)}")
     fields = _open(line)
     meta = _meta(fields.pop(META, None))
     record = _encode(fields if meta.shadowed is msgspec.UNSET else {**fields, META: meta.shadowed})
+    as_counted = meta.raw is None or _has_tokens_apart(fields)
     if meta.raw is not None:
         try:
             record = b64decode(meta.raw, validate=True)
@@ -114,7 +134,17 @@ def decode_line(line: bytes) -> tuple[Source, bytes]:
         arrival = parse_timestamp(meta.arrival)
     except ValueError as error:
         raise Fault("invalid", f"{META}.arrival", f"{META}.arrival {error}") from None
-    return Source(meta.organization, meta.project, meta.key_id, arrival, meta.wire, meta.handling), record
+    source = Source(meta.organization, meta.project, meta.key_id, arrival, meta.wire, meta.handling)
+    return Opened(source, record, as_counted)
+
+
+def _has_tokens_apart(fields: dict[str, Raw]) -> bool:
+    """True for an event that was counted with more cached than input tokens: lenient handling has not added them."""
+    try:
+        inputs, cached = (_decode_count(fields.get(name, _NULL)) for name in ("input_tokens", "cached_tokens"))
+    except msgspec.MsgspecError:
+        return False  # its check will say so
+    return (cached or 0) > (inputs or 0)
 
 
 def _open(line: bytes) -> dict[str, Raw]:
@@ -125,7 +155,7 @@ def _open(line: bytes) -> dict[str, Raw]:
             msgspec.json.decode(line)  # it may be no JSON at all
             raise Fault("invalid", None, "a line must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Fault("syntax", None, f"not valid JSON: {error}") from None
+        raise syntax_fault(line, str(error)) from None
 
 
 def _meta(text: Raw | None) -> _Meta:

@@ -23,6 +23,8 @@ from processor.core.event import (
     PROVIDERS,
     STATUSES,
     Fault,
+    item_of,
+    readable_id,
 )
 from processor.core.nesting import is_deeper
 from protos.spendstream.v1 import ingest_pb2 as pb
@@ -159,7 +161,11 @@ class ProtoFields:
 
     def __init__(self, message: pb.Event) -> None:
         self._values = {field.name: value for field, value in message.ListFields()}
-        self._extra = _extra(message.extra_json)
+        try:
+            self._extra = _extra(message.extra_json)
+        except Fault as fault:
+            fault.event_id = readable_id(self)
+            raise
 
     def names(self) -> list[str]:
         return list(self._values)
@@ -175,7 +181,7 @@ class ProtoFields:
         if isinstance(value, str):
             return _decimal(name, value)
         if isinstance(value, float):
-            return _finite(name, value)
+            return _finite(name, value, name)
         return Decimal(value)
 
     def flag(self, name: str) -> bool | None:
@@ -192,7 +198,9 @@ class ProtoFields:
 
     def number_map(self, name: str) -> dict[str, float] | None:
         value = self._values.get(name)
-        return None if value is None else {key: float(_finite(name, item)) + 0.0 for key, item in value.items()}
+        if value is None:
+            return None
+        return {key: float(_finite(name, item, item_of(name, key))) + 0.0 for key, item in value.items()}
 
     def extra(self) -> dict[str, Raw]:
         return self._extra
@@ -210,15 +218,17 @@ def _extra(texts: Mapping[str, str]) -> dict[str, Raw]:
         try:
             found[name] = msgspec.json.decode(value, type=Raw)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            raise Fault("syntax", "extra_json", f"extra_json[{name[:64]!r}] must be the text of a JSON value") from None
+            where = item_of("extra_json", name)
+            raise Fault("syntax", "extra_json", f"{where} must be the text of a JSON value") from None
     return found
 
 
-def _finite(name: str, value: float) -> Decimal:
+def _finite(name: str, value: float, where: str) -> Decimal:
+    """`where`: the field, or the value in it, as a fault names it."""
     if math.isnan(value):
-        raise Fault("invalid", name, f"{name} must be a number, not NaN")
+        raise Fault("invalid", name, f"{where} must be a number, not NaN")
     if math.isinf(value):
-        raise Fault("out_of_range", name, f"{name} is out of range")
+        raise Fault("out_of_range", name, f"{where} is out of range")
     return Decimal(repr(value))
 
 

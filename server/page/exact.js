@@ -50,6 +50,11 @@ export function compact(text) {
   return COMPACT.format(BigInt(text));
 }
 
+/** The rate of `part` in `whole` as `percent` writes it, 100 % at most: cached tokens may stand beside the input tokens. */
+export function rate(part, whole) {
+  return percent(BigInt(part) > BigInt(whole) ? whole : part, whole);
+}
+
 /** `part` of `whole` in percent with one digit after the point, rounded; "–" of nothing. */
 export function percent(part, whole) {
   const [a, b] = [BigInt(part), BigInt(whole)];

@@ -1,7 +1,7 @@
 // The first view: the tiles, spend over time, the models.
 import { Chart, daysOf, stack } from "./chart.js";
 import { $, show, write, writeMoney } from "./dom.js";
-import { compact, count, decimal, dollars, money, percent, pico } from "./exact.js";
+import { compact, count, decimal, dollars, money, percent, pico, rate } from "./exact.js";
 import { shown } from "./names.js";
 import { NAMES } from "./period.js";
 import { outlook } from "./quota.js";
@@ -29,7 +29,7 @@ export function modelColumns(average) {
     { title: "Requests", text: (row) => count(row.requests), wide: true },
     { title: "Tokens", text: (row) => tokenText(String(BigInt(row.input_tokens) + BigInt(row.output_tokens))), wide: true },
     ...(average ? [{ title: "Per request", money: (row) => row.avgCost, wide: true }] : []),
-    { title: "From cache", text: (row) => percent(row.cached_tokens, row.input_tokens), wide: true },
+    { title: "From cache", text: (row) => rate(row.cached_tokens, row.input_tokens), wide: true },
     { title: "Errors", text: (row) => [`${count(row.errors)} (${percent(row.errors, row.requests)})`] },
     ...(average ? [{ title: "Latency", text: latencyText }] : []),
   ];
@@ -57,7 +57,7 @@ export class Overview {
     const [forecast, digits] = money(costs.forecast30d);
     write($("t-forecast"), forecast); // an estimate: cents are more than enough, the rest is in the title
     $("t-forecast").title = forecast + digits;
-    write($("t-cache"), percent(total.cached_tokens, total.input_tokens));
+    write($("t-cache"), rate(total.cached_tokens, total.input_tokens));
     write($("t-cache-sub"), `${compact(total.cached_tokens)} of ${compact(total.input_tokens)} input tokens, ${NAMES[period]}`);
     write($("t-errors"), percent(total.errors, total.requests));
     write($("t-errors-sub"), `${count(total.errors)} of ${count(total.requests)} requests, ${NAMES[period]}`);

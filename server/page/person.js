@@ -2,7 +2,7 @@
 import { getUser } from "./api.js";
 import { Chart, daysOf } from "./chart.js";
 import { $, show, write, writeMoney } from "./dom.js";
-import { compact, count, money, percent, pico } from "./exact.js";
+import { compact, count, money, percent, pico, rate } from "./exact.js";
 import { shown } from "./names.js";
 import { modelColumns, modelName, shares } from "./overview.js";
 import { NAMES } from "./period.js";
@@ -49,7 +49,7 @@ export class Person {
     write($("p-requests-sub"), `${count(user.errors)} errors (${percent(user.errors, user.requests)})`);
     write($("p-tokens"), compact(String(BigInt(user.input_tokens) + BigInt(user.output_tokens))));
     write($("p-tokens-sub"), `${count(user.input_tokens)} in, ${count(user.output_tokens)} out`);
-    write($("p-cache"), percent(user.cached_tokens, user.input_tokens));
+    write($("p-cache"), rate(user.cached_tokens, user.input_tokens));
     write($("p-cache-sub"), `${count(user.cached_tokens)} of the input tokens`);
     const costs = new Map(user.byDay.map((row) => [row.day, pico(row.cost_usd)]));
     const last = [user.asOf.slice(0, 10), user.byDay.at(-1).day].sort().at(-1);

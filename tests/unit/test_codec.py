@@ -1,10 +1,12 @@
 """The fast way and the slow way agree, and the two wires agree (the table of cases is in tests/contract)."""
 
 import math
+import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,14 +34,27 @@ odd: dict[str, st.SearchStrategy[Any]] = {
     "cost_usd": st.one_of(
         st.decimals(0, 10, places=6), st.sampled_from([None, Num("1e-13"), Num("1000000.1"), Num("-0"), "0.1", ABSENT])
     ),
-    "status": st.sampled_from(["success", "error", "unknown", None, ABSENT, 3]),
+    "cached_tokens": st.sampled_from([ABSENT, None, 0, 1, 20_000, 2**53 - 1, 2**53, Num("5e2"), "7"]),
+    "trace_id": st.sampled_from(["", "t", ABSENT]),
+    "environment": st.sampled_from(["", "production", None]),
+    "sdk_version": st.sampled_from(["", "1", ABSENT]),
+    "status": st.sampled_from(["success", "error", "unknown", "", None, ABSENT, 3]),
     "provider": st.sampled_from(["openai", "acme", None]),
     "stream": st.sampled_from([True, False, None, 1, "true"]),
     "tags": st.one_of(st.none(), st.dictionaries(texts, texts, max_size=3), st.just({"a": 1}), st.just([])),
     "eval_scores": st.sampled_from([None, {}, {"a": 0.5}, {"a": "x"}, {"a": None}, {"a": Num("1e999")}]),
     "tools_used": st.sampled_from([None, [], ["a"], [1], "a"]),
     "timestamp": st.sampled_from(
-        ["2026-04-20T10:00:00Z", "2026-04-20T10:00:00.1234567Z", "2026-04-20", "2999-01-01T00:00:00Z", 5, None]
+        [
+            "2026-04-20T10:00:00Z",
+            "2026-04-20T10:00:00.1234567Z",
+            "2016-12-31T23:59:60Z",
+            "2016-12-31T23:59:60.000Z",
+            "2026-04-20",
+            "2999-01-01T00:00:00Z",
+            5,
+            None,
+        ]
     ),
     "event_id": st.sampled_from(["nope", "550E8400-E29B-41D4-A716-446655440001", None, 1]),
     "surprise": st.recursive(
@@ -96,7 +111,7 @@ def usual_event(random: Any) -> dict[str, Any]:
         status=random.choice(["success", "error"]),
         timestamp=f"2026-04-20T{random.randrange(24):02d}:00:00.{random.randrange(1000):03d}Z",
         input_tokens=random.choice([0, 1, 2**53 - 1]),
-        cached_tokens=random.choice([ABSENT, None, 0, 7]),
+        cached_tokens=random.choice([ABSENT, None, 0, 7, 20_000]),
         cost_usd=random.choice([0, Decimal("0.0034"), Decimal("0.0000000000015"), 1_000_000, Num("3e-05")]),
         project_id=random.choice([ABSENT, None, "other"]),
         event_id=random.choice([str, lambda text: str(text).upper()])(make_event()["event_id"]),
@@ -152,7 +167,7 @@ def test_events_that_share_lines_are_not_taken() -> None:
         (b"{", "syntax", None),
         (b"[]", "invalid", None),
         (b"null", "invalid", None),
-        (b'{"event_id": NaN}', "syntax", None),
+        (b'{"event_id": NaN}', "syntax", "event_id"),
         (b'{"a":"\xff"}', "syntax", None),
         (b'{"a":"\\ud800"}', "syntax", None),
         (b'{"a":01}', "syntax", None),
@@ -165,6 +180,91 @@ def test_events_that_share_lines_are_not_taken() -> None:
 def test_what_is_no_event_at_all(line: bytes, code: str, field: str | None) -> None:
     [(index, fault)] = decode("json", [line], "partial", NOW).faults
     assert (index, fault.code, fault.field) == (0, code, field)
+
+
+ID = "550e8400-e29b-41d4-a716-446655440001"
+LINE = to_json_line(make_event(event_id=ID))
+HALF = LINE[:-1] + b',"error_message":"cut here \\ud83d"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "says"),
+    [
+        (HALF, "error_message", r"half a character \(\\ud83d without its pair\)"),
+        (HALF.replace(b'ud83d"', b'ud83d."'), "error_message", r"half a character \(\\ud83d"),
+        (HALF.replace(b"ud83d", b"ude00"), "error_message", r"half a character \(\\ude00"),
+        (HALF.replace(b"error_message", b"note"), None, r"half a character .* \(in 'note'\)"),
+        (LINE.replace(b"843", b"NaN"), "latency_ms", "NaN is not a number of JSON"),
+        (LINE.replace(b"0.0034", b"-Infinity"), "cost_usd", "-Infinity is not a number of JSON"),
+        (LINE[:-1] + b',"eval_scores":{"a":NaN}}', "eval_scores", "NaN is not a number of JSON"),
+        (LINE.replace(b"843", b"0843"), "latency_ms", "Expecting ',' or '}' at character"),
+        (LINE.replace(b"false", b"False"), "stream", "Expecting value at character"),
+        (LINE.replace(b"gpt-4o", b"gpt\x01"), "model", "Invalid control character"),
+        (LINE.replace(b"gpt-4o", b"gpt\xf0\x9f"), "model", r"not valid UTF-8 at byte \d+ \(in 'model'\)"),
+        (LINE[:-1], "sdk_version", "the line ends too early"),
+        (LINE[:-3], "sdk_version", "the line ends inside of the string that begins at character"),
+        (LINE + b"x", None, f"something follows the object, at character {len(LINE) + 1}"),
+        (LINE + LINE, None, f"something follows the object, at character {len(LINE) + 1}"),
+    ],
+)
+def test_a_line_that_is_no_json_is_told_why_and_where(line: bytes, field: str | None, says: str) -> None:
+    [(_, fault)] = decode("json", [line], "partial", NOW).faults
+    assert (fault.code, fault.field, fault.event_id) == ("syntax", field, ID)
+    assert re.search(says, str(fault))
+    assert "truncated" not in str(fault)
+    assert msgspec.json.decode(msgspec.json.encode([fault.event_id, fault.field, str(fault)]))
+
+
+def test_an_id_that_is_no_text_is_not_repeated() -> None:
+    for event_id in (b'"\\ud83d"', b'"' + b"x" * 257 + b'"', b"7", b'"\xff"'):
+        [(_, fault)] = decode("json", [b'{"event_id":%b,"model":NaN}' % event_id], "partial", NOW).faults
+        assert (fault.code, fault.event_id) == ("syntax", None)
+
+
+def test_a_long_line_that_is_no_json_is_not_called_truncated_and_costs_little() -> None:
+    line = HALF.replace(b"cut here", b"x" * 200_000)
+    many = b'{"event_id":"x",' + b'"a":1,' * 5_000 + b'"b":NaN}'
+    for record in (line, many):
+        [(_, fault)] = decode("json", [record], "partial", NOW).faults
+        assert (fault.code, fault.field) == ("syntax", None)
+        assert "truncated" not in str(fault)
+
+
+@given(st.binary(max_size=40), st.integers(0, len(LINE)), st.booleans())
+def test_whatever_a_line_holds_its_fault_can_be_sent(noise: bytes, at: int, cut: bool) -> None:
+    line = LINE[:at] + noise + (b"" if cut else LINE[at:])
+    for _, fault in decode("json", [line], "partial", NOW).faults:
+        msgspec.json.encode([fault.event_id, fault.field, str(fault)])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("tags", {"team": "x", "tenant": 42}, "tags['tenant'] must be a string, not a number"),
+        ("tags", {"ref": None}, "tags['ref'] must be a string, not null"),
+        ("tags", {"a" * 100: True}, f"tags['{'a' * 64}'] must be a string, not true"),
+        ("tags", ["x"], "tags must be an object of strings, not a list"),
+        ("tools_used", ["a", None], "tools_used[1] must be a string, not null"),
+        ("tools_used", "a", "tools_used must be a list of strings, not a string"),
+        ("eval_scores", {"ok": 1, "f": "0.9"}, "eval_scores['f'] must be a number, not a string"),
+        ("eval_scores", {"f": Num("1e999")}, "eval_scores['f'] is out of range"),
+        ("eval_scores", 7, "eval_scores must be an object of numbers, not a number"),
+    ],
+)
+def test_what_is_wrong_in_a_collection_is_named_by_its_key(field: str, value: Any, says: str) -> None:
+    [(_, fault)] = decode("json", [to_json_line(make_event(**{field: value}))], "partial", NOW).faults
+    assert (fault.field, str(fault)) == (field, says)
+
+
+def test_the_other_wire_names_keys_and_ids_too() -> None:
+    message = to_proto(make_event(event_id=ID, eval_scores={"f": math.nan}))
+    [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+    assert (fault.field, fault.event_id) == ("eval_scores", ID)
+    assert str(fault) == "eval_scores['f'] must be a number, not NaN"
+    message = to_proto(make_event(event_id=ID))
+    message.extra_json["note"] = "NaN"
+    [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+    assert (fault.code, fault.field, fault.event_id) == ("syntax", "extra_json", ID)
 
 
 def test_brackets_in_strings_are_no_nesting() -> None:
@@ -206,8 +306,70 @@ def test_lenient_fills_in_what_real_clients_leave_out() -> None:
         assert (event.status, event.stream) == ("error", False)
 
 
+REQUIRED_TEXTS = ("trace_id", "span_id", "model", "environment", "sdk_version")
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
+def test_lenient_takes_empty_texts_as_missing_ones(wire: codec.Wire, copies: int) -> None:
+    sent = make_event(**dict.fromkeys(REQUIRED_TEXTS, ""), status="", error_code="boom")
+    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
+    event = decode_event(wire, record, "lenient", NOW)
+    assert {getattr(event, name) for name in REQUIRED_TEXTS} == {"unknown"}
+    assert event.status == "error"
+    columns = decode(wire, [record] * copies, "lenient", NOW).columns
+    assert len(columns) == copies
+    assert {dim[2:4] + dim[5:] for dim in columns.dims} == {("unknown", "unknown", "error")}
+    [(_, fault)] = decode(wire, [record], "partial", NOW).faults
+    assert (fault.field, fault.code) == ("trace_id", "out_of_range")
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
 @pytest.mark.parametrize(
-    "overrides", [{"timestamp": None}, {"event_id": None}, {"input_tokens": -1}, {"status": "odd"}]
+    ("inputs", "cached", "counted"),
+    [(3, 20_000, 20_003), (0, 1, 1), (5, 5, 5), (6, 5, 6), (0, 0, 0), (1, 2**53 - 2, 2**53 - 1)],
+)
+def test_lenient_adds_cached_tokens_that_stand_beside_the_input_tokens(
+    wire: codec.Wire, copies: int, inputs: int, cached: int, counted: int
+) -> None:
+    sent = make_event(input_tokens=inputs, cached_tokens=cached)
+    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
+    assert decode_event(wire, record, "lenient", NOW).input_tokens == counted
+    found = decode(wire, [record] * copies, "lenient", NOW).columns.rows
+    assert set(found["input"].tolist()) == {counted}
+    assert set(found["cached"].tolist()) == {cached}
+    assert int(found["digest"][0]) == digest({**sent, "input_tokens": counted})  # a copy that says the sum is no other
+    as_counted = decode(wire, [record] * copies, "lenient", NOW, as_counted=True).columns.rows
+    for kept in (as_counted, decode(wire, [record] * copies, "partial", NOW).columns.rows):
+        assert set(kept["input"].tolist()) == {inputs}
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
+def test_a_sum_of_tokens_beyond_the_range_is_refused(wire: codec.Wire, copies: int) -> None:
+    sent = make_event(input_tokens=2, cached_tokens=2**53 - 2)
+    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
+    faults = decode(wire, [record] * copies, "lenient", NOW).faults
+    assert [(fault.field, fault.code) for _, fault in faults] == [("cached_tokens", "out_of_range")] * copies
+    assert decode(wire, [record] * copies, "lenient", NOW, as_counted=True).faults == []
+
+
+def test_lenient_counts_tokens_that_were_not_sent_by_what_was_cached() -> None:
+    record = to_json_line(make_event(input_tokens=ABSENT, cached_tokens=7))
+    assert decode("json", [record], "lenient", NOW).columns.rows["input"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"timestamp": None},
+        {"timestamp": ""},
+        {"event_id": None},
+        {"event_id": ""},
+        {"input_tokens": -1},
+        {"status": "odd"},
+    ],
 )
 def test_lenient_does_not_invent_ids_and_times_nor_bend_ranges(overrides: dict[str, Any]) -> None:
     assert decode("json", [to_json_line(make_event(**overrides))], "lenient", NOW).faults
@@ -277,7 +439,7 @@ proto_odd: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("trace_id", "span_id", "environment", "sdk_version"), edges),
     **dict.fromkeys(("user_id", "session_id", "prompt_hash", "error_code"), edges),
     **dict.fromkeys(
-        ("input_tokens", "output_tokens", "cached_tokens"), st.sampled_from([0, -1, 2**53, 2**53 - 1, ABSENT])
+        ("input_tokens", "output_tokens", "cached_tokens"), st.sampled_from([0, -1, 7, 2**53, 2**53 - 1, ABSENT])
     ),
     **dict.fromkeys(("latency_ms", "ttft_ms"), st.sampled_from([0.0, -0.0, -1.0, math.nan, math.inf, 0.5, ABSENT])),
     "cost_usd": st.sampled_from(["", "0", "-0", "1e-13", "1000000.1", "x", "NaN", ABSENT]),
@@ -317,7 +479,13 @@ def test_a_time_is_the_same_the_second_time(moment: datetime) -> None:
     first = parse_timestamp(text)
     assert parse_timestamp(text) == first
     assert format_timestamp(first) == text
-    for wrong in (text[:17] + "60.000Z", text[:17] + " 1.000Z", text[:17] + "01.+00Z", text[:17] + "01.00xZ"):
+    at_a_leap = text[5:17] in ("06-30T23:59:", "12-31T23:59:")
+    for wrong in (
+        text[:17] + ("61.000Z" if at_a_leap else "60.000Z"),
+        text[:17] + " 1.000Z",
+        text[:17] + "01.+00Z",
+        text[:17] + "01.00xZ",
+    ):
         with pytest.raises(ValueError, match="RFC 3339"):
             parse_timestamp(wrong)
 

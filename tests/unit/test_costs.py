@@ -207,6 +207,12 @@ def test_averages_are_rounded_half_even(cost: int, requests: int) -> None:
     assert average_cost(Totals(requests=requests, cost=cost)) == round(Fraction(cost, requests))
 
 
+@given(st.integers(0, 10**18), st.integers(1, 10**18))
+def test_no_cache_hit_rate_is_above_1(cached: int, inputs: int) -> None:
+    rate = cache_hit_rate(Totals(cached_tokens=cached, input_tokens=inputs))
+    assert rate == min(round(Fraction(cached * 10**12, inputs)), 10**12)
+
+
 def test_averages_of_nothing() -> None:
     assert average_cost(Totals()) == 0
     assert cache_hit_rate(Totals(cached_tokens=5)) == 0

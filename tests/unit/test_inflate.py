@@ -82,6 +82,40 @@ def test_not_compressed_at_all(encoding: Encoding) -> None:
     assert reason(b'{"event_id": 1}\n', encoding) == "bad_batch"
 
 
+LINE = b'{"event_id":1}\n' * 9
+PLACE = len(gzip.compress(LINE)) + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "says"),
+    [
+        (gzip.compress(LINE)[:-6], "gzip", "it is truncated"),
+        (gzip.compress(LINE) + gzip.compress(LINE)[:12], "gzip", "it is truncated"),
+        (gzip.compress(LINE) + b"rubbish", "gzip", f"something follows its end, from byte {PLACE} on"),
+        (gzip.compress(LINE) + bytes(16), "gzip", f"something follows its end, from byte {PLACE} on"),
+        (gzip.compress(LINE) + b"\x1f", "gzip", f"something follows its end, from byte {PLACE} on"),
+        (gzip.compress(MIXED) + b"rubbish", "gzip", f"from byte {len(gzip.compress(MIXED)) + 1} on"),
+        (zlib.compress(LINE) + b"x", "deflate", f"something follows its end, from byte {len(zlib.compress(LINE)) + 1}"),
+        (zlib.compress(LINE)[:-2], "deflate", "it is truncated"),
+        (zstandard.compress(LINE)[:-2], "zstd", "it is truncated or damaged, or something follows its end"),
+        (zstandard.compress(LINE) + b"rubbish", "zstd", "it is truncated or damaged, or something follows its end"),
+        (LINE, "gzip", r"it is not gzip data; leave Content-Encoding out"),
+        (LINE, "deflate", r"it is not deflate data; leave Content-Encoding out"),
+        (LINE, "zstd", r"it is not zstd data; leave Content-Encoding out"),
+        (b"", "gzip", "it is empty"),
+        (gzip.compress(LINE), "identity", "The body is gzip data: .* say Content-Encoding: gzip"),
+        (zstandard.compress(LINE), "identity", "The body is zstd data: .* say Content-Encoding: zstd"),
+        (gzip.compress(gzip.compress(LINE)), "gzip", r"came out of the body \(gzip\) is gzip data: compress it once"),
+        (LINE.decode().encode("utf-16"), "identity", "UTF-16 text: send UTF-8"),
+    ],
+)
+def test_the_reason_is_the_true_one(body: bytes, encoding: Encoding, says: str) -> None:
+    with pytest.raises(Refused, match=says) as caught:
+        inflate(body, encoding)
+    assert caught.value.reason == "bad_batch"
+    assert ("truncated" in caught.value.message) is ("truncated" in says)
+
+
 def test_damaged() -> None:
     packed = bytearray(gzip.compress(b"some data, and its checksum"))
     packed[-6] ^= 1

@@ -1,0 +1,140 @@
+"""Why a line is not JSON: the cause as it is, the field that has it, and the event's id, as far as they can be read.
+
+Only lines that the decoder has refused come here. The decoder of the standard library takes what JSON lacks (NaN, half
+a character), so it can step over such a value to the fields beside it.
+"""
+
+import json
+import re
+from typing import Final, NamedTuple
+
+from processor.core.event import FIELDS, MAX_KEY_SHOWN, MAX_TEXT, Fault
+
+MAX_BYTES: Final = 32 * 1024
+"""Bytes of a line up to which its fields are looked for: a request of a hundred bad lines must cost little."""
+
+MAX_FIELDS: Final = 256
+"""Fields that are looked at, for the same reason."""
+
+_skip_space = re.compile(r"[ \t\r\n]*").match
+_find_half = re.compile("[\ud800-\udfff]").search
+
+
+class Place(NamedTuple):
+    """What could be read of a line."""
+
+    cause: str | None
+    """What is wrong, without the field; None: nothing was found."""
+    name: str | None
+    """The top-level name under which it stands."""
+    event_id: str | None
+
+
+def syntax_fault(record: bytes, otherwise: str) -> Fault:
+    """The fault of a line that is UTF-8 and not JSON; `otherwise` is the decoder's own word for it."""
+    place = _place(record)
+    if place.cause is not None:
+        return _fault(f"not valid JSON: {place.cause}", place)
+    if record.endswith(b"}"):  # the decoder calls a string that ends with half a character truncated, too
+        otherwise = otherwise.replace("Input data was truncated", "a string or a number in it is broken")
+    return _fault(f"not valid JSON: {otherwise}", place)
+
+
+def encoding_fault(record: bytes, error: UnicodeDecodeError) -> Fault:
+    """The fault of a line that is not UTF-8."""
+    return _fault(f"not valid UTF-8 at byte {error.start}", _place(record))
+
+
+def _fault(message: str, place: Place) -> Fault:
+    if place.name is not None:
+        message = f"{message} (in {place.name[:MAX_KEY_SHOWN]!r})"
+    return Fault("syntax", place.name if place.name in FIELDS else None, message, place.event_id)
+
+
+def _place(record: bytes) -> Place:
+    if len(record) > MAX_BYTES:
+        return Place(None, None, None)
+    try:
+        return _walk(record.decode("utf-8", "surrogateescape"))
+    except RecursionError:
+        return Place(None, None, None)
+
+
+def _walk(text: str) -> Place:
+    """Go from field to field, as far as they can be read, for the first bad one and for the id."""
+    constants: list[str] = []
+    decoder = json.JSONDecoder(parse_constant=constants.append, parse_int=len, parse_float=len)
+    found: tuple[str, str | None] | None = None
+    event_id: str | None = None
+    name: str | None = None
+    at = _after_space(text, 0)
+    if text[at : at + 1] != "{":
+        return Place(None, None, None)
+    try:
+        for _ in range(MAX_FIELDS):
+            name = None
+            at = _expect(text, at + 1, '"')
+            name, at = decoder.raw_decode(text, at)
+            at = _after_space(text, _expect(text, at, ":") + 1)
+            value, at = decoder.raw_decode(text, at)
+            if found is None and (cause := _cause(name, value, constants)) is not None:
+                found = cause, name
+            if name == "event_id":
+                event_id = value if isinstance(value, str) else None
+            at = _after_space(text, at)
+            if text[at : at + 1] != ",":
+                break
+        else:
+            name = None
+        if found is None and text[at : at + 1] == "}" and _after_space(text, at + 1) < len(text):
+            found, name = (f"something follows the object, at character {at + 2}", None), None
+        elif found is None and text[at : at + 1] not in ("}", ","):
+            found = _ends_or(text, at, "Expecting ',' or '}'"), name
+    except json.JSONDecodeError as error:
+        found = found or (_ends_or(text, error.pos, error.msg), name)
+    if event_id is not None and (len(event_id) > MAX_TEXT or _find_half(event_id)):
+        event_id = None
+    cause, name = found or (None, None)
+    return Place(cause, None if name is None or _find_half(name) else name, event_id)
+
+
+def _expect(text: str, at: int, wanted: str) -> int:
+    """Where `wanted` stands after white space."""
+    at = _after_space(text, at)
+    if text[at : at + 1] != wanted:
+        raise json.JSONDecodeError(f"Expecting {wanted!r}", text, at)
+    return at
+
+
+def _after_space(text: str, at: int) -> int:
+    match = _skip_space(text, at)
+    return match.end() if match else at
+
+
+def _ends_or(text: str, at: int, what: str) -> str:
+    """A cause by the decoder's word for it, if the line does not simply end there."""
+    if what.startswith("Unterminated string"):
+        return f"the line ends inside of the string that begins at character {at + 1}"
+    return "the line ends too early" if at >= len(text) else f"{what.removesuffix(' at')} at character {at + 1}"
+
+
+def _cause(name: str, value: object, constants: list[str]) -> str | None:
+    """What JSON does not have in a field that was read."""
+    if constants:
+        constant = constants[0]
+        constants.clear()
+        return f"{constant} is not a number of JSON, leave the value out"
+    waiting = [name, value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            half = _find_half(each)
+            if half is not None and half[0] < "\udc00":
+                return f"half a character (\\u{ord(half[0]):04x} without its pair): the text was cut inside of one"
+            if half is not None:
+                return f"half a character (\\u{ord(half[0]):04x} without what goes before it)"
+        elif isinstance(each, dict):
+            waiting += [*each, *each.values()]
+        elif isinstance(each, list):
+            waiting += each
+    return None
