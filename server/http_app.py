@@ -229,7 +229,7 @@ async def _read_body(request: web.Request, hold: Hold) -> bytes:
 async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
     """The body itself; one that is large, or turns out to be, is inflated on a thread."""
     if encoding == "identity":
-        return body
+        return inflate(body, encoding)
     if len(body) <= INLINE_IN:
         try:
             return inflate(body, encoding, INLINE_OUT)

@@ -2,15 +2,22 @@
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
-from processor.core import message
+from processor.core import codec, message
 from processor.core.clock import DAY, HOUR
+from processor.core.message import Source, build_blocks
+from processor.core.portable import MAX_LINE
 from processor.core.tables import decode_value, histogram_of
 from processor.log.letters import letters
 from processor.log.store import Append, Log, TopicPartition
@@ -19,7 +26,7 @@ from processor.state.verify import verify
 from server.cli import files
 from server.exporting import Exporter, Selection
 from server.importing import KEPT, Importer
-from tests.support.events import ABSENT, make_event
+from tests.support.events import ABSENT, make_event, to_json_line, to_proto
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON
 
@@ -219,11 +226,161 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
     assert damage == []
 
 
-def test_a_damaged_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    whole = gzip.compress(b"".join(b"%d\n" % number for number in range(100_000)))
-    path = tmp_path / "cut.gz"
-    path.write_bytes(whole[: len(whole) // 2])
+def read(path: Path, data: bytes) -> tuple[list[bytes], list[str]]:
+    """The lines of a file of these bytes, and what is said to be wrong with it."""
+    path.write_bytes(data)
     damage: list[str] = []
-    found = list(files.until_damaged(str(path), lambda *_: None, damage))
-    assert found[:3] == [b"0", b"1", b"2"]
+    return list(files.until_damaged(str(path), lambda *_: None, damage)), damage
+
+
+NUMBERS = b"".join(b"%d\n" % (number * 7919 % 100_003) for number in range(200_000))
+
+
+@pytest.mark.parametrize("percent", [0.05, 1, 13, 50, 90, 99.9])
+def test_of_a_file_that_is_cut_off_every_line_that_can_be_read_is_read(tmp_path: Path, percent: float) -> None:
+    packed = gzip.compress(NUMBERS)
+    part = packed[: int(len(packed) * percent / 100)]
+    readable = zlib.decompressobj(31).decompress(part)
+    found, damage = read(tmp_path / "cut.gz", part)
+    assert found == [line for line in readable.split(b"\n") if line]
     assert len(damage) == 1
+    assert "cut off" in damage[0]
+
+
+def test_of_a_file_with_a_flipped_bit_everything_before_it_is_read(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(NUMBERS, 1))
+    packed[len(packed) // 2] ^= 0xFF
+    stream = zlib.decompressobj(31)
+    readable = b""
+    with suppress(zlib.error):
+        for at in range(len(packed)):
+            readable += stream.decompress(packed[at : at + 1])
+    found, damage = read(tmp_path / "flipped.gz", bytes(packed))
+    assert b"\n".join(found) == readable.rstrip(b"\n")
+    assert len(found) > 1000
+    assert len(damage) == 1
+    assert "damaged" in damage[0]
+
+
+def test_a_mark_at_the_beginning_members_padding_and_a_missing_suffix_are_fine(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    wanted = [b"one", b"two", mark + b"three"]
+    text = mark + b"one\r\ntwo\n" + mark + b"three"
+    assert read(tmp_path / "plain", text) == (wanted, [])
+    assert read(tmp_path / "packed.gz", gzip.compress(text)) == (wanted, [])
+    assert read(tmp_path / "no-suffix", gzip.compress(text)) == (wanted, [])
+    members = b"".join(gzip.compress(text[at : at + 5]) for at in range(0, len(text), 5))
+    assert read(tmp_path / "members.gz", members + bytes(70_000)) == (wanted, [])
+    many = b"".join(gzip.compress(b"%d\n" % number) for number in range(10_000))
+    assert read(tmp_path / "many.gz", many) == ([b"%d" % number for number in range(10_000)], [])
+    found, damage = read(tmp_path / "rubbish.gz", gzip.compress(text) + b"rubbish")
+    assert (found, len(damage)) == (wanted, 1)
+    found, damage = read(tmp_path / "text.gz", text)
+    assert (found, len(damage)) == ([], 1)
+
+
+@pytest.mark.parametrize("ends", [b"\nlast", b""])
+def test_of_a_line_longer_than_any_only_the_beginning_comes(tmp_path: Path, ends: bytes) -> None:
+    long = b"x" * (3 * MAX_LINE)
+    for data in (b"first\n" + long + ends, gzip.compress(b"first\n" + long + ends)):
+        found, damage = read(tmp_path / "long", data)
+        assert [len(line) > MAX_LINE for line in found] == [False, True] + [False] * bool(ends)
+        assert max(map(len, found)) < 2 * MAX_LINE
+        assert (found[-1] == b"last") is bool(ends)
+        assert damage == []
+
+
+WRITER = """
+import sys, time
+from server.cli import files
+with files.writing(sys.argv[1]) as file:
+    file.write(b"half a line")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def writer(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that is in the middle of writing the file."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "writing\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["events.ndjson", "events.ndjson.gz"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_writer_that_is_told_to_end_leaves_nothing(tmp_path: Path, name: str, signum: int) -> None:
+    with writer(tmp_path / name) as process:
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(signum)
+        assert process.wait(30) == -signum
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_and_a_live_one_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    others = [tmp_path / name for name in (".events.ndjson.more.7.part", ".other.ndjson.7.part", "events.ndjson.part")]
+    for other in others:
+        other.write_bytes(b"of somebody else")
+    with writer(path) as process:
+        process.kill()
+        process.wait(30)
+    [left] = set(tmp_path.iterdir()) - set(others)
+    with writer(path) as alive:
+        assert not left.exists()
+        [kept] = set(tmp_path.iterdir()) - set(others)
+        with files.writing(str(path)) as file:
+            file.write(b"whole\n")
+        assert path.read_bytes() == b"whole\n"
+        assert kept.exists()
+        alive.send_signal(signal.SIGTERM)
+        assert alive.wait(30) == -signal.SIGTERM
+    assert set(tmp_path.iterdir()) == {path, *others}
+
+
+OLD_RULES: list[dict[str, Any]] = [
+    {"input_tokens": 3, "cached_tokens": 20_000},
+    {"input_tokens": 2, "cached_tokens": 2**53 - 1, "cost_usd": ABSENT},
+    {"input_tokens": 3, "cached_tokens": 20_000, "provider": "acme", "tags": {f"t{n}": "" for n in range(64)}},
+    {"input_tokens": 3, "cached_tokens": 20_000},
+    {"input_tokens": ABSENT, "cached_tokens": 7},
+]
+"""Events that lenient handling once counted with the input tokens that they say."""
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("as_counted", [True, False])
+def test_the_input_tokens_that_were_counted_come_back(tmp_path: Path, wire: codec.Wire, as_counted: bool) -> None:
+    """Whether an event was taken before cached tokens were added to the input tokens or since."""
+    sent = [identified(n, **changes) for n, changes in enumerate(OLD_RULES) if as_counted or n != 1]
+    if wire == "proto":
+        sent[-2]["parent_span_id"] = "\x01" * 45_000  # too long for a line of JSON, which has six bytes for each
+    records = [to_json_line(event) if wire == "json" else to_proto(event).SerializeToString() for event in sent]
+    columns = codec.decode(wire, records, "lenient", NOON, as_counted=as_counted).columns
+    assert len(columns) == len(sent)
+    data = tmp_path / "source"
+    log = Log(data)
+    [part] = build_blocks(Source("default", "default", "key", NOON, wire, "lenient"), columns, 1).values()
+    log.append([Append(TopicPartition(EVENTS, 0), [(None, message.encode([part]))])], NOON)
+    catch_up(data)
+    counted = columns.rows["input"].tolist()
+    assert sum(counted) == (3 * 3 + 2 + 0 if as_counted else 3 * 20_003 + 7)
+    assert list(differences(data)) == []
+    lines = export(data)
+    assert [json.loads(line)["input_tokens"] for line in lines] == counted
+    assert sum("raw" in json.loads(line)["_spendstream"] for line in lines) == (2 if wire == "proto" else 1)
+    load(tmp_path / "copy", lines)
+    assert tables(tmp_path / "copy") == tables(data)
+    assert list(differences(tmp_path / "copy")) == []
+    again = [json.loads(line) for line in export(tmp_path / "copy")]
+    assert [line["input_tokens"] for line in again] == counted
+    load(data, lines)  # all of them are duplicates, and none is a conflict
+    months = [row for name, row in tables(data).items() if '"month"' in name and '"org"' in name]
+    assert [row[1:] for row in months] == [[len(sent), 0]]
