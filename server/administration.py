@@ -42,6 +42,7 @@ from server.keys import (
     organization_record,
     project_record,
     revocation_record,
+    rotated,
 )
 
 OVERLAP: Final = 24 * HOUR
@@ -247,12 +248,11 @@ class Administration:
             rate_limit=key.rate_limit,
             everywhere=key.everywhere,
             family=key.lineage,
+            replaces=key.hash,
+            replaced_expires=self._at + overlap,
         )
-        end = self._at + overlap if key.expires is None else min(key.expires, self._at + overlap)
-        old = msgspec.structs.replace(key, expires=end, successor=successor.id)
-        self._write(key_record(successor))
-        self._write(key_record(old))
-        return secret, successor, old
+        self._write(key_record(successor))  # nothing else: the predecessor's end is in it
+        return secret, successor, rotated(key, successor)
 
     def revoke(self, reference: str) -> Key:
         """End a key, for good. One that was revoked before stays as it is."""

@@ -1,7 +1,9 @@
 """Tells the webhook of quotas nearly or wholly used and of budgets reached: at least once each, over restarts.
 
-Every API process looks for what is due. Whoever has delivered it says so with a record in the directory, which all
-others read; two may have sent the same at the same moment, and the receiver knows by the id that it is one message.
+Every API process looks for what is due. What is sent is first written to the directory: of several drafts of a message
+the first in the log counts, so that whoever sends it, however often, sends the same text under the same id. Whoever has
+delivered it says so with another record, which all others read; two may have sent the same at the same moment, and the
+receiver knows by the id that it is one message.
 """
 
 import asyncio
@@ -17,7 +19,8 @@ from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from server import alerts, bootstrap
-from server.keys import Directory, alert_record
+from server.administration import Record
+from server.keys import Directory, alert_record, draft_record
 from server.views import View
 from server.webhook import NotDelivered, Webhook
 
@@ -101,11 +104,26 @@ class Alerter:
         finally:
             del self._under_way[message_id]
 
-    async def _until_told(self, message_id: str, body: bytes) -> None:
+    async def _drafted(self, message_id: str, body: bytes) -> bytes | None:
+        """What the message says, now that this is durable; None if the webhook was told meanwhile."""
         backoff = self._first_backoff
         while not self._directory.is_told(message_id):
+            draft = self._directory.draft(message_id)
+            if draft is not None:
+                return draft
+            backoff = await self._write(
+                draft_record(message_id, body, self._clock()),
+                lambda: self._directory.draft(message_id) is not None or self._directory.is_told(message_id),
+                backoff,
+            )
+        return None
+
+    async def _until_told(self, message_id: str, body: bytes) -> None:
+        backoff = self._first_backoff
+        draft = await self._drafted(message_id, body)
+        while draft is not None and not self._directory.is_told(message_id):
             try:
-                await self._webhook.deliver(message_id, body, self._clock() // SECOND)
+                await self._webhook.deliver(message_id, draft, self._clock() // SECOND)
             except NotDelivered as error:
                 self._log.warning("alert.not_delivered", id=message_id, error=str(error), again_in=round(backoff))
             else:
@@ -119,19 +137,24 @@ class Alerter:
         """Append the record; until it is seen here the message stays under way, so that it is not sent again."""
         backoff = self._first_backoff
         while not self._directory.is_told(message_id):
-            with contextlib.suppress(LogError):
-                await asyncio.to_thread(self._append, message_id)
-                for _ in range(100):
-                    if self._directory.is_told(message_id):
-                        return
-                    await asyncio.sleep(0.05)
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, MAX_BACKOFF)
+            record = alert_record(message_id, self._clock())
+            backoff = await self._write(record, lambda: self._directory.is_told(message_id), backoff)
 
-    def _append(self, message_id: str) -> None:
-        at = self._clock()
+    async def _write(self, record: Record, is_seen: Callable[[], bool], backoff: float) -> float:
+        """Append a record and wait for 5 s until it is seen here; if it is not, for `backoff` seconds. Returns the
+        next backoff."""
+        with contextlib.suppress(LogError):
+            await asyncio.to_thread(self._append, record)
+            for _ in range(100):
+                if is_seen():
+                    return backoff
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(backoff)
+        return min(2 * backoff, MAX_BACKOFF)
+
+    def _append(self, record: Record) -> None:
         log = self._address.open()
         try:
-            bootstrap.write(log, alert_record(message_id, at), at)
+            bootstrap.write(log, record, self._clock())
         finally:
             log.close()

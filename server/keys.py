@@ -50,6 +50,10 @@ class Key(Struct, frozen=True):
     """The id of the first key of those that came from one another by rotation; they share one rate. None: its own."""
     successor: str | None = None
     """The id of the key that replaced this one by rotation."""
+    replaces: str | None = None
+    """The hash of the key that this one replaced by rotation."""
+    replaced_expires: int | None = None
+    """When that one ends at the latest. One record says all of a rotation, so that no half of it can be durable."""
 
     @property
     def lineage(self) -> str:
@@ -116,6 +120,8 @@ def make_key(
     rate_limit: int | None = None,
     everywhere: bool = False,
     family: str | None = None,
+    replaces: str | None = None,
+    replaced_expires: int | None = None,
 ) -> Key:
     """The directory's record of a new key; its id is the start of its hash."""
     hashed = digest(secret)
@@ -131,7 +137,15 @@ def make_key(
         rate_limit=rate_limit,
         everywhere=everywhere,
         family=family,
+        replaces=replaces,
+        replaced_expires=replaced_expires,
     )
+
+
+def rotated(key: Key, successor: Key) -> Key:
+    """What becomes of a key that `successor` replaces."""
+    ends = [end for end in (key.expires, successor.replaced_expires) if end is not None]
+    return msgspec.structs.replace(key, expires=min(ends, default=None), successor=successor.id)
 
 
 class Directory:
@@ -145,10 +159,14 @@ class Directory:
     def __init__(self) -> None:
         self._by_hash: dict[str, Key] = {}
         self._revoked: dict[str, int] = {}
+        self._rotated: dict[str, Key] = {}
+        """The hash of a key that was replaced -> the key that did."""
         self._organizations: dict[str, Organization] = {}
         self._quotas: dict[str, Quota] = {}
         self._projects: dict[str, Project] = {}
         self._told: set[str] = set()
+        self._drafts: dict[str, bytes] = {}
+        """What the webhook is sent, by the id of the message: the first that the log has. None that it was told of."""
         self._budgets: dict[str, dict[str, Budget]] = {}
         self._reached: dict[str, dict[str, Reached]] = {}
         self.budget_changes = 0
@@ -183,7 +201,7 @@ class Directory:
                 project = msgspec.json.decode(value, type=Project)
                 self._projects.setdefault(project.id, project)
         elif kind == "alert":
-            self._told.add(name) if value is not None else self._told.discard(name)
+            self._apply_alert(name, value)
         elif kind == "budget":
             _put(self._budgets, name, None if value is None else msgspec.json.decode(value, type=Budget))
             self.budget_changes += 1
@@ -193,6 +211,17 @@ class Directory:
         elif kind != "meta":  # what the log itself keeps there
             raise ValueError(f"unknown kind of directory record: {key!r}")
 
+    def _apply_alert(self, name: str, value: bytes | None) -> None:
+        message_id, _, draft = name.partition("/")
+        if draft:
+            if value is not None and message_id not in self._told:
+                self._drafts.setdefault(message_id, msgspec.json.decode(value, type=_Draft).body.encode())
+        elif value is None:
+            self._told.discard(message_id)
+        else:
+            self._told.add(message_id)
+            self._drafts.pop(message_id, None)
+
     def _apply_key(self, hashed: str, value: bytes | None) -> None:
         if value is None:
             self._by_hash.pop(hashed, None)
@@ -201,9 +230,17 @@ class Directory:
         revoked = self._revoked.get(hashed)
         if revoked is not None:
             key = msgspec.structs.replace(key, revoked=revoked)
+        successor = self._rotated.get(hashed)
+        if successor is not None:
+            key = rotated(key, successor)
         # The project first: another thread may ask for the key between the two.
         self._projects.setdefault(key.project, Project(key.project, key.organization, key.created))
         self._by_hash[hashed] = key
+        if key.replaces is not None:
+            self._rotated[key.replaces] = key
+            replaced = self._by_hash.get(key.replaces)
+            if replaced is not None:
+                self._by_hash[key.replaces] = rotated(replaced, key)
 
     def _revoke(self, hashed: str, value: bytes | None) -> None:
         if value is None:
@@ -237,6 +274,11 @@ class Directory:
     def is_told(self, message_id: str) -> bool:
         """True if the webhook was told of that (`server.alerter`)."""
         return message_id in self._told
+
+    def draft(self, message_id: str) -> bytes | None:
+        """The body under which a message goes to the webhook, whoever sends it; None if nobody has drafted it, or the
+        webhook was told."""
+        return self._drafts.get(message_id)
 
     def budgets(self, project: str | None = None) -> list[Budget]:
         """The budgets of a project, or all, oldest first."""
@@ -321,6 +363,23 @@ def budget_record(budget: Budget) -> tuple[bytes, bytes]:
 def reached_record(reached: Reached) -> tuple[bytes, bytes]:
     """Key and value of the record that a budget has reached a threshold."""
     return f"reached/{reached.project}/{reached.id}".encode(), msgspec.json.encode(reached)
+
+
+class _Draft(Struct):
+    """The value of a draft's record."""
+
+    at: int
+    """Microseconds since the epoch."""
+    body: str
+
+
+def draft_record(message_id: str, body: bytes, at: int) -> tuple[bytes, bytes]:
+    """Key and value of the record that fixes what the webhook is sent: the first one of a message counts.
+
+    The key is another one each time, for the log forgets all but the newest record of a key.
+    """
+    name = f"alert/{message_id}/{secrets.token_hex(8)}"
+    return name.encode(), msgspec.json.encode(_Draft(at, body.decode()))
 
 
 def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:

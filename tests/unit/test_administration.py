@@ -1,14 +1,19 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from processor.core.clock import DAY, HOUR
-from processor.log.store import Log
+from processor.log.port import LogWriter
+from processor.log.store import Append, Log
 from server import bootstrap
 from server.administration import Administration, NewKey
 from server.errors import Reason, Refused
 from server.keys import (
+    Directory,
     Key,
     Organization,
     Project,
@@ -143,6 +148,66 @@ def test_a_rotated_key_and_its_successor_are_both_valid_for_a_day(office: Office
     _, third, _ = office.by().rotate(made.id, 0)
     assert third.lineage == key.id
     assert not office.valid(successor)
+
+
+class Dying:
+    """A log under a process that is killed after so many appends."""
+
+    def __init__(self, log: Log, appends: int) -> None:
+        self._log = log
+        self._appends = appends
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, appends: Iterable[Append], at: int) -> list[int]:
+        if not self._appends:
+            raise KilledError
+        self._appends -= 1
+        return self._log.append(list(appends), at)
+
+
+class KilledError(BaseException):
+    """The process is no more."""
+
+
+@pytest.mark.parametrize("appends", [0, 1, 2])
+def test_a_kill_within_a_rotation_leaves_all_of_it_or_nothing(office: Office, appends: int) -> None:
+    """Never a new key that is valid, whose secret nobody has, beside an old one that knows nothing of it."""
+    secret, key = office.by().create_key(NewKey())
+    with suppress(KilledError):
+        Administration(cast("LogWriter", Dying(office.log, appends)), office.now).rotate(key.id)
+    found = {each.id: each for each in office.by().all_keys()}
+    old = found.pop(key.id)
+    assert [old.successor] == ([*found] if appends else [None])
+    assert office.valid(secret)
+    assert office.valid(secret, office.now + DAY) is (not appends)
+    # What was left can be rotated on: the key itself, or the one whose secret was never shown.
+    again, made, _ = office.by().rotate(next(iter(found), key.id), 0)
+    assert office.valid(again)
+    assert [each.id for each in office.by().all_keys() if each.expires is None] == [made.id]
+
+
+def test_a_rotation_is_one_record_whatever_order_a_copy_of_the_directory_comes_in(office: Office) -> None:
+    _, key = office.by().create_key(NewKey(expires=NOW + 10 * DAY))
+    by = office.by()
+    _, made, old = by.rotate(key.id)
+    assert [record[0] for record in by.written] == [f"key/{made.hash}".encode()]
+    records = [(record.key, record.value) for record in office.log.read(bootstrap.HOME, 0)]
+    for copy in (records, records[::-1]):
+        directory = Directory()
+        for record in copy:
+            directory.apply(*record)
+        assert {each.id: each for each in directory.all_keys()} == {key.id: old, made.id: made}
+
+
+def test_a_rotation_that_was_written_as_two_records_is_still_one(office: Office) -> None:
+    _, key = office.by().create_key(NewKey())
+    made = make_key(new_secret(), at=NOW, family=key.id)
+    old = msgspec.structs.replace(key, expires=NOW + DAY, successor=made.id)
+    for each in (made, old):
+        bootstrap.write(office.log, key_record(each), NOW)
+    assert {each.id: each for each in office.by().all_keys()} == {key.id: old, made.id: made}
 
 
 def test_a_rotation_gives_the_successor_as_long_as_its_predecessor_had(office: Office) -> None:

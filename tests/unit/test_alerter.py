@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,13 +32,13 @@ class Used:
 class Process:
     """One front end, as far as alerts go: its directory follows the log."""
 
-    def __init__(self, address: LogAddress, used: Used, to: Receiver, **options: Any) -> None:
+    def __init__(self, address: LogAddress, used: Used, to: Receiver, *, now: int = NOON, **options: Any) -> None:
         self.directory = Directory()
         self._log = Log(address.data_dir, create=False)
         webhook = Webhook(f"http://127.0.0.1:{to.port}/", SECRET, allow_private=True)
         timing = {"every": 0.01, "jitter": 0.0, "first_backoff": 0.01, **options}
         view = cast(View, used)
-        self.alerter = Alerter(webhook, address, "log", self.directory, view, lambda: NOON, **timing)
+        self.alerter = Alerter(webhook, address, "log", self.directory, view, lambda: now, **timing)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Process"]:
@@ -111,6 +111,39 @@ async def test_a_process_that_ends_before_it_delivered_leaves_it_to_the_next(tmp
         async with Process(address, used, to).running() as process:
             await until(lambda: process.directory.is_told(to.messages[0].id))
         assert [message.id for message in to.messages] == [to.messages[0].id] * 2
+
+
+async def test_what_is_sent_again_after_a_restart_says_the_same(tmp_path: Path) -> None:
+    address, used = make(tmp_path), Used()
+    used.events = 8
+    async with receiver() as to:
+        to.statuses = [500]
+        async with Process(address, used, to, first_backoff=60.0).running():
+            await until(lambda: len(to.messages) == 1)
+        used.events = 9  # more is used by now, and it is later
+        async with Process(address, used, to, now=NOON + 5_000_000).running() as process:
+            await until(lambda: process.directory.is_told(to.messages[0].id))
+        assert [message.id for message in to.messages] == [to.messages[0].id] * 2
+        assert to.messages[0].body == to.messages[1].body
+        assert to.messages[0].json["data"]["used"] == 8
+
+
+async def test_processes_that_find_out_at_once_say_the_same(tmp_path: Path) -> None:
+    """Each has another clock and another count when it looks; all of them deliver before anybody knows of it."""
+    address = make(tmp_path)
+    async with receiver() as to:
+        to.statuses = [500] * 6
+        async with AsyncExitStack() as stack:
+            for number in range(3):
+                used = Used()
+                used.events = 8 + number % 2
+                process = Process(address, used, to, now=NOON + number)
+                await stack.enter_async_context(process.running())
+            await until(lambda: len(to.messages) > 6 and process.directory.is_told(to.messages[0].id))
+        assert len({message.id for message in to.messages}) == 1
+        assert len({message.body for message in to.messages}) == 1
+        directory = bootstrap.read_directory(Log(address.data_dir, create=False))
+        assert directory.draft(to.messages[0].id) is None, "nothing is kept of what was delivered"
 
 
 async def test_several_processes_tell_it_under_one_id_and_agree_that_it_is_told(tmp_path: Path) -> None:
