@@ -142,8 +142,14 @@ async def _build(
         await asyncio.to_thread(each.read_all.wait)
     trust = Trust(lambda: keys.known_at, time.monotonic)
     health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
-    bounds = (settings.max_users, settings.max_models, settings.max_environments)
-    cardinality = Cardinality(view, *bounds)
+    cardinality = Cardinality(
+        view,
+        settings.max_users,
+        settings.max_models,
+        settings.max_environments,
+        settings.max_days,
+        settings.max_rows,
+    )
     pending = Room(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
     rates = OwnRates() if crew is None else SharedRates(crew.table(REQUESTS))
     end = publisher.log_end

@@ -1,22 +1,36 @@
-"""How many users, models and environments a project may have: an answer for who goes beyond, not a slow death for all.
+"""How much a project may have: an answer for who goes beyond, not a slow death for all.
 
-Each of them is a row in every front end's memory. What is known of a project is what the view has: a burst may go
-beyond a bound by what is on its way. Tags, sessions and the like are kept with the event only and need no bound but its
-size.
+Users, models, environments, days and rows are what a project costs the memory of every API process and of the worker,
+for ever. Tags, sessions and the like are kept with the event only and need no bound but its size.
+
+What is known of a project is what the view has, and of days, models and environments also what this process has let in
+since: these bounds are exact where there is one API process. Several let in, together, what each alone may while none
+of them sees it in the tables yet. Users and rows can exceed their bounds by what is on its way to the tables.
 """
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from processor.core import codec
 from processor.core.codec import Decoded, Wire
-from processor.core.columns import Columns
+from processor.core.columns import Columns, Dim
 from processor.core.event import Fault, Handling
-from server.views import View
+from processor.core.tables import HOURS_PER_DAY
+from processor.view.projects import Names
+from server.views import UserRow, View
 
 MAX_USERS: Final = 10_000_000
 MAX_MODELS: Final = 10_000
 MAX_ENVIRONMENTS: Final = 1_000
+MAX_DAYS: Final = 4_000
+"""Distinct days, UTC, by the events' own time: eleven years of them."""
+MAX_ROWS: Final = 20_000_000
+"""Rows of users, of hours and of latencies, over all partitions."""
+
+_T = TypeVar("_T", int, str)
+
+_ROWS: Final = 3
+"""An event makes at most so many new rows: its user's, its hour's, that hour's latencies."""
 
 
 class Beyond(NamedTuple):
@@ -25,15 +39,6 @@ class Beyond(NamedTuple):
     row: int
     field: str
     message: str
-
-
-class _Seen:
-    """The names a project's rows are kept by."""
-
-    def __init__(self) -> None:
-        self.dims = 0
-        self.models: set[str] = set()
-        self.environments: set[str] = set()
 
 
 class Cardinality:
@@ -45,22 +50,60 @@ class Cardinality:
         users: int = MAX_USERS,
         models: int = MAX_MODELS,
         environments: int = MAX_ENVIRONMENTS,
+        days: int = MAX_DAYS,
+        rows: int = MAX_ROWS,
     ) -> None:
         self._view = view
         self._users = users
         self._models = models
         self._environments = environments
-        self._seen: dict[str, _Seen] = {}
+        self._days = days
+        self._rows = rows
+        self._admitted: dict[str, Names] = {}
+        """What was let in of a project that the view did not have then."""
 
     def beyond(self, project: str, columns: Columns) -> list[Beyond]:
         """The events that would bring something new to a project that is full. A few lookups if it is not."""
-        found = self._new_users(project, columns) if self._view.members(project) >= self._users else []
-        seen = self._look(project)
-        if len(seen.models) >= self._models:
-            found += _new(columns, 2, "model", seen.models, self._models)
-        if len(seen.environments) >= self._environments:
-            found += _new(columns, 3, "environment", seen.environments, self._environments)
+        view, dims = self._view, columns.dims
+        known, admitted = view.names(project), self._admitted.get(project, _NOTHING)
+        more = len(dims)
+        found: list[Beyond] = []
+        if len(known.days) + len(admitted.days) + more > self._days:
+            days = [dim[0] // HOURS_PER_DAY for dim in dims]
+            why = (
+                f"The project has events of {self._days} days (UTC), the most it may have: only timestamps of these "
+                "days are taken"
+            )
+            found += _new(columns, days, known.days, admitted.days, self._days, "timestamp", why)
+        if view.members(project) >= self._users:
+            found += self._new_users(project, columns)
+        if len(known.models) + len(admitted.models) + more > self._models:
+            models = [dim[2] for dim in dims]
+            why = f"The project has {self._models} models, the most it may have"
+            found += _new(columns, models, known.models, admitted.models, self._models, "model", why)
+        if len(known.environments) + len(admitted.environments) + more > self._environments:
+            environments = [dim[3] for dim in dims]
+            why = f"The project has {self._environments} environments, the most it may have"
+            limit = self._environments
+            found += _new(columns, environments, known.environments, admitted.environments, limit, "environment", why)
+        if view.rows_of_all_kinds(project) + _ROWS * len(columns) > self._rows:
+            found += self._new_rows(project, columns)
         return found
+
+    def admit(self, project: str, columns: Columns) -> None:
+        """Note what events bring that are taken."""
+        known, dims = self._view.names(project), columns.dims
+        days = {hour // HOURS_PER_DAY for hour in {dim[0] for dim in dims}} - known.days
+        models = {dim[2] for dim in dims} - known.models
+        environments = {dim[3] for dim in dims} - known.environments
+        if not (days or models or environments):
+            return
+        admitted = self._admitted.get(project)
+        if admitted is None:
+            admitted = self._admitted[project] = Names()
+        admitted.days = (admitted.days | days) - known.days
+        admitted.models = (admitted.models | models) - known.models
+        admitted.environments = (admitted.environments | environments) - known.environments
 
     def _new_users(self, project: str, columns: Columns) -> list[Beyond]:
         view = self._view
@@ -72,23 +115,56 @@ class Cardinality:
         why = f"The project has {self._users} users, the most it may have"
         return [Beyond(row, "user_id", why) for row, code in enumerate(columns.rows["user"].tolist()) if code in new]
 
-    def _look(self, project: str) -> _Seen:
-        seen = self._seen.get(project)
-        if seen is None:
-            seen = self._seen[project] = _Seen()
-        size = self._view.kinds(project)
-        if size != seen.dims:
-            for dim in self._view.dims(project)[seen.dims :]:
-                seen.models.add(dim.model)
-                seen.environments.add(dim.environment)
-                seen.dims += 1
-        return seen
+    def _new_rows(self, project: str, columns: Columns) -> list[Beyond]:
+        """Of the events with new rows, those for which there is no room after the ones before them."""
+        view, dims = self._view, columns.dims
+        hours = [(dim[0], *dim[1:4]) for dim in dims]
+        new_hours = {hour for hour in set(hours) if not view.has_hour(project, hour)}
+        events = [(_row_of(user, dims[code]), hours[code]) for user, code in _users_and_dims(columns)]
+        wanted = list(dict.fromkeys(row for row, _ in events))
+        new_rows = {row for row, known in zip(wanted, view.has_users_rows(project, wanted), strict=True) if not known}
+        room = self._rows - view.rows_of_all_kinds(project)
+        why = (
+            f"The project has {self._rows} rows, the most it may have: only events of users, days, models and hours "
+            "that it has together are taken"
+        )
+        found = []
+        for number, (row, hour) in enumerate(events):
+            needed = (row in new_rows) + (_ROWS - 1) * (hour in new_hours)
+            if needed > room:
+                found.append(Beyond(number, "user_id", why))
+            elif needed:
+                room -= needed
+                new_rows.discard(row)
+                new_hours.discard(hour)
+        return found
 
 
-def _new(columns: Columns, place: int, field: str, known: set[str], limit: int) -> list[Beyond]:
-    new = {code for code, dim in enumerate(columns.dims) if dim[place] not in known}
-    why = f"The project has {limit} {field}s, the most it may have"
-    return [Beyond(row, field, why) for row, code in enumerate(columns.rows["dim"].tolist()) if code in new]
+_NOTHING: Final = Names()
+
+
+def _users_and_dims(columns: Columns) -> Iterator[tuple[str | None, int]]:
+    """The user and the number of the dim of each event."""
+    rows = columns.rows
+    for user, dim in zip(rows["user"].tolist(), rows["dim"].tolist(), strict=True):
+        yield columns.users[user], dim
+
+
+def _row_of(user: str | None, dim: Dim) -> UserRow:
+    return (user, dim[0] // HOURS_PER_DAY, *dim[1:4])
+
+
+def _new(
+    columns: Columns, values: Sequence[_T], known: set[_T], admitted: set[_T], limit: int, field: str, why: str
+) -> list[Beyond]:
+    """The events whose value, of those of the dims, is new and finds no room after the ones before it."""
+    room = limit - len(known) - len(admitted - known)
+    new = list(dict.fromkeys(value for value in values if value not in known and value not in admitted))
+    refused = set(new[max(room, 0) :])
+    if not refused:
+        return []
+    codes = {code for code, value in enumerate(values) if value in refused}
+    return [Beyond(row, field, why) for row, code in enumerate(columns.rows["dim"].tolist()) if code in codes]
 
 
 def without(

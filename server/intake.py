@@ -157,6 +157,8 @@ class Intake:
         if rejected and batch.handling == "strict":
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
+        if self._cardinality is not None:
+            self._cardinality.admit(key.project, decoded.columns)
         return decoded, rejected
 
 

@@ -69,6 +69,12 @@ class ServerSettings(Settings):
     max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further ones are rejected")
     max_models: int = Field(10_000, ge=1, description="Models of a project; events of further ones are rejected")
     max_environments: int = Field(1_000, ge=1, description="Environments of a project, likewise")
+    max_days: int = Field(
+        4_000,
+        ge=1,
+        description="Days (UTC) that a project has events of, by their own time; events of others, likewise",
+    )
+    max_rows: int = Field(20_000_000, ge=1, description="Rows of all kinds of a project; events of new ones, likewise")
     alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
         None, description="https:// address that is told when an organisation has used 80 and 100 % of its quota"
     )

@@ -23,7 +23,7 @@ from processor.core.tables import NEVER, Scope
 from processor.view.changes import Change, Changes, changes_of, sort_out
 from processor.view.columns import Columns
 from processor.view.latencies import Latencies
-from processor.view.projects import Dim
+from processor.view.projects import Dim, Names
 from processor.view.sums import Numbers
 from processor.view.trail import Trail, changed_between
 from processor.view.windows import Charged, Windows
@@ -37,6 +37,14 @@ CHUNK: Final = 2048
 
 UNPRICED: Final = 6
 """Its place in the totals of a project."""
+
+UserRow = tuple[str | None, int, str, str, str]
+"""What a project's row of a user is kept by: user, day since the epoch, provider, model, environment."""
+
+HourRow = tuple[int, str, str, str]
+"""The same of an hour: hour since the epoch, provider, model, environment."""
+
+_NO_NAMES: Final = Names()
 
 SMALL: Final = 2_000
 """Rows or users that a read may look at in an event loop."""
@@ -192,10 +200,32 @@ class View:
         found = self._columns.projects.by_name.get(project)
         return list(found.dims.values()) if found else []
 
-    def kinds(self, project: str) -> int:
-        """How many `dims` a project has. Never waits."""
+    def names(self, project: str) -> Names:
+        """The days, models and environments that a project has. Never waits."""
         found = self._columns.projects.by_name.get(project)
-        return len(found.dims) if found else 0
+        return found.names if found else _NO_NAMES
+
+    def rows_of_all_kinds(self, project: str) -> int:
+        """Rows of users, hours and latencies that a project has, over all partitions. Never waits."""
+        found = self._columns.projects.by_name.get(project)
+        return found.rows + self._latencies.count(project) if found else 0
+
+    def has_users_rows(self, project: str, rows: Sequence[UserRow]) -> list[bool]:
+        """Which of these rows there are, in any partition."""
+        each = [
+            [tables.encode_key(partition, "user", project, *row) for row in rows]
+            for partition in sorted(self._partitions)
+        ]
+        if not each or not rows:
+            return [False] * len(rows)
+        with self._lock:
+            found = self._columns.has([key for keys in each for key in keys])
+        return [any(known) for known in zip(*found.reshape(len(each), len(rows)).tolist(), strict=True)]
+
+    def has_hour(self, project: str, hour: HourRow) -> bool:
+        """Whether a project has rows of an hour. Never waits."""
+        found = self._columns.projects.by_name.get(project)
+        return found is not None and hour in found.hours
 
     def filtered(self, query: UserQuery, dims: Sequence[Dim]) -> Listing:
         """The project's users by their rows of some kinds. Belongs in a thread above `SMALL` rows."""

@@ -82,6 +82,11 @@ class Columns:
         rows = self._index.find(key_hashes(keys, self._seed))
         return self.rows.column("owner", rows[rows >= 0]).astype(np.int64)
 
+    def has(self, keys: Sequence[bytes]) -> Mask:
+        """Which of these keys have a row, be it gone."""
+        found: Mask = self._index.find(key_hashes(keys, self._seed)) >= 0
+        return found
+
     def rows_of(self, user: int) -> list[int]:
         """The numbers of a user's rows, those that are gone included."""
         found = []

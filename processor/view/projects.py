@@ -31,10 +31,22 @@ class Dim(Struct, gc=False, eq=False):
     """Their numbers, ascending; those of rows that are gone included."""
 
 
+class Names:
+    """What a project's rows of users are kept by, each once. Only ever grows; any thread may look something up."""
+
+    __slots__ = ("days", "environments", "models")
+
+    def __init__(self) -> None:
+        self.days: set[int] = set()
+        """Since the epoch, UTC."""
+        self.models: set[str] = set()
+        self.environments: set[str] = set()
+
+
 class Project:
     """A project's users and dimensions, and its totals over all time."""
 
-    __slots__ = ("dims", "hours", "members", "newest", "number", "people", "totals", "wide")
+    __slots__ = ("dims", "hours", "members", "names", "newest", "number", "people", "rows", "totals", "wide")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -42,6 +54,9 @@ class Project:
         """The numbers of its users, ascending; those of users without rows included."""
         self.dims: dict[DimKey, Dim] = {}
         self.hours: dict[DimKey, Dim] = {}
+        self.names = Names()
+        self.rows = 0
+        """Rows of users and hours, over all partitions; those that are gone included."""
         self.totals = [0] * 7
         """Requests, errors, input, output and cached tokens, cost, unpriced."""
         self.wide: dict[int, dict[int, Numbers]] = {}
@@ -102,16 +117,24 @@ class Projects:
             if dim is None:
                 dim = self._new_dim(project.dims, project.number, key)
                 project.newest = max(project.newest, place.day)
+                project.names.days.add(place.day)
+                project.names.models.add(dim.model)
+                project.names.environments.add(dim.environment)
             dim.rows.append(row)
             dims.append(dim.number)
             homes.append(project.number)
-        return np.array(dims, np.int64), np.array(homes, np.int64)
+        found = np.array(homes, np.int64)
+        for number, count in zip(*map(np.ndarray.tolist, np.unique(found, return_counts=True)), strict=True):
+            self.by_number[number].rows += count
+        return np.array(dims, np.int64), found
 
     def place_hours(self, rows: I64, places: Sequence[HourPlace]) -> I64:
         """Put new rows into their dimensions; returns the numbers of those."""
         dims = array("i")
         for row, place in zip(rows.tolist(), places, strict=True):
-            hours = (self.by_name.get(place.project) or self._new(place.project)).hours
+            project = self.by_name.get(place.project) or self._new(place.project)
+            project.rows += 1
+            hours = project.hours
             key = (place.hour, place.provider, place.model, place.environment)
             dim = hours.get(key) or self._new_dim(hours, ELSEWHERE, key)
             dim.rows.append(row)

@@ -45,8 +45,8 @@ def writing(name: str) -> Iterator[IO[bytes]]:
 
     On a terminal, where the lines are for reading, control characters in them are escaped.
 
-    Until it is whole it is a draft beside it, `.NAME.PID.part`, locked (flock) while its writer lives. A draft goes with
-    its writer, after SIGTERM and SIGHUP too; those that a killed one has left are removed by the next that writes NAME.
+    Until it is whole it is a draft beside it, `.NAME.PID.part`, locked (flock) while its writer lives. It goes with its
+    writer, after SIGTERM and SIGHUP too; those that a killed one has left are removed by the next that writes NAME.
     """
     if name == "-":
         file = cast("IO[bytes]", TerminalLines()) if sys.stdout.isatty() else sys.stdout.buffer
@@ -122,7 +122,7 @@ class _Signalled(BaseException):
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind what is within, and end the process by them then. No effect but in a main thread."""
+    """Let SIGTERM and SIGHUP unwind what is within, and then end the process. No effect outside of a main thread."""
     caught: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -234,12 +234,13 @@ def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
         while data:
             if stream.eof:
                 data = data.lstrip(b"\0")  # padding
+                if not data:
+                    break
                 if len(data) < len(GZIP):
-                    data += next(pieces, b"") if data else b""
-                if data and not data.startswith(GZIP):
+                    data += next(pieces, b"")
+                if not data.startswith(GZIP):
                     raise Damaged("something follows the end of the gzip data")
-                stream = zlib.decompressobj(31) if data else stream
-                continue
+                stream = zlib.decompressobj(31)
             before = stream.copy()
             try:
                 yield stream.decompress(data, _INFLATED)

@@ -1,7 +1,9 @@
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from processor.core.clock import DAY, HOUR, format_timestamp
 from server.cardinality import Cardinality
 from server.errors import Refused
 from server.intake import Batch, Intake
@@ -74,6 +76,112 @@ async def test_models_and_environments_are_bounded_alike(field: str, bound: str)
         (3, "cost_usd", "out_of_range"),
     ]
     assert receipt.rejected[0].message == f"The project has 1 {field}s, the most it may have"
+
+
+def day(number: int) -> str:
+    """Noon of a day, in any century."""
+    return format_timestamp(NOON + number * DAY)
+
+
+async def test_a_project_whose_days_are_full_goes_on_with_those_it_has() -> None:
+    """Every day costs rows of each kind; a key that spreads its timestamps over 2,000 years comes no further."""
+    view = known(Usage(1), Usage(2, at=NOON - 3 * DAY))
+    taken, publisher = intake(view, days=4)
+    receipt = await taken.accept(KEY, batch(*({"timestamp": day(-number)} for number in (9, 0, 10, 9, 11, 3))))
+    assert receipt.accepted == 5  # two days more, the known ones and a second event of a new one
+    why = "The project has events of 4 days (UTC), the most it may have: only timestamps of these days are taken"
+    assert [(each.line, each.field, each.code, each.message) for each in receipt.rejected] == [
+        (5, "timestamp", "out_of_range", why)
+    ]
+    # The tables know nothing of them yet, and may not for long.
+    for number in range(20):
+        with pytest.raises(Refused) as caught:
+            await taken.accept(KEY, batch(*({"timestamp": day(-1000 * number - n - 20)} for n in range(30))))
+        assert {each.field for each in caught.value.rejected} == {"timestamp"}
+    assert (await taken.accept(KEY, batch(*({"timestamp": day(-number)} for number in (0, 3, 9, 10))))).accepted == 4
+    assert sum(map(len, publisher.messages.values())) == 2
+    assert (await taken.accept(OTHER, batch({"timestamp": day(-500)}))).accepted == 1
+
+
+async def test_a_bound_on_days_is_exact_while_the_tables_catch_up() -> None:
+    worker, view = Worker(1), View()
+    taken, _ = intake(view, days=50)
+    accepted = set()
+    for start in range(0, 200, 10):
+        numbers = range(start, start + 10)
+        with suppress(Refused):
+            receipt = await taken.accept(KEY, batch(*({"timestamp": day(-number)} for number in numbers)))
+            refused = {each.line - 1 for each in receipt.rejected}
+            accepted |= {number for at, number in enumerate(numbers) if at not in refused}
+        usages = [Usage(number, at=NOON - number * DAY) for number in accepted]
+        if start % 30 == 0:  # now and then they do
+            worker.send(usages, arrival=NOON, organization="default", project="default", key="k")
+            for partition, records in enumerate(worker.work_all()):
+                view.apply(partition, records)
+    assert accepted == set(range(50))
+    assert len(view.names("default").days) == 50
+
+
+async def test_what_was_refused_takes_no_room() -> None:
+    taken, _ = intake(known(*TWO), days=3, models=3, environments=3)
+    for number in range(1, 5):
+        wanted = batch(
+            {"timestamp": day(-number), "model": f"m{number}", "environment": f"e{number}"}, {"cost_usd": -1}
+        )
+        wanted.handling = "strict"
+        with pytest.raises(Refused):
+            await taken.accept(KEY, wanted)
+    wanted = batch(*({"timestamp": day(-n), "model": f"n{n}", "environment": f"f{n}"} for n in (1, 2)))
+    assert (await taken.accept(KEY, wanted)).accepted == 2
+
+
+async def test_models_and_environments_on_their_way_to_the_tables_count() -> None:
+    taken, _ = intake(View(), models=3, environments=3)
+    for field in ("model", "environment"):
+        receipts = [await taken.accept(KEY, batch({field: f"x{n}"})) for n in range(2)]  # and the usual one
+        assert not any(receipt.rejected for receipt in receipts)
+    assert (await taken.accept(KEY, batch({"model": "x0"}, {"environment": "x1"}))).accepted == 2
+    for field in ("model", "environment"):
+        with pytest.raises(Refused) as caught:
+            await taken.accept(KEY, batch({field: "x2"}, {field: "x3"}))
+        assert [each.field for each in caught.value.rejected] == [field, field]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_a_project_whose_rows_are_full_goes_on_with_those_it_has(partitions: int) -> None:
+    worker, view = Worker(partitions), View()
+    usages = [Usage(1, user="u1", latency=3), Usage(2, user="u2", latency=3), Usage(3, user=None, latency=3)]
+    worker.send(usages, arrival=NOON, organization="default", project="default", key="k")
+    for partition, records in enumerate(worker.work_all()):
+        view.apply(partition, records)
+    rows = view.rows_of_all_kinds("default")
+    assert rows == 5 if partitions == 1 else rows > 5
+    usage = usages[0]
+    usual = {
+        "timestamp": format_timestamp(usage.at),
+        "provider": usage.provider,
+        "model": usage.model,
+        "environment": usage.environment,
+    }
+    mine, yours, nobodys = ({**usual, "user_id": user} for user in ("u1", "u2", None))
+    full, _ = intake(view, rows=rows)
+    wanted = [mine, {**mine, "user_id": "u3"}, yours, {**mine, "model": "new"}, nobodys, {**mine, "timestamp": day(-9)}]
+    wanted.append({**mine, "timestamp": format_timestamp(usage.at + HOUR)})  # rows of that hour are new
+    receipt = await full.accept(KEY, batch(*wanted))
+    assert receipt.accepted == 3
+    assert [(each.line, each.field, each.code) for each in receipt.rejected] == [
+        (line, "user_id", "out_of_range") for line in (2, 4, 6, 7)
+    ]
+    assert receipt.rejected[0].message.startswith(f"The project has {rows} rows, the most it may have")
+    with pytest.raises(Refused):
+        await full.accept(KEY, batch({**mine, "user_id": "u3"}))
+    # There is room for one row: of a user of this hour, but not for a model, which has three.
+    roomy, _ = intake(view, rows=rows + 1)
+    receipt = await roomy.accept(
+        KEY, batch({**mine, "model": "new"}, {**mine, "user_id": "u3"}, {**mine, "user_id": "u4"})
+    )
+    assert [each.line for each in receipt.rejected] == [1, 3]
+    assert (await full.accept(OTHER, batch(mine))).accepted == 1
 
 
 async def test_what_is_beyond_in_two_ways_is_one_rejection() -> None:

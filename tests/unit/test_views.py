@@ -118,6 +118,19 @@ def test_view_equals_a_recomputation_from_the_events(
             key: numbers_of(e for e in mine if (e.at // HOUR, e.provider, e.model, e.environment) == key)
             for key in {(e.at // HOUR, e.provider, e.model, e.environment) for e in mine}
         }
+        names = view.names(project)
+        assert names.days == {event.at // DAY for event in mine}
+        assert names.models == {event.model for event in mine}
+        assert names.environments == {event.environment for event in mine}
+        keys = {key for changelog in worker.changelog for key, _ in changelog}
+        kept = [(kind, parts) for _, kind, parts in map(tables.decode_key, keys)]
+        of_project = [kind for kind, parts in kept if kind in ("user", "hour", "latency") and parts[0] == project]
+        assert view.rows_of_all_kinds(project) == len(of_project)
+        there = sorted({parts[1:] for kind, parts in kept if kind == "user" and parts[0] == project}, key=repr)
+        missing = [(user, day + 1000, *rest) for user, day, *rest in there]
+        assert view.has_users_rows(project, [*there, *missing]) == [True] * len(there) + [False] * len(missing)
+        assert all(view.has_hour(project, key) for key in hours)
+        assert not any(view.has_hour(project, (hour + 10_000, *rest)) for hour, *rest in hours)
         for wanted in (Range(None, None), Range(NOON // HOUR, None)):
             measured: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
             for event in mine:
