@@ -42,7 +42,7 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
     damaged or followed by something else, and for what is no text because its coding was not named.
     """
     if encoding == "identity":
-        if body.startswith(_NO_TEXT):
+        if body.startswith(_COMPRESSED):
             raise Refused("bad_batch", _what_it_is(body, "The body"))
         return body
     found: list[bytes] = []
@@ -57,7 +57,7 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
         why = _why_not(body, encoding) or str(error)
         raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {why}") from None
     inflated = found[0] if len(found) == 1 else b"".join(found)
-    if inflated.startswith(_NO_TEXT):
+    if inflated.startswith(_COMPRESSED):
         raise Refused("bad_batch", _what_it_is(inflated, f"What came out of the body ({encoding})"))
     return inflated
 
@@ -67,9 +67,8 @@ GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPED: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
 """How a frame begins that zstd passes over (RFC 8878, 3.1.2)."""
-_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
-_NO_TEXT: Final = (GZIP, _ZSTD, *_UTF16)
-"""How bytes begin that are no UTF-8 and tell what they are instead."""
+_COMPRESSED: Final = (GZIP, _ZSTD)
+"""How bytes begin that are no text and tell what they are instead."""
 
 
 def _why_not(body: bytes, encoding: Encoding) -> str | None:
@@ -85,8 +84,6 @@ def _why_not(body: bytes, encoding: Encoding) -> str | None:
 
 
 def _what_it_is(body: bytes, what: str) -> str:
-    if body.startswith(_UTF16):
-        return f"{what} is UTF-16 text: send UTF-8"
     name = "gzip" if body.startswith(GZIP) else "zstd"
     return f"{what} is {name} data: compress it once, and say Content-Encoding: {name}"
 

@@ -42,6 +42,8 @@ def syntax_fault(record: bytes, otherwise: str) -> Fault:
 
 def encoding_fault(record: bytes, error: UnicodeDecodeError) -> Fault:
     """The fault of a line that is not UTF-8."""
+    if record.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Fault("syntax", None, "not valid UTF-8 but UTF-16: send UTF-8")
     return _fault(f"not valid UTF-8 at byte {error.start}", _place(record))
 
 

@@ -164,7 +164,8 @@ class ProtoFields:
         try:
             self._extra = _extra(message.extra_json)
         except Fault as fault:
-            fault.event_id = readable_id(self)
+            if fault.field is not None:  # what is wrong with an event as a whole names none on the other wire either
+                fault.event_id = readable_id(self)
             raise
 
     def names(self) -> list[str]:

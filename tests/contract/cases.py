@@ -183,6 +183,10 @@ VALUES: Final = (
         bad(f"timestamp {text!r}", ("timestamp", "invalid"), timestamp=text)
         for text in ("", "yesterday", "2026-04-20", "2026-04-20T10:00:00", "2026-13-01T00:00:00Z", "1776679200")
     ),
+    *(
+        bad(f"timestamp {text!r}, no leap second", ("timestamp", "invalid"), timestamp=text)
+        for text in ("2026-04-20T10:00:60Z", "2026-03-31T23:59:60Z", "2016-12-31T23:59:61Z")
+    ),
     bad("timestamp 24 h and 1 ms ahead", ("timestamp", "out_of_range"), timestamp="2026-04-21T12:00:00.001Z"),
     *(
         good(f"timestamp {text}", {"timestamp": parse_timestamp(same)}, timestamp=text)
@@ -192,6 +196,8 @@ VALUES: Final = (
             "2026-04-20T10:00:00.123456789Z": "2026-04-20T10:00:00.123456Z",
             "1970-01-01T00:00:00Z": "1970-01-01T00:00:00Z",
             "1903-02-03T04:05:06-08:00": "1903-02-03T12:05:06Z",
+            "2016-12-31T23:59:60Z": "2016-12-31T23:59:59.999999Z",
+            "1990-12-31T15:59:60.5-08:00": "1990-12-31T23:59:59.999999Z",
         }.items()
     ),
     bad("cost negative", ("cost_usd", "out_of_range"), cost_usd=Decimal("-0.000000000001")),
@@ -299,8 +305,10 @@ HANDLING: Final = (
             make_event(event_id=None),
             make_event(timestamp=None),
             make_event(cost_usd=-1),
-            make_event(model=""),
+            make_event(model="x" * 257),
             make_event(status="great"),
+            make_event(input_tokens=1, cached_tokens=BIG - 1),
+            make_event(event_id=""),
             make_event(),
         ],
         prefer="handling=lenient",
@@ -311,7 +319,36 @@ HANDLING: Final = (
             (3, "cost_usd", "out_of_range"),
             (4, "model", "out_of_range"),
             (5, "status", "unknown_value"),
+            (6, "cached_tokens", "out_of_range"),
+            (7, "event_id", "invalid"),
         ],
+    ),
+    Case(
+        "lenient takes empty texts as missing",
+        [make_event(**dict.fromkeys((*NOT_NAMES, "sdk_version", "status"), ""))],
+        prefer="handling=lenient",
+        accepted=1,
+        stored={**dict.fromkeys((*NOT_NAMES, "sdk_version"), "unknown"), "status": "success"},
+    ),
+    Case(
+        "lenient adds cached tokens beside the input tokens",
+        [make_event(input_tokens=3, cached_tokens=20_000)],
+        prefer="handling=lenient",
+        accepted=1,
+        stored={"input_tokens": 20_003, "cached_tokens": 20_000},
+    ),
+    Case(
+        "lenient leaves cached tokens within the input tokens",
+        [make_event(input_tokens=20_000, cached_tokens=20_000)],
+        prefer="handling=lenient",
+        accepted=1,
+        stored={"input_tokens": 20_000, "cached_tokens": 20_000},
+    ),
+    Case(
+        "partial leaves cached tokens beside the input tokens",
+        [make_event(input_tokens=3, cached_tokens=20_000)],
+        accepted=1,
+        stored={"input_tokens": 3, "cached_tokens": 20_000},
     ),
 )
 
@@ -352,12 +389,14 @@ LINES: Final = (
     line("a cut line", EVENT[:-10], (None, "syntax")),
     line("a list that does not end", b"[{},", (None, "syntax")),
     line("two objects in a line", EVENT + EVENT, (None, "syntax")),
-    line("broken UTF-8", EVENT.replace(b"gpt-4o", b"gpt-\xff"), (None, "syntax")),
+    line("broken UTF-8", EVENT.replace(b"gpt-4o", b"gpt-\xff"), ("model", "syntax")),
+    line("half a character", EVENT[:-1] + b',"error_message":"cut \\ud83d"}', ("error_message", "syntax")),
     line("broken UTF-8 in an unknown field", EVENT[:-1] + b',"x":"\xc3"}', (None, "syntax")),
-    line("NaN", EVENT.replace(b"843", b"NaN"), (None, "syntax")),
-    line("Infinity", EVENT.replace(b"843", b"Infinity"), (None, "syntax")),
-    line("a number with a leading zero", EVENT.replace(b"843", b"0843"), (None, "syntax")),
-    line("a comment", EVENT[:-1] + b"/**/}", (None, "syntax")),
+    line("NaN", EVENT.replace(b"843", b"NaN"), ("latency_ms", "syntax")),
+    line("NaN in an unknown field", EVENT[:-1] + b',"x":[NaN]}', (None, "syntax")),
+    line("Infinity", EVENT.replace(b"843", b"Infinity"), ("latency_ms", "syntax")),
+    line("a number with a leading zero", EVENT.replace(b"843", b"0843"), ("latency_ms", "syntax")),
+    line("a comment", EVENT[:-1] + b"/**/}", ("sdk_version", "syntax")),
     line("latency 1e400", EVENT.replace(b"843", b"1e400"), ("latency_ms", "out_of_range")),
     line("a score of 1e400", EVENT[:-1] + b',"eval_scores":{"a":1e400}}', ("eval_scores", "out_of_range")),
     line("a list", b"[1,2]", (None, "invalid")),
@@ -434,6 +473,10 @@ ENCODINGS: Final = (
     whole("a member ends in a line", lambda: gzip.compress(EVENT[:50]) + gzip.compress(EVENT[50:]), "gzip", accepted=1),
     whole("zstd of two frames", lambda: zstandard.compress(two()) + zstandard.compress(two()), "zstd", accepted=4),
     whole("identity", two, "identity", accepted=2),
+    whole("gzip that is not named", lambda: gzip.compress(two()), refused="bad_batch"),
+    whole("zstd that is not named", lambda: zstandard.compress(two()), "identity", refused="bad_batch"),
+    whole("gzip twice", lambda: gzip.compress(gzip.compress(two())), "gzip", refused="bad_batch"),
+    whole("bytes behind gzip", lambda: gzip.compress(two()) + b"rubbish", "gzip", refused="bad_batch"),
     whole("an unknown encoding", two, "br", refused="unsupported_encoding"),
     whole("one encoding upon another", two, "gzip, gzip", refused="unsupported_encoding"),
 )

@@ -215,6 +215,11 @@ def test_a_line_that_is_no_json_is_told_why_and_where(line: bytes, field: str | 
     assert msgspec.json.decode(msgspec.json.encode([fault.event_id, fault.field, str(fault)]))
 
 
+def test_a_line_of_utf_16_is_told_so() -> None:
+    [(_, fault)] = decode("json", [LINE.decode().encode("utf-16")], "partial", NOW).faults
+    assert (fault.code, str(fault)) == ("syntax", "not valid UTF-8 but UTF-16: send UTF-8")
+
+
 def test_an_id_that_is_no_text_is_not_repeated() -> None:
     for event_id in (b'"\\ud83d"', b'"' + b"x" * 257 + b'"', b"7", b'"\xff"'):
         [(_, fault)] = decode("json", [b'{"event_id":%b,"model":NaN}' % event_id], "partial", NOW).faults

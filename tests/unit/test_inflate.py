@@ -106,7 +106,6 @@ PLACE = len(gzip.compress(LINE)) + 1
         (gzip.compress(LINE), "identity", "The body is gzip data: .* say Content-Encoding: gzip"),
         (zstandard.compress(LINE), "identity", "The body is zstd data: .* say Content-Encoding: zstd"),
         (gzip.compress(gzip.compress(LINE)), "gzip", r"came out of the body \(gzip\) is gzip data: compress it once"),
-        (LINE.decode().encode("utf-16"), "identity", "UTF-16 text: send UTF-8"),
     ],
 )
 def test_the_reason_is_the_true_one(body: bytes, encoding: Encoding, says: str) -> None:
