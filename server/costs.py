@@ -187,8 +187,8 @@ def average_cost(totals: Totals) -> int:
 
 
 def cache_hit_rate(totals: Totals) -> int:
-    """Cached tokens for an input token, in 10^-12; 0 without input tokens. 1 at most: a sender that counts cached tokens
-    beside the input tokens may have more of them."""
+    """Cached tokens for an input token, in 10^-12; 0 without input tokens. 1 at most: there may be more of them than of
+    input tokens, from a sender that counts them apart."""
     return min(_ratio(totals.cached_tokens * PICO, totals.input_tokens), PICO)
 
 

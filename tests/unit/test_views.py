@@ -2,18 +2,19 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from threading import Thread
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
-from processor.core.tables import Sums, encode_key, encode_value
+from processor.core.tables import Sums, decode_key, encode_key, encode_value
 from processor.view.sums import Numbers, merged
 from server.arrivals import Arrivals
 from server.listing import Listing
 from server.queries import Range, parse_users
-from server.views import View
+from server.views import UserRow, View
 from tests.support.tables import NOON, Records, Usage, Worker
 
 
@@ -122,15 +123,18 @@ def test_view_equals_a_recomputation_from_the_events(
         assert names.days == {event.at // DAY for event in mine}
         assert names.models == {event.model for event in mine}
         assert names.environments == {event.environment for event in mine}
-        keys = {key for changelog in worker.changelog for key, _ in changelog}
-        kept = [(kind, parts) for _, kind, parts in map(tables.decode_key, keys)]
-        of_project = [kind for kind, parts in kept if kind in ("user", "hour", "latency") and parts[0] == project]
-        assert view.rows_of_all_kinds(project) == len(of_project)
-        there = sorted({parts[1:] for kind, parts in kept if kind == "user" and parts[0] == project}, key=repr)
+        of_project = [decode_key(key) for key in {key for changelog in worker.changelog for key, _ in changelog}]
+        of_project = [each for each in of_project if each[2][:1] == (project,)]
+        summed = sum(what in ("user", "hour", "latency") for _, what, _ in of_project)
+        assert view.rows_of_all_kinds(project) == summed
+        there = sorted({parts[1:] for _, what, parts in of_project if what == "user"}, key=repr)
         missing = [(user, day + 1000, *rest) for user, day, *rest in there]
-        assert view.has_users_rows(project, [*there, *missing]) == [True] * len(there) + [False] * len(missing)
-        assert all(view.has_hour(project, key) for key in hours)
-        assert not any(view.has_hour(project, (hour + 10_000, *rest)) for hour, *rest in hours)
+        shown = view.has_users_rows(project, cast("list[UserRow]", [*there, *missing]))
+        assert shown == [True] * len(there) + [False] * len(missing)
+        for event in mine:
+            at_hour = event.at // HOUR, event.provider, event.model, event.environment
+            assert view.has_hour(project, at_hour)
+            assert not view.has_hour(project, (at_hour[0] + 10_000, *at_hour[1:]))
         for wanted in (Range(None, None), Range(NOON // HOUR, None)):
             measured: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
             for event in mine:
