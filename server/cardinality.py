@@ -9,6 +9,7 @@ of them sees it in the tables yet. Users and rows can exceed their bounds by wha
 """
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeVar
 
 from processor.core import codec
@@ -69,7 +70,7 @@ class Cardinality:
         more = len(dims)
         found: list[Beyond] = []
         if len(known.days) + len(admitted.days) + more > self._days:
-            days = [dim[0] // HOURS_PER_DAY for dim in dims]
+            days = [hour // HOURS_PER_DAY for hour in map(_hour_of, dims)]
             why = (
                 f"The project has events of {self._days} days (UTC), the most it may have: only timestamps of these "
                 "days are taken"
@@ -78,11 +79,11 @@ class Cardinality:
         if view.members(project) >= self._users:
             found += self._new_users(project, columns)
         if len(known.models) + len(admitted.models) + more > self._models:
-            models = [dim[2] for dim in dims]
+            models = list(map(_model_of, dims))
             why = f"The project has {self._models} models, the most it may have"
             found += _new(columns, models, known.models, admitted.models, self._models, "model", why)
         if len(known.environments) + len(admitted.environments) + more > self._environments:
-            environments = [dim[3] for dim in dims]
+            environments = list(map(_environment_of, dims))
             why = f"The project has {self._environments} environments, the most it may have"
             limit = self._environments
             found += _new(columns, environments, known.environments, admitted.environments, limit, "environment", why)
@@ -93,14 +94,13 @@ class Cardinality:
     def admit(self, project: str, columns: Columns) -> None:
         """Note what events bring that are taken."""
         known, dims = self._view.names(project), columns.dims
-        days = {hour // HOURS_PER_DAY for hour in {dim[0] for dim in dims}} - known.days
-        models = {dim[2] for dim in dims} - known.models
-        environments = {dim[3] for dim in dims} - known.environments
+        admitted = self._admitted.get(project, _NOTHING)
+        days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days - admitted.days
+        models = set(map(_model_of, dims)) - known.models - admitted.models
+        environments = set(map(_environment_of, dims)) - known.environments - admitted.environments
         if not (days or models or environments):
             return
-        admitted = self._admitted.get(project)
-        if admitted is None:
-            admitted = self._admitted[project] = Names()
+        admitted = self._admitted.setdefault(project, Names())
         admitted.days = (admitted.days | days) - known.days
         admitted.models = (admitted.models | models) - known.models
         admitted.environments = (admitted.environments | environments) - known.environments
@@ -141,6 +141,8 @@ class Cardinality:
 
 
 _NOTHING: Final = Names()
+_hour_of, _model_of, _environment_of = itemgetter(0), itemgetter(2), itemgetter(3)
+"""Of a dim."""
 
 
 def _users_and_dims(columns: Columns) -> Iterator[tuple[str | None, int]]:

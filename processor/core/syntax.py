@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from processor.core.event import FIELDS, MAX_KEY_SHOWN, MAX_TEXT, Fault
 
-MAX_BYTES: Final = 32 * 1024
+MAX_BYTES: Final = 16 * 1024
 """Bytes of a line up to which its fields are looked for: a request of a hundred bad lines must cost little."""
 
 MAX_FIELDS: Final = 256

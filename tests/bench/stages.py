@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core import claims, codec, message
+from processor.core.columns import Columns
 from processor.core.dedupe import U64, Places, resolve
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Changes, Tables
@@ -18,6 +19,7 @@ from processor.log.tail import BATCH as FOLLOWER_BATCH
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.state.index import IdIndex
 from server import grpc_request, ndjson
+from server.cardinality import Cardinality
 from server.inflate import inflate
 from server.views import View
 from tests.bench.context import Bench
@@ -85,10 +87,12 @@ def run(bench: Bench, watch: Watch) -> None:
 def _front_end(bench: Bench, watch: Watch) -> list[bytes]:
     """From request bodies to messages."""
     parts = []
+    bounds = Cardinality(View())
     for body in read_bodies(bench.corpus.bodies("json")):
         text = watch.time("http: inflate gzip", BATCH, inflate, body, "gzip")
         records, _ = watch.time("http: split lines", BATCH, ndjson.split, text, BATCH)
         decoded = watch.time("http: decode", BATCH, codec.decode, "json", records, "partial", AT)
+        watch.time("both: bounds of a project", BATCH, _bound, bounds, decoded.columns)
         parts.append(watch.time("both: build_blocks", BATCH, build_blocks, SOURCE, decoded.columns, 1)[0])
     for raw in read_bodies(bench.corpus.bodies("proto")):
         request = watch.time("grpc: split events", BATCH, grpc_request.parse, raw, BATCH)
@@ -98,6 +102,12 @@ def _front_end(bench: Bench, watch: Watch) -> list[bytes]:
         chosen = parts[start : start + REQUESTS]
         values.append(watch.time("both: message encode", BATCH * len(chosen), message.encode, chosen))
     return values
+
+
+def _bound(bounds: Cardinality, columns: Columns) -> None:
+    """What intake asks of each batch."""
+    bounds.beyond("default", columns)
+    bounds.admit("default", columns)
 
 
 def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:

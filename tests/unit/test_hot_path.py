@@ -27,6 +27,7 @@ BUDGETS = {
     "http: inflate gzip": (2.0, 0.1),
     "http: split lines": (2.6, 0.1),
     "http: decode": (137.0, 2.0),
+    "both: bounds of a project": (3.4, 0.1),
     "both: build_blocks": (1.0, 0.1),
     "grpc: split events": (110.0, 1.3),
     "grpc: decode": (80.0, 2.2),

@@ -70,6 +70,14 @@ def test_money_is_exact(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("part", "whole", "said"),
+    [("0", "0", "–"), ("1", "3", "33.3%"), ("5", "5", "100.0%"), ("20000", "3", "100.0%"), ("7", "0", "–")],
+)
+def test_no_rate_is_above_100_percent(run: Run, part: str, whole: str, said: str) -> None:
+    assert run("exact.js", "return module.rate(...argument)", [part, whole]) == said
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "said"),
     [
         ("0", "0", "–"),
         ("0", "5", "0.0%"),
