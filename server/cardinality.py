@@ -91,19 +91,30 @@ class Cardinality:
             found += self._new_rows(project, columns)
         return found
 
-    def admit(self, project: str, columns: Columns) -> None:
-        """Note what events bring that are taken."""
+    def admit(self, project: str, columns: Columns) -> Names | None:
+        """Note what events bring that are going to be taken; returns what of it is new, for `withdraw`."""
         known, dims = self._view.names(project), columns.dims
         admitted = self._admitted.get(project, _NOTHING)
         days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days - admitted.days
         models = set(map(_model_of, dims)) - known.models - admitted.models
         environments = set(map(_environment_of, dims)) - known.environments - admitted.environments
         if not (days or models or environments):
-            return
+            return None
         admitted = self._admitted.setdefault(project, Names())
         admitted.days = (admitted.days | days) - known.days
         admitted.models = (admitted.models | models) - known.models
         admitted.environments = (admitted.environments | environments) - known.environments
+        new = Names()
+        new.days, new.models, new.environments = days, models, environments
+        return new
+
+    def withdraw(self, project: str, new: Names) -> None:
+        """What `admit` noted is not taken after all. Not for events that may be in the log."""
+        admitted = self._admitted.get(project)
+        if admitted is not None:
+            admitted.days -= new.days
+            admitted.models -= new.models
+            admitted.environments -= new.environments
 
     def _new_users(self, project: str, columns: Columns) -> list[Beyond]:
         view = self._view

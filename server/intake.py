@@ -12,6 +12,7 @@ from msgspec import Struct
 from processor import tracing
 from processor.core import codec
 from processor.core.codec import Wire
+from processor.core.columns import Columns
 from processor.core.event import Handling
 from processor.core.lines import size_of
 from processor.core.message import Source, build_blocks
@@ -125,8 +126,7 @@ class Intake:
             decoded, rejected = self._decode(key, batch, max(now, self._latest()))
             source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
             parts = build_blocks(source, decoded.columns, self._publisher.partitions)
-            with tracing.span("quota.reserve"):
-                reservation = await self._quotas.reserve(key, len(decoded.columns), now)
+            reservation = await self._reserve(key, decoded.columns, now)
             try:
                 with tracing.span("log.append", bytes=size):
                     offsets = await self._publisher.publish(parts, size)
@@ -157,9 +157,18 @@ class Intake:
         if rejected and batch.handling == "strict":
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
-        if self._cardinality is not None:
-            self._cardinality.admit(key.project, decoded.columns)
         return decoded, rejected
+
+    async def _reserve(self, key: Key, columns: Columns, now: int) -> Reservation:
+        """Take room for valid events in the project's bounds and in the quota; raises `Refused` if there is none."""
+        new = None if self._cardinality is None else self._cardinality.admit(key.project, columns)
+        try:
+            with tracing.span("quota.reserve"):
+                return await self._quotas.reserve(key, len(columns), now)
+        except BaseException:
+            if self._cardinality is not None and new is not None:
+                self._cardinality.withdraw(key.project, new)
+            raise
 
 
 def check_count(events: int) -> None:

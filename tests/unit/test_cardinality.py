@@ -123,7 +123,8 @@ async def test_a_bound_on_days_is_exact_while_the_tables_catch_up() -> None:
 
 
 async def test_what_was_refused_takes_no_room() -> None:
-    taken, _ = intake(known(*TWO), days=3, models=3, environments=3)
+    bounds, quotas = Cardinality(known(*TWO), days=3, models=3, environments=3), FakeQuotas()
+    taken = Intake(FakePublisher(), quotas, lambda: NOW, cardinality=bounds)
     for number in range(1, 5):
         wanted = batch(
             {"timestamp": day(-number), "model": f"m{number}", "environment": f"e{number}"}, {"cost_usd": -1}
@@ -131,6 +132,11 @@ async def test_what_was_refused_takes_no_room() -> None:
         wanted.handling = "strict"
         with pytest.raises(Refused):
             await taken.accept(KEY, wanted)
+    quotas.refuse_events = Refused("quota_exceeded", "Monthly quota exceeded", retry_after=60)
+    for number in range(1, 5):
+        with pytest.raises(Refused, match="quota"):
+            await taken.accept(KEY, batch({"timestamp": day(-number), "model": "m", "environment": f"e{number}"}))
+    quotas.refuse_events = None
     wanted = batch(*({"timestamp": day(-n), "model": f"n{n}", "environment": f"f{n}"} for n in (1, 2)))
     assert (await taken.accept(KEY, wanted)).accepted == 2
 
