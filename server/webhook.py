@@ -19,6 +19,20 @@ TIMEOUT: Final = 15.0
 """Seconds for all of a delivery."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that IANA has given out as global unicast addresses (RFC 4291, section 2.4). What lies outside is
+reserved, or leads to this machine and its networks: ::/96, ::ffff:0:0:0/96, 64:ff9b:1::/48, 5f00::/16, fc00::/7,
+fe80::/10, fec0::/10."""
+_SPECIAL: Final[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]] = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        "192.0.0.0/24",  # protocol assignments (RFC 6890)
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "2001::/23",  # protocol assignments (RFC 2928)
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+)
+"""Ranges of the special-purpose registries that `ipaddress` calls global, in this or in some version of Python."""
 
 
 class NotDelivered(Exception):
@@ -26,7 +40,8 @@ class NotDelivered(Exception):
 
 
 def is_public(address: str) -> bool:
-    """True for an address on the internet; not for one of this machine, its networks, or one that leads there."""
+    """Return whether `address` is one of the internet: not one of this machine or its networks, one that leads there
+    through a translation, or one that is reserved. Text that is no IP address is not public."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -37,7 +52,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+        if ip not in _GLOBAL_UNICAST:
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in each for each in _SPECIAL)
 
 
 class PublicResolver(AbstractResolver):
