@@ -39,14 +39,21 @@ MAX_MESSAGE: Final = 21 * 1024 * 1024 + 64 * 1024
 DETAILS_ROOM: Final = 3 * 1024
 """Bytes of field violations in a call's own status: it travels in metadata, which clients bound at 8 KiB."""
 
+MIN_PING_INTERVAL: Final = 5_000
+"""Milliseconds between two pings of a client to which nothing is sent meanwhile. gRPC's own bound is five minutes.
+
+Clients may ping every 10 s at most (grpc-go and grpc-java raise anything below to that); half of it, because two pings
+that were sent 10 s apart may arrive closer together, and early pings add up for as long as a stream is quiet.
+"""
+
 OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.http2.max_ping_strikes", 2),  # pings beyond that interval: the connection is told to go away
+    ("grpc.keepalive_permit_without_calls", 1),  # else pings between two calls may come every two hours only
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL),
+    ("grpc.http2.max_ping_strikes", 2),  # so many pings may come too early; the next one ends the connection
     ("grpc.max_concurrent_streams", 512),  # of one connection; a sender's further calls wait on his side
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
