@@ -33,6 +33,7 @@ from server.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.keys import DEFAULT_SCOPES, Key, is_well_formed
+from server.status import API_HEADERS
 
 ROOT: Final = "/v1/admin"
 BUDGETS: Final = "/v1/budgets"
@@ -218,10 +219,6 @@ def _time(text: str) -> int:
 
 
 def _answer(body: object, status: int = 200) -> web.Response:
-    # What an admin reads is not for caches: it may have a key in it.
     return web.Response(
-        body=msgspec.json.encode(body),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        body=msgspec.json.encode(body), status=status, content_type="application/json", headers=API_HEADERS
     )

@@ -27,7 +27,8 @@ from server.alerter import Alerter
 from server.arrivals import Arrivals
 from server.budgeter import Budgeter
 from server.cardinality import Cardinality
-from server.connections import room_for_files
+from server.connection_watch import ConnectionWatch
+from server.connections import Budget, Runner, budget_of_process
 from server.crew import QUOTAS, REQUESTS, Crew
 from server.face import Face
 from server.feed import Feed
@@ -85,9 +86,15 @@ async def run(settings: ServerSettings) -> None:
             await stack.enter_async_context(scraping.door(registry))
             gather = scraping.gather
         desk = AdminDesk(LogAddress.of(settings), face.directory, now)
-        runner, http, port = await _serve_http(settings, face, desk, registry, gather)
+        budget = budget_of_process(tls=settings.tls_cert is not None)
+        runner, http, port = await _serve_http(settings, face, desk, registry, gather, budget)
         stack.push_async_callback(runner.cleanup)
-        server, grpc_port = await _serve_grpc(settings, face, share=crew is not None)
+        connections = ConnectionWatch("grpc", budget.grpc, others=lambda: len(runner.admission))
+        server, grpc_port = await _serve_grpc(settings, face, connections, share=crew is not None)
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(connections.run(grpc_port)))
+        if budget.handshakes:
+            handshakes = ConnectionWatch("http", budget.handshakes, counted=runner.admission.peers)
+            stack.push_async_callback(_stop_reporting, asyncio.create_task(handshakes.run(port)))
         stack.push_async_callback(_close_doors, runner, server)
         stack.callback(face.feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
@@ -199,10 +206,15 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
 
 
 async def _serve_http(
-    settings: ServerSettings, face: Face, desk: AdminDesk, registry: CollectorRegistry, gather: Gather | None
-) -> tuple[web.AppRunner, str, int]:
+    settings: ServerSettings,
+    face: Face,
+    desk: AdminDesk,
+    registry: CollectorRegistry,
+    gather: Gather | None,
+    budget: Budget,
+) -> tuple[Runner, str, int]:
     """With `gather`, that of several processes on one port."""
-    runner = make_runner(create_app(face, desk, registry, gather), connections=room_for_files())
+    runner = make_runner(create_app(face, desk, registry, gather), connections=budget.http)
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None
@@ -210,12 +222,14 @@ async def _serve_http(
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
     share = True if gather is not None else None
-    site = web.TCPSite(runner, host, port, ssl_context=context, backlog=1024, reuse_port=share)
+    site = web.TCPSite(runner, host, port, ssl_context=context, backlog=budget.backlog, reuse_port=share)
     await _patiently(site.start, settings.http_bind)
     return runner, settings.http_bind.rpartition(":")[0], runner.addresses[0][1]
 
 
-async def _serve_grpc(settings: ServerSettings, face: Face, *, share: bool) -> tuple[grpc.aio.Server, int]:
+async def _serve_grpc(
+    settings: ServerSettings, face: Face, connections: ConnectionWatch, *, share: bool
+) -> tuple[grpc.aio.Server, int]:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
@@ -223,7 +237,7 @@ async def _serve_grpc(settings: ServerSettings, face: Face, *, share: bool) -> t
 
     async def start() -> tuple[grpc.aio.Server, int]:
         try:
-            return await make_server(face, bind=settings.grpc_bind, tls=tls, share=share)
+            return await make_server(face, bind=settings.grpc_bind, tls=tls, share=share, connections=connections)
         except RuntimeError as error:  # what gRPC raises for a port it cannot have
             raise OSError(errno.EADDRINUSE, str(error)) from None
 

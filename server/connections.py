@@ -1,37 +1,93 @@
-"""What keeps many, slow and idle connections of the HTTP door from being a burden."""
+"""What keeps many, slow and idle connections of the HTTP API from being a burden."""
 
 import asyncio
 import logging
+import re
 import resource
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple
 
-from aiohttp import web
+import msgspec
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
+from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, InvalidHeader, InvalidURLError, LineTooLong
+from aiohttp.web_protocol import RequestPayloadError
 
 from server import gate
+from server.admission import Admission, network_of
+from server.connection_watch import MAX_GRPC, peer_of
 from server.errors import Refused
-from server.gate import Gate
-from server.status import http_response
+from server.gate import MAX_HEAD, Gate
+from server.status import API_HEADERS
 
 KEEPALIVE: Final = 75.0
 """Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
-MAX_CONNECTIONS: Final = 8192
-SPARE_FILES: Final = 256
-"""Open files that are kept for everything but connections."""
-MAX_LINE: Final = 8190
-MAX_FIELD: Final = 8190
-MAX_HEADERS: Final = 64
-"""Bytes of the request line and of one header, and how many of those; beyond them the answer is 400."""
+MAX_HTTP: Final = 8192
+"""HTTP connections at once, where the process may have the files for them."""
+PROBE_CONNECTIONS: Final = 256
+"""HTTP connections beyond those, on which nothing but probes is answered."""
+OWN_FILES: Final = 256
+"""Open files of the process besides its connections."""
+BACKLOG: Final = 1024
+"""Connections that wait to be accepted, and may be within one turn of the event loop: so many are open for a moment
+although they are refused."""
+MAX_HEADERS: Final = 128
+"""Headers of a request; `gate.MAX_HEAD` bounds its head in bytes. Beyond them the answer is 400."""
 SHUTDOWN_TIMEOUT: Final = 3.0
 """Seconds that requests get to end when the server stops."""
 
-_ANSWER: Final = http_response(Refused("unavailable", "Too many connections; try again", retry_after=1), close=True)
+
+def too_many_connections() -> Refused:
+    """Why a request is refused on a connection beyond the bounds."""
+    return Refused("unavailable", "Too many connections; try again", retry_after=1)
+
+
+class Budget(NamedTuple):
+    """The process's open files, divided."""
+
+    http: int
+    """Connections of the HTTP API."""
+    handshakes: int
+    """Those that have not done their TLS handshake; none are kept for them where there is no TLS."""
+    grpc: int
+    """Connections of the gRPC API."""
+    backlog: int
+    """Connections that may wait to be accepted by the HTTP API, and of which so many may be refused at once."""
+
+
+def budget_of(files: int | None, *, tls: bool = False) -> Budget:
+    """Divide a limit of open files, None for no limit: two thirds of the connections are for HTTP, one is for gRPC.
+
+    All of it and PROBE_CONNECTIONS and OWN_FILES are within `files`, if those are 1,024 or more.
+    """
+    backlog = BACKLOG if files is None else max(min(BACKLOG, files // 8), 16)
+    if files is None:
+        http, grpc = MAX_HTTP, MAX_GRPC
+    else:
+        connections = files - OWN_FILES - PROBE_CONNECTIONS - backlog
+        http, grpc = max(min(MAX_HTTP, connections * 2 // 3), 16), max(min(MAX_GRPC, connections // 3), 8)
+    handshakes = http // 4 if tls else 0
+    return Budget(http - handshakes, handshakes, grpc, backlog)
+
+
+def budget_of_process(*, tls: bool) -> Budget:
+    """Raise this process's limit of open files as far as it may go and is of use, and divide it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_HTTP + PROBE_CONNECTIONS + MAX_GRPC + BACKLOG + OWN_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return budget_of(None if soft == resource.RLIM_INFINITY else soft, tls=tls)
 
 
 class Runner(web.AppRunner):
-    """Runs an application; beyond `connections` at once, a new one gets a 503 and its end."""
+    """Runs an application with at most so many `connections` at once, and PROBE_CONNECTIONS more for probes.
 
-    __slots__ = ("_bounds", "_gate", "_limit")
+    `admission` decides on them; connections are closed after `keepalive` seconds without a request.
+    """
+
+    __slots__ = ("_bounds", "_gate", "admission")
 
     def __init__(
         self,
@@ -39,7 +95,7 @@ class Runner(web.AppRunner):
         logger: logging.Logger,
         gate: Gate,
         *,
-        connections: int = MAX_CONNECTIONS,
+        connections: int = MAX_HTTP,
         keepalive: float = KEEPALIVE,
     ) -> None:
         self._bounds: dict[str, Any] = {
@@ -47,13 +103,13 @@ class Runner(web.AppRunner):
             "auto_decompress": False,  # bodies come as they were sent, for we inflate them ourselves, with a bound
             "logger": logger,
             "keepalive_timeout": keepalive,
-            "max_line_size": MAX_LINE,
-            "max_field_size": MAX_FIELD,
+            "max_line_size": MAX_HEAD,
+            "max_field_size": MAX_HEAD,
             "max_headers": MAX_HEADERS,
         }
         super().__init__(app, shutdown_timeout=SHUTDOWN_TIMEOUT, **self._bounds)
         self._gate = gate
-        self._limit = connections
+        self.admission: Admission[Connection] = Admission(connections, PROBE_CONNECTIONS)
 
     @property
     def server(self) -> Any:
@@ -63,13 +119,7 @@ class Runner(web.AppRunner):
 
     def _bounded(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         loop = asyncio.get_running_loop()
-
-        def make() -> asyncio.Protocol:
-            if len(server.connections) >= self._limit:
-                return _Refusal()
-            return Connection(self._gate, server, loop=loop, **self._bounds)
-
-        return make
+        return lambda: Connection(self._gate, self.admission, server, loop=loop, **self._bounds)
 
 
 class Connection(web.RequestHandler):
@@ -79,17 +129,53 @@ class Connection(web.RequestHandler):
     parser. So no answer of the gate can be taken for one to another request.
     """
 
-    __slots__ = ("_gate", "_has_part", "held", "is_refused")
+    __slots__ = (
+        "_admission",
+        "_answers",
+        "_body",
+        "_end",
+        "_gate",
+        "_has_ended",
+        "_head",
+        "held",
+        "is_probe_only",
+        "is_refused",
+        "network",
+        "peer",
+    )
 
-    def __init__(self, gate: Gate, server: web.Server, **bounds: Any) -> None:
+    def __init__(self, gate: Gate, admission: "Admission[Connection]", server: web.Server, **bounds: Any) -> None:
         super().__init__(server, **bounds)
         self.held: bytes | None = None
         """What has arrived of a batch that waits."""
         self.is_refused = False
         """Whether what is under way is refused: the request that was held, and any that came behind it."""
+        self.is_probe_only = False
+        """Whether there are too many connections for this one to be of use for more than a probe."""
+        self.peer = ("", 0)
+        """Address and port of the client."""
+        self.network = ""
+        """What it shares connections with: `network_of` the address."""
         self._gate = gate
-        self._has_part = False
-        """Whether the parser has the beginning of a head."""
+        self._admission = admission
+        self._answers = 0
+        self._body: StreamReader = EMPTY_PAYLOAD
+        """Of the request that arrived last."""
+        self._head = 0
+        """Bytes that the parser has of a head that is not complete."""
+        self._end = b""
+        """The last of them."""
+        self._has_ended = False
+        """Whether the client has ended its side: nothing more will come."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection; beyond the bounds it is for probes only."""
+        super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        if isinstance(address, tuple):
+            self.peer = peer_of(address)
+            self.network = network_of(self.peer[0])
+        self.is_probe_only = not self._admission.admit(self, self._loop.time())
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
@@ -98,14 +184,25 @@ class Connection(web.RequestHandler):
             self._gate.hold(len(data))
             self.held += data
         elif not self._is_idle():
-            super().data_received(data)
-        elif self._has_part or not data.startswith(gate.START) or self._gate.lets_in():
+            self._go_on(data)
+        elif self._head or self.is_probe_only or not data.startswith(gate.START) or self._gate.lets_in():
             self._begin(data)
         else:
             self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout  # to aiohttp it is idle
             self._gate.hold(len(data))
             self.held = data
             self._gate.wait(self)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's own returns None: False
+        """The client has ended its side. What it has asked for is answered first; False: nothing is, so close.
+
+        Over TLS there is no such thing: the connection ends as a whole. Nor is there once an answer has begun: it is
+        with the transport, or it is a stream, which ends with its client.
+        """
+        if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
+            return False
+        self._has_ended = True
+        return self.held is not None or self._has_to_answer()
 
     def let_in(self) -> None:
         """Go on with the request that was held."""
@@ -120,6 +217,8 @@ class Connection(web.RequestHandler):
             return
         refused(gate.full())
         self.transport.write(gate.ANSWER)
+        if self._has_ended:
+            self.force_close()
 
     def close(self) -> None:
         """The server stops: who is held is told so first."""
@@ -131,7 +230,47 @@ class Connection(web.RequestHandler):
         """The client is gone, or was sent away."""
         if self.held is not None:
             self._take()
+        self._admission.forget(self)
         super().connection_lost(exc)
+
+    def idle_since(self) -> float | None:
+        """Return the loop's time since when no request is under way; None: one is."""
+        if self.held is not None or not self._is_idle():
+            return None
+        return self._next_keepalive_close_time - self.keepalive_timeout
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has made so far."""
+        return self._request_count
+
+    async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> tuple[Any, bool]:
+        """Send an answer; the last one to a client that has ended its side ends the connection."""
+        done = await super().finish_response(request, resp, start_time)
+        self._answers += 1
+        if self._has_ended and self._answers == self._request_count:
+            super().close()
+        return done
+
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP request, or one whose handler failed, without a word of what was sent."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("An answer has begun, so there can be none of the error")
+        if status == 400:
+            text = head_fault(exc)
+        else:
+            self.log_exception("Error handling a request", exc_info=exc)
+            text = "Internal server error"
+        response = web.Response(
+            body=msgspec.json.encode({"error": text}),
+            status=status,
+            headers=API_HEADERS,
+            content_type="application/json",
+        )
+        response.force_close()
+        return response
 
     def _is_idle(self) -> bool:
         waiter = self._waiter
@@ -146,23 +285,112 @@ class Connection(web.RequestHandler):
         return data
 
     def _begin(self, data: bytes, *, is_refused: bool = False) -> None:
+        """Parse bytes that came while no request was under way: a head, or a part of it, is first in them."""
         self.is_refused = is_refused
+        if self._head + len(data) > MAX_HEAD and not self._fits(data):
+            self._refuse_head()
+            return
+        count = self._request_count
         super().data_received(data)
-        self._has_part = self._is_idle()
+        if self._request_count != count:
+            self._body = self._messages[-1][1]
+        if self._is_idle():
+            self._head += len(data)
+            self._end = (self._end + data)[-3:]
+        else:
+            self._head, self._end = 0, b""
+        if self._has_ended and not self._has_to_answer():
+            self.force_close()
+
+    def _fits(self, data: bytes) -> bool:
+        """Whether the head that goes on with `data` ends within its bound."""
+        end = (self._end + data).find(b"\r\n\r\n", 0, MAX_HEAD - self._head + len(self._end))
+        return end >= 0
+
+    def _refuse_head(self) -> None:
+        if self.transport is not None:
+            self.transport.write(_HEAD_TOO_LONG)
+        self.force_close()
+
+    def _go_on(self, data: bytes) -> None:
+        """Parse bytes that came while a request is under way: of its body or its trailers, or of requests behind it.
+
+        What is neither a request nor of a body, however many pieces it comes in, is bounded like a head.
+        """
+        count, size = self._request_count, self._body.total_bytes
+        super().data_received(data)
+        if self._request_count != count:
+            self._body = self._messages[-1][1]
+        elif self._body.total_bytes == size and data:
+            self._bound(data)
+            return
+        self._head, self._end = 0, b""
+
+    def _bound(self, data: bytes) -> None:
+        self._head += len(data)
+        self._end = (self._end + data)[-3:]
+        if self._head > MAX_HEAD:
+            self._break_off()
+            super().close()  # nothing more is taken; what came before is answered
+
+    def _has_to_answer(self) -> bool:
+        """Whether there are requests to be answered. Nothing more will come: a body that is not complete never is."""
+        if self._answers == self._request_count:
+            return False
+        if self._reading_paused or self._buffer_paused:
+            return True  # the parser has not seen all; this is looked at again when it has
+        current = self._current_request
+        if not self._messages and current is not None and current.writer.output_size > 0:
+            return False
+        self._break_off()
+        return True
+
+    def _break_off(self) -> None:
+        """Nothing more of a body will come: one that is not complete is an error for whoever reads it."""
+        if not self._body.is_eof():
+            self._body.set_exception(RequestPayloadError("The body breaks off"))
+            self._body.feed_eof()
 
 
-class _Refusal(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        writer = cast(asyncio.Transport, transport)
-        writer.write(_ANSWER)
-        writer.close()
+# --- what is wrong with a head ---------------------------------------------------------------------------------------
+
+_DUPLICATE: Final = re.compile(r"Duplicate '([A-Za-z-]+)' header found\.")
+_PARSER: Final = re.compile(r"(?:Bad status line:\n +)?([A-Za-z][^\n]*?):\n\n")
 
 
-def room_for_files() -> int:
-    """Raise this process's limit of open files as far as it may go; returns how many connections that leaves."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + SPARE_FILES if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(MAX_CONNECTIONS, soft - SPARE_FILES), 16)
+def head_fault(error: BaseException | None) -> str:
+    """Say what is wrong with a request that the HTTP parser refuses.
+
+    aiohttp's own texts repeat what was sent, and with it keys; of those only what llhttp says of itself is used.
+    """
+    text = error.message if isinstance(error, BadHttpMessage) else ""
+    if isinstance(error, LineTooLong):
+        return HEAD_TOO_LONG
+    if text == "Too many headers received":
+        return f"The request has more than {MAX_HEADERS} headers"
+    if text == "Missing 'Host' header in request.":
+        return "The Host header is missing, which HTTP/1.1 asks for"
+    if found := _DUPLICATE.fullmatch(text):
+        return f"The header {found[1]} is there more than once"
+    if isinstance(error, InvalidHeader):
+        return "A header has a character that no header may have"
+    if isinstance(error, BadHttpMethod) and text.startswith("Received HTTPS traffic"):
+        return "This is TLS, on a port that is without it: use http://"
+    if isinstance(error, InvalidURLError):
+        return "The request target is not a path or an address"
+    if found := _PARSER.match(text):
+        return f"This is not a well-formed HTTP/1.1 request: {found[1]}"
+    return "This is not a well-formed HTTP/1.1 request"
+
+
+HEAD_TOO_LONG: Final = f"The request line and the headers are longer than {MAX_HEAD} bytes"
+
+
+def _closing(status: str, error: str) -> bytes:
+    body = msgspec.json.encode({"error": error})
+    headers = {"Content-Type": "application/json", **API_HEADERS, "Content-Length": len(body), "Connection": "close"}
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+_HEAD_TOO_LONG: Final = _closing("400 Bad Request", HEAD_TOO_LONG)

@@ -28,8 +28,8 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 START: Final = b"POST /v1/ingest"
 """How a batch begins."""
-MAX_HEAD: Final = 8192
-"""Bytes in which a head is looked for."""
+MAX_HEAD: Final = 32 * 1024
+"""Bytes of a request line and its headers."""
 _LINE: Final = START + b" HTTP/1.1\r\n"
 _KEY: Final = re.compile(rb"\r\nx-api-key:[ \t]*([!-~]*)", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)

@@ -5,7 +5,7 @@ Requests come as raw bytes and are parsed here, so that one that cannot be is an
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
 import structlog
@@ -19,6 +19,7 @@ from processor import tracing
 from processor.core.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server import access, grpc_answers, grpc_request, prefer, traces
+from server.connection_watch import MAX_GRPC, ConnectionWatch
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.grpc_health import HealthService
@@ -67,28 +68,39 @@ log = structlog.get_logger(__name__)
 
 
 async def make_server(
-    face: Face, *, bind: str, tls: grpc.ServerCredentials | None = None, share: bool = False
+    face: Face,
+    *,
+    bind: str,
+    tls: grpc.ServerCredentials | None = None,
+    share: bool = False,
+    connections: ConnectionWatch | None = None,
 ) -> tuple[grpc.aio.Server, int]:
-    """A server that is bound but not started, and its port, which other processes may `share`.
+    """Return a server that is bound but not started, and its port, which other processes may `share`.
 
-    Raises `RuntimeError` if `bind` cannot be had.
+    It accepts no more than the limit of `connections`, which has to be run beside it, and keeps them informed. Raises
+    `RuntimeError` if `bind` cannot be had.
     """
-    options = [*OPTIONS, ("grpc.so_reuseport", int(share))]  # else a taken port is an error, not a second server on it
+    connections = connections or ConnectionWatch("grpc", MAX_GRPC)
+    options = [
+        *OPTIONS,
+        ("grpc.so_reuseport", int(share)),  # else a taken port is an error, not a second server on it
+        ("grpc.max_allowed_incoming_connections", connections.limit),  # a further one is closed when it is accepted
+    ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
-    ingest, usage, logged = _Ingest(face), _Usage(face), face.access_log
+    ingest, usage, around = _Ingest(face), _Usage(face), _Around(face.access_log, connections)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
-                INGEST, {"Ingest": _unary(ingest.Ingest, logged), "IngestStream": _stream(ingest.IngestStream, logged)}
+                INGEST, {"Ingest": _unary(ingest.Ingest, around), "IngestStream": _stream(ingest.IngestStream, around)}
             ),
             grpc.method_handlers_generic_handler(
                 USAGE,
                 {
-                    "ListUsers": _unary(usage.ListUsers, logged),
-                    "GetUser": _unary(usage.GetUser, logged),
-                    "GetCosts": _unary(usage.GetCosts, logged),
-                    "GetQuota": _unary(usage.GetQuota, logged),
-                    "WatchUsers": _server_stream(usage.WatchUsers, logged),
+                    "ListUsers": _unary(usage.ListUsers, around),
+                    "GetUser": _unary(usage.GetUser, around),
+                    "GetCosts": _unary(usage.GetCosts, around),
+                    "GetQuota": _unary(usage.GetQuota, around),
+                    "WatchUsers": _server_stream(usage.WatchUsers, around),
                 },
             ),
         )
@@ -234,27 +246,36 @@ def _params(request: Message) -> dict[str, str]:
 _INTERNAL: Final = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="Internal server error")
 
 
-def _unary(method: Callable[[bytes, Context], Awaitable[Message]], logged: bool) -> "grpc.RpcMethodHandler[Any, Any]":
+class _Around(NamedTuple):
+    """What happens around every call."""
+
+    logged: bool
+    connections: ConnectionWatch
+
+
+def _unary(
+    method: Callable[[bytes, Context], Awaitable[Message]], around: _Around
+) -> "grpc.RpcMethodHandler[Any, Any]":
     async def behavior(raw: bytes, context: Context) -> Message:
-        return await _with_status(method(raw, context), context, logged)
+        return await _with_status(method(raw, context), context, around)
 
     return grpc.unary_unary_rpc_method_handler(behavior, response_serializer=_serialize)
 
 
-def _stream(method: Callable[[Context], Awaitable[None]], logged: bool) -> "grpc.RpcMethodHandler[Any, Any]":
+def _stream(method: Callable[[Context], Awaitable[None]], around: _Around) -> "grpc.RpcMethodHandler[Any, Any]":
     async def behavior(_: object, context: Context) -> None:
-        await _with_status(method(context), context, logged)
+        await _with_status(method(context), context, around)
 
     return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=_serialize)
 
 
 def _server_stream(
-    method: Callable[[bytes, Context], Awaitable[None]], logged: bool
+    method: Callable[[bytes, Context], Awaitable[None]], around: _Around
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """`method` writes serialized messages: many subscribers may share them."""
 
     async def behavior(raw: bytes, context: Context) -> None:
-        await _with_status(method(raw, context), context, logged)
+        await _with_status(method(raw, context), context, around)
 
     return grpc.unary_stream_rpc_method_handler(behavior)
 
@@ -262,31 +283,38 @@ def _server_stream(
 _T = TypeVar("_T")
 
 
-async def _with_status(answer: Awaitable[_T], context: Context, logged: bool) -> _T:
+async def _with_status(answer: Awaitable[_T], context: Context, around: _Around) -> _T:
     """The answer, or the call's own status for a refusal; only the unexpected is logged, or every call's end."""
-    if not (logged or tracing.is_on()):
-        return await _answer(answer, context)
-    began, metadata = time.monotonic(), _metadata(context)
-    method = getattr(answer, "__name__", "")
+    peer = context.peer()
+    with around.connections.call(peer):
+        if not (around.logged or tracing.is_on()):
+            return await _answer(answer, context, peer, around.connections)
+        began, metadata = time.monotonic(), _metadata(context)
+        method = getattr(answer, "__name__", "")
 
-    def code() -> grpc.StatusCode:
-        found: Any = context.code()  # nothing yet, where all went well
-        return found or grpc.StatusCode.OK
+        def code() -> grpc.StatusCode:
+            found: Any = context.code()  # nothing yet, where all went well
+            return found or grpc.StatusCode.OK
 
-    answered = _answer(answer, context)
-    if tracing.is_on():
-        answered = traces.trace_call(INGEST if method.startswith("Ingest") else USAGE, method, metadata, code, answered)
+        answered = _answer(answer, context, peer, around.connections)
+        if tracing.is_on():
+            service = INGEST if method.startswith("Ingest") else USAGE
+            answered = traces.trace_call(service, method, metadata, code, answered)
+        try:
+            return await answered
+        finally:
+            if around.logged:
+                access.log_call(method, code(), began, peer, metadata.get("x-api-key"))
+
+
+async def _answer(answer: Awaitable[_T], context: Context, peer: str, connections: ConnectionWatch) -> _T:
     try:
-        return await answered
-    finally:
-        if logged:
-            access.log_call(method, code(), began, context.peer(), metadata.get("x-api-key"))
-
-
-async def _answer(answer: Awaitable[_T], context: Context) -> _T:
-    try:
-        return await answer
+        answered = await answer
+        connections.know(peer)
+        return answered
     except Refused as refused:
+        if refused.reason != "unauthenticated":
+            connections.know(peer)
         status = grpc_status(refused, DETAILS_ROOM)
     except Exception:
         log.exception("grpc_call_failed")

@@ -17,7 +17,7 @@ from processor import tracing
 from processor.core.event import Handling
 from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
 from server.admin_desk import AdminDesk
-from server.connections import Connection, Runner
+from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.gate import Gate, full
@@ -28,7 +28,7 @@ from server.metrics import Gather
 from server.queries import check_names
 from server.room import Hold
 from server.sse import stream_users
-from server.status import NDJSON, TABLE, http_body, http_headers
+from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -39,6 +39,8 @@ NAMELESS: Final = (
     "This path names no user. The ids . and .. cannot stand in a path: browsers, curl and proxies resolve them; "
     "ask for GET /v1/users/?user_id=ID"
 )
+PROBES: Final = frozenset({"/healthz", "/readyz"})
+"""What is answered also while there are too many connections."""
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
@@ -254,25 +256,41 @@ def _user_id(request: web.Request) -> str:
     return text.encode(errors="replace").decode()
 
 
+def _unknown_coding(request: web.Request) -> str | None:
+    """Return the transfer coding that is applied to the body besides `chunked`, if there is one (RFC 9112, 6.1)."""
+    values = ",".join(request.headers.getall(hdrs.TRANSFER_ENCODING))
+    codings = [each.strip().lower().partition(";")[0].rstrip() for each in values.split(",")]
+    return next((each for each in codings if each not in ("chunked", "")), None)
+
+
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """`body` as JSON."""
-    return web.Response(body=render.encode(body), status=status, headers=headers, content_type="application/json")
+    """Return `body` as JSON; `headers` are added to those of every answer of the API."""
+    every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
+    return web.Response(body=render.encode(body), status=status, headers=every, content_type="application/json")
 
 
 def error_response(refused: Refused) -> web.Response:
     """The answer to a refused request."""
     status = TABLE[refused.reason][0]
-    headers = http_headers(refused)
+    headers = {**API_HEADERS, **http_headers(refused)}
     return web.Response(body=http_body(refused), status=status, headers=headers, content_type="application/json")
 
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error is answered as JSON, and only the unexpected one is logged."""
+    """Answer every error as JSON, and log only the unexpected one."""
     try:
+        if hdrs.TRANSFER_ENCODING in request.headers and (coding := _unknown_coding(request)):
+            message = f"Transfer-Encoding: {coding} is not supported, only chunked; pack the body by Content-Encoding"
+            return json_response({"error": message}, 501)
+        connection = request.protocol
+        if isinstance(connection, Connection) and connection.is_probe_only:
+            response = await handler(request) if request.path in PROBES else error_response(too_many_connections())
+            response.force_close()
+            return response
         return await handler(request)
     except Refused as refused:
         return error_response(refused)

@@ -13,11 +13,11 @@ from server.budgets import Reached
 from server.changes import Frame
 from server.errors import Refused
 from server.face import Face, secret_of
-from server.status import http_body
+from server.status import API_HEADERS, http_body
 
 HEADERS: Final = {
+    **API_HEADERS,
     "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # a proxy that knows it passes events on as they come
 }
 HELLO: Final = b": spendstream\nretry: 1000\n\n"

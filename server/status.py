@@ -17,6 +17,9 @@ MAX_RETRY_AFTER: Final = 60
 
 NDJSON: Final = "application/x-ndjson"
 
+API_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of every answer of the API: it is a tenant's data, for this client only, and never a page."""
+
 _Code = grpc.StatusCode
 TABLE: Final[dict[Reason, tuple[int, grpc.StatusCode]]] = {
     "bad_request": (400, _Code.INVALID_ARGUMENT),
@@ -68,9 +71,10 @@ def http_body(refused: Refused) -> bytes:
 
 
 def http_response(refused: Refused, *, close: bool = False) -> bytes:
-    """The whole answer as it is on the wire, for where there is no request to answer; `close`: and no next one."""
+    """Return the whole response as bytes, for where there is no request to answer; `close`: the connection ends."""
     status, body = HTTPStatus(TABLE[refused.reason][0]), http_body(refused)
-    headers = {"Content-Type": "application/json", **http_headers(refused), "Content-Length": str(len(body))}
+    headers = {"Content-Type": "application/json", **API_HEADERS, **http_headers(refused)}
+    headers["Content-Length"] = str(len(body))
     if close:
         headers["Connection"] = "close"
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import socket
+import struct
 from dataclasses import replace
 
 import pytest
@@ -183,12 +185,28 @@ async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch:
     _, writer = await connect(doors)
     writer.write(request())
     await asyncio.sleep(0.05)
+    at_once = struct.pack("ii", 1, 0)  # a reset: by an end alone nobody can tell it from a client that waits for more
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     writer.transport.abort()
     await asyncio.sleep(0.05)
     monkeypatch.undo()
     assert (await doors.post(BODY)).status == 202
     await asyncio.sleep(0.05)
     assert len(doors.stored()) == 1
+
+
+@pytest.mark.parametrize(("per_turn", "status"), [(32, 202), (0, 503)])
+async def test_who_has_ended_its_side_while_it_waits_gets_its_answer(
+    doors: Doors, shut: pytest.MonkeyPatch, per_turn: int, status: int
+) -> None:
+    reader, writer = await connect(doors)
+    writer.write(request())
+    writer.write_eof()
+    await asyncio.sleep(0.05)
+    shut.setattr("server.gate.PER_TURN", per_turn)
+    assert (await read_answer(reader))[0] == status
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
 
 
 async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,22 @@
 """Connections that are many, slow, idle or abusive. The bounds are small here, so that nothing has to wait for long."""
 
 import asyncio
+import contextlib
+import json
 import struct
 import time
+from importlib import import_module
+from pathlib import Path
 
 import grpc
 import pytest
 
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.grpc_service import OPTIONS
+from server.admission import MIN_IDLE
+from server.connection_watch import ConnectionWatch
+from server.connections import PROBE_CONNECTIONS
+from server.grpc_service import OPTIONS, make_server
+from server.publisher import FakePublisher, Parts
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_ndjson
 
@@ -18,6 +26,18 @@ HEAD = (
     f"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nx-api-key: {SECRET}\r\n"
     f"Content-Type: application/x-ndjson\r\nContent-Length: {len(BODY)}\r\n"
 )
+
+
+class HeldPublisher(FakePublisher):
+    """A log that is durable only after `durable` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.durable = asyncio.Event()
+
+    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+        await self.durable.wait()
+        return await super().publish(parts, size)
 
 
 async def connect(doors: Doors) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -59,15 +79,28 @@ async def test_a_connection_between_two_requests_has_to_go_on_in_time() -> None:
         writer.close()
 
 
+PROBE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def read_closed(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, str], bytes]:
+    """Status line, headers by lower-case name, and body of the one answer that comes before the end."""
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    headers = {name.lower(): value for name, _, value in (line.decode().partition(": ") for line in lines)}
+    return status, headers, body
+
+
 async def test_too_many_connections_are_told_so_and_closed() -> None:
     async with open_doors(connections=3) as doors:
         held = [await connect(doors) for _ in range(3)]
         await asyncio.sleep(0.05)
         reader, writer = await connect(doors)
-        answer = await asyncio.wait_for(reader.read(), 10)
-        assert answer.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nRetry-After: 1\r\n" in answer
-        assert answer.endswith(b'{"error":"Too many connections; try again"}')
+        writer.write(HEAD.encode() + b"\r\n" + BODY)
+        status, headers, body = await read_closed(reader)
+        assert status.startswith(b"HTTP/1.1 503 ")
+        assert (headers["retry-after"], headers["connection"]) == ("1", "close")
+        assert body == b'{"error":"Too many connections; try again"}'
+        assert not doors.stored()
         writer.close()
         for _, each in held:
             each.close()
@@ -76,27 +109,228 @@ async def test_too_many_connections_are_told_so_and_closed() -> None:
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_probe_is_answered_whatever_the_number_of_connections(path: str) -> None:
+    async with open_doors(connections=3) as doors:
+        held = [await connect(doors) for _ in range(3 + 2 * PROBE_CONNECTIONS)]
+        for _ in range(3):
+            reader, writer = await connect(doors)
+            writer.write(PROBE.replace(b"/healthz", path.encode()))
+            status, headers, _ = await read_closed(reader)
+            assert (status, headers["connection"]) == (b"HTTP/1.1 200 OK", "close")
+            writer.close()
+        for _, each in held:
+            each.close()
+
+
+async def test_idle_connections_make_room_for_those_that_ask_for_something() -> None:
+    async with open_doors(connections=4) as doors:
+        known = await connect(doors)
+        known[1].write(PROBE)
+        assert await known[0].readuntil(b"}")
+        idle = [await connect(doors) for _ in range(3)]
+        await asyncio.sleep(MIN_IDLE + 0.1)
+        assert (await doors.post(BODY)).status == 202
+        assert await asyncio.wait_for(idle[0][0].read(), 10) == b""  # the oldest of those that never asked
+        known[1].write(PROBE)
+        assert (await known[0].readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        for _, each in [known, *idle]:
+            each.close()
+
+
+MARK = "".join(sorted(SECRET[:8])) + "-" + "q" * 20
+FORM_FEED = "\x0c"
+
+
 @pytest.mark.parametrize(
-    "head",
+    ("head", "fault"),
     [
-        HEAD + "x-long: " + "a" * 9000 + "\r\n\r\n",
-        HEAD + "".join(f"x-{n}: 1\r\n" for n in range(100)) + "\r\n",
-        "GET /" + "a" * 9000 + " HTTP/1.1\r\nHost: x\r\n\r\n",
-        "not http at all\r\n\r\n",
-        HEAD.replace("Content-Length: ", "Content-Length: -"),
-        HEAD + "Transfer-Encoding: chunked\r\n\r\n",
+        (HEAD + "x-long: " + "a" * 33_000 + "\r\n\r\n", "longer than 32768 bytes"),
+        (HEAD + "".join(f"x-{n}: {'b' * 1000}\r\n" for n in range(40)) + "\r\n", "longer than 32768 bytes"),
+        (HEAD + "".join(f"x-{n}: 1\r\n" for n in range(130)) + "\r\n", "more than 128 headers"),
+        ("GET /" + "a" * 33_000 + " HTTP/1.1\r\nHost: x\r\n\r\n", "longer than 32768 bytes"),
+        ("not http at all\r\n\r\n", "not a well-formed HTTP/1.1 request"),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"),
+        (HEAD.replace("Content-Length: ", "Content-Length: -"), "not a well-formed HTTP/1.1 request"),
+        (HEAD + "Transfer-Encoding: chunked\r\n\r\n", "not a well-formed HTTP/1.1 request"),
+        (HEAD + "Transfer-Encoding: gzip\r\n\r\n", "not a well-formed HTTP/1.1 request"),
+        (HEAD.replace("Host: x\r\n", "") + "\r\n", "Host header is missing"),
+        (HEAD + "Host: y\r\n\r\n", "Host is there more than once"),
+        (HEAD.replace("\r\n", "\n") + "\n", "not a well-formed HTTP/1.1 request"),
+        (HEAD + f"x-mark: {MARK}\n\r\n\r\n", "not a well-formed HTTP/1.1 request"),
+        (HEAD + f"x-mark {MARK}\r\n\r\n", "not a well-formed HTTP/1.1 request"),
+        (HEAD + f"x-mark: {MARK}\x00{MARK}\r\n\r\n", ""),
+        (HEAD + f"x-mark: {MARK}{FORM_FEED}\r\n\r\n", ""),
+        (HEAD.replace("/v1/ingest", f"{MARK}") + "\r\n", ""),
+        (HEAD.replace("/v1/ingest", f"http://[{MARK}/") + "\r\n", ""),
     ],
-    ids=["a long header", "many headers", "a long path", "garbage", "a negative length", "two lengths"],
 )
-async def test_a_head_beyond_its_bounds_is_answered_and_closed(head: str) -> None:
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_a_head_that_is_refused_is_answered_as_json_and_closed(head: str, fault: str, pieces: int) -> None:
     async with open_doors() as doors:
         reader, writer = await connect(doors)
-        writer.write(head.encode())
-        answer = await asyncio.wait_for(reader.read(100), 10)
-        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), answer
+        sent = head.encode("latin-1")
+        size = -(-len(sent) // pieces)
+        answer = asyncio.create_task(read_closed(reader))
+        for start in range(0, len(sent), size):
+            if not answer.done():
+                writer.write(sent[start : start + size])
+                await asyncio.sleep(0.02)
+        status, headers, body = await answer
+        assert status.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), status
+        assert headers["content-type"].startswith("application/json")
+        assert fault in json.loads(body)["error"]
+        for secret in (SECRET, MARK, "a" * 50, "b" * 50):
+            assert secret.encode() not in body
         writer.close()
         assert not doors.stored()
         assert (await doors.post(BODY)).status == 202
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "".join(f"x-hop-{n}: 1\r\n" for n in range(124)),
+        "x-forwarded-client-cert: " + "a" * 9000 + "\r\n",
+        "x-a: " + "a" * (32 * 1024 - len(HEAD) - len("x-a: \r\n\r\n")) + "\r\n",
+    ],
+    ids=["128 headers", "a header of 9 kB", "32 KiB in all"],
+)
+async def test_heads_as_proxies_make_them_are_taken(more: str, pieces: int) -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        for count in range(1, 4):
+            sent = (HEAD + more + "\r\n").encode() + BODY
+            size = -(-len(sent) // pieces)
+            for start in range(0, len(sent), size):
+                writer.write(sent[start : start + size])
+                await asyncio.sleep(0.01)
+            assert (await asyncio.wait_for(reader.readuntil(b"}"), 10)).startswith(b"HTTP/1.1 202 ")
+            assert len(doors.stored()) == count
+        writer.close()
+
+
+async def test_the_head_behind_a_request_under_way_is_bounded_too() -> None:
+    publisher = HeldPublisher()
+    async with open_doors(publisher) as doors:
+        reader, writer = await connect(doors)
+        writer.write(HEAD.encode() + b"\r\n" + BODY)
+        await asyncio.sleep(0.05)
+        for _ in range(5):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nx-a: " + b"a" * 10_000)
+            await asyncio.sleep(0.02)
+        publisher.durable.set()
+        status, _, _ = await read_closed(reader)
+        assert status.startswith(b"HTTP/1.1 202 ")
+        writer.close()
+
+
+async def test_trailers_are_bounded() -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        head = HEAD.replace(f"Content-Length: {len(BODY)}", "Transfer-Encoding: chunked")
+        writer.write(head.encode() + b"\r\n%x\r\n%b\r\n0\r\n" % (len(BODY), BODY))
+        for number in range(5):
+            writer.write(b"x-%d: " % number + b"a" * 10_000 + b"\r\n")
+            await asyncio.sleep(0.02)
+        status, _, body = await read_closed(reader)
+        assert status.startswith(b"HTTP/1.1 400 "), status
+        assert json.loads(body)["error"] == "The body breaks off or is not well framed"
+        assert not doors.stored()
+        writer.close()
+
+
+# --- a client that has ended its side ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [1, 5])
+async def test_a_client_that_has_ended_its_side_gets_its_answer(pieces: int) -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        sent = HEAD.encode() + b"\r\n" + BODY
+        size = -(-len(sent) // pieces)
+        for start in range(0, len(sent), size):
+            writer.write(sent[start : start + size])
+            await asyncio.sleep(0.01 if pieces > 1 else 0)
+        writer.write_eof()
+        status, _, body = await read_closed(reader)
+        assert (status, json.loads(body)) == (b"HTTP/1.1 202 Accepted", {"accepted": 1})
+        writer.close()
+        assert len(doors.stored()) == 1
+
+
+async def test_it_gets_all_its_answers_also_late_ones() -> None:
+    publisher = HeldPublisher()
+    async with open_doors(publisher) as doors:
+        reader, writer = await connect(doors)
+        writer.write((HEAD.encode() + b"\r\n" + BODY) * 2 + PROBE)
+        writer.write_eof()
+        await asyncio.sleep(0.3)
+        publisher.durable.set()
+        answers = await asyncio.wait_for(reader.read(), 10)
+        assert (answers.count(b"HTTP/1.1 202 "), answers.count(b"HTTP/1.1 200 ")) == (2, 1)
+        writer.close()
+
+
+async def test_a_body_that_ends_too_early_is_refused() -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        writer.write(HEAD.encode() + b"\r\n" + BODY[:-5])
+        writer.write_eof()
+        status, _, body = await read_closed(reader)
+        assert status.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"] == "The body breaks off or is not well framed"
+        writer.close()
+        assert not doors.stored()
+        assert not doors.face.bodies.used
+
+
+async def test_a_large_body_is_read_to_its_end() -> None:
+    body = to_ndjson(
+        [make_event(error_message="x" * 400_000, event_id=f"{n:08x}-0000-4000-8000-000000000000") for n in range(2)]
+    )
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        writer.write(
+            HEAD.replace(f"Content-Length: {len(BODY)}", f"Content-Length: {len(body)}").encode() + b"\r\n" + body
+        )
+        writer.write_eof()
+        status, _, _ = await read_closed(reader)
+        assert status.startswith(b"HTTP/1.1 400 "), status  # each line is beyond its own bound: all of it was read
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", PROBE], ids=["nothing", "a part of a head", "between two"])
+async def test_an_idle_connection_that_is_ended_is_closed(sent: bytes) -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        writer.write(sent)
+        if sent == PROBE:
+            await reader.readuntil(b"}")
+        await asyncio.sleep(0.05)
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+# --- transfer codings -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/ingest", "/v1/users"])
+async def test_a_transfer_coding_that_is_not_known_is_501(path: str) -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        head = HEAD.replace(f"Content-Length: {len(BODY)}", "Transfer-Encoding: gzip, chunked\r\nConnection: close")
+        writer.write(head.replace("/v1/ingest", path).encode() + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+        status, headers, body = await read_closed(reader)
+        assert (status, headers["cache-control"]) == (b"HTTP/1.1 501 Not Implemented", "no-store")
+        assert "Transfer-Encoding: gzip" in json.loads(body)["error"]
+        assert not doors.stored()
+        writer.close()
+
+
+# --- what is kept, and by whom ----------------------------------------------------------------------------------------
 
 
 async def test_one_organisation_cannot_hold_all_room_for_bodies() -> None:
@@ -169,6 +403,33 @@ async def test_streams_and_metadata_of_a_grpc_connection_are_bounded() -> None:
         assert told[MAX_CONCURRENT_STREAMS] == wanted["grpc.max_concurrent_streams"] == 512
         assert told[MAX_HEADER_LIST_SIZE] == wanted["grpc.absolute_max_metadata_size"] == 32_768
         writer.close()
+
+
+def test_every_option_is_one_that_grpc_has() -> None:
+    """gRPC ignores a name that it does not know."""
+    core = Path(str(import_module("grpc._cython.cygrpc").__file__)).read_bytes()
+    assert [name for name, _ in OPTIONS if name.encode() + b"\0" not in core] == []
+    assert b"grpc.max_allowed_incoming_connections\0" in core
+
+
+async def test_grpc_connections_beyond_the_bound_are_closed() -> None:
+    async with open_doors() as doors:
+        watch = ConnectionWatch("grpc", 3)
+        server, port = await make_server(doors.face, bind="127.0.0.1:0", connections=watch)
+        await server.start()
+        held = []
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(PREFACE + frame(SETTINGS))
+            assert (await read_frame(reader))[0] == SETTINGS
+            held.append(writer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(PREFACE + frame(SETTINGS))
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        for each in (*held, writer):
+            each.close()
+        await server.stop(0)
 
 
 async def test_metadata_beyond_its_bound_is_refused() -> None:

@@ -456,3 +456,33 @@ async def test_the_servers_default_handling() -> None:
         body = to_ndjson([make_event(), make_event(model=None)])
         assert (await doors.post(body)).status == 400
         assert (await doors.post(body, Prefer="handling=lenient")).json == {"accepted": 2}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "secret", "status"),
+    [
+        ("POST", "/v1/ingest", SECRET, 202),
+        ("POST", "/v1/ingest", READ_ONLY, 403),
+        ("POST", "/v1/ingest", "no key", 401),
+        ("GET", "/v1/ingest", SECRET, 405),
+        ("GET", "/v1/users", SECRET, 200),
+        ("HEAD", "/v1/users", SECRET, 200),
+        ("GET", "/v1/costs?start=x", SECRET, 200),
+        ("GET", "/v1/users/u1", SECRET, 200),
+        ("GET", "/v1/costs", SECRET, 200),
+        ("GET", "/v1/quota", SECRET, 200),
+        ("GET", "/v1/budgets", SECRET, 200),
+        ("GET", "/v1/stream/users", SECRET, 200),
+        ("GET", "/v1/stream/users", INGEST_ONLY, 403),
+        ("GET", "/v1/not/there", SECRET, 404),
+        ("GET", "/v1/", SECRET, 404),
+    ],
+)
+async def test_no_answer_of_the_api_is_kept_or_guessed_at(
+    doors: Doors, method: str, path: str, secret: str, status: int
+) -> None:
+    headers = {"x-api-key": secret, "Content-Type": "application/x-ndjson"}
+    async with doors.session.request(method, doors.url + path, data=BODY, headers=headers) as response:
+        assert response.status == status
+        assert response.headers.getall("Cache-Control") == ["no-store"]
+        assert response.headers.getall("X-Content-Type-Options") == ["nosniff"]

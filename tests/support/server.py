@@ -43,7 +43,16 @@ class Server:
     After the first start it listens where it listened then, so that clients find it again.
     """
 
-    def __init__(self, data_dir: Path, role: str = "serve", *, key: str | None = KEY, **settings: object) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        role: str = "serve",
+        *,
+        key: str | None = KEY,
+        files: int | None = None,
+        **settings: object,
+    ) -> None:
+        """`files` is the limit of open files it runs with, if not that of the tests."""
         self.data_dir = data_dir
         self.role = role
         self.key = key or ""
@@ -51,6 +60,8 @@ class Server:
         self.http = ""
         self.grpc = ""
         self.log_path = data_dir.with_name(f"{data_dir.name}-{role}.log")
+        limited = ["sh", "-c", f'ulimit -n {files} && exec "$0" "$@"']
+        self._before = [] if files is None else limited
         self._settings: dict[str, object] = {"log_format": "json", **settings}
         if role != "worker":
             self._settings = {"http_bind": "127.0.0.1:0", "grpc_bind": "127.0.0.1:0", **self._settings}
@@ -76,7 +87,7 @@ class Server:
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *_COMMANDS[self.role]],
+                [*self._before, sys.executable, *_COMMANDS[self.role]],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

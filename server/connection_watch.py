@@ -1,0 +1,228 @@
+"""Bounds for connections of which nothing is known when they are accepted: for all, and a share for each address.
+
+gRPC accepts connections in its own threads and asks nobody. It has a bound for all of them, beyond which a new one is
+closed at once; so whoever holds that many idle connections would keep everybody else out. Over HTTP with TLS the event
+loop says nothing of a connection before its handshake is done. Therefore a look at the process's own sockets, twice a
+second while there are many, ends what is too much: connections on which no call is under way, first of those that never
+made a call with a valid key. To the server and the client it looks as if the other side had closed; clients connect
+again when they have something to say.
+
+Only connections without a call are ended for the sake of others; those of one address beyond its share with any.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+import structlog
+
+from server.admission import MIN_IDLE, SHARE, network_of
+
+MAX_GRPC: Final = 4096
+"""Connections at once, where the process may have the files for them."""
+PERIOD: Final = 0.5
+"""Seconds between two looks."""
+CROWDED: Final = 0.5
+"""Of the bound: with fewer files than that besides the other connections, no socket is looked at."""
+ROOM: Final = 0.75
+"""Of the bound: so many connections are left if there are more, as far as the others are idle."""
+_FILES: Final = next(path for path in (Path("/proc/self/fd"), Path("/dev/fd"), Path("/")) if path.is_dir())
+"""Where the system lists the process's open files by number."""
+
+log = structlog.get_logger(__name__)
+
+Peer = tuple[str, int]
+"""Address and port."""
+
+
+class Open(NamedTuple):
+    """A connection of the process."""
+
+    fd: int
+    peer: Peer
+
+
+class ConnectionWatch:
+    """What is known of the connections to one port.
+
+    `limit` is the bound for all of them, but for those of `counted`, which are bounded elsewhere; `others` says how
+    many connections there are to other ports. `name` is for the log.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        *,
+        counted: Callable[[], Collection[Peer]] = tuple,
+        others: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.limit = limit
+        self._name = name
+        self._counted = counted
+        self._others = others
+        self.share = max(int(limit * SHARE), 1)
+        self._calls: Counter[str] = Counter()
+        """Peer as gRPC names it -> calls under way."""
+        self._known: set[str] = set()
+        """Peers that made a call with a valid key."""
+        self._seen: dict[Peer, float] = {}
+        """Connection -> when it was first seen, in the order of that."""
+
+    @contextmanager
+    def call(self, peer: str) -> Iterator[None]:
+        """A call of this peer is under way."""
+        self._calls[peer] += 1
+        try:
+            yield
+        finally:
+            left = self._calls[peer] - 1
+            if left:
+                self._calls[peer] = left
+            else:
+                del self._calls[peer]
+
+    def know(self, peer: str) -> None:
+        """A call of this peer had a valid key."""
+        self._known.add(peer)
+
+    async def run(self, port: int) -> None:
+        """Look at the connections to `port`, for ever."""
+        while True:
+            await asyncio.sleep(PERIOD)
+            try:
+                await self._look(port)
+            except OSError as error:  # such as that there are no files left to look with
+                log.warning("connections.unknown", api=self._name, error=str(error))
+
+    async def _look(self, port: int) -> None:
+        if await asyncio.to_thread(count_files) - self._others() - len(self._counted()) < self.limit * CROWDED:
+            self._seen.clear()
+            if len(self._known) > self.limit:
+                self._known.clear()
+            return
+        found = await asyncio.to_thread(connections_to, port)
+        counted = set(self._counted())
+        there = [each for each in found if each.peer not in counted]
+        ended = self.surplus(there, time.monotonic())
+        for each in ended:
+            await asyncio.to_thread(end, each, port)
+        if ended:
+            log.warning("connections.ended", api=self._name, ended=len(ended), connections=len(there))
+
+    def surplus(self, there: Iterable[Open], now: float) -> list[Open]:
+        """Return which of these connections are to be ended. `now` is of a clock in seconds that never goes back."""
+        connections = {each.peer: each for each in there}
+        self._seen = dict.fromkeys(connections, now) | {p: at for p, at in self._seen.items() if p in connections}
+        calls, known = self._by_peer(connections)
+
+        def rank(peer: Peer) -> tuple[bool, bool, float]:
+            """The first to go: without a call before those with one, without a key before those with one, then the
+            oldest; of those with calls the newest."""
+            age = self._seen[peer]
+            return (peer in calls, peer in known, -age if peer in calls else age)
+
+        ended: list[Peer] = []
+        by_address: dict[str, list[Peer]] = {}
+        for peer in connections:
+            by_address.setdefault(network_of(peer[0]), []).append(peer)
+        for peers in by_address.values():
+            if len(peers) > self.share:
+                ended += sorted(peers, key=rank)[: len(peers) - self.share]
+        left = len(connections) - len(ended) - int(self.limit * ROOM)
+        if left > 0:
+            gone = set(ended)
+            idle = [
+                peer
+                for peer in connections
+                if peer not in gone and peer not in calls and now - self._seen[peer] >= MIN_IDLE
+            ]
+            ended += sorted(idle, key=rank)[:left]
+        return [connections[peer] for peer in ended]
+
+    def _by_peer(self, there: dict[Peer, Open]) -> tuple[set[Peer], set[Peer]]:
+        """Who of these has calls under way, and who a valid key; of the others the key is forgotten."""
+        calls = {parse_peer(each) for each in self._calls}
+        known = {}
+        for each in list(self._known):
+            peer = parse_peer(each)
+            if peer in there:
+                known[peer] = each
+            else:
+                self._known.discard(each)
+        return calls, set(known)
+
+
+def parse_peer(text: str) -> Peer:
+    """Return address and port of a peer as gRPC names it, like `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    address, _, port = unquote(text).partition(":")[2].rpartition(":")
+    return _plain(address.strip("[]")), int(port) if port.isdecimal() else 0
+
+
+def peer_of(address: tuple[object, ...]) -> Peer:
+    """Return address and port of a socket's address."""
+    return _plain(str(address[0])), int(str(address[1]))
+
+
+def _plain(address: str) -> str:
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def count_files() -> int:
+    """Return how many files the process has open, sockets among them."""
+    return _FILES.stat().st_size or len(os.listdir(_FILES))  # noqa: PTH208 - Linux says it as the size, from 6.2 on
+
+
+def connections_to(port: int) -> list[Open]:
+    """Return the process's TCP connections that were accepted on a local port."""
+    found = []
+    for fd in map(int, filter(str.isdecimal, os.listdir(_FILES))):  # noqa: PTH208 - plain names, and thousands of them
+        peer = _peer_at(fd, port)
+        if peer is not None:
+            found.append(Open(fd, peer))
+    return found
+
+
+def end(connection: Open, port: int) -> None:
+    """End a connection on both sides, if the file is still that. Whoever uses it sees that the client has gone."""
+    try:
+        own = os.dup(connection.fd)  # so that it cannot become another one while it is looked at
+    except OSError:
+        return
+    try:
+        if _peer_at(own, port) == connection.peer:
+            with _borrowed(own) as found, contextlib.suppress(OSError):
+                found.shutdown(socket.SHUT_RDWR)
+    finally:
+        os.close(own)
+
+
+def _peer_at(fd: int, port: int) -> Peer | None:
+    """Who is at the other side of a file; None if it is no connection to that port."""
+    try:
+        with _borrowed(fd) as found:
+            own = found.getsockname()
+            if not isinstance(own, tuple) or own[1] != port:
+                return None
+            address, number = found.getpeername()[:2]
+    except OSError:  # no socket, or one that listens, or closed by now
+        return None
+    return _plain(address), number
+
+
+@contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """A file as a socket, which stays open. IPv6 has the longest addresses; those of other families say so."""
+    found = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        yield found
+    finally:
+        found.detach()

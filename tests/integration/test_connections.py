@@ -1,0 +1,188 @@
+"""Thousands of idle connections to either API of a real server: the other API, other clients and probes go on."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import grpc
+import pytest
+import trustme
+
+from protos.spendstream.v1 import ingest_pb2, ingest_pb2_grpc
+from server.admission import MIN_IDLE
+from tests.support.events import make_event, to_ndjson, to_proto
+from tests.support.server import Server
+
+pytestmark = pytest.mark.slow
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""How a client of HTTP/2 begins, with empty settings (RFC 9113, section 3.4)."""
+PATIENCE: Final = 20.0
+"""Seconds for an answer, on a machine that does other things as well."""
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
+
+
+@pytest.fixture(autouse=True)
+def _files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 12_000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"needs {wanted} open files, and {hard} are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Crowd:
+    """Idle connections to an address, which say `first` and nothing else; closed ones are opened again, for ever."""
+
+    def __init__(self, to: str, count: int, *, first: bytes = b"", source: str = HERE) -> None:
+        host, _, port = to.rpartition(":")
+        self._to, self._first, self._source = (host, int(port)), first, source
+        self._open: list[socket.socket] = []
+        self._over = threading.Event()
+        for _ in range(count):
+            self._connect()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> None:
+        with contextlib.suppress(OSError):
+            made = socket.create_connection(self._to, timeout=5, source_address=(self._source, 0))
+            self._open.append(made)
+            made.sendall(self._first)
+
+    def _go_on(self) -> None:
+        """Open one after the other; a slice at a time those that the server has closed make room for it."""
+        while not self._over.wait(0.05):
+            for each in self._open[:200]:
+                self._open.remove(each)
+                each.setblocking(False)
+                try:
+                    closed = each.recv(65536) == b""
+                except BlockingIOError:
+                    closed = False
+                except OSError:
+                    closed = True
+                if closed:
+                    each.close()
+                    self._connect()
+                else:
+                    self._open.append(each)
+
+    def __enter__(self) -> "Crowd":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        for each in self._open:
+            each.close()
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, **settings: Any) -> Iterator[Server]:
+    server = Server(tmp_path / "data", **settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+async def http(server: Server, path: str, source: str = HERE, trust: ssl.SSLContext | None = None) -> int:
+    """The status of a request on a connection of its own; POST for ingest. `trust` makes it one over TLS."""
+    connector = aiohttp.TCPConnector(local_addr=(source, 0), force_close=True)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        method, body = ("POST", to_ndjson([make_event()])) if path == "/v1/ingest" else ("GET", None)
+        headers = {"x-api-key": server.key, "Content-Type": "application/x-ndjson"}
+        url = f"{'http' if trust is None else 'https'}://{server.http}{path}"
+        async with session.request(method, url, data=body, headers=headers, ssl=trust or True) as response:
+            await response.read()
+            status = response.status
+    await asyncio.sleep(0 if trust is None else 0.1)  # a TLS connection of aiohttp ends a moment after its session
+    return status
+
+
+async def ingest_grpc(server: Server) -> int:
+    """What is accepted of one event over a channel of its own."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 500)]
+    async with grpc.aio.insecure_channel(server.grpc, options) as channel:
+        stub: Any = ingest_pb2_grpc.IngestServiceStub(channel)
+        request = ingest_pb2.IngestRequest(sequence=1, events=[to_proto(make_event())])
+        metadata = (("x-api-key", server.key),)
+        answer = await stub.Ingest(request, metadata=metadata, timeout=PATIENCE, wait_for_ready=True)
+        return int(answer.accepted)
+
+
+@pytest.mark.parametrize("first", [PREFACE, b""], ids=["of HTTP/2", "silent"])
+@pytest.mark.parametrize("source", [HERE, ELSEWHERE])
+def test_idle_grpc_connections_leave_room_for_everybody_else(tmp_path: Path, first: bytes, source: str) -> None:
+    with serving(tmp_path, files=4096) as server, Crowd(server.grpc, 4100, first=first, source=source):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            assert asyncio.run(http(server, "/v1/ingest")) == 202
+            assert asyncio.run(http(server, "/healthz")) == 200
+            assert asyncio.run(http(server, "/readyz")) == 200
+            assert asyncio.run(ingest_grpc(server)) == 1
+
+
+def test_a_grpc_client_at_work_is_not_ended_for_idle_ones(tmp_path: Path) -> None:
+    async def stream(server: Server) -> list[int]:
+        stop = asyncio.Event()
+
+        async def requests() -> Any:
+            yield ingest_pb2.IngestRequest(sequence=1, events=[to_proto(make_event())])
+            await stop.wait()
+            yield ingest_pb2.IngestRequest(sequence=2, events=[to_proto(make_event())])
+
+        async with grpc.aio.insecure_channel(server.grpc) as channel:
+            stub: Any = ingest_pb2_grpc.IngestServiceStub(channel)
+            call = stub.IngestStream(requests(), metadata=(("x-api-key", server.key),))
+            accepted = [(await call.read()).accepted]
+            with await asyncio.to_thread(Crowd, server.grpc, 3000, first=PREFACE):
+                await asyncio.sleep(5)
+                stop.set()
+                accepted.append((await call.read()).accepted)
+            return accepted
+
+    with serving(tmp_path, files=4096) as server:
+        assert asyncio.run(stream(server)) == [1, 1]
+
+
+@pytest.mark.parametrize("source", [HERE, ELSEWHERE])
+@pytest.mark.parametrize("files", [4096, 12_000])
+def test_probes_and_senders_get_through_idle_http_connections(tmp_path: Path, files: int, source: str) -> None:
+    with serving(tmp_path, files=files) as server, Crowd(server.http, 8192, source=source):
+        time.sleep(MIN_IDLE)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/ingest", 202)):
+                assert asyncio.run(http(server, path)) == status
+                assert asyncio.run(http(server, path, ELSEWHERE)) == status
+            assert asyncio.run(ingest_grpc(server)) == 1
+
+
+def test_connections_without_a_tls_handshake_are_bounded_too(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", HERE)
+    chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    with serving(tmp_path, files=4096, tls_cert=chain, tls_key=key) as server, Crowd(server.http, 4100):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/ingest", 202)):
+                assert asyncio.run(http(server, path, trust=trust)) == status
+                assert asyncio.run(http(server, path, ELSEWHERE, trust)) == status
