@@ -166,7 +166,7 @@ FORM_FEED = "\x0c"
     ],
 )
 @pytest.mark.parametrize("pieces", [1, 3])
-async def test_a_head_that_is_refused_is_answered_as_json_and_closed(head: str, fault: str, pieces: int) -> None:
+async def test_a_head_beyond_its_bounds_is_answered_and_closed(head: str, fault: str, pieces: int) -> None:
     async with open_doors() as doors:
         reader, writer = await connect(doors)
         sent = head.encode("latin-1")

@@ -124,11 +124,14 @@ async def ingest_grpc(server: Server) -> int:
         return int(answer.accepted)
 
 
-@pytest.mark.parametrize("first", [PREFACE, b""], ids=["of HTTP/2", "silent"])
-@pytest.mark.parametrize("source", [HERE, ELSEWHERE])
+@pytest.mark.parametrize(
+    ("first", "source"),
+    [(PREFACE, HERE), (PREFACE, ELSEWHERE), (b"", HERE)],
+    ids=["HTTP/2", "from elsewhere", "silent"],
+)
 def test_idle_grpc_connections_leave_room_for_everybody_else(tmp_path: Path, first: bytes, source: str) -> None:
     with serving(tmp_path, files=4096) as server, Crowd(server.grpc, 4100, first=first, source=source):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             assert asyncio.run(http(server, "/v1/ingest")) == 202
             assert asyncio.run(http(server, "/healthz")) == 200
@@ -159,12 +162,12 @@ def test_a_grpc_client_at_work_is_not_ended_for_idle_ones(tmp_path: Path) -> Non
         assert asyncio.run(stream(server)) == [1, 1]
 
 
-@pytest.mark.parametrize("source", [HERE, ELSEWHERE])
-@pytest.mark.parametrize("files", [4096, 12_000])
-def test_probes_and_senders_get_through_idle_http_connections(tmp_path: Path, files: int, source: str) -> None:
+@pytest.mark.parametrize(("files", "source"), [(4096, HERE), (None, ELSEWHERE)])
+def test_probes_and_senders_get_through_idle_http_connections(tmp_path: Path, files: int | None, source: str) -> None:
+    """With files enough the server has 8,192 connections and no more, with 4,096 files 2,048."""
     with serving(tmp_path, files=files) as server, Crowd(server.http, 8192, source=source):
         time.sleep(MIN_IDLE)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/ingest", 202)):
                 assert asyncio.run(http(server, path)) == status
@@ -181,7 +184,7 @@ def test_connections_without_a_tls_handshake_are_bounded_too(tmp_path: Path) -> 
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     with serving(tmp_path, files=4096, tls_cert=chain, tls_key=key) as server, Crowd(server.http, 4100):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/ingest", 202)):
                 assert asyncio.run(http(server, path, trust=trust)) == status
