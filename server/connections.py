@@ -246,6 +246,8 @@ class Connection(web.RequestHandler):
 
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> tuple[Any, bool]:
         """Send an answer; the last one to a client that has ended its side ends the connection."""
+        if isinstance(resp, web.HTTPException):  # of aiohttp itself, before there was a handler to be asked
+            resp = _json_error(resp.status, UNKNOWN_EXPECT if resp.status == 417 else resp.reason)
         done = await super().finish_response(request, resp, start_time)
         self._answers += 1
         if self._has_ended and self._answers == self._request_count:
@@ -263,12 +265,7 @@ class Connection(web.RequestHandler):
         else:
             self.log_exception("Error handling a request", exc_info=exc)
             text = "Internal server error"
-        response = web.Response(
-            body=msgspec.json.encode({"error": text}),
-            status=status,
-            headers=API_HEADERS,
-            content_type="application/json",
-        )
+        response = _json_error(status, text)
         response.force_close()
         return response
 
@@ -373,17 +370,25 @@ def head_fault(error: BaseException | None) -> str:
     if found := _DUPLICATE.fullmatch(text):
         return f"The header {found[1]} is there more than once"
     if isinstance(error, InvalidHeader):
-        return "A header has a character that no header may have"
+        return "A header is one that is not taken, or has a character that no header may have"
     if isinstance(error, BadHttpMethod) and text.startswith("Received HTTPS traffic"):
         return "This is TLS, on a port that is without it: use http://"
     if isinstance(error, InvalidURLError):
         return "The request target is not a path or an address"
+    if "PRI/Upgrade" in text:
+        return "This is HTTP/2, on a port of HTTP/1.1: the gRPC API has a port of its own"
     if found := _PARSER.match(text):
         return f"This is not a well-formed HTTP/1.1 request: {found[1]}"
     return "This is not a well-formed HTTP/1.1 request"
 
 
+UNKNOWN_EXPECT: Final = "Expect has to be 100-continue, if it is there"
 HEAD_TOO_LONG: Final = f"The request line and the headers are longer than {MAX_HEAD} bytes"
+
+
+def _json_error(status: int, text: str) -> web.Response:
+    body = msgspec.json.encode({"error": text})
+    return web.Response(body=body, status=status, headers=API_HEADERS, content_type="application/json")
 
 
 def _closing(status: str, error: str) -> bytes:

@@ -151,6 +151,7 @@ FORM_FEED = "\x0c"
         ("GET /" + "a" * 33_000 + " HTTP/1.1\r\nHost: x\r\n\r\n", "longer than 32768 bytes"),
         ("not http at all\r\n\r\n", "not a well-formed HTTP/1.1 request"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "TLS"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "the gRPC API has a port of its own"),
         (HEAD.replace("Content-Length: ", "Content-Length: -"), "not a well-formed HTTP/1.1 request"),
         (HEAD + "Transfer-Encoding: chunked\r\n\r\n", "not a well-formed HTTP/1.1 request"),
         (HEAD + "Transfer-Encoding: gzip\r\n\r\n", "not a well-formed HTTP/1.1 request"),
@@ -185,6 +186,16 @@ async def test_a_head_beyond_its_bounds_is_answered_and_closed(head: str, fault:
         writer.close()
         assert not doors.stored()
         assert (await doors.post(BODY)).status == 202
+
+
+async def test_an_expectation_that_is_not_known_is_not_repeated() -> None:
+    async with open_doors() as doors:
+        reader, writer = await connect(doors)
+        writer.write(PROBE[:-2] + f"Expect: {MARK}\r\nConnection: close\r\n\r\n".encode())
+        status, headers, body = await read_closed(reader)
+        assert (status, headers["cache-control"]) == (b"HTTP/1.1 417 Expectation Failed", "no-store")
+        assert json.loads(body) == {"error": "Expect has to be 100-continue, if it is there"}
+        writer.close()
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])
