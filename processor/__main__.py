@@ -74,7 +74,7 @@ async def _run(application: Application) -> int:
     if not stopped.done():
         log.critical("worker.crashed", error=repr(app.crash_reason))
         os._exit(EXIT_CRASHED)  # Faust's own shutdown could wait for what will not come; nothing is lost by a restart
-    await application.applier.flush()
+    await application.applier.finish()
     if application.stage is not None:
         await asyncio.to_thread(application.stage.finish)
     await app.stop()

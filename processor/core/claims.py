@@ -8,6 +8,7 @@ It is what the id index is rebuilt from; the index on disk is only a picture of 
 from typing import Final
 
 import msgspec
+import xxhash
 from msgspec import Struct
 
 VERSION: Final = 1
@@ -34,6 +35,11 @@ _decode = msgspec.msgpack.Decoder(_Record).decode
 def encode(claimed: list[Claimed]) -> bytes:
     """The value of one record."""
     return _encode(_Record(VERSION, claimed))
+
+
+def digest(value: bytes) -> str:
+    """What tells one record from another: XXH3 of 128 bits over its value, hex."""
+    return xxhash.xxh3_128_hexdigest(value)
 
 
 def decode(value: bytes) -> list[Claimed]:

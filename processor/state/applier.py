@@ -22,7 +22,8 @@ from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
-from processor.state.loader import Partition
+from processor.state.loader import Partition, sync_index
+from processor.state.manifest import Covered
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""
@@ -176,7 +177,8 @@ class Applier:
             partition.tables.apply(delivered.offset, decoded, keys)
         except (OSError, MemoryError) as error:  # a full disk under the id index is no fault of the message
             self._broken = True
-            raise Broken(f"message {delivered.partition}:{delivered.offset} is applied after a restart") from error
+            reason = f"message {delivered.partition}:{delivered.offset} is applied after a restart: {error}"
+            raise Broken(reason) from error
         except Exception as error:
             self._broken = True  # before anything is awaited: no flush may write what is half applied
             partition.index.distrust()  # it may have ids of this message, which no table will ever contain
@@ -200,7 +202,7 @@ class Applier:
             except Exception as error:
                 self._broken = True
                 first, last = messages[0][0], messages[-1][0]
-                reason = f"one of the messages {partition.number}:{first} to {last} could not be applied"
+                reason = f"one of the messages {partition.number}:{first} to {last} could not be applied: {error!r}"
                 raise Broken(reason) from error
             self.applied += sum(len(keys) for _, _, keys in messages)
 
@@ -239,16 +241,22 @@ class Applier:
             self._work.clear()
             pending, self._pending = self._pending, []
             self._tick()
-            taken = [(partition, partition.tables.take_changes()) for partition in self._owned().values()]
-            changed = [(partition, changes) for partition, changes in taken if changes is not None]
+            taken = [
+                (partition, partition.tables.take_changes(), len(partition.index))
+                for partition in self._owned().values()
+            ]
+            changed = [(partition, changes, ids) for partition, changes, ids in taken if changes is not None]
             if changed:
                 with tracing.span("tables.flush", messages=len(pending), partitions=len(changed)):
-                    made = [_appends(partition, changes) for partition, changes in changed]
+                    made = [_appends(partition, changes) for partition, changes, _ in changed]
                     appends = [append for each in made for append in each]
                     offsets = await self._append_at_last(appends)
                 firsts = dict(zip([append.to for append in appends], offsets, strict=True))
-                for (partition, changes), (rows, *_) in zip(changed, made, strict=True):
+                for (partition, changes, ids), (rows, *claimed) in zip(changed, made, strict=True):
                     _flushed(partition, changes, rows, firsts)
+                    for append in claimed:
+                        [(_, value)] = append.records
+                        partition.covered = Covered(firsts[append.to] + 1, claims.digest(value or b""), ids)
             owned = self._owned()
             for partition, delivered in pending:
                 if owned.get(partition.number) is partition:
@@ -278,12 +286,17 @@ class Applier:
         if now - self._synced_at < SYNC_INTERVAL:
             return
         self._synced_at = now
+        await self._sync_indexes()
+
+    async def _sync_indexes(self, *, final: bool = False) -> None:
         for partition in list(self._owned().values()):
-            if partition.claims_end > (partition.index.checkpointed or 0):
-                try:
-                    await asyncio.to_thread(partition.index.sync, partition.claims_end)
-                except OSError as error:  # the claims log has them all; the next checkpoint tries again
-                    self._log.warning("index.checkpoint_failed", partition=partition.number, error=str(error))
+            if partition.claims_end > partition.index.checkpointed:
+                await asyncio.to_thread(sync_index, partition, final=final)
+
+    async def finish(self) -> None:
+        """Flush for the last time, and have the next start find all ids in the index."""
+        await self.flush()
+        await self._sync_indexes(final=True)
 
 
 def _appends(partition: Partition, changes: Changes) -> list[Append]:
@@ -303,5 +316,3 @@ def _flushed(partition: Partition, changes: Changes, rows: Append, firsts: Mappi
         partition.end(changes.wrote_packed(first))
     partition.records += len(changes)
     partition.rows_end = first + count
-    if changes.claimed:
-        partition.claims_end = firsts[TopicPartition(CLAIMS, partition.number)] + 1

@@ -1,24 +1,36 @@
-"""One stretch of address space in which files are mapped side by side, so that one gather reads from all of them.
+"""One range of addresses in which tables lie side by side, so that one gather reads from all of them.
 
 numpy gathers from one array at a time, and a call costs as much as a hundred keys: with an array for each segment a
 batch would pay that for every segment. Here all of them are one array, and where a segment lies is a number.
+
+The range is chosen far from where the system puts mappings of its own, and is not reserved: a reservation would count
+against a limit of the address space (`ulimit -v`). So an index takes as many addresses as it has tables. A table is put
+at its place only if nothing else is there.
 """
 
 import ctypes
+import errno
 import mmap
 import os
+import resource
 import sys
 import weakref
+from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 SIZE: Final = 1 << 38
-"""Bytes reserved for an index: addresses, not memory. Seven thousand million ids."""
+"""Bytes of a range: addresses, not memory. Seven thousand million ids."""
 LEAST: Final = 1 << 32
-STEP: Final = 1 << 22
-"""Bytes whose pages are entered in the page table in one call, with the address space locked."""
+DISTANCE: Final = 4
+"""How many ranges lie between the first one and where the system puts its own mappings, which grow downwards."""
+ALIGNMENT: Final = 1 << 21
+"""Tables begin at multiples of it: the size of a huge page."""
+SPARE: Final = 64 << 20
+"""Bytes of addresses that a message about a limit adds to what is needed now."""
 
 UNIT: Final = np.dtype((np.void, 32))
 """Half a cache line: the widest item that `take` copies without a call for each."""
@@ -26,82 +38,163 @@ REST: Final = np.dtype((np.void, 20))
 """Five words."""
 UNIT_WORDS: Final = UNIT.itemsize // 4
 
-_PROT_NONE: Final = 0
 _MAP_FIXED: Final = 0x10
-_MS_SYNC: Final = 4 if sys.platform == "linux" else 16
-_MADV_POPULATE_WRITE: Final = 23
 _FAILED: Final = ctypes.c_void_p(-1).value
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)  # its calls are made without the GIL
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Arena:
-    """Files mapped side by side. What is not mapped must not be touched: that ends the process.
+    """Tables mapped side by side. What is not mapped must not be touched: that ends the process.
 
     The addresses are given back when the arena and every array made of it are gone, so none ever dangles.
     """
 
-    def __init__(self, size: int = SIZE) -> None:
-        """Reserve `size` bytes of addresses, or as many as the system lets us have; raises `OSError`."""
-        self._address, self._size = _reserve(size)
+    def __init__(self) -> None:
+        """Choose a range. Raises `OSError` if the process has no free one."""
+        self._address, self._size = _ranges.acquire()
+        self._mapped: list[tuple[int, int]] = []
         block = (ctypes.c_char * self._size).from_address(self._address)
-        weakref.finalize(block, _libc.munmap, self._address, self._size).atexit = False
+        weakref.finalize(block, _release, self._address, self._mapped).atexit = False
         self.words: NDArray[np.uint32] = np.frombuffer(memoryview(block), "<u4")
         self.units: NDArray[np.void] = np.frombuffer(memoryview(block), UNIT)
         self.rests: NDArray[np.void] = np.ndarray((len(self.words) - 4,), REST, memoryview(block), 0, (4,))
         """Item i is the words i to i + 4. Index it; `take` would make a copy of everything first."""
         self._end = 0
 
-    def place(self, descriptor: int, length: int) -> int:
-        """Map a file after the last one, shared and writable; returns its distance from the beginning in bytes.
+    def allocate(self, length: int) -> int:
+        """Map zeroed memory after the last table; returns its distance from the beginning in bytes.
+
+        Raises `OSError` if the process may not have that much: the text says how much is needed.
+        """
+        start = self._place(length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self.advise(start, length, mmap.MADV_HUGEPAGE)
+        return start
+
+    def map_file(self, descriptor: int, length: int) -> int:
+        """Map a file after the last table, for reading only; returns its distance from the beginning in bytes.
 
         Raises `OSError`. The file may be closed afterwards; it must keep its length.
         """
-        start = self._end
-        if start + length > self._size:
-            raise MemoryError(f"the id index has no more addresses ({self._size >> 30} GiB)")
-        flags = mmap.MAP_SHARED | _MAP_FIXED
-        _map(self._address + start, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor)
-        self._end = start + -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
-        return start
+        return self._place(length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor)
 
-    def populate(self, start: int, length: int) -> None:
-        """Enter the pages of a file that is about to be written to in the page table, so that writing does not have to.
+    def replace(self, start: int, length: int, descriptor: int) -> None:
+        """Put a file of the same content in the place of what `allocate` returned, whose memory is given back.
 
-        Only a hint: systems that cannot do it have nothing done.
+        Readers do not notice: the system changes the mapping in one step. Raises `OSError`.
         """
-        for done in range(0, length, STEP):
-            _libc.madvise(self._address + start + done, min(STEP, length - done), _MADV_POPULATE_WRITE)
-
-    def flush(self, start: int, length: int) -> None:
-        """Wait until these bytes are on the disk. Raises `OSError`."""
-        begin = start - start % mmap.PAGESIZE
-        if _libc.msync(self._address + begin, start + length - begin, _MS_SYNC):
-            raise OSError(ctypes.get_errno(), f"msync: {os.strerror(ctypes.get_errno())}")
+        _map(self._address + start, length, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor)
 
     def advise(self, start: int, length: int, advice: int) -> None:
-        """`madvise` on a file; a refusal is no fault."""
+        """`madvise` on a table; a refusal is no fault."""
         _libc.madvise(self._address + start, length, advice)
 
-
-def _reserve(size: int) -> tuple[int, int]:
-    """Addresses that nothing may touch yet; fewer where a limit of the process forbids so many."""
-    while True:
+    def _place(self, length: int, protection: int, flags: int, descriptor: int) -> int:
+        start = self._end
+        if start + length > self._size:
+            raise OSError(errno.ENOMEM, f"the id index has no more addresses ({self._size >> 30} GiB)")
+        address = self._address + start
         try:
-            return _map(None, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1), size
-        except OSError:
-            size //= 2
-            if size < LEAST:
-                raise
+            found = _map(address, length, protection, flags, descriptor)
+        except OSError as error:
+            raise OSError(error.errno, f"{_need(length)}: {error.strerror}") from error
+        if found != address:  # without MAP_FIXED an address is a wish, granted if nothing is there
+            _libc.munmap(found, length)
+            raise OSError(
+                errno.ENOMEM, f"addresses of the id index are taken by something else in this process ({address:#x})"
+            )
+        self._mapped.append((address, length))
+        self._end = -(-(start + length) // ALIGNMENT) * ALIGNMENT
+        return start
 
 
-def _map(address: int | None, *arguments: int) -> int:
-    found = _libc.mmap(address, *arguments, 0)
+class _Ranges:
+    """Ranges of addresses of this process, none given to two arenas at a time."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._free: list[int] = []
+        self._size = SIZE
+        self._next: int | None = None
+
+    def acquire(self) -> tuple[int, int]:
+        """The beginning of a range and its size."""
+        with self._lock:
+            if self._free:
+                return self._free.pop(), self._size
+            if self._next is None:
+                self._next = self._first()
+            while not self._fits(self._next):
+                self._next -= self._size
+                if self._next <= 0:
+                    raise OSError(errno.ENOMEM, "this process has no range of free addresses for the id index")
+            found = self._next
+            self._next -= self._size
+            return found, self._size
+
+    def release(self, address: int) -> None:
+        """A range of which nothing is mapped any more."""
+        with self._lock:
+            self._free.append(address)
+
+    def _first(self) -> int:
+        """Where the first range begins: the largest that fits in what addresses this machine has."""
+        top = _map(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        _libc.munmap(top, mmap.PAGESIZE)
+        while self._size >= LEAST:
+            first = (top - (DISTANCE + 1) * self._size) // ALIGNMENT * ALIGNMENT
+            if first > 0 and self._fits(first):
+                return first
+            self._size //= 2
+        raise OSError(errno.ENOMEM, "this process has no range of free addresses for the id index")
+
+    def _fits(self, address: int) -> bool:
+        """Whether the system gives out addresses from the range's beginning to its end, as far as two pages tell."""
+        for page in (address, address + self._size - mmap.PAGESIZE):
+            try:
+                found = _map(page, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+            except OSError as error:
+                raise OSError(error.errno, f"{_need(mmap.PAGESIZE)}: {error.strerror}") from error
+            _libc.munmap(found, mmap.PAGESIZE)
+            if found != page:
+                return False
+        return True
+
+
+_ranges: Final = _Ranges()
+
+
+def _release(address: int, mapped: list[tuple[int, int]]) -> None:
+    for start, length in mapped:
+        _libc.munmap(start, length)
+    _ranges.release(address)
+
+
+def _map(address: int | None, length: int, protection: int, flags: int, descriptor: int) -> int:
+    found = _libc.mmap(address, length, protection, flags, descriptor, 0)
     if found == _FAILED:
-        raise OSError(ctypes.get_errno(), f"mmap: {os.strerror(ctypes.get_errno())}")
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(found)
+
+
+def _need(length: int) -> str:
+    """What to allow the process so that it can have `length` bytes of addresses more."""
+    text = f"the id index needs {_mib(length)} MiB of memory addresses more"
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return text
+    text += f", and the process may have {_mib(limit)} MiB (ulimit -v)"
+    statm = Path("/proc/self/statm")
+    if sys.platform == "linux" and statm.exists():
+        has = int(statm.read_text().split()[0]) * mmap.PAGESIZE
+        text += f", of which it has {_mib(has)}: allow it {_mib(has + length + SPARE)} MiB at least, or no limit"
+    return text
+
+
+def _mib(size: int) -> int:
+    return -(-size >> 20)

@@ -6,11 +6,12 @@ and each of them says falsely "maybe" once in a hundred times. The four rows are
 
 A filter that forgot an id would count an event twice, so a bit is trusted only when it is known to be complete:
 
-- A segment gets its bit when it takes no more ids, from its table as it stands, in a thread of its own; until then
-  every search looks into the segment itself.
-- The segment is on the disk before its bit is made, and the bit is before the checkpoint names it (`index.py`). A bit
-  that no checkpoint names is made again, whatever was left of it: bits are only ever set, so what is left over may only
-  say "maybe" too often.
+- A segment gets its bit when it is in a file that a checkpoint names, from its table, in a thread of its own; until
+  then every search looks into the segment itself.
+- The filter is flushed before a checkpoint names the bit, with a digest of the rows as they are under all bits that it
+  names (`digest`). A filter whose rows do not have that digest at the next start is thrown away, and made again from
+  its segments. A bit that no checkpoint names is not in the digest and not trusted: bits are only ever set, so what is
+  left over may only say "maybe" too often.
 - What one segment's bits are does not depend on the others': a page of which the disk has the older state, or half of
   each, has all bits of the segments that were named before.
 """
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from processor.core.dedupe import U64
-from processor.state.segment import HEADER, Numbers, Secret, fill
+from processor.state.segment import HEADER, Numbers, Secret
 
-WIDTHS: Final = (8, 32, 64)
-"""Segments of the first filter, of the second, and of all others. Each costs a search four gathers however many it is
+WIDTHS: Final = (16, 64)
+"""Segments of the first filter, and of all others. Each costs a search four gathers however many it is
 for, and the disk ten bits an id of as many full segments from its first one on.
 """
 ROWS_PER_PLACE: Final = 8
@@ -39,36 +41,43 @@ SPOTS: Final = 4
 BLOCK: Final = 512
 """Rows among which those of an id are. With 64 bits a row it is a page."""
 _BLOCK_BITS: Final = BLOCK.bit_length() - 1
+_READ: Final = 1 << 22
+"""Bytes read at a time when a file is opened."""
+_PART: Final = 1 << 19
+"""Rows of which the digest is made at a time, and zeros written."""
 
 
 class Filter:
     """One file: `rows` rows, a power of two, of `width` bits each. One thread may set bits while others look."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing filter. Raises `OSError` or `ValueError` if it is none."""
+        """Open an existing filter. Raises `OSError`, `ValueError`, `KeyError` or `TypeError` if it is none."""
         with path.open("r+b", buffering=0) as file:
             header = json.loads(file.read(HEADER).rstrip(b"\0"))
             self.path = path
             self.width: int = header["width"]
             self.secret: Secret = header["multiplier"], header["twist"]
+            self.header = header
             rows: int = header["rows"]
+            while file.read(_READ):  # where the disk gives an error, a page fault would end the process
+                pass
             mapped = mmap.mmap(file.fileno(), HEADER + rows * self.width // 8)
         self._rows: NDArray[Any] = np.frombuffer(mapped, f"<u{self.width // 8}", rows, HEADER)
 
     @classmethod
     def create(cls, path: Path, rows: int, width: int, secret: Secret) -> "Filter":
         """Make an empty one; it appears under its name whole or not at all. Raises `OSError` when the disk is full."""
-        draft = path.with_name(path.name + ".new")  # not the name of a segment that is being made
+        draft = path.with_name(path.name + ".new")
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             header = {"rows": rows, "width": width, "multiplier": secret[0] | 1, "twist": secret[1]}
-            fill(fd, json.dumps(header).encode().ljust(HEADER, b"\0"), HEADER + rows * width // 8)
+            _fill(fd, json.dumps(header).encode().ljust(HEADER, b"\0"), HEADER + rows * width // 8)
+            draft.rename(path)
         except OSError:
             draft.unlink(missing_ok=True)
             raise
         finally:
             os.close(fd)
-        draft.rename(path)
         return cls(path)
 
     def agrees(self, other: "Filter") -> bool:
@@ -103,8 +112,19 @@ class Filter:
         for each in self.spots(keys):
             self._rows[each] |= value
 
+    def digest(self, trusted: int) -> str:
+        """Of the header, and of all rows as they are under the trusted bits; hex. Other bits may change meanwhile."""
+        found = xxhash.xxh3_128(json.dumps(self.header, sort_keys=True).encode())
+        mask = self._rows.dtype.type(trusted)
+        for start in range(0, len(self._rows), _PART):
+            found.update((self._rows[start : start + _PART] & mask).data)
+        return found.hexdigest()
+
     def sync(self) -> None:
-        """Flush to the disk. Blocks, without the GIL, which `mmap.flush` would keep."""
+        """Flush to the disk. Blocks, without the GIL, which `mmap.flush` would keep.
+
+        Raises `OSError`: then no bit of the file is to be trusted any more in a later process.
+        """
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -121,3 +141,19 @@ def next_place(taken: Iterable[tuple[int, int]]) -> tuple[int, int]:
 def width_of(number: int) -> int:
     """Segments that the filter of this number is for."""
     return WIDTHS[min(number, len(WIDTHS) - 1)]
+
+
+def _fill(fd: int, header: bytes, size: int) -> None:
+    """Make a file of `size` bytes, zeros after the header, that occupies its disk space.
+
+    Raises `OSError` when the disk is full: a hole would be filled by a page fault, and where a page fault finds the
+    disk full, the process is killed.
+    """
+    os.pwrite(fd, header, 0)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+    zeros = memoryview(bytes(_PART))
+    done = len(header)
+    while done < size:
+        done += os.pwrite(fd, zeros[: size - done], done)
+    os.fsync(fd)

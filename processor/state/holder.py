@@ -111,7 +111,10 @@ class Holder:
             partition = self._owned().pop(number)
             self.writers.release(number)
             offsets[number] = partition.tables.progress.offset + 1
-            self._warm[number] = partition
+            if len(partition.index) == partition.covered.ids:
+                self._warm[number] = partition
+            else:  # it has applied messages since, and their claims are not in the log yet: the next owner's are
+                partition.index.close()
         return offsets
 
     async def drop(self, partitions: set[int]) -> None:
@@ -182,7 +185,7 @@ class Holder:
             with hand:
                 partition = self._warm.get(number)
                 if partition is not None:
-                    partition.index.sync(partition.claims_end)
+                    loader.sync_index(partition)
                     if not self._standby:
                         self._warm.pop(number).index.close()
 

@@ -1,19 +1,20 @@
 """The id index: every claim of one partition, for ever, on disk.
 
-The claims log is the truth; the index is a picture of it that is never rewritten: segments of growing size, of which
-only the newest takes new ids. `checkpoint` remembers up to where in the claims log everything is known to be on disk;
-after any crash the claims from there on are put in again, which changes nothing where they are there already.
+The claims log is the truth; the index is a picture of it: segments of growing size, of which only the newest takes new
+ids. That one is memory. What is on disk never changes once it is there: segments that are full, the newest ids since
+(`journal.py`), and a checkpoint that names these files and says up to where in the claims log they go (`manifest.py`).
+A file has no id whose claim is not durable in the claims log. A start compares the checkpoint with the log and every
+file with its checksums. What is not named is deleted; where anything does not fit, everything is, and the claims log is
+read from its beginning. Claims since the checkpoint come from the claims log.
 
 From a quarter of a million ids on there are filters (`filters.py`), so that a new id is looked for in the newest
-segment only. The next segment is made ahead, and filters are filled, in a thread: `claim` waits for it only if ids come
-faster than files can be made.
+segment only. They are filled in a thread.
 """
 
-import json
-import os
+import errno
 import secrets
-from collections.abc import Mapping, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Lock
 from typing import Final, NamedTuple
@@ -23,26 +24,44 @@ from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
 from processor.core.dedupe import U64
-from processor.state import probe
+from processor.state import manifest, probe
 from processor.state.arena import Arena
 from processor.state.filters import ROWS_PER_PLACE, Filter, next_place, width_of
+from processor.state.journal import Journal, Tail, read_tail, write_tail
+from processor.state.manifest import NOTHING, Covered, Manifest, NamedSegment, Unusable
 from processor.state.probe import Found, Layout
-from processor.state.segment import MAX_LOAD, MAX_SPAN, Numbers, Secret, Segment
+from processor.state.segment import (
+    MAX_SPAN,
+    CheckedBlocks,
+    DamagedIndex,
+    Numbers,
+    Secret,
+    Segment,
+    sync_directory,
+)
 
 FIRST_CAPACITY: Final = 1 << 16
 GROWTH: Final = 4
-MAX_CAPACITY: Final = 1 << 22
-"""112 MiB, 3.4 million ids. What a checkpoint has to write is at most the newest segment."""
-AHEAD: Final = 0.5
-"""How full the newest segment is when the next one is made."""
+MAX_CAPACITY: Final = 1 << 21
+"""56 MiB, 1.7 million ids: what the newest segment has in memory at most."""
+TAIL: Final = 1 << 17
+"""Ids since the last file that make a checkpoint worth while: 4 MiB."""
+RECORDS: Final = 20_000
+"""Claims records since the last checkpoint that make one worth while, however few ids they have."""
+MAX_WAITING: Final = 4
+"""Segments that may be in memory because they cannot be written: after that ids are refused."""
 STEP: Final = 2048
 """Buckets whose ids go into a filter at a time: what `claim` may have to wait for, a fraction of a millisecond."""
+LOADED: Final = 1 << 16
+"""Ids of a tail that are put in at a time."""
+
+DigestOf = Callable[[int], str | None]
+"""The digest of the claims record at an offset of the claims log; None: there is none."""
 
 
-class _Sealed(NamedTuple):
-    """A segment that is on the disk, and in a filter that is."""
+class _Place(NamedTuple):
+    """Where in the filters a segment is."""
 
-    used: int
     filter: int
     bit: int
 
@@ -55,79 +74,126 @@ class _View(NamedTuple):
     """Segments that every search looks into, the newest first."""
     filters: tuple[tuple[Filter, int, Numbers], ...]
     """Filter, its bits that are trusted, and each bit's segment."""
+    checked: CheckedBlocks
 
 
 class IdIndex:
-    """A `ClaimIndex` of memory-mapped segments in a directory."""
+    """A `ClaimIndex` of segments in a directory.
+
+    One thread claims and finds. `sync` may run in another one beside it.
+    """
 
     def __init__(
         self,
         directory: Path,
         identity: str,
+        digest_of: DigestOf | None = None,
         *,
         first_capacity: int = FIRST_CAPACITY,
         max_capacity: int = MAX_CAPACITY,
     ) -> None:
-        """Open or make the index of the log called `identity`; segments of another log are thrown away.
+        """Open or make the index of the claims log called `identity`.
 
-        Capacities are powers of two, 64 at least; `max_capacity` must be the same every time.
+        What is in the directory and does not agree with that log is thrown away, with a line in the program's log that
+        says why; then `covered` is `NOTHING`. Without `digest_of` the index is a scratch one: whatever is there is
+        thrown away, and segments are written to make room in memory, not to be found again.
+
+        Capacities are powers of two, 64 at least; `max_capacity` must be the same every time. Raises `OSError` where
+        memory is refused or the directory cannot be written, and what `digest_of` raises.
         """
         self._directory = directory
         self._identity = identity
+        self._scratch = digest_of is None
         self._first_capacity = first_capacity
         self._max_capacity = max_capacity
-        self._arena = Arena()
         self._lock = Lock()
+        """Held while the view changes."""
+        self._files = Lock()
+        """Held while files are made and named."""
         self._closing = Event()
         self._thread: ThreadPoolExecutor | None = None
-        self._next: Future[Segment] | None = None
+        self._damage: DamagedIndex | None = None
+        self._distrusted = False
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.checkpointed, self._sealed = self._read_checkpoint()
-        if self.checkpointed is None:
-            for path in (*directory.glob("*.idx"), *directory.glob("*.filter")):
-                path.unlink()
-            self.checkpointed = 0
-            self._write_checkpoint(0)
-        for path in directory.glob("*.new"):
-            path.unlink()
-        paths = sorted(directory.glob("*.idx"))
-        self._filters = self._open_filters({path.stem for path in paths[:-1]})
-        self._segments: list[Segment] = []
-        for path in paths:
-            sealed = self._sealed.get(path.stem)
-            self._segments.append(Segment(path, self._arena, None if sealed is None else sealed.used))
-            if sealed is not None:
-                self._segments[-1].rest()
-        if self._segments:
-            self._segments[-1].claim_space()
+        self._clear()
+        if digest_of is not None:
+            try:
+                found = manifest.read(directory, identity, digest_of)
+                if found is None and any(directory.iterdir()):
+                    raise Unusable(f"it has no {manifest.NAME}")
+                if found is not None:
+                    self._load(found)
+            except (Unusable, DamagedIndex) as reason:
+                get_logger().warning("index.discarded", directory=str(directory), reason=_text(reason))
+                self.close()
+                self._closing.clear()
+                self._clear()
+        self._sweep()
         self._view = self._make_view()
-        self._seal_later()
+        self._fill_filters_later()
+
+    def _clear(self) -> None:
+        self._arena = Arena()
+        self._segments: list[Segment] = []
+        self._count = 0
+        self._journal = Journal()
+        self._named = Manifest(manifest.FORMAT, self._identity, NOTHING, [], [], {})
+        """The newest checkpoint."""
+        self._filters: dict[int, Filter] = {}
+        self._places: Mapping[int, _Place] = {}
+        """Number of a segment -> its place in the filters."""
+        self._digests: dict[int, str] = {}
+        """Number of a filter -> its digest under the bits of `_places`."""
+        self._view = self._make_view()
 
     def __len__(self) -> int:
-        return sum(segment.used for segment in self._segments)
+        return self._count
+
+    @property
+    def covered(self) -> Covered:
+        """What a start would find here, before it reads the claims log."""
+        return self._named.covered
+
+    @property
+    def checkpointed(self) -> int:
+        """The offset in the claims log from which on a start would read it."""
+        return self._named.covered.claims
+
+    @property
+    def waits(self) -> bool:
+        """Whether a segment is full and has not been written: the next `sync` does, if its claims are durable."""
+        return len(self._segments) > 1 and self._segments[-2].path is None
 
     def claim(self, keys: U64, digests: U64, offset: int | Numbers) -> tuple[NDArray[np.int64], U64]:
-        """See `ClaimIndex.claim`. Raises `OSError` when there is no room on the disk: then some may be claimed."""
+        """See `ClaimIndex.claim`.
+
+        Raises `DamagedIndex` when a file is not what was written, and any other `OSError` where memory is refused or
+        too many segments could not be written: then some may be claimed.
+        """
         offsets = np.broadcast_to(np.int64(offset) if isinstance(offset, int) else offset, len(keys))
         rows, found = self._search(keys)
         held, kept = _best(len(keys), rows, found)
-        again = np.flatnonzero(held == offsets)
-        if len(again):  # a replay
-            self._mend(rows, found, again, kept, digests)
         missing = np.flatnonzero(held < 0)
         if len(missing):
-            ends = found.ends[missing] if self._segments else None  # the newest segment was looked into first
+            # The newest segment was looked into first, unless it takes no more ids.
+            taking = self._segments and self._segments[-1].path is None
+            ends = found.ends[missing] if taking else None
             self._insert(keys[missing], digests[missing], offsets[missing], ends)
             held[missing] = offsets[missing]
             kept[missing] = digests[missing]
         return held, kept
 
     def find(self, keys: U64) -> tuple[NDArray[np.int64], U64]:
-        """For each key the offset that claimed it (-1: none did) and the digest kept with it."""
+        """For each key the offset that claimed it (-1: none did) and the digest kept with it.
+
+        Raises `DamagedIndex`.
+        """
         return _best(len(keys), *self._search(keys))
 
     def _search(self, keys: U64) -> tuple[Numbers, Found]:
         """All places where a key may be: its number for each, and what was found there."""
+        if self._damage is not None:
+            raise self._damage
         view = self._view
         everyone = np.arange(len(keys))
         rows = [everyone for _ in view.unfiltered]
@@ -138,10 +204,15 @@ class IdIndex:
                 maybe, bits = each.look(spots, trusted)
                 rows.append(maybe)
                 segments.append(numbers[bits])
-        if not rows:
-            return everyone[:0], probe.find(self._arena, view.layout, keys, everyone[:0], everyone[:0])
-        pairs = np.concatenate(rows)
-        return pairs, probe.find(self._arena, view.layout, keys, pairs, np.concatenate(segments))
+        checked = view.checked if view.checked.left else None
+        try:
+            if not rows:
+                return everyone[:0], probe.find(self._arena, view.layout, keys, everyone[:0], everyone[:0])
+            pairs = np.concatenate(rows)
+            return pairs, probe.find(self._arena, view.layout, keys, pairs, np.concatenate(segments), checked)
+        except DamagedIndex as damage:
+            self._give_up(damage)
+            raise
 
     def _insert(self, keys: U64, digests: U64, offsets: Numbers, ends: Numbers | None) -> None:
         """`ends`: where they would be in the segment that was the newest when they were looked for."""
@@ -158,151 +229,144 @@ class IdIndex:
                 at = ends[part]
             else:
                 at = probe.find(self._arena, layout, some, np.arange(count), np.full(count, number)).ends
-            probe.insert(
-                self._arena, layout, number, some, digests[done : done + count], offsets[done : done + count], at
-            )
+            probe.insert(self._arena, layout, number, some, digests[part], offsets[part], at)
+            if not self._scratch:
+                self._journal.add(some, digests[part], offsets[part])
             newest.used += count
+            self._count += count
             done += count
-        self._look_ahead(int(offsets[-1]))
-
-    def _mend(self, rows: Numbers, found: Found, again: Numbers, kept: U64, digests: U64) -> None:
-        """Complete digests of which a word is missing: in a power cut the disk may have got the key's sector only."""
-        has = kept[again].view(np.uint32).reshape(-1, 2)
-        should = digests[again].view(np.uint32).reshape(-1, 2)
-        torn = again[((has == 0) | (has == should)).all(axis=1) & (has != should).any(axis=1)]
-        if len(torn):
-            kept[torn] = digests[torn]
-            there = np.flatnonzero((found.held >= 0) & np.isin(rows, torn))
-            probe.mend(self._arena, found.ends[there], digests[rows[there]])
 
     # --- growing ----------------------------------------------------------------------------------------------------
 
     def _newest(self, offset: int) -> Segment:
         """The segment that takes claims at `offset`."""
+        capacity = self._first_capacity
         if self._segments:
             last = self._segments[-1]
-            if last.room > 0 and last.spans(offset):
+            if last.path is None and last.room > 0 and last.spans(offset):
                 return last
             capacity = self._after(last) if last.room <= 0 else min(last.capacity, self._max_capacity)
-        else:
-            capacity = self._first_capacity
-        segment = self._made_ahead(capacity, offset) or self._create(capacity, offset)
-        segment.settle()
+        self._check_room()
+        secret = self._segments[0].secret if self._segments else _new_secret()
+        # A replay may go back before the offset at hand, so the base leaves half of the span below it.
+        base = max(0, offset - MAX_SPAN // 2)
+        segment = Segment.create(self._arena, capacity, base, secret)
         self._segments.append(segment)
         self._publish()
-        self._seal_later()
+        if self._scratch and len(self._segments) > 1:
+            self._in_thread().submit(self._spill)
         return segment
 
     def _after(self, last: Segment) -> int:
         return min(last.capacity * GROWTH, self._max_capacity)
 
-    def _create(self, capacity: int, offset: int) -> Segment:
-        number = int(self._segments[-1].path.stem) + 1 if self._segments else 0
-        secret = self._segments[0].secret if self._segments else _new_secret()
-        # A replay may go back before the offset at hand, so the base leaves half of the span below it.
-        base = max(0, offset - MAX_SPAN // 2)
-        return Segment.create(self._directory / f"{number:04d}", self._arena, capacity, base, secret)
+    def _check_room(self) -> None:
+        waiting = sum(segment.path is None for segment in self._segments)
+        if waiting > MAX_WAITING:
+            raise OSError(
+                errno.ENOSPC, f"{waiting} segments of the id index wait to be written to {self._directory}: make room"
+            )
 
-    def _look_ahead(self, offset: int) -> None:
-        last = self._segments[-1]
-        if self._next is None and last.used >= AHEAD * MAX_LOAD * last.capacity:
-            self._next = self._in_thread().submit(self._create, self._after(last), offset)
-
-    def _made_ahead(self, capacity: int, offset: int) -> Segment | None:
-        """The segment that was made ahead, if it will do."""
-        if self._next is None:
-            return None
-        try:
-            segment = self._next.result()
-        except OSError:  # the disk was full then; perhaps it is not now
-            return None
-        finally:
-            self._next = None
-        if segment.capacity == capacity and segment.spans(offset):
-            return segment
-        _discard(segment)
-        return None
+    def _spill(self) -> None:
+        """Write what is full, of a scratch index."""
+        with self._files:
+            try:
+                self._write_segments(self._count, sync=False)
+            except OSError as error:
+                get_logger().warning("index.spill_failed", directory=str(self._directory), error=str(error))
+        self._fill_filters()
 
     # --- filters ----------------------------------------------------------------------------------------------------
 
-    def _open_filters(self, full: Set[str]) -> Mapping[int, Filter]:
-        """Open the filters; what the checkpoint says of segments that are not `full`, or of lost filters, is void."""
-        found: dict[int, Filter] = {}
-        for path in sorted(self._directory.glob("*.filter")):
-            try:
-                opened = Filter(path)
-            except (OSError, ValueError, KeyError):
-                path.unlink()
-                continue
-            if opened.agrees(next(iter(found.values()), opened)):
-                found[int(path.stem)] = opened
-        self._sealed = {
-            name: sealed for name, sealed in self._sealed.items() if name in full and sealed.filter in found
-        }
-        return found
+    def _fill_filters_later(self) -> None:
+        """Have the segments that are in files put into filters, once that is worth a filter's disk space."""
+        if self._segments and self._after(self._segments[-1]) == self._max_capacity and self._unfiltered():
+            self._in_thread().submit(self._fill_filters)
 
-    def _seal_later(self) -> None:
-        """Have the segments that take no more ids put into filters, once that is worth a filter's disk space."""
-        if self._segments and self._after(self._segments[-1]) == self._max_capacity and self._unsealed():
-            self._in_thread().submit(self._seal_all)
+    def _unfiltered(self) -> list[int]:
+        """The segments that should be in a filter: those that will be found at the next start."""
+        count = len(self._named.segments)
+        if self._scratch:
+            count = sum(segment.path is not None for segment in self._segments)
+        return [number for number in range(count) if number not in self._places]
 
-    def _unsealed(self) -> list[Segment]:
-        """Those that should be in a filter. Too large for one are some that older versions made."""
-        return [
-            segment
-            for segment in self._segments[:-1]
-            if segment.path.stem not in self._sealed and segment.capacity <= self._max_capacity
-        ]
-
-    def _seal_all(self) -> None:
-        for segment in self._unsealed():
-            try:
-                self._seal(segment)
-            except (OSError, MemoryError) as error:  # looked into by every search until it works
-                get_logger().warning("index.filter_failed", segment=segment.path.name, error=str(error))
+    def _fill_filters(self) -> None:
+        if not self._segments or self._after(self._segments[-1]) != self._max_capacity:
+            return
+        for number in self._unfiltered():
             if self._closing.is_set():
                 return
+            try:
+                self._fill_filter(number)
+                if not self._scratch:
+                    with self._files:
+                        if self._damage is None:
+                            self._name(self._named.covered, len(self._named.segments), self._named.tails)
+            except DamagedIndex as damage:
+                self._give_up(damage)
+                return
+            except (OSError, MemoryError) as error:  # looked into by every search until it works
+                get_logger().warning("index.filter_failed", segment=f"{number:04d}.idx", error=str(error))
 
-    def _seal(self, segment: Segment) -> None:
+    def _fill_filter(self, segment: int) -> None:
         """Put a segment into a filter. The order of the steps is what makes it safe (`filters.py`)."""
-        segment.sync()
-        number, bit = next_place((each.filter, each.bit) for each in self._sealed.values())
+        number, bit = next_place(self._places.values())
         if number not in self._filters:
             secret = next(iter(self._filters.values())).secret if self._filters else _new_secret()
-            path = self._directory / f"{number:04d}.filter"
-            made = Filter.create(path, ROWS_PER_PLACE * self._max_capacity, width_of(number), secret)
+            rows = ROWS_PER_PLACE * self._max_capacity
+            made = Filter.create(self._directory / _filter_name(number), rows, width_of(number), secret)
             self._filters = {**self._filters, number: made}
         chosen = self._filters[number]
-        for start in range(0, segment.buckets, STEP):
+        table = self._segments[segment]
+        for start in range(0, table.buckets, STEP):
             if self._closing.is_set():
                 return
-            chosen.add(segment.keys(start, start + STEP), bit)
-        chosen.sync()
+            chosen.add(table.keys(start, start + STEP), bit)
+        places = {**self._places, segment: _Place(number, bit)}
+        if not self._scratch:
+            try:
+                chosen.sync()
+            except OSError:
+                self._forget_filter(number)
+                raise
+        trusted = sum(1 << place.bit for place in places.values() if place.filter == number)
+        digest = "" if self._scratch else chosen.digest(trusted)
         with self._lock:
-            self._sealed = {**self._sealed, segment.path.stem: _Sealed(segment.used, number, bit)}
-        segment.rest()
-        self._publish()
+            self._places = places
+            self._digests = {**self._digests, number: digest}
+            self._view = self._make_view()
+
+    def _forget_filter(self, number: int) -> None:
+        """Do without a filter whose file is not to be trusted any more."""
+        with self._lock:
+            forgotten = self._filters[number].path
+            self._filters = {each: kept for each, kept in self._filters.items() if each != number}
+            self._digests = {each: kept for each, kept in self._digests.items() if each != number}
+            self._places = {each: place for each, place in self._places.items() if place.filter != number}
+            self._view = self._make_view()
+        forgotten.unlink(missing_ok=True)
 
     def _publish(self) -> None:
         with self._lock:
             self._view = self._make_view()
 
     def _make_view(self) -> _View:
-        segments, sealed = list(self._segments), self._sealed
+        segments = list(self._segments)
         unfiltered = []
         numbers: dict[int, Numbers] = {}
         trusted = dict.fromkeys(self._filters, 0)
-        for number, segment in enumerate(segments):
-            found = sealed.get(segment.path.stem)
-            if found is None:
+        for number in range(len(segments)):
+            place = self._places.get(number)
+            if place is None:
                 unfiltered.append(number)
                 continue
-            trusted[found.filter] |= 1 << found.bit
-            numbers.setdefault(found.filter, np.zeros(64, np.int64))[found.bit] = number
+            trusted[place.filter] |= 1 << place.bit
+            numbers.setdefault(place.filter, np.zeros(64, np.int64))[place.bit] = number
         return _View(
             probe.layout_of(segments),
             tuple(reversed(unfiltered)),
             tuple((self._filters[each], trusted[each], numbers[each]) for each in sorted(numbers)),
+            CheckedBlocks(segments),
         )
 
     def _in_thread(self) -> ThreadPoolExecutor:
@@ -312,65 +376,167 @@ class IdIndex:
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
-    def sync(self, claims_offset: int) -> None:
-        """Flush to the disk and remember that the claims log is contained up to `claims_offset` (exclusive).
+    def sync(self, covered: Covered, *, final: bool = False) -> None:
+        """Make a checkpoint of what is `covered` by durable claims, if enough has come since the last one to be worth
+        it, or, with `final`, if anything has.
 
-        The claims below it must have been put in before the call. Blocks, without the GIL; may run beside `claim`.
+        Blocks, mostly without the GIL; may run beside `claim`. Raises `OSError`: then the last checkpoint holds.
         """
-        for segment in list(self._segments):
-            if segment.path.stem not in self._sealed:
-                segment.sync()
-        self._sync_directory()
-        self._write_checkpoint(claims_offset)
-        self.checkpointed = claims_offset
+        with self._files:
+            named = self._named.covered
+            over = self._distrusted or self._damage is not None or self._closing.is_set()
+            if over or self._scratch or covered.claims <= named.claims:
+                return
+            enough = covered.ids - named.ids >= TAIL or covered.claims - named.claims >= RECORDS or final
+            first = len(self._named.segments)
+            full = len(self._segments) - 1 > first and self._ends()[first] <= covered.ids
+            if not (enough or full):
+                return
+            count = self._write_segments(covered.ids)
+            self._name(covered, count, self._write_tails(covered, count))
+        self._fill_filters_later()
 
-    @property
-    def _checkpoint_path(self) -> Path:
-        return self._directory / "checkpoint.json"
+    def _ends(self) -> list[int]:
+        """For each segment how many ids the index has up to its last."""
+        ends: list[int] = np.cumsum([segment.used for segment in list(self._segments)]).tolist()
+        return ends
 
-    def _read_checkpoint(self) -> tuple[int | None, Mapping[str, _Sealed]]:
-        """Up to where the claims log is contained (None: nothing is known), and what is in filters."""
+    def _write_segments(self, ids: int, *, sync: bool = True) -> int:
+        """Write the segments that take no more ids and have none but the first `ids` of the index; returns how many of
+        the first segments are in files then."""
+        segments = self._segments[:-1]
+        count = 0
+        for number, (segment, end) in enumerate(zip(segments, self._ends(), strict=False)):
+            if end > ids:
+                break
+            if segment.path is None:
+                segment.write(self._directory / f"{number:04d}.idx", durable=sync)
+            count = number + 1
+        return count
+
+    def _write_tails(self, covered: Covered, segments: int) -> list[Tail]:
+        """Have the covered ids that are in none of the first `segments` in tails: those there are, and one more."""
+        start = self._ends()[segments - 1] if segments else 0
+        tails = [tail for tail in self._named.tails if tail.end > start]
+        if tails and tails[-1].ids < TAIL:
+            tails.pop()
+        start = max(start, tails[-1].end) if tails else start
+        if start < covered.ids:
+            number = 1 + max((int(Path(tail.file).stem) for tail in self._named.tails), default=0)
+            entries = self._journal.read(start, covered.ids)
+            tails.append(write_tail(self._directory / f"{number:08d}.tail", start, entries))
+        return tails
+
+    def _name(self, covered: Covered, segments: int, tails: list[Tail]) -> None:
+        """Write a checkpoint that names the first `segments`, these tails and what filters there are of them."""
+        with self._lock:
+            places, digests = self._places, self._digests
+        named = []
+        for number, segment in enumerate(self._segments[:segments]):
+            assert segment.path is not None
+            place = places.get(number, _Place(-1, -1))
+            named.append(NamedSegment(segment.path.name, segment.digest, place.filter, place.bit))
+        filters = {_filter_name(number): digest for number, digest in digests.items()}
+        found = Manifest(manifest.FORMAT, self._identity, covered, named, tails, filters)
+        sync_directory(self._directory)  # a name in the checkpoint is there whenever the checkpoint is
+        found.write(self._directory)
+        sync_directory(self._directory)
+        before, self._named = self._named, found
+        for tail in before.tails:
+            if tail not in tails:
+                (self._directory / tail.file).unlink(missing_ok=True)
+        last = tails[-1] if tails else None
+        self._journal.drop(last.start if last is not None and last.ids < TAIL else covered.ids)
+
+    def _load(self, found: Manifest) -> None:
+        """Take in what a checkpoint names. Raises `DamagedIndex`."""
+        for each in found.segments:
+            self._segments.append(Segment.open(self._directory / each.file, self._arena, each.digest))
+            self._count += self._segments[-1].used
+        self._load_filters(found)
+        self._publish()
+        named = self._count
+        self._journal = Journal(named)
+        for tail in found.tails:
+            entries = read_tail(self._directory, tail)[max(0, named - tail.start) :]
+            for start in range(0, len(entries), LOADED):
+                some = entries[start : start + LOADED]
+                self._insert(np.ascontiguousarray(some["key"]), some["digest"], some["offset"], None)
+            if self._count != max(named, tail.end):
+                raise Unusable(f"{tail.file} does not begin where the files before it end")
+            if tail.ids >= TAIL:
+                self._journal.drop(tail.end)
+        if self._count != found.covered.ids:
+            raise Unusable(f"its files have {self._count} ids and its checkpoint says {found.covered.ids}")
+        self._named = found
+
+    def _load_filters(self, found: Manifest) -> None:
+        """Open the filters. One that is lost or damaged is done without, until it is made again."""
+        for name, digest in found.filters.items():
+            path = self._directory / name
+            number = int(path.stem)
+            places = {
+                segment: _Place(each.filter, each.bit)
+                for segment, each in enumerate(found.segments)
+                if each.filter == number
+            }
+            try:
+                opened = Filter(path)
+                if opened.digest(sum(1 << place.bit for place in places.values())) != digest:
+                    raise ValueError("its checksum does not match")
+            except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+                get_logger().warning("index.filter_damaged", file=str(path), error=str(error))
+                path.unlink(missing_ok=True)
+                continue
+            if opened.agrees(next(iter(self._filters.values()), opened)):
+                self._filters[number] = opened
+                self._digests[number] = digest
+                self._places = {**self._places, **places}
+
+    def _sweep(self) -> None:
+        """Delete every file that the checkpoint does not name."""
+        named = {segment.file for segment in self._named.segments} | {tail.file for tail in self._named.tails}
+        named |= {filter_.path.name for filter_ in self._filters.values()}
+        if self._named.covered.claims:
+            named.add(manifest.NAME)
+        checkpoint = self._directory / manifest.NAME
+        if manifest.NAME not in named and checkpoint.exists():  # first, and durably: nothing may name what is deleted
+            checkpoint.unlink()
+            sync_directory(self._directory)
+        for path in self._directory.iterdir():
+            if path.name not in named and path.is_file():
+                path.unlink()
+
+    def _give_up(self, damage: DamagedIndex) -> None:
+        """Believe nothing any more, and have the next start build the index from the claims log."""
+        with self._lock:
+            if self._damage is not None:
+                return
+            self._damage = damage
+        get_logger().error("index.damaged", file=str(damage.path), reason=damage.reason)
         try:
-            found = json.loads(self._checkpoint_path.read_text())
-            if found["log"] != self._identity:
-                return None, {}
-            sealed = {name: _Sealed(*map(int, each)) for name, each in found.get("sealed", {}).items()}
-            return int(found["claims"]), sealed
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None, {}
-
-    def _write_checkpoint(self, claims_offset: int) -> None:
-        draft = self._checkpoint_path.with_suffix(".tmp")
-        with draft.open("w") as file:
-            json.dump({"log": self._identity, "claims": claims_offset, "sealed": self._sealed}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(self._checkpoint_path)
-        self._sync_directory()
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            with self._files:
+                (self._directory / manifest.NAME).unlink(missing_ok=True)
+                sync_directory(self._directory)
+        except OSError as error:
+            get_logger().error("index.not_discarded", directory=str(self._directory), error=str(error))
 
     def distrust(self) -> None:
-        """Have the next one who opens the index throw it away and build it again from the claims log."""
-        self._checkpoint_path.unlink(missing_ok=True)
+        """Make no more checkpoints: memory has ids that no table will ever contain. No file has them."""
+        self._distrusted = True
 
     def close(self) -> None:
-        """Close all files and stop the thread, which finishes the file that it is making."""
+        """Close all files and stop the thread."""
         self._closing.set()
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
-            if self._next is not None and not self._next.cancelled() and self._next.exception() is None:
-                _discard(self._next.result())
-        for segment in self._segments:
-            segment.close()
-        self._segments = []
-        self._filters, self._sealed = {}, {}
-        self._view = self._make_view()
+            self._thread = None
+        with self._files:
+            for segment in self._segments:
+                segment.close()
+            self._segments = []
+            self._filters, self._places = {}, {}
+            self._view = self._make_view()
 
 
 def _best(count: int, rows: Numbers, found: Found) -> tuple[Numbers, U64]:
@@ -383,10 +549,13 @@ def _best(count: int, rows: Numbers, found: Found) -> tuple[Numbers, U64]:
     return held, kept
 
 
-def _discard(segment: Segment) -> None:
-    segment.close()
-    segment.path.unlink(missing_ok=True)
-
-
 def _new_secret() -> Secret:
     return secrets.randbits(64) | 1, secrets.randbits(64)
+
+
+def _filter_name(number: int) -> str:
+    return f"{number:04d}.filter"
+
+
+def _text(reason: Unusable | DamagedIndex) -> str:
+    return f"{reason.path}: {reason.reason}" if isinstance(reason, DamagedIndex) else str(reason)

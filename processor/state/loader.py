@@ -2,11 +2,15 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Final
 
 import numpy as np
 from structlog.stdlib import get_logger
 
 from processor.core import claims
+from processor.core.claims import Claimed
+from processor.core.dedupe import resolve
 from processor.core.pipeline import Tables
 from processor.core.user_rows import Dead
 from processor.log.address import LogAddress
@@ -15,11 +19,18 @@ from processor.log.newest import FOLD, Kept, collector_off, newest
 from processor.log.port import LogWriter
 from processor.log.store import Log, Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
-from processor.state.index import IdIndex
+from processor.state.index import MAX_CAPACITY, IdIndex
+from processor.state.manifest import NOTHING, Covered
 
 BATCH = 5000
 CLAIMS_BATCH = 500
 PROGRESS_EVERY = 1_000_000
+
+CLAIMED_BYTES: Final = 24 << 16
+"""Of the claims that are put into an index together: 65,536 ids."""
+
+MAX_CAPACITY_OF_SEVERAL: Final = MAX_CAPACITY // 2
+"""Of the indexes of several partitions: each has the less ids the more there are, and memory for its newest ones."""
 
 ONE_BY_ONE = 64
 """Messages that are applied one by one when a partition has been brought, and then flushed: if one of many that were
@@ -42,8 +53,8 @@ class Partition:
         blocks of rows."""
         self.sizes: dict[int, int] = {}
         """How many rows the blocks among `replaced` have."""
-        self.claims_end = 0
-        """The next offset of the claims log."""
+        self.covered = NOTHING
+        """How far index and claims log go together: what is durable in the claims log, and how many ids that are."""
         self.expected = 0
         """The offset of the next message: a later one means that some were skipped."""
         self.one_by_one = ONE_BY_ONE
@@ -52,6 +63,11 @@ class Partition:
         """Nothing more of it is applied by this program: a message is of a version that it does not know."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
+
+    @property
+    def claims_end(self) -> int:
+        """The next offset of the claims log."""
+        return self.covered.claims
 
     def end(self, dead: Iterable[Dead]) -> None:
         """These records of the changelog say nothing any more."""
@@ -75,10 +91,20 @@ def load(address: LogAddress, number: int) -> Partition:
 
 def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
     """A partition of which nothing has been read yet but the ids that lie on the disk."""
-    index = IdIndex(address.data_dir / "index" / f"{number:04d}", store.identity)
+    capacity = MAX_CAPACITY if store.partitions == 1 else MAX_CAPACITY_OF_SEVERAL
+    digest_of = partial(_digest_at, store, TopicPartition(CLAIMS, number))
+    index = IdIndex(address.data_dir / "index" / f"{number:04d}", store.identity, digest_of, max_capacity=capacity)
     partition = Partition(number, Tables(number, store.salt, index), index)
-    partition.claims_end = min(index.checkpointed or 0, store.end(TopicPartition(CLAIMS, number)))
+    partition.covered = index.covered
     return partition
+
+
+def _digest_at(store: LogWriter, tp: TopicPartition, offset: int) -> str | None:
+    """The digest of the record at an offset; None: the log has no record there."""
+    if not store.first(tp) <= offset < store.end(tp):
+        return None
+    found = store.read(tp, offset, 1)
+    return claims.digest(found[0].value or b"") if found and found[0].offset == offset else None
 
 
 def catch_up(store: LogWriter, partition: Partition) -> None:
@@ -161,12 +187,36 @@ def _read_claims(store: LogWriter, partition: Partition) -> None:
 
 def take_claims(partition: Partition, found: Iterable[Record]) -> None:
     """Take in records of the claims log; those it has are passed over."""
-    for record in found:
-        if record.offset >= partition.claims_end:
-            for claimed in claims.decode(record.value or b""):
-                keys = np.frombuffer(claimed.keys, "<u8").reshape(-1, 2)
-                partition.index.claim(keys, np.frombuffer(claimed.digests, "<u8"), claimed.offset)
-            partition.claims_end = record.offset + 1
+    new = [record for record in found if record.offset >= partition.claims_end]
+    claimed: list[Claimed] = []
+    size = 0
+    for record in new:
+        value = record.value or b""
+        claimed += claims.decode(value)
+        size += len(value)
+        # Many at a time: a claim of one id costs as much as that of a hundred.
+        if record is new[-1] or size >= CLAIMED_BYTES:
+            _claim(partition.index, claimed)
+            claimed, size = [], 0
+            partition.covered = Covered(record.offset + 1, claims.digest(value), len(partition.index))
+            if partition.index.waits:
+                sync_index(partition)
+
+
+def _claim(index: IdIndex, claimed: list[Claimed]) -> None:
+    keys = np.frombuffer(b"".join(each.keys for each in claimed), "<u8").reshape(-1, 2)
+    digests = np.frombuffer(b"".join(each.digests for each in claimed), "<u8")
+    offsets = np.repeat([each.offset for each in claimed], [len(each.digests) // 8 for each in claimed])
+    if len(keys):
+        resolve(index, keys, digests, offsets)  # of two claims of a key the first one holds
+
+
+def sync_index(partition: Partition, *, final: bool = False) -> None:
+    """`IdIndex.sync` of what is durable by now. Blocks; a disk that refuses is no fault: the claims log has it all."""
+    try:
+        partition.index.sync(partition.covered, final=final)
+    except OSError as error:
+        get_logger().warning("index.checkpoint_failed", partition=partition.number, error=str(error))
 
 
 def records(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:

@@ -1,6 +1,7 @@
 """Looking for a batch of keys in any number of segments at once, and putting new ones in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from processor.core.dedupe import U64
 from processor.state.arena import REST as REST_ITEM
 from processor.state.arena import Arena
-from processor.state.segment import HEADER, PLACES, REST, WORDS, Numbers, Segment, words_of
+from processor.state.segment import HEADER, PLACES, REST, WORDS, CheckedBlocks, Numbers, Segment, words_of
 
 UNITS: Final = WORDS // PLACES
 """A bucket has seven words of each id, and a unit is one word of eight ids."""
@@ -53,8 +54,13 @@ def layout_of(segments: Sequence[Segment]) -> Layout:
     )
 
 
-def find(arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbers) -> Found:
-    """Look for the key in row `rows[i]` of `keys` in the segment `segments[i]`, for all i."""
+def find(
+    arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbers, checked: CheckedBlocks | None = None
+) -> Found:
+    """Look for the key in row `rows[i]` of `keys` in the segment `segments[i]`, for all i.
+
+    `checked` sees every bucket before it is read. Raises `DamagedIndex` of it.
+    """
     count = len(rows)
     marks = np.zeros(count, np.int64)
     digests = np.zeros(count, np.uint64)
@@ -65,6 +71,8 @@ def find(arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbe
     first, wrap = layout.first.take(segments), layout.wrap.take(segments)
     left = np.arange(count)
     while len(left) > FEW:
+        if checked is not None:
+            checked.check(segments.take(left), buckets)
         units = first + UNITS * buckets
         claimed = arena.units.take(units).view("<u4").reshape(-1, PLACES)
         alike = arena.units.take(units + 1).view("<u4").reshape(-1, PLACES) == leads[:, None]
@@ -88,7 +96,10 @@ def find(arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbe
         left, leads, first, wrap = left[keep], leads[keep], first[keep], wrap[keep]
         buckets = (buckets[keep] + 1) & wrap
     for each, bucket, begin, last in zip(left.tolist(), buckets.tolist(), first.tolist(), wrap.tolist(), strict=True):
-        marks[each], digests[each], ends[each] = _find_one(arena, words[rows[each]].tolist(), begin, last, bucket)
+        check = None if checked is None else partial(_check_one, checked, segments[each : each + 1])
+        marks[each], digests[each], ends[each] = _find_one(
+            arena, words[rows[each]].tolist(), begin, last, bucket, check
+        )
     held = np.where(marks, marks + (layout.base.take(segments) - 1), -1)
     return Found(held, digests, ends)
 
@@ -104,10 +115,18 @@ def _homes(layout: Layout, keys: U64, rows: Numbers, segments: Numbers) -> Numbe
     return mixed.view(np.int64)
 
 
-def _find_one(arena: Arena, word: list[int], first_unit: int, wrap: int, bucket: int) -> tuple[int, int, int]:
+def _check_one(checked: CheckedBlocks, segment: Numbers, bucket: int) -> None:
+    checked.check(segment, np.array([bucket], np.int64))
+
+
+def _find_one(
+    arena: Arena, word: list[int], first_unit: int, wrap: int, bucket: int, check: Callable[[int], None] | None
+) -> tuple[int, int, int]:
     """The same for one key, from a bucket on: (mark, digest, end)."""
     lead, *key = word
     while True:
+        if check is not None:
+            check(bucket)
         at = (first_unit + UNITS * bucket) * PLACES
         head = arena.words[at : at + 2 * PLACES].tolist()
         claimed = head[:PLACES]
@@ -127,13 +146,6 @@ def _rest_of(ends: Numbers) -> Numbers:
     """The word where the rest of an id begins, from that of its "claimed at"."""
     place = ends % PLACES
     return ends - place + 2 * PLACES + REST * place
-
-
-def mend(arena: Arena, ends: Numbers, digests: U64) -> None:
-    """Write these digests to the places of keys that are there, and to the disk."""
-    for at, digest in zip((_rest_of(ends) + 3).tolist(), digests.tolist(), strict=True):
-        arena.words[at : at + 2] = digest & 0xFFFF_FFFF, digest >> 32
-        arena.flush(4 * at, 8)
 
 
 def insert(
@@ -160,7 +172,7 @@ def insert(
             mine, at = left, ends
         arena.rests[_rest_of(at)] = rests[mine]
         arena.words[at + PLACES] = leads[mine]
-        arena.words[at] = marks[mine]  # the last word: now it is a claim
+        arena.words[at] = marks[mine]  # the last word: another thread that looks sees all of a claim or none of it
         if not len(lost):
             return
         left = left[lost]

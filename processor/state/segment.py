@@ -1,29 +1,29 @@
-"""One segment of the id index: the file of a hash table of buckets. `probe.py` looks into many of them at a time.
+"""One segment of the id index: a hash table of buckets. `probe.py` looks into many of them at a time.
 
     header (4 KiB) | buckets of 8 ids: 8 x claimed at, 8 x first word of the key | 8 x rest of the key, digest
+                   | checksums of the blocks of buckets, 8 bytes each
 
 All words are u32, 7 to an id (28 bytes). One gather of a bucket's first 64 bytes tells, for a whole batch of keys at
 once, who may be here and whether there is room; only where the first word of the key agrees is the rest compared.
 Buckets instead of single slots keep the number of rounds small (numpy's cost is by the round): at a load of 0.8 a key
-lies at most a few buckets from its home.
+lies at most a few buckets from its home. A place is taken when its "claimed at" (offset - base + 1) is not 0.
 
-A place is taken when its "claimed at" (offset - base + 1) is not 0. That word is written last, so a place is whole or
-free in whatever state a killed process left the file, and one whose page did not reach the disk before a power cut is
-free or without its key: never an id without the offset that claimed it. What is missing then comes back from the
-claims log (`index.py`), with the digest of an id of which only the key reached the disk.
-
-The disk space of a segment is taken when the file is made. A hole in the file would be filled by a page fault, and
-where a page fault finds the disk full, the process is killed; like this it is an `OSError` from `create`.
+A segment that takes ids is memory and nothing else. When it takes no more it is written to a file, once, and the file
+is mapped in its place. What is read of a file in a later process is not believed before the checksum (XXH3, 64 bits) of
+its block has been compared (`CheckedBlocks`); header and checksums are compared when the file is opened, with a digest
+that the checkpoint keeps.
 """
 
+import errno
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from processor.core.dedupe import U64
@@ -39,8 +39,10 @@ MAX_LOAD: Final = 0.8
 """Three of a hundred ids are not in their home's bucket then. At 0.75 the disk would have 2.3 bytes an id more."""
 MAX_SPAN: Final = 2**32 - 2
 """Offsets one segment can tell apart."""
-STEP: Final = 1 << 20
-"""Bytes written at a time when a file is filled."""
+BLOCK_BITS: Final = 6
+BLOCK: Final = 1 << BLOCK_BITS
+"""Buckets with a checksum of their own: 14 KiB, of which reading the first id pays for all."""
+BLOCK_BYTES: Final = 4 * WORDS * BLOCK
 
 Words = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
@@ -48,61 +50,95 @@ Secret = tuple[int, int]
 """Multiplier and twist: where an id lies depends on them, so nobody can choose ids that pile up in one place."""
 
 
-class Segment:
-    """A fixed number of places (a power of two), mapped into an arena."""
+class DamagedIndex(OSError):
+    """A file of the index is not what was written: nothing of the index may be believed any more."""
 
-    def __init__(self, path: Path, arena: Arena, used: int | None = None) -> None:
-        """Open an existing segment; how much of it is `used` is counted, which reads all of it, unless it is known.
-
-        Raises `OSError`, and `ValueError` if it is not whole.
-        """
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(errno.EIO, f"the id index is damaged: {path}, {reason}")
         self.path = path
-        self._closing = Lock()
-        self._fd: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        header = json.loads(os.pread(self._fd, HEADER, 0).rstrip(b"\0"))
-        self.capacity: int = header["capacity"]
-        self.base: int = header["base"]
-        self.secret: Secret = header["multiplier"] | 1, header["twist"]
-        self.buckets: int = self.capacity // PLACES
-        if os.fstat(self._fd).st_size < self.size:
-            os.close(self._fd)
-            raise ValueError(f"{path} is shorter than its {self.capacity} places")
+        self.reason = reason
+
+
+class Segment:
+    """A fixed number of places (a power of two) in an arena: memory until `write`, then a file that never changes."""
+
+    def __init__(self, arena: Arena, start: int, capacity: int, base: int, secret: Secret, used: int) -> None:
+        """Of `create` and `open`. `start` is where it lies in the arena, in bytes."""
+        self.start = start
+        self.capacity = capacity
+        self.base = base
+        self.secret = secret
+        self.used = used
+        self.path: Path | None = None
+        """The file; None: it is in memory, and `write` has not succeeded yet."""
+        self.digest = ""
+        """Of the file's header and checksums, hex: what a checkpoint keeps of it."""
+        self.buckets: int = capacity // PLACES
         self._arena = arena
-        self.start = arena.place(self._fd, self.size)
-        """Where the file lies in the arena, in bytes."""
-        first = (self.start + HEADER) // 4
+        self._fd: int | None = None
+        self._checksums: U64 | None = None
+        self._checked: NDArray[np.bool_] | None = None
+        """Blocks that may be believed; None: all, for this process made them."""
+        first = (start + HEADER) // 4
         self.table: Words = arena.words[first : first + WORDS * self.buckets].reshape(-1, WORDS)
-        self.used = int(np.count_nonzero(self.table[:, :PLACES])) if used is None else used
 
     @classmethod
-    def create(cls, path: Path, arena: Arena, capacity: int, base: int, secret: Secret) -> "Segment":
-        """Make an empty segment for offsets from `base` on, in a file that is called `.new` until `settle`.
+    def create(cls, arena: Arena, capacity: int, base: int, secret: Secret) -> "Segment":
+        """Make an empty segment for offsets from `base` on. Raises `OSError` where the memory is refused."""
+        return cls(arena, arena.allocate(_size(capacity)), capacity, base, secret, 0)
 
-        Its disk space is taken, its pages are in memory. Raises `OSError` when the disk is full. Blocks without the GIL
-        but for moments, for as long as it takes to write it.
-        """
-        draft = path.with_suffix(".new")
-        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    @classmethod
+    def open(cls, path: Path, arena: Arena, digest: str) -> "Segment":
+        """Open a file of which a checkpoint has kept `digest`. Raises `DamagedIndex` if it is not that file."""
         try:
-            header = {"capacity": capacity, "base": base, "multiplier": secret[0], "twist": secret[1]}
-            fill(fd, json.dumps(header).encode().ljust(HEADER, b"\0"), HEADER + 4 * WORDS * (capacity // PLACES))
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        finally:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DamagedIndex(path, "the file is missing") from None
+        try:
+            header, checksums, found = _read_frame(fd, path, digest)
+            capacity: int = header["capacity"]
+            secret: Secret = header["multiplier"], header["twist"]
+            start = arena.map_file(fd, _size(capacity))
+            segment = cls(arena, start, capacity, header["base"], secret, header["used"])
+        except BaseException:
             os.close(fd)
-        segment = cls(draft, arena, used=0)
-        arena.populate(segment.start, segment.size)
+            raise
+        segment._fd = fd
+        segment.path, segment.digest = path, found
+        segment._checksums, segment._checked = checksums, np.zeros(len(checksums), np.bool_)
+        segment._read_at_random()
         return segment
 
-    def settle(self) -> None:
-        """Give the file of a new segment its name. Only who then syncs the directory knows that it is there."""
-        self.path = self.path.rename(self.path.with_suffix(".idx"))
+    def write(self, path: Path, *, durable: bool = True) -> None:
+        """Write the segment, which takes no more ids, to a file, and have the file in its place; if it is to be
+        `durable`, it is but for the directory's entry.
 
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return HEADER + 4 * WORDS * self.buckets
+        Blocks for as long as the disk takes, without the GIL; may run beside searches. Raises `OSError`: then there is
+        no file, and the segment is in memory as before.
+        """
+        header = {
+            "capacity": self.capacity,
+            "base": self.base,
+            "multiplier": self.secret[0],
+            "twist": self.secret[1],
+            "used": self.used,
+        }
+        first = json.dumps(header).encode().ljust(HEADER, b"\0")
+        blocks = [self._block(number) for number in range(_blocks(self.buckets))]
+        checksums = np.array([xxhash.xxh3_64_intdigest(block) for block in blocks], "<u8").tobytes()
+        write_file(path, [first, self.table.data.cast("B"), checksums], durable=durable)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._arena.replace(self.start, _size(self.capacity), fd)
+        finally:
+            os.close(fd)
+        self.digest = xxhash.xxh3_128_hexdigest(first + checksums)
+        self.path = path
+        self._read_at_random()
+
+    def _read_at_random(self) -> None:
+        """What is read of the file is a page here and there: no reading ahead."""
+        self._arena.advise(self.start, _size(self.capacity), mmap.MADV_RANDOM)
 
     @property
     def room(self) -> int:
@@ -119,7 +155,9 @@ class Segment:
         return int(outside[0]) if len(outside) else len(offsets)
 
     def keys(self, start: int, stop: int) -> U64:
-        """The keys in some of the buckets."""
+        """The keys in some of the buckets. Raises `DamagedIndex`."""
+        if self._checked is not None:
+            self.check(np.arange(start >> BLOCK_BITS, -(-min(stop, self.buckets) // BLOCK)))
         some = self.table[start:stop].reshape(-1)
         bucket, place = np.divmod(np.flatnonzero(self.table[start:stop, :PLACES]), PLACES)
         rest = bucket * WORDS + 2 * PLACES + REST * place
@@ -129,49 +167,121 @@ class Segment:
             words[:, number] = some[rest + (number - 1)]
         return words.view("<u8")
 
-    def claim_space(self) -> None:
-        """Fill the holes that older versions left in the file. Raises `OSError` when the disk is full."""
-        if self._fd is not None and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._fd, 0, self.size)
+    # --- checksums --------------------------------------------------------------------------------------------------
 
-    def rest(self) -> None:
-        """Nothing is written to it any more. What is read of it is a page here and there: no reading ahead."""
-        self.close()
-        self._arena.advise(self.start, self.size, mmap.MADV_RANDOM)
+    @property
+    def unchecked(self) -> int:
+        """Blocks whose checksums have not been compared yet."""
+        return 0 if self._checked is None else len(self._checked) - int(np.count_nonzero(self._checked))
 
-    def sync(self) -> None:
-        """Flush to the disk. Blocks, without the GIL; may run beside anything else."""
-        with self._closing:
-            if self._fd is not None:
-                os.fsync(self._fd)
+    def check(self, blocks: Numbers) -> int:
+        """Compare the checksums of these blocks, those that were not; returns how many were. Raises `DamagedIndex`."""
+        if self._checked is None or self._checksums is None or self._fd is None:
+            return 0
+        new: list[int] = np.unique(blocks[~self._checked[blocks]]).tolist()
+        for number in new:
+            # Read by a call: where the disk gives an error, a page fault would end the process.
+            begin = HEADER + number * BLOCK_BYTES
+            length = min(BLOCK_BYTES, _size(self.capacity) - begin)
+            assert self.path is not None
+            try:
+                read = os.pread(self._fd, length, begin)
+            except OSError as error:
+                raise DamagedIndex(self.path, f"block {number} (bytes {begin} to {begin + length}): {error}") from error
+            if xxhash.xxh3_64_intdigest(read) != int(self._checksums[number]):
+                where = f"block {number} (bytes {begin} to {begin + length})"
+                raise DamagedIndex(self.path, f"{where}: its checksum does not match")
+            self._checked[number] = True
+        return len(new)
+
+    def _block(self, number: int) -> Any:
+        return self.table[number << BLOCK_BITS : (number + 1) << BLOCK_BITS].data.cast("B")
 
     def close(self) -> None:
-        """Close the file; it stays mapped. What was not flushed is not flushed by `sync` any more."""
-        with self._closing:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
+        """Close the file; it stays mapped."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
-def fill(fd: int, header: bytes, size: int) -> None:
-    """Make a file of `size` bytes, zeros after the header, that occupies its disk space.
+class CheckedBlocks:
+    """Has checksums compared before a search believes what it reads of files from before this process."""
 
-    Raises `OSError` when the disk is full. It is flushed before the zeros are written: they are for its pages to be in
-    memory, and a file that was given its space has zeros whether they are flushed or not.
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        """The first segments of an index, all of them opened."""
+        self._segments = segments
+        self.left = sum(segment.unchecked for segment in segments)
+        """Blocks that have not been compared yet; 0: no search has to ask any more."""
+
+    def check(self, segments: Numbers, buckets: Numbers) -> None:
+        """These buckets, `buckets[i]` of the segment `segments[i]`, are about to be read. Raises `DamagedIndex`."""
+        blocks = buckets >> BLOCK_BITS
+        for number in np.unique(segments).tolist():
+            if number < len(self._segments):
+                self.left -= self._segments[number].check(blocks[segments == number])
+
+
+def write_file(path: Path, parts: Sequence[Any], *, durable: bool = True) -> None:
+    """Write a file, or replace it, as a whole; `durable` but for its directory's entry.
+
+    Raises `OSError`: then nothing is left of the new one.
+
+    A draft that could not be flushed is thrown away: what the system then has of it is unknown (fsync(2)).
     """
-    os.pwrite(fd, header, 0)
-    reserves = hasattr(os, "posix_fallocate")
-    if reserves:
-        os.posix_fallocate(fd, 0, size)
+    draft = path.with_name(path.name + ".new")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    left = left[os.write(fd, left) :]
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable. Raises `OSError`."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
         os.fsync(fd)
-    zeros = memoryview(bytes(STEP))
-    done = len(header)
-    while done < size:
-        done += os.pwrite(fd, zeros[: size - done], done)
-    if not reserves:
-        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def words_of(keys: U64) -> Words:
     """The same bits as rows of four 32-bit words."""
     return np.ascontiguousarray(keys).view("<u4").reshape(-1, 4)
+
+
+def _size(capacity: int) -> int:
+    """Bytes of header and buckets."""
+    return HEADER + 4 * WORDS * (capacity // PLACES)
+
+
+def _blocks(buckets: int) -> int:
+    return -(-buckets // BLOCK)
+
+
+def _read_frame(fd: int, path: Path, digest: str) -> tuple[dict[str, int], U64, str]:
+    """Header and checksums of a file, and the digest of both. Raises `DamagedIndex`."""
+    try:
+        first = os.pread(fd, HEADER, 0)
+        size = os.fstat(fd).st_size
+        header = json.loads(first.rstrip(b"\0"))
+        body = _size(header["capacity"])
+        checksums = os.pread(fd, 8 * _blocks(header["capacity"] // PLACES), body)
+    except OSError as error:
+        raise DamagedIndex(path, f"it cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise DamagedIndex(path, "its header cannot be read") from None
+    found = xxhash.xxh3_128_hexdigest(first + checksums)
+    if found != digest or size != body + len(checksums):
+        raise DamagedIndex(path, "its header or its checksums are not those that the checkpoint names")
+    return header, np.frombuffer(checksums, "<u8"), found

@@ -200,7 +200,7 @@ class Growth:
 
     def _sizes(self) -> tuple[float, float, float]:
         """MiB of log, write-ahead log and id index."""
-        index = sum(512 * path.stat().st_blocks for path in (self._data / "index").glob("*/*.idx"))
+        index = sum(512 * path.stat().st_blocks for path in (self._data / "index").glob("*/*"))
         return _size(self._data / FILE_NAME), _size(self._data / f"{FILE_NAME}-wal"), index / MIB
 
     def _new_meter(self) -> Meter:

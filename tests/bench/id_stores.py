@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from processor.core.dedupe import U64, DictIndex
 from processor.state.index import IdIndex
+from processor.state.manifest import Covered
 
 PACKAGES: Final = {"rocksdb": "rocksdict", "lmdb": "lmdb"}
 INSTALL: Final = ".venv/bin/uv pip install --python .venv/bin/python --group stores"
@@ -189,12 +190,23 @@ def _answer(found: list[bytes | None], values: list[bytes]) -> Answer:
     return np.ascontiguousarray(rows["offset"]), np.ascontiguousarray(rows["digest"])
 
 
-def _index(directory: Path) -> Store:
-    return IdIndex(directory / "index", "bench")
+class Index:
+    """The product's index on a claims log of which every record looks the same."""
+
+    def __init__(self, directory: Path) -> None:
+        self._index = IdIndex(directory / "index", "bench", lambda _: "record")
+        self.claim = self._index.claim
+
+    def sync(self, claims_offset: int) -> None:
+        self._index.sync(Covered(claims_offset, "record", len(self._index)))
+
+    def close(self) -> None:
+        self._index.sync(Covered(self._index.checkpointed + 1, "record", len(self._index)), final=True)
+        self._index.close()
 
 
 STORES: Final[dict[str, Callable[[Path], Store]]] = {
-    "index": _index,
+    "index": Index,
     "sorted": Sorted,
     "rocksdb": Rocks,
     "lmdb": Lmdb,

@@ -2,12 +2,14 @@
 
 import asyncio
 import errno
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from processor.core import message
 from processor.core.clock import HOUR
@@ -23,7 +25,7 @@ from processor.state import applier as module
 from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
 from processor.state.index import IdIndex
-from processor.state.loader import Partition, load
+from processor.state.loader import Partition, load, sync_index
 from processor.state.verify import verify
 from tests.support.tables import NOON, Usage, columns
 
@@ -389,6 +391,7 @@ async def test_the_flusher_flushes_by_itself_and_checkpoints_the_index(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SYNC_INTERVAL", 0)
+    monkeypatch.setattr("processor.state.index.TAIL", 1)
     flusher = asyncio.ensure_future(worker.applier.run())
     try:
         for number in range(5):
@@ -399,6 +402,74 @@ async def test_the_flusher_flushes_by_itself_and_checkpoints_the_index(
                     await asyncio.sleep(0.005)
     finally:
         flusher.cancel()
+
+
+async def test_a_checkpoint_has_no_id_whose_claim_is_not_durable(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made beside the traffic: messages are applied meanwhile that no flush has reached."""
+    monkeypatch.setattr("processor.state.index.TAIL", 1)
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    sent = worker.send(value_of(*map(Usage, range(10))), value_of(*map(Usage, range(10, 30))))
+    await worker.work(sent[:1])
+    await worker.take(sent[1:])
+    assert len(worker.partition.index) == 30
+    sync_index(worker.partition, final=True)
+    assert worker.partition.index.covered.ids == 10
+    again = worker.restart()
+    assert len(again.partition.index) == 10
+    await again.work(sent[1:])
+    assert again.requests() == 30
+    assert again.differences() == []
+
+
+async def test_after_a_stop_no_claim_has_to_be_read(worker: Worker) -> None:
+    await worker.take(worker.send(value_of(*map(Usage, range(10)))))
+    await worker.applier.finish()
+    assert worker.partition.index.checkpointed == 1
+    again = worker.restart()
+    assert (len(again.partition.index), again.partition.index.checkpointed) == (10, 1)
+
+
+async def test_a_log_without_the_newest_claims_makes_the_ids_new_again(worker: Worker) -> None:
+    await worker.work(worker.send(value_of(*map(Usage, range(10)))))
+    worker.partition.index.close()
+    worker.log.close()
+    older = worker.data_dir / "older"
+    shutil.copytree(worker.data_dir, older)
+    worker = Worker(worker.data_dir)
+    await worker.take(worker.send(value_of(*map(Usage, range(10, 20)))))
+    await worker.applier.finish()
+    worker.partition.index.close()
+    worker.log.close()
+    shutil.copytree(worker.data_dir / "index", older / "index", dirs_exist_ok=True)
+    with capture_logs() as logged:
+        again = Worker(older)
+    assert [entry["event"] for entry in logged] == ["index.discarded"]
+    assert len(again.partition.index) == 10
+    await again.work(again.send(value_of(*map(Usage, range(20)))))
+    assert again.requests() == 20
+    assert again.differences() == []
+
+
+async def test_a_damaged_index_ends_the_process_and_no_message(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [value_of(*map(Usage, range(start, start + 2000))) for start in range(0, 60_000, 2000)]
+    await worker.take(worker.send(*every))
+    await worker.applier.finish()
+    again = worker.restart()
+    file = worker.data_dir / "index" / "0000" / "0000.idx"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 8
+    file.write_bytes(content)
+    sent = again.send(*every)
+    with pytest.raises(Broken, match=r"could not be applied.*0000\.idx, block 0|applied after a restart.*block 0"):
+        await again.work(sent)
+    once_more = again.restart()
+    assert len(once_more.partition.index) == 60_000
+    await once_more.work(sent)
+    assert once_more.requests() == 60_000
+    assert once_more.log.read(TopicPartition(DEAD_LETTERS, 0), 0) == []
+    assert once_more.differences() == []
 
 
 async def test_compaction_changes_no_table(worker: Worker) -> None:

@@ -1,0 +1,112 @@
+"""`checkpoint.json` of an id index: which files belong to it, and how far the claims log they cover goes.
+
+    {"checkpoint": {...}, "checksum": XXH3 of 128 bits over the checkpoint as JSON with sorted keys, hex}
+
+It is replaced as a whole. Nothing that it does not name survives a start.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import xxhash
+from msgspec import Struct
+
+from processor.state.journal import Tail
+from processor.state.segment import write_file
+
+NAME: Final = "checkpoint.json"
+FORMAT: Final = 2
+"""1 had no number: segments that were changed in their files."""
+
+
+class Covered(NamedTuple):
+    """How far an index and the claims log go together: the index has the ids of all records below `claims`, and no
+    other ids among its first `ids`."""
+
+    claims: int = 0
+    """The offset after the last claims record."""
+    digest: str = ""
+    """XXH3 of 128 bits over that record's value, hex; empty if there is none."""
+    ids: int = 0
+
+
+NOTHING: Final = Covered()
+
+
+class NamedSegment(Struct):
+    """A segment in a file."""
+
+    file: str
+    digest: str
+    filter: int = -1
+    """The number of the filter that has its ids; -1: none."""
+    bit: int = -1
+
+
+class Manifest(Struct):
+    """What a checkpoint says."""
+
+    format: int
+    log: str
+    """The identity of the log that the claims are of."""
+    covered: Covered
+    segments: list[NamedSegment]
+    tails: list[Tail]
+    filters: dict[str, str]
+    """File -> digest under the bits of `segments`."""
+
+    def write(self, directory: Path) -> None:
+        """Replace the checkpoint of a directory; durable but for the directory's entry. Raises `OSError`."""
+        said = msgspec.to_builtins(self)
+        text = json.dumps({"checkpoint": said, "checksum": _checksum(said)}, indent=1)
+        write_file(directory / NAME, [text.encode()])
+
+
+class Unusable(Exception):
+    """The index on disk must be thrown away; the text says why."""
+
+
+def read(directory: Path, identity: str, digest_of: Callable[[int], str | None]) -> Manifest | None:
+    """The checkpoint of a directory; None: there is none. Raises `Unusable` if it is not of this claims log.
+
+    `digest_of` gives the digest of the claims record at an offset, None if there is no such record.
+    """
+    try:
+        text = (directory / NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unusable(f"{NAME} cannot be read: {error}") from error
+    found = _parse(text)
+    if found.log != identity:
+        raise Unusable(f"it belongs to another log ({found.log}, not {identity})")
+    claims, digest, _ = found.covered
+    if claims:
+        there = digest_of(claims - 1)
+        if there is None:
+            raise Unusable(f"it goes up to the claims record {claims - 1}, which the log does not have")
+        if there != digest:
+            raise Unusable(f"the claims record {claims - 1} of the log is not the one that it was made from")
+    return found
+
+
+def _parse(text: bytes) -> Manifest:
+    try:
+        outer: dict[str, Any] = json.loads(text)
+        if "checkpoint" not in outer and "claims" in outer:
+            raise Unusable("it has the format of an older version")
+        said = outer["checkpoint"]
+        if outer["checksum"] != _checksum(said):
+            raise Unusable(f"the checksum of {NAME} does not match")
+        if said["format"] != FORMAT:
+            raise Unusable(f"it has format {said['format']}, this program reads {FORMAT}")
+        return msgspec.convert(said, Manifest)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Unusable(f"{NAME} cannot be read") from None
+
+
+def _checksum(said: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(said, sort_keys=True).encode())
