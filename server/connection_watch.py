@@ -193,16 +193,11 @@ def connections_to(port: int) -> list[Open]:
 
 def end(connection: Open, port: int) -> None:
     """End a connection on both sides, if the file is still that. Whoever uses it sees that the client has gone."""
-    try:
-        own = os.dup(connection.fd)  # so that it cannot become another one while it is looked at
-    except OSError:
-        return
-    try:
-        if _peer_at(own, port) == connection.peer:
-            with _borrowed(own) as found, contextlib.suppress(OSError):
-                found.shutdown(socket.SHUT_RDWR)
-    finally:
-        os.close(own)
+    # Not by a duplicate, although a number may be used anew meanwhile: closing a duplicate would drop the locks of a
+    # file that SQLite has opened under that number. A shutdown of what is no socket does nothing.
+    if _peer_at(connection.fd, port) == connection.peer:
+        with contextlib.suppress(OSError), _borrowed(connection.fd) as found:
+            found.shutdown(socket.SHUT_RDWR)
 
 
 def _peer_at(fd: int, port: int) -> Peer | None:
