@@ -13,7 +13,10 @@ from processor.log.errors import LogBroken
 SHARED_FIRST: Final = 0x4000_0002
 """The first byte that every open connection in WAL mode holds a read lock on (sqlite.org/src, os.h: `SHARED_FIRST`)."""
 
-_LOCKS: Final = Path("/proc/locks")
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+_LOCKS_OF: Final = "/proc/self/fdinfo/{}"
+"""Of one open file the kernel lists the locks at one moment; the list of all, /proc/locks, misses some while it is
+read."""
 
 _File = tuple[int, int]
 """Device and inode."""
@@ -25,12 +28,13 @@ class Guard:
     def __init__(self, path: Path) -> None:
         self._paths = [str(path), f"{path}-wal"]
         self._files: list[_File] = []
-        self._sees_lock = False
+        self._holder: int | None = None
+        """The descriptor through which SQLite holds the lock; None: locks cannot be seen here."""
 
     def begin(self) -> None:
         """Remember the files as they are now: the database has been read, so that both are open. Raises `OSError`."""
         self._files = [_file(path) for path in self._paths]
-        self._sees_lock = self._holds_lock()
+        self._holder = self._find_holder()
 
     def check(self) -> None:
         """Raise `LogBroken` if one of the files has been deleted or replaced. Microseconds."""
@@ -45,22 +49,39 @@ class Guard:
 
     def check_lock(self) -> None:
         """Raise `LogBroken` if this process no longer holds SQLite's lock. Says nothing where locks cannot be seen."""
-        if self._sees_lock and not self._holds_lock():
+        if self._holder is None or self._holds(self._holder):
+            return
+        self._holder = self._find_holder()  # another connection's, perhaps
+        if self._holder is None:
             raise LogBroken(
                 f"the lock on {self._paths[0]} is lost: another part of this process has closed the file. The next "
                 "program that looks at it would delete the write-ahead log"
             )
 
-    def _holds_lock(self) -> bool:
-        """Whether the kernel lists the lock as this process's own."""
+    def _find_holder(self) -> int | None:
+        """Look through all open files. 1 µs each."""
         try:
-            lines = _LOCKS.read_text().splitlines()
+            names = os.listdir(_DESCRIPTORS)  # noqa: PTH208 - the names are all that is needed
+        except OSError:
+            return None
+        for name in names:
+            try:
+                found = os.fstat(int(name))
+            except OSError:  # closed meanwhile
+                continue
+            if (found.st_dev, found.st_ino) == self._files[0] and self._holds(int(name)):
+                return int(name)
+        return None
+
+    def _holds(self, descriptor: int) -> bool:
+        """Whether the lock was taken through this descriptor, and is still there."""
+        try:
+            lines = Path(_LOCKS_OF.format(descriptor)).read_text().splitlines()
         except OSError:
             return False
-        pid, inode = str(os.getpid()), str(self._files[0][1])
-        for line in lines:  # 1: POSIX  ADVISORY  READ 1234 fe:00:5678 1073741826 1073742335
+        for line in lines:  # lock:   1: POSIX  ADVISORY  READ 1234 fe:00:5678 1073741826 1073742335
             fields = line.split()
-            if fields[1:2] == ["POSIX"] and fields[-4] == pid and fields[-3].rpartition(":")[2] == inode:
+            if fields[:1] == ["lock:"] and fields[2] == "POSIX" and fields[-3].endswith(f":{self._files[0][1]}"):
                 first, last = int(fields[-2]), fields[-1]
                 if first <= SHARED_FIRST and (last == "EOF" or int(last) >= SHARED_FIRST):
                     return True

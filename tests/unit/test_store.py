@@ -306,6 +306,22 @@ def test_opening_and_closing_a_log_keeps_the_locks_of_the_others_in_the_process(
         log.check_lock()
 
 
+def test_a_lock_that_is_held_is_never_missed_while_other_processes_lock_and_unlock(log: Log, tmp_path: Path) -> None:
+    """The list of all locks is not one moment's: a lock that is held was missing in it under load."""
+    busy = (
+        "import fcntl, sys\nfile = open(sys.argv[1], 'w')\n"
+        "while True: fcntl.lockf(file, fcntl.LOCK_EX); fcntl.lockf(file, fcntl.LOCK_UN)"
+    )
+    others = [subprocess.Popen([sys.executable, "-c", busy, tmp_path / f"other-{number}"]) for number in range(4)]
+    try:
+        for _ in range(2000):
+            log.check_lock()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def test_another_program_may_look_at_the_log(log: Log) -> None:
     look = (
         "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM record').fetchone()[0])"
