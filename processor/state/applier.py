@@ -255,8 +255,9 @@ class Applier:
                 for (partition, changes, ids), (rows, *claimed) in zip(changed, made, strict=True):
                     _flushed(partition, changes, rows, firsts)
                     for append in claimed:
-                        [(_, value)] = append.records
-                        partition.covered = Covered(firsts[append.to] + 1, claims.digest(value or b""), ids)
+                        if firsts[append.to] >= 0:  # else the partition was given up, and nothing was written
+                            [(_, value)] = append.records
+                            partition.covered = Covered(firsts[append.to] + 1, claims.digest(value or b""), ids)
             owned = self._owned()
             for partition, delivered in pending:
                 if owned.get(partition.number) is partition:
