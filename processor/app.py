@@ -10,7 +10,10 @@ import faust
 from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
+from processor.core.history import Loss, unrecorded
+from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.errors import HistoryMismatch, LogUnavailable
 from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.settings import Settings
@@ -18,6 +21,7 @@ from processor.state import loader
 from processor.state.applier import Applier
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition
+from processor.state.recovery import refuse
 from processor.state.rows import RowTable
 from processor.state.sealer import Sealer
 
@@ -42,12 +46,13 @@ class TableManager(faust.tables.TableManager):
 class Delivery:
     """A Faust event as the applier takes it."""
 
-    __slots__ = ("_event", "is_damaged", "offset", "partition", "value")
+    __slots__ = ("_event", "is_damaged", "key", "offset", "partition", "value")
 
     def __init__(self, event: EventT[Any]) -> None:
         self._event = event
         self.partition: int = event.message.partition
         self.offset: int = event.message.offset
+        self.key: bytes | None = event.message.key
         self.value: bytes | None = event.message.value
         self.is_damaged = bool(event.message.headers)
         """Only damaged records have a header, see `faust_transport.DAMAGED`."""
@@ -62,11 +67,16 @@ class Application:
     def __init__(self, settings: Settings, clock: Any) -> None:
         self._address = address = LogAddress.of(settings)
         log = address.open(settings.partitions, create=True)
-        self.partitions = log.partitions
-        counts = log.topics()
-        log.close()
+        try:
+            self.partitions = log.partitions
+            counts = log.topics()
+            losses.check_directory(log)
+        finally:
+            log.close()
+        self._clock = clock
         self.faust = _faust_app(address, self.partitions)
-        load: Callable[[int], Partition] | None = partial(loader.load, address)
+        load: Callable[[int], Partition] | None = partial(self._load, clock=clock)
+        self.faust.resume_at = self._resume_at
         self.holder: Holder | None = None
         self.stage: Stage | None = None
         """The second stage; on the embedded log front ends have the same sums, and nobody else reads it."""
@@ -83,7 +93,9 @@ class Application:
             value_type=bytes,
         )
         self.faust.tables.add(self.table)
-        self.applier = Applier(self._owned, self._append, clock, settings.flush_interval, self._exists, self._pause)
+        self.applier = Applier(
+            self._owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
+        )
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
@@ -121,7 +133,7 @@ class Application:
     def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
         from processor.state.holder import Holder
 
-        return Holder(self._address, counts, self._owned, self._flush, standby=standby)
+        return Holder(self._address, counts, self._owned, self._flush, self._clock, standby=standby)
 
     async def _grant(self) -> None:
         self.grantor.start()
@@ -154,6 +166,35 @@ class Application:
         try:
             found = log.read(TopicPartition(EVENTS, number), start, 1)
             return bool(found) and found[0].offset < before
+        finally:
+            log.close()
+
+    def _load(self, number: int, clock: Callable[[], int]) -> Partition:
+        try:
+            return loader.load(self._address, number, clock)
+        except HistoryMismatch as error:
+            refuse(error)
+
+    def _resume_at(self, number: int) -> int | None:
+        """The next offset to read of a partition; None: it is not owned."""
+        partition = self._owned().get(number)
+        return None if partition is None else partition.expected
+
+    async def _lost(self, number: int, start: int, end: int) -> None:
+        while True:
+            try:
+                return await asyncio.to_thread(self._report, number, start, end)
+            except LogUnavailable as error:
+                get_logger().warning("log.unavailable", error=str(error))
+                await asyncio.sleep(1)
+
+    def _report(self, number: int, start: int, end: int) -> None:
+        log = self._address.open()
+        try:
+            loss = Loss(start, end, counted=False, reason="missing in the log")
+            known = losses.of_partition(log, number)
+            for each in losses.report(log, number, unrecorded([loss], known), self._clock()):
+                get_logger().error("events.lost", partition=number, first=each.start, last=each.end - 1, text=each.text)
         finally:
             log.close()
 

@@ -119,3 +119,7 @@ class Health(Protocol):
     def unready(self) -> Sequence[str]:
         """Why events cannot be taken now, a sentence each; empty when ready."""
         ...
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator has to know though events can be taken, a sentence each: what is gone from the log."""
+        ...

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
 from processor.core import rowblock
+from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.checkpointer import Checkpointer
 from processor.wall_clock import latest, now
@@ -61,6 +62,9 @@ BIND_PATIENCE: Final = 3.0
 
 GRACE: Final = 3.0
 """Seconds that requests under way get to finish when the process is told to stop."""
+
+SETTLE_PATIENCE: Final = 5.0
+"""Seconds to wait for the end of the changelog when the events have lost theirs."""
 
 COLLECT_AFTER: Final = (50_000, 20, 20)
 """For `gc.set_threshold`. By Python's own (700, 10, 10), four thousand connections cost a twentieth of all time: each
@@ -119,6 +123,7 @@ async def _build(
     loop = asyncio.get_running_loop()
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)
+    losses.check_directory(log)
     view = View(rowblock.seed_of(log.salt))
     arrivals = Arrivals(view)
     bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)
@@ -135,7 +140,12 @@ async def _build(
         await stating.state()  # whoever grants leases knows of this process before it takes its first event
         stack.push_async_callback(_stop_reporting, asyncio.create_task(stating.run()))
     guard = book.check if book is not None else lambda: None
-    publisher = LogPublisher(address, now, settings.max_pending_mib << 20, guard)
+    marks = None
+    if address.kafka is not None:  # the embedded log loses nothing that it has acknowledged, or all of its file
+        marks = settings.data_dir / f"acknowledged-{0 if crew is None else crew.number}"
+    publisher = LogPublisher(
+        address, now, settings.max_pending_mib << 20, guard, lambda: dict(view.position), lambda: _settled(view), marks
+    )
     stack.push_async_callback(asyncio.to_thread, publisher.close)
     keys = DirectoryFollower(address, directory)
     follower = Follower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
@@ -147,8 +157,9 @@ async def _build(
         stack.push_async_callback(asyncio.to_thread, each.stop)
     for each in (keys, follower):
         await asyncio.to_thread(each.read_all.wait)
+    await asyncio.to_thread(publisher.check_acknowledged)
     trust = Trust(lambda: keys.known_at, time.monotonic)
-    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
+    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust, directory.lost)
     cardinality = Cardinality(
         view,
         settings.max_users,
@@ -191,6 +202,14 @@ async def _build(
     asked = settings.access_log
     face = Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust, access_log=asked)
     return face, health, registry
+
+
+def _settled(view: View) -> dict[int, int]:
+    """What the tables contain by all that is in the changelog now, or as far as it could be read in time. Blocks."""
+    asked, deadline = now(), time.monotonic() + SETTLE_PATIENCE
+    while view.as_of <= asked and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return dict(view.position)
 
 
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:

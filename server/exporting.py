@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from processor.core import message, portable
 from processor.core.clock import HOUR
+from processor.core.history import is_padding
 from processor.core.message import Block, Message, MessageError
 from processor.log.letters import dead_offsets
 from processor.log.port import LogReader, scan
@@ -79,6 +80,8 @@ class Exporter:
                     self.tally.first_at = record.at
                 if record.offset in dead:
                     self.tally.dead += 1
+                elif is_padding(record.value):
+                    pass
                 elif not self._is_before(record):
                     yield from self._record(tp.partition, record)
                 self._progress(before + record.offset + 1 - first, total)

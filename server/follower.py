@@ -1,5 +1,6 @@
 """What keeps a front end's picture of the log up to date: the follower thread, and the verdict whether it is."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -9,6 +10,8 @@ from structlog.stdlib import get_logger
 from processor.core import tables
 from processor.core.rowblock import RowBlock
 from processor.log.address import LogAddress
+from processor.log.errors import LogBroken
+from processor.log.losses import Lost
 from processor.log.newest import FOLD, Kept, collector_off
 from processor.log.store import Record, TopicPartition
 from processor.log.tail import Tail
@@ -29,6 +32,11 @@ LOOK: Final = 0.05
 """Seconds between two looks at the directory: a key's end is to be known within one, and each look takes the GIL from
 the event loop seven times."""
 
+EXIT_BROKEN: Final = 70
+
+SHORT: Final = 2.0
+"""Seconds for which events may be missing from the tables before that is said to be so."""
+
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
@@ -47,6 +55,9 @@ class _Following(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self._round()
+            except LogBroken as error:  # what is known here may not be in the log any more
+                get_logger().critical("follower.broken", error=str(error))
+                os._exit(EXIT_BROKEN)
             except Exception:  # noqa: BLE001 - what stands still is seen by /readyz; the next round may go well
                 get_logger().exception("follower.failed")
                 self._stopping.wait(PAUSE)
@@ -218,7 +229,9 @@ class LogHealth:
         max_lag: float,
         monotonic: Callable[[], float],
         trust: Trust | None = None,
+        lost: Callable[[], Sequence[Lost]] = list,
     ) -> None:
+        self._lost = lost
         self._trust = trust or always()
         self._publisher = publisher
         self._view = view
@@ -228,11 +241,13 @@ class LogHealth:
         self._caught_up = False
         self._moved_at = monotonic()
         self._seen: dict[int, int] = {}
+        self._short_since: float | None = None
 
     @property
     def caught_up(self) -> bool:
-        """True once the view contains all that was in the log when this process started."""
-        self._caught_up = self._caught_up or self._view.contains(self._at_start)
+        """True once the view contains all that was in the log when this process started, and no rows are missing."""
+        if not self._caught_up:
+            self._caught_up = self._view.contains(self._at_start) and not self._view.shortfall()
         return self._caught_up
 
     def unready(self) -> Sequence[str]:
@@ -244,10 +259,32 @@ class LogHealth:
             reasons.append("the tables have not caught up with the log yet")
         if not self._trust.is_fresh:
             reasons.append("the keys known here may be out of date")
+        missing = self._missing()
+        if missing:
+            reasons.append(
+                f"rows are missing in the changelog: {missing} events that were counted are not shown. A worker that "
+                "is started computes the rows anew"
+            )
         still = self._standstill()
         if still > self._max_lag:
             reasons.append(f"the worker has made no progress for {still:.0f} s with events waiting")
         return reasons
+
+    def _missing(self) -> int:
+        """Events that the tables have lacked for a while: half a flush may be on its way here."""
+        shortfall = self._view.shortfall()
+        if shortfall is None:
+            return 0
+        if shortfall == 0:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = self._monotonic()
+        lasted = 0.0 if self._short_since is None else self._monotonic() - self._short_since
+        return shortfall if lasted > SHORT else 0
+
+    def warnings(self) -> Sequence[str]:
+        """See `Health.warnings`."""
+        return [each.text for each in self._lost()]
 
     def _standstill(self) -> float:
         """Seconds without progress while events wait."""

@@ -178,12 +178,12 @@ class _Door:
         return json_response({"status": "ok"})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        reasons = list(self._face.health.unready())
+        reasons, warnings = list(self._face.health.unready()), list(self._face.health.warnings())
+        told: dict[str, Any] = {"warnings": warnings} if warnings else {}
         if not reasons:
-            return json_response({"status": "ready"})
-        return json_response(
-            {"status": "unready", "error": f"Not ready: {'; '.join(reasons)}", "reasons": reasons}, 503
-        )
+            return json_response({"status": "ready", **told})
+        error = f"Not ready: {'; '.join(reasons)}"
+        return json_response({"status": "unready", "error": error, "reasons": reasons, **told}, 503)
 
     def _reader(self, request: web.Request) -> Key:
         secret = secret_of(request.headers.get(API_KEY), request.headers.get(hdrs.AUTHORIZATION))

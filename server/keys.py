@@ -12,6 +12,8 @@ from typing import Final, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
+from processor.log import losses
+from processor.log.losses import Lost
 from server.budgets import Budget, Reached
 from server.errors import Refused
 
@@ -172,6 +174,7 @@ class Directory:
         self.budget_changes = 0
         """Counts what was taken in of budgets and of what was reached."""
         self._records: dict[bytes | None, bytes | None] = {}
+        self._lost: dict[str, Lost] = {}
 
     def apply(self, key: bytes | None, value: bytes | None, offset: int = -1) -> None:
         """Take in one record of the topic. Raises `ValueError` for one of another format."""
@@ -208,6 +211,11 @@ class Directory:
         elif kind == "reached":
             _put(self._reached, name, None if value is None else msgspec.json.decode(value, type=Reached))
             self.budget_changes += 1
+        elif kind == losses.KIND:
+            if value is None:
+                self._lost.pop(name, None)
+            else:
+                self._lost[name] = losses.decode(value)
         elif kind != "meta":  # what the log itself keeps there
             raise ValueError(f"unknown kind of directory record: {key!r}")
 
@@ -293,6 +301,10 @@ class Directory:
     def is_reached(self, reached: Reached) -> bool:
         """True if that is known already."""
         return reached.id in self._reached.get(reached.project, {})
+
+    def lost(self) -> list[Lost]:
+        """What is gone from the log, in the order in which it was reported."""
+        return list(self._lost.values())
 
     def organizations(self) -> list[Organization]:
         """All organisations with settings of their own."""

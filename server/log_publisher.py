@@ -1,16 +1,21 @@
 """The log behind the front end: group commit on a thread, and what becomes of it while the log takes nothing."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from structlog.stdlib import get_logger
 
+from processor.core.history import ACKNOWLEDGED, Loss
+from processor.core.tables import NEVER
+from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.committer import Backlogged, GroupCommitter, Job, Outcome
-from processor.log.errors import LogUnavailable
+from processor.log.errors import LogError, LogUnavailable
 from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS
+from server.acknowledged import Acknowledged
 from server.errors import Refused
 from server.publisher import Parts
 
@@ -27,7 +32,18 @@ class LogPublisher:
         clock: Callable[[], int],
         max_pending_bytes: int,
         guard: Callable[[], None] = lambda: None,
+        contained: Callable[[], Mapping[int, int]] = dict,
+        settled: Callable[[], Mapping[int, int]] = dict,
+        marks: Path | None = None,
     ) -> None:
+        """`contained`: partition -> the last offset that the tables contain, as far as this process knows; `settled`:
+        the same, but it may wait to know all that is in the changelog. `marks`: a file for what was acknowledged
+        (`server.acknowledged`).
+
+        An append at an offset up to one of these means that the log has lost its end: no table will ever contain what
+        stands there, so it is not acknowledged. Nor is what comes after it, until the partition's owner has filled up
+        what is missing (`processor.state.recovery`).
+        """
         log = address.open()
         self.partitions = log.partitions
         self.identity = log.identity
@@ -44,10 +60,16 @@ class LogPublisher:
         self._loop = asyncio.get_running_loop()
         self._ends = address.ends([TopicPartition(EVENTS, number) for number in range(self.partitions)])
         self._acknowledged: dict[int, int] = {}
+        self._guard = guard
+        self._contained = contained
+        self._settled = settled
+        self._used: dict[int, int] = {}
+        """partition -> an offset that was used when the append under way began. Like `_given`, of the committer."""
+        self._given = Acknowledged(marks, self.identity, self.partitions)
         self._fails_fast = address.kafka is not None
         """On Kafka a try takes seconds while the broker is away: the prober's alone are enough."""
         self._committer = GroupCommitter(
-            address.open, clock, self._decided, max_pending_bytes, guard, fails_together=self._fails_fast
+            address.open, clock, self._decided, max_pending_bytes, self._begin, fails_together=self._fails_fast
         )
         self._committer.start()
         self._is_handing_over = False
@@ -83,12 +105,68 @@ class LogPublisher:
         self._is_handing_over = False
         self._committer.hand_over()
 
+    def _begin(self) -> None:
+        """In the committer's thread, right before an append. Raises `LogUnavailable` to keep it from being begun."""
+        self._guard()
+        contained = self._contained()  # before: the worker may be quicker than the answer
+        self._used = {
+            partition: max(contained.get(partition, NEVER), self._given[partition])
+            for partition in range(self.partitions)
+        }
+
     def _decided(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
         """In the committer's thread: one hop to the loop for all requests of a commit."""
+        lost = self._cut_off(decided)
+        if lost is not None:
+            decided = [(job, lost) for job, _ in decided]
         try:
             self._loop.call_soon_threadsafe(self._deliver, decided)
         except RuntimeError:  # the loop has ended: nobody waits any more
             return
+
+    def _cut_off(self, decided: Sequence[tuple[Job, Outcome]]) -> LogUnavailable | None:
+        """Why nothing of a commit may be acknowledged: the log gave offsets that were used before."""
+        given: dict[int, int] = {}
+        for _, outcome in decided:
+            if isinstance(outcome, dict):
+                for partition, offset in outcome.items():
+                    given[partition] = max(offset, given.get(partition, NEVER))
+        again = {partition: offset for partition, offset in given.items() if offset <= self._used[partition]}
+        for partition, offset in again.items():
+            if offset <= self._given[partition]:
+                self._report_lost(partition, offset)
+        if again:
+            where = ", ".join(f"partition {partition} at {offset}" for partition, offset in sorted(again.items()))
+            return LogUnavailable(f"it has lost its end ({where}), which has to be filled up first")
+        self._given.advance(given)
+        return None
+
+    def check_acknowledged(self) -> None:
+        """Report what a life of this process before this one acknowledged, and the log does not have. Blocks.
+
+        To be called once the tables are known, before the first event is published.
+        """
+        for partition, last in self._ends().items():
+            if last < self._given[partition]:
+                self._report_lost(partition, last + 1)
+
+    def _report_lost(self, partition: int, offset: int) -> None:
+        """What was acknowledged from `offset` on is gone, and perhaps not in the tables. Blocks."""
+        start, end = max(offset, self._settled().get(partition, NEVER) + 1), self._given[partition] + 1
+        self._given.forget(partition)
+        self._acknowledged.pop(partition, None)  # nobody has to wait for what is gone
+        if start >= end:
+            return
+        loss = Loss(start, end, counted=False, reason="acknowledged, and then lost by the log", topic=ACKNOWLEDGED)
+        get_logger().error("events.lost", topic=ACKNOWLEDGED, partition=partition, first=start, last=end - 1)
+        try:
+            log = self._address.open()
+            try:
+                losses.report(log, partition, [loss], self._clock())
+            finally:
+                log.close()
+        except LogError as error:
+            get_logger().error("events.lost_unreported", partition=partition, error=str(error))
 
     def _deliver(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in decided:
@@ -145,6 +223,7 @@ class LogPublisher:
         if self._prober is not None:
             self._prober.cancel()
         self._committer.stop()
+        self._given.close()
 
 
 def _cannot_take(why: object) -> Refused:

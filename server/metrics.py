@@ -49,6 +49,10 @@ class State(Protocol):
         """Subscribers of the live stream."""
         ...
 
+    def lost(self) -> Mapping[int, int]:
+        """partition -> messages of events that are gone and in no table, of those partitions that lost any."""
+        ...
+
     def unready(self) -> Sequence[str]:
         """Why the process is not ready."""
         ...
@@ -83,6 +87,10 @@ class StateCollector(Collector):
         yield _gauge("view_age_seconds", "Seconds since the view held all that was in the changelog", state.age())
         yield _gauge("pending_bytes", "Bytes of events that wait for the disk", state.pending())
         yield _gauge("subscribers", "Subscribers of the live stream, of both wires", state.subscribers())
+        lost = _gauge("events_lost", "Messages of events that are gone and in no table", labels=["partition"])
+        for partition, messages in sorted(state.lost().items()):
+            lost.add_metric([str(partition)], messages)
+        yield lost
         yield from _quotas(state.quotas())
         if self._log_dir is not None:
             yield self._log_size(self._log_dir)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import SECOND, month_start
+from processor.log import losses
 from server.feed import Feed
 from server.follower import LogHealth
 from server.keys import Directory
@@ -68,6 +69,10 @@ class Signals:
     def subscribers(self) -> int:
         """See `State.subscribers`."""
         return self._feed.subscribers
+
+    def lost(self) -> Mapping[int, int]:
+        """See `State.lost`."""
+        return losses.uncounted(self._directory.lost())
 
     def unready(self) -> Sequence[str]:
         """See `State.unready`."""

@@ -20,6 +20,7 @@ from structlog.stdlib import get_logger
 
 from processor import lifeline
 from processor.core.visible import visible
+from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.checkpointer import EXIT_BROKEN
 from processor.log.locks import FileLock
@@ -132,6 +133,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     lock = FileLock(settings.data_dir / "serve.lock")
     lock.take(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
     log = LogAddress.of(settings).open(settings.partitions, create=True)
+    losses.check_directory(log)
     made = bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=True)
     log.close()
     stop = asyncio.Event()

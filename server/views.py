@@ -35,8 +35,9 @@ from server.queries import Range, UserQuery
 CHUNK: Final = 2048
 """Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""
 
+REQUESTS: Final = 0
 UNPRICED: Final = 6
-"""Its place in the totals of a project."""
+"""Their places in the totals of a project."""
 
 UserRow = tuple[str | None, int, str, str, str]
 """What a project's row of a user is kept by: user, day since the epoch, provider, model, environment."""
@@ -75,6 +76,8 @@ class View:
         """partition -> the last source offset the view contains. Rows of later ones may be in it already."""
         self.horizons: dict[int, int] = {}
         """partition -> up to where its windows may be gone (`processor.core.horizon`)."""
+        self._events: dict[int, int] = {}
+        """partition -> unique events in its rows of users, as its progress says."""
         self.as_of = 0
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
         self._batches = 0
@@ -137,7 +140,8 @@ class View:
         for parts, value in changes.latencies:
             self._latencies.replace(partition, parts, value)
         if changes.progress is not None:  # last: it stands for what was applied before
-            self.position[partition], _ = changes.progress
+            self._events[partition] = changes.progress.events
+            self.position[partition] = changes.progress.offset
         if changes.horizon:
             self.horizons[partition] = changes.horizon
 
@@ -371,6 +375,18 @@ class View:
             sum(month.conflicts for month in months),
             unpriced,
         )
+
+    def shortfall(self) -> int | None:
+        """How many events the rows lack that the partitions' owners have written: rows of the changelog are missing.
+
+        None: that cannot be told, at this moment or by what was written. Never waits.
+        """
+        batches = self._batches
+        written = list(self._events.values())
+        if self._whole != batches or tables.UNKNOWN in written:
+            return None
+        there = sum(project.totals[REQUESTS] for project in list(self._columns.projects.by_name.values()))
+        return max(sum(written) - there, 0) if self._batches == batches else None
 
     @property
     def users(self) -> int:

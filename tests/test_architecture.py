@@ -32,6 +32,7 @@ SERVER_MAY_USE = (
     "processor.log.errors",
     "processor.log.letters",  # of the command line only
     "processor.log.locks",
+    "processor.log.losses",
     "processor.log.newest",
     "processor.log.port",
     "processor.log.store",

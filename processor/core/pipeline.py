@@ -133,6 +133,12 @@ class Tables:
         return len(self.users) + len(self.hours) + len(self.latencies) + len(self.windows)
 
     @property
+    def tally(self) -> tuple[int, int]:
+        """How many rows of all kinds there are, the progress aside, and how many unique events those of users have."""
+        users, events = self.users.tally
+        return users + len(self.hours) + len(self.latencies) + len(self.windows), events
+
+    @property
     def changed(self) -> int:
         """Rows waiting for `take_changes`."""
         return self.users.changed + len(self._dirty) + len(self._gone)
@@ -180,6 +186,8 @@ class Tables:
             self._add(offsets, [block for _, message, _ in messages for block in message.blocks], rows, chosen)
 
     def _claim(self, offset: int, keys: dedupe.U64, digests: dedupe.U64, fresh: dedupe.Mask) -> None:
+        if fresh.any():
+            self.progress.claimed = max(self.progress.claimed, offset)
         if fresh.all():
             self._claimed.append(Claimed(offset, keys.tobytes(), digests.tobytes()))
         elif fresh.any():
@@ -391,6 +399,7 @@ class Tables:
         if self.horizon.dirty:  # with the tombstones of what it has closed
             self.horizon.dirty = 0
             rows.append((self.horizon, self.horizon.encode()))
+        self.progress.rows, self.progress.events = self.tally
         rows.append((self.progress, tables.encode_value(self.progress)))
         changes = Changes(self, self.users.take(), rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
@@ -448,8 +457,7 @@ class Tables:
         """Read back one changelog record, in the order of the log. Raises `ValueError` for one of another format."""
         _, kind, parts = tables.decode_key(key)
         if kind == "progress" and value is not None:
-            offset, watermark = tables.decode_value(value)
-            self.progress = Progress(key, offset, watermark, changelog)
+            self.progress = tables.progress_of(key, tables.decode_value(value), changelog)
         elif kind == "horizon" and value is not None:
             self._horizon = Horizon(key, tables.decode_value(value), changelog)
         elif kind == "user":

@@ -7,16 +7,19 @@ offset applied to them, so that applying a message again changes nothing:
     [partition, "hour", project, hour, provider, model, environment]           -> sums
     [partition, "latency", project, hour, provider, model, environment]        -> [offset, bucket, events, ...]
     [partition, "window", scope, id, kind, start]                              -> counts
-    [partition, "progress"]                                                    -> [offset, watermark]
+    [partition, "progress"]                                                    -> [offset, watermark, ...]
     [partition, "horizon"]                                                     -> [windows, leases, earlier, running, n,
                                                                                    (since, until, clock, arrival), ...]
 
-The last is no sum and not of the log: it says which windows may be gone (`processor.core.horizon`); of its samples the
-first n are of the last day. Checkpoints (`processor.state.sealer`) have, instead of it, how far retention has come:
+The horizon is no sum and not of the log: it says which windows may be gone (`processor.core.horizon`); of its samples
+the first n are of the last day. Checkpoints (`processor.state.sealer`) have, instead of it, how far retention has come:
 [partition, "retained"] -> [before, running, first] (`processor.core.retention`).
 
 Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fit have a form of fixed width instead
 (`packed`), which costs less to write and next to nothing to read. A reader takes both.
+
+The progress is the last record of every flush. Behind its first two numbers it says what the other pieces of state must
+look like if they belong to it (`Progress.record`); a start compares them (`processor.core.history`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +48,9 @@ WINDOW_SIZE: Final[dict[WindowKind, int]] = {"minute": MINUTE, "hour": HOUR, "da
 
 NEVER: Final = -1
 """The offset of a row that nothing was applied to yet."""
+
+UNKNOWN: Final = -1
+"""A number of the progress that whoever wrote it did not know."""
 
 
 class Sums(Struct, gc=False):
@@ -143,9 +149,44 @@ class Progress(Struct, gc=False):
     """The latest arrival seen, in microseconds."""
     changelog: int = NEVER
     dirty: int = 0
+    digest: int = UNKNOWN
+    """Of the message at `offset` (`processor.core.history.digest_of`)."""
+    claimed: int = NEVER
+    """The last source offset that claimed ids: the claims log must reach to it."""
+    claims_from: int = 0
+    """The offset in the claims log from which on it is complete."""
+    events: int = UNKNOWN
+    """Unique events in the rows of users; those of hours have as many."""
+    rows: int = UNKNOWN
+    """Rows of all kinds, without this one and the horizon."""
 
     def value(self) -> list[int]:
+        """What follows from the events alone."""
         return [self.offset, self.watermark]
+
+    def record(self) -> list[int]:
+        """The numbers in the changelog. Programs up to log format 3 wrote the first two."""
+        return [*self.value(), self.digest, self.claimed, self.claims_from, self.events, self.rows]
+
+
+def progress_of(key: bytes, numbers: Sequence[int], changelog: int = NEVER) -> Progress:
+    """The progress that the changelog has as `numbers`. Raises `ValueError` for another form."""
+    if len(numbers) == 2:
+        return Progress(key, numbers[0], numbers[1], changelog)
+    if len(numbers) != 7:
+        raise ValueError(f"not a row of the changelog: a progress of {len(numbers)} numbers")
+    offset, watermark, digest, claimed, claims_from, events, rows = numbers
+    return Progress(
+        key,
+        offset,
+        watermark,
+        changelog,
+        digest=digest,
+        claimed=claimed,
+        claims_from=claims_from,
+        events=events,
+        rows=rows,
+    )
 
 
 Row = Sums | Counts | Histogram | Progress
@@ -223,6 +264,8 @@ def encode_values(rows: Iterable[Row]) -> list[bytes]:
                 )
             except packed.Misfit:
                 value = _encode(row.value())
+        elif type(row) is Progress:
+            value = _encode(row.record())
         else:
             value = _encode(row.value())
         values.append(value)

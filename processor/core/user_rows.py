@@ -91,9 +91,24 @@ class UserRows:
         self.changed = 0
         """Rows waiting for `take`."""
         self._written: dict[int, _Written] = {}
+        self._tally: tuple[int, int] | None = (0, 0)
+        """Rows that have events, and these events; None: rows were read back since they were counted."""
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def tally(self) -> tuple[int, int]:
+        """How many rows have events, and how many unique events these are.
+
+        Kept up with what is added; after rows were read back it looks at all of them once (20 ms for a million).
+        """
+        if self._tally is None:
+            requests = self._values.column("requests", np.arange(len(self._keys)), ascending=True)
+            wide = list(self._wide.values())
+            events = int(requests.sum(dtype=np.int64)) + sum(row.requests for row in wide)
+            self._tally = int(np.count_nonzero(requests)) + sum(row.requests > 0 for row in wide), events
+        return self._tally
 
     def rows(self) -> Iterator[tuple[UserPlace, Sums]]:
         """All rows, an object made for each: for whoever compares them, not for the hot path."""
@@ -140,6 +155,10 @@ class UserRows:
             if not len(rows):
                 return
         added = sums.grouped(rows, offsets, events, errors)
+        if self._tally is not None:
+            empty = self._values.column("requests", added.codes) == 0  # of a wide row these are 0, too
+            fresh = np.count_nonzero(empty) - (sum(map(added.codes.__contains__, self._wide)) if self._wide else 0)
+            self._tally = self._tally[0] + int(fresh), self._tally[1] + len(rows)
         self._touch(added.codes)
         if added.numbers.dtype == object:
             self._add_exactly(added)
@@ -311,6 +330,7 @@ class UserRows:
         """Read rows back, no two of one key, with the offsets of their records. Raises `ValueError` for a key of
         another format. `hashes`: of the keys, if they are known. Of a block the offsets are all the same and `size` is
         the number of rows it has, these among them."""
+        self._tally = None
         rows = self._known(keys, hashes)
         for row in rows.tolist() if self._wide else ():
             self._wide.pop(row, None)
@@ -323,6 +343,7 @@ class UserRows:
 
     def restore_one(self, key: bytes, found: Sums | None, offset: int) -> None:
         """Read back a row whose numbers may not fit into columns; None: it is gone."""
+        self._tally = None
         rows = self._known([key], None)
         self._put(int(rows[0]), found or Sums(key))
         self._move(rows, np.array([NEVER if found is None else offset]))

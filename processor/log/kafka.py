@@ -4,6 +4,7 @@ Readers see only what was committed. Offsets may have gaps: transactions leave m
 """
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -11,12 +12,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
 from processor.log import kafka_topics
-from processor.log.errors import LogError, LogUnavailable
+from processor.log.errors import HistoryMismatch, LogError, LogUnavailable
 from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_topics import META, PATIENCE, Layout, Meta
 from processor.log.kafka_writer import Appender
 from processor.log.store import Append, Record, TopicPartition
-from processor.log.topics import DIRECTORY, PARTITIONED_ON_KAFKA, SINGLE
+from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, PARTITIONED_ON_KAFKA, ROWS, SINGLE
 
 _known: dict[str, Meta] = {}
 """servers -> meta record: it never changes. Who is in here is new enough, too."""
@@ -76,9 +77,28 @@ class KafkaLog:
                 position = records[-1].offset + 1
             if attempt or not create:
                 break
+            self._check_is_new()
             self.append([Append(home, [kafka_topics.new_meta()])], 0)
             self._readers.pop(home).close()
         raise LogError(f"the log at {self._access.servers} has no meta record: start an API or a worker there once")
+
+    def _check_is_new(self) -> None:
+        """No new name and salt for topics that have had others: ids would not be recognised, and events count twice.
+
+        Raises `HistoryMismatch`.
+        """
+        used = [
+            f"{topic} {number}"
+            for topic in (EVENTS, ROWS, CLAIMS)
+            for number in range(self._layout.topics[topic])
+            if self.end(TopicPartition(topic, number)) > 0
+        ]
+        if used or self.first(TopicPartition(DIRECTORY, 0)) > 0:
+            raise HistoryMismatch(
+                f"the topic {DIRECTORY} at {self._access.servers} has lost the log's name and salt, and its keys"
+                f"{f', but there are records in {used[0]}' if used else ''}: with others every event counts again. "
+                "Stop all processes and restore that topic from a backup; without one, count the events into new topics"
+            )
 
     def close(self) -> None:
         """Close all connections."""
@@ -130,11 +150,16 @@ class KafkaLog:
     def _watermarks(self, tp: TopicPartition) -> tuple[int, int]:
         if self._asking is None:
             self._asking = Consumer(self._access.reader())
-        try:
-            found = self._asking.get_watermark_offsets(Assigned(*tp), timeout=PATIENCE)
-        except KafkaException as error:
-            raise LogUnavailable(f"no answer from Kafka at {self._access.servers}: {error.args[0].str()}") from None
-        return int(found[0]), int(found[1])
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                found = self._asking.get_watermark_offsets(Assigned(*tp), timeout=PATIENCE)
+            except KafkaException as error:
+                if error.args[0].code() in _NO_LEADER and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                raise LogUnavailable(f"no answer from Kafka at {self._access.servers}: {error.args[0].str()}") from None
+            return int(found[0]), int(found[1])
 
     def committed(self, consumer: str, tp: TopicPartition) -> int | None:
         """The next offset to read for a consumer group; None if it has committed none."""
@@ -203,5 +228,12 @@ def record_of(message: Any) -> Record:
     """A message as the embedded log gives it; times are of milliseconds."""
     return Record(message.offset(), message.timestamp()[1] * 1000, message.key(), message.value())
 
+
+_NO_LEADER: Final = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""A topic that was just made, or a broker that was just started: it takes a moment."""
 
 _PASSING: Final = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
-from processor.log.errors import LogUnavailable
+from processor.log.errors import LogBroken, LogUnavailable
 from processor.log.kafka import take
 from processor.log.kafka_config import KafkaAccess
 from processor.log.newest import Found
@@ -87,6 +87,11 @@ class KafkaTail:
             records, self._ends[tp] = take(messages, self._ends[tp])
             self._heard = time.monotonic()
             if records:
+                if records[0].offset < self._positions[tp]:
+                    raise LogBroken(
+                        f"{tp.topic} {tp.partition} has lost its end: what was read of it up to {self._positions[tp]} "
+                        f"begins anew at {records[0].offset}. This process starts again and reads all of it"
+                    )
                 self._sound = False
                 yield tp, records
                 self._positions[tp] = records[-1].offset + 1

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, cast
 
 from confluent_kafka import Consumer as Client
 from confluent_kafka import KafkaError, KafkaException
@@ -86,6 +86,8 @@ class Consumer(faust_transport.Consumer):
         """Counts seeks: what was fetched before one is not delivered after it."""
         self._fetched_at = 0.0
         self._ends: dict[TP, int] = {}
+        self._positions: dict[TP, int] = {}
+        """Where the next message of each partition stands at least, since the last seek."""
         self._leaving = False
 
     async def subscribe(self, topics: Iterable[str]) -> None:
@@ -109,6 +111,8 @@ class Consumer(faust_transport.Consumer):
     # --- the group's callbacks, on the consumer's thread ------------------------------------------------------------
 
     def _on_assign(self, client: Client, partitions: list[Assigned]) -> None:
+        for found in partitions:
+            self._positions.pop(TP(found.topic, found.partition), None)
         client.assign(partitions)
         if partitions:
             client.pause(partitions)  # until their state is here and their offset known
@@ -232,7 +236,11 @@ class Consumer(faust_transport.Consumer):
         message: Any
         for message in messages:
             if message.error() is None:
-                self._stash.append((TP(message.topic(), message.partition()), record_of(message)))
+                tp = TP(message.topic(), message.partition())
+                if message.offset() < self._positions.get(tp, 0):
+                    _end_cut_off(tp, message.offset(), self._positions[tp])
+                self._positions[tp] = message.offset() + 1
+                self._stash.append((tp, record_of(message)))
             else:
                 _end_if_fatal(message.error())
                 try:
@@ -243,7 +251,7 @@ class Consumer(faust_transport.Consumer):
     # --- offsets ----------------------------------------------------------------------------------------------------
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Move every source partition to its committed offset, or to its beginning if there is none."""
+        """Move every source partition to where it goes on (see `Application.resume_at`)."""
         self._epoch += 1
         wanted = [tp for tp in self._assigned if tp.topic == EVENTS]
         return await self._call(self._seek_committed, wanted) if wanted else {}
@@ -255,21 +263,19 @@ class Consumer(faust_transport.Consumer):
         tps = [tp for tp in tps if tp in assigned]
         if not tps:
             return {}
-        committed = _patiently(lambda client: client.committed([Assigned(*tp) for tp in tps], PATIENCE), self._client)
-        found = {}
-        for entry in committed:
-            tp = TP(entry.topic, entry.partition)
-            found[tp] = entry.offset if entry.offset >= 0 else self._low(tp)
+        found: dict[TP, int] = {}
+        for tp in tps:
+            resume: int | None = cast(Any, self.app).resume_at(tp.partition)
+            if resume is None:  # it was given up meanwhile
+                continue
+            found[tp] = resume
             target = Assigned(*tp, found[tp])
             _patiently(partial(_seek, target), self._client)
         self._stash.clear()
-        self._client.resume([Assigned(*tp) for tp in tps])
+        self._positions = dict(found)
+        self._client.resume([Assigned(*tp) for tp in found])
         self._paused = False
         return found
-
-    def _low(self, tp: TP) -> int:
-        assert self._client is not None
-        return int(_patiently(lambda client: client.get_watermark_offsets(Assigned(*tp), PATIENCE), self._client)[0])
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         client = self._client
@@ -326,6 +332,13 @@ def _end_if_fatal(error: Any) -> None:
         os._exit(EXIT_FENCED)
 
 
+def _end_cut_off(tp: TP, offset: int, expected: int) -> None:
+    """The log has lost its end, and the client began anew: the process ends, and the next start finds out what is gone
+    (`processor.state.recovery`)."""
+    get_logger().critical("log.cut_off", topic=tp.topic, partition=tp.partition, offset=offset, expected=expected)
+    os._exit(EXIT_FENCED)
+
+
 def _seek(target: Assigned, client: Client) -> None:
     client.seek(target)
 
@@ -359,6 +372,15 @@ class Writers:
     def release(self, partition: int) -> None:
         """Be its writer no longer."""
         self._open.pop(partition, None)
+
+    def append_to(self, partition: int, appends: list[Append]) -> list[int]:
+        """A transaction of one partition that was fenced. Blocks. Raises `LogUnavailable`; ends the process if another
+        owner has fenced this one."""
+        try:
+            return self._open[partition].append(appends, now())
+        except Fenced as error:
+            get_logger().critical("worker.fenced", error=str(error))
+            os._exit(EXIT_FENCED)
 
     async def append(self, appends: list[Append]) -> list[int]:
         """A transaction for each partition, all at the same time; of partitions given up since, nothing is written."""

@@ -75,7 +75,7 @@ class Consumer(faust_transport.Consumer):
     # --- offsets ----------------------------------------------------------------------------------------------------
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Move every source partition to its committed offset, or to its beginning if there is none."""
+        """Move every source partition to where it goes on (see `Application.resume_at`)."""
         committed = await self._call(self._committed)
         self._positions.update(committed)
         return committed
@@ -84,8 +84,8 @@ class Consumer(faust_transport.Consumer):
         found = {}
         for tp in self._assigned:
             if tp.topic == EVENTS:
-                stored = TopicPartition(*tp)
-                found[tp] = self._store.committed(GROUP, stored) or self._store.first(stored)
+                resume: int | None = cast(Any, self.app).resume_at(tp.partition)
+                found[tp] = self._store.first(TopicPartition(*tp)) if resume is None else resume
         return found
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:

@@ -10,7 +10,7 @@ from processor.core.tables import NEVER
 from processor.quota.leases import Account, owner
 
 _key = msgspec.json.Decoder(tuple[int, str, str, str, str, int]).decode
-_progress = msgspec.json.Decoder(tuple[int, int]).decode
+_progress = msgspec.json.Decoder(list[int]).decode
 
 _SCOPES: Final = {("org", "month"), ("lease", "lease")}
 

@@ -16,8 +16,10 @@ from processor import tracing, wall_clock
 from processor.core import claims, message
 from processor.core.clock import SECOND
 from processor.core.dedupe import U64
+from processor.core.history import digest_of, is_padding
 from processor.core.message import Message, UnknownVersion
 from processor.core.pipeline import Changes
+from processor.core.tables import NEVER
 from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.letters import DeadLetter
 from processor.log.store import Append, TopicPartition
@@ -48,6 +50,8 @@ class Delivered(Protocol):
     @property
     def offset(self) -> int: ...
     @property
+    def key(self) -> bytes | None: ...
+    @property
     def value(self) -> bytes | None: ...
     @property
     def is_damaged(self) -> bool:
@@ -59,6 +63,9 @@ class Delivered(Protocol):
 
 Exists = Callable[[int, int, int], Awaitable[bool]]
 """(partition, from offset, to before offset): does the log hold a message there?"""
+
+Lost = Callable[[int, int, int], Awaitable[None]]
+"""(partition, from offset, to before offset): report messages that are gone and in no table. Durable on return."""
 
 AppendAll = Callable[[list[Append]], Awaitable[list[int]]]
 """Append to several partitions, all or nothing; raises `LogUnavailable`."""
@@ -78,10 +85,12 @@ class Applier:
         clock: Callable[[], int],
         interval: float,
         exists: Exists,
+        lost: Lost,
         pause: Callable[[int], None] = lambda number: None,
         running: Callable[[], int] = wall_clock.running,
     ) -> None:
         """`pause` is called with a partition's number when nothing more of it can be applied by this program."""
+        self._lost = lost
         self._owned = owned
         self._append = append
         self._clock = clock
@@ -119,11 +128,12 @@ class Applier:
         partition.expected = delivered.offset + 1
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
-        if delivered.offset in partition.dead:
+        if delivered.offset in partition.dead or (is_padding(delivered.value) and not delivered.is_damaged):
             self._apply_waiting()
             partition.tables.skip(delivered.offset)
         elif not await self._take(partition, delivered):
             return
+        partition.newest = (delivered.offset, delivered.key, delivered.value)
         self._pending.append((partition, delivered))
         self._work.set()
 
@@ -133,10 +143,11 @@ class Applier:
                 raise Broken("a message has failed half way: the process must start again")
 
     async def _check_gap(self, partition: Partition, offset: int) -> None:
-        """Offsets may have gaps, messages must not be skipped."""
+        """The events have no gaps: messages that are not there are lost, and those that are must not be skipped."""
         if await self._exists(partition.number, partition.expected, offset):
             self._broken = True
             raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
+        await self._lost(partition.number, partition.expected, offset)
 
     async def _take(self, partition: Partition, delivered: Delivered) -> bool:
         """Apply a message now or with the next ones, or bury it; False: it is not for this program to judge."""
@@ -186,6 +197,7 @@ class Applier:
                 await self._bury(partition, delivered, f"{type(error).__name__} while it was applied: {error}")
             raise Broken(f"message {delivered.partition}:{delivered.offset} could not be applied") from error
         self.applied += len(keys)
+        partition.newest = (delivered.offset, delivered.key, delivered.value)
         partition.one_by_one -= 1
         if not partition.one_by_one:
             await self.flush()  # the next start begins behind them, so that a failure among many is found at last
@@ -241,6 +253,8 @@ class Applier:
             self._work.clear()
             pending, self._pending = self._pending, []
             self._tick()
+            for partition in self._owned().values():
+                _sign(partition)
             taken = [
                 (partition, partition.tables.take_changes(), len(partition.index))
                 for partition in self._owned().values()
@@ -253,6 +267,7 @@ class Applier:
                     offsets = await self._append_at_last(appends)
                 firsts = dict(zip([append.to for append in appends], offsets, strict=True))
                 for (partition, changes, ids), (rows, *claimed) in zip(changed, made, strict=True):
+                    self._check_ends(partition, changes, rows, firsts)
                     _flushed(partition, changes, rows, firsts)
                     for append in claimed:
                         if firsts[append.to] >= 0:  # else the partition was given up, and nothing was written
@@ -271,6 +286,16 @@ class Applier:
             clock = self._clock()
             for partition in self._owned().values():
                 partition.tables.tick(now, clock)
+
+    def _check_ends(
+        self, partition: Partition, changes: Changes, rows: Append, firsts: Mapping[TopicPartition, int]
+    ) -> None:
+        """Rows or claims that were durable are gone if the log gives their offsets once more. Raises `Broken`."""
+        claims_end = firsts[TopicPartition(CLAIMS, partition.number)] if changes.claimed else partition.claims_end
+        if NEVER < firsts[rows.to] < partition.rows_end or NEVER < claims_end < partition.claims_end:
+            self._broken = True
+            partition.index.distrust()
+            raise Broken(f"the log has lost the end of the rows or claims of partition {partition.number}")
 
     async def _append_at_last(self, appends: list[Append]) -> list[int]:
         delay = 0.05
@@ -298,6 +323,13 @@ class Applier:
         """Flush for the last time, and have the next start find all ids in the index."""
         await self.flush()
         await self._sync_indexes(final=True)
+
+
+def _sign(partition: Partition) -> None:
+    """Have the progress name the message that it ends with."""
+    offset, key, value = partition.newest
+    if offset == partition.tables.progress.offset and partition.tables.progress.dirty:
+        partition.tables.progress.digest = digest_of(key, value)
 
 
 def _appends(partition: Partition, changes: Changes) -> list[Append]:

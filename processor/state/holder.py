@@ -5,23 +5,26 @@ where its warm copy stands, or from the beginning. What is given up stays here a
 """
 
 import asyncio
+import os
 import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.errors import LogUnavailable
+from processor.log.errors import HistoryMismatch, LogBroken, LogError, LogUnavailable
 from processor.log.kafka_tail import KafkaTail
 from processor.log.kafka_transport import Writers
 from processor.log.store import TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition
+from processor.state.recovery import refuse
 
 IDLE: Final = 0.2
 """Seconds between two looks at what there is to follow."""
@@ -30,6 +33,8 @@ SYNC_EVERY: Final = 30.0
 """Seconds between two checkpoints of the warm copies' id indexes."""
 
 RETRY: Final = 0.5
+
+EXIT_BROKEN: Final = 70
 
 
 class Holder:
@@ -41,6 +46,7 @@ class Holder:
         counts: dict[str, int],
         owned: Callable[[], dict[int, Partition]],
         flush: Callable[[], Awaitable[None]],
+        clock: Callable[[], int],
         *,
         standby: bool,
     ) -> None:
@@ -52,9 +58,12 @@ class Holder:
         self._address = address
         self._owned = owned
         self._flush = flush
+        self._clock = clock
         self._standby = standby
         self._warm: dict[int, Partition] = {}
         self._coming: set[int] = set()
+        self._beginnings: dict[tuple[str, int], int] = {}
+        """(topic, partition) -> the first offset that there was when it was brought."""
         self._hands = {number: threading.Lock() for number in range(max(counts.values()))}
         """Held by whoever reads a partition's warm copy on."""
 
@@ -83,6 +92,8 @@ class Holder:
             try:
                 self.writers.fence(number)
                 return self._read_on(number)
+            except HistoryMismatch as error:
+                refuse(error)
             except LogUnavailable as error:
                 get_logger().warning("partition.waits", partition=number, error=str(error))
                 time.sleep(RETRY)
@@ -91,12 +102,10 @@ class Holder:
         log = self._address.open()
         try:
             with self._hands[number]:
-                partition = self._warm.get(number)
-                if partition is None:
-                    partition = self._warm[number] = loader.fresh(self._address, log, number)
-                loader.catch_up(log, partition)
-                del self._warm[number]
-                return partition
+                for topic in (ROWS, CLAIMS):  # before they are compared: what goes after that is noticed
+                    self._beginnings[topic, number] = log.first(TopicPartition(topic, number))
+                append = partial(self.writers.append_to, number)
+                return loader.bring(self._address, log, number, append, self._clock, self._warm)
         finally:
             log.close()
 
@@ -146,10 +155,16 @@ class Holder:
             if tail is None:
                 await asyncio.sleep(IDLE)
             else:
-                await asyncio.to_thread(self._follow, tail)
+                try:
+                    await asyncio.to_thread(self._follow, tail)
+                except LogBroken as error:  # the copies may have what the log has lost
+                    get_logger().warning("standby.broken", error=str(error))
+                    await asyncio.to_thread(self._let_go)
+                    followed = set()
             if time.monotonic() - synced_at > SYNC_EVERY:
                 synced_at = time.monotonic()
                 await asyncio.to_thread(self._look_after)
+                await asyncio.to_thread(self._check_beginnings)
 
     def _open_tail(self, numbers: set[int]) -> KafkaTail:
         log = self._address.open()
@@ -178,6 +193,35 @@ class Holder:
                     loader.take_rows(partition, records)
                 else:
                     loader.take_claims(partition, records)
+
+    def _let_go(self) -> None:
+        """Forget all warm copies, and their ids."""
+        for number, hand in self._hands.items():
+            with hand:
+                partition = self._warm.pop(number, None)
+                if partition is not None:
+                    partition.index.distrust()
+                    partition.index.close()
+
+    def _check_beginnings(self) -> None:
+        """End the process once somebody has deleted records of the rows or claims that it owns: the next start computes
+        them anew. Until then every other process would show or count without them."""
+        try:
+            log = self._address.open()
+        except LogError as error:
+            get_logger().warning("history.waits", error=str(error))
+            return
+        try:
+            for number in list(self._owned()):
+                for topic in (ROWS, CLAIMS):
+                    first = log.first(TopicPartition(topic, number))
+                    if first > self._beginnings.setdefault((topic, number), first):
+                        get_logger().critical("history.beheaded", topic=topic, partition=number, before=first)
+                        os._exit(EXIT_BROKEN)
+        except LogUnavailable as error:
+            get_logger().warning("history.waits", error=str(error))
+        finally:
+            log.close()
 
     def _look_after(self) -> None:
         """Checkpoint the warm copies' ids, so that a restart reads little; or let go of the copies."""

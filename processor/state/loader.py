@@ -1,8 +1,11 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
+import json
+import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,9 +14,12 @@ from structlog.stdlib import get_logger
 from processor.core import claims
 from processor.core.claims import Claimed
 from processor.core.dedupe import resolve
+from processor.core.history import RESTORE, Range, void_ranges
 from processor.core.pipeline import Tables
 from processor.core.user_rows import Dead
+from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.errors import HistoryMismatch
 from processor.log.letters import dead_offsets
 from processor.log.newest import FOLD, Kept, collector_off, newest
 from processor.log.port import LogWriter
@@ -21,6 +27,10 @@ from processor.log.store import Log, Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import MAX_CAPACITY, IdIndex
 from processor.state.manifest import NOTHING, Covered
+from processor.state.recovery import AppendTables, Recovery
+
+ATTEMPTS: Final = 4
+"""How often a partition is read back before it is given up: each time something was written that makes it fit."""
 
 BATCH = 5000
 CLAIMS_BATCH = 500
@@ -57,6 +67,10 @@ class Partition:
         """How far index and claims log go together: what is durable in the claims log, and how many ids that are."""
         self.expected = 0
         """The offset of the next message: a later one means that some were skipped."""
+        self.void: list[Range] = []
+        """Events that are gone and in no table: what the claims log says of them is no claim."""
+        self.newest: tuple[int, bytes | None, bytes | None] = (-1, None, None)
+        """Offset, key and value of the message that was applied last."""
         self.one_by_one = ONE_BY_ONE
         """How many more messages are applied by themselves."""
         self.is_stopped = False
@@ -78,23 +92,79 @@ class Partition:
                     self.sizes[offset] = rows
 
 
-def load(address: LogAddress, number: int) -> Partition:
-    """Read a partition back. Blocks for as long as that takes; progress goes to the log of the program."""
+def wall_clock() -> int:
+    """Now, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def load(address: LogAddress, number: int, clock: Callable[[], int] = wall_clock) -> Partition:
+    """Read a partition of the embedded log back, as `bring` does."""
     store = address.open()
     try:
-        partition = fresh(address, store, number)
-        catch_up(store, partition)
-        return partition
+        return bring(address, store, number, lambda appends: store.append(appends, clock()), clock, {})
     finally:
         store.close()
 
 
+def bring(
+    address: LogAddress,
+    store: LogWriter,
+    number: int,
+    append: AppendTables,
+    clock: Callable[[], int],
+    warm: dict[int, Partition],
+) -> Partition:
+    """Read a partition back, from where its copy among `warm` stands if there is one, and make its pieces fit each
+    other.
+
+    `append` writes to its rows and claims. Blocks for as long as that takes; progress goes to the log of the program.
+    Raises `HistoryMismatch` where the pieces cannot be made to fit, `LogUnavailable`: then what was read is `warm`.
+    """
+    for _ in range(ATTEMPTS):
+        partition = warm.pop(number, None)
+        if partition is not None and not _is_within(store, partition):
+            partition.index.distrust()
+            partition.index.close()
+            partition = None
+        if partition is None:
+            partition = fresh(address, store, number)
+        warm[number] = partition
+        catch_up(store, partition)
+        scratch = address.data_dir / "index" / f"{number:04d}.rebuild"
+        recovery = Recovery(store, number, partition.tables, partition.index, append, clock(), scratch)
+        resume = recovery.run()
+        del warm[number]
+        if resume is not None:
+            partition.dead = dead_offsets(store, number)
+            partition.expected = resume
+            return partition
+        partition.index.close()
+    raise HistoryMismatch(
+        f"partition {number}: its events, rows and claims do not fit each other, and did not after {ATTEMPTS} repairs. "
+        f"Stop all processes and {RESTORE}"
+    )
+
+
+def _is_within(store: LogWriter, partition: Partition) -> bool:
+    """Whether the log still has all that was read of it, and what its claims mean is the same."""
+    rows, claims_ = TopicPartition(ROWS, partition.number), TopicPartition(CLAIMS, partition.number)
+    return (
+        partition.rows_end <= store.end(rows)
+        and partition.claims_end <= store.end(claims_)
+        and partition.void == void_ranges(losses.of_partition(store, partition.number))
+    )
+
+
 def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
     """A partition of which nothing has been read yet but the ids that lie on the disk."""
+    directory = address.data_dir / "index" / f"{number:04d}"
+    void = void_ranges(losses.of_partition(store, number))
+    _forget_void(directory, void)
     capacity = MAX_CAPACITY if store.partitions == 1 else MAX_CAPACITY_OF_SEVERAL
     digest_of = partial(_digest_at, store, TopicPartition(CLAIMS, number))
-    index = IdIndex(address.data_dir / "index" / f"{number:04d}", store.identity, digest_of, max_capacity=capacity)
+    index = IdIndex(directory, store.identity, digest_of, max_capacity=capacity)
     partition = Partition(number, Tables(number, store.salt, index), index)
+    partition.void = void
     partition.covered = index.covered
     return partition
 
@@ -105,6 +175,17 @@ def _digest_at(store: LogWriter, tp: TopicPartition, offset: int) -> str | None:
         return None
     found = store.read(tp, offset, 1)
     return claims.digest(found[0].value or b"") if found and found[0].offset == offset else None
+
+
+def _forget_void(directory: Path, void: Sequence[Range]) -> None:
+    """Have an index built anew that was made before some of its ids became void."""
+    path = directory / "void.json"
+    wanted = json.dumps(void)
+    found = path.read_text() if path.exists() else "[]"
+    if found != wanted:
+        (directory / "checkpoint.json").unlink(missing_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(wanted)
 
 
 def catch_up(store: LogWriter, partition: Partition) -> None:
@@ -192,7 +273,7 @@ def take_claims(partition: Partition, found: Iterable[Record]) -> None:
     size = 0
     for record in new:
         value = record.value or b""
-        claimed += claims.decode(value)
+        claimed += [each for each in claims.decode(value) if not any(each.offset in void for void in partition.void)]
         size += len(value)
         # Many at a time: a claim of one id costs as much as that of a hundred.
         if record is new[-1] or size >= CLAIMED_BYTES:

@@ -14,6 +14,7 @@ from structlog.stdlib import get_logger
 from processor.core import message, retention, tables
 from processor.core.clock import DAY, HOUR
 from processor.core.dedupe import U64, Places
+from processor.core.history import is_padding
 from processor.core.message import Message
 from processor.core.pipeline import Tables
 from processor.core.retention import Retained
@@ -231,7 +232,7 @@ class _Round:
         for record in records:
             if record.at >= self._before or record.offset >= end:
                 return found, None
-            is_dead = record.offset in self._partition.dead
+            is_dead = record.offset in self._partition.dead or is_padding(record.value)
             found.append((record.offset, None if is_dead else message.decode(record.value or b"")))
         return found, records[-1].offset + 1 if records else None
 

@@ -7,6 +7,7 @@ crash; none goes back to an older value, for each owner has read at least what t
 publish any more. The rows follow from the changelog alone: nothing else has to be kept.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,7 +18,7 @@ import xxhash
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.errors import LogUnavailable
+from processor.log.errors import LogBroken, LogUnavailable
 from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_tail import KafkaTail
 from processor.log.kafka_writer import Fenced, PartitionWriter
@@ -44,6 +45,8 @@ PAUSE: Final = 1.0
 FENCED_PAUSE: Final = 5.0
 """Seconds after which a partition is taken over again that somebody else has taken: long enough for a process that
 stood still to hear that it is no longer its own."""
+
+EXIT_BROKEN: Final = 70
 
 FINISH_PATIENCE: Final = 2.0
 REPORT_EVERY: Final = 60.0
@@ -102,6 +105,9 @@ class Stage(threading.Thread):
                 if tail is None:
                     tail = self._open()
                 self._round(tail)
+            except LogBroken as error:
+                get_logger().critical("users.broken", error=str(error))
+                os._exit(EXIT_BROKEN)
             except Exception as error:  # noqa: BLE001 - whatever it is: what has been published is checked anew
                 get_logger().warning("users.failed", error=str(error) or repr(error), exc_info=not _is_passing(error))
                 self._held.clear()

@@ -14,7 +14,7 @@ from processor.core import packed, rowblock, tables
 from processor.core.hash_index import HASH
 from processor.core.horizon import Horizon
 from processor.core.segments import Records
-from processor.core.tables import HourPlace, Sums, UserPlace
+from processor.core.tables import HourPlace, Progress, Sums, UserPlace
 from processor.view.sums import SAFE_BITS, Numbers
 
 Change = tuple[bytes, bytes | None]
@@ -25,7 +25,7 @@ _ROWS: Final = {"user", "hour"}
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
 _histogram = msgspec.json.Decoder(list[int]).decode
-_progress = msgspec.json.Decoder(tuple[int, int]).decode
+_numbers = msgspec.json.Decoder(list[int]).decode
 
 
 class Changes(Struct, gc=False):
@@ -43,8 +43,8 @@ class Changes(Struct, gc=False):
     """Indexes in `keys` of tombstones."""
     windows: list[tuple[bytes, tuple[Any, ...], bytes | None]]
     """(key, its parts after the kind, value)."""
-    progress: tuple[int, int] | None
-    """(offset, watermark): to be applied after everything else."""
+    progress: Progress | None
+    """To be applied after everything else."""
     latencies: list[tuple[tuple[Any, ...], bytes | None]]
     """(parts of the key after the kind, value)."""
     horizon: int = 0
@@ -121,7 +121,7 @@ def _other(
         elif kind == "progress":
             if value is None:
                 raise ValueError(f"the progress of partition {partition} was deleted")
-            changes.progress = _progress(value)
+            changes.progress = tables.progress_of(key, _numbers(value))
         elif kind == "horizon" and value is not None:
             changes.horizon = Horizon(key, tables.decode_value(value)).windows
         else:

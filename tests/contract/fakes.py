@@ -123,6 +123,10 @@ class FakeHealth:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.gone: list[str] = []
 
     def unready(self) -> Sequence[str]:
         return self.reasons
+
+    def warnings(self) -> Sequence[str]:
+        return self.gone

@@ -274,11 +274,16 @@ async def test_probes_need_no_key(doors: Doors) -> None:
         async with session.get("/healthz") as response:
             assert (response.status, await response.json()) == (200, {"status": "ok"})
         async with session.get("/readyz") as response:
+            assert (response.status, await response.json()) == (200, {"status": "ready"})
+        doors.health.gone = ["events 3 to 5 of partition 0 are gone"]
+        async with session.get("/readyz") as response:  # what is gone is gone: nothing to be unready for
             assert response.status == 200
+            assert await response.json() == {"status": "ready", "warnings": doors.health.gone}
         doors.health.reasons = ["the disk is full", "the worker is 90 s behind"]
         async with session.get("/readyz") as response:
             body = await response.json()
             assert (response.status, body["reasons"]) == (503, doors.health.reasons)
+            assert body["warnings"] == doors.health.gone
             assert "the disk is full" in body["error"]
         async with session.get("/healthz") as response:
             assert response.status == 200

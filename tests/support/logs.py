@@ -8,7 +8,9 @@ from typing import Any
 from processor.core import codec, message, rowblock
 from processor.core.codec import Wire
 from processor.core.event import Handling
+from processor.core.history import Loss
 from processor.core.message import Source, build_blocks
+from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.port import LogReader, LogWriter, scan
 from processor.log.store import Append, Log, TopicPartition
@@ -43,9 +45,10 @@ def put(
 
 
 class _Delivery:
-    def __init__(self, partition: int, offset: int, value: bytes | None) -> None:
+    def __init__(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
         self.partition = partition
         self.offset = offset
+        self.key = key
         self.value = value
         self.is_damaged = False
 
@@ -70,11 +73,14 @@ async def _catch_up(data_dir: Path) -> None:
     async def exists(number: int, start: int, before: int) -> bool:
         return any(record.offset < before for record in log.read(TopicPartition(EVENTS, number), start, 1))
 
-    applier = Applier(lambda: partitions, append, lambda: NOON, 0.01, exists)
+    async def lost(number: int, start: int, end: int) -> None:
+        losses.report(log, number, [Loss(start, end, counted=False, reason="missing in the log")], NOON)
+
+    applier = Applier(lambda: partitions, append, lambda: NOON, 0.01, exists, lost)
     try:
         for number, partition in partitions.items():
-            for record in scan(log, TopicPartition(EVENTS, number), partition.tables.progress.offset + 1):
-                await applier.take(_Delivery(number, record.offset, record.value))
+            for record in scan(log, TopicPartition(EVENTS, number), partition.expected):
+                await applier.take(_Delivery(number, record.offset, record.key, record.value))
         await applier.flush()
     finally:
         _close(partitions)

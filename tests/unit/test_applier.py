@@ -42,6 +42,7 @@ class Delivery:
         self.is_damaged = is_damaged
         self.partition = 0
         self.offset = offset
+        self.key: bytes | None = None
         self.value = value
         self.acks = 0
 
@@ -63,6 +64,7 @@ class Worker:
         self.appended: list[list[Append]] = []
         self.partition: Partition = load(LogAddress(data_dir), 0)
         self.paused: list[int] = []
+        self.lost: list[tuple[int, int, int]] = []
         self.now = NOON
         self.running = 0
         clocks = (lambda: self.now, lambda: self.running)
@@ -72,9 +74,13 @@ class Worker:
             clocks[0],
             0.01,
             self._exists,
+            self._lose,
             self.paused.append,
             running=clocks[1],
         )
+
+    async def _lose(self, partition: int, start: int, end: int) -> None:
+        self.lost.append((partition, start, end))
 
     async def _exists(self, partition: int, start: int, before: int) -> bool:
         return any(record.offset < before for record in self.log.read(TopicPartition(EVENTS, partition), start, 1))

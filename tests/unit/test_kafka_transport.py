@@ -2,6 +2,7 @@
 
 import os
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +24,6 @@ class Client:
     def assignment(self) -> list[Assigned]:
         return [Assigned(EVENTS, 1)]
 
-    def committed(self, asked: list[Assigned], patience: float) -> list[Assigned]:
-        return [Assigned(found.topic, found.partition, 7) for found in asked]
-
     def seek(self, target: Assigned) -> None:
         assert target.partition == 1, "Local: Erroneous state"
         self.sought.append((target.partition, target.offset))
@@ -40,6 +38,7 @@ def test_a_partition_that_was_lost_meanwhile_is_not_sought() -> None:
     consumer: Any = object.__new__(Consumer)
     consumer._client = client
     consumer._stash = deque()
+    consumer.app = SimpleNamespace(resume_at=lambda number: 7)
     assert consumer._seek_committed([TP(EVENTS, 0), TP(EVENTS, 1)]) == {TP(EVENTS, 1): 7}
     assert (client.sought, client.resumed) == ([(1, 7)], [1])
     assert consumer._seek_committed([TP(EVENTS, 0)]) == {}

@@ -54,6 +54,9 @@ class Known:
     def subscribers(self) -> int:
         return 2
 
+    def lost(self) -> Mapping[int, int]:
+        return {1: 200}
+
     def unready(self) -> Sequence[str]:
         return self.reasons
 
@@ -91,6 +94,7 @@ def test_what_is_looked_up_is_shown(tmp_path: Path) -> None:
     assert found["spendstream_quota_organizations", (("state", "used_up"),)] == 1
     assert found["spendstream_quota_used_ratio_max", ()] == 1.0
     assert found["spendstream_pending_bytes", ()] == 4096
+    assert found["spendstream_events_lost", (("partition", "1"),)] == 200
     assert found["spendstream_subscribers", ()] == 2
 
 

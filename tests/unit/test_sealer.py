@@ -245,7 +245,7 @@ def test_a_wrong_row_is_not_sealed_as_the_truth(log: Log) -> None:
     rows = TopicPartition("spendstream.rows", 0)
     progress = next((key, value) for key, value in newest_rows(log).items() if b'"progress"' in key)
     numbers = decode_value(value)
-    numbers[1] += 1
+    numbers[3] += 1
     log.append([Append(rows, [(key, json.dumps(numbers).encode()), progress])], NOON)
     assert len(differences(log)) == 1
     seal(log, NOON + 20 * DAY)

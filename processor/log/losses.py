@@ -1,0 +1,146 @@
+"""What is gone from the log: reported once, for good, as records of the directory.
+
+    key = lost/<topic>/<partition>/<from>      value = {"topic", "partition", "from", "to", "counted", ...}
+
+The worker that owns the partition writes them before it counts anything that comes after. Every API knows them from the
+directory (`/readyz`, `/metrics`), `spendstream verify` lists them.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+from msgspec import Struct, field
+
+from processor.core.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, Range
+from processor.log.errors import HistoryMismatch
+from processor.log.port import LogReader, LogWriter, scan
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import DIRECTORY
+
+KIND: Final = "lost"
+"""What the keys of these records begin with."""
+
+HOME: Final = TopicPartition(DIRECTORY, 0)
+
+
+class Lost(Struct, frozen=True, kw_only=True):
+    """Records of one partition of a topic that are gone."""
+
+    topic: str
+    """`events`, `claims` or `dead-letters`."""
+    partition: int
+    start: int = field(name="from")
+    """The first offset that is gone."""
+    end: int = field(name="to")
+    """The offset behind the last one."""
+    counted: bool
+    """Whether the tables contain what these records said."""
+    ids: int = 0
+    """How many ids are not known any more, though their events are counted."""
+    reason: str
+    at: int
+    """When it was noticed, microseconds since the epoch."""
+
+    @property
+    def messages(self) -> int:
+        """How many records are gone."""
+        return self.end - self.start
+
+    @property
+    def text(self) -> str:
+        """A sentence for an operator."""
+        where = f"{self.topic} {self.start} to {self.end - 1} of partition {self.partition} are gone from the log"
+        if self.topic == ACKNOWLEDGED:
+            return (
+                f"acknowledged events in messages {self.start} to {self.end - 1} of partition {self.partition} are LOST"
+            )
+        if self.topic != EVENTS:
+            ids = f"; {self.ids} ids are not known any more, copies of their events would count again"
+            return f"{where} ({self.reason}){ids if self.ids else ''}"
+        state = "the tables contain them" if self.counted else "they are LOST: no table contains them"
+        return f"{where} ({self.reason}): {state}"
+
+    def encode(self) -> tuple[bytes, bytes]:
+        """Key and value of the record."""
+        return f"{KIND}/{self.topic}/{self.partition}/{self.start}".encode(), msgspec.json.encode(self)
+
+
+def decode(value: bytes) -> Lost:
+    """Read a record back. Raises `msgspec.MsgspecError` for one of another form."""
+    return msgspec.json.decode(value, type=Lost)
+
+
+def read(log: LogReader) -> list[Lost]:
+    """All that was reported, in the order in which it was."""
+    found: dict[bytes, Lost] = {}
+    for record in scan(log, HOME):
+        key = record.key or b""
+        if key.startswith(f"{KIND}/".encode()):
+            if record.value is None:
+                found.pop(key, None)
+            else:
+                found[key] = decode(record.value)
+    return list(found.values())
+
+
+def of_partition(log: LogReader, number: int) -> list[Loss]:
+    """What was reported of one partition's events and claims."""
+    return list(_losses(each for each in read(log) if each.partition == number))
+
+
+def _losses(found: Iterable[Lost]) -> Iterator[Loss]:
+    for each in found:
+        yield Loss(each.start, each.end, each.counted, each.reason, each.topic, each.ids)
+
+
+def uncounted(found: Iterable[Lost]) -> dict[int, int]:
+    """partition -> messages of events that are gone and in no table; each is counted once, whoever reported it."""
+    ranges: dict[int, list[Range]] = {}
+    for each in found:
+        if each.topic in (EVENTS, ACKNOWLEDGED) and not each.counted:
+            ranges.setdefault(each.partition, []).append(Range(each.start, each.end))
+    counts = {}
+    for partition, known in ranges.items():
+        counts[partition] = end = 0
+        for start, stop in sorted(known):
+            counts[partition] += max(0, stop - max(start, end))
+            end = max(end, stop)
+    return counts
+
+
+def check_directory(log: LogReader) -> None:
+    """Refuse a log whose directory has lost its beginning. Raises `HistoryMismatch`.
+
+    Of the embedded log nothing in it may be missing; a broker compacts it, and never its first offset.
+    """
+    first, end = log.first(HOME), log.end(HOME)
+    if isinstance(log, Log):
+        gaps = log.missing(HOME, 0, end)
+        first = gaps[0][1] if gaps else 0
+    if first > 0:
+        raise HistoryMismatch(
+            f"records of the topic {DIRECTORY} before offset {first} are gone (retention, or a person with a tool): "
+            "keys, revocations and quotas among them may be missing, and revoked keys valid again. Stop all processes "
+            f"and {RESTORE}; on Kafka set cleanup.policy=compact, retention.ms=-1 and retention.bytes=-1 there"
+        )
+
+
+def report(log: LogWriter, number: int, losses: Iterable[Loss], at: int) -> list[Lost]:
+    """Record losses of a partition; durable on return. Raises `LogUnavailable`."""
+    found = [
+        Lost(
+            topic=loss.topic,
+            partition=number,
+            start=loss.start,
+            end=loss.end,
+            counted=loss.counted,
+            ids=loss.ids,
+            reason=loss.reason,
+            at=at,
+        )
+        for loss in losses
+    ]
+    if found:
+        log.append([Append(HOME, [each.encode() for each in found])], at)
+    return found

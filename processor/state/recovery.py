@@ -1,0 +1,401 @@
+"""A partition that is brought: what its pieces say of each other, and what is done where they do not fit.
+
+`processor.core.history` decides; here its facts are read and its verdict is carried out. Every step can be done again
+after a crash: what was reported is not reported twice, the log is filled up to a fixed offset, what was appended once
+more has a dead letter that says so, and rows that were written anew change nothing until the progress follows them.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+from structlog.stdlib import get_logger
+
+from processor.core import claims, history, message, tables
+from processor.core.claims import Claimed
+from processor.core.history import Facts, Found, Loss, Range, Verdict, digest_of, is_padding, judge, void_ranges
+from processor.core.message import MessageError
+from processor.core.pipeline import Tables
+from processor.core.tables import NEVER, UNKNOWN
+from processor.log import losses
+from processor.log.errors import HistoryMismatch
+from processor.log.letters import DeadLetter, Retry, dead_offsets
+from processor.log.port import LogWriter, scan
+from processor.log.store import Append, Log, Record, TopicPartition
+from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
+from processor.state.index import IdIndex
+
+AppendTables = Callable[[list[Append]], list[int]]
+"""Append to the rows and claims of the partition as its only writer; durable on return. Raises `LogUnavailable`."""
+
+EXIT_REFUSED: Final = 2
+
+MESSAGES: Final = 100
+"""Event messages read at a time."""
+
+CHUNK: Final = 1000
+"""Offsets looked at together, from the end of the events on backwards."""
+
+PADDING: Final = (b"padding", None)
+
+ROWS_STEP: Final = 5000
+"""Rows in one append."""
+
+CLAIMS_STEP: Final = 100_000
+"""Ids in one record of the claims log, about."""
+
+REPORT_EVERY: Final = 5.0
+"""Seconds between two lines in the program's log while rows are computed anew."""
+
+
+class Recovery:
+    """One look at a partition whose rows and claims were just read back. All of it blocks."""
+
+    def __init__(
+        self, log: LogWriter, number: int, found: Tables, index: IdIndex, append: AppendTables, at: int, scratch: Path
+    ) -> None:
+        """`at`: now, in microseconds since the epoch. `scratch`: a directory that may be made and removed."""
+        self._log = log
+        self._number = number
+        self._tables = found
+        self._index = index
+        self._append = append
+        self._at = at
+        self._scratch = scratch
+        self._events = TopicPartition(EVENTS, number)
+        self._lost = losses.of_partition(log, number)
+        self._logger = get_logger().bind(partition=number)
+
+    def run(self) -> int | None:
+        """Compare and heal. Returns the next offset to read, or None: state was written, read all of it back and look
+        again. Raises `HistoryMismatch`, `LogUnavailable`."""
+        self._report_letters()
+        facts = self._facts()
+        verdict = judge(facts)
+        if verdict.cut is not None and verdict.cut <= facts.progress.offset:
+            facts = replace(facts, regrown=self._regrown(min(facts.end, facts.progress.offset + 1)))
+            verdict = judge(facts)
+        if verdict.cut is not None:
+            claimed = self._report(verdict, facts)
+            self._fill(verdict)
+            if claimed:
+                return None
+            healed = replace(
+                facts, end=self._log.end(self._events), found="unknown", foreign=None, regrown=None, lost=self._lost
+            )
+            verdict = judge(facts := healed)
+        if verdict.refuse is not None and facts.first > 0 and CHECKPOINTS in self._log.topics():
+            verdict = judge(replace(facts, base=self._sealed(self._index).progress.offset))
+        if verdict.refuse is not None:
+            raise HistoryMismatch(f"partition {self._number}: {verdict.refuse}")
+        if self._report(verdict, facts):
+            return None
+        if verdict.rebuild_rows:
+            self._rebuild(verdict, facts)
+            return None
+        self._close_end(facts)
+        return verdict.resume
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+
+    def _facts(self) -> Facts:
+        log, progress = self._log, self._tables.progress
+        first, end = log.first(self._events), log.end(self._events)
+        void = void_ranges(self._lost)
+        holes: list[Range] = []
+        found: Found = "unknown"
+        if first <= progress.offset < end:
+            at = next(self._messages(progress.offset, progress.offset + 1), None)
+            if at is None:
+                found = "missing"
+                holes = [Range(progress.offset, progress.offset + 1)]
+            elif progress.digest != UNKNOWN and not at.is_damaged:
+                found = "same" if digest_of(at.key, at.value) == progress.digest else "other"
+        if isinstance(log, Log) and progress.offset >= first:
+            holes = [Range(*each) for each in log.missing(self._events, first, min(progress.offset + 1, end))]
+        tail = self._tail_of_claims()
+        rows, events = self._tables.tally
+        return Facts(
+            first=first,
+            end=end,
+            committed=log.committed(GROUP, self._events),
+            progress=progress,
+            found=found,
+            rows=rows,
+            events=events,
+            events_of_hours=sum(row.requests for row in self._tables.hours.values()),
+            claims_first=self._claims_first(),
+            reach=max((claimed.offset for claimed in tail), default=NEVER),
+            ids=len(self._index),
+            foreign=self._foreign(tail, end, void) if progress.offset != NEVER else None,
+            holes=[hole for hole in holes if history.unrecorded([_hole(hole)], self._lost)],
+            lost=self._lost,
+        )
+
+    def _messages(self, start: int, end: int) -> Iterator[Record]:
+        """The events between two offsets, damaged ones among them, which are dead letters or never were applied."""
+        log, position = self._log, start
+        while position < end:
+            count = min(MESSAGES, end - position)
+            if isinstance(log, Log):
+                found = log.read(self._events, position, count, keep_damaged=True)
+            else:
+                found = log.read(self._events, position, count)
+            for record in found:
+                if record.offset < end:
+                    yield record
+            if not found:
+                return
+            position = found[-1].offset + 1
+
+    def _claims_first(self) -> int:
+        tp = TopicPartition(CLAIMS, self._number)
+        if not isinstance(self._log, Log):
+            return self._log.first(tp)
+        found = self._log.read(tp, self._tables.progress.claims_from, 1)
+        return found[0].offset if found else self._log.end(tp)
+
+    def _tail_of_claims(self) -> list[Claimed]:
+        """What the last records claim, back to one for a message that the tables contain; at least one record."""
+        tp = TopicPartition(CLAIMS, self._number)
+        first, end = self._log.first(tp), self._log.end(tp)
+        step = 16
+        while True:
+            start = max(first, end - step)
+            found = [
+                each
+                for record in scan(self._log, tp, start, end, MESSAGES)
+                for each in claims.decode(record.value or b"")
+            ]
+            is_enough = self._tables.progress.offset == NEVER and found
+            if start == first or is_enough or any(each.offset <= self._tables.progress.offset for each in found):
+                return found
+            step *= 4
+
+    def _foreign(self, tail: Sequence[Claimed], end: int, void: Sequence[Range]) -> int | None:
+        """See `Facts.foreign`. The claims are ahead of the rows only where these have lost their end."""
+        for claimed in sorted(tail, key=lambda each: each.offset):
+            if not self._tables.progress.offset < claimed.offset < end or any(claimed.offset in each for each in void):
+                continue
+            found = next(self._messages(claimed.offset, claimed.offset + 1), None)
+            if found is None or (not found.is_damaged and not self._has(found, claimed)):
+                return claimed.offset
+        return None
+
+    def _has(self, record: Record, claimed: Claimed) -> bool:
+        try:
+            keys = self._tables.prepare(message.decode(record.value or b""))
+        except MessageError:
+            return False
+        there = set(map(tuple, keys.tolist()))
+        return there.issuperset(map(tuple, np.frombuffer(claimed.keys, "<u8").reshape(-1, 2).tolist()))
+
+    def _sealed(self, index: IdIndex) -> Tables:
+        base = Tables(self._number, self._log.salt, index)
+        for record in scan(self._log, TopicPartition(CHECKPOINTS, self._number)):
+            base.restore(record.key or b"", record.value, record.offset)
+        return base
+
+    def _regrown(self, end: int) -> int | None:
+        """The first offset below `end` that was used before for another message than the one that is there.
+
+        Looked for from `end` on backwards: a message whose ids are not claimed, or only by later ones, was not applied.
+        The search ends where nothing but applied messages is found in a stretch of `CHUNK`.
+        """
+        found: int | None = None
+        dead = dead_offsets(self._log, self._number)
+        first = self._log.first(self._events)
+        while end > first:
+            start = max(first, end - CHUNK)
+            is_clean, is_proven = True, False
+            for record in self._messages(start, end):
+                if record.offset in dead or record.is_damaged or is_padding(record.value):
+                    continue
+                is_applied, claims_own = self._is_applied(record)
+                is_proven |= claims_own
+                if not is_applied:
+                    found = record.offset if is_clean else found
+                    is_clean = False
+            if is_clean and is_proven:
+                break
+            end = start
+        return found
+
+    def _is_applied(self, record: Record) -> tuple[bool, bool]:
+        try:
+            keys = self._tables.prepare(message.decode(record.value or b""))
+        except MessageError:
+            return True, False
+        held, _ = self._index.find(keys)
+        return bool(((held >= 0) & (held <= record.offset)).all()), bool((held == record.offset).any())
+
+    # --- healing ----------------------------------------------------------------------------------------------------
+
+    def _report(self, verdict: Verdict, facts: Facts) -> bool:
+        """Record what is lost; True if ids that were read back are no claims any more."""
+        reported = losses.report(self._log, self._number, verdict.losses, self._at)
+        for each in reported:
+            self._logger.error("events.lost", topic=each.topic, first=each.start, last=each.end - 1, text=each.text)
+        self._lost = [*self._lost, *verdict.losses]
+        voided = any(loss.topic == history.EVENTS and not loss.counted for loss in verdict.losses)
+        if voided and facts.reach > facts.progress.offset:
+            self._index.distrust()
+            return True
+        return False
+
+    def _report_letters(self) -> None:
+        """Dead letters are the only word of messages that no table contains: say so where some are gone."""
+        tp = TopicPartition(DEAD_LETTERS, self._number)
+        gone = [(0, self._log.first(tp))]
+        if isinstance(self._log, Log):
+            gone = self._log.missing(tp, 0, self._log.end(tp))
+        found = [
+            Loss(*each, counted=False, reason="deleted", topic="dead-letters") for each in gone if each[0] < each[1]
+        ]
+        for each in losses.report(self._log, self._number, history.unrecorded(found, self._lost), self._at):
+            self._logger.error("letters.lost", first=each.start, last=each.end - 1, text=each.text)
+
+    def _fill(self, verdict: Verdict) -> None:
+        """Move the end of the events on, and append once more what stands at offsets that were used before."""
+        assert verdict.cut is not None
+        assert verdict.fill_to is not None
+        while (end := self._log.end(self._events)) < verdict.fill_to:
+            count = min(verdict.fill_to - end, CHUNK)
+            self._logger.warning("events.filled", start=end, count=count)
+            self._log.append([Append(self._events, [PADDING] * count)], self._at)
+        dead = dead_offsets(self._log, self._number)
+        for record in self._messages(verdict.cut, verdict.fill_to - 1):
+            if record.offset not in dead and not record.is_damaged and not is_padding(record.value):
+                self._append_again(record)
+
+    def _append_again(self, record: Record) -> None:
+        reason = "it stands at an offset that was used before the log lost its end"
+        [to] = self._log.append([Append(self._events, [(None, record.value)])], self._at)
+        letter = DeadLetter(EVENTS, self._number, record.offset, reason, self._at)
+        note = Retry(letter.place, to, self._at)
+        records = [(letter.encode(), record.value), (msgspec.json.encode(note), None)]
+        self._log.append([Append(TopicPartition(DEAD_LETTERS, self._number), records)], self._at)
+        self._logger.warning("message.appended_again", offset=record.offset, to=to)
+
+    def _close_end(self, facts: Facts) -> None:
+        """Of the embedded log the last records can be gone without its end going back: whoever waits for that end would
+        wait for ever, so there has to be a record."""
+        if isinstance(self._log, Log) and facts.first < facts.end:
+            last = self._log.read(self._events, facts.end - 1, 1)
+            if not last:
+                self._log.append([Append(self._events, [PADDING])], self._at)
+
+    # --- computing anew ---------------------------------------------------------------------------------------------
+
+    def _rebuild(self, verdict: Verdict, facts: Facts) -> None:
+        what = "rows and claims" if verdict.rebuild_claims else "rows"
+        self._logger.warning("tables.rebuilding", what=what, until=verdict.target, rows=facts.rows, events=facts.events)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        index = IdIndex(self._scratch, self._log.identity) if verdict.rebuild_claims else self._index
+        try:
+            again = self._sealed(index) if facts.first > 0 else Tables(self._number, self._log.salt, index)
+            again.close_by(self._tables.horizon)
+            written = self._compute(again, verdict)
+            again.progress.claims_from = self._tables.progress.claims_from
+            missing = self._tables.progress.events - again.tally[1]
+            if missing > 0:
+                raise HistoryMismatch(
+                    f"partition {self._number}: {what} are missing, and the events that are left come to {missing} "
+                    f"events less than the tables had. Stop all processes and {history.RESTORE}"
+                )
+            if verdict.rebuild_claims:
+                again.progress.claims_from = facts.claims_first if written is None else written
+                self._index.distrust()
+            self._write(again)
+        finally:
+            if index is not self._index:
+                index.close()
+                shutil.rmtree(self._scratch, ignore_errors=True)
+        self._logger.warning("tables.rebuilt", what=what, rows=again.progress.rows, events=again.progress.events)
+
+    def _compute(self, again: Tables, verdict: Verdict) -> int | None:
+        """Apply the events up to the target. With claims, write these on the way; returns the offset of the first."""
+        dead = dead_offsets(self._log, self._number)
+        claims_at: int | None = None
+        said = time.monotonic()
+        waiting: list[Claimed] = []
+        start = again.progress.offset + 1
+        last = NEVER
+        for record in self._messages(start, verdict.target + 1):
+            if record.offset in dead or record.is_damaged or is_padding(record.value):
+                again.skip(record.offset)
+            else:
+                try:
+                    decoded = message.decode(record.value or b"")
+                    again.apply(record.offset, decoded, again.prepare(decoded))
+                except Exception as error:
+                    raise HistoryMismatch(
+                        f"partition {self._number}: the tables have to be computed anew, and message {record.offset}, "
+                        f"which is no dead letter, cannot be applied: {error!r}. Stop all processes and "
+                        f"{history.RESTORE}"
+                    ) from error
+            again.progress.digest, last = digest_of(record.key, record.value), record.offset
+            changes = again.take_changes()
+            if verdict.rebuild_claims and changes is not None:
+                waiting += changes.claimed
+                if sum(len(each.digests) for each in waiting) >= 8 * CLAIMS_STEP:
+                    claims_at = self._claim(waiting, claims_at)
+                    waiting = []
+            if time.monotonic() - said > REPORT_EVERY:
+                said = time.monotonic()
+                done = f"{100 * (record.offset - start) // max(1, verdict.target + 1 - start)} %"
+                self._logger.info("tables.rebuilding", done=done, rows=again.tally[0])
+        again.skip(verdict.target)
+        if last != verdict.target:
+            again.progress.digest = UNKNOWN
+        return self._claim(waiting, claims_at) if waiting else claims_at
+
+    def _claim(self, waiting: list[Claimed], first: int | None) -> int:
+        [at] = self._append([Append(TopicPartition(CLAIMS, self._number), [(None, claims.encode(waiting))])])
+        return at if first is None else first
+
+    def _write(self, again: Tables) -> None:
+        """Every row, tombstones for rows that are no more, and the progress last, which makes them count."""
+        to = TopicPartition(ROWS, self._number)
+        again.take_changes()  # sets the tally
+        keys = set()
+        step: list[tuple[bytes, bytes | None]] = []
+        for row in rows_of(again):
+            keys.add(row.key)
+            step.append((row.key, tables.encode_value(row)))
+            if len(step) >= ROWS_STEP:
+                self._append([Append(to, step)])
+                step = []
+        step += [(row.key, None) for row in rows_of(self._tables) if row.key not in keys]
+        for start in range(0, len(step), ROWS_STEP):
+            self._append([Append(to, step[start : start + ROWS_STEP])])
+        progress = replace(again.progress, dirty=0)
+        progress.rows, progress.events = again.tally
+        self._append([Append(to, [(progress.key, tables.encode_value(progress))])])
+
+
+def refuse(error: HistoryMismatch) -> NoReturn:
+    """End the process with the text, like any start that is asked for something that cannot be."""
+    get_logger().critical("history.mismatch", error=str(error))
+    print(f"spendstream worker: {error}", file=sys.stderr, flush=True)  # noqa: T201 - for the person who started it
+    os._exit(EXIT_REFUSED)
+
+
+def rows_of(found: Tables) -> Iterator[tables.Row]:
+    """All rows but the progress."""
+    for _, row in found.users.rows():
+        yield row
+    yield from found.hours.values()
+    yield from found.latencies.values()
+    yield from found.windows.values()
+
+
+def _hole(hole: Range) -> Loss:
+    return Loss(hole.start, hole.end, counted=True, reason="")

@@ -1,0 +1,415 @@
+"""Pieces of state from different moments, on a real broker: each topic loses its end or its beginning in turn.
+
+After each loss every event that was acknowledged is counted exactly once, or is reported as lost by name.
+"""
+
+import asyncio
+import http.client
+import json
+import shutil
+import signal
+import sqlite3
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as Assigned
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+
+from processor.core import tables
+from processor.core.history import Loss
+from processor.log import losses
+from processor.log.address import LogAddress
+from processor.log.errors import HistoryMismatch, LogUnavailable
+from processor.log.kafka import KafkaLog
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_writer import PartitionWriter
+from processor.log.letters import letters
+from processor.log.port import scan
+from processor.log.store import Append, TopicPartition
+from processor.log.topics import CLAIMS, COMPACTED, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
+from processor.state import loader
+from processor.state.applier import Applier
+from processor.state.verify import verify
+from tests.support import clients
+from tests.support.events import make_event, to_ndjson
+from tests.support.kafka import OwnBroker
+from tests.support.logs import newest_rows, put
+from tests.support.segments import cut_off, flushes
+from tests.support.server import Server, run_cli, server, wait_until
+from tests.support.tables import NOON
+from tools.kafka import Broker
+
+E0 = TopicPartition(EVENTS, 0)
+EACH = 10
+
+
+class Delivery:
+    def __init__(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        self.partition, self.offset, self.key, self.value = 0, offset, key, value
+        self.is_damaged = False
+
+    def ack(self) -> None: ...
+
+
+class Product:
+    """One partition on a broker: what an API appends, and the worker that is started, applies all of it and ends."""
+
+    def __init__(self, broker: Broker, directory: Path) -> None:
+        self.broker = broker
+        self.directory = directory
+        self.access = KafkaAccess(broker.bootstrap)
+        self.log = KafkaLog(self.access, partitions=1)
+        self.sent = 0
+        """Messages; each has `EACH` events of its own."""
+
+    def send(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._put(self.sent)
+            self.sent += 1
+
+    def send_again(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._put(number)
+
+    def _put(self, number: int) -> None:
+        base = EACH * number
+        ids = [f"00000000-0000-4000-8000-{base + each:012x}" for each in range(EACH)]
+        put(self.log, [make_event(event_id=id_, user_id=f"u{number}-{id_[-1]}") for id_ in ids])
+
+    def work(self, *, commit: bool = True) -> None:
+        """Start a worker, let it apply everything, in as many flushes as there are messages, and end it."""
+        asyncio.run(self._work())
+        if commit:
+            client = Consumer({**self.access.reader(), "group.id": GROUP})
+            client.commit(offsets=[Assigned(*E0, self.log.end(E0))], asynchronous=False)
+            client.close()
+
+    async def _work(self) -> None:
+        writer = PartitionWriter(self.access, f"{GROUP}.tables.0")
+        log = KafkaLog(self.access)
+        address = LogAddress(self.directory, self.access)
+        partition = loader.bring(address, log, 0, lambda appends: writer.append(appends, NOON), lambda: NOON, {})
+
+        async def append(appends: list[Append]) -> list[int]:
+            return writer.append(appends, NOON)
+
+        async def exists(number: int, start: int, before: int) -> bool:
+            return any(record.offset < before for record in log.read(E0, start, 1))
+
+        async def lost(number: int, start: int, end: int) -> None:
+            losses.report(log, number, [Loss(start, end, counted=False, reason="")], NOON)
+
+        applier = Applier(lambda: {0: partition}, append, lambda: NOON, 0.01, exists, lost)
+        for record in scan(log, E0, partition.expected):
+            await applier.take(Delivery(record.offset, record.key, record.value))
+            await applier.flush()
+        partition.index.close()
+        log.close()
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    def counted(self) -> int:
+        rows = newest_rows(self.log)
+        return sum(tables.decode_value(value)[1] for key, value in rows.items() if b'"user"' in key)
+
+    def differences(self, tmp_path: Path) -> list[Any]:
+        scratch = tmp_path / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        return verify(self.log, 0, scratch, lambda *_: None)
+
+    def lost(self) -> list[tuple[str, int, int, bool]]:
+        return [(each.topic, each.start, each.end, each.counted) for each in losses.read(self.log)]
+
+    # --- what happens to it -----------------------------------------------------------------------------------------
+
+    def cut(self, *ends: tuple[str, int]) -> None:
+        """Kill the broker, take the ends of topics away, start it again."""
+        self.log.close()
+        self.broker.kill()
+        for topic, offset in ends:
+            cut_off(self.broker, topic, 0, offset)
+        self.broker.start()
+        self.log = KafkaLog(self.access)
+        for topic, offset in ends:
+            wait_until(partial(self._ends_before, topic, offset), 20)
+
+    def _ends_before(self, topic: str, offset: int) -> bool:
+        try:
+            return self.log.end(TopicPartition(topic, 0)) <= offset
+        except LogUnavailable:  # no leader yet
+            return False
+
+    def behead(self, topic: str, before: int) -> None:
+        """As retention does: the records before an offset are gone."""
+        admin = AdminClient(self.access.client())
+        if topic in COMPACTED:  # what is compacted is not deleted until somebody says so
+            entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
+            resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+            admin.incremental_alter_configs([resource])[resource].result(10)
+        [future] = admin.delete_records([Assigned(topic, 0, before)]).values()
+        future.result(10)
+        assert self.log.first(TopicPartition(topic, 0)) == before
+
+    def forget_ids(self) -> None:
+        shutil.rmtree(self.directory / "index")
+
+
+@pytest.mark.timeout(600)
+def test_what_is_lost_is_made_anew_or_named(own_broker: OwnBroker, tmp_path: Path) -> None:
+    """One after the other, on one broker: each part leaves a product that is whole."""
+    product = Product(own_broker().start(), tmp_path / "worker")
+    product.send(8)
+    product.work()
+    assert product.counted() == 8 * EACH
+    rows_and_claims_are_made_anew(product, tmp_path)
+    events_that_lost_their_end_are_named(product)
+    beginnings_are_named_or_refused(product)
+
+
+def rows_and_claims_are_made_anew(product: Product, tmp_path: Path) -> None:
+    def check(what: str) -> None:
+        product.work()
+        assert product.counted() == product.sent * EACH, what
+        product.forget_ids()
+        product.send_again(range(product.sent))
+        product.work()
+        assert product.counted() == product.sent * EACH, f"{what}: copies count again"
+        assert product.differences(tmp_path) == [], what
+        assert product.lost() == [], what
+
+    # the rows lost their end: the group's offset is beyond it
+    product.cut((ROWS, flushes(product.broker, ROWS, 0)[7]))
+    check("end of the rows")
+    # the claims lost theirs; the ids of this worker are ahead of them
+    product.cut((CLAIMS, flushes(product.broker, CLAIMS, 0)[-4]))
+    check("end of the claims")
+    # both, and the next worker has no ids
+    product.cut((CLAIMS, flushes(product.broker, CLAIMS, 0)[-6]), (ROWS, flushes(product.broker, ROWS, 0)[-3]))
+    product.forget_ids()
+    check("ends of both")
+    # both lost their beginning
+    product.behead(ROWS, flushes(product.broker, ROWS, 0)[5])
+    check("beginning of the rows")
+    product.forget_ids()
+    product.behead(CLAIMS, flushes(product.broker, CLAIMS, 0)[5])
+    check("beginning of the claims")
+    # all of it
+    product.behead(ROWS, product.log.end(TopicPartition(ROWS, 0)))
+    check("all rows")
+
+
+def events_that_lost_their_end_are_named(product: Product) -> None:
+    # three that were counted; the two that grow in their place were acknowledged by an API that did not know
+    end = product.log.end(E0)
+    product.send(3)
+    product.work()
+    product.cut((EVENTS, end))
+    product.send(2)
+    product.work()
+    assert product.lost() == [("events", end, end + 3, True)]
+    assert product.counted() == product.sent * EACH, "events at offsets that the rows had already are not counted"
+    assert [letter.retry is not None for letter in letters(product.log, 0)] == [True, True]
+    product.send(1)
+    product.work()
+    assert product.counted() == product.sent * EACH
+    # a copy of what is gone is a copy still
+    product.forget_ids()
+    product.send_again(range(product.sent))
+    product.work()
+    assert product.counted() == product.sent * EACH
+    assert len(product.lost()) == 1
+
+    # rows and events lost their ends: what was claimed only is lost, and counts when it is sent again
+    before, sent = product.log.end(E0), product.sent
+    product.send(4)
+    product.work()
+    product.cut((EVENTS, before + 1), (ROWS, flushes(product.broker, ROWS, 0)[-3]))
+    product.work()
+    assert product.lost()[1:] == [("events", before + 1, before + 2, True), ("events", before + 2, before + 4, False)]
+    assert product.counted() == (product.sent - 2) * EACH
+    product.send_again(range(sent, product.sent))
+    product.work()
+    assert product.counted() == product.sent * EACH
+    product.forget_ids()
+    product.send_again(range(product.sent))
+    product.work()
+    assert product.counted() == product.sent * EACH
+
+
+def beginnings_are_named_or_refused(product: Product) -> None:
+    # deleted before a worker had read them
+    end, known = product.log.end(E0), len(product.lost())
+    product.send(5)
+    product.behead(EVENTS, end + 3)
+    product.work()
+    assert product.lost()[known:] == [("events", end, end + 3, False)]
+    assert product.counted() == (product.sent - 3) * EACH
+    product.work()
+    assert len(product.lost()) == known + 1
+
+    # the only word of messages that no table contains
+    product.behead(DEAD_LETTERS, 1)
+    product.work()
+    assert product.lost()[known + 1 :] == [("dead-letters", 0, 1, False)]
+
+    # the rows cannot be computed anew
+    product.behead(ROWS, flushes(product.broker, ROWS, 0)[-3])
+    with pytest.raises(
+        HistoryMismatch, match=f"records of the rows are missing, and events before {end + 3} are gone, too"
+    ):
+        product.work()
+
+    # keys may be missing: by name, and no new log is made in its place
+    losses.check_directory(product.log)
+    product.behead(DIRECTORY, 1)
+    with pytest.raises(HistoryMismatch, match=r"spendstream\.directory before offset 1"):
+        losses.check_directory(product.log)
+    refused = run_cli(product.directory.with_name("another"), "worker", broker=product.broker.url)
+    assert refused.returncode == 2
+    assert "has lost the log's name and salt, and its keys, but there are records in spendstream.events 0" in (
+        refused.stderr
+    )
+
+
+# --- the whole product ----------------------------------------------------------------------------------------------
+
+
+def get(started: Server, path: str) -> tuple[int, str]:
+    request = urllib.request.Request(f"http://{started.http}{path}", headers={"x-api-key": started.key})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def post(started: Server, number: int) -> None:
+    """Send ten events again and again until they are acknowledged."""
+    events = [make_event(event_id=f"00000000-0000-4000-8000-{10 * number + each:012x}") for each in range(10)]
+    deadline = time.monotonic() + 90
+    while True:
+        request = urllib.request.Request(
+            f"http://{started.http}/v1/ingest",
+            to_ndjson(events),
+            {"x-api-key": started.key, "Content-Type": "application/x-ndjson"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=15) as answer:
+                assert answer.status == 202
+                return
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+        except (OSError, http.client.HTTPException):
+            pass  # the process has ended and comes again
+        assert time.monotonic() < deadline, started.log()[-3000:]
+        time.sleep(0.2)
+
+
+def shows(started: Server, requests: int) -> bool:
+    try:
+        status, body = get(started, "/v1/users?limit=1")
+    except (OSError, http.client.HTTPException):
+        return False
+    return status == 200 and json.loads(body)["total"]["requests"] == requests
+
+
+@pytest.mark.timeout(600)
+def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tmp_path: Path) -> None:
+    broker = own_broker().start()
+    with server(tmp_path / "data", broker=broker.url, partitions=1) as started:
+        for number in range(6):
+            post(started, number)
+        wait_until(lambda: shows(started, 60), 60)
+
+        # events that were counted: what comes next is counted, too, and the loss has a name
+        broker.kill()
+        end = cut_off(broker, EVENTS, 0, 3)
+        broker.start()
+        for number in range(6, 10):
+            post(started, number)
+        wait_until(lambda: shows(started, 100), 90)
+        status, body = get(started, "/readyz")
+        assert status == 200
+        [warning] = json.loads(body)["warnings"]
+        assert warning.startswith(f"events {end} to 5 of partition 0 are gone from the log")
+        assert warning.endswith("the tables contain them")
+        assert 'spendstream_events_lost{partition="0"}' not in get(started, "/metrics")[1]
+
+        # events that were acknowledged and not counted: they are lost, by name and number
+        log = KafkaLog(KafkaAccess(broker.bootstrap))
+        before = log.end(E0)
+        started.signal("worker", signal.SIGSTOP)
+        for number in range(10, 13):
+            post(started, number)
+        assert log.end(E0) == before + 3
+        log.close()
+        broker.kill()
+        assert cut_off(broker, EVENTS, 0, before) == before
+        broker.start()
+        started.kill("worker")
+        for number in range(13, 15):
+            post(started, number)
+        wait_until(lambda: shows(started, 120), 90)
+        warnings = json.loads(get(started, "/readyz")[1])["warnings"]
+        assert warnings[1:] == [f"acknowledged events in messages {before} to {before + 2} of partition 0 are LOST"]
+        assert 'spendstream_events_lost{partition="0"} 3.0' in get(started, "/metrics")[1]
+
+        # the tables lost their end, too: every process reads them back, and the worker applies what they lack
+        broker.kill()
+        cut_off(broker, ROWS, 0, flushes(broker, ROWS, 0)[-3])
+        cut_off(broker, CLAIMS, 0, flushes(broker, CLAIMS, 0)[-2])
+        broker.start()
+        for number in (14, 15):
+            post(started, number)
+        wait_until(lambda: shows(started, 130), 90)
+
+        # a start finds nothing new; what is lost counts when it is sent again
+        assert started.stop()[0] == 0
+        started.start(60)
+        for number in range(10, 13):
+            post(started, number)
+        wait_until(lambda: shows(started, 160), 60)
+        assert json.loads(get(started, "/readyz")[1])["warnings"][1:] == warnings[1:]
+
+
+def delete(data_dir: Path, topic: str, count: int) -> None:
+    """Take the first records of a topic out of the file, as a person with a tool does."""
+    with closing(sqlite3.connect(data_dir / "log.db")) as db:
+        [(number,)] = db.execute("SELECT number FROM partition WHERE topic = ?", (topic,))
+        base = number << 40
+        assert db.execute("DELETE FROM record WHERE id >= ? AND id < ?", (base, base + count)).rowcount > 0
+        db.commit()
+
+
+@pytest.mark.timeout(120)
+def test_a_start_on_the_embedded_log_heals_or_refuses(tmp_path: Path) -> None:
+    with server(tmp_path / "data") as started:
+        for number in range(3):
+            post(started, number)
+        wait_until(lambda: shows(started, 30), 30)
+        started.stop()
+        delete(started.data_dir, ROWS, 1000)
+        delete(started.data_dir, CLAIMS, 1)
+        started.start()
+        post(started, 0)  # copies
+        post(started, 3)
+        wait_until(lambda: shows(started, 40), 30)
+        assert started.entries("tables.rebuilt")
+        assert clients.verify(started) == []
+
+        started.stop()
+        delete(started.data_dir, DIRECTORY, 1)
+        started.launch()
+        assert started.process.wait(30) == 2
+        assert "spendstream.directory before offset 1 are gone" in started.log()

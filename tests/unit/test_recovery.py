@@ -1,0 +1,239 @@
+"""The embedded log after a person with a tool: whatever range of a topic is gone, it is healed, refused or reported."""
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from processor.core import tables
+from processor.log import losses
+from processor.log.errors import HistoryMismatch
+from processor.log.losses import Lost
+from processor.log.store import FILE_NAME, OFFSET_BITS, Append, Log, TopicPartition
+from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
+from processor.state.verify import verify
+from tests.support.events import make_event
+from tests.support.logs import catch_up, newest_rows, put
+from tests.support.tables import NOON
+
+E0 = TopicPartition(EVENTS, 0)
+ROUNDS = 6
+EACH = 20
+
+
+def send(log: Log, number: int) -> list[dict[str, Any]]:
+    """One message; a fifth of its events came before."""
+    events = [
+        make_event(event_id=id_of(EACH * number + each), user_id=f"u{(EACH * number + each) // 5}")
+        for each in range(-4, EACH)
+    ]
+    put(log, events[4 if number == 0 else 0 :])
+    return events
+
+
+def id_of(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012x}"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory with `ROUNDS` messages, applied in as many flushes."""
+    directory = tmp_path / "data"
+    log = Log(directory)
+    for number in range(ROUNDS):
+        send(log, number)
+        catch_up(directory)
+        log.commit(GROUP, [(E0, number + 1)])
+    log.close()
+    return directory
+
+
+def delete(data: Path, topic: str, start: int, end: int) -> None:
+    """DELETE a range of offsets, as somebody does with sqlite3; the log's numbers stay."""
+    with closing(apsw.Connection(str(data / FILE_NAME))) as db:
+        [(number,)] = db.execute("SELECT number FROM partition WHERE topic = ? AND partition = 0", (topic,))
+        base = number << OFFSET_BITS
+        db.execute("DELETE FROM record WHERE id >= ? AND id < ?", (base + start, base + end))
+        assert db.changes() > 0
+
+
+def end_of(data: Path, topic: str) -> int:
+    with closing(Log(data, create=False)) as log:
+        return log.end(TopicPartition(topic, 0))
+
+
+def counted(data: Path) -> int:
+    with closing(Log(data, create=False)) as log:
+        rows = newest_rows(log)
+    return sum(tables.decode_value(value)[1] for key, value in rows.items() if tables.decode_key(key)[1] == "user")
+
+
+def differences(data: Path, tmp_path: Path) -> list[Any]:
+    scratch = tmp_path / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    with closing(Log(data, create=False)) as log:
+        return verify(log, 0, scratch, lambda *_: None)
+
+
+def reported(data: Path) -> list[tuple[str, int, int, bool]]:
+    with closing(Log(data, create=False)) as log:
+        return [(each.topic, each.start, each.end, each.counted) for each in losses.read(log)]
+
+
+def send_again(data: Path) -> None:
+    """Every event once more: none of those that are counted may count again."""
+    with closing(Log(data, create=False)) as log:
+        for number in range(ROUNDS):
+            send(log, number)
+    catch_up(data)
+
+
+ALL = ROUNDS * EACH
+
+
+@pytest.mark.parametrize("part", ["head", "middle", "tail", "all"])
+@pytest.mark.parametrize("topic", [ROWS, CLAIMS])
+@pytest.mark.parametrize("with_index", [True, False])
+def test_rows_and_claims_are_made_anew_from_the_events(
+    data: Path, tmp_path: Path, topic: str, part: str, *, with_index: bool
+) -> None:
+    end = end_of(data, topic)
+    third = end // 3
+    delete(
+        data,
+        topic,
+        *{"head": (0, third), "middle": (third, 2 * third), "tail": (2 * third, end), "all": (0, end)}[part],
+    )
+    if not with_index:
+        shutil.rmtree(data / "index")
+    catch_up(data)
+    assert counted(data) == ALL
+    assert differences(data, tmp_path) == []
+    assert reported(data) == []
+    shutil.rmtree(data / "index")
+    send_again(data)
+    assert counted(data) == ALL
+    assert differences(data, tmp_path) == []
+    with closing(Log(data, create=False)) as log:
+        log.commit(GROUP, [(E0, log.end(E0))])
+    before = end_of(data, topic)
+    catch_up(data)
+    assert end_of(data, topic) == before, "a log that was healed is healed once more"
+
+
+def test_the_old_rows_do_not_linger(data: Path, tmp_path: Path) -> None:
+    stale = tables.encode_key(0, "hour", "another", 1, "openai", "gpt-4o", "production")
+    with closing(Log(data, create=False)) as log:
+        log.append([Append(TopicPartition(ROWS, 0), [(stale, b"[1,1,0,1,1,0,1,0,1,1]")])], NOON)
+    catch_up(data)
+    with closing(Log(data, create=False)) as log:
+        assert stale not in newest_rows(log)
+    assert differences(data, tmp_path) == []
+
+
+def test_events_that_no_worker_had_read_are_lost_by_name(data: Path, tmp_path: Path) -> None:
+    with closing(Log(data, create=False)) as log:
+        for number in range(ROUNDS, ROUNDS + 5):
+            send(log, number)
+    delete(data, EVENTS, ROUNDS + 1, ROUNDS + 3)
+    catch_up(data)
+    assert counted(data) == ALL + 3 * EACH + 4  # the message behind the lost ones has copies of four of their events
+    assert reported(data) == [("events", ROUNDS + 1, ROUNDS + 3, False)]
+    catch_up(data)
+    assert len(reported(data)) == 1
+    with closing(Log(data, create=False)) as log:  # what is lost counts when it is sent again
+        send(log, ROUNDS + 1)
+        send(log, ROUNDS + 2)
+    catch_up(data)
+    assert counted(data) == ALL + 5 * EACH
+
+
+def test_the_last_events_are_lost_by_name_and_nothing_waits_for_them(data: Path) -> None:
+    with closing(Log(data, create=False)) as log:
+        for number in range(ROUNDS, ROUNDS + 3):
+            send(log, number)
+    delete(data, EVENTS, ROUNDS + 1, ROUNDS + 3)
+    catch_up(data)
+    assert reported(data) == [("events", ROUNDS + 1, ROUNDS + 3, False)]
+    assert counted(data) == ALL + EACH
+    with closing(Log(data, create=False)) as log:
+        progress = newest_rows(log)[tables.encode_key(0, "progress")]
+        assert tables.decode_value(progress)[0] == log.end(E0) - 1
+
+
+def test_events_that_are_counted_and_gone_are_named(data: Path) -> None:
+    delete(data, EVENTS, 1, 3)
+    catch_up(data)
+    assert reported(data) == [("events", 1, 3, True)]
+    assert counted(data) == ALL
+    send_again(data)
+    assert counted(data) == ALL
+
+
+@pytest.mark.parametrize("topic", [ROWS, CLAIMS])
+def test_what_cannot_be_computed_anew_is_refused_with_a_way_out(data: Path, topic: str) -> None:
+    delete(data, EVENTS, 0, 2)
+    catch_up(data)
+    delete(data, topic, 0, end_of(data, topic) // 2)
+    if topic == CLAIMS:
+        shutil.rmtree(data / "index")
+        with closing(apsw.Connection(str(data / FILE_NAME))) as db:  # nobody was told that these events are gone
+            [(number,)] = db.execute("SELECT number FROM partition WHERE topic = ?", (DIRECTORY,))
+            db.execute("DELETE FROM record WHERE id >= ?", (number << OFFSET_BITS,))
+            db.execute("UPDATE partition SET next = 0 WHERE topic = ?", (DIRECTORY,))
+            db.execute("UPDATE partition SET first = 2 WHERE topic = ?", (EVENTS,))
+    with pytest.raises(HistoryMismatch, match=r"partition 0: records of the (rows|claims) are missing.*backup.*export"):
+        catch_up(data)
+
+
+def test_dead_letters_that_are_gone_are_named(data: Path) -> None:
+    with closing(Log(data, create=False)) as log:
+        log.append([Append(E0, [(None, b"junk"), (None, b"more junk")])], NOON)
+    catch_up(data)
+    delete(data, DEAD_LETTERS, 0, 1)
+    catch_up(data)
+    assert reported(data) == [("dead-letters", 0, 1, False)]
+
+
+def test_a_directory_with_a_hole_is_refused_by_name(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "data")) as log:
+        home = TopicPartition(DIRECTORY, 0)
+        log.append([Append(home, [(b"key/%d" % number, b"{}") for number in range(4)])], NOON)
+        losses.check_directory(log)
+        delete(tmp_path / "data", DIRECTORY, 1, 2)
+        with pytest.raises(HistoryMismatch, match=r"spendstream\.directory.*revoked keys.*backup"):
+            losses.check_directory(log)
+
+
+def test_rows_of_the_format_before_are_believed(data: Path, tmp_path: Path) -> None:
+    """They say nothing of the other pieces; the first flush does."""
+    progress = tables.encode_key(0, "progress")
+    with closing(Log(data, create=False)) as log:
+        numbers = tables.decode_value(newest_rows(log)[progress])
+        log.append([Append(TopicPartition(ROWS, 0), [(progress, json.dumps(numbers[:2]).encode())])], NOON)
+        send(log, ROUNDS)
+    catch_up(data)
+    with closing(Log(data, create=False)) as log:
+        offset, _, digest, claimed, claims_from, events, rows = tables.decode_value(newest_rows(log)[progress])
+        assert (offset, claimed, claims_from, events) == (ROUNDS, ROUNDS, 0, ALL + EACH)
+        assert digest >= 0
+        assert rows == len(newest_rows(log)) - 2  # this one, and the horizon
+    assert differences(data, tmp_path) == []
+
+
+def test_a_report_reads_like_a_sentence() -> None:
+    lost = Lost(topic="events", partition=2, start=7, end=9, counted=False, reason="deleted", at=NOON)
+    assert (
+        lost.text
+        == "events 7 to 8 of partition 2 are gone from the log (deleted): they are LOST: no table contains them"
+    )
+    assert losses.decode(lost.encode()[1]) == lost
+    assert lost.encode()[0] == b"lost/events/2/7"
+    again = Lost(topic="acknowledged", partition=2, start=8, end=12, counted=False, reason="", at=NOON)
+    there = Lost(topic="events", partition=1, start=0, end=5, counted=True, reason="", at=NOON)
+    assert losses.uncounted([lost, again, there]) == {2: 5}
