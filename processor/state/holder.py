@@ -15,7 +15,7 @@ from typing import Final
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.errors import LogUnavailable
+from processor.log.errors import LogError, LogUnavailable
 from processor.log.kafka_tail import KafkaTail
 from processor.log.kafka_transport import Writers
 from processor.log.store import TopicPartition
@@ -138,20 +138,26 @@ class Holder:
                 if tail is not None:
                     await asyncio.to_thread(tail.close)
                 try:
-                    tail = await asyncio.to_thread(self._open_tail, wanted) if wanted else None
-                    followed = wanted
+                    tail, followed = await asyncio.to_thread(self._open_tail, wanted) if wanted else (None, wanted)
                 except LogUnavailable as error:
                     get_logger().warning("standby.waits", error=str(error))
                     tail, followed = None, set()
             if tail is None:
                 await asyncio.sleep(IDLE)
             else:
-                await asyncio.to_thread(self._follow, tail)
+                try:
+                    await asyncio.to_thread(self._follow, tail)
+                except LogError as error:  # of a copy: whoever owns the partition says what is to be done
+                    get_logger().warning("standby.waits", error=str(error))
+                    await asyncio.to_thread(tail.close)
+                    tail, followed = None, set()
+                    await asyncio.sleep(RETRY)
             if time.monotonic() - synced_at > SYNC_EVERY:
                 synced_at = time.monotonic()
                 await asyncio.to_thread(self._look_after)
 
-    def _open_tail(self, numbers: set[int]) -> KafkaTail:
+    def _open_tail(self, numbers: set[int]) -> tuple[KafkaTail | None, set[int]]:
+        """A tail of those of these partitions that are not coming here meanwhile, and which they are; None: all are."""
         log = self._address.open()
         positions: dict[TopicPartition, int] = {}
         try:
@@ -166,7 +172,7 @@ class Holder:
                     positions[TopicPartition(CLAIMS, number)] = partition.claims_end
         finally:
             log.close()
-        return KafkaTail(self.access, positions)
+        return KafkaTail(self.access, positions) if positions else None, {tp.partition for tp in positions}
 
     def _follow(self, tail: KafkaTail) -> None:
         for tp, records in tail.poll():
