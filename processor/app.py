@@ -62,6 +62,7 @@ class Application:
     def __init__(self, settings: Settings, clock: Any) -> None:
         self._address = address = LogAddress.of(settings)
         log = address.open(settings.partitions, create=True)
+        address.claim(log.identity, keeps=True)
         self.partitions = log.partitions
         counts = log.topics()
         log.close()

@@ -119,6 +119,7 @@ async def _build(
     loop = asyncio.get_running_loop()
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)
+    address.claim(log.identity, keeps=False)
     view = View(rowblock.seed_of(log.salt))
     arrivals = Arrivals(view)
     bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)

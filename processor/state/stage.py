@@ -17,7 +17,7 @@ import xxhash
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.errors import LogUnavailable
+from processor.log.errors import LogError
 from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_tail import KafkaTail
 from processor.log.kafka_writer import Fenced, PartitionWriter
@@ -275,4 +275,4 @@ class Report:
 
 
 def _is_passing(error: Exception) -> bool:
-    return isinstance(error, LogUnavailable)
+    return isinstance(error, LogError)
