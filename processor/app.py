@@ -1,7 +1,6 @@
 """The Faust application: topics, the table and the agent. What it computes is in `core`; what it keeps in `state`."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +9,7 @@ import faust
 from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
+from processor import restart
 from processor.log.address import LogAddress
 from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS, ROWS
@@ -117,7 +117,7 @@ class Application:
                 await self.applier.take(Delivery(event))
             except Exception as error:  # noqa: BLE001 - an agent that raises goes on without the message: it would be lost
                 get_logger().critical("worker.broken", error=str(error) or repr(error))
-                os._exit(EXIT_BROKEN)
+                restart.end(EXIT_BROKEN)
 
     def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
         from processor.state.holder import Holder
