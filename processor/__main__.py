@@ -80,7 +80,7 @@ async def _run(application: Application) -> int:
         log.critical("worker.crashed", error=repr(app.crash_reason))
         # Faust's own shutdown could wait for what will not come; nothing is lost by a restart.
         restart.end(EXIT_CRASHED)
-    await application.applier.flush()
+    await application.applier.finish()
     if application.stage is not None:
         await asyncio.to_thread(application.stage.finish)
     await app.stop()

@@ -38,6 +38,8 @@ STABLE: Final = 20.0
 
 EXIT_USAGE: Final = 2
 
+KILLED: Final = "killed from outside: by the kernel where memory ran out (docs/operations.md, Memory)"
+
 
 class Child:
     """One role's process, again and again; `name` is what the log calls it."""
@@ -69,7 +71,8 @@ class Child:
                 self.on_broken()
             if time.monotonic() - began > STABLE:
                 backoff = FIRST_BACKOFF
-            self._log.error("child.ended", code=code, restart_in=backoff)
+            hint = {"hint": KILLED} if code == -signal.SIGKILL else {}
+            self._log.error("child.ended", code=code, restart_in=backoff, **hint)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
 
