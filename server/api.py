@@ -147,9 +147,9 @@ async def _build(
         each.start()
         stack.push_async_callback(asyncio.to_thread, each.stop)
     for each in (keys, follower):
-        await asyncio.to_thread(each.read_all.wait)
+        await asyncio.to_thread(each.wait_read_all)
     trust = Trust(lambda: keys.known_at, time.monotonic)
-    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust)
+    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust, lambda: keys.damage or follower.damage)
     cardinality = Cardinality(
         view,
         settings.max_users,

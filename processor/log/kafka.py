@@ -168,7 +168,8 @@ class _Reader:
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
         self._servers = access.servers
         # Who reads to the end waits for word that it is the end: the broker is not to think about it for long.
-        self._consumer = Consumer({**access.reader(), "fetch.wait.max.ms": END_WAIT_MS})
+        self._settings = {**access.reader(), "fetch.wait.max.ms": END_WAIT_MS}
+        self._consumer = Consumer(self._settings)
         self._at = access.wire(tp.topic), tp.partition
         self._position = -1
         self._at_end = False
@@ -182,9 +183,14 @@ class _Reader:
         while True:
             messages = self._consumer.consume(limit, 0 if self._at_end else SILENCE)
             records, self._at_end, damaged = take_some(messages, self._at_end)
-            self._position = records[-1].offset + 1 if records else self._position
             if damaged is not None:
-                self._position = -1  # where librdkafka goes on from here is anywhere: the next read says where to
+                self._begin_anew()
+            elif records:
+                self._position = records[-1].offset + 1
+            if (
+                records and records[0].offset < offset
+            ):  # the partition's end is before `offset`, and librdkafka began anew
+                records = [record for record in records if record.offset >= offset]
             if records:
                 return records
             if damaged is not None:
@@ -194,6 +200,13 @@ class _Reader:
             silent += SILENCE
             if silent > PATIENCE:
                 raise LogUnavailable(self._why_silent())
+
+    def _begin_anew(self) -> None:
+        """After a damaged record the consumer may go on anywhere, and have records from there in its queue."""
+        self._consumer.close()
+        self._consumer = Consumer(self._settings)
+        self._position = -1
+        self._at_end = False
 
     def _why_silent(self) -> str:
         """A batch whose length is damaged is no error: nothing comes any more, though the broker is there."""

@@ -90,6 +90,8 @@ class KafkaTail:
                 continue
             records, self._ends[tp], damaged = take_some(messages, self._ends[tp])
             self._heard = time.monotonic()
+            if records and records[0].offset < self._positions[tp]:  # from before the partition was assigned anew
+                records = [record for record in records if record.offset >= self._positions[tp]]
             if records:
                 self._sound = False
                 yield tp, records

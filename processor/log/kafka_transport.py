@@ -8,7 +8,6 @@ a slow owner can write to its changelog any more.
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -24,6 +23,7 @@ from faust.transport import base
 from faust.types import TP
 from structlog.stdlib import get_logger
 
+from processor import restart
 from processor.log import faust_transport
 from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.faust_transport import by_partition
@@ -83,6 +83,8 @@ class Consumer(faust_transport.Consumer):
     """What the events are called on the cluster."""
     _damaged: Mapping[int, tuple[int, float]] = MappingProxyType({})
     """Partition that stands still -> the offset it stands at, and when (monotonic) it is looked at again."""
+    _floors: Mapping[int, int] = MappingProxyType({})
+    """Partition that stood still -> the offset it stood at: what was before it has been delivered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -257,7 +259,8 @@ class Consumer(faust_transport.Consumer):
         message: Any
         for message in messages:
             if message.error() is None:
-                if message.partition() not in self._damaged:
+                number = message.partition()
+                if number not in self._damaged and message.offset() >= self._floors.get(number, 0):
                     self._stash.append((TP(EVENTS, message.partition()), record_of(message)))
             else:
                 _end_if_fatal(message.error())
@@ -274,6 +277,7 @@ class Consumer(faust_transport.Consumer):
             get_logger().critical("record.damaged", error=str(error), partition=error.partition, offset=error.offset)
             client.pause([Assigned(self._topic, error.partition)])
             self._damaged = {**self._damaged, error.partition: (error.offset, time.monotonic() + LOOK_AGAIN)}
+            self._floors = {**self._floors, error.partition: error.offset}
 
     def _look_again(self, client: Client) -> None:
         assigned = {found.partition for found in client.assignment()}
@@ -315,6 +319,7 @@ class Consumer(faust_transport.Consumer):
             _patiently(partial(_seek, target), self._client)
         self._stash.clear()
         self._damaged = {}
+        self._floors = {}
         self._client.resume([self._wire(tp) for tp in tps])
         self._paused = False
         return found
@@ -381,7 +386,7 @@ def _end_if_fatal(error: Any) -> None:
     """
     if error.fatal() or error.code() in _FATAL:
         get_logger().critical("worker.fenced", error=error.str())
-        os._exit(EXIT_FENCED)
+        restart.end(EXIT_FENCED)
 
 
 def _seek(target: Assigned, client: Client) -> None:
@@ -435,7 +440,7 @@ class Writers:
         for numbers, result in zip(found.values(), results, strict=True):
             if isinstance(result, Fenced):
                 get_logger().critical("worker.fenced", error=str(result))
-                os._exit(EXIT_FENCED)  # what is in memory here is not to be written any more
+                restart.end(EXIT_FENCED)  # what is in memory here is not to be written any more
             if isinstance(result, BaseException):
                 raise result
             for number, offset in zip(numbers, result, strict=True):
