@@ -175,7 +175,8 @@ class _Reader:
         self._at_end = False
 
     def read(self, offset: int, limit: int) -> list[Record]:
-        if offset != self._position:
+        goes_on = offset == self._position
+        if not goes_on:
             self._consumer.assign([Assigned(*self._at, offset)])
             self._position = offset
             self._at_end = False
@@ -187,9 +188,11 @@ class _Reader:
                 self._begin_anew()
             elif records:
                 self._position = records[-1].offset + 1
-            if (
-                records and records[0].offset < offset
-            ):  # the partition's end is before `offset`, and librdkafka began anew
+            if records and records[0].offset < offset:
+                if goes_on:
+                    self._begin_anew()
+                    raise LogUnavailable(gone_back(self._at, offset, records[0].offset))
+                # The partition ends before `offset`, and librdkafka began anew.
                 records = [record for record in records if record.offset >= offset]
             if records:
                 return records
@@ -245,9 +248,15 @@ def take_some(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool
     or sought anew after it.
     """
     records: list[Record] = []
+    before = -1
     for message in messages:
         error = message.error()
         if error is None:
+            offset = message.offset()
+            if offset <= before:  # the checksum leaves the first offset of a batch out
+                reason = f"the offsets go back from it to {offset}"
+                return records[:-1], False, DamagedRecord(message.topic(), message.partition(), before, reason)
+            before = offset
             records.append(record_of(message))
             at_end = False
         elif error.code() == KafkaError._PARTITION_EOF:
@@ -258,6 +267,14 @@ def take_some(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool
         elif not error.retriable() and error.code() not in _PASSING:
             raise LogUnavailable(f"cannot read from Kafka: {error.str()}")
     return records, at_end, None
+
+
+def gone_back(tp: tuple[str, int], offset: int, to: int) -> str:
+    """What is wrong with a partition that was read up to `offset` and goes on with `to`."""
+    return (
+        f"the offsets of {tp[0]}:{tp[1]} go back from {offset} to {to}: the log was cut off, or a record before "
+        "that is damaged"
+    )
 
 
 def record_of(message: Any) -> Record:

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
 from processor.log.errors import LogUnavailable
-from processor.log.kafka import take_some
+from processor.log.kafka import gone_back, take_some
 from processor.log.kafka_config import KafkaAccess
 from processor.log.newest import Found
 from processor.log.store import Record, TopicPartition
@@ -45,6 +45,8 @@ class KafkaTail:
         self._sound = False
         """False until what was fetched has been handed out: what failed on the way is fetched again."""
         self._heard = 0.0
+        self._fresh: set[TopicPartition] = set()
+        """Partitions that were assigned anew, and of which nothing has come since."""
 
     @property
     def is_current(self) -> bool:
@@ -78,6 +80,7 @@ class KafkaTail:
                 [Assigned(wire(tp.topic), tp.partition, position) for tp, position in self._positions.items()]
             )
             self._ends = dict.fromkeys(self._ends, False)
+            self._fresh = set(self._ends)
             self.reached = dict(self._positions)
             self._sound = True
         found: dict[tuple[str | None, int], list[Any]] = {}
@@ -90,9 +93,14 @@ class KafkaTail:
                 continue
             records, self._ends[tp], damaged = take_some(messages, self._ends[tp])
             self._heard = time.monotonic()
-            if records and records[0].offset < self._positions[tp]:  # from before the partition was assigned anew
+            if records and records[0].offset < self._positions[tp]:
+                if tp not in self._fresh:
+                    self._sound = False
+                    raise LogUnavailable(gone_back((topic or "", number), self._positions[tp], records[0].offset))
+                # from before the partition was assigned anew
                 records = [record for record in records if record.offset >= self._positions[tp]]
             if records:
+                self._fresh.discard(tp)
                 self._sound = False
                 yield tp, records
                 self._positions[tp] = records[-1].offset + 1

@@ -243,9 +243,7 @@ class Consumer(faust_transport.Consumer):
             return
         full = len(self._stash) >= MAX_STASH
         if full != self._paused:
-            everything = [
-                found for found in client.assignment() if TP(EVENTS, found.partition) not in self._left_out
-            ]
+            everything = [found for found in client.assignment() if TP(EVENTS, found.partition) not in self._left_out]
             chosen = everything if full else [found for found in everything if found.partition not in self._damaged]
             if chosen:
                 (client.pause if full else client.resume)(chosen)
