@@ -16,7 +16,7 @@ from processor.log.kafka_tail import KafkaTail
 from processor.log.port import scan
 from processor.log.store import TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
-from tests.support import clients, segments
+from tests.support import bitflips, clients
 from tests.support.clients import Pace, Reader, Tally, reader
 from tests.support.server import server, wait_until
 from tests.support.traffic import make_traffic
@@ -29,11 +29,11 @@ E0 = TopicPartition(EVENTS, 0)
 def damage(broker: Broker, topic: str) -> tuple[Path, int, int]:
     """Stop the broker and flip a bit in the middle of a partition: the file, the byte, the offset of the batch."""
     assert broker.stop()
-    path = segments.segment(broker, topic)
-    chosen = [batch for batch in segments.batches(path) if not batch.is_control]
+    path = bitflips.segment(broker, topic)
+    chosen = [batch for batch in bitflips.batches(path) if not batch.is_control]
     batch = chosen[len(chosen) // 2]
-    at = batch.at + (segments.HEADER + batch.size) // 2
-    segments.flip(path, at)
+    at = batch.at + (bitflips.HEADER + batch.size) // 2
+    bitflips.flip(path, at)
     broker.start()
     return path, at, batch.offset
 
@@ -41,7 +41,7 @@ def damage(broker: Broker, topic: str) -> tuple[Path, int, int]:
 def heal(broker: Broker, path: Path, at: int) -> None:
     """As from another replica."""
     assert broker.stop()
-    segments.flip(path, at)
+    bitflips.flip(path, at)
     broker.start()
 
 
