@@ -104,7 +104,7 @@ def _warn_of_memory(role: str, processes: int = 1) -> None:
     """Before anything large is loaded: this may be the only line there is."""
     problem = memory.too_low(role, processes)
     if problem is not None:
-        click.echo(f"spendstream: {problem}", err=True)
+        output.say(f"spendstream: {problem}", err=True)
 
 
 def _run_api(coroutine: Any) -> None:
