@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import os
 import signal
 import sys
 import time
@@ -11,11 +10,11 @@ from typing import Any, Final
 
 from structlog.stdlib import get_logger
 
-from processor import lifeline, logs, tracing
+from processor import lifeline, logs, restart, tracing
 from processor.app import Application
 from processor.core.visible import visible_lines
 from processor.log.checkpointer import Checkpointer
-from processor.log.errors import LogError
+from processor.log.errors import LogError, LogUnavailable
 from processor.log.locks import FileLock
 from processor.settings import Settings, SettingsError, load
 from processor.wall_clock import now
@@ -29,6 +28,7 @@ EXIT_CRASHED: Final = 70
 
 def main() -> int:
     """Run the worker until SIGTERM; returns the exit code."""
+    is_again = restart.pause()
     try:
         settings = load(Settings)
         logs.configure(settings, "worker")
@@ -39,9 +39,14 @@ def main() -> int:
         application = Application(settings, now)
     except (SettingsError, LogError) as error:
         print(visible_lines(f"spendstream worker: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly
+        if is_again and isinstance(error, LogUnavailable):
+            restart.arm()
+            restart.end(EXIT_CRASHED)
         return EXIT_USAGE
-    lifeline.watch()
+    is_supervised = lifeline.watch()
     if settings.broker != "sqlite://":
+        if not is_supervised:
+            restart.arm()
         return asyncio.run(_run(application))
     checkpointer = Checkpointer(settings.data_dir)
     checkpointer.start()
@@ -73,7 +78,8 @@ async def _run(application: Application) -> int:
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not stopped.done():
         log.critical("worker.crashed", error=repr(app.crash_reason))
-        os._exit(EXIT_CRASHED)  # Faust's own shutdown could wait for what will not come; nothing is lost by a restart
+        # Faust's own shutdown could wait for what will not come; nothing is lost by a restart.
+        restart.end(EXIT_CRASHED)
     await application.applier.finish()
     if application.stage is not None:
         await asyncio.to_thread(application.stage.finish)

@@ -1,7 +1,6 @@
 """The Faust application: topics, the table and the agent. What it computes is in `core`; what it keeps in `state`."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +9,7 @@ import faust
 from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
+from processor import restart
 from processor.core.history import Loss, unrecorded
 from processor.log import losses
 from processor.log.address import LogAddress
@@ -68,6 +68,7 @@ class Application:
         self._address = address = LogAddress.of(settings)
         log = address.open(settings.partitions, create=True)
         try:
+            address.claim(log.identity, keeps=True)
             self.partitions = log.partitions
             counts = log.topics()
             losses.check_directory(log)
@@ -128,7 +129,7 @@ class Application:
                 await self.applier.take(Delivery(event))
             except Exception as error:  # noqa: BLE001 - an agent that raises goes on without the message: it would be lost
                 get_logger().critical("worker.broken", error=str(error) or repr(error))
-                os._exit(EXIT_BROKEN)
+                restart.end(EXIT_BROKEN)
 
     def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
         from processor.state.holder import Holder

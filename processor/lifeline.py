@@ -53,11 +53,12 @@ def tied(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
-def watch() -> None:
-    """Watch the pipe named in the environment, if there is one."""
+def watch() -> bool:
+    """Watch the pipe named in the environment; False if there is none, and so no supervisor."""
     named = os.environ.pop(VARIABLE, None)
     if named is not None:
         threading.Thread(target=_wait, args=(int(named),), name="lifeline", daemon=True).start()
+    return named is not None
 
 
 def _wait(fd: int) -> None:

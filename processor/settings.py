@@ -22,6 +22,16 @@ def _broker(value: str) -> str:
     raise ValueError("must be sqlite:// (the embedded log in the data directory) or kafka://host:port;host:port")
 
 
+def _prefix(value: str) -> str:
+    if _PREFIX(value):
+        return value
+    raise ValueError(
+        "must be 2 to 100 letters, digits, dots, dashes or underscores that begin with a letter or digit and end with "
+        "one of the others, like spendstream. or team-a."
+    )
+
+
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,98}[._-]").fullmatch
 _KAFKA = re.compile(r"kafka://[^\s;,/:]+(:[0-9]{1,5})?(;[^\s;,/:]+(:[0-9]{1,5})?)*").fullmatch
 
 
@@ -41,6 +51,10 @@ class Settings(BaseSettings):
     retention: int = Field(0, ge=0, le=36_500, description="Days after which events may be deleted; 0: never")
     retention_interval: float = Field(60, ge=0.05, description="Seconds between two looks for events past retention")
     flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
+    kafka_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        "spendstream.",
+        description="What the names of topics, consumer groups and transactional ids begin with: one for each product",
+    )
     kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
         None, description="How to speak to Kafka: plaintext, ssl, sasl_plaintext or sasl_ssl"
     )

@@ -123,6 +123,7 @@ async def _build(
     loop = asyncio.get_running_loop()
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)
+    address.claim(log.identity, keeps=True)
     losses.check_directory(log)
     view = View(rowblock.seed_of(log.salt))
     arrivals = Arrivals(view)
@@ -156,10 +157,18 @@ async def _build(
         each.start()
         stack.push_async_callback(asyncio.to_thread, each.stop)
     for each in (keys, follower):
-        await asyncio.to_thread(each.read_all.wait)
+        await asyncio.to_thread(each.wait_read_all)
     await asyncio.to_thread(publisher.check_acknowledged)
     trust = Trust(lambda: keys.known_at, time.monotonic)
-    health = LogHealth(publisher, view, settings.max_lag, time.monotonic, trust, directory.lost)
+    health = LogHealth(
+        publisher,
+        view,
+        settings.max_lag,
+        time.monotonic,
+        trust,
+        damage=lambda: keys.damage or follower.damage,
+        lost=directory.lost,
+    )
     cardinality = Cardinality(
         view,
         settings.max_users,

@@ -10,7 +10,7 @@ from structlog.stdlib import get_logger
 from processor.core import tables
 from processor.core.rowblock import RowBlock
 from processor.log.address import LogAddress
-from processor.log.errors import LogBroken
+from processor.log.errors import DamagedRecord, LogBroken
 from processor.log.losses import Lost
 from processor.log.newest import FOLD, Kept, collector_off
 from processor.log.store import Record, TopicPartition
@@ -50,14 +50,23 @@ class _Following(threading.Thread):
         self._stopping = threading.Event()
         self.read_all = threading.Event()
         """Set once everything that was there at the start has been read."""
+        self.damage: DamagedRecord | None = None
+        """The record that cannot be read, and so nothing after it."""
 
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
                 self._round()
+                if self.damage is not None and self._tail.is_current:
+                    self.damage = None
             except LogBroken as error:  # what is known here may not be in the log any more
                 get_logger().critical("follower.broken", error=str(error))
                 os._exit(EXIT_BROKEN)
+            except DamagedRecord as error:
+                if self.damage is None:
+                    get_logger().critical("record.damaged", error=str(error))
+                self.damage = error
+                self._stopping.wait(PAUSE)
             except Exception:  # noqa: BLE001 - what stands still is seen by /readyz; the next round may go well
                 get_logger().exception("follower.failed")
                 self._stopping.wait(PAUSE)
@@ -65,6 +74,12 @@ class _Following(threading.Thread):
 
     def _round(self) -> None:
         raise NotImplementedError
+
+    def wait_read_all(self) -> None:
+        """Block until everything that was there at the start has been read. Raises `DamagedRecord`."""
+        while not self.read_all.wait(PAUSE / 2):
+            if self.damage is not None:
+                raise self.damage
 
     def stop(self) -> None:
         """End the thread and wait for it."""
@@ -229,8 +244,12 @@ class LogHealth:
         max_lag: float,
         monotonic: Callable[[], float],
         trust: Trust | None = None,
+        damage: Callable[[], DamagedRecord | None] = lambda: None,
         lost: Callable[[], Sequence[Lost]] = list,
     ) -> None:
+        """`damage` says which record of the tables or the directory cannot be read, if there is one; `lost`, what is
+        gone from the log."""
+        self._damage = damage
         self._lost = lost
         self._trust = trust or always()
         self._publisher = publisher
@@ -255,6 +274,9 @@ class LogHealth:
         reasons = []
         if self._publisher.failure is not None:
             reasons.append(f"the log cannot take events: {self._publisher.failure}")
+        damage = self._damage()
+        if damage is not None:
+            reasons.append(f"the log cannot be read on: {damage}")
         if not self.caught_up:
             reasons.append("the tables have not caught up with the log yet")
         if not self._trust.is_fresh:

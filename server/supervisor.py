@@ -39,6 +39,8 @@ STABLE: Final = 20.0
 
 EXIT_USAGE: Final = 2
 
+KILLED: Final = "killed from outside: by the kernel where memory ran out (docs/operations.md, Memory)"
+
 
 class Child:
     """One role's process, again and again; `name` is what the log calls it."""
@@ -70,7 +72,8 @@ class Child:
                 self.on_broken()
             if time.monotonic() - began > STABLE:
                 backoff = FIRST_BACKOFF
-            self._log.error("child.ended", code=code, restart_in=backoff)
+            hint = {"hint": KILLED} if code == -signal.SIGKILL else {}
+            self._log.error("child.ended", code=code, restart_in=backoff, **hint)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
 
@@ -132,7 +135,9 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(settings.data_dir / "serve.lock")
     lock.take(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
-    log = LogAddress.of(settings).open(settings.partitions, create=True)
+    address = LogAddress.of(settings)
+    log = address.open(settings.partitions, create=True)
+    address.claim(log.identity, keeps=True)
     losses.check_directory(log)
     made = bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=True)
     log.close()

@@ -26,6 +26,7 @@ CLOCKS = {"now", "utcnow", "today", "uuid1", "uuid4"}
 SERVER_MAY_USE = (
     "processor.core",
     "processor.lifeline",
+    "processor.memory",
     "processor.log.address",
     "processor.log.checkpointer",
     "processor.log.committer",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from processor.log import ownership
 from processor.log.kafka_config import KafkaAccess
 from processor.log.port import LogWriter
 from processor.log.store import Log, TopicPartition
@@ -34,10 +35,21 @@ class LogAddress:
     def open(self, partitions: int | None = None, *, create: bool = False) -> LogWriter:
         """Open the log, making it with so many partitions if it may be created. Raises `LogError`."""
         if self.kafka is None:
+            if create:
+                ownership.check_embedded(self.data_dir)
             return Log(self.data_dir, partitions=partitions, create=create)
         from processor.log.kafka import KafkaLog
 
         return KafkaLog(self.kafka, partitions=partitions, create=create)
+
+    def claim(self, identity: str, *, keeps: bool) -> None:
+        """Refuse a data directory that belongs to another log than that of this identity.
+
+        A role that `keeps` something there notes which log it belongs to. Raises `HistoryMismatch`.
+        """
+        if self.kafka is not None:
+            where = f"the one at {self.kafka.servers} whose topics begin with {self.kafka.prefix}"
+            (ownership.claim if keeps else ownership.check)(self.data_dir, identity, where)
 
     def tail(self, tps: Iterable[TopicPartition], every: float = POLL) -> Tail:
         """Follow partitions from their beginning, with a look `every` so many seconds (a broker says by itself when

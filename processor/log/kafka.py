@@ -11,16 +11,19 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
-from processor.log import kafka_topics
-from processor.log.errors import HistoryMismatch, LogError, LogUnavailable
+from processor.log import kafka_settings, kafka_topics
+from processor.log.errors import DamagedRecord, HistoryMismatch, LogError, LogUnavailable
 from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_topics import META, PATIENCE, Layout, Meta
+from processor.log.kafka_topics import DEFAULT_PARTITIONS, META, PATIENCE, Layout, Meta
 from processor.log.kafka_writer import Appender
+from processor.log.port import scan
 from processor.log.store import Append, Record, TopicPartition
-from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, PARTITIONED_ON_KAFKA, ROWS, SINGLE
+from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, ROWS, SINGLE
 
-_known: dict[str, Meta] = {}
-"""servers -> meta record: it never changes. Who is in here is new enough, too."""
+HOME: Final = TopicPartition(DIRECTORY, 0)
+
+_known: dict[tuple[str, str], Meta] = {}
+"""Servers and prefix -> what is chosen once for a log. The servers of one in here are new enough, too."""
 
 END_WAIT_MS: Final = 10
 SILENCE: Final = 0.02
@@ -37,67 +40,77 @@ class KafkaLog:
         self._readers: dict[TopicPartition, _Reader] = {}
         self._asking: Consumer | None = None
         found = kafka_topics.layout(access)
-        if access.servers not in _known:
+        place = access.servers, access.prefix
+        meta = _known.get(place)
+        if meta is None:
             kafka_topics.check_version(access)
-        kafka_topics.check(found, access.servers, partitions)
+            if found.topics.get(DIRECTORY):
+                meta = self._read_meta()
+        number = (meta and meta.partitions) or found.fewest
+        kafka_topics.check(access, found, number, partitions)
         if create:
-            kafka_topics.create(access, found, partitions)
-            found = self._await_topics(partitions)
-        elif DIRECTORY not in found.topics:
-            raise LogError(f"there is no log at {access.servers}: start an API or a worker there once")
-        self._layout = found
-        self.partitions = found.partitions
-        meta = _known.get(access.servers) or self._read_meta(create)
-        _known[access.servers] = meta
+            kafka_settings.check(access, found.replicas)
+            if len(found.topics) < len(kafka_topics.ALL):
+                kafka_topics.create(access, found, number or partitions or DEFAULT_PARTITIONS)
+                found = self._await_topics()
+                number = number or found.fewest
+                kafka_topics.check(access, found, number, partitions)
+            if meta is None:
+                self._check_is_new(number)
+            if meta is None or meta.partitions is None:
+                self.append([Append(HOME, [kafka_topics.proposal(meta, number)])], 0)
+                meta = self._read_meta()
+        if meta is None:
+            raise LogError(
+                f"there is no log at {access.servers} whose topics begin with {access.prefix}: start an API or a "
+                "worker there once, or name another SPENDSTREAM_KAFKA_PREFIX"
+            )
+        if meta.partitions is not None:
+            _known[place] = meta
+        self.partitions = meta.partitions or number
         self.salt = bytes.fromhex(meta.salt)
         self.identity = meta.identity
+        self._topics = {name: 1 if name in SINGLE else self.partitions for name in found.topics}
 
     def __str__(self) -> str:
         return f"the log at {self._access.servers}"
 
-    def _await_topics(self, partitions: int | None) -> Layout:
+    def _await_topics(self) -> Layout:
         """New topics take a moment until every broker knows of them."""
         waiting = threading.Event()
         for _ in range(100):
             found = kafka_topics.layout(self._access)
-            if len(found.topics) == len(PARTITIONED_ON_KAFKA) + len(SINGLE) and 0 not in found.topics.values():
-                kafka_topics.check(found, self._access.servers, partitions)
+            if len(found.topics) == len(kafka_topics.ALL) and 0 not in found.topics.values():
                 return found
             waiting.wait(0.1)
         raise LogUnavailable(f"the topics at {self._access.servers} were created, but do not appear")
 
-    def _read_meta(self, create: bool) -> Meta:
-        home = TopicPartition(DIRECTORY, 0)
-        for attempt in range(2):
-            position = 0
-            while records := self.read(home, position):
-                for record in records:
-                    if (record.key or b"").startswith(META):
-                        return kafka_topics.read_meta(record.value or b"", self._access.servers)
-                position = records[-1].offset + 1
-            if attempt or not create:
-                break
-            self._check_is_new()
-            self.append([Append(home, [kafka_topics.new_meta()])], 0)
-            self._readers.pop(home).close()
-        raise LogError(f"the log at {self._access.servers} has no meta record: start an API or a worker there once")
+    def _read_meta(self) -> Meta | None:
+        """What is chosen once for the log; None if no process has written it yet."""
+        try:
+            records = scan(self, HOME)
+            values = (record.value or b"" for record in records if (record.key or b"").startswith(META))
+            return kafka_topics.settled(values, self._access.servers)
+        finally:
+            self._readers.pop(HOME).close()
 
-    def _check_is_new(self) -> None:
+    def _check_is_new(self, partitions: int) -> None:
         """No new name and salt for topics that have had others: ids would not be recognised, and events count twice.
 
         Raises `HistoryMismatch`.
         """
         used = [
-            f"{topic} {number}"
+            f"{self._access.wire(topic)} {number}"
             for topic in (EVENTS, ROWS, CLAIMS)
-            for number in range(self._layout.topics[topic])
+            for number in range(partitions)
             if self.end(TopicPartition(topic, number)) > 0
         ]
         if used or self.first(TopicPartition(DIRECTORY, 0)) > 0:
+            beside = f", but there are records in {used[0]}" if used else ""
             raise HistoryMismatch(
-                f"the topic {DIRECTORY} at {self._access.servers} has lost the log's name and salt, and its keys"
-                f"{f', but there are records in {used[0]}' if used else ''}: with others every event counts again. "
-                "Stop all processes and restore that topic from a backup; without one, count the events into new topics"
+                f"the topic {self._access.wire(DIRECTORY)} at {self._access.servers} has lost the log's name and salt, "
+                f"and its keys{beside}: with others every event counts again. Stop all processes and restore that topic "
+                "from a backup; without one, count the events into new topics"
             )
 
     def close(self) -> None:
@@ -126,8 +139,8 @@ class KafkaLog:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def topics(self) -> dict[str, int]:
-        """Topic name -> number of partitions."""
-        return dict(self._layout.topics)
+        """Topic name -> number of partitions that are used: an administrator may have added others."""
+        return dict(self._topics)
 
     def read(self, tp: TopicPartition, offset: int, limit: int = 1000, max_bytes: int = 16 << 20) -> list[Record]:
         """Records from `offset` on, at most `limit`; empty only at the end of what was committed when it got there.
@@ -153,7 +166,7 @@ class KafkaLog:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                found = self._asking.get_watermark_offsets(Assigned(*tp), timeout=PATIENCE)
+                found = self._asking.get_watermark_offsets(self._wire(tp), timeout=PATIENCE)
             except KafkaException as error:
                 if error.args[0].code() in _NO_LEADER and time.monotonic() < deadline:
                     time.sleep(0.1)
@@ -161,11 +174,14 @@ class KafkaLog:
                 raise LogUnavailable(f"no answer from Kafka at {self._access.servers}: {error.args[0].str()}") from None
             return int(found[0]), int(found[1])
 
+    def _wire(self, tp: TopicPartition) -> Assigned:
+        return Assigned(self._access.wire(tp.topic), tp.partition)
+
     def committed(self, consumer: str, tp: TopicPartition) -> int | None:
         """The next offset to read for a consumer group; None if it has committed none."""
-        asking = Consumer({**self._access.reader(), "group.id": consumer})
+        asking = Consumer({**self._access.reader(), "group.id": self._access.wire(consumer)})
         try:
-            (found,) = asking.committed([Assigned(*tp)], timeout=PATIENCE)
+            (found,) = asking.committed([self._wire(tp)], timeout=PATIENCE)
         except KafkaException as error:
             raise LogUnavailable(f"no answer from Kafka at {self._access.servers}: {error.args[0].str()}") from None
         finally:
@@ -179,28 +195,62 @@ class _Reader:
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
         self._servers = access.servers
         # Who reads to the end waits for word that it is the end: the broker is not to think about it for long.
-        self._consumer = Consumer({**access.reader(), "fetch.wait.max.ms": END_WAIT_MS})
-        self._tp = tp
+        self._settings = {**access.reader(), "fetch.wait.max.ms": END_WAIT_MS}
+        self._consumer = Consumer(self._settings)
+        self._at = access.wire(tp.topic), tp.partition
         self._position = -1
         self._at_end = False
 
     def read(self, offset: int, limit: int) -> list[Record]:
-        if offset != self._position:
-            self._consumer.assign([Assigned(*self._tp, offset)])
+        goes_on = offset == self._position
+        if not goes_on:
+            self._consumer.assign([Assigned(*self._at, offset)])
             self._position = offset
             self._at_end = False
         silent = 0.0
         while True:
             messages = self._consumer.consume(limit, 0 if self._at_end else SILENCE)
-            records, self._at_end = take(messages, self._at_end)
-            if records:
+            records, self._at_end, damaged = take_some(messages, self._at_end)
+            if damaged is not None:
+                self._begin_anew()
+            elif records:
                 self._position = records[-1].offset + 1
+            if records and records[0].offset < offset:
+                if goes_on:
+                    self._begin_anew()
+                    raise LogUnavailable(gone_back(self._at, offset, records[0].offset))
+                # The partition ends before `offset`, and librdkafka began anew.
+                records = [record for record in records if record.offset >= offset]
+            if records:
                 return records
+            if damaged is not None:
+                raise damaged
             if self._at_end:
                 return []
             silent += SILENCE
             if silent > PATIENCE:
-                raise LogUnavailable(f"no answer from Kafka at {self._servers}")
+                raise LogUnavailable(self._why_silent())
+
+    def _begin_anew(self) -> None:
+        """After a damaged record the consumer may go on anywhere, and have records from there in its queue."""
+        self._consumer.close()
+        self._consumer = Consumer(self._settings)
+        self._position = -1
+        self._at_end = False
+
+    def _why_silent(self) -> str:
+        """A batch whose length is damaged is no error: nothing comes any more, though the broker is there."""
+        try:
+            _, end = self._consumer.get_watermark_offsets(Assigned(*self._at), timeout=PATIENCE)
+        except KafkaException:
+            end = -1
+        if end <= self._position:
+            return f"no answer from Kafka at {self._servers}"
+        topic, partition = self._at
+        return (
+            f"nothing can be read from {topic}:{partition}:{self._position} on, though the partition goes on to {end}: "
+            f"its log at {self._servers} may be damaged there; that of the broker says more"
+        )
 
     def close(self) -> None:
         self._consumer.close()
@@ -209,19 +259,49 @@ class _Reader:
 def take(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool]:
     """The records among what librdkafka handed out, and whether the partition's end was reached after the last one.
 
-    Raises `LogUnavailable` for an error that is not one of the connection: those pass.
+    Raises `LogUnavailable` for an error that is not one of the connection: those pass. Raises `DamagedRecord`.
+    """
+    records, at_end, damaged = take_some(messages, at_end)
+    if damaged is not None:
+        raise damaged
+    return records, at_end
+
+
+def take_some(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool, DamagedRecord | None]:
+    """`take`, with the records before a damaged one, and the error that names it.
+
+    All messages of one partition. Nothing after a damaged record is to be believed: librdkafka (2.16) goes on reading
+    inside of it, and its position may be anywhere then (`rd_kafka_msgset_reader_v2`). So a partition has to be assigned
+    or sought anew after it.
     """
     records: list[Record] = []
+    before = -1
     for message in messages:
         error = message.error()
         if error is None:
+            offset = message.offset()
+            if offset <= before:  # the checksum leaves the first offset of a batch out
+                reason = f"the offsets go back from it to {offset}"
+                return records[:-1], False, DamagedRecord(message.topic(), message.partition(), before, reason)
+            before = offset
             records.append(record_of(message))
             at_end = False
         elif error.code() == KafkaError._PARTITION_EOF:
             at_end = True
+        elif error.code() in _DAMAGE:
+            damaged = DamagedRecord(message.topic(), message.partition(), message.offset(), error.str())
+            return records, False, damaged
         elif not error.retriable() and error.code() not in _PASSING:
             raise LogUnavailable(f"cannot read from Kafka: {error.str()}")
-    return records, at_end
+    return records, at_end, None
+
+
+def gone_back(tp: tuple[str, int], offset: int, to: int) -> str:
+    """What is wrong with a partition that was read up to `offset` and goes on with `to`."""
+    return (
+        f"the offsets of {tp[0]}:{tp[1]} go back from {offset} to {to}: the log was cut off, or a record before "
+        "that is damaged"
+    )
 
 
 def record_of(message: Any) -> Record:
@@ -236,4 +316,10 @@ _NO_LEADER: Final = (
 )
 """A topic that was just made, or a broker that was just started: it takes a moment."""
 
+_DAMAGE: Final = (
+    KafkaError._BAD_MSG,  # the checksum of a batch, CRC32C over all but the first 21 bytes of it
+    KafkaError._BAD_COMPRESSION,
+    KafkaError._NOT_IMPLEMENTED,  # a batch of no known version
+    KafkaError.INVALID_MSG,  # the broker found it (CORRUPT_MESSAGE)
+)
 _PASSING: Final = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE)

@@ -7,7 +7,10 @@ own default.
 from dataclasses import dataclass
 from typing import Any, Final
 
+from processor.log.topics import PREFIX
 from processor.settings import Settings
+
+ROOT: Final = PREFIX.rstrip(".")
 
 MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
 """The largest record a topic takes: one message of one request of 20 MiB, and room."""
@@ -32,6 +35,8 @@ class KafkaAccess:
     """librdkafka's security settings; kept out of logs and errors."""
     replication: int = 3
     """Copies of each partition when topics are made; fewer if there are fewer brokers."""
+    prefix: str = PREFIX
+    """What the names of this product's topics, groups and transactional ids begin with on the cluster."""
 
     @classmethod
     def of(cls, settings: Settings) -> "KafkaAccess":
@@ -48,7 +53,21 @@ class KafkaAccess:
             "ssl.key.location": settings.kafka_key,
         }
         security = tuple((name, str(value)) for name, value in given.items() if value is not None)
-        return cls(servers, security, settings.kafka_replication)
+        return cls(servers, security, settings.kafka_replication, settings.kafka_prefix)
+
+    def wire(self, name: str) -> str:
+        """The name on the cluster of what the program calls `name`: a topic, a group or a transactional id.
+
+        With the default prefix they are the same. With `team-a.` the topic `spendstream.rows` is `team-a.rows` and the
+        group `spendstream` is `team-a.workers`. No other module knows names of the cluster.
+        """
+        if self.prefix == PREFIX:
+            return name
+        return self.prefix + (name.removeprefix(ROOT).lstrip(".-") or "workers")
+
+    def topic(self, wire: str) -> str:
+        """What the program calls the topic that is called `wire` on the cluster."""
+        return PREFIX + wire.removeprefix(self.prefix)
 
     def client(self) -> dict[str, Any]:
         """What every client has in common."""
@@ -66,10 +85,11 @@ class KafkaAccess:
         """A consumer that is told what to read and never commits."""
         return {
             **self.client(),
-            "group.id": "spendstream-reader",
+            "group.id": self.wire("spendstream-reader"),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
+            "check.crcs": True,
             "auto.offset.reset": "earliest",
             "fetch.message.max.bytes": 4 * 1024 * 1024,
             "fetch.wait.max.ms": 100,
@@ -92,7 +112,7 @@ class KafkaAccess:
         """A transactional producer: whoever initialises the same id later fences it."""
         return {
             **self.producer(),
-            "transactional.id": transactional_id,
+            "transactional.id": self.wire(transactional_id),
             "transaction.timeout.ms": TRANSACTION_MS,
             "message.timeout.ms": TRANSACTION_MS // 2,
             "linger.ms": 2,
@@ -107,7 +127,7 @@ class KafkaAccess:
         """
         return {
             **self.client(),
-            "group.id": group,
+            "group.id": self.wire(group),
             "group.instance.id": instance,
             "session.timeout.ms": SESSION_MS,
             "heartbeat.interval.ms": 2_000,
@@ -116,6 +136,7 @@ class KafkaAccess:
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
+            "check.crcs": True,
             "fetch.message.max.bytes": 4 * 1024 * 1024,
             "fetch.wait.max.ms": 100,
             "queued.max.messages.kbytes": 32 * 1024,

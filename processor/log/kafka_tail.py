@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
 from processor.log.errors import LogBroken, LogUnavailable
-from processor.log.kafka import take
+from processor.log.kafka import take_some
 from processor.log.kafka_config import KafkaAccess
 from processor.log.newest import Found
 from processor.log.store import Record, TopicPartition
@@ -45,6 +45,8 @@ class KafkaTail:
         self._sound = False
         """False until what was fetched has been handed out: what failed on the way is fetched again."""
         self._heard = 0.0
+        self._fresh: set[TopicPartition] = set()
+        """Partitions that were assigned anew, and of which nothing has come since."""
 
     @property
     def is_current(self) -> bool:
@@ -71,39 +73,53 @@ class KafkaTail:
         return iter(())
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
-        """See `Tail.poll`."""
+        """See `Tail.poll`. Raises `DamagedRecord`, and again at each call until the record can be read."""
         if not self._sound:
-            self._consumer.assign([Assigned(*tp, position) for tp, position in self._positions.items()])
+            wire = self._access.wire
+            self._consumer.assign(
+                [Assigned(wire(tp.topic), tp.partition, position) for tp, position in self._positions.items()]
+            )
             self._ends = dict.fromkeys(self._ends, False)
+            self._fresh = set(self._ends)
             self.reached = dict(self._positions)
             self._sound = True
-        found: dict[TopicPartition, list[Any]] = {}
+        found: dict[tuple[str | None, int], list[Any]] = {}
         message: Any
         for message in self._consumer.consume(BATCH, WAIT):
-            found.setdefault(TopicPartition(message.topic(), message.partition()), []).append(message)
-        for tp, messages in found.items():
+            found.setdefault((message.topic(), message.partition()), []).append(message)
+        for (topic, number), messages in found.items():
+            tp = TopicPartition(self._access.topic(topic or ""), number)
             if tp not in self._ends:  # an error of the connection names no partition: it passes
                 continue
-            records, self._ends[tp] = take(messages, self._ends[tp])
+            records, self._ends[tp], damaged = take_some(messages, self._ends[tp])
             self._heard = time.monotonic()
-            if records:
-                if records[0].offset < self._positions[tp]:
+            if records and records[0].offset < self._positions[tp]:
+                if tp not in self._fresh:
                     raise LogBroken(
-                        f"{tp.topic} {tp.partition} has lost its end: what was read of it up to {self._positions[tp]} "
+                        f"{topic} {number} has lost its end: what was read of it up to {self._positions[tp]} "
                         f"begins anew at {records[0].offset}. This process starts again and reads all of it"
                     )
+                # from before the partition was assigned anew
+                records = [record for record in records if record.offset >= self._positions[tp]]
+            if records:
+                self._fresh.discard(tp)
                 self._sound = False
                 yield tp, records
                 self._positions[tp] = records[-1].offset + 1
                 self._sound = True
+            if damaged is not None:
+                self._sound = False
+                raise damaged
             self.reached[tp] = max(self._positions[tp], self.reached[tp], _end(messages))
         if time.monotonic() - self._heard > FRESH / 2:
             self._ask()
 
     def _ask(self) -> None:
         """Silence: is there nothing new, or no broker?"""
+        if not self._ends:
+            return
         try:
-            self._consumer.get_watermark_offsets(Assigned(*next(iter(self._ends))), timeout=FRESH / 2)
+            _end_of(self._consumer, self._access, next(iter(self._ends)), FRESH / 2)
         except KafkaException:
             return
         self._heard = time.monotonic()
@@ -111,9 +127,7 @@ class KafkaTail:
     def ends(self, patience: float = ASK_PATIENCE) -> dict[TopicPartition, int]:
         """Where what is committed ends now, for `reached` to get to. Blocks. Raises `LogUnavailable`."""
         try:
-            return {
-                tp: int(self._consumer.get_watermark_offsets(Assigned(*tp), timeout=patience)[1]) for tp in self._ends
-            }
+            return {tp: _end_of(self._consumer, self._access, tp, patience) for tp in self._ends}
         except KafkaException as error:
             raise LogUnavailable(f"Kafka does not answer: {error.args[0].str()}") from None
 
@@ -122,6 +136,12 @@ class KafkaTail:
         for pulse in self._pulses.values():
             pulse.stop()
         self._consumer.close()
+
+
+def _end_of(consumer: Consumer, access: KafkaAccess, tp: TopicPartition, patience: float) -> int:
+    """The next offset of a partition. Blocks for at most `patience` seconds. Raises `KafkaException`."""
+    asked = Assigned(access.wire(tp.topic), tp.partition)
+    return int(consumer.get_watermark_offsets(asked, timeout=patience)[1])
 
 
 def _end(messages: Iterable[Any]) -> int:
@@ -136,7 +156,8 @@ class Pulse(threading.Thread):
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
         super().__init__(name="log-pulse", daemon=True)
         self._consumer = Consumer({**access.reader(), "isolation.level": "read_uncommitted"})
-        self._tp = Assigned(*tp)
+        self._access = access
+        self._tp = tp
         self._pause = threading.Event()
         self.end: tuple[int, float] = (0, float("-inf"))
         """The end of the partition, and the moment (`time.monotonic`) at which the question was asked."""
@@ -145,7 +166,7 @@ class Pulse(threading.Thread):
         while not self._pause.wait(PULSE):
             at = time.monotonic()
             try:
-                self.end = (self._consumer.get_watermark_offsets(self._tp, timeout=PULSE_PATIENCE)[1], at)
+                self.end = _end_of(self._consumer, self._access, self._tp, PULSE_PATIENCE), at
             except KafkaException:
                 continue
         self._consumer.close()
@@ -161,6 +182,7 @@ class Ends(threading.Thread):
     def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
         super().__init__(name="log-ends", daemon=True)
         self._consumer = Consumer({**access.reader(), "isolation.level": "read_uncommitted"})
+        self._access = access
         self._tps = list(tps)
         self._last = self._ask(10.0)
         self._pause = threading.Event()
@@ -178,10 +200,7 @@ class Ends(threading.Thread):
 
     def _ask(self, patience: float) -> dict[int, int]:
         try:
-            return {
-                tp.partition: self._consumer.get_watermark_offsets(Assigned(*tp), timeout=patience)[1] - 1
-                for tp in self._tps
-            }
+            return {tp.partition: _end_of(self._consumer, self._access, tp, patience) - 1 for tp in self._tps}
         except KafkaException as error:
             found = error.args[0]
             raise LogUnavailable(

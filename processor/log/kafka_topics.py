@@ -1,7 +1,7 @@
 """The topics of a log on Kafka: made with the right settings, checked when it is opened; and their meta record."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -11,9 +11,11 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.cimpl import NewTopic
 from msgspec import Struct
 
+from processor.log import kafka_settings
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
-from processor.log.kafka_config import MAX_RECORD_BYTES, KafkaAccess
-from processor.log.topics import COMPACTED, EVENTS, PARTITIONED_ON_KAFKA, SINGLE, USERS
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_settings import insync, wanted
+from processor.log.topics import EVENTS, PARTITIONED_ON_KAFKA, SINGLE
 
 FORMAT: Final = 1
 DEFAULT_PARTITIONS: Final = 6
@@ -22,6 +24,9 @@ OLDEST: Final = "2.3"
 """The first Kafka whose groups have static members (KIP-345)."""
 PATIENCE: Final = 10.0
 """Seconds to wait for the cluster to answer."""
+
+_TOPICS: Final = "kafka-topics.sh"
+ALL: Final = (*PARTITIONED_ON_KAFKA, *SINGLE)
 
 META: Final = b"meta/"
 """Key prefix of the meta record in the directory. The first one counts; every try has a key of its own, so that
@@ -34,6 +39,8 @@ class Meta(Struct, frozen=True):
     format: int
     salt: str
     identity: str
+    partitions: int | None = None
+    """Of the events and their tables. None in a record of before this was kept: then one that follows has it."""
 
 
 class Layout(NamedTuple):
@@ -41,19 +48,28 @@ class Layout(NamedTuple):
 
     topics: Mapping[str, int]
     """topic -> partitions"""
+    replicas: Mapping[str, int]
+    """topic -> copies of its first partition"""
     brokers: int
 
     @property
-    def partitions(self) -> int:
-        return self.topics.get(EVENTS, 0)
+    def fewest(self) -> int:
+        """The smallest number of partitions among the topics that are partitioned; 0 if there are none yet.
+
+        An administrator can only add partitions: where no record says how many there were, this is the best guess.
+        """
+        counts = [count for name, count in self.topics.items() if name not in SINGLE and count]
+        return min(counts, default=0)
 
 
 def layout(access: KafkaAccess) -> Layout:
     """The topics of the cluster that are ours. Raises `LogUnavailable` if no broker answers, and says why if known."""
     found = _ask(access)
-    ours = {*PARTITIONED_ON_KAFKA, *SINGLE}
-    counts = {name: len(topic.partitions) for name, topic in found.topics.items() if name in ours}
-    return Layout(counts, len(found.brokers))
+    wires = {name: access.wire(name) for name in ALL}
+    there = {name: found.topics[wire].partitions for name, wire in wires.items() if wire in found.topics}
+    counts = {name: len(partitions) for name, partitions in there.items()}
+    replicas = {name: len(partitions[0].replicas) for name, partitions in there.items() if partitions}
+    return Layout(counts, replicas, len(found.brokers))
 
 
 def _ask(access: KafkaAccess) -> Any:
@@ -76,7 +92,7 @@ def check_version(access: KafkaAccess) -> None:
     make, a change of nothing. All other answers, a refusal too, come from a broker that is new enough.
     """
     entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, EVENTS, incremental_configs=[entry])
+    resource = ConfigResource(ConfigResource.Type.TOPIC, access.wire(EVENTS), incremental_configs=[entry])
     admin = AdminClient(access.client())
     try:
         admin.incremental_alter_configs([resource], validate_only=True)[resource].result(PATIENCE)
@@ -91,89 +107,93 @@ def check_version(access: KafkaAccess) -> None:
 
 
 def check_writable(access: KafkaAccess) -> None:
-    """Raises `LogUnavailable` unless every partition of the events has a leader and enough replicas in sync."""
-    events = _ask(access).topics.get(EVENTS)
+    """Raises `LogUnavailable` unless every partition of the events has a leader and enough replicas in sync, and takes
+    the largest message."""
+    wire = access.wire(EVENTS)
+    events = _ask(access).topics.get(wire)
     if events is None or not events.partitions:
-        raise LogUnavailable(f"Kafka at {access.servers} has no topic {EVENTS}")
+        raise LogUnavailable(f"Kafka at {access.servers} has no topic {wire}")
     for number, partition in events.partitions.items():
         if partition.leader < 0:
-            raise LogUnavailable(f"{EVENTS} [{number}] at {access.servers} has no leader")
-        if len(partition.isrs) < _insync(len(partition.replicas)):
-            raise LogUnavailable(f"{EVENTS} [{number}] at {access.servers} has too few replicas in sync")
+            raise LogUnavailable(f"{wire} [{number}] at {access.servers} has no leader")
+        if len(partition.isrs) < insync(len(partition.replicas)):
+            raise LogUnavailable(f"{wire} [{number}] at {access.servers} has too few replicas in sync")
+    kafka_settings.check_size(access)
 
 
-def _insync(replicas: int) -> int:
-    """How many replicas must have a record before it is acknowledged."""
-    return 2 if replicas > 2 else 1
+def check(access: KafkaAccess, found: Layout, partitions: int, asked: int | None) -> None:
+    """Refuse a log whose partition count, `partitions`, is another one than asked for, or with topics of fewer.
 
-
-def check(found: Layout, servers: str, asked: int | None) -> None:
-    """Refuse a log whose partition count is another one than asked for, or whose topics do not fit each other."""
-    counts = {name: count for name, count in found.topics.items() if name not in SINGLE}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+    More are no harm: they are not used. Raises `PartitionMismatch`.
+    """
+    counts = {access.wire(name): count for name, count in found.topics.items() if name not in SINGLE}
+    fewer = [f"{wire} has {count}" for wire, count in sorted(counts.items()) if count < partitions]
+    if fewer:
         raise PartitionMismatch(
-            f"the topics at {servers} have different numbers of partitions ({told}): somebody changed one of them; "
-            "events would be counted twice. Put it back, or export the events into a new cluster"
+            f"the log at {access.servers} was made with {partitions} partitions, and {', '.join(fewer)}: a topic was "
+            f"deleted and made anew. Add the missing partitions ({_TOPICS} --bootstrap-server {access.servers} "
+            f"--alter --topic NAME --partitions {partitions}), and run `spendstream verify` before events are taken"
         )
-    if asked is not None and counts and asked != found.partitions:
+    if asked is not None and counts and asked != partitions:
         raise PartitionMismatch(
-            f"the log at {servers} has {found.partitions} partition(s), not {asked}: the number is chosen once, when "
-            f"the topics are made. Start with {found.partitions} or leave the setting out; for another number, export "
+            f"the log at {access.servers} has {partitions} partition(s), not {asked}: the number is chosen once, when "
+            f"the topics are made. Start with {partitions} or leave the setting out; for another number, export "
             "the events into a new cluster"
         )
 
 
-def create(access: KafkaAccess, found: Layout, asked: int | None) -> None:
+def create(access: KafkaAccess, found: Layout, partitions: int) -> None:
     """Make the topics that are missing. Another process may do the same at the same time."""
-    partitions = found.partitions or asked or DEFAULT_PARTITIONS
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise LogError(f"a log has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
     replication = max(1, min(access.replication, found.brokers))
     missing = [
         NewTopic(
-            name,
+            access.wire(name),
             num_partitions=1 if name in SINGLE else partitions,
             replication_factor=replication,
-            config=_config(name, replication),
+            config=wanted(name, replication),
         )
-        for name in (*PARTITIONED_ON_KAFKA, *SINGLE)
+        for name in ALL
         if name not in found.topics
     ]
     if not missing:
         return
     admin = AdminClient(access.client())
-    for name, future in admin.create_topics(missing, operation_timeout=PATIENCE).items():
+    for wire, future in admin.create_topics(missing, operation_timeout=PATIENCE).items():
         try:
             future.result(PATIENCE)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise LogError(f"cannot create the topic {name} at {access.servers}: {_text(error)}") from None
+                raise LogError(f"cannot create the topic {wire} at {access.servers}: {_text(error)}") from None
 
 
-def _config(name: str, replication: int) -> dict[str, str]:
-    compacted = name in COMPACTED
-    return {
-        "cleanup.policy": "compact" if compacted else "delete",
-        "retention.ms": "-1",
-        "retention.bytes": "-1",
-        "max.message.bytes": str(MAX_RECORD_BYTES),
-        "min.insync.replicas": str(_insync(replication)),
-        "unclean.leader.election.enable": "false",
-        "message.timestamp.type": "CreateTime",
-        **({"min.cleanable.dirty.ratio": "0.3", "segment.ms": "3600000"} if compacted else {}),
-        **({"compression.type": "lz4"} if name == USERS else {}),
-    }
+def proposal(known: Meta | None, partitions: int) -> tuple[bytes, bytes]:
+    """Key and value of a meta record: of a new log, or of one whose record lacks the number of partitions."""
+    made = known or Meta(FORMAT, secrets.token_hex(32), secrets.token_hex(4))
+    made = msgspec.structs.replace(made, partitions=partitions)
+    return META + secrets.token_hex(8).encode(), msgspec.json.encode(made)
 
 
-def new_meta() -> tuple[bytes, bytes]:
-    """Key and value of a proposal."""
-    meta = Meta(FORMAT, secrets.token_hex(32), secrets.token_hex(4))
-    return META + secrets.token_hex(8).encode(), msgspec.json.encode(meta)
+def settled(values: Iterable[bytes], servers: str) -> Meta | None:
+    """What the meta records say, in the order of the directory; None if there is none.
+
+    The first one counts, and the first of the same identity that has the number of partitions for that. Raises
+    `FormatError` for a record of a newer program.
+    """
+    found: Meta | None = None
+    for value in values:
+        meta = _decode(value, servers)
+        if found is None:
+            found = meta
+        elif meta.identity == found.identity:
+            found = msgspec.structs.replace(found, partitions=meta.partitions)
+        if found.partitions is not None:
+            return found
+    return found
 
 
-def read_meta(value: bytes, servers: str) -> Meta:
-    """The record that counts. Raises `FormatError` for one of a newer program."""
+def _decode(value: bytes, servers: str) -> Meta:
     meta = msgspec.json.decode(value, type=Meta)
     if meta.format > FORMAT:
         raise FormatError(

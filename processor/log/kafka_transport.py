@@ -8,12 +8,12 @@ a slow owner can write to its changelog any more.
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, cast
 
 from confluent_kafka import Consumer as Client
@@ -23,8 +23,9 @@ from faust.transport import base
 from faust.types import TP
 from structlog.stdlib import get_logger
 
+from processor import restart
 from processor.log import faust_transport
-from processor.log.errors import LogUnavailable
+from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.faust_transport import by_partition
 from processor.log.kafka import record_of, take
 from processor.log.kafka_config import KafkaAccess
@@ -44,6 +45,9 @@ MAX_STASH: Final = 128
 
 PATIENCE: Final = 10.0
 EXIT_FENCED: Final = 70
+
+LOOK_AGAIN: Final = 5.0
+"""Seconds between two tries to read a record that was damaged: it may come from another replica then."""
 
 
 class Holder(Protocol):
@@ -70,13 +74,24 @@ class Holder(Protocol):
 
 
 class Consumer(faust_transport.Consumer):
-    """A member of the workers' group."""
+    """A member of the workers' group.
+
+    A partition whose next record is damaged stands still: what comes after it is not read before it.
+    """
+
+    _topic: str = EVENTS
+    """What the events are called on the cluster."""
+    _damaged: Mapping[int, tuple[int, float]] = MappingProxyType({})
+    """Partition that stands still -> the offset it stands at, and when (monotonic) it is looked at again."""
+    _floors: Mapping[int, int] = MappingProxyType({})
+    """Partition that stood still -> the offset it stood at: what was before it has been delivered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app: Any = self.app
         self._holder: Holder = app.spendstream
         self.counts = dict(self._holder.counts)
+        self._topic = self._holder.access.wire(EVENTS)
         self._client: Client | None = None
         self._commits = ThreadPoolExecutor(1, "log-commits")
         self._turn = asyncio.Lock()
@@ -99,7 +114,9 @@ class Consumer(faust_transport.Consumer):
 
     def _join(self) -> None:
         self._client = Client(self._holder.access.member(GROUP, self._holder.instance))
-        self._client.subscribe([EVENTS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._client.subscribe(
+            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
 
     async def _serve(self) -> None:
         """The group's callbacks are made inside of a fetch; Faust does not fetch all the time."""
@@ -110,9 +127,14 @@ class Consumer(faust_transport.Consumer):
 
     # --- the group's callbacks, on the consumer's thread ------------------------------------------------------------
 
+    def _used(self, partitions: Iterable[Assigned]) -> list[Assigned]:
+        """The group hands out partitions that an administrator has added, too: no event is in them."""
+        return [found for found in partitions if found.partition < self.counts[EVENTS]]
+
     def _on_assign(self, client: Client, partitions: list[Assigned]) -> None:
+        partitions = self._used(partitions)
         for found in partitions:
-            self._positions.pop(TP(found.topic, found.partition), None)
+            self._positions.pop(TP(EVENTS, found.partition), None)
         client.assign(partitions)
         if partitions:
             client.pause(partitions)  # until their state is here and their offset known
@@ -121,7 +143,9 @@ class Consumer(faust_transport.Consumer):
     def _on_revoke(self, client: Client, partitions: list[Assigned]) -> None:
         offsets = self._wait_for(self._give_up, partitions)
         if offsets:
-            self._commit_now(client, offsets)  # here: from another thread it would wait for the end of this call
+            self._commit_now(
+                client, self._topic, offsets
+            )  # here: from another thread it would wait for the end of this call
         client.unassign()
 
     def _on_lost(self, client: Client, partitions: list[Assigned]) -> None:
@@ -133,7 +157,7 @@ class Consumer(faust_transport.Consumer):
     ) -> Mapping[TP, int]:
         if self._leaving:
             return {}
-        numbers = {found.partition for found in partitions}
+        numbers = {found.partition for found in self._used(partitions)}
         offsets = asyncio.run_coroutine_threadsafe(giving_up(numbers), self._running).result()
         return {TP(EVENTS, number): offset for number, offset in offsets.items()}
 
@@ -195,7 +219,7 @@ class Consumer(faust_transport.Consumer):
     def _pause(self, tp: TP) -> None:
         if self._client is not None:
             with contextlib.suppress(KafkaException):  # it is not ours any more
-                self._client.pause([Assigned(*tp)])
+                self._client.pause([self._wire(tp)])
 
     def _fetch(self, active: set[TP], epoch: int) -> dict[TP, list[Any]]:
         self._fetched_at = time.monotonic()
@@ -223,12 +247,13 @@ class Consumer(faust_transport.Consumer):
             return
         full = len(self._stash) >= MAX_STASH
         if full != self._paused:
-            everything = [
-                found for found in client.assignment() if TP(found.topic, found.partition) not in self._left_out
-            ]
-            if everything:
-                (client.pause if full else client.resume)(everything)
+            everything = [found for found in client.assignment() if TP(EVENTS, found.partition) not in self._left_out]
+            chosen = everything if full else [found for found in everything if found.partition not in self._damaged]
+            if chosen:
+                (client.pause if full else client.resume)(chosen)
             self._paused = full
+        if self._damaged:
+            self._look_again(client)
         epoch = self._epoch
         messages = client.consume(limit, wait)
         if epoch != self._epoch:
@@ -236,17 +261,44 @@ class Consumer(faust_transport.Consumer):
         message: Any
         for message in messages:
             if message.error() is None:
-                tp = TP(message.topic(), message.partition())
-                if message.offset() < self._positions.get(tp, 0):
-                    _end_cut_off(tp, message.offset(), self._positions[tp])
-                self._positions[tp] = message.offset() + 1
-                self._stash.append((tp, record_of(message)))
+                number = message.partition()
+                if number not in self._damaged and message.offset() >= self._floors.get(number, 0):
+                    tp = TP(EVENTS, number)
+                    if message.offset() < self._positions.get(tp, 0):
+                        _end_cut_off(tp, message.offset(), self._positions[tp])
+                    self._positions[tp] = message.offset() + 1
+                    self._stash.append((tp, record_of(message)))
             else:
                 _end_if_fatal(message.error())
                 try:
                     take([message], at_end=False)
+                except DamagedRecord as error:
+                    self._stand_still(client, error)
                 except LogUnavailable as error:
                     get_logger().warning("log.unavailable", error=str(error))
+
+    def _stand_still(self, client: Client, error: DamagedRecord) -> None:
+        """Where librdkafka goes on after a damaged record is anywhere: from here on it is told where to."""
+        if error.partition not in self._damaged:
+            get_logger().critical("record.damaged", error=str(error), partition=error.partition, offset=error.offset)
+            client.pause([Assigned(self._topic, error.partition)])
+            self._damaged = {**self._damaged, error.partition: (error.offset, time.monotonic() + LOOK_AGAIN)}
+            self._floors = {**self._floors, error.partition: error.offset}
+
+    def _look_again(self, client: Client) -> None:
+        assigned = {found.partition for found in client.assignment()}
+        for number, (offset, at) in self._damaged.items():
+            if number not in assigned:
+                self._damaged = {other: when for other, when in self._damaged.items() if other != number}
+            elif time.monotonic() > at and not self._paused:
+                try:
+                    client.seek(Assigned(self._topic, number, offset))
+                    client.resume([Assigned(self._topic, number)])
+                except KafkaException as error:  # the broker is away: the next look may go well
+                    get_logger().debug("consumer.waits", error=error.args[0].str())
+                    self._damaged = {**self._damaged, number: (offset, time.monotonic() + LOOK_AGAIN)}
+                else:
+                    self._damaged = {other: when for other, when in self._damaged.items() if other != number}
 
     # --- offsets ----------------------------------------------------------------------------------------------------
 
@@ -258,7 +310,7 @@ class Consumer(faust_transport.Consumer):
 
     def _seek_committed(self, tps: list[TP]) -> dict[TP, int]:
         assert self._client is not None
-        assigned = {TP(found.topic, found.partition) for found in self._client.assignment()}
+        assigned = {TP(EVENTS, found.partition) for found in self._client.assignment()}
         # What was lost since would be sought in vain, and meanwhile nobody would serve the group: it comes here again.
         tps = [tp for tp in tps if tp in assigned]
         if not tps:
@@ -269,24 +321,31 @@ class Consumer(faust_transport.Consumer):
             if resume is None:  # it was given up meanwhile
                 continue
             found[tp] = resume
-            target = Assigned(*tp, found[tp])
+            target = Assigned(self._topic, tp.partition, found[tp])
             _patiently(partial(_seek, target), self._client)
         self._stash.clear()
+        self._damaged = {}
+        self._floors = {}
         self._positions = dict(found)
-        self._client.resume([Assigned(*tp) for tp in found])
+        self._client.resume([self._wire(tp) for tp in found])
         self._paused = False
         return found
+
+    def _wire(self, tp: TP) -> Assigned:
+        return Assigned(self._topic, tp.partition)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         client = self._client
         if client is None or not offsets or self.app.rebalancing:
             return False
-        return await asyncio.get_running_loop().run_in_executor(self._commits, self._commit_now, client, offsets)
+        running = asyncio.get_running_loop()
+        return await running.run_in_executor(self._commits, self._commit_now, client, self._topic, offsets)
 
     @staticmethod
-    def _commit_now(client: Client, offsets: Mapping[TP, int]) -> bool:
+    def _commit_now(client: Client, topic: str, offsets: Mapping[TP, int]) -> bool:
         try:
-            client.commit(offsets=[Assigned(*tp, offset) for tp, offset in offsets.items()], asynchronous=False)
+            committed = [Assigned(topic, tp.partition, offset) for tp, offset in offsets.items()]
+            client.commit(offsets=committed, asynchronous=False)
         except KafkaException as error:  # what is not committed is applied again, and changes nothing
             _end_if_fatal(error.args[0])
             get_logger().warning("commit.failed", error=error.args[0].str())
@@ -329,14 +388,14 @@ def _end_if_fatal(error: Any) -> None:
     """
     if error.fatal() or error.code() in _FATAL:
         get_logger().critical("worker.fenced", error=error.str())
-        os._exit(EXIT_FENCED)
+        restart.end(EXIT_FENCED)
 
 
 def _end_cut_off(tp: TP, offset: int, expected: int) -> None:
     """The log has lost its end, and the client began anew: the process ends, and the next start finds out what is gone
     (`processor.state.recovery`)."""
     get_logger().critical("log.cut_off", topic=tp.topic, partition=tp.partition, offset=offset, expected=expected)
-    os._exit(EXIT_FENCED)
+    restart.end(EXIT_FENCED)
 
 
 def _seek(target: Assigned, client: Client) -> None:
@@ -380,7 +439,7 @@ class Writers:
             return self._open[partition].append(appends, now())
         except Fenced as error:
             get_logger().critical("worker.fenced", error=str(error))
-            os._exit(EXIT_FENCED)
+            restart.end(EXIT_FENCED)
 
     async def append(self, appends: list[Append]) -> list[int]:
         """A transaction for each partition, all at the same time; of partitions given up since, nothing is written."""
@@ -399,7 +458,7 @@ class Writers:
         for numbers, result in zip(found.values(), results, strict=True):
             if isinstance(result, Fenced):
                 get_logger().critical("worker.fenced", error=str(result))
-                os._exit(EXIT_FENCED)  # what is in memory here is not to be written any more
+                restart.end(EXIT_FENCED)  # what is in memory here is not to be written any more
             if isinstance(result, BaseException):
                 raise result
             for number, offset in zip(numbers, result, strict=True):

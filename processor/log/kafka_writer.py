@@ -12,7 +12,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.log.errors import LogUnavailable
-from processor.log.kafka_config import TRANSACTION_MS, KafkaAccess
+from processor.log.kafka_config import MAX_RECORD_BYTES, TRANSACTION_MS, KafkaAccess
 from processor.log.store import Append
 from processor.log.topics import EVENTS
 
@@ -30,24 +30,35 @@ class _Delivery:
     def __init__(self, count: int) -> None:
         self.offsets = [-1] * count
         self.error: KafkaError | None = None
+        self._topic = ""
+        """Of the record that met the error, on the cluster."""
 
     def first_of(self, number: int) -> Any:
         def report(error: KafkaError | None, message: Any) -> None:
             if error is None:
                 self.offsets[number] = message.offset()
             else:
-                self.error = self.error or error
+                self.other(error, message)
 
         return report
 
     def other(self, error: KafkaError | None, message: Any) -> None:
-        if error is not None:
-            self.error = self.error or error
+        if error is not None and self.error is None:
+            self.error, self._topic = error, message.topic()
+
+    def told(self, error: KafkaError) -> str:
+        """Why nothing was written; `error` is what the producer itself said."""
+        if self.error is not None and self.error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return (
+                f"a record is too large for the topic {self._topic}: its max.message.bytes was lowered, and must be "
+                f"{MAX_RECORD_BYTES}"
+            )
+        return str(error.str())
 
 
-def _produce(producer: Producer, appends: Iterable[Append], at: int, delivery: _Delivery) -> None:
+def _produce(producer: Producer, access: KafkaAccess, appends: Iterable[Append], at: int, delivery: _Delivery) -> None:
     for number, append in enumerate(appends):
-        topic, partition = append.to
+        topic, partition = access.wire(append.to.topic), append.to.partition
         report = delivery.first_of(number)
         for key, value in append.records:
             while True:
@@ -77,7 +88,7 @@ class Appender:
                 self._producer = Producer(self._access.producer())
             delivery = _Delivery(len(appends))
             try:
-                _produce(self._producer, appends, at, delivery)
+                _produce(self._producer, self._access, appends, at, delivery)
                 self._producer.flush()  # ends: every record is delivered or fails after its timeout
             except KafkaException as error:
                 delivery.error = delivery.error or error.args[0]
@@ -85,7 +96,7 @@ class Appender:
                 return delivery.offsets
             self._producer.purge()
             self._producer = None  # the next append starts with a sound one
-            raise LogUnavailable(f"Kafka at {self._access.servers} took no write: {delivery.error.str()}")
+            raise LogUnavailable(f"Kafka at {self._access.servers} took no write: {delivery.told(delivery.error)}")
 
 
 class PartitionWriter:
@@ -96,19 +107,19 @@ class PartitionWriter:
 
         Raises `LogUnavailable`.
         """
-        self._servers = access.servers
+        self._access = access
         self._producer = Producer(access.writer(transactional_id))
         self._lock = threading.Lock()
         deadline = time.monotonic() + INIT_PATIENCE
         while True:
             try:
                 # Without a connection the search for the coordinator fails at first, and is made again after a second.
-                self._producer.list_topics(EVENTS, timeout=5)
+                self._producer.list_topics(access.wire(EVENTS), timeout=5)
                 self._producer.init_transactions(5)
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
                     raise LogUnavailable(
-                        f"cannot start transactions at {self._servers}: {error.args[0].str()}"
+                        f"cannot start transactions at {self._access.servers}: {error.args[0].str()}"
                     ) from None
             else:
                 return
@@ -122,14 +133,15 @@ class PartitionWriter:
             delivery = _Delivery(len(appends))
             try:
                 self._producer.begin_transaction()
-                _produce(self._producer, appends, at, delivery)
+                _produce(self._producer, self._access, appends, at, delivery)
                 self._commit()
             except KafkaException as error:
                 found = error.args[0]
                 if found.fatal() or found.code() in _FENCED:
                     raise Fenced(found.str()) from None
                 self._abort()
-                raise LogUnavailable(f"Kafka at {self._servers} took no write: {found.str()}") from None
+                told = delivery.told(found)
+                raise LogUnavailable(f"Kafka at {self._access.servers} took no write: {told}") from None
             return delivery.offsets
 
     def _commit(self) -> None:

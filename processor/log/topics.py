@@ -2,6 +2,9 @@
 
 from typing import Final
 
+PREFIX: Final = "spendstream."
+"""What all names begin with. On Kafka another prefix may stand in its place (`KafkaAccess.wire`)."""
+
 EVENTS: Final = "spendstream.events"
 """Accepted events, many to a message, partitioned by event_id."""
 

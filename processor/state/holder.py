@@ -5,7 +5,6 @@ where its warm copy stands, or from the beginning. What is given up stays here a
 """
 
 import asyncio
-import os
 import secrets
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Final
 
 from structlog.stdlib import get_logger
 
+from processor import restart
 from processor.log.address import LogAddress
 from processor.log.errors import HistoryMismatch, LogBroken, LogError, LogUnavailable
 from processor.log.kafka_tail import KafkaTail
@@ -147,8 +147,7 @@ class Holder:
                 if tail is not None:
                     await asyncio.to_thread(tail.close)
                 try:
-                    tail = await asyncio.to_thread(self._open_tail, wanted) if wanted else None
-                    followed = wanted
+                    tail, followed = await asyncio.to_thread(self._open_tail, wanted) if wanted else (None, wanted)
                 except LogUnavailable as error:
                     get_logger().warning("standby.waits", error=str(error))
                     tail, followed = None, set()
@@ -161,12 +160,18 @@ class Holder:
                     get_logger().warning("standby.broken", error=str(error))
                     await asyncio.to_thread(self._let_go)
                     followed = set()
+                except LogError as error:  # of a copy: whoever owns the partition says what is to be done
+                    get_logger().warning("standby.waits", error=str(error))
+                    await asyncio.to_thread(tail.close)
+                    tail, followed = None, set()
+                    await asyncio.sleep(RETRY)
             if time.monotonic() - synced_at > SYNC_EVERY:
                 synced_at = time.monotonic()
                 await asyncio.to_thread(self._look_after)
                 await asyncio.to_thread(self._check_beginnings)
 
-    def _open_tail(self, numbers: set[int]) -> KafkaTail:
+    def _open_tail(self, numbers: set[int]) -> tuple[KafkaTail | None, set[int]]:
+        """A tail of those of these partitions that are not coming here meanwhile, and which they are; None: all are."""
         log = self._address.open()
         positions: dict[TopicPartition, int] = {}
         try:
@@ -181,7 +186,7 @@ class Holder:
                     positions[TopicPartition(CLAIMS, number)] = partition.claims_end
         finally:
             log.close()
-        return KafkaTail(self.access, positions)
+        return KafkaTail(self.access, positions) if positions else None, {tp.partition for tp in positions}
 
     def _follow(self, tail: KafkaTail) -> None:
         for tp, records in tail.poll():
@@ -217,7 +222,7 @@ class Holder:
                     first = log.first(TopicPartition(topic, number))
                     if first > self._beginnings.setdefault((topic, number), first):
                         get_logger().critical("history.beheaded", topic=topic, partition=number, before=first)
-                        os._exit(EXIT_BROKEN)
+                        restart.end(EXIT_BROKEN)
         except LogUnavailable as error:
             get_logger().warning("history.waits", error=str(error))
         finally:

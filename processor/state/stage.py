@@ -7,7 +7,6 @@ crash; none goes back to an older value, for each owner has read at least what t
 publish any more. The rows follow from the changelog alone: nothing else has to be kept.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -17,8 +16,9 @@ from typing import Final
 import xxhash
 from structlog.stdlib import get_logger
 
+from processor import restart
 from processor.log.address import LogAddress
-from processor.log.errors import LogBroken, LogUnavailable
+from processor.log.errors import LogBroken, LogError
 from processor.log.kafka_config import KafkaAccess
 from processor.log.kafka_tail import KafkaTail
 from processor.log.kafka_writer import Fenced, PartitionWriter
@@ -107,7 +107,7 @@ class Stage(threading.Thread):
                 self._round(tail)
             except LogBroken as error:
                 get_logger().critical("users.broken", error=str(error))
-                os._exit(EXIT_BROKEN)
+                restart.end(EXIT_BROKEN)
             except Exception as error:  # noqa: BLE001 - whatever it is: what has been published is checked anew
                 get_logger().warning("users.failed", error=str(error) or repr(error), exc_info=not _is_passing(error))
                 self._held.clear()
@@ -281,4 +281,4 @@ class Report:
 
 
 def _is_passing(error: Exception) -> bool:
-    return isinstance(error, LogUnavailable)
+    return isinstance(error, LogError)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from processor import lifeline, logs, tracing
+from processor import lifeline, logs, memory, tracing
 from processor.core.visible import visible
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
@@ -73,6 +73,7 @@ def serve(**flags: Any) -> None:
     from server import supervisor
 
     settings = load_or_exit(ServerSettings, flags)
+    _warn_of_memory("serve", settings.api_processes)
     logs.configure(settings, "serve")
     try:
         sys.exit(asyncio.run(supervisor.run(settings, {"SPENDSTREAM_DATA_DIR": str(settings.data_dir)})))
@@ -84,6 +85,8 @@ def serve(**flags: Any) -> None:
 @settings_options(ServerSettings)
 def api(**flags: Any) -> None:
     """Serve HTTP and gRPC only; a worker on the same log fills the tables."""
+    if lifeline.VARIABLE not in os.environ:
+        _warn_of_memory("api")
     from server import api as role
 
     settings = load_or_exit(ServerSettings, flags)
@@ -95,6 +98,13 @@ def api(**flags: Any) -> None:
     lifeline.watch()
     _run_api(role.run(settings))
     tracing.finish()
+
+
+def _warn_of_memory(role: str, processes: int = 1) -> None:
+    """Before anything large is loaded: this may be the only line there is."""
+    problem = memory.too_low(role, processes)
+    if problem is not None:
+        output.say(f"spendstream: {problem}", err=True)
 
 
 def _run_api(coroutine: Any) -> None:
@@ -115,6 +125,7 @@ def _run_api(coroutine: Any) -> None:
 def worker(**flags: Any) -> None:
     """Process events only: dedupe, quota counters, cost tables."""
     export(flags)
+    _warn_of_memory("worker")
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 

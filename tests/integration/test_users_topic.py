@@ -70,6 +70,7 @@ async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: 
         zombie.signal("worker", signal.SIGSTOP)
         try:
             await asyncio.to_thread(wait_until, lambda: len(other.entries("users.taken_over")) > before, 60)
+            assert made.restarts == 0, f"the worker that took over ended meanwhile\n{made.tail()}"
             assert not sending.done(), "too little traffic"
         finally:
             zombie.signal("worker", signal.SIGCONT)

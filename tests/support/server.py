@@ -222,7 +222,7 @@ class Server:
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line on the data directory."""
-        log = {"broker": self._settings["broker"]} if "broker" in self._settings else {}
+        log = {name: self._settings[name] for name in ("broker", "kafka_prefix") if name in self._settings}
         return run_cli(self.data_dir, *arguments, timeout=timeout, **log)
 
 

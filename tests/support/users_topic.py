@@ -61,12 +61,12 @@ class TopicFollower:
             consumer.close()
 
 
-def consume(servers: str) -> Said:
-    """Read the topic from its beginning to its end. Blocks."""
+def consume(servers: str, topic: str = USERS) -> Said:
+    """Read the topic, by its name on the cluster, from its beginning to its end. Blocks."""
     consumer = Consumer({**_SETTINGS, "bootstrap.servers": servers})
     try:
-        open_ = set(consumer.list_topics(USERS, 10).topics[USERS].partitions)
-        consumer.assign([TopicPartition(USERS, number, 0) for number in open_])
+        open_ = set(consumer.list_topics(topic, 10).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, number, 0) for number in open_])
         said = Said({}, [])
         deadline = time.monotonic() + 30
         while open_:
@@ -96,12 +96,14 @@ def _take(said: Said, key: bytes, value: bytes | None) -> None:
     said.rows[project, user] = row
 
 
-async def differences(servers: str, reader: Reader, project: str = "default", patience: float = 60.0) -> list[str]:
+async def differences(
+    servers: str, reader: Reader, project: str = "default", patience: float = 60.0, topic: str = USERS
+) -> list[str]:
     """What the topic says of a project that all pages of `GET /v1/users` do not, once it has had time to."""
     deadline = time.monotonic() + patience
     while True:
         listed = {row["user_id"]: row for row in (await reader.users())[0]}
-        said = await asyncio.to_thread(consume, servers)
+        said = await asyncio.to_thread(consume, servers, topic)
         rows = {user: dict(row) for (home, user), row in said.rows.items() if home == project}
         for row in rows.values():
             assert row.pop("project_id") == project

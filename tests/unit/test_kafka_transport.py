@@ -90,11 +90,11 @@ def test_a_worker_whose_client_is_dead_ends_with_it(error: KafkaError, monkeypat
     with pytest.raises(Ended, match=str(EXIT_FENCED)):
         consumer._read(10, 0)
     with pytest.raises(Ended, match=str(EXIT_FENCED)):
-        consumer._commit_now(consumer._client, {TP(EVENTS, 0): 7})
+        consumer._commit_now(consumer._client, EVENTS, {TP(EVENTS, 0): 7})
 
 
 def test_what_passes_is_waited_out() -> None:
     consumer = failing(KafkaError(KafkaError._TRANSPORT))
     consumer._read(10, 0)
-    assert consumer._commit_now(consumer._client, {TP(EVENTS, 0): 7}) is False
+    assert consumer._commit_now(consumer._client, EVENTS, {TP(EVENTS, 0): 7}) is False
     assert not consumer._stash

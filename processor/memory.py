@@ -1,0 +1,65 @@
+"""The memory that a container or service leaves to the program, and what the roles need at least.
+
+Where there is less the kernel kills a process without a word, often while it is still starting.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1 << 20
+
+NEEDED: Final = {"worker": 128 * MIB, "api": 128 * MIB, "serve": 256 * MIB}
+"""Bytes that a role takes with empty tables, and some room. `serve` is the supervisor, one API and the worker."""
+
+_UNLIMITED: Final = 1 << 60
+"""What version 1 says where there is no limit is about 2^63."""
+
+
+def too_low(role: str, processes: int = 1, limit: int | None = None) -> str | None:
+    """Why the memory is too low for a role with so many API processes to work; None: it is not.
+
+    `limit` is that of this process's control group, in bytes, unless it is given.
+    """
+    found = cgroup_limit() if limit is None else limit
+    needed = NEEDED[role] + (processes - 1) * NEEDED["api"]
+    if found is None or found >= needed:
+        return None
+    return (
+        f"the memory limit of this container or service is {found // MIB} MiB, and {role} needs {needed // MIB} MiB "
+        "with empty tables: it will be killed without another word. Raise the limit (docs/operations.md, Memory)"
+    )
+
+
+def cgroup_limit(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The lowest memory limit of this process's control group and those above it, in bytes; None: there is none.
+
+    Reads both versions (https://docs.kernel.org/admin-guide/cgroup-v2.html, memory.max; cgroup-v1/memory.rst).
+    """
+    return min(_limits(cgroups, own), default=None)
+
+
+def _limits(cgroups: Path, own: Path) -> Iterator[int]:
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not on this system
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if not kinds:
+            root, name = cgroups, "memory.max"
+        elif "memory" in kinds.split(","):
+            root, name = cgroups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the path may be that of the host, of which only the container's own group is to be seen.
+        group = root / path.lstrip("/")
+        for each in (group, *group.parents):
+            try:
+                limit = int((each / name).read_text())
+            except (OSError, ValueError):  # "max", or no such file
+                limit = _UNLIMITED
+            if limit < _UNLIMITED:
+                yield limit
+            if each == root:
+                break

@@ -1,0 +1,48 @@
+"""A worker that nobody supervises, on a cluster: where it would end with 70 it begins anew, in the same process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka_writer import PartitionWriter
+from processor.log.topics import GROUP
+from tests.support import clients
+from tests.support.clients import Tally, reader
+from tests.support.server import server, wait_until
+from tests.support.traffic import make_traffic
+from tools.kafka import Broker
+
+OwnBroker = Callable[..., Broker]
+
+
+@pytest.mark.timeout(180)
+async def test_a_fenced_worker_begins_anew_by_itself(own_broker: OwnBroker, tmp_path: Path) -> None:
+    broker = own_broker().start()
+    traffic = make_traffic(21, 3_000)
+    with (
+        server(tmp_path / "worker", "worker", broker=broker.url, partitions=2) as worker,
+        server(tmp_path / "api", "api", broker=broker.url) as api,
+    ):
+        pid = worker.process.pid
+        PartitionWriter(KafkaAccess(broker.bootstrap), f"{GROUP}.tables.0")  # as another owner would
+        await clients.send(api, traffic, Tally())
+        wait_until(lambda: worker.entries("worker.restarting"), 30)
+        assert worker.entries("worker.fenced")
+        wait_until(lambda: len(worker.entries("worker.ready")) == 2, 60)
+        async with reader(api) as tables:
+            assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
+        assert worker.process.pid == pid
+        assert [entry["code"] for entry in worker.entries("worker.restarting")] == [70]
+        assert len(worker.banner()) == 2, "a ready line for each life"
+        code, seconds = worker.stop()
+        assert (code, seconds < 10) == (0, True)
+
+
+def test_a_broker_that_is_away_ends_no_worker_that_was_there_before(tmp_path: Path) -> None:
+    with server(tmp_path / "data", "worker", start=False, broker="kafka://127.0.0.1:9", worker_lives="1:0.1") as worker:
+        worker.launch()
+        wait_until(lambda: worker.entries("worker.restarting"), 60)
+        assert "no Kafka broker answers at 127.0.0.1:9" in worker.log()
+        assert worker.is_running
