@@ -31,6 +31,7 @@ SERVER_MAY_USE = (
     "processor.log.checkpointer",
     "processor.log.committer",
     "processor.log.errors",
+    "processor.log.kafka_owner",  # of the command line only
     "processor.log.letters",  # of the command line only
     "processor.log.locks",
     "processor.log.losses",
@@ -42,6 +43,7 @@ SERVER_MAY_USE = (
     "processor.logs",
     "processor.quota.leases",
     "processor.settings",
+    "processor.state.rebuild",  # of the command line only
     "processor.state.verify",  # of the command line only
     "processor.tracing",
     "processor.view",

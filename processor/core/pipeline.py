@@ -412,6 +412,16 @@ class Tables:
             self.progress.dirty = 1
         return count
 
+    def touch_all(self) -> None:
+        """The next `take_changes` has every row there is."""
+        self.users.touch_all()
+        kinds: tuple[Mapping[Any, Sums | Histogram | Counts], ...] = (self.hours, self.latencies, self.windows)
+        fresh = [row for kind in kinds for row in kind.values() if not row.dirty]
+        for row in fresh:
+            row.dirty = 1
+        self._dirty += fresh
+        self.progress.dirty = self.horizon.dirty = 1
+
     # --- reading back -----------------------------------------------------------------------------------------------
 
     def restore_all(self, records: Iterable[tuple[bytes, bytes | None, int]]) -> None:

@@ -263,6 +263,13 @@ class UserRows:
             self._dirty.append(fresh)
             self.changed += len(fresh)
 
+    def touch_all(self) -> None:
+        """Every row that counts an event is written with the next flush."""
+        numbers = np.arange(len(self._keys))
+        is_there = self._values.column("requests", numbers) > 0
+        is_there[list(self._wide)] = True
+        self._touch(numbers[is_there])
+
     # --- the changelog ----------------------------------------------------------------------------------------------
 
     def take(self) -> UserChanges:

@@ -109,7 +109,7 @@ class KafkaLog:
             beside = f", but there are records in {used[0]}" if used else ""
             raise HistoryMismatch(
                 f"the topic {self._access.wire(DIRECTORY)} at {self._access.servers} has lost the log's name and salt, "
-                f"and its keys{beside}: with others every event counts again. Stop all processes and restore that topic "
+                f"and its keys{beside}: with others every event counts again. Stop all processes, restore that topic "
                 "from a backup; without one, count the events into new topics"
             )
 

@@ -102,13 +102,15 @@ class Appender:
 class PartitionWriter:
     """The owner of one partition of the tables: its flushes are transactions, all or nothing."""
 
-    def __init__(self, access: KafkaAccess, transactional_id: str) -> None:
+    def __init__(self, access: KafkaAccess, transactional_id: str, timeout_ms: int = TRANSACTION_MS) -> None:
         """Fences whoever owned the id before, and waits until its last transaction has ended.
 
-        Raises `LogUnavailable`.
+        A transaction that takes longer than `timeout_ms` is aborted by the broker. Raises `LogUnavailable`.
         """
         self._access = access
-        self._producer = Producer(access.writer(transactional_id))
+        self._patience = timeout_ms / 1000
+        settings: Any = {**access.writer(transactional_id), "transaction.timeout.ms": timeout_ms}
+        self._producer = Producer(settings)
         self._lock = threading.Lock()
         deadline = time.monotonic() + INIT_PATIENCE
         while True:
@@ -147,7 +149,7 @@ class PartitionWriter:
     def _commit(self) -> None:
         while True:
             try:
-                return self._producer.commit_transaction(TRANSACTION_MS / 1000)
+                return self._producer.commit_transaction(self._patience)
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
@@ -155,7 +157,7 @@ class PartitionWriter:
     def _abort(self) -> None:
         while True:
             try:
-                return self._producer.abort_transaction(TRANSACTION_MS / 1000)
+                return self._producer.abort_transaction(self._patience)
             except KafkaException as error:
                 found = error.args[0]
                 if found.fatal() or found.code() in _FENCED:

@@ -1,6 +1,7 @@
 """The dead-letter topic: messages that could not be processed, why, and which of them were sent again.
 
-    a letter    key = {"topic", "partition", "offset", "reason", "at"}, value = the message as it was
+    a letter    key = {"topic", "partition", "offset", "reason", "at"}, value = the message as it was; with
+                "damaged": true for a record whose bytes are not those that were written: it is never sent again
     a retry     key = {"retried": [topic, partition, offset], "to": offset, "at"}, no value
 
 A letter is never removed. A retry appends its message to the events once more, as a new record with an offset of its
@@ -17,6 +18,7 @@ from msgspec import Struct
 from processor.core import message
 from processor.core.message import MessageError
 from processor.log.port import LogReader, LogWriter, scan
+from processor.log.sound import OnDamage, scan_sound
 from processor.log.store import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS
 
@@ -27,7 +29,7 @@ BATCH: Final = 200
 """Letters read at a time: each holds a whole message."""
 
 
-class DeadLetter(Struct, frozen=True):
+class DeadLetter(Struct, frozen=True, omit_defaults=True):
     """Where a message that could not be processed came from, and why: the key of its dead-letter record."""
 
     topic: str
@@ -36,6 +38,8 @@ class DeadLetter(Struct, frozen=True):
     reason: str
     at: int
     """Microseconds since the epoch."""
+    damaged: bool = False
+    """The record's checksum did not match: what its message said is not known."""
 
     @property
     def place(self) -> Place:
@@ -64,7 +68,7 @@ class Letter(Struct):
 
     dead: DeadLetter
     events: int | None
-    """How many events its message has; None if it cannot be read."""
+    """How many events its message has; None if it cannot be read or is damaged."""
     size: int
     """Bytes of the message."""
     retry: Retry | None = None
@@ -74,10 +78,13 @@ class Letter(Struct):
 _RETRIED: Final = b'{"retried":'
 
 
-def dead_offsets(log: LogReader, number: int) -> set[int]:
-    """Offsets of a partition's events messages that are dead letters: no table contains them."""
-    found = set()
-    for record in scan(log, TopicPartition(DEAD_LETTERS, number)):
+def dead_offsets(log: LogReader, number: int, on_damage: OnDamage | None = None) -> set[int]:
+    """Offsets of a partition's events messages that are dead letters: no table contains them.
+
+    Raises `DamagedRecord`, unless `on_damage` takes them.
+    """
+    tp, found = TopicPartition(DEAD_LETTERS, number), set()
+    for record in scan(log, tp) if on_damage is None else scan_sound(log, tp, on_damage):
         key = record.key or b""
         if not key.startswith(_RETRIED):
             letter = DeadLetter.decode(key)
@@ -97,7 +104,8 @@ def letters(log: LogReader, number: int) -> list[Letter]:
                 found[note.retried].retry = note
         else:
             letter = DeadLetter.decode(key)
-            found.setdefault(letter.place, Letter(letter, _count(record.value), len(record.value or b"")))
+            events = None if letter.damaged else _count(record.value)
+            found.setdefault(letter.place, Letter(letter, events, len(record.value or b"")))
     return list(found.values())
 
 
@@ -111,6 +119,8 @@ def _count(value: bytes | None) -> int | None:
 def retry(log: LogWriter, number: int, places: Collection[Place], clock: Callable[[], int]) -> Iterator[Retry]:
     """Append the messages of a partition's letters to the events again, each followed by its note; durable one by one.
 
+    Damaged ones are passed over: nobody knows what they said.
+
     Raises `LogUnavailable`: then the last message may have been appended all the same; trying again does no harm.
     """
     tp = TopicPartition(DEAD_LETTERS, number)
@@ -120,6 +130,8 @@ def retry(log: LogWriter, number: int, places: Collection[Place], clock: Callabl
         if key.startswith(_RETRIED) or (dead := DeadLetter.decode(key)).place not in left:
             continue
         left.remove(dead.place)
+        if dead.damaged:
+            continue
         at = clock()
         [to] = log.append([Append(TopicPartition(dead.topic, dead.partition), [(None, record.value)])], at)
         note = Retry(dead.place, to, at)

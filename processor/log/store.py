@@ -478,6 +478,14 @@ class Log:
             query = "DELETE FROM record WHERE id IN (SELECT ?1 + value FROM json_each(?2)) AND id < ?3"
             self._db.execute(query, (base, json.dumps(others), last))
 
+    def drop_damaged(self, tp: TopicPartition, offset: int) -> None:
+        """Delete a record whose checksum does not match, and that has been made anew elsewhere; else do nothing."""
+        if tp.topic in {EVENTS, DIRECTORY}:
+            raise LogError(f"nothing stands for a record of {tp.topic}")
+        if any(record.offset == offset and record.is_damaged for record in self.read(tp, offset, 1, keep_damaged=True)):
+            with self._writing():
+                self._db.execute("DELETE FROM record WHERE id = ?", ((self.number(tp) << OFFSET_BITS) + offset,))
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def number(self, tp: TopicPartition) -> int:

@@ -161,7 +161,7 @@ class Applier:
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the partition
             self._apply_waiting()
-            await self._bury(partition, delivered, str(error) or repr(error))
+            await self._bury(partition, delivered, str(error) or repr(error), damaged=delivered.is_damaged)
             partition.tables.skip(delivered.offset)
             return True
         if partition.one_by_one:
@@ -218,8 +218,8 @@ class Applier:
                 raise Broken(reason) from error
             self.applied += sum(len(keys) for _, _, keys in messages)
 
-    async def _bury(self, partition: Partition, delivered: Delivered, reason: str) -> None:
-        letter = DeadLetter(EVENTS, partition.number, delivered.offset, reason, self._clock())
+    async def _bury(self, partition: Partition, delivered: Delivered, reason: str, *, damaged: bool = False) -> None:
+        letter = DeadLetter(EVENTS, partition.number, delivered.offset, reason, self._clock(), damaged)
         self._log.error("message.dead", partition=partition.number, offset=delivered.offset, reason=reason)
         to = TopicPartition(DEAD_LETTERS, partition.number)
         await self._append_at_last([Append(to, [(letter.encode(), delivered.value)])])

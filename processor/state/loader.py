@@ -22,7 +22,7 @@ from processor.log.address import LogAddress
 from processor.log.errors import HistoryMismatch
 from processor.log.letters import dead_offsets
 from processor.log.newest import FOLD, Kept, collector_off, newest
-from processor.log.port import LogWriter
+from processor.log.port import LogReader, LogWriter
 from processor.log.store import Log, Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import MAX_CAPACITY, IdIndex
@@ -160,16 +160,21 @@ def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
     directory = address.data_dir / "index" / f"{number:04d}"
     void = void_ranges(losses.of_partition(store, number))
     _forget_void(directory, void)
-    capacity = MAX_CAPACITY if store.partitions == 1 else MAX_CAPACITY_OF_SEVERAL
-    digest_of = partial(_digest_at, store, TopicPartition(CLAIMS, number))
-    index = IdIndex(directory, store.identity, digest_of, max_capacity=capacity)
+    index = open_index(directory, store, number)
     partition = Partition(number, Tables(number, store.salt, index), index)
     partition.void = void
     partition.covered = index.covered
     return partition
 
 
-def _digest_at(store: LogWriter, tp: TopicPartition, offset: int) -> str | None:
+def open_index(directory: Path, store: LogReader, number: int) -> IdIndex:
+    """A partition's ids that lie on the disk, as far as they agree with the claims log."""
+    capacity = MAX_CAPACITY if store.partitions == 1 else MAX_CAPACITY_OF_SEVERAL
+    digest_of = partial(_digest_at, store, TopicPartition(CLAIMS, number))
+    return IdIndex(directory, store.identity, digest_of, max_capacity=capacity)
+
+
+def _digest_at(store: LogReader, tp: TopicPartition, offset: int) -> str | None:
     """The digest of the record at an offset; None: the log has no record there."""
     if not store.first(tp) <= offset < store.end(tp):
         return None

@@ -5,34 +5,51 @@ this flush contained. Where retention has deleted events, the checkpoint that it
 In memory are one partition's rows, twice; its ids are in files.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-import numpy as np
-
-from processor.core import claims, message, rowblock, tables
-from processor.core.history import is_padding
+from processor.core import originals, rowblock, tables
+from processor.core.claims import Claimed
+from processor.core.history import Loss, unrecorded
 from processor.core.horizon import Horizon
-from processor.core.message import MessageError
+from processor.core.message import Message
 from processor.core.pipeline import Tables
 from processor.core.tables import Progress, Row
+from processor.log.errors import DamagedRecord, LogError
 from processor.log.letters import dead_offsets
-from processor.log.port import LogReader, scan
+from processor.log.port import LogReader
+from processor.log.sound import scan_sound
 from processor.log.store import TopicPartition
-from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, ROWS
+from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, GROUP, PARTITIONED, ROWS
+from processor.state import manifest
 from processor.state.index import IdIndex
-
-BATCH: Final = 5000
-MESSAGES: Final = 100
-"""Event messages read at a time."""
-
-FORGET: Final = 500
-"""Messages after which the list of changed rows and ids, which nobody will write, is thrown away."""
+from processor.state.loader import open_index
+from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
 
 ATTEMPTS: Final = 3
 """How often to begin anew when retention deletes what is being read."""
+
+KEPT: Final = 1000
+"""Problems of a partition that are kept with their texts; all are counted."""
+
+Kind = Literal[
+    "topic_missing",
+    "damaged_record",
+    "original_bytes",
+    "events_missing",
+    "rows_missing",
+    "rows_incomplete",
+    "claims_missing",
+    "claims_wrong",
+    "claims_without_events",
+    "claims_without_rows",
+    "index",
+]
+"""What is wrong beside the rows."""
 
 PATIENCE: Final = 3.0
 """Seconds to wait for the rest of a flush of which only a part is in the changelog."""
@@ -104,66 +121,127 @@ def _at(numbers: list[int] | None, position: int) -> int | None:
     return numbers[position] if numbers is not None and position < len(numbers) else None
 
 
+class Problem(NamedTuple):
+    """Something that is wrong with a partition's state beside its rows."""
+
+    partition: int
+    kind: Kind
+    text: str
+    topic: str | None = None
+    offset: int | None = None
+    """Of the record, if it is one."""
+
+
 class Verification:
     """The verification of one partition; `progress(done, total)` counts offsets of messages.
 
-    `scratch` is an empty directory for the ids. `run` blocks for as long as reading all events takes.
+    `scratch` is an empty directory for the ids, `index` that of the id index, if it lies on this machine. `run` blocks
+    for as long as reading all events takes.
     """
 
-    def __init__(self, log: LogReader, number: int, scratch: Path, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        log: LogReader,
+        number: int,
+        scratch: Path,
+        progress: Callable[[int, int], None],
+        index: Path | None = None,
+    ) -> None:
         self._log = log
         self._number = number
         self._scratch = scratch
         self._progress = progress
+        self._index = index
         self.messages = 0
         """Messages that were applied again."""
         self.offset = tables.NEVER
         """The last source offset that the tables compared contain."""
         self.settled = True
         """False if the changelog ends in the middle of a flush, and stayed so: rows may be ahead of the others."""
+        self.problems: list[Problem] = []
+        """What is wrong beside the rows, at most `KEPT` of it."""
+        self.problem_count = 0
+        self._unusable: set[tuple[str, int]] = set()
+        """Topic and offset of the records that were named."""
+        self._rows_end = 0
+        """Up to where the changelog has been read."""
+        self.notices: list[str] = []
+        """What is as it should be, and yet worth knowing."""
 
     def run(self) -> Iterator[Difference]:
-        """All differences, in no order. Raises `VerifyError`."""
+        """All differences, in no order; `problems` and `notices` are complete with the last one.
+
+        Raises `VerifyError`.
+        """
         tp = TopicPartition(EVENTS, self._number)
         for attempt in range(ATTEMPTS):
-            first = self._log.first(tp)
-            again = self._base(attempt)
-            start = again.progress.offset + 1
-            if first > start:
-                raise VerifyError(
-                    f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
-                    f"those from {start} on: the tables cannot be recomputed"
-                )
-            kept = self._kept()
-            key = tables.encode_key(self._number, "horizon")
-            horizon, numbers = self._horizon(key, kept), (_numbers(kept.pop(key, None)) or [])[:3]
-            again.close_by(horizon)
-            self._recompute(again, start)
-            if self._log.first(tp) <= start:  # retention took nothing away meanwhile
-                said, largest = (horizon.windows, horizon.leases, horizon.earlier), again.progress.watermark
+            self.problems, self.problem_count, self.notices = [], 0, []
+            self._unusable.clear()
+            self.offset = tables.NEVER
+            again = Recomputation(self._log, self._number, self._scratch / str(attempt), self._note_unusable)
+            try:
+                for topic in PARTITIONED:
+                    if not again.has(topic):
+                        text = f"there is no partition {self._number} of the topic {topic}"
+                        self._note("topic_missing", text, topic)
+                if not (again.has(EVENTS) and again.has(ROWS)):
+                    return
+                again.read_lost()
+                self.notices = [each.text for each in again.lost]
+                first = self._log.first(tp)
+                again.read_checkpoint()
+                start = again.base + 1
+                if first > start and not self._unrecorded(again, start, first):
+                    again.pass_over(first - 1)
+                    start = first
+                if first > start:
+                    raise VerifyError(
+                        f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
+                        f"those from {start} on: the tables cannot be recomputed"
+                    )
+                kept = self._kept(again)
+                key = tables.encode_key(self._number, "horizon")
+                horizon, numbers = self._horizon(key, kept), (_numbers(kept.pop(key, None)) or [])[:3]
+                again.tables.close_by(horizon)
+                again.read_claims()
+                self._check_progress(kept, again)
+                self._recompute(again, start)
+                if self._log.first(tp) > start:
+                    continue  # retention took something away meanwhile
+                self._check_claims(again)
+                self._check_index(again)
+                said, largest = (horizon.windows, horizon.leases, horizon.earlier), again.tables.progress.watermark
                 if max(said) > largest:
                     yield Difference(self._number, key.decode(), numbers, [min(each, largest) for each in said])
-                yield from self._differences(kept, again, horizon)
+                yield from self._differences(kept, again.tables, horizon)
                 return
+            finally:
+                again.close()
         raise VerifyError(f"retention keeps deleting events of partition {self._number} while they are read; try again")
 
-    def _base(self, attempt: int) -> Tables:
-        """The tables where the events begin: empty, or as of the checkpoint that stands for deleted ones."""
-        log, number = self._log, self._number
-        index = IdIndex(self._scratch / f"ids-{attempt}", log.identity)
-        base = Tables(number, log.salt, index)
-        if CHECKPOINTS in log.topics():
-            for record in scan(log, TopicPartition(CHECKPOINTS, number)):
-                base.restore(record.key or b"", record.value, record.offset)
-        if base.progress.offset != tables.NEVER:
-            for record in scan(log, TopicPartition(CLAIMS, number), limit=MESSAGES):
-                for claimed in claims.decode(record.value or b""):
-                    if claimed.offset <= base.progress.offset:
-                        keys = np.frombuffer(claimed.keys, "<u8").reshape(-1, 2)
-                        index.claim(keys, np.frombuffer(claimed.digests, "<u8"), claimed.offset)
-        return base
+    @staticmethod
+    def _unrecorded(again: Recomputation, start: int, end: int) -> list[Loss]:
+        """What of these messages is not reported as gone, and in no table."""
+        gone = Loss(start, end, counted=False, reason="")
+        return unrecorded([gone], [each for each in again.losses() if not each.counted])
 
-    def _kept(self) -> dict[bytes, bytes]:
+    def _note_gap(self, again: Recomputation, start: int, end: int) -> None:
+        for gap in self._unrecorded(again, start, end):
+            self._note("events_missing", f"messages {gap.start} to {gap.end - 1} are not there", EVENTS)
+
+    def _note(self, kind: Kind, text: str, topic: str | None = None, offset: int | None = None) -> None:
+        self.problem_count += 1
+        if len(self.problems) < KEPT:
+            self.problems.append(Problem(self._number, kind, text, topic, offset))
+
+    def _note_unusable(self, found: Unusable) -> None:
+        if (found.topic, found.offset) not in self._unusable:  # claims are read several times
+            self._unusable.add((found.topic, found.offset))
+            self._note("damaged_record", str(found), found.topic, found.offset)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _kept(self, again: Recomputation) -> dict[bytes, bytes]:
         """The tables as the changelog has them at the end of its newest flush.
 
         Reading on until there is nothing more finds the newest record of every row, whatever compaction removes
@@ -176,24 +254,32 @@ class Verification:
         whole = True
         deadline = time.monotonic() + PATIENCE
         while True:
-            found = self._log.read(tp, position, BATCH)
-            for record in found:
-                for key, value in rowblock.expand(self._number, record.key or b"", record.value):
+            before = position
+            for record in again.scan(ROWS, position):
+                position = record.offset + 1
+                try:
+                    found = rowblock.expand(self._number, record.key or b"", record.value)
+                except ValueError as error:
+                    self._note_unusable(Unusable(*tp, record.offset, str(error)))
+                    continue
+                for key, value in found:
                     if value is None:
                         rows.pop(key, None)
                     else:
                         rows[key] = value
                     whole = key == progress
-            if found:
-                position = found[-1].offset + 1
+            if position > before:
                 deadline = time.monotonic() + PATIENCE
             elif whole or time.monotonic() > deadline:
                 break
             else:
                 time.sleep(0.02)
-        self.settled = whole
+        self.settled, self._rows_end = whole, position
         if progress in rows:
-            self.offset = tables.decode_value(rows[progress])[0]
+            try:
+                self.offset = tables.progress_of(progress, _numbers(rows[progress]) or []).offset
+            except ValueError as error:
+                self._note("rows_incomplete", f"the progress of partition {self._number} says nothing: {error}", ROWS)
         return rows
 
     def _horizon(self, key: bytes, kept: dict[bytes, bytes]) -> Horizon:
@@ -209,37 +295,194 @@ class Verification:
             raise VerifyError(f"the horizon of partition {self._number} cannot be read: {error}") from None
         return Horizon(key) if progress is None else Horizon.of_earlier(key, tables.decode_value(progress)[1])
 
-    def _recompute(self, again: Tables, start: int) -> None:
-        """Apply the events from `start` on that the compared tables contain."""
-        dead = dead_offsets(self._log, self._number)
+    def _check_progress(self, rows: dict[bytes, bytes], again: Recomputation) -> None:
+        """Without progress nothing must say that the partition has made any."""
+        if self.offset != tables.NEVER:
+            return
+        committed = self._log.committed(GROUP, TopicPartition(EVENTS, self._number)) or 0
+        reached = max(again.last_claim, again.base, committed - 1)
+        if (rows or reached != tables.NEVER) and self._progress_now(again) == tables.NEVER:
+            self._note(
+                "rows_missing",
+                f"the rows of partition {self._number}, or their progress, are not there, though messages up to "
+                f"{max(reached, 0)} were applied",
+                ROWS,
+            )
+
+    # --- events and claims ------------------------------------------------------------------------------------------
+
+    def _recompute(self, again: Recomputation, start: int) -> None:
+        """Apply the events from `start` on that the compared tables contain, and look for the ids they claim."""
+        log_end = self._log.end(TopicPartition(EVENTS, self._number))
+        end = self.offset + 1
+        if end > log_end:
+            self._note(
+                "events_missing",
+                f"the tables of partition {self._number} contain messages up to {self.offset}, the events end before "
+                f"{log_end}",
+                EVENTS,
+            )
+        dead = dead_offsets(self._log, self._number, again.damage()) if again.has(DEAD_LETTERS) else set()
+        for offset in sorted(offset for offset in dead if offset >= log_end):
+            self._note("events_missing", f"there is a dead letter of message {offset}, the events end before", EVENTS)
         self.messages = 0
-        for record in scan(self._log, TopicPartition(EVENTS, self._number), start, self.offset + 1, MESSAGES):
-            if record.offset in dead or is_padding(record.value):
-                again.skip(record.offset)
-            else:
-                self._apply(again, record.offset, record.value)
+        expected = start
+        for offset, found in again.messages(start, min(end, log_end)):
+            if offset > expected:
+                self._note_gap(again, expected, offset)
+            expected = offset + 1
+            self._apply(again, offset, found, dead)
             self.messages += 1
             if self.messages % FORGET == 0:
-                again.take_changes()
-            self._progress(record.offset + 1 - start, self.offset + 1 - start)
+                self._look_for(again, again.take_claims())
+            self._progress(offset + 1 - start, end - start)
+        if expected < min(end, log_end):
+            self._note_gap(again, expected, min(end, log_end))
+        self._look_for(again, again.take_claims())
 
-    def _apply(self, again: Tables, offset: int, value: bytes | None) -> None:
-        where = f"message {offset} of partition {self._number}, which is no dead letter,"
+    def _apply(self, again: Recomputation, offset: int, found: Message | Unusable | None, dead: set[int]) -> None:
+        if found is None:
+            again.tables.skip(offset)
+            return
+        if isinstance(found, Unusable):
+            if offset not in dead:
+                self._note_unusable(found)
+            elif found.is_damaged:
+                self.notices.append(f"{found}; it is a dead letter, and counted nowhere")
+            again.tables.skip(offset)
+            return
+        for what in originals.differences(found):
+            self._note("original_bytes", f"record {EVENTS}:{self._number}:{offset}: {what}", EVENTS, offset)
+        if offset in dead:
+            again.tables.skip(offset)
+            return
         try:
-            decoded = message.decode(value or b"")
-            again.apply(offset, decoded, again.prepare(decoded))
-        except MessageError as error:
-            raise VerifyError(f"{where} cannot be read: {error}") from None
-        except Exception as error:
-            raise VerifyError(f"{where} cannot be applied: {error!r}") from error
+            again.apply(offset, found)
+        except NotApplied as error:
+            raise VerifyError(f"partition {self._number}: {error}; it is no dead letter") from error
+
+    def _look_for(self, again: Recomputation, claimed: list[Claimed]) -> None:
+        """The claims log must have these ids, each at the offset of its message."""
+        for each in claimed:
+            keys, digests = arrays_of(each)
+            held, kept = again.recorded.find(keys)
+            missing = int((held < 0).sum())
+            if missing:
+                self._note(
+                    "claims_missing",
+                    f"message {each.offset}: {missing} of its ids are counted, and not in the claims log",
+                    CLAIMS,
+                )
+            other = (held >= 0) & ((held != each.offset) | (kept != digests))
+            if other.any():
+                self._note(
+                    "claims_wrong",
+                    f"message {each.offset}: {int(other.sum())} of its ids are counted with it, and claimed with "
+                    f"another one or another content, the first with {int(held[other][0])}",
+                    CLAIMS,
+                )
+
+    def _check_claims(self, again: Recomputation) -> None:
+        """Every id of the claims log must be one that is counted with the message it is claimed by."""
+        unclaimed = again.unclaimed()
+        if unclaimed:
+            self._note(
+                "claims_missing" if unclaimed > 0 else "claims_without_events",
+                f"the checkpoint of partition {self._number} counts {again.counted} events up to {again.base}, the "
+                f"claims log has {again.claimed_before} ids for them",
+                CLAIMS,
+            )
+        newest = again.base
+        for record, claimed in again.claims():
+            newest = max(newest, claimed.offset)
+            if not again.base < claimed.offset <= self.offset:
+                continue
+            keys, _ = arrays_of(claimed)
+            wrong = again.ids.find(keys)[0] != claimed.offset
+            if wrong.any():
+                self._note(
+                    "claims_without_events",
+                    f"record {CLAIMS}:{self._number}:{record} claims {int(wrong.sum())} ids with message "
+                    f"{claimed.offset} that it does not count",
+                    CLAIMS,
+                    record,
+                )
+        # Claims and progress are written together: what is claimed by now is in the progress by now.
+        if newest > self.offset and newest > (applied := self._progress_now(again)):
+            self._note(
+                "claims_without_rows",
+                f"ids are claimed with messages up to {newest}, the tables of partition {self._number} contain those "
+                f"up to {applied}",
+                CLAIMS,
+            )
+
+    def _progress_now(self, again: Recomputation) -> int:
+        """The newest progress in the changelog, read on from behind what was read before."""
+        progress = tables.encode_key(self._number, "progress")
+        found = self.offset
+        for record in again.scan(ROWS, self._rows_end):
+            if record.key == progress and (numbers := _numbers(record.value)):
+                found = max(found, numbers[0])
+        return found
+
+    # --- the id index -----------------------------------------------------------------------------------------------
+
+    def _check_index(self, again: Recomputation) -> None:
+        """Every id that the index says to have must be there, at the offset of its claim.
+
+        A copy is looked at, so that this may be done beside the worker: its files do not change.
+        """
+        if self._index is None or not (self._index / manifest.NAME).exists():
+            return  # the next start makes it anew
+        copy = self._scratch / "index"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for path in sorted(self._index.iterdir(), key=lambda path: path.name != manifest.NAME):  # what it names, first
+            with suppress(FileNotFoundError):  # a newer checkpoint does not name it
+                shutil.copyfile(path, copy / path.name)
+        try:
+            index = open_index(copy, self._log, self._number)
+        except (OSError, ValueError, LogError) as error:
+            self._note("index", f"the id index {self._index} cannot be opened: {error}")
+            return
+        if index.covered == manifest.NOTHING:
+            self.notices.append(f"the id index {self._index} does not agree with the log; the next start makes it anew")
+        try:
+            self._compare_index(index, again)
+        finally:
+            index.close()
+            shutil.rmtree(copy)
+
+    def _compare_index(self, index: IdIndex, again: Recomputation) -> None:
+        covered = index.checkpointed
+        wrong = total = 0
+        for record, claimed in again.claims():
+            if record < covered:
+                keys, _ = arrays_of(claimed)
+                total += len(keys)
+                wrong += int((index.find(keys)[0] != again.recorded.find(keys)[0]).sum())
+        if wrong:
+            self._note(
+                "index",
+                f"the id index {self._index} lacks {wrong} of the {total} ids that it says to have, or has them with "
+                "another message",
+            )
+        claims_are_whole = not any(each.kind == "claims_missing" for each in self.problems)
+        nothing_is_on_its_way = self._log.end(TopicPartition(EVENTS, self._number)) - 1 == self.offset
+        if claims_are_whole and nothing_is_on_its_way:
+            surplus = len(index) - len(again.recorded)
+            if surplus > 0:
+                self._note("index", f"the id index {self._index} has {surplus} ids that were never claimed")
+
+    # --- rows again -------------------------------------------------------------------------------------------------
 
     def _differences(self, kept: dict[bytes, bytes], again: Tables, horizon: Horizon) -> Iterator[Difference]:
         number = self._number
-        for row in _rows(again, horizon):
+        for row in rows_of(again, horizon):
             value = kept.pop(row.key, None)
             numbers = _numbers(value)
             if isinstance(row, Progress) and numbers is not None:
-                numbers = numbers[:2]  # the others are about the log, not about the events
+                numbers = numbers[: len(row.value())]  # the others are about the log, not about the events
             if value != tables.encode_value(row) and numbers != row.value():
                 yield Difference(number, row.key.decode(), numbers, row.value())
         for key, value in kept.items():
@@ -247,12 +490,32 @@ class Verification:
                 yield Difference(number, key.decode(errors="replace"), _numbers(value), None)
 
 
+def partitions_of(log: LogReader) -> int:
+    """How many partitions there must be: as many as the topics have that are there."""
+    topics = log.topics()
+    return max(log.partitions, *(topics.get(topic, 0) for topic in PARTITIONED))
+
+
+def damage_elsewhere(log: LogReader) -> list[Problem]:
+    """The damaged records of all topics that no `Verification` reads."""
+    found: list[Problem] = []
+
+    def note(error: DamagedRecord) -> None:
+        found.append(Problem(error.partition, "damaged_record", str(error), error.topic, error.offset))
+
+    for topic, count in log.topics().items():
+        for number in range(count if topic not in PARTITIONED else 0):
+            for _ in scan_sound(log, TopicPartition(topic, number), note):
+                pass
+    return found
+
+
 def verify(log: LogReader, number: int, scratch: Path, progress: Callable[[int, int], None]) -> list[Difference]:
     """All differences of one partition, see `Verification`."""
     return list(Verification(log, number, scratch, progress).run())
 
 
-def _rows(found: Tables, horizon: Horizon) -> Iterator[Row]:
+def rows_of(found: Tables, horizon: Horizon) -> Iterator[Row]:
     """The rows that must be there: all but the windows that are closed and may or may not have been removed yet."""
     for _, row in found.users.rows():
         yield row

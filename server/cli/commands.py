@@ -21,6 +21,7 @@ from server.cli.dlq import dlq
 from server.cli.keys import keys, orgs, projects
 from server.cli.loadtest import loadtest
 from server.cli.quota import quota
+from server.cli.rebuild import rebuild
 from server.cli.tail import tail
 from server.cli.transfer import export_events, import_events
 from server.cli.users import users
@@ -139,6 +140,7 @@ main.add_command(loadtest)
 main.add_command(orgs)
 main.add_command(projects)
 main.add_command(quota)
+main.add_command(rebuild)
 main.add_command(tail)
 main.add_command(users)
 main.add_command(verify)

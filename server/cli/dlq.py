@@ -18,7 +18,7 @@ _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 EXIT_UNREADABLE: Final = 1
-"""The one message that was to be retried is one that this version cannot read."""
+"""The one message that was to be retried is damaged, or one that this version cannot read."""
 
 
 @click.group()
@@ -57,7 +57,7 @@ def list_letters(as_json: bool, **flags: Any) -> None:
         table.add(
             str(row["partition"]),
             str(row["offset"]),
-            "unreadable" if row["events"] is None else row["events"],
+            _events(letter),
             row["bytes"],
             row["at"],
             None if retried is None else f"{retried['at']}, as offset {retried['offset']}",
@@ -80,7 +80,8 @@ def retry(
     """Append dead letters' messages to the events again, to be processed as new ones.
 
     Do it once the reason is gone, usually with a newer version. Safe to repeat: an event that was counted before is a
-    duplicate. What fails again is a new dead letter. Messages that this version cannot read are left alone.
+    duplicate. What fails again is a new dead letter. Messages that this version cannot read are left alone. A damaged
+    record is never sent again: what its events said is not known, so the sender has to send them anew.
 
     \b
     Examples:
@@ -93,9 +94,10 @@ def retry(
         found = [letter for letter in _all(log) if everything or _is_at(letter, partition, offset)]
         if not everything and not found:
             fail(f"no dead letter at partition {partition}, offset {offset}; `spendstream dlq list` shows them all")
-        unreadable = [letter for letter in found if letter.events is None]
+        damaged = [letter for letter in found if letter.dead.damaged]
+        unreadable = [letter for letter in found if letter.events is None and not letter.dead.damaged]
         before = [letter for letter in found if letter.events is not None and letter.retry is not None and not again]
-        left_alone = {id(letter) for letter in (*unreadable, *before)}
+        left_alone = {id(letter) for letter in (*damaged, *unreadable, *before)}
         wanted = {letter.dead.place for letter in found if id(letter) not in left_alone}
         done = [note for number in range(log.partitions) for note in letters.retry(log, number, wanted, now)]
     if as_json:
@@ -106,21 +108,27 @@ def retry(
                 ],
                 "retriedBefore": len(before),
                 "unreadable": len(unreadable),
+                "damaged": len(damaged),
             }
         )
     else:
         for note in done:
             say(f"partition {note.retried[1]}: offset {note.retried[2]} goes again as offset {note.to}")
-        say(_summary(len(done), len(before), len(unreadable)))
-    sys.exit(EXIT_UNREADABLE if unreadable and not everything else 0)
+        say(_summary(len(done), len(before), len(unreadable), len(damaged)))
+    sys.exit(EXIT_UNREADABLE if (unreadable or damaged) and not everything else 0)
 
 
-def _summary(done: int, before: int, unreadable: int) -> str:
+def _summary(done: int, before: int, unreadable: int, damaged: int) -> str:
     parts = [f"{done} retried"]
     if before:
         parts.append(f"{before} retried before (--again sends them once more)")
     if unreadable:
         parts.append(f"{unreadable} that this version cannot read left alone")
+    if damaged:
+        parts.append(
+            f"{damaged} damaged, which cannot be sent again: their bytes are not those that were stored, so the sender "
+            "has to send their events anew"
+        )
     return "; ".join(parts)
 
 
@@ -132,6 +140,12 @@ def _is_at(letter: Letter, partition: int | None, offset: int | None) -> bool:
     return (letter.dead.partition, letter.dead.offset) == (partition, offset)
 
 
+def _events(letter: Letter) -> str | int:
+    if letter.dead.damaged:
+        return "damaged"
+    return "unreadable" if letter.events is None else letter.events
+
+
 def _public(letter: Letter) -> dict[str, Any]:
     dead = letter.dead
     return {
@@ -141,6 +155,7 @@ def _public(letter: Letter) -> dict[str, Any]:
         "at": format_timestamp(dead.at),
         "reason": dead.reason,
         "events": letter.events,
+        "damaged": letter.dead.damaged,
         "bytes": letter.size,
         "retried": None
         if letter.retry is None

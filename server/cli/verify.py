@@ -2,15 +2,17 @@
 
 import sys
 import tempfile
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from processor import logs
 from processor.log.port import LogReader
 from processor.settings import Settings
-from processor.state.verify import Difference, Verification, VerifyError
+from processor.state.verify import Difference, Problem, Verification, VerifyError, damage_elsewhere, partitions_of
 from server.cli.common import fail, load_or_exit, open_log, settings_options
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
@@ -31,6 +33,9 @@ class Verdict:
         self.messages = verification.messages
         self.offset = verification.offset
         self.settled = verification.settled
+        self.problems = verification.problems
+        self.problem_count = verification.problem_count
+        self.notices = verification.notices
 
 
 @click.command()
@@ -39,25 +44,29 @@ class Verdict:
 def verify(as_json: bool, **flags: Any) -> None:
     """Recompute every table from the log and print the differences; exit 1 if there is one.
 
-    Works beside a running server: it compares the tables as of one flush with the events that they contain. It needs
-    memory for the rows of one partition, twice, and room on the disk for its ids (28 bytes each).
+    Works beside a running server: it compares the tables as of one flush with the events that they contain, the claims
+    with the events that they are of, the id index with the claims, and each event with its original bytes; damaged
+    records of all topics are named. What is missing while other pieces of state speak of it is a problem, too.
+
+    It needs memory for the rows of one partition, twice, and room on the disk for its ids (56 bytes each, and a copy of
+    the index).
 
     \b
     Example:
       spendstream verify --json
     """
     settings = load_or_exit(Settings, flags)
+    logs.configure(settings, "verify")
     with open_log(flags) as log, progress_bar("verify") as bar:
-        verdicts = [_verify(log, number, settings, bar(f"partition {number}")) for number in range(log.partitions)]
+        numbers = range(partitions_of(log))
+        verdicts = [_verify(log, number, settings, bar(f"partition {number}")) for number in numbers]
+        elsewhere = damage_elsewhere(log)
     count = sum(verdict.count for verdict in verdicts)
+    problems = len(elsewhere) + sum(verdict.problem_count for verdict in verdicts)
     if as_json:
-        print_json(_public(verdicts))
+        print_json(_public(verdicts, elsewhere))
     else:
-        for difference in islice((each for verdict in verdicts for each in verdict.differences), SHOWN):
-            _print(difference)
-        if count > SHOWN:
-            say(f"... and {count - SHOWN} more (--json names up to {KEPT} of a partition)")
-        say(f"{sum(verdict.messages for verdict in verdicts)} messages, {count} differences")
+        _show(verdicts, elsewhere, count, problems)
     for verdict in verdicts:
         if not verdict.settled:
             say(
@@ -65,19 +74,44 @@ def verify(as_json: bool, **flags: Any) -> None:
                 "the events compared; start it and verify again",
                 err=True,
             )
-    sys.exit(1 if count else 0)
+    if problems or count:
+        say("`spendstream rebuild --help` says what can be made anew from the events", err=True)
+    sys.exit(1 if count or problems else 0)
+
+
+def _show(verdicts: list[Verdict], elsewhere: list[Problem], count: int, problems: int) -> None:
+    for problem in islice(_all_problems(verdicts, elsewhere), SHOWN):
+        say(f"partition {problem.partition}: {problem.text}")
+    if problems > SHOWN:
+        say(f"... and {problems - SHOWN} more problems (--json names up to {KEPT} of a partition)")
+    for difference in islice((each for verdict in verdicts for each in verdict.differences), SHOWN):
+        _print(difference)
+    if count > SHOWN:
+        say(f"... and {count - SHOWN} more (--json names up to {KEPT} of a partition)")
+    for verdict in verdicts:
+        for notice in verdict.notices:
+            say(f"partition {verdict.number}: note: {notice}")
+    total = f"{sum(verdict.messages for verdict in verdicts)} messages, {count} differences"
+    say(f"{total}, {problems} problems" if problems else total)
+
+
+def _all_problems(verdicts: list[Verdict], elsewhere: list[Problem]) -> Iterator[Problem]:
+    for verdict in verdicts:
+        yield from verdict.problems
+    yield from elsewhere
 
 
 def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> Verdict:
     where = settings.data_dir if settings.data_dir.is_dir() else None
+    index = settings.data_dir / "index" / f"{number:04d}"
     with tempfile.TemporaryDirectory(dir=where, prefix="verify-") as scratch:
         try:
-            return Verdict(number, Verification(log, number, Path(scratch), show))
+            return Verdict(number, Verification(log, number, Path(scratch), show, index))
         except VerifyError as error:
             fail(str(error))
 
 
-def _public(verdicts: list[Verdict]) -> dict[str, Any]:
+def _public(verdicts: list[Verdict], elsewhere: list[Problem]) -> dict[str, Any]:
     return {
         "messages": sum(verdict.messages for verdict in verdicts),
         "partitions": [
@@ -94,6 +128,11 @@ def _public(verdicts: list[Verdict]) -> dict[str, Any]:
             }
             for verdict in verdicts
             for each in verdict.differences
+        ],
+        "problemCount": len(elsewhere) + sum(verdict.problem_count for verdict in verdicts),
+        "problems": [each._asdict() for each in _all_problems(verdicts, elsewhere)],
+        "notices": [
+            {"partition": verdict.number, "text": notice} for verdict in verdicts for notice in verdict.notices
         ],
     }
 

@@ -116,8 +116,8 @@ def test_what_a_version_cannot_process_waits_for_one_that_can(tmp_path: Path, me
         assert (requests(log, "good"), requests(log, "poison")) == (4, 3)
 
         end = log.end(E0)
-        assert dlq(tmp_path, "retry", *one) == {"retried": [], "retriedBefore": 1, "unreadable": 0}
-        assert dlq(tmp_path, "retry", "--all") == {"retried": [], "retriedBefore": 1, "unreadable": 1}
+        assert dlq(tmp_path, "retry", *one) == {"retried": [], "retriedBefore": 1, "unreadable": 0, "damaged": 0}
+        assert dlq(tmp_path, "retry", "--all") == {"retried": [], "retriedBefore": 1, "unreadable": 1, "damaged": 0}
         assert log.end(E0) == end
         assert len(dlq(tmp_path, "retry", "--all", "--again")["retried"]) == 1
         wait_applied(log)

@@ -214,7 +214,9 @@ async def test_a_damaged_record_is_buried_and_never_counted(worker: Worker) -> N
     assert sound.acks == damaged.acks == 1
     assert len(worker.partition.index) == 1
     [letter] = worker.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
-    assert "spendstream.events:0:1 is damaged" in DeadLetter.decode(letter.key or b"").reason
+    dead = DeadLetter.decode(letter.key or b"")
+    assert "spendstream.events:0:1 is damaged" in dead.reason
+    assert dead.damaged
 
 
 async def test_the_tables_say_that_they_are_past_a_dead_letter_at_the_end_of_the_log(worker: Worker) -> None:

@@ -1,17 +1,31 @@
 """Verify finds what was planted, whatever it is, and nothing else."""
 
 import json
+import shutil
+import tempfile
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import apsw
+import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from processor.core import tables
+from processor.core import claims, message, tables
+from processor.core.claims import Claimed
 from processor.core.clock import DAY
-from processor.log.store import Append, Log, TopicPartition
-from processor.log.topics import EVENTS, ROWS
-from processor.state.verify import Difference, Verification, VerifyError
+from processor.core.columns import ROW
+from processor.log.letters import DeadLetter
+from processor.log.port import LogReader
+from processor.log.store import OFFSET_BITS, Append, Log, TopicPartition
+from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
+from processor.state.loader import open_index
+from processor.state.recompute import arrays_of
+from processor.state.verify import Difference, Verification, VerifyError, damage_elsewhere
 from server.cli.commands import main
+from tests.support.damage import covered, empty, flip
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON
@@ -43,6 +57,30 @@ def differences(log: Log, tmp_path: Path) -> list[Difference]:
         scratch.mkdir(parents=True)
         found += Verification(log, number, scratch, lambda *_: None).run()
     return found
+
+
+def verified(log: LogReader, tmp_path: Path, number: int) -> tuple[Verification, list[Difference]]:
+    """One partition, its index among it."""
+    with tempfile.TemporaryDirectory(dir=tmp_path) as scratch:
+        index = tmp_path / "data" / "index" / f"{number:04d}"
+        verification = Verification(log, number, Path(scratch), lambda *_: None, index)
+        return verification, list(verification.run())
+
+
+def problems(log: LogReader, tmp_path: Path) -> list[str]:
+    """The kinds of all problems, and nothing that differs."""
+    found: list[str] = []
+    for number in range(2):
+        verification, different = verified(log, tmp_path, number)
+        assert different == []
+        assert verification.problem_count == len(verification.problems)
+        found += [each.kind for each in verification.problems]
+    return found
+
+
+def empty_all(log: Log, topic: str, *, whole: bool = False) -> None:
+    for partition in range(2):
+        empty(log, topic, partition, whole=whole)
 
 
 def some_row(log: Log, kind: str) -> tuple[bytes, list[int]]:
@@ -101,8 +139,10 @@ def test_a_message_that_cannot_be_read_is_named(log: Log, tmp_path: Path) -> Non
     end = log.append([Append(TopicPartition(EVENTS, 0), [(None, b"junk")])], NOON)[0]
     progress = tables.encode_key(0, "progress")
     log.append([Append(TopicPartition(ROWS, 0), [(progress, json.dumps([end, NOON]).encode())])], NOON)
-    with pytest.raises(VerifyError, match=f"message {end} of partition 0, which is no dead letter, cannot be read"):
-        differences(log, tmp_path)
+    verification, found = verified(log, tmp_path, 0)
+    assert found == []
+    assert [(each.kind, each.topic, each.offset) for each in verification.problems] == [("damaged_record", EVENTS, end)]
+    assert "not an event message" in verification.problems[0].text
 
 
 def test_a_flush_of_which_a_part_is_there_is_said_to_be_one(
@@ -196,3 +236,227 @@ def test_a_horizon_that_is_none_is_said_to_be_one(log: Log, tmp_path: Path) -> N
     plant(log, tables.encode_key(0, "horizon"), b"[1]")
     with pytest.raises(VerifyError, match="horizon of partition 0"):
         differences(log, tmp_path)
+
+
+# --- events, rows and claims without the others ---------------------------------------------------------------------
+
+
+def test_an_empty_log_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPENDSTREAM_DATA_DIR", "")
+    assert run(Log(tmp_path / "data", partitions=2), "verify") == (0, "0 messages, 0 differences\n")
+
+
+def test_events_that_no_worker_has_seen_are_fine(tmp_path: Path) -> None:
+    log = Log(tmp_path / "data", partitions=2)
+    put(log, [make_event() for _ in range(20)])
+    assert problems(log, tmp_path) == []
+
+
+def test_nothing_is_wrong(log: Log, tmp_path: Path) -> None:
+    assert problems(log, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "kinds"),
+    [
+        (ROWS, {"rows_missing", "claims_without_rows"}),
+        (CLAIMS, {"claims_missing"}),
+        (EVENTS, {"events_missing", "claims_without_events"}),
+    ],
+)
+def test_an_emptied_topic_is_noticed(log: Log, tmp_path: Path, topic: str, kinds: set[str]) -> None:
+    empty_all(log, topic)
+    found = [verified(log, tmp_path, number)[0].problems for number in range(2)]
+    assert [{each.kind for each in some} for some in found] == [kinds, kinds]
+
+
+@pytest.mark.parametrize("topic", [EVENTS, ROWS, CLAIMS, DEAD_LETTERS])
+def test_a_deleted_topic_is_noticed(log: Log, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    monkeypatch.setenv("SPENDSTREAM_DATA_DIR", "")
+    empty_all(log, topic, whole=True)
+    code, shown = run(log, "verify", "--json")
+    answer = json.loads(shown)
+    assert code == 1
+    missing = [each["partition"] for each in answer["problems"] if each["kind"] == "topic_missing"]
+    assert missing == [0, 1]
+    assert {each["topic"] for each in answer["problems"] if each["kind"] == "topic_missing"} == {topic}
+
+
+def test_rows_and_claims_that_are_both_gone_are_missed_by_what_was_committed(log: Log, tmp_path: Path) -> None:
+    log.commit(GROUP, [(TopicPartition(EVENTS, number), 5) for number in range(2)])
+    empty_all(log, ROWS)
+    empty_all(log, CLAIMS)
+    assert problems(log, tmp_path) == ["rows_missing", "rows_missing"]
+
+
+def test_tables_beyond_the_events_are_noticed(log: Log, tmp_path: Path) -> None:
+    with closing(apsw.Connection(str(log.path))) as db:
+        number = log.number(TopicPartition(EVENTS, 1))
+        db.execute("DELETE FROM record WHERE id = ?", ((number << OFFSET_BITS) + 4,))
+        db.execute("UPDATE partition SET next = 4 WHERE number = ?", (number,))
+    verification, different = verified(log, tmp_path, 1)
+    assert different  # the rows of what is gone
+    assert [each.kind for each in verification.problems] == ["events_missing", "claims_without_events"]
+    assert verification.problems[0].text == (
+        "the tables of partition 1 contain messages up to 4, the events end before 4"
+    )
+
+
+def claim(log: Log, number: int, offset: int) -> None:
+    value = claims.encode([Claimed(offset, b"k" * 16, b"d" * 8)])
+    log.append([Append(TopicPartition(CLAIMS, number), [(None, value)])], NOON)
+
+
+def test_an_id_that_no_event_has_is_noticed(log: Log, tmp_path: Path) -> None:
+    claim(log, 0, 3)
+    assert problems(log, tmp_path) == ["claims_without_events"]
+
+
+def test_claims_beyond_the_rows_are_noticed(log: Log, tmp_path: Path) -> None:
+    claim(log, 1, 5)
+    assert problems(log, tmp_path) == ["claims_without_rows"]
+
+
+def test_an_id_that_is_claimed_by_another_message_is_noticed(log: Log, tmp_path: Path) -> None:
+    tp = TopicPartition(CLAIMS, 0)
+    records = [claims.decode(record.value or b"") for record in log.read(tp, 0)]
+    empty_all(log, CLAIMS)
+    [first, *others] = [each for found in records for each in found]
+    moved = [Claimed(first.offset + 1, first.keys, first.digests), *others]
+    log.append([Append(tp, [(None, claims.encode(moved))])], NOON)
+    assert {each.kind for each in verified(log, tmp_path, 0)[0].problems} == {"claims_wrong", "claims_without_events"}
+
+
+def test_claims_that_were_written_twice_are_fine(log: Log, tmp_path: Path) -> None:
+    """As after a replay, which writes again what may not have become durable."""
+    tp = TopicPartition(CLAIMS, 0)
+    log.append([Append(tp, [(None, record.value) for record in log.read(tp, 0)])], NOON)
+    assert problems(log, tmp_path) == []
+
+
+def test_a_dead_letter_of_no_message_is_noticed(log: Log, tmp_path: Path) -> None:
+    letter = DeadLetter(EVENTS, 0, 5, "a reason", NOON)
+    log.append([Append(TopicPartition(DEAD_LETTERS, 0), [(letter.encode(), b"")])], NOON)
+    assert problems(log, tmp_path) == ["events_missing"]
+
+
+# --- the id index ---------------------------------------------------------------------------------------------------
+
+
+def test_an_index_that_lacks_ids_it_says_to_have_is_noticed(log: Log, tmp_path: Path) -> None:
+    directory = tmp_path / "data" / "index" / "0000"
+    shutil.rmtree(directory)
+    index = open_index(directory, log, 0)
+    index.claim(np.array([[7, 7]], np.uint64), np.array([1], np.uint64), 3)
+    index.sync(covered(log, 0, 1), final=True)
+    index.close()
+    verification, _ = verified(log, tmp_path, 0)
+    assert [each.kind for each in verification.problems] == ["index"]
+    assert "lacks" in verification.problems[0].text
+
+
+def test_an_index_with_ids_that_nobody_claimed_is_noticed(log: Log, tmp_path: Path) -> None:
+    index = open_index(tmp_path / "data" / "index" / "0001", log, 1)
+    for record in log.read(TopicPartition(CLAIMS, 1), 0):
+        for each in claims.decode(record.value or b""):
+            index.claim(*arrays_of(each), each.offset)
+    index.claim(np.array([[7, 7], [8, 8]], np.uint64), np.array([1, 2], np.uint64), 3)
+    index.sync(covered(log, 1, len(index)), final=True)
+    index.close()
+    verification, _ = verified(log, tmp_path, 1)
+    assert [each.text.partition(" has ")[2] for each in verification.problems] == ["2 ids that were never claimed"]
+
+
+# --- original bytes -------------------------------------------------------------------------------------------------
+
+
+def rewrite(log: Log, number: int, offset: int, change: Any) -> None:
+    """Store a message with other contents, as if from before there were checksums."""
+    tp = TopicPartition(EVENTS, number)
+    [record] = log.read(tp, offset, 1)
+    decoded = message.decode(record.value or b"")
+    [block], [records] = decoded.blocks, message.records(decoded)
+    value = message.encode([change(block, records)])
+    with closing(apsw.Connection(str(log.path))) as db:
+        query = "UPDATE record SET value = ?, checksum = NULL WHERE id = ?"
+        db.execute(query, (value, (log.number(tp) << OFFSET_BITS) + offset))
+
+
+def original_bytes(log: Log, tmp_path: Path, number: int) -> list[str]:
+    verification, _ = verified(log, tmp_path, number)
+    assert {each.kind for each in verification.problems} <= {"original_bytes", "claims_wrong"}
+    return [each.text.partition(": ")[2] for each in verification.problems if each.kind == "original_bytes"]
+
+
+@pytest.mark.parametrize("name", ["at", "input", "output", "cached", "cost", "flags", "latency", "digest"])
+def test_columns_that_are_not_those_of_the_original_bytes_are_noticed(log: Log, tmp_path: Path, name: str) -> None:
+    def change(block: message.Block, records: list[bytes]) -> Any:
+        rows = np.frombuffer(bytearray(block.rows), ROW)
+        rows[name][1] += 1
+        return msgspec.structs.replace(block, rows=rows.tobytes()), records
+
+    rewrite(log, 0, 2, change)
+    assert original_bytes(log, tmp_path, 0) == [f"request 0, event 1: {name} differs from its original bytes"]
+
+
+def test_users_and_dims_that_are_not_those_of_the_original_bytes_are_noticed(log: Log, tmp_path: Path) -> None:
+    rewrite(log, 0, 1, lambda block, records: (msgspec.structs.replace(block, users=["another"]), records))
+    found = original_bytes(log, tmp_path, 0)
+    assert found[0] == "request 0, event 0: user differs from its original bytes"
+
+
+def test_original_bytes_that_are_missing_or_of_other_events_are_noticed(log: Log, tmp_path: Path) -> None:
+    rewrite(log, 0, 1, lambda block, records: (block, records[1:]))
+    assert "columns of" in original_bytes(log, tmp_path, 0)[0]
+    rewrite(log, 1, 1, lambda block, records: (block, [*records[:-1], b"{}"]))
+    [found] = original_bytes(log, tmp_path, 1)
+    assert "its original bytes are no event" in found
+
+
+def test_lenient_events_are_compared_by_what_no_rule_may_change(tmp_path: Path) -> None:
+    log = Log(tmp_path / "data")
+    odd = [make_event(cost_usd=None, model=None), make_event(input_tokens=5, cached_tokens=7), make_event()]
+    put(log, odd, handling="lenient")
+    catch_up(tmp_path / "data")
+    assert original_bytes(log, tmp_path, 0) == []
+
+    def change(block: message.Block, records: list[bytes]) -> Any:
+        rows = np.frombuffer(bytearray(block.rows), ROW)
+        rows["input"] += 3  # as a later rule may read the first two
+        return msgspec.structs.replace(block, rows=rows.tobytes()), records
+
+    rewrite(log, 0, 0, change)
+    assert original_bytes(log, tmp_path, 0) == ["request 0, event 2: input differs from its original bytes"]
+
+
+# --- damaged records ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", [EVENTS, ROWS, CLAIMS])
+def test_a_damaged_record_is_named_and_the_rest_is_checked(log: Log, tmp_path: Path, topic: str) -> None:
+    for offset in (1, 2):
+        flip(log, TopicPartition(topic, 0), offset)
+    verification, _ = verified(log, tmp_path, 0)
+    named = [(each.topic, each.offset) for each in verification.problems if each.kind == "damaged_record"]
+    assert named == [(topic, 1), (topic, 2)]
+    assert f"{topic}:0:1" in verification.problems[0].text
+    assert verification.messages == 5
+    assert "claims_missing" not in {each.kind for each in verification.problems} or topic == CLAIMS
+
+
+def test_a_damaged_event_that_is_a_dead_letter_is_known(log: Log, tmp_path: Path) -> None:
+    offset = log.append([Append(TopicPartition(EVENTS, 0), [(None, b"junk")])], NOON)[0]
+    letter = DeadLetter(EVENTS, 0, offset, "damaged", NOON, damaged=True)
+    log.append([Append(TopicPartition(DEAD_LETTERS, 0), [(letter.encode(), b"junk")])], NOON)
+    catch_up(tmp_path / "data")
+    flip(log, TopicPartition(EVENTS, 0), offset)
+    verification, different = verified(log, tmp_path, 0)
+    assert (verification.problems, different) == ([], [])
+    assert f"{EVENTS}:0:{offset}" in verification.notices[0]
+
+
+def test_damage_in_topics_that_no_partition_reads_is_found(log: Log) -> None:
+    log.append([Append(TopicPartition(DIRECTORY, 0), [(b"key/1", b"{}"), (b"key/2", b"{}")])], NOON)
+    assert damage_elsewhere(log) == []
+    flip(log, TopicPartition(DIRECTORY, 0), 0)
+    assert [(each.topic, each.offset) for each in damage_elsewhere(log)] == [(DIRECTORY, 0)]

@@ -1,0 +1,80 @@
+"""Do a message's columns say what the original bytes beside them say?
+
+A message keeps its events twice (`processor.core.message`): tables are made of the columns, people read the bytes. The
+bytes are decoded again here, by today's rules, which may take more than those of the day on which they were stored, and
+under `lenient` handling may read a field in another way. So columns are compared only where no rule that may change has
+a say: for events that any handling takes as they are. Of all others the id is compared.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.core import codec, latency, message
+from processor.core.columns import Columns
+from processor.core.message import Block, Message, MessageError
+
+NO_FUTURE: Final = 2**62
+"""An arrival, in microseconds, for which no timestamp lies in the future: that was checked at intake."""
+
+COMPARED: Final = ("id", "digest", "at", "input", "output", "cached", "cost", "flags", "latency")
+
+
+def differences(found: Message) -> Iterator[str]:
+    """What the original bytes of a message say otherwise than its columns; nothing if they agree.
+
+    Never raises: bytes that cannot be opened are a difference.
+    """
+    try:
+        originals = message.records(found)
+    except (MessageError, ValueError) as error:
+        yield f"its original bytes cannot be opened: {error}"
+        return
+    if len(originals) != len(found.blocks):
+        yield f"it has the original bytes of {len(originals)} requests, and columns of {len(found.blocks)}"
+        return
+    for number, (block, records) in enumerate(zip(found.blocks, originals, strict=True)):
+        where = f"request {number}"
+        if len(records) != len(block):
+            yield f"{where} has the original bytes of {len(records)} events, and columns of {len(block)}"
+        else:
+            yield from (f"{where}, {what}" for what in _in_block(block, records))
+
+
+def _in_block(block: Block, records: list[bytes]) -> Iterator[str]:
+    wire, rows = block.source.wire, block.columns()
+    plainly = codec.decode(wire, records, "partial", NO_FUTURE)
+    plain = np.ones(len(records), np.bool_)
+    plain[[place for place, _ in plainly.faults]] = False
+    yield from _in_columns(block, np.flatnonzero(plain), plainly.columns)
+    for place in np.flatnonzero(~plain).tolist():
+        again = codec.decode(wire, [records[place]], block.source.handling, NO_FUTURE)
+        if again.faults:
+            yield f"event {place}: its original bytes are no event: {again.faults[0][1]}"
+        elif (again.columns.rows["id"][0] != rows["id"][place]).any():
+            yield f"event {place}: its original bytes are those of another event"
+
+
+def _in_columns(block: Block, places: NDArray[np.int64], again: Columns) -> Iterator[str]:
+    """Compare the events at these places of a block with what they are decoded to."""
+    ours, theirs = block.columns()[places], again.rows
+    if block.source.handling == "lenient":  # which may have read such counts in another way
+        other = theirs["cached"] > theirs["input"]
+        for place in places[other & (ours["id"] != theirs["id"]).any(axis=1)].tolist():
+            yield f"event {place}: its original bytes are those of another event"
+        places, ours, theirs = places[~other], ours[~other], theirs[~other]
+    for name in COMPARED:
+        differs = ours[name] != theirs[name]
+        if name == "id":
+            differs = differs.any(axis=1)
+        elif name == "latency":  # messages of version 2 have none
+            differs &= ours[name] != latency.UNKNOWN
+        for place in places[differs].tolist():
+            yield f"event {place}: {name} differs from its original bytes"
+    for name, mine, other_names in (("user", block.users, again.users), ("dim", block.dims, again.dims)):
+        pairs = zip(places.tolist(), ours[name].tolist(), theirs[name].tolist(), strict=True)
+        for place, here, there in pairs:
+            if mine[here] != other_names[there]:
+                yield f"event {place}: {name} differs from its original bytes"

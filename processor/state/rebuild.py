@@ -1,0 +1,411 @@
+"""A partition's rows and ids made anew from its events, while nobody else writes to it.
+
+The new rows, the tombstones of those that are no more and the claims that were missing are one append, all or nothing,
+so whatever is killed: a start finds the old rows or the new ones, and the next rebuild begins anew. Only then are the
+old records deleted. Before it the index is thrown away, which the next start makes from the claims, and the committed
+offset is moved where neither the old nor the new rows have a gap behind them.
+
+The events are applied up to the first one that cannot be: that one is for the worker to bury, which goes on from there.
+What cannot be had is told; where the old rows have it, nothing is written unless that is allowed.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from msgspec import Struct, field
+
+from processor.core import claims, history, rowblock, tables
+from processor.core.claims import Claimed
+from processor.core.history import Loss, Range
+from processor.core.horizon import Horizon
+from processor.core.pipeline import Tables
+from processor.log import losses
+from processor.log.address import LogAddress
+from processor.log.letters import dead_offsets
+from processor.log.losses import Lost
+from processor.log.port import LogReader
+from processor.log.store import Append, Log, TopicPartition
+from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
+from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
+
+CLAIMS_RECORD: Final = 20_000
+"""Ids in one record of the claims log, about; 24 bytes each."""
+
+DELETE_STEP: Final = 20_000
+"""Old records deleted in one transaction."""
+
+
+class Refused(Exception):
+    """Nothing of the partition was written; the text says why, and what to do."""
+
+
+class Target(Protocol):
+    """Who writes for a rebuild, and is the only one."""
+
+    packs: bool
+    """Whether rows go in blocks."""
+    at: int
+    """The time of what is appended, microseconds since the epoch."""
+
+    def append(self, number: int, appends: Sequence[Append]) -> list[int]:
+        """Append all of it or nothing; durable on return."""
+        ...
+
+    def delete(self, tp: TopicPartition, before: int) -> None:
+        """Delete the records before an offset, where compaction does not do it by itself."""
+        ...
+
+    def drop_damaged(self, tp: TopicPartition, offset: int) -> None:
+        """Delete a record that nobody can read, where that can be done."""
+        ...
+
+    def commit(self, number: int, offset: int) -> None:
+        """The worker is to go on with this message of the events."""
+        ...
+
+
+class Rebuilt(Struct):
+    """What became of one partition."""
+
+    partition: int
+    offset: int = tables.NEVER
+    """The last message that the rows contain; the worker goes on from there."""
+    messages: int = 0
+    """How many were applied again."""
+    rows: int = 0
+    removed: int = 0
+    """Rows that were there and are no more."""
+    claims: int = 0
+    """Ids that were missing in the claims log."""
+    lost: list[str] = field(default_factory=list)
+    """What could not be had."""
+
+
+class Rebuild:
+    """One partition. `progress(done, total)` counts offsets of messages; `scratch` is an empty directory."""
+
+    def __init__(
+        self,
+        address: LogAddress,
+        log: LogReader,
+        number: int,
+        scratch: Path,
+        target: Target,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._index = address.data_dir / "index" / f"{number:04d}"
+        self._log = log
+        self._number = number
+        self._scratch = scratch
+        self._target = target
+        self._progress = progress
+        self._events = TopicPartition(EVENTS, number)
+        self._seen: set[tuple[str, int]] = set()
+
+    def run(self, *, allow_loss: bool) -> Rebuilt:
+        """Do it. Raises `Refused` if something would be lost that the rows have now, unless `allow_loss`."""
+        end = self._log.end(self._events)
+        failed: NotApplied | None = None
+        attempt = 0
+        while True:
+            done = Rebuilt(self._number)
+            self._seen.clear()
+            scratch = self._scratch / str(attempt)
+            again = Recomputation(self._log, self._number, scratch, self._note(done))
+            try:
+                self._run(again, done, end, failed, allow_loss=allow_loss)
+            except NotApplied as error:  # it takes with it all that was made: begin anew, and stop before it
+                end, failed = error.offset, error
+                attempt += 1
+                continue
+            finally:
+                again.close()
+                shutil.rmtree(scratch, ignore_errors=True)
+            return done
+
+    def _note(self, done: Rebuilt) -> Callable[[Unusable], None]:
+        def note(found: Unusable) -> None:
+            if (found.topic, found.offset) not in self._seen:
+                self._seen.add((found.topic, found.offset))
+                if found.topic == DEAD_LETTERS:  # what else there is comes back from the events, or is told by its gap
+                    done.lost.append(str(found))
+
+        return note
+
+    def _run(
+        self, again: Recomputation, done: Rebuilt, end: int, failed: NotApplied | None, *, allow_loss: bool
+    ) -> None:
+        again.read_lost()
+        again.read_checkpoint()
+        old_keys, had, horizon = self._old_rows(again)
+        if horizon is not None:  # it does not follow from the events
+            again.tables.close_by(horizon)
+        risks: list[str] = []
+        """What the rows have now, and will have no more."""
+        first = self._log.first(self._events)
+        start = again.base + 1
+        gone = _gone(again, start, first)
+        sealed: list[tuple[bytes | None, bytes | None]] = []
+        for each in gone:
+            text = f"messages {each.start} to {each.end - 1} are gone, and no checkpoint stands for them"
+            (risks if had >= each.start else done.lost).append(text)
+        again.void += gone
+        if first > start:
+            again.pass_over(first - 1)
+            start = first
+            sealed = [(again.tables.progress.key, tables.encode_value(again.tables.progress))]
+        if not again.checkpoint.is_sound:
+            progress = (again.tables.progress.key, tables.encode_value(again.tables.progress))
+            kept = {progress[0], again.tables.horizon.key}
+            sealed = [*((key, None) for key in sorted(again.checkpoint.keys - kept)), progress]
+        again.read_claims()
+        unknown = max(0, again.unclaimed())
+        if unknown:
+            text = (
+                f"the claims log lacks {unknown} of the {again.counted} ids up to message {again.base}, whose events "
+                "are deleted: those events count again where they are sent again"
+            )
+            (risks if had > again.base else done.lost).append(text)
+        missing = self._replay(again, done, start, end, had, risks, gone)
+        if failed is not None:
+            self._leave(again, done, failed.offset, str(failed), had, risks)
+        if had >= self._log.end(self._events):
+            risks.append(f"messages {self._log.end(self._events)} to {had}, which the rows contain, are gone")
+        if risks and not allow_loss:
+            raise Refused(
+                f"partition {self._number} is left as it is, for these rows cannot be made again: {'; '.join(risks)}. "
+                "With --allow-loss it is rebuilt without them"
+            )
+        done.lost += risks
+        self._tell_of_claims(again, done)
+        reports = [self._lost(history.EVENTS, each) for each in gone]
+        if unknown:
+            reports.append(self._lost(history.CLAIMS, Range(0, max(1, again.claims_from or 0)), unknown))
+        self._write(again, done, old_keys, missing, sealed, reports)
+
+    def _old_rows(self, again: Recomputation) -> tuple[set[bytes], int, Horizon | None]:
+        """The keys of all rows that there are, the offset up to which they contain the events, and their horizon."""
+        keys: set[bytes] = set()
+        progress, had = tables.encode_key(self._number, "progress"), tables.NEVER
+        horizon_key, horizon = tables.encode_key(self._number, "horizon"), None
+        for record in again.scan(ROWS):
+            try:
+                found = rowblock.expand(self._number, record.key or b"", record.value)
+            except ValueError:
+                continue
+            for key, value in found:
+                if value is None:
+                    keys.discard(key)
+                else:
+                    keys.add(key)
+                if key == progress:
+                    had = _offset_of(value)
+                if key == horizon_key and value is not None:
+                    with suppress(ValueError):
+                        horizon = Horizon(key, tables.decode_value(value))
+        return keys, had, horizon
+
+    def _replay(
+        self,
+        again: Recomputation,
+        done: Rebuilt,
+        start: int,
+        end: int,
+        had: int,
+        risks: list[str],
+        gone: list[Range],
+    ) -> list[Claimed]:
+        """Apply the events; returns the claims that are not in the log. Adds what is missing of them to `gone`."""
+        dead = dead_offsets(self._log, self._number, again.damage()) if again.has(DEAD_LETTERS) else set()
+        missing: list[Claimed] = []
+        expected = start
+        for offset, found in again.messages(start, end):
+            for gap in _gone(again, expected, offset):
+                (risks if had >= gap.start else done.lost).append(f"messages {gap.start} to {gap.end - 1} are gone")
+                gone.append(gap)
+                again.void.append(gap)
+            expected = offset + 1
+            if offset in dead or found is None:
+                again.tables.skip(offset)
+                continue
+            if isinstance(found, Unusable):
+                self._leave(again, done, offset, str(found), had, risks)
+                break
+            again.apply(offset, found)
+            done.messages += 1
+            if done.messages % FORGET == 0:
+                missing += _not_in(again, again.take_claims())
+            self._progress(offset + 1 - start, end - start)
+        return missing + _not_in(again, again.take_claims())
+
+    @staticmethod
+    def _leave(again: Recomputation, done: Rebuilt, offset: int, why: str, had: int, risks: list[str]) -> None:
+        """Leave a message to the worker. The rows have it only if ids were claimed with it, as all are that count."""
+        if offset <= had and any(claimed.offset == offset for _, claimed in again.claims()):
+            risks.append(why)
+        else:
+            done.lost.append(f"{why}; the worker goes on with it")
+
+    def _tell_of_claims(self, again: Recomputation, done: Rebuilt) -> None:
+        """What is wrong with the claims and cannot be mended."""
+        wrong = 0
+        for _, claimed in again.claims():
+            if again.base < claimed.offset <= again.tables.progress.offset:
+                keys, _ = arrays_of(claimed)
+                wrong += int((again.ids.find(keys)[0] != claimed.offset).sum())
+        if wrong:
+            done.lost.append(
+                f"{wrong} ids are claimed with messages that do not count them, and stay so: their events, sent again, "
+                "are taken for duplicates"
+            )
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        again: Recomputation,
+        done: Rebuilt,
+        old_keys: set[bytes],
+        missing: list[Claimed],
+        sealed: list[tuple[bytes | None, bytes | None]],
+        reports: list[Lost],
+    ) -> None:
+        number = self._number
+        done.offset = again.tables.progress.offset
+        forget_index(self._index)
+        if done.offset == tables.NEVER and not old_keys:
+            return  # an empty partition
+        before = self._log.committed(GROUP, self._events) or 0
+        if done.offset + 1 < before:
+            self._target.commit(number, done.offset + 1)
+        new_keys = set(_keys(again.tables))
+        again.sign()
+        again.tables.touch_all()
+        changes = again.tables.take_changes()
+        assert changes is not None
+        removed: list[tuple[bytes | None, bytes | None]] = [(key, None) for key in sorted(old_keys - new_keys)]
+        rows = TopicPartition(ROWS, number)
+        appends = [Append(rows, [*removed, *(changes.packed() if self._target.packs else changes.singles())])]
+        if missing:
+            appends.append(Append(TopicPartition(CLAIMS, number), [(None, each) for each in _records(missing)]))
+        if reports:
+            appends.append(Append(losses.HOME, [each.encode() for each in reports]))
+        if sealed:
+            appends.append(Append(TopicPartition(CHECKPOINTS, number), sealed))
+        firsts = self._target.append(number, appends)
+        done.rows, done.removed = len(new_keys) - 2, len(removed)
+        done.claims = sum(len(each.digests) // 8 for each in missing)
+        self._target.delete(rows, firsts[0])
+        if not again.checkpoint.is_sound:
+            self._target.delete(TopicPartition(CHECKPOINTS, number), firsts[-1])
+        for topic, offset in sorted(self._seen):
+            if topic in {CLAIMS, DEAD_LETTERS}:
+                self._target.drop_damaged(TopicPartition(topic, number), offset)
+        self._target.commit(number, done.offset + 1)
+
+    def _lost(self, topic: str, gone: Range, ids: int = 0) -> Lost:
+        return Lost(
+            topic=topic,
+            partition=self._number,
+            start=gone.start,
+            end=gone.end,
+            counted=topic == history.CLAIMS,
+            ids=ids,
+            reason="the tables were rebuilt without them",
+            at=self._target.at,
+        )
+
+
+class EmbeddedTarget:
+    """The embedded log, whose server is stopped; `at` is the time of what is appended, in microseconds."""
+
+    packs = True
+
+    def __init__(self, log: Log, at: int) -> None:
+        self._log = log
+        self.at = at
+
+    def append(self, number: int, appends: Sequence[Append]) -> list[int]:
+        """See `Target.append`."""
+        return self._log.append(appends, self.at)
+
+    def delete(self, tp: TopicPartition, before: int) -> None:
+        """See `Target.delete`."""
+        position: int | None = 0
+        while position is not None:
+            position, _ = self._log.compact(tp, position, before, DELETE_STEP, np.empty(0, np.int64))
+
+    def drop_damaged(self, tp: TopicPartition, offset: int) -> None:
+        """See `Target.drop_damaged`."""
+        self._log.drop_damaged(tp, offset)
+
+    def commit(self, number: int, offset: int) -> None:
+        """See `Target.commit`."""
+        self._log.commit(GROUP, [(TopicPartition(EVENTS, number), offset)])
+
+
+def forget_index(directory: Path) -> None:
+    """Delete an id index: the next who opens it makes it anew from the claims."""
+    (directory / "checkpoint.json").unlink(missing_ok=True)  # first: without it nothing else is believed
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _keys(found: Tables) -> Iterator[bytes]:
+    """The keys of all rows, progress and horizon among them."""
+    for _, row in found.users.rows():
+        yield row.key
+    for kind in (found.hours, found.latencies, found.windows):
+        yield from (row.key for row in kind.values())
+    yield found.progress.key
+    yield found.horizon.key
+
+
+def _gone(again: Recomputation, start: int, end: int) -> list[Range]:
+    """What of the messages that are not there from `start` to before `end` is not reported as counted nowhere yet; and
+    all from `start` on that were reported as gone from the log, and counted."""
+    known = [each for each in again.losses() if each.topic == history.EVENTS]
+    missing = [Loss(start, end, counted=False, reason="")] if start < end else []
+    missing += [each._replace(start=max(each.start, start)) for each in known if each.counted and each.end > start]
+    found = history.unrecorded(missing, [*(each for each in known if not each.counted), *_uncounted(again.void)])
+    return [Range(each.start, each.end) for each in found]
+
+
+def _uncounted(void: list[Range]) -> list[Loss]:
+    return [Loss(each.start, each.end, counted=False, reason="") for each in void]
+
+
+def _not_in(again: Recomputation, claimed: list[Claimed]) -> list[Claimed]:
+    """The claims of which the log has nothing."""
+    missing = []
+    for each in claimed:
+        keys, digests = arrays_of(each)
+        held = again.recorded.find(keys)[0]
+        unknown = (held < 0) | again.is_void(held)
+        if unknown.any():
+            missing.append(Claimed(each.offset, keys[unknown].tobytes(), digests[unknown].tobytes()))
+    return missing
+
+
+def _records(missing: list[Claimed]) -> Iterator[bytes]:
+    """Claims as the values of records of the claims log."""
+    waiting: list[Claimed] = []
+    size = 0
+    for each in missing:
+        waiting.append(each)
+        size += len(each.digests) // 8
+        if size >= CLAIMS_RECORD:
+            yield claims.encode(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield claims.encode(waiting)
+
+
+def _offset_of(progress: bytes | None) -> int:
+    try:
+        return tables.NEVER if progress is None else tables.progress_of(b"", tables.decode_value(progress)).offset
+    except ValueError:
+        return tables.NEVER

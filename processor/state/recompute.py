@@ -1,0 +1,268 @@
+"""One partition's tables made again from its events: what `verify` compares with and `rebuild` writes.
+
+Where retention has deleted events, the checkpoint that was sealed before stands for them, and the claims log for their
+ids. Everything else comes from the events: which copy of an id was the first, too, so the ids are kept here a second
+time, in files of a directory that is empty at the start.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.core import claims, message, tables
+from processor.core.claims import Claimed
+from processor.core.dedupe import U64, Mask
+from processor.core.history import CLAIMS as CLAIMS_LOST
+from processor.core.history import Loss, Range, digest_of, is_padding, void_ranges
+from processor.core.message import Message, MessageError
+from processor.core.pipeline import Tables
+from processor.log import losses
+from processor.log.errors import DamagedRecord
+from processor.log.losses import Lost
+from processor.log.port import LogReader
+from processor.log.sound import OnDamage, scan_sound
+from processor.log.store import Record, TopicPartition
+from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS
+from processor.state.index import IdIndex
+
+MESSAGES: Final = 100
+"""Event messages, or records of claims, read at a time."""
+
+FORGET: Final = 500
+"""Messages after which the list of changed rows, which nobody will write, is thrown away."""
+
+
+class Unusable(NamedTuple):
+    """A record that cannot be read, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    is_damaged: bool = False
+    """Its checksum does not match: nobody knows what it said."""
+
+    def __str__(self) -> str:
+        what = f"damaged: {self.reason}" if self.is_damaged else self.reason
+        return f"record {self.topic}:{self.partition}:{self.offset}: {what}"
+
+
+class Checkpoint(NamedTuple):
+    """What retention has sealed, as it stands in the log."""
+
+    is_sound: bool
+    """False if a record of it is damaged: nobody knows of which row."""
+    keys: frozenset[bytes]
+    """Of all of its rows."""
+
+
+class NotApplied(Exception):
+    """A message failed while it was applied: the tables made so far are of no use any more."""
+
+    def __init__(self, offset: int, error: Exception) -> None:
+        super().__init__(f"message {offset} cannot be applied: {error!r}")
+        self.offset = offset
+
+
+class Recomputation:
+    """The tables and ids of one partition, made again. Blocks for as long as reading takes.
+
+    `on_unusable` is given every record that cannot be read, whatever its topic; all others are read.
+    """
+
+    def __init__(self, log: LogReader, number: int, scratch: Path, on_unusable: Callable[[Unusable], None]) -> None:
+        self._log = log
+        self._number = number
+        self._on_unusable = on_unusable
+        self.ids = IdIndex(scratch / "ids", log.identity)
+        """Every id that the tables count, with the offset of the message that did."""
+        self.recorded = IdIndex(scratch / "claims", log.identity)
+        """Every id of the claims log, with the first offset that claims it there."""
+        self.tables = Tables(number, log.salt, self.ids)
+        self.checkpoint = Checkpoint(True, frozenset())
+        self.base = tables.NEVER
+        """The last offset that the checkpoint stands for."""
+        self.counted = 0
+        """Events that the checkpoint counts."""
+        self.claimed_before = 0
+        """Ids that the claims log has for the offsets up to `base`."""
+        self.last_claim = tables.NEVER
+        """The last offset that the claims log has an id for."""
+        self.claims_from: int | None = None
+        """The first record of the claims log that can be read; None: there is none."""
+        self.lost: list[Lost] = []
+        """What was reported of this partition."""
+        self._newest = (tables.NEVER, tables.UNKNOWN)
+        """Offset and digest of the message that was read last."""
+        self.void: list[Range] = []
+        """Events that are gone and in no table: what the claims log says of them is no claim."""
+
+    def close(self) -> None:
+        """Close the files of ids."""
+        self.ids.close()
+        self.recorded.close()
+
+    def damage(self) -> OnDamage:
+        """Has a damaged record among the unusable ones."""
+
+        def note(error: DamagedRecord) -> None:
+            self._on_unusable(_damaged(error))
+
+        return note
+
+    def scan(self, topic: str, start: int = 0, end: int | None = None, limit: int = 5000) -> Iterator[Record]:
+        """All records of this partition of a topic but the damaged ones."""
+        return scan_sound(self._log, TopicPartition(topic, self._number), self.damage(), start, end, limit)
+
+    # --- the beginning ----------------------------------------------------------------------------------------------
+
+    def has(self, topic: str) -> bool:
+        """Whether the log has this partition of a topic."""
+        return self._log.topics().get(topic, 0) > self._number
+
+    def read_checkpoint(self) -> None:
+        """Have the tables as of the offset `base`. First of all, then `read_claims`, then the events."""
+        if not self.has(CHECKPOINTS):
+            return
+        unusable = 0
+        keys: set[bytes] = set()
+
+        def count(error: DamagedRecord) -> None:
+            nonlocal unusable
+            unusable += 1
+            self.damage()(error)
+
+        base = Tables(self._number, self._log.salt, self.ids)
+        tp = TopicPartition(CHECKPOINTS, self._number)
+        for record in scan_sound(self._log, tp, count):
+            key = record.key or b""
+            try:
+                base.restore(key, record.value, record.offset)
+            except ValueError as error:
+                unusable += 1
+                self._on_unusable(Unusable(*tp, record.offset, str(error)))
+                continue
+            keys.add(key)
+        self.checkpoint = Checkpoint(not unusable, frozenset(keys))
+        if not unusable:
+            self.tables = base
+            self.base = base.progress.offset
+            self.counted = sum(row.requests for _, row in base.users.rows())
+
+    def read_lost(self) -> None:
+        """Have what was reported as lost. Before everything else."""
+        for record in scan_sound(self._log, losses.HOME, self.damage()):
+            if record.value is not None and (record.key or b"").startswith(f"{losses.KIND}/".encode()):
+                found = losses.decode(record.value)
+                if found.partition == self._number:
+                    same = (found.topic, found.start)
+                    self.lost = [each for each in self.lost if (each.topic, each.start) != same] + [found]
+        self.void = void_ranges(self.losses())
+
+    def losses(self) -> list[Loss]:
+        """The same as a start compares it."""
+        return [Loss(each.start, each.end, each.counted, each.reason, each.topic, each.ids) for each in self.lost]
+
+    def unclaimed(self) -> int:
+        """How many ids of the events that the checkpoint counts are not claimed, nor reported as lost; below 0: so many
+        more are claimed."""
+        reported = sum(each.ids for each in self.lost if each.topic == CLAIMS_LOST)
+        missing = self.counted - self.claimed_before
+        return missing if missing < 0 else max(0, missing - reported)
+
+    def pass_over(self, offset: int) -> None:
+        """Go on as if a checkpoint stood for all messages up to `offset`."""
+        self.tables.skip(offset)
+        self.base = offset
+
+    def is_void(self, offsets: NDArray[np.int64]) -> Mask:
+        """Which of these offsets are of events that are gone."""
+        found = np.zeros(len(offsets), np.bool_)
+        for each in self.void:
+            found |= (offsets >= each.start) & (offsets < each.end)
+        return found
+
+    def read_claims(self) -> None:
+        """Have the ids of the claims log. Beside a worker: after the rows, whose ids are there then."""
+        for _, claimed in self.claims():
+            keys, digests = arrays_of(claimed)
+            before = len(self.recorded)
+            self.recorded.claim(keys, digests, claimed.offset)
+            self.last_claim = max(self.last_claim, claimed.offset)
+            if claimed.offset <= self.base:
+                self.claimed_before += len(self.recorded) - before
+                self.ids.claim(keys, digests, claimed.offset)
+
+    def claims(self) -> Iterator[tuple[int, Claimed]]:
+        """All that the claims log says, with the offsets of its records."""
+        if not self.has(CLAIMS):
+            return
+        for record in self.scan(CLAIMS, limit=MESSAGES):
+            try:
+                found = claims.decode(record.value or b"")
+            except ValueError as error:
+                self._on_unusable(Unusable(CLAIMS, self._number, record.offset, str(error)))
+                continue
+            self.claims_from = record.offset if self.claims_from is None else min(self.claims_from, record.offset)
+            for claimed in found:
+                if not any(claimed.offset in each for each in self.void):
+                    yield record.offset, claimed
+
+    # --- the events -------------------------------------------------------------------------------------------------
+
+    def messages(self, start: int, end: int) -> Iterator[tuple[int, Message | Unusable | None]]:
+        """The event messages from `start` to before `end`, in order; those that cannot be read by what is wrong. None:
+        it says nothing, see `history.is_padding`."""
+        waiting: list[Unusable] = []
+        tp = TopicPartition(EVENTS, self._number)
+
+        def note(error: DamagedRecord) -> None:
+            waiting.append(_damaged(error))
+
+        for record in scan_sound(self._log, tp, note, start, end, MESSAGES):
+            while waiting and waiting[0].offset < record.offset:
+                yield waiting[0].offset, waiting.pop(0)
+            self._newest = record.offset, digest_of(record.key, record.value)
+            if is_padding(record.value):
+                yield record.offset, None
+                continue
+            try:
+                yield record.offset, message.decode(record.value or b"")
+            except MessageError as error:
+                yield record.offset, Unusable(*tp, record.offset, str(error))
+        for found in waiting:
+            if found.offset < end:
+                yield found.offset, found
+
+    def sign(self) -> None:
+        """Have the progress name the message that it ends with, and where the claims begin."""
+        offset, digest = self._newest
+        progress = self.tables.progress
+        progress.digest = digest if offset == progress.offset else tables.UNKNOWN
+        tp = TopicPartition(CLAIMS, self._number)
+        progress.claims_from = self._log.end(tp) if self.claims_from is None else self.claims_from
+
+    def apply(self, offset: int, decoded: Message) -> None:
+        """Apply a message. Raises `NotApplied`: then nothing of this object is of any use."""
+        try:
+            self.tables.apply(offset, decoded, self.tables.prepare(decoded))
+        except Exception as error:
+            raise NotApplied(offset, error) from error
+
+    def take_claims(self) -> list[Claimed]:
+        """The ids claimed since the last call; forgets which rows have changed."""
+        changes = self.tables.take_changes()
+        return [] if changes is None else changes.claimed
+
+
+def arrays_of(claimed: Claimed) -> tuple[U64, U64]:
+    """Keys, shape (n, 2), and digests of what one message claimed."""
+    return np.frombuffer(claimed.keys, "<u8").reshape(-1, 2), np.frombuffer(claimed.digests, "<u8")
+
+
+def _damaged(error: DamagedRecord) -> Unusable:
+    reason = str(error).partition(" is damaged: ")[2]
+    return Unusable(error.topic, error.partition, error.offset, reason, is_damaged=True)

@@ -1,0 +1,169 @@
+"""`spendstream rebuild`: rows and id index anew from the events."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from processor import logs
+from processor.log.address import LogAddress
+from processor.log.checkpointer import Checkpointer
+from processor.log.errors import LogError
+from processor.log.locks import FileLock
+from processor.log.port import LogWriter
+from processor.log.store import Log
+from processor.log.topics import EVENTS, PARTITIONED
+from processor.settings import Settings
+from processor.state.rebuild import EmbeddedTarget, Rebuild, Rebuilt, Refused, Target
+from processor.wall_clock import now
+from server.cli.common import fail, load_or_exit, settings_options
+from server.cli.output import print_json, say
+from server.cli.progress import Show, progress_bar
+
+EXIT_LOST: Final = 1
+"""It was rebuilt, and something could not be had."""
+
+SCRATCH: Final = "rebuild-"
+"""What the directories of ids begin with that are needed meanwhile."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON")
+@click.option(
+    "--allow-loss", is_flag=True, help="Go on where the rows have what the events do not, and rebuild without it"
+)
+@settings_options(Settings, "data_dir", "broker")
+def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
+    """Make all rows and the id index anew from the events, while the server (on Kafka: every worker) is stopped.
+
+    Where retention has deleted events, their checkpoint is what it starts from. Claims that are missing are written
+    again; keys, quotas, budgets and dead letters stay as they are. What cannot be had is named, and the exit code is
+    then 1. A partition whose rows have something that the events do not is left as it is, unless --allow-loss is given
+    (exit code 2).
+
+    It may be stopped or killed at any moment, and run again: each partition is replaced in one piece. The id index is
+    made by the next start. It needs memory for the rows of one partition, twice, and room on the disk for its rows and
+    ids (56 bytes each).
+
+    \b
+    Example:
+      spendstream verify || spendstream rebuild
+    """
+    settings = load_or_exit(Settings, flags)
+    logs.configure(settings, "rebuild")
+    try:
+        with _alone(settings), _opened(settings) as log, progress_bar("rebuild") as bar:
+            target = _target(settings, log)
+            done: list[Rebuilt] = []
+            for number in range(log.partitions):
+                try:
+                    done.append(_rebuild(settings, log, target, number, bar(f"partition {number}"), allow_loss))
+                except Refused as error:
+                    _report(done, as_json)
+                    fail(str(error))
+    except LogError as error:
+        fail(str(error))
+    _report(done, as_json)
+    sys.exit(EXIT_LOST if any(each.lost for each in done) else 0)
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Nothing runs on the data directory, and nothing starts there meanwhile."""
+    if settings.broker == "sqlite://" and not settings.data_dir.is_dir():
+        raise LogError(f"there is no log in {settings.data_dir}: name the data directory of the server")
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    locks = [FileLock(settings.data_dir / name) for name in ("serve.lock", "worker.lock")]
+    try:
+        for lock in locks:
+            lock.take(f"a server or worker runs on {settings.data_dir}: stop it first")
+        for left in settings.data_dir.glob(f"{SCRATCH}*"):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        for lock in locks:
+            lock.close()
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[LogWriter]:
+    """The log, with all of its topics. Raises `LogError` if there is none, or no events."""
+    address = LogAddress.of(settings)
+    log = address.open(create=False)
+    held = ExitStack()
+    try:
+        address.claim(log.identity, keeps=False)
+        topics = log.topics()
+        if EVENTS not in topics:
+            raise LogError(f"the topic {EVENTS} is gone: there is nothing to rebuild from")
+        if address.kafka is None:
+            held.enter_context(_checkpoints(settings.data_dir))
+        if missing := [topic for topic in PARTITIONED if topic not in topics]:
+            if address.kafka is None:
+                raise LogError(f"the log in {settings.data_dir} has no topics {', '.join(missing)}: restore a backup")
+            log.close()
+            log = address.open(topics[EVENTS], create=True)
+        yield log
+    finally:
+        log.close()
+        held.close()
+
+
+@contextmanager
+def _checkpoints(data_dir: Path) -> Iterator[None]:
+    """The write-ahead log stays small, and at the end everything is in the log's file."""
+    checkpointer = Checkpointer(data_dir)
+    checkpointer.start()
+    try:
+        yield
+    finally:
+        checkpointer.stop()
+
+
+def _target(settings: Settings, log: LogWriter) -> Target:
+    if isinstance(log, Log):
+        return EmbeddedTarget(log, now())
+    from processor.log.kafka_owner import Owner
+
+    address = LogAddress.of(settings)
+    assert address.kafka is not None
+    owner = Owner(address.kafka, now())
+    owner.check_alone()
+    return owner
+
+
+def _rebuild(settings: Settings, log: LogWriter, target: Target, number: int, show: Show, allow_loss: bool) -> Rebuilt:
+    with tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=SCRATCH) as scratch:
+        address = LogAddress.of(settings)
+        return Rebuild(address, log, number, Path(scratch), target, show).run(allow_loss=allow_loss)
+
+
+def _report(done: list[Rebuilt], as_json: bool) -> None:
+    if as_json:
+        print_json({"partitions": [_public(each) for each in done]})
+        return
+    for each in done:
+        say(
+            f"partition {each.partition}: {each.messages} messages applied up to {each.offset}, {each.rows} rows "
+            f"written, {each.removed} removed, {each.claims} claims written"
+        )
+        for text in each.lost:
+            say(f"partition {each.partition}: could not be had: {text}")
+    say(f"{len(done)} partitions rebuilt; the id index is made by the next start")
+
+
+def _public(done: Rebuilt) -> dict[str, Any]:
+    return {
+        "partition": done.partition,
+        "offset": done.offset,
+        "messages": done.messages,
+        "rows": done.rows,
+        "removed": done.removed,
+        "claims": done.claims,
+        "lost": done.lost,
+    }
