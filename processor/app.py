@@ -10,10 +10,10 @@ from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
 from processor import restart
-from processor.core.history import Loss, unrecorded
+from processor.core.history import RESTORE, Loss, unrecorded
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.errors import HistoryMismatch, LogUnavailable
+from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
 from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.settings import Settings
@@ -21,6 +21,7 @@ from processor.state import loader
 from processor.state.applier import Applier
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition
+from processor.state.rebuild import repair
 from processor.state.recovery import refuse
 from processor.state.rows import RowTable
 from processor.state.sealer import Sealer
@@ -172,27 +173,40 @@ class Application:
 
     def _load(self, number: int, clock: Callable[[], int]) -> Partition:
         try:
-            return loader.load(self._address, number, clock)
+            try:
+                return loader.load(self._address, number, clock)
+            except DamagedRecord as error:
+                return self._load_repaired(number, clock, error)
         except HistoryMismatch as error:
             refuse(error)
+
+    def _load_repaired(self, number: int, clock: Callable[[], int], found: DamagedRecord) -> Partition:
+        """Load a partition whose rows or claims have a damaged record: what they said follows from the events."""
+        get_logger().critical("record.damaged", error=str(found), healing="the partition is made anew from its events")
+        done = repair(self._address, number, clock())
+        get_logger().warning("partition.repaired", partition=number, rows=done.rows, claims=done.claims, lost=done.lost)
+        try:
+            return loader.load(self._address, number, clock)
+        except DamagedRecord as error:
+            raise HistoryMismatch(f"{error}, and cannot be made anew. Stop all processes and {RESTORE}") from None
 
     def _resume_at(self, number: int) -> int | None:
         """The next offset to read of a partition; None: it is not owned."""
         partition = self._owned().get(number)
         return None if partition is None else partition.expected
 
-    async def _lost(self, number: int, start: int, end: int) -> None:
+    async def _lost(self, number: int, start: int, end: int, reason: str) -> None:
         while True:
             try:
-                return await asyncio.to_thread(self._report, number, start, end)
+                return await asyncio.to_thread(self._report, number, start, end, reason)
             except LogUnavailable as error:
                 get_logger().warning("log.unavailable", error=str(error))
                 await asyncio.sleep(1)
 
-    def _report(self, number: int, start: int, end: int) -> None:
+    def _report(self, number: int, start: int, end: int, reason: str) -> None:
         log = self._address.open()
         try:
-            loss = Loss(start, end, counted=False, reason="missing in the log")
+            loss = Loss(start, end, counted=False, reason=reason)
             known = losses.of_partition(log, number)
             for each in losses.report(log, number, unrecorded([loss], known), self._clock()):
                 get_logger().error("events.lost", partition=number, first=each.start, last=each.end - 1, text=each.text)

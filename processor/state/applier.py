@@ -64,8 +64,9 @@ class Delivered(Protocol):
 Exists = Callable[[int, int, int], Awaitable[bool]]
 """(partition, from offset, to before offset): does the log hold a message there?"""
 
-Lost = Callable[[int, int, int], Awaitable[None]]
-"""(partition, from offset, to before offset): report messages that are gone and in no table. Durable on return."""
+Lost = Callable[[int, int, int, str], Awaitable[None]]
+"""(partition, from offset, to before offset, reason): report messages that are gone and in no table. Durable on return.
+"""
 
 AppendAll = Callable[[list[Append]], Awaitable[list[int]]]
 """Append to several partitions, all or nothing; raises `LogUnavailable`."""
@@ -147,7 +148,7 @@ class Applier:
         if await self._exists(partition.number, partition.expected, offset):
             self._broken = True
             raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
-        await self._lost(partition.number, partition.expected, offset)
+        await self._lost(partition.number, partition.expected, offset, "missing in the log")
 
     async def _take(self, partition: Partition, delivered: Delivered) -> bool:
         """Apply a message now or with the next ones, or bury it; False: it is not for this program to judge."""
@@ -224,6 +225,8 @@ class Applier:
         to = TopicPartition(DEAD_LETTERS, partition.number)
         await self._append_at_last([Append(to, [(letter.encode(), delivered.value)])])
         partition.dead.add(delivered.offset)
+        if damaged:
+            await self._lost(partition.number, delivered.offset, delivered.offset + 1, "damaged, see the dead letters")
 
     # --- flushing ---------------------------------------------------------------------------------------------------
 

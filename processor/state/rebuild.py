@@ -10,6 +10,7 @@ What cannot be had is told; where the old rows have it, nothing is written unles
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from processor.core.horizon import Horizon
 from processor.core.pipeline import Tables
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.errors import HistoryMismatch
 from processor.log.letters import dead_offsets
 from processor.log.losses import Lost
 from processor.log.port import LogReader
@@ -34,6 +36,9 @@ from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusabl
 
 CLAIMS_RECORD: Final = 20_000
 """Ids in one record of the claims log, about; 24 bytes each."""
+
+SCRATCH: Final = "rebuild-"
+"""What the directories of ids begin with that are needed meanwhile."""
 
 DELETE_STEP: Final = 20_000
 """Old records deleted in one transaction."""
@@ -346,6 +351,23 @@ class EmbeddedTarget:
     def commit(self, number: int, offset: int) -> None:
         """See `Target.commit`."""
         self._log.commit(GROUP, [(TopicPartition(EVENTS, number), offset)])
+
+
+def repair(address: LogAddress, number: int, at: int) -> Rebuilt:
+    """Make a partition of the embedded log anew, of which a start has found records damaged. Blocks.
+
+    Raises `HistoryMismatch`, with what to do, where the rows have something that the events do not.
+    """
+    log = address.open()
+    assert isinstance(log, Log)
+    try:
+        with tempfile.TemporaryDirectory(dir=address.data_dir, prefix=SCRATCH) as scratch:
+            made = Rebuild(address, log, number, Path(scratch), EmbeddedTarget(log, at), lambda done, total: None)
+            return made.run(allow_loss=False)
+    except Refused as error:
+        raise HistoryMismatch(f"{error} (`spendstream rebuild --allow-loss`)") from None
+    finally:
+        log.close()
 
 
 def forget_index(directory: Path) -> None:

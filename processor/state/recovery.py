@@ -287,10 +287,10 @@ class Recovery:
     def _close_end(self, facts: Facts) -> None:
         """Of the embedded log the last records can be gone without its end going back: whoever waits for that end would
         wait for ever, so there has to be a record."""
-        if isinstance(self._log, Log) and facts.first < facts.end:
-            last = self._log.read(self._events, facts.end - 1, 1)
-            if not last:
-                self._log.append([Append(self._events, [PADDING])], self._at)
+        if not isinstance(self._log, Log) or facts.first == facts.end:
+            return
+        if next(self._messages(facts.end - 1, facts.end), None) is None:
+            self._log.append([Append(self._events, [PADDING])], self._at)
 
     # --- computing anew ---------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from processor.log.port import LogWriter
 from processor.log.store import Log
 from processor.log.topics import EVENTS, PARTITIONED
 from processor.settings import Settings
-from processor.state.rebuild import EmbeddedTarget, Rebuild, Rebuilt, Refused, Target
+from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, Rebuilt, Refused, Target
 from processor.wall_clock import now
 from server.cli.common import fail, load_or_exit, settings_options
 from server.cli.output import print_json, say
@@ -27,9 +27,6 @@ from server.cli.progress import Show, progress_bar
 
 EXIT_LOST: Final = 1
 """It was rebuilt, and something could not be had."""
-
-SCRATCH: Final = "rebuild-"
-"""What the directories of ids begin with that are needed meanwhile."""
 
 
 @click.command()

@@ -105,7 +105,7 @@ class Product:
         async def exists(number: int, start: int, before: int) -> bool:
             return any(record.offset < before for record in log.read(E0, start, 1))
 
-        async def lost(number: int, start: int, end: int) -> None:
+        async def lost(number: int, start: int, end: int, reason: str) -> None:
             losses.report(log, number, [Loss(start, end, counted=False, reason="")], NOON)
 
         applier = Applier(lambda: {0: partition}, append, lambda: NOON, 0.01, exists, lost)

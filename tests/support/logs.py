@@ -73,7 +73,7 @@ async def _catch_up(data_dir: Path) -> None:
     async def exists(number: int, start: int, before: int) -> bool:
         return any(record.offset < before for record in log.read(TopicPartition(EVENTS, number), start, 1))
 
-    async def lost(number: int, start: int, end: int) -> None:
+    async def lost(number: int, start: int, end: int, reason: str) -> None:
         losses.report(log, number, [Loss(start, end, counted=False, reason="missing in the log")], NOON)
 
     applier = Applier(lambda: partitions, append, lambda: NOON, 0.01, exists, lost)

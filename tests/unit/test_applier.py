@@ -79,7 +79,7 @@ class Worker:
             running=clocks[1],
         )
 
-    async def _lose(self, partition: int, start: int, end: int) -> None:
+    async def _lose(self, partition: int, start: int, end: int, reason: str) -> None:
         self.lost.append((partition, start, end))
 
     async def _exists(self, partition: int, start: int, before: int) -> bool:
@@ -213,6 +213,7 @@ async def test_a_damaged_record_is_buried_and_never_counted(worker: Worker) -> N
     await worker.applier.flush()
     assert sound.acks == damaged.acks == 1
     assert len(worker.partition.index) == 1
+    assert worker.lost == [(0, 1, 2)]
     [letter] = worker.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
     dead = DeadLetter.decode(letter.key or b"")
     assert "spendstream.events:0:1 is damaged" in dead.reason

@@ -39,6 +39,7 @@ def test_a_damaged_record_makes_an_api_unready_by_name_until_it_can_be_read(
     follower = Follower(LogAddress(tmp_path), 1, view, lambda: NOON, lambda: None)
     anything: Any = publisher
     health = LogHealth(anything, view, 30, time.monotonic, damage=lambda: follower.damage)
+    follower.heals = False  # as on Kafka, where no worker makes the record anew
     follower.start()
     with pytest.raises(DamagedRecord, match=r"record spendstream\.rows:0:7 is damaged"):
         follower.wait_read_all()  # at the start: the process ends with it
