@@ -63,6 +63,8 @@ class LogPublisher:
         self._guard = guard
         self._contained = contained
         self._settled = settled
+        self._before: Mapping[int, int] = {}
+        """What the tables contained when the append under way began."""
         self._used: dict[int, int] = {}
         """partition -> an offset that was used when the append under way began. Like `_given`, of the committer."""
         self._given = Acknowledged(marks, self.identity, self.partitions)
@@ -108,7 +110,7 @@ class LogPublisher:
     def _begin(self) -> None:
         """In the committer's thread, right before an append. Raises `LogUnavailable` to keep it from being begun."""
         self._guard()
-        contained = self._contained()  # before: the worker may be quicker than the answer
+        contained = self._before = self._contained()  # before: the worker may be quicker than the answer
         self._used = {
             partition: max(contained.get(partition, NEVER), self._given[partition])
             for partition in range(self.partitions)
@@ -134,7 +136,7 @@ class LogPublisher:
         again = {partition: offset for partition, offset in given.items() if offset <= self._used[partition]}
         for partition, offset in again.items():
             if offset <= self._given[partition]:
-                self._report_lost(partition, offset)
+                self._report_lost(partition, offset, self._before)  # by now they may contain what took its place
         if again:
             where = ", ".join(f"partition {partition} at {offset}" for partition, offset in sorted(again.items()))
             return LogUnavailable(f"it has lost its end ({where}), which has to be filled up first")
@@ -148,11 +150,12 @@ class LogPublisher:
         """
         for partition, last in self._ends().items():
             if last < self._given[partition]:
-                self._report_lost(partition, last + 1)
+                self._report_lost(partition, last + 1, self._settled())
 
-    def _report_lost(self, partition: int, offset: int) -> None:
-        """What was acknowledged from `offset` on is gone, and perhaps not in the tables. Blocks."""
-        start, end = max(offset, self._settled().get(partition, NEVER) + 1), self._given[partition] + 1
+    def _report_lost(self, partition: int, offset: int, contained: Mapping[int, int]) -> None:
+        """What was acknowledged from `offset` on is gone, and not in the tables as they were known before (`contained`):
+        rather one too many is reported than one too few. Blocks."""
+        start, end = max(offset, contained.get(partition, NEVER) + 1), self._given[partition] + 1
         self._given.forget(partition)
         self._acknowledged.pop(partition, None)  # nobody has to wait for what is gone
         if start >= end:

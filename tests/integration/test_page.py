@@ -237,6 +237,7 @@ def test_all_time_has_no_beginning(chrome: Browser, fresh: Server) -> None:
         expect(page.locator("#models tbody td.money").first).to_have_text("$0.9375")
         expect(page.locator("#users tbody th")).to_have_text(["now", "0001-01-01", "1970-01-01", "1969-12-31"])
         page.get_by_text("Show as a table").first.click()
+        expect(page.locator("#chart tbody tr")).to_have_count(len(days) + 1)
         rows = [row.locator("th, td").all_inner_texts() for row in page.locator("#chart tbody tr").all()]
         assert rows[1:] == [[day, dollars(days[day])] for day in sorted(days, reverse=True)]
         assert rows[0][1] == "$0.50"

@@ -296,7 +296,8 @@ def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = Log(directory, partitions=1)
     put(log, [make_event(user_id=name, model=name) for name in ("zoë", "日本", "😀")])
     catch_up(directory)
-    letter = DeadLetter(EVENTS, 0, 77, "日本 zoë", NOON)
+    [dead] = log.append([Append(TopicPartition(EVENTS, 0), [(None, b"junk")])], NOON)
+    letter = DeadLetter(EVENTS, 0, dead, "日本 zoë", NOON)
     log.append([Append(TopicPartition(DEAD_LETTERS, 0), [(letter.encode(), b"junk")])], NOON)
     log.close()
     assert run_cli(directory, "budgets", "set", "--usd", "1", "--window", "day", "--user", "日本").returncode == 0
