@@ -17,6 +17,7 @@ from processor.log.checkpointer import Checkpointer
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.locks import FileLock
 from processor.settings import Settings, SettingsError, load
+from processor.state.rebuild import remove_scratch
 from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0
@@ -36,6 +37,7 @@ def main() -> int:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(settings.data_dir / "worker.lock")
         lock.take("another worker runs on this data directory", LOCK_PATIENCE)
+        remove_scratch(settings.data_dir)
         application = Application(settings, now)
     except (SettingsError, LogError) as error:
         print(visible_lines(f"spendstream worker: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly

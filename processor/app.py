@@ -15,7 +15,7 @@ from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
 from processor.log.store import TopicPartition
-from processor.log.topics import EVENTS, ROWS
+from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.settings import Settings
 from processor.state import loader
 from processor.state.applier import Applier
@@ -168,6 +168,8 @@ class Application:
         try:
             found = log.read(TopicPartition(EVENTS, number), start, 1)
             return bool(found) and found[0].offset < before
+        except DamagedRecord as error:  # it is there
+            return error.offset < before
         finally:
             log.close()
 
@@ -182,6 +184,8 @@ class Application:
 
     def _load_repaired(self, number: int, clock: Callable[[], int], found: DamagedRecord) -> Partition:
         """Load a partition whose rows or claims have a damaged record: what they said follows from the events."""
+        if found.topic not in {ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS}:
+            raise HistoryMismatch(f"{found}. Stop all processes and {RESTORE}")
         get_logger().critical("record.damaged", error=str(found), healing="the partition is made anew from its events")
         done = repair(self._address, number, clock())
         get_logger().warning("partition.repaired", partition=number, rows=done.rows, claims=done.claims, lost=done.lost)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -36,6 +37,11 @@ EXIT_BROKEN: Final = 70
 
 SHORT: Final = 2.0
 """Seconds for which events may be missing from the tables before that is said to be so."""
+
+HEALING: Final = 5.0
+"""Seconds in which a worker that is just starting has made a damaged record anew, or is about to."""
+EXIT_DAMAGED: Final = 75
+"""EX_TEMPFAIL of sysexits.h: rows are damaged, and a start of the worker would make them anew."""
 
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
@@ -79,10 +85,22 @@ class _Following(threading.Thread):
     """Whether somebody else is about to make a damaged record anew."""
 
     def wait_read_all(self) -> None:
-        """Block until everything that was there at the start has been read. Raises `DamagedRecord`."""
+        """Block until everything that was there at the start has been read. Raises `DamagedRecord`.
+
+        Where a start of the worker makes the record anew, and does not within `HEALING`, ends the process: a worker
+        that runs reads none of its rows, and its supervisor has to start it anew.
+        """
+        since: float | None = None
         while not self.read_all.wait(PAUSE / 2):
-            if self.damage is not None and not self.heals:
+            if self.damage is None:
+                since = None
+            elif not self.heals:
                 raise self.damage
+            elif since is None:
+                since = time.monotonic()
+            elif time.monotonic() - since > HEALING:
+                get_logger().critical("api.waits_for_repair", error=str(self.damage))
+                os._exit(EXIT_DAMAGED)
 
     def stop(self) -> None:
         """End the thread and wait for it."""

@@ -133,6 +133,8 @@ class LogPublisher:
             if isinstance(outcome, dict):
                 for partition, offset in outcome.items():
                     given[partition] = max(offset, given.get(partition, NEVER))
+        if any(offset < 0 for offset in given.values()):  # librdkafka: it is there, nobody knows where
+            return LogUnavailable("the broker did not say where it put the events")
         again = {partition: offset for partition, offset in given.items() if offset <= self._used[partition]}
         for partition, offset in again.items():
             if offset <= self._given[partition]:
@@ -153,7 +155,7 @@ class LogPublisher:
                 self._report_lost(partition, last + 1, self._settled())
 
     def _report_lost(self, partition: int, offset: int, contained: Mapping[int, int]) -> None:
-        """What was acknowledged from `offset` on is gone, and not in the tables as they were known before (`contained`):
+        """What was acknowledged from `offset` on is gone, and not in the tables as they were known before, `contained`:
         rather one too many is reported than one too few. Blocks."""
         start, end = max(offset, contained.get(partition, NEVER) + 1), self._given[partition] + 1
         self._given.forget(partition)

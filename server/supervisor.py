@@ -27,6 +27,7 @@ from processor.log.locks import FileLock
 from processor.wall_clock import now
 from server import bootstrap, ports
 from server.crew import VARIABLE, Crew
+from server.follower import EXIT_DAMAGED
 from server.settings import ServerSettings
 
 STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
@@ -49,6 +50,10 @@ class Child:
         self.role = role
         self.on_broken: Callable[[], None] = lambda: None
         """Called when the child has ended because the log must not be used any more: no process may go on with it."""
+        self.on_damaged: Callable[[float], None] = lambda began: None
+        """Called when the child has ended because of rows that a start of the worker makes anew, with its own start."""
+        self.is_ready_since: float | None = None
+        """When (monotonic) the process that runs now said that it is ready."""
         self.environment = dict(environment)
         self.ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         """The first ready line, or `SystemExit` if the child says that it can never start."""
@@ -68,8 +73,11 @@ class Child:
             if code == EXIT_USAGE and not self.ready.done():
                 self.ready.set_exception(SystemExit(EXIT_USAGE))
                 return
+            self.is_ready_since = None
             if code == EXIT_BROKEN:
                 self.on_broken()
+            elif code == EXIT_DAMAGED:
+                self.on_damaged(began)
             if time.monotonic() - began > STABLE:
                 backoff = FIRST_BACKOFF
             hint = {"hint": KILLED} if code == -signal.SIGKILL else {}
@@ -100,6 +108,7 @@ class Child:
         except ValueError:
             return
         if isinstance(said, dict) and said.get("event") == "ready":
+            self.is_ready_since = time.monotonic()
             if not self.ready.done():
                 self.ready.set_result(said)
             for door in ("http", "grpc"):  # a child that comes back must be found where its predecessor was
@@ -152,6 +161,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
         children = [worker, *apis]
         for child in children:
             child.on_broken = partial(_kill_all, children)
+            child.on_damaged = partial(_start_anew, worker)
         tasks = [asyncio.create_task(child.run()) for child in children]
         try:
             return await _serve(settings, children, made, stop)
@@ -170,6 +180,12 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
 def _kill_all(children: Sequence[Child]) -> None:
     for child in children:
         child.kill()
+
+
+def _start_anew(worker: Child, before: float) -> None:
+    """A worker that was ready `before` reads no rows any more, and makes none anew; one that starts is about to."""
+    if worker.is_ready_since is not None and worker.is_ready_since < before:
+        worker.kill()
 
 
 async def _apis(settings: ServerSettings, environment: Mapping[str, str], fd: int, held: ExitStack) -> list[Child]:

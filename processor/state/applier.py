@@ -129,7 +129,12 @@ class Applier:
         partition.expected = delivered.offset + 1
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
-        if delivered.offset in partition.dead or (is_padding(delivered.value) and not delivered.is_damaged):
+        progress = partition.tables.progress.offset
+        if (
+            delivered.offset in partition.dead
+            or (is_padding(delivered.value) and not delivered.is_damaged)
+            or (delivered.is_damaged and delivered.offset <= progress)  # a replay: it was counted before it was damaged
+        ):
             self._apply_waiting()
             partition.tables.skip(delivered.offset)
         elif not await self._take(partition, delivered):
@@ -148,7 +153,9 @@ class Applier:
         if await self._exists(partition.number, partition.expected, offset):
             self._broken = True
             raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
-        await self._lost(partition.number, partition.expected, offset, "missing in the log")
+        start = max(partition.expected, partition.tables.progress.offset + 1)  # what was counted is no loss to report
+        if start < offset:
+            await self._lost(partition.number, start, offset, "missing in the log")
 
     async def _take(self, partition: Partition, delivered: Delivered) -> bool:
         """Apply a message now or with the next ones, or bury it; False: it is not for this program to judge."""

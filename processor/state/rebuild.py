@@ -165,7 +165,7 @@ class Rebuild:
             sealed = [(again.tables.progress.key, tables.encode_value(again.tables.progress))]
         if not again.checkpoint.is_sound:
             progress = (again.tables.progress.key, tables.encode_value(again.tables.progress))
-            kept = {progress[0], again.tables.horizon.key}
+            kept = {progress[0], again.tables.horizon.key, tables.encode_key(self._number, "retained")}
             sealed = [*((key, None) for key in sorted(again.checkpoint.keys - kept)), progress]
         again.read_claims()
         unknown = max(0, again.unclaimed())
@@ -195,7 +195,7 @@ class Rebuild:
     def _old_rows(self, again: Recomputation) -> tuple[set[bytes], int, Horizon | None]:
         """The keys of all rows that there are, the offset up to which they contain the events, and their horizon."""
         keys: set[bytes] = set()
-        progress, had = tables.encode_key(self._number, "progress"), tables.NEVER
+        had = tables.NEVER
         horizon_key, horizon = tables.encode_key(self._number, "horizon"), None
         for record in again.scan(ROWS):
             try:
@@ -207,8 +207,8 @@ class Rebuild:
                     keys.discard(key)
                 else:
                     keys.add(key)
-                if key == progress:
-                    had = _offset_of(value)
+                if key != horizon_key:  # every row has the offset of the last message in it, whatever became of others
+                    had = max(had, _offset_of(value))
                 if key == horizon_key and value is not None:
                     with suppress(ValueError):
                         horizon = Horizon(key, tables.decode_value(value))
@@ -370,6 +370,12 @@ def repair(address: LogAddress, number: int, at: int) -> Rebuilt:
         log.close()
 
 
+def remove_scratch(data_dir: Path) -> None:
+    """Remove what a rebuild that was killed has left; for the holder of the lock on the data directory."""
+    for left in data_dir.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def forget_index(directory: Path) -> None:
     """Delete an id index: the next who opens it makes it anew from the claims."""
     (directory / "checkpoint.json").unlink(missing_ok=True)  # first: without it nothing else is believed
@@ -426,8 +432,9 @@ def _records(missing: list[Claimed]) -> Iterator[bytes]:
         yield claims.encode(waiting)
 
 
-def _offset_of(progress: bytes | None) -> int:
+def _offset_of(value: bytes | None) -> int:
+    """The offset of the last message that a row contains, the first of its numbers; `NEVER`: it says nothing."""
     try:
-        return tables.NEVER if progress is None else tables.progress_of(b"", tables.decode_value(progress)).offset
-    except ValueError:
+        return tables.NEVER if value is None else tables.decode_value(value)[0]
+    except (ValueError, IndexError):
         return tables.NEVER

@@ -168,7 +168,7 @@ class _Round:
     def _is_due(self) -> bool:
         if not self._horizon:  # nothing is old enough to go by
             return False
-        oldest = self._log.read(self._events, self._log.first(self._events), 1)
+        oldest = self._log.read(self._events, self._log.first(self._events), 1, keep_damaged=True)
         self._begin(oldest[0].at if oldest else self._horizon)
         assert self.noted is not None
         if not oldest or oldest[0].offset >= self._end():
@@ -184,7 +184,9 @@ class _Round:
         if self.noted is None:
             offsets = self._log.offsets_of(self._checkpoints, self._key, 0, self._log.end(self._checkpoints))
             for record in self._log.read(self._checkpoints, offsets[-1], 1) if offsets else []:
-                self.noted = Noted(Retained.of(tables.decode_value(record.value or b"")), record.offset)
+                if record.value is None:
+                    continue
+                self.noted = Noted(Retained.of(tables.decode_value(record.value)), record.offset)
         last = None if self.noted is None else self.noted.retained
         begun = retention.begin(last, oldest, self._horizon, self._running, self._kept_for)
         if begun != last:
@@ -228,11 +230,16 @@ class _Round:
         """Expired messages from `position` on (None: a dead letter), and where to go on (None: there are no more)."""
         end = self._end()
         found: list[tuple[int, Message | None]] = []
-        records = self._log.read(self._events, position, MESSAGES)
+        records = self._log.read(self._events, position, MESSAGES, keep_damaged=True)
         for record in records:
             if record.at >= self._before or record.offset >= end:
                 return found, None
-            is_dead = record.offset in self._partition.dead or is_padding(record.value)
+            is_dead = record.offset in self._partition.dead or (is_padding(record.value) and not record.is_damaged)
+            if record.is_damaged and not is_dead:
+                raise SealError(
+                    f"message {record.offset} of partition {self._partition.number} is damaged, and the tables contain "
+                    "it: no checkpoint can be made of it. `spendstream rebuild --allow-loss` goes on without it"
+                )
             found.append((record.offset, None if is_dead else message.decode(record.value or b"")))
         return found, records[-1].offset + 1 if records else None
 

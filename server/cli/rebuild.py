@@ -1,6 +1,5 @@
 """`spendstream rebuild`: rows and id index anew from the events."""
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from processor.log.port import LogWriter
 from processor.log.store import Log
 from processor.log.topics import EVENTS, PARTITIONED
 from processor.settings import Settings
-from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, Rebuilt, Refused, Target
+from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, Rebuilt, Refused, Target, remove_scratch
 from processor.wall_clock import now
 from server.cli.common import fail, load_or_exit, settings_options
 from server.cli.output import print_json, say
@@ -79,8 +78,7 @@ def _alone(settings: Settings) -> Iterator[None]:
     try:
         for lock in locks:
             lock.take(f"a server or worker runs on {settings.data_dir}: stop it first")
-        for left in settings.data_dir.glob(f"{SCRATCH}*"):  # of one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        remove_scratch(settings.data_dir)
         yield
     finally:
         for lock in locks:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 import time
+import urllib.request
 from pathlib import Path
 from typing import Final
 
@@ -127,3 +128,64 @@ async def test_what_cannot_be_made_anew_refuses_the_start_by_name(tmp_path: Path
         else:
             await asyncio.to_thread(started.start)  # a letter says nothing that a table has
             assert f"record {topic}:0:{offset} is damaged" in started.log()
+
+
+@pytest.mark.timeout(120)
+async def test_a_damaged_row_that_only_a_starting_api_meets_is_made_anew(tmp_path: Path) -> None:
+    """The worker that runs has its rows in memory and reads none: it is started anew."""
+    with server(tmp_path / "data") as started:
+        assert await post(started, to_ndjson([make_event(user_id=f"u{number}") for number in range(USERS)])) == 202
+        assert await requests(started) == USERS
+        flip(started.data_dir, ROWS)
+        started.kill("api")
+        await asyncio.to_thread(wait_until, lambda: started.entries("partition.repaired") != [], 40)
+        await asyncio.to_thread(wait_until, lambda: is_ready(started), 40)
+        assert await requests(started) == USERS
+        assert await post(started, to_ndjson([make_event(user_id="next")])) == 202
+        assert await requests(started, expected=USERS + 1) == USERS + 1
+        assert len(started.entries("partition.repaired")) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_a_damaged_event_that_is_delivered_again_stays_counted(tmp_path: Path) -> None:
+    """A kill takes the worker back to its last commit; what it reads again was counted before it was damaged."""
+    body = to_ndjson([make_event(user_id=f"u{number}") for number in range(USERS)])
+    with server(tmp_path / "data") as started:
+        assert await post(started, body) == 202
+        assert await requests(started) == USERS
+        await asyncio.to_thread(started.kill_all)
+        db = apsw.Connection(str(started.data_dir / "log.db"))
+        db.execute("DELETE FROM committed WHERE consumer = 'spendstream'")  # the oldest that it can be
+        db.execute("INSERT INTO committed SELECT 'spendstream', number, 0 FROM partition WHERE topic = ?", (EVENTS,))
+        db.close()
+        flip(started.data_dir, EVENTS)
+        for _ in range(3):
+            await asyncio.to_thread(started.start)
+            assert await requests(started) == USERS
+            assert started.entries("message.dead") == started.entries("events.lost") == []
+            await asyncio.to_thread(started.kill_all)
+        await asyncio.to_thread(started.start)
+        assert await post(started, body) == 202
+        assert await post(started, to_ndjson([make_event(user_id="next")])) == 202
+        assert await requests(started, expected=USERS + 1) == USERS + 1
+
+
+def is_ready(started: Server) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{started.http}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(60)
+async def test_a_damaged_directory_is_no_reason_to_make_rows_anew(tmp_path: Path) -> None:
+    with server(tmp_path / "data") as started:
+        assert await post(started, to_ndjson([make_event(user_id="u")])) == 202
+        assert await requests(started, expected=1) == 1
+        offset = flip(started.data_dir, DIRECTORY)
+        started.kill("worker")
+        named = f"record {DIRECTORY}:0:{offset} is damaged"
+        await asyncio.to_thread(wait_until, lambda: named in started.log(), 20)
+        await asyncio.sleep(3)
+        assert started.entries("partition.repaired") == []
