@@ -328,3 +328,13 @@ def test_a_directory_without_a_log_is_not_made(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "there is no log in" in done.stderr
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_rows_say_what_they_contain_also_where_the_progress_is_damaged(log: Log) -> None:
+    """Else a counted event that is damaged, too, would be left out without a word."""
+    rows = TopicPartition(ROWS, 0)
+    progress = max(r.offset for r in log.read(rows, 0, 100_000) if r.key == tables.encode_key(0, "progress"))
+    event = log.end(TopicPartition(EVENTS, 0)) - 1
+    flip(log, rows, progress)
+    flip(log, TopicPartition(EVENTS, 0), event)
+    assert "these rows cannot be made again" in refused(log)

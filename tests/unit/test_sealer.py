@@ -14,12 +14,14 @@ import pytest
 from processor.core.clock import DAY, HOUR
 from processor.core.tables import decode_value
 from processor.log.address import LogAddress
+from processor.log.letters import dead_offsets
 from processor.log.store import Append, Log, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
 from processor.state import sealer as module
 from processor.state.loader import Partition, load
 from processor.state.sealer import Sealer, SealError
 from processor.state.verify import Verification
+from tests.support.damage import flip
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON
@@ -251,3 +253,18 @@ def test_a_wrong_row_is_not_sealed_as_the_truth(log: Log) -> None:
     seal(log, NOON + 20 * DAY)
     assert offsets(log) == []
     assert len(differences(log)) == 1
+
+
+def test_a_damaged_message_stops_a_round_by_name(log: Log) -> None:
+    """The tables contain it, and no checkpoint can be made of it."""
+    flip(log, E0, 1)
+    with pytest.raises(SealError, match=r"message 1 of partition 0 is damaged, .* `spendstream rebuild --allow-loss`"):
+        seal(log)
+    assert log.first(E0) == 0, "nothing was deleted"
+
+
+def test_a_damaged_dead_letter_stops_no_round(log: Log) -> None:
+    dead = min(dead_offsets(log, 0))
+    flip(log, E0, dead)
+    assert seal(log) > dead
+    assert differences(log) == []
