@@ -9,9 +9,9 @@ from typing import Final
 import apsw
 from structlog.stdlib import get_logger
 
-from processor.log.errors import Locked, LogBroken
+from processor.log.errors import Locked, LogBroken, RecoveryNeeded
 from processor.log.locks import FileLock
-from processor.log.store import Log
+from processor.log.store import Log, has_no_room
 
 SOFT_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of write-ahead log from which a checkpoint runs beside the writers."""
@@ -54,27 +54,57 @@ class Checkpointer(threading.Thread):
         self._on_broken = on_broken
         self._stopping = threading.Event()
         self._log = get_logger()
+        self._store: Log | None = None
+        self._lock: FileLock | None = None
+        self._mine = False
 
     def run(self) -> None:
-        lock = FileLock(self._data_dir / "checkpointer.lock")
-        store = Log(self._data_dir, create=False)
-        mine = False
+        """Look each `INTERVAL`. Nothing but a log that must not be used ends it: what else fails is tried again."""
         try:
             while not self._stopping.wait(INTERVAL):
-                store.check()
-                store.check_lock()
-                mine = mine or _take(lock)
-                if mine:
-                    self._step(store)
-            if mine or _take(lock):
-                self._finish(store)
+                self._guarded(self._look)
+            self._guarded(self._finish)
         except LogBroken as error:
             self._on_broken(error)
+        except RecoveryNeeded as error:  # this process has it open, too
+            self._on_broken(LogBroken(str(error)))
         finally:
-            store.close()
-            lock.close()
+            if self._store is not None:
+                self._store.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (LogBroken, RecoveryNeeded):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the watchdog goes on
+            self._log.warning("checkpoint.failed", error=repr(error))
+
+    def _open(self) -> Log:
+        if self._store is None:
+            self._store = Log(self._data_dir, create=False)
+        return self._store
+
+    def _is_mine(self) -> bool:
+        """Whether it is this process that checkpoints."""
+        if self._lock is None:
+            self._lock = FileLock(self._data_dir / "checkpointer.lock")
+        self._mine = self._mine or _take(self._lock)
+        return self._mine
+
+    def _look(self) -> None:
+        store = self._open()
+        store.check()
+        store.check_lock()
+        if self._is_mine():
+            self._step(store)
 
     def _step(self, store: Log) -> None:
+        if store.needs_recovery:
+            self._checkpoint(store, reset=True)
+            return
         size = store.wal_size()
         if size < SOFT_LIMIT:
             return
@@ -82,10 +112,11 @@ class Checkpointer(threading.Thread):
         if size >= HARD_LIMIT or (frames == moved and size >= SOFT_LIMIT):
             self._checkpoint(store, reset=True)
 
-    def _finish(self, store: Log) -> None:
+    def _finish(self) -> None:
         """At the end everything goes into the file: who copies it alone then has it all."""
+        store = self._open()
         store.check()
-        if store.wal_size():
+        if self._is_mine() and store.wal_size():
             frames, moved = self._checkpoint(store, reset=False)
             if frames == moved:
                 self._checkpoint(store, reset=True)
@@ -98,10 +129,10 @@ class Checkpointer(threading.Thread):
         """
         try:
             return store.checkpoint(reset=reset)
-        except apsw.FullError as error:  # nothing was counted as written; the next look tries again
-            self._log.warning("checkpoint.failed", error=str(error))
-            return (1, 0)
         except apsw.Error as error:
+            if has_no_room(error):  # the next look tries again
+                self._log.warning("checkpoint.failed", error=str(error))
+                return (1, 0)
             raise store.broken(f"a checkpoint of {store.path} failed: {error}") from error
 
     def stop(self) -> None:

@@ -4,11 +4,12 @@ SQLite trusts its locks: a program that closes the file as the last one deletes 
 lost its lock, or whose files were deleted or replaced under it, writes to where nobody will ever look.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
 
-from processor.log.errors import LogBroken
+from processor.log.errors import LogBroken, LogUnavailable
 
 SHARED_FIRST: Final = 0x4000_0002
 """The first byte that every open connection in WAL mode holds a read lock on (sqlite.org/src, os.h: `SHARED_FIRST`)."""
@@ -26,58 +27,74 @@ class Guard:
     """The files of one SQLite database in WAL mode, as one process has them open."""
 
     def __init__(self, path: Path) -> None:
-        self._paths = [str(path), f"{path}-wal"]
+        self._path = path
+        self._paths: list[str] = []
         self._files: list[_File] = []
         self._holder: int | None = None
         """The descriptor through which SQLite holds the lock; None: locks cannot be seen here."""
+        self._has_looked = False
 
     def begin(self) -> None:
         """Remember the files as they are now: the database has been read, so that both are open. Raises `OSError`."""
+        self._paths = [str(self._path), str(wal_of(self._path))]
         self._files = [_file(path) for path in self._paths]
-        self._holder = self._find_holder()
+        self._has_looked = False
 
     def check(self) -> None:
-        """Raise `LogBroken` if one of the files has been deleted or replaced. Microseconds."""
+        """Raise `LogBroken` if one of the files has been deleted or replaced. Microseconds.
+
+        Raises `LogUnavailable` where that cannot be told now.
+        """
         for path, file in zip(self._paths, self._files, strict=True):
             try:
                 found: _File | None = _file(path)
             except FileNotFoundError:
                 found = None
+            except OSError as error:
+                raise LogUnavailable(f"cannot look at {path}: {error}") from error
             if found != file:
                 what = "deleted" if found is None else "replaced"
                 raise LogBroken(f"{path} was {what} while it was in use: nothing more can be kept in it")
 
     def check_lock(self) -> None:
-        """Raise `LogBroken` if this process no longer holds SQLite's lock. Says nothing where locks cannot be seen."""
-        if self._holder is None or self._holds(self._holder):
+        """Raise `LogBroken` if this process no longer holds SQLite's lock. The first call finds out who holds it.
+
+        Says nothing where locks cannot be seen, or not now: a process may have no descriptor left to look with.
+        """
+        try:
+            if not self._has_looked:
+                self._holder = self._find_holder()
+                self._has_looked = True
+            if self._holder is None or self._holds(self._holder):
+                return
+            found = self._find_holder()  # another connection's, perhaps
+        except OSError:
             return
-        self._holder = self._find_holder()  # another connection's, perhaps
-        if self._holder is None:
+        if found is None:
             raise LogBroken(
                 f"the lock on {self._paths[0]} is lost: another part of this process has closed the file. The next "
                 "program that looks at it would delete the write-ahead log"
             )
+        self._holder = found
 
     def _find_holder(self) -> int | None:
-        """Look through all open files. 1 µs each."""
-        try:
-            names = os.listdir(_DESCRIPTORS)  # noqa: PTH208 - the names are all that is needed
-        except OSError:
-            return None
-        for name in names:
+        """Look through all open files. 1 µs each. Raises `OSError`: some of it cannot be told."""
+        for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - the names are all that is needed
             try:
                 found = os.fstat(int(name))
-            except OSError:  # closed meanwhile
-                continue
+            except OSError as error:
+                if error.errno == errno.EBADF:  # closed meanwhile
+                    continue
+                raise
             if (found.st_dev, found.st_ino) == self._files[0] and self._holds(int(name)):
                 return int(name)
         return None
 
     def _holds(self, descriptor: int) -> bool:
-        """Whether the lock was taken through this descriptor, and is still there."""
+        """Whether the lock was taken through this descriptor, and is still there. Raises `OSError`: cannot be told."""
         try:
             lines = Path(_LOCKS_OF.format(descriptor)).read_text().splitlines()
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):  # it is closed
             return False
         for line in lines:  # lock:   1: POSIX  ADVISORY  READ 1234 fe:00:5678 1073741826 1073742335
             fields = line.split()
@@ -86,6 +103,12 @@ class Guard:
                 if first <= SHARED_FIRST and (last == "EOF" or int(last) >= SHARED_FIRST):
                     return True
         return False
+
+
+def wal_of(path: Path) -> Path:
+    """The write-ahead log of a database. SQLite puts it beside the file that a symbolic link leads to."""
+    target = path.resolve()
+    return target.with_name(target.name + "-wal")
 
 
 def _file(path: str) -> _File:

@@ -39,7 +39,7 @@ from processor.log.errors import (
     PartitionMismatch,
     RecoveryNeeded,
 )
-from processor.log.guard import Guard
+from processor.log.guard import Guard, wal_of
 from processor.log.locks import FileLock
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
@@ -118,6 +118,15 @@ class Append(NamedTuple):
 
 
 _FSYNC_FAILED: Final = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
+
+
+def has_no_room(error: apsw.Error) -> bool:
+    """Whether a checkpoint failed at a write: the disk is full, or a quota or the largest size of a file is reached.
+
+    SQLite has counted none of its pages as written then, so that another checkpoint may follow.
+    """
+    return isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
+
 
 CHUNK: Final = 250
 """Records in one INSERT. Every statement gives up the GIL and must get it back, and whoever waits for the GIL in here
@@ -210,6 +219,7 @@ class Log:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FileLock(data_dir / "log.lock")
         self._guard = Guard(self.path)
+        self._is_unrecovered = False
         try:
             with self._lock.held():
                 if not self.path.exists():
@@ -260,26 +270,41 @@ class Log:
         """After a checkpoint that failed: write the whole write-ahead log into the file anew, before anything else.
 
         SQLite must not remember what it had written before: it does not, when no process has the file open.
-        Raises `RecoveryNeeded` while one has.
+        Raises `RecoveryNeeded` while one has that was running then.
+
+        Where the disk has no room for it, the file is renamed to `deferred_path`: the log is only read then, by this
+        process and those that come after it, until there is room. None that was running before has it open.
         """
-        if not self.recovery_path.exists():
+        is_needed = self.recovery_path.exists()
+        if not is_needed and not self.deferred_path.exists():
             return
         db = _connect(self.path)
-        db.set_busy_timeout(RECOVERY_PATIENCE_MS)
+        db.set_busy_timeout(RECOVERY_PATIENCE_MS if is_needed else 0)
         try:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the first access: SQLite shares no memory then
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE; COMMIT")
             db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
+            if not is_needed:
+                self._is_unrecovered = True
+                return
             raise RecoveryNeeded(
                 f"the log {self.path} has to be recovered after a checkpoint that failed, and a process that was "
                 "running then still has it open: end every spendstream process and every other program that uses "
                 "the file, then start again"
             ) from None
+        except apsw.Error as error:
+            if not has_no_room(error):
+                raise
+            if is_needed:
+                self.recovery_path.rename(self.deferred_path)  # while nobody else can open the file
+            self._is_unrecovered = True
+            return
         finally:
             db.close()
-        self.recovery_path.unlink()
+        self.deferred_path.unlink(missing_ok=True)
+        self.recovery_path.unlink(missing_ok=True)
 
     def _prepare(self, partitions: int | None) -> None:
         db = self._db
@@ -310,6 +335,7 @@ class Log:
     def _migrate(self) -> None:
         """Bring a log of format 3 to this one: records from now on have a checksum."""
         db = self._db
+        self._refuse_unrecovered()
         with self._transaction():
             db.execute("ALTER TABLE record ADD COLUMN checksum INTEGER")
             db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
@@ -318,6 +344,7 @@ class Log:
         if not 1 <= partitions <= MAX_PARTITIONS:
             raise LogError(f"a log has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
         db = self._db
+        self._refuse_unrecovered()
         with db:
             db.execute(_SCHEMA)
             meta = {"format": FORMAT, "salt": secrets.token_bytes(32), "identity": secrets.token_hex(4)}
@@ -341,6 +368,7 @@ class Log:
         """
         with self._lock.held():
             self._guard.check()
+            self._refuse_unrecovered()
             try:
                 with self._transaction():
                     yield
@@ -357,7 +385,10 @@ class Log:
         What a failed fsync has left on the disk is unknown, and SQLite would count on it.
         """
         try:
-            self.recovery_path.touch(mode=0o600)
+            try:
+                self.deferred_path.rename(self.recovery_path)
+            except FileNotFoundError:
+                self.recovery_path.touch(mode=0o600)
         except OSError as error:
             reason = f"{reason}; and {self.recovery_path} cannot be made: {error}"
         return LogBroken(reason)
@@ -366,6 +397,29 @@ class Log:
     def recovery_path(self) -> Path:
         """The file that says so."""
         return self.path.with_name("recovery-needed")
+
+    @property
+    def deferred_path(self) -> Path:
+        """Its name while the disk has no room for the recovery."""
+        return self.path.with_name("recovery-deferred")
+
+    @property
+    def needs_recovery(self) -> bool:
+        """Whether the log can only be read, because it has to be recovered first and the disk has no room.
+
+        Raises `LogBroken` when the recovery has failed meanwhile.
+        """
+        if self._is_unrecovered and not self.deferred_path.exists():
+            self.check()
+            self._is_unrecovered = False
+        return self._is_unrecovered
+
+    def _refuse_unrecovered(self) -> None:
+        if self.needs_recovery:
+            raise LogUnavailable(
+                f"cannot write to {self.path}: the log has to be recovered first, and the disk has no room. Make room "
+                "for its write-ahead log"
+            )
 
     def check(self) -> None:
         """Raise `LogBroken` if this process must not use the log any more; a few microseconds.
@@ -682,7 +736,7 @@ class Log:
     @property
     def wal_path(self) -> Path:
         """SQLite's write-ahead log."""
-        return self.path.with_name(self.path.name + "-wal")
+        return wal_of(self.path)
 
     def wal_size(self) -> int:
         """Its bytes; 0: there is nothing in it."""
@@ -695,15 +749,22 @@ class Log:
         """Move the write-ahead log into the file; returns (its frames, those moved).
 
         Beside running writers; with `reset` it keeps them out for the rest of it, so that the next one starts the
-        write-ahead log anew. A reader in the way: (1, 0). Raises `apsw.Error`: after any but `apsw.FullError` there
-        must be no other checkpoint before all processes have ended.
+        write-ahead log anew. A reader in the way: (1, 0). Raises `apsw.Error`: after any but those that `has_no_room`
+        knows there must be no other checkpoint before all processes have ended.
+
+        Of a log that `needs_recovery` it is the recovery, always a reset. Those that have it open came after the
+        failure, so SQLite counts nothing as written that was not written since: all of it is written and synced.
         """
         try:
-            if not reset:
+            needs_recovery = self.needs_recovery
+            if not reset and not needs_recovery:
                 return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             with self._lock.held():
                 self._db.set_busy_timeout(100)  # a reader in the way: the writers do not wait for it
-                return self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                found = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                if needs_recovery:
+                    self.deferred_path.unlink(missing_ok=True)
+                return found
         except apsw.BusyError:
             return (1, 0)
         finally:

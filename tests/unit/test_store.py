@@ -1,12 +1,18 @@
+import errno
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
 import numpy as np
 import pytest
+import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -407,3 +413,270 @@ def test_at_the_end_everything_is_in_the_file(log: Log) -> None:
     copy.mkdir()
     (copy / "log.db").write_bytes(log.path.read_bytes())
     assert [record.value for record in Log(copy, create=False).read(E0, 0)] == [b"a"]
+
+
+# --- no room, no descriptors ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond these bytes meanwhile, as a quota would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100 + len(list(Path("/proc/self/fd").iterdir())), hard))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_who_has_no_descriptors_left_has_not_lost_the_lock(log: Log) -> None:
+    with no_descriptors_left():
+        log.check_lock()
+    log.check_lock()
+    with no_descriptors_left():
+        log.check_lock()
+    log.check_lock()
+    log.path.open("rb").close()
+    with no_descriptors_left():
+        log.check_lock()
+    for _ in range(2):
+        with pytest.raises(LogBroken, match=r"lock .* is lost"):
+            log.check_lock()
+
+
+def test_where_the_lock_cannot_be_seen_nothing_is_said(log: Log) -> None:
+    log.path.open("rb").close()
+    for _ in range(2):
+        log.check_lock()
+
+
+def test_a_log_behind_a_symbolic_link_opens_and_is_guarded(log: Log, tmp_path: Path) -> None:
+    put(log, E0, b"a")
+    log.close()
+    for name in ("log.db", "log.db-wal", "log.db-shm"):
+        log.path.with_name(name).rename(tmp_path / name)
+    log.path.symlink_to(tmp_path / "log.db")
+    again = Log(log.path.parent, create=False)
+    put(again, E0, b"b")
+    again.check()
+    assert again.wal_size() == (tmp_path / "log.db-wal").stat().st_size > 0
+    (tmp_path / "log.db-wal").unlink()
+    with pytest.raises(LogBroken, match=r"log\.db-wal was deleted"):
+        again.check()
+
+
+def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_gone(log: Log, tmp_path: Path) -> None:
+    put(log, E0, b"a")
+    log.path.parent.rename(tmp_path / "aside")
+    log.path.parent.write_bytes(b"")
+    for refused in (lambda: put(log, E0, b"b"), log.check):
+        with pytest.raises(LogUnavailable, match="cannot look at") as caught:
+            refused()
+        assert not isinstance(caught.value, LogBroken)
+    log.path.parent.unlink()
+    (tmp_path / "aside").rename(log.path.parent)
+    assert put(log, E0, b"b") == 1
+
+
+class StumblingLog(Log):
+    """The first time it is opened, and once more when it is looked at, something passing is in the way."""
+
+    stumbles: list[str]
+
+    def __init__(self, data_dir: Path, *, create: bool = True) -> None:
+        """Fail the first time."""
+        if not self.stumbles:
+            self.stumbles.append("opened")
+            raise LogError("too many open files")
+        super().__init__(data_dir, create=create)
+
+    def check(self) -> None:
+        """Fail the first time."""
+        super().check()
+        if len(self.stumbles) == 1:
+            self.stumbles.append("looked")
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def test_the_checkpointer_outlives_what_passes(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StumblingLog, "stumbles", [], raising=False)
+    monkeypatch.setattr(checkpointer_module, "Log", StumblingLog)
+    broken: list[LogBroken] = []
+    checkpointer = Checkpointer(log.path.parent, broken.append)
+    put(log, E0, os.urandom(2 * SOFT_LIMIT))
+    with structlog.testing.capture_logs() as lines:
+        checkpointer.start()
+        wait_until(lambda: log.wal_size() < SOFT_LIMIT)
+        checkpointer.stop()
+    assert [(line["event"], line["log_level"]) for line in lines] == [("checkpoint.failed", "warning")] * 2
+    assert StumblingLog.stumbles == ["opened", "looked"]
+    assert not broken
+
+
+def test_a_checkpointer_that_finds_a_log_to_recover_ends_the_process(log: Log) -> None:
+    broken: list[LogBroken] = []
+    checkpointer = Checkpointer(log.path.parent, broken.append)
+    log.broken("a checkpoint failed")
+    checkpointer.start()
+    checkpointer.join(20)
+    assert not checkpointer.is_alive()
+    assert "has to be recovered" in str(broken)
+
+
+def test_a_checkpoint_that_a_quota_stops_is_tried_again(log: Log) -> None:
+    broken: list[LogBroken] = []
+    checkpointer = Checkpointer(log.path.parent, broken.append)
+    put(log, E0, os.urandom(2 * SOFT_LIMIT))
+    with structlog.testing.capture_logs() as lines:
+        with largest_file(1 << 20):
+            checkpointer.start()
+            wait_until(lambda: len(lines) >= 2)
+        assert checkpointer.is_alive()
+        assert {line["event"] for line in lines} == {"checkpoint.failed"}
+        wait_until(lambda: log.wal_size() < SOFT_LIMIT)
+    checkpointer.stop()
+    assert not broken
+    assert not log.recovery_path.exists()
+    assert [len(record.value or b"") for record in log.read(E0, 0)] == [2 * SOFT_LIMIT]
+
+
+def unrecovered(log: Log) -> list[bytes]:
+    """Leave a log that has to be recovered, for which `largest_file(1 << 20)` leaves no room; returns its records."""
+    values = [os.urandom(2 << 20), b"b"]
+    put(log, E0, *values)
+    log.broken("a checkpoint failed")
+    log.close()
+    return values
+
+
+def test_a_log_that_no_room_is_left_to_recover_opens_for_reading(log: Log) -> None:
+    directory = log.path.parent
+    values = unrecovered(log)
+    with largest_file(1 << 20):
+        first = Log(directory, create=False)
+        second = Log(directory, create=False)
+    size = first.wal_size()
+    for opened in (first, second):
+        opened.check()
+        assert [record.value for record in opened.read(E0, 0)] == values
+        for refused in (lambda opened=opened: put(opened, E0, b"c"), lambda opened=opened: opened.probe(1)):
+            with pytest.raises(LogUnavailable, match="has to be recovered first, and the disk has no room") as caught:
+                refused()
+            assert not isinstance(caught.value, LogBroken)
+    with largest_file(1 << 20), pytest.raises(apsw.IOError):
+        first.checkpoint()
+    assert first.wal_size() == size
+    first.close()
+    second.close()
+    again = Log(directory, create=False)
+    assert again.wal_size() == 0, "a start that has room recovers it"
+    put(again, E0, b"c")
+    assert [record.value for record in again.read(E0, 0)] == [*values, b"c"]
+
+
+def test_a_log_is_recovered_as_soon_as_there_is_room(log: Log) -> None:
+    directory = log.path.parent
+    values = unrecovered(log)
+    broken: list[LogBroken] = []
+    checkpointer = Checkpointer(directory, broken.append)
+    with structlog.testing.capture_logs() as lines:
+        with largest_file(1 << 20):
+            opened = Log(directory, create=False)
+            checkpointer.start()
+            wait_until(lambda: len(lines) >= 2)
+            with pytest.raises(LogUnavailable, match="no room"):
+                put(opened, E0, b"c")
+        wait_until(lambda: opened.wal_size() == 0)
+    wait_until(lambda: not opened.needs_recovery)
+    put(opened, E0, b"c")
+    checkpointer.stop()
+    assert not broken
+    opened.close()
+    assert [record.value for record in Log(directory, create=False).read(E0, 0)] == [*values, b"c"]
+
+
+def _checkpoint_half_and_die(directory: Path, values: list[bytes]) -> None:
+    log = Log(directory, create=False)
+    put(log, E0, values[0])
+    reader = Log(directory, create=False)
+    with reader.snapshot():
+        assert reader.end(E0) == 1
+        put(log, E0, values[1])
+        frames, moved = log.checkpoint()
+        assert 0 < moved < frames
+        log.broken("the fsync of a checkpoint failed")
+        os._exit(9)
+
+
+def test_a_late_recovery_writes_what_an_earlier_checkpoint_counted_as_written(log: Log) -> None:
+    directory = log.path.parent
+    log.close()
+    before = log.path.read_bytes()
+    values = [os.urandom(2 << 20), b"b"]
+    child = multiprocessing.get_context("fork").Process(target=_checkpoint_half_and_die, args=(directory, values))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+    log.path.write_bytes(before)  # as the kernel drops pages that it could not write
+    with largest_file(1 << 20):
+        opened = Log(directory, create=False)
+    assert [record.value for record in opened.read(E0, 0)] == values
+    assert opened.needs_recovery
+    opened.checkpoint()
+    assert not opened.needs_recovery
+    assert opened.wal_size() == 0
+    opened.close()
+    with apsw.Connection(str(log.path)) as db:
+        assert db.execute("PRAGMA integrity_check").get == "ok"
+    assert [record.value for record in Log(directory, create=False).read(E0, 0)] == values
+
+
+def test_a_failed_fsync_of_the_late_recovery_ends_all_processes(log: Log) -> None:
+    directory = log.path.parent
+    unrecovered(log)
+    with largest_file(1 << 20):
+        first, second = Log(directory, create=False), Log(directory, create=False)
+    first.broken("a checkpoint failed")
+    for opened in (first, second):
+        with pytest.raises(LogBroken):
+            opened.check()
+        with pytest.raises(LogBroken):
+            put(opened, E0, b"c")
+    with pytest.raises(RecoveryNeeded):
+        Log(directory, create=False)
+
+
+def test_a_log_of_format_3_is_not_brought_to_this_one_before_it_was_recovered(tmp_path: Path) -> None:
+    make_format(tmp_path, 3)
+    db = apsw.Connection(str(tmp_path / "log.db"))
+    db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    db.wal_autocheckpoint(0)
+    db.execute("CREATE TABLE other (value); INSERT INTO other VALUES (zeroblob(2097152))").fetchall()
+    db.close()
+    (tmp_path / "recovery-needed").touch()
+    with largest_file(1 << 20), pytest.raises(LogUnavailable, match="no room"):
+        Log(tmp_path, create=False)
+    assert [record.value for record in Log(tmp_path, create=False).read(E1, 0)] == [b"a"]
