@@ -53,3 +53,34 @@ async def test_a_start_on_a_full_disk(tmp_path: Path, end: str) -> None:
             assert await asyncio.to_thread(clients.verify, started) == []
     except CannotRun as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.timeout(120)
+async def test_a_start_on_a_full_disk_with_a_log_to_recover(tmp_path: Path) -> None:
+    data = tmp_path / "disk" / "data"
+    try:
+        with faults.small_disk(tmp_path / "disk", 48), server(data) as started:
+            async with clients.reader(started) as reader:
+                assert [await post(reader, 100) for _ in range(20)] == [202] * 20
+                await reader.caught_up(2000)
+            await asyncio.to_thread(started.kill_all)
+            (data / "recovery-needed").touch()
+            faults.fill(tmp_path / "disk")
+            await asyncio.to_thread(started.start)
+            async with clients.reader(started) as reader:
+                assert (await reader.get("/v1/users"))["total"]["requests"] == 2000
+                answer = await reader.request("GET", "/readyz")
+                assert answer.status == 503
+                assert "has to be recovered first" in json.dumps(answer.json)
+                assert await post(reader, 1) == 503
+                faults.free(tmp_path / "disk")
+                for _ in range(100):
+                    if (await reader.request("GET", "/readyz")).status == 200:
+                        break
+                    await asyncio.sleep(0.1)
+                assert await post(reader, 5) == 202
+                await reader.caught_up(2005)
+            assert not [path.name for path in data.glob("recovery-*")]
+            assert await asyncio.to_thread(clients.verify, started) == []
+    except CannotRun as error:
+        pytest.skip(str(error))
