@@ -13,7 +13,7 @@ segment only. They are filled in a thread.
 
 import errno
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Lock
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
 from processor.core.dedupe import U64
+from processor.core.history import Range
 from processor.state import manifest, probe
 from processor.state.arena import Arena
 from processor.state.filters import ROWS_PER_PLACE, Filter, next_place, width_of
@@ -89,6 +90,7 @@ class IdIndex:
         identity: str,
         digest_of: DigestOf | None = None,
         *,
+        void: Sequence[Range] = (),
         first_capacity: int = FIRST_CAPACITY,
         max_capacity: int = MAX_CAPACITY,
     ) -> None:
@@ -96,13 +98,15 @@ class IdIndex:
 
         What is in the directory and does not agree with that log is thrown away, with a line in the program's log that
         says why; then `covered` is `NOTHING`. Without `digest_of` the index is a scratch one: whatever is there is
-        thrown away, and segments are written to make room in memory, not to be found again.
+        thrown away, and segments are written to make room in memory, not to be found again. `void` are the offsets of
+        events whose claims are no claims: what was made with others is thrown away.
 
         Capacities are powers of two, 64 at least; `max_capacity` must be the same every time. Raises `OSError` where
         memory is refused or the directory cannot be written, and what `digest_of` raises.
         """
         self._directory = directory
         self._identity = identity
+        self._void = list(void)
         self._scratch = digest_of is None
         self._first_capacity = first_capacity
         self._max_capacity = max_capacity
@@ -118,7 +122,7 @@ class IdIndex:
         self._clear()
         if digest_of is not None:
             try:
-                found = manifest.read(directory, identity, digest_of)
+                found = manifest.read(directory, identity, digest_of, void)
                 if found is None and any(directory.iterdir()):
                     raise Unusable(f"it has no {manifest.NAME}")
                 if found is not None:
@@ -137,7 +141,7 @@ class IdIndex:
         self._segments: list[Segment] = []
         self._count = 0
         self._journal = Journal()
-        self._named = Manifest(manifest.FORMAT, self._identity, NOTHING, [], [], {})
+        self._named = Manifest(manifest.FORMAT, self._identity, NOTHING, [], [], {}, self._void)
         """The newest checkpoint."""
         self._filters: dict[int, Filter] = {}
         self._places: Mapping[int, _Place] = {}
@@ -437,7 +441,7 @@ class IdIndex:
             place = places.get(number, _Place(-1, -1))
             named.append(NamedSegment(segment.path.name, segment.digest, place.filter, place.bit))
         filters = {_filter_name(number): digest for number, digest in digests.items()}
-        found = Manifest(manifest.FORMAT, self._identity, covered, named, tails, filters)
+        found = Manifest(manifest.FORMAT, self._identity, covered, named, tails, filters, self._void)
         sync_directory(self._directory)  # a name in the checkpoint is there whenever the checkpoint is
         found.write(self._directory)
         sync_directory(self._directory)

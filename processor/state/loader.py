@@ -1,6 +1,5 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
-import json
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -159,19 +158,23 @@ def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
     """A partition of which nothing has been read yet but the ids that lie on the disk."""
     directory = address.data_dir / "index" / f"{number:04d}"
     void = void_ranges(losses.of_partition(store, number))
-    _forget_void(directory, void)
-    index = open_index(directory, store, number)
+    index = open_index(directory, store, number, void)
     partition = Partition(number, Tables(number, store.salt, index), index)
     partition.void = void
     partition.covered = index.covered
     return partition
 
 
-def open_index(directory: Path, store: LogReader, number: int) -> IdIndex:
-    """A partition's ids that lie on the disk, as far as they agree with the claims log."""
+def open_index(directory: Path, store: LogReader, number: int, void: Sequence[Range] | None = None) -> IdIndex:
+    """A partition's ids that lie on the disk, as far as they agree with the claims log.
+
+    `void`: offsets of events whose claims are no claims; None: as the log reports them.
+    """
+    if void is None:
+        void = void_ranges(losses.of_partition(store, number))
     capacity = MAX_CAPACITY if store.partitions == 1 else MAX_CAPACITY_OF_SEVERAL
     digest_of = partial(_digest_at, store, TopicPartition(CLAIMS, number))
-    return IdIndex(directory, store.identity, digest_of, max_capacity=capacity)
+    return IdIndex(directory, store.identity, digest_of, void=void, max_capacity=capacity)
 
 
 def _digest_at(store: LogReader, tp: TopicPartition, offset: int) -> str | None:
@@ -180,17 +183,6 @@ def _digest_at(store: LogReader, tp: TopicPartition, offset: int) -> str | None:
         return None
     found = store.read(tp, offset, 1)
     return claims.digest(found[0].value or b"") if found and found[0].offset == offset else None
-
-
-def _forget_void(directory: Path, void: Sequence[Range]) -> None:
-    """Have an index built anew that was made before some of its ids became void."""
-    path = directory / "void.json"
-    wanted = json.dumps(void)
-    found = path.read_text() if path.exists() else "[]"
-    if found != wanted:
-        (directory / "checkpoint.json").unlink(missing_ok=True)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(wanted)
 
 
 def catch_up(store: LogWriter, partition: Partition) -> None:

@@ -6,7 +6,7 @@ It is replaced as a whole. Nothing that it does not name survives a start.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +14,7 @@ import msgspec
 import xxhash
 from msgspec import Struct
 
+from processor.core.history import Range
 from processor.state.journal import Tail
 from processor.state.segment import write_file
 
@@ -57,6 +58,8 @@ class Manifest(Struct):
     tails: list[Tail]
     filters: dict[str, str]
     """File -> digest under the bits of `segments`."""
+    void: list[Range] = []
+    """Offsets of events whose claims were passed over when the ids were taken in."""
 
     def write(self, directory: Path) -> None:
         """Replace the checkpoint of a directory; durable but for the directory's entry. Raises `OSError`."""
@@ -69,10 +72,13 @@ class Unusable(Exception):
     """The index on disk must be thrown away; the text says why."""
 
 
-def read(directory: Path, identity: str, digest_of: Callable[[int], str | None]) -> Manifest | None:
+def read(
+    directory: Path, identity: str, digest_of: Callable[[int], str | None], void: Sequence[Range] = ()
+) -> Manifest | None:
     """The checkpoint of a directory; None: there is none. Raises `Unusable` if it is not of this claims log.
 
-    `digest_of` gives the digest of the claims record at an offset, None if there is no such record.
+    `digest_of` gives the digest of the claims record at an offset, None if there is no such record. `void` are the
+    offsets of events whose claims are no claims.
     """
     try:
         text = (directory / NAME).read_bytes()
@@ -83,6 +89,8 @@ def read(directory: Path, identity: str, digest_of: Callable[[int], str | None])
     found = _parse(text)
     if found.log != identity:
         raise Unusable(f"it belongs to another log ({found.log}, not {identity})")
+    if sorted(found.void) != sorted(void):
+        raise Unusable(f"it passed over the claims of the lost events {_text(found.void)}, and has to of {_text(void)}")
     claims, digest, _ = found.covered
     if claims:
         there = digest_of(claims - 1)
@@ -106,6 +114,10 @@ def _parse(text: bytes) -> Manifest:
         return msgspec.convert(said, Manifest)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Unusable(f"{NAME} cannot be read") from None
+
+
+def _text(void: Sequence[Range]) -> str:
+    return ", ".join(f"{each.start} to {each.end - 1}" for each in sorted(void)) or "(none)"
 
 
 def _checksum(said: Any) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from processor.core.dedupe import U64, DictIndex, resolve
+from processor.core.history import Range
 from processor.state import index as module
 from processor.state import segment as segment_module
 from processor.state.filters import Filter
@@ -786,3 +788,28 @@ def test_indexes_beside_each_other_share_no_address(tmp_path: Path) -> None:
     if sys.platform == "linux":
         has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         assert has < 100 << 30, "addresses are not reserved"
+
+
+def test_an_index_made_with_other_void_events_is_thrown_away_once(tmp_path: Path) -> None:
+    """What a checkpoint without the field says: no events were void."""
+    log = ClaimsLog()
+    index = opened(tmp_path, log)
+    log.append(index, keys(RECORD))
+    index.sync(log.covered(index), final=True)
+    index.close()
+    path = tmp_path / "checkpoint.json"
+    said = json.loads(path.read_text())["checkpoint"]
+    assert said.pop("void") == []
+    checksum = xxhash.xxh3_128_hexdigest(json.dumps(said, sort_keys=True).encode())
+    path.write_text(json.dumps({"checkpoint": said, "checksum": checksum}))
+    opened(tmp_path, log).close()
+    assert path.exists()
+    void = [Range(7, 9), Range(3, 4)]
+    for ids in (0, RECORD):
+        with capture_logs() as said_of:
+            index = IdIndex(tmp_path, "log", log.digest, void=void, first_capacity=64, max_capacity=256)
+        assert (len(index), len(said_of)) == (ids, 0 if ids else 1)
+        assert ids or "(none), and has to of 3 to 3, 7 to 8" in said_of[0]["reason"]
+        is_exact(log.replay(index), log)
+        index.sync(log.covered(index), final=True)
+        index.close()
