@@ -91,6 +91,16 @@ class Horizon:
         made.windows = made.earlier = watermark
         return made
 
+    @classmethod
+    def of_events(cls, base: "Horizon", newest: int, clock: int) -> "Horizon":
+        """For tables whose own is gone and that are made again from their events, on top of those that `base` is of.
+
+        `newest` is the arrival of the newest event, which counts no further than the `clock` of now.
+        """
+        made = cls.of_earlier(base.key, max(base.windows, min(newest, clock)))
+        made.leases = base.leases
+        return made
+
     def value(self) -> list[int]:
         """The numbers of the row, see `tables`."""
         samples = [number for sample in self._days.samples for number in _numbers(sample)]

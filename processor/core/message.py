@@ -80,6 +80,11 @@ class Message(Struct):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def arrival(self) -> int:
+        """The largest of its blocks."""
+        return max(block.source.arrival for block in self.blocks)
+
 
 class MessageError(ValueError):
     """The bytes are not a message this version can read."""

@@ -180,7 +180,7 @@ class Tables:
             self._pass += 1
             self._count(offset, message.blocks, fresh[part], conflicting[part])
             self._claim(offset, keys[part], digests[part], fresh[part])
-            self._advance(offset, max(block.source.arrival for block in message.blocks))
+            self._advance(offset, message.arrival)
         if fresh.any():
             chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
             self._add(offsets, [block for _, message, _ in messages for block in message.blocks], rows, chosen)

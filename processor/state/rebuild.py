@@ -90,6 +90,14 @@ class Rebuilt(Struct):
     """What could not be had."""
 
 
+class _Unread(NotApplied):
+    """A message cannot be read, and what was made so far is of no use."""
+
+    def __init__(self, offset: int, text: str) -> None:
+        Exception.__init__(self, text)
+        self.offset = offset
+
+
 class Rebuild:
     """One partition. `progress(done, total)` counts offsets of messages; `scratch` is an empty directory."""
 
@@ -110,6 +118,8 @@ class Rebuild:
         self._progress = progress
         self._events = TopicPartition(EVENTS, number)
         self._seen: set[tuple[str, int]] = set()
+        self._closes = False
+        """The rows have no horizon: it is made of the events."""
 
     def run(self, *, allow_loss: bool) -> Rebuilt:
         """Do it. Raises `Refused` if something would be lost that the rows have now, unless `allow_loss`."""
@@ -175,6 +185,10 @@ class Rebuild:
                 "are deleted: those events count again where they are sent again"
             )
             (risks if had > again.base else done.lost).append(text)
+        self._closes = horizon is None
+        if self._closes:  # before the first event is applied: no window may be open for ever
+            newest = again.newest_arrival(start, end, self._dead(again))
+            again.tables.close_by(Horizon.of_events(again.tables.horizon, newest, self._target.at))
         missing = self._replay(again, done, start, end, had, risks, gone)
         if failed is not None:
             self._leave(again, done, failed.offset, str(failed), had, risks)
@@ -225,7 +239,7 @@ class Rebuild:
         gone: list[Range],
     ) -> list[Claimed]:
         """Apply the events; returns the claims that are not in the log. Adds what is missing of them to `gone`."""
-        dead = dead_offsets(self._log, self._number, again.damage()) if again.has(DEAD_LETTERS) else set()
+        dead = self._dead(again)
         missing: list[Claimed] = []
         expected = start
         for offset, found in again.messages(start, end):
@@ -238,6 +252,8 @@ class Rebuild:
                 again.tables.skip(offset)
                 continue
             if isinstance(found, Unusable):
+                if self._closes and again.tables.horizon.windows > again.tables.progress.watermark:
+                    raise _Unread(offset, str(found))  # it was by an event behind this one that windows were closed
                 self._leave(again, done, offset, str(found), had, risks)
                 break
             again.apply(offset, found)
@@ -246,6 +262,9 @@ class Rebuild:
                 missing += _not_in(again, again.take_claims())
             self._progress(offset + 1 - start, end - start)
         return missing + _not_in(again, again.take_claims())
+
+    def _dead(self, again: Recomputation) -> set[int]:
+        return dead_offsets(self._log, self._number, again.damage()) if again.has(DEAD_LETTERS) else set()
 
     @staticmethod
     def _leave(again: Recomputation, done: Rebuilt, offset: int, why: str, had: int, risks: list[str]) -> None:

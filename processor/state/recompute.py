@@ -237,6 +237,17 @@ class Recomputation:
             if found.offset < end:
                 yield found.offset, found
 
+    def newest_arrival(self, start: int, end: int, dead: set[int]) -> int:
+        """The arrival of the last message from `start` to before `end` that can be read and is none of `dead`; 0: there
+        is none. Before the messages are read to be applied."""
+        while end > start:
+            first = max(start, end - MESSAGES)
+            for offset, found in reversed(list(self.messages(first, end))):
+                if isinstance(found, Message) and offset not in dead:
+                    return found.arrival
+            end = first
+        return 0
+
     def sign(self) -> None:
         """Have the progress name the message that it ends with, and where the claims begin."""
         offset, digest = self._newest

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -21,6 +22,7 @@ from structlog.stdlib import get_logger
 from processor.core import claims, history, message, tables
 from processor.core.claims import Claimed
 from processor.core.history import Facts, Found, Loss, Range, Verdict, digest_of, is_padding, judge, void_ranges
+from processor.core.horizon import Horizon
 from processor.core.message import MessageError
 from processor.core.pipeline import Tables
 from processor.core.tables import NEVER, UNKNOWN
@@ -301,7 +303,7 @@ class Recovery:
         index = IdIndex(self._scratch, self._log.identity) if verdict.rebuild_claims else self._index
         try:
             again = self._sealed(index) if facts.first > 0 else Tables(self._number, self._log.salt, index)
-            again.close_by(self._tables.horizon)
+            again.close_by(self._horizon_of(again, verdict))
             written = self._compute(again, verdict)
             again.progress.claims_from = self._tables.progress.claims_from
             missing = self._tables.progress.events - again.tally[1]
@@ -319,6 +321,27 @@ class Recovery:
                 index.close()
                 shutil.rmtree(self._scratch, ignore_errors=True)
         self._logger.warning("tables.rebuilt", what=what, rows=again.progress.rows, events=again.progress.events)
+
+    def _horizon_of(self, again: Tables, verdict: Verdict) -> Horizon:
+        """What the windows are closed by: as it was read back. Where nothing was, no window of the events that are
+        applied again may be open for ever."""
+        found = self._tables.horizon
+        if found.changelog != NEVER or self._tables.progress.offset != NEVER:
+            return found
+        return Horizon.of_events(again.horizon, self._newest_arrival(again.progress.offset + 1, verdict), self._at)
+
+    def _newest_arrival(self, start: int, verdict: Verdict) -> int:
+        """The arrival of the last event from `start` up to the target; 0: there is none."""
+        dead = dead_offsets(self._log, self._number)
+        end = verdict.target + 1
+        while end > start:
+            first = max(start, end - MESSAGES)
+            for record in reversed(list(self._messages(first, end))):
+                if not (record.offset in dead or record.is_damaged or is_padding(record.value)):
+                    with suppress(MessageError):  # whoever applies it says so
+                        return message.decode(record.value or b"").arrival
+            end = first
+        return 0
 
     def _compute(self, again: Tables, verdict: Verdict) -> int | None:
         """Apply the events up to the target. With claims, write these on the way; returns the offset of the first."""
@@ -362,7 +385,8 @@ class Recovery:
         return at if first is None else first
 
     def _write(self, again: Tables) -> None:
-        """Every row, tombstones for rows that are no more, and the progress last, which makes them count."""
+        """Every row, the horizon among them, tombstones for rows that are no more, and the progress last, which makes
+        them count."""
         to = TopicPartition(ROWS, self._number)
         again.take_changes()  # sets the tally
         keys = set()
@@ -373,6 +397,7 @@ class Recovery:
             if len(step) >= ROWS_STEP:
                 self._append([Append(to, step)])
                 step = []
+        step.append((again.horizon.key, again.horizon.encode()))
         step += [(row.key, None) for row in rows_of(self._tables) if row.key not in keys]
         for start in range(0, len(step), ROWS_STEP):
             self._append([Append(to, step[start : start + ROWS_STEP])])

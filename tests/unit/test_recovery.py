@@ -2,19 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from processor.core import tables
+from processor.core.clock import DAY, HOUR
 from processor.log import losses
+from processor.log.address import LogAddress
 from processor.log.errors import HistoryMismatch
 from processor.log.losses import Lost
 from processor.log.store import FILE_NAME, OFFSET_BITS, Append, Log, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
+from processor.state.loader import load, sync_index
+from processor.state.rebuild import EmbeddedTarget, Rebuild
 from processor.state.verify import verify
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
@@ -126,6 +132,48 @@ def test_rows_and_claims_are_made_anew_from_the_events(
     assert end_of(data, topic) == before, "a log that was healed is healed once more"
 
 
+def windows_of(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {key: value for key, value in rows.items() if tables.decode_key(key)[1] == "window"}
+
+
+@pytest.mark.parametrize("way", ["start", "rebuild"])
+def test_no_window_of_long_ago_comes_back_with_rows_that_are_all_gone(tmp_path: Path, way: str) -> None:
+    """300 days, two events a day; the windows are those that a worker had which ran all the time."""
+    data = tmp_path / "data"
+    count = 300 * 2
+    newest = NOON + count * 12 * HOUR
+    with closing(Log(data)) as log:
+        for number in range(count):
+            put(log, [make_event(event_id=id_of(number))], arrival=NOON + number * 12 * HOUR)
+        put(log, [make_event(event_id=id_of(0))], arrival=NOON)  # a copy that was on its way for long
+        last = put(log, [make_event(event_id=id_of(count))], arrival=newest)[0]
+    catch_up(data)
+    with closing(Log(data, create=False)) as log:
+        every = windows_of(newest_rows(log))
+        log.commit(GROUP, [(E0, last + 1)])
+    open_ = {}
+    for key, value in every.items():
+        _, _, (_, _, kind, start) = tables.decode_key(key)
+        if not tables.is_expired(kind, start, newest):
+            open_[key] = value
+    assert 100 < len(open_) < len(every) / 4
+    delete(data, ROWS, 0, end_of(data, ROWS))
+    if way == "start":
+        load(LogAddress(data), 0, lambda: newest + DAY).index.close()
+    else:
+        with closing(Log(data, create=False)) as log:
+            scratch = tmp_path / "rebuild"
+            scratch.mkdir()
+            target = EmbeddedTarget(log, newest + DAY)
+            assert Rebuild(LogAddress(data), log, 0, scratch, target, lambda *_: None).run(allow_loss=False).lost == []
+    with closing(Log(data, create=False)) as log:
+        assert windows_of(newest_rows(log)) == open_
+    assert differences(data, tmp_path) == []
+    catch_up(data)
+    with closing(Log(data, create=False)) as log:
+        assert windows_of(newest_rows(log)) == open_
+
+
 def test_the_old_rows_do_not_linger(data: Path, tmp_path: Path) -> None:
     stale = tables.encode_key(0, "hour", "another", 1, "openai", "gpt-4o", "production")
     with closing(Log(data, create=False)) as log:
@@ -173,6 +221,35 @@ def test_events_that_are_counted_and_gone_are_named(data: Path) -> None:
     assert counted(data) == ALL
     send_again(data)
     assert counted(data) == ALL
+
+
+def discarded(data: Path) -> list[str]:
+    """Why a start has thrown an id index away; the worker stops at once, with a checkpoint."""
+    with capture_logs() as said:
+        partition = load(LogAddress(data), 0)
+    sync_index(partition, final=True)
+    partition.index.close()
+    return [each["reason"] for each in said if each["event"] == "index.discarded"]
+
+
+def test_an_index_is_thrown_away_once_for_what_was_lost(data: Path) -> None:
+    with closing(Log(data, create=False)) as log:
+        for number in range(ROUNDS, ROUNDS + 3):
+            send(log, number)
+    delete(data, EVENTS, ROUNDS, ROUNDS + 2)
+    assert discarded(data) == []
+    catch_up(data)
+    assert reported(data) == [("events", ROUNDS, ROUNDS + 2, False)]
+    [reason] = discarded(data)
+    assert f"the lost events (none), and has to of {ROUNDS} to {ROUNDS + 1}" in reason
+    assert discarded(data) == []
+    with closing(Log(data, create=False)) as log:
+        send(log, ROUNDS)
+    catch_up(data)
+    assert discarded(data) == []
+    assert counted(data) == ALL + 2 * EACH + 4
+    send_again(data)
+    assert counted(data) == ALL + 2 * EACH + 4
 
 
 @pytest.mark.parametrize("topic", [ROWS, CLAIMS])
