@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from structlog.stdlib import get_logger
 
-from processor import lifeline, logs, restart, tracing
+from processor import lifeline, logs, open_files, restart, tracing
 from processor.app import Application
 from processor.core.visible import visible_lines
 from processor.log.checkpointer import Checkpointer
@@ -30,6 +30,7 @@ EXIT_CRASHED: Final = 70
 def main() -> int:
     """Run the worker until SIGTERM; returns the exit code."""
     is_again = restart.pause()
+    open_files.raise_limit()
     try:
         settings = load(Settings)
         logs.configure(settings, "worker")

@@ -536,8 +536,6 @@ class IdIndex:
             self._thread.shutdown(cancel_futures=True)
             self._thread = None
         with self._files:
-            for segment in self._segments:
-                segment.close()
             self._segments = []
             self._filters, self._places = {}, {}
             self._view = self._make_view()

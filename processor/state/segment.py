@@ -75,7 +75,6 @@ class Segment:
         """Of the file's header and checksums, hex: what a checkpoint keeps of it."""
         self.buckets: int = capacity // PLACES
         self._arena = arena
-        self._fd: int | None = None
         self._checksums: U64 | None = None
         self._checked: NDArray[np.bool_] | None = None
         """Blocks that may be believed; None: all, for this process made them."""
@@ -100,10 +99,8 @@ class Segment:
             secret: Secret = header["multiplier"], header["twist"]
             start = arena.map_file(fd, _size(capacity))
             segment = cls(arena, start, capacity, header["base"], secret, header["used"])
-        except BaseException:
-            os.close(fd)
-            raise
-        segment._fd = fd
+        finally:
+            os.close(fd)  # there may be more segments than a process has files
         segment.path, segment.digest = path, found
         segment._checksums, segment._checked = checksums, np.zeros(len(checksums), np.bool_)
         segment._read_at_random()
@@ -175,33 +172,43 @@ class Segment:
         return 0 if self._checked is None else len(self._checked) - int(np.count_nonzero(self._checked))
 
     def check(self, blocks: Numbers) -> int:
-        """Compare the checksums of these blocks, those that were not; returns how many were. Raises `DamagedIndex`."""
-        if self._checked is None or self._checksums is None or self._fd is None:
+        """Compare the checksums of these blocks, those that were not; returns how many were.
+
+        Raises `DamagedIndex`, and another `OSError` where the process may open no more files.
+        """
+        if self._checked is None or self._checksums is None:
             return 0
         new: list[int] = np.unique(blocks[~self._checked[blocks]]).tolist()
-        for number in new:
-            # Read by a call: where the disk gives an error, a page fault would end the process.
-            begin = HEADER + number * BLOCK_BYTES
-            length = min(BLOCK_BYTES, _size(self.capacity) - begin)
-            assert self.path is not None
-            try:
-                read = os.pread(self._fd, length, begin)
-            except OSError as error:
-                raise DamagedIndex(self.path, f"block {number} (bytes {begin} to {begin + length}): {error}") from error
-            if xxhash.xxh3_64_intdigest(read) != int(self._checksums[number]):
-                where = f"block {number} (bytes {begin} to {begin + length})"
-                raise DamagedIndex(self.path, f"{where}: its checksum does not match")
-            self._checked[number] = True
+        if not new:
+            return 0
+        assert self.path is not None
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise DamagedIndex(self.path, f"it cannot be opened: {error}") from error
+        try:
+            for number in new:
+                self._check_block(self.path, fd, number, int(self._checksums[number]))
+                self._checked[number] = True
+        finally:
+            os.close(fd)
         return len(new)
+
+    def _check_block(self, path: Path, fd: int, number: int, checksum: int) -> None:
+        begin = HEADER + number * BLOCK_BYTES
+        length = min(BLOCK_BYTES, _size(self.capacity) - begin)
+        where = f"block {number} (bytes {begin} to {begin + length})"
+        try:  # read by a call: where the disk gives an error, a page fault would end the process
+            read = os.pread(fd, length, begin)
+        except OSError as error:
+            raise DamagedIndex(path, f"{where}: {error}") from error
+        if xxhash.xxh3_64_intdigest(read) != checksum:
+            raise DamagedIndex(path, f"{where}: its checksum does not match")
 
     def _block(self, number: int) -> Any:
         return self.table[number << BLOCK_BITS : (number + 1) << BLOCK_BITS].data.cast("B")
-
-    def close(self) -> None:
-        """Close the file; it stays mapped."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
 
 
 class CheckedBlocks:

@@ -813,3 +813,46 @@ def test_an_index_made_with_other_void_events_is_thrown_away_once(tmp_path: Path
         is_exact(log.replay(index), log)
         index.sync(log.covered(index), final=True)
         index.close()
+
+
+def open_segments() -> list[str]:
+    """Of all segments of this process."""
+    links = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return [each for each in links if each.endswith(".idx")]
+
+
+def test_segments_hold_no_file_open(tmp_path: Path) -> None:
+    """A process has fewer files than the ids of years have segments."""
+    log = ClaimsLog()
+    index = opened(tmp_path, log)
+    for number in range(40):
+        log.append(index, keys(RECORD, number))
+        index.sync(log.covered(index), final=True)
+    settled(index).close()
+    assert len(list(tmp_path.glob("*.idx"))) >= 30
+    again = settled(opened(tmp_path, log))
+    assert open_segments() == []
+    is_exact(again, log)
+    assert open_segments() == []
+    again.close()
+
+
+def test_no_file_to_be_had_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ClaimsLog()
+    index = opened(tmp_path, log)
+    for number in range(4):
+        log.append(index, keys(RECORD, number))
+    index.sync(log.covered(index), final=True)
+    settled(index).close()
+    again = settled(opened(tmp_path, log, most=1 << 20))  # no filters, whose thread would read all of it
+    with monkeypatch.context() as patched:
+
+        def refuse(*_: object, **__: object) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        patched.setattr(segment_module.os, "open", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            again.find(log.records[0][0])
+    is_exact(again, log)
+    again.close()
+    assert (tmp_path / "checkpoint.json").exists()
