@@ -18,7 +18,7 @@ from processor.core.pipeline import Tables
 from processor.core.user_rows import Dead
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.errors import HistoryMismatch
+from processor.log.errors import HistoryMismatch, LogUnavailable
 from processor.log.letters import dead_offsets
 from processor.log.newest import FOLD, Kept, collector_off, newest
 from processor.log.port import LogReader, LogWriter
@@ -99,9 +99,13 @@ def wall_clock() -> int:
 def load(address: LogAddress, number: int, clock: Callable[[], int] = wall_clock) -> Partition:
     """Read a partition of the embedded log back, as `bring` does."""
     store = address.open()
+    warm: dict[int, Partition] = {}
     try:
-        return bring(address, store, number, lambda appends: store.append(appends, clock()), clock, {})
+        return bring(address, store, number, lambda appends: store.append(appends, clock()), clock, warm)
     finally:
+        for left in warm.values():
+            left.index.distrust()
+            left.index.close()
         store.close()
 
 
@@ -117,9 +121,10 @@ def bring(
     other.
 
     `append` writes to its rows and claims. Blocks for as long as that takes; progress goes to the log of the program.
-    Raises `HistoryMismatch` where the pieces cannot be made to fit, `LogUnavailable`: then what was read is `warm`.
+    Raises `HistoryMismatch` where the pieces cannot be made to fit, `LogUnavailable`: then what was read is `warm`, and
+    after no other error.
     """
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         partition = warm.pop(number, None)
         if partition is not None and not _is_within(store, partition):
             partition.index.distrust()
@@ -128,14 +133,23 @@ def bring(
         if partition is None:
             partition = fresh(address, store, number)
         warm[number] = partition
-        catch_up(store, partition)
         scratch = address.data_dir / "index" / f"{number:04d}.rebuild"
-        recovery = Recovery(store, number, partition.tables, partition.index, append, clock(), scratch)
-        resume = recovery.run()
+        try:
+            catch_up(store, partition)
+            recovery = Recovery(store, number, partition.tables, partition.index, append, clock(), scratch)
+            resume = recovery.run(thorough=attempt > 0)
+            if resume is not None:
+                partition.dead = dead_offsets(store, number)
+                partition.expected = resume
+        except LogUnavailable:
+            raise
+        except BaseException:
+            del warm[number]
+            partition.index.distrust()
+            partition.index.close()
+            raise
         del warm[number]
         if resume is not None:
-            partition.dead = dead_offsets(store, number)
-            partition.expected = resume
             return partition
         partition.index.close()
     raise HistoryMismatch(

@@ -45,6 +45,12 @@ MESSAGES: Final = 100
 CHUNK: Final = 1000
 """Offsets looked at together, from the end of the events on backwards."""
 
+STRETCH: Final = 10_000
+"""Messages before the progress that a start looks for, all of them: their ids lie a page each, where they are large."""
+
+PROBES: Final = 100
+"""Messages of all those before that a start looks for."""
+
 PADDING: Final = (b"padding", None)
 
 ROWS_STEP: Final = 5000
@@ -75,12 +81,18 @@ class Recovery:
         self._lost = losses.of_partition(log, number)
         self._logger = get_logger().bind(partition=number)
 
-    def run(self) -> int | None:
+    def run(self, *, thorough: bool = False) -> int | None:
         """Compare and heal. Returns the next offset to read, or None: state was written, read all of it back and look
-        again. Raises `HistoryMismatch`, `LogUnavailable`."""
+        again. Raises `HistoryMismatch`, `LogUnavailable`.
+
+        All messages of the embedded log are looked for if it is to be `thorough`, or anything is wrong.
+        """
         self._report_letters()
         facts = self._facts()
         verdict = judge(facts)
+        if isinstance(self._log, Log) and (thorough or not verdict.is_fine):
+            facts = replace(facts, holes=self._holes(self._log, facts.first, facts.end, thorough=True))
+            verdict = judge(facts)
         if verdict.cut is not None and verdict.cut <= facts.progress.offset:
             facts = replace(facts, regrown=self._regrown(min(facts.end, facts.progress.offset + 1)))
             verdict = judge(facts)
@@ -117,11 +129,11 @@ class Recovery:
             at = next(self._messages(progress.offset, progress.offset + 1), None)
             if at is None:
                 found = "missing"
-                holes = [Range(progress.offset, progress.offset + 1)]
+                holes = self._unrecorded([(progress.offset, progress.offset + 1)])
             elif progress.digest != UNKNOWN and not at.is_damaged:
                 found = "same" if digest_of(at.key, at.value) == progress.digest else "other"
-        if isinstance(log, Log) and progress.offset >= first:
-            holes = [Range(*each) for each in log.missing(self._events, first, min(progress.offset + 1, end))]
+        if isinstance(log, Log):
+            holes = self._holes(log, first, end)
         tail = self._tail_of_claims()
         rows, events = self._tables.tally
         return Facts(
@@ -137,9 +149,26 @@ class Recovery:
             reach=max((claimed.offset for claimed in tail), default=NEVER),
             ids=len(self._index),
             foreign=self._foreign(tail, end, void) if progress.offset != NEVER else None,
-            holes=[hole for hole in holes if history.unrecorded([_hole(hole)], self._lost)],
+            holes=holes,
             lost=self._lost,
         )
+
+    def _holes(self, log: Log, first: int, end: int, *, thorough: bool = False) -> list[Range]:
+        """What is missing of the messages of the embedded log up to the progress, and not recorded yet.
+
+        The last ones and a few of the others are looked for, or all if any of these few is missing.
+        """
+        end = min(self._tables.progress.offset + 1, end)
+        if end <= first:
+            return []
+        start = max(first, end - STRETCH)
+        probes = range(first, start, -(-(start - first) // PROBES) or 1)
+        if thorough or any(self._unrecorded(log.missing(self._events, each, each + 1)) for each in probes):
+            start = first
+        return self._unrecorded(log.missing(self._events, start, end))
+
+    def _unrecorded(self, holes: Sequence[tuple[int, int]]) -> list[Range]:
+        return [Range(*hole) for hole in holes if history.unrecorded([_hole(Range(*hole))], self._lost)]
 
     def _messages(self, start: int, end: int) -> Iterator[Record]:
         """The events between two offsets, damaged ones among them, which are dead letters or never were applied."""

@@ -15,13 +15,16 @@ from processor.core import tables
 from processor.core.clock import DAY, HOUR
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.errors import HistoryMismatch
+from processor.log.errors import DamagedRecord, HistoryMismatch
 from processor.log.losses import Lost
 from processor.log.store import FILE_NAME, OFFSET_BITS, Append, Log, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
-from processor.state.loader import load, sync_index
+from processor.state import recovery
+from processor.state.index import IdIndex
+from processor.state.loader import Partition, bring, load, sync_index
 from processor.state.rebuild import EmbeddedTarget, Rebuild
-from processor.state.verify import verify
+from processor.state.verify import Verification, verify
+from tests.support.damage import flip
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON
@@ -250,6 +253,79 @@ def test_an_index_is_thrown_away_once_for_what_was_lost(data: Path) -> None:
     assert counted(data) == ALL + 2 * EACH + 4
     send_again(data)
     assert counted(data) == ALL + 2 * EACH + 4
+
+
+def test_a_start_looks_for_the_last_messages_and_a_few_before(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing in between is for `verify` to name, and for a start that has rows to make anew."""
+    monkeypatch.setattr(recovery, "STRETCH", 2)
+    monkeypatch.setattr(recovery, "PROBES", 2)  # the messages 0 and 2
+    looked_for: list[int] = []
+    missing = Log.missing
+
+    def count(log: Log, tp: TopicPartition, start: int, end: int) -> list[tuple[int, int]]:
+        looked_for.extend(range(start, end) if tp == E0 else [])
+        return missing(log, tp, start, end)
+
+    monkeypatch.setattr(Log, "missing", count)
+    delete(data, EVENTS, 1, 2)
+    catch_up(data)
+    assert looked_for == [0, 2, 4, 5]
+    assert reported(data) == []
+    with closing(Log(data, create=False)) as log:
+        verification = Verification(log, 0, tmp_path, lambda *_: None)
+        list(verification.run())
+    assert (EVENTS, "messages 1 to 1 are not there") in [(each.topic, each.text) for each in verification.problems]
+    delete(data, ROWS, 0, end_of(data, ROWS) // 2)
+    with pytest.raises(HistoryMismatch, match=r"partition 0: records of the rows are missing"):
+        catch_up(data)
+    delete(data, EVENTS, 2, 3)
+    with pytest.raises(HistoryMismatch, match=r"partition 0: records of the rows are missing"):
+        catch_up(data)
+
+
+def test_a_probe_that_finds_nothing_has_all_messages_looked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "STRETCH", 2)
+    monkeypatch.setattr(recovery, "PROBES", 2)
+    delete(data, EVENTS, 1, 3)
+    catch_up(data)
+    assert reported(data) == [("events", 1, 3, True)]
+    delete(data, EVENTS, 3, 4)
+    catch_up(data)
+    assert reported(data) == [("events", 1, 3, True)]  # a loss that is known is no reason to look for more
+    delete(data, EVENTS, 4, 5)
+    catch_up(data)
+    assert reported(data) == [("events", 1, 3, True), ("events", 3, 5, True)]
+
+
+def test_a_start_that_is_refused_holds_nothing_open(data: Path) -> None:
+    """Whoever repairs the partition in this process, or waits, would have its ids open a second time."""
+    address = LogAddress(data)
+    partition = load(address, 0)
+    sync_index(partition, final=True)
+    partition.index.close()
+    delete(data, EVENTS, 0, 2)
+    delete(data, ROWS, 0, end_of(data, ROWS) // 2)
+    closed: list[Path] = []
+    warm: dict[int, Partition] = {}
+    with closing(Log(data, create=False)) as log, pytest.MonkeyPatch.context() as patched:
+        close = IdIndex.close
+
+        def note(index: IdIndex) -> None:
+            closed.append(data)
+            close(index)
+
+        patched.setattr(IdIndex, "close", note)
+        with pytest.raises(HistoryMismatch):
+            bring(address, log, 0, lambda appends: log.append(appends, NOON), lambda: NOON, warm)
+        assert (len(closed), warm) == (1, {})
+        delete(data, CLAIMS, 0, 1)
+        flip(log, TopicPartition(CLAIMS, 0), 2)
+        shutil.rmtree(data / "index")
+        with pytest.raises(DamagedRecord):
+            bring(address, log, 0, lambda appends: log.append(appends, NOON), lambda: NOON, warm)
+        assert (len(closed), warm) == (2, {})
 
 
 @pytest.mark.parametrize("topic", [ROWS, CLAIMS])
