@@ -850,7 +850,7 @@ def test_no_file_to_be_had_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monk
         def refuse(*_: object, **__: object) -> int:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-        patched.setattr(segment_module.os, "open", refuse)
+        patched.setattr(os, "open", refuse)
         with pytest.raises(OSError, match="Too many open files"):
             again.find(log.records[0][0])
     is_exact(again, log)
