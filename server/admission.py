@@ -8,6 +8,7 @@ without end and does nothing with them ends its own.
 """
 
 from collections.abc import Hashable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ FOUND: Final = 256
 """Idle connections that one look at all of them remembers."""
 
 
+@lru_cache(maxsize=16_384)
 def network_of(address: str) -> str:
     """Return what a share belongs to: an IPv4 address, or the /64 that one owner of IPv6 addresses has at least."""
     try:

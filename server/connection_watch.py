@@ -7,16 +7,20 @@ second while there are many, ends what is too much: connections on which no call
 made a call with a valid key. To the server and the client it looks as if the other side had closed; clients connect
 again when they have something to say.
 
-Only connections without a call are ended for the sake of others; those of one address beyond its share with any.
+Only connections without a call are ended, be it for the sake of others or because one address has more than its share.
+A call begins when its request has arrived as a whole. Where bytes still arrive something may be on its way, so these
+connections go last; they are not spared for ever, for a byte now and then costs nothing.
 """
 
 import asyncio
 import contextlib
 import os
 import socket
+import struct
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,10 +34,17 @@ MAX_GRPC: Final = 4096
 """Connections at once, where the process may have the files for them."""
 PERIOD: Final = 0.5
 """Seconds between two looks."""
-CROWDED: Final = 0.5
-"""Of the bound: with fewer files than that besides the other connections, no socket is looked at."""
+CROWDED: Final = 0.7
+"""Of the bound: with fewer files than that besides the other connections, no socket is looked at. A little less than
+what can make an end necessary, so that it is known by then who is idle."""
 ROOM: Final = 0.75
 """Of the bound: so many connections are left if there are more, as far as the others are idle."""
+GRACE: Final = 10.0
+"""Seconds in which a connection without a key goes after the others without one: its first request may be arriving."""
+RECENT: Final = 3.0
+"""Seconds since the last bytes of a connection within which it counts as one that receives."""
+_LAST_DATA_RECEIVED: Final = 52
+"""Where Linux's `struct tcp_info` has that time: 32 bits, in milliseconds."""
 _FILES: Final = next(path for path in (Path("/proc/self/fd"), Path("/dev/fd"), Path("/")) if path.is_dir())
 """Where the system lists the process's open files by number."""
 
@@ -70,12 +81,17 @@ class ConnectionWatch:
         self._counted = counted
         self._others = others
         self.share = max(int(limit * SHARE), 1)
+        self._room = int(limit * ROOM)
         self._calls: Counter[str] = Counter()
         """Peer as gRPC names it -> calls under way."""
         self._known: set[str] = set()
         """Peers that made a call with a valid key."""
         self._seen: dict[Peer, float] = {}
         """Connection -> when it was first seen, in the order of that."""
+        self._used: dict[Peer, float] = {}
+        """Connection with a key -> the last look before which a call had ended, or at which one was under way."""
+        self._ended: set[str] = set()
+        """Peers of which a call has ended since the last look."""
 
     @contextmanager
     def call(self, peer: str) -> Iterator[None]:
@@ -89,6 +105,7 @@ class ConnectionWatch:
                 self._calls[peer] = left
             else:
                 del self._calls[peer]
+            self._ended.add(peer)
 
     def know(self, peer: str) -> None:
         """A call of this peer had a valid key."""
@@ -105,47 +122,54 @@ class ConnectionWatch:
 
     async def _look(self, port: int) -> None:
         if await asyncio.to_thread(count_files) - self._others() - len(self._counted()) < self.limit * CROWDED:
-            self._seen.clear()
+            for memory in (self._seen, self._used, self._ended):
+                memory.clear()
             if len(self._known) > self.limit:
                 self._known.clear()
             return
         found = await asyncio.to_thread(connections_to, port)
         counted = set(self._counted())
         there = [each for each in found if each.peer not in counted]
-        ended = self.surplus(there, time.monotonic())
+        now = time.monotonic()
+        silent = await asyncio.to_thread(silences, there) if len(there) > min(self.share, self._room) else {}
+        ended = self.surplus(there, now, silent)
         for each in ended:
             await asyncio.to_thread(end, each, port)
         if ended:
             log.warning("connections.ended", api=self._name, ended=len(ended), connections=len(there))
 
-    def surplus(self, there: Iterable[Open], now: float) -> list[Open]:
-        """Return which of these connections are to be ended. `now` is of a clock in seconds that never goes back."""
+    def surplus(self, there: Iterable[Open], now: float, silent: Mapping[Peer, float] | None = None) -> list[Open]:
+        """Return which of these connections are to be ended. `now` is of a clock in seconds that never goes back;
+        `silent`, read after that, says for how many seconds they have received nothing, as far as that is known."""
         connections = {each.peer: each for each in there}
         self._seen = dict.fromkeys(connections, now) | {p: at for p, at in self._seen.items() if p in connections}
         calls, known = self._by_peer(connections)
+        fresh = calls | {parse_peer(each) for each in self._ended}
+        self._ended.clear()
+        self._used = {peer: now if peer in fresh else self._used.get(peer, self._seen[peer]) for peer in known}
 
-        def rank(peer: Peer) -> tuple[bool, bool, float]:
-            """The first to go: without a call before those with one, without a key before those with one, then the
-            oldest; of those with calls the newest."""
-            age = self._seen[peer]
-            return (peer in calls, peer in known, -age if peer in calls else age)
+        def idle_since(peer: Peer) -> float:
+            return self._used.get(peer, self._seen[peer])
 
-        ended: list[Peer] = []
-        by_address: dict[str, list[Peer]] = {}
-        for peer in connections:
-            by_address.setdefault(network_of(peer[0]), []).append(peer)
-        for peers in by_address.values():
-            if len(peers) > self.share:
-                ended += sorted(peers, key=rank)[: len(peers) - self.share]
-        left = len(connections) - len(ended) - int(self.limit * ROOM)
-        if left > 0:
-            gone = set(ended)
-            idle = [
-                peer
-                for peer in connections
-                if peer not in gone and peer not in calls and now - self._seen[peer] >= MIN_IDLE
-            ]
-            ended += sorted(idle, key=rank)[:left]
+        def rank(peer: Peer) -> tuple[bool, bool, bool, float]:
+            """The first to go: one that receives nothing, without a key, beyond its grace, idle for longest."""
+            age = now - self._seen[peer]
+            receives = silent is not None and silent.get(peer, age) < min(RECENT, age)  # not what it said at the start
+            return receives, peer in known, peer not in known and age < GRACE, idle_since(peer)
+
+        networks = Counter(network_of(address) for address, _ in connections)
+        excess = {network: count - self.share for network, count in networks.items() if count > self.share}
+        if not excess and len(connections) <= self._room:
+            return []
+        idle = sorted((p for p in connections if p not in calls and now - idle_since(p) >= MIN_IDLE), key=rank)
+        ended: dict[Peer, None] = {}
+        for peer in idle:
+            network = network_of(peer[0])
+            if excess.get(network, 0) > 0:
+                excess[network] -= 1
+                ended[peer] = None
+        left = max(len(connections) - len(ended) - self._room, 0)
+        ended |= dict.fromkeys([peer for peer in idle if peer not in ended][:left])
         return [connections[peer] for peer in ended]
 
     def _by_peer(self, there: dict[Peer, Open]) -> tuple[set[Peer], set[Peer]]:
@@ -173,6 +197,8 @@ def peer_of(address: tuple[object, ...]) -> Peer:
 
 
 def _plain(address: str) -> str:
+    """Without what only one of the two namings may have: the interface of a link-local address, by name or number."""
+    address = address.partition("%")[0]
     return address.removeprefix("::ffff:") if "." in address else address
 
 
@@ -188,6 +214,20 @@ def connections_to(port: int) -> list[Open]:
         peer = _peer_at(fd, port)
         if peer is not None:
             found.append(Open(fd, peer))
+    return found
+
+
+def silences(there: Iterable[Open]) -> dict[Peer, float]:
+    """Return for how many seconds connections have received nothing, be it since they were accepted.
+
+    Those of which that cannot be read are left out: all, where the system is not Linux.
+    """
+    found = {}
+    if sys.platform == "linux":
+        for each in there:
+            with contextlib.suppress(OSError, struct.error), _borrowed(each.fd) as borrowed:
+                info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED + 4)
+                found[each.peer] = struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000
     return found
 
 

@@ -1,12 +1,23 @@
 """Which connections of thousands are ended, and that these are what is ended."""
 
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from server.connection_watch import ConnectionWatch, Open, connections_to, count_files, end, parse_peer
+from server.connection_watch import (
+    ConnectionWatch,
+    Open,
+    connections_to,
+    count_files,
+    end,
+    parse_peer,
+    peer_of,
+    silences,
+)
 from server.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
 
 
@@ -24,14 +35,22 @@ def test_as_long_as_there_is_room_none_is_ended() -> None:
     assert [ends(watch, there, now) for now in (0.0, 10.0, 1000.0)] == [[], [], []]
 
 
-def test_one_address_has_a_share_whatever_it_does() -> None:
+def test_one_address_has_a_share_of_which_those_with_a_call_are_never_ended() -> None:
     watch = ConnectionWatch("grpc", 100)
     there = crowd(80) + crowd(5, "10.0.0.2")
     with ExitStack() as calls:
         for each in there[:78]:
             calls.enter_context(watch.call(f"ipv4:10.0.0.1:{each.peer[1]}"))
-        assert len(ends(watch, there, 0.0)) == 5
-        assert set(ends(watch, there, 0.0)) > {("10.0.0.1", 78), ("10.0.0.1", 79)}  # those without a call first
+        assert ends(watch, there, 0.0) == []  # none has been idle for long enough
+        assert set(ends(watch, there, 2.0)) >= {("10.0.0.1", 78), ("10.0.0.1", 79)}
+        assert not set(ends(watch, there, 2.0)) & {each.peer for each in there[:78]}
+
+
+def test_an_address_beyond_its_share_makes_room_itself() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = crowd(5, "10.0.0.2") + crowd(80)
+    ends(watch, there, 0.0)
+    assert [address for address, _ in ends(watch, there, 2.0)].count("10.0.0.1") == 5
 
 
 def test_idle_ones_make_room_for_others_those_without_a_key_first() -> None:
@@ -57,6 +76,79 @@ def test_a_connection_with_a_call_is_never_ended_for_others() -> None:
         assert set(ends(watch, there, 2.0)) == {each.peer for each in there[95:]}
 
 
+def scattered(count: int) -> list[Open]:
+    """Connections of as many addresses."""
+    return [Open(number, (f"10.0.0.{number}", 1)) for number in range(count)]
+
+
+def test_of_those_with_a_key_the_one_goes_first_whose_last_call_is_longest_ago() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(76)
+    names = [f"ipv4:{address}:{port}" for (address, port) in (each.peer for each in there)]
+    for name in names:
+        with watch.call(name):
+            watch.know(name)
+    ends(watch, there, 0.0)
+    for name in names[:40]:  # those that were first seen
+        with watch.call(name):
+            pass
+    assert ends(watch, there, 10.0) == [there[40].peer]
+    for name in names:
+        with watch.call(name):
+            pass
+    assert ends(watch, there, 20.0) == []
+    assert ends(watch, there, 20.5) == []
+    assert len(ends(watch, there, 21.0)) == 1
+
+
+def test_calls_without_a_key_keep_nothing_open() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(80)
+    for now in (0.0, 0.5, 1.0):
+        for each in there:
+            with watch.call(f"ipv4:{each.peer[0]}:1"):
+                pass
+        assert len(ends(watch, there, now)) == (5 if now == 1.0 else 0)
+
+
+def test_a_connection_that_may_bring_its_first_request_goes_after_older_ones() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(80)
+    ends(watch, there[70:], 0.0)
+    ends(watch, there, 5.0)
+    assert set(ends(watch, there, 10.0)) <= {each.peer for each in there[70:]}
+
+
+def test_a_connection_that_still_receives_goes_last() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(80)
+    known = [f"ipv4:{each.peer[0]}:1" for each in there[:70]]
+    for name in known:
+        with watch.call(name):
+            watch.know(name)
+    uploads = {each.peer: 0.5 for each in there[70:]}
+    ends(watch, there, 0.0)
+    ended = watch.surplus(there, 20.0, uploads)
+    assert len(ended) == 5
+    assert not {each.peer for each in ended} & set(uploads)
+
+
+def test_bytes_now_and_then_hold_no_connection_for_ever() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(80)
+    trickle = {each.peer: 0.1 for each in there}
+    ends(watch, there, 0.0)
+    assert len(watch.surplus(there, 20.0, trickle)) == 5
+
+
+def test_what_a_client_says_when_it_connects_is_no_request() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(80)
+    silent = {each.peer: 2.2 for each in there[:10]} | {each.peer: 0.1 for each in there[10:]}
+    ends(watch, there, 0.0)
+    assert {each.peer for each in watch.surplus(there, 2.0, silent)} <= {each.peer for each in there[:10]}
+
+
 @pytest.mark.parametrize(
     ("text", "peer"),
     [
@@ -64,6 +156,7 @@ def test_a_connection_with_a_call_is_never_ended_for_others() -> None:
         ("ipv6:%5B::1%5D:50000", ("::1", 50000)),
         ("ipv6:[2001:db8::1]:50000", ("2001:db8::1", 50000)),
         ("ipv6:%5B::ffff:10.0.0.1%5D:50000", ("10.0.0.1", 50000)),
+        ("ipv6:%5Bfe80::1%25eth0%5D:50000", ("fe80::1", 50000)),
         ("unix:", ("", 0)),
     ],
 )
@@ -82,6 +175,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
             accepted, _ = listener.accept()
             with accepted:
                 yield accepted, client
+
+
+def test_a_link_local_address_is_one_whatever_its_interface_is_called() -> None:
+    assert peer_of(("fe80::1%eth0", 50000, 0, 2)) == peer_of(("fe80::1%2", 50000, 0, 2)) == ("fe80::1", 50000)
 
 
 def test_of_all_files_the_connections_to_the_port_are_found(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -106,6 +203,20 @@ def test_what_is_ended_is_that_connection_only(pair: tuple[socket.socket, socket
     end(found, port)
     assert (client.recv(1), accepted.recv(1)) == (b"", b"")
     assert accepted.fileno() == found.fd  # its owner closes it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a connection received its last bytes")
+def test_how_long_a_connection_has_received_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
+    accepted, client = pair
+    there = connections_to(accepted.getsockname()[1])
+    time.sleep(0.5)
+    [since_accepted] = silences(there).values()
+    assert since_accepted >= 0.4
+    client.sendall(b"a part of a request")
+    assert accepted.recv(100, socket.MSG_PEEK)
+    found = silences([*there, Open(10_000_000, ("10.0.0.1", 1))])
+    assert list(found) == [client.getsockname()[:2]]
+    assert found[client.getsockname()[:2]] < since_accepted
 
 
 @pytest.mark.parametrize("tls", [False, True])
