@@ -87,7 +87,7 @@ async def make_server(
         ("grpc.max_allowed_incoming_connections", connections.limit),  # a further one is closed when it is accepted
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
-    ingest, usage, around = _Ingest(face), _Usage(face), _Around(face.access_log, connections)
+    ingest, usage, around = _Ingest(face, connections), _Usage(face, connections), _Around(face.access_log, connections)
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
@@ -111,12 +111,13 @@ async def make_server(
 
 
 class _Ingest:
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, connections: ConnectionWatch) -> None:
         self._face = face
+        self._connections = connections
 
     async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
         metadata = _metadata(context)
-        key = self._sender(metadata)
+        key = self._sender(context, metadata)
         try:
             sequence, receipt = await self._accept(key, raw, self._handling(metadata))
         except Refused as refused:
@@ -129,7 +130,7 @@ class _Ingest:
     async def IngestStream(self, context: Context) -> None:
         metadata = _metadata(context)
         handling = self._handling(metadata)
-        self._sender(metadata)
+        self._sender(context, metadata)
 
         async def answer(key: Key, raw: bytes) -> ingest_pb2.IngestResponse:
             try:
@@ -144,12 +145,14 @@ class _Ingest:
 
         await IngestStream(context, lambda: _authenticate(self._face, metadata, "ingest"), answer).run()
 
-    def _sender(self, metadata: dict[str, str]) -> Key:
+    def _sender(self, context: Context, metadata: dict[str, str]) -> Key:
         try:
-            return _authenticate(self._face, metadata, "ingest")
+            key = _authenticate(self._face, metadata, "ingest")
         except Refused as refused:
             self._face.intake.meters.refused("proto", refused)
             raise
+        self._connections.know(context.peer())
+        return key
 
     def _handling(self, metadata: dict[str, str]) -> Handling:
         return prefer.handling([metadata.get("prefer", "")]) or self._face.handling
@@ -165,8 +168,9 @@ class _Ingest:
 
 
 class _Usage:
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, connections: ConnectionWatch) -> None:
         self._face = face
+        self._connections = connections
 
     async def ListUsers(self, raw: bytes, context: Context) -> usage_pb2.ListUsersResponse:
         key, after = self._reader(context)
@@ -191,14 +195,16 @@ class _Usage:
 
     async def WatchUsers(self, raw: bytes, context: Context) -> None:
         face, metadata = self._face, _metadata(context)
+        _, after = self._reader(context)
         request = _parse(usage_pb2.WatchUsersRequest, raw)
         secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
-        after = metadata.get("x-ingest-position")
         await watch_users(face.feed, request, secret, lambda: face.authenticate(secret, "read"), after, context)
 
     def _reader(self, context: Context) -> tuple[Key, str | None]:
         metadata = _metadata(context)
-        return _authenticate(self._face, metadata, "read"), metadata.get("x-ingest-position")
+        key = _authenticate(self._face, metadata, "read")
+        self._connections.know(context.peer())
+        return key, metadata.get("x-ingest-position")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -288,7 +294,7 @@ async def _with_status(answer: Awaitable[_T], context: Context, around: _Around)
     peer = context.peer()
     with around.connections.call(peer):
         if not (around.logged or tracing.is_on()):
-            return await _answer(answer, context, peer, around.connections)
+            return await _answer(answer, context)
         began, metadata = time.monotonic(), _metadata(context)
         method = getattr(answer, "__name__", "")
 
@@ -296,7 +302,7 @@ async def _with_status(answer: Awaitable[_T], context: Context, around: _Around)
             found: Any = context.code()  # nothing yet, where all went well
             return found or grpc.StatusCode.OK
 
-        answered = _answer(answer, context, peer, around.connections)
+        answered = _answer(answer, context)
         if tracing.is_on():
             service = INGEST if method.startswith("Ingest") else USAGE
             answered = traces.trace_call(service, method, metadata, code, answered)
@@ -307,14 +313,10 @@ async def _with_status(answer: Awaitable[_T], context: Context, around: _Around)
                 access.log_call(method, code(), began, peer, metadata.get("x-api-key"))
 
 
-async def _answer(answer: Awaitable[_T], context: Context, peer: str, connections: ConnectionWatch) -> _T:
+async def _answer(answer: Awaitable[_T], context: Context) -> _T:
     try:
-        answered = await answer
-        connections.know(peer)
-        return answered
+        return await answer
     except Refused as refused:
-        if refused.reason != "unauthenticated":
-            connections.know(peer)
         status = grpc_status(refused, DETAILS_ROOM)
     except Exception:
         log.exception("grpc_call_failed")

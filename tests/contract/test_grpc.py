@@ -1,6 +1,7 @@
 """What only gRPC has: statuses with details, metadata, health, reflection, gzip, TLS. Streams have their own file."""
 
 import asyncio
+import contextlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2
+from server.connection_watch import ConnectionWatch
 from server.errors import Refused
 from server.grpc_service import make_server
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata, open_doors, to_request
@@ -276,6 +278,48 @@ async def test_reads_need_a_key_that_may_read(doors: Doors, method: str, request
 async def test_a_read_takes_a_bearer(doors: Doors) -> None:
     call = doors.unary("UsageService/GetQuota", usage_pb2.GetQuotaResponse)
     assert (await call(b"", metadata=(("authorization", f"Bearer {READ_ONLY}"),))).used == 1
+
+
+class Noting(ConnectionWatch):
+    """Counts how often a peer was told to have a key."""
+
+    known = 0
+
+    def know(self, peer: str) -> None:
+        self.known += 1
+        super().know(peer)
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "secret", "code", "known"),
+    [
+        ("IngestService/Ingest", b"\xff", None, CODE.UNAUTHENTICATED, 0),
+        ("UsageService/GetUser", b"\xff", "no", CODE.UNAUTHENTICATED, 0),
+        ("UsageService/GetUser", b"", INGEST_ONLY, CODE.PERMISSION_DENIED, 0),
+        ("UsageService/WatchUsers", b"\xff", None, CODE.UNAUTHENTICATED, 0),
+        ("UsageService/WatchUsers", b"\xff", READ_ONLY, CODE.INVALID_ARGUMENT, 1),
+        ("IngestService/Ingest", b"\xff", SECRET, CODE.INVALID_ARGUMENT, 1),
+        ("IngestService/IngestStream", b"\xff", None, CODE.UNAUTHENTICATED, 0),
+        ("IngestService/IngestStream", b"", SECRET, CODE.OK, 1),
+        ("UsageService/GetQuota", b"", READ_ONLY, CODE.OK, 1),
+    ],
+)
+async def test_only_a_valid_key_makes_a_connection_known(
+    method: str, raw: bytes, secret: str | None, code: grpc.StatusCode, known: int
+) -> None:
+    async with open_doors() as doors:
+        watch = Noting("grpc", 100)
+        server, port = await make_server(doors.face, bind="127.0.0.1:0", connections=watch)
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream: Any = channel.stream_stream(f"/spendstream.v1.{method}")
+            call = stream(iter([raw]), metadata=key_metadata(secret))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+            assert await call.code() is code
+        assert watch.known == known
+        await server.stop(0)
 
 
 # --- around them -----------------------------------------------------------------------------------------------------

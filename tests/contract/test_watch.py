@@ -247,6 +247,7 @@ async def test_the_generated_stub_works(doors: Doors) -> None:
     [
         (None, usage_pb2.WatchUsersRequest(), grpc.StatusCode.UNAUTHENTICATED),
         (INGEST_ONLY, usage_pb2.WatchUsersRequest(), grpc.StatusCode.PERMISSION_DENIED),
+        (None, usage_pb2.WatchUsersRequest(user_ids=[""]), grpc.StatusCode.UNAUTHENTICATED),
         (SECRET, usage_pb2.WatchUsersRequest(project_id="other"), grpc.StatusCode.PERMISSION_DENIED),
         (SECRET, usage_pb2.WatchUsersRequest(resume_token="nonsense"), grpc.StatusCode.INVALID_ARGUMENT),
         (SECRET, usage_pb2.WatchUsersRequest(user_ids=[""]), grpc.StatusCode.INVALID_ARGUMENT),
