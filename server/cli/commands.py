@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from processor import lifeline, logs, memory, tracing
-from processor.core.visible import visible
+from processor.core.visible import visible, visible_lines
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
 from server.cli import output
@@ -53,7 +53,8 @@ def _errors_as_text() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:  # it quotes arguments, which may be names of files
-        error.message = visible(error.message)
+        is_help = isinstance(error, click.exceptions.NoArgsIsHelpError)  # its message is the help, on many lines
+        error.message = visible_lines(error.message) if is_help else visible(error.message)
         raise
 
 
