@@ -38,6 +38,8 @@ EXIT_BROKEN: Final = 70
 SHORT: Final = 2.0
 """Seconds for which events may be missing from the tables before that is said to be so."""
 
+COUNT_EVERY: Final = 1.0
+"""Seconds between two counts of them."""
 HEALING: Final = 5.0
 """Seconds in which a worker that is just starting has made a damaged record anew, or is about to."""
 EXIT_DAMAGED: Final = 75
@@ -283,12 +285,14 @@ class LogHealth:
         self._moved_at = monotonic()
         self._seen: dict[int, int] = {}
         self._short_since: float | None = None
+        self._shortfall = 0
+        self._counted_at: float | None = None
 
     @property
     def caught_up(self) -> bool:
         """True once the view contains all that was in the log when this process started, and no rows are missing."""
         if not self._caught_up:
-            self._caught_up = self._view.contains(self._at_start) and not self._view.shortfall()
+            self._caught_up = self._view.contains(self._at_start) and not self._find_shortfall()
         return self._caught_up
 
     def unready(self) -> Sequence[str]:
@@ -316,7 +320,7 @@ class LogHealth:
 
     def _missing(self) -> int:
         """Events that the tables have lacked for a while: half a flush may be on its way here."""
-        shortfall = self._view.shortfall()
+        shortfall = self._find_shortfall()
         if shortfall is None:
             return 0
         if shortfall == 0:
@@ -325,6 +329,16 @@ class LogHealth:
             self._short_since = self._monotonic()
         lasted = 0.0 if self._short_since is None else self._monotonic() - self._short_since
         return shortfall if lasted > SHORT else 0
+
+    def _find_shortfall(self) -> int | None:
+        """`View.shortfall`, which adds up all projects, at most once in `COUNT_EVERY`, however often that is asked."""
+        now = self._monotonic()
+        if self._counted_at is None or now - self._counted_at >= COUNT_EVERY:
+            found = self._view.shortfall()
+            if found is None:  # asked again next time: that costs nothing
+                return None
+            self._shortfall, self._counted_at = found, now
+        return self._shortfall
 
     def warnings(self) -> Sequence[str]:
         """See `Health.warnings`."""

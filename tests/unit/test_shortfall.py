@@ -54,7 +54,27 @@ def test_rows_that_are_missing_make_it_unready_once_they_stay_so() -> None:
     assert "1 events that were counted are not shown" in missing
     view.apply(0, [lost])
     view.mark_current(2)
+    clock[0] = 4.0
     assert asked.unready() == []
+
+
+def test_probes_do_not_add_up_all_projects_each_time() -> None:
+    class Counting(View):
+        counts = 0
+
+        def shortfall(self) -> int | None:
+            self.counts += 1
+            return super().shortfall()
+
+    view, clock = Counting(), [0.0]
+    view.apply(0, changelog(Worker()))
+    view.mark_current(1)
+    asked = health(view, clock)
+    for tenth in range(21):
+        clock[0] = tenth / 10
+        assert asked.caught_up
+        assert asked.unready() == []
+    assert view.counts == 3
 
 
 def test_what_was_written_without_these_numbers_is_believed() -> None:
