@@ -39,7 +39,7 @@ NAMELESS: Final = (
     "This path names no user. The ids . and .. cannot stand in a path: browsers, curl and proxies resolve them; "
     "ask for GET /v1/users/?user_id=ID"
 )
-PROBES: Final = frozenset({"/healthz", "/readyz"})
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """What is answered also while there are too many connections."""
 
 BODY_TIMEOUT: Final = 120.0

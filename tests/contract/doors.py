@@ -10,6 +10,7 @@ import aiohttp
 import grpc
 import msgspec
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from processor.core import message
@@ -120,9 +121,13 @@ async def open_doors(
     desk: Callable[[Directory], AdminDesk] | None = None,
     trust: Trust | None = None,
     watched: bool = False,
+    registry: CollectorRegistry | None = None,
     **bounds: Any,
 ) -> AsyncIterator[Doors]:
-    """Both servers on free ports, a client for each, three keys; `watched`: each request is logged."""
+    """Both servers on free ports, a client for each, three keys.
+
+    `watched`: each request is logged; `registry`: what /metrics shows.
+    """
     doors = Doors(publisher or FakePublisher(3))
     doors.add_key(SECRET)
     doors.add_key(READ_ONLY, ("read",))
@@ -133,7 +138,8 @@ async def open_doors(
         doors.face = replace(doors.face, access_log=True)
     if trust is not None:
         doors.face = replace(doors.face, trust=trust)
-    runner = make_runner(create_app(doors.face, None if desk is None else desk(doors.directory)), **bounds)
+    app = create_app(doors.face, None if desk is None else desk(doors.directory), registry)
+    runner = make_runner(app, **bounds)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

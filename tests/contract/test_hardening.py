@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.admission import MIN_IDLE
@@ -109,9 +110,9 @@ async def test_too_many_connections_are_told_so_and_closed() -> None:
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_a_probe_is_answered_whatever_the_number_of_connections(path: str) -> None:
-    async with open_doors(connections=3) as doors:
+    async with open_doors(connections=3, registry=CollectorRegistry()) as doors:
         held = [await connect(doors) for _ in range(3 + 2 * PROBE_CONNECTIONS)]
         for _ in range(3):
             reader, writer = await connect(doors)
