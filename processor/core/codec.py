@@ -35,7 +35,7 @@ from processor.core.event import (
 from processor.core.latency import bucket_of, buckets_of
 from processor.core.lines import Lines, size_of
 from processor.core.nesting import is_deeper
-from processor.core.syntax import encoding_fault, syntax_fault
+from processor.core.syntax import Budget, encoding_fault, syntax_fault
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 Wire = Literal["json", "proto"]
@@ -71,11 +71,12 @@ def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: i
     fast = _ONE[wire]
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
+    budget = Budget()
     for index, record in enumerate(records):
         found = fast(record, now, beside)
         if found is None:
             try:
-                found = _hot(check(fields(wire, record), handling, now, as_counted=not beside), record)
+                found = _hot(check(fields(wire, record, budget), handling, now, as_counted=not beside), record)
             except Fault as fault:
                 faults.append((index, fault))
                 continue
@@ -89,11 +90,14 @@ def decode_event(wire: Wire, record: bytes, handling: Handling, now: int, *, as_
     return check(fields(wire, record), handling, now, as_counted=as_counted)
 
 
-def fields(wire: Wire, record: bytes) -> Fields:
-    """Open a raw event for the slow way. Raises `Fault` if it is too large, not decodable or not an object."""
+def fields(wire: Wire, record: bytes, budget: Budget | None = None) -> Fields:
+    """Open a raw event for the slow way; `budget`: what its request has left for telling why a line is not JSON.
+
+    Raises `Fault` if it is too large, not decodable or not an object.
+    """
     if len(record) > MAX_EVENT_BYTES:
         raise Fault("out_of_range", None, f"an event must have at most {MAX_EVENT_BYTES} bytes, not {len(record)}")
-    return wire_proto.fields(record) if wire == "proto" else _json_fields(record)
+    return wire_proto.fields(record) if wire == "proto" else _json_fields(record, budget)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -151,10 +155,14 @@ def _all_known(records: Sequence[bytes]) -> Iterable[KnownFields]:
     return events
 
 
+_NOTHING: Final = Budget(0)
+"""The fast ways never say why: whatever they refuse, the slow way looks at again."""
+
+
 def _look(record: bytes) -> None:
     """`_inspect`, as far as the line may need it: what the decoder skips, unknown fields, it does not look into."""
     if len(record) > MAX_EVENT_BYTES or not record.isascii() or record.count(b"{") + record.count(b"[") > MAX_NESTING:
-        _inspect(record)
+        _inspect(record, _NOTHING)
 
 
 def _one_json(record: bytes, now: int, beside: bool) -> Hot | None:
@@ -166,8 +174,8 @@ def _one_json(record: bytes, now: int, beside: bool) -> Hot | None:
         return None
 
 
-def _json_fields(record: bytes) -> Fields:
-    _inspect(record)
+def _json_fields(record: bytes, budget: Budget | None) -> Fields:
+    _inspect(record, budget)
     try:
         try:
             return JsonFields(_decode_raw(record))
@@ -175,17 +183,17 @@ def _json_fields(record: bytes) -> Fields:
             msgspec.json.decode(record)  # it may be no JSON at all
             raise Fault("invalid", None, "an event must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise syntax_fault(record, str(error)) from None
+        raise syntax_fault(record, str(error), budget) from None
 
 
-def _inspect(record: bytes) -> None:
+def _inspect(record: bytes, budget: Budget | None = None) -> None:
     """What must hold for the whole line: its size, its encoding, its nesting."""
     if len(record) > MAX_EVENT_BYTES:
         raise Fault("out_of_range", None, f"an event must have at most {MAX_EVENT_BYTES} bytes, not {len(record)}")
     try:
         record.decode()
     except UnicodeDecodeError as error:
-        raise encoding_fault(record, error) from None
+        raise encoding_fault(record, error, budget) from None
     if is_deeper(record, MAX_NESTING):
         raise Fault("out_of_range", None, f"an event must not be nested deeper than {MAX_NESTING}")
 

@@ -10,11 +10,15 @@ from typing import Final, NamedTuple
 
 from processor.core.event import FIELDS, MAX_KEY_SHOWN, MAX_TEXT, Fault
 
-MAX_BYTES: Final = 16 * 1024
-"""Bytes of a line up to which its fields are looked for: a request of a hundred bad lines must cost little."""
+MAX_BYTES: Final = 4 * 1024
+"""Bytes of a line up to which its fields are looked for."""
 
-MAX_FIELDS: Final = 256
-"""Fields that are looked at, for the same reason."""
+MAX_LINES: Final = 16
+"""Lines of a request whose fields are looked for, the first bad ones: 64 KiB of it at most. A request of a hundred bad
+lines must cost little."""
+
+MAX_FIELDS: Final = 64
+"""Fields of a line that are looked at, for the same reason."""
 
 _skip_space = re.compile(r"[ \t\r\n]*").match
 _find_half = re.compile("[\ud800-\udfff]").search
@@ -30,9 +34,29 @@ class Place(NamedTuple):
     event_id: str | None
 
 
-def syntax_fault(record: bytes, otherwise: str) -> Fault:
-    """The fault of a line that is UTF-8 and not JSON; `otherwise` is the decoder's own word for it."""
-    place = _place(record)
+class Budget:
+    """How many more lines of a request are looked into. What is spent depends on nothing but its lines and their order:
+    the same request has the same faults each time.
+    """
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: int = MAX_LINES) -> None:
+        self._lines = lines
+
+    def spend(self) -> bool:
+        """Take one line's share; False: there is none left."""
+        if not self._lines:
+            return False
+        self._lines -= 1
+        return True
+
+
+def syntax_fault(record: bytes, otherwise: str, budget: Budget | None = None) -> Fault:
+    """The fault of a line that is UTF-8 and not JSON; `otherwise` is the decoder's own word for it, which is all there
+    is to say of a long line, or when the `budget` is spent (None: the line is alone).
+    """
+    place = _place(record, budget)
     if place.cause is not None:
         return _fault(f"not valid JSON: {place.cause}", place)
     if record.endswith(b"}"):  # the decoder calls a string that ends with half a character truncated, too
@@ -40,11 +64,11 @@ def syntax_fault(record: bytes, otherwise: str) -> Fault:
     return _fault(f"not valid JSON: {otherwise}", place)
 
 
-def encoding_fault(record: bytes, error: UnicodeDecodeError) -> Fault:
-    """The fault of a line that is not UTF-8."""
+def encoding_fault(record: bytes, error: UnicodeDecodeError, budget: Budget | None = None) -> Fault:
+    """The fault of a line that is not UTF-8; `budget`: see `syntax_fault`."""
     if record.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Fault("syntax", None, "not valid UTF-8 but UTF-16: send UTF-8")
-    return _fault(f"not valid UTF-8 at byte {error.start}", _place(record))
+    return _fault(f"not valid UTF-8 at byte {error.start}", _place(record, budget))
 
 
 def _fault(message: str, place: Place) -> Fault:
@@ -53,8 +77,8 @@ def _fault(message: str, place: Place) -> Fault:
     return Fault("syntax", place.name if place.name in FIELDS else None, message, place.event_id)
 
 
-def _place(record: bytes) -> Place:
-    if len(record) > MAX_BYTES:
+def _place(record: bytes, budget: Budget | None) -> Place:
+    if len(record) > MAX_BYTES or not (budget is None or budget.spend()):
         return Place(None, None, None)
     try:
         return _walk(record.decode("utf-8", "surrogateescape"))

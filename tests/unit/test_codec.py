@@ -226,6 +226,28 @@ def test_an_id_that_is_no_text_is_not_repeated() -> None:
         assert (fault.code, fault.event_id) == ("syntax", None)
 
 
+def test_only_the_first_bad_lines_of_a_request_are_looked_into() -> None:
+    bad, encoded = LINE[:-1] + b',"note":NaN}', LINE[:-1] + b',"note":"\xff"}'
+    lines = [bad if number % 2 else encoded for number in range(100)]
+    lines[3] = LINE  # a good one costs nothing of what there is for the bad ones
+    lines[5] = HALF.replace(b"cut here", b"x" * 5_000)  # nor does one that is too long to be looked into
+    lines[7] = b'{"event_id":7}'  # nor one that is JSON
+    faults = dict(decode("json", lines, "partial", NOW).faults)
+    known = [number for number, fault in faults.items() if fault.code == "syntax" and fault.event_id == ID]
+    assert known == [0, 1, 2, 4, 6, *range(8, 19)]
+    assert str(faults[18]).startswith("not valid UTF-8 at byte")
+    assert "(in 'note')" in str(faults[18])
+    assert str(faults[20]) == str(faults[18]).removesuffix(" (in 'note')")
+    assert "NaN is not a number" in str(faults[17])
+    assert str(faults[19]).startswith("not valid JSON: ")
+    assert "NaN" not in str(faults[19])
+    assert len(faults) == 99
+    again = dict(decode("json", lines, "partial", NOW).faults)
+    assert [(str(fault), fault.event_id) for fault in again.values()] == [
+        (str(fault), fault.event_id) for fault in faults.values()
+    ]
+
+
 def test_a_long_line_that_is_no_json_is_not_called_truncated_and_costs_little() -> None:
     line = HALF.replace(b"cut here", b"x" * 200_000)
     many = b'{"event_id":"x",' + b'"a":1,' * 5_000 + b'"b":NaN}'

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
+from processor.core import codec
 from tests.bench import stages
 from tests.bench.context import Bench
 from tests.bench.traffic import Corpus
@@ -96,3 +97,25 @@ def test_no_stage_costs_more_than_its_budget(stage: str, counted: Counter) -> No
     bytecodes, objects = statistics.median(counted.bytecodes[stage]), statistics.median(counted.objects[stage])
     assert bytecodes <= BUDGETS[stage][0]
     assert objects <= BUDGETS[stage][1]
+
+
+HOSTILE = {
+    "empty strings": (b'{"a":[', b'"",', b'""],"b":NaN}'),
+    "objects": (b'{"a":[', b"{},", b'0],"b":NaN}'),
+    "objects before what is no UTF-8": (b'{"a":[', b"{},", b'0],"b":"\xff"}'),
+    "fields": (b"{", b'"":[],', b'"b":NaN}'),
+    "constants": (b'{"a":[', b"NaN,", b"0]}"),
+}
+"""The head, the middle, again and again, and the tail of lines that are no JSON, and dear to tell why."""
+
+
+@pytest.mark.parametrize("size", [16_000, 4_000, 1_000, 100])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_request_of_hostile_lines_costs_little(kind: str, size: int) -> None:
+    """Whatever they hold and however long they are: this is done on the event loop."""
+    head, middle, tail = HOSTILE[kind]
+    line = head + middle * ((size - len(head) - len(tail)) // len(middle)) + tail
+    counter = Counter()
+    decoded = counter.time("decode", 1, codec.decode, "json", [line] * 100, "partial", 0)
+    assert len(decoded.faults) == 100
+    assert counter.bytecodes["decode"][0] < 750_000
