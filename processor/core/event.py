@@ -407,7 +407,7 @@ def _status(draft: _Draft, name: str) -> None:
 
 def _has(fields: Fields, name: str) -> bool:
     try:
-        return fields.text(name) is not None
+        return bool(fields.text(name))  # an empty one says nothing
     except Fault:  # its own rule will say so
         return True
 

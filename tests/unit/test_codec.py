@@ -353,6 +353,19 @@ def test_lenient_takes_empty_texts_as_missing_ones(wire: codec.Wire, copies: int
 
 @pytest.mark.parametrize("wire", ["json", "proto"])
 @pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
+@pytest.mark.parametrize("status", ["", ABSENT])
+@pytest.mark.parametrize(("error_code", "found"), [("", "success"), (ABSENT, "success"), ("boom", "error")])
+def test_lenient_takes_an_empty_error_code_as_none(
+    wire: codec.Wire, copies: int, status: Any, error_code: Any, found: str
+) -> None:
+    sent = make_event(status=status, error_code=error_code)
+    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
+    assert decode_event(wire, record, "lenient", NOW).status == found
+    assert {dim[5] for dim in decode(wire, [record] * copies, "lenient", NOW).columns.dims} == {found}
+
+
+@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
 @pytest.mark.parametrize(
     ("inputs", "cached", "counted"),
     [(3, 20_000, 20_003), (0, 1, 1), (5, 5, 5), (6, 5, 6), (0, 0, 0), (1, 2**53 - 2, 2**53 - 1)],
