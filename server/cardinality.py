@@ -8,7 +8,8 @@ since: these bounds are exact where there is one API process. Several let in, to
 of them sees it in the tables yet. Users and rows can exceed their bounds by what is on its way to the tables.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeVar
 
@@ -28,6 +29,8 @@ MAX_DAYS: Final = 4_000
 MAX_ROWS: Final = 20_000_000
 """Rows of users, of hours and of latencies, over all partitions."""
 
+MIN_SETTLED: Final = 100
+
 _T = TypeVar("_T", int, str)
 
 _ROWS: Final = 3
@@ -40,6 +43,37 @@ class Beyond(NamedTuple):
     row: int
     field: str
     message: str
+
+
+class Admitted:
+    """What was let in of a project that the view did not have then: each name with how many batches brought it."""
+
+    __slots__ = ("days", "environments", "models", "patience", "settled")
+
+    def __init__(self) -> None:
+        self.days: Counter[int] = Counter()
+        self.models: Counter[str] = Counter()
+        self.environments: Counter[str] = Counter()
+        self.settled: list[tuple[dict[int, int], Names]] = []
+        """Names with the position (partition -> offset) of which the view has them, or never will."""
+        self.patience = MIN_SETTLED
+        """How many of them there may be before they are gone through."""
+
+    def withdraw(self, new: Names) -> None:
+        """Count names once less."""
+        _subtract(self.days, new.days)
+        _subtract(self.models, new.models)
+        _subtract(self.environments, new.environments)
+
+    def catch_up(self, view: View) -> None:
+        """Withdraw what is decided: either the view has it now, or it will never come."""
+        settled, self.settled = self.settled, []
+        for end, new in settled:
+            if view.contains(end):
+                self.withdraw(new)
+            else:
+                self.settled.append((end, new))
+        self.patience = max(MIN_SETTLED, 2 * len(self.settled))
 
 
 class Cardinality:
@@ -60,14 +94,16 @@ class Cardinality:
         self._environments = environments
         self._days = days
         self._rows = rows
-        self._admitted: dict[str, Names] = {}
-        """What was let in of a project that the view did not have then."""
+        self._admitted: dict[str, Admitted] = {}
+        """By project."""
 
     def beyond(self, project: str, columns: Columns) -> list[Beyond]:
         """The events that would bring something new to a project that is full. A few lookups if it is not."""
         view, dims = self._view, columns.dims
-        known, admitted = view.names(project), self._admitted.get(project, _NOTHING)
-        more = len(dims)
+        more, admitted = len(dims), self._admitted.get(project, _NOTHING)
+        if admitted.settled and self._may_be_full(view.names(project), admitted, more):
+            admitted.catch_up(view)
+        known = view.names(project)
         found: list[Beyond] = []
         if len(known.days) + len(admitted.days) + more > self._days:
             days = [hour // HOURS_PER_DAY for hour in map(_hour_of, dims)]
@@ -75,46 +111,66 @@ class Cardinality:
                 f"The project has events of {self._days} days (UTC), the most it may have: only timestamps of these "
                 "days are taken"
             )
-            found += _new(columns, days, known.days, admitted.days, self._days, "timestamp", why)
+            found += _new(columns, days, known.days, admitted.days.keys(), self._days, "timestamp", why)
         if view.members(project) >= self._users:
             found += self._new_users(project, columns)
         if len(known.models) + len(admitted.models) + more > self._models:
             models = list(map(_model_of, dims))
             why = f"The project has {self._models} models, the most it may have"
-            found += _new(columns, models, known.models, admitted.models, self._models, "model", why)
+            found += _new(columns, models, known.models, admitted.models.keys(), self._models, "model", why)
         if len(known.environments) + len(admitted.environments) + more > self._environments:
             environments = list(map(_environment_of, dims))
             why = f"The project has {self._environments} environments, the most it may have"
-            limit = self._environments
-            found += _new(columns, environments, known.environments, admitted.environments, limit, "environment", why)
+            limit, on_the_way = self._environments, admitted.environments.keys()
+            found += _new(columns, environments, known.environments, on_the_way, limit, "environment", why)
         if view.rows_of_all_kinds(project) + _ROWS * len(columns) > self._rows:
             found += self._new_rows(project, columns)
         return found
 
+    def _may_be_full(self, known: Names, admitted: Admitted, more: int) -> bool:
+        return (
+            len(known.days) + len(admitted.days) + more > self._days
+            or len(known.models) + len(admitted.models) + more > self._models
+            or len(known.environments) + len(admitted.environments) + more > self._environments
+        )
+
     def admit(self, project: str, columns: Columns) -> Names | None:
-        """Note what events bring that are going to be taken; returns what of it is new, for `withdraw`."""
+        """Note what events bring that are going to be taken; returns what of it the view does not have, for `withdraw`
+        or `settle`. None: nothing.
+        """
         known, dims = self._view.names(project), columns.dims
-        admitted = self._admitted.get(project, _NOTHING)
-        days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days - admitted.days
-        models = set(map(_model_of, dims)) - known.models - admitted.models
-        environments = set(map(_environment_of, dims)) - known.environments - admitted.environments
-        if not (days or models or environments):
-            return None
-        admitted = self._admitted.setdefault(project, Names())
-        admitted.days = (admitted.days | days) - known.days
-        admitted.models = (admitted.models | models) - known.models
-        admitted.environments = (admitted.environments | environments) - known.environments
         new = Names()
-        new.days, new.models, new.environments = days, models, environments
+        new.days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days
+        new.models = set(map(_model_of, dims)) - known.models
+        new.environments = set(map(_environment_of, dims)) - known.environments
+        if not (new.days or new.models or new.environments):
+            return None
+        admitted = self._admitted.setdefault(project, Admitted())
+        _add(admitted.days, new.days, known.days)
+        _add(admitted.models, new.models, known.models)
+        _add(admitted.environments, new.environments, known.environments)
         return new
 
     def withdraw(self, project: str, new: Names) -> None:
-        """What `admit` noted is not taken after all. Not for events that may be in the log."""
+        """What `admit` noted is not taken after all: what no other batch brings, too, is forgotten.
+
+        Not for events that may be in the log: see `settle`.
+        """
         admitted = self._admitted.get(project)
         if admitted is not None:
-            admitted.days -= new.days
-            admitted.models -= new.models
-            admitted.environments -= new.environments
+            admitted.withdraw(new)
+
+    def settle(self, project: str, new: Names, end: Mapping[int, int]) -> None:
+        """What `admit` noted is in the log up to `end` (partition -> offset), if it is there at all.
+
+        Once the view contains that much, only what the view has counts: the events may have been duplicates.
+        """
+        admitted = self._admitted.get(project)
+        if admitted is None:
+            return
+        admitted.settled.append((dict(end), new))
+        if len(admitted.settled) > admitted.patience:
+            admitted.catch_up(self._view)
 
     def _new_users(self, project: str, columns: Columns) -> list[Beyond]:
         view = self._view
@@ -151,9 +207,25 @@ class Cardinality:
         return found
 
 
-_NOTHING: Final = Names()
+_NOTHING: Final = Admitted()
 _hour_of, _model_of, _environment_of = itemgetter(0), itemgetter(2), itemgetter(3)
 """Of a dim."""
+
+
+def _add(counts: Counter[_T], new: Iterable[_T], known: set[_T]) -> None:
+    """Count names once more, and forget those that the view has got meanwhile: it never loses one."""
+    for name in counts.keys() & known:
+        del counts[name]
+    counts.update(new)
+
+
+def _subtract(counts: Counter[_T], names: Iterable[_T]) -> None:
+    """Count names once less, those that still count."""
+    for name in names:
+        if counts[name] > 1:
+            counts[name] -= 1
+        else:
+            counts.pop(name, None)
 
 
 def _users_and_dims(columns: Columns) -> Iterator[tuple[str | None, int]]:
@@ -168,7 +240,7 @@ def _row_of(user: str | None, dim: Dim) -> UserRow:
 
 
 def _new(
-    columns: Columns, values: Sequence[_T], known: set[_T], admitted: set[_T], limit: int, field: str, why: str
+    columns: Columns, values: Sequence[_T], known: set[_T], admitted: Set[_T], limit: int, field: str, why: str
 ) -> list[Beyond]:
     """The events whose value, of those of the dims, is new and finds no room after the ones before it."""
     room = limit - len(known) - len(admitted - known)

@@ -4,7 +4,8 @@ Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whate
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -12,16 +13,16 @@ from msgspec import Struct
 from processor import tracing
 from processor.core import codec
 from processor.core.codec import Wire
-from processor.core.columns import Columns
 from processor.core.event import Handling
 from processor.core.lines import size_of
 from processor.core.message import Source, build_blocks
+from processor.view.projects import Names
 from server import position, ratelimit
 from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
 from server.keys import Key
 from server.meters import Meters
-from server.publisher import Publisher
+from server.publisher import NotPublished, Publisher
 from server.ratelimit import Allowance
 from server.room import Room
 
@@ -72,6 +73,11 @@ class Quotas(Protocol):
 
     async def reserve(self, key: Key, events: int, now: int) -> Reservation:
         """Take room for `events` in the organisation's monthly quota; raises `Refused("quota_exceeded")`."""
+        ...
+
+    def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
+        """Call `then` with the end of the log (partition -> offset), once a write that was given up now is in it or
+        never will be."""
         ...
 
     def allowances(self, key: Key, now: int) -> Sequence[Allowance]:
@@ -126,14 +132,27 @@ class Intake:
             decoded, rejected = self._decode(key, batch, max(now, self._latest()))
             source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
             parts = build_blocks(source, decoded.columns, self._publisher.partitions)
-            reservation = await self._reserve(key, decoded.columns, now)
+            new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
+            try:
+                with tracing.span("quota.reserve"):
+                    reservation = await self._quotas.reserve(key, len(decoded.columns), now)
+            except BaseException:
+                self._withdraw(key, new)
+                raise
             try:
                 with tracing.span("log.append", bytes=size):
                     offsets = await self._publisher.publish(parts, size)
+            except NotPublished:
+                reservation.release()
+                self._withdraw(key, new)
+                raise
             except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
                 reservation.doubt()
+                if new is not None:
+                    self._quotas.after_grace(partial(self._settle, key, new))
                 raise
             reservation.settle(offsets)
+            self._settle(key, new, offsets)
         events = {partition: len(block) for partition, (block, _) in parts.items()}
         self.meters.accepted(batch.wire, offsets, events, began, time.monotonic())
         for _, fault in decoded.faults:
@@ -159,16 +178,13 @@ class Intake:
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
         return decoded, rejected
 
-    async def _reserve(self, key: Key, columns: Columns, now: int) -> Reservation:
-        """Take room for valid events in the project's bounds and in the quota; raises `Refused` if there is none."""
-        new = None if self._cardinality is None else self._cardinality.admit(key.project, columns)
-        try:
-            with tracing.span("quota.reserve"):
-                return await self._quotas.reserve(key, len(columns), now)
-        except BaseException:
-            if self._cardinality is not None and new is not None:
-                self._cardinality.withdraw(key.project, new)
-            raise
+    def _withdraw(self, key: Key, new: Names | None) -> None:
+        if self._cardinality is not None and new is not None:
+            self._cardinality.withdraw(key.project, new)
+
+    def _settle(self, key: Key, new: Names | None, end: Mapping[int, int]) -> None:
+        if self._cardinality is not None and new is not None:
+            self._cardinality.settle(key.project, new, end)
 
 
 def check_count(events: int) -> None:

@@ -17,7 +17,7 @@ from processor.log.store import TopicPartition
 from processor.log.topics import EVENTS
 from server.acknowledged import Acknowledged
 from server.errors import Refused
-from server.publisher import Parts
+from server.publisher import NotPublished, Parts
 
 PROBE: Final = 1.0
 """Seconds between two tries while the log is failing."""
@@ -82,7 +82,7 @@ class LogPublisher:
     async def publish(self, parts: Parts, size: int) -> dict[int, int]:
         """See `Publisher.publish`."""
         if self._fails_fast and self.failure is not None:
-            raise _cannot_take(self.failure)
+            raise NotPublished(_cannot_take(self.failure).message)
         future: asyncio.Future[dict[int, int]] = self._loop.create_future()
 
         def done(outcome: Outcome) -> None:
@@ -96,7 +96,7 @@ class LogPublisher:
         try:
             self._committer.submit(Job(parts, size, done))
         except Backlogged:
-            raise _refused("Too many events wait for the disk") from None
+            raise NotPublished(_refused("Too many events wait for the disk").message) from None
         if not self._is_handing_over:
             self._is_handing_over = True
             self._loop.call_soon(self._hand_over)

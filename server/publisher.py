@@ -11,6 +11,13 @@ Parts = Mapping[int, tuple[Block, Sequence[bytes]]]
 """partition -> a request's block there and its events' original bytes."""
 
 
+class NotPublished(Refused):
+    """Nothing of a batch is in the log, nor ever will be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unavailable", message, retry_after=1)
+
+
 class Publisher(Protocol):
     """Appends blocks of events to the log."""
 
@@ -28,7 +35,7 @@ class Publisher(Protocol):
         """Append; returns partition -> offset once every part is durable. `size` is what the parts hold in bytes.
 
         Raises `Refused("unavailable")` if the log cannot take them now; some parts may be durable all the same, so
-        the same events must be sent again, not others.
+        the same events must be sent again, not others. As `NotPublished` if it is known that none is or will be.
         """
         ...
 
@@ -36,7 +43,9 @@ class Publisher(Protocol):
 class FakePublisher:
     """A log in memory: for unit tests, and the same contract suite as the real ones."""
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, first: int = 0) -> None:
+        """`first`: the offset of the first message in each partition."""
+        self._first = first
         self.partitions = partitions
         self.identity = "fa4e"
         self.available = True
@@ -48,5 +57,5 @@ class FakePublisher:
         offsets = {}
         for partition, part in parts.items():
             self.messages[partition].append(message.encode([part]))
-            offsets[partition] = len(self.messages[partition]) - 1
+            offsets[partition] = self._first + len(self.messages[partition]) - 1
         return offsets

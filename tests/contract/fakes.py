@@ -1,6 +1,6 @@
 """What stands behind the doors in these tests, besides the log: quotas, reads and health that do as they are told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import HOUR
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
@@ -39,6 +39,8 @@ class FakeQuotas:
         self.refuse_events: Refused | None = None
         self.reservations: list[FakeReservation] = []
         self.left: list[Allowance] = []
+        self.waiting: list[Callable[[Mapping[int, int]], None]] = []
+        """For the end of a grace."""
 
     def admit_request(self, key: Key, now: int) -> None:
         if self.refuse_request is not None:
@@ -52,6 +54,9 @@ class FakeQuotas:
 
     def allowances(self, key: Key, now: int) -> list[Allowance]:
         return self.left
+
+    def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
+        self.waiting.append(then)
 
 
 SUMS = Totals(2, 1, 576, 2**64 + 5, 0, 3_413_000_000, 1)

@@ -1,3 +1,4 @@
+import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -7,10 +8,10 @@ from processor.core.clock import DAY, HOUR, format_timestamp
 from server.cardinality import Cardinality
 from server.errors import Refused
 from server.intake import Batch, Intake
-from server.keys import make_key, new_secret
-from server.publisher import FakePublisher
+from server.keys import Key, make_key, new_secret
+from server.publisher import FakePublisher, NotPublished, Parts
 from server.views import View
-from tests.contract.fakes import NOW, FakeQuotas
+from tests.contract.fakes import NOW, FakeQuotas, FakeReservation
 from tests.support.events import make_event, to_json_line
 from tests.support.tables import NOON, Usage, Worker
 
@@ -33,7 +34,7 @@ def batch(*changes: dict[str, Any]) -> Batch:
 
 
 def intake(view: View, **bounds: int) -> tuple[Intake, FakePublisher]:
-    publisher = FakePublisher()
+    publisher = FakePublisher(first=view.position.get(0, -1) + 1)
     return Intake(publisher, FakeQuotas(), lambda: NOW, cardinality=Cardinality(view, **bounds)), publisher
 
 
@@ -139,6 +140,101 @@ async def test_what_was_refused_takes_no_room() -> None:
     quotas.refuse_events = None
     wanted = batch(*({"timestamp": day(-n), "model": f"n{n}", "environment": f"f{n}"} for n in (1, 2)))
     assert (await taken.accept(KEY, wanted)).accepted == 2
+
+
+def rare(number: int) -> dict[str, Any]:
+    """An event with a day, a model and an environment of its own."""
+    return {"timestamp": day(-number), "model": f"m{number}", "environment": f"e{number}"}
+
+
+class Full(FakePublisher):
+    """A log that has no room for one more batch."""
+
+    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+        raise NotPublished("Too many events wait for the disk")
+
+
+async def test_what_was_not_published_takes_no_room() -> None:
+    bounds, quotas = Cardinality(known(*TWO), days=2, models=2, environments=2), FakeQuotas()
+    taken, full = (
+        Intake(publisher, quotas, lambda: NOW, cardinality=bounds) for publisher in (FakePublisher(first=1), Full())
+    )
+    for number in range(1, 5):
+        with pytest.raises(Refused, match="Too many"):
+            await full.accept(KEY, batch(rare(number)))
+    assert {each for reservation in quotas.reservations for each in reservation.ended} == {"released"}
+    assert (await taken.accept(KEY, batch(rare(5)))).accepted == 1
+    with pytest.raises(Refused, match="No valid event"):
+        await taken.accept(KEY, batch(rare(6)))
+
+
+class Uncertain(FakePublisher):
+    """A log that does not say what has become of a batch."""
+
+    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+        raise Refused("unavailable", "No answer", retry_after=1)
+
+
+@pytest.mark.parametrize("came", [True, False])
+async def test_what_may_be_in_the_log_takes_room_until_the_tables_show_it(came: bool) -> None:
+    worker, view = Worker(1), View()
+    quotas, bounds = FakeQuotas(), Cardinality(view, days=2, models=2, environments=2)
+    taken, uncertain = (
+        Intake(publisher, quotas, lambda: NOW, cardinality=bounds) for publisher in (FakePublisher(), Uncertain())
+    )
+    with pytest.raises(Refused, match="No answer"):
+        await uncertain.accept(KEY, batch(rare(1)))
+    assert (await taken.accept(KEY, batch(rare(2)))).accepted == 1
+    usages = [Usage(2, at=NOON - 2 * DAY, model="m2", environment="e2")]
+    if came:
+        usages.append(Usage(1, at=NOON - DAY, model="m1", environment="e1"))
+    end = worker.send(usages, arrival=NOON, organization="default", project="default", key="k")
+    for decide in quotas.waiting:
+        decide(end)
+    with pytest.raises(Refused, match="No valid event"):  # the tables have not got there
+        await taken.accept(KEY, batch(rare(3)))
+    for partition, records in enumerate(worker.work_all()):
+        view.apply(partition, records)
+    receipt = await taken.accept(KEY, batch(rare(2), rare(3), rare(1)))
+    assert [each.line for each in receipt.rejected] == ([2] if came else [3])
+
+
+async def test_a_name_that_two_batches_bring_stays_while_one_of_them_is_taken() -> None:
+    class Slow(FakeQuotas):
+        go = asyncio.Event()
+
+        async def reserve(self, key: Key, events: int, now: int) -> FakeReservation:
+            if events > 1:
+                await self.go.wait()
+                raise Refused("quota_exceeded", "Monthly quota exceeded", retry_after=60)
+            return await super().reserve(key, events, now)
+
+    quotas = Slow()
+    bounds = Cardinality(known(*TWO), days=2, models=2, environments=2)
+    taken = Intake(FakePublisher(first=1), quotas, lambda: NOW, cardinality=bounds)
+    refused = asyncio.create_task(taken.accept(KEY, batch(rare(1), rare(1))))
+    await asyncio.sleep(0)
+    assert (await taken.accept(KEY, batch(rare(1)))).accepted == 1
+    quotas.go.set()
+    with pytest.raises(Refused, match="quota"):
+        await refused
+    with pytest.raises(Refused, match="No valid event"):
+        await taken.accept(KEY, batch(rare(2)))
+    assert (await taken.accept(KEY, batch(rare(1)))).accepted == 1
+
+
+async def test_names_of_events_that_counted_nothing_are_given_back() -> None:
+    """Copies of an event with other days are conflicts: the tables never have those days."""
+    worker, view = Worker(1), View()
+    taken, publisher = intake(view, days=3)
+    for number in range(200):
+        assert (await taken.accept(KEY, batch({"timestamp": day(-number)}))).accepted == 1
+        sent = [Usage(1, at=NOON - number * DAY)]
+        worker.send(sent, arrival=NOON, organization="default", project="default", key="k")
+        for partition, records in enumerate(worker.work_all()):
+            view.apply(partition, records)
+    assert len(publisher.messages[0]) == 200
+    assert len(view.names("default").days) == 1
 
 
 async def test_models_and_environments_on_their_way_to_the_tables_count() -> None:
