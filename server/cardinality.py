@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeVar
+from uuid import UUID
 
 from processor.core import codec
 from processor.core.codec import Decoded, Wire
@@ -30,6 +31,9 @@ MAX_ROWS: Final = 20_000_000
 """Rows of users, of hours and of latencies, over all partitions."""
 
 MIN_SETTLED: Final = 100
+
+MAX_SEEN: Final = 20_000
+"""Known rows that are kept at hand: a few MB."""
 
 _T = TypeVar("_T", int, str)
 
@@ -96,6 +100,8 @@ class Cardinality:
         self._rows = rows
         self._admitted: dict[str, Admitted] = {}
         """By project."""
+        self._rows_seen: set[tuple[str, UserRow]] = set()
+        """Rows of full projects that the view has: it never loses one, and to look for one costs most."""
 
     def beyond(self, project: str, columns: Columns) -> list[Beyond]:
         """The events that would bring something new to a project that is full. A few lookups if it is not."""
@@ -188,8 +194,13 @@ class Cardinality:
         hours = [(dim[0], *dim[1:4]) for dim in dims]
         new_hours = {hour for hour in set(hours) if not view.has_hour(project, hour)}
         events = [(_row_of(user, dims[code]), hours[code]) for user, code in _users_and_dims(columns)]
-        wanted = list(dict.fromkeys(row for row, _ in events))
-        new_rows = {row for row, known in zip(wanted, view.has_users_rows(project, wanted), strict=True) if not known}
+        seen = self._rows_seen
+        wanted = [row for row in dict.fromkeys(row for row, _ in events) if (project, row) not in seen]
+        has = dict(zip(wanted, view.has_users_rows(project, wanted), strict=True))
+        new_rows = {row for row, is_there in has.items() if not is_there}
+        if len(seen) + len(has) > MAX_SEEN:
+            seen.clear()
+        seen.update((project, row) for row, is_there in has.items() if is_there)
         room = self._rows - view.rows_of_all_kinds(project)
         why = (
             f"The project has {self._rows} rows, the most it may have: only events of users, days, models and hours "
@@ -214,8 +225,9 @@ _hour_of, _model_of, _environment_of = itemgetter(0), itemgetter(2), itemgetter(
 
 def _add(counts: Counter[_T], new: Iterable[_T], known: set[_T]) -> None:
     """Count names once more, and forget those that the view has got meanwhile: it never loses one."""
-    for name in counts.keys() & known:
-        del counts[name]
+    if not known.isdisjoint(counts):
+        for name in counts.keys() & known:
+            del counts[name]
     counts.update(new)
 
 
@@ -256,12 +268,12 @@ def without(
     beyond: Sequence[Beyond], decoded: Decoded, wire: Wire, records: Sequence[bytes], handling: Handling, now: int
 ) -> Decoded:
     """What a batch's `records` came to, less the events that are `beyond`: those are faults of it, too."""
+    ids = decoded.columns.rows["id"]
     faulty = {index for index, _ in decoded.faults}
     valid = [index for index in range(len(records)) if index not in faulty]
     faults = dict(decoded.faults)
     for row, field, message in beyond:
-        index = valid[row]
-        event_id = codec.decode_event(wire, records[index], handling, now).event_id
-        faults.setdefault(index, Fault("out_of_range", field, message, event_id))
+        event_id = str(UUID(bytes=ids[row].tobytes()))
+        faults.setdefault(valid[row], Fault("out_of_range", field, message, event_id))
     kept = [records[index] for index in valid if index not in faults]
     return Decoded(codec.decode(wire, kept, handling, now).columns, sorted(faults.items()))

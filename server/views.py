@@ -215,16 +215,36 @@ class View:
         return found.rows + self._latencies.count(project) if found else 0
 
     def has_users_rows(self, project: str, rows: Sequence[UserRow]) -> list[bool]:
-        """Which of these rows there are, in any partition."""
-        each = [
-            [tables.encode_key(partition, "user", project, *row) for row in rows]
-            for partition in sorted(self._partitions)
-        ]
-        if not each or not rows:
+        """Which of these rows there are, in any partition.
+
+        A partition's share of a row has a key of its own. To look for each in every partition would cost rows times
+        partitions, so a row of an unknown user or of an unknown kind is not looked for at all, and a row that is found
+        is not looked for again: one in use has shares in most partitions.
+        """
+        home = self._columns.projects.by_name.get(project)
+        if home is None or not rows:
             return [False] * len(rows)
+        users = list(dict.fromkeys(row[0] for row in rows))
         with self._lock:
-            found = self._columns.has([key for keys in each for key in keys])
-        return [any(known) for known in zip(*found.reshape(len(each), len(rows)).tolist(), strict=True)]
+            numbers = self._columns.people.find_all(home, users).tolist()
+        known = {user for user, number in zip(users, numbers, strict=True) if number >= 0}
+        waiting = [place for place, row in enumerate(rows) if row[0] in known and row[1:] in home.dims]
+        found = [False] * len(rows)
+        partitions = sorted(self._partitions)
+        start, count = 0, 1
+        while waiting and start < len(partitions):
+            asked = [
+                tables.encode_key(partition, "user", project, *rows[place])
+                for partition in partitions[start : start + count]
+                for place in waiting
+            ]
+            with self._lock:
+                there = self._columns.has(asked).reshape(-1, len(waiting))
+            for place, shares in zip(waiting, there.T.tolist(), strict=True):
+                found[place] = any(shares)
+            waiting = [place for place in waiting if not found[place]]
+            start, count = start + count, 2 * count
+        return found
 
     def has_hour(self, project: str, hour: HourRow) -> bool:
         """Whether a project has rows of an hour. Never waits."""

@@ -42,6 +42,11 @@ class People:
         (number,) = self._index.find(hashes).tolist()
         return number if number >= 0 and self.records.item("rows", number) else None
 
+    def find_all(self, project: Project, user_ids: Sequence[str | None]) -> I64:
+        """The number of each user, also of one whose rows are gone, or -1."""
+        homes = np.full(len(user_ids), project.number, np.int64)
+        return self._index.find(_hashes(homes, user_ids, _texts(user_ids)))
+
     def number(self, homes: I64, users: Sequence[str | None], projects: Sequence[Project]) -> I64:
         """The users' numbers; unknown ones become members of their projects, whose numbers are `homes`."""
         texts = _texts(users)
