@@ -27,8 +27,8 @@ kafka: setup-run ## a Kafka broker on this machine (Java 17 and Maven have to be
 cluster: setup-run ## a broker, two APIs and two workers on this machine; what they keep is in .kafka/cluster
 	@exec $(BIN)/python -m tools.cluster $(ARGS)
 
-test: setup ## the tests, four files at a time: most of them wait (JOBS=1: one by one); ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $(or $(JOBS),4) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## the tests, two files at a time (JOBS=1: one by one); ARGS="-k name" picks some
+	@$(BIN)/pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: ## everything that CI checks, the tests included
 	@bash .ci/run

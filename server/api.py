@@ -250,8 +250,11 @@ async def _serve_http(
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
     share = True if gather is not None else None
-    site = web.TCPSite(runner, host, port, ssl_context=context, backlog=budget.backlog, reuse_port=share)
-    await _patiently(site.start, settings.http_bind)
+
+    async def start() -> None:  # one that could not have its port cannot be started again
+        await web.TCPSite(runner, host, port, ssl_context=context, backlog=budget.backlog, reuse_port=share).start()
+
+    await _patiently(start, settings.http_bind)
     return runner, settings.http_bind.rpartition(":")[0], runner.addresses[0][1]
 
 

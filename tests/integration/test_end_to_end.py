@@ -538,3 +538,18 @@ async def test_a_lost_id_index_is_rebuilt_from_the_claims(tmp_path: Path) -> Non
             traffic.truth.duplicates = expected
             assert await tables.differences(traffic.truth, exact_duplicates=True) == []
         assert clients.verify(started) == []
+
+
+def test_a_start_waits_for_a_port_that_is_just_being_given_up(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        with server(tmp_path / "data", start=False, http_bind=f"127.0.0.1:{port}") as started:
+            started.launch()
+            wait_until(lambda: "worker.ready" in started.log(), 20)  # the API is about to ask for the port, or did
+            held.close()
+            started.wait_ready()
+            assert started.http == f"127.0.0.1:{port}"
+            assert started.entries("child.ended") == []
