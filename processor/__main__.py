@@ -13,9 +13,9 @@ from structlog.stdlib import get_logger
 from processor import lifeline, logs, open_files, restart, tracing
 from processor.app import Application
 from processor.core.visible import visible_lines
-from processor.log.checkpointer import Checkpointer
+from processor.log.embedded.checkpointer import Checkpointer
+from processor.log.embedded.locks import FileLock
 from processor.log.errors import LogError, LogUnavailable
-from processor.log.locks import FileLock
 from processor.settings import Settings, SettingsError, load
 from processor.state.rebuild import remove_scratch
 from processor.wall_clock import now

@@ -14,7 +14,7 @@ from processor.core.history import RESTORE, Loss, unrecorded
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
-from processor.log.store import TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.settings import Settings
 from processor.state import loader

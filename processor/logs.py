@@ -24,7 +24,7 @@ QUIET: Final = (
     "asyncio",
     "opentelemetry",
     "urllib3",
-    "processor.log.transport",
+    "processor.log.embedded.transport",
     "processor.state.rows",
 )
 """Libraries (and our classes that are their services) whose chatter is of no use to an operator."""

@@ -20,7 +20,7 @@ from structlog.stdlib import get_logger
 from processor.core import rowblock
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.checkpointer import Checkpointer
+from processor.log.embedded.checkpointer import Checkpointer
 from processor.wall_clock import latest, now
 from server import bootstrap
 from server.admin_desk import AdminDesk

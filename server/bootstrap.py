@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from processor.log.port import LogWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import DIRECTORY
 from server.keys import Directory, Key, Project, key_record, make_key, new_secret, project_record
 

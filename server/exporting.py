@@ -10,9 +10,9 @@ from processor.core import message, portable
 from processor.core.clock import HOUR
 from processor.core.history import is_padding
 from processor.core.message import Block, Message, MessageError
-from processor.log.letters import dead_offsets
+from processor.log.dead_letters import dead_offsets
 from processor.log.port import LogReader, scan
-from processor.log.store import Record, TopicPartition
+from processor.log.records import Record, TopicPartition
 from processor.log.topics import EVENTS
 
 By = Literal["arrival", "event-time"]

@@ -11,10 +11,10 @@ from structlog.stdlib import get_logger
 from processor.core import tables
 from processor.core.rowblock import RowBlock
 from processor.log.address import LogAddress
+from processor.log.embedded.newest import FOLD, Kept, collector_off
 from processor.log.errors import DamagedRecord, LogBroken
 from processor.log.losses import Lost
-from processor.log.newest import FOLD, Kept, collector_off
-from processor.log.store import Record, TopicPartition
+from processor.log.records import Record, TopicPartition
 from processor.log.tail import Tail
 from processor.log.topics import DIRECTORY, LEASES, ROWS
 from processor.view.changes import Change

@@ -17,7 +17,7 @@ from processor.core.lines import size_of
 from processor.core.message import Block, Source, build_blocks
 from processor.core.portable import META, Opened
 from processor.log.port import LogWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from server.keys import is_name
 

@@ -12,7 +12,7 @@ from structlog.stdlib import get_logger
 from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.port import LogWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import STATEMENTS
 from processor.quota.leases import FRESH, Account, Lease, Need, Statement, decode_lease, encode
 

@@ -13,7 +13,7 @@ from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.committer import Backlogged, GroupCommitter, Job, Outcome
 from processor.log.errors import LogError, LogUnavailable
-from processor.log.store import TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server.acknowledged import Acknowledged
 from server.errors import Refused

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from processor.log.store import FILE_NAME
+from processor.log.embedded.log import FILE_NAME
 from server.meters import Meters
 
 NEAR: Final = 0.8

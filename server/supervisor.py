@@ -22,8 +22,8 @@ from processor import lifeline
 from processor.core.visible import visible
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.checkpointer import EXIT_BROKEN
-from processor.log.locks import FileLock
+from processor.log.embedded.checkpointer import EXIT_BROKEN
+from processor.log.embedded.locks import FileLock
 from processor.wall_clock import now
 from server import bootstrap, ports
 from server.crew import VARIABLE, Crew

@@ -28,16 +28,16 @@ SERVER_MAY_USE = (
     "processor.lifeline",
     "processor.memory",
     "processor.log.address",
-    "processor.log.checkpointer",
+    "processor.log.embedded.checkpointer",
     "processor.log.committer",
     "processor.log.errors",
-    "processor.log.kafka_owner",  # of the command line only
-    "processor.log.letters",  # of the command line only
-    "processor.log.locks",
+    "processor.log.kafka.owner",  # of the command line only
+    "processor.log.dead_letters",  # of the command line only
+    "processor.log.embedded.locks",
     "processor.log.losses",
-    "processor.log.newest",
+    "processor.log.embedded.newest",
     "processor.log.port",
-    "processor.log.store",
+    "processor.log.embedded.log",
     "processor.log.tail",
     "processor.log.topics",
     "processor.logs",
@@ -87,8 +87,8 @@ def test_the_entry_points_are_installed() -> None:
     (script,) = metadata.entry_points(group="console_scripts", name="spendstream")
     assert script.value == "server.__main__:main"
     transports = {each.name: each.value for each in metadata.entry_points(group="faust.transports")}
-    assert transports["spendstream-sqlite"] == "processor.log.transport:Transport"
-    assert transports["spendstream-kafka"] == "processor.log.kafka_transport:Transport"
+    assert transports["spendstream-sqlite"] == "processor.log.embedded.transport:Transport"
+    assert transports["spendstream-kafka"] == "processor.log.kafka.transport:Transport"
 
 
 @pytest.mark.parametrize("folder", [*OURS, "tests", "tools"])
@@ -119,7 +119,7 @@ def test_core_is_pure(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("server"), ids=name_of)
 def test_server_knows_little_of_processor(path: Path) -> None:
     reached = {module for module in imports(path) if is_within(module, ("processor",))}
-    # `from processor.log import store` reads processor.log.store here, as it should.
+    # `from processor.log import store` reads processor.log.embedded.log here, as it should.
     assert {module for module in reached if not is_within(module, SERVER_MAY_USE)} == set()
 
 

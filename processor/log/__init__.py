@@ -1,1 +1,1 @@
-"""The log: the embedded one (a SQLite file) and the Faust transport over it."""
+"""The log: its port, and what works on any log. May import the core, settings and the wall clock."""

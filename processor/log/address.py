@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processor.log import ownership
-from processor.log.kafka_config import KafkaAccess
+from processor.log.embedded.log import Log
+from processor.log.embedded.tail import EmbeddedTail
+from processor.log.kafka.config import KafkaAccess
 from processor.log.port import LogWriter
-from processor.log.store import Log, TopicPartition
-from processor.log.tail import POLL, EmbeddedTail, Tail
+from processor.log.records import TopicPartition
+from processor.log.tail import POLL, Tail
 from processor.settings import Settings
 
 
@@ -38,7 +40,7 @@ class LogAddress:
             if create:
                 ownership.check_embedded(self.data_dir)
             return Log(self.data_dir, partitions=partitions, create=create)
-        from processor.log.kafka import KafkaLog
+        from processor.log.kafka.log import KafkaLog
 
         return KafkaLog(self.kafka, partitions=partitions, create=create)
 
@@ -56,7 +58,7 @@ class LogAddress:
         there is something). Raises `LogError`."""
         if self.kafka is None:
             return EmbeddedTail(Log(self.data_dir, create=False), tps, every)
-        from processor.log.kafka_tail import KafkaTail
+        from processor.log.kafka.tail import KafkaTail
 
         return KafkaTail(self.kafka, dict.fromkeys(tps, 0))
 
@@ -68,6 +70,6 @@ class LogAddress:
         if self.kafka is None:
             log, wanted = Log(self.data_dir, create=False), list(tps)
             return lambda: {tp.partition: log.end(tp) - 1 for tp in wanted}
-        from processor.log.kafka_tail import Ends
+        from processor.log.kafka.tail import Ends
 
         return Ends(self.kafka, tps)

@@ -15,7 +15,7 @@ from processor.core.lines import size_of
 from processor.core.message import Block
 from processor.log.errors import LogUnavailable
 from processor.log.port import LogWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 
 MAX_MESSAGE_EVENTS: Final = 1000

@@ -16,7 +16,7 @@ from faust.transport import base
 from faust.types import TP, ConsumerMessage, HeadersArg, RecordMetadata
 
 from processor.log.errors import LogError
-from processor.log.store import Append, Record, TopicPartition
+from processor.log.records import Append, Record, TopicPartition
 
 T = TypeVar("T")
 

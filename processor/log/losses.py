@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Struct, field
 
 from processor.core.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, Range
+from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
 from processor.log.port import LogReader, LogWriter, scan
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import DIRECTORY
 
 KIND: Final = "lost"

@@ -6,7 +6,7 @@ All calls block. Offsets grow but may have gaps: whoever reads on goes by the of
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from processor.log.store import Append, Record, TopicPartition
+from processor.log.records import Append, Record, TopicPartition
 
 
 class LogReader(Protocol):

@@ -5,7 +5,7 @@ from typing import Final
 
 from processor.log.errors import DamagedRecord
 from processor.log.port import LogReader
-from processor.log.store import Record, TopicPartition
+from processor.log.records import Record, TopicPartition
 
 BATCH: Final = 5000
 

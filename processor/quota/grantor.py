@@ -10,9 +10,9 @@ from msgspec import Struct
 from structlog.stdlib import get_logger
 
 from processor.log.address import LogAddress
-from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import LogWriter, scan
-from processor.log.store import Append, Record, TopicPartition
+from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, ROWS, STATEMENTS
 from processor.quota.grants import Grants, Quota
 from processor.quota.leases import Lease, decode_lease, decode_statement, encode

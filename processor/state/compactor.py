@@ -18,7 +18,7 @@ import numpy as np
 from structlog.stdlib import get_logger
 
 from processor.log.errors import LogUnavailable
-from processor.log.store import TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
 from processor.state.loader import Partition
 

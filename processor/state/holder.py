@@ -18,9 +18,9 @@ from structlog.stdlib import get_logger
 from processor import restart
 from processor.log.address import LogAddress
 from processor.log.errors import HistoryMismatch, LogBroken, LogError, LogUnavailable
-from processor.log.kafka_tail import KafkaTail
-from processor.log.kafka_transport import Writers
-from processor.log.store import TopicPartition
+from processor.log.kafka.tail import KafkaTail
+from processor.log.kafka.transport import Writers
+from processor.log.records import TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition

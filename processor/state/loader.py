@@ -18,11 +18,12 @@ from processor.core.pipeline import Tables
 from processor.core.user_rows import Dead
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.dead_letters import dead_offsets
+from processor.log.embedded.log import Log
+from processor.log.embedded.newest import FOLD, Kept, collector_off, newest
 from processor.log.errors import HistoryMismatch, LogUnavailable
-from processor.log.letters import dead_offsets
-from processor.log.newest import FOLD, Kept, collector_off, newest
 from processor.log.port import LogReader, LogWriter
-from processor.log.store import Log, Record, TopicPartition
+from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.index import MAX_CAPACITY, IdIndex
 from processor.state.manifest import NOTHING, Covered

@@ -26,11 +26,12 @@ from processor.core.horizon import Horizon
 from processor.core.pipeline import Tables
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.dead_letters import dead_offsets
+from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
-from processor.log.letters import dead_offsets
 from processor.log.losses import Lost
 from processor.log.port import LogReader
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
 from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
 

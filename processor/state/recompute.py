@@ -23,8 +23,8 @@ from processor.log import losses
 from processor.log.errors import DamagedRecord
 from processor.log.losses import Lost
 from processor.log.port import LogReader
+from processor.log.records import Record, TopicPartition
 from processor.log.sound import OnDamage, scan_sound
-from processor.log.store import Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS
 from processor.state.index import IdIndex
 

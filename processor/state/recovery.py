@@ -27,10 +27,11 @@ from processor.core.message import MessageError
 from processor.core.pipeline import Tables
 from processor.core.tables import NEVER, UNKNOWN
 from processor.log import losses
+from processor.log.dead_letters import DeadLetter, Retry, dead_offsets
+from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
-from processor.log.letters import DeadLetter, Retry, dead_offsets
 from processor.log.port import LogWriter, scan
-from processor.log.store import Append, Log, Record, TopicPartition
+from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
 from processor.state.index import IdIndex
 

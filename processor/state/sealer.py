@@ -18,7 +18,8 @@ from processor.core.history import is_padding
 from processor.core.message import Message
 from processor.core.pipeline import Tables
 from processor.core.retention import Retained
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, EVENTS, GROUP
 from processor.state.index import IdIndex
 from processor.state.loader import Partition

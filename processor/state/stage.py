@@ -19,11 +19,11 @@ from structlog.stdlib import get_logger
 from processor import restart
 from processor.log.address import LogAddress
 from processor.log.errors import LogBroken, LogError
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_tail import KafkaTail
-from processor.log.kafka_writer import Fenced, PartitionWriter
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.tail import KafkaTail
+from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import scan
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
 from processor.view.feed import Feed, Row
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from processor.log.store import FILE_NAME, Log
+from processor.log.embedded.log import FILE_NAME, Log
 from processor.settings import Settings
 from server.cli.common import fail, open_log, settings_options
 from server.cli.output import print_json, say

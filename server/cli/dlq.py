@@ -6,8 +6,8 @@ from typing import Any, Final
 import click
 
 from processor.core.clock import format_timestamp
-from processor.log import letters
-from processor.log.letters import Letter
+from processor.log import dead_letters
+from processor.log.dead_letters import Letter
 from processor.log.port import LogReader
 from processor.settings import Settings
 from processor.wall_clock import now
@@ -99,7 +99,7 @@ def retry(
         before = [letter for letter in found if letter.events is not None and letter.retry is not None and not again]
         left_alone = {id(letter) for letter in (*damaged, *unreadable, *before)}
         wanted = {letter.dead.place for letter in found if id(letter) not in left_alone}
-        done = [note for number in range(log.partitions) for note in letters.retry(log, number, wanted, now)]
+        done = [note for number in range(log.partitions) for note in dead_letters.retry(log, number, wanted, now)]
     if as_json:
         print_json(
             {
@@ -133,7 +133,7 @@ def _summary(done: int, before: int, unreadable: int, damaged: int) -> str:
 
 
 def _all(log: LogReader) -> list[Letter]:
-    return [letter for number in range(log.partitions) for letter in letters.letters(log, number)]
+    return [letter for number in range(log.partitions) for letter in dead_letters.letters(log, number)]
 
 
 def _is_at(letter: Letter, partition: int | None, offset: int | None) -> bool:

@@ -11,11 +11,11 @@ import click
 
 from processor import logs
 from processor.log.address import LogAddress
-from processor.log.checkpointer import Checkpointer
+from processor.log.embedded.checkpointer import Checkpointer
+from processor.log.embedded.locks import FileLock
+from processor.log.embedded.log import Log
 from processor.log.errors import LogError
-from processor.log.locks import FileLock
 from processor.log.port import LogWriter
-from processor.log.store import Log
 from processor.log.topics import EVENTS, PARTITIONED
 from processor.settings import Settings
 from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, Rebuilt, Refused, Target, remove_scratch
@@ -123,7 +123,7 @@ def _checkpoints(data_dir: Path) -> Iterator[None]:
 def _target(settings: Settings, log: LogWriter) -> Target:
     if isinstance(log, Log):
         return EmbeddedTarget(log, now())
-    from processor.log.kafka_owner import Owner
+    from processor.log.kafka.owner import Owner
 
     address = LogAddress.of(settings)
     assert address.kafka is not None

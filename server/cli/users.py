@@ -8,7 +8,7 @@ from processor.core import rowblock
 from processor.core.clock import format_timestamp
 from processor.core.money import format_cost
 from processor.log.port import LogWriter
-from processor.log.store import TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
 from processor.settings import Settings
 from processor.wall_clock import now

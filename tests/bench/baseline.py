@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from processor.log.store import Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import TopicPartition
 from tests.bench.context import Bench
 from tests.bench.loading import now
 from tests.bench.processing import PATIENCE, fill

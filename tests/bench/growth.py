@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from processor.log.store import FILE_NAME
+from processor.log.embedded.log import FILE_NAME
 from tests.bench import machine
 from tests.bench.context import DATA, Bench, FreshLoad
 from tests.bench.end_to_end import Reader

@@ -7,7 +7,8 @@ import msgspec
 
 from processor.core import codec, message, rowblock, tables
 from processor.core.message import Source, build_blocks
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state.loader import records
 from tests.bench import machine

@@ -17,7 +17,7 @@ from typing import Any, Final
 import apsw
 import faust
 
-from processor.log.store import FILE_NAME, Log
+from processor.log.embedded.log import FILE_NAME, Log
 from processor.log.topics import EVENTS
 
 NAME: Final = "textbook"

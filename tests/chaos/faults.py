@@ -16,7 +16,7 @@ from processor.core import message
 from processor.core.codec import decode
 from processor.core.message import Source, build_blocks
 from processor.log.port import LogWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from tests.chaos import wal
 from tests.support.events import make_event, to_json_line

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import KafkaLog
 from tests.chaos import faults
 from tests.chaos.cluster import PARTITIONS, Cluster, cluster
 from tests.chaos.faults import CannotRun

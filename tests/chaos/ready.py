@@ -21,7 +21,8 @@ import click
 
 from processor.core import codec, message
 from processor.core.message import Source, build_blocks
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from tests.chaos.recovery import Recovery
 from tests.chaos.report import commit

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from processor.log.store import Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from tests.chaos import faults
 from tests.chaos.faults import CannotRun

@@ -24,8 +24,9 @@ from confluent_kafka import TopicPartition as Assigned
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from processor.log.embedded.log import Log
 from processor.log.port import scan
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 from tests.bench.textbook import NAME, TABLES, changelog, create_log
 from tests.chaos.report import ROOT, commit

@@ -10,7 +10,7 @@ import pytest
 
 from processor.core.clock import DAY, format_timestamp
 from processor.log.address import LogAddress
-from processor.log.store import Log
+from processor.log.embedded.log import Log
 from server.admin_desk import AdminDesk
 from server.administration import Administration, NewKey
 from tests.contract.doors import INGEST_ONLY, SECRET, Answer, Doors, open_doors

@@ -9,9 +9,9 @@ import pytest
 
 from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable, PartitionMismatch
-from processor.log.kafka_config import KafkaAccess
+from processor.log.kafka.config import KafkaAccess
 from processor.log.port import LogWriter, scan
-from processor.log.store import Append, Record, TopicPartition
+from processor.log.records import Append, Record, TopicPartition
 from processor.log.tail import Tail
 from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, GROUP, ROWS
 from tests.support.tables import NOON

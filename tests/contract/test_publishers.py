@@ -9,8 +9,9 @@ import pytest
 from processor.core import message
 from processor.core.message import Source, build_blocks
 from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
-from processor.log.store import Log, TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server import position
 from server.errors import Refused

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from processor.core.clock import DAY
-from processor.log.store import Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from tests.support import clients
 from tests.support.clients import reader

@@ -11,7 +11,7 @@ from typing import Final
 import apsw
 import pytest
 
-from processor.log.store import Log
+from processor.log.embedded.log import Log
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, ROWS
 from tests.chaos import faults
 from tests.support import clients

@@ -15,7 +15,8 @@ import pytest
 
 from processor.core import message
 from processor.core.tables import decode_value
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from tests.support.events import make_event
 from tests.support.logs import newest_rows, put

@@ -23,7 +23,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from processor.core import message
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2, usage_pb2_grpc

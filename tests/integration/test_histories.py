@@ -28,13 +28,13 @@ from processor.core import tables
 from processor.core.history import Loss
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.dead_letters import letters
 from processor.log.errors import HistoryMismatch, LogUnavailable
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_writer import PartitionWriter
-from processor.log.letters import letters
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import KafkaLog
+from processor.log.kafka.writer import PartitionWriter
 from processor.log.port import scan
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, COMPACTED, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state import loader
 from processor.state.applier import Applier

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from processor.log.errors import LogUnavailable
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_writer import Fenced, PartitionWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import KafkaLog
+from processor.log.kafka.writer import Fenced, PartitionWriter
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from tests.chaos.kafka_rows import run_row
 from tests.support import clients

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from processor.log.address import LogAddress
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import DELIVERY_MS, KafkaAccess
+from processor.log.kafka.config import DELIVERY_MS, KafkaAccess
+from processor.log.kafka.log import KafkaLog
 from processor.log.port import scan
-from processor.log.store import TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server.errors import Refused
 from server.log_publisher import LogPublisher

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from processor.log.errors import DamagedRecord
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_tail import KafkaTail
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import KafkaLog
+from processor.log.kafka.tail import KafkaTail
 from processor.log.port import scan
-from processor.log.store import TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from tests.support import bitflips, clients
 from tests.support.clients import Pace, Reader, Tally, reader

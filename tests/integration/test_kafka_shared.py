@@ -12,13 +12,13 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewPartitions
 
-from processor.log import kafka_topics
 from processor.log.errors import LogError
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_writer import Appender
+from processor.log.kafka import topics
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import KafkaLog
+from processor.log.kafka.writer import Appender
 from processor.log.port import scan
-from processor.log.store import Append, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, ROWS, USERS
 from tests.support import clients, users_topic
 from tests.support.clients import Answer, Reader, Tally, reader
@@ -137,7 +137,7 @@ def test_a_log_of_before_the_number_was_kept_gets_it_at_its_next_start(
     kafka: Broker, tmp_path: Path, prefix: str
 ) -> None:
     access = KafkaAccess(kafka.bootstrap, prefix=prefix)
-    kafka_topics.create(access, kafka_topics.layout(access), 2)
+    topics.create(access, topics.layout(access), 2)
     old = {"format": 1, "salt": "ab" * 32, "identity": "fa4e0001"}
     Appender(access).append([Append(HOME, [(b"meta/0001", json.dumps(old).encode())])], 0)
     for _ in range(2):

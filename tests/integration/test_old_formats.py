@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from processor.core import message
-from processor.log.store import FORMAT, Append, Log, TopicPartition
+from processor.log.embedded.log import FORMAT, Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS
 from tests.support import clients, format3
 from tests.support.events import make_event, to_ndjson

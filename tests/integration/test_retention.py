@@ -13,7 +13,8 @@ from typing import Any, Final
 import pytest
 
 from processor.core.clock import DAY, HOUR
-from processor.log.store import Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from tests.support.clock import Clock
 from tests.support.events import make_event

@@ -13,8 +13,9 @@ import pytest
 
 from processor.core import tables
 from processor.core.visible import HIDDEN, visible, visible_json
-from processor.log.letters import DeadLetter
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.dead_letters import DeadLetter
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS, ROWS
 from tests.support.browser import ingest
 from tests.support.events import make_event

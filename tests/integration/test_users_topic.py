@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 
-from processor.log.kafka import KafkaLog
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_writer import Fenced, PartitionWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import KafkaLog
+from processor.log.kafka.writer import Fenced, PartitionWriter
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, USERS
 from processor.view.placing import key_of, partitions_of
 from tests.chaos.cluster import cluster

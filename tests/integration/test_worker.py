@@ -10,7 +10,8 @@ import pytest
 from processor.core import message
 from processor.core.message import Source, build_blocks
 from processor.log.address import LogAddress
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.state.loader import load
 from processor.state.verify import verify

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_writer import PartitionWriter
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.writer import PartitionWriter
 from processor.log.topics import GROUP
 from tests.support import clients
 from tests.support.clients import Tally, reader

@@ -5,7 +5,8 @@ from contextlib import closing
 import apsw
 
 from processor.core import claims
-from processor.log.store import OFFSET_BITS, Log, TopicPartition
+from processor.log.embedded.log import OFFSET_BITS, Log
+from processor.log.records import TopicPartition
 from processor.log.topics import CLAIMS
 from processor.state.manifest import Covered
 

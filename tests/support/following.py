@@ -2,7 +2,7 @@
 
 import asyncio
 
-from processor.log.store import Log
+from processor.log.embedded.log import Log
 from server import bootstrap
 from server.keys import Directory
 

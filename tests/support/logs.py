@@ -12,8 +12,9 @@ from processor.core.history import Loss
 from processor.core.message import Source, build_blocks
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
 from processor.log.port import LogReader, LogWriter, scan
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state.applier import Applier
 from processor.state.loader import Partition, load

@@ -12,7 +12,8 @@ import pytest
 from processor.core.message import Source, build_blocks
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from server.acknowledged import Acknowledged
 from server.errors import Refused

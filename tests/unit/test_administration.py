@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from processor.core.clock import DAY, HOUR
+from processor.log.embedded.log import Log
 from processor.log.port import LogWriter
-from processor.log.store import Append, Log
+from processor.log.records import Append
 from server import bootstrap
 from server.administration import Administration, NewKey
 from server.errors import Reason, Refused

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from processor.log.address import LogAddress
-from processor.log.store import Log
+from processor.log.embedded.log import Log
 from processor.view.windows import Charged
 from server import bootstrap
 from server.alerter import Alerter

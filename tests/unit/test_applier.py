@@ -17,9 +17,10 @@ from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Tables
 from processor.core.tables import encode_value
 from processor.log.address import LogAddress
+from processor.log.dead_letters import DeadLetter
+from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
-from processor.log.letters import DeadLetter
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state import applier as module
 from processor.state.applier import Applier, Broken

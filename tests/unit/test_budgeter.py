@@ -9,8 +9,8 @@ import pytest
 
 from processor.core.clock import DAY, HOUR
 from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
-from processor.log.store import Log
 from server import bootstrap, budgets
 from server.alerter import Alerter
 from server.budgeter import Budgeter

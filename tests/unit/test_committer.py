@@ -12,8 +12,9 @@ from processor.core.clock import DAY
 from processor.core.message import Source, build_blocks
 from processor.log.address import LogAddress
 from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
+from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
-from processor.log.store import Log, TopicPartition
+from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from tests.support.tables import NOON, Usage, columns
 

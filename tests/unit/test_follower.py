@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
+from processor.log.embedded.tail import EmbeddedTail
 from processor.log.errors import DamagedRecord
-from processor.log.store import Log, Record, TopicPartition
-from processor.log.tail import EmbeddedTail
+from processor.log.records import Record, TopicPartition
 from server.follower import Follower, LogHealth
 from server.views import View
 from tests.support.server import wait_until

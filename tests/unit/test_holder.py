@@ -9,8 +9,8 @@ import pytest
 
 from processor.core.pipeline import Tables
 from processor.log.address import LogAddress
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_tail import KafkaTail
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.tail import KafkaTail
 from processor.state.holder import Holder
 from processor.state.index import IdIndex
 from processor.state.loader import Partition

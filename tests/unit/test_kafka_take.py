@@ -4,7 +4,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from processor.log.errors import DamagedRecord, LogUnavailable
-from processor.log.kafka import take, take_some
+from processor.log.kafka.log import take, take_some
 
 
 class Message:

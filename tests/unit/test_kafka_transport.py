@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 from faust.types import TP
 
-from processor.log.kafka_transport import EXIT_FENCED, Consumer
+from processor.log.kafka.transport import EXIT_FENCED, Consumer
 from processor.log.topics import EVENTS
 
 

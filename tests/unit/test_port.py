@@ -1,7 +1,8 @@
 from pathlib import Path
 
+from processor.log.embedded.log import Log
 from processor.log.port import LogWriter, scan
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 
 E0 = TopicPartition(EVENTS, 0)

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from processor.core import message, tables
 from processor.core.dedupe import DictIndex
 from processor.core.pipeline import Tables
-from processor.log.letters import DeadLetter, dead_offsets
-from processor.log.locks import FileLock
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.dead_letters import DeadLetter, dead_offsets
+from processor.log.embedded.locks import FileLock
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state.applier import Broken
 from processor.state.loader import open_index

@@ -15,9 +15,10 @@ from processor.core import tables
 from processor.core.clock import DAY, HOUR
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.embedded.log import FILE_NAME, OFFSET_BITS, Log
 from processor.log.errors import DamagedRecord, HistoryMismatch
 from processor.log.losses import Lost
-from processor.log.store import FILE_NAME, OFFSET_BITS, Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state import recovery
 from processor.state.index import IdIndex

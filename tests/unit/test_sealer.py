@@ -14,8 +14,9 @@ import pytest
 from processor.core.clock import DAY, HOUR
 from processor.core.tables import decode_value
 from processor.log.address import LogAddress
-from processor.log.letters import dead_offsets
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.dead_letters import dead_offsets
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
 from processor.state import sealer as module
 from processor.state.loader import Partition, load

@@ -19,8 +19,9 @@ from processor.core.clock import DAY, HOUR
 from processor.core.message import Source, build_blocks
 from processor.core.portable import MAX_LINE
 from processor.core.tables import decode_value, histogram_of
-from processor.log.letters import letters
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.dead_letters import letters
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from processor.state.verify import verify
 from server.cli import files

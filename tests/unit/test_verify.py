@@ -17,9 +17,10 @@ from processor.core import claims, message, tables
 from processor.core.claims import Claimed
 from processor.core.clock import DAY
 from processor.core.columns import ROW
-from processor.log.letters import DeadLetter
+from processor.log.dead_letters import DeadLetter
+from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.port import LogReader
-from processor.log.store import OFFSET_BITS, Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state.loader import open_index
 from processor.state.recompute import arrays_of

@@ -14,7 +14,8 @@ from faust.transport import base
 from faust.types import TP
 
 from processor.log import faust_transport
-from processor.log.store import Append, Log, TopicPartition
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 from processor.wall_clock import now
 

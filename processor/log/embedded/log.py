@@ -10,7 +10,7 @@ Every record has a checksum (`checksum`), which is compared when it is read. A `
 
 Nothing in the program may open this file but SQLite: closing any descriptor of it drops the locks that SQLite holds on
 it for the whole process (fcntl(2)), and the next program that closes the file then deletes the write-ahead log under
-the server (sqlite.org/howtocorrupt.html, 2.2). `processor.log.guard` notices it all the same.
+the server (sqlite.org/howtocorrupt.html, 2.2). `processor.log.embedded.guard` notices it all the same.
 """
 
 import json
@@ -27,9 +27,10 @@ import apsw
 import msgspec
 import numpy as np
 import xxhash
-from msgspec import Struct
 from numpy.typing import NDArray
 
+from processor.log.embedded.guard import Guard, wal_of
+from processor.log.embedded.locks import FileLock
 from processor.log.errors import (
     DamagedRecord,
     FormatError,
@@ -39,8 +40,7 @@ from processor.log.errors import (
     PartitionMismatch,
     RecoveryNeeded,
 )
-from processor.log.guard import Guard, wal_of
-from processor.log.locks import FileLock
+from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
 FORMAT: Final = 4
@@ -77,25 +77,6 @@ CREATE TABLE committed (
 """
 
 
-class TopicPartition(NamedTuple):
-    """One partition of one topic."""
-
-    topic: str
-    partition: int
-
-
-class Record(Struct, gc=False, frozen=True):
-    """One record as it is read."""
-
-    offset: int
-    at: int
-    """When it was appended, microseconds since the epoch."""
-    key: bytes | None
-    value: bytes | None
-    is_damaged: bool = False
-    """Its checksum does not match: what it says must not be believed. Only for readers that ask for such records."""
-
-
 class Block(NamedTuple):
     """Records of one partition without an object for each, the newest first."""
 
@@ -108,13 +89,6 @@ class Block(NamedTuple):
     ats: list[int]
     checksums: list[int | None]
     """As they are stored; None: the record was written before there were any."""
-
-
-class Append(NamedTuple):
-    """Records to append to one partition, in order: pairs of key and value (None: a tombstone)."""
-
-    to: TopicPartition
-    records: Sequence[tuple[bytes | None, bytes | None]]
 
 
 _FSYNC_FAILED: Final = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)

@@ -18,8 +18,8 @@ from msgspec import Struct
 from processor.core import message
 from processor.core.message import MessageError
 from processor.log.port import LogReader, LogWriter, scan
+from processor.log.records import Append, TopicPartition
 from processor.log.sound import OnDamage, scan_sound
-from processor.log.store import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS
 
 Place = tuple[str, int, int]

@@ -1,4 +1,4 @@
-"""The log on Kafka, with the methods of the embedded one (`store.Log`): blocking, one thread at a time.
+"""The log on Kafka, with the methods of the embedded one: blocking, one thread at a time.
 
 Readers see only what was committed. Offsets may have gaps: transactions leave markers, compaction takes records away.
 """
@@ -11,13 +11,13 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
-from processor.log import kafka_settings, kafka_topics
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogError, LogUnavailable
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_topics import DEFAULT_PARTITIONS, META, PATIENCE, Layout, Meta
-from processor.log.kafka_writer import Appender
+from processor.log.kafka import topic_settings, topics
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.topics import DEFAULT_PARTITIONS, META, PATIENCE, Layout, Meta
+from processor.log.kafka.writer import Appender
 from processor.log.port import scan
-from processor.log.store import Append, Record, TopicPartition
+from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, ROWS, SINGLE
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
@@ -39,26 +39,26 @@ class KafkaLog:
         self._appender = Appender(access)
         self._readers: dict[TopicPartition, _Reader] = {}
         self._asking: Consumer | None = None
-        found = kafka_topics.layout(access)
+        found = topics.layout(access)
         place = access.servers, access.prefix
         meta = _known.get(place)
         if meta is None:
-            kafka_topics.check_version(access)
+            topics.check_version(access)
             if found.topics.get(DIRECTORY):
                 meta = self._read_meta()
         number = (meta and meta.partitions) or found.fewest
-        kafka_topics.check(access, found, number, partitions)
+        topics.check(access, found, number, partitions)
         if create:
-            kafka_settings.check(access, found.replicas)
-            if len(found.topics) < len(kafka_topics.ALL):
-                kafka_topics.create(access, found, number or partitions or DEFAULT_PARTITIONS)
+            topic_settings.check(access, found.replicas)
+            if len(found.topics) < len(topics.ALL):
+                topics.create(access, found, number or partitions or DEFAULT_PARTITIONS)
                 found = self._await_topics()
                 number = number or found.fewest
-                kafka_topics.check(access, found, number, partitions)
+                topics.check(access, found, number, partitions)
             if meta is None:
                 self._check_is_new(number)
             if meta is None or meta.partitions is None:
-                self.append([Append(HOME, [kafka_topics.proposal(meta, number)])], 0)
+                self.append([Append(HOME, [topics.proposal(meta, number)])], 0)
                 meta = self._read_meta()
         if meta is None:
             raise LogError(
@@ -79,8 +79,8 @@ class KafkaLog:
         """New topics take a moment until every broker knows of them."""
         waiting = threading.Event()
         for _ in range(100):
-            found = kafka_topics.layout(self._access)
-            if len(found.topics) == len(kafka_topics.ALL) and 0 not in found.topics.values():
+            found = topics.layout(self._access)
+            if len(found.topics) == len(topics.ALL) and 0 not in found.topics.values():
                 return found
             waiting.wait(0.1)
         raise LogUnavailable(f"the topics at {self._access.servers} were created, but do not appear")
@@ -90,7 +90,7 @@ class KafkaLog:
         try:
             records = scan(self, HOME)
             values = (record.value or b"" for record in records if (record.key or b"").startswith(META))
-            return kafka_topics.settled(values, self._access.servers)
+            return topics.settled(values, self._access.servers)
         finally:
             self._readers.pop(HOME).close()
 
@@ -134,7 +134,7 @@ class KafkaLog:
 
     def probe(self, at: int) -> None:
         """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
-        kafka_topics.check_writable(self._access)
+        topics.check_writable(self._access)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

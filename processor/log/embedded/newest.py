@@ -8,14 +8,15 @@ import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from processor.core import packed, rowblock
 from processor.core.hash_index import HashIndex
-from processor.core.segments import I64, Records
-from processor.log.store import Block, Log, Record, TopicPartition
+from processor.core.segments import Records
+from processor.log.embedded.log import Block, Log
+from processor.log.records import Found, Record, Row, TopicPartition
 
 FOLD: Final = 1_000_000
 """Rows kept at a time, about 400 bytes each."""
@@ -59,34 +60,6 @@ class Kept:
         self._records.clear()
         self._in_blocks = 0
         return found
-
-
-class Row(NamedTuple):
-    """The newest record of a key."""
-
-    offset: int
-    key: bytes
-    value: bytes | None
-
-
-class Found(NamedTuple):
-    """What some records of a partition come to, the newest first."""
-
-    keys: list[bytes]
-    """Of sums in their packed form."""
-    hashes: Records
-    """Of the keys, see `rowblock.key_hashes`."""
-    values: Records
-    """`packed.DTYPE`."""
-    offsets: I64
-    """Of the sums' records; of a block they are all the same."""
-    others: list[Row]
-    """The progress among them. Who follows a log that grows applies them when it has read on to its end: what was
-    replaced and compacted meanwhile is there."""
-    replaced: list[int]
-    """Offsets of records that say nothing any more."""
-    size: int
-    """Of a block, how many rows it has, those that were replaced among them; else 0."""
 
 
 def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found]:

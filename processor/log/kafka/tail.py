@@ -9,10 +9,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 
 from processor.log.errors import LogBroken, LogUnavailable
-from processor.log.kafka import take_some
-from processor.log.kafka_config import KafkaAccess
-from processor.log.newest import Found
-from processor.log.store import Record, TopicPartition
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import take_some
+from processor.log.records import Found, Record, TopicPartition
 
 WAIT: Final = 0.02
 """Seconds of one wait for records."""

@@ -17,10 +17,11 @@ from processor.core.pipeline import Tables
 from processor.core.rowblock import RowBlock
 from processor.core.tables import encode_value
 from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
+from processor.log.embedded.newest import Kept, newest
+from processor.log.embedded.tail import EmbeddedTail
 from processor.log.errors import LogUnavailable
-from processor.log.newest import Found, Kept, Row, newest
-from processor.log.store import Append, Log, Record, TopicPartition
-from processor.log.tail import EmbeddedTail
+from processor.log.records import Append, Found, Record, Row, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition, batches
@@ -89,7 +90,7 @@ def test_a_partition_is_read_back_as_it_was(
     written: LogAddress, few: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "FOLD", few)
-    monkeypatch.setattr("processor.log.newest.BLOCK", few)
+    monkeypatch.setattr("processor.log.embedded.newest.BLOCK", few)
     monkeypatch.setattr(loader, "batches", few_at_a_time)
     log = written.open()
     for number in range(2):
@@ -147,7 +148,7 @@ def test_the_newest_are_found_from_the_end(
     start: int,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("processor.log.newest.BLOCK", few)
+        patch.setattr("processor.log.embedded.newest.BLOCK", few)
         log, tp = Log(tmp_path_factory.mktemp("log") / "data", create=True), TopicPartition(ROWS, 0)
         log.append([Append(tp, [(b"before", b"0")] * start)], NOON)
         log.append([Append(tp, written)], NOON)
@@ -166,7 +167,7 @@ def test_the_newest_are_found_from_the_end(
 def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("processor.log.newest.BLOCK", 10)
+    monkeypatch.setattr("processor.log.embedded.newest.BLOCK", 10)
     log, tp = Log(tmp_path / "data", create=True), TopicPartition(ROWS, 0)
     rng = random.Random(1)
     live: dict[bytes, int] = {}
@@ -195,10 +196,10 @@ def test_a_front_end_catches_up_to_the_same_view(
     written: LogAddress, fold: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.follower.FOLD", fold)
-    monkeypatch.setattr("processor.log.newest.BLOCK", fold)
+    monkeypatch.setattr("processor.log.embedded.newest.BLOCK", fold)
     if not backwards:
         monkeypatch.setattr(EmbeddedTail, "newest", lambda tail: iter(()))
-    monkeypatch.setattr("processor.log.tail.BATCH", 13)
+    monkeypatch.setattr("processor.log.embedded.tail.BATCH", 13)
     view, other = View(), View()
     follower = Follower(written, 2, view, lambda: NOON, lambda: None)
     follower.start()
@@ -320,7 +321,7 @@ def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     written: LogAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker replaces every row, and compacts, between two looks of a front end that starts."""
-    monkeypatch.setattr("processor.log.newest.BLOCK", 5)
+    monkeypatch.setattr("processor.log.embedded.newest.BLOCK", 5)
     log, other = Log(written.data_dir), View()
     whole = newest(log, TopicPartition(ROWS, 0), 0, log.end(TopicPartition(ROWS, 0)))
     rows = [Row(*row) for found in whole for row in reversed(everything_of(found))]

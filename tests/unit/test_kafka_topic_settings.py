@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from processor.log.errors import FormatError
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_settings import Fault, faults, wanted
-from processor.log.kafka_topics import ALL, Layout, Meta, proposal, settled
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.topic_settings import Fault, faults, wanted
+from processor.log.kafka.topics import ALL, Layout, Meta, proposal, settled
 from processor.log.topics import CLAIMS, COMPACTED, EVENTS, GROUP, ROWS
 from processor.settings import Settings, SettingsError, load
 

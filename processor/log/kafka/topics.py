@@ -11,10 +11,10 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.cimpl import NewTopic
 from msgspec import Struct
 
-from processor.log import kafka_settings
 from processor.log.errors import FormatError, LogError, LogUnavailable, PartitionMismatch
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_settings import insync, wanted
+from processor.log.kafka import topic_settings
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.topic_settings import insync, wanted
 from processor.log.topics import EVENTS, PARTITIONED_ON_KAFKA, SINGLE
 
 FORMAT: Final = 1
@@ -118,7 +118,7 @@ def check_writable(access: KafkaAccess) -> None:
             raise LogUnavailable(f"{wire} [{number}] at {access.servers} has no leader")
         if len(partition.isrs) < insync(len(partition.replicas)):
             raise LogUnavailable(f"{wire} [{number}] at {access.servers} has too few replicas in sync")
-    kafka_settings.check_size(access)
+    topic_settings.check_size(access)
 
 
 def check(access: KafkaAccess, found: Layout, partitions: int, asked: int | None) -> None:

@@ -13,7 +13,7 @@ from confluent_kafka.admin._config import ConfigResource
 from structlog.stdlib import get_logger
 
 from processor.log.errors import LogError, LogUnavailable
-from processor.log.kafka_config import MAX_RECORD_BYTES, KafkaAccess
+from processor.log.kafka.config import MAX_RECORD_BYTES, KafkaAccess
 from processor.log.topics import COMPACTED, EVENTS, USERS
 
 PATIENCE: Final = 10.0

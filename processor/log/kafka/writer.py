@@ -12,8 +12,8 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from processor.log.errors import LogUnavailable
-from processor.log.kafka_config import MAX_RECORD_BYTES, TRANSACTION_MS, KafkaAccess
-from processor.log.store import Append
+from processor.log.kafka.config import MAX_RECORD_BYTES, TRANSACTION_MS, KafkaAccess
+from processor.log.records import Append
 from processor.log.topics import EVENTS
 
 INIT_PATIENCE: Final = 30.0

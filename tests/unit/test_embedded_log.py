@@ -16,8 +16,11 @@ import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processor.log import checkpointer as checkpointer_module
-from processor.log.checkpointer import SOFT_LIMIT, Checkpointer
+from processor.log.embedded import checkpointer as checkpointer_module
+from processor.log.embedded.checkpointer import SOFT_LIMIT, Checkpointer
+from processor.log.embedded.locks import FileLock
+from processor.log.embedded.log import FORMAT, Log
+from processor.log.embedded.newest import newest
 from processor.log.errors import (
     DamagedRecord,
     FormatError,
@@ -28,9 +31,7 @@ from processor.log.errors import (
     PartitionMismatch,
     RecoveryNeeded,
 )
-from processor.log.locks import FileLock
-from processor.log.newest import newest
-from processor.log.store import FORMAT, Append, Log, TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 
 E0, E1, R0 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1), TopicPartition(ROWS, 0)

@@ -27,10 +27,10 @@ from processor import restart
 from processor.log import faust_transport
 from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.faust_transport import by_partition
-from processor.log.kafka import record_of, take
-from processor.log.kafka_config import KafkaAccess
-from processor.log.kafka_writer import Fenced, PartitionWriter
-from processor.log.store import Append
+from processor.log.kafka.config import KafkaAccess
+from processor.log.kafka.log import record_of, take
+from processor.log.kafka.writer import Fenced, PartitionWriter
+from processor.log.records import Append
 from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.wall_clock import now
 

@@ -9,10 +9,10 @@ from confluent_kafka import TopicPartition as Assigned
 from confluent_kafka.admin import AdminClient
 
 from processor.log.errors import Locked, LogError, LogUnavailable
-from processor.log.kafka_config import SESSION_MS, KafkaAccess
-from processor.log.kafka_topics import PATIENCE
-from processor.log.kafka_writer import Fenced, PartitionWriter
-from processor.log.store import Append, TopicPartition
+from processor.log.kafka.config import SESSION_MS, KafkaAccess
+from processor.log.kafka.topics import PATIENCE
+from processor.log.kafka.writer import Fenced, PartitionWriter
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 
 TRANSACTION_MS: Final = 900_000
