@@ -20,15 +20,15 @@ from processor.settings import Settings
 from processor.state import loader
 from processor.state.applier import Applier
 from processor.state.compactor import Compactor
+from processor.state.faust_table import RowTable
 from processor.state.loader import Partition
 from processor.state.rebuild import repair
 from processor.state.recovery import refuse
-from processor.state.rows import RowTable
-from processor.state.sealer import Sealer
+from processor.state.retention import Sealer
 
 if TYPE_CHECKING:
-    from processor.state.holder import Holder
-    from processor.state.stage import Stage
+    from processor.state.partitions import Holder
+    from processor.users_topic.row_publisher import Stage
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
@@ -106,7 +106,7 @@ class Application:
                 sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
                 self.faust.task(sealer.run)
         if self.holder is not None:
-            from processor.quota.grantor import HOME, Grantor
+            from processor.leases.grantor import HOME, Grantor
 
             self.faust.task(self.holder.follow)
             self.grantor = Grantor(address, self.partitions, lambda: HOME in self._owned(), clock)
@@ -133,7 +133,7 @@ class Application:
                 restart.end(EXIT_BROKEN)
 
     def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
-        from processor.state.holder import Holder
+        from processor.state.partitions import Holder
 
         return Holder(self._address, counts, self._owned, self._flush, self._clock, standby=standby)
 
@@ -145,7 +145,7 @@ class Application:
             await asyncio.to_thread(self.grantor.stop)
 
     def _stage(self, clock: Any) -> "Stage":
-        from processor.state.stage import Stage
+        from processor.users_topic.row_publisher import Stage
 
         return Stage(self._address, self.partitions, lambda: list(self._owned()), clock)
 

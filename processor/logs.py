@@ -25,7 +25,7 @@ QUIET: Final = (
     "opentelemetry",
     "urllib3",
     "processor.log.embedded.transport",
-    "processor.state.rows",
+    "processor.state.faust_table",
 )
 """Libraries (and our classes that are their services) whose chatter is of no use to an operator."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from processor.core.clock import month_start
-from processor.quota.leases import Account, Need, owner
+from processor.leases.lease_messages import Account, Need, owner
 from server.arrivals import Arrivals
 from server.errors import Refused
 from server.intake import Reservation

@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 from structlog.stdlib import get_logger
 
+from processor.leases.lease_messages import FRESH, Account, Lease, Need, Statement, decode_lease, encode
 from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import STATEMENTS
-from processor.quota.leases import FRESH, Account, Lease, Need, Statement, decode_lease, encode
 
 BEAT: Final = 1.0
 """Seconds at most between two statements."""

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from structlog.stdlib import get_logger
 
 from processor.core.clock import month_start
-from processor.quota.leases import owner
+from processor.leases.lease_messages import owner
 from server.arrivals import Arrivals
 from server.crew import Crew
 from server.errors import Refused

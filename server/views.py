@@ -423,7 +423,7 @@ class View:
         return charged if self._batches == batches else None
 
     def leased(self, owner: str, month: int) -> int:
-        """Unique events charged through a lease (`processor.quota.leases.owner`). Never waits."""
+        """Unique events charged through a lease (`processor.leases.lease_messages.owner`). Never waits."""
         found = self._windows.month("lease", owner, month)
         return 0 if found is None else found.unique
 

@@ -41,7 +41,7 @@ SERVER_MAY_USE = (
     "processor.log.tail",
     "processor.log.topics",
     "processor.logs",
-    "processor.quota.leases",
+    "processor.leases.lease_messages",
     "processor.settings",
     "processor.state.rebuild",  # of the command line only
     "processor.state.verify",  # of the command line only

@@ -12,8 +12,8 @@ offset applied to them, so that applying a message again changes nothing:
                                                                                    (since, until, clock, arrival), ...]
 
 The horizon is no sum and not of the log: it says which windows may be gone (`processor.core.horizon`); of its samples
-the first n are of the last day. Checkpoints (`processor.state.sealer`) have, instead of it, how far retention has come:
-[partition, "retained"] -> [before, running, first] (`processor.core.retention`).
+the first n are of the last day. Checkpoints (`processor.state.retention`) have, instead of it, how far retention has
+come: [partition, "retained"] -> [before, running, first] (`processor.core.retained`).
 
 Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fit have a form of fixed width instead
 (`packed`), which costs less to write and next to nothing to read. A reader takes both.
@@ -34,7 +34,7 @@ from processor.core import latency, packed
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
 
 Scope = Literal["org", "key", "lease"]
-"""`lease`: what an organisation was charged through one front end's lease (`processor.quota.leases.owner`)."""
+"""`lease`: what an organisation was charged through one front end's lease (`processor.leases.lease_messages.owner`)."""
 
 WindowKind = Kind | Literal["lease"]
 """`lease` is a month that is not kept for ever: a front end's name lasts as long as its process."""

@@ -1,1 +1,1 @@
-"""Storage behind the core's protocols: the claims on disk, the rows as a Faust table, the flush that ties them."""
+"""A partition: loaded, applied, flushed, compacted, retained, verified. May import the ids, the log and the core."""

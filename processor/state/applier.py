@@ -20,12 +20,12 @@ from processor.core.history import digest_of, is_padding
 from processor.core.message import Message, UnknownVersion
 from processor.core.pipeline import Changes
 from processor.core.tables import NEVER
+from processor.ids.manifest import Covered
 from processor.log.dead_letters import DeadLetter
 from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state.loader import Partition, sync_index
-from processor.state.manifest import Covered
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""

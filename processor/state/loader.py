@@ -16,6 +16,8 @@ from processor.core.dedupe import resolve
 from processor.core.history import RESTORE, Range, void_ranges
 from processor.core.pipeline import Tables
 from processor.core.user_rows import Dead
+from processor.ids.index import MAX_CAPACITY, IdIndex
+from processor.ids.manifest import NOTHING, Covered
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.dead_letters import dead_offsets
@@ -25,8 +27,6 @@ from processor.log.errors import HistoryMismatch, LogUnavailable
 from processor.log.port import LogReader, LogWriter
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
-from processor.state.index import MAX_CAPACITY, IdIndex
-from processor.state.manifest import NOTHING, Covered
 from processor.state.recovery import AppendTables, Recovery
 
 ATTEMPTS: Final = 4

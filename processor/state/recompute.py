@@ -19,6 +19,7 @@ from processor.core.history import CLAIMS as CLAIMS_LOST
 from processor.core.history import Loss, Range, digest_of, is_padding, void_ranges
 from processor.core.message import Message, MessageError
 from processor.core.pipeline import Tables
+from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.errors import DamagedRecord
 from processor.log.losses import Lost
@@ -26,7 +27,6 @@ from processor.log.port import LogReader
 from processor.log.records import Record, TopicPartition
 from processor.log.sound import OnDamage, scan_sound
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS
-from processor.state.index import IdIndex
 
 MESSAGES: Final = 100
 """Event messages, or records of claims, read at a time."""

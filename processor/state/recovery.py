@@ -26,6 +26,7 @@ from processor.core.horizon import Horizon
 from processor.core.message import MessageError
 from processor.core.pipeline import Tables
 from processor.core.tables import NEVER, UNKNOWN
+from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.dead_letters import DeadLetter, Retry, dead_offsets
 from processor.log.embedded.log import Log
@@ -33,7 +34,6 @@ from processor.log.errors import HistoryMismatch
 from processor.log.port import LogWriter, scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
-from processor.state.index import IdIndex
 
 AppendTables = Callable[[list[Append]], list[int]]
 """Append to the rows and claims of the partition as its only writer; durable on return. Raises `LogUnavailable`."""

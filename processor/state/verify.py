@@ -19,14 +19,14 @@ from processor.core.horizon import Horizon
 from processor.core.message import Message
 from processor.core.pipeline import Tables
 from processor.core.tables import Progress, Row
+from processor.ids import manifest
+from processor.ids.index import IdIndex
 from processor.log.dead_letters import dead_offsets
 from processor.log.errors import DamagedRecord, LogError
 from processor.log.port import LogReader
 from processor.log.records import TopicPartition
 from processor.log.sound import scan_sound
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, GROUP, PARTITIONED, ROWS
-from processor.state import manifest
-from processor.state.index import IdIndex
 from processor.state.loader import open_index
 from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.dedupe import U64, DictIndex
-from processor.state.index import IdIndex
-from processor.state.manifest import Covered
+from processor.ids.index import IdIndex
+from processor.ids.manifest import Covered
 
 PACKAGES: Final = {"rocksdb": "rocksdict", "lmdb": "lmdb"}
 INSTALL: Final = ".venv/bin/uv pip install --python .venv/bin/python --group stores"

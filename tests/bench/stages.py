@@ -14,11 +14,11 @@ from processor.core.dedupe import U64, Places, resolve
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Changes, Tables
 from processor.core.rowblock import seed_of
+from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
 from processor.log.embedded.tail import BATCH as FOLLOWER_BATCH
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
-from processor.state.index import IdIndex
 from server import grpc_request, ndjson
 from server.cardinality import Cardinality
 from server.inflate import inflate

@@ -16,7 +16,7 @@ from processor.log.kafka.log import KafkaLog
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, USERS
-from processor.view.placing import key_of, partitions_of
+from processor.users_topic.partitioner import key_of, partitions_of
 from tests.chaos.cluster import cluster
 from tests.support import clients, users_topic
 from tests.support.clients import Pace, Tally, reader

@@ -5,10 +5,10 @@ from contextlib import closing
 import apsw
 
 from processor.core import claims
+from processor.ids.manifest import Covered
 from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.records import TopicPartition
 from processor.log.topics import CLAIMS
-from processor.state.manifest import Covered
 
 
 def flip(log: Log, tp: TopicPartition, offset: int) -> None:

@@ -16,6 +16,7 @@ from processor.core.clock import HOUR
 from processor.core.message import Source, build_blocks
 from processor.core.pipeline import Tables
 from processor.core.tables import encode_value
+from processor.ids.index import IdIndex
 from processor.log.address import LogAddress
 from processor.log.dead_letters import DeadLetter
 from processor.log.embedded.log import Log
@@ -25,7 +26,6 @@ from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state import applier as module
 from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
-from processor.state.index import IdIndex
 from processor.state.loader import Partition, load, sync_index
 from processor.state.verify import verify
 from tests.support.tables import NOON, Usage, columns
@@ -401,7 +401,7 @@ async def test_the_flusher_flushes_by_itself_and_checkpoints_the_index(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SYNC_INTERVAL", 0)
-    monkeypatch.setattr("processor.state.index.TAIL", 1)
+    monkeypatch.setattr("processor.ids.index.TAIL", 1)
     flusher = asyncio.ensure_future(worker.applier.run())
     try:
         for number in range(5):
@@ -418,7 +418,7 @@ async def test_a_checkpoint_has_no_id_whose_claim_is_not_durable(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is made beside the traffic: messages are applied meanwhile that no flush has reached."""
-    monkeypatch.setattr("processor.state.index.TAIL", 1)
+    monkeypatch.setattr("processor.ids.index.TAIL", 1)
     monkeypatch.setattr(module, "MAX_WAITING", 1)
     sent = worker.send(value_of(*map(Usage, range(10))), value_of(*map(Usage, range(10, 30))))
     await worker.work(sent[:1])

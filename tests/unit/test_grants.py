@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from processor.quota.grants import Grants, Quota
-from processor.quota.leases import (
+from processor.leases.grants import Grants, Quota
+from processor.leases.lease_messages import (
     DELIVERY,
     FRESH,
     TTL,

@@ -19,13 +19,13 @@ from structlog.testing import capture_logs
 
 from processor.core.dedupe import U64, DictIndex, resolve
 from processor.core.history import Range
-from processor.state import index as module
-from processor.state import segment as segment_module
-from processor.state.filters import Filter
-from processor.state.index import MAX_WAITING, IdIndex
-from processor.state.journal import CHUNK, Journal
-from processor.state.manifest import NOTHING, Covered
-from processor.state.segment import BLOCK_BYTES, HEADER, WORDS, DamagedIndex, Segment
+from processor.ids import index as module
+from processor.ids import segment_file as segment_module
+from processor.ids.filters import Filter
+from processor.ids.index import MAX_WAITING, IdIndex
+from processor.ids.journal import CHUNK, Journal
+from processor.ids.manifest import NOTHING, Covered
+from processor.ids.segment_file import BLOCK_BYTES, HEADER, WORDS, DamagedIndex, Segment
 
 RECORD = 200
 """Ids of one record in the claims log of these tests."""

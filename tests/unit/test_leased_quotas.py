@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from processor.core.clock import DAY, month_start
+from processor.leases.lease_messages import Account, Cap, Lease, encode
 from processor.log.address import LogAddress
-from processor.quota.leases import Account, Cap, Lease, encode
 from server.arrivals import Arrivals
 from server.keys import Directory, Organization, make_key, new_secret, organization_record
 from server.leased_quotas import UNUSED, LeasedQuotas

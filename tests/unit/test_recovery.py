@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from processor.core import tables
 from processor.core.clock import DAY, HOUR
+from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.log import FILE_NAME, OFFSET_BITS, Log
@@ -21,7 +22,6 @@ from processor.log.losses import Lost
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state import recovery
-from processor.state.index import IdIndex
 from processor.state.loader import Partition, bring, load, sync_index
 from processor.state.rebuild import EmbeddedTarget, Rebuild
 from processor.state.verify import Verification, verify

@@ -25,21 +25,13 @@ from structlog.stdlib import get_logger
 
 from processor.core.dedupe import U64
 from processor.core.history import Range
-from processor.state import manifest, probe
-from processor.state.arena import Arena
-from processor.state.filters import ROWS_PER_PLACE, Filter, next_place, width_of
-from processor.state.journal import Journal, Tail, read_tail, write_tail
-from processor.state.manifest import NOTHING, Covered, Manifest, NamedSegment, Unusable
-from processor.state.probe import Found, Layout
-from processor.state.segment import (
-    MAX_SPAN,
-    CheckedBlocks,
-    DamagedIndex,
-    Numbers,
-    Secret,
-    Segment,
-    sync_directory,
-)
+from processor.ids import manifest, probe
+from processor.ids.arena import Arena
+from processor.ids.filters import ROWS_PER_PLACE, Filter, next_place, width_of
+from processor.ids.journal import Journal, Tail, read_tail, write_tail
+from processor.ids.manifest import NOTHING, Covered, Manifest, NamedSegment, Unusable
+from processor.ids.probe import Found, Layout
+from processor.ids.segment_file import MAX_SPAN, CheckedBlocks, DamagedIndex, Numbers, Secret, Segment, sync_directory
 
 FIRST_CAPACITY: Final = 1 << 16
 GROWTH: Final = 4

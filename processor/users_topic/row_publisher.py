@@ -25,7 +25,7 @@ from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
-from processor.view.feed import Feed, Row
+from processor.users_topic.merged_rows import Feed, Row
 
 INTERVAL: Final = 1.0
 """Seconds between two publications, at least."""

@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from processor.core.dedupe import U64
-from processor.state.arena import REST as REST_ITEM
-from processor.state.arena import Arena
-from processor.state.segment import HEADER, PLACES, REST, WORDS, CheckedBlocks, Numbers, Segment, words_of
+from processor.ids.arena import REST as REST_ITEM
+from processor.ids.arena import Arena
+from processor.ids.segment_file import HEADER, PLACES, REST, WORDS, CheckedBlocks, Numbers, Segment, words_of
 
 UNITS: Final = WORDS // PLACES
 """A bucket has seven words of each id, and a unit is one word of eight ids."""

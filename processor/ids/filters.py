@@ -28,7 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from processor.core.dedupe import U64
-from processor.state.segment import HEADER, Numbers, Secret
+from processor.ids.segment_file import HEADER, Numbers, Secret
 
 WIDTHS: Final = (16, 64)
 """Segments of the first filter, and of all others. Each costs a search four gathers however many it is

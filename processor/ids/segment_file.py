@@ -27,7 +27,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from processor.core.dedupe import U64
-from processor.state.arena import Arena
+from processor.ids.arena import Arena
 
 HEADER: Final = 4096
 PLACES: Final = 8

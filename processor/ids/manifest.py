@@ -15,8 +15,8 @@ import xxhash
 from msgspec import Struct
 
 from processor.core.history import Range
-from processor.state.journal import Tail
-from processor.state.segment import write_file
+from processor.ids.journal import Tail
+from processor.ids.segment_file import write_file
 
 NAME: Final = "checkpoint.json"
 FORMAT: Final = 2

@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 
 from processor.core.segments import I64
+from processor.users_topic.partitioner import key_of, partitions_of
+from processor.users_topic.row_json import user_row
 from processor.view.changes import Change, sort_out
 from processor.view.columns import Columns
-from processor.view.placing import key_of, partitions_of
 from processor.view.projects import ELSEWHERE
-from processor.view.shown import user_row
 
 CHUNK: Final = 2048
 """Records of the changelog applied at a time."""

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
-from processor.core import message, retention, tables
+from processor.core import message, retained, tables
 from processor.core.clock import DAY, HOUR
 from processor.core.dedupe import U64, Places
 from processor.core.history import is_padding
 from processor.core.message import Message
 from processor.core.pipeline import Tables
-from processor.core.retention import Retained
+from processor.core.retained import Retained
+from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, EVENTS, GROUP
-from processor.state.index import IdIndex
 from processor.state.loader import Partition
 
 SLACK: Final = HOUR
@@ -174,11 +174,11 @@ class _Round:
         assert self.noted is not None
         if not oldest or oldest[0].offset >= self._end():
             return False
-        retained = retention.advance(self.noted.retained, oldest[0].at, self._horizon, self._running)
-        self._before = retained.before
+        reach = retained.advance(self.noted.retained, oldest[0].at, self._horizon, self._running)
+        self._before = reach.before
         if oldest[0].at >= self._before - SLACK:
             return False
-        self._note(retained)  # before it goes there: after a kill the next round does not go further
+        self._note(reach)  # before it goes there: after a kill the next round does not go further
         return True
 
     def _begin(self, oldest: int) -> None:
@@ -189,7 +189,7 @@ class _Round:
                     continue
                 self.noted = Noted(Retained.of(tables.decode_value(record.value)), record.offset)
         last = None if self.noted is None else self.noted.retained
-        begun = retention.begin(last, oldest, self._horizon, self._running, self._kept_for)
+        begun = retained.begin(last, oldest, self._horizon, self._running, self._kept_for)
         if begun != last:
             self._note(begun)
 

@@ -5,8 +5,8 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.view import placing
-from processor.view.placing import key_of, partitions_of
+from processor.users_topic import partitioner
+from processor.users_topic.partitioner import key_of, partitions_of
 
 users = st.none() | st.text(min_size=1, max_size=6)
 
@@ -14,7 +14,7 @@ users = st.none() | st.text(min_size=1, max_size=6)
 @given(keys=st.lists(st.binary(max_size=40), max_size=12), count=st.integers(1, 1024), batch=st.integers(1, 5))
 def test_keys_are_where_kafka_puts_them(keys: list[bytes], count: int, batch: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placing, "_BATCH", batch)
+        patch.setattr(partitioner, "_BATCH", batch)
         assert partitions_of(keys, count).tolist() == [(murmur2(key) & 0x7FFFFFFF) % count for key in keys]
 
 

@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from processor.core.dedupe import U64
-from processor.state.segment import DamagedIndex, Numbers, write_file
+from processor.ids.segment_file import DamagedIndex, Numbers, write_file
 
 ENTRY: Final = np.dtype([("key", "<u8", (2,)), ("digest", "<u8"), ("offset", "<i8")])
 CHUNK: Final = 1 << 14

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from processor.core.pipeline import Tables
+from processor.ids.index import IdIndex
+from processor.ids.manifest import Covered
 from processor.log.address import LogAddress
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.tail import KafkaTail
-from processor.state.holder import Holder
-from processor.state.index import IdIndex
 from processor.state.loader import Partition
-from processor.state.manifest import Covered
+from processor.state.partitions import Holder
 
 NOWHERE = KafkaAccess("127.0.0.1:9")
 

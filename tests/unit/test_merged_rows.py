@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from processor.core import tables
 from processor.core.tables import Sums
-from processor.view import feed as feeds
-from processor.view.feed import Feed
-from processor.view.placing import key_of, partitions_of
+from processor.users_topic import merged_rows as feeds
+from processor.users_topic.merged_rows import Feed
+from processor.users_topic.partitioner import key_of, partitions_of
 from tests.support.tables import NOON, Usage, Worker
 
 PARTITIONS = 3

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from processor.quota.leases import DELIVERY, TTL, Account, Cap, Lease, Need, Statement
+from processor.leases.lease_messages import DELIVERY, TTL, Account, Cap, Lease, Need, Statement
 
 Offsets = Mapping[int, int]
 """partition -> last offset; -1: empty."""

@@ -9,14 +9,14 @@ import msgspec
 from msgspec import Struct
 from structlog.stdlib import get_logger
 
+from processor.leases.grants import Grants, Quota
+from processor.leases.lease_messages import Lease, decode_lease, decode_statement, encode
+from processor.leases.ledger import Ledger, is_of_interest
 from processor.log.address import LogAddress
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import LogWriter, scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, ROWS, STATEMENTS
-from processor.quota.grants import Grants, Quota
-from processor.quota.leases import Lease, decode_lease, decode_statement, encode
-from processor.quota.ledger import Ledger, is_of_interest
 
 HOME: Final = 0
 """Its owner is the grantor."""

@@ -7,7 +7,7 @@ import msgspec
 
 from processor.core import tables
 from processor.core.tables import NEVER
-from processor.quota.leases import Account, owner
+from processor.leases.lease_messages import Account, owner
 
 _key = msgspec.json.Decoder(tuple[int, str, str, str, str, int]).decode
 _progress = msgspec.json.Decoder(list[int]).decode

@@ -18,9 +18,9 @@ from processor.log.dead_letters import dead_offsets
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
-from processor.state import sealer as module
+from processor.state import retention as module
 from processor.state.loader import Partition, load
-from processor.state.sealer import Sealer, SealError
+from processor.state.retention import Sealer, SealError
 from processor.state.verify import Verification
 from tests.support.damage import flip
 from tests.support.events import make_event
