@@ -10,7 +10,7 @@ from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
 from processor import restart
-from processor.core.history import RESTORE, Loss, unrecorded
+from processor.core.tables.history import RESTORE, Loss, unrecorded
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from structlog.stdlib import get_logger
 
-from processor.core.tables import NEVER
+from processor.core.tables.table_rows import NEVER
 
 
 class Acknowledged:

@@ -17,7 +17,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
-from processor.core import rowblock
+from processor.core.tables import row_block
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import Checkpointer
@@ -125,7 +125,7 @@ async def _build(
     log = address.open(settings.partitions, create=True)
     address.claim(log.identity, keeps=True)
     losses.check_directory(log)
-    view = View(rowblock.seed_of(log.salt))
+    view = View(row_block.seed_of(log.salt))
     arrivals = Arrivals(view)
     bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)
     log.close()

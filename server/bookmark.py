@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from processor.core.tables import NEVER
+from processor.core.tables.table_rows import NEVER
 
 MAX_PARTITIONS: Final = 1024
 

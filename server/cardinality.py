@@ -14,11 +14,11 @@ from operator import itemgetter
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
-from processor.core import codec
-from processor.core.codec import Decoded, Wire
-from processor.core.columns import Columns, Dim
-from processor.core.event import Fault, Handling
-from processor.core.tables import HOURS_PER_DAY
+from processor.core.events import codec
+from processor.core.events.codec import Decoded, Wire
+from processor.core.events.columns import Columns, Dim
+from processor.core.events.event import Fault, Handling
+from processor.core.tables.table_rows import HOURS_PER_DAY
 from processor.view.projects import Names
 from server.views import UserRow, View
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 from server.answers import UserRow
 
 FRAME_ROWS: Final = 1000

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from processor.core.clock import HOUR, month_start
-from processor.core.latency import percentile
+from processor.core.events.latency import percentile
 from processor.core.money import PICO
 from processor.view.sums import TOTALS, Numbers
 from server.answers import Totals

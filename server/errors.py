@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from processor.core.event import Code
+from processor.core.events.event import Code
 
 Reason = Literal[
     "bad_request",

@@ -6,10 +6,10 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from processor.core import message, portable
 from processor.core.clock import HOUR
-from processor.core.history import is_padding
-from processor.core.message import Block, Message, MessageError
+from processor.core.events import export_line, message
+from processor.core.events.message import Block, Message, MessageError
+from processor.core.tables.history import is_padding
 from processor.log.dead_letters import dead_offsets
 from processor.log.port import LogReader, scan
 from processor.log.records import Record, TopicPartition
@@ -111,7 +111,7 @@ class Exporter:
                 if self._selection.by == "event-time" and not self._selection.covers(event.timestamp):
                     continue
                 self.tally.events += 1
-                yield portable.encode_line(block.source, event, partial(_raw, decoded, number, position))
+                yield export_line.encode_line(block.source, event, partial(_raw, decoded, number, position))
 
 
 def _raw(decoded: Message, block: int, position: int) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from processor.core.event import Handling
+from processor.core.events.event import Handling
 from server.answers import Health, Reads
 from server.feed import Feed
 from server.intake import Intake

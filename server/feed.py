@@ -18,7 +18,7 @@ from typing import Final, NoReturn, TypeVar
 
 import msgspec
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 from server import bookmark, position
 from server.answers import UserRow
 from server.arrivals import Arrivals

@@ -8,8 +8,8 @@ from typing import Final
 
 from structlog.stdlib import get_logger
 
-from processor.core import tables
-from processor.core.rowblock import RowBlock
+from processor.core.tables import table_rows
+from processor.core.tables.row_block import RowBlock
 from processor.log.address import LogAddress
 from processor.log.embedded.newest import FOLD, Kept, collector_off
 from processor.log.errors import DamagedRecord, LogBroken
@@ -241,7 +241,7 @@ class Follower(_Following):
         """Apply rows first, and how far they go only when all is there that they may have been replaced by: a row that
         was compacted while this process stood still would be missing from what the view says to contain."""
         number = tp.partition
-        progress = tables.encode_key(number, "progress")
+        progress = table_rows.encode_key(number, "progress")
         changes: list[Change] = []
         for record in records:
             if record.key == progress:

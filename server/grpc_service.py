@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from processor import tracing
-from processor.core.event import Handling
+from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server import access, grpc_answers, grpc_request, prefer, traces
 from server.connection_watch import MAX_GRPC, ConnectionWatch

@@ -14,7 +14,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import CollectorRegistry
 
 from processor import tracing
-from processor.core.event import Handling
+from processor.core.events.event import Handling
 from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
 from server.admin_desk import AdminDesk
 from server.connections import Connection, Runner, too_many_connections

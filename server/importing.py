@@ -10,12 +10,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from processor.core import codec, message, portable
 from processor.core.clock import HOUR, LAST
-from processor.core.event import Code, Fault
-from processor.core.lines import size_of
-from processor.core.message import Block, Source, build_blocks
-from processor.core.portable import META, Opened
+from processor.core.events import codec, export_line, message
+from processor.core.events.event import Code, Fault
+from processor.core.events.export_line import META, Opened
+from processor.core.events.lines import size_of
+from processor.core.events.message import Block, Source, build_blocks
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
@@ -92,7 +92,7 @@ class Importer:
         latest = self._clock() + SKEW
         for number, line in chunk:
             try:
-                found = portable.open_line(line)
+                found = export_line.open_line(line)
                 check_source(found.source, latest)
             except Fault as fault:
                 self.tally.refuse(number, fault)

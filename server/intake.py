@@ -11,11 +11,11 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from processor import tracing
-from processor.core import codec
-from processor.core.codec import Wire
-from processor.core.event import Handling
-from processor.core.lines import size_of
-from processor.core.message import Source, build_blocks
+from processor.core.events import codec
+from processor.core.events.codec import Wire
+from processor.core.events.event import Handling
+from processor.core.events.lines import size_of
+from processor.core.events.message import Source, build_blocks
 from processor.view.projects import Names
 from server import position, ratelimit
 from server.cardinality import Cardinality, without

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 from processor.view.columns import Applied, Columns, Mask
 from processor.view.projects import Project
 from server import listing

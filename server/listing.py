@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from processor.core.segments import I64, Records
+from processor.core.growing_arrays import I64, Records
 from processor.view.columns import Columns
 from processor.view.projects import Dim, Project
 from processor.view.sums import (

@@ -7,8 +7,8 @@ from typing import Final
 
 from structlog.stdlib import get_logger
 
-from processor.core.history import ACKNOWLEDGED, Loss
-from processor.core.tables import NEVER
+from processor.core.tables.history import ACKNOWLEDGED, Loss
+from processor.core.tables.table_rows import NEVER
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.committer import Backlogged, GroupCommitter, Job, Outcome

@@ -11,9 +11,9 @@ from typing import Final, Literal, get_args
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from processor.core.codec import Wire
-from processor.core.event import Code
-from processor.core.tables import NEVER
+from processor.core.events.codec import Wire
+from processor.core.events.event import Code
+from processor.core.tables.table_rows import NEVER
 from server.errors import Reason, Refused
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which nobody asks for

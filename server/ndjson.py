@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from processor.core.lines import Lines
+from processor.core.events.lines import Lines
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from processor.core.event import OPERATIONS, PROVIDERS, STATUSES
+from processor.core.events.event import OPERATIONS, PROVIDERS, STATUSES
 from server.admin_http import BUDGETS, ROOT
 from server.inflate import ENCODINGS, MAX_BODY
 from server.intake import MAX_EVENTS

@@ -4,7 +4,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from processor.core.event import MAX_ERROR_MESSAGE, Code, JsonEvent
+from processor.core.events.event import MAX_ERROR_MESSAGE, Code, JsonEvent
 from processor.core.money import MAX_COST
 from server.admin_http import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
 from server.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from processor.core.event import Handling
+from processor.core.events.event import Handling
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PREFERENCE = re.compile(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from processor.core import message
-from processor.core.message import Block
+from processor.core.events import message
+from processor.core.events.message import Block
 from server.errors import Refused
 
 Parts = Mapping[int, tuple[Block, Sequence[bytes]]]

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 from processor.view.names import Names
 from processor.view.sums import LIMB, MASK, NO_LAST, Numbers
 from server.queries import Place

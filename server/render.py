@@ -4,15 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from processor.core.clock import format_day, format_timestamp
+from processor.core.exact_json import exact_decimal, exact_number
 from processor.core.money import format_cost
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
 from server.budgets import Budget, BudgetList, BudgetState, Reached, to_pico, window_end
 from server.costs import Costs, Latency, average_cost, cache_hit_rate
-
-_MAX_INT = 2**63 - 1
 
 _ROW = (
     b'{"user_id":%b,"requests":%d,"errors":%d,"input_tokens":%d,"output_tokens":%d,"cached_tokens":%d,'
@@ -80,13 +78,13 @@ def _stamp(micros: int | None) -> bytes:
 def totals(sums: Totals) -> dict[str, Any]:
     """Sums as plain JSON numbers."""
     return {
-        "requests": _number(sums.requests),
-        "errors": _number(sums.errors),
-        "input_tokens": _number(sums.input_tokens),
-        "output_tokens": _number(sums.output_tokens),
-        "cached_tokens": _number(sums.cached_tokens),
-        "cost_usd": _decimal(sums.cost),
-        "unpriced": _number(sums.unpriced),
+        "requests": exact_number(sums.requests),
+        "errors": exact_number(sums.errors),
+        "input_tokens": exact_number(sums.input_tokens),
+        "output_tokens": exact_number(sums.output_tokens),
+        "cached_tokens": exact_number(sums.cached_tokens),
+        "cost_usd": exact_decimal(sums.cost),
+        "unpriced": exact_number(sums.unpriced),
     }
 
 
@@ -97,10 +95,10 @@ def costs(answer: Costs) -> dict[str, Any]:
             {
                 "provider": row.provider,
                 "model": row.model,
-                "tokens": _number(row.totals.input_tokens + row.totals.output_tokens),
+                "tokens": exact_number(row.totals.input_tokens + row.totals.output_tokens),
                 **totals(row.totals),
-                "avgCost": _decimal(average_cost(row.totals)),
-                "cacheHitRate": _decimal(cache_hit_rate(row.totals)),
+                "avgCost": exact_decimal(average_cost(row.totals)),
+                "cacheHitRate": exact_decimal(cache_hit_rate(row.totals)),
                 "latencyMs": None if row.latency is None else _latency(row.latency),
             }
             for row in answer.by_model
@@ -111,16 +109,16 @@ def costs(answer: Costs) -> dict[str, Any]:
                 "day": format_day(row.day),
                 "provider": row.provider,
                 "model": row.model,
-                "cost_usd": _decimal(row.totals.cost),
-                "requests": _number(row.totals.requests),
-                "errors": _number(row.totals.errors),
+                "cost_usd": exact_decimal(row.totals.cost),
+                "requests": exact_number(row.totals.requests),
+                "errors": exact_number(row.totals.errors),
             }
             for row in answer.daily_by_model
         ],
         "total": totals(answer.total),
-        "monthToDate": _decimal(answer.month_to_date),
-        "forecast30d": _decimal(answer.forecast),
-        "cacheHitRate": _decimal(cache_hit_rate(answer.total)),
+        "monthToDate": exact_decimal(answer.month_to_date),
+        "forecast30d": exact_decimal(answer.forecast),
+        "cacheHitRate": exact_decimal(cache_hit_rate(answer.total)),
         "asOf": format_timestamp(answer.as_of),
     }
 
@@ -128,7 +126,7 @@ def costs(answer: Costs) -> dict[str, Any]:
 def _latency(found: Latency) -> dict[str, Any]:
     named = {"p50": found.p50, "p95": found.p95, "p99": found.p99}
     whole = {name: int(value) if value.is_integer() else value for name, value in named.items()}
-    return {**whole, "measured": _number(found.measured)}
+    return {**whole, "measured": exact_number(found.measured)}
 
 
 def quota(answer: QuotaAnswer) -> dict[str, Any]:
@@ -159,9 +157,9 @@ def budget_reached(reached: Reached) -> dict[str, Any]:
         "window": reached.window,
         "start": format_timestamp(reached.start),
         "end": format_timestamp(reached.end),
-        "usd": _decimal(to_pico(reached.usd)),
+        "usd": exact_decimal(to_pico(reached.usd)),
         "threshold": reached.threshold,
-        "spent": _decimal(to_pico(reached.spent)),
+        "spent": exact_decimal(to_pico(reached.spent)),
         "at": format_timestamp(reached.at),
     }
 
@@ -173,7 +171,7 @@ def budget_alone(budget: Budget) -> dict[str, Any]:
         "user_id": budget.user_id,
         "model": budget.model,
         "window": budget.window,
-        "usd": _decimal(budget.limit),
+        "usd": exact_decimal(budget.limit),
         "thresholds": list(budget.thresholds),
         "created": format_timestamp(budget.created),
     }
@@ -186,8 +184,8 @@ def _budget_state(state: BudgetState) -> dict[str, Any]:
         **budget_alone(state.budget),
         "start": format_timestamp(state.start),
         "end": format_timestamp(window_end(state.budget.window, state.start)),
-        "spent": _decimal(state.spent),
-        "remaining": _decimal(max(0, left)),
+        "spent": exact_decimal(state.spent),
+        "remaining": exact_decimal(max(0, left)),
         "reached": [budget_reached(each) for each in state.reached],
     }
 
@@ -199,13 +197,3 @@ def budget_list(found: BudgetList) -> dict[str, Any]:
 
 def _time(micros: int | None) -> str | None:
     return None if micros is None else format_timestamp(micros)
-
-
-def _decimal(pico: int) -> Raw:
-    """A number of 10^-12 with all its digits."""
-    return Raw(format_cost(pico).encode())
-
-
-def _number(value: int) -> int | Raw:
-    """An integer of any size; the encoder's own end at 64 bits."""
-    return value if value <= _MAX_INT else Raw(str(value).encode())

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from processor.core.event import Handling
+from processor.core.events.event import Handling
 from processor.settings import Settings
 from server.crew import MAX_PROCESSES
 from server.keys import is_well_formed

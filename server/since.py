@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 from processor.view.columns import Applied, Columns, Mask
 from processor.view.projects import Project
 from processor.view.sums import Numbers

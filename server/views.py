@@ -1,7 +1,7 @@
 """The tables as a front end sees them: fed with changelog records by a follower thread, read by queries in others.
 
-Rows in the changelog are partial, one partition's share each (processor/core/tables.py); the view adds them up. Rows of
-users and hours are kept in columns (`columns`) and change a batch at a time.
+Rows in the changelog are partial, one partition's share each (processor/core/tables/table_rows.py); the view adds them
+up. Rows of users and hours are kept in columns (`columns`) and change a batch at a time.
 
 Two locks keep the view still. `_lock` is held for the milliseconds in which a batch is applied: small reads take it, in
 an event loop too. `_freeze` is held by the follower around that: a large read, in a thread, takes it for as long as it
@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Final
 
-from processor.core import rowblock, tables
 from processor.core.believed_time import MAX_STEP
 from processor.core.clock import Kind
-from processor.core.lines import Part
-from processor.core.rowblock import RowBlock
-from processor.core.segments import I64
-from processor.core.tables import NEVER, Scope
+from processor.core.events.lines import Part
+from processor.core.growing_arrays import I64
+from processor.core.tables import row_block, table_rows
+from processor.core.tables.row_block import RowBlock
+from processor.core.tables.table_rows import NEVER, Scope
 from processor.view.changes import Change, Changes, changes_of, sort_out
 from processor.view.columns import Columns
 from processor.view.latencies import Latencies
@@ -75,7 +75,7 @@ class View:
         self.position: dict[int, int] = {}
         """partition -> the last source offset the view contains. Rows of later ones may be in it already."""
         self.horizons: dict[int, int] = {}
-        """partition -> up to where its windows may be gone (`processor.core.horizon`)."""
+        """partition -> up to where its windows may be gone (`processor.core.tables.horizon`)."""
         self._events: dict[int, int] = {}
         """partition -> unique events in its rows of users, as its progress says."""
         self.as_of = 0
@@ -104,11 +104,11 @@ class View:
         of its chunk has been applied, nor what follows it.
         """
         self._batches += 1
-        blocks = rowblock.key_of(partition)
+        blocks = row_block.key_of(partition)
         start = 0
         for place in [place for place, (key, value) in enumerate(records) if key == blocks and value is not None]:
             self._take_singles(partition, records[start:place])
-            block = rowblock.decode(records[place][1] or b"")
+            block = row_block.decode(records[place][1] or b"")
             self.take(partition, block)
             start = place + 1
         self._take_singles(partition, records[start:])
@@ -234,7 +234,7 @@ class View:
         start, count = 0, 1
         while waiting and start < len(partitions):
             asked = [
-                tables.encode_key(partition, "user", project, *rows[place])
+                table_rows.encode_key(partition, "user", project, *rows[place])
                 for partition in partitions[start : start + count]
                 for place in waiting
             ]
@@ -376,8 +376,8 @@ class View:
             return listing.costs(self._columns, dims)
 
     def latencies(self, project: str, hours: Range) -> dict[tuple[str, str], dict[int, int]]:
-        """(provider, model) -> bucket (`processor.core.latency`) -> events of the project in some hours (since the
-        epoch). Belongs in a thread above `SMALL` of `hour_count`."""
+        """(provider, model) -> bucket (`processor.core.events.latency`) -> events of the project in some hours (since
+        the epoch). Belongs in a thread above `SMALL` of `hour_count`."""
         with self._hold(self._latencies.count(project)):
             return self._latencies.by_model(project, hours.__contains__)
 
@@ -403,7 +403,7 @@ class View:
         """
         batches = self._batches
         written = list(self._events.values())
-        if self._whole != batches or tables.UNKNOWN in written:
+        if self._whole != batches or table_rows.UNKNOWN in written:
             return None
         there = sum(project.totals[REQUESTS] for project in list(self._columns.projects.by_name.values()))
         return max(sum(written) - there, 0) if self._batches == batches else None
@@ -432,7 +432,7 @@ class View:
         total = Charged()
         with self._lock:
             for partition in self._partitions:
-                value = self._windows.get(tables.encode_key(partition, "window", scope, owner, kind, start))
+                value = self._windows.get(table_rows.encode_key(partition, "window", scope, owner, kind, start))
                 if value is not None:
                     total.add(value)
         return total

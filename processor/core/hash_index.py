@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from processor.core.segments import I64, Records, Segments
+from processor.core.growing_arrays import I64, Records, Segments
 
 HASH: Final = np.dtype([("low", "<u8"), ("high", "<u8")])
 LOAD: Final = 0.5

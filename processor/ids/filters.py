@@ -27,7 +27,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from processor.core.dedupe import U64
+from processor.core.partitioning import U64
 from processor.ids.segment_file import HEADER, Numbers, Secret
 
 WIDTHS: Final = (16, 64)

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
-from processor.core.dedupe import U64
-from processor.core.history import Range
+from processor.core.partitioning import U64
+from processor.core.tables.history import Range
 from processor.ids import manifest, probe
 from processor.ids.arena import Arena
 from processor.ids.filters import ROWS_PER_PLACE, Filter, next_place, width_of

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from processor.core.dedupe import U64
+from processor.core.partitioning import U64
 from processor.ids.segment_file import DamagedIndex, Numbers, write_file
 
 ENTRY: Final = np.dtype([("key", "<u8", (2,)), ("digest", "<u8"), ("offset", "<i8")])

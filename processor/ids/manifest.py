@@ -14,7 +14,7 @@ import msgspec
 import xxhash
 from msgspec import Struct
 
-from processor.core.history import Range
+from processor.core.tables.history import Range
 from processor.ids.journal import Tail
 from processor.ids.segment_file import write_file
 

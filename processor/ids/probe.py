@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from processor.core.dedupe import U64
+from processor.core.partitioning import U64
 from processor.ids.arena import REST as REST_ITEM
 from processor.ids.arena import Arena
 from processor.ids.segment_file import HEADER, PLACES, REST, WORDS, CheckedBlocks, Numbers, Segment, words_of

@@ -26,7 +26,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from processor.core.dedupe import U64
+from processor.core.partitioning import U64
 from processor.ids.arena import Arena
 
 HEADER: Final = 4096

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from processor.core import tables
-from processor.core.tables import NEVER
+from processor.core.tables import table_rows
+from processor.core.tables.table_rows import NEVER
 from processor.leases.lease_messages import Account, owner
 
 _key = msgspec.json.Decoder(tuple[int, str, str, str, str, int]).decode
@@ -40,7 +40,7 @@ class Ledger:
         _, _, scope, id_, kind, start = _key(key)
         if (scope, kind) not in _SCOPES:
             return
-        unique = 0 if value is None else tables.decode_value(value)[1]
+        unique = 0 if value is None else table_rows.decode_value(value)[1]
         place = (scope, id_, start)
         found = self._sums.get(place, 0) + unique - self._shares.pop(key, 0)
         if value is not None:

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from processor.core import message
-from processor.core.lines import size_of
-from processor.core.message import Block
+from processor.core.events import message
+from processor.core.events.lines import size_of
+from processor.core.events.message import Block
 from processor.log.errors import LogUnavailable
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition

@@ -15,8 +15,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from processor.core import message
-from processor.core.message import MessageError
+from processor.core.events import message
+from processor.core.events.message import MessageError
 from processor.log.port import LogReader, LogWriter, scan
 from processor.log.records import Append, TopicPartition
 from processor.log.sound import OnDamage, scan_sound

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from processor.core.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, Range
+from processor.core.tables.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, Range
 from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
 from processor.log.port import LogReader, LogWriter, scan

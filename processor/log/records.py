@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from processor.core.segments import I64, Records
+from processor.core.growing_arrays import I64, Records
 
 
 class TopicPartition(NamedTuple):

@@ -13,13 +13,14 @@ from typing import Final, Protocol
 from structlog.stdlib import get_logger
 
 from processor import tracing, wall_clock
-from processor.core import claims, message
 from processor.core.clock import SECOND
-from processor.core.dedupe import U64
-from processor.core.history import digest_of, is_padding
-from processor.core.message import Message, UnknownVersion
-from processor.core.pipeline import Changes
-from processor.core.tables import NEVER
+from processor.core.events import message
+from processor.core.events.message import Message, UnknownVersion
+from processor.core.partitioning import U64
+from processor.core.tables import claims
+from processor.core.tables.apply import Changes
+from processor.core.tables.history import digest_of, is_padding
+from processor.core.tables.table_rows import NEVER
 from processor.ids.manifest import Covered
 from processor.log.dead_letters import DeadLetter
 from processor.log.errors import DamagedRecord, LogUnavailable

@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 from structlog.stdlib import get_logger
 
-from processor.core import claims
-from processor.core.claims import Claimed
-from processor.core.dedupe import resolve
-from processor.core.history import RESTORE, Range, void_ranges
-from processor.core.pipeline import Tables
-from processor.core.user_rows import Dead
+from processor.core.tables import claims
+from processor.core.tables.apply import Tables
+from processor.core.tables.claims import Claimed
+from processor.core.tables.dedupe import resolve
+from processor.core.tables.history import RESTORE, Range, void_ranges
+from processor.core.tables.user_rows import Dead
 from processor.ids.index import MAX_CAPACITY, IdIndex
 from processor.ids.manifest import NOTHING, Covered
 from processor.log import losses

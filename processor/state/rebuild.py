@@ -19,11 +19,11 @@ from typing import Final, Protocol
 import numpy as np
 from msgspec import Struct, field
 
-from processor.core import claims, history, rowblock, tables
-from processor.core.claims import Claimed
-from processor.core.history import Loss, Range
-from processor.core.horizon import Horizon
-from processor.core.pipeline import Tables
+from processor.core.tables import claims, history, row_block, table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.claims import Claimed
+from processor.core.tables.history import Loss, Range
+from processor.core.tables.horizon import Horizon
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.dead_letters import dead_offsets
@@ -78,7 +78,7 @@ class Rebuilt(Struct):
     """What became of one partition."""
 
     partition: int
-    offset: int = tables.NEVER
+    offset: int = table_rows.NEVER
     """The last message that the rows contain; the worker goes on from there."""
     messages: int = 0
     """How many were applied again."""
@@ -173,10 +173,10 @@ class Rebuild:
         if first > start:
             again.pass_over(first - 1)
             start = first
-            sealed = [(again.tables.progress.key, tables.encode_value(again.tables.progress))]
+            sealed = [(again.tables.progress.key, table_rows.encode_value(again.tables.progress))]
         if not again.checkpoint.is_sound:
-            progress = (again.tables.progress.key, tables.encode_value(again.tables.progress))
-            kept = {progress[0], again.tables.horizon.key, tables.encode_key(self._number, "retained")}
+            progress = (again.tables.progress.key, table_rows.encode_value(again.tables.progress))
+            kept = {progress[0], again.tables.horizon.key, table_rows.encode_key(self._number, "retained")}
             sealed = [*((key, None) for key in sorted(again.checkpoint.keys - kept)), progress]
         again.read_claims()
         unknown = max(0, again.unclaimed())
@@ -210,11 +210,11 @@ class Rebuild:
     def _old_rows(self, again: Recomputation) -> tuple[set[bytes], int, Horizon | None]:
         """The keys of all rows that there are, the offset up to which they contain the events, and their horizon."""
         keys: set[bytes] = set()
-        had = tables.NEVER
-        horizon_key, horizon = tables.encode_key(self._number, "horizon"), None
+        had = table_rows.NEVER
+        horizon_key, horizon = table_rows.encode_key(self._number, "horizon"), None
         for record in again.scan(ROWS):
             try:
-                found = rowblock.expand(self._number, record.key or b"", record.value)
+                found = row_block.expand(self._number, record.key or b"", record.value)
             except ValueError:
                 continue
             for key, value in found:
@@ -226,7 +226,7 @@ class Rebuild:
                     had = max(had, _offset_of(value))
                 if key == horizon_key and value is not None:
                     with suppress(ValueError):
-                        horizon = Horizon(key, tables.decode_value(value))
+                        horizon = Horizon(key, table_rows.decode_value(value))
         return keys, had, horizon
 
     def _replay(
@@ -302,7 +302,7 @@ class Rebuild:
         number = self._number
         done.offset = again.tables.progress.offset
         forget_index(self._index)
-        if done.offset == tables.NEVER and not old_keys:
+        if done.offset == table_rows.NEVER and not old_keys:
             return  # an empty partition
         before = self._log.committed(GROUP, self._events) or 0
         if done.offset + 1 < before:
@@ -455,6 +455,6 @@ def _records(missing: list[Claimed]) -> Iterator[bytes]:
 def _offset_of(value: bytes | None) -> int:
     """The offset of the last message that a row contains, the first of its numbers; `NEVER`: it says nothing."""
     try:
-        return tables.NEVER if value is None else tables.decode_value(value)[0]
+        return table_rows.NEVER if value is None else table_rows.decode_value(value)[0]
     except (ValueError, IndexError):
-        return tables.NEVER
+        return table_rows.NEVER

@@ -12,13 +12,15 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core import claims, message, tables
-from processor.core.claims import Claimed
-from processor.core.dedupe import U64, Mask
-from processor.core.history import CLAIMS as CLAIMS_LOST
-from processor.core.history import Loss, Range, digest_of, is_padding, void_ranges
-from processor.core.message import Message, MessageError
-from processor.core.pipeline import Tables
+from processor.core.events import message
+from processor.core.events.message import Message, MessageError
+from processor.core.partitioning import U64
+from processor.core.tables import claims, table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.claims import Claimed
+from processor.core.tables.dedupe import Mask
+from processor.core.tables.history import CLAIMS as CLAIMS_LOST
+from processor.core.tables.history import Loss, Range, digest_of, is_padding, void_ranges
 from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.errors import DamagedRecord
@@ -83,19 +85,19 @@ class Recomputation:
         """Every id of the claims log, with the first offset that claims it there."""
         self.tables = Tables(number, log.salt, self.ids)
         self.checkpoint = Checkpoint(True, frozenset())
-        self.base = tables.NEVER
+        self.base = table_rows.NEVER
         """The last offset that the checkpoint stands for."""
         self.counted = 0
         """Events that the checkpoint counts."""
         self.claimed_before = 0
         """Ids that the claims log has for the offsets up to `base`."""
-        self.last_claim = tables.NEVER
+        self.last_claim = table_rows.NEVER
         """The last offset that the claims log has an id for."""
         self.claims_from: int | None = None
         """The first record of the claims log that can be read; None: there is none."""
         self.lost: list[Lost] = []
         """What was reported of this partition."""
-        self._newest = (tables.NEVER, tables.UNKNOWN)
+        self._newest = (table_rows.NEVER, table_rows.UNKNOWN)
         """Offset and digest of the message that was read last."""
         self.void: list[Range] = []
         """Events that are gone and in no table: what the claims log says of them is no claim."""
@@ -252,7 +254,7 @@ class Recomputation:
         """Have the progress name the message that it ends with, and where the claims begin."""
         offset, digest = self._newest
         progress = self.tables.progress
-        progress.digest = digest if offset == progress.offset else tables.UNKNOWN
+        progress.digest = digest if offset == progress.offset else table_rows.UNKNOWN
         tp = TopicPartition(CLAIMS, self._number)
         progress.claims_from = self._log.end(tp) if self.claims_from is None else self.claims_from
 

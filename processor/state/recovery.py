@@ -1,8 +1,9 @@
 """A partition that is brought: what its pieces say of each other, and what is done where they do not fit.
 
-`processor.core.history` decides; here its facts are read and its verdict is carried out. Every step can be done again
-after a crash: what was reported is not reported twice, the log is filled up to a fixed offset, what was appended once
-more has a dead letter that says so, and rows that were written anew change nothing until the progress follows them.
+`processor.core.tables.history` decides; here its facts are read and its verdict is carried out. Every step can be done
+again after a crash: what was reported is not reported twice, the log is filled up to a fixed offset, what was appended
+once more has a dead letter that says so, and rows that were written anew change nothing until the progress follows
+them.
 """
 
 import os
@@ -19,13 +20,14 @@ import numpy as np
 from msgspec.structs import replace
 from structlog.stdlib import get_logger
 
-from processor.core import claims, history, message, tables
-from processor.core.claims import Claimed
-from processor.core.history import Facts, Found, Loss, Range, Verdict, digest_of, is_padding, judge, void_ranges
-from processor.core.horizon import Horizon
-from processor.core.message import MessageError
-from processor.core.pipeline import Tables
-from processor.core.tables import NEVER, UNKNOWN
+from processor.core.events import message
+from processor.core.events.message import MessageError
+from processor.core.tables import claims, history, table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.claims import Claimed
+from processor.core.tables.history import Facts, Found, Loss, Range, Verdict, digest_of, is_padding, judge, void_ranges
+from processor.core.tables.horizon import Horizon
+from processor.core.tables.table_rows import NEVER, UNKNOWN
 from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.dead_letters import DeadLetter, Retry, dead_offsets
@@ -423,7 +425,7 @@ class Recovery:
         step: list[tuple[bytes, bytes | None]] = []
         for row in rows_of(again):
             keys.add(row.key)
-            step.append((row.key, tables.encode_value(row)))
+            step.append((row.key, table_rows.encode_value(row)))
             if len(step) >= ROWS_STEP:
                 self._append([Append(to, step)])
                 step = []
@@ -433,7 +435,7 @@ class Recovery:
             self._append([Append(to, step[start : start + ROWS_STEP])])
         progress = replace(again.progress, dirty=0)
         progress.rows, progress.events = again.tally
-        self._append([Append(to, [(progress.key, tables.encode_value(progress))])])
+        self._append([Append(to, [(progress.key, table_rows.encode_value(progress))])])
 
 
 def refuse(error: HistoryMismatch) -> NoReturn:
@@ -443,7 +445,7 @@ def refuse(error: HistoryMismatch) -> NoReturn:
     os._exit(EXIT_REFUSED)
 
 
-def rows_of(found: Tables) -> Iterator[tables.Row]:
+def rows_of(found: Tables) -> Iterator[table_rows.Row]:
     """All rows but the progress."""
     for _, row in found.users.rows():
         yield row

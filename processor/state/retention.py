@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
-from processor.core import message, retained, tables
 from processor.core.clock import DAY, HOUR
-from processor.core.dedupe import U64, Places
-from processor.core.history import is_padding
-from processor.core.message import Message
-from processor.core.pipeline import Tables
-from processor.core.retained import Retained
+from processor.core.events import message
+from processor.core.events.message import Message
+from processor.core.partitioning import U64, Places
+from processor.core.tables import retained, table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.history import is_padding
+from processor.core.tables.retained import Retained
 from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
@@ -148,7 +149,7 @@ class _Round:
         self._horizon = min(now, horizon.retained)
         self._running = horizon.running
         self._before = 0
-        self._key = tables.encode_key(partition.number, "retained")
+        self._key = table_rows.encode_key(partition.number, "retained")
         self._events = TopicPartition(EVENTS, partition.number)
         self._checkpoints = TopicPartition(CHECKPOINTS, partition.number)
         self._tables = Tables(partition.number, log.salt, Claims(partition.index))
@@ -187,7 +188,7 @@ class _Round:
             for record in self._log.read(self._checkpoints, offsets[-1], 1) if offsets else []:
                 if record.value is None:
                     continue
-                self.noted = Noted(Retained.of(tables.decode_value(record.value)), record.offset)
+                self.noted = Noted(Retained.of(table_rows.decode_value(record.value)), record.offset)
         last = None if self.noted is None else self.noted.retained
         begun = retained.begin(last, oldest, self._horizon, self._running, self._kept_for)
         if begun != last:

@@ -12,13 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from processor.core import originals, rowblock, tables
-from processor.core.claims import Claimed
-from processor.core.history import Loss, unrecorded
-from processor.core.horizon import Horizon
-from processor.core.message import Message
-from processor.core.pipeline import Tables
-from processor.core.tables import Progress, Row
+from processor.core.events import originals
+from processor.core.events.message import Message
+from processor.core.tables import row_block, table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.claims import Claimed
+from processor.core.tables.history import Loss, unrecorded
+from processor.core.tables.horizon import Horizon
+from processor.core.tables.table_rows import Progress, Row
 from processor.ids import manifest
 from processor.ids.index import IdIndex
 from processor.log.dead_letters import dead_offsets
@@ -91,7 +92,7 @@ class Difference(NamedTuple):
     def parts(self) -> list[Any]:
         """The row's key, taken apart: kind, then what the row is kept by; empty for what is no key of ours."""
         try:
-            _, kind, parts = tables.decode_key(self.key.encode())
+            _, kind, parts = table_rows.decode_key(self.key.encode())
         except ValueError:
             return []
         return [kind, *parts]
@@ -154,7 +155,7 @@ class Verification:
         self._index = index
         self.messages = 0
         """Messages that were applied again."""
-        self.offset = tables.NEVER
+        self.offset = table_rows.NEVER
         """The last source offset that the tables compared contain."""
         self.settled = True
         """False if the changelog ends in the middle of a flush, and stayed so: rows may be ahead of the others."""
@@ -177,7 +178,7 @@ class Verification:
         for attempt in range(ATTEMPTS):
             self.problems, self.problem_count, self.notices = [], 0, []
             self._unusable.clear()
-            self.offset = tables.NEVER
+            self.offset = table_rows.NEVER
             again = Recomputation(self._log, self._number, self._scratch / str(attempt), self._note_unusable)
             try:
                 for topic in PARTITIONED:
@@ -200,7 +201,7 @@ class Verification:
                         f"those from {start} on: the tables cannot be recomputed"
                     )
                 kept = self._kept(again)
-                key = tables.encode_key(self._number, "horizon")
+                key = table_rows.encode_key(self._number, "horizon")
                 horizon, numbers = self._horizon(key, kept), (_numbers(kept.pop(key, None)) or [])[:3]
                 again.tables.close_by(horizon)
                 again.read_claims()
@@ -248,7 +249,7 @@ class Verification:
         meanwhile; the progress, always the last record of a flush, tells that it is whole.
         """
         tp = TopicPartition(ROWS, self._number)
-        progress = tables.encode_key(self._number, "progress")
+        progress = table_rows.encode_key(self._number, "progress")
         rows: dict[bytes, bytes] = {}
         position = 0
         whole = True
@@ -258,7 +259,7 @@ class Verification:
             for record in again.scan(ROWS, position):
                 position = record.offset + 1
                 try:
-                    found = rowblock.expand(self._number, record.key or b"", record.value)
+                    found = row_block.expand(self._number, record.key or b"", record.value)
                 except ValueError as error:
                     self._note_unusable(Unusable(*tp, record.offset, str(error)))
                     continue
@@ -277,7 +278,7 @@ class Verification:
         self.settled, self._rows_end = whole, position
         if progress in rows:
             try:
-                self.offset = tables.progress_of(progress, _numbers(rows[progress]) or []).offset
+                self.offset = table_rows.progress_of(progress, _numbers(rows[progress]) or []).offset
             except ValueError as error:
                 self._note("rows_incomplete", f"the progress of partition {self._number} says nothing: {error}", ROWS)
         return rows
@@ -287,21 +288,21 @@ class Verification:
 
         One that was open at the end was open at every message, so that all of its events are in its row.
         """
-        value, progress = kept.get(key), kept.get(tables.encode_key(self._number, "progress"))
+        value, progress = kept.get(key), kept.get(table_rows.encode_key(self._number, "progress"))
         try:
             if value is not None:
-                return Horizon(key, tables.decode_value(value))
+                return Horizon(key, table_rows.decode_value(value))
         except ValueError as error:
             raise VerifyError(f"the horizon of partition {self._number} cannot be read: {error}") from None
-        return Horizon(key) if progress is None else Horizon.of_earlier(key, tables.decode_value(progress)[1])
+        return Horizon(key) if progress is None else Horizon.of_earlier(key, table_rows.decode_value(progress)[1])
 
     def _check_progress(self, rows: dict[bytes, bytes], again: Recomputation) -> None:
         """Without progress nothing must say that the partition has made any."""
-        if self.offset != tables.NEVER:
+        if self.offset != table_rows.NEVER:
             return
         committed = self._log.committed(GROUP, TopicPartition(EVENTS, self._number)) or 0
         reached = max(again.last_claim, again.base, committed - 1)
-        if (rows or reached != tables.NEVER) and self._progress_now(again) == tables.NEVER:
+        if (rows or reached != table_rows.NEVER) and self._progress_now(again) == table_rows.NEVER:
             self._note(
                 "rows_missing",
                 f"the rows of partition {self._number}, or their progress, are not there, though messages up to "
@@ -418,7 +419,7 @@ class Verification:
 
     def _progress_now(self, again: Recomputation) -> int:
         """The newest progress in the changelog, read on from behind what was read before."""
-        progress = tables.encode_key(self._number, "progress")
+        progress = table_rows.encode_key(self._number, "progress")
         found = self.offset
         for record in again.scan(ROWS, self._rows_end):
             if record.key == progress and (numbers := _numbers(record.value)):
@@ -483,7 +484,7 @@ class Verification:
             numbers = _numbers(value)
             if isinstance(row, Progress) and numbers is not None:
                 numbers = numbers[: len(row.value())]  # the others are about the log, not about the events
-            if value != tables.encode_value(row) and numbers != row.value():
+            if value != table_rows.encode_value(row) and numbers != row.value():
                 yield Difference(number, row.key.decode(), numbers, row.value())
         for key, value in kept.items():
             if not _is_closed(key, horizon):
@@ -525,13 +526,13 @@ def rows_of(found: Tables, horizon: Horizon) -> Iterator[Row]:
     for (_, _, window, start), counts in found.windows.items():
         if not horizon.may_lack(window, start):
             yield counts
-    if found.progress.offset != tables.NEVER:
+    if found.progress.offset != table_rows.NEVER:
         yield found.progress
 
 
 def _is_closed(key: bytes, horizon: Horizon) -> bool:
     try:
-        _, kind, parts = tables.decode_key(key)
+        _, kind, parts = table_rows.decode_key(key)
         return kind == "window" and horizon.may_lack(parts[2], parts[3])
     except (ValueError, IndexError, TypeError):
         return False  # not one of our keys at all
@@ -539,6 +540,6 @@ def _is_closed(key: bytes, horizon: Horizon) -> bool:
 
 def _numbers(value: bytes | None) -> list[int] | None:
     try:
-        return None if value is None else tables.decode_value(value)
+        return None if value is None else table_rows.decode_value(value)
     except ValueError:
         return []  # it is there, and says nothing

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 from processor.users_topic.partitioner import key_of, partitions_of
 from processor.users_topic.row_json import user_row
 from processor.view.changes import Change, sort_out

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 
 _SEED: Final = 0x9747B28C
 _M: Final = np.uint32(0x5BD1E995)

@@ -3,16 +3,12 @@
 `server.render` writes the same for the answers; tests/unit/test_row_json.py holds the two together.
 """
 
-from typing import Any, Final
-
 import msgspec
-from msgspec import Raw
 
 from processor.core.clock import format_timestamp
-from processor.core.money import format_cost
+from processor.core.exact_json import exact_decimal, exact_number
 from processor.view.sums import Numbers
 
-_MAX_INT: Final = 2**63 - 1
 _encode = msgspec.json.Encoder().encode
 
 
@@ -23,19 +19,14 @@ def user_row(project: str, user_id: str | None, numbers: Numbers) -> bytes:
         {
             "project_id": project,
             "user_id": user_id,
-            "requests": _number(requests),
-            "errors": _number(errors),
-            "input_tokens": _number(inputs),
-            "output_tokens": _number(outputs),
-            "cached_tokens": _number(cached),
-            "cost_usd": Raw(format_cost(cost).encode()),
-            "unpriced": _number(unpriced),
+            "requests": exact_number(requests),
+            "errors": exact_number(errors),
+            "input_tokens": exact_number(inputs),
+            "output_tokens": exact_number(outputs),
+            "cached_tokens": exact_number(cached),
+            "cost_usd": exact_decimal(cost),
+            "unpriced": exact_number(unpriced),
             "first_seen": format_timestamp(first) if requests else None,
             "last_seen": format_timestamp(last) if requests else None,
         }
     )
-
-
-def _number(value: int) -> Any:
-    """An integer of any size; the encoder's own end at 64 bits."""
-    return value if value <= _MAX_INT else Raw(str(value).encode())

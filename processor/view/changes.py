@@ -10,17 +10,17 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from processor.core import packed, rowblock, tables
+from processor.core.growing_arrays import Records
 from processor.core.hash_index import HASH
-from processor.core.horizon import Horizon
-from processor.core.segments import Records
-from processor.core.tables import HourPlace, Progress, Sums, UserPlace
+from processor.core.tables import row_block, row_bytes, table_rows
+from processor.core.tables.horizon import Horizon
+from processor.core.tables.table_rows import HourPlace, Progress, Sums, UserPlace
 from processor.view.sums import SAFE_BITS, Numbers
 
 Change = tuple[bytes, bytes | None]
 
-_ZERO: Final = tables.encode_value(Sums(b""))
-_BINARY: Final = {packed.SIZE}
+_ZERO: Final = table_rows.encode_value(Sums(b""))
+_BINARY: Final = {row_bytes.SIZE}
 _ROWS: Final = {"user", "hour"}
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
@@ -61,8 +61,8 @@ def changes_of(keys: Sequence[bytes], hashes: Records, values: Records) -> Chang
 def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Changes:
     """Sort out records of one changelog partition, no blocks. Raises `ValueError` for one of another format."""
     latest = dict(records)
-    others = [key for key, value in latest.items() if value is None or value[:1] != packed.MARK]
-    changes = Changes([], np.empty(0, HASH), np.empty(0, packed.DTYPE), {}, [], [], None, [])
+    others = [key for key, value in latest.items() if value is None or value[:1] != row_bytes.MARK]
+    changes = Changes([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
     late: list[tuple[bytes, Numbers | None]] = []
     for key in others:
         _other(partition, key, latest.pop(key), changes, latest, late)
@@ -76,8 +76,8 @@ def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Change
             changes.wide[len(keys)] = numbers
         keys.append(key)
         values.append(_ZERO)
-    changes.keys, changes.hashes = keys, rowblock.key_hashes(keys, seed)
-    changes.rows = np.frombuffer(bytearray().join(values), packed.DTYPE)  # type: ignore[arg-type] # the same
+    changes.keys, changes.hashes = keys, row_block.key_hashes(keys, seed)
+    changes.rows = np.frombuffer(bytearray().join(values), row_bytes.DTYPE)  # type: ignore[arg-type] # the same
     _set_wide_apart(changes.rows, changes.wide)
     return changes
 
@@ -86,8 +86,8 @@ def _set_wide_apart(rows: Records, wide: dict[int, Numbers]) -> None:
     high = (rows["input_tokens"] | rows["output_tokens"] | rows["cached_tokens"]) >> SAFE_BITS
     over = np.flatnonzero((high != 0) | (rows["cost"] < 0))
     for index in over.tolist():
-        wide[index] = tuple(packed.unpack(rows[index].tobytes()))
-        rows[index] = np.zeros((), packed.DTYPE)
+        wide[index] = tuple(row_bytes.unpack(rows[index].tobytes()))
+        rows[index] = np.zeros((), row_bytes.DTYPE)
 
 
 def _other(
@@ -99,14 +99,14 @@ def _other(
     late: list[tuple[bytes, Numbers | None]],
 ) -> None:
     """A record that is not packed: of another kind, from before there was that form, wide or a tombstone."""
-    home, kind, parts = tables.decode_key(key)
+    home, kind, parts = table_rows.decode_key(key)
     if home != partition:
         raise _misplaced(partition, key)
     try:
         if kind in _ROWS:
             numbers = None if value is None else _sums(value)
-            small = None if numbers is None else tables.encode_value(Sums(key, *numbers))
-            if small is not None and small[:1] == packed.MARK:
+            small = None if numbers is None else table_rows.encode_value(Sums(key, *numbers))
+            if small is not None and small[:1] == row_bytes.MARK:
                 latest[key] = small
             else:
                 late.append((key, numbers))
@@ -121,9 +121,9 @@ def _other(
         elif kind == "progress":
             if value is None:
                 raise ValueError(f"the progress of partition {partition} was deleted")
-            changes.progress = tables.progress_of(key, _numbers(value))
+            changes.progress = table_rows.progress_of(key, _numbers(value))
         elif kind == "horizon" and value is not None:
-            changes.horizon = Horizon(key, tables.decode_value(value)).windows
+            changes.horizon = Horizon(key, table_rows.decode_value(value)).windows
         else:
             raise _misplaced(partition, key)
     except msgspec.MsgspecError as error:
@@ -142,11 +142,11 @@ def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list
         if not key.startswith(hour):
             raise _misplaced(partition, key)
     of_users = [key for key in keys if key.startswith(user)] if others else keys
-    return tables.decode_users(of_users), tables.decode_hours(of_hours), others
+    return table_rows.decode_users(of_users), table_rows.decode_hours(of_hours), others
 
 
 def _misplaced(partition: int, key: bytes) -> ValueError:
-    home, kind, _ = tables.decode_key(key)
+    home, kind, _ = table_rows.decode_key(key)
     if home != partition:
         return ValueError(f"a row of partition {home} in partition {partition}: {key[:80]!r}")
     return ValueError(f"{'not a row key' if kind in _ROWS else 'unknown kind of row'}: {key[:80]!r}")

@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex
-from processor.core.rowblock import key_hashes
-from processor.core.segments import I64, Records, Segments
-from processor.core.tables import HourPlace, UserPlace
+from processor.core.tables.row_block import key_hashes
+from processor.core.tables.table_rows import HourPlace, UserPlace
 from processor.view.changes import Changes, places
 from processor.view.people import People
 from processor.view.projects import ELSEWHERE, Project, Projects

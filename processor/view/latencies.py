@@ -4,7 +4,7 @@ from collections.abc import Callable
 from sys import intern
 from typing import Any
 
-from processor.core import tables
+from processor.core.tables import table_rows
 
 Place = tuple[int, int, str, str, str]
 """Partition, hour since the epoch, provider, model, environment."""
@@ -39,6 +39,6 @@ class Latencies:
         for (_, hour, provider, model, _), value in self._projects.get(project, {}).items():
             if is_wanted(hour):
                 total = found.setdefault((provider, model), {})
-                for bucket, count in tables.histogram_of(tables.decode_value(value)).items():
+                for bucket, count in table_rows.histogram_of(table_rows.decode_value(value)).items():
                     total[bucket] = total.get(bucket, 0) + count
         return found

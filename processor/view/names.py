@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.segments import I64
+from processor.core.growing_arrays import I64
 
 WORD: Final = 8
 WORDS: Final = 4

@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
+from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex, hashes_of
-from processor.core.segments import I64, Records, Segments
 from processor.view.names import Names
 from processor.view.projects import ELSEWHERE, Project
 from processor.view.sums import NO_FIRST, NO_LAST, SUMMED

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from processor.core.segments import I64
-from processor.core.tables import HourPlace, UserPlace
+from processor.core.growing_arrays import I64
+from processor.core.tables.table_rows import HourPlace, UserPlace
 from processor.view.sums import TOTALS, Numbers, joined
 
 ELSEWHERE: Final = 0

@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from processor.core.segments import I64, Records
-from processor.core.tables import NEVER
+from processor.core.growing_arrays import I64, Records
+from processor.core.tables.table_rows import NEVER
 
 Numbers = tuple[int, ...]
 """What a row or a sum of rows says, in the order of `tables.Sums.value`: offset (`NEVER` in a sum), requests, errors,

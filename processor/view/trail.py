@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from processor.core.segments import I64, Segments
-from processor.core.tables import NEVER
+from processor.core.growing_arrays import I64, Segments
+from processor.core.tables.table_rows import NEVER
 
 MARK: Final = np.dtype([("offset", "<i8"), ("partition", "<i4")])
 _EMPTY: Final = np.array((NEVER, 0), MARK)

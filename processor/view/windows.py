@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from processor.core import tables
-from processor.core.tables import Scope
+from processor.core.tables import table_rows
+from processor.core.tables.table_rows import Scope
 
 _NOTHING = (0, 0, 0, 0)
 _WATCHED: Final = {"org": ("month",), "lease": ("lease",)}
@@ -24,8 +24,8 @@ class Charged(Struct, gc=False):
 
     def replace(self, value: bytes | None, before: bytes | None) -> None:
         """Add one share instead of another, in one step: no reader ever sees both, or neither."""
-        _, unique, duplicates, conflicts = _NOTHING if value is None else tables.decode_value(value)
-        _, unique0, duplicates0, conflicts0 = _NOTHING if before is None else tables.decode_value(before)
+        _, unique, duplicates, conflicts = _NOTHING if value is None else table_rows.decode_value(value)
+        _, unique0, duplicates0, conflicts0 = _NOTHING if before is None else table_rows.decode_value(before)
         self.unique += unique - unique0
         self.duplicates += duplicates - duplicates0
         self.conflicts += conflicts - conflicts0

@@ -17,7 +17,7 @@ from typing import IO, Any, Final, cast
 
 from isal import igzip
 
-from processor.core.portable import MAX_LINE
+from processor.core.events.export_line import MAX_LINE
 from server.cli.output import TerminalLines
 from server.cli.progress import Show
 from server.inflate import GZIP

@@ -4,9 +4,9 @@ import asyncio
 
 import click
 
-from processor.core import rowblock
 from processor.core.clock import format_timestamp
 from processor.core.money import format_cost
+from processor.core.tables import row_block
 from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
@@ -54,7 +54,7 @@ def users(
 
 def read_view(log: LogWriter) -> View:
     """All tables of a log, as they are now."""
-    view = View(rowblock.seed_of(log.salt))
+    view = View(row_block.seed_of(log.salt))
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)
         position = 0

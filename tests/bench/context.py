@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from processor.core.codec import Wire
+from processor.core.events.codec import Wire
 from tests.bench.load_fresh import Fresh, Stretch
 from tests.bench.loading import Order, Outcome
 from tests.bench.machine import percentile

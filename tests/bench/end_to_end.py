@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from processor.core.codec import Wire
+from processor.core.events.codec import Wire
 from tests.bench import machine
 from tests.bench.context import KEY, Bench, outcome_of, port_of, quantiles
 from tests.bench.loading import now

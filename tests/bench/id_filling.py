@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from processor.core.dedupe import U64
+from processor.core.partitioning import U64
 from tests.bench.id_stores import STORES, Store
 from tests.bench.results import Figures
 

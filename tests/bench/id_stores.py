@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.dedupe import U64, DictIndex
+from processor.core.partitioning import U64
+from processor.core.tables.dedupe import DictIndex
 from processor.ids.index import IdIndex
 from processor.ids.manifest import Covered
 

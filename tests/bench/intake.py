@@ -1,6 +1,6 @@
 """Rows `http-intake` and `grpc-intake`: the role `api` alone on one core, its log on the disk, nobody to read it."""
 
-from processor.core.codec import Wire
+from processor.core.events.codec import Wire
 from tests.bench.context import Bench, outcome_of, quantiles
 from tests.bench.programs import Meter
 from tests.bench.results import RATE, Figures

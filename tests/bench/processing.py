@@ -5,8 +5,9 @@ from typing import Final
 
 import msgspec
 
-from processor.core import codec, message, rowblock, tables
-from processor.core.message import Source, build_blocks
+from processor.core.events import codec, message
+from processor.core.events.message import Source, build_blocks
+from processor.core.tables import row_block, table_rows
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
@@ -74,8 +75,8 @@ def _wait(log: Log, last: int) -> float:
         if version != seen:
             seen = version
             for record in log.read(TO, log.end(TO) - 1, 1):
-                _, kind, _ = tables.decode_key(record.key or b"")
-                if kind == "progress" and tables.decode_value(record.value or b"")[0] >= last:
+                _, kind, _ = table_rows.decode_key(record.key or b"")
+                if kind == "progress" and table_rows.decode_value(record.value or b"")[0] >= last:
                     return now()
         time.sleep(0.002)
     raise Failed(f"the worker did not reach offset {last} in {PATIENCE:.0f} s")
@@ -85,13 +86,13 @@ def _compare(log: Log, truth: Truth) -> None:
     """Add up what the changelog says last of every row."""
     rows: dict[bytes, bytes | None] = {}
     for record in records(log, TO, 0):
-        rows.update(rowblock.expand(0, record.key or b"", record.value))
+        rows.update(row_block.expand(0, record.key or b"", record.value))
     found: dict[str, list[int]] = {}
     for key, value in rows.items():
         kind, user = msgspec.json.decode(key)[1], msgspec.json.decode(key)[3:4]
         if kind == "user" and value is not None:
             sums = found.setdefault(user[0], [0] * 6)
-            for column, number in enumerate(tables.decode_value(value)[1:7]):
+            for column, number in enumerate(table_rows.decode_value(value)[1:7]):
                 sums[column] += number
     if found != truth.users:
         raise Failed("the rows do not add up to the ground truth")

@@ -8,12 +8,14 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core import claims, codec, message
-from processor.core.columns import Columns
-from processor.core.dedupe import U64, Places, resolve
-from processor.core.message import Source, build_blocks
-from processor.core.pipeline import Changes, Tables
-from processor.core.rowblock import seed_of
+from processor.core.events import codec, message
+from processor.core.events.columns import Columns
+from processor.core.events.message import Source, build_blocks
+from processor.core.partitioning import U64, Places
+from processor.core.tables import claims
+from processor.core.tables.apply import Changes, Tables
+from processor.core.tables.dedupe import resolve
+from processor.core.tables.row_block import seed_of
 from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
 from processor.log.embedded.tail import BATCH as FOLLOWER_BATCH

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from processor.core.codec import Wire
+from processor.core.events.codec import Wire
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 BATCH: Final = 100

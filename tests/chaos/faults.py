@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from processor.core import message
-from processor.core.codec import decode
-from processor.core.message import Source, build_blocks
+from processor.core.events import message
+from processor.core.events.codec import decode
+from processor.core.events.message import Source, build_blocks
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS

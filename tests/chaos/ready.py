@@ -19,8 +19,8 @@ from uuid import UUID
 
 import click
 
-from processor.core import codec, message
-from processor.core.message import Source, build_blocks
+from processor.core.events import codec, message
+from processor.core.events.message import Source, build_blocks
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS

@@ -15,7 +15,7 @@ from typing import Any, Final
 import zstandard
 
 from processor.core.clock import parse_timestamp
-from processor.core.event import Code
+from processor.core.events.event import Code
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Reason
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_ndjson, to_proto

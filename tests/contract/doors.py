@@ -13,8 +13,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
-from processor.core import message
-from processor.core.event import Event, Handling
+from processor.core.events import message
+from processor.core.events.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.admin_desk import AdminDesk
 from server.face import Face

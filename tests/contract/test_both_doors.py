@@ -11,8 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from processor.core.event import Event
-from processor.core.message import Block
+from processor.core.events.event import Event
+from processor.core.events.message import Block
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Rejection
 from server.status import TABLE

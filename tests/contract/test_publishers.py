@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from processor.core import message
-from processor.core.message import Source, build_blocks
+from processor.core.events import message
+from processor.core.events.message import Source, build_blocks
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable

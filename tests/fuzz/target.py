@@ -8,7 +8,7 @@ from typing import Final
 
 import grpc
 
-from processor.core import message
+from processor.core.events import message
 from protos.spendstream.v1 import ingest_pb2 as pb
 from tests.contract.doors import Doors, key_metadata, open_doors
 from tests.fuzz.inputs import Packed

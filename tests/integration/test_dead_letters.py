@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from processor.core import message
-from processor.core.tables import decode_value
+from processor.core.events import message
+from processor.core.tables.table_rows import decode_value
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS

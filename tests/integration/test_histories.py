@@ -24,8 +24,8 @@ from confluent_kafka import TopicPartition as Assigned
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
-from processor.core import tables
-from processor.core.history import Loss
+from processor.core.tables import table_rows
+from processor.core.tables.history import Loss
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.dead_letters import letters
@@ -119,7 +119,7 @@ class Product:
 
     def counted(self) -> int:
         rows = newest_rows(self.log)
-        return sum(tables.decode_value(value)[1] for key, value in rows.items() if b'"user"' in key)
+        return sum(table_rows.decode_value(value)[1] for key, value in rows.items() if b'"user"' in key)
 
     def differences(self, tmp_path: Path) -> list[Any]:
         scratch = tmp_path / "scratch"

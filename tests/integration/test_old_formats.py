@@ -7,7 +7,7 @@ import apsw
 import msgspec
 import pytest
 
-from processor.core import message
+from processor.core.events import message
 from processor.log.embedded.log import FORMAT, Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS

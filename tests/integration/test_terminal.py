@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from processor.core import tables
+from processor.core.tables import table_rows
 from processor.core.visible import HIDDEN, visible, visible_json
 from processor.log.dead_letters import DeadLetter
 from processor.log.embedded.log import Log
@@ -70,9 +70,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(log, [make_event(user_id=name, model=name[:256], cost_usd=Decimal(MONEY)) for name in HOSTILE])
     catch_up(directory)
     rows, letters = TopicPartition(ROWS, 0), TopicPartition(DEAD_LETTERS, 0)
-    planted = next(key for key in newest_rows(log) if tables.decode_key(key)[1] == "user" and b"52;c" in key)
-    progress = tables.encode_key(0, "progress")
-    changed = json.dumps([1] * len(tables.decode_value(newest_rows(log)[planted]))).encode()
+    planted = next(key for key in newest_rows(log) if table_rows.decode_key(key)[1] == "user" and b"52;c" in key)
+    progress = table_rows.encode_key(0, "progress")
+    changed = json.dumps([1] * len(table_rows.decode_value(newest_rows(log)[planted]))).encode()
     log.append([Append(rows, [(planted, changed), (progress, newest_rows(log)[progress])])], NOON)
     log.append([Append(letters, [(DeadLetter(EVENTS, 0, 77, EVIL, NOON).encode(), b"junk")])], NOON)
     log.close()

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import apsw
 
-from processor.core import claims
+from processor.core.tables import claims
 from processor.ids.manifest import Covered
 from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.records import TopicPartition

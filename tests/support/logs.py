@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from processor.core import codec, message, rowblock
-from processor.core.codec import Wire
-from processor.core.event import Handling
-from processor.core.history import Loss
-from processor.core.message import Source, build_blocks
+from processor.core.events import codec, message
+from processor.core.events.codec import Wire
+from processor.core.events.event import Handling
+from processor.core.events.message import Source, build_blocks
+from processor.core.tables import row_block
+from processor.core.tables.history import Loss
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
@@ -98,7 +99,7 @@ def newest_rows(log: LogReader) -> dict[bytes, bytes]:
     rows: dict[bytes, bytes] = {}
     for number in range(log.partitions):
         for record in scan(log, TopicPartition(ROWS, number)):
-            for key, value in rowblock.expand(number, record.key or b"", record.value):
+            for key, value in row_block.expand(number, record.key or b"", record.value):
                 if value is None:
                     rows.pop(key, None)
                 else:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from processor.core.columns import UNPRICED_FLAG, Columns, Hot, columns_of
-from processor.core.dedupe import DictIndex
-from processor.core.message import Message, Source, build_blocks, opened
-from processor.core.pipeline import Tables
+from processor.core.events.columns import UNPRICED_FLAG, Columns, Hot, columns_of
+from processor.core.events.message import Message, Source, build_blocks, opened
+from processor.core.tables.apply import Tables
+from processor.core.tables.dedupe import DictIndex
 
 NOON = 1_776_686_400_000_000
 """2026-04-20T12:00:00Z"""

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from processor.core import message
 from processor.core.clock import HOUR
-from processor.core.message import Source, build_blocks
-from processor.core.pipeline import Tables
-from processor.core.tables import encode_value
+from processor.core.events import message
+from processor.core.events.message import Source, build_blocks
+from processor.core.tables.apply import Tables
+from processor.core.tables.table_rows import encode_value
 from processor.ids.index import IdIndex
 from processor.log.address import LogAddress
 from processor.log.dead_letters import DeadLetter

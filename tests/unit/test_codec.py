@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core import codec
 from processor.core.clock import format_timestamp, parse_timestamp
-from processor.core.codec import decode, decode_event
-from processor.core.columns import Columns, Hot, columns_of
-from processor.core.event import MAX_EVENT_BYTES, Fault, check
-from processor.core.latency import bucket_of
+from processor.core.events import codec
+from processor.core.events.codec import decode, decode_event
+from processor.core.events.columns import Columns, Hot, columns_of
+from processor.core.events.event import MAX_EVENT_BYTES, Fault, check
+from processor.core.events.latency import bucket_of
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 
 NOW = 1_790_000_000_000_000

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from processor.core import packed
-from processor.core.tables import Sums, encode_key, encode_value
+from processor.core.tables import row_bytes
+from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.sums import SAFE_BITS, Numbers, merged
 from server.queries import SORTS, Range, parse_users
 from server.ranking import CAP
@@ -23,9 +23,9 @@ Change = tuple[Key, Row | None, bool]
 SMALL: dict[str, int] = {
     "processor.core.hash_index.FIRST": 4,
     "processor.core.hash_index.MOVED": 1,
-    "processor.core.segments.FIRST": 2,
-    "processor.core.segments.BITS": 2,
-    "processor.core.segments.SIZE": 4,
+    "processor.core.growing_arrays.FIRST": 2,
+    "processor.core.growing_arrays.BITS": 2,
+    "processor.core.growing_arrays.SIZE": 4,
     "server.leaders.KEPT": 3,
     "server.leaders.LARGE": 3,
     "server.leaders.MOST": 4,
@@ -186,7 +186,7 @@ def test_nothing_changes_when_one_record_of_a_batch_is_of_another_format() -> No
         (b'[1,"user","p","a",1,"openai","m","e"]', good[1]),
         (b"nonsense", good[1]),
         (b'[0,"progress"]', b"[1]"),
-        (good[0], packed.MARK * 3),
+        (good[0], row_bytes.MARK * 3),
     ):
         view = View()
         with pytest.raises(ValueError, match=r"row|changelog"):

@@ -7,9 +7,9 @@ from typing import Any
 import apsw
 import pytest
 
-from processor.core import message
 from processor.core.clock import DAY
-from processor.core.message import Source, build_blocks
+from processor.core.events import message
+from processor.core.events.message import Source, build_blocks
 from processor.log.address import LogAddress
 from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
 from processor.log.embedded.log import Log

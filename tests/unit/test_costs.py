@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, parse_timestamp
-from processor.core.latency import bucket_of, middle
+from processor.core.events.latency import bucket_of, middle
 from processor.core.money import PICO
 from server import costs
 from server.answers import Totals

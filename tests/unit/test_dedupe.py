@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.dedupe import U64, DictIndex, claim_keys, partitions_of, project_pad, resolve
+from processor.core.partitioning import U64, partitions_of
+from processor.core.tables.dedupe import DictIndex, claim_keys, project_pad, resolve
 
 
 def halves(raw: bytes) -> U64:

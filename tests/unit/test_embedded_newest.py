@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core import packed, rowblock
-from processor.core.dedupe import DictIndex
-from processor.core.pipeline import Tables
-from processor.core.rowblock import RowBlock
-from processor.core.tables import encode_value
+from processor.core.tables import row_block, row_bytes
+from processor.core.tables.apply import Tables
+from processor.core.tables.dedupe import DictIndex
+from processor.core.tables.row_block import RowBlock
+from processor.core.tables.table_rows import encode_value
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.embedded.newest import Kept, newest
@@ -131,8 +131,8 @@ def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, mo
 
 values = (
     st.none()
-    | st.binary(max_size=3).filter(lambda value: value[:1] != packed.MARK)
-    | st.binary(max_size=71).map(lambda rest: packed.MARK + rest.ljust(71, b"\1"))
+    | st.binary(max_size=3).filter(lambda value: value[:1] != row_bytes.MARK)
+    | st.binary(max_size=71).map(lambda rest: row_bytes.MARK + rest.ljust(71, b"\1"))
 )
 
 
@@ -159,7 +159,7 @@ def test_the_newest_are_found_from_the_end(
     last = {key: (start + number, key, value) for number, (key, value) in enumerate(written)}
     assert sorted(row for parts in found for row in everything_of(parts)) == sorted(last.values())
     assert not any((parts.values["zero"] & 0xFF).any() for parts in found)
-    assert not any((row.value or b"")[:1] == packed.MARK for parts in found for row in parts.others)
+    assert not any((row.value or b"")[:1] == row_bytes.MARK for parts in found for row in parts.others)
     gone = {offset for parts in found for offset in parts.replaced}
     assert gone == set(range(start, start + len(written))) - {offset for offset, *_ in last.values()}
 
@@ -228,7 +228,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
     monkeypatch.setattr("server.follower.FOLD", fold)
     address = LogAddress(tmp_path / "data")
     log, worker = Log(address.data_dir, partitions=1, create=True), Worker(1, packs=True)
-    tp, seed = TopicPartition(ROWS, 0), rowblock.seed_of(log.salt)
+    tp, seed = TopicPartition(ROWS, 0), row_block.seed_of(log.salt)
     worker.tables = [Tables(0, log.salt, DictIndex())]
 
     def write(turn: int) -> None:
@@ -269,7 +269,7 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
     log, worker = Log(tmp_path / "data", partitions=1, create=True), Worker(1, packs=True)
     worker.tables = [Tables(0, log.salt, DictIndex())]
     tp = TopicPartition(ROWS, 0)
-    view = View(rowblock.seed_of(log.salt))
+    view = View(row_block.seed_of(log.salt))
     address = LogAddress(tmp_path / "data")
     tail: Any = address.tail([tp])
     tail._log.close()
@@ -284,7 +284,7 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
     for turn, user in enumerate(["once", *map(str, range(10)), "once"]):
         worker.send([Usage(turn, user)])
         log.append([Append(tp, worker.work(0))], NOON)
-    first = next(record for record in log.read(tp, 0, 100) if record.key == rowblock.key_of(0))
+    first = next(record for record in log.read(tp, 0, 100) if record.key == row_block.key_of(0))
     log.delete(tp, [first.offset])
 
     query = parse_users("default", {"limit": "1000"})

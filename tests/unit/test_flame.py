@@ -33,7 +33,7 @@ def test_stacks_lose_lines_directories_and_what_they_all_start_with() -> None:
             "event loop (asyncio)",
             "handle (aiohttp/web.py)",
             "accept (server/intake.py)",
-            "decode (processor/core/codec.py)",
+            "decode (processor/core/events/codec.py)",
         ): 50,
         ("thread MainThread", "event loop (asyncio)"): 5,
         ("thread log-writer", "_worker (concurrent/futures/thread.py)"): 4,
@@ -45,7 +45,7 @@ def test_stacks_lose_lines_directories_and_what_they_all_start_with() -> None:
 @pytest.mark.parametrize(
     ("frame", "module"),
     [
-        ("decode (processor/core/codec.py)", "processor/core/codec.py"),
+        ("decode (processor/core/events/codec.py)", "processor/core/events/codec.py"),
         ("accept (server/intake.py)", "server/intake.py"),
         ("handle (aiohttp/web.py)", "aiohttp"),
         ("wait (threading.py)", "threading"),
@@ -61,11 +61,11 @@ def test_a_module_has_its_own_time_and_that_of_what_it_calls() -> None:
     stacks = read(RAW, ROOT)
     rows = {name: (own, whole) for name, own, whole in by_module(stacks)}
     assert rows["server/intake.py"] == (30, 80)
-    assert rows["processor/core/codec.py"] == (50, 50)
+    assert rows["processor/core/events/codec.py"] == (50, 50)
     assert rows["aiohttp"] == (0, 80)
     assert rows["asyncio"] == (5, 85)
     assert sum(own for own, _ in rows.values()) == pytest.approx(100)
-    assert table("api", stacks).splitlines()[2] == "| processor/core/codec.py | 50.0 | 50.0 |"
+    assert table("api", stacks).splitlines()[2] == "| processor/core/events/codec.py | 50.0 | 50.0 |"
 
 
 def test_the_picture_is_well_formed_and_names_no_machine_and_no_link() -> None:

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core.growing_arrays import Segments
 from processor.core.hash_index import HASH, HashIndex, hashes_of
-from processor.core.segments import Segments
 
 batches = st.lists(st.lists(st.integers(0, 300), max_size=60, unique=True), max_size=12)
 
@@ -20,9 +20,9 @@ def test_the_index_numbers_keys_in_the_order_in_which_they_come(batches: list[li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("processor.core.hash_index.FIRST", 4)
         patch.setattr("processor.core.hash_index.MOVED", 1)
-        patch.setattr("processor.core.segments.FIRST", 2)
-        patch.setattr("processor.core.segments.BITS", 4)
-        patch.setattr("processor.core.segments.SIZE", 16)
+        patch.setattr("processor.core.growing_arrays.FIRST", 2)
+        patch.setattr("processor.core.growing_arrays.BITS", 4)
+        patch.setattr("processor.core.growing_arrays.SIZE", 16)
         index = HashIndex()
         kept: dict[int, int] = {}
         for keys in batches:
@@ -42,9 +42,9 @@ def test_hashes_of_one_key_are_the_same() -> None:
 
 
 def test_segments_keep_what_was_put_in_while_they_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processor.core.segments.FIRST", 2)
-    monkeypatch.setattr("processor.core.segments.BITS", 3)
-    monkeypatch.setattr("processor.core.segments.SIZE", 8)
+    monkeypatch.setattr("processor.core.growing_arrays.FIRST", 2)
+    monkeypatch.setattr("processor.core.growing_arrays.BITS", 3)
+    monkeypatch.setattr("processor.core.growing_arrays.SIZE", 8)
     segments = Segments(np.array((7, 8), HASH))
     assert segments.extend(0).tolist() == []
     for count in (1, 1, 3, 2, 1, 9, 30):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.history import (
+from processor.core.tables.history import (
     ACKNOWLEDGED,
     CLAIMS,
     EVENTS,
@@ -18,7 +18,7 @@ from processor.core.history import (
     unrecorded,
     void_ranges,
 )
-from processor.core.tables import NEVER, UNKNOWN, Progress
+from processor.core.tables.table_rows import NEVER, UNKNOWN, Progress
 
 
 def progress_at(offset: int, **others: Any) -> Progress:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE, SECOND
-from processor.core.horizon import AGE, LEASE_AGE, Horizon
-from processor.core.retained import PACE, STEP, Retained, advance, begin
+from processor.core.tables.horizon import AGE, LEASE_AGE, Horizon
+from processor.core.tables.retained import PACE, STEP, Retained, advance, begin
 from tests.support.tables import NOON
 
 KEY = b'[0,"horizon"]'

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
-from processor.core import codec
+from processor.core.events import codec
 from server.cardinality import Cardinality
 from server.views import View
 from tests.bench import stages

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from processor.core.dedupe import U64, DictIndex, resolve
-from processor.core.history import Range
+from processor.core.partitioning import U64
+from processor.core.tables.dedupe import DictIndex, resolve
+from processor.core.tables.history import Range
 from processor.ids import index as module
 from processor.ids import segment_file as segment_module
 from processor.ids.filters import Filter

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from processor.core import codec
-from processor.core.codec import Wire
-from processor.core.event import Handling
+from processor.core.events import codec
+from processor.core.events.codec import Wire
+from processor.core.events.event import Handling
 from server.errors import Refused
 from server.intake import Batch, Intake
 from server.keys import make_key, new_secret

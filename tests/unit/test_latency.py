@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.latency import BUCKETS, UNKNOWN, bucket_of, buckets_of, middle, percentile
+from processor.core.events.latency import BUCKETS, UNKNOWN, bucket_of, buckets_of, middle, percentile
 
 OFF = 2 ** (1 / 16) * 1.005
 """Half a bucket, and the rounding to three digits."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from processor.core.tables import Sums, encode_key, encode_value
+from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from server.listing import Listing
 from server.queries import SORTS, parse_users
 from server.views import View

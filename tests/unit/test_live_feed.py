@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core.tables import Sums, encode_key, encode_value
+from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from server import bookmark, feed
 from server.answers import Totals, UserRow
 from server.arrivals import Arrivals

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core import tables
-from processor.core.tables import Sums
+from processor.core.tables import table_rows
+from processor.core.tables.table_rows import Sums
 from processor.users_topic import merged_rows as feeds
 from processor.users_topic.merged_rows import Feed
 from processor.users_topic.partitioner import key_of, partitions_of
@@ -179,7 +179,7 @@ def test_a_partition_of_somebody_else_is_left_to_him() -> None:
     }
 
 
-@pytest.mark.parametrize("rewrite", [lambda key, value: None, lambda key, value: tables.encode_value(Sums(key))])
+@pytest.mark.parametrize("rewrite", [lambda key, value: None, lambda key, value: table_rows.encode_value(Sums(key))])
 def test_a_user_without_rows_is_gone_and_one_without_requests_is_not(
     rewrite: Callable[[bytes, bytes | None], bytes | None],
 ) -> None:

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core import claims, codec, message
-from processor.core.columns import Columns
-from processor.core.lines import Lines
-from processor.core.message import MessageError, Source, UnknownVersion, build_blocks
+from processor.core.events import codec, message
+from processor.core.events.columns import Columns
+from processor.core.events.lines import Lines
+from processor.core.events.message import MessageError, Source, UnknownVersion, build_blocks
+from processor.core.tables import claims
 from tests.support.events import make_event, to_json_line, to_proto
 
 NOW = 1_790_000_000_000_000

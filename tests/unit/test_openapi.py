@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import CollectorRegistry
 
-from processor.core.event import RULES
+from processor.core.events.event import RULES
 from server.http_app import create_app
 from server.openapi import EXAMPLE_EVENT, document
 from server.openapi_schemas import ANSWERS, components

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processor.core.pipeline import Tables
+from processor.core.tables.apply import Tables
 from processor.ids.index import IdIndex
 from processor.ids.manifest import Covered
 from processor.log.address import LogAddress

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core import codec
+from processor.core.events import codec
 from server.inflate import inflate
 from tests.bench.end_to_end import PICO
 from tests.bench.passes import HEX_AT, Bodies, Pass, hex_ids

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE, next_month, parse_timestamp
-from processor.core.tables import encode_key
+from processor.core.tables.table_rows import encode_key
 from processor.view.names import Names
 from server import position
 from server.answers import Totals, UserPage

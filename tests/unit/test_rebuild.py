@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from processor.core import message, tables
-from processor.core.dedupe import DictIndex
-from processor.core.pipeline import Tables
+from processor.core.events import message
+from processor.core.tables import table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.dedupe import DictIndex
 from processor.log.dead_letters import DeadLetter, dead_offsets
 from processor.log.embedded.locks import FileLock
 from processor.log.embedded.log import Log
@@ -74,9 +75,9 @@ def in_events(rows: dict[bytes, bytes]) -> dict[bytes, bytes | list[int]]:
     follows from the clock and not from the events."""
     found: dict[bytes, bytes | list[int]] = {}
     for key, value in rows.items():
-        kind = tables.decode_key(key)[1]
+        kind = table_rows.decode_key(key)[1]
         if kind != "horizon":
-            found[key] = tables.decode_value(value)[:2] if kind == "progress" else value
+            found[key] = table_rows.decode_value(value)[:2] if kind == "progress" else value
     return found
 
 
@@ -121,7 +122,7 @@ def test_rows_that_are_damaged_or_gone_or_too_many_come_back(log: Log) -> None:
     for record in log.read(rows, 0):
         flip(log, rows, record.offset)
     empty(log, ROWS, 1)
-    extra = tables.encode_key(1, "hour", "nobody", 1, "p", "m", "e")
+    extra = table_rows.encode_key(1, "hour", "nobody", 1, "p", "m", "e")
     log.append([Append(TopicPartition(ROWS, 1), [(extra, b"[1,1,0,0,0,0,0,0,1,1]")])], NOON)
     assert run(log, "verify")[0] == 1
     done = rebuilt(log)
@@ -174,7 +175,7 @@ def test_events_that_were_not_applied_are(log: Log) -> None:
     done = rebuilt(log)
     assert [each["lost"] for each in done] == [[], []]
     before = newest_rows(log)
-    assert sum(tables.decode_value(value)[1] for key, value in before.items() if b'"late"' in key) == 20
+    assert sum(table_rows.decode_value(value)[1] for key, value in before.items() if b'"late"' in key) == 20
     check(log, before)
 
 
@@ -267,9 +268,13 @@ def test_rows_of_events_that_are_gone_are_kept_unless_their_loss_is_allowed(log:
     copies = log.read(TopicPartition(EVENTS, 0), 0, 1)  # some that were sent again in time are counted now
     assert copies[0].offset == 2
     sums = [
-        tables.decode_value(value) for key, value in newest_rows(log).items() if tables.decode_key(key)[1] == "user"
+        table_rows.decode_value(value)
+        for key, value in newest_rows(log).items()
+        if table_rows.decode_key(key)[1] == "user"
     ]
-    before_sums = [tables.decode_value(value) for key, value in before.items() if tables.decode_key(key)[1] == "user"]
+    before_sums = [
+        table_rows.decode_value(value) for key, value in before.items() if table_rows.decode_key(key)[1] == "user"
+    ]
     assert 0 < sum(row[1] for row in sums) < sum(row[1] for row in before_sums)
 
 
@@ -284,7 +289,7 @@ def test_a_damaged_event_that_the_rows_count_is_kept_unless_its_loss_is_allowed(
 
 
 def test_tables_beyond_the_events_are_kept_unless_their_loss_is_allowed(log: Log) -> None:
-    number = tables.encode_key(0, "progress")
+    number = table_rows.encode_key(0, "progress")
     end = log.end(TopicPartition(EVENTS, 0))
     log.append([Append(TopicPartition(ROWS, 0), [(number, json.dumps([end + 3, NOON]).encode())])], NOON)
     assert f"messages {end} to {end + 3}, which the rows contain, are gone" in refused(log)
@@ -334,7 +339,7 @@ def test_a_directory_without_a_log_is_not_made(tmp_path: Path) -> None:
 def test_rows_say_what_they_contain_also_where_the_progress_is_damaged(log: Log) -> None:
     """Else a counted event that is damaged, too, would be left out without a word."""
     rows = TopicPartition(ROWS, 0)
-    progress = max(r.offset for r in log.read(rows, 0, 100_000) if r.key == tables.encode_key(0, "progress"))
+    progress = max(r.offset for r in log.read(rows, 0, 100_000) if r.key == table_rows.encode_key(0, "progress"))
     event = log.end(TopicPartition(EVENTS, 0)) - 1
     flip(log, rows, progress)
     flip(log, TopicPartition(EVENTS, 0), event)

@@ -11,8 +11,8 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from processor.core import tables
 from processor.core.clock import DAY, HOUR
+from processor.core.tables import table_rows
 from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.address import LogAddress
@@ -79,7 +79,9 @@ def end_of(data: Path, topic: str) -> int:
 def counted(data: Path) -> int:
     with closing(Log(data, create=False)) as log:
         rows = newest_rows(log)
-    return sum(tables.decode_value(value)[1] for key, value in rows.items() if tables.decode_key(key)[1] == "user")
+    return sum(
+        table_rows.decode_value(value)[1] for key, value in rows.items() if table_rows.decode_key(key)[1] == "user"
+    )
 
 
 def differences(data: Path, tmp_path: Path) -> list[Any]:
@@ -137,7 +139,7 @@ def test_rows_and_claims_are_made_anew_from_the_events(
 
 
 def windows_of(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    return {key: value for key, value in rows.items() if tables.decode_key(key)[1] == "window"}
+    return {key: value for key, value in rows.items() if table_rows.decode_key(key)[1] == "window"}
 
 
 @pytest.mark.parametrize("way", ["start", "rebuild"])
@@ -157,8 +159,8 @@ def test_no_window_of_long_ago_comes_back_with_rows_that_are_all_gone(tmp_path: 
         log.commit(GROUP, [(E0, last + 1)])
     open_ = {}
     for key, value in every.items():
-        _, _, (_, _, kind, start) = tables.decode_key(key)
-        if not tables.is_expired(kind, start, newest):
+        _, _, (_, _, kind, start) = table_rows.decode_key(key)
+        if not table_rows.is_expired(kind, start, newest):
             open_[key] = value
     assert 100 < len(open_) < len(every) / 4
     delete(data, ROWS, 0, end_of(data, ROWS))
@@ -179,7 +181,7 @@ def test_no_window_of_long_ago_comes_back_with_rows_that_are_all_gone(tmp_path: 
 
 
 def test_the_old_rows_do_not_linger(data: Path, tmp_path: Path) -> None:
-    stale = tables.encode_key(0, "hour", "another", 1, "openai", "gpt-4o", "production")
+    stale = table_rows.encode_key(0, "hour", "another", 1, "openai", "gpt-4o", "production")
     with closing(Log(data, create=False)) as log:
         log.append([Append(TopicPartition(ROWS, 0), [(stale, b"[1,1,0,1,1,0,1,0,1,1]")])], NOON)
     catch_up(data)
@@ -214,8 +216,8 @@ def test_the_last_events_are_lost_by_name_and_nothing_waits_for_them(data: Path)
     assert reported(data) == [("events", ROUNDS + 1, ROUNDS + 3, False)]
     assert counted(data) == ALL + EACH
     with closing(Log(data, create=False)) as log:
-        progress = newest_rows(log)[tables.encode_key(0, "progress")]
-        assert tables.decode_value(progress)[0] == log.end(E0) - 1
+        progress = newest_rows(log)[table_rows.encode_key(0, "progress")]
+        assert table_rows.decode_value(progress)[0] == log.end(E0) - 1
 
 
 def test_events_that_are_counted_and_gone_are_named(data: Path) -> None:
@@ -366,14 +368,14 @@ def test_a_directory_with_a_hole_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_rows_of_the_format_before_are_believed(data: Path, tmp_path: Path) -> None:
     """They say nothing of the other pieces; the first flush does."""
-    progress = tables.encode_key(0, "progress")
+    progress = table_rows.encode_key(0, "progress")
     with closing(Log(data, create=False)) as log:
-        numbers = tables.decode_value(newest_rows(log)[progress])
+        numbers = table_rows.decode_value(newest_rows(log)[progress])
         log.append([Append(TopicPartition(ROWS, 0), [(progress, json.dumps(numbers[:2]).encode())])], NOON)
         send(log, ROUNDS)
     catch_up(data)
     with closing(Log(data, create=False)) as log:
-        offset, _, digest, claimed, claims_from, events, rows = tables.decode_value(newest_rows(log)[progress])
+        offset, _, digest, claimed, claims_from, events, rows = table_rows.decode_value(newest_rows(log)[progress])
         assert (offset, claimed, claims_from, events) == (ROUNDS, ROUNDS, 0, ALL + EACH)
         assert digest >= 0
         assert rows == len(newest_rows(log)) - 2  # this one, and the horizon

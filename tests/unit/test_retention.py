@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from processor.core.clock import DAY, HOUR
-from processor.core.tables import decode_value
+from processor.core.tables.table_rows import decode_value
 from processor.log.address import LogAddress
 from processor.log.dead_letters import dead_offsets
 from processor.log.embedded.log import Log

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import parse_timestamp
-from processor.core.tables import NEVER
+from processor.core.tables.table_rows import NEVER
 from processor.users_topic.row_json import user_row
 from server import render
 from server.reads import user_row as listed_row

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from processor.core import tables
+from processor.core.tables import table_rows
 from server.follower import LogHealth
 from server.views import View
 from tests.support.tables import Records, Usage, Worker
@@ -79,7 +79,7 @@ def test_probes_do_not_add_up_all_projects_each_time() -> None:
 
 def test_what_was_written_without_these_numbers_is_believed() -> None:
     view = View()
-    view.apply(0, [*changelog(Worker())[:-1], (tables.encode_key(0, "progress"), b"[0,1]")])
+    view.apply(0, [*changelog(Worker())[:-1], (table_rows.encode_key(0, "progress"), b"[0,1]")])
     view.mark_current(1)
     assert view.shortfall() is None
     assert health(view, [0.0]).caught_up

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core.tables import NEVER, Sums, encode_key, encode_value
+from processor.core.tables.table_rows import NEVER, Sums, encode_key, encode_value
 from processor.view.trail import Trail, changed_between
 from server.views import View
 from tests.support.tables import NOON, Usage, Worker

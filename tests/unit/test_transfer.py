@@ -14,11 +14,11 @@ from uuid import UUID
 
 import pytest
 
-from processor.core import codec, message
 from processor.core.clock import DAY, HOUR
-from processor.core.message import Source, build_blocks
-from processor.core.portable import MAX_LINE
-from processor.core.tables import decode_value, histogram_of
+from processor.core.events import codec, message
+from processor.core.events.export_line import MAX_LINE
+from processor.core.events.message import Source, build_blocks
+from processor.core.tables.table_rows import decode_value, histogram_of
 from processor.log.dead_letters import letters
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition

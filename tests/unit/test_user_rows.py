@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core import packed, rowblock, tables
-from processor.core.dedupe import DictIndex
-from processor.core.message import Source, build_blocks, opened
-from processor.core.pipeline import Changes, Tables
-from processor.core.user_rows import MAX_BLOCK, Dead
+from processor.core.events.message import Source, build_blocks, opened
+from processor.core.tables import row_block, row_bytes, table_rows
+from processor.core.tables.apply import Changes, Tables
+from processor.core.tables.dedupe import DictIndex
+from processor.core.tables.user_rows import MAX_BLOCK, Dead
 from tests.support.tables import NOON, Usage, columns
 
 edges = st.sampled_from([0, 1, 2**61, 2**62 - 1, 2**62, -(2**62), 2**63 - 1, -(2**63), 10**18])
@@ -98,12 +98,12 @@ def test_a_large_flush_is_several_blocks() -> None:
         apply(found, start, [Usage(start + n, user=f"u{start + n}") for n in range(1000)])
     changes = taken(found)
     records: list[Any] = changes.packed()
-    sizes = [len(rowblock.decode(value)) for key, value in records if key == rowblock.key_of(0)]
+    sizes = [len(row_block.decode(value)) for key, value in records if key == row_block.key_of(0)]
     assert sizes[:2] == [MAX_BLOCK] * 2
     assert sum(sizes) == len(found.users) == 17_000
     changes.wrote_packed(7)
     assert {row.changelog for row in found.users.by_key().values()} == set(range(7, 7 + len(sizes)))
-    assert records[-1][0] == tables.encode_key(0, "progress")
+    assert records[-1][0] == table_rows.encode_key(0, "progress")
     assert len(changes) == len(found.users) + len(records) - len(sizes)
 
 
@@ -114,5 +114,5 @@ def test_values_are_those_of_the_moment_they_were_taken() -> None:
     apply(found, 1, [Usage(2)])
     [(_, value)] = [pair for pair in changes.singles() if b'"user"' in pair[0]]
     assert value is not None
-    assert packed.unpack(value)[1] == 1
-    assert np.frombuffer(value, packed.DTYPE)["offset"] == 0
+    assert row_bytes.unpack(value)[1] == 1
+    assert np.frombuffer(value, row_bytes.DTYPE)["offset"] == 0

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from processor.core import claims, message, tables
-from processor.core.claims import Claimed
 from processor.core.clock import DAY
-from processor.core.columns import ROW
+from processor.core.events import message
+from processor.core.events.columns import ROW
+from processor.core.tables import claims, table_rows
+from processor.core.tables.claims import Claimed
 from processor.log.dead_letters import DeadLetter
 from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.port import LogReader
@@ -46,8 +47,8 @@ def log(tmp_path: Path) -> Log:
 
 def plant(log: Log, key: bytes, value: bytes | None) -> None:
     """Write one row, followed by the progress as at the end of a flush."""
-    partition, _, _ = tables.decode_key(key)
-    progress = tables.encode_key(partition, "progress")
+    partition, _, _ = table_rows.decode_key(key)
+    progress = table_rows.encode_key(partition, "progress")
     log.append([Append(TopicPartition(ROWS, partition), [(key, value), (progress, newest_rows(log)[progress])])], NOON)
 
 
@@ -86,8 +87,8 @@ def empty_all(log: Log, topic: str, *, whole: bool = False) -> None:
 
 def some_row(log: Log, kind: str) -> tuple[bytes, list[int]]:
     rows = newest_rows(log)
-    key = max(key for key in rows if tables.decode_key(key)[1] == kind)
-    return key, tables.decode_value(rows[key])
+    key = max(key for key in rows if table_rows.decode_key(key)[1] == kind)
+    return key, table_rows.decode_value(rows[key])
 
 
 def test_there_is_no_difference(log: Log, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_changed_row_is_found(log: Log, tmp_path: Path, kind: str) -> None:
     key, value = some_row(log, kind)
     changed = [*value[:2], value[2] + 7, *value[3:]]
     plant(log, key, json.dumps(changed).encode())
-    assert differences(log, tmp_path) == [Difference(tables.decode_key(key)[0], key.decode(), changed, value)]
+    assert differences(log, tmp_path) == [Difference(table_rows.decode_key(key)[0], key.decode(), changed, value)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,9 +115,9 @@ def test_a_missing_row_is_found(log: Log, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_too_many_is_found(log: Log, tmp_path: Path, kind: str) -> None:
     key, value = some_row(log, kind)
-    partition, _, parts = tables.decode_key(key)
+    partition, _, parts = table_rows.decode_key(key)
     extra = (
-        tables.encode_key(partition, kind, "somebody", *parts[1:])
+        table_rows.encode_key(partition, kind, "somebody", *parts[1:])
         if kind != "window"
         else key.replace(b"default", b"another").replace(b'"key"', b'"keys"')
     )
@@ -138,7 +139,7 @@ def test_what_came_after_the_tables_is_no_difference(log: Log, tmp_path: Path) -
 
 def test_a_message_that_cannot_be_read_is_named(log: Log, tmp_path: Path) -> None:
     end = log.append([Append(TopicPartition(EVENTS, 0), [(None, b"junk")])], NOON)[0]
-    progress = tables.encode_key(0, "progress")
+    progress = table_rows.encode_key(0, "progress")
     log.append([Append(TopicPartition(ROWS, 0), [(progress, json.dumps([end, NOON]).encode())])], NOON)
     verification, found = verified(log, tmp_path, 0)
     assert found == []
@@ -151,7 +152,7 @@ def test_a_flush_of_which_a_part_is_there_is_said_to_be_one(
 ) -> None:
     monkeypatch.setattr("processor.state.verify.PATIENCE", 0.05)
     key, value = some_row(log, "user")
-    partition = tables.decode_key(key)[0]
+    partition = table_rows.decode_key(key)[0]
     log.append([Append(TopicPartition(ROWS, partition), [(key, json.dumps(value).encode())])], NOON)
     verification = Verification(log, partition, tmp_path / "scratch", lambda *_: None)
     assert list(verification.run()) == []
@@ -167,7 +168,7 @@ def test_the_command_says_row_by_row_what_differs(log: Log, monkeypatch: pytest.
     monkeypatch.setenv("SPENDSTREAM_DATA_DIR", "")  # put back after the test: the command's flags go there
     assert run(log, "verify") == (0, "10 messages, 0 differences\n")
     key, value = some_row(log, "user")
-    number, _, parts = tables.decode_key(key)
+    number, _, parts = table_rows.decode_key(key)
     plant(log, key, json.dumps([*value[:6], value[6] + 1, *value[7:]]).encode())
     code, shown = run(log, "verify")
     assert code == 1
@@ -188,7 +189,7 @@ def test_the_command_says_row_by_row_what_differs(log: Log, monkeypatch: pytest.
         }
     ]
     monkeypatch.setattr("server.cli.verify.SHOWN", 3)
-    for row_key in [key for key in newest_rows(log) if tables.decode_key(key)[1] == "hour"]:
+    for row_key in [key for key in newest_rows(log) if table_rows.decode_key(key)[1] == "hour"]:
         plant(log, row_key, None)
     code, shown = run(log, "verify")
     assert code == 1
@@ -197,7 +198,7 @@ def test_the_command_says_row_by_row_what_differs(log: Log, monkeypatch: pytest.
 
 
 def horizon_of(log: Log, partition: int) -> list[int]:
-    return tables.decode_value(newest_rows(log)[tables.encode_key(partition, "horizon")])
+    return table_rows.decode_value(newest_rows(log)[table_rows.encode_key(partition, "horizon")])
 
 
 def test_rows_that_an_earlier_version_has_written_are_gone_on_with(log: Log, tmp_path: Path) -> None:
@@ -207,11 +208,11 @@ def test_rows_that_an_earlier_version_has_written_are_gone_on_with(log: Log, tmp
     catch_up(log.path.parent)
     for partition in range(log.partitions):
         tp = TopicPartition(ROWS, partition)
-        log.delete(tp, log.offsets_of(tp, tables.encode_key(partition, "horizon"), 0, log.end(tp)))
+        log.delete(tp, log.offsets_of(tp, table_rows.encode_key(partition, "horizon"), 0, log.end(tp)))
     closed = []
     for key in newest_rows(log):
-        _, kind, parts = tables.decode_key(key)
-        if kind == "window" and tables.is_expired(parts[2], parts[3], late):
+        _, kind, parts = table_rows.decode_key(key)
+        if kind == "window" and table_rows.is_expired(parts[2], parts[3], late):
             closed.append(key)
     assert len(closed) == 2 * 2 * 3, "minutes, hours and days of organization and key, in both partitions"
     for key in closed:
@@ -227,14 +228,14 @@ def test_rows_that_an_earlier_version_has_written_are_gone_on_with(log: Log, tmp
 def test_a_horizon_after_every_arrival_is_a_difference(log: Log, tmp_path: Path) -> None:
     """All windows would be taken for closed by it."""
     numbers = horizon_of(log, 0)
-    key = tables.encode_key(0, "horizon")
+    key = table_rows.encode_key(0, "horizon")
     plant(log, key, json.dumps([NOON + 1, *numbers[1:]]).encode())
     [difference] = differences(log, tmp_path)
     assert (difference.key, difference.columns()) == (key.decode(), {"windows": (NOON + 1, NOON)})
 
 
 def test_a_horizon_that_is_none_is_said_to_be_one(log: Log, tmp_path: Path) -> None:
-    plant(log, tables.encode_key(0, "horizon"), b"[1]")
+    plant(log, table_rows.encode_key(0, "horizon"), b"[1]")
     with pytest.raises(VerifyError, match="horizon of partition 0"):
         differences(log, tmp_path)
 

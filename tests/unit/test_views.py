@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
-from processor.core.tables import Sums, decode_key, encode_key, encode_value
+from processor.core.tables.table_rows import Sums, decode_key, encode_key, encode_value
 from processor.view.sums import Numbers, merged
 from server.arrivals import Arrivals
 from server.listing import Listing

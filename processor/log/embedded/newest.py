@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from processor.core import packed, rowblock
+from processor.core.growing_arrays import Records
 from processor.core.hash_index import HashIndex
-from processor.core.segments import Records
+from processor.core.tables import row_block, row_bytes
 from processor.log.embedded.log import Block, Log
 from processor.log.records import Found, Record, Row, TopicPartition
 
@@ -32,7 +32,7 @@ class Kept:
     """
 
     def __init__(self, partition: int) -> None:
-        self._blocks = rowblock.key_of(partition)
+        self._blocks = row_block.key_of(partition)
         self._records: dict[bytes | int, Record] = {}
         """By key, a block by its offset; in the order of the log."""
         self._in_blocks = 0
@@ -48,7 +48,7 @@ class Kept:
         for record in records:
             key = record.key or b""
             if key == blocks:
-                self._in_blocks += len(record.value or b"") // packed.SIZE
+                self._in_blocks += len(record.value or b"") // row_bytes.SIZE
                 kept[record.offset] = record
             else:
                 pop(key, None)
@@ -68,12 +68,12 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found
     About 1 µs a record that was replaced, less in a block. Raises `ValueError` for a block of another format, and
     `DamagedRecord` for a record that says something and whose checksum does not match.
     """
-    seen, seed = HashIndex(), rowblock.seed_of(log.salt)
-    blocks = log.offsets_of(tp, rowblock.key_of(tp.partition), start, end)
+    seen, seed = HashIndex(), row_block.seed_of(log.salt)
+    blocks = log.offsets_of(tp, row_block.key_of(tp.partition), start, end)
     while True:
         floor = blocks[-1] + 1 if blocks else start
         while (singles := log.block_before(tp, floor, end, BLOCK)) is not None:
-            hashes = rowblock.key_hashes(singles.keys, seed)
+            hashes = row_block.key_hashes(singles.keys, seed)
             unknown = np.flatnonzero(seen.find(hashes) < 0).tolist()
             first = {singles.keys[place]: place for place in reversed(unknown)}
             places = list(first.values())
@@ -91,7 +91,7 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found
 
 def _found_in(record: Record, seen: HashIndex) -> Found:
     """Those of a block's rows that were not met before."""
-    block = rowblock.decode(record.value or b"")
+    block = row_block.decode(record.value or b"")
     unknown = np.flatnonzero(seen.find(block.hashes) < 0)
     hashes = block.hashes.take(unknown)
     seen.add(hashes)
@@ -109,16 +109,16 @@ def _found(block: Block, hashes: Records, places: list[int]) -> Found:
     others: list[Row] = []
     for place in places:
         length, end = lengths[place], ends[place]
-        if length == packed.SIZE and values.startswith(packed.MARK, end - packed.SIZE):
+        if length == row_bytes.SIZE and values.startswith(row_bytes.MARK, end - row_bytes.SIZE):
             packed_at.append(place)
         else:
             others.append(Row(offsets[place], keys[place], None if length is None else values[end - length : end]))
-    found = b"".join([values[ends[place] - packed.SIZE : ends[place]] for place in packed_at])
+    found = b"".join([values[ends[place] - row_bytes.SIZE : ends[place]] for place in packed_at])
     numbers = np.array(offsets, np.int64)
     return Found(
         [keys[place] for place in packed_at],
         hashes.take(packed_at),
-        np.frombuffer(bytearray(found), packed.DTYPE),
+        np.frombuffer(bytearray(found), row_bytes.DTYPE),
         numbers.take(packed_at),
         others,
         np.delete(numbers, places).tolist(),

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core import codec, portable
-from processor.core.codec import Wire
-from processor.core.event import MAX_EVENT_BYTES, Fault, Handling
-from processor.core.message import Source
+from processor.core.events import codec, export_line
+from processor.core.events.codec import Wire
+from processor.core.events.event import MAX_EVENT_BYTES, Fault, Handling
+from processor.core.events.message import Source
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 
 NOW = 1_790_000_000_000_001
@@ -27,9 +27,9 @@ def there_and_back(
     record = raw(event, wire)
     source = Source("org", "project", "key", arrival, wire, handling)
     before = codec.decode_event(wire, record, handling, arrival)
-    line = portable.encode_line(source, before, lambda: record)
+    line = export_line.encode_line(source, before, lambda: record)
     assert b"\n" not in line
-    again, imported = portable.decode_line(line)
+    again, imported = export_line.decode_line(line)
     assert msgspec.structs.replace(again, wire=wire) == source
     after = codec.decode_event(again.wire, imported, again.handling, again.arrival)
     # In what white space an unknown field was written is all that may change.
@@ -130,7 +130,7 @@ def test_line_breaks_in_an_unknown_field_of_protobuf_do_not_end_the_line() -> No
     message.extra_json["odd"] = '{"a":\r\n [1,\n2]}'
     record = message.SerializeToString()
     source = Source("org", "project", "key", NOW, "proto", "partial")
-    line = portable.encode_line(source, codec.decode_event("proto", record, "partial", NOW), lambda: record)
+    line = export_line.encode_line(source, codec.decode_event("proto", record, "partial", NOW), lambda: record)
     assert b"\n" not in line
     assert json.loads(line)["odd"] == {"a": [1, 2]}
 
@@ -190,5 +190,5 @@ def test_any_event_comes_back(wire: Wire, changes: dict[str, Any]) -> None:
 )
 def test_what_is_no_line_is_named(change: bytes, code: str, field: str | None) -> None:
     with pytest.raises(Fault) as caught:
-        portable.decode_line(change)
+        export_line.decode_line(change)
     assert (caught.value.code, caught.value.field) == (code, field)

@@ -1,10 +1,10 @@
 """How far a round of retention may go: no clock can make it delete more than a few days of arrivals at a time.
 
-What is asked for is the horizon (`processor.core.horizon`) less the retention. A round goes there from where the last
-one ended, in steps: four days of arrivals in a day of running time and three days at a look are the most. Only the way
-to what was past its time when retention first looked with its present setting is not held up by the running time: a log
-with years of events gets there in as many looks as it has steps. A log that has had retention from the beginning has no
-such way, as nothing was past its time then.
+What is asked for is the horizon (`processor.core.tables.horizon`) less the retention. A round goes there from where the
+last one ended, in steps: four days of arrivals in a day of running time and three days at a look are the most. Only the
+way to what was past its time when retention first looked with its present setting is not held up by the running time: a
+log with years of events gets there in as many looks as it has steps. A log that has had retention from the beginning
+has no such way, as nothing was past its time then.
 """
 
 from typing import Final

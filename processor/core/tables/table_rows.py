@@ -11,15 +11,15 @@ offset applied to them, so that applying a message again changes nothing:
     [partition, "horizon"]                                                     -> [windows, leases, earlier, running, n,
                                                                                    (since, until, clock, arrival), ...]
 
-The horizon is no sum and not of the log: it says which windows may be gone (`processor.core.horizon`); of its samples
-the first n are of the last day. Checkpoints (`processor.state.retention`) have, instead of it, how far retention has
-come: [partition, "retained"] -> [before, running, first] (`processor.core.retained`).
+The horizon is no sum and not of the log: it says which windows may be gone (`processor.core.tables.horizon`); of its
+samples the first n are of the last day. Checkpoints (`processor.state.retention`) have, instead of it, how far
+retention has come: [partition, "retained"] -> [before, running, first] (`processor.core.tables.retained`).
 
 Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fit have a form of fixed width instead
 (`packed`), which costs less to write and next to nothing to read. A reader takes both.
 
 The progress is the last record of every flush. Behind its first two numbers it says what the other pieces of state must
-look like if they belong to it (`Progress.record`); a start compares them (`processor.core.history`).
+look like if they belong to it (`Progress.record`); a start compares them (`processor.core.tables.history`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +30,9 @@ import numpy as np
 from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from processor.core import latency, packed
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
+from processor.core.events import latency
+from processor.core.tables import row_bytes
 
 Scope = Literal["org", "key", "lease"]
 """`lease`: what an organisation was charged through one front end's lease (`processor.leases.lease_messages.owner`)."""
@@ -107,7 +108,7 @@ class Counts(Struct, gc=False):
 
 
 class Histogram(Struct, gc=False):
-    """The latencies of an hour's unique events (`processor.core.latency`)."""
+    """The latencies of an hour's unique events (`processor.core.events.latency`)."""
 
     key: bytes
     offset: int = NEVER
@@ -150,7 +151,7 @@ class Progress(Struct, gc=False):
     changelog: int = NEVER
     dirty: int = 0
     digest: int = UNKNOWN
-    """Of the message at `offset` (`processor.core.history.digest_of`)."""
+    """Of the message at `offset` (`processor.core.tables.history.digest_of`)."""
     claimed: int = NEVER
     """The last source offset that claimed ids: the claims log must reach to it."""
     claims_from: int = 0
@@ -246,7 +247,7 @@ def encode_value(row: Row) -> bytes:
 def encode_values(rows: Iterable[Row]) -> list[bytes]:
     """The changelog values of rows, in their order."""
     values = []
-    pack = packed.pack
+    pack = row_bytes.pack
     for row in rows:
         if type(row) is Sums:
             try:
@@ -262,7 +263,7 @@ def encode_values(rows: Iterable[Row]) -> list[bytes]:
                     row.first_seen,
                     row.last_seen,
                 )
-            except packed.Misfit:
+            except row_bytes.Misfit:
                 value = _encode(row.value())
         elif type(row) is Progress:
             value = _encode(row.record())
@@ -303,10 +304,10 @@ def _decode_all(decode: Callable[[bytes], list[Place]], keys: Sequence[bytes]) -
 
 def decode_value(value: bytes) -> list[int]:
     """The numbers of a row, in the order of its `value`. Raises `ValueError` if they are not a row's."""
-    if value[:1] == packed.MARK:
+    if value[:1] == row_bytes.MARK:
         try:
-            return packed.unpack(value)
-        except packed.Misfit as error:
+            return row_bytes.unpack(value)
+        except row_bytes.Misfit as error:
             raise ValueError(f"not the numbers of a row: {error}") from None
     return _decode_value(value)
 

@@ -8,7 +8,7 @@ import json
 import re
 from typing import Final, NamedTuple
 
-from processor.core.event import FIELDS, MAX_KEY_SHOWN, MAX_TEXT, Fault
+from processor.core.events.event import FIELDS, MAX_KEY_SHOWN, MAX_TEXT, Fault
 
 MAX_BYTES: Final = 4 * 1024
 """Bytes of a line up to which its fields are looked for."""

@@ -21,11 +21,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from processor.core.clock import format_timestamp, parse_timestamp
-from processor.core.codec import Wire
-from processor.core.event import MAX_EVENT_BYTES, MAX_TAGS, Event, Fault, Handling
-from processor.core.message import Source
+from processor.core.events.codec import Wire
+from processor.core.events.event import MAX_EVENT_BYTES, MAX_TAGS, Event, Fault, Handling
+from processor.core.events.message import Source
+from processor.core.events.syntax_faults import syntax_fault
 from processor.core.money import format_cost
-from processor.core.syntax import syntax_fault
 
 META: Final = "_spendstream"
 

@@ -17,12 +17,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from processor.core import packed, rowblock, sums, tables
-from processor.core.columns import Rows
+from processor.core.events.columns import Rows
+from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HASH, HashIndex, hashes_of
-from processor.core.rowblock import RowBlock
-from processor.core.segments import I64, Records, Segments
-from processor.core.tables import NEVER, Sums, UserKey, UserPlace
+from processor.core.tables import grouped_sums, row_block, row_bytes, table_rows
+from processor.core.tables.row_block import RowBlock
+from processor.core.tables.table_rows import NEVER, Sums, UserKey, UserPlace
 
 GroupKey = tuple[str, int, str, str, str]
 """project, day, provider, model, environment: a `tables.UserKey` without its user."""
@@ -30,13 +30,13 @@ GroupKey = tuple[str, int, str, str, str]
 MAX_BLOCK: Final = 8192
 """Rows in one block of the changelog."""
 
-_BOUND: Final = sums.SAFE
+_BOUND: Final = grouped_sums.SAFE
 _MAX_COUNT: Final = 2**31
-_WORDS: Final = packed.SIZE // 8
+_WORDS: Final = row_bytes.SIZE // 8
 _NUMBERS: Final = slice(3, 7)
 """Input, output and cached tokens and cost, in 64-bit words: they lie side by side."""
 
-_NOTHING: Final = np.array((0, 0, 0, 0, NEVER, 0, 0, 0, 0, 0, 0), packed.DTYPE)
+_NOTHING: Final = np.array((0, 0, 0, 0, NEVER, 0, 0, 0, 0, 0, 0), row_bytes.DTYPE)
 _MARK: Final = np.dtype([("changelog", "<i8"), ("low", "<u8"), ("high", "<u8"), ("dirty", "<i4"), ("_", "<i4")])
 _NO_MARK: Final = np.array((NEVER, 0, 0, 0, 0), _MARK)
 
@@ -113,7 +113,7 @@ class UserRows:
     def rows(self) -> Iterator[tuple[UserPlace, Sums]]:
         """All rows, an object made for each: for whoever compares them, not for the hot path."""
         numbers = np.arange(len(self._keys))
-        places = tables.decode_users(self._keys)
+        places = table_rows.decode_users(self._keys)
         values, marks = self._values.take(numbers).tolist(), self._marks.take(numbers).tolist()
         for row, (place, value, (changelog, *_)) in enumerate(zip(places, values, marks, strict=True)):
             found = self._wide.get(row) or _sums_of(self._keys[row], value)
@@ -154,7 +154,7 @@ class UserRows:
             rows, offsets, events, errors = rows[is_open], offsets[is_open], events[is_open], errors[is_open]
             if not len(rows):
                 return
-        added = sums.grouped(rows, offsets, events, errors)
+        added = grouped_sums.grouped(rows, offsets, events, errors)
         if self._tally is not None:
             empty = self._values.column("requests", added.codes) == 0  # of a wide row these are 0, too
             fresh = np.count_nonzero(empty) - (sum(map(added.codes.__contains__, self._wide)) if self._wide else 0)
@@ -170,7 +170,7 @@ class UserRows:
                 added = added.where(~is_wide)
         self._add(added)
 
-    def _add(self, added: sums.Grouped) -> None:
+    def _add(self, added: grouped_sums.Grouped) -> None:
         values = self._values.take(added.codes)
         is_new = values["requests"] == 0
         values["offset"] = added.offsets
@@ -184,7 +184,7 @@ class UserRows:
         for row in added.codes[_is_over(values)].tolist():
             self._put(row, self._get(row))
 
-    def _add_exactly(self, added: sums.Grouped) -> None:
+    def _add_exactly(self, added: grouped_sums.Grouped) -> None:
         for group in added.each():
             row = self._get(group.code)
             group.add_to(row)
@@ -197,7 +197,7 @@ class UserRows:
     def _put(self, row: int, found: Sums) -> None:
         """Set what a row says: in columns if it fits."""
         numbers = (found.input_tokens, found.output_tokens, found.cached_tokens, found.cost)
-        value = np.zeros(1, packed.DTYPE)
+        value = np.zeros(1, row_bytes.DTYPE)
         value["offset"] = found.offset
         if found.requests < _MAX_COUNT and all(-_BOUND < number < _BOUND for number in numbers):
             self._wide.pop(row, None)
@@ -229,7 +229,7 @@ class UserRows:
             is_first = np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
             first = np.sort(ordered[is_first])  # rows are numbered as their first events come
             keys = self._keys_of(groups[first].tolist(), [names[user] for user in users[first].tolist()])
-            self._make(keys, hashes.take(first), rowblock.key_hashes(keys, self._seed))
+            self._make(keys, hashes.take(first), row_block.key_hashes(keys, self._seed))
             rows[unknown] = self._index.find(hashes.take(unknown))
         return rows
 
@@ -283,7 +283,7 @@ class UserRows:
             is_wide = np.isin(rows, list(self._wide))
             for row in rows[is_wide].tolist():
                 found = self._wide[row]
-                wide.append((row, found.key, tables.encode_value(found)))
+                wide.append((row, found.key, table_rows.encode_value(found)))
             rows = rows[~is_wide]
         hashes = np.empty(len(rows), HASH)
         hashes["low"], hashes["high"] = self._marks.column("low", rows), self._marks.column("high", rows)
@@ -361,13 +361,13 @@ class UserRows:
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
             chosen = [keys[number] for number in unknown.tolist()]
-            of_keys = rowblock.key_hashes(chosen, self._seed) if hashes is None else hashes.take(unknown)
+            of_keys = row_block.key_hashes(chosen, self._seed) if hashes is None else hashes.take(unknown)
             rows[unknown] = self._make(chosen, ours.take(unknown), of_keys)
         return rows
 
     def _look_up(self, keys: Sequence[bytes]) -> tuple[I64, Records]:
         """The rows with these keys, or -1, and what they are found by."""
-        places = tables.decode_users(keys)
+        places = table_rows.decode_users(keys)
         groups = np.empty(len(keys), np.int64)
         for number, place in enumerate(places):
             key = (place.project, place.day, place.provider, place.model, place.environment)

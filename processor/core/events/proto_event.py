@@ -12,7 +12,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import Raw
 
-from processor.core.event import (
+from processor.core.events.event import (
     FIELDS,
     MAX_FLOAT,
     MAX_INT,
@@ -26,7 +26,7 @@ from processor.core.event import (
     item_of,
     readable_id,
 )
-from processor.core.nesting import is_deeper
+from processor.core.events.nesting import is_deeper
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 _parse = pb.Event.FromString

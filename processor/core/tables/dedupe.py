@@ -12,11 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-U64 = NDArray[np.uint64]
-Mask = NDArray[np.bool_]
-Places = NDArray[np.int64]
+from processor.core.partitioning import U64, Places
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+Mask = NDArray[np.bool_]
 
 
 def project_pad(project: str, salt: bytes) -> U64:
@@ -27,13 +25,6 @@ def project_pad(project: str, salt: bytes) -> U64:
 def claim_keys(ids: U64, pads: U64) -> U64:
     """Claim keys of `ids`, as little-endian halves: shape (n, 2). `pads` is one pad, or one for each id."""
     return ids ^ pads
-
-
-def partitions_of(ids: U64, count: int) -> Places:
-    """The partition, 0 to `count` - 1, of each id, shape (n, 2). Part of the log's format: it must never change."""
-    mixed = (ids[:, 0] ^ ids[:, 1]) * _MIX
-    homes: Places = ((mixed >> np.uint64(32)) % np.uint64(count)).astype(np.int64)
-    return homes
 
 
 class ClaimIndex(Protocol):

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.batch import parse_costs, parse_timestamps, uuid_bytes
 from processor.core.clock import parse_timestamp
-from processor.core.event import is_uuid4
+from processor.core.events.bulk_checks import parse_costs, parse_timestamps, uuid_bytes
+from processor.core.events.event import is_uuid4
 from processor.core.money import parse_cost
 
 

@@ -2,8 +2,8 @@
 
 The events, the rows, the claims and the committed offset are stored one by one, and each can lose its beginning
 (retention), its end (a broker that stopped without a flush) or records in the middle (a person with a tool). The rows'
-progress says how far the others must reach (`processor.core.tables.Progress`); what follows from that is decided here,
-and done in `processor.state.recovery`.
+progress says how far the others must reach (`processor.core.tables.table_rows.Progress`); what follows from that is
+decided here, and done in `processor.state.recovery`.
 
 Offsets without another word are those of the events topic. A range is [start, end).
 """
@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 import xxhash
 from msgspec import Struct
 
-from processor.core.tables import NEVER, UNKNOWN, Progress
+from processor.core.tables.table_rows import NEVER, UNKNOWN, Progress
 
 EVENTS: Final = "events"
 CLAIMS: Final = "claims"

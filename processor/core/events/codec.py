@@ -15,10 +15,11 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from processor.core import batch, money, wire_proto
+from processor.core import money
 from processor.core.clock import parse_timestamp
-from processor.core.columns import UNPRICED_FLAG, Columns, Hot, assemble, columns_of
-from processor.core.event import (
+from processor.core.events import bulk_checks, proto_event
+from processor.core.events.columns import UNPRICED_FLAG, Columns, Hot, assemble, columns_of
+from processor.core.events.event import (
     MAX_EVENT_BYTES,
     MAX_FUTURE,
     MAX_NESTING,
@@ -32,10 +33,10 @@ from processor.core.event import (
     check,
     is_uuid4,
 )
-from processor.core.latency import bucket_of, buckets_of
-from processor.core.lines import Lines, size_of
-from processor.core.nesting import is_deeper
-from processor.core.syntax import Budget, encoding_fault, syntax_fault
+from processor.core.events.latency import bucket_of, buckets_of
+from processor.core.events.lines import Lines, size_of
+from processor.core.events.nesting import is_deeper
+from processor.core.events.syntax_faults import Budget, encoding_fault, syntax_fault
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 Wire = Literal["json", "proto"]
@@ -97,7 +98,7 @@ def fields(wire: Wire, record: bytes, budget: Budget | None = None) -> Fields:
     """
     if len(record) > MAX_EVENT_BYTES:
         raise Fault("out_of_range", None, f"an event must have at most {MAX_EVENT_BYTES} bytes, not {len(record)}")
-    return wire_proto.fields(record) if wire == "proto" else _json_fields(record, budget)
+    return proto_event.fields(record) if wire == "proto" else _json_fields(record, budget)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def _inspect(record: bytes, budget: Budget | None = None) -> None:
 def _proto_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
     if max(map(len, records), default=0) > MAX_EVENT_BYTES:
         raise ValueError
-    fields = wire_proto.decode_all(records)
+    fields = proto_event.decode_all(records)
     return _columns(
         fields.event_ids,
         fields.users,
@@ -223,7 +224,7 @@ def _one_proto(record: bytes, now: int, beside: bool) -> Hot | None:
     if len(record) > MAX_EVENT_BYTES:
         return None
     try:
-        event = wire_proto.decode(record)
+        event = proto_event.decode(record)
         return None if event is None else _hot_of(event, money.parse_cost(event.cost_usd), record, now, beside)
     except ValueError:
         return None
@@ -256,7 +257,7 @@ def _columns(
 
     `beside`: cached tokens above the input tokens of an event are added to those (`event.check`).
     """
-    times = batch.parse_timestamps(timestamps)
+    times = bulk_checks.parse_timestamps(timestamps)
     if times.max(initial=0) - now > MAX_FUTURE:
         raise ValueError
     if "" in users:
@@ -264,14 +265,14 @@ def _columns(
     inputs, outputs, found = tokens
     cached = [count or 0 for count in found]
     if beside:
-        inputs = batch.with_cached(inputs, cached)
+        inputs = bulk_checks.with_cached(inputs, cached)
     return assemble(
-        batch.uuid_bytes(ids),
+        bulk_checks.uuid_bytes(ids),
         users,
         times,
         names,
         (inputs, outputs, cached),
-        batch.parse_costs(costs),
+        bulk_checks.parse_costs(costs),
         buckets_of(latencies),
         records,
     )
@@ -283,7 +284,7 @@ def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int, bes
         raise ValueError
     inputs, outputs, cached = _tokens(event)
     if beside and cached > inputs:
-        (inputs,) = batch.with_cached([inputs], [cached])
+        (inputs,) = bulk_checks.with_cached([inputs], [cached])
     latency = bucket_of(event.latency_ms)
     return (
         event.event_id,

@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.columns import ROW, UNPRICED_FLAG, Rows
-from processor.core.tables import Sums
+from processor.core.events.columns import ROW, UNPRICED_FLAG, Rows
+from processor.core.tables.table_rows import Sums
 
 SAFE: Final = 2**62
 """Sums in 64 bits stay below it, so that two of them can be added."""

@@ -1,9 +1,9 @@
 """Do a message's columns say what the original bytes beside them say?
 
-A message keeps its events twice (`processor.core.message`): tables are made of the columns, people read the bytes. The
-bytes are decoded again here, by today's rules, which may take more than those of the day on which they were stored, and
-under `lenient` handling may read a field in another way. So columns are compared only where no rule that may change has
-a say: for events that any handling takes as they are. Of all others the id is compared.
+A message keeps its events twice (`processor.core.events.message`): tables are made of the columns, people read the
+bytes. The bytes are decoded again here, by today's rules, which may take more than those of the day on which they were
+stored, and under `lenient` handling may read a field in another way. So columns are compared only where no rule that
+may change has a say: for events that any handling takes as they are. Of all others the id is compared.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core import codec, latency, message
-from processor.core.columns import Columns
-from processor.core.message import Block, Message, MessageError
+from processor.core.events import codec, latency, message
+from processor.core.events.columns import Columns
+from processor.core.events.message import Block, Message, MessageError
 
 NO_FUTURE: Final = 2**62
 """An arrival, in microseconds, for which no timestamp lies in the future: that was checked at intake."""

@@ -14,12 +14,12 @@ import numpy as np
 import zstandard
 from msgspec import Struct
 
-from processor.core import dedupe
 from processor.core.clock import LAST
-from processor.core.codec import Wire, decode_event
-from processor.core.columns import ROW, Columns, Dim, Rows, numbered
-from processor.core.event import Event, Handling
-from processor.core.lines import SEPARATOR, Lines
+from processor.core.events.codec import Wire, decode_event
+from processor.core.events.columns import ROW, Columns, Dim, Rows, numbered
+from processor.core.events.event import Event, Handling
+from processor.core.events.lines import SEPARATOR, Lines
+from processor.core.partitioning import Places, partitions_of
 
 VERSION: Final = 4
 """The one version that this program writes and reads; before it there was none in use."""
@@ -110,11 +110,11 @@ def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int,
     rows = columns.rows
     if partitions == 1:
         return {0: (Block(source, columns.users, columns.dims, rows.tobytes()), columns.records)}
-    homes = dedupe.partitions_of(rows["id"], partitions)
+    homes = partitions_of(rows["id"], partitions)
     return {home: _part(source, columns, np.flatnonzero(homes == home)) for home in dict.fromkeys(homes.tolist())}
 
 
-def _part(source: Source, columns: Columns, chosen: dedupe.Places) -> tuple[Block, Sequence[bytes]]:
+def _part(source: Source, columns: Columns, chosen: Places) -> tuple[Block, Sequence[bytes]]:
     rows = columns.rows[chosen]
     codes, users = numbered(rows["user"].tolist(), len(rows))
     rows["user"] = codes

@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from processor.core import tables
 from processor.core.clock import DAY, HOUR, MINUTE
-from processor.core.tables import NEVER, WindowKind
+from processor.core.tables import table_rows
+from processor.core.tables.table_rows import NEVER, WindowKind
 
 AGE: Final = DAY
 """Running time after which an arrival may close windows, in microseconds."""
@@ -130,11 +130,11 @@ class Horizon:
 
     def closes(self, kind: WindowKind, start: int) -> bool:
         """True for a window that counts nothing more, and whose row may be gone."""
-        return tables.is_expired(kind, start, self.leases if kind == "lease" else self.windows)
+        return table_rows.is_expired(kind, start, self.leases if kind == "lease" else self.windows)
 
     def may_lack(self, kind: WindowKind, start: int) -> bool:
         """True for a window whose row may be gone, or lack what an earlier version did not count."""
-        return self.closes(kind, start) or (kind == "lease" and tables.is_expired(kind, start, self.earlier))
+        return self.closes(kind, start) or (kind == "lease" and table_rows.is_expired(kind, start, self.earlier))
 
 
 def _numbers(sample: Sample) -> tuple[int, int, int, int]:

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core import tables
 from processor.core.clock import DAY, HOUR, MINUTE
-from processor.core.dedupe import DictIndex
-from processor.core.message import Message, Source, build_blocks, opened
-from processor.core.pipeline import Tables
-from processor.core.sums import Group, by_group
-from processor.core.tables import Progress
+from processor.core.events.message import Message, Source, build_blocks, opened
+from processor.core.tables import table_rows
+from processor.core.tables.apply import Tables
+from processor.core.tables.dedupe import DictIndex
+from processor.core.tables.grouped_sums import Group, by_group
+from processor.core.tables.table_rows import Progress
 from tests.support.tables import NOON, Usage, columns
 
 usages = st.builds(
@@ -284,7 +284,7 @@ def run_for(found: Tables, hours: int, clock: int, running: int = 0) -> int:
 
 def test_minute_windows_are_closed_behind_the_horizon_and_stay_closed() -> None:
     found = Tables(0, b"salt", DictIndex())
-    late = NOON + tables.LATENESS["minute"] + 2 * MINUTE
+    late = NOON + table_rows.LATENESS["minute"] + 2 * MINUTE
     messages = [message_of([Usage(1)], NOON)[0], message_of([Usage(2)], late)[0], message_of([Usage(3)], NOON)[0]]
     changelog: list[tuple[bytes, bytes | None]] = []
     apply_all(found, messages[:2])

@@ -20,10 +20,10 @@ import numpy as np
 import xxhash
 from msgspec import Struct
 
-from processor.core import packed
+from processor.core.events.lines import SEPARATOR, Lines
+from processor.core.growing_arrays import Records
 from processor.core.hash_index import HASH
-from processor.core.lines import SEPARATOR, Lines
-from processor.core.segments import Records
+from processor.core.tables import row_bytes
 
 VERSION: Final = 1
 KIND: Final = "rows"
@@ -46,8 +46,8 @@ class RowBlock(Struct):
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """Key and value of each row, as if it had a record of its own."""
         joined = self.values.tobytes()
-        starts = range(0, len(joined), packed.SIZE)
-        return [(key, joined[start : start + packed.SIZE]) for key, start in zip(self.keys, starts, strict=True)]
+        starts = range(0, len(joined), row_bytes.SIZE)
+        return [(key, joined[start : start + row_bytes.SIZE]) for key, start in zip(self.keys, starts, strict=True)]
 
 
 class _Wire(Struct, array_like=True, gc=False):
@@ -91,7 +91,7 @@ def decode(value: bytes) -> RowBlock:
         if wire.version != VERSION:
             raise ValueError(f"a block of rows of version {wire.version}; this program reads {VERSION}")
         keys = Lines(wire.keys, wire.keys.count(SEPARATOR) + 1)
-        block = RowBlock(keys, np.frombuffer(wire.hashes, HASH), np.frombuffer(wire.values, packed.DTYPE))
+        block = RowBlock(keys, np.frombuffer(wire.hashes, HASH), np.frombuffer(wire.values, row_bytes.DTYPE))
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a block of rows: {error}") from None
     if not len(block.keys) == len(block.hashes) == len(block.values) or block.values["zero"].any():

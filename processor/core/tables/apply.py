@@ -11,15 +11,17 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core import dedupe, latency, packed, rowblock, sums, tables
-from processor.core.claims import Claimed
 from processor.core.clock import KINDS, month_start, window_start
-from processor.core.columns import Rows
-from processor.core.event import ERRORS
-from processor.core.horizon import Horizon
-from processor.core.message import Block, Message
-from processor.core.segments import I64, Records
-from processor.core.tables import (
+from processor.core.events import latency
+from processor.core.events.columns import Rows
+from processor.core.events.event import ERRORS
+from processor.core.events.message import Block, Message
+from processor.core.growing_arrays import I64, Records
+from processor.core.partitioning import U64
+from processor.core.tables import dedupe, grouped_sums, row_block, row_bytes, table_rows
+from processor.core.tables.claims import Claimed
+from processor.core.tables.horizon import Horizon
+from processor.core.tables.table_rows import (
     HOURS_PER_DAY,
     NEVER,
     WINDOW_SIZE,
@@ -33,7 +35,7 @@ from processor.core.tables import (
     WindowKey,
     WindowKind,
 )
-from processor.core.user_rows import Dead, UserChanges, UserRows, blocks_of
+from processor.core.tables.user_rows import Dead, UserChanges, UserRows, blocks_of
 
 Record = tuple[bytes, bytes | None]
 
@@ -69,8 +71,8 @@ class Changes:
 
     def packed(self) -> list[Record]:
         """Keys and values for the changelog, rows of users by the block; None: the row is gone (a tombstone)."""
-        key = rowblock.key_of(self._tables.partition)
-        blocks: list[Record] = [(key, rowblock.encode(block)) for _, block in blocks_of(self._users)]
+        key = row_block.key_of(self._tables.partition)
+        blocks: list[Record] = [(key, row_block.encode(block)) for _, block in blocks_of(self._users)]
         return blocks + self._others()
 
     def singles(self) -> list[Record]:
@@ -113,14 +115,14 @@ class Tables:
 
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
-        self.progress = Progress(tables.encode_key(partition, "progress"))
-        self.users = UserRows(partition, rowblock.seed_of(salt))
+        self.progress = Progress(table_rows.encode_key(partition, "progress"))
+        self.users = UserRows(partition, row_block.seed_of(salt))
         self.hours: dict[HourKey, Sums] = {}
         self.latencies: dict[HourKey, Histogram] = {}
         self.windows: dict[WindowKey, Counts] = {}
         self._index = index
         self._salt = salt
-        self._pads: dict[str, dedupe.U64] = {}
+        self._pads: dict[str, U64] = {}
         self._pass = 0
         self._dirty: list[Row] = []
         self._gone: dict[bytes, Counts] = {}
@@ -145,14 +147,14 @@ class Tables:
 
     # --- applying messages ------------------------------------------------------------------------------------------
 
-    def prepare(self, message: Message) -> dedupe.U64:
+    def prepare(self, message: Message) -> U64:
         """The claim keys of a message, shape (n, 2). May raise; changes no table."""
         pads = [self._pad(block.source.project) for block in message.blocks]
         if all(pad is pads[0] for pad in pads):
             return dedupe.claim_keys(message.rows["id"], pads[0])
         return dedupe.claim_keys(message.rows["id"], np.repeat(pads, list(map(len, message.blocks)), axis=0))
 
-    def _pad(self, project: str) -> dedupe.U64:
+    def _pad(self, project: str) -> U64:
         pad = self._pads.get(project)
         if pad is None:
             if len(self._pads) >= MAX_PADS:
@@ -160,11 +162,11 @@ class Tables:
             pad = self._pads[project] = dedupe.project_pad(project, self._salt)
         return pad
 
-    def apply(self, offset: int, message: Message, keys: dedupe.U64) -> None:
+    def apply(self, offset: int, message: Message, keys: U64) -> None:
         """Apply the message at `offset`; `keys` come from `prepare`. Strictly in the order of the offsets."""
         self.apply_all([(offset, message, keys)])
 
-    def apply_all(self, messages: Sequence[tuple[int, Message, dedupe.U64]]) -> None:
+    def apply_all(self, messages: Sequence[tuple[int, Message, U64]]) -> None:
         """Apply several messages, at least one, with their offsets and keys, in the order of the offsets: as one after
         the other, but with as many calls of numpy as for one."""
         sizes = [len(message) for _, message, _ in messages]
@@ -185,7 +187,7 @@ class Tables:
             chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
             self._add(offsets, [block for _, message, _ in messages for block in message.blocks], rows, chosen)
 
-    def _claim(self, offset: int, keys: dedupe.U64, digests: dedupe.U64, fresh: dedupe.Mask) -> None:
+    def _claim(self, offset: int, keys: U64, digests: U64, fresh: dedupe.Mask) -> None:
         if fresh.any():
             self.progress.claimed = max(self.progress.claimed, offset)
         if fresh.all():
@@ -211,7 +213,13 @@ class Tables:
         self._add_to_hours(offsets, blocks, rows, dims, errors)
 
     def _add_to_users(
-        self, offsets: I64, blocks: list[Block], rows: Rows, dims: sums.Codes, users: sums.Codes, errors: dedupe.Mask
+        self,
+        offsets: I64,
+        blocks: list[Block],
+        rows: Rows,
+        dims: grouped_sums.Codes,
+        users: grouped_sums.Codes,
+        errors: dedupe.Mask,
     ) -> None:
         names = [user for block in blocks for user in block.users]
         every = [(block.source.project, dim) for block in blocks for dim in block.dims]
@@ -222,7 +230,7 @@ class Tables:
         self.users.add(offsets, groups.take(dims), users, names, rows, errors)
 
     def _add_to_hours(
-        self, offsets: I64, blocks: list[Block], rows: Rows, dims: sums.Codes, errors: dedupe.Mask
+        self, offsets: I64, blocks: list[Block], rows: Rows, dims: grouped_sums.Codes, errors: dedupe.Mask
     ) -> None:
         numbers: dict[HourKey, int] = {}
         hours = [
@@ -235,10 +243,10 @@ class Tables:
         is_open = self._are_open(rows_of, codes, offsets)
         if not is_open.any():
             return
-        for found in sums.by_group(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]):
+        for found in grouped_sums.by_group(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]):
             found.add_to(rows_of[found.code])
 
-    def _add_latencies(self, offsets: I64, keys: list[HourKey], codes: sums.Codes, rows: Rows) -> None:
+    def _add_latencies(self, offsets: I64, keys: list[HourKey], codes: grouped_sums.Codes, rows: Rows) -> None:
         """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""
         known = rows["latency"] != latency.UNKNOWN
         codes, offsets = codes[known], offsets[known]
@@ -253,7 +261,7 @@ class Tables:
             row.offset = int(newest[code])
             row.add(by_hour[code * latency.BUCKETS : (code + 1) * latency.BUCKETS])
 
-    def _are_open(self, rows: Mapping[int, Sums | Histogram], codes: sums.Codes, offsets: I64) -> dedupe.Mask:
+    def _are_open(self, rows: Mapping[int, Sums | Histogram], codes: grouped_sums.Codes, offsets: I64) -> dedupe.Mask:
         """Which events may be added to their rows (`codes` are keys of `rows`): those of messages that a row does not
         have. All of the rows are written again, see `_opens`."""
         for row in rows.values():
@@ -269,14 +277,14 @@ class Tables:
         row = self.hours.get(key)
         if row is None:
             key = _hour_key(key)
-            row = self.hours[key] = Sums(tables.encode_key(self.partition, "hour", *key))
+            row = self.hours[key] = Sums(table_rows.encode_key(self.partition, "hour", *key))
         return row
 
     def _histogram(self, key: HourKey) -> Histogram:
         row = self.latencies.get(key)
         if row is None:
             key = _hour_key(key)
-            row = self.latencies[key] = Histogram(tables.encode_key(self.partition, "latency", *key))
+            row = self.latencies[key] = Histogram(table_rows.encode_key(self.partition, "latency", *key))
         return row
 
     # --- windows ----------------------------------------------------------------------------------------------------
@@ -325,7 +333,7 @@ class Tables:
         key: WindowKey = (scope, owner, kind, start)
         row = self.windows.get(key)
         if row is None:
-            row = self.windows[key] = Counts(tables.encode_key(self.partition, "window", *key))
+            row = self.windows[key] = Counts(table_rows.encode_key(self.partition, "window", *key))
             self._gone.pop(row.key, None)
         return row
 
@@ -357,7 +365,7 @@ class Tables:
     def horizon(self) -> Horizon:
         """What windows are closed by: as it was read back, or that of rows which an earlier version has written."""
         if self._horizon is None:
-            key = tables.encode_key(self.partition, "horizon")
+            key = table_rows.encode_key(self.partition, "horizon")
             is_new = self.progress.offset == NEVER
             self._horizon = Horizon(key) if is_new else Horizon.of_earlier(key, self.progress.watermark)
         return self._horizon
@@ -394,13 +402,15 @@ class Tables:
             row.dirty = 0
         if gone:
             changed = [row for row in changed if row.key not in gone]
-        rows: list[tuple[Row | Horizon, bytes | None]] = list(zip(changed, tables.encode_values(changed), strict=True))
+        rows: list[tuple[Row | Horizon, bytes | None]] = list(
+            zip(changed, table_rows.encode_values(changed), strict=True)
+        )
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
         if self.horizon.dirty:  # with the tombstones of what it has closed
             self.horizon.dirty = 0
             rows.append((self.horizon, self.horizon.encode()))
         self.progress.rows, self.progress.events = self.tally
-        rows.append((self.progress, tables.encode_value(self.progress)))
+        rows.append((self.progress, table_rows.encode_value(self.progress)))
         changes = Changes(self, self.users.take(), rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes
@@ -429,11 +439,11 @@ class Tables:
 
         Raises `ValueError` for one of another format.
         """
-        key_of_blocks = rowblock.key_of(self.partition)
+        key_of_blocks = row_block.key_of(self.partition)
         start = b'[%d,"user",' % self.partition
         ours: dict[bytes, tuple[bytes, int]] = {}
         for key, value, offset in records:
-            if value is not None and value[:1] == packed.MARK and key.startswith(start):
+            if value is not None and value[:1] == row_bytes.MARK and key.startswith(start):
                 ours[key] = value, offset
                 continue
             if key == key_of_blocks or key.startswith(start):
@@ -458,22 +468,24 @@ class Tables:
     def _restore_users(self, found: dict[bytes, tuple[bytes, int]]) -> None:
         if found:
             values = [value for value, _ in found.values()]
-            if set(map(len, values)) != {packed.SIZE}:
+            if set(map(len, values)) != {row_bytes.SIZE}:
                 raise ValueError("not a row of the changelog: the numbers of a row have another length")
             offsets = np.array([offset for _, offset in found.values()], np.int64)
-            self.users.restore(list(found), np.frombuffer(b"".join(values), packed.DTYPE), offsets)
+            self.users.restore(list(found), np.frombuffer(b"".join(values), row_bytes.DTYPE), offsets)
 
     def restore(self, key: bytes, value: bytes | None, changelog: int) -> None:
         """Read back one changelog record, in the order of the log. Raises `ValueError` for one of another format."""
-        _, kind, parts = tables.decode_key(key)
+        _, kind, parts = table_rows.decode_key(key)
         if kind == "progress" and value is not None:
-            self.progress = tables.progress_of(key, tables.decode_value(value), changelog)
+            self.progress = table_rows.progress_of(key, table_rows.decode_value(value), changelog)
         elif kind == "horizon" and value is not None:
-            self._horizon = Horizon(key, tables.decode_value(value), changelog)
+            self._horizon = Horizon(key, table_rows.decode_value(value), changelog)
         elif kind == "user":
-            self.users.restore_one(key, None if value is None else Sums(key, *tables.decode_value(value)), changelog)
-        elif kind == rowblock.KIND and value is not None:
-            block = rowblock.decode(value)
+            self.users.restore_one(
+                key, None if value is None else Sums(key, *table_rows.decode_value(value)), changelog
+            )
+        elif kind == row_block.KIND and value is not None:
+            block = row_block.decode(value)
             offsets = np.full(len(block), changelog)
             self.users.restore(block.keys, block.values, offsets, block.hashes, len(block))
         elif kind == "hour":
@@ -483,13 +495,13 @@ class Tables:
             if value is None:
                 self.latencies.pop(hour_key, None)
             else:
-                numbers = tables.decode_value(value)
-                self.latencies[hour_key] = Histogram(key, numbers[0], tables.histogram_of(numbers), changelog)
+                numbers = table_rows.decode_value(value)
+                self.latencies[hour_key] = Histogram(key, numbers[0], table_rows.histogram_of(numbers), changelog)
         elif kind == "window":
             if value is None:
                 self.windows.pop(cast(WindowKey, parts), None)
             else:
-                counts = Counts(key, *tables.decode_value(value))
+                counts = Counts(key, *table_rows.decode_value(value))
                 counts.changelog = changelog
                 self.windows[cast(WindowKey, parts)] = counts
         elif kind != "retained":  # which is no table's
@@ -499,7 +511,7 @@ class Tables:
         if value is None:
             self.hours.pop(at, None)
         else:
-            found = self.hours[at] = Sums(key, *tables.decode_value(value))
+            found = self.hours[at] = Sums(key, *table_rows.decode_value(value))
             found.changelog = changelog
 
     def newest_offsets(self) -> I64:
@@ -525,6 +537,6 @@ def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _starts(sizes: list[int]) -> sums.Codes:
+def _starts(sizes: list[int]) -> grouped_sums.Codes:
     """Where each of several lists begins when they are put one after the other."""
     return np.concatenate(([0], np.cumsum(sizes[:-1], dtype=np.int64)))

@@ -17,8 +17,8 @@ import xxhash
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from processor.core.batch import Ints
 from processor.core.clock import HOUR
+from processor.core.events.bulk_checks import Ints
 
 Dim = tuple[int, str, str, str, str, str]
 """Hour since the epoch (event time), provider, model, environment, operation, status."""
