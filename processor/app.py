@@ -28,7 +28,7 @@ from processor.state.retention import Sealer
 
 if TYPE_CHECKING:
     from processor.state.partitions import Holder
-    from processor.users_topic.row_publisher import Stage
+    from processor.users_topic.row_publisher import UsersTopicPublisher
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
@@ -80,7 +80,7 @@ class Application:
         load: Callable[[int], Partition] | None = partial(self._load, clock=clock)
         self.faust.resume_at = self._resume_at
         self.holder: Holder | None = None
-        self.stage: Stage | None = None
+        self.stage: UsersTopicPublisher | None = None
         """The second stage; on the embedded log front ends have the same sums, and nobody else reads it."""
         if address.kafka is not None:
             self.faust.spendstream = self.holder = self._hold(counts, standby=settings.standby)
@@ -144,10 +144,10 @@ class Application:
         finally:
             await asyncio.to_thread(self.grantor.stop)
 
-    def _stage(self, clock: Any) -> "Stage":
-        from processor.users_topic.row_publisher import Stage
+    def _stage(self, clock: Any) -> "UsersTopicPublisher":
+        from processor.users_topic.row_publisher import UsersTopicPublisher
 
-        return Stage(self._address, self.partitions, lambda: list(self._owned()), clock)
+        return UsersTopicPublisher(self._address, self.partitions, lambda: list(self._owned()), clock)
 
     async def _flush(self) -> None:
         await self.applier.flush()

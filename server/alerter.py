@@ -18,10 +18,10 @@ from structlog.stdlib import get_logger
 from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
+from processor.view.view import View
 from server import alerts, bootstrap
 from server.administration import Record
 from server.keys import Directory, alert_record, draft_record
-from server.views import View
 from server.webhook import NotDelivered, Webhook
 
 EVERY: Final = 1.0

@@ -21,11 +21,13 @@ from processor.core.tables import row_block
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import Checkpointer
+from processor.view.arrivals import Arrivals
+from processor.view.view import View
+from processor.view.view_follower import ViewFollower
 from processor.wall_clock import latest, now
 from server import bootstrap
 from server.admin_desk import AdminDesk
 from server.alerter import Alerter
-from server.arrivals import Arrivals
 from server.budgeter import Budgeter
 from server.cardinality import Cardinality
 from server.connection_watch import ConnectionWatch
@@ -33,14 +35,15 @@ from server.connections import Budget, Runner, budget_of_process
 from server.crew import QUOTAS, REQUESTS, Crew
 from server.face import Face
 from server.feed import Feed
-from server.follower import DirectoryFollower, Follower, LeaseFollower, LogHealth
 from server.grpc_service import make_server
+from server.health import LogHealth
 from server.http_app import create_app, make_runner
 from server.inflate import MAX_BODY
 from server.intake import Intake
 from server.keys import Directory
 from server.leased_quotas import LeasedQuotas
 from server.leases import LeaseBook, Stating
+from server.limits.lease_follower import LeaseFollower
 from server.log_publisher import LogPublisher
 from server.meters import Meters
 from server.metrics import Gather, make_registry
@@ -53,8 +56,8 @@ from server.scraping import Scraping
 from server.settings import ServerSettings, split_bind
 from server.shared_quotas import SharedQuotas
 from server.signals import Signals
+from server.tenancy.directory_follower import DirectoryFollower
 from server.trust import Trust
-from server.views import View
 from server.webhook import Webhook
 
 BIND_PATIENCE: Final = 3.0
@@ -149,7 +152,7 @@ async def _build(
     )
     stack.push_async_callback(asyncio.to_thread, publisher.close)
     keys = DirectoryFollower(address, directory)
-    follower = Follower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
+    follower = ViewFollower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
     followers = [keys, follower]
     if book is not None:
         followers.append(LeaseFollower(address, book, lambda: _notify(loop, arrivals)))

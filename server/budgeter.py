@@ -14,12 +14,12 @@ from structlog.stdlib import get_logger
 from processor.core.clock import HOUR
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
+from processor.view.view import View
 from server import bootstrap, budgets
 from server.budgets import Reached
 from server.keys import Directory, reached_record
 from server.notices import Notices
 from server.spending import Spending
-from server.views import View
 
 EVERY: Final = 0.25
 """Seconds between two looks."""

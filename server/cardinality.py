@@ -20,7 +20,7 @@ from processor.core.events.columns import Columns, Dim
 from processor.core.events.event import Fault, Handling
 from processor.core.tables.table_rows import HOURS_PER_DAY
 from processor.view.projects import Names
-from server.views import UserRow, View
+from processor.view.view import UserRow, View
 
 MAX_USERS: Final = 10_000_000
 MAX_MODELS: Final = 10_000

@@ -13,11 +13,12 @@ from msgspec import Struct
 from processor.core.clock import HOUR, month_start
 from processor.core.events.latency import percentile
 from processor.core.money import PICO
-from processor.view.sums import TOTALS, Numbers
+from processor.view.listing import Hour
+from processor.view.query import Range
+from processor.view.row_numbers import TOTALS, Numbers
 from server.answers import Totals
 from server.errors import Refused
-from server.listing import Hour
-from server.queries import Range, check_names, parse_instant
+from server.queries import check_names, parse_instant
 
 DAYS: Final = 30
 """Days of the default range, of the past a forecast is made from, and of the future it is made for."""

@@ -19,9 +19,10 @@ from typing import Final, NoReturn, TypeVar
 import msgspec
 
 from processor.core.growing_arrays import I64
+from processor.view.arrivals import Arrivals
+from processor.view.view import SMALL, View
 from server import bookmark, position
 from server.answers import UserRow
-from server.arrivals import Arrivals
 from server.bookmark import Bookmark
 from server.budgets import Reached
 from server.changes import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
@@ -31,7 +32,6 @@ from server.notices import Notices
 from server.pace import Pace
 from server.queries import check_names
 from server.reads import PATIENCE, user_row
-from server.views import SMALL, View
 
 INTERVAL: Final = 0.25
 """Seconds between two ticks, at least."""

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from processor.core.clock import month_start
 from processor.leases.lease_messages import Account, Need, owner
-from server.arrivals import Arrivals
+from processor.view.arrivals import Arrivals
+from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory, Key
 from server.leases import LeaseBook, Stating
 from server.quotas import ViewQuotas
-from server.views import View
 
 UNUSED: Final = 86_400.0
 """Seconds after which an account of a month that is over is not stated any more: by the clock alone, one that is wrong

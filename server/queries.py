@@ -1,76 +1,22 @@
 """What a read asks for: query parameters checked, and the cursor that goes from page to page."""
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from typing import Final, NoReturn
 
 import msgspec
-from msgspec import Struct
 
 from processor.core.clock import DAY, parse_timestamp
+from processor.view.query import DEFAULT_SORT, SORTS, Place, Range, UserQuery
 from server.errors import Refused
 
-SORTS: Final = {"cost_usd": 6, "requests": 1, "input_tokens": 3, "output_tokens": 4, "last_seen": 9}
-"""What users may be sorted by -> its place in a row's numbers."""
-
-DEFAULT_SORT: Final = "cost_usd"
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 1000
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 _LIMIT = re.compile(r"[0-9]{1,4}").fullmatch
-
-Place = tuple[int, str]
-"""Where a page ended: the last value and user; "" is the user of the events without one, who comes first on a tie."""
-
-
-class Range(Struct, frozen=True):
-    """UTC days since the epoch, from `start` to before `end`; None: no bound. It may be empty."""
-
-    start: int | None
-    end: int | None
-
-    @property
-    def is_all_time(self) -> bool:
-        return self.start is None and self.end is None
-
-    def is_since(self, day: int, last: int) -> bool:
-        """True if of days up to `last` it has those from `day` on."""
-        return self.start == day and (self.end is None or self.end > last)
-
-    def __contains__(self, day: int) -> bool:
-        return (self.start is None or day >= self.start) and (self.end is None or day < self.end)
-
-
-class UserQuery(Struct, frozen=True):
-    """A list of users: which rows, in which order, which page of them."""
-
-    project: str
-    days: Range
-    model: str | None
-    environment: str | None
-    unattributed: bool
-    """Only the row of the events without a user."""
-    sort: str
-    limit: int
-    after: Place | None
-    binding: str
-    """Stands for project, order and filters in the cursor."""
-
-    @property
-    def is_filtered(self) -> bool:
-        return not (self.days.is_all_time and self.model is None and self.environment is None)
-
-    @property
-    def column(self) -> int:
-        """Where a row's numbers have what the users are sorted by."""
-        return SORTS[self.sort]
-
-    def cursor(self, place: Place) -> str:
-        """The cursor of the page after `place`: opaque, of URL-safe characters."""
-        return urlsafe_b64encode(msgspec.json.encode((self.binding, *place))).decode().rstrip("=")
 
 
 def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 from processor.core.clock import MINUTE, SECOND, format_timestamp, month_start, next_month
-from server.arrivals import Arrivals
+from processor.view.arrivals import Arrivals
+from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory, Key
 from server.ratelimit import Allowance
 from server.rates import OwnRates, Rates
-from server.views import View
 
 PATIENCE: Final = 1.0
 """Seconds a batch waits if only reservations, not charges, stand between it and the limit."""

@@ -5,19 +5,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 from processor.core.clock import DAY, KINDS, format_timestamp, month_start, next_month, window_start
+from processor.view.arrivals import Arrivals
+from processor.view.listing import Listing
 from processor.view.projects import Dim
-from processor.view.sums import TOTALS, Numbers, merge, merged
+from processor.view.query import Range, UserQuery
+from processor.view.row_numbers import TOTALS, Numbers, merge, merged
+from processor.view.view import SMALL, View
 from server import costs, position
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
-from server.arrivals import Arrivals
 from server.budgets import BudgetList
 from server.costs import Costs
 from server.errors import Refused
 from server.keys import Directory, Key
-from server.listing import Listing
-from server.queries import Range, UserQuery, parse_user, parse_users
+from server.queries import parse_user, parse_users
 from server.spending import states
-from server.views import SMALL, View
 
 PATIENCE: Final = 5.0
 """Seconds a read waits for the position it was asked to contain."""

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import SECOND, month_start
 from processor.log import losses
+from processor.view.view import View
 from server.feed import Feed
-from server.follower import LogHealth
+from server.health import LogHealth
 from server.keys import Directory
 from server.log_publisher import LogPublisher
 from server.room import Room
-from server.views import View
 
 
 class Signals:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from processor.core.clock import DAY, HOUR, window_start
+from processor.view.query import Range
+from processor.view.view import View
 from server.budgets import Budget, BudgetState, Reached, window_end
 from server.keys import Directory
-from server.queries import Range
-from server.views import View
 
 COST = 6
 """Where the numbers of a row have the cost."""

@@ -24,10 +24,10 @@ from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import EXIT_BROKEN
 from processor.log.embedded.locks import FileLock
+from processor.log.following import EXIT_DAMAGED
 from processor.wall_clock import now
 from server import bootstrap, ports
 from server.crew import VARIABLE, Crew
-from server.follower import EXIT_DAMAGED
 from server.settings import ServerSettings
 
 STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}

@@ -31,12 +31,14 @@ SERVER_MAY_USE = (
     "processor.log.embedded.checkpointer",
     "processor.log.committer",
     "processor.log.errors",
+    "processor.log.following",
     "processor.log.kafka.owner",  # of the command line only
     "processor.log.dead_letters",  # of the command line only
     "processor.log.embedded.locks",
     "processor.log.losses",
     "processor.log.embedded.newest",
     "processor.log.port",
+    "processor.log.records",
     "processor.log.embedded.log",
     "processor.log.tail",
     "processor.log.topics",

@@ -13,9 +13,9 @@ import numpy as np
 from processor.core.growing_arrays import I64
 from processor.users_topic.partitioner import key_of, partitions_of
 from processor.users_topic.row_json import user_row
-from processor.view.changes import Change, sort_out
-from processor.view.columns import Columns
+from processor.view.changelog_batch import Change, sort_out
 from processor.view.projects import ELSEWHERE
+from processor.view.row_columns import RowColumns
 
 CHUNK: Final = 2048
 """Records of the changelog applied at a time."""
@@ -24,12 +24,12 @@ Row = tuple[bytes, bytes | None]
 """Key and value as in the topic; None: there is no such user any more."""
 
 
-class Feed:
+class MergedRows:
     """All users, each in one of `count` partitions of the topic, whichever partitions its events are in."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._columns = Columns()
+        self._columns = RowColumns()
         self._homes = array("i", [ELSEWHERE])
         """User -> project."""
         self._places = array("i", [-1])

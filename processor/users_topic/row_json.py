@@ -7,7 +7,7 @@ import msgspec
 
 from processor.core.clock import format_timestamp
 from processor.core.exact_json import exact_decimal, exact_number
-from processor.view.sums import Numbers
+from processor.view.row_numbers import Numbers
 
 _encode = msgspec.json.Encoder().encode
 

@@ -25,7 +25,7 @@ from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
-from processor.users_topic.merged_rows import Feed, Row
+from processor.users_topic.merged_rows import MergedRows, Row
 
 INTERVAL: Final = 1.0
 """Seconds between two publications, at least."""
@@ -72,7 +72,7 @@ class _Held:
             self._writer.append([Append(self._to, rows[start : start + BATCH])], at)
 
 
-class Stage(threading.Thread):
+class UsersTopicPublisher(threading.Thread):
     """Publishes the rows of the users in the partitions of `owned`, which is asked again and again."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Stage(threading.Thread):
         self._partitions = partitions
         self._owned = owned
         self._clock = clock
-        self._feed = Feed(partitions)
+        self._feed = MergedRows(partitions)
         self._held: dict[int, _Held] = {}
         self._lost: dict[int, float] = {}
         """Partition that was taken from us -> when it may be taken over again."""

@@ -1,1 +1,2 @@
-"""The rows of the changelog in numpy columns: what front ends and the second stage read them by, a batch at a time."""
+"""All rows in columns: one view, fed by the changelog, asked by everybody who reads. May import the log and the
+core."""

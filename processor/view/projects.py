@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from processor.core.growing_arrays import I64
 from processor.core.tables.table_rows import HourPlace, UserPlace
-from processor.view.sums import TOTALS, Numbers, joined
+from processor.view.row_numbers import TOTALS, Numbers, joined
 
 ELSEWHERE: Final = 0
 """The project, and the user, that rows of hours are added up to, for nobody to read."""

@@ -8,10 +8,10 @@ import click
 
 from processor.core.money import format_cost
 from processor.settings import Settings
+from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
 from server import bootstrap, render
 from server.administration import NewBudget
-from server.arrivals import Arrivals
 from server.budgets import (
     DEFAULT_THRESHOLDS,
     MAX_THRESHOLD,

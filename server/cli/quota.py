@@ -6,10 +6,10 @@ import click
 
 from processor.core.clock import format_timestamp
 from processor.settings import Settings
+from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
 from server import bootstrap, render
 from server.answers import QuotaAnswer
-from server.arrivals import Arrivals
 from server.cli.common import UNICODE, open_log, settings_options
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.users import read_view

@@ -11,12 +11,12 @@ import msgspec
 from msgspec import Struct
 from rich.live import Live
 
+from processor.view.query import SORTS
 from server.cli.common import UNICODE, fail
 from server.cli.output import Sheet, print_encoded, terminal
 from server.cli.remote import Message, key_option, url_option
 from server.cli.users import user_sheet
 from server.errors import Refused
-from server.queries import SORTS
 
 
 class Row(Struct):

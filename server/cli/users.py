@@ -11,16 +11,16 @@ from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
 from processor.settings import Settings
+from processor.view.arrivals import Arrivals
+from processor.view.view import View
 from processor.wall_clock import now
 from server import render
 from server.answers import Totals, UserPage
-from server.arrivals import Arrivals
 from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import Cell, Column, Sheet, print_encoded
 from server.errors import Refused
 from server.keys import DEFAULT_PROJECT, Directory, make_key
 from server.reads import ViewReads
-from server.views import View
 
 BATCH = 5000
 

@@ -21,10 +21,10 @@ from processor.log.embedded.log import Log
 from processor.log.embedded.tail import BATCH as FOLLOWER_BATCH
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
+from processor.view.view import View
 from server import grpc_request, ndjson
 from server.cardinality import Cardinality
 from server.inflate import inflate
-from server.views import View
 from tests.bench.context import Bench
 from tests.bench.processing import REQUESTS
 from tests.bench.results import Figures

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
+from processor.view.view import View
 from processor.view.windows import Charged
 from server import bootstrap
 from server.alerter import Alerter
 from server.keys import Directory, Organization, organization_record
-from server.views import View
 from server.webhook import Webhook
 from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver

@@ -11,12 +11,12 @@ from processor.core.clock import DAY, HOUR
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
+from processor.view.view import View
 from server import bootstrap, budgets
 from server.alerter import Alerter
 from server.budgeter import Budgeter
 from server.keys import Directory, budget_record, reached_record
 from server.notices import Notices
-from server.views import View
 from server.webhook import Webhook
 from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from processor.core.tables import row_bytes
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
-from processor.view.sums import SAFE_BITS, Numbers, merged
-from server.queries import SORTS, Range, parse_users
-from server.ranking import CAP
-from server.views import View
+from processor.view.query import SORTS, Range
+from processor.view.ranking import CAP
+from processor.view.row_numbers import SAFE_BITS, Numbers, merged
+from processor.view.view import View
+from server.queries import parse_users
 
 Key = tuple[int, str, str, str | None, int, str, str]
 """partition, kind, project, user, day or hour, model, environment."""
@@ -26,12 +27,12 @@ SMALL: dict[str, int] = {
     "processor.core.growing_arrays.FIRST": 2,
     "processor.core.growing_arrays.BITS": 2,
     "processor.core.growing_arrays.SIZE": 4,
-    "server.leaders.KEPT": 3,
-    "server.leaders.LARGE": 3,
-    "server.leaders.MOST": 4,
-    "server.listing.PIECE": 3,
-    "server.views.CHUNK": 7,
-    "server.views.SMALL": 0,
+    "processor.view.first_pages.KEPT": 3,
+    "processor.view.first_pages.LARGE": 3,
+    "processor.view.first_pages.MOST": 4,
+    "processor.view.listing.PIECE": 3,
+    "processor.view.view.CHUNK": 7,
+    "processor.view.view.SMALL": 0,
 }
 """So that a few rows grow everything that grows."""
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, parse_timestamp
 from processor.core.events.latency import bucket_of, middle
 from processor.core.money import PICO
+from processor.view.listing import Hour
+from processor.view.query import Range
+from processor.view.view import SMALL
 from server import costs
 from server.answers import Totals
 from server.costs import Costs, Latency, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
 from server.errors import Refused
 from server.keys import make_key, new_secret
-from server.listing import Hour
-from server.queries import Range
-from server.views import SMALL
 from tests.support.tables import NOON, Usage
 from tests.unit.test_reads import KEY, Rig
 

@@ -25,10 +25,10 @@ from processor.log.records import Append, Found, Record, Row, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition, batches
-from processor.view.changes import Changes
-from server.follower import Follower
+from processor.view.changelog_batch import ChangelogBatch
+from processor.view.view import View
+from processor.view.view_follower import ViewFollower
 from server.queries import parse_users
-from server.views import View
 from tests.support.tables import NOON, Usage, Worker
 
 keys = st.sampled_from([b"a", b"b", b"c", b"d"])
@@ -195,13 +195,13 @@ def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
 def test_a_front_end_catches_up_to_the_same_view(
     written: LogAddress, fold: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.follower.FOLD", fold)
+    monkeypatch.setattr("processor.log.following.FOLD", fold)
     monkeypatch.setattr("processor.log.embedded.newest.BLOCK", fold)
     if not backwards:
         monkeypatch.setattr(EmbeddedTail, "newest", lambda tail: iter(()))
     monkeypatch.setattr("processor.log.embedded.tail.BATCH", 13)
     view, other = View(), View()
-    follower = Follower(written, 2, view, lambda: NOON, lambda: None)
+    follower = ViewFollower(written, 2, view, lambda: NOON, lambda: None)
     follower.start()
     assert follower.read_all.wait(10)
     log = written.open()
@@ -225,7 +225,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
     fold: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All blocks of a partition have one key, and none replaces another: each has users of its own here."""
-    monkeypatch.setattr("server.follower.FOLD", fold)
+    monkeypatch.setattr("processor.log.following.FOLD", fold)
     address = LogAddress(tmp_path / "data")
     log, worker = Log(address.data_dir, partitions=1, create=True), Worker(1, packs=True)
     tp, seed = TopicPartition(ROWS, 0), row_block.seed_of(log.salt)
@@ -248,7 +248,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
 
     monkeypatch.setattr(EmbeddedTail, "newest", meanwhile)
     view, other = View(seed), View(seed)
-    follower = Follower(address, 1, view, lambda: NOON, lambda: None)
+    follower = ViewFollower(address, 1, view, lambda: NOON, lambda: None)
     follower.start()
     assert follower.read_all.wait(10)
     follower.stop()
@@ -276,7 +276,7 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
     bounded = Log(tmp_path / "data")
     monkeypatch.setattr(tail, "_log", bounded)
     monkeypatch.setattr(bounded, "read", lambda tp, at, _: Log.read(bounded, tp, at, **bounds))
-    follower = Follower(address, 1, view, lambda: NOON, lambda: None)
+    follower = ViewFollower(address, 1, view, lambda: NOON, lambda: None)
     follower._tail = tail
     follower._round()
     assert follower.read_all.is_set()
@@ -291,7 +291,7 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
     seen: list[dict[int, int]] = []
     apply = View._take
 
-    def look(partition: int, changes: Changes) -> None:
+    def look(partition: int, changes: ChangelogBatch) -> None:
         apply(view, partition, changes)
         seen.append(dict(view.position))
         if view.contains({0: 0}):
@@ -326,12 +326,12 @@ def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     whole = newest(log, TopicPartition(ROWS, 0), 0, log.end(TopicPartition(ROWS, 0)))
     rows = [Row(*row) for found in whole for row in reversed(everything_of(found))]
     tail, view = written.tail([TopicPartition(ROWS, 0)]), View()
-    follower = Follower(written, 2, view, lambda: NOON, lambda: None)
+    follower = ViewFollower(written, 2, view, lambda: NOON, lambda: None)
     follower._tail = tail
     applied: list[int] = []
     apply = View._take
 
-    def replaced_meanwhile(partition: int, changes: Changes) -> None:
+    def replaced_meanwhile(partition: int, changes: ChangelogBatch) -> None:
         if not applied:
             end = log.end(TopicPartition(ROWS, 0))
             log.append([Append(TopicPartition(ROWS, 0), [(row.key, row.value) for row in rows])], NOON)

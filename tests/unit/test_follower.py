@@ -12,8 +12,9 @@ from processor.log.embedded.log import Log
 from processor.log.embedded.tail import EmbeddedTail
 from processor.log.errors import DamagedRecord
 from processor.log.records import Record, TopicPartition
-from server.follower import Follower, LogHealth
-from server.views import View
+from processor.view.view import View
+from processor.view.view_follower import ViewFollower
+from server.health import LogHealth
 from tests.support.server import wait_until
 from tests.support.tables import NOON
 
@@ -37,7 +38,7 @@ def test_a_damaged_record_makes_an_api_unready_by_name_until_it_can_be_read(
 
     monkeypatch.setattr(EmbeddedTail, "poll", poll)
     view, publisher = View(), Publisher()
-    follower = Follower(LogAddress(tmp_path), 1, view, lambda: NOON, lambda: None)
+    follower = ViewFollower(LogAddress(tmp_path), 1, view, lambda: NOON, lambda: None)
     anything: Any = publisher
     health = LogHealth(anything, view, 30, time.monotonic, damage=lambda: follower.damage)
     follower.heals = False  # as on Kafka, where no worker makes the record anew

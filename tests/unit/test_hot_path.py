@@ -15,8 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 
 from processor.core.events import codec
+from processor.view.view import View
 from server.cardinality import Cardinality
-from server.views import View
 from tests.bench import stages
 from tests.bench.context import Bench
 from tests.bench.traffic import Corpus

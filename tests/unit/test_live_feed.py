@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
+from processor.view.arrivals import Arrivals
+from processor.view.view import SMALL, View
 from server import bookmark, feed
 from server.answers import Totals, UserRow
-from server.arrivals import Arrivals
 from server.budgets import Reached
 from server.changes import Frame, Shared, Ticks
 from server.errors import Refused
 from server.feed import Feed, Subscription
 from server.keys import Key, make_key, new_secret
 from server.reads import user_row
-from server.views import SMALL, View
 from tests.support.tables import NOON, Records, Usage, Worker
 
 IDENTITY = "fa4e"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processor.core.tables import table_rows
 from processor.core.tables.table_rows import Sums
 from processor.users_topic import merged_rows as feeds
-from processor.users_topic.merged_rows import Feed
+from processor.users_topic.merged_rows import MergedRows
 from processor.users_topic.partitioner import key_of, partitions_of
 from tests.support.tables import NOON, Usage, Worker
 
@@ -31,7 +31,7 @@ def write(topic: Topic, partition: int, rows: list[feeds.Row]) -> None:
             topic[partition][key] = value
 
 
-def publish(topic: Topic, feed: Feed, owned: set[int]) -> int:
+def publish(topic: Topic, feed: MergedRows, owned: set[int]) -> int:
     """Returns how many rows were published."""
     taken = feed.take(owned)
     for partition, rows in taken.items():
@@ -103,7 +103,7 @@ steps = st.lists(
 def test_every_owner_leaves_the_truth_behind(steps: list[tuple[str, Any]], chunk: int) -> None:
     """Two workers read the changelog each at its own pace and sometimes again; partitions go from one to the other."""
     worker, topic = Worker(PARTITIONS), [{} for _ in range(PARTITIONS)]  # type: ignore[var-annotated]
-    readers = [Feed(PARTITIONS), Feed(PARTITIONS)]
+    readers = [MergedRows(PARTITIONS), MergedRows(PARTITIONS)]
     positions = [[0] * PARTITIONS, [0] * PARTITIONS]
     owner = [0] * PARTITIONS
     sent: list[tuple[str, Usage]] = []
@@ -146,8 +146,8 @@ def test_every_owner_leaves_the_truth_behind(steps: list[tuple[str, Any]], chunk
     assert said(topic) == expected(sent)
 
 
-def filled() -> tuple[Worker, Feed]:
-    worker, feed = Worker(2), Feed(2)
+def filled() -> tuple[Worker, MergedRows]:
+    worker, feed = Worker(2), MergedRows(2)
     worker.send([Usage(number, f"u{number % 5}") for number in range(40)])
     worker.work_all()
     for partition, records in enumerate(worker.changelog):
@@ -199,7 +199,7 @@ def test_a_user_without_rows_is_gone_and_one_without_requests_is_not(
 
 
 def test_records_of_other_kinds_are_passed_over_and_rows_of_other_formats_are_not() -> None:
-    feed = Feed(1)
+    feed = MergedRows(1)
     feed.apply(0, [(b'[0,"novelty",1]', b"{}"), (b'[0,"progress"]', None)])
     assert feed.take({0}) == {}
     with pytest.raises(ValueError, match="not a row of the changelog"):

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE, next_month, parse_timestamp
 from processor.core.tables.table_rows import encode_key
+from processor.view.arrivals import Arrivals
 from processor.view.names import Names
+from processor.view.query import SORTS
+from processor.view.ranking import CAP, top
+from processor.view.view import SMALL, View
 from server import position
 from server.answers import Totals, UserPage
-from server.arrivals import Arrivals
 from server.errors import Refused
 from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
-from server.queries import SORTS
-from server.ranking import CAP, top
 from server.reads import ViewReads
-from server.views import SMALL, View
 from tests.support.tables import NOON, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from processor.core.tables import table_rows
-from server.follower import LogHealth
-from server.views import View
+from processor.view.view import View
+from server.health import LogHealth
 from tests.support.tables import Records, Usage, Worker
 
 

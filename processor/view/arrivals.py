@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from server.views import View
+from processor.view.view import View
 
 
 class Arrivals:

@@ -22,13 +22,13 @@ import numpy as np
 from msgspec import Struct
 
 from processor.core.growing_arrays import I64
-from processor.view.columns import Applied, Columns, Mask
+from processor.view import listing
+from processor.view.listing import AllTime, Listing, Standing
 from processor.view.projects import Project
-from server import listing
-from server.listing import AllTime, Listing, Standing
-from server.queries import DEFAULT_SORT, SORTS, Place, UserQuery
-from server.ranking import CAP, top
-from server.since import Since
+from processor.view.query import DEFAULT_SORT, SORTS, Place, UserQuery
+from processor.view.ranking import CAP, top
+from processor.view.row_columns import Applied, Mask, RowColumns
+from processor.view.running_sums import RunningSums
 
 LARGE: Final = 20_000
 """Users of a project from which on its default order is kept before anybody asks."""
@@ -55,14 +55,14 @@ class Board(Struct, frozen=True):
     """All other users stand behind it; None: there are no others."""
 
 
-class Leaders:
+class FirstPages:
     """The boards of all projects."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: RowColumns) -> None:
         self._columns = columns
         self._boards: dict[Group, dict[int, Board]] = {}
         """Of whom -> where rows have the value -> its board."""
-        self._since: dict[Group, Since] = {}
+        self._since: dict[Group, RunningSums] = {}
         self._changed: dict[Group, list[I64]] = {}
         """Users that changed since the boards were settled."""
         self._asked: dict[Order, float] = {}
@@ -148,7 +148,7 @@ class Leaders:
         home, first = group
         project = self._columns.projects.by_number[home]
         if first is not None and not project.wide:
-            since = Since(self._columns, project, first)
+            since = RunningSums(self._columns, project, first)
             with lock:
                 self._since[group] = since
 

@@ -14,11 +14,11 @@ from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex
 from processor.core.tables.row_block import key_hashes
 from processor.core.tables.table_rows import HourPlace, UserPlace
-from processor.view.changes import Changes, places
-from processor.view.people import People
+from processor.view.changelog_batch import ChangelogBatch, places
 from processor.view.projects import ELSEWHERE, Project, Projects
-from processor.view.sums import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
-from processor.view.trail import Trail
+from processor.view.recent_changes import RecentChanges
+from processor.view.row_numbers import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
+from processor.view.users import Users
 
 ROW: Final = np.dtype(
     [
@@ -60,15 +60,15 @@ class Applied(NamedTuple):
     """True where a row tells of fewer instants than before."""
 
 
-class Columns:
+class RowColumns:
     """Rows, users and projects, each with a number."""
 
-    def __init__(self, trail: Trail | None = None, seed: int = 0) -> None:
+    def __init__(self, trail: RecentChanges | None = None, seed: int = 0) -> None:
         """With a `trail`, every change is noted in it. `seed`: of the rows' hashes (`rowblock.key_hashes`)."""
         self.trail = trail
         self._seed = seed
         self.rows = Segments(_EMPTY)
-        self.people = People()
+        self.people = Users()
         self.projects = Projects()
         self.live = 0
         """Rows there are."""
@@ -121,7 +121,7 @@ class Columns:
 
     # --- taking in changes ------------------------------------------------------------------------------------------
 
-    def apply(self, partition: int, changes: Changes, next_offset: int = 0) -> Applied | None:
+    def apply(self, partition: int, changes: ChangelogBatch, next_offset: int = 0) -> Applied | None:
         """Take in the rows of a batch, at least one; None if that changed nothing. Raises `ValueError` for a key of
         another format; then nothing has changed. A row that goes is noted as a change by the message `next_offset`: no
         row says by which."""
@@ -212,7 +212,7 @@ class Columns:
         return rows
 
 
-def _offsets(changes: Changes, next_offset: int) -> I64:
+def _offsets(changes: ChangelogBatch, next_offset: int) -> I64:
     """The last message applied to each row; a copy."""
     found: I64 = changes.rows["offset"].astype(np.int64)
     for index, more in changes.wide.items():

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from processor.view.columns import Columns
+from processor.view.listing import PIECE, AllTime
 from processor.view.projects import Project
-from processor.view.sums import Numbers
-from processor.view.trail import Trail
-from server.listing import PIECE, AllTime
+from processor.view.recent_changes import RecentChanges
+from processor.view.row_columns import RowColumns
+from processor.view.row_numbers import Numbers
 
 
 def changed(
-    columns: Columns,
-    trail: Trail,
+    columns: RowColumns,
+    trail: RecentChanges,
     project: Project,
     since: Mapping[int, int],
     hold: Callable[[], AbstractContextManager[Any]],
@@ -39,18 +39,20 @@ def changed(
     return users
 
 
-def changed_among(columns: Columns, trail: Trail, users: Iterable[int], since: Mapping[int, int]) -> list[int]:
+def changed_among(
+    columns: RowColumns, trail: RecentChanges, users: Iterable[int], since: Mapping[int, int]
+) -> list[int]:
     """The same among a few users."""
     return [user for user in users if len(trail.beyond(np.array(columns.rows_of(user), np.int64), since))]
 
 
-def people(columns: Columns, project: Project, users: Sequence[int]) -> list[tuple[str | None, Numbers]]:
+def people(columns: RowColumns, project: Project, users: Sequence[int]) -> list[tuple[str | None, Numbers]]:
     """Ids and sums of users; one that has no rows any more has zeros."""
     ids = (name.decode() or None for name in columns.people.names.get(users))
     return list(zip(ids, columns.numbers_of(project, users), strict=True))
 
 
-def next_people(columns: Columns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:
+def next_people(columns: RowColumns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:
     """Numbers and ids of the first `count` users behind `after` by their ids. 10 ms for a million users."""
     names = columns.people.names
     members = AllTime(columns, project).among()

@@ -15,7 +15,7 @@ from processor.core.hash_index import HASH
 from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.table_rows import HourPlace, Progress, Sums, UserPlace
-from processor.view.sums import SAFE_BITS, Numbers
+from processor.view.row_numbers import SAFE_BITS, Numbers
 
 Change = tuple[bytes, bytes | None]
 
@@ -28,7 +28,7 @@ _histogram = msgspec.json.Decoder(list[int]).decode
 _numbers = msgspec.json.Decoder(list[int]).decode
 
 
-class Changes(Struct, gc=False):
+class ChangelogBatch(Struct, gc=False):
     """The last record of each key of a batch."""
 
     keys: Sequence[bytes]
@@ -51,18 +51,18 @@ class Changes(Struct, gc=False):
     """Up to where windows may be gone; 0: nothing new."""
 
 
-def changes_of(keys: Sequence[bytes], hashes: Records, values: Records) -> Changes:
+def changes_of(keys: Sequence[bytes], hashes: Records, values: Records) -> ChangelogBatch:
     """Rows in their packed form, no two of one key; `values` are written over."""
-    changes = Changes(keys, hashes, values, {}, [], [], None, [])
+    changes = ChangelogBatch(keys, hashes, values, {}, [], [], None, [])
     _set_wide_apart(values, changes.wide)
     return changes
 
 
-def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Changes:
+def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> ChangelogBatch:
     """Sort out records of one changelog partition, no blocks. Raises `ValueError` for one of another format."""
     latest = dict(records)
     others = [key for key, value in latest.items() if value is None or value[:1] != row_bytes.MARK]
-    changes = Changes([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
+    changes = ChangelogBatch([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
     late: list[tuple[bytes, Numbers | None]] = []
     for key in others:
         _other(partition, key, latest.pop(key), changes, latest, late)
@@ -94,7 +94,7 @@ def _other(
     partition: int,
     key: bytes,
     value: bytes | None,
-    changes: Changes,
+    changes: ChangelogBatch,
     latest: dict[bytes, bytes | None],
     late: list[tuple[bytes, Numbers | None]],
 ) -> None:

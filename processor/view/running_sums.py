@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from processor.core.growing_arrays import I64
-from processor.view.columns import Applied, Columns, Mask
+from processor.view.listing import PIECE, Added
 from processor.view.projects import Project
-from processor.view.sums import Numbers
-from server.listing import PIECE, Added
-from server.ranking import keys_of
+from processor.view.ranking import keys_of
+from processor.view.row_columns import Applied, Mask, RowColumns
+from processor.view.row_numbers import Numbers
 
 
-class Since:
+class RunningSums:
     """A `Standing` of a project without wide rows. 84 bytes a user, up to twice that after new ones came."""
 
-    def __init__(self, columns: Columns, project: Project, first: int) -> None:
+    def __init__(self, columns: RowColumns, project: Project, first: int) -> None:
         """Add up the rows from the day `first` on. 0.2 s for a million rows."""
         self._columns = columns
         self._project = project

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processor.core.tables.table_rows import NEVER, Sums, encode_key, encode_value
-from processor.view.trail import Trail, changed_between
-from server.views import View
+from processor.view.recent_changes import RecentChanges, changed_between
+from processor.view.view import View
 from tests.support.tables import NOON, Usage, Worker
 
 
@@ -26,7 +26,7 @@ def recent(view: View, project: str, since: Mapping[int, int]) -> list[str | Non
 
 
 def test_the_short_memory_knows_what_it_has_forgotten() -> None:
-    trail = Trail(kept=3)
+    trail = RecentChanges(kept=3)
     trail.marks.extend(10)
     trail.note(0, numbers(0, 1), numbers(5, 6), numbers(1, 2), numbers(1, 1))
     assert trail.steps_since({}) is not None
@@ -43,7 +43,7 @@ def test_the_short_memory_knows_what_it_has_forgotten() -> None:
 
 
 def test_marks_are_compared_by_their_own_partition() -> None:
-    trail = Trail()
+    trail = RecentChanges()
     trail.marks.extend(4)
     trail.note(2, numbers(0, 1), numbers(7, 8), numbers(1, 2), numbers(1, 1))
     trail.note(0, numbers(2), numbers(0), numbers(3), numbers(1))

@@ -33,7 +33,7 @@ class Step(NamedTuple):
     offsets: I64
 
 
-class Trail:
+class RecentChanges:
     """The marks of all rows, numbered as the rows are, and the latest changes. Nothing here locks."""
 
     def __init__(self, kept: int = KEPT) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from processor.core.growing_arrays import I64
 from processor.view.names import Names
-from processor.view.sums import LIMB, MASK, NO_LAST, Numbers
-from server.queries import Place
+from processor.view.query import Place
+from processor.view.row_numbers import LIMB, MASK, NO_LAST, Numbers
 
 CAP: Final = 1 << 62
 """A key of this size stands for a value of at least as much, whose digits are asked for."""

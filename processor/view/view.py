@@ -20,17 +20,17 @@ from processor.core.growing_arrays import I64
 from processor.core.tables import row_block, table_rows
 from processor.core.tables.row_block import RowBlock
 from processor.core.tables.table_rows import NEVER, Scope
-from processor.view.changes import Change, Changes, changes_of, sort_out
-from processor.view.columns import Columns
+from processor.view import changed_users, listing
+from processor.view.changelog_batch import Change, ChangelogBatch, changes_of, sort_out
+from processor.view.first_pages import LARGE, FirstPages
 from processor.view.latencies import Latencies
+from processor.view.listing import NOTHING, Hour, Listing
 from processor.view.projects import Dim, Names
-from processor.view.sums import Numbers
-from processor.view.trail import Trail, changed_between
+from processor.view.query import Range, UserQuery
+from processor.view.recent_changes import RecentChanges, changed_between
+from processor.view.row_columns import RowColumns
+from processor.view.row_numbers import Numbers
 from processor.view.windows import Charged, Windows
-from server import following, listing
-from server.leaders import LARGE, Leaders
-from server.listing import NOTHING, Hour, Listing
-from server.queries import Range, UserQuery
 
 CHUNK: Final = 2048
 """Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""
@@ -82,9 +82,9 @@ class View:
         """When the view was last known to hold all that was in the changelog, in microseconds; 0: never yet."""
         self._batches = 0
         self._whole = 0
-        self._trail = Trail()
-        self._columns = Columns(self._trail, seed)
-        self._leaders = Leaders(self._columns)
+        self._trail = RecentChanges()
+        self._columns = RowColumns(self._trail, seed)
+        self._leaders = FirstPages(self._columns)
         self._windows = Windows()
         self._latencies = Latencies()
         self._partitions: set[int] = set()
@@ -124,12 +124,12 @@ class View:
             keys = Part(block.keys, start, CHUNK)
             self._take(partition, changes_of(keys, block.hashes[piece], block.values[piece]))
 
-    def _take(self, partition: int, changes: Changes) -> None:
+    def _take(self, partition: int, changes: ChangelogBatch) -> None:
         with self._freeze, self._lock:
             self._apply(partition, changes)
         time.sleep(0)
 
-    def _apply(self, partition: int, changes: Changes) -> None:
+    def _apply(self, partition: int, changes: ChangelogBatch) -> None:
         if changes.keys:
             applied = self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1)
             if applied is not None:
@@ -298,9 +298,9 @@ class View:
             return []
         if users is not None:
             with self._lock:
-                return following.changed_among(self._columns, self._trail, users, since)
+                return changed_users.changed_among(self._columns, self._trail, users, since)
         size = self.row_count(project)
-        return following.changed(self._columns, self._trail, found, since, lambda: self._hold(size))
+        return changed_users.changed(self._columns, self._trail, found, since, lambda: self._hold(size))
 
     def find(self, project: str, user_ids: Iterable[str]) -> dict[str, int]:
         """The numbers of those users that there are."""
@@ -317,7 +317,7 @@ class View:
         if found is None:
             return []
         with self._hold(len(users)):
-            return following.people(self._columns, found, users)
+            return changed_users.people(self._columns, found, users)
 
     def next_people(self, project: str, after: str | None, count: int) -> list[tuple[int, str]]:
         """The first `count` users, number and id, with an id that comes after `after`; None: all, first of them the
@@ -326,7 +326,7 @@ class View:
         if found is None:
             return []
         with self._hold(len(found.members)):
-            return following.next_people(self._columns, found, after, count)
+            return changed_users.next_people(self._columns, found, after, count)
 
     # --- reading one user, hours and windows ------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from processor.core.growing_arrays import I64, Records
-from processor.view.columns import Columns
 from processor.view.projects import Dim, Project
-from processor.view.sums import (
+from processor.view.query import UserQuery
+from processor.view.ranking import key_of, keys_of, top
+from processor.view.row_columns import RowColumns
+from processor.view.row_numbers import (
     NO_FIRST,
     NO_LAST,
     NOBODY,
@@ -26,8 +28,6 @@ from processor.view.sums import (
     numbers,
     totals_of,
 )
-from server.queries import UserQuery
-from server.ranking import key_of, keys_of, top
 
 COST: Final = 5
 """Its place in totals."""
@@ -89,7 +89,7 @@ class Standing(Protocol):
 class AllTime:
     """The sums that the columns have: those over all time."""
 
-    def __init__(self, columns: Columns, project: Project) -> None:
+    def __init__(self, columns: RowColumns, project: Project) -> None:
         self._columns = columns
         self._project = project
 
@@ -125,12 +125,12 @@ class AllTime:
         return self._columns.numbers_of(self._project, users)
 
 
-def all_time(columns: Columns, project: Project, query: UserQuery) -> Listing:
+def all_time(columns: RowColumns, project: Project, query: UserQuery) -> Listing:
     """The users over all time. 30 ms for a million."""
     return page(columns, AllTime(columns, project), query)
 
 
-def page(columns: Columns, standing: Standing, query: UserQuery, users: I64 | None = None) -> Listing:
+def page(columns: RowColumns, standing: Standing, query: UserQuery, users: I64 | None = None) -> Listing:
     """A page of a standing; of no others than `users`, ascending, if they are given."""
     users = standing.among(users)
     keys = standing.keys(users, query.column)
@@ -141,7 +141,7 @@ def page(columns: Columns, standing: Standing, query: UserQuery, users: I64 | No
     return _page(columns, users, keys, get, query, standing.totals)._replace(size=standing.size)
 
 
-def nobody(columns: Columns, project: Project, query: UserQuery, user: int | None) -> Listing:
+def nobody(columns: RowColumns, project: Project, query: UserQuery, user: int | None) -> Listing:
     """The one user of the events without one, by its number; None: there are no such events."""
     if user is None:
         return NOTHING
@@ -152,7 +152,7 @@ def nobody(columns: Columns, project: Project, query: UserQuery, user: int | Non
 
 
 def filtered(
-    columns: Columns,
+    columns: RowColumns,
     project: Project,
     dims: Iterable[Dim],
     query: UserQuery,
@@ -193,7 +193,7 @@ class Added:
         self.totals = [0] * 7
         self.wide: dict[int, Numbers] = {}
 
-    def add(self, columns: Columns, project: Project, numbered: I64, user: int | None) -> None:
+    def add(self, columns: RowColumns, project: Project, numbered: I64, user: int | None) -> None:
         """Add rows; with `user`, only that user's."""
         rows = columns.rows.take(numbered)
         chosen = rows["dim"] >= 0
@@ -240,7 +240,7 @@ class Added:
 
 
 def _page(
-    columns: Columns,
+    columns: RowColumns,
     members: I64,
     keys: I64,
     get: Callable[[Sequence[int]], list[Numbers]],
@@ -255,12 +255,12 @@ def _page(
     return Listing(list(zip(ids, get(page), strict=True)), tuple(totals), len(members), len(chosen) > len(page))
 
 
-def rows_of(columns: Columns, user: int) -> list[tuple[Dim, Numbers]]:
+def rows_of(columns: RowColumns, user: int) -> list[tuple[Dim, Numbers]]:
     """A user's rows, in no order."""
     return _rows(columns, columns.rows_of(user))
 
 
-def hours(columns: Columns, dims: Sequence[Dim]) -> list[Hour]:
+def hours(columns: RowColumns, dims: Sequence[Dim]) -> list[Hour]:
     """Hours over all partitions; one whose rows are gone is left out. 5 µs each."""
     numbered = np.concatenate([np.empty(0, np.int32), *(np.array(dim.rows, np.int32) for dim in dims)]).astype(np.int64)
     at = np.repeat(np.arange(len(dims)), [len(dim.rows) for dim in dims])
@@ -286,7 +286,7 @@ def hours(columns: Columns, dims: Sequence[Dim]) -> list[Hour]:
     return list(found.values())
 
 
-def costs(columns: Columns, dims: Sequence[Dim]) -> dict[str, int]:
+def costs(columns: RowColumns, dims: Sequence[Dim]) -> dict[str, int]:
     """Picodollars of each model, over rows of hours. 0.3 µs a row."""
     numbered, sizes = array("i"), []
     models: dict[str, int] = {}
@@ -307,7 +307,7 @@ def costs(columns: Columns, dims: Sequence[Dim]) -> dict[str, int]:
     return dict(zip(models, found, strict=True))
 
 
-def _rows(columns: Columns, numbered: list[int]) -> list[tuple[Dim, Numbers]]:
+def _rows(columns: RowColumns, numbered: list[int]) -> list[tuple[Dim, Numbers]]:
     rows = columns.rows.take(np.array(numbered, np.int64))
     sums = limbs(rows).T.tolist()
     kept_by, firsts, lasts = rows["dim"].tolist(), rows["first_seen"].tolist(), rows["last_seen"].tolist()

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
-from server.listing import Listing
-from server.queries import SORTS, parse_users
-from server.views import View
+from processor.view.listing import Listing
+from processor.view.query import SORTS
+from processor.view.view import View
+from server.queries import parse_users
 
 USERS = 2_500
 MONTH = 2
@@ -42,9 +43,9 @@ def first_pages(view: View, **params: str) -> Iterator[tuple[Listing | None, Lis
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.leaders.KEPT", 100)
-    monkeypatch.setattr("server.leaders.MOST", 150)
-    monkeypatch.setattr("server.views.SMALL", 100)
+    monkeypatch.setattr("processor.view.first_pages.KEPT", 100)
+    monkeypatch.setattr("processor.view.first_pages.MOST", 150)
+    monkeypatch.setattr("processor.view.view.SMALL", 100)
 
 
 @pytest.mark.parametrize("params", [{}, SINCE, {**SINCE, "end": "1970-01-05"}])
@@ -52,7 +53,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pages_from_the_leaders_are_those_of_all_users(
     most: int, params: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.views.LARGE", 100)
+    monkeypatch.setattr("processor.view.view.LARGE", 100)
     rng = random.Random(most)
     view = View()
     costs: dict[tuple[int, int], int] = {}
@@ -84,7 +85,7 @@ def test_pages_from_the_leaders_are_those_of_all_users(
 
 
 def test_this_month_begins_anew_when_the_month_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.views.LARGE", 100)
+    monkeypatch.setattr("processor.view.view.LARGE", 100)
     view = View()
     for day in (1, 2, 3):
         view.apply(0, changes(list(range(300)), spent(day), day))
@@ -106,7 +107,7 @@ def test_this_month_begins_anew_when_the_month_does(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_default_order_of_a_large_project_is_kept_before_anybody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.leaders.LARGE", USERS)
+    monkeypatch.setattr("processor.view.first_pages.LARGE", USERS)
     view = View()
     view.apply(0, changes(list(range(USERS - 1)), spent(5)))
     view.tidy()
@@ -144,7 +145,7 @@ def test_users_that_nobody_looks_for_any_more_are_given_up(monkeypatch: pytest.M
     assert view.first(query, MONTH) is None
     view.tidy()
     assert view.first(query, MONTH) is not None
-    monkeypatch.setattr("server.leaders.UNASKED", -1.0)
+    monkeypatch.setattr("processor.view.first_pages.UNASKED", -1.0)
     view.tidy()
     assert view.first(query, MONTH) is None
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
 from processor.core.tables.table_rows import Sums, decode_key, encode_key, encode_value
-from processor.view.sums import Numbers, merged
-from server.arrivals import Arrivals
-from server.listing import Listing
-from server.queries import Range, parse_users
-from server.views import UserRow, View
+from processor.view.arrivals import Arrivals
+from processor.view.listing import Listing
+from processor.view.query import Range
+from processor.view.row_numbers import Numbers, merged
+from processor.view.view import UserRow, View
+from server.queries import parse_users
 from tests.support.tables import NOON, Records, Usage, Worker
 
 
@@ -231,8 +232,8 @@ def test_progress_cannot_be_deleted() -> None:
 def test_a_reader_sees_totals_that_agree_with_the_users_while_rows_change(
     small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.views.SMALL", small)
-    monkeypatch.setattr("server.views.CHUNK", 256)
+    monkeypatch.setattr("processor.view.view.SMALL", small)
+    monkeypatch.setattr("processor.view.view.CHUNK", 256)
     keys = [encode_key(0, "user", "p", f"u{user}", 1, "openai", "m", "e") for user in range(3 * 256)]
 
     def flush(requests: int) -> Records:

@@ -1,0 +1,83 @@
+"""A thread that follows partitions of the log and takes in what it finds, for as long as the process lives."""
+
+import os
+import threading
+import time
+from typing import Final
+
+from structlog.stdlib import get_logger
+
+from processor.log.errors import DamagedRecord, LogBroken
+from processor.log.tail import Tail
+
+EXIT_BROKEN: Final = 70
+
+
+HEALING: Final = 5.0
+"""Seconds in which a worker that is just starting has made a damaged record anew, or is about to."""
+EXIT_DAMAGED: Final = 75
+"""EX_TEMPFAIL of sysexits.h: rows are damaged, and a start of the worker would make them anew."""
+
+PAUSE: Final = 1.0
+"""Seconds after a failure until the next try."""
+
+
+class FollowerThread(threading.Thread):
+    """A thread that does `_round` again and again, whatever happens in one."""
+
+    def __init__(self, name: str, tail: Tail) -> None:
+        super().__init__(name=name, daemon=True)
+        self._tail = tail
+        self._stopping = threading.Event()
+        self.read_all = threading.Event()
+        """Set once everything that was there at the start has been read."""
+        self.damage: DamagedRecord | None = None
+        """The record that cannot be read, and so nothing after it."""
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._round()
+                if self.damage is not None and self._tail.is_current:
+                    self.damage = None
+            except LogBroken as error:  # what is known here may not be in the log any more
+                get_logger().critical("follower.broken", error=str(error))
+                os._exit(EXIT_BROKEN)
+            except DamagedRecord as error:
+                if self.damage is None:
+                    get_logger().critical("record.damaged", error=str(error))
+                self.damage = error
+                self._stopping.wait(PAUSE)
+            except Exception:  # noqa: BLE001 - what stands still is seen by /readyz; the next round may go well
+                get_logger().exception("follower.failed")
+                self._stopping.wait(PAUSE)
+        self._tail.close()
+
+    def _round(self) -> None:
+        raise NotImplementedError
+
+    heals = False
+    """Whether somebody else is about to make a damaged record anew."""
+
+    def wait_read_all(self) -> None:
+        """Block until everything that was there at the start has been read. Raises `DamagedRecord`.
+
+        Where a start of the worker makes the record anew, and does not within `HEALING`, ends the process: a worker
+        that runs reads none of its rows, and its supervisor has to start it anew.
+        """
+        since: float | None = None
+        while not self.read_all.wait(PAUSE / 2):
+            if self.damage is None:
+                since = None
+            elif not self.heals:
+                raise self.damage
+            elif since is None:
+                since = time.monotonic()
+            elif time.monotonic() - since > HEALING:
+                get_logger().critical("api.waits_for_repair", error=str(self.damage))
+                os._exit(EXIT_DAMAGED)
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopping.set()
+        self.join(timeout=5)

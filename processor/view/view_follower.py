@@ -1,0 +1,125 @@
+"""The thread that keeps a view up to date with the tables' changelog."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from processor.core.tables import table_rows
+from processor.core.tables.row_block import RowBlock
+from processor.log.address import LogAddress
+from processor.log.embedded.newest import FOLD, Kept, collector_off
+from processor.log.following import FollowerThread
+from processor.log.records import Record, TopicPartition
+from processor.log.topics import ROWS
+from processor.view.changelog_batch import Change
+from processor.view.view import View
+
+FEW: Final = 1000
+"""Records of one round of reading that say that its end is near."""
+
+
+class ViewFollower(FollowerThread):
+    """Tails the tables' changelog into what this process answers from.
+
+    `notify` is called in this thread after each round that brought something.
+    """
+
+    def __init__(
+        self,
+        address: LogAddress,
+        partitions: int,
+        view: View,
+        clock: Callable[[], int],
+        notify: Callable[[], None],
+    ) -> None:
+        super().__init__("follower", address.tail([TopicPartition(ROWS, number) for number in range(partitions)]))
+        self.heals = address.kafka is None  # by a start of the worker
+        self._view = view
+        self._clock = clock
+        self._notify = notify
+        self._has_begun = False
+        self._kept = {number: Kept(number) for number in range(partitions)}
+        """By partition, what was read at the start and is not in the view yet."""
+        self._held: dict[int, Change] = {}
+        """By partition, progress that the view does not say to have made yet."""
+
+    def _round(self) -> None:
+        if self.read_all.is_set():
+            self._follow()
+        else:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """At the start most of the changelog is long replaced: only the newest record of each row is applied."""
+        at = self._clock()
+        brought = 0
+        if not self._has_begun:
+            self._has_begun = True
+            if not self._take_newest():
+                return
+        for tp, records in self._tail.poll():
+            self._kept[tp.partition].add(records)
+            brought += len(records)
+            if self._stopping.is_set():
+                return
+            if sum(map(len, self._kept.values())) >= FOLD:
+                self._apply_kept()
+        is_current = self._tail.is_current
+        if brought < FEW or is_current:
+            self._apply_kept()
+        if is_current:
+            self._view.tidy()
+            self._view.mark_current(at - at % 1000)
+            self.read_all.set()
+
+    def _take_newest(self) -> bool:
+        """Apply what there is now; False if we are to end."""
+        with collector_off():
+            for tp, found in self._tail.newest():
+                if found.keys:
+                    self._view.take(tp.partition, RowBlock(found.keys, found.hashes, found.values))
+                self._kept[tp.partition].add(Record(row.offset, 0, row.key, row.value) for row in found.others)
+                if self._stopping.is_set():
+                    return False
+        return True
+
+    def _apply_kept(self) -> None:
+        for partition, kept in self._kept.items():
+            if kept:
+                self._view.apply(partition, [(record.key or b"", record.value) for record in kept.take()])
+        self._notify()
+
+    def _follow(self) -> None:
+        at = self._clock()
+        brought = False
+        for tp, records in self._tail.poll():
+            self._take(tp, records)
+            self._view.tidy()  # a backlog may keep this round going for long
+            brought = True
+            if self._stopping.is_set():
+                return
+        self._say_held()
+        if brought:
+            self._notify()
+        self._view.tidy()
+        if self._tail.is_current:
+            self._view.mark_current(at - at % 1000)
+
+    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
+        """Apply rows first, and how far they go only when all is there that they may have been replaced by: a row that
+        was compacted while this process stood still would be missing from what the view says to contain."""
+        number = tp.partition
+        progress = table_rows.encode_key(number, "progress")
+        changes: list[Change] = []
+        for record in records:
+            if record.key == progress:
+                self._held[number] = (progress, record.value)
+            else:
+                changes.append((record.key or b"", record.value))
+        if number in self._held and not self._tail.has_more(tp):
+            changes.append(self._held.pop(number))
+        self._view.apply(number, changes)
+
+    def _say_held(self) -> None:
+        for number, progress in self._held.items():
+            self._view.apply(number, [progress])
+        self._held.clear()

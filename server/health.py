@@ -1,0 +1,113 @@
+"""Whether this process can make events durable, and its tables are up to date: what `/readyz` says."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from processor.log.errors import DamagedRecord
+from processor.log.losses import Lost
+from processor.view.view import View
+from server.log_publisher import LogPublisher
+from server.trust import Trust, always
+
+SHORT: Final = 2.0
+"""Seconds for which events may be missing from the tables before that is said to be so."""
+
+
+COUNT_EVERY: Final = 1.0
+"""Seconds between two counts of them."""
+
+
+class LogHealth:
+    """`Health`: can events be made durable, and does the worker get on with them?"""
+
+    def __init__(
+        self,
+        publisher: LogPublisher,
+        view: View,
+        max_lag: float,
+        monotonic: Callable[[], float],
+        trust: Trust | None = None,
+        damage: Callable[[], DamagedRecord | None] = lambda: None,
+        lost: Callable[[], Sequence[Lost]] = list,
+    ) -> None:
+        """`damage` says which record of the tables or the directory cannot be read, if there is one; `lost`, what is
+        gone from the log."""
+        self._damage = damage
+        self._lost = lost
+        self._trust = trust or always()
+        self._publisher = publisher
+        self._view = view
+        self._max_lag = max_lag
+        self._monotonic = monotonic
+        self._at_start: Mapping[int, int] = publisher.log_end()
+        self._caught_up = False
+        self._moved_at = monotonic()
+        self._seen: dict[int, int] = {}
+        self._short_since: float | None = None
+        self._shortfall = 0
+        self._counted_at: float | None = None
+
+    @property
+    def caught_up(self) -> bool:
+        """True once the view contains all that was in the log when this process started, and no rows are missing."""
+        if not self._caught_up:
+            self._caught_up = self._view.contains(self._at_start) and not self._find_shortfall()
+        return self._caught_up
+
+    def unready(self) -> Sequence[str]:
+        """See `Health.unready`. To be called often enough to notice a standstill: by the probes, or once a second."""
+        reasons = []
+        if self._publisher.failure is not None:
+            reasons.append(f"the log cannot take events: {self._publisher.failure}")
+        damage = self._damage()
+        if damage is not None:
+            reasons.append(f"the log cannot be read on: {damage}")
+        if not self.caught_up:
+            reasons.append("the tables have not caught up with the log yet")
+        if not self._trust.is_fresh:
+            reasons.append("the keys known here may be out of date")
+        missing = self._missing()
+        if missing:
+            reasons.append(
+                f"rows are missing in the changelog: {missing} events that were counted are not shown. A worker that "
+                "is started computes the rows anew"
+            )
+        still = self._standstill()
+        if still > self._max_lag:
+            reasons.append(f"the worker has made no progress for {still:.0f} s with events waiting")
+        return reasons
+
+    def _missing(self) -> int:
+        """Events that the tables have lacked for a while: half a flush may be on its way here."""
+        shortfall = self._find_shortfall()
+        if shortfall is None:
+            return 0
+        if shortfall == 0:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = self._monotonic()
+        lasted = 0.0 if self._short_since is None else self._monotonic() - self._short_since
+        return shortfall if lasted > SHORT else 0
+
+    def _find_shortfall(self) -> int | None:
+        """`View.shortfall`, which adds up all projects, at most once in `COUNT_EVERY`, however often that is asked."""
+        now = self._monotonic()
+        if self._counted_at is None or now - self._counted_at >= COUNT_EVERY:
+            found = self._view.shortfall()
+            if found is None:  # asked again next time: that costs nothing
+                return None
+            self._shortfall, self._counted_at = found, now
+        return self._shortfall
+
+    def warnings(self) -> Sequence[str]:
+        """See `Health.warnings`."""
+        return [each.text for each in self._lost()]
+
+    def _standstill(self) -> float:
+        """Seconds without progress while events wait."""
+        now = self._monotonic()
+        position = dict(self._view.position)
+        if position != self._seen or self._view.contains(self._publisher.log_end()):
+            self._seen = position
+            self._moved_at = now
+        return now - self._moved_at

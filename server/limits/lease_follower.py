@@ -1,0 +1,28 @@
+"""The thread that keeps the leases of this process up to date."""
+
+from collections.abc import Callable
+
+from processor.log.address import LogAddress
+from processor.log.following import FollowerThread
+from processor.log.records import TopicPartition
+from processor.log.topics import LEASES
+from server.leases import LeaseBook
+
+
+class LeaseFollower(FollowerThread):
+    """Tails the leases of quotas. `notify` is called in this thread when there is a new one for this process."""
+
+    def __init__(self, address: LogAddress, book: LeaseBook, notify: Callable[[], None]) -> None:
+        super().__init__("leases", address.tail([TopicPartition(LEASES, 0)]))
+        self._book = book
+        self._notify = notify
+
+    def _round(self) -> None:
+        version = self._book.version
+        for _, records in self._tail.poll():
+            for record in records:
+                self._book.apply(record.key, record.value)
+        if self._book.version != version:
+            self._notify()
+        if self._tail.is_current:
+            self.read_all.set()

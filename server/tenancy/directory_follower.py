@@ -1,0 +1,37 @@
+"""The thread that keeps the directory up to date."""
+
+from typing import Final
+
+from processor.log.address import LogAddress
+from processor.log.following import FollowerThread
+from processor.log.records import TopicPartition
+from processor.log.topics import DIRECTORY
+from server.keys import Directory
+
+HOME: Final = TopicPartition(DIRECTORY, 0)
+
+
+LOOK: Final = 0.05
+"""Seconds between two looks at the directory: a key's end is to be known within one, and each look takes the GIL from
+the event loop seven times."""
+
+
+class DirectoryFollower(FollowerThread):
+    """Tails the directory. A thread of its own: a revoked key does not wait for any number of rows."""
+
+    def __init__(self, address: LogAddress, directory: Directory) -> None:
+        super().__init__("directory", address.tail([HOME], LOOK))
+        self._directory = directory
+        self.known_at = float("-inf")
+        """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
+        self.end = -1
+        """The last offset that was taken in."""
+
+    def _round(self) -> None:
+        for _, records in self._tail.poll():
+            for record in records:
+                self._directory.apply(record.key, record.value, record.offset)
+                self.end = record.offset
+        self.known_at = self._tail.known_at(HOME)
+        if self.known_at > float("-inf"):
+            self.read_all.set()
