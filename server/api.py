@@ -32,7 +32,6 @@ from server.budgeter import Budgeter
 from server.cardinality import Cardinality
 from server.connection_watch import ConnectionWatch
 from server.connections import Budget, Runner, budget_of_process
-from server.crew import QUOTAS, REQUESTS, Crew
 from server.face import Face
 from server.feed import Feed
 from server.grpc_service import make_server
@@ -48,12 +47,14 @@ from server.log_publisher import LogPublisher
 from server.meters import Meters
 from server.metrics import Gather, make_registry
 from server.notices import Notices
+from server.processes.listening_ports import split_bind
+from server.processes.siblings import QUOTAS, REQUESTS, Crew
 from server.quotas import ViewQuotas
 from server.rates import OwnRates, SharedRates
 from server.reads import ViewReads
 from server.room import Room
 from server.scraping import Scraping
-from server.settings import ServerSettings, split_bind
+from server.settings import ServerSettings
 from server.shared_quotas import SharedQuotas
 from server.signals import Signals
 from server.tenancy.directory_follower import DirectoryFollower

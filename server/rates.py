@@ -5,7 +5,7 @@ from typing import Protocol
 from processor.core.believed_time import MAX_STEP
 from processor.core.clock import MINUTE
 from server.errors import Refused
-from server.shared_table import Busy, SharedTable
+from server.processes.shared_table import Busy, SharedTable
 
 
 class Rates(Protocol):

@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from server import metrics
-from server.crew import DOORS, Crew
-from server.shared_table import Busy
+from server.processes.shared_table import Busy
+from server.processes.siblings import DOORS, Crew
 
 LABEL: Final = "api"
 PATIENCE: Final = 2.0

@@ -1,7 +1,6 @@
 """Settings of the front end, on top of those every role shares."""
 
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,8 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from processor.core.events.event import Handling
 from processor.settings import Settings
-from server.crew import MAX_PROCESSES
 from server.keys import is_well_formed
+from server.processes.listening_ports import is_local
+from server.processes.siblings import MAX_PROCESSES
 from server.signing import secret_bytes
 
 
@@ -111,18 +111,3 @@ class ServerSettings(Settings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("SPENDSTREAM_TLS_CERT and SPENDSTREAM_TLS_KEY go together: give both or neither")
         return self
-
-
-def is_local(bind: str) -> bool:
-    """True for an address that only this machine reaches; a name other than localhost may be anything."""
-    host, _ = split_bind(bind)
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def split_bind(bind: str) -> tuple[str, int]:
-    """Host (without brackets) and port."""
-    host, _, port = bind.rpartition(":")
-    return host.strip("[]"), int(port)

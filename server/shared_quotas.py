@@ -27,12 +27,12 @@ from processor.core.clock import month_start
 from processor.leases.lease_messages import owner
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
-from server.crew import Crew
 from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory
+from server.processes.shared_table import Busy, SharedTable
+from server.processes.siblings import Crew
 from server.quotas import ViewQuotas
-from server.shared_table import Busy, SharedTable
 
 TICK: Final = 0.02
 """Seconds between two looks for quotas that others wait for, while batches wait or there are any."""

@@ -26,8 +26,9 @@ from processor.log.embedded.checkpointer import EXIT_BROKEN
 from processor.log.embedded.locks import FileLock
 from processor.log.following import EXIT_DAMAGED
 from processor.wall_clock import now
-from server import bootstrap, ports
-from server.crew import VARIABLE, Crew
+from server import bootstrap
+from server.processes import listening_ports
+from server.processes.siblings import VARIABLE, Crew
 from server.settings import ServerSettings
 
 STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
@@ -197,7 +198,7 @@ async def _apis(settings: ServerSettings, environment: Mapping[str, str], fd: in
         ("SPENDSTREAM_HTTP_BIND", settings.http_bind),
         ("SPENDSTREAM_GRPC_BIND", settings.grpc_bind),
     ):
-        port = await ports.hold(bind)
+        port = await listening_ports.hold(bind)
         held.callback(port.close)
         binds[variable] = port.bind
     crew = Crew.found(settings.data_dir, settings.api_processes)

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from server import ports
-from server.ports import HeldPort
+from server.processes import listening_ports
+from server.processes.listening_ports import HeldPort
 
 
 def listening(bind: str, *, share: bool) -> socket.socket:
@@ -37,7 +37,7 @@ def test_a_held_port_is_for_those_who_share() -> None:
 
 @pytest.mark.parametrize("share", [False, True])
 async def test_a_port_that_somebody_listens_on_is_not_had(share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "PATIENCE", 0.15)
+    monkeypatch.setattr(listening_ports, "PATIENCE", 0.15)
     with socket.socket() as other:
         if share:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -45,6 +45,6 @@ async def test_a_port_that_somebody_listens_on_is_not_had(share: bool, monkeypat
         other.listen()
         bind = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(OSError, match=f"cannot listen on {bind}") as caught:
-            await ports.hold(bind)
+            await listening_ports.hold(bind)
         assert caught.value.errno == errno.EADDRINUSE
-    (await ports.hold(bind)).close()
+    (await listening_ports.hold(bind)).close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from server.crew import Crew
+from server.processes.siblings import Crew
 from server.scraping import Scraping
 
 

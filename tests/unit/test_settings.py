@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from processor.settings import Settings, SettingsError, load
-from server.settings import ServerSettings, split_bind
+from server.processes.listening_ports import split_bind
+from server.settings import ServerSettings
 
 
 @pytest.fixture(autouse=True)

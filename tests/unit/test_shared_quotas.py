@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, SECOND, month_start, parse_timestamp
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
-from server.crew import QUOTAS, Crew
 from server.errors import Refused
 from server.intake import Reservation
 from server.keys import Directory, Organization, make_key, new_secret, organization_record
+from server.processes.siblings import QUOTAS, Crew
 from server.shared_quotas import SharedQuotas
 from tests.support.tables import NOON, Records, Usage, Worker
 

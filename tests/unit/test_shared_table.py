@@ -11,10 +11,10 @@ import pytest
 
 from processor.core.clock import DAY, MINUTE
 from processor.log.errors import Locked, LogError
-from server.crew import QUOTAS, REQUESTS, VARIABLE, Crew
 from server.errors import Refused
+from server.processes.shared_table import Busy, SharedTable
+from server.processes.siblings import QUOTAS, REQUESTS, VARIABLE, Crew
 from server.rates import OwnRates, SharedRates
-from server.shared_table import Busy, SharedTable
 
 NOON = 1_776_686_400_000_000
 
@@ -79,7 +79,7 @@ def test_a_lock_that_is_held_is_not_waited_for_long(both: tuple[SharedTable, Sha
 
 def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from server.shared_table import SharedTable\n"
+        "import sys; from pathlib import Path; from server.processes.shared_table import SharedTable\n"
         "with SharedTable(Path(sys.argv[1]), 2, 4): print(flush=True); sys.stdin.read()"
     )
     held = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -111,7 +111,7 @@ def test_a_crew_is_named_anew_every_time(tmp_path: Path) -> None:
 
 
 def test_no_crew_is_made_while_one_of_another_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.crew.PATIENCE", 0.1)
+    monkeypatch.setattr("server.processes.siblings.PATIENCE", 0.1)
     one, two = Crew.found(tmp_path, 2)
     aboard = [one.board(), two.board()]
     os.close(aboard[0])

@@ -9,9 +9,8 @@ import errno
 import socket
 import time
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any, Final
-
-from server.settings import split_bind
 
 PATIENCE: Final = 3.0
 """Seconds to wait for a port that a predecessor is just giving up."""
@@ -73,3 +72,18 @@ async def hold(bind: str) -> HeldPort:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise OSError(error.errno, f"cannot listen on {bind}: {error.strerror or error}") from error
             await asyncio.sleep(0.1)
+
+
+def is_local(bind: str) -> bool:
+    """True for an address that only this machine reaches; a name other than localhost may be anything."""
+    host, _ = split_bind(bind)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """Host (without brackets) and port."""
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from processor.log.embedded.locks import FileLock
 from processor.log.errors import LogError
-from server.shared_table import SharedTable
+from server.processes.shared_table import SharedTable
 
 VARIABLE: Final = "SPENDSTREAM_API_CREW"
 """Where the supervisor tells its children: number/count/epoch."""
