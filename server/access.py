@@ -7,7 +7,7 @@ import grpc
 import structlog
 from aiohttp import web
 
-from server.keys import is_well_formed
+from server.tenancy.keys import is_well_formed
 
 GONE: Final = 499
 """The status, as nginx has it, of a request whose client went away."""

@@ -26,14 +26,15 @@ from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
 from processor.core.clock import SECOND, parse_timestamp
-from server import admin_answers, render
-from server.admin_desk import AdminDesk
-from server.administration import OVERLAP, Administration, NewBudget, NewKey
+from server import render
 from server.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
 from server.face import Face, secret_of
-from server.keys import DEFAULT_SCOPES, Key, is_well_formed
 from server.status import API_HEADERS
+from server.tenancy import admin_json
+from server.tenancy.admin_service import AdminDesk
+from server.tenancy.administration import OVERLAP, Administration, NewBudget, NewKey
+from server.tenancy.keys import DEFAULT_SCOPES, Key, is_well_formed
 
 ROOT: Final = "/v1/admin"
 BUDGETS: Final = "/v1/budgets"
@@ -110,23 +111,23 @@ class _Admin:
 
     async def organizations(self, request: web.Request) -> web.Response:
         found = await self._run(request, lambda admin: admin.organizations())
-        return _answer({"organizations": [admin_answers.of_organization(each) for each in found]})
+        return _answer({"organizations": [admin_json.of_organization(each) for each in found]})
 
     async def set_quota(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         body = await self._body(request, QuotaBody)
         found = await self._run(request, lambda admin: admin.set_quota(name, body.monthly_quota))
-        return _answer(admin_answers.of_organization(found))
+        return _answer(admin_json.of_organization(found))
 
     async def projects(self, request: web.Request) -> web.Response:
         found = await self._run(request, lambda admin: admin.projects())
-        return _answer({"projects": [admin_answers.of_project(each) for each in found]})
+        return _answer({"projects": [admin_json.of_project(each) for each in found]})
 
     async def create_project(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         body = await self._body(request, ProjectBody)
         found = await self._run(request, lambda admin: admin.create_project(name, body.organization))
-        return _answer(admin_answers.of_project(found))
+        return _answer(admin_json.of_project(found))
 
     async def keys(self, request: web.Request) -> web.Response:
         found = await self._run(request, lambda admin: admin.all_keys())
@@ -164,7 +165,7 @@ class _Admin:
         return _answer(render.budget_alone(await self._run(request, lambda admin: admin.delete_budget(name, project))))
 
     def _show(self, key: Key) -> dict[str, Any]:
-        return admin_answers.of_key(key, self._face.clock())
+        return admin_json.of_key(key, self._face.clock())
 
     def _actor(self, request: web.Request) -> Key:
         secret = secret_of(request.headers.get("x-api-key"), request.headers.get(hdrs.AUTHORIZATION))

@@ -19,9 +19,11 @@ from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.view.view import View
-from server import alerts, bootstrap
-from server.administration import Record
-from server.keys import Directory, alert_record, draft_record
+from server import alerts
+from server.tenancy import directory_log
+from server.tenancy.administration import Record
+from server.tenancy.directory import Directory
+from server.tenancy.keys import alert_record, draft_record
 from server.webhook import NotDelivered, Webhook
 
 EVERY: Final = 1.0
@@ -155,6 +157,6 @@ class Alerter:
     def _append(self, record: Record) -> None:
         log = self._address.open()
         try:
-            bootstrap.write(log, record, self._clock())
+            directory_log.write(log, record, self._clock())
         finally:
             log.close()

@@ -10,7 +10,7 @@ from msgspec import Struct
 from processor.core.clock import HOUR, format_timestamp, month_start, next_month
 from server import render
 from server.budgets import Reached
-from server.keys import Organization
+from server.tenancy.keys import Organization
 
 THRESHOLDS: Final = (80, 100)
 """Percent of the monthly quota."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from processor.core.clock import Kind
-from server.keys import Key
+from server.tenancy.keys import Key
 
 if TYPE_CHECKING:
     from server.budgets import BudgetList

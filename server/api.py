@@ -25,8 +25,6 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from processor.wall_clock import latest, now
-from server import bootstrap
-from server.admin_desk import AdminDesk
 from server.alerter import Alerter
 from server.budgeter import Budgeter
 from server.cardinality import Cardinality
@@ -39,7 +37,6 @@ from server.health import LogHealth
 from server.http_app import create_app, make_runner
 from server.inflate import MAX_BODY
 from server.intake import Intake
-from server.keys import Directory
 from server.leased_quotas import LeasedQuotas
 from server.leases import LeaseBook, Stating
 from server.limits.lease_follower import LeaseFollower
@@ -57,8 +54,11 @@ from server.scraping import Scraping
 from server.settings import ServerSettings
 from server.shared_quotas import SharedQuotas
 from server.signals import Signals
+from server.tenancy import directory_log
+from server.tenancy.admin_service import AdminDesk
+from server.tenancy.directory import Directory
 from server.tenancy.directory_follower import DirectoryFollower
-from server.trust import Trust
+from server.tenancy.freshness import Trust
 from server.webhook import Webhook
 
 BIND_PATIENCE: Final = 3.0
@@ -131,7 +131,7 @@ async def _build(
     losses.check_directory(log)
     view = View(row_block.seed_of(log.salt))
     arrivals = Arrivals(view)
-    bootstrap.ensure_key(log, settings.bootstrap_key, now(), make=False)
+    directory_log.ensure_key(log, settings.bootstrap_key, now(), make=False)
     log.close()
     if address.kafka is None:
         checkpointer = Checkpointer(settings.data_dir)

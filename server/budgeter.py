@@ -15,11 +15,13 @@ from processor.core.clock import HOUR
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.view.view import View
-from server import bootstrap, budgets
+from server import budgets
 from server.budgets import Reached
-from server.keys import Directory, reached_record
 from server.notices import Notices
 from server.spending import Spending
+from server.tenancy import directory_log
+from server.tenancy.directory import Directory
+from server.tenancy.keys import reached_record
 
 EVERY: Final = 0.25
 """Seconds between two looks."""
@@ -132,7 +134,7 @@ class Budgeter:
             return
         log = self._address.open()
         try:
-            bootstrap.write_all(log, [reached_record(reached) for reached in fresh], self._clock())
+            directory_log.write_all(log, [reached_record(reached) for reached in fresh], self._clock())
         finally:
             log.close()
         for reached in fresh:
@@ -148,6 +150,6 @@ class Budgeter:
             return
         log = self._address.open()
         try:
-            bootstrap.write_all(log, [(reached_record(reached)[0], None) for reached in old], self._clock())
+            directory_log.write_all(log, [(reached_record(reached)[0], None) for reached in old], self._clock())
         finally:
             log.close()

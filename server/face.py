@@ -7,10 +7,11 @@ from processor.core.events.event import Handling
 from server.answers import Health, Reads
 from server.feed import Feed
 from server.intake import Intake
-from server.keys import Directory, Key, Scope
 from server.room import Room
+from server.tenancy.directory import Directory
+from server.tenancy.freshness import Trust, always
+from server.tenancy.keys import Key, Scope
 from server.throttle import Throttle
-from server.trust import Trust, always
 
 
 @dataclass(frozen=True, slots=True)

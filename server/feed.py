@@ -27,11 +27,11 @@ from server.bookmark import Bookmark
 from server.budgets import Reached
 from server.changes import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
 from server.errors import Refused
-from server.keys import Key
 from server.notices import Notices
 from server.pace import Pace
 from server.queries import check_names
 from server.reads import PATIENCE, user_row
+from server.tenancy.keys import Key
 
 INTERVAL: Final = 0.25
 """Seconds between two ticks, at least."""

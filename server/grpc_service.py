@@ -27,8 +27,8 @@ from server.grpc_stream import IngestStream
 from server.grpc_watch import watch_users
 from server.inflate import MAX_BODY, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
-from server.keys import Key, Scope
 from server.status import grpc_status
+from server.tenancy.keys import Key, Scope
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -17,7 +17,7 @@ from protos.spendstream.v1.ingest_pb2 import IngestResponse
 from server import grpc_answers
 from server.errors import Refused
 from server.grpc_request import sequence_of
-from server.keys import Key
+from server.tenancy.keys import Key
 
 WINDOW: Final = 16
 """Requests of a stream on their way at once: what group commit has to group."""

@@ -12,7 +12,7 @@ from server import grpc_answers
 from server.budgets import Reached
 from server.changes import Frame
 from server.feed import Feed
-from server.keys import Key
+from server.tenancy.keys import Key
 
 
 async def watch_users(

@@ -7,7 +7,7 @@ from processor.log.errors import DamagedRecord
 from processor.log.losses import Lost
 from processor.view.view import View
 from server.log_publisher import LogPublisher
-from server.trust import Trust, always
+from server.tenancy.freshness import Trust, always
 
 SHORT: Final = 2.0
 """Seconds for which events may be missing from the tables before that is said to be so."""

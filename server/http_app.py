@@ -16,19 +16,19 @@ from prometheus_client import CollectorRegistry
 from processor import tracing
 from processor.core.events.event import Handling
 from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
-from server.admin_desk import AdminDesk
 from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.gate import Gate, full
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
-from server.keys import Key
 from server.metrics import Gather
 from server.queries import check_names
 from server.room import Hold
 from server.sse import stream_users
 from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
+from server.tenancy.admin_service import AdminDesk
+from server.tenancy.keys import Key
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

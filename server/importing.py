@@ -19,7 +19,7 @@ from processor.core.events.message import Block, Source, build_blocks
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
-from server.keys import is_name
+from server.tenancy.keys import is_name
 
 MAX_EVENTS: Final = 500
 """Events of one message."""

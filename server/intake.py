@@ -20,11 +20,11 @@ from processor.view.projects import Names
 from server import position, ratelimit
 from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
-from server.keys import Key
 from server.meters import Meters
 from server.publisher import NotPublished, Publisher
 from server.ratelimit import Allowance
 from server.room import Room
+from server.tenancy.keys import Key
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""

@@ -10,9 +10,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
-from server.keys import Directory, Key
 from server.leases import LeaseBook, Stating
 from server.quotas import ViewQuotas
+from server.tenancy.directory import Directory
+from server.tenancy.keys import Key
 
 UNUSED: Final = 86_400.0
 """Seconds after which an account of a month that is over is not stated any more: by the clock alone, one that is wrong

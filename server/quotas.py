@@ -20,9 +20,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
-from server.keys import Directory, Key
 from server.ratelimit import Allowance
 from server.rates import OwnRates, Rates
+from server.tenancy.directory import Directory
+from server.tenancy.keys import Key
 
 PATIENCE: Final = 1.0
 """Seconds a batch waits if only reservations, not charges, stand between it and the limit."""

@@ -16,9 +16,10 @@ from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, U
 from server.budgets import BudgetList
 from server.costs import Costs
 from server.errors import Refused
-from server.keys import Directory, Key
 from server.queries import parse_user, parse_users
 from server.spending import states
+from server.tenancy.directory import Directory
+from server.tenancy.keys import Key
 
 PATIENCE: Final = 5.0
 """Seconds a read waits for the position it was asked to contain."""

@@ -29,10 +29,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
-from server.keys import Directory
 from server.processes.shared_table import Busy, SharedTable
 from server.processes.siblings import Crew
 from server.quotas import ViewQuotas
+from server.tenancy.directory import Directory
 
 TICK: Final = 0.02
 """Seconds between two looks for quotas that others wait for, while batches wait or there are any."""
@@ -54,7 +54,7 @@ class _Quota(NamedTuple):
     organization: str
     month: int
     offset: int
-    """See `server.keys.Quota`."""
+    """See `server.tenancy.keys.Quota`."""
 
     @property
     def key(self) -> bytes:

@@ -7,7 +7,7 @@ from processor.core.clock import DAY, HOUR, window_start
 from processor.view.query import Range
 from processor.view.view import View
 from server.budgets import Budget, BudgetState, Reached, window_end
-from server.keys import Directory
+from server.tenancy.directory import Directory
 
 COST = 6
 """Where the numbers of a row have the cost."""

@@ -32,7 +32,7 @@ EVERY: Final = 1.0
 
 
 class _Organization(Struct):
-    """What of an organisation's record in the directory matters here (`server.keys.Organization`)."""
+    """What of an organisation's record in the directory matters here (`server.tenancy.keys.Organization`)."""
 
     monthly_quota: int | None = None
 

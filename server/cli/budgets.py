@@ -10,8 +10,7 @@ from processor.core.money import format_cost
 from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
-from server import bootstrap, render
-from server.administration import NewBudget
+from server import render
 from server.budgets import (
     DEFAULT_THRESHOLDS,
     MAX_THRESHOLD,
@@ -24,8 +23,10 @@ from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.keys import administration
 from server.cli.output import Column, Sheet, print_encoded, say
 from server.cli.users import read_view
-from server.keys import DEFAULT_PROJECT, make_key
 from server.reads import ViewReads
+from server.tenancy import directory_log
+from server.tenancy.administration import NewBudget
+from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 _log = settings_options(Settings, "data_dir", "broker")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers")
@@ -93,7 +94,7 @@ def set_budget(
 def list_budgets(project: str, as_json: bool, **flags: Any) -> None:
     """List a project's budgets and what is spent of them, read beside a running server or without one."""
     with open_log(flags) as log:
-        view, directory = read_view(log), bootstrap.read_directory(log)
+        view, directory = read_view(log), directory_log.read_directory(log)
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     found = asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))
     print_encoded([render.encode(render.budget_list(found))]) if as_json else _print(found)

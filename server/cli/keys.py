@@ -10,12 +10,12 @@ import click
 from processor.core.clock import DAY, HOUR, MINUTE, SECOND
 from processor.settings import Settings
 from processor.wall_clock import now
-from server.admin_answers import of_key, of_organization, of_project
-from server.administration import OVERLAP, Administration, NewKey
 from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import Cell, Column, Sheet, print_json, say
 from server.errors import Refused
-from server.keys import DEFAULT_PROJECT, DEFAULT_SCOPES, SCOPES
+from server.tenancy.admin_json import of_key, of_organization, of_project
+from server.tenancy.administration import OVERLAP, Administration, NewKey
+from server.tenancy.keys import DEFAULT_PROJECT, DEFAULT_SCOPES, SCOPES
 
 _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")

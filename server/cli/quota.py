@@ -8,13 +8,14 @@ from processor.core.clock import format_timestamp
 from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
-from server import bootstrap, render
+from server import render
 from server.answers import QuotaAnswer
 from server.cli.common import UNICODE, open_log, settings_options
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.users import read_view
-from server.keys import DEFAULT_ORGANIZATION, make_key
 from server.reads import ViewReads
+from server.tenancy import directory_log
+from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key
 
 
 @click.command()
@@ -31,7 +32,7 @@ def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, con
       spendstream quota --org acme
     """
     with open_log({"data_dir": data_dir, "broker": broker, "config": config}) as log:
-        view, directory = read_view(log), bootstrap.read_directory(log)
+        view, directory = read_view(log), directory_log.read_directory(log)
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     answer = asyncio.run(reads.get_quota(make_key("", at=now(), organization=org), None))
     if as_json:

@@ -19,8 +19,9 @@ from server.answers import Totals, UserPage
 from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import Cell, Column, Sheet, print_encoded
 from server.errors import Refused
-from server.keys import DEFAULT_PROJECT, Directory, make_key
 from server.reads import ViewReads
+from server.tenancy.directory import Directory
+from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 BATCH = 5000
 

@@ -6,7 +6,7 @@ from processor.log.address import LogAddress
 from processor.log.following import FollowerThread
 from processor.log.records import TopicPartition
 from processor.log.topics import DIRECTORY
-from server.keys import Directory
+from server.tenancy.directory import Directory
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
 

@@ -16,14 +16,15 @@ from yarl import URL
 from processor.core.events import message
 from processor.core.events.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.admin_desk import AdminDesk
 from server.face import Face
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
 from server.intake import Intake
-from server.keys import DEFAULT_SCOPES, Directory, Key, Scope, key_record, make_key
 from server.publisher import FakePublisher
-from server.trust import Trust
+from server.tenancy.admin_service import AdminDesk
+from server.tenancy.directory import Directory, key_record
+from server.tenancy.freshness import Trust
+from server.tenancy.keys import DEFAULT_SCOPES, Key, Scope, make_key
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
 from tests.support.live import Live

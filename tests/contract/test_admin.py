@@ -11,8 +11,8 @@ import pytest
 from processor.core.clock import DAY, format_timestamp
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
-from server.admin_desk import AdminDesk
-from server.administration import Administration, NewKey
+from server.tenancy.admin_service import AdminDesk
+from server.tenancy.administration import Administration, NewKey
 from tests.contract.doors import INGEST_ONLY, SECRET, Answer, Doors, open_doors
 from tests.contract.fakes import NOW
 from tests.support.events import make_event, to_ndjson

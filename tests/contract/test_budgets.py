@@ -94,7 +94,7 @@ async def test_who_may(tmp_path: Path) -> None:
 
 
 async def test_a_project_has_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.administration.MAX_BUDGETS", 2)
+    monkeypatch.setattr("server.tenancy.administration.MAX_BUDGETS", 2)
     async with open_office(tmp_path) as office:
         for user, status in (("a", 200), ("b", 200), ("c", 409), ("a", 200)):
             answer = await call(office, "PUT", URL, {"usd": 1, "window": "day", "user_id": user})

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from protos.spendstream.v1 import usage_pb2, usage_pb2_grpc
 from server import bookmark
-from server.keys import key_record
+from server.tenancy.directory import key_record
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata
 from tests.contract.fakes import REACHED
 from tests.support.live import NOON_TEXT, Event, Follower, sse, watch

@@ -10,21 +10,11 @@ from processor.core.clock import DAY, HOUR
 from processor.log.embedded.log import Log
 from processor.log.port import LogWriter
 from processor.log.records import Append
-from server import bootstrap
-from server.administration import Administration, NewKey
 from server.errors import Reason, Refused
-from server.keys import (
-    Directory,
-    Key,
-    Organization,
-    Project,
-    key_record,
-    make_key,
-    new_secret,
-    organization_record,
-    project_record,
-    revocation_record,
-)
+from server.tenancy import directory_log
+from server.tenancy.administration import Administration, NewKey
+from server.tenancy.directory import Directory, key_record, organization_record, project_record, revocation_record
+from server.tenancy.keys import Key, Organization, Project, make_key, new_secret
 
 NOW = 1_790_000_000_000_000
 
@@ -48,7 +38,7 @@ class Office:
 
     def valid(self, secret: str, at: int | None = None) -> bool:
         try:
-            bootstrap.read_directory(self.log).authenticate(secret, "ingest", self.now if at is None else at)
+            directory_log.read_directory(self.log).authenticate(secret, "ingest", self.now if at is None else at)
         except Refused as refused:
             return refused.reason != "unauthenticated"
         return True
@@ -88,7 +78,7 @@ def test_whoever_the_log_names_first_has_the_project(office: Office) -> None:
     with pytest.raises(Refused, match="belongs to another organisation"):
         second.create_project("web", "evil")
     secret = new_secret()
-    bootstrap.write(office.log, key_record(make_key(secret, at=NOW, project="web", organization="evil")), NOW)
+    directory_log.write(office.log, key_record(make_key(secret, at=NOW, project="web", organization="evil")), NOW)
     assert not office.valid(secret)
 
 
@@ -194,7 +184,7 @@ def test_a_rotation_is_one_record_whatever_order_a_copy_of_the_directory_comes_i
     by = office.by()
     _, made, old = by.rotate(key.id)
     assert [record[0] for record in by.written] == [f"key/{made.hash}".encode()]
-    records = [(record.key, record.value) for record in office.log.read(bootstrap.HOME, 0)]
+    records = [(record.key, record.value) for record in office.log.read(directory_log.HOME, 0)]
     for copy in (records, records[::-1]):
         directory = Directory()
         for record in copy:
@@ -207,7 +197,7 @@ def test_a_rotation_that_was_written_as_two_records_is_still_one(office: Office)
     made = make_key(new_secret(), at=NOW, family=key.id)
     old = msgspec.structs.replace(key, expires=NOW + DAY, successor=made.id)
     for each in (made, old):
-        bootstrap.write(office.log, key_record(each), NOW)
+        directory_log.write(office.log, key_record(each), NOW)
     assert {each.id: each for each in office.by().all_keys()} == {key.id: old, made.id: made}
 
 
@@ -250,7 +240,7 @@ def test_a_key_that_is_not_there(office: Office, reference: str) -> None:
 def test_two_keys_that_begin_alike_are_told_apart_by_their_ids(office: Office) -> None:
     twins = ["lqt_" + "a" * 8 + end * 56 for end in "01"]
     for twin in twins:
-        bootstrap.write_key(office.log, bootstrap.read_directory(office.log), make_key(twin, at=NOW), NOW)
+        directory_log.write_key(office.log, directory_log.read_directory(office.log), make_key(twin, at=NOW), NOW)
     with pytest.raises(Refused, match="2 keys start with"):
         office.by().revoke(twins[0][:12])
     office.by().revoke(make_key(twins[0], at=NOW).id)
@@ -327,6 +317,6 @@ def test_what_was_written_is_what_others_read(office: Office) -> None:
         organization_record(Organization("acme", 3)),
         revocation_record(key, NOW),
     ]
-    directory = bootstrap.read_directory(office.log)
+    directory = directory_log.read_directory(office.log)
     assert all(map(directory.has, done.written))
     assert not directory.has(organization_record(Organization("acme", 4)))

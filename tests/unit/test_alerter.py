@@ -10,9 +10,10 @@ from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.view.view import View
 from processor.view.windows import Charged
-from server import bootstrap
 from server.alerter import Alerter
-from server.keys import Directory, Organization, organization_record
+from server.tenancy import directory_log
+from server.tenancy.directory import Directory, organization_record
+from server.tenancy.keys import Organization
 from server.webhook import Webhook
 from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver
@@ -54,7 +55,7 @@ class Process:
 
 def make(tmp_path: Path, quota: int = 10) -> LogAddress:
     log = Log(tmp_path / "data", partitions=1, create=True)
-    bootstrap.write(log, organization_record(Organization("acme", quota)), NOON)
+    directory_log.write(log, organization_record(Organization("acme", quota)), NOON)
     log.close()
     return LogAddress(tmp_path / "data")
 
@@ -142,7 +143,7 @@ async def test_processes_that_find_out_at_once_say_the_same(tmp_path: Path) -> N
             await until(lambda: len(to.messages) > 6 and process.directory.is_told(to.messages[0].id))
         assert len({message.id for message in to.messages}) == 1
         assert len({message.body for message in to.messages}) == 1
-        directory = bootstrap.read_directory(Log(address.data_dir, create=False))
+        directory = directory_log.read_directory(Log(address.data_dir, create=False))
         assert directory.draft(to.messages[0].id) is None, "nothing is kept of what was delivered"
 
 
@@ -168,7 +169,7 @@ async def test_another_quota_is_another_matter(tmp_path: Path) -> None:
     async with receiver() as to, Process(address, used, to).running() as process:
         await until(lambda: thresholds(to) == [80])
         log = Log(address.data_dir, create=False)
-        bootstrap.write(log, organization_record(Organization("acme", 9)), NOON)
+        directory_log.write(log, organization_record(Organization("acme", 9)), NOON)
         log.close()
         await until(lambda: thresholds(to) == [80, 80])
         assert [message.json["data"]["limit"] for message in to.messages] == [10, 9]

@@ -3,7 +3,7 @@ import pytest
 
 from processor.core.clock import HOUR, parse_timestamp
 from server.alerts import Alert, body, due
-from server.keys import Organization
+from server.tenancy.keys import Organization
 
 NOVEMBER = parse_timestamp("2026-11-01T00:00:00Z")
 DECEMBER = parse_timestamp("2026-12-01T00:00:00Z")

@@ -12,11 +12,13 @@ from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
 from processor.view.view import View
-from server import bootstrap, budgets
+from server import budgets
 from server.alerter import Alerter
 from server.budgeter import Budgeter
-from server.keys import Directory, budget_record, reached_record
 from server.notices import Notices
+from server.tenancy import directory_log
+from server.tenancy.directory import Directory
+from server.tenancy.keys import budget_record, reached_record
 from server.webhook import Webhook
 from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver
@@ -64,14 +66,14 @@ class Process:
 
 def make(tmp_path: Path, *made: budgets.Budget) -> LogAddress:
     log = Log(tmp_path / "data", partitions=1, create=True)
-    bootstrap.write_all(log, [budget_record(budget) for budget in made], NOON)
+    directory_log.write_all(log, [budget_record(budget) for budget in made], NOON)
     log.close()
     return LogAddress(tmp_path / "data")
 
 
 def written(address: LogAddress) -> list[bytes]:
     log = Log(address.data_dir, create=False)
-    found = [record.key or b"" for record in log.read(bootstrap.HOME, 0)]
+    found = [record.key or b"" for record in log.read(directory_log.HOME, 0)]
     log.close()
     return [key for key in found if key.startswith(b"reached/")]
 
@@ -118,7 +120,7 @@ async def test_a_new_window_and_a_new_amount_begin_anew(tmp_path: Path) -> None:
         process.spend(10 * DOLLAR, 1)
         await until(lambda: process.told() == [80, 100])
         log = Log(address.data_dir, create=False)
-        bootstrap.write(log, budget_record(make_budget("12")), NOON)
+        directory_log.write(log, budget_record(make_budget("12")), NOON)
         await until(lambda: process.told() == [80, 100, 80])
         process.now += DAY
         process.worker.send([Usage(2, "u1", cost=11 * DOLLAR, at=NOON + DAY)])

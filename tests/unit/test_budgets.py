@@ -12,8 +12,9 @@ from processor.core.money import format_cost
 from processor.view.view import View
 from server import budgets
 from server.budgets import Budget, Window, budget_id, read_usd, window_end
-from server.keys import Directory, budget_record, reached_record
 from server.spending import Spending, states
+from server.tenancy.directory import Directory
+from server.tenancy.keys import budget_record, reached_record
 from tests.support.tables import NOON, Usage, Worker
 
 DOLLAR = 10**12

@@ -9,8 +9,8 @@ from processor.view.view import View
 from server.cardinality import Cardinality
 from server.errors import Refused
 from server.intake import Batch, Intake
-from server.keys import Key, make_key, new_secret
 from server.publisher import FakePublisher, NotPublished, Parts
+from server.tenancy.keys import Key, make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas, FakeReservation
 from tests.support.events import make_event, to_json_line
 from tests.support.tables import NOON, Usage, Worker

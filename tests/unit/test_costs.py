@@ -15,7 +15,7 @@ from server import costs
 from server.answers import Totals
 from server.costs import Costs, Latency, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
 from server.errors import Refused
-from server.keys import make_key, new_secret
+from server.tenancy.keys import make_key, new_secret
 from tests.support.tables import NOON, Usage
 from tests.unit.test_reads import KEY, Rig
 

@@ -3,18 +3,8 @@ import re
 import pytest
 
 from server.errors import Refused
-from server.keys import (
-    DEFAULT_SCOPES,
-    Directory,
-    Organization,
-    digest,
-    is_name,
-    is_well_formed,
-    key_record,
-    make_key,
-    new_secret,
-    organization_record,
-)
+from server.tenancy.directory import Directory, key_record, organization_record
+from server.tenancy.keys import DEFAULT_SCOPES, Organization, digest, is_name, is_well_formed, make_key, new_secret
 
 NOW = 1_790_000_000_000_000
 

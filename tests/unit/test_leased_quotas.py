@@ -11,9 +11,10 @@ from processor.leases.lease_messages import Account, Cap, Lease, encode
 from processor.log.address import LogAddress
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
-from server.keys import Directory, Organization, make_key, new_secret, organization_record
 from server.leased_quotas import UNUSED, LeasedQuotas
 from server.leases import LeaseBook, Stating
+from server.tenancy.directory import Directory, organization_record
+from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.tables import NOON
 
 KEY = make_key(new_secret(), at=0)

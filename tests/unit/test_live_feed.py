@@ -21,8 +21,8 @@ from server.budgets import Reached
 from server.changes import Frame, Shared, Ticks
 from server.errors import Refused
 from server.feed import Feed, Subscription
-from server.keys import Key, make_key, new_secret
 from server.reads import user_row
+from server.tenancy.keys import Key, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker
 
 IDENTITY = "fa4e"

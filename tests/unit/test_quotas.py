@@ -11,9 +11,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
-from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
 from server.quotas import ViewQuotas
 from server.ratelimit import Allowance
+from server.tenancy.directory import Directory, organization_record
+from server.tenancy.keys import Key, Organization, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)

@@ -15,8 +15,9 @@ from processor.view.view import SMALL, View
 from server import position
 from server.answers import Totals, UserPage
 from server.errors import Refused
-from server.keys import Directory, Key, Organization, make_key, new_secret, organization_record
 from server.reads import ViewReads
+from server.tenancy.directory import Directory, organization_record
+from server.tenancy.keys import Key, Organization, make_key, new_secret
 from tests.support.tables import NOON, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)

@@ -17,9 +17,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
 from server.intake import Reservation
-from server.keys import Directory, Organization, make_key, new_secret, organization_record
 from server.processes.siblings import QUOTAS, Crew
 from server.shared_quotas import SharedQuotas
+from server.tenancy.directory import Directory, organization_record
+from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)

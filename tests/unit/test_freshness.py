@@ -3,7 +3,7 @@ import time
 import pytest
 
 from server.errors import Refused
-from server.trust import Trust, always
+from server.tenancy.freshness import Trust, always
 
 
 class Moment:

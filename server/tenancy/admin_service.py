@@ -6,9 +6,10 @@ from typing import Final, TypeVar
 
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
-from server.administration import Administration, Record
 from server.errors import Refused
-from server.keys import Directory, Key
+from server.tenancy.administration import Administration, Record
+from server.tenancy.directory import Directory
+from server.tenancy.keys import Key
 
 PATIENCE: Final = 2.0
 """Seconds that an answer waits until this process itself goes by what was changed."""

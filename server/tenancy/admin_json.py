@@ -3,7 +3,7 @@
 from typing import Any
 
 from processor.core.clock import format_timestamp
-from server.keys import Key, Organization, Project
+from server.tenancy.keys import Key, Organization, Project
 
 
 def of_key(key: Key, now: int) -> dict[str, Any]:

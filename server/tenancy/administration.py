@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from processor.core.clock import HOUR
 from processor.log.port import LogWriter
-from server import bootstrap
 from server.budgets import (
     DEFAULT_THRESHOLDS,
     MAX_BUDGETS,
@@ -24,24 +23,21 @@ from server.budgets import (
     read_usd,
 )
 from server.errors import Refused
-from server.keys import (
+from server.tenancy import directory_log
+from server.tenancy.directory import Directory, key_record, organization_record, project_record, revocation_record
+from server.tenancy.keys import (
     DEFAULT_ORGANIZATION,
     DEFAULT_PROJECT,
     DEFAULT_SCOPES,
     SCOPES,
-    Directory,
     Key,
     Organization,
     Project,
     Scope,
     budget_record,
     is_name,
-    key_record,
     make_key,
     new_secret,
-    organization_record,
-    project_record,
-    revocation_record,
     rotated,
 )
 
@@ -92,7 +88,7 @@ class Administration:
         self._log = log
         self._at = at
         self._actor = actor
-        self._directory = bootstrap.read_directory(log)
+        self._directory = directory_log.read_directory(log)
         self.written: list[Record] = []
         """The records that were appended, in order."""
 
@@ -132,7 +128,7 @@ class Administration:
             raise Refused("conflict", f"The project {name!r} belongs to another organisation: name one of your own")
         if self._directory.project(name) is None:
             self._write(project_record(Project(name, wanted, self._at)))
-            self._directory = bootstrap.read_directory(self._log)  # somebody else may have been first
+            self._directory = directory_log.read_directory(self._log)  # somebody else may have been first
         found = self._directory.project(name)
         if found is None or found.organization != wanted:
             raise Refused("conflict", f"The project {name!r} belongs to another organisation: name another one")
@@ -286,7 +282,7 @@ class Administration:
         return DEFAULT_ORGANIZATION if self._actor is None else self._actor.organization
 
     def _write(self, record: Record) -> None:
-        bootstrap.write(self._log, record, self._at)
+        directory_log.write(self._log, record, self._at)
         self.written.append(record)
         self._directory.apply(*record)
 

@@ -1,34 +1,9 @@
 """The first key of a new log."""
 
-from collections.abc import Sequence
-
 from processor.log.port import LogWriter
-from processor.log.records import Append, TopicPartition
-from processor.log.topics import DIRECTORY
-from server.keys import Directory, Key, Project, key_record, make_key, new_secret, project_record
-
-HOME = TopicPartition(DIRECTORY, 0)
-
-
-def read_directory(log: LogWriter) -> Directory:
-    """All keys and organisations as they are now."""
-    directory = Directory()
-    position = 0
-    while records := log.read(HOME, position):
-        for record in records:
-            directory.apply(record.key, record.value)
-        position = records[-1].offset + 1
-    return directory
-
-
-def write(log: LogWriter, record: tuple[bytes, bytes | None], at: int) -> None:
-    """Append one record to the directory; every process sees it within moments. Durable on return."""
-    write_all(log, [record], at)
-
-
-def write_all(log: LogWriter, records: Sequence[tuple[bytes, bytes | None]], at: int) -> None:
-    """Append some; see `write`."""
-    log.append([Append(HOME, records)], at)
+from server.tenancy.directory import Directory, key_record, project_record
+from server.tenancy.directory_log import read_directory, write
+from server.tenancy.keys import Key, Project, make_key, new_secret
 
 
 def write_key(log: LogWriter, directory: Directory, key: Key, at: int) -> None:

@@ -1,153 +1,14 @@
-"""API keys: their form, their record in the directory topic, and the directory as a process sees it, with all in it.
+"""Keys, projects and organizations, and what else the directory topic says, as one process knows it."""
 
-A key is `lqt_` + 64 hex characters (256 random bits), shown once and stored only as its SHA-256.
-"""
-
-import re
-import secrets
-from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, Literal, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from processor.log import losses
 from processor.log.losses import Lost
 from server.budgets import Budget, Reached
 from server.errors import Refused
-
-Scope = Literal["ingest", "read", "admin"]
-SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read", "admin")
-T = TypeVar("T")
-
-DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read")
-DEFAULT_PROJECT: Final = "default"
-DEFAULT_ORGANIZATION: Final = "default"
-
-_FORM = re.compile(r"lqt_[0-9a-f]{64}").fullmatch
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch
-
-
-class Key(Struct, frozen=True):
-    """What the directory knows of a key; never the key itself."""
-
-    id: str
-    hash: str
-    """SHA-256 of the key, hex."""
-    prefix: str
-    """`lqt_` and the first eight characters, to recognise it by."""
-    project: str
-    organization: str
-    scopes: tuple[Scope, ...]
-    created: int
-    """Microseconds since the epoch."""
-    expires: int | None = None
-    revoked: int | None = None
-    rate_limit: int | None = None
-    """Requests a minute."""
-    everywhere: bool = False
-    """With scope `admin`: acts for all organisations, not only its own. Only the command line makes such a key."""
-    family: str | None = None
-    """The id of the first key of those that came from one another by rotation; they share one rate. None: its own."""
-    successor: str | None = None
-    """The id of the key that replaced this one by rotation."""
-    replaces: str | None = None
-    """The hash of the key that this one replaced by rotation."""
-    replaced_expires: int | None = None
-    """When that one ends at the latest. One record says all of a rotation, so that no half of it can be durable."""
-
-    @property
-    def lineage(self) -> str:
-        """What the key's requests are counted under."""
-        return self.family or self.id
-
-
-class Project(Struct, frozen=True):
-    """What events and rows belong to. A project is of one organisation, for ever."""
-
-    id: str
-    organization: str
-    created: int
-    """Microseconds since the epoch."""
-
-
-class Organization(Struct, frozen=True):
-    """Who pays: projects of one organisation share its monthly quota."""
-
-    id: str
-    monthly_quota: int | None = None
-    """Unique events a calendar month (UTC, by arrival); None: no limit."""
-
-
-class Quota(NamedTuple):
-    """An organisation's quota, as one record of the directory says it."""
-
-    limit: int | None
-    offset: int
-    """Of the record: another one is another quota, were it of the same size. -1: there is none."""
-
-
-NO_QUOTA: Final = Quota(None, -1)
-
-
-def new_secret() -> str:
-    """A fresh key."""
-    return "lqt_" + secrets.token_hex(32)
-
-
-def is_well_formed(secret: str) -> bool:
-    """True for `lqt_` + 64 hex characters."""
-    return _FORM(secret) is not None
-
-
-def is_name(text: str) -> bool:
-    """True for a name a project or organisation may have."""
-    return _NAME(text) is not None
-
-
-def digest(secret: str) -> str:
-    """What is stored of a key."""
-    return sha256(secret.encode()).hexdigest()
-
-
-def make_key(
-    secret: str,
-    *,
-    at: int,
-    project: str = DEFAULT_PROJECT,
-    organization: str = DEFAULT_ORGANIZATION,
-    scopes: tuple[Scope, ...] = DEFAULT_SCOPES,
-    expires: int | None = None,
-    rate_limit: int | None = None,
-    everywhere: bool = False,
-    family: str | None = None,
-    replaces: str | None = None,
-    replaced_expires: int | None = None,
-) -> Key:
-    """The directory's record of a new key; its id is the start of its hash."""
-    hashed = digest(secret)
-    return Key(
-        hashed[:16],
-        hashed,
-        secret[:12],
-        project,
-        organization,
-        scopes,
-        at,
-        expires,
-        rate_limit=rate_limit,
-        everywhere=everywhere,
-        family=family,
-        replaces=replaces,
-        replaced_expires=replaced_expires,
-    )
-
-
-def rotated(key: Key, successor: Key) -> Key:
-    """What becomes of a key that `successor` replaces."""
-    ends = [end for end in (key.expires, successor.replaced_expires) if end is not None]
-    return msgspec.structs.replace(key, expires=min(ends, default=None), successor=successor.id)
+from server.tenancy.keys import NO_QUOTA, Key, Organization, Project, Quota, Scope, _Draft, _put, digest, rotated
 
 
 class Directory:
@@ -338,15 +199,6 @@ class Directory:
         return self._projects[key.project].organization == key.organization
 
 
-def _put(kept: dict[str, dict[str, T]], name: str, value: T | None) -> None:
-    """Take in a record whose name is a project and an id."""
-    project, _, own = name.rpartition("/")
-    if value is not None:
-        kept.setdefault(project, {})[own] = value
-    elif project in kept:
-        kept[project].pop(own, None)
-
-
 def key_record(key: Key) -> tuple[bytes, bytes]:
     """Key and value of a key's record in the directory topic."""
     return f"key/{key.hash}".encode(), msgspec.json.encode(key)
@@ -365,35 +217,3 @@ def revocation_record(key: Key, at: int) -> tuple[bytes, bytes]:
 def project_record(project: Project) -> tuple[bytes, bytes]:
     """Key and value of a project's record; one of each organisation that asked for the name, and the first has it."""
     return f"project/{project.id}/{project.organization}".encode(), msgspec.json.encode(project)
-
-
-def budget_record(budget: Budget) -> tuple[bytes, bytes]:
-    """Key and value of a budget's record in the directory topic."""
-    return f"budget/{budget.project}/{budget.id}".encode(), msgspec.json.encode(budget)
-
-
-def reached_record(reached: Reached) -> tuple[bytes, bytes]:
-    """Key and value of the record that a budget has reached a threshold."""
-    return f"reached/{reached.project}/{reached.id}".encode(), msgspec.json.encode(reached)
-
-
-class _Draft(Struct):
-    """The value of a draft's record."""
-
-    at: int
-    """Microseconds since the epoch."""
-    body: str
-
-
-def draft_record(message_id: str, body: bytes, at: int) -> tuple[bytes, bytes]:
-    """Key and value of the record that fixes what the webhook is sent: the first one of a message counts.
-
-    The key is another one each time, for the log forgets all but the newest record of a key.
-    """
-    name = f"alert/{message_id}/{secrets.token_hex(8)}"
-    return name.encode(), msgspec.json.encode(_Draft(at, body.decode()))
-
-
-def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:
-    """Key and value of the record that the webhook was told of something."""
-    return f"alert/{message_id}".encode(), msgspec.json.encode(at)

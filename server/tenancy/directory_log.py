@@ -1,0 +1,31 @@
+"""Reading the directory topic, and writing to it."""
+
+from collections.abc import Sequence
+
+from processor.log.port import LogWriter
+from processor.log.records import Append, TopicPartition
+from processor.log.topics import DIRECTORY
+from server.tenancy.directory import Directory
+
+HOME = TopicPartition(DIRECTORY, 0)
+
+
+def read_directory(log: LogWriter) -> Directory:
+    """All keys and organisations as they are now."""
+    directory = Directory()
+    position = 0
+    while records := log.read(HOME, position):
+        for record in records:
+            directory.apply(record.key, record.value)
+        position = records[-1].offset + 1
+    return directory
+
+
+def write(log: LogWriter, record: tuple[bytes, bytes | None], at: int) -> None:
+    """Append one record to the directory; every process sees it within moments. Durable on return."""
+    write_all(log, [record], at)
+
+
+def write_all(log: LogWriter, records: Sequence[tuple[bytes, bytes | None]], at: int) -> None:
+    """Append some; see `write`."""
+    log.append([Append(HOME, records)], at)
