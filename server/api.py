@@ -41,8 +41,6 @@ from server.leased_quotas import LeasedQuotas
 from server.leases import LeaseBook, Stating
 from server.limits.lease_follower import LeaseFollower
 from server.log_publisher import LogPublisher
-from server.meters import Meters
-from server.metrics import Gather, make_registry
 from server.notices import Notices
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, Crew
@@ -50,14 +48,16 @@ from server.quotas import ViewQuotas
 from server.rates import OwnRates, SharedRates
 from server.reads import ViewReads
 from server.room import Room
-from server.scraping import Scraping
 from server.settings import ServerSettings
 from server.shared_quotas import SharedQuotas
 from server.signals import Signals
-from server.tenancy import directory_log
+from server.telemetry.meters import Meters
+from server.telemetry.metrics import Gather, make_registry
+from server.telemetry.scraping import Scraping
 from server.tenancy.admin_service import AdminDesk
 from server.tenancy.directory import Directory
 from server.tenancy.directory_follower import DirectoryFollower
+from server.tenancy.first_key import ensure_key
 from server.tenancy.freshness import Trust
 from server.webhook import Webhook
 
@@ -131,7 +131,7 @@ async def _build(
     losses.check_directory(log)
     view = View(row_block.seed_of(log.salt))
     arrivals = Arrivals(view)
-    directory_log.ensure_key(log, settings.bootstrap_key, now(), make=False)
+    ensure_key(log, settings.bootstrap_key, now(), make=False)
     log.close()
     if address.kafka is None:
         checkpointer = Checkpointer(settings.data_dir)

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from processor import tracing
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
-from server import access, grpc_answers, grpc_request, prefer, traces
+from server import grpc_answers, grpc_request, prefer
 from server.connection_watch import MAX_GRPC, ConnectionWatch
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -28,6 +28,7 @@ from server.grpc_watch import watch_users
 from server.inflate import MAX_BODY, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
 from server.status import grpc_status
+from server.telemetry import access_log, request_traces
 from server.tenancy.keys import Key, Scope
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -305,12 +306,12 @@ async def _with_status(answer: Awaitable[_T], context: Context, around: _Around)
         answered = _answer(answer, context)
         if tracing.is_on():
             service = INGEST if method.startswith("Ingest") else USAGE
-            answered = traces.trace_call(service, method, metadata, code, answered)
+            answered = request_traces.trace_call(service, method, metadata, code, answered)
         try:
             return await answered
         finally:
             if around.logged:
-                access.log_call(method, code(), began, peer, metadata.get("x-api-key"))
+                access_log.log_call(method, code(), began, peer, metadata.get("x-api-key"))
 
 
 async def _answer(answer: Awaitable[_T], context: Context) -> _T:

@@ -15,18 +15,19 @@ from prometheus_client import CollectorRegistry
 
 from processor import tracing
 from processor.core.events.event import Handling
-from server import access, admin_http, assets, docs_page, metrics, ndjson, prefer, render, traces
+from server import admin_http, assets, docs_page, ndjson, prefer, render
 from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.gate import Gate, full
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
-from server.metrics import Gather
 from server.queries import check_names
 from server.room import Hold
 from server.sse import stream_users
 from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
+from server.telemetry import access_log, metrics, request_traces
+from server.telemetry.metrics import Gather
 from server.tenancy.admin_service import AdminDesk
 from server.tenancy.keys import Key
 
@@ -62,9 +63,9 @@ def create_app(
     """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics: what `gather`
     makes of it, if it is there."""
     door = _Door(face)
-    outer = [access.log_requests] if face.access_log else []
+    outer = [access_log.log_requests] if face.access_log else []
     if tracing.is_on():
-        outer.append(traces.trace_requests)
+        outer.append(request_traces.trace_requests)
     app = web.Application(middlewares=[*outer, _answer_errors, _settle(face), _pace_strangers(face)])
     app[GATE] = _make_gate(face)
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)

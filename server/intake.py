@@ -20,10 +20,10 @@ from processor.view.projects import Names
 from server import position, ratelimit
 from server.cardinality import Cardinality, without
 from server.errors import Refused, Rejection
-from server.meters import Meters
 from server.publisher import NotPublished, Publisher
 from server.ratelimit import Allowance
 from server.room import Room
+from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
 
 MAX_EVENTS: Final = 100

@@ -29,7 +29,7 @@ from processor.wall_clock import now
 from server.processes import listening_ports
 from server.processes.siblings import VARIABLE, Crew
 from server.settings import ServerSettings
-from server.tenancy import directory_log
+from server.tenancy.first_key import ensure_key
 
 STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
 """Seconds that a child gets to drain before it is killed; one after the other, under ten in all."""
@@ -149,7 +149,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     log = address.open(settings.partitions, create=True)
     address.claim(log.identity, keeps=True)
     losses.check_directory(log)
-    made = directory_log.ensure_key(log, settings.bootstrap_key, now(), make=True)
+    made = ensure_key(log, settings.bootstrap_key, now(), make=True)
     log.close()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

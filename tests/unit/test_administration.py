@@ -14,6 +14,7 @@ from server.errors import Reason, Refused
 from server.tenancy import directory_log
 from server.tenancy.administration import Administration, NewKey
 from server.tenancy.directory import Directory, key_record, organization_record, project_record, revocation_record
+from server.tenancy.first_key import write_key
 from server.tenancy.keys import Key, Organization, Project, make_key, new_secret
 
 NOW = 1_790_000_000_000_000
@@ -240,7 +241,7 @@ def test_a_key_that_is_not_there(office: Office, reference: str) -> None:
 def test_two_keys_that_begin_alike_are_told_apart_by_their_ids(office: Office) -> None:
     twins = ["lqt_" + "a" * 8 + end * 56 for end in "01"]
     for twin in twins:
-        directory_log.write_key(office.log, directory_log.read_directory(office.log), make_key(twin, at=NOW), NOW)
+        write_key(office.log, directory_log.read_directory(office.log), make_key(twin, at=NOW), NOW)
     with pytest.raises(Refused, match="2 keys start with"):
         office.by().revoke(twins[0][:12])
     office.by().revoke(make_key(twins[0], at=NOW).id)

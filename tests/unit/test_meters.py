@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry
 
 from server.errors import Refused, Rejection
-from server.meters import MAX_WAITING, Meters, Waiting
+from server.telemetry.meters import MAX_WAITING, Meters, Waiting
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float:

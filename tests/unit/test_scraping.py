@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from server.processes.siblings import Crew
-from server.scraping import Scraping
+from server.telemetry.scraping import Scraping
 
 
 def registry(taken: int) -> CollectorRegistry:

@@ -16,9 +16,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from server import metrics
 from server.processes.shared_table import Busy
 from server.processes.siblings import DOORS, Crew
+from server.telemetry import metrics
 
 LABEL: Final = "api"
 PATIENCE: Final = 2.0

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from processor.log.embedded.log import FILE_NAME
-from server.meters import Meters
+from server.telemetry.meters import Meters
 
 NEAR: Final = 0.8
 """The share of a quota from which on an organisation counts as near its end."""
