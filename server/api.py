@@ -27,8 +27,6 @@ from processor.view.view_follower import ViewFollower
 from processor.wall_clock import latest, now
 from server.alerter import Alerter
 from server.budgeter import Budgeter
-from server.cardinality import Cardinality
-from server.connection_watch import ConnectionWatch
 from server.connections import Budget, Runner, budget_of_process
 from server.face import Face
 from server.feed import Feed
@@ -37,19 +35,21 @@ from server.health import LogHealth
 from server.http_app import create_app, make_runner
 from server.inflate import MAX_BODY
 from server.intake import Intake
-from server.leased_quotas import LeasedQuotas
-from server.leases import LeaseBook, Stating
+from server.limits.cardinality import Cardinality
+from server.limits.connection_watch import ConnectionWatch
+from server.limits.lease_client import LeaseBook, Stating
 from server.limits.lease_follower import LeaseFollower
+from server.limits.leased_quotas import LeasedQuotas
+from server.limits.memory_budget import Room
+from server.limits.quotas import ViewQuotas
+from server.limits.rates import OwnRates, SharedRates
+from server.limits.shared_quotas import SharedQuotas
 from server.log_publisher import LogPublisher
 from server.notices import Notices
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, Crew
-from server.quotas import ViewQuotas
-from server.rates import OwnRates, SharedRates
 from server.reads import ViewReads
-from server.room import Room
 from server.settings import ServerSettings
-from server.shared_quotas import SharedQuotas
 from server.signals import Signals
 from server.telemetry.meters import Meters
 from server.telemetry.metrics import Gather, make_registry

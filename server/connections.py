@@ -13,10 +13,10 @@ from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, InvalidHeader
 from aiohttp.web_protocol import RequestPayloadError
 
 from server import gate
-from server.admission import Admission, network_of
-from server.connection_watch import MAX_GRPC, peer_of
 from server.errors import Refused
 from server.gate import MAX_HEAD, Gate
+from server.limits.admission import Admission, network_of
+from server.limits.connection_watch import MAX_GRPC, peer_of
 from server.status import API_HEADERS
 
 KEEPALIVE: Final = 75.0

@@ -7,11 +7,11 @@ from processor.core.events.event import Handling
 from server.answers import Health, Reads
 from server.feed import Feed
 from server.intake import Intake
-from server.room import Room
+from server.limits.memory_budget import Room
+from server.limits.refusal_pacing import Throttle
 from server.tenancy.directory import Directory
 from server.tenancy.freshness import Trust, always
 from server.tenancy.keys import Key, Scope
-from server.throttle import Throttle
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from server.errors import Refused
-from server.room import Room
+from server.limits.memory_budget import Room
 from server.status import http_response
 from server.turns import Turns
 

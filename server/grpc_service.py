@@ -19,7 +19,6 @@ from processor import tracing
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server import grpc_answers, grpc_request, prefer
-from server.connection_watch import MAX_GRPC, ConnectionWatch
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.grpc_health import HealthService
@@ -27,6 +26,7 @@ from server.grpc_stream import IngestStream
 from server.grpc_watch import watch_users
 from server.inflate import MAX_BODY, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
+from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
 from server.tenancy.keys import Key, Scope

@@ -22,8 +22,8 @@ from server.face import Face, secret_of
 from server.gate import Gate, full
 from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.intake import MAX_EVENTS, Batch, Receipt
+from server.limits.memory_budget import Hold
 from server.queries import check_names
-from server.room import Hold
 from server.sse import stream_users
 from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
 from server.telemetry import access_log, metrics, request_traces

@@ -6,7 +6,7 @@ Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whate
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 
@@ -17,12 +17,13 @@ from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import Source, build_blocks
 from processor.view.projects import Names
-from server import position, ratelimit
-from server.cardinality import Cardinality, without
+from server import position
 from server.errors import Refused, Rejection
+from server.limits import rate_limit_headers
+from server.limits.cardinality import Cardinality, without
+from server.limits.memory_budget import Room
+from server.limits.quota_port import Quotas
 from server.publisher import NotPublished, Publisher
-from server.ratelimit import Allowance
-from server.room import Room
 from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
 
@@ -46,43 +47,6 @@ class Receipt(Struct, frozen=True):
     accepted: int
     rejected: tuple[Rejection, ...]
     position: str
-
-
-class Reservation(Protocol):
-    """Room in an organisation's quota, taken before the events are durable."""
-
-    def settle(self, offsets: dict[int, int]) -> None:
-        """The events went to these offsets: the tables will charge them from there on."""
-        ...
-
-    def release(self) -> None:
-        """Nothing was taken: give the room back."""
-        ...
-
-    def doubt(self) -> None:
-        """Some of the events may be durable after all: hold the room until the log shows it."""
-        ...
-
-
-class Quotas(Protocol):
-    """Who may send how much."""
-
-    def admit_request(self, key: Key, now: int) -> None:
-        """Count one request against the key's rate limit; raises `Refused("rate_limited")`."""
-        ...
-
-    async def reserve(self, key: Key, events: int, now: int) -> Reservation:
-        """Take room for `events` in the organisation's monthly quota; raises `Refused("quota_exceeded")`."""
-        ...
-
-    def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
-        """Call `then` with the end of the log (partition -> offset), once a write that was given up now is in it or
-        never will be."""
-        ...
-
-    def allowances(self, key: Key, now: int) -> Sequence[Allowance]:
-        """What the key has left; empty without limits."""
-        ...
 
 
 class Intake:
@@ -115,7 +79,7 @@ class Intake:
     def limits(self, key: Key) -> dict[str, str]:
         """The header fields that say what the key has left."""
         now = self._clock()
-        return ratelimit.headers(self._quotas.allowances(key, now), now)
+        return rate_limit_headers.headers(self._quotas.allowances(key, now), now)
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.

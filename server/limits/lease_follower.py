@@ -6,7 +6,7 @@ from processor.log.address import LogAddress
 from processor.log.following import FollowerThread
 from processor.log.records import TopicPartition
 from processor.log.topics import LEASES
-from server.leases import LeaseBook
+from server.limits.lease_client import LeaseBook
 
 
 class LeaseFollower(FollowerThread):

@@ -23,8 +23,8 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.view.view import View
 from server import grpc_request, ndjson
-from server.cardinality import Cardinality
 from server.inflate import inflate
+from server.limits.cardinality import Cardinality
 from tests.bench.context import Bench
 from tests.bench.processing import REQUESTS
 from tests.bench.results import Figures

@@ -7,7 +7,7 @@ from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, U
 from server.budgets import Budget, BudgetList, BudgetState, Reached
 from server.costs import Costs, DayCost, Latency, ModelCost, ModelDay
 from server.errors import Refused
-from server.ratelimit import Allowance
+from server.limits.rate_limit_headers import Allowance
 from server.tenancy.keys import Key
 
 NOW = 1_776_686_400_000_000

@@ -9,7 +9,7 @@ from grpc_status import rpc_status
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Refused
-from server.ratelimit import Allowance
+from server.limits.rate_limit_headers import Allowance
 from tests.contract.doors import key_metadata, open_doors, to_request
 from tests.contract.fakes import NOW
 from tests.support.events import make_event, to_ndjson

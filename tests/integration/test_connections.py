@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from protos.spendstream.v1 import ingest_pb2, ingest_pb2_grpc
-from server.admission import MIN_IDLE
+from server.limits.admission import MIN_IDLE
 from tests.support.events import make_event, to_ndjson, to_proto
 from tests.support.server import Server
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from server.admission import FOUND, MIN_IDLE, MIN_SILENT, RESCAN, Admission, network_of
+from server.limits.admission import FOUND, MIN_IDLE, MIN_SILENT, RESCAN, Admission, network_of
 
 
 @dataclass(eq=False)

@@ -6,9 +6,9 @@ import pytest
 
 from processor.core.clock import DAY, HOUR, format_timestamp
 from processor.view.view import View
-from server.cardinality import Cardinality
 from server.errors import Refused
 from server.intake import Batch, Intake
+from server.limits.cardinality import Cardinality
 from server.publisher import FakePublisher, NotPublished, Parts
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas, FakeReservation

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from server.connection_watch import (
+from server.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
+from server.limits.connection_watch import (
     ConnectionWatch,
     Open,
     connections_to,
@@ -18,7 +19,6 @@ from server.connection_watch import (
     peer_of,
     silences,
 )
-from server.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
 
 
 def crowd(count: int, address: str = "10.0.0.1") -> list[Open]:

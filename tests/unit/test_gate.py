@@ -5,7 +5,7 @@ import pytest
 from server import gate
 from server.errors import Refused
 from server.gate import Gate, Waiting
-from server.room import Room
+from server.limits.memory_budget import Room
 from tests.contract.doors import SECRET
 
 HEAD = (

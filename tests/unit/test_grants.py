@@ -160,7 +160,7 @@ def test_records_of_another_format_are_refused(value: bytes) -> None:
 
 @dataclass
 class FrontEnd:
-    """One side of the protocol as `server.leased_quotas` plays it, with the log in between as two queues."""
+    """One side of the protocol as `server.limits.leased_quotas` plays it, with the log in between as two queues."""
 
     name: str
     number: int = 0

@@ -16,7 +16,7 @@ import pytest
 
 from processor.core.events import codec
 from processor.view.view import View
-from server.cardinality import Cardinality
+from server.limits.cardinality import Cardinality
 from tests.bench import stages
 from tests.bench.context import Bench
 from tests.bench.traffic import Corpus

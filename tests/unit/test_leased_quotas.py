@@ -11,8 +11,8 @@ from processor.leases.lease_messages import Account, Cap, Lease, encode
 from processor.log.address import LogAddress
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
-from server.leased_quotas import UNUSED, LeasedQuotas
-from server.leases import LeaseBook, Stating
+from server.limits.lease_client import LeaseBook, Stating
+from server.limits.leased_quotas import UNUSED, LeasedQuotas
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.tables import NOON
@@ -26,7 +26,7 @@ async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(
 ) -> None:
     """The grantor may not know yet of what was charged to it: until a day has passed it is stated."""
     now = 0.0
-    monkeypatch.setattr("server.leased_quotas.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("server.limits.leased_quotas.time", SimpleNamespace(monotonic=lambda: now))
     months = [NOON, AHEAD, AHEAD + 31 * DAY]
     accounts = [Account("default", month_start(at)) for at in months]
     view, directory, book = View(), Directory(), LeaseBook()

@@ -10,9 +10,9 @@ from processor.core.clock import DAY, MINUTE, SECOND, month_start, parse_timesta
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
-from server.intake import Reservation
-from server.quotas import ViewQuotas
-from server.ratelimit import Allowance
+from server.limits.quota_port import Reservation
+from server.limits.quotas import ViewQuotas
+from server.limits.rate_limit_headers import Allowance
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Key, Organization, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker

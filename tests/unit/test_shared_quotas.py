@@ -16,9 +16,9 @@ from processor.core.clock import DAY, HOUR, SECOND, month_start, parse_timestamp
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
-from server.intake import Reservation
+from server.limits.quota_port import Reservation
+from server.limits.shared_quotas import SharedQuotas
 from server.processes.siblings import QUOTAS, Crew
-from server.shared_quotas import SharedQuotas
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker

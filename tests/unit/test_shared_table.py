@@ -12,9 +12,9 @@ import pytest
 from processor.core.clock import DAY, MINUTE
 from processor.log.errors import Locked, LogError
 from server.errors import Refused
+from server.limits.rates import OwnRates, SharedRates
 from server.processes.shared_table import Busy, SharedTable
 from server.processes.siblings import QUOTAS, REQUESTS, VARIABLE, Crew
-from server.rates import OwnRates, SharedRates
 
 NOON = 1_776_686_400_000_000
 

@@ -9,9 +9,9 @@ from processor.leases.lease_messages import Account, Need, owner
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
-from server.intake import Reservation
-from server.leases import LeaseBook, Stating
-from server.quotas import ViewQuotas
+from server.limits.lease_client import LeaseBook, Stating
+from server.limits.quota_port import Reservation
+from server.limits.quotas import ViewQuotas
 from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
 

@@ -28,7 +28,7 @@ from urllib.parse import unquote
 
 import structlog
 
-from server.admission import MIN_IDLE, SHARE, network_of
+from server.limits.admission import MIN_IDLE, SHARE, network_of
 
 MAX_GRPC: Final = 4096
 """Connections at once, where the process may have the files for them."""

@@ -19,9 +19,9 @@ from processor.core.clock import MINUTE, SECOND, format_timestamp, month_start, 
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
-from server.intake import Reservation
-from server.ratelimit import Allowance
-from server.rates import OwnRates, Rates
+from server.limits.quota_port import Reservation
+from server.limits.rate_limit_headers import Allowance
+from server.limits.rates import OwnRates, Rates
 from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
 

@@ -3,7 +3,7 @@
 import pytest
 
 from server.errors import Reason, Refused
-from server.throttle import BURST, LONGEST, MAX_SENDERS, RATE, Throttle
+from server.limits.refusal_pacing import BURST, LONGEST, MAX_SENDERS, RATE, Throttle
 
 
 class Clock:

@@ -28,10 +28,10 @@ from processor.leases.lease_messages import owner
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
-from server.intake import Reservation
+from server.limits.quota_port import Reservation
+from server.limits.quotas import ViewQuotas
 from server.processes.shared_table import Busy, SharedTable
 from server.processes.siblings import Crew
-from server.quotas import ViewQuotas
 from server.tenancy.directory import Directory
 
 TICK: Final = 0.02

@@ -1,4 +1,4 @@
-from server.ratelimit import MAX_INTEGER, Allowance, headers
+from server.limits.rate_limit_headers import MAX_INTEGER, Allowance, headers
 
 NOW = 1_790_000_000_000_000
 

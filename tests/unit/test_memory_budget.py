@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.room import Room
+from server.limits.memory_budget import Room
 
 
 def refusal(hold_or_room: object, *arguments: object) -> Refused:
