@@ -33,8 +33,9 @@ from server.feed import Feed
 from server.grpc_service import make_server
 from server.health import LogHealth
 from server.http_app import create_app, make_runner
-from server.inflate import MAX_BODY
-from server.intake import Intake
+from server.ingest.inflate import MAX_BODY
+from server.ingest.intake import Intake
+from server.ingest.log_publisher import LogPublisher
 from server.limits.cardinality import Cardinality
 from server.limits.connection_watch import ConnectionWatch
 from server.limits.lease_client import LeaseBook, Stating
@@ -44,7 +45,6 @@ from server.limits.memory_budget import Room
 from server.limits.quotas import ViewQuotas
 from server.limits.rates import OwnRates, SharedRates
 from server.limits.shared_quotas import SharedQuotas
-from server.log_publisher import LogPublisher
 from server.notices import Notices
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, Crew

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from processor.core.events.event import Handling
 from server.answers import Health, Reads
 from server.feed import Feed
-from server.intake import Intake
+from server.ingest.intake import Intake
 from server.limits.memory_budget import Room
 from server.limits.refusal_pacing import Throttle
 from server.tenancy.directory import Directory

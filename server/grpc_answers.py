@@ -8,7 +8,7 @@ from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
 from server.costs import Costs, Latency, average_cost, cache_hit_rate
 from server.errors import Refused, Rejection
-from server.intake import Receipt
+from server.ingest.intake import Receipt
 from server.status import grpc_status
 
 _MAX_INT = 2**63 - 1

@@ -18,14 +18,15 @@ from grpc_status import rpc_status
 from processor import tracing
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
-from server import grpc_answers, grpc_request, prefer
+from server import grpc_answers
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.grpc_health import HealthService
 from server.grpc_stream import IngestStream
 from server.grpc_watch import watch_users
-from server.inflate import MAX_BODY, too_large
-from server.intake import MAX_EVENTS, Batch, Receipt
+from server.ingest import prefer, protobuf
+from server.ingest.inflate import MAX_BODY, too_large
+from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
@@ -139,10 +140,10 @@ class _Ingest:
             except Refused as refused:
                 self._face.intake.meters.refused("proto", refused)
                 await self._face.throttle.pace(key.id, refused)
-                return grpc_answers.refusal(grpc_request.sequence_of(raw), refused)
+                return grpc_answers.refusal(protobuf.sequence_of(raw), refused)
             except Exception:
                 log.exception("grpc_batch_failed", method="IngestStream")
-                return grpc_answers.failure(grpc_request.sequence_of(raw), _INTERNAL)
+                return grpc_answers.failure(protobuf.sequence_of(raw), _INTERNAL)
 
         await IngestStream(context, lambda: _authenticate(self._face, metadata, "ingest"), answer).run()
 
@@ -163,7 +164,7 @@ class _Ingest:
             raise too_large()
         with self._face.bodies.hold(key.organization, key.id) as hold:
             hold.take(len(raw))
-            sequence, events = grpc_request.parse(raw, MAX_EVENTS)
+            sequence, events = protobuf.parse(raw, MAX_EVENTS)
             lines = range(1, len(events) + 1)
             return sequence, await self._face.intake.accept(key, Batch("proto", events, lines, handling))
 

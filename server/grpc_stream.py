@@ -16,7 +16,7 @@ import grpc
 from protos.spendstream.v1.ingest_pb2 import IngestResponse
 from server import grpc_answers
 from server.errors import Refused
-from server.grpc_request import sequence_of
+from server.ingest.protobuf import sequence_of
 from server.tenancy.keys import Key
 
 WINDOW: Final = 16

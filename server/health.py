@@ -6,7 +6,7 @@ from typing import Final
 from processor.log.errors import DamagedRecord
 from processor.log.losses import Lost
 from processor.view.view import View
-from server.log_publisher import LogPublisher
+from server.ingest.log_publisher import LogPublisher
 from server.tenancy.freshness import Trust, always
 
 SHORT: Final = 2.0

@@ -15,13 +15,14 @@ from prometheus_client import CollectorRegistry
 
 from processor import tracing
 from processor.core.events.event import Handling
-from server import admin_http, assets, docs_page, ndjson, prefer, render
+from server import admin_http, assets, docs_page, render
 from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.gate import Gate, full
-from server.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
-from server.intake import MAX_EVENTS, Batch, Receipt
+from server.ingest import ndjson, prefer
+from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
+from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.memory_budget import Hold
 from server.queries import check_names
 from server.sse import stream_users

@@ -7,8 +7,8 @@ from processor.log import losses
 from processor.view.view import View
 from server.feed import Feed
 from server.health import LogHealth
+from server.ingest.log_publisher import LogPublisher
 from server.limits.memory_budget import Room
-from server.log_publisher import LogPublisher
 from server.tenancy.directory import Directory
 
 

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from server.errors import Reason, Refused, Rejection
-from server.inflate import ENCODINGS
+from server.ingest.inflate import ENCODINGS
 
 MAX_RETRY_AFTER: Final = 60
 """Seconds; no answer asks for a longer wait."""

@@ -29,7 +29,7 @@ SERVER_MAY_USE = (
     "processor.memory",
     "processor.log.address",
     "processor.log.embedded.checkpointer",
-    "processor.log.committer",
+    "server.ingest.group_commit",
     "processor.log.errors",
     "processor.log.following",
     "processor.log.kafka.owner",  # of the command line only

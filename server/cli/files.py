@@ -20,7 +20,7 @@ from isal import igzip
 from processor.core.events.export_line import MAX_LINE
 from server.cli.output import TerminalLines
 from server.cli.progress import Show
-from server.inflate import GZIP
+from server.ingest.inflate import GZIP
 
 STEP: Final = 1000
 """Lines between two looks at how far a file has been read."""

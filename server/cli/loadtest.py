@@ -13,7 +13,7 @@ from server.cli.load_traffic import Generator
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
 from server.cli.remote import key_option, url_option
-from server.intake import MAX_EVENTS
+from server.ingest.intake import MAX_EVENTS
 
 if TYPE_CHECKING:
     from server.cli.load_senders import Outcome

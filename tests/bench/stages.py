@@ -22,8 +22,8 @@ from processor.log.embedded.tail import BATCH as FOLLOWER_BATCH
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.view.view import View
-from server import grpc_request, ndjson
-from server.inflate import inflate
+from server.ingest import ndjson, protobuf
+from server.ingest.inflate import inflate
 from server.limits.cardinality import Cardinality
 from tests.bench.context import Bench
 from tests.bench.processing import REQUESTS
@@ -98,7 +98,7 @@ def _front_end(bench: Bench, watch: Watch) -> list[bytes]:
         watch.time("both: bounds of a project", BATCH, _bound, bounds, decoded.columns)
         parts.append(watch.time("both: build_blocks", BATCH, build_blocks, SOURCE, decoded.columns, 1)[0])
     for raw in read_bodies(bench.corpus.bodies("proto")):
-        request = watch.time("grpc: split events", BATCH, grpc_request.parse, raw, BATCH)
+        request = watch.time("grpc: split events", BATCH, protobuf.parse, raw, BATCH)
         watch.time("grpc: decode", BATCH, codec.decode, "proto", request.events, "partial", AT)
     values = []
     for start in range(0, len(parts), REQUESTS):

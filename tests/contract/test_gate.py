@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from server.publisher import Parts
+from server.ingest.publisher import Parts
 from tests.contract.doors import SECRET, Doors, open_doors
 from tests.support.events import make_event, to_ndjson
 

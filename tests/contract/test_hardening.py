@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.connections import PROBE_CONNECTIONS
 from server.grpc_service import OPTIONS, make_server
+from server.ingest.publisher import FakePublisher, Parts
 from server.limits.admission import MIN_IDLE
 from server.limits.connection_watch import ConnectionWatch
-from server.publisher import FakePublisher, Parts
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_ndjson
 

@@ -15,8 +15,8 @@ from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server import position
 from server.errors import Refused
-from server.log_publisher import LogPublisher
-from server.publisher import FakePublisher, Parts, Publisher
+from server.ingest.log_publisher import LogPublisher
+from server.ingest.publisher import FakePublisher, Parts, Publisher
 from tests.support.tables import NOON, Usage, columns
 
 Read = Callable[[int], list[bytes]]

@@ -14,7 +14,7 @@ from processor.log.port import scan
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server.errors import Refused
-from server.log_publisher import LogPublisher
+from server.ingest.log_publisher import LogPublisher
 from tests.contract.test_publishers import parts_of
 from tests.support.server import wait_until
 from tests.support.tables import NOON

@@ -15,10 +15,10 @@ from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
-from server.acknowledged import Acknowledged
 from server.errors import Refused
-from server.log_publisher import LogPublisher
-from server.publisher import Parts
+from server.ingest.acknowledged import Acknowledged
+from server.ingest.log_publisher import LogPublisher
+from server.ingest.publisher import Parts
 from tests.support.tables import NOON, Usage, columns
 
 E0 = TopicPartition(EVENTS, 0)

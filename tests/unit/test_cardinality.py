@@ -7,9 +7,9 @@ import pytest
 from processor.core.clock import DAY, HOUR, format_timestamp
 from processor.view.view import View
 from server.errors import Refused
-from server.intake import Batch, Intake
+from server.ingest.intake import Batch, Intake
+from server.ingest.publisher import FakePublisher, NotPublished, Parts
 from server.limits.cardinality import Cardinality
-from server.publisher import FakePublisher, NotPublished, Parts
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas, FakeReservation
 from tests.support.events import make_event, to_json_line

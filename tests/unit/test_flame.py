@@ -16,8 +16,8 @@ MAIN: Final = (
 LIBRARIES: Final = "/home/somebody/.venv/lib/python3.11/site-packages"
 POOL: Final = "/usr/lib/python3.11/concurrent/futures/thread.py"
 RAW: Final = f"""\
-{MAIN};handle ({LIBRARIES}/aiohttp/web.py:5);accept (server/intake.py:10) 30
-{MAIN};handle (aiohttp/web.py:5);accept (server/intake.py:20);decode ({ROOT}/processor/core/codec.py:7) 50
+{MAIN};handle ({LIBRARIES}/aiohttp/web.py:5);accept (server/ingest/intake.py:10) 30
+{MAIN};handle (aiohttp/web.py:5);accept (server/ingest/intake.py:20);decode ({ROOT}/processor/core/codec.py:7) 50
 {MAIN} 5
 thread (13): log-writer_0;_worker ({POOL}:69) 4
 thread (14): log-writer_1;_worker (concurrent/futures/thread.py:69);f.<locals>.g (<x> & y) (/opt/odd/place.py:1) 10
@@ -27,12 +27,17 @@ thread (15);odd 1
 
 def test_stacks_lose_lines_directories_and_what_they_all_start_with() -> None:
     assert read(RAW, ROOT) == {
-        ("thread MainThread", "event loop (asyncio)", "handle (aiohttp/web.py)", "accept (server/intake.py)"): 30,
         (
             "thread MainThread",
             "event loop (asyncio)",
             "handle (aiohttp/web.py)",
-            "accept (server/intake.py)",
+            "accept (server/ingest/intake.py)",
+        ): 30,
+        (
+            "thread MainThread",
+            "event loop (asyncio)",
+            "handle (aiohttp/web.py)",
+            "accept (server/ingest/intake.py)",
             "decode (processor/core/events/codec.py)",
         ): 50,
         ("thread MainThread", "event loop (asyncio)"): 5,
@@ -46,7 +51,7 @@ def test_stacks_lose_lines_directories_and_what_they_all_start_with() -> None:
     ("frame", "module"),
     [
         ("decode (processor/core/events/codec.py)", "processor/core/events/codec.py"),
-        ("accept (server/intake.py)", "server/intake.py"),
+        ("accept (server/ingest/intake.py)", "server/ingest/intake.py"),
         ("handle (aiohttp/web.py)", "aiohttp"),
         ("wait (threading.py)", "threading"),
         ("event loop (asyncio)", "asyncio"),
@@ -60,7 +65,7 @@ def test_a_frame_is_of_a_file_of_ours_or_of_a_package(frame: str, module: str) -
 def test_a_module_has_its_own_time_and_that_of_what_it_calls() -> None:
     stacks = read(RAW, ROOT)
     rows = {name: (own, whole) for name, own, whole in by_module(stacks)}
-    assert rows["server/intake.py"] == (30, 80)
+    assert rows["server/ingest/intake.py"] == (30, 80)
     assert rows["processor/core/events/codec.py"] == (50, 50)
     assert rows["aiohttp"] == (0, 80)
     assert rows["asyncio"] == (5, 85)
@@ -74,4 +79,4 @@ def test_the_picture_is_well_formed_and_names_no_machine_and_no_link() -> None:
     for word in ("somebody", "/usr", "/opt", "site-packages", "href", "script", "DOCTYPE"):
         assert word not in text
     assert text.count("://") == 1, "only the name of SVG's namespace"
-    assert "accept (server/intake.py): 80.0 %" in text
+    assert "accept (server/ingest/intake.py): 80.0 %" in text

@@ -8,9 +8,9 @@ from processor.core.events import codec
 from processor.core.events.codec import Wire
 from processor.core.events.event import Handling
 from server.errors import Refused
-from server.intake import Batch, Intake
+from server.ingest.intake import Batch, Intake
+from server.ingest.publisher import FakePublisher
 from server.limits.memory_budget import Room
-from server.publisher import FakePublisher
 from server.tenancy.keys import make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas
 from tests.support.events import make_event, to_json_line

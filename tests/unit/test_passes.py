@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.events import codec
-from server.inflate import inflate
+from server.ingest.inflate import inflate
 from tests.bench.end_to_end import PICO
 from tests.bench.passes import HEX_AT, Bodies, Pass, hex_ids
 from tests.bench.traffic import BATCH, MODELS, Truth

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from server.prefer import handling
+from server.ingest.prefer import handling
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from processor.core.tables.history import ACKNOWLEDGED, Loss
 from processor.core.tables.table_rows import NEVER
 from processor.log import losses
 from processor.log.address import LogAddress
-from processor.log.committer import Backlogged, GroupCommitter, Job, Outcome
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
-from server.acknowledged import Acknowledged
 from server.errors import Refused
-from server.publisher import NotPublished, Parts
+from server.ingest.acknowledged import Acknowledged
+from server.ingest.group_commit import Backlogged, GroupCommitter, Job, Outcome
+from server.ingest.publisher import NotPublished, Parts
 
 PROBE: Final = 1.0
 """Seconds between two tries while the log is failing."""
@@ -38,7 +38,7 @@ class LogPublisher:
     ) -> None:
         """`contained`: partition -> the last offset that the tables contain, as far as this process knows; `settled`:
         the same, but it may wait to know all that is in the changelog. `marks`: a file for what was acknowledged
-        (`server.acknowledged`).
+        (`server.ingest.acknowledged`).
 
         An append at an offset up to one of these means that the log has lost its end: no table will ever contain what
         stands there, so it is not acknowledged. Nor is what comes after it, until the partition's owner has filled up

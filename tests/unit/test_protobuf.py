@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Refused
-from server.grpc_request import RawRequest, parse, sequence_of
+from server.ingest.protobuf import RawRequest, parse, sequence_of
 
 SIZES = st.sampled_from([0, 1, 127, 128, 129, 300, 16_383, 16_384])
 

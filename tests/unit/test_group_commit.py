@@ -11,11 +11,11 @@ from processor.core.clock import DAY
 from processor.core.events import message
 from processor.core.events.message import Source, build_blocks
 from processor.log.address import LogAddress
-from processor.log.committer import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
+from server.ingest.group_commit import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
 from tests.support.tables import NOON, Usage, columns
 
 Start = Callable[..., GroupCommitter]

@@ -19,11 +19,11 @@ from processor.core.events.message import Source, build_blocks
 from processor.view.projects import Names
 from server import position
 from server.errors import Refused, Rejection
+from server.ingest.publisher import NotPublished, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import Room
 from server.limits.quota_port import Quotas
-from server.publisher import NotPublished, Publisher
 from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
 
