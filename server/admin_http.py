@@ -26,14 +26,15 @@ from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
 from processor.core.clock import SECOND, parse_timestamp
-from server import render
-from server.budgets import DEFAULT_THRESHOLDS, Window
+from server.alerts.budget_admin import NewBudget
+from server.alerts.budget_json import budget_alone
+from server.alerts.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
 from server.face import Face, secret_of
 from server.status import API_HEADERS
 from server.tenancy import admin_json
 from server.tenancy.admin_service import AdminDesk
-from server.tenancy.administration import OVERLAP, Administration, NewBudget, NewKey
+from server.tenancy.administration import OVERLAP, Administration, NewKey
 from server.tenancy.keys import DEFAULT_SCOPES, Key, is_well_formed
 
 ROOT: Final = "/v1/admin"
@@ -158,11 +159,11 @@ class _Admin:
         project = request.query.get("projectId")
         body = await self._body(request, BudgetBody)
         wanted = NewBudget(body.usd, body.window, body.user_id, body.model, body.thresholds)
-        return _answer(render.budget_alone(await self._run(request, lambda admin: admin.set_budget(wanted, project))))
+        return _answer(budget_alone(await self._run(request, lambda admin: admin.set_budget(wanted, project))))
 
     async def delete_budget(self, request: web.Request) -> web.Response:
         name, project = request.match_info["id"], request.query.get("projectId")
-        return _answer(render.budget_alone(await self._run(request, lambda admin: admin.delete_budget(name, project))))
+        return _answer(budget_alone(await self._run(request, lambda admin: admin.delete_budget(name, project))))
 
     def _show(self, key: Key) -> dict[str, Any]:
         return admin_json.of_key(key, self._face.clock())

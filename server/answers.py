@@ -9,7 +9,7 @@ from processor.core.clock import Kind
 from server.tenancy.keys import Key
 
 if TYPE_CHECKING:
-    from server.budgets import BudgetList
+    from server.alerts.budgets import BudgetList
     from server.costs import Costs
 
 

@@ -25,8 +25,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from processor.wall_clock import latest, now
-from server.alerter import Alerter
-from server.budgeter import Budgeter
+from server.alerts.budget_watch import Budgeter
+from server.alerts.delivery import Alerter
+from server.alerts.notices import Notices
+from server.alerts.webhook import Webhook
 from server.connections import Budget, Runner, budget_of_process
 from server.face import Face
 from server.feed import Feed
@@ -45,7 +47,6 @@ from server.limits.memory_budget import Room
 from server.limits.quotas import ViewQuotas
 from server.limits.rates import OwnRates, SharedRates
 from server.limits.shared_quotas import SharedQuotas
-from server.notices import Notices
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, Crew
 from server.reads import ViewReads
@@ -59,7 +60,6 @@ from server.tenancy.directory import Directory
 from server.tenancy.directory_follower import DirectoryFollower
 from server.tenancy.first_key import ensure_key
 from server.tenancy.freshness import Trust
-from server.webhook import Webhook
 
 BIND_PATIENCE: Final = 3.0
 """Seconds to wait for a port that a predecessor is just giving up."""

@@ -22,12 +22,12 @@ from processor.core.growing_arrays import I64
 from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
 from server import bookmark, position
+from server.alerts.budgets import Reached
+from server.alerts.notices import Notices
 from server.answers import UserRow
 from server.bookmark import Bookmark
-from server.budgets import Reached
 from server.changes import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
 from server.errors import Refused
-from server.notices import Notices
 from server.pace import Pace
 from server.queries import check_names
 from server.reads import PATIENCE, user_row

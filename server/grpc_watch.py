@@ -9,7 +9,7 @@ import grpc
 from processor.core.clock import format_timestamp
 from protos.spendstream.v1 import usage_pb2
 from server import grpc_answers
-from server.budgets import Reached
+from server.alerts.budgets import Reached
 from server.changes import Frame
 from server.feed import Feed
 from server.tenancy.keys import Key

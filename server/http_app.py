@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from processor import tracing
 from processor.core.events.event import Handling
 from server import admin_http, assets, docs_page, render
+from server.alerts.budget_json import budget_list
 from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -174,7 +175,7 @@ class _Door:
         params, after = _query(request)
         key = self._reader(request)
         check_names(params, ("projectId",), key.project)
-        return json_response(render.budget_list(await self._face.reads.get_budgets(key, after)))
+        return json_response(budget_list(await self._face.reads.get_budgets(key, after)))
 
     async def healthz(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})

@@ -7,7 +7,7 @@ import msgspec
 from processor.core.events.event import MAX_ERROR_MESSAGE, Code, JsonEvent
 from processor.core.money import MAX_COST
 from server.admin_http import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
-from server.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
+from server.alerts.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
 
 Schema = dict[str, Any]
 

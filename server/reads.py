@@ -12,12 +12,12 @@ from processor.view.query import Range, UserQuery
 from processor.view.row_numbers import TOTALS, Numbers, merge, merged
 from processor.view.view import SMALL, View
 from server import costs, position
+from server.alerts.budgets import BudgetList
+from server.alerts.spending import states
 from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
-from server.budgets import BudgetList
 from server.costs import Costs
 from server.errors import Refused
 from server.queries import parse_user, parse_users
-from server.spending import states
 from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
 

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from processor.core.events.event import Handling
 from processor.settings import Settings
+from server.alerts.signing import secret_bytes
 from server.processes.listening_ports import is_local
 from server.processes.siblings import MAX_PROCESSES
-from server.signing import secret_bytes
 from server.tenancy.keys import is_well_formed
 
 

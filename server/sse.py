@@ -9,7 +9,8 @@ from aiohttp import hdrs, web
 
 from processor.core.clock import format_timestamp
 from server import render
-from server.budgets import Reached
+from server.alerts.budget_json import budget_reached
+from server.alerts.budgets import Reached
 from server.changes import Frame
 from server.errors import Refused
 from server.face import Face, secret_of
@@ -73,7 +74,7 @@ def _written(frame: Frame | Reached | None) -> bytes:
 
 def budget_event(reached: Reached) -> bytes:
     """A budget that was reached as one event; without an `id:`, for it is no place to go on from."""
-    return b"event: budget\ndata: %b\n\n" % render.encode(render.budget_reached(reached))
+    return b"event: budget\ndata: %b\n\n" % render.encode(budget_reached(reached))
 
 
 def event(frame: Frame) -> bytes:

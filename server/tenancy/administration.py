@@ -4,7 +4,6 @@ Everything is decided on the directory as the log has it at that moment, never o
 """
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -12,16 +11,16 @@ from msgspec import Struct
 
 from processor.core.clock import HOUR
 from processor.log.port import LogWriter
-from server.budgets import (
-    DEFAULT_THRESHOLDS,
+from server.alerts.budget_admin import NewBudget
+from server.alerts.budgets import (
     MAX_BUDGETS,
     MAX_THRESHOLD,
     MAX_THRESHOLDS,
     Budget,
-    Window,
     budget_id,
     read_usd,
 )
+from server.alerts.records import budget_record
 from server.errors import Refused
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory, key_record, organization_record, project_record, revocation_record
@@ -34,7 +33,6 @@ from server.tenancy.keys import (
     Organization,
     Project,
     Scope,
-    budget_record,
     is_name,
     make_key,
     new_secret,
@@ -63,17 +61,6 @@ class NewKey(Struct, frozen=True):
     expires: int | None = None
     """Microseconds since the epoch; None: never."""
     everywhere: bool = False
-
-
-class NewBudget(Struct, frozen=True):
-    """What somebody wants of a budget. Left out: all users, all models."""
-
-    usd: Decimal
-    window: Window
-    user_id: str | None = None
-    model: str | None = None
-    thresholds: Sequence[int] = DEFAULT_THRESHOLDS
-    """Percent."""
 
 
 class Administration:

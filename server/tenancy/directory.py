@@ -6,9 +6,10 @@ import msgspec
 
 from processor.log import losses
 from processor.log.losses import Lost
-from server.budgets import Budget, Reached
+from server.alerts.budgets import Budget, Reached
+from server.alerts.records import _Draft
 from server.errors import Refused
-from server.tenancy.keys import NO_QUOTA, Key, Organization, Project, Quota, Scope, _Draft, _put, digest, rotated
+from server.tenancy.keys import NO_QUOTA, Key, Organization, Project, Quota, Scope, _put, digest, rotated
 
 
 class Directory:
@@ -141,7 +142,7 @@ class Directory:
         return self._projects.get(name)
 
     def is_told(self, message_id: str) -> bool:
-        """True if the webhook was told of that (`server.alerter`)."""
+        """True if the webhook was told of that (`server.alerts.delivery`)."""
         return message_id in self._told
 
     def draft(self, message_id: str) -> bytes | None:

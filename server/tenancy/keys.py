@@ -11,8 +11,6 @@ from typing import Final, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from server.budgets import Budget, Reached
-
 Scope = Literal["ingest", "read", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read", "admin")
 T = TypeVar("T")
@@ -153,35 +151,3 @@ def _put(kept: dict[str, dict[str, T]], name: str, value: T | None) -> None:
         kept.setdefault(project, {})[own] = value
     elif project in kept:
         kept[project].pop(own, None)
-
-
-def budget_record(budget: Budget) -> tuple[bytes, bytes]:
-    """Key and value of a budget's record in the directory topic."""
-    return f"budget/{budget.project}/{budget.id}".encode(), msgspec.json.encode(budget)
-
-
-def reached_record(reached: Reached) -> tuple[bytes, bytes]:
-    """Key and value of the record that a budget has reached a threshold."""
-    return f"reached/{reached.project}/{reached.id}".encode(), msgspec.json.encode(reached)
-
-
-class _Draft(Struct):
-    """The value of a draft's record."""
-
-    at: int
-    """Microseconds since the epoch."""
-    body: str
-
-
-def draft_record(message_id: str, body: bytes, at: int) -> tuple[bytes, bytes]:
-    """Key and value of the record that fixes what the webhook is sent: the first one of a message counts.
-
-    The key is another one each time, for the log forgets all but the newest record of a key.
-    """
-    name = f"alert/{message_id}/{secrets.token_hex(8)}"
-    return name.encode(), msgspec.json.encode(_Draft(at, body.decode()))
-
-
-def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:
-    """Key and value of the record that the webhook was told of something."""
-    return f"alert/{message_id}".encode(), msgspec.json.encode(at)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, month_start, window_start
 from processor.core.money import format_cost
 from processor.view.view import View
-from server import budgets
-from server.budgets import Budget, Window, budget_id, read_usd, window_end
-from server.spending import Spending, states
+from server.alerts import budgets
+from server.alerts.budgets import Budget, Window, budget_id, read_usd, window_end
+from server.alerts.records import budget_record, reached_record
+from server.alerts.spending import Spending, states
 from server.tenancy.directory import Directory
-from server.tenancy.keys import budget_record, reached_record
 from tests.support.tables import NOON, Usage, Worker
 
 DOLLAR = 10**12

@@ -16,8 +16,8 @@ from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
 from server import bookmark, feed
+from server.alerts.budgets import Reached
 from server.answers import Totals, UserRow
-from server.budgets import Reached
 from server.changes import Frame, Shared, Ticks
 from server.errors import Refused
 from server.feed import Feed, Subscription

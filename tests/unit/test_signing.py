@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from server.signing import secret_bytes, signature
+from server.alerts.signing import secret_bytes, signature
 
 
 def test_the_example_of_the_specifications_libraries() -> None:

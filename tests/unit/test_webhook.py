@@ -5,8 +5,8 @@ import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from server.signing import secret_bytes, signature
-from server.webhook import NotDelivered, PublicResolver, Webhook, is_public
+from server.alerts.signing import secret_bytes, signature
+from server.alerts.webhook import NotDelivered, PublicResolver, Webhook, is_public
 from tests.support.receiver import SECRET, receiver
 
 

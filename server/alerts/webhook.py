@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from server.signing import secret_bytes, signature
+from server.alerts.signing import secret_bytes, signature
 
 TIMEOUT: Final = 15.0
 """Seconds for all of a delivery."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Final
 
-from server.budgets import Reached
+from server.alerts.budgets import Reached
 
 KEPT: Final = 10_000
 """Of a project; older ones are in `GET /v1/budgets`."""

@@ -15,13 +15,13 @@ from processor.core.clock import HOUR
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.view.view import View
-from server import budgets
-from server.budgets import Reached
-from server.notices import Notices
-from server.spending import Spending
+from server.alerts import budgets
+from server.alerts.budgets import Reached
+from server.alerts.notices import Notices
+from server.alerts.records import reached_record
+from server.alerts.spending import Spending
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory
-from server.tenancy.keys import reached_record
 
 EVERY: Final = 0.25
 """Seconds between two looks."""

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from processor.core.clock import HOUR, format_timestamp, month_start, next_month
-from server import render
-from server.budgets import Reached
+from server.alerts.budget_json import budget_reached
+from server.alerts.budgets import Reached
 from server.tenancy.keys import Organization
 
 THRESHOLDS: Final = (80, 100)
@@ -73,6 +73,6 @@ def budget_body(reached: Reached) -> bytes:
         {
             "type": "budget.threshold_reached",
             "timestamp": format_timestamp(reached.at),
-            "data": {"project": reached.project, **render.budget_reached(reached)},
+            "data": {"project": reached.project, **budget_reached(reached)},
         }
     )

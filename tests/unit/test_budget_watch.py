@@ -12,14 +12,14 @@ from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
 from processor.view.view import View
-from server import budgets
-from server.alerter import Alerter
-from server.budgeter import Budgeter
-from server.notices import Notices
+from server.alerts import budgets
+from server.alerts.budget_watch import Budgeter
+from server.alerts.delivery import Alerter
+from server.alerts.notices import Notices
+from server.alerts.records import budget_record, reached_record
+from server.alerts.webhook import Webhook
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory
-from server.tenancy.keys import budget_record, reached_record
-from server.webhook import Webhook
 from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver
 from tests.support.tables import NOON, Usage, Worker
@@ -137,7 +137,7 @@ async def test_a_new_window_and_a_new_amount_begin_anew(tmp_path: Path) -> None:
 
 async def test_what_the_log_did_not_take_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = make(tmp_path, make_budget("10"))
-    monkeypatch.setattr("server.budgeter.AGAIN", 0.05)
+    monkeypatch.setattr("server.alerts.budget_watch.AGAIN", 0.05)
     append, failures = Log.append, [1, 1, 1]
 
     def failing(self: Log, *arguments: object) -> object:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from processor.core.clock import DAY, HOUR, window_start
 from processor.view.query import Range
 from processor.view.view import View
-from server.budgets import Budget, BudgetState, Reached, window_end
+from server.alerts.budgets import Budget, BudgetState, Reached, window_end
 from server.tenancy.directory import Directory
 
 COST = 6

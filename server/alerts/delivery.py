@@ -19,12 +19,12 @@ from processor.core.clock import DAY, SECOND
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.view.view import View
-from server import alerts
+from server.alerts import quota_alerts
+from server.alerts.records import alert_record, draft_record
+from server.alerts.webhook import NotDelivered, Webhook
 from server.tenancy import directory_log
 from server.tenancy.administration import Record
 from server.tenancy.directory import Directory
-from server.tenancy.keys import alert_record, draft_record
-from server.webhook import NotDelivered, Webhook
 
 EVERY: Final = 1.0
 """Seconds between two looks."""
@@ -89,11 +89,11 @@ class Alerter:
             return self._view.charged(organization, month).unique
 
         now = self._clock()
-        for alert, used in alerts.due(self._directory.organizations(), charged, now):
-            self._begin(alert.id(self._identity), partial(alerts.body, alert, used, now))
+        for alert, used in quota_alerts.due(self._directory.organizations(), charged, now):
+            self._begin(alert.id(self._identity), partial(quota_alerts.body, alert, used, now))
         for reached in self._directory.reached():
             if reached.at > now - PAST:
-                self._begin(f"msg_{reached.id.removeprefix('evt_')}", partial(alerts.budget_body, reached))
+                self._begin(f"msg_{reached.id.removeprefix('evt_')}", partial(quota_alerts.budget_body, reached))
 
     def _begin(self, message_id: str, body: Callable[[], bytes]) -> None:
         if message_id not in self._under_way and not self._directory.is_told(message_id):

@@ -10,11 +10,11 @@ from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.view.view import View
 from processor.view.windows import Charged
-from server.alerter import Alerter
+from server.alerts.delivery import Alerter
+from server.alerts.webhook import Webhook
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization
-from server.webhook import Webhook
 from tests.support.following import follow
 from tests.support.receiver import SECRET, Receiver, receiver
 from tests.support.tables import NOON

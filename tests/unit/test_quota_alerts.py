@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from processor.core.clock import HOUR, parse_timestamp
-from server.alerts import Alert, body, due
+from server.alerts.quota_alerts import Alert, body, due
 from server.tenancy.keys import Organization
 
 NOVEMBER = parse_timestamp("2026-11-01T00:00:00Z")
