@@ -30,7 +30,7 @@ from server.alerts.budget_admin import NewBudget
 from server.alerts.budget_json import budget_alone
 from server.alerts.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
-from server.face import Face, secret_of
+from server.services import Face, secret_of
 from server.status import API_HEADERS
 from server.tenancy import admin_json
 from server.tenancy.admin_service import AdminDesk

@@ -30,7 +30,6 @@ from server.alerts.delivery import Alerter
 from server.alerts.notices import Notices
 from server.alerts.webhook import Webhook
 from server.connections import Budget, Runner, budget_of_process
-from server.face import Face
 from server.feed import Feed
 from server.grpc_service import make_server
 from server.health import LogHealth
@@ -49,7 +48,8 @@ from server.limits.rates import OwnRates, SharedRates
 from server.limits.shared_quotas import SharedQuotas
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, Crew
-from server.reads import ViewReads
+from server.reads.read_service import ViewReads
+from server.services import Face
 from server.settings import ServerSettings
 from server.signals import Signals
 from server.telemetry.meters import Meters

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from processor.core.growing_arrays import I64
-from server.answers import UserRow
+from server.reads.answers import UserRow
 
 FRAME_ROWS: Final = 1000
 """Rows of one frame at most."""

@@ -24,13 +24,13 @@ from processor.view.view import SMALL, View
 from server import bookmark, position
 from server.alerts.budgets import Reached
 from server.alerts.notices import Notices
-from server.answers import UserRow
 from server.bookmark import Bookmark
 from server.changes import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
 from server.errors import Refused
 from server.pace import Pace
-from server.queries import check_names
-from server.reads import PATIENCE, user_row
+from server.reads.answers import UserRow, user_row
+from server.reads.params import check_names
+from server.reads.read_service import PATIENCE
 from server.tenancy.keys import Key
 
 INTERVAL: Final = 0.25

@@ -5,10 +5,10 @@ from google.rpc import status_pb2
 from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
-from server.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
-from server.costs import Costs, Latency, average_cost, cache_hit_rate
 from server.errors import Refused, Rejection
 from server.ingest.intake import Receipt
+from server.reads.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate
 from server.status import grpc_status
 
 _MAX_INT = 2**63 - 1

@@ -7,7 +7,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.answers import Health
+from server.services import Health
 
 WATCH_EVERY: Final = 0.5
 """Seconds between two looks for a `Watch`."""

@@ -20,7 +20,6 @@ from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server import grpc_answers
 from server.errors import Refused
-from server.face import Face, secret_of
 from server.grpc_health import HealthService
 from server.grpc_stream import IngestStream
 from server.grpc_watch import watch_users
@@ -28,6 +27,7 @@ from server.ingest import prefer, protobuf
 from server.ingest.inflate import MAX_BODY, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
+from server.services import Face, secret_of
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
 from server.tenancy.keys import Key, Scope

@@ -15,17 +15,18 @@ from prometheus_client import CollectorRegistry
 
 from processor import tracing
 from processor.core.events.event import Handling
-from server import admin_http, assets, docs_page, render
+from server import admin_http, assets, docs_page
 from server.alerts.budget_json import budget_list
 from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
-from server.face import Face, secret_of
 from server.gate import Gate, full
 from server.ingest import ndjson, prefer
 from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.memory_budget import Hold
-from server.queries import check_names
+from server.reads import read_json
+from server.reads.params import check_names
+from server.services import Face, secret_of
 from server.sse import stream_users
 from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
 from server.telemetry import access_log, metrics, request_traces
@@ -144,12 +145,16 @@ class _Door:
 
     async def list_users(self, request: web.Request) -> web.Response:
         params, after = _query(request)
-        return json_response(render.user_page(await self._face.reads.list_users(self._reader(request), params, after)))
+        return json_response(
+            read_json.user_page(await self._face.reads.list_users(self._reader(request), params, after))
+        )
 
     async def get_user(self, request: web.Request) -> web.Response:
         params, after = _query(request)
         key = self._reader(request)
-        return json_response(render.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after)))
+        return json_response(
+            read_json.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after))
+        )
 
     async def get_user_by_parameter(self, request: web.Request) -> web.Response:
         """`GET /v1/users/?user_id=ID`: the same answer, for the ids that clients and proxies resolve in a path."""
@@ -159,17 +164,17 @@ class _Door:
         if len(given) != 1 or not given[0]:
             raise Refused("not_found", NAMELESS)
         others = {name: value for name, value in params.items() if name not in {"user_id", "userId"}}
-        return json_response(render.user_detail(await self._face.reads.get_user(key, given[0], others, after)))
+        return json_response(read_json.user_detail(await self._face.reads.get_user(key, given[0], others, after)))
 
     async def get_costs(self, request: web.Request) -> web.Response:
         params, after = _query(request)
-        return json_response(render.costs(await self._face.reads.get_costs(self._reader(request), params, after)))
+        return json_response(read_json.costs(await self._face.reads.get_costs(self._reader(request), params, after)))
 
     async def get_quota(self, request: web.Request) -> web.Response:
         params, after = _query(request)
         key = self._reader(request)
         check_names(params, ("projectId",), key.project)
-        return json_response(render.quota(await self._face.reads.get_quota(key, after)))
+        return json_response(read_json.quota(await self._face.reads.get_quota(key, after)))
 
     async def get_budgets(self, request: web.Request) -> web.Response:
         params, after = _query(request)
@@ -272,7 +277,7 @@ def _unknown_coding(request: web.Request) -> str | None:
 def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return `body` as JSON; `headers` are added to those of every answer of the API."""
     every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
-    return web.Response(body=render.encode(body), status=status, headers=every, content_type="application/json")
+    return web.Response(body=read_json.encode(body), status=status, headers=every, content_type="application/json")
 
 
 def error_response(refused: Refused) -> web.Response:

@@ -8,7 +8,7 @@ from server.admin_http import BUDGETS, ROOT
 from server.ingest.inflate import ENCODINGS, MAX_BODY
 from server.ingest.intake import MAX_EVENTS
 from server.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref
-from server.queries import DEFAULT_LIMIT, MAX_LIMIT
+from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT
 from server.status import MAX_RETRY_AFTER, NDJSON
 
 JSON: Final = "application/json"

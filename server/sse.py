@@ -8,12 +8,12 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from processor.core.clock import format_timestamp
-from server import render
 from server.alerts.budget_json import budget_reached
 from server.alerts.budgets import Reached
 from server.changes import Frame
 from server.errors import Refused
-from server.face import Face, secret_of
+from server.reads import read_json
+from server.services import Face, secret_of
 from server.status import API_HEADERS, http_body
 
 HEADERS: Final = {
@@ -74,11 +74,11 @@ def _written(frame: Frame | Reached | None) -> bytes:
 
 def budget_event(reached: Reached) -> bytes:
     """A budget that was reached as one event; without an `id:`, for it is no place to go on from."""
-    return b"event: budget\ndata: %b\n\n" % render.encode(budget_reached(reached))
+    return b"event: budget\ndata: %b\n\n" % read_json.encode(budget_reached(reached))
 
 
 def event(frame: Frame) -> bytes:
     """A frame as one event."""
     kind = b"snapshot" if frame.snapshot else b"update"
-    data = render.user_rows(frame.rows), format_timestamp(frame.as_of).encode()
+    data = read_json.user_rows(frame.rows), format_timestamp(frame.as_of).encode()
     return b'id: %b\nevent: %b\ndata: {"users":%b,"asOf":"%b"}\n\n' % (frame.token.encode(), kind, *data)

@@ -1,6 +1,6 @@
 """A user's row as everybody sees it: the JSON of `GET /v1/users`, for readers of the topic `spendstream.users`.
 
-`server.render` writes the same for the answers; tests/unit/test_row_json.py holds the two together.
+`server.reads.read_json` writes the same for the answers; tests/unit/test_row_json.py holds the two together.
 """
 
 import msgspec

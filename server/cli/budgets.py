@@ -10,7 +10,6 @@ from processor.core.money import format_cost
 from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
-from server import render
 from server.alerts.budget_admin import NewBudget
 from server.alerts.budget_json import budget_alone, budget_list
 from server.alerts.budgets import DEFAULT_THRESHOLDS, MAX_THRESHOLD, WINDOWS, Budget, BudgetList, Window
@@ -18,7 +17,8 @@ from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.keys import administration
 from server.cli.output import Column, Sheet, print_encoded, say
 from server.cli.users import read_view
-from server.reads import ViewReads
+from server.reads import read_json
+from server.reads.read_service import ViewReads
 from server.tenancy import directory_log
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
@@ -91,7 +91,7 @@ def list_budgets(project: str, as_json: bool, **flags: Any) -> None:
         view, directory = read_view(log), directory_log.read_directory(log)
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     found = asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))
-    print_encoded([render.encode(budget_list(found))]) if as_json else _print(found)
+    print_encoded([read_json.encode(budget_list(found))]) if as_json else _print(found)
 
 
 @budgets.command("delete")
@@ -107,7 +107,7 @@ def delete_budget(budget: str, project: str, as_json: bool, **flags: Any) -> Non
 
 
 def _print_one(found: Budget, line: str, as_json: bool) -> None:
-    print_encoded([render.encode(budget_alone(found))]) if as_json else say(line)
+    print_encoded([read_json.encode(budget_alone(found))]) if as_json else say(line)
 
 
 def _what(budget: Budget) -> str:

@@ -8,12 +8,12 @@ from processor.core.clock import format_timestamp
 from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
-from server import render
-from server.answers import QuotaAnswer
 from server.cli.common import UNICODE, open_log, settings_options
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.users import read_view
-from server.reads import ViewReads
+from server.reads import read_json
+from server.reads.answers import QuotaAnswer
+from server.reads.read_service import ViewReads
 from server.tenancy import directory_log
 from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key
 
@@ -36,7 +36,7 @@ def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, con
     reads = ViewReads(view, Arrivals(view), directory, "", now)
     answer = asyncio.run(reads.get_quota(make_key("", at=now(), organization=org), None))
     if as_json:
-        print_encoded([render.encode(render.quota(answer))])
+        print_encoded([read_json.encode(read_json.quota(answer))])
     else:
         _print(answer)
 

@@ -19,7 +19,7 @@ from server.cli.progress import Show, progress_bar
 from server.errors import Refused
 from server.exporting import By, Exporter, Selection
 from server.importing import Importer
-from server.queries import parse_instant
+from server.reads.params import parse_instant
 
 EXIT_INCOMPLETE: Final = 1
 SHOWN: Final = 20

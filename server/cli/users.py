@@ -14,12 +14,12 @@ from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from processor.wall_clock import now
-from server import render
-from server.answers import Totals, UserPage
 from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import Cell, Column, Sheet, print_encoded
 from server.errors import Refused
-from server.reads import ViewReads
+from server.reads import read_json
+from server.reads.answers import Totals, UserPage
+from server.reads.read_service import ViewReads
 from server.tenancy.directory import Directory
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
@@ -48,7 +48,7 @@ def users(
     except Refused as refused:
         fail(refused.message)
     if as_json:
-        print_encoded([render.encode(render.user_page(page))])
+        print_encoded([read_json.encode(read_json.user_page(page))])
     else:
         _print(page)
 

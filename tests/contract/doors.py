@@ -16,11 +16,11 @@ from yarl import URL
 from processor.core.events import message
 from processor.core.events.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.face import Face
 from server.grpc_service import make_server
 from server.http_app import create_app, make_runner
 from server.ingest.intake import Intake
 from server.ingest.publisher import FakePublisher
+from server.services import Face
 from server.tenancy.admin_service import AdminDesk
 from server.tenancy.directory import Directory, key_record
 from server.tenancy.freshness import Trust

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import HOUR
 from server.alerts.budgets import Budget, BudgetList, BudgetState, Reached
-from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
-from server.costs import Costs, DayCost, Latency, ModelCost, ModelDay
 from server.errors import Refused
 from server.limits.rate_limit_headers import Allowance
+from server.reads.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
+from server.reads.costs import Costs, DayCost, Latency, ModelCost, ModelDay
 from server.tenancy.keys import Key
 
 NOW = 1_776_686_400_000_000

@@ -13,7 +13,7 @@ from processor.view.query import SORTS, Range
 from processor.view.ranking import CAP
 from processor.view.row_numbers import SAFE_BITS, Numbers, merged
 from processor.view.view import View
-from server.queries import parse_users
+from server.reads.params import parse_users
 
 Key = tuple[int, str, str, str | None, int, str, str]
 """partition, kind, project, user, day or hour, model, environment."""

@@ -11,10 +11,10 @@ from processor.core.money import PICO
 from processor.view.listing import Hour
 from processor.view.query import Range
 from processor.view.view import SMALL
-from server import costs
-from server.answers import Totals
-from server.costs import Costs, Latency, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
 from server.errors import Refused
+from server.reads import costs
+from server.reads.answers import Totals
+from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
 from server.tenancy.keys import make_key, new_secret
 from tests.support.tables import NOON, Usage
 from tests.unit.test_reads import KEY, Rig

@@ -28,7 +28,7 @@ from processor.state.loader import Partition, batches
 from processor.view.changelog_batch import ChangelogBatch
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
-from server.queries import parse_users
+from server.reads.params import parse_users
 from tests.support.tables import NOON, Usage, Worker
 
 keys = st.sampled_from([b"a", b"b", b"c", b"d"])

@@ -10,7 +10,7 @@ from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.listing import Listing
 from processor.view.query import SORTS
 from processor.view.view import View
-from server.queries import parse_users
+from server.reads.params import parse_users
 
 USERS = 2_500
 MONTH = 2

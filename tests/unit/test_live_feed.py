@@ -17,11 +17,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
 from server import bookmark, feed
 from server.alerts.budgets import Reached
-from server.answers import Totals, UserRow
 from server.changes import Frame, Shared, Ticks
 from server.errors import Refused
 from server.feed import Feed, Subscription
-from server.reads import user_row
+from server.reads.answers import Totals, UserRow, user_row
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker
 

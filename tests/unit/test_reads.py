@@ -13,9 +13,9 @@ from processor.view.query import SORTS
 from processor.view.ranking import CAP, top
 from processor.view.view import SMALL, View
 from server import position
-from server.answers import Totals, UserPage
 from server.errors import Refused
-from server.reads import ViewReads
+from server.reads.answers import Totals, UserPage
+from server.reads.read_service import ViewReads
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Key, Organization, make_key, new_secret
 from tests.support.tables import NOON, Usage, Worker

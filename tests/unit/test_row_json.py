@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from processor.core.clock import parse_timestamp
 from processor.core.tables.table_rows import NEVER
 from processor.users_topic.row_json import user_row
-from server import render
-from server.reads import user_row as listed_row
+from server.reads import read_json
+from server.reads.answers import user_row as listed_row
 
 FIRST, LAST = parse_timestamp("0001-01-01T00:00:00Z"), parse_timestamp("9999-12-31T23:59:59.999999Z")
 counts = st.integers(0, 2**70)
@@ -28,7 +28,7 @@ def test_it_is_the_row_of_the_list_and_its_project(
     project: str, user: str | None, sums: tuple[int, ...], first: int, last: int
 ) -> None:
     numbers = (NEVER, *sums, first, last)
-    listed = render.encode({"project_id": project, **render.user_row(listed_row(user, numbers))})
+    listed = read_json.encode({"project_id": project, **read_json.user_row(listed_row(user, numbers))})
     assert user_row(project, user, numbers) == listed
 
 

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from processor.core.clock import format_timestamp
-from server.answers import Totals, UserRow
 from server.changes import Frame
 from server.cli.remote import Message, Parser
 from server.cli.tail import Shown, print_rows
+from server.reads.answers import Totals, UserRow
 from server.sse import event
 from tests.support.tables import NOON
 

@@ -15,7 +15,7 @@ from processor.view.listing import Listing
 from processor.view.query import Range
 from processor.view.row_numbers import Numbers, merged
 from processor.view.view import UserRow, View
-from server.queries import parse_users
+from server.reads.params import parse_users
 from tests.support.tables import NOON, Records, Usage, Worker
 
 

@@ -9,15 +9,26 @@ from processor.view.arrivals import Arrivals
 from processor.view.listing import Listing
 from processor.view.projects import Dim
 from processor.view.query import Range, UserQuery
-from processor.view.row_numbers import TOTALS, Numbers, merge, merged
+from processor.view.row_numbers import Numbers, merge, merged
 from processor.view.view import SMALL, View
-from server import costs, position
+from server import position
 from server.alerts.budgets import BudgetList
 from server.alerts.spending import states
-from server.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
-from server.costs import Costs
 from server.errors import Refused
-from server.queries import parse_user, parse_users
+from server.reads import costs
+from server.reads.answers import (
+    DayRow,
+    ModelRow,
+    QuotaAnswer,
+    QuotaWindow,
+    Totals,
+    UserDetail,
+    UserPage,
+    _totals,
+    user_row,
+)
+from server.reads.costs import Costs
+from server.reads.params import parse_user, parse_users
 from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
 
@@ -180,13 +191,3 @@ def _detail(user_id: str, rows: Iterable[tuple[Dim, Numbers]], days: Range, as_o
         [DayRow(day, _totals(sums)) for day, sums in sorted(by_day.items())],
         as_of,
     )
-
-
-def _totals(numbers: Numbers) -> Totals:
-    return Totals(*numbers[TOTALS])
-
-
-def user_row(user_id: str | None, numbers: Numbers) -> UserRow:
-    """What a user's numbers say, as every answer and the feed show it."""
-    seen = numbers[8:] if numbers[1] else (None, None)
-    return UserRow(user_id, _totals(numbers), *seen)

@@ -1,17 +1,46 @@
-"""What both doors, HTTP and gRPC, stand in front of."""
+"""What the APIs need of a process: the ports behind HTTP and gRPC, and all of them in one place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from processor.core.events.event import Handling
-from server.answers import Health, Reads
+from server.alerts.budgets import BudgetList
 from server.feed import Feed
 from server.ingest.intake import Intake
 from server.limits.memory_budget import Room
 from server.limits.refusal_pacing import Throttle
+from server.reads.answers import QuotaAnswer, UserDetail, UserPage
+from server.reads.costs import Costs
 from server.tenancy.directory import Directory
 from server.tenancy.freshness import Trust, always
 from server.tenancy.keys import Key, Scope
+
+
+class Reads(Protocol):
+    """The reads, as both doors call them. `params` are the query parameters by their HTTP names, as text.
+
+    All raise `Refused`: bad_request (a parameter is wrong; the text names it), forbidden (another project),
+    not_found, not_yet_visible (`after` was not reached in time).
+    """
+
+    async def list_users(self, key: Key, params: Mapping[str, str], after: str | None) -> UserPage: ...
+    async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail: ...
+    async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> Costs: ...
+    async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer: ...
+    async def get_budgets(self, key: Key, after: str | None) -> BudgetList: ...
+
+
+class Health(Protocol):
+    """What the probes ask."""
+
+    def unready(self) -> Sequence[str]:
+        """Why events cannot be taken now, a sentence each; empty when ready."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator has to know though events can be taken, a sentence each: what is gone from the log."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

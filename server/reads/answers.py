@@ -1,16 +1,14 @@
 """What the reads answer, the same for every wire. Sums are exact: picodollars and Python integers."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from processor.core.clock import Kind
-from server.tenancy.keys import Key
+from processor.view.row_numbers import TOTALS, Numbers
 
 if TYPE_CHECKING:
-    from server.alerts.budgets import BudgetList
-    from server.costs import Costs
+    pass
 
 
 class Totals(Struct):
@@ -99,27 +97,11 @@ class QuotaAnswer(Struct):
         return None if self.limit is None else max(0, self.limit - self.used)
 
 
-class Reads(Protocol):
-    """The reads, as both doors call them. `params` are the query parameters by their HTTP names, as text.
-
-    All raise `Refused`: bad_request (a parameter is wrong; the text names it), forbidden (another project),
-    not_found, not_yet_visible (`after` was not reached in time).
-    """
-
-    async def list_users(self, key: Key, params: Mapping[str, str], after: str | None) -> UserPage: ...
-    async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail: ...
-    async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> "Costs": ...
-    async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer: ...
-    async def get_budgets(self, key: Key, after: str | None) -> "BudgetList": ...
+def _totals(numbers: Numbers) -> Totals:
+    return Totals(*numbers[TOTALS])
 
 
-class Health(Protocol):
-    """What the probes ask."""
-
-    def unready(self) -> Sequence[str]:
-        """Why events cannot be taken now, a sentence each; empty when ready."""
-        ...
-
-    def warnings(self) -> Sequence[str]:
-        """What an operator has to know though events can be taken, a sentence each: what is gone from the log."""
-        ...
+def user_row(user_id: str | None, numbers: Numbers) -> UserRow:
+    """What a user's numbers say, as every answer and the feed show it."""
+    seen = numbers[8:] if numbers[1] else (None, None)
+    return UserRow(user_id, _totals(numbers), *seen)

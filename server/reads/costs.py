@@ -16,9 +16,9 @@ from processor.core.money import PICO
 from processor.view.listing import Hour
 from processor.view.query import Range
 from processor.view.row_numbers import TOTALS, Numbers
-from server.answers import Totals
 from server.errors import Refused
-from server.queries import check_names, parse_instant
+from server.reads.answers import Totals
+from server.reads.params import check_names, parse_instant
 
 DAYS: Final = 30
 """Days of the default range, of the past a forecast is made from, and of the future it is made for."""

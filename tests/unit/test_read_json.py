@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import render
-from server.answers import Totals, UserRow
+from server.reads import read_json
+from server.reads.answers import Totals, UserRow
 
 counts = st.integers(0, 2**70)
 instants = st.none() | st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
@@ -17,4 +17,4 @@ rows = st.builds(
 
 @given(st.lists(rows, max_size=4))
 def test_the_feeds_rows_are_those_of_every_other_answer(found: list[UserRow]) -> None:
-    assert render.user_rows(found) == render.encode([render.user_row(row) for row in found])
+    assert read_json.user_rows(found) == read_json.encode([read_json.user_row(row) for row in found])
