@@ -30,7 +30,6 @@ from server.alerts.delivery import Alerter
 from server.alerts.notices import Notices
 from server.alerts.webhook import Webhook
 from server.connections import Budget, Runner, budget_of_process
-from server.feed import Feed
 from server.grpc_service import make_server
 from server.health import LogHealth
 from server.http_app import create_app, make_runner
@@ -46,6 +45,7 @@ from server.limits.memory_budget import Room
 from server.limits.quotas import ViewQuotas
 from server.limits.rates import OwnRates, SharedRates
 from server.limits.shared_quotas import SharedQuotas
+from server.live.feed import Feed
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, Crew
 from server.reads.read_service import ViewReads

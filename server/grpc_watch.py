@@ -10,8 +10,8 @@ from processor.core.clock import format_timestamp
 from protos.spendstream.v1 import usage_pb2
 from server import grpc_answers
 from server.alerts.budgets import Reached
-from server.changes import Frame
-from server.feed import Feed
+from server.live.feed import Feed
+from server.live.frames import Frame
 from server.tenancy.keys import Key
 
 

@@ -6,10 +6,10 @@ from typing import Protocol
 
 from processor.core.events.event import Handling
 from server.alerts.budgets import BudgetList
-from server.feed import Feed
 from server.ingest.intake import Intake
 from server.limits.memory_budget import Room
 from server.limits.refusal_pacing import Throttle
+from server.live.feed import Feed
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage
 from server.reads.costs import Costs
 from server.tenancy.directory import Directory

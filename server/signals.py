@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from processor.core.clock import SECOND, month_start
 from processor.log import losses
 from processor.view.view import View
-from server.feed import Feed
 from server.health import LogHealth
 from server.ingest.log_publisher import LogPublisher
 from server.limits.memory_budget import Room
+from server.live.feed import Feed
 from server.tenancy.directory import Directory
 
 

@@ -10,8 +10,8 @@ from aiohttp import hdrs, web
 from processor.core.clock import format_timestamp
 from server.alerts.budget_json import budget_reached
 from server.alerts.budgets import Reached
-from server.changes import Frame
 from server.errors import Refused
+from server.live.frames import Frame
 from server.reads import read_json
 from server.services import Face, secret_of
 from server.status import API_HEADERS, http_body

@@ -11,14 +11,14 @@ from processor.core.clock import format_timestamp
 from processor.log.errors import LogUnavailable
 from processor.settings import Settings
 from processor.wall_clock import now
-from server import exporting, importing
+from server.backup import exporter, importer
+from server.backup.exporter import By, Exporter, Selection
+from server.backup.importer import Importer
 from server.cli import files
 from server.cli.common import UNICODE, fail, open_log, settings_options
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
 from server.errors import Refused
-from server.exporting import By, Exporter, Selection
-from server.importing import Importer
 from server.reads.params import parse_instant
 
 EXIT_INCOMPLETE: Final = 1
@@ -75,7 +75,7 @@ def _instant(name: str, text: str | None) -> int | None:
         fail(refused.message)
 
 
-def _report_export(tally: exporting.Tally, as_json: bool, *, to_stderr: bool) -> None:
+def _report_export(tally: exporter.Tally, as_json: bool, *, to_stderr: bool) -> None:
     oldest = None if tally.first_at is None else format_timestamp(tally.first_at)
     if as_json:
         summary = {
@@ -124,7 +124,7 @@ def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags:
     sys.exit(EXIT_INCOMPLETE if any(tally.rejected or damage for tally, damage in done) else 0)
 
 
-def _import(name: str, importer: Importer, show: Show) -> tuple[importing.Tally, str | None]:
+def _import(name: str, importer: Importer, show: Show) -> tuple[importer.Tally, str | None]:
     """One file; returns what it came to, and what is wrong with the file if it could not be read to its end."""
     damage: list[str] = []
     try:
@@ -134,7 +134,7 @@ def _import(name: str, importer: Importer, show: Show) -> tuple[importing.Tally,
     return importer.tally, damage[0] if damage else None
 
 
-def _report_import(tallies: dict[str, tuple[importing.Tally, str | None]], as_json: bool, dry_run: bool) -> None:
+def _report_import(tallies: dict[str, tuple[importer.Tally, str | None]], as_json: bool, dry_run: bool) -> None:
     accepted = sum(tally.accepted for tally, _ in tallies.values())
     rejected = sum(tally.rejected for tally, _ in tallies.values())
     bad = [
@@ -159,7 +159,7 @@ def _report_import(tallies: dict[str, tuple[importing.Tally, str | None]], as_js
         field = f", {each['field']}" if each["field"] else ""
         say(f"{each['file']}:{each['line']}{field}: {each['message']}", err=True)
     if rejected > SHOWN:
-        say(f"... and {rejected - SHOWN} more (--json names up to {importing.KEPT} of a file)", err=True)
+        say(f"... and {rejected - SHOWN} more (--json names up to {importer.KEPT} of a file)", err=True)
     for name, damage in damaged.items():
         say(f"{name} is damaged: {damage}; what could be read of it counts", err=True)
     say(f"{accepted} events {'would be imported' if dry_run else 'imported'}, {rejected} lines refused")

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from protos.spendstream.v1 import usage_pb2, usage_pb2_grpc
-from server import bookmark
+from server.live import resume_token
 from server.tenancy.directory import key_record
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata
 from tests.contract.fakes import REACHED
@@ -131,8 +131,8 @@ async def test_a_view_behind_the_id_waits(doors: Doors, subscribe: Subscribe) ->
     doors.live.worker.send([Usage(2, "a"), Usage(3, "b"), Usage(4, "c"), Usage(5, "d")])
     ahead = doors.live.worker.work_all()
 
-    mark = bookmark.decode(token)
-    token = bookmark.encode(mark.identity, mark.binding, doors.live.worker.log_end())
+    mark = resume_token.decode(token)
+    token = resume_token.encode(mark.identity, mark.binding, doors.live.worker.log_end())
     async with subscribe(token) as events:
         waiting = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0.5)
@@ -316,7 +316,7 @@ async def test_the_id_may_come_with_the_address_and_the_header_is_newer(doors: D
 
 
 async def test_silence_is_broken_by_comments(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.feed.HEARTBEAT", 0.1)
+    monkeypatch.setattr("server.live.feed.HEARTBEAT", 0.1)
     async with doors.session.get(doors.url + "/v1/stream/users", headers={"x-api-key": SECRET}) as response:
         async with asyncio.timeout(10):
             while await response.content.readline() != b": heartbeat\n":

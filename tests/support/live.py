@@ -18,7 +18,7 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from protos.spendstream.v1 import usage_pb2
 from server.alerts.notices import Notices
-from server.feed import Feed
+from server.live.feed import Feed
 from tests.support.tables import NOON, Usage, Worker
 from tests.support.traffic import plain_decimal
 

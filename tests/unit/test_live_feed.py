@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
-from server import bookmark, feed
 from server.alerts.budgets import Reached
-from server.changes import Frame, Shared, Ticks
 from server.errors import Refused
-from server.feed import Feed, Subscription
+from server.live import feed, resume_token
+from server.live.feed import Feed, Subscription
+from server.live.frames import Frame, Shared, Ticks
 from server.reads.answers import Totals, UserRow, user_row
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker
@@ -122,7 +122,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"INTERVAL": 0.0, "BEHIND": 0.0, "FRAME_ROWS": 2, "BLOCK": 4}.items():
-        monkeypatch.setattr(f"server.feed.{name}", value)
+        monkeypatch.setattr(f"server.live.feed.{name}", value)
 
 
 @asynccontextmanager
@@ -277,7 +277,7 @@ async def test_many_users_are_looked_up_in_a_thread() -> None:
         await until(lambda: client.table == process.table())
         assert sum(len(frame.rows) for frame in client.frames if frame) == count - 100, "only who changed since"
         assert token is not None
-        assert bookmark.decode(token).position == {0: 1}
+        assert resume_token.decode(token).position == {0: 1}
 
 
 # --- updates ---------------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ async def test_rows_of_a_flush_that_is_not_whole_yet_are_not_claimed(small: None
         process.see()
         await until(lambda: client.table == process.table())
         assert client.token is not None
-        assert bookmark.decode(client.token).position == process.view.held()
+        assert resume_token.decode(client.token).position == process.view.held()
 
 
 async def test_who_loses_a_part_of_an_update_gets_it_again(small: None) -> None:
@@ -364,12 +364,12 @@ async def test_a_token_ahead_of_the_last_tick_is_not_taken_back(monkeypatch: pyt
     feed_in(process, Usage(1, "a"))
     async with following(process) as other:
         await until(lambda: other.has_read_all)
-        monkeypatch.setattr("server.feed.INTERVAL", 1000.0)
+        monkeypatch.setattr("server.live.feed.INTERVAL", 1000.0)
         feed_in(process, Usage(2, "a"))
         await until(lambda: other.table == process.table())
         feed_in(process, Usage(3, "a"), Usage(4, "b"))  # there will be no tick for that
         assert other.subscription is not None
-        token = bookmark.encode(IDENTITY, other.subscription.binding, process.view.held())
+        token = resume_token.encode(IDENTITY, other.subscription.binding, process.view.held())
         ahead = Client()
         ahead.token = token
         ahead.permits.release()
@@ -460,9 +460,9 @@ async def test_a_token_of_something_else_begins_anew(identity: str, users: tuple
         await until(lambda: client.frames)
         token = client.token
     assert token is not None
-    binding, position = bookmark.decode(token).binding, bookmark.decode(token).position
+    binding, position = resume_token.decode(token).binding, resume_token.decode(token).position
     again = Client(users, key)
-    again.token = bookmark.encode(identity, binding, {**position, 0: 10**6})
+    again.token = resume_token.encode(identity, binding, {**position, 0: 10**6})
     again.permits.release()
     await again.connect(process)
     await until(lambda: again.frames)
@@ -497,7 +497,7 @@ async def test_what_cannot_be_subscribed_to(
 
 
 async def test_a_subscription_can_wait_for_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.feed.PATIENCE", 0.01)
+    monkeypatch.setattr("server.live.feed.PATIENCE", 0.01)
     process = Process(Worker())
     with pytest.raises(Refused) as caught:
         await process.feed.open("secret", lambda: KEY, {}, (), None, f"{IDENTITY}_0-0")
@@ -596,15 +596,15 @@ async def test_a_server_that_stops_says_so_and_takes_no_more() -> None:
 
 
 async def test_long_silences_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.feed.HEARTBEAT", 0.2)
-    monkeypatch.setattr("server.feed.CHECK_EVERY", 0.05)
+    monkeypatch.setattr("server.live.feed.HEARTBEAT", 0.2)
+    monkeypatch.setattr("server.live.feed.CHECK_EVERY", 0.05)
     process = Process(Worker())
     async with following(process) as client:
         await until(lambda: client.frames.count(None) == 2)
         token = client.token
         await client.drop()
         assert token is not None
-        client.token = bookmark.encode(IDENTITY, bookmark.decode(token).binding, {0: 5})
+        client.token = resume_token.encode(IDENTITY, resume_token.decode(token).binding, {0: 5})
         client.frames.clear()
         await client.connect(process)
         await until(lambda: client.frames == [None, None])

@@ -24,9 +24,9 @@ from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from processor.state.verify import verify
+from server.backup.exporter import Exporter, Selection
+from server.backup.importer import KEPT, Importer
 from server.cli import files
-from server.exporting import Exporter, Selection
-from server.importing import KEPT, Importer
 from tests.support.events import ABSENT, make_event, to_json_line, to_proto
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON

@@ -21,13 +21,14 @@ import msgspec
 from processor.core.growing_arrays import I64
 from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
-from server import bookmark, position
+from server import position
 from server.alerts.budgets import Reached
 from server.alerts.notices import Notices
-from server.bookmark import Bookmark
-from server.changes import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
 from server.errors import Refused
-from server.pace import Pace
+from server.live import resume_token
+from server.live.cpu_share import Pace
+from server.live.frames import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
+from server.live.resume_token import Bookmark
 from server.reads.answers import UserRow, user_row
 from server.reads.params import check_names
 from server.reads.read_service import PATIENCE
@@ -174,7 +175,7 @@ class Feed:
         if token:
             subscription.token = token
             try:
-                found = bookmark.decode(token)
+                found = resume_token.decode(token)
             except ValueError:
                 _bad("Last-Event-ID is not one that this server gave out")
             # One of another log, project or filter says nothing about this feed: a new snapshot does.
@@ -386,7 +387,7 @@ class Feed:
             subscription.numbers = set(self._view.find(subscription.project, subscription.users).values())
 
     def _token(self, subscription: Subscription, mark: Mark, place: str | None = None) -> str:
-        return bookmark.encode(self._identity, subscription.binding, mark.position, place)
+        return resume_token.encode(self._identity, subscription.binding, mark.position, place)
 
     async def _look(self, size: int, work: Callable[[], T]) -> T:
         if size <= SMALL:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from server.pace import MAX_SHARE, Pace
+from server.live.cpu_share import MAX_SHARE, Pace
 
 
 class Clock:
@@ -29,7 +29,7 @@ real_sleep = asyncio.sleep
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("server.pace.asyncio.sleep", made.sleep)
+    monkeypatch.setattr("server.live.cpu_share.asyncio.sleep", made.sleep)
     return made
 
 

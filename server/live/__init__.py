@@ -1,0 +1,2 @@
+"""The stream of changed users: snapshots, frames, resume tokens. May import `reads`, `alerts` and below, and the
+view."""
