@@ -29,10 +29,10 @@ from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
 from server.alerts.notices import Notices
 from server.alerts.webhook import Webhook
-from server.connections import Budget, Runner, budget_of_process
 from server.grpc_service import make_server
 from server.health import LogHealth
-from server.http_app import create_app, make_runner
+from server.http_api.connections import Budget, Runner, budget_of_process
+from server.http_api.routes import create_app, make_runner
 from server.ingest.inflate import MAX_BODY
 from server.ingest.intake import Intake
 from server.ingest.log_publisher import LogPublisher

@@ -19,7 +19,7 @@ def main() -> int:
                 imported += 1
     for entry in metadata.entry_points(group="faust.transports", name="spendstream-sqlite"):
         print(f"transport: {entry.load()}")
-    files = importlib.import_module("server.assets").load()
+    files = importlib.import_module("server.http_api.static_files").load()
     assert {"index.html", "main.js", "style.css", "uplot.js", "uplot.css"} <= set(files), (
         f"the page has only {set(files)}"
     )

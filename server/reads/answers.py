@@ -1,14 +1,9 @@
 """What the reads answer, the same for every wire. Sums are exact: picodollars and Python integers."""
 
-from typing import TYPE_CHECKING
-
 from msgspec import Struct
 
 from processor.core.clock import Kind
 from processor.view.row_numbers import TOTALS, Numbers
-
-if TYPE_CHECKING:
-    pass
 
 
 class Totals(Struct):

@@ -49,15 +49,15 @@ def refusals(doors: Doors) -> float:
 @pytest.fixture
 def shut(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nobody comes in, and nobody waits for long; `undo` opens it."""
-    monkeypatch.setattr("server.gate.PER_TURN", 0)
-    monkeypatch.setattr("server.gate.PATIENCE", 0.1)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.http_api.gate.PATIENCE", 0.1)
     return monkeypatch
 
 
 async def test_all_that_arrive_together_are_taken_one_after_the_other(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.gate.PER_TURN", 1)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 1)
     events = [make_event() for _ in range(100)]
     answers = await asyncio.gather(*(doors.post(to_ndjson([event])) for event in events))
     assert [answer.status for answer in answers] == [202] * 100
@@ -123,8 +123,8 @@ async def test_a_request_in_any_form_is_answered_once(
 async def test_several_requests_at_once_get_their_answers_in_order(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.gate.PER_TURN", 0)
-    monkeypatch.setattr("server.gate.PATIENCE", 60.0)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.http_api.gate.PATIENCE", 60.0)
     reader, writer = await connect(doors)
     first, second, third = make_event(), make_event(), make_event()
     writer.write(request(first) + request(second))
@@ -142,7 +142,7 @@ async def test_several_requests_at_once_get_their_answers_in_order(
 
 
 async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.gate.PATIENCE", 0.05)
+    monkeypatch.setattr("server.http_api.gate.PATIENCE", 0.05)
     publish, may_go = doors.publisher.publish, asyncio.Event()
 
     async def slowly(parts: Parts, size: int) -> dict[int, int]:
@@ -153,7 +153,7 @@ async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, mon
     reader, writer = await connect(doors)
     writer.write(request())
     await asyncio.sleep(0.1)  # it is under way
-    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
     writer.write(request())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.read(1), 0.3)  # the second one's place is behind the first
@@ -167,11 +167,11 @@ async def test_a_body_that_looks_like_a_request_is_a_body(doors: Doors, shut: py
     head, body = request().split(b"\r\n\r\n")
     size = len(body)
     reader, writer = await connect(doors)
-    shut.setattr("server.gate.PER_TURN", 32)
+    shut.setattr("server.http_api.gate.PER_TURN", 32)
     writer.write(head.replace(b"Content-Length: %d" % size, b"Content-Length: %d" % (size + len(line))))
     writer.write(b"\r\n\r\n" + body)
     await asyncio.sleep(0.1)  # the head and a line of the body are there
-    shut.setattr("server.gate.PER_TURN", 0)
+    shut.setattr("server.http_api.gate.PER_TURN", 0)
     writer.write(line)
     status, _, answer = await read_answer(reader)
     assert (status, json.loads(answer)["accepted"]) == (202, 1)
@@ -181,7 +181,7 @@ async def test_a_body_that_looks_like_a_request_is_a_body(doors: Doors, shut: py
 
 
 async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
     _, writer = await connect(doors)
     writer.write(request())
     await asyncio.sleep(0.05)
@@ -203,7 +203,7 @@ async def test_who_has_ended_its_side_while_it_waits_gets_its_answer(
     writer.write(request())
     writer.write_eof()
     await asyncio.sleep(0.05)
-    shut.setattr("server.gate.PER_TURN", per_turn)
+    shut.setattr("server.http_api.gate.PER_TURN", per_turn)
     assert (await read_answer(reader))[0] == status
     assert await asyncio.wait_for(reader.read(), 5) == b""
     writer.close()
@@ -215,15 +215,15 @@ async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) 
         writer.write(request())
         assert (await read_answer(reader))[0] == 202
         await asyncio.sleep(1.5)
-        monkeypatch.setattr("server.gate.PER_TURN", 0)
-        monkeypatch.setattr("server.gate.PATIENCE", 1.5)
+        monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
+        monkeypatch.setattr("server.http_api.gate.PATIENCE", 1.5)
         writer.write(request())
         assert (await read_answer(reader))[::2] == (503, FULL)
         writer.close()
 
 
 async def test_who_waits_when_the_server_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
     async with open_doors() as doors:
         reader, writer = await connect(doors)
         writer.write(request())
@@ -242,13 +242,13 @@ async def test_an_unknown_key_waits_too(doors: Doors, shut: pytest.MonkeyPatch) 
 async def test_one_organisation_does_not_keep_another_waiting(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     other = "lqt_" + "7" * 64
     doors.add_key(other, organization="other", project="theirs")
-    monkeypatch.setattr("server.gate.PER_TURN", 0)
-    monkeypatch.setattr("server.gate.PATIENCE", 60.0)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
+    monkeypatch.setattr("server.http_api.gate.PATIENCE", 60.0)
     many = [asyncio.ensure_future(doors.post(BODY)) for _ in range(60)]
     await asyncio.sleep(0.3)
     one = asyncio.ensure_future(doors.post(BODY, x_api_key=other))
     await asyncio.sleep(0.1)
-    monkeypatch.setattr("server.gate.PER_TURN", 1)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 1)
     assert (await one).status == 202
     assert sum(each.done() for each in many) < 30
     for each in many:

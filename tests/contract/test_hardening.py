@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.connections import PROBE_CONNECTIONS
 from server.grpc_service import OPTIONS, make_server
+from server.http_api.connections import PROBE_CONNECTIONS
 from server.ingest.publisher import FakePublisher, Parts
 from server.limits.admission import MIN_IDLE
 from server.limits.connection_watch import ConnectionWatch

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from server.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
+from server.http_api.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
 from server.limits.connection_watch import (
     ConnectionWatch,
     Open,

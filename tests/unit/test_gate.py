@@ -2,9 +2,9 @@
 
 import pytest
 
-from server import gate
 from server.errors import Refused
-from server.gate import Gate, Waiting
+from server.http_api import gate
+from server.http_api.gate import Gate, Waiting
 from server.limits.memory_budget import Room
 from tests.contract.doors import SECRET
 
@@ -100,7 +100,7 @@ class Loop:
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     made = Loop()
     monkeypatch.setattr("asyncio.get_running_loop", lambda: made)
-    monkeypatch.setattr("server.gate.PER_TURN", 2)
+    monkeypatch.setattr("server.http_api.gate.PER_TURN", 2)
     return made
 
 

@@ -10,9 +10,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import CollectorRegistry
 
 from processor.core.events.event import RULES
-from server.http_app import create_app
-from server.openapi import EXAMPLE_EVENT, document
-from server.openapi_schemas import ANSWERS, components
+from server.http_api.openapi import EXAMPLE_EVENT, document
+from server.http_api.openapi_schemas import ANSWERS, components
+from server.http_api.routes import create_app
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Answer, open_doors
 from tests.support.events import make_event, to_json_line
 

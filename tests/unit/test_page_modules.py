@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Route
 
 from processor.core.visible import visible
-from server import assets
+from server.http_api import static_files
 
 pytestmark = pytest.mark.browser
 
@@ -22,7 +22,7 @@ Run = Callable[..., Any]
 @pytest.fixture(scope="module")
 def run(chrome: Browser) -> Iterator[Run]:
     """`run(module, body, argument)`: the value of a JavaScript function body that sees `module` and `argument`."""
-    files = assets.load()
+    files = static_files.load()
 
     def answer(route: Route) -> None:
         asset = files.get(route.request.url.removeprefix(f"{ORIGIN}/page/"))

@@ -9,9 +9,9 @@ from rich.console import Console
 from processor.core.clock import format_timestamp
 from server.cli.remote import Message, Parser
 from server.cli.tail import Shown, print_rows
+from server.http_api.user_stream import event
 from server.live.frames import Frame
 from server.reads.answers import Totals, UserRow
-from server.sse import event
 from tests.support.tables import NOON
 
 

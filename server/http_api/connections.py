@@ -12,9 +12,9 @@ from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, InvalidHeader, InvalidURLError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError
 
-from server import gate
 from server.errors import Refused
-from server.gate import MAX_HEAD, Gate
+from server.http_api import gate
+from server.http_api.gate import MAX_HEAD, Gate
 from server.limits.admission import Admission, network_of
 from server.limits.connection_watch import MAX_GRPC, peer_of
 from server.status import API_HEADERS

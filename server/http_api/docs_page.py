@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from server import assets
-from server.assets import Asset
-from server.openapi import document
+from server.http_api import static_files
+from server.http_api.openapi import document
+from server.http_api.static_files import Asset
 
 CARRIER: Final = "swagger_ui"
 """The package of the distribution swagger-ui-py, which brings Swagger UI. None of its code is imported; record 19."""
@@ -28,7 +28,7 @@ POLICY: Final = (
 
 def load() -> dict[str, Asset]:
     """The files of the page by their names."""
-    files = {path.name: path for path in FOLDER.iterdir() if path.suffix in assets.TYPES}
+    files = {path.name: path for path in FOLDER.iterdir() if path.suffix in static_files.TYPES}
     spec = find_spec(CARRIER)
     for folder in (spec and spec.submodule_search_locations) or ():
         files |= {name: path for name, inside in FILES.items() if (path := Path(folder) / inside).is_file()}
@@ -44,5 +44,5 @@ def add_routes(app: web.Application) -> None:
 
     app.router.add_get("/openapi.json", openapi)
     for name, asset in load().items():
-        path = "/docs" if name == assets.INDEX else ROOT + name
-        app.router.add_get(path, assets.handler(asset, POLICY))
+        path = "/docs" if name == static_files.INDEX else ROOT + name
+        app.router.add_get(path, static_files.handler(asset, POLICY))

@@ -15,11 +15,12 @@ from prometheus_client import CollectorRegistry
 
 from processor import tracing
 from processor.core.events.event import Handling
-from server import admin_http, assets, docs_page
 from server.alerts.budget_json import budget_list
-from server.connections import Connection, Runner, too_many_connections
 from server.errors import Refused
-from server.gate import Gate, full
+from server.http_api import admin, docs_page, static_files
+from server.http_api.connections import Connection, Runner, too_many_connections
+from server.http_api.gate import Gate, full
+from server.http_api.user_stream import stream_users
 from server.ingest import ndjson, prefer
 from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
@@ -27,7 +28,6 @@ from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Face, secret_of
-from server.sse import stream_users
 from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
@@ -81,12 +81,12 @@ def create_app(
     app.router.add_get("/v1/budgets", door.get_budgets)
     app.router.add_get("/healthz", door.healthz)
     app.router.add_get("/readyz", door.readyz)
-    assets.add_routes(app)
+    static_files.add_routes(app)
     docs_page.add_routes(app)
     if registry is not None:
         metrics.add_routes(app, registry, gather)
     if desk is not None:
-        admin_http.add_routes(app, face, desk)
+        admin.add_routes(app, face, desk)
     return app
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from server.errors import Refused
+from server.http_api.fair_queue import Turns
 from server.limits.memory_budget import Room
 from server.status import http_response
-from server.turns import Turns
 
 PER_TURN: Final = 32
 """Batches that come in in a turn of the event loop."""

@@ -6,8 +6,8 @@ import msgspec
 
 from processor.core.events.event import MAX_ERROR_MESSAGE, Code, JsonEvent
 from processor.core.money import MAX_COST
-from server.admin_http import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
 from server.alerts.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
+from server.http_api.admin import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
 
 Schema = dict[str, Any]
 

@@ -11,15 +11,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from server import assets
+from server.http_api import static_files
 
-FILES = assets.load()
+FILES = static_files.load()
 
 
 @pytest.fixture
 async def origin() -> AsyncIterator[str]:
     app = web.Application()
-    assets.add_routes(app)
+    static_files.add_routes(app)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -74,7 +74,7 @@ def test_the_page_names_only_files_that_are_there_and_no_other_host() -> None:
     imported = {name for asset in FILES.values() for name in re.findall(rb'from "\./([^"]+)"', asset.plain)}
     assert {name.decode().removeprefix("/page/") for name in named} | {name.decode() for name in imported} <= set(FILES)
     for name, asset in FILES.items():
-        if name not in assets.CHART_FILES and name != "icon.svg":  # the names of a library and of a namespace
+        if name not in static_files.CHART_FILES and name != "icon.svg":  # the names of a library and of a namespace
             assert b"://" not in asset.plain, name
 
 
@@ -82,19 +82,19 @@ def test_the_page_has_nothing_inline() -> None:
     page = FILES["index.html"].plain.decode()
     assert re.findall(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", page) == []
     for name, asset in FILES.items():
-        if name.endswith(".js") and name not in assets.CHART_FILES:
+        if name.endswith(".js") and name not in static_files.CHART_FILES:
             found = re.findall(
                 rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", asset.plain
             )
             assert found == [], name
 
 
-@pytest.mark.parametrize("name", sorted(assets.CHART_FILES))
+@pytest.mark.parametrize("name", sorted(static_files.CHART_FILES))
 def test_the_chart_library_is_the_one_that_the_page_accepts(name: str) -> None:
     digest = base64.b64encode(hashlib.sha384(FILES[name].plain).digest()).decode()
     assert f'"/page/{name}" integrity="sha384-{digest}"' in FILES["index.html"].plain.decode()
 
 
 def test_without_the_carrier_only_the_charts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "find_spec", lambda name: None)
-    assert set(assets.load()) == set(FILES) - set(assets.CHART_FILES)
+    monkeypatch.setattr(static_files, "find_spec", lambda name: None)
+    assert set(static_files.load()) == set(FILES) - set(static_files.CHART_FILES)
