@@ -29,7 +29,7 @@ from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
 from server.alerts.notices import Notices
 from server.alerts.webhook import Webhook
-from server.grpc_service import make_server
+from server.grpc_api.servicers import make_server
 from server.health import LogHealth
 from server.http_api.connections import Budget, Runner, budget_of_process
 from server.http_api.routes import create_app, make_runner

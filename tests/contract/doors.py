@@ -16,7 +16,7 @@ from yarl import URL
 from processor.core.events import message
 from processor.core.events.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.grpc_service import make_server
+from server.grpc_api.servicers import make_server
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
 from server.ingest.publisher import FakePublisher

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2
 from server.errors import Refused
-from server.grpc_service import make_server
+from server.grpc_api.servicers import make_server
 from server.limits.connection_watch import ConnectionWatch
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_proto

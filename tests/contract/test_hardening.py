@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.grpc_service import OPTIONS, make_server
+from server.grpc_api.servicers import OPTIONS, make_server
 from server.http_api.connections import PROBE_CONNECTIONS
 from server.ingest.publisher import FakePublisher, Parts
 from server.limits.admission import MIN_IDLE

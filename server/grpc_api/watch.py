@@ -8,8 +8,8 @@ import grpc
 
 from processor.core.clock import format_timestamp
 from protos.spendstream.v1 import usage_pb2
-from server import grpc_answers
 from server.alerts.budgets import Reached
+from server.grpc_api import messages
 from server.live.feed import Feed
 from server.live.frames import Frame
 from server.tenancy.keys import Key
@@ -59,7 +59,7 @@ def response(frame: Frame) -> bytes:
     """A frame as a serialized `WatchUsersResponse`."""
     return usage_pb2.WatchUsersResponse(
         snapshot=frame.snapshot,
-        users=map(grpc_answers.user_row, frame.rows),
+        users=map(messages.user_row, frame.rows),
         as_of=format_timestamp(frame.as_of),
         resume_token=frame.token,
     ).SerializeToString()

@@ -18,11 +18,11 @@ from grpc_status import rpc_status
 from processor import tracing
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
-from server import grpc_answers
 from server.errors import Refused
-from server.grpc_health import HealthService
-from server.grpc_stream import IngestStream
-from server.grpc_watch import watch_users
+from server.grpc_api import messages
+from server.grpc_api.health_servicer import HealthService
+from server.grpc_api.ingest_stream import IngestStream
+from server.grpc_api.watch import watch_users
 from server.ingest import prefer, protobuf
 from server.ingest.inflate import MAX_BODY, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
@@ -127,7 +127,7 @@ class _Ingest:
             await self._face.throttle.pace(key.id, refused)
             raise
         context.set_trailing_metadata((("x-ingest-position", receipt.position),))
-        return grpc_answers.receipt(sequence, receipt)
+        return messages.receipt(sequence, receipt)
 
     async def IngestStream(self, context: Context) -> None:
         metadata = _metadata(context)
@@ -136,14 +136,14 @@ class _Ingest:
 
         async def answer(key: Key, raw: bytes) -> ingest_pb2.IngestResponse:
             try:
-                return grpc_answers.receipt(*await self._accept(key, raw, handling))
+                return messages.receipt(*await self._accept(key, raw, handling))
             except Refused as refused:
                 self._face.intake.meters.refused("proto", refused)
                 await self._face.throttle.pace(key.id, refused)
-                return grpc_answers.refusal(protobuf.sequence_of(raw), refused)
+                return messages.refusal(protobuf.sequence_of(raw), refused)
             except Exception:
                 log.exception("grpc_batch_failed", method="IngestStream")
-                return grpc_answers.failure(protobuf.sequence_of(raw), _INTERNAL)
+                return messages.failure(protobuf.sequence_of(raw), _INTERNAL)
 
         await IngestStream(context, lambda: _authenticate(self._face, metadata, "ingest"), answer).run()
 
@@ -177,23 +177,23 @@ class _Usage:
     async def ListUsers(self, raw: bytes, context: Context) -> usage_pb2.ListUsersResponse:
         key, after = self._reader(context)
         request = _parse(usage_pb2.ListUsersRequest, raw)
-        return grpc_answers.user_page(await self._face.reads.list_users(key, _params(request), after))
+        return messages.user_page(await self._face.reads.list_users(key, _params(request), after))
 
     async def GetUser(self, raw: bytes, context: Context) -> usage_pb2.GetUserResponse:
         key, after = self._reader(context)
         request = _parse(usage_pb2.GetUserRequest, raw)
         detail = await self._face.reads.get_user(key, request.user_id, _params(request), after)
-        return grpc_answers.user_detail(detail)
+        return messages.user_detail(detail)
 
     async def GetCosts(self, raw: bytes, context: Context) -> usage_pb2.GetCostsResponse:
         key, after = self._reader(context)
         request = _parse(usage_pb2.GetCostsRequest, raw)
-        return grpc_answers.costs(await self._face.reads.get_costs(key, _params(request), after))
+        return messages.costs(await self._face.reads.get_costs(key, _params(request), after))
 
     async def GetQuota(self, raw: bytes, context: Context) -> usage_pb2.GetQuotaResponse:
         key, after = self._reader(context)
         _parse(usage_pb2.GetQuotaRequest, raw)
-        return grpc_answers.quota(await self._face.reads.get_quota(key, after))
+        return messages.quota(await self._face.reads.get_quota(key, after))
 
     async def WatchUsers(self, raw: bytes, context: Context) -> None:
         face, metadata = self._face, _metadata(context)

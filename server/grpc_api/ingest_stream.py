@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import grpc
 
 from protos.spendstream.v1.ingest_pb2 import IngestResponse
-from server import grpc_answers
 from server.errors import Refused
+from server.grpc_api import messages
 from server.ingest.protobuf import sequence_of
 from server.tenancy.keys import Key
 
@@ -100,7 +100,7 @@ class IngestStream:
     def _end(self, refused: Refused, sequence: int) -> None:
         """Take nothing more; `refused` is the last word."""
         if self._last is None:
-            self._last = grpc_answers.refusal(sequence, refused)
+            self._last = messages.refusal(sequence, refused)
         self._over = True
         self._arrived.set()
 
@@ -151,4 +151,4 @@ class IngestStream:
 
 
 async def _refuse(sequence: int, refused: Refused) -> IngestResponse:
-    return grpc_answers.refusal(sequence, refused)
+    return messages.refusal(sequence, refused)
