@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run kafka cluster test check fmt lint types protos bench flame chaos fuzz loc lock
+.PHONY: help setup setup-run run kafka cluster test check fmt lint types protos docs bench flame chaos fuzz loc lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ types: setup ## mypy, strict
 
 protos: setup ## generate the modules of protos/ again; ARGS=--check only compares
 	@$(BIN)/python -m tools.protos $(ARGS)
+
+docs: setup ## make the generated parts of docs/ anew
+	@$(BIN)/python -m tools.architecture $(ARGS)
 
 bench: setup ## measure speed
 	@$(BIN)/python -m tests.bench $(ARGS)

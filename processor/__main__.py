@@ -14,8 +14,8 @@ from processor import lifeline, logs, open_files, restart, tracing
 from processor.app import Application
 from processor.core.visible import visible_lines
 from processor.log.embedded.checkpointer import Checkpointer
-from processor.log.embedded.locks import FileLock
 from processor.log.errors import LogError, LogUnavailable
+from processor.log.file_lock import FileLock
 from processor.settings import Settings, SettingsError, load
 from processor.state.rebuild import remove_scratch
 from processor.wall_clock import now

@@ -1,1 +1,1 @@
-"""The front end: both doors in (HTTP, gRPC), one intake behind them, and the reads."""
+"""The API process: HTTP and gRPC, one intake behind both, the reads, and the command line."""

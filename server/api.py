@@ -28,9 +28,10 @@ from processor.wall_clock import latest, now
 from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
 from server.alerts.notices import Notices
+from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
 from server.grpc_api.servicers import make_server
-from server.health import LogHealth
+from server.health import LogHealth, Signals
 from server.http_api.connections import Budget, Runner, budget_of_process
 from server.http_api.routes import create_app, make_runner
 from server.ingest.inflate import MAX_BODY
@@ -51,7 +52,6 @@ from server.processes.siblings import QUOTAS, REQUESTS, Crew
 from server.reads.read_service import ViewReads
 from server.services import Face
 from server.settings import ServerSettings
-from server.signals import Signals
 from server.telemetry.meters import Meters
 from server.telemetry.metrics import Gather, make_registry
 from server.telemetry.scraping import Scraping
@@ -123,7 +123,7 @@ async def run(settings: ServerSettings) -> None:
 async def _build(
     settings: ServerSettings, stack: AsyncExitStack, crew: Crew | None
 ) -> tuple[Face, LogHealth, CollectorRegistry]:
-    directory = Directory()
+    directory = Directory(BudgetShelf(), NotificationShelf())
     loop = asyncio.get_running_loop()
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)

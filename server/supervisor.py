@@ -23,7 +23,7 @@ from processor.core.visible import visible
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import EXIT_BROKEN
-from processor.log.embedded.locks import FileLock
+from processor.log.file_lock import FileLock
 from processor.log.following import EXIT_DAMAGED
 from processor.wall_clock import now
 from server.processes import listening_ports

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.architecture import DOCUMENT, replaced
+
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("protos", "processor", "server")
 
@@ -22,35 +24,9 @@ IMPURE = {
 CORE_MAY_USE = ("processor.core", "protos")  # messages are data; import-linter sees to it that no gRPC comes with them
 CLOCKS = {"now", "utcnow", "today", "uuid1", "uuid4"}
 
-# What the API process may know of the worker's side: the arithmetic, and the log with the words it speaks in.
-SERVER_MAY_USE = (
-    "processor.core",
-    "processor.lifeline",
-    "processor.memory",
-    "processor.log.address",
-    "processor.log.embedded.checkpointer",
-    "server.ingest.group_commit",
-    "processor.log.errors",
-    "processor.log.following",
-    "processor.log.kafka.owner",  # of the command line only
-    "processor.log.dead_letters",  # of the command line only
-    "processor.log.embedded.locks",
-    "processor.log.losses",
-    "processor.log.embedded.newest",
-    "processor.log.port",
-    "processor.log.records",
-    "processor.log.embedded.log",
-    "processor.log.tail",
-    "processor.log.topics",
-    "processor.logs",
-    "processor.leases.lease_messages",
-    "processor.settings",
-    "processor.state.rebuild",  # of the command line only
-    "processor.state.verify",  # of the command line only
-    "processor.tracing",
-    "processor.view",
-    "processor.wall_clock",
-)
+# Rooms of server that are the same for every API: what a wire is called belongs in http_api, grpc_api and status.
+NO_WIRE = ("alerts", "backup", "ingest", "limits", "live", "processes", "reads", "tenancy")
+WIRES = ("aiohttp.web", "grpc")
 
 
 def sources(folder: str) -> list[Path]:
@@ -118,11 +94,23 @@ def test_core_is_pure(path: Path) -> None:
             assert node.func.id not in {"open", "input", "print"}, f"line {node.lineno} calls {node.func.id}()"
 
 
-@pytest.mark.parametrize("path", sources("server"), ids=name_of)
-def test_server_knows_little_of_processor(path: Path) -> None:
-    reached = {module for module in imports(path) if is_within(module, ("processor",))}
-    # `from processor.log import store` reads processor.log.embedded.log here, as it should.
-    assert {module for module in reached if not is_within(module, SERVER_MAY_USE)} == set()
+@pytest.mark.parametrize("path", [each for room in NO_WIRE for each in sources(f"server/{room}")], ids=name_of)
+def test_what_every_api_needs_knows_none(path: Path) -> None:
+    assert [module for module in imports(path) if is_within(module, WIRES)] == []
+
+
+@pytest.mark.parametrize("folder", OURS[1:])
+def test_every_room_says_what_it_is_for(folder: str) -> None:
+    """In one line, with what it may import; docs/internals/architecture.md is made of these lines."""
+    for path in sources(folder):
+        if path.name == "__init__.py" and path.parent.parent != ROOT:
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            assert len(text.splitlines()) == 1, name_of(path)
+            assert "May import " in text, name_of(path)
+
+
+def test_the_document_of_the_rooms_is_current() -> None:
+    assert DOCUMENT.read_text() == replaced(DOCUMENT.read_text()), "run `make docs`"
 
 
 def test_layers() -> None:

@@ -1,1 +1,1 @@
-"""Pure logic: no await, no clock, no environment, no framework. Time is an argument, money is an integer."""
+"""Pure logic: no await, clock, environment or framework; time is an argument. May import no other room."""

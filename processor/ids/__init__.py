@@ -1,1 +1,1 @@
-"""The id index: every claim of a partition, for ever, on disk. A storage engine that may import the core only."""
+"""The id index: every claim of a partition, for ever, on disk. A storage engine. May import the core only."""

@@ -2,10 +2,27 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Final
 
 from msgspec import Struct
 
-from server.alerts.budgets import DEFAULT_THRESHOLDS, Window
+from server.alerts.budgets import (
+    DEFAULT_THRESHOLDS,
+    MAX_BUDGETS,
+    MAX_THRESHOLD,
+    MAX_THRESHOLDS,
+    Budget,
+    Window,
+    budget_id,
+    read_usd,
+)
+from server.alerts.records import budget_record
+from server.alerts.shelf import BudgetShelf
+from server.errors import Refused
+from server.tenancy.administration import Administration
+
+MAX_NAME: Final = 256
+"""Characters of a user or model."""
 
 
 class NewBudget(Struct, frozen=True):
@@ -17,3 +34,52 @@ class NewBudget(Struct, frozen=True):
     model: str | None = None
     thresholds: Sequence[int] = DEFAULT_THRESHOLDS
     """Percent."""
+
+
+class BudgetAdmin:
+    """Operations on budgets, by whoever `administration` is for. They raise as its own do."""
+
+    def __init__(self, administration: Administration) -> None:
+        self._administration = administration
+
+    @property
+    def _shelf(self) -> BudgetShelf:
+        return self._administration.directory.shelf(BudgetShelf)
+
+    def budgets(self, project: str | None = None) -> list[Budget]:
+        """A project's budgets, oldest first; without a project those of the actor's own."""
+        return self._shelf.budgets(self._administration.project_of(project))
+
+    def set_budget(self, wanted: NewBudget, project: str | None = None) -> Budget:
+        """Set what a project, or a user or model of it, may cost; the budget there is for the same is replaced."""
+        where = self._administration.project_of(project)
+        for name, value in (("user_id", wanted.user_id), ("model", wanted.model)):
+            if value is not None and not 1 <= len(value) <= MAX_NAME:
+                raise Refused("bad_request", f"{name} has 1 to {MAX_NAME} characters; leave it out for all of them")
+        thresholds = tuple(sorted(set(wanted.thresholds)))
+        if not 1 <= len(thresholds) <= MAX_THRESHOLDS or not 1 <= thresholds[0] <= thresholds[-1] <= MAX_THRESHOLD:
+            raise Refused(
+                "bad_request", f"thresholds are 1 to {MAX_THRESHOLDS} whole percentages from 1 to {MAX_THRESHOLD}"
+            )
+        try:
+            usd = read_usd(wanted.usd)
+        except ValueError as error:
+            raise Refused("bad_request", str(error)) from None
+        name = budget_id(where, wanted.user_id, wanted.model, wanted.window)
+        there = {budget.id: budget for budget in self._shelf.budgets(where)}
+        before = there.get(name)
+        if before is None and len(there) >= MAX_BUDGETS:
+            raise Refused("conflict", f"A project has at most {MAX_BUDGETS:,} budgets; delete one")
+        created = self._administration.at if before is None else before.created
+        budget = Budget(name, where, wanted.user_id, wanted.model, wanted.window, usd, thresholds, created)
+        if budget != before:
+            self._administration.write(budget_record(budget))
+        return budget
+
+    def delete_budget(self, name: str, project: str | None = None) -> Budget:
+        """Have a budget no longer."""
+        for budget in self._shelf.budgets(self._administration.project_of(project)):
+            if budget.id == name:
+                self._administration.write((budget_record(budget)[0], None))
+                return budget
+        raise Refused("not_found", "This project has no such budget")

@@ -19,6 +19,7 @@ from server.alerts import budgets
 from server.alerts.budgets import Reached
 from server.alerts.notices import Notices
 from server.alerts.records import reached_record
+from server.alerts.shelf import BudgetShelf
 from server.alerts.spending import Spending
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory
@@ -90,11 +91,11 @@ class Budgeter:
             await asyncio.sleep(pause)
 
     async def _round(self) -> None:
-        is_new = self._directory.budget_changes != self._changes
+        is_new = self._directory.shelf(BudgetShelf).changes != self._changes
         if is_new:
-            self._changes = self._directory.budget_changes
+            self._changes = self._directory.shelf(BudgetShelf).changes
             self._post()
-        if self._directory.budgets():
+        if self._directory.shelf(BudgetShelf).budgets():
             found = await asyncio.to_thread(self._look, is_new)
             if found:
                 self._looked_at = 0  # until it is written, the next round looks again
@@ -107,10 +108,10 @@ class Budgeter:
     def _post(self) -> None:
         """Tell the stream what the directory says."""
         now = self._clock()
-        for reached in self._directory.reached():
+        for reached in self._directory.shelf(BudgetShelf).reached():
             if reached.id not in self._posted and reached.end > now:
                 self._notices.post(reached)
-        self._posted = {reached.id for reached in self._directory.reached()}
+        self._posted = {reached.id for reached in self._directory.shelf(BudgetShelf).reached()}
 
     def _look(self, is_new: bool) -> list[Reached]:
         """What has been reached and is not known."""
@@ -119,14 +120,20 @@ class Budgeter:
         if not (self._spending.look() or is_new or has_turned):
             return []
         self._looked_at = now
-        known = self._directory.budgets()
+        known = self._directory.shelf(BudgetShelf).budgets()
         found = budgets.due(known, self._spending, self._identity, now)
         self._spending.forget(known, now - 32 * 24 * HOUR)
         return self._unknown(found)
 
     def _unknown(self, found: list[Reached]) -> list[Reached]:
-        self._written = {key: each for key, each in self._written.items() if not self._directory.is_reached(each)}
-        return [each for each in found if each.id not in self._written and not self._directory.is_reached(each)]
+        self._written = {
+            key: each for key, each in self._written.items() if not self._directory.shelf(BudgetShelf).is_reached(each)
+        }
+        return [
+            each
+            for each in found
+            if each.id not in self._written and not self._directory.shelf(BudgetShelf).is_reached(each)
+        ]
 
     def _write(self, found: list[Reached]) -> None:
         fresh = self._unknown(found)
@@ -145,7 +152,7 @@ class Budgeter:
         """Forget what was reached long ago."""
         horizon = max(self._view.horizons.values(), default=0)  # a clock that is ahead for a moment deletes nothing
         before = min(self._clock(), horizon) - budgets.KEPT
-        old = [reached for reached in self._directory.reached() if reached.end < before]
+        old = [reached for reached in self._directory.shelf(BudgetShelf).reached() if reached.end < before]
         if not old:
             return
         log = self._address.open()

@@ -21,6 +21,7 @@ from processor.log.errors import LogError
 from processor.view.view import View
 from server.alerts import quota_alerts
 from server.alerts.records import alert_record, draft_record
+from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import NotDelivered, Webhook
 from server.tenancy import directory_log
 from server.tenancy.administration import Record
@@ -91,12 +92,12 @@ class Alerter:
         now = self._clock()
         for alert, used in quota_alerts.due(self._directory.organizations(), charged, now):
             self._begin(alert.id(self._identity), partial(quota_alerts.body, alert, used, now))
-        for reached in self._directory.reached():
+        for reached in self._directory.shelf(BudgetShelf).reached():
             if reached.at > now - PAST:
                 self._begin(f"msg_{reached.id.removeprefix('evt_')}", partial(quota_alerts.budget_body, reached))
 
     def _begin(self, message_id: str, body: Callable[[], bytes]) -> None:
-        if message_id not in self._under_way and not self._directory.is_told(message_id):
+        if message_id not in self._under_way and not self._directory.shelf(NotificationShelf).is_notified(message_id):
             self._under_way[message_id] = asyncio.create_task(self._tell(message_id, body()))
 
     async def _tell(self, message_id: str, body: bytes) -> None:
@@ -109,13 +110,16 @@ class Alerter:
     async def _drafted(self, message_id: str, body: bytes) -> bytes | None:
         """What the message says, now that this is durable; None if the webhook was told meanwhile."""
         backoff = self._first_backoff
-        while not self._directory.is_told(message_id):
-            draft = self._directory.draft(message_id)
+        while not self._directory.shelf(NotificationShelf).is_notified(message_id):
+            draft = self._directory.shelf(NotificationShelf).draft(message_id)
             if draft is not None:
                 return draft
             backoff = await self._write(
                 draft_record(message_id, body, self._clock()),
-                lambda: self._directory.draft(message_id) is not None or self._directory.is_told(message_id),
+                lambda: (
+                    self._directory.shelf(NotificationShelf).draft(message_id) is not None
+                    or self._directory.shelf(NotificationShelf).is_notified(message_id)
+                ),
                 backoff,
             )
         return None
@@ -123,7 +127,7 @@ class Alerter:
     async def _until_told(self, message_id: str, body: bytes) -> None:
         backoff = self._first_backoff
         draft = await self._drafted(message_id, body)
-        while draft is not None and not self._directory.is_told(message_id):
+        while draft is not None and not self._directory.shelf(NotificationShelf).is_notified(message_id):
             try:
                 await self._webhook.deliver(message_id, draft, self._clock() // SECOND)
             except NotDelivered as error:
@@ -138,9 +142,11 @@ class Alerter:
     async def _remember(self, message_id: str) -> None:
         """Append the record; until it is seen here the message stays under way, so that it is not sent again."""
         backoff = self._first_backoff
-        while not self._directory.is_told(message_id):
+        while not self._directory.shelf(NotificationShelf).is_notified(message_id):
             record = alert_record(message_id, self._clock())
-            backoff = await self._write(record, lambda: self._directory.is_told(message_id), backoff)
+            backoff = await self._write(
+                record, lambda: self._directory.shelf(NotificationShelf).is_notified(message_id), backoff
+            )
 
     async def _write(self, record: Record, is_seen: Callable[[], bool], backoff: float) -> float:
         """Append a record and wait for 5 s until it is seen here; if it is not, for `backoff` seconds. Returns the

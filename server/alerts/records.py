@@ -18,8 +18,8 @@ def reached_record(reached: Reached) -> tuple[bytes, bytes]:
     return f"reached/{reached.project}/{reached.id}".encode(), msgspec.json.encode(reached)
 
 
-class _Draft(Struct):
-    """The value of a draft's record."""
+class Draft(Struct):
+    """The value of the record of what the webhook is sent."""
 
     at: int
     """Microseconds since the epoch."""
@@ -32,7 +32,7 @@ def draft_record(message_id: str, body: bytes, at: int) -> tuple[bytes, bytes]:
     The key is another one each time, for the log forgets all but the newest record of a key.
     """
     name = f"alert/{message_id}/{secrets.token_hex(8)}"
-    return name.encode(), msgspec.json.encode(_Draft(at, body.decode()))
+    return name.encode(), msgspec.json.encode(Draft(at, body.decode()))
 
 
 def alert_record(message_id: str, at: int) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ from processor.core.clock import DAY, HOUR, window_start
 from processor.view.query import Range
 from processor.view.view import View
 from server.alerts.budgets import Budget, BudgetState, Reached, window_end
+from server.alerts.shelf import BudgetShelf
 from server.tenancy.directory import Directory
 
 COST = 6
@@ -16,11 +17,11 @@ COST = 6
 def states(view: View, directory: Directory, project: str, now: int) -> list[BudgetState]:
     """The budgets of a project and how they stand. Belongs in a thread."""
     reached: dict[tuple[str, str, int], list[Reached]] = {}
-    for each in directory.reached(project):
+    for each in directory.shelf(BudgetShelf).reached(project):
         reached.setdefault((each.budget, each.usd, each.start), []).append(each)
     costs = Spending(view)
     found = []
-    for budget in directory.budgets(project):
+    for budget in directory.shelf(BudgetShelf).budgets(project):
         start = window_start(budget.window, now)
         told = sorted(reached.get((budget.id, budget.usd, start), ()), key=lambda each: each.threshold)
         found.append(BudgetState(budget, start, costs(budget, start), tuple(told)))

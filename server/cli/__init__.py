@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line. May import all of `server`."""

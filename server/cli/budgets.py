@@ -10,7 +10,7 @@ from processor.core.money import format_cost
 from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
-from server.alerts.budget_admin import NewBudget
+from server.alerts.budget_admin import BudgetAdmin, NewBudget
 from server.alerts.budget_json import budget_alone, budget_list
 from server.alerts.budgets import DEFAULT_THRESHOLDS, MAX_THRESHOLD, WINDOWS, Budget, BudgetList, Window
 from server.cli.common import UNICODE, fail, open_log, settings_options
@@ -77,7 +77,7 @@ def set_budget(
         fail(f"--usd takes an amount of dollars, like 25 or 0.50, not {usd!r}")
     wanted = NewBudget(amount, window, user, model, tuple(map(int, parts)))
     with administration(flags) as admin:
-        found = admin.set_budget(wanted, project)
+        found = BudgetAdmin(admin).set_budget(wanted, project)
     _print_one(found, f"{found.id}: {_what(found)}, {_amount(found)}", as_json)
 
 
@@ -102,7 +102,7 @@ def list_budgets(project: str, as_json: bool, **flags: Any) -> None:
 def delete_budget(budget: str, project: str, as_json: bool, **flags: Any) -> None:
     """Delete BUDGET, named by its id as listed."""
     with administration(flags) as admin:
-        found = admin.delete_budget(budget, project)
+        found = BudgetAdmin(admin).delete_budget(budget, project)
     _print_one(found, f"deleted {found.id}: {_what(found)}", as_json)
 
 

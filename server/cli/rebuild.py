@@ -12,9 +12,9 @@ import click
 from processor import logs
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import Checkpointer
-from processor.log.embedded.locks import FileLock
 from processor.log.embedded.log import Log
 from processor.log.errors import LogError
+from processor.log.file_lock import FileLock
 from processor.log.port import LogWriter
 from processor.log.topics import EVENTS, PARTITIONED
 from processor.settings import Settings

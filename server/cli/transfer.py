@@ -54,18 +54,18 @@ def export_events(
     selection = Selection(_instant("--start", start), _instant("--end", end), by, project)
     is_shown = output == "-" and sys.stdout.isatty()  # a bar would be drawn across the lines
     with open_log(flags) as log, progress_bar("export", hidden=is_shown) as bar:
-        exporter = Exporter(log, selection, bar(""))
+        exporting = Exporter(log, selection, bar(""))
         try:
             with files.writing(output) as file:
-                for line in exporter.lines():
+                for line in exporting.lines():
                     file.write(line + b"\n")
         except BrokenPipeError:  # whoever read it has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed at the end
             sys.exit(EXIT_INCOMPLETE)
         except OSError as error:
             fail(f"cannot write {output}: {error}; nothing was kept of it")
-    _report_export(exporter.tally, as_json, to_stderr=output == "-")
-    sys.exit(EXIT_INCOMPLETE if exporter.tally.unreadable else 0)
+    _report_export(exporting.tally, as_json, to_stderr=output == "-")
+    sys.exit(EXIT_INCOMPLETE if exporting.tally.unreadable else 0)
 
 
 def _instant(name: str, text: str | None) -> int | None:
@@ -124,14 +124,14 @@ def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags:
     sys.exit(EXIT_INCOMPLETE if any(tally.rejected or damage for tally, damage in done) else 0)
 
 
-def _import(name: str, importer: Importer, show: Show) -> tuple[importer.Tally, str | None]:
+def _import(name: str, into: Importer, show: Show) -> tuple[importer.Tally, str | None]:
     """One file; returns what it came to, and what is wrong with the file if it could not be read to its end."""
     damage: list[str] = []
     try:
-        importer.run(files.until_damaged(name, show, damage))
+        into.run(files.until_damaged(name, show, damage))
     except LogUnavailable as error:
         fail(f"{error}; import the same files again when it can take events: none of them will be counted twice")
-    return importer.tally, damage[0] if damage else None
+    return into.tally, damage[0] if damage else None
 
 
 def _report_import(tallies: dict[str, tuple[importer.Tally, str | None]], as_json: bool, dry_run: bool) -> None:

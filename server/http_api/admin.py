@@ -26,7 +26,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
 from processor.core.clock import SECOND, parse_timestamp
-from server.alerts.budget_admin import NewBudget
+from server.alerts.budget_admin import BudgetAdmin, NewBudget
 from server.alerts.budget_json import budget_alone
 from server.alerts.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
@@ -159,11 +159,15 @@ class _Admin:
         project = request.query.get("projectId")
         body = await self._body(request, BudgetBody)
         wanted = NewBudget(body.usd, body.window, body.user_id, body.model, body.thresholds)
-        return _answer(budget_alone(await self._run(request, lambda admin: admin.set_budget(wanted, project))))
+        return _answer(
+            budget_alone(await self._run(request, lambda admin: BudgetAdmin(admin).set_budget(wanted, project)))
+        )
 
     async def delete_budget(self, request: web.Request) -> web.Response:
         name, project = request.match_info["id"], request.query.get("projectId")
-        return _answer(budget_alone(await self._run(request, lambda admin: admin.delete_budget(name, project))))
+        return _answer(
+            budget_alone(await self._run(request, lambda admin: BudgetAdmin(admin).delete_budget(name, project)))
+        )
 
     def _show(self, key: Key) -> dict[str, Any]:
         return admin_json.of_key(key, self._face.clock())

@@ -1,2 +1,1 @@
-"""The stream of changed users: snapshots, frames, resume tokens. May import `reads`, `alerts` and below, and the
-view."""
+"""The stream of changed users: snapshots, frames, resume tokens. May import `reads`, `alerts` and below."""

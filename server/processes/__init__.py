@@ -1,1 +1,1 @@
-"""Several API processes on one machine: which one this is, and what they share. May import the standard library."""
+"""Several API processes on one machine: who they are, what they share. May import `tenancy`, and the log."""

@@ -14,8 +14,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from processor.log.embedded.locks import FileLock
 from processor.log.errors import LogError
+from processor.log.file_lock import FileLock
 from server.processes.shared_table import SharedTable
 
 VARIABLE: Final = "SPENDSTREAM_API_CREW"

@@ -1,2 +1,1 @@
-"""Signals of the service itself: metrics, access log, traces. May import `tenancy`, `processes` and a middleware of
-each API."""
+"""Signals of the service itself: metrics, access log, traces. May import `tenancy` and `processes`."""

@@ -11,16 +11,6 @@ from msgspec import Struct
 
 from processor.core.clock import HOUR
 from processor.log.port import LogWriter
-from server.alerts.budget_admin import NewBudget
-from server.alerts.budgets import (
-    MAX_BUDGETS,
-    MAX_THRESHOLD,
-    MAX_THRESHOLDS,
-    Budget,
-    budget_id,
-    read_usd,
-)
-from server.alerts.records import budget_record
 from server.errors import Refused
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory, key_record, organization_record, project_record, revocation_record
@@ -44,8 +34,6 @@ OVERLAP: Final = 24 * HOUR
 
 MAX_QUOTA: Final = 2**53 - 1
 MAX_RATE: Final = 2**31 - 1
-
-MAX_NAME: Final = 256
 
 Record = tuple[bytes, bytes | None]
 
@@ -73,7 +61,7 @@ class Administration:
 
     def __init__(self, log: LogWriter, at: int, actor: Key | None = None) -> None:
         self._log = log
-        self._at = at
+        self.at = at
         self._actor = actor
         self._directory = directory_log.read_directory(log)
         self.written: list[Record] = []
@@ -95,7 +83,7 @@ class Administration:
         if monthly_quota is not None and not 0 <= monthly_quota <= MAX_QUOTA:
             raise Refused("bad_request", f"A monthly quota is a whole number from 0 to {MAX_QUOTA}")
         organization = Organization(name, monthly_quota)
-        self._write(organization_record(organization))
+        self.write(organization_record(organization))
         return organization
 
     # --- projects ---------------------------------------------------------------------------------------------------
@@ -114,54 +102,14 @@ class Administration:
         if name == DEFAULT_PROJECT and wanted != DEFAULT_ORGANIZATION:  # the bootstrap key needs it there
             raise Refused("conflict", f"The project {name!r} belongs to another organisation: name one of your own")
         if self._directory.project(name) is None:
-            self._write(project_record(Project(name, wanted, self._at)))
+            self.write(project_record(Project(name, wanted, self.at)))
             self._directory = directory_log.read_directory(self._log)  # somebody else may have been first
         found = self._directory.project(name)
         if found is None or found.organization != wanted:
             raise Refused("conflict", f"The project {name!r} belongs to another organisation: name another one")
         return found
 
-    # --- budgets ----------------------------------------------------------------------------------------------------
-
-    def budgets(self, project: str | None = None) -> list[Budget]:
-        """A project's budgets, oldest first; without a project those of the actor's own."""
-        return self._directory.budgets(self._project(project))
-
-    def set_budget(self, wanted: NewBudget, project: str | None = None) -> Budget:
-        """Set what a project, or a user or model of it, may cost; the budget there is for the same is replaced."""
-        where = self._project(project)
-        for name, value in (("user_id", wanted.user_id), ("model", wanted.model)):
-            if value is not None and not 1 <= len(value) <= MAX_NAME:
-                raise Refused("bad_request", f"{name} has 1 to {MAX_NAME} characters; leave it out for all of them")
-        thresholds = tuple(sorted(set(wanted.thresholds)))
-        if not 1 <= len(thresholds) <= MAX_THRESHOLDS or not 1 <= thresholds[0] <= thresholds[-1] <= MAX_THRESHOLD:
-            raise Refused(
-                "bad_request", f"thresholds are 1 to {MAX_THRESHOLDS} whole percentages from 1 to {MAX_THRESHOLD}"
-            )
-        try:
-            usd = read_usd(wanted.usd)
-        except ValueError as error:
-            raise Refused("bad_request", str(error)) from None
-        name = budget_id(where, wanted.user_id, wanted.model, wanted.window)
-        there = {budget.id: budget for budget in self._directory.budgets(where)}
-        before = there.get(name)
-        if before is None and len(there) >= MAX_BUDGETS:
-            raise Refused("conflict", f"A project has at most {MAX_BUDGETS:,} budgets; delete one")
-        created = self._at if before is None else before.created
-        budget = Budget(name, where, wanted.user_id, wanted.model, wanted.window, usd, thresholds, created)
-        if budget != before:
-            self._write(budget_record(budget))
-        return budget
-
-    def delete_budget(self, name: str, project: str | None = None) -> Budget:
-        """Have a budget no longer."""
-        for budget in self._directory.budgets(self._project(project)):
-            if budget.id == name:
-                self._write((budget_record(budget)[0], None))
-                return budget
-        raise Refused("not_found", "This project has no such budget")
-
-    def _project(self, name: str | None) -> str:
+    def project_of(self, name: str | None) -> str:
         """A project that the actor may see; its own if none is named."""
         own = DEFAULT_PROJECT if self._actor is None else self._actor.project
         found = self._directory.project(name or own)
@@ -184,7 +132,7 @@ class Administration:
             raise Refused("bad_request", f"A key's scopes are a choice of {', '.join(SCOPES)}")
         if wanted.rate_limit is not None and not 1 <= wanted.rate_limit <= MAX_RATE:
             raise Refused("bad_request", f"A rate limit is a whole number of requests a minute from 1 to {MAX_RATE}")
-        if wanted.expires is not None and wanted.expires <= self._at:
+        if wanted.expires is not None and wanted.expires <= self.at:
             raise Refused("bad_request", "A key expires in the future")
         if wanted.everywhere and (self._actor is not None or "admin" not in scopes):
             raise Refused("forbidden", "Only the command line makes keys for all organisations, and with scope admin")
@@ -195,7 +143,7 @@ class Administration:
         secret = new_secret()
         key = make_key(
             secret,
-            at=self._at,
+            at=self.at,
             project=project.id,
             organization=project.organization,
             scopes=scopes,
@@ -203,7 +151,7 @@ class Administration:
             rate_limit=wanted.rate_limit,
             everywhere=wanted.everywhere,
         )
-        self._write(key_record(key))
+        self.write(key_record(key))
         return secret, key
 
     def rotate(self, reference: str, overlap: int = OVERLAP) -> tuple[str, Key, Key]:
@@ -216,25 +164,25 @@ class Administration:
             raise Refused("bad_request", "The time in which both keys are valid cannot be negative")
         if key.everywhere and self._actor is not None and not self._actor.everywhere:
             raise Refused("forbidden", "This key is for all organisations")
-        if key.revoked is not None or (key.expires is not None and key.expires <= self._at):
+        if key.revoked is not None or (key.expires is not None and key.expires <= self.at):
             raise Refused("conflict", f"The key {key.prefix}… is not valid any more: create a new one")
         if key.successor is not None:
             raise Refused("conflict", f"The key {key.prefix}… was rotated already: rotate its successor")
         secret = new_secret()
         successor = make_key(
             secret,
-            at=self._at,
+            at=self.at,
             project=key.project,
             organization=key.organization,
             scopes=key.scopes,
-            expires=None if key.expires is None else self._at + key.expires - key.created,
+            expires=None if key.expires is None else self.at + key.expires - key.created,
             rate_limit=key.rate_limit,
             everywhere=key.everywhere,
             family=key.lineage,
             replaces=key.hash,
-            replaced_expires=self._at + overlap,
+            replaced_expires=self.at + overlap,
         )
-        self._write(key_record(successor))  # nothing else: the predecessor's end is in it
+        self.write(key_record(successor))  # nothing else: the predecessor's end is in it
         return secret, successor, rotated(key, successor)
 
     def revoke(self, reference: str) -> Key:
@@ -243,8 +191,8 @@ class Administration:
         if key.everywhere and self._actor is not None and not self._actor.everywhere:
             raise Refused("forbidden", "This key is for all organisations")
         if key.revoked is None:
-            self._write(revocation_record(key, self._at))
-            key = msgspec.structs.replace(key, revoked=self._at)
+            self.write(revocation_record(key, self.at))
+            key = msgspec.structs.replace(key, revoked=self.at)
         return key
 
     # --- what these have in common ----------------------------------------------------------------------------------
@@ -268,8 +216,9 @@ class Administration:
     def _home(self) -> str:
         return DEFAULT_ORGANIZATION if self._actor is None else self._actor.organization
 
-    def _write(self, record: Record) -> None:
-        directory_log.write(self._log, record, self._at)
+    def write(self, record: Record) -> None:
+        """Append a record to the directory. Durable on return, and seen in `directory`."""
+        directory_log.write(self._log, record, self.at)
         self.written.append(record)
         self._directory.apply(*record)
 

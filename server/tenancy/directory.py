@@ -1,26 +1,47 @@
 """Keys, projects and organizations, and what else the directory topic says, as one process knows it."""
 
+from collections.abc import Callable, Collection
 from hmac import compare_digest
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from processor.log import losses
 from processor.log.losses import Lost
-from server.alerts.budgets import Budget, Reached
-from server.alerts.records import _Draft
 from server.errors import Refused
-from server.tenancy.keys import NO_QUOTA, Key, Organization, Project, Quota, Scope, _put, digest, rotated
+from server.tenancy.keys import NO_QUOTA, Key, Organization, Project, Quota, Scope, digest, rotated
+
+
+class Shelf(Protocol):
+    """What another room keeps of the directory: the records of its own kinds. One thread applies, others may read."""
+
+    @property
+    def kinds(self) -> Collection[str]:
+        """The kinds of record, as their keys begin."""
+        ...
+
+    def apply(self, kind: str, name: str, value: bytes | None) -> None:
+        """Apply a record; `name` is what follows the kind in its key, the value of a tombstone is None.
+
+        Raises `ValueError` for a value of another format.
+        """
+        ...
+
+
+S = TypeVar("S", bound=Shelf)
 
 
 class Directory:
-    """Keys, projects and organisations as read from the directory topic.
+    """Keys, projects and organizations as read from the directory topic, and the shelves of other rooms beside them.
 
     The newest record of each wins, with two exceptions that hold whatever order writers come in: a revocation is a
-    record of its own, which no later record of the key takes back; and a project stays with the organisation that
+    record of its own, which no later record of the key takes back; and a project stays with the organization that
     the log names first, by a record of the project or by a key for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *shelves: Shelf, is_snapshot: bool = False) -> None:
+        """`shelves` keep the records of other rooms. A snapshot, which one thread reads, makes its shelves when they
+        are asked for; without it a kind of record that no shelf is for is an error."""
         self._by_hash: dict[str, Key] = {}
         self._revoked: dict[str, int] = {}
         self._rotated: dict[str, Key] = {}
@@ -28,71 +49,77 @@ class Directory:
         self._organizations: dict[str, Organization] = {}
         self._quotas: dict[str, Quota] = {}
         self._projects: dict[str, Project] = {}
-        self._told: set[str] = set()
-        self._drafts: dict[str, bytes] = {}
-        """What the webhook is sent, by the id of the message: the first that the log has. None that it was told of."""
-        self._budgets: dict[str, dict[str, Budget]] = {}
-        self._reached: dict[str, dict[str, Reached]] = {}
-        self.budget_changes = 0
-        """Counts what was taken in of budgets and of what was reached."""
-        self._records: dict[bytes | None, bytes | None] = {}
         self._lost: dict[str, Lost] = {}
+        self._records: dict[bytes | None, bytes | None] = {}
+        self._is_snapshot = is_snapshot
+        self._shelves: dict[type[Shelf], Shelf] = {type(shelf): shelf for shelf in shelves}
+        self._appliers: dict[str, Callable[[str, bytes | None, int], None]] = {
+            "key": self._apply_key,
+            "revoked": self._apply_revocation,
+            "org": self._apply_organization,
+            "project": self._apply_project,
+            losses.KIND: self._apply_loss,
+            "meta": lambda name, value, offset: None,  # what the log itself keeps there
+        }
+        for shelf in shelves:
+            self._register(shelf)
+
+    def _register(self, shelf: Shelf) -> None:
+        def applier(kind: str) -> Callable[[str, bytes | None, int], None]:
+            return lambda name, value, offset: shelf.apply(kind, name, value)
+
+        self._appliers |= {kind: applier(kind) for kind in shelf.kinds}
+
+    def shelf(self, of: type[S]) -> S:
+        """The shelf of a class. Raises `LookupError` if the directory was made without it and is no snapshot."""
+        found = self._shelves.get(of)
+        if found is None:
+            if not self._is_snapshot:
+                raise LookupError(f"the directory was made without {of.__name__}")
+            found = self._shelves[of] = of()
+            self._register(found)
+            for key, value in self._records.items():
+                kind, name = _split(key)
+                if kind in found.kinds:
+                    found.apply(kind, name, value)
+        assert isinstance(found, of)
+        return found
 
     def apply(self, key: bytes | None, value: bytes | None, offset: int = -1) -> None:
-        """Take in one record of the topic. Raises `ValueError` for one of another format."""
-        self._apply(key, value, offset)
+        """Apply one record of the topic. Raises `ValueError` for one of another format."""
+        kind, name = _split(key)
+        applier = self._appliers.get(kind)
+        if applier is not None:
+            applier(name, value, offset)
+        elif not self._is_snapshot:
+            raise ValueError(f"unknown kind of directory record: {key!r}")
         self._records[key] = value
 
     def has(self, record: tuple[bytes, bytes | None]) -> bool:
-        """True if `record` is the newest of its key that has been taken in."""
+        """True if `record` is the newest of its key that has been applied."""
         return self._records.get(record[0]) == record[1]
 
-    def _apply(self, key: bytes | None, value: bytes | None, offset: int) -> None:
-        kind, _, name = (key or b"").decode().partition("/")
-        if kind == "key":
-            self._apply_key(name, value)
-        elif kind == "revoked":
-            self._revoke(name, value)
-        elif kind == "org":
-            organization = Organization(name) if value is None else msgspec.json.decode(value, type=Organization)
-            if value is None:
-                self._organizations.pop(name, None)
-            else:
-                self._organizations[name] = organization
-            # Last: who knows of a quota (`quota`) takes nothing without it any more.
-            self._quotas[name] = Quota(organization.monthly_quota, offset)
-        elif kind == "project":
-            if value is not None:
-                project = msgspec.json.decode(value, type=Project)
-                self._projects.setdefault(project.id, project)
-        elif kind == "alert":
-            self._apply_alert(name, value)
-        elif kind == "budget":
-            _put(self._budgets, name, None if value is None else msgspec.json.decode(value, type=Budget))
-            self.budget_changes += 1
-        elif kind == "reached":
-            _put(self._reached, name, None if value is None else msgspec.json.decode(value, type=Reached))
-            self.budget_changes += 1
-        elif kind == losses.KIND:
-            if value is None:
-                self._lost.pop(name, None)
-            else:
-                self._lost[name] = losses.decode(value)
-        elif kind != "meta":  # what the log itself keeps there
-            raise ValueError(f"unknown kind of directory record: {key!r}")
-
-    def _apply_alert(self, name: str, value: bytes | None) -> None:
-        message_id, _, draft = name.partition("/")
-        if draft:
-            if value is not None and message_id not in self._told:
-                self._drafts.setdefault(message_id, msgspec.json.decode(value, type=_Draft).body.encode())
-        elif value is None:
-            self._told.discard(message_id)
+    def _apply_organization(self, name: str, value: bytes | None, offset: int) -> None:
+        organization = Organization(name) if value is None else msgspec.json.decode(value, type=Organization)
+        if value is None:
+            self._organizations.pop(name, None)
         else:
-            self._told.add(message_id)
-            self._drafts.pop(message_id, None)
+            self._organizations[name] = organization
+        # Last: who knows of a quota (`quota`) takes nothing without it any more.
+        self._quotas[name] = Quota(organization.monthly_quota, offset)
 
-    def _apply_key(self, hashed: str, value: bytes | None) -> None:
+    def _apply_project(self, _: str, value: bytes | None, __: int) -> None:
+        if value is not None:
+            project = msgspec.json.decode(value, type=Project)
+            self._projects.setdefault(project.id, project)
+
+    def _apply_loss(self, name: str, value: bytes | None, _: int) -> None:
+        if value is None:
+            self._lost.pop(name, None)
+        else:
+            self._lost[name] = losses.decode(value)
+
+    def _apply_key(self, hashed: str, value: bytes | None, _: int) -> None:
         if value is None:
             self._by_hash.pop(hashed, None)
             return
@@ -112,7 +139,7 @@ class Directory:
             if replaced is not None:
                 self._by_hash[key.replaces] = rotated(replaced, key)
 
-    def _revoke(self, hashed: str, value: bytes | None) -> None:
+    def _apply_revocation(self, hashed: str, value: bytes | None, _: int) -> None:
         if value is None:
             return
         at = self._revoked.setdefault(hashed, msgspec.json.decode(value, type=int))
@@ -140,29 +167,6 @@ class Directory:
     def project(self, name: str) -> Project | None:
         """A project; None if there is none of that name."""
         return self._projects.get(name)
-
-    def is_told(self, message_id: str) -> bool:
-        """True if the webhook was told of that (`server.alerts.delivery`)."""
-        return message_id in self._told
-
-    def draft(self, message_id: str) -> bytes | None:
-        """The body under which a message goes to the webhook, whoever sends it; None if nobody has drafted it, or the
-        webhook was told."""
-        return self._drafts.get(message_id)
-
-    def budgets(self, project: str | None = None) -> list[Budget]:
-        """The budgets of a project, or all, oldest first."""
-        found = [self._budgets.get(project, {})] if project is not None else list(self._budgets.values())
-        return sorted((each for some in found for each in list(some.values())), key=lambda each: each.created)
-
-    def reached(self, project: str | None = None) -> list[Reached]:
-        """What was reached of a project's budgets, or of all, in the order in which it was written."""
-        found = [self._reached.get(project, {})] if project is not None else list(self._reached.values())
-        return [each for some in found for each in list(some.values())]
-
-    def is_reached(self, reached: Reached) -> bool:
-        """True if that is known already."""
-        return reached.id in self._reached.get(reached.project, {})
 
     def lost(self) -> list[Lost]:
         """What is gone from the log, in the order in which it was reported."""
@@ -198,6 +202,12 @@ class Directory:
         if key.revoked is not None or (key.expires is not None and key.expires <= now):
             return False
         return self._projects[key.project].organization == key.organization
+
+
+def _split(key: bytes | None) -> tuple[str, str]:
+    """Kind and name of a record."""
+    kind, _, name = (key or b"").decode().partition("/")
+    return kind, name
 
 
 def key_record(key: Key) -> tuple[bytes, bytes]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from processor.log.port import LogWriter
+from processor.log.port import LogWriter, scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import DIRECTORY
 from server.tenancy.directory import Directory
@@ -11,13 +11,10 @@ HOME = TopicPartition(DIRECTORY, 0)
 
 
 def read_directory(log: LogWriter) -> Directory:
-    """All keys and organisations as they are now."""
-    directory = Directory()
-    position = 0
-    while records := log.read(HOME, position):
-        for record in records:
-            directory.apply(record.key, record.value)
-        position = records[-1].offset + 1
+    """The directory as it is now, for one thread."""
+    directory = Directory(is_snapshot=True)
+    for record in scan(log, HOME):
+        directory.apply(record.key, record.value)
     return directory
 
 

@@ -6,14 +6,13 @@ A key is `lqt_` + 64 hex characters (256 random bits), shown once and stored onl
 import re
 import secrets
 from hashlib import sha256
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 Scope = Literal["ingest", "read", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read", "admin")
-T = TypeVar("T")
 
 DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read")
 DEFAULT_PROJECT: Final = "default"
@@ -142,12 +141,3 @@ def rotated(key: Key, successor: Key) -> Key:
     """What becomes of a key that `successor` replaces."""
     ends = [end for end in (key.expires, successor.replaced_expires) if end is not None]
     return msgspec.structs.replace(key, expires=min(ends, default=None), successor=successor.id)
-
-
-def _put(kept: dict[str, dict[str, T]], name: str, value: T | None) -> None:
-    """Take in a record whose name is a project and an id."""
-    project, _, own = name.rpartition("/")
-    if value is not None:
-        kept.setdefault(project, {})[own] = value
-    elif project in kept:
-        kept[project].pop(own, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from processor import lifeline
-from processor.log.embedded.locks import FileLock
+from processor.log.file_lock import FileLock
 from tests.bench import machine
 from tests.bench.results import CPU, ELSEWHERE
 

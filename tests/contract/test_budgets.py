@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from server.alerts.shelf import BudgetShelf
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Answer, open_doors
 from tests.contract.test_admin import Office, open_office
 
@@ -36,15 +37,15 @@ async def test_a_budget_from_its_making_to_its_end(tmp_path: Path) -> None:
             "thresholds": [50, 100],
             "created": "2026-04-20T12:00:00.000Z",
         }
-        assert [budget.project for budget in office.doors.directory.budgets()] == ["web"]
+        assert [budget.project for budget in office.doors.directory.shelf(BudgetShelf).budgets()] == ["web"]
         again = await call(office, "PUT", URL, {"usd": 1e-12, "window": "day", "user_id": "u/1"})
         assert (again.json["id"], again.json["thresholds"]) == (name, [80, 100])
         assert b'"usd":0.000000000001,' in again.body
         other = await call(office, "PUT", URL, {"usd": 5, "window": "day"})
         assert other.json["id"] != name
-        assert len(office.doors.directory.budgets("web")) == 2
+        assert len(office.doors.directory.shelf(BudgetShelf).budgets("web")) == 2
         assert (await call(office, "DELETE", f"{URL}/{name}")).json == again.json
-        assert [budget.id for budget in office.doors.directory.budgets("web")] == [other.json["id"]]
+        assert [budget.id for budget in office.doors.directory.shelf(BudgetShelf).budgets("web")] == [other.json["id"]]
         gone = await call(office, "DELETE", f"{URL}/{name}")
         assert (gone.status, gone.json) == (404, {"error": "This project has no such budget"})
 
@@ -75,7 +76,7 @@ async def test_what_cannot_be_a_budget_is_refused(tmp_path: Path, body: Any, sai
         answer = await call(office, "PUT", URL, body)
         assert answer.status == 400
         assert said in answer.json["error"]
-        assert office.doors.directory.budgets() == []
+        assert office.doors.directory.shelf(BudgetShelf).budgets() == []
 
 
 async def test_who_may(tmp_path: Path) -> None:
@@ -90,11 +91,11 @@ async def test_who_may(tmp_path: Path) -> None:
         assert (await call(office, "PUT", f"{URL}?projectId=default", wanted)).status == 403
         assert (await call(office, "PUT", f"{URL}?projectId=nowhere", wanted)).status == 403
         assert (await call(office, "PUT", f"{URL}?projectId=web", wanted, office.whole)).status == 200
-        assert [budget.project for budget in office.doors.directory.budgets()] == ["web"]
+        assert [budget.project for budget in office.doors.directory.shelf(BudgetShelf).budgets()] == ["web"]
 
 
 async def test_a_project_has_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.tenancy.administration.MAX_BUDGETS", 2)
+    monkeypatch.setattr("server.alerts.budget_admin.MAX_BUDGETS", 2)
     async with open_office(tmp_path) as office:
         for user, status in (("a", 200), ("b", 200), ("c", 409), ("a", 200)):
             answer = await call(office, "PUT", URL, {"usd": 1, "window": "day", "user_id": user})

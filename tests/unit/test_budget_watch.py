@@ -17,6 +17,7 @@ from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
 from server.alerts.notices import Notices
 from server.alerts.records import budget_record, reached_record
+from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory
@@ -31,7 +32,7 @@ class Process:
 
     def __init__(self, address: LogAddress, to: Receiver | None = None) -> None:
         self.now = NOON
-        self.directory, self.view, self.worker = Directory(), View(), Worker()
+        self.directory, self.view, self.worker = Directory(BudgetShelf(), NotificationShelf()), View(), Worker()
         self.notices = Notices(lambda: self.now)
         self._log = Log(address.data_dir, create=False)
         common = (address, "log", self.directory, self.view)
@@ -110,7 +111,9 @@ async def test_two_front_ends_tell_the_same(tmp_path: Path) -> None:
         for process in (one, other):
             process.spend(9 * DOLLAR, 1)
         await until(lambda: len(one.told()) == len(other.told()) == 3)
-        assert {each.id for each in one.directory.reached()} == {each.id for each in other.directory.reached()}
+        assert {each.id for each in one.directory.shelf(BudgetShelf).reached()} == {
+            each.id for each in other.directory.shelf(BudgetShelf).reached()
+        }
     assert len(set(written(address))) == 3
 
 
@@ -128,10 +131,10 @@ async def test_a_new_window_and_a_new_amount_begin_anew(tmp_path: Path) -> None:
         await until(lambda: process.told() == [80])
         process.now += budgets.KEPT + 2 * DAY
         await asyncio.sleep(0.1)
-        assert len(process.directory.reached()) == 4, "a clock alone deletes nothing"
+        assert len(process.directory.shelf(BudgetShelf).reached()) == 4, "a clock alone deletes nothing"
         process.view.horizons[0] = process.now
         process.now += 2 * HOUR
-        await until(lambda: process.directory.reached() == [])
+        await until(lambda: process.directory.shelf(BudgetShelf).reached() == [])
         log.close()
 
 
@@ -160,12 +163,12 @@ async def test_the_webhook_is_told_at_least_once_under_one_id(tmp_path: Path) ->
         async with Process(address, to).running() as process:
             process.spend(9 * DOLLAR + 1, 1)
             await until(lambda: len(to.messages) == 3)
-            await until(lambda: process.directory.is_told(to.messages[0].id))
+            await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[0].id))
         async with Process(address, to).running() as process:
             process.spend(9 * DOLLAR + 1, 1)
             await until(lambda: process.told() == [90])
             await asyncio.sleep(0.2)
-    [reached] = process.directory.reached()
+    [reached] = process.directory.shelf(BudgetShelf).reached()
     assert [message.id for message in to.messages] == [f"msg_{reached.id[4:]}"] * 3
     assert to.messages[0].json == {
         "type": "budget.threshold_reached",

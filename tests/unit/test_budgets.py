@@ -13,6 +13,7 @@ from processor.view.view import View
 from server.alerts import budgets
 from server.alerts.budgets import Budget, Window, budget_id, read_usd, window_end
 from server.alerts.records import budget_record, reached_record
+from server.alerts.shelf import BudgetShelf
 from server.alerts.spending import Spending, states
 from server.tenancy.directory import Directory
 from tests.support.tables import NOON, Usage, Worker
@@ -134,7 +135,7 @@ def test_a_month_of_hours_adds_up() -> None:
 
 
 def test_the_state_of_a_project() -> None:
-    worker, view, directory = Worker(), View(), Directory()
+    worker, view, directory = Worker(), View(), Directory(BudgetShelf())
     ours, theirs = make_budget(created=2), make_budget(project="other")
     small = make_budget("1", user_id="u1", created=1)
     for budget in (ours, theirs, small):

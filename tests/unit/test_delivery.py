@@ -11,6 +11,7 @@ from processor.log.embedded.log import Log
 from processor.view.view import View
 from processor.view.windows import Charged
 from server.alerts.delivery import Alerter
+from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory, organization_record
@@ -34,7 +35,7 @@ class Process:
     """One front end, as far as alerts go: its directory follows the log."""
 
     def __init__(self, address: LogAddress, used: Used, to: Receiver, *, now: int = NOON, **options: Any) -> None:
-        self.directory = Directory()
+        self.directory = Directory(BudgetShelf(), NotificationShelf())
         self._log = Log(address.data_dir, create=False)
         webhook = Webhook(f"http://127.0.0.1:{to.port}/", SECRET, allow_private=True)
         timing = {"every": 0.01, "jitter": 0.0, "first_backoff": 0.01, **options}
@@ -79,11 +80,11 @@ async def test_each_threshold_is_told_once_and_not_again_after_a_restart(tmp_pat
             assert to.messages == []
             used.events = 8
             await until(lambda: thresholds(to) == [80])
-            await until(lambda: process.directory.is_told(to.messages[0].id))
+            await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[0].id))
         async with Process(address, used, to).running() as process:
             used.events = 10
             await until(lambda: thresholds(to) == [80, 100])
-            await until(lambda: process.directory.is_told(to.messages[1].id))
+            await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[1].id))
             await asyncio.sleep(0.2)
         assert thresholds(to) == [80, 100]
         assert to.messages[0].id != to.messages[1].id
@@ -96,7 +97,7 @@ async def test_what_is_not_taken_is_sent_again_under_the_same_id(tmp_path: Path)
         used.events = 9
         async with Process(address, used, to).running() as process:
             await until(lambda: len(to.messages) == 5)
-            await until(lambda: process.directory.is_told(to.messages[0].id))
+            await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[0].id))
         assert len({message.id for message in to.messages}) == 1
         assert len({message.body for message in to.messages}) == 1
         assert len({message.headers["webhook-signature"] for message in to.messages}) == 1
@@ -110,7 +111,7 @@ async def test_a_process_that_ends_before_it_delivered_leaves_it_to_the_next(tmp
         async with Process(address, used, to, first_backoff=60.0).running():
             await until(lambda: len(to.messages) == 1)
         async with Process(address, used, to).running() as process:
-            await until(lambda: process.directory.is_told(to.messages[0].id))
+            await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[0].id))
         assert [message.id for message in to.messages] == [to.messages[0].id] * 2
 
 
@@ -123,7 +124,7 @@ async def test_what_is_sent_again_after_a_restart_says_the_same(tmp_path: Path) 
             await until(lambda: len(to.messages) == 1)
         used.events = 9  # more is used by now, and it is later
         async with Process(address, used, to, now=NOON + 5_000_000).running() as process:
-            await until(lambda: process.directory.is_told(to.messages[0].id))
+            await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[0].id))
         assert [message.id for message in to.messages] == [to.messages[0].id] * 2
         assert to.messages[0].body == to.messages[1].body
         assert to.messages[0].json["data"]["used"] == 8
@@ -140,11 +141,17 @@ async def test_processes_that_find_out_at_once_say_the_same(tmp_path: Path) -> N
                 used.events = 8 + number % 2
                 process = Process(address, used, to, now=NOON + number)
                 await stack.enter_async_context(process.running())
-            await until(lambda: len(to.messages) > 6 and process.directory.is_told(to.messages[0].id))
+            await until(
+                lambda: (
+                    len(to.messages) > 6 and process.directory.shelf(NotificationShelf).is_notified(to.messages[0].id)
+                )
+            )
         assert len({message.id for message in to.messages}) == 1
         assert len({message.body for message in to.messages}) == 1
         directory = directory_log.read_directory(Log(address.data_dir, create=False))
-        assert directory.draft(to.messages[0].id) is None, "nothing is kept of what was delivered"
+        assert directory.shelf(NotificationShelf).draft(to.messages[0].id) is None, (
+            "nothing is kept of what was delivered"
+        )
 
 
 async def test_several_processes_tell_it_under_one_id_and_agree_that_it_is_told(tmp_path: Path) -> None:
@@ -155,7 +162,12 @@ async def test_several_processes_tell_it_under_one_id_and_agree_that_it_is_told(
             used.events = 8
             await until(lambda: bool(to.messages))
             name = to.messages[0].id
-            await until(lambda: first.directory.is_told(name) and second.directory.is_told(name))
+            await until(
+                lambda: (
+                    first.directory.shelf(NotificationShelf).is_notified(name)
+                    and second.directory.shelf(NotificationShelf).is_notified(name)
+                )
+            )
             before = len(to.messages)
             await asyncio.sleep(0.2)
             assert len(to.messages) == before
@@ -173,4 +185,4 @@ async def test_another_quota_is_another_matter(tmp_path: Path) -> None:
         log.close()
         await until(lambda: thresholds(to) == [80, 80])
         assert [message.json["data"]["limit"] for message in to.messages] == [10, 9]
-        await until(lambda: process.directory.is_told(to.messages[1].id))
+        await until(lambda: process.directory.shelf(NotificationShelf).is_notified(to.messages[1].id))

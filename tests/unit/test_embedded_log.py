@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from processor.log.embedded import checkpointer as checkpointer_module
 from processor.log.embedded.checkpointer import SOFT_LIMIT, Checkpointer
-from processor.log.embedded.locks import FileLock
 from processor.log.embedded.log import FORMAT, Log
 from processor.log.embedded.newest import newest
 from processor.log.errors import (
@@ -31,6 +30,7 @@ from processor.log.errors import (
     PartitionMismatch,
     RecoveryNeeded,
 )
+from processor.log.file_lock import FileLock
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 

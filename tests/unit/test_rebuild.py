@@ -15,8 +15,8 @@ from processor.core.tables import table_rows
 from processor.core.tables.apply import Tables
 from processor.core.tables.dedupe import DictIndex
 from processor.log.dead_letters import DeadLetter, dead_offsets
-from processor.log.embedded.locks import FileLock
 from processor.log.embedded.log import Log
+from processor.log.file_lock import FileLock
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state.applier import Broken

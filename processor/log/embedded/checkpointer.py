@@ -9,9 +9,9 @@ from typing import Final
 import apsw
 from structlog.stdlib import get_logger
 
-from processor.log.embedded.locks import FileLock
 from processor.log.embedded.log import Log, has_no_room
 from processor.log.errors import Locked, LogBroken, RecoveryNeeded
+from processor.log.file_lock import FileLock
 
 SOFT_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of write-ahead log from which a checkpoint runs beside the writers."""

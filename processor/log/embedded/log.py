@@ -30,7 +30,6 @@ import xxhash
 from numpy.typing import NDArray
 
 from processor.log.embedded.guard import Guard, wal_of
-from processor.log.embedded.locks import FileLock
 from processor.log.errors import (
     DamagedRecord,
     FormatError,
@@ -40,6 +39,7 @@ from processor.log.errors import (
     PartitionMismatch,
     RecoveryNeeded,
 )
+from processor.log.file_lock import FileLock
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
