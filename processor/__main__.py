@@ -37,7 +37,7 @@ def main() -> int:
         tracing.configure(settings, "worker")
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(settings.data_dir / "worker.lock")
-        lock.take("another worker runs on this data directory", LOCK_PATIENCE)
+        lock.acquire("another worker runs on this data directory", LOCK_PATIENCE)
         remove_scratch(settings.data_dir)
         application = Application(settings, now)
     except (SettingsError, LogError) as error:

@@ -127,7 +127,7 @@ class Application:
     async def _tables(self, stream: Any) -> None:
         async for event in stream.noack().events():
             try:
-                await self.applier.take(Delivery(event))
+                await self.applier.process(Delivery(event))
             except Exception as error:  # noqa: BLE001 - an agent that raises goes on without the message: it would be lost
                 get_logger().critical("worker.broken", error=str(error) or repr(error))
                 restart.end(EXIT_BROKEN)

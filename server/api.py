@@ -27,7 +27,7 @@ from processor.view.view_follower import ViewFollower
 from processor.wall_clock import latest, now
 from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
-from server.alerts.notices import Notices
+from server.alerts.notices import BudgetNotices
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
 from server.grpc_api.servicers import make_server
@@ -39,27 +39,27 @@ from server.ingest.intake import Intake
 from server.ingest.log_publisher import LogPublisher
 from server.limits.cardinality import Cardinality
 from server.limits.connection_watch import ConnectionWatch
-from server.limits.lease_client import LeaseBook, Stating
+from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.lease_follower import LeaseFollower
 from server.limits.leased_quotas import LeasedQuotas
-from server.limits.memory_budget import Room
+from server.limits.memory_budget import MemoryBudget
 from server.limits.quotas import ViewQuotas
 from server.limits.rates import OwnRates, SharedRates
 from server.limits.shared_quotas import SharedQuotas
 from server.live.feed import Feed
 from server.processes.listening_ports import split_bind
-from server.processes.siblings import QUOTAS, REQUESTS, Crew
+from server.processes.siblings import QUOTAS, REQUESTS, ApiSibling
 from server.reads.read_service import ViewReads
-from server.services import Face
+from server.services import Services
 from server.settings import ServerSettings
 from server.telemetry.meters import Meters
 from server.telemetry.metrics import Gather, make_registry
 from server.telemetry.scraping import Scraping
-from server.tenancy.admin_service import AdminDesk
+from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory
 from server.tenancy.directory_follower import DirectoryFollower
 from server.tenancy.first_key import ensure_key
-from server.tenancy.freshness import Trust
+from server.tenancy.freshness import DirectoryFreshness
 
 BIND_PATIENCE: Final = 3.0
 """Seconds to wait for a port that a predecessor is just giving up."""
@@ -83,28 +83,28 @@ async def run(settings: ServerSettings) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    crew = Crew.of(os.environ, settings.data_dir)
+    sibling = ApiSibling.from_environment(os.environ, settings.data_dir)
     async with AsyncExitStack() as stack:
-        if crew is not None:
-            stack.callback(os.close, crew.board())
-        face, health, registry = await _build(settings, stack, crew)
+        if sibling is not None:
+            stack.callback(os.close, sibling.hold())
+        services, health, registry = await _build(settings, stack, sibling)
         gather = None
-        if crew is not None:
-            scraping = Scraping(crew)
+        if sibling is not None:
+            scraping = Scraping(sibling)
             await stack.enter_async_context(scraping.door(registry))
             gather = scraping.gather
-        desk = AdminDesk(LogAddress.of(settings), face.directory, now)
+        desk = AdminService(LogAddress.of(settings), services.directory, now)
         budget = budget_of_process(tls=settings.tls_cert is not None)
-        runner, http, port = await _serve_http(settings, face, desk, registry, gather, budget)
+        runner, http, port = await _serve_http(settings, services, desk, registry, gather, budget)
         stack.push_async_callback(runner.cleanup)
         connections = ConnectionWatch("grpc", budget.grpc, others=lambda: len(runner.admission))
-        server, grpc_port = await _serve_grpc(settings, face, connections, share=crew is not None)
+        server, grpc_port = await _serve_grpc(settings, services, connections, share=sibling is not None)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(connections.run(grpc_port)))
         if budget.handshakes:
             handshakes = ConnectionWatch("http", budget.handshakes, counted=runner.admission.peers)
             stack.push_async_callback(_stop_reporting, asyncio.create_task(handshakes.run(port)))
         stack.push_async_callback(_close_doors, runner, server)
-        stack.callback(face.feed.close)
+        stack.callback(services.feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
         stopped = asyncio.create_task(stop.wait())
@@ -121,8 +121,8 @@ async def run(settings: ServerSettings) -> None:
 
 
 async def _build(
-    settings: ServerSettings, stack: AsyncExitStack, crew: Crew | None
-) -> tuple[Face, LogHealth, CollectorRegistry]:
+    settings: ServerSettings, stack: AsyncExitStack, sibling: ApiSibling | None
+) -> tuple[Services, LogHealth, CollectorRegistry]:
     directory = Directory(BudgetShelf(), NotificationShelf())
     loop = asyncio.get_running_loop()
     address = LogAddress.of(settings)
@@ -139,15 +139,15 @@ async def _build(
         stack.callback(checkpointer.stop)
     book = stating = None
     if address.kafka is not None:
-        book = LeaseBook()
-        stating = Stating(address, book, now)
+        book = LeaseHoldings()
+        stating = LeaseStatements(address, book, now)
         stack.push_async_callback(stating.leave)  # after everything is written
         await stating.state()  # whoever grants leases knows of this process before it takes its first event
         stack.push_async_callback(_stop_reporting, asyncio.create_task(stating.run()))
     guard = book.check if book is not None else lambda: None
     marks = None
     if address.kafka is not None:  # the embedded log loses nothing that it has acknowledged, or all of its file
-        marks = settings.data_dir / f"acknowledged-{0 if crew is None else crew.number}"
+        marks = settings.data_dir / f"acknowledged-{0 if sibling is None else sibling.number}"
     publisher = LogPublisher(
         address, now, settings.max_pending_mib << 20, guard, lambda: dict(view.position), lambda: _settled(view), marks
     )
@@ -163,7 +163,7 @@ async def _build(
     for each in (keys, follower):
         await asyncio.to_thread(each.wait_read_all)
     await asyncio.to_thread(publisher.check_acknowledged)
-    trust = Trust(lambda: keys.known_at, time.monotonic)
+    trust = DirectoryFreshness(lambda: keys.known_at, time.monotonic)
     health = LogHealth(
         publisher,
         view,
@@ -181,29 +181,29 @@ async def _build(
         settings.max_days,
         settings.max_rows,
     )
-    pending = Room(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
-    rates = OwnRates() if crew is None else SharedRates(crew.table(REQUESTS))
+    pending = MemoryBudget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
+    rates = OwnRates() if sibling is None else SharedRates(sibling.table(REQUESTS))
     end = publisher.log_end
     quotas: ViewQuotas
     lease = ""
     if book is not None and stating is not None:
         quotas = LeasedQuotas(view, arrivals, directory, end, book, stating, lambda: keys.end, rates=rates)
         stating.speaker, lease = quotas, book.instance
-    elif crew is not None:
-        quotas = SharedQuotas(view, arrivals, directory, end, crew, crew.table(QUOTAS), rates=rates)
+    elif sibling is not None:
+        quotas = SharedQuotas(view, arrivals, directory, end, sibling, sibling.table(QUOTAS), rates=rates)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(quotas.run()))
-        lease = crew.name(crew.number)
+        lease = sibling.name(sibling.number)
     else:
         quotas = ViewQuotas(view, arrivals, directory, end, rates=rates)
     intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position), latest=latest)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
-    is_first = crew is None or crew.is_first
+    is_first = sibling is None or sibling.is_first
     if settings.alert_webhook is not None and settings.alert_secret is not None and is_first:
         webhook = Webhook(settings.alert_webhook, settings.alert_secret, allow_private=settings.alert_allow_private)
         alerter = Alerter(webhook, address, publisher.identity, directory, view, now)
         alerter.start()
         stack.push_async_callback(alerter.stop)
-    notices = Notices(now)
+    notices = BudgetNotices(now)
     jitter = 0.0 if address.kafka is None and is_first else 1.0
     budgeter = Budgeter(address, publisher.identity, directory, view, notices, now, jitter=jitter)
     budgeter.start()
@@ -213,8 +213,8 @@ async def _build(
     signals = Signals(view, publisher, directory, health, pending, feed, now)
     registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
     asked = settings.access_log
-    face = Face(intake, directory, reads, health, now, settings.handling, feed, trust=trust, access_log=asked)
-    return face, health, registry
+    services = Services(intake, directory, reads, health, now, settings.handling, feed, trust=trust, access_log=asked)
+    return services, health, registry
 
 
 def _settled(view: View) -> dict[int, int]:
@@ -239,14 +239,14 @@ async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
 
 async def _serve_http(
     settings: ServerSettings,
-    face: Face,
-    desk: AdminDesk,
+    services: Services,
+    desk: AdminService,
     registry: CollectorRegistry,
     gather: Gather | None,
     budget: Budget,
 ) -> tuple[Runner, str, int]:
     """With `gather`, that of several processes on one port."""
-    runner = make_runner(create_app(face, desk, registry, gather), connections=budget.http)
+    runner = make_runner(create_app(services, desk, registry, gather), connections=budget.http)
     await runner.setup()
     host, port = split_bind(settings.http_bind)
     context = None
@@ -263,7 +263,7 @@ async def _serve_http(
 
 
 async def _serve_grpc(
-    settings: ServerSettings, face: Face, connections: ConnectionWatch, *, share: bool
+    settings: ServerSettings, services: Services, connections: ConnectionWatch, *, share: bool
 ) -> tuple[grpc.aio.Server, int]:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
@@ -272,7 +272,7 @@ async def _serve_grpc(
 
     async def start() -> tuple[grpc.aio.Server, int]:
         try:
-            return await make_server(face, bind=settings.grpc_bind, tls=tls, share=share, connections=connections)
+            return await make_server(services, bind=settings.grpc_bind, tls=tls, share=share, connections=connections)
         except RuntimeError as error:  # what gRPC raises for a port it cannot have
             raise OSError(errno.EADDRINUSE, str(error)) from None
 

@@ -9,10 +9,10 @@ from processor.log.errors import DamagedRecord
 from processor.log.losses import Lost
 from processor.view.view import View
 from server.ingest.log_publisher import LogPublisher
-from server.limits.memory_budget import Room
+from server.limits.memory_budget import MemoryBudget
 from server.live.feed import Feed
 from server.tenancy.directory import Directory
-from server.tenancy.freshness import Trust, always
+from server.tenancy.freshness import DirectoryFreshness, always
 
 SHORT: Final = 2.0
 """Seconds for which events may be missing from the tables before that is said to be so."""
@@ -31,7 +31,7 @@ class LogHealth:
         view: View,
         max_lag: float,
         monotonic: Callable[[], float],
-        trust: Trust | None = None,
+        trust: DirectoryFreshness | None = None,
         damage: Callable[[], DamagedRecord | None] = lambda: None,
         lost: Callable[[], Sequence[Lost]] = list,
     ) -> None:
@@ -127,7 +127,7 @@ class Signals:
         publisher: LogPublisher,
         directory: Directory,
         health: LogHealth,
-        pending: Room,
+        pending: MemoryBudget,
         feed: Feed,
         clock: Callable[[], int],
     ) -> None:

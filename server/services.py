@@ -7,13 +7,13 @@ from typing import Protocol
 from processor.core.events.event import Handling
 from server.alerts.budgets import BudgetList
 from server.ingest.intake import Intake
-from server.limits.memory_budget import Room
-from server.limits.refusal_pacing import Throttle
+from server.limits.memory_budget import MemoryBudget
+from server.limits.refusal_pacing import RefusalPacer
 from server.live.feed import Feed
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage
 from server.reads.costs import Costs
 from server.tenancy.directory import Directory
-from server.tenancy.freshness import Trust, always
+from server.tenancy.freshness import DirectoryFreshness, always
 from server.tenancy.keys import Key, Scope
 
 
@@ -44,7 +44,7 @@ class Health(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class Services:
     """Everything a door needs; the doors add a wire each, and nothing else."""
 
     intake: Intake
@@ -56,9 +56,9 @@ class Face:
     handling: Handling = "partial"
     """Where a request does not say."""
     feed: Feed = field(default_factory=Feed.of_nothing)
-    bodies: Room = field(default_factory=Room)
-    trust: Trust = field(default_factory=always)
-    throttle: Throttle = field(default_factory=Throttle)
+    bodies: MemoryBudget = field(default_factory=MemoryBudget)
+    trust: DirectoryFreshness = field(default_factory=always)
+    throttle: RefusalPacer = field(default_factory=RefusalPacer)
     access_log: bool = False
     """Whether each request and call is logged."""
 

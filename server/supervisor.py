@@ -27,7 +27,7 @@ from processor.log.file_lock import FileLock
 from processor.log.following import EXIT_DAMAGED
 from processor.wall_clock import now
 from server.processes import listening_ports
-from server.processes.siblings import VARIABLE, Crew
+from server.processes.siblings import VARIABLE, ApiSibling
 from server.settings import ServerSettings
 from server.tenancy.first_key import ensure_key
 
@@ -144,7 +144,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     """Serve until SIGTERM; returns the exit code. `environment` has the settings for the children."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(settings.data_dir / "serve.lock")
-    lock.take(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
+    lock.acquire(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)
     address.claim(log.identity, keeps=True)
@@ -201,8 +201,10 @@ async def _apis(settings: ServerSettings, environment: Mapping[str, str], fd: in
         port = await listening_ports.hold(bind)
         held.callback(port.close)
         binds[variable] = port.bind
-    crew = Crew.found(settings.data_dir, settings.api_processes)
-    return [Child("api", {**environment, **binds, VARIABLE: each.variable}, fd, f"api-{each.number}") for each in crew]
+    siblings = ApiSibling.create_all(settings.data_dir, settings.api_processes)
+    return [
+        Child("api", {**environment, **binds, VARIABLE: each.variable}, fd, f"api-{each.number}") for each in siblings
+    ]
 
 
 async def _serve(settings: ServerSettings, children: list[Child], made: str | None, stop: asyncio.Event) -> int:

@@ -153,7 +153,7 @@ class _Turn:
                 if tp.topic == STATEMENTS:
                     statements += records
                 else:
-                    self._take(tp, records)
+                    self._apply_records(tp, records)
             if self._tail.is_current:
                 break
         restored = {_name(record): _decoded(record) for record in scan(self._log, TopicPartition(LEASES, 0))}
@@ -167,15 +167,15 @@ class _Turn:
             if tp.topic == STATEMENTS:
                 self._hear(records)
             else:
-                self._take(tp, records)
+                self._apply_records(tp, records)
             brought = True
         return brought
 
-    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
+    def _apply_records(self, tp: TopicPartition, records: Sequence[Record]) -> None:
         if tp.topic == ROWS:
             for record in records:
                 if is_of_interest(record.key or b""):
-                    self._ledger.take(tp.partition, record.key or b"", record.value)
+                    self._ledger.apply(tp.partition, record.key or b"", record.value)
             return
         for record in records:
             kind, _, name = (record.key or b"").decode().partition("/")

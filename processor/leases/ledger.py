@@ -26,7 +26,7 @@ class Ledger:
         self.position: dict[int, int] = {}
         """partition -> the last source offset that is contained."""
 
-    def take(self, partition: int, key: bytes, value: bytes | None) -> None:
+    def apply(self, partition: int, key: bytes, value: bytes | None) -> None:
         """Take in one record of a partition's changelog, in order. Raises `ValueError` for another format."""
         kind = key[key.find(b'"') + 1 : key.find(b'"') + 9]
         if kind.startswith(b"window"):

@@ -18,7 +18,7 @@ class FileLock:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def take(self, what: str, patience: float = 0.0) -> None:
+    def acquire(self, what: str, patience: float = 0.0) -> None:
         """Take the lock, waiting up to `patience` seconds; raises `Locked` with `what` in its text. Blocks."""
         deadline = time.monotonic() + patience
         while True:

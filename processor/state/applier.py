@@ -115,7 +115,7 @@ class Applier:
         self.applied = 0
         """Events applied since the start."""
 
-    async def take(self, delivered: Delivered) -> None:
+    async def process(self, delivered: Delivered) -> None:
         """Take in one message; raises only `Broken`. It is applied with those beside it, at the latest by the next
         flush, which acknowledges it.
 
@@ -267,7 +267,7 @@ class Applier:
             for partition in self._owned().values():
                 _sign(partition)
             taken = [
-                (partition, partition.tables.take_changes(), len(partition.index))
+                (partition, partition.tables.drain_changes(), len(partition.index))
                 for partition in self._owned().values()
             ]
             changed = [(partition, changes, ids) for partition, changes, ids in taken if changes is not None]

@@ -251,10 +251,10 @@ def _read_newest(store: Log, partition: Partition) -> None:
 
 
 def _restore(partition: Partition, kept: Kept) -> None:
-    partition.tables.restore_all((record.key or b"", record.value, record.offset) for record in kept.take())
+    partition.tables.restore_all((record.key or b"", record.value, record.offset) for record in kept.drain())
 
 
-def take_rows(partition: Partition, found: Iterable[Record]) -> None:
+def apply_rows(partition: Partition, found: Iterable[Record]) -> None:
     """Take in records of the changelog; those it has are passed over."""
     new = [record for record in found if record.offset >= partition.rows_end]
     if new:
@@ -268,7 +268,7 @@ def _read_claims(store: LogWriter, partition: Partition) -> None:
     tp = TopicPartition(CLAIMS, partition.number)
     start = partition.claims_end
     for batch in batches(store, tp, start, CLAIMS_BATCH):
-        take_claims(partition, batch)
+        apply_claims(partition, batch)
         if len(batch) == CLAIMS_BATCH:
             log.info(
                 "index.rebuilding",
@@ -278,7 +278,7 @@ def _read_claims(store: LogWriter, partition: Partition) -> None:
             )
 
 
-def take_claims(partition: Partition, found: Iterable[Record]) -> None:
+def apply_claims(partition: Partition, found: Iterable[Record]) -> None:
     """Take in records of the claims log; those it has are passed over."""
     new = [record for record in found if record.offset >= partition.claims_end]
     claimed: list[Claimed] = []

@@ -195,9 +195,9 @@ class Holder:
                 if partition is None:
                     continue
                 if tp.topic == ROWS:
-                    loader.take_rows(partition, records)
+                    loader.apply_rows(partition, records)
                 else:
-                    loader.take_claims(partition, records)
+                    loader.apply_claims(partition, records)
 
     def _let_go(self) -> None:
         """Forget all warm copies, and their ids."""

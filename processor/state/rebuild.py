@@ -260,9 +260,9 @@ class Rebuild:
             again.apply(offset, found)
             done.messages += 1
             if done.messages % FORGET == 0:
-                missing += _not_in(again, again.take_claims())
+                missing += _not_in(again, again.drain_claims())
             self._progress(offset + 1 - start, end - start)
-        return missing + _not_in(again, again.take_claims())
+        return missing + _not_in(again, again.drain_claims())
 
     def _dead(self, again: Recomputation) -> set[int]:
         return dead_offsets(self._log, self._number, again.damage()) if again.has(DEAD_LETTERS) else set()
@@ -310,7 +310,7 @@ class Rebuild:
         new_keys = set(_keys(again.tables))
         again.sign()
         again.tables.touch_all()
-        changes = again.tables.take_changes()
+        changes = again.tables.drain_changes()
         assert changes is not None
         removed: list[tuple[bytes | None, bytes | None]] = [(key, None) for key in sorted(old_keys - new_keys)]
         rows = TopicPartition(ROWS, number)

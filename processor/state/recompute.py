@@ -265,9 +265,9 @@ class Recomputation:
         except Exception as error:
             raise NotApplied(offset, error) from error
 
-    def take_claims(self) -> list[Claimed]:
+    def drain_claims(self) -> list[Claimed]:
         """The ids claimed since the last call; forgets which rows have changed."""
-        changes = self.tables.take_changes()
+        changes = self.tables.drain_changes()
         return [] if changes is None else changes.claimed
 
 

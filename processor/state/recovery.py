@@ -397,7 +397,7 @@ class Recovery:
                         f"{history.RESTORE}"
                     ) from error
             again.progress.digest, last = digest_of(record.key, record.value), record.offset
-            changes = again.take_changes()
+            changes = again.drain_changes()
             if verdict.rebuild_claims and changes is not None:
                 waiting += changes.claimed
                 if sum(len(each.digests) for each in waiting) >= 8 * CLAIMS_STEP:
@@ -420,7 +420,7 @@ class Recovery:
         """Every row, the horizon among them, tombstones for rows that are no more, and the progress last, which makes
         them count."""
         to = TopicPartition(ROWS, self._number)
-        again.take_changes()  # sets the tally
+        again.drain_changes()  # sets the tally
         keys = set()
         step: list[tuple[bytes, bytes | None]] = []
         for row in rows_of(again):

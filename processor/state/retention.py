@@ -247,7 +247,7 @@ class _Round:
 
     async def _seal(self) -> None:
         """Append the changed rows, the progress last: with it they are a checkpoint."""
-        changes = self._tables.take_changes()
+        changes = self._tables.drain_changes()
         if changes is None:
             return
         offsets: list[int] = []

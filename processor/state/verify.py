@@ -335,11 +335,11 @@ class Verification:
             self._apply(again, offset, found, dead)
             self.messages += 1
             if self.messages % FORGET == 0:
-                self._look_for(again, again.take_claims())
+                self._look_for(again, again.drain_claims())
             self._progress(offset + 1 - start, end - start)
         if expected < min(end, log_end):
             self._note_gap(again, expected, min(end, log_end))
-        self._look_for(again, again.take_claims())
+        self._look_for(again, again.drain_claims())
 
     def _apply(self, again: Recomputation, offset: int, found: Message | Unusable | None, dead: set[int]) -> None:
         if found is None:

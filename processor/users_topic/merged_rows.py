@@ -82,7 +82,7 @@ class MergedRows:
 
     # --- what to publish --------------------------------------------------------------------------------------------
 
-    def take(self, partitions: Collection[int]) -> dict[int, list[Row]]:
+    def drain(self, partitions: Collection[int]) -> dict[int, list[Row]]:
         """The rows of these partitions that have changed since the last call, as they are now; the changes of all
         others are forgotten."""
         if not self._changed:

@@ -174,7 +174,7 @@ class UsersTopicPublisher(threading.Thread):
     def _publish(self) -> None:
         """Publish what has changed since the last time."""
         ready = [held for held in self._held.values() if held.is_ready]
-        changed = self._feed.take([held.number for held in ready])
+        changed = self._feed.drain([held.number for held in ready])
         oldest, self._oldest = self._oldest, None
         if not changed:
             return

@@ -117,7 +117,7 @@ class FirstPages:
         if self._columns.projects.by_number[group[0]].wide or (which & (applied.shrunk | (applied.came < 0))).any():
             self._drop(group)
         elif which.any():
-            self._since[group].take_in(applied, which)
+            self._since[group].add(applied, which)
             self._changed.setdefault(group, []).append(applied.owners[which])
 
     def _drop(self, group: Group) -> None:

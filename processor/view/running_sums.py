@@ -30,7 +30,7 @@ class RunningSums:
                     self._sums.add(columns, project, rows[start : start + PIECE], None)
         self._size = int(np.count_nonzero(self._sums.rows))
 
-    def take_in(self, applied: Applied, which: Mask) -> None:
+    def add(self, applied: Applied, which: Mask) -> None:
         """Add what a batch changed in these of its rows, all of this project and none of a day before."""
         sums = self._sums
         sums.grow(len(self._project.members))

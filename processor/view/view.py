@@ -107,24 +107,24 @@ class View:
         blocks = row_block.key_of(partition)
         start = 0
         for place in [place for place, (key, value) in enumerate(records) if key == blocks and value is not None]:
-            self._take_singles(partition, records[start:place])
+            self._apply_singles(partition, records[start:place])
             block = row_block.decode(records[place][1] or b"")
-            self.take(partition, block)
+            self.apply_block(partition, block)
             start = place + 1
-        self._take_singles(partition, records[start:])
+        self._apply_singles(partition, records[start:])
 
-    def _take_singles(self, partition: int, records: Sequence[Change]) -> None:
+    def _apply_singles(self, partition: int, records: Sequence[Change]) -> None:
         for start in range(0, len(records), CHUNK):
-            self._take(partition, sort_out(partition, records[start : start + CHUNK], self._seed))
+            self._apply_batch(partition, sort_out(partition, records[start : start + CHUNK], self._seed))
 
-    def take(self, partition: int, block: RowBlock) -> None:
+    def apply_block(self, partition: int, block: RowBlock) -> None:
         """Take in a block of rows, as `apply` does; its values are written over."""
         for start in range(0, len(block), CHUNK):
             piece = slice(start, start + CHUNK)
             keys = Part(block.keys, start, CHUNK)
-            self._take(partition, changes_of(keys, block.hashes[piece], block.values[piece]))
+            self._apply_batch(partition, changes_of(keys, block.hashes[piece], block.values[piece]))
 
-    def _take(self, partition: int, changes: ChangelogBatch) -> None:
+    def _apply_batch(self, partition: int, changes: ChangelogBatch) -> None:
         with self._freeze, self._lock:
             self._apply(partition, changes)
         time.sleep(0)

@@ -54,7 +54,7 @@ class ViewFollower(FollowerThread):
         brought = 0
         if not self._has_begun:
             self._has_begun = True
-            if not self._take_newest():
+            if not self._apply_newest():
                 return
         for tp, records in self._tail.poll():
             self._kept[tp.partition].add(records)
@@ -71,12 +71,12 @@ class ViewFollower(FollowerThread):
             self._view.mark_current(at - at % 1000)
             self.read_all.set()
 
-    def _take_newest(self) -> bool:
+    def _apply_newest(self) -> bool:
         """Apply what there is now; False if we are to end."""
         with collector_off():
             for tp, found in self._tail.newest():
                 if found.keys:
-                    self._view.take(tp.partition, RowBlock(found.keys, found.hashes, found.values))
+                    self._view.apply_block(tp.partition, RowBlock(found.keys, found.hashes, found.values))
                 self._kept[tp.partition].add(Record(row.offset, 0, row.key, row.value) for row in found.others)
                 if self._stopping.is_set():
                     return False
@@ -85,14 +85,14 @@ class ViewFollower(FollowerThread):
     def _apply_kept(self) -> None:
         for partition, kept in self._kept.items():
             if kept:
-                self._view.apply(partition, [(record.key or b"", record.value) for record in kept.take()])
+                self._view.apply(partition, [(record.key or b"", record.value) for record in kept.drain()])
         self._notify()
 
     def _follow(self) -> None:
         at = self._clock()
         brought = False
         for tp, records in self._tail.poll():
-            self._take(tp, records)
+            self._apply_records(tp, records)
             self._view.tidy()  # a backlog may keep this round going for long
             brought = True
             if self._stopping.is_set():
@@ -104,7 +104,7 @@ class ViewFollower(FollowerThread):
         if self._tail.is_current:
             self._view.mark_current(at - at % 1000)
 
-    def _take(self, tp: TopicPartition, records: Sequence[Record]) -> None:
+    def _apply_records(self, tp: TopicPartition, records: Sequence[Record]) -> None:
         """Apply rows first, and how far they go only when all is there that they may have been replaced by: a row that
         was compacted while this process stood still would be missing from what the view says to contain."""
         number = tp.partition

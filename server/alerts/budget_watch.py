@@ -17,7 +17,7 @@ from processor.log.errors import LogError
 from processor.view.view import View
 from server.alerts import budgets
 from server.alerts.budgets import Reached
-from server.alerts.notices import Notices
+from server.alerts.notices import BudgetNotices
 from server.alerts.records import reached_record
 from server.alerts.shelf import BudgetShelf
 from server.alerts.spending import Spending
@@ -44,7 +44,7 @@ class Budgeter:
         identity: str,
         directory: Directory,
         view: View,
-        notices: Notices,
+        notices: BudgetNotices,
         clock: Callable[[], int],
         *,
         every: float = EVERY,

@@ -9,7 +9,7 @@ KEPT: Final = 10_000
 """Of a project; older ones are in `GET /v1/budgets`."""
 
 
-class Notices:
+class BudgetNotices:
     """What was reached in windows that have not ended yet, by project, in the order in which it came.
 
     Who begins to listen is told all of it, who was away too: each has an id to know it by. `clock` gives microseconds.

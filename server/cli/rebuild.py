@@ -77,7 +77,7 @@ def _alone(settings: Settings) -> Iterator[None]:
     locks = [FileLock(settings.data_dir / name) for name in ("serve.lock", "worker.lock")]
     try:
         for lock in locks:
-            lock.take(f"a server or worker runs on {settings.data_dir}: stop it first")
+            lock.acquire(f"a server or worker runs on {settings.data_dir}: stop it first")
         remove_scratch(settings.data_dir)
         yield
     finally:

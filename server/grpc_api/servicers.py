@@ -27,7 +27,7 @@ from server.ingest import prefer, protobuf
 from server.ingest.inflate import MAX_BODY, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
-from server.services import Face, secret_of
+from server.services import Services, secret_of
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
 from server.tenancy.keys import Key, Scope
@@ -70,7 +70,7 @@ log = structlog.get_logger(__name__)
 
 
 async def make_server(
-    face: Face,
+    services: Services,
     *,
     bind: str,
     tls: grpc.ServerCredentials | None = None,
@@ -89,7 +89,11 @@ async def make_server(
         ("grpc.max_allowed_incoming_connections", connections.limit),  # a further one is closed when it is accepted
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
-    ingest, usage, around = _Ingest(face, connections), _Usage(face, connections), _Around(face.access_log, connections)
+    ingest, usage, around = (
+        _Ingest(services, connections),
+        _Usage(services, connections),
+        _Around(services.access_log, connections),
+    )
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
@@ -107,14 +111,14 @@ async def make_server(
             ),
         )
     )
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(face.health, (INGEST, USAGE)), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(services.health, (INGEST, USAGE)), server)
     reflection.enable_server_reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
 
 
 class _Ingest:
-    def __init__(self, face: Face, connections: ConnectionWatch) -> None:
-        self._face = face
+    def __init__(self, services: Services, connections: ConnectionWatch) -> None:
+        self._services = services
         self._connections = connections
 
     async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
@@ -123,8 +127,8 @@ class _Ingest:
         try:
             sequence, receipt = await self._accept(key, raw, self._handling(metadata))
         except Refused as refused:
-            self._face.intake.meters.refused("proto", refused)
-            await self._face.throttle.pace(key.id, refused)
+            self._services.intake.meters.refused("proto", refused)
+            await self._services.throttle.pace(key.id, refused)
             raise
         context.set_trailing_metadata((("x-ingest-position", receipt.position),))
         return messages.receipt(sequence, receipt)
@@ -138,73 +142,73 @@ class _Ingest:
             try:
                 return messages.receipt(*await self._accept(key, raw, handling))
             except Refused as refused:
-                self._face.intake.meters.refused("proto", refused)
-                await self._face.throttle.pace(key.id, refused)
+                self._services.intake.meters.refused("proto", refused)
+                await self._services.throttle.pace(key.id, refused)
                 return messages.refusal(protobuf.sequence_of(raw), refused)
             except Exception:
                 log.exception("grpc_batch_failed", method="IngestStream")
                 return messages.failure(protobuf.sequence_of(raw), _INTERNAL)
 
-        await IngestStream(context, lambda: _authenticate(self._face, metadata, "ingest"), answer).run()
+        await IngestStream(context, lambda: _authenticate(self._services, metadata, "ingest"), answer).run()
 
     def _sender(self, context: Context, metadata: dict[str, str]) -> Key:
         try:
-            key = _authenticate(self._face, metadata, "ingest")
+            key = _authenticate(self._services, metadata, "ingest")
         except Refused as refused:
-            self._face.intake.meters.refused("proto", refused)
+            self._services.intake.meters.refused("proto", refused)
             raise
         self._connections.know(context.peer())
         return key
 
     def _handling(self, metadata: dict[str, str]) -> Handling:
-        return prefer.handling([metadata.get("prefer", "")]) or self._face.handling
+        return prefer.handling([metadata.get("prefer", "")]) or self._services.handling
 
     async def _accept(self, key: Key, raw: bytes, handling: Handling) -> tuple[int, Receipt]:
         if len(raw) > MAX_BODY:
             raise too_large()
-        with self._face.bodies.hold(key.organization, key.id) as hold:
-            hold.take(len(raw))
+        with self._services.bodies.hold(key.organization, key.id) as hold:
+            hold.reserve(len(raw))
             sequence, events = protobuf.parse(raw, MAX_EVENTS)
             lines = range(1, len(events) + 1)
-            return sequence, await self._face.intake.accept(key, Batch("proto", events, lines, handling))
+            return sequence, await self._services.intake.accept(key, Batch("proto", events, lines, handling))
 
 
 class _Usage:
-    def __init__(self, face: Face, connections: ConnectionWatch) -> None:
-        self._face = face
+    def __init__(self, services: Services, connections: ConnectionWatch) -> None:
+        self._services = services
         self._connections = connections
 
     async def ListUsers(self, raw: bytes, context: Context) -> usage_pb2.ListUsersResponse:
         key, after = self._reader(context)
         request = _parse(usage_pb2.ListUsersRequest, raw)
-        return messages.user_page(await self._face.reads.list_users(key, _params(request), after))
+        return messages.user_page(await self._services.reads.list_users(key, _params(request), after))
 
     async def GetUser(self, raw: bytes, context: Context) -> usage_pb2.GetUserResponse:
         key, after = self._reader(context)
         request = _parse(usage_pb2.GetUserRequest, raw)
-        detail = await self._face.reads.get_user(key, request.user_id, _params(request), after)
+        detail = await self._services.reads.get_user(key, request.user_id, _params(request), after)
         return messages.user_detail(detail)
 
     async def GetCosts(self, raw: bytes, context: Context) -> usage_pb2.GetCostsResponse:
         key, after = self._reader(context)
         request = _parse(usage_pb2.GetCostsRequest, raw)
-        return messages.costs(await self._face.reads.get_costs(key, _params(request), after))
+        return messages.costs(await self._services.reads.get_costs(key, _params(request), after))
 
     async def GetQuota(self, raw: bytes, context: Context) -> usage_pb2.GetQuotaResponse:
         key, after = self._reader(context)
         _parse(usage_pb2.GetQuotaRequest, raw)
-        return messages.quota(await self._face.reads.get_quota(key, after))
+        return messages.quota(await self._services.reads.get_quota(key, after))
 
     async def WatchUsers(self, raw: bytes, context: Context) -> None:
-        face, metadata = self._face, _metadata(context)
+        services, metadata = self._services, _metadata(context)
         _, after = self._reader(context)
         request = _parse(usage_pb2.WatchUsersRequest, raw)
         secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
-        await watch_users(face.feed, request, secret, lambda: face.authenticate(secret, "read"), after, context)
+        await watch_users(services.feed, request, secret, lambda: services.authenticate(secret, "read"), after, context)
 
     def _reader(self, context: Context) -> tuple[Key, str | None]:
         metadata = _metadata(context)
-        key = _authenticate(self._face, metadata, "read")
+        key = _authenticate(self._services, metadata, "read")
         self._connections.know(context.peer())
         return key, metadata.get("x-ingest-position")
 
@@ -221,9 +225,9 @@ def _metadata(context: Context) -> dict[str, str]:
     return found
 
 
-def _authenticate(face: Face, metadata: dict[str, str], scope: Scope) -> Key:
+def _authenticate(services: Services, metadata: dict[str, str], scope: Scope) -> Key:
     authorization = metadata.get("authorization") if scope == "read" else None
-    return face.authenticate(secret_of(metadata.get("x-api-key"), authorization), scope)
+    return services.authenticate(secret_of(metadata.get("x-api-key"), authorization), scope)
 
 
 _M = TypeVar("_M", bound=Message)

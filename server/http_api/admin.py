@@ -30,10 +30,10 @@ from server.alerts.budget_admin import BudgetAdmin, NewBudget
 from server.alerts.budget_json import budget_alone
 from server.alerts.budgets import DEFAULT_THRESHOLDS, Window
 from server.errors import Refused
-from server.services import Face, secret_of
+from server.services import Services, secret_of
 from server.status import API_HEADERS
 from server.tenancy import admin_json
-from server.tenancy.admin_service import AdminDesk
+from server.tenancy.admin_service import AdminService
 from server.tenancy.administration import OVERLAP, Administration, NewKey
 from server.tenancy.keys import DEFAULT_SCOPES, Key, is_well_formed
 
@@ -90,9 +90,9 @@ class EmptyBody(Struct, forbid_unknown_fields=True):
     """Of a request that says everything in its path."""
 
 
-def add_routes(app: web.Application, face: Face, desk: AdminDesk) -> None:
+def add_routes(app: web.Application, services: Services, desk: AdminService) -> None:
     """Serve the admin API with `app`, whose middleware answers `Refused`."""
-    admin = _Admin(face, desk)
+    admin = _Admin(services, desk)
     app.router.add_get(f"{ROOT}/orgs", admin.organizations)
     app.router.add_put(ROOT + "/orgs/{name}", admin.set_quota)
     app.router.add_get(f"{ROOT}/projects", admin.projects)
@@ -106,8 +106,8 @@ def add_routes(app: web.Application, face: Face, desk: AdminDesk) -> None:
 
 
 class _Admin:
-    def __init__(self, face: Face, desk: AdminDesk) -> None:
-        self._face = face
+    def __init__(self, services: Services, desk: AdminService) -> None:
+        self._services = services
         self._desk = desk
 
     async def organizations(self, request: web.Request) -> web.Response:
@@ -170,11 +170,11 @@ class _Admin:
         )
 
     def _show(self, key: Key) -> dict[str, Any]:
-        return admin_json.of_key(key, self._face.clock())
+        return admin_json.of_key(key, self._services.clock())
 
     def _actor(self, request: web.Request) -> Key:
         secret = secret_of(request.headers.get("x-api-key"), request.headers.get(hdrs.AUTHORIZATION))
-        return self._face.authenticate(secret, "admin")
+        return self._services.authenticate(secret, "admin")
 
     async def _run(self, request: web.Request, operation: Callable[[Administration], T]) -> T:
         return await self._desk.run(self._actor(request), operation)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     """What waits. Moments are of any clock that does not go back."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Turns(Generic[T]):
         self._queues.setdefault(owner, deque()).append((now, item))
         self._arrivals.append((now, owner))
 
-    def take(self, number: int, may_go: Callable[[str], bool], late: float) -> Iterator[T]:
+    def admit(self, number: int, may_go: Callable[[str], bool], late: float) -> Iterator[T]:
         """Remove the next items, `number` at most, of owners who may go now: of each the one that came first; of an
         owner with items from before the moment `late`, the one that came last."""
         passed = 0

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from server.errors import Refused
-from server.http_api.fair_queue import Turns
-from server.limits.memory_budget import Room
+from server.http_api.fair_queue import FairQueue
+from server.limits.memory_budget import MemoryBudget
 from server.status import http_response
 
 PER_TURN: Final = 32
@@ -74,13 +74,13 @@ class Gate:
     def __init__(
         self,
         owner_of: Callable[[str], str],
-        room: Room,
+        room: MemoryBudget,
         on_refused: Callable[[Refused], None] | None = None,
     ) -> None:
         self.on_refused = on_refused
         self._owner_of = owner_of
         self._room = room
-        self._waiting: Turns[Waiting] = Turns()
+        self._waiting: FairQueue[Waiting] = FairQueue()
         self._bytes = 0
         self._let_in = 0
         self._turning = False
@@ -122,7 +122,7 @@ class Gate:
         for waiting in self._waiting.give_up(REFUSED_PER_TURN, now - PATIENCE):
             if waiting.held is not None:
                 waiting.refuse()
-        for waiting in self._waiting.take(PER_TURN, self._has_room, now - PATIENCE / 2):
+        for waiting in self._waiting.admit(PER_TURN, self._has_room, now - PATIENCE / 2):
             if waiting.held is not None:
                 self._let_in += 1
                 waiting.let_in()

@@ -24,14 +24,14 @@ from server.http_api.user_stream import stream_users
 from server.ingest import ndjson, prefer
 from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
-from server.limits.memory_budget import Hold
+from server.limits.memory_budget import Claim
 from server.reads import read_json
 from server.reads.params import check_names
-from server.services import Face, secret_of
+from server.services import Services, secret_of
 from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
-from server.tenancy.admin_service import AdminDesk
+from server.tenancy.admin_service import AdminService
 from server.tenancy.keys import Key
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,25 +58,25 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(
-    face: Face,
-    desk: AdminDesk | None = None,
+    services: Services,
+    desk: AdminService | None = None,
     registry: CollectorRegistry | None = None,
     gather: Gather | None = None,
 ) -> web.Application:
     """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics: what `gather`
     makes of it, if it is there."""
-    door = _Door(face)
-    outer = [access_log.log_requests] if face.access_log else []
+    door = _Door(services)
+    outer = [access_log.log_requests] if services.access_log else []
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
-    app = web.Application(middlewares=[*outer, _answer_errors, _settle(face), _pace_strangers(face)])
-    app[GATE] = _make_gate(face)
+    app = web.Application(middlewares=[*outer, _answer_errors, _settle(services), _pace_strangers(services)])
+    app[GATE] = _make_gate(services)
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS, door.get_user_by_parameter)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
     app.router.add_get("/v1/costs", door.get_costs)
-    app.router.add_get("/v1/stream/users", partial(stream_users, face), allow_head=False)
+    app.router.add_get("/v1/stream/users", partial(stream_users, services), allow_head=False)
     app.router.add_get("/v1/quota", door.get_quota)
     app.router.add_get("/v1/budgets", door.get_budgets)
     app.router.add_get("/healthz", door.healthz)
@@ -86,7 +86,7 @@ def create_app(
     if registry is not None:
         metrics.add_routes(app, registry, gather)
     if desk is not None:
-        admin.add_routes(app, face, desk)
+        admin.add_routes(app, services, desk)
     return app
 
 
@@ -95,40 +95,40 @@ def make_runner(app: web.Application, **bounds: Any) -> Runner:
     return Runner(app, _server_logger(), app[GATE], **bounds)
 
 
-def _make_gate(face: Face) -> Gate:
+def _make_gate(services: Services) -> Gate:
     """Its refusals are no requests, unless each request is to be logged or traced."""
-    watched = face.access_log or tracing.is_on()
-    on_refused = None if watched else partial(face.intake.meters.refused, "json")
-    return Gate(face.directory.owner_of, face.intake.pending, on_refused)
+    watched = services.access_log or tracing.is_on()
+    on_refused = None if watched else partial(services.intake.meters.refused, "json")
+    return Gate(services.directory.owner_of, services.intake.pending, on_refused)
 
 
 class _Door:
-    def __init__(self, face: Face) -> None:
-        self._face = face
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def ingest(self, request: web.Request) -> web.Response:
-        face = self._face
+        services = self._services
         try:
-            key = face.authenticate(request.headers.get(API_KEY), "ingest")
+            key = services.authenticate(request.headers.get(API_KEY), "ingest")
         except Refused as refused:
-            face.intake.meters.refused("json", refused)
+            services.intake.meters.refused("json", refused)
             raise
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
         try:
-            outcome: Receipt | Refused = await self._take(request, key, wanted or face.handling)
+            outcome: Receipt | Refused = await self._take(request, key, wanted or services.handling)
         except Refused as refused:
             outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
             outcome.__context__ = None
         if isinstance(outcome, Refused):
-            face.intake.meters.refused("json", outcome)
-            await face.throttle.pace(key.id, outcome)
+            services.intake.meters.refused("json", outcome)
+            await services.throttle.pace(key.id, outcome)
             response = error_response(outcome)
         else:
             answer: dict[str, Any] = {"accepted": outcome.accepted}
             if outcome.rejected:
                 answer["rejected"] = outcome.rejected
             response = json_response(answer, 202, {POSITION: outcome.position})
-        response.headers.update(face.intake.limits(key))
+        response.headers.update(services.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"
         return response
@@ -137,23 +137,23 @@ class _Door:
         encoding = _encoding(request)
         if isinstance(request.protocol, Connection) and request.protocol.is_refused:
             raise full()
-        with self._face.bodies.hold(key.organization, key.id) as hold:
+        with self._services.bodies.hold(key.organization, key.id) as hold:
             body = await _inflated(await _read_body(request, hold), encoding, hold)
             records, lines = ndjson.split(body, MAX_EVENTS)
             del body
-            return await self._face.intake.accept(key, Batch("json", records, lines, handling))
+            return await self._services.intake.accept(key, Batch("json", records, lines, handling))
 
     async def list_users(self, request: web.Request) -> web.Response:
         params, after = _query(request)
         return json_response(
-            read_json.user_page(await self._face.reads.list_users(self._reader(request), params, after))
+            read_json.user_page(await self._services.reads.list_users(self._reader(request), params, after))
         )
 
     async def get_user(self, request: web.Request) -> web.Response:
         params, after = _query(request)
         key = self._reader(request)
         return json_response(
-            read_json.user_detail(await self._face.reads.get_user(key, _user_id(request), params, after))
+            read_json.user_detail(await self._services.reads.get_user(key, _user_id(request), params, after))
         )
 
     async def get_user_by_parameter(self, request: web.Request) -> web.Response:
@@ -164,29 +164,31 @@ class _Door:
         if len(given) != 1 or not given[0]:
             raise Refused("not_found", NAMELESS)
         others = {name: value for name, value in params.items() if name not in {"user_id", "userId"}}
-        return json_response(read_json.user_detail(await self._face.reads.get_user(key, given[0], others, after)))
+        return json_response(read_json.user_detail(await self._services.reads.get_user(key, given[0], others, after)))
 
     async def get_costs(self, request: web.Request) -> web.Response:
         params, after = _query(request)
-        return json_response(read_json.costs(await self._face.reads.get_costs(self._reader(request), params, after)))
+        return json_response(
+            read_json.costs(await self._services.reads.get_costs(self._reader(request), params, after))
+        )
 
     async def get_quota(self, request: web.Request) -> web.Response:
         params, after = _query(request)
         key = self._reader(request)
         check_names(params, ("projectId",), key.project)
-        return json_response(read_json.quota(await self._face.reads.get_quota(key, after)))
+        return json_response(read_json.quota(await self._services.reads.get_quota(key, after)))
 
     async def get_budgets(self, request: web.Request) -> web.Response:
         params, after = _query(request)
         key = self._reader(request)
         check_names(params, ("projectId",), key.project)
-        return json_response(budget_list(await self._face.reads.get_budgets(key, after)))
+        return json_response(budget_list(await self._services.reads.get_budgets(key, after)))
 
     async def healthz(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        reasons, warnings = list(self._face.health.unready()), list(self._face.health.warnings())
+        reasons, warnings = list(self._services.health.unready()), list(self._services.health.warnings())
         told: dict[str, Any] = {"warnings": warnings} if warnings else {}
         if not reasons:
             return json_response({"status": "ready", **told})
@@ -195,7 +197,7 @@ class _Door:
 
     def _reader(self, request: web.Request) -> Key:
         secret = secret_of(request.headers.get(API_KEY), request.headers.get(hdrs.AUTHORIZATION))
-        return self._face.authenticate(secret, "read")
+        return self._services.authenticate(secret, "read")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ async def _expect_later(_: web.Request) -> None:
     """Instead of a 100 Continue before anything is known of the request: `_read_body` sends it."""
 
 
-async def _read_body(request: web.Request, hold: Hold) -> bytes:
+async def _read_body(request: web.Request, hold: Claim) -> bytes:
     """The body as sent. Raises `Refused`, and `ConnectionError` if the client went away."""
     if (request.content_length or 0) > MAX_BODY:
         raise too_large()
@@ -227,7 +229,7 @@ async def _read_body(request: web.Request, hold: Hold) -> bytes:
                 size += len(chunk)
                 if size > MAX_BODY:
                     raise too_large()
-                hold.take(len(chunk))
+                hold.reserve(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise Refused("bad_batch", f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds") from None
@@ -236,7 +238,7 @@ async def _read_body(request: web.Request, hold: Hold) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
+async def _inflated(body: bytes, encoding: Encoding, hold: Claim) -> bytes:
     """The body itself; one that is large, or turns out to be, is inflated on a thread."""
     if encoding == "identity":
         return inflate(body, encoding)
@@ -246,7 +248,7 @@ async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
         except Refused as refused:
             if refused.reason != "too_large":
                 raise
-    hold.take(MAX_BODY)
+    hold.reserve(MAX_BODY)
     return await asyncio.to_thread(inflate, body, encoding)
 
 
@@ -318,19 +320,19 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return json_response({"error": "Internal server error"}, 500)
 
 
-def _settle(face: Face) -> Any:
+def _settle(services: Services) -> Any:
     """Gives the directory of a process that stood still a moment to catch up before keys are looked at."""
 
     @web.middleware
     async def settle(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not face.trust.is_fresh and request.path.startswith("/v1/"):
-            await face.trust.settle()
+        if not services.trust.is_fresh and request.path.startswith("/v1/"):
+            await services.trust.settle()
         return await handler(request)
 
     return settle
 
 
-def _pace_strangers(face: Face) -> Any:
+def _pace_strangers(services: Services) -> Any:
     """Whoever tries keys that there are not waits for the answers (`Throttle`), by the address."""
 
     @web.middleware
@@ -339,7 +341,7 @@ def _pace_strangers(face: Face) -> Any:
             return await handler(request)
         except Refused as refused:
             if refused.reason == "unauthenticated":
-                await face.throttle.pace(request.remote or "", refused)
+                await services.throttle.pace(request.remote or "", refused)
             raise
 
     return pace

@@ -13,7 +13,7 @@ from server.alerts.budgets import Reached
 from server.errors import Refused
 from server.live.frames import Frame
 from server.reads import read_json
-from server.services import Face, secret_of
+from server.services import Services, secret_of
 from server.status import API_HEADERS, http_body
 
 HEADERS: Final = {
@@ -25,13 +25,13 @@ HELLO: Final = b": spendstream\nretry: 1000\n\n"
 HEARTBEAT: Final = b": heartbeat\n\n"
 
 
-async def stream_users(face: Face, request: web.Request) -> web.StreamResponse:
+async def stream_users(services: Services, request: web.Request) -> web.StreamResponse:
     """Answer with events until the client goes, its key ends or the server stops. Raises `Refused` before the first."""
     secret = secret_of(request.headers.get("x-api-key"), request.headers.get(hdrs.AUTHORIZATION))
     params = _first(request)
-    subscription = await face.feed.open(
+    subscription = await services.feed.open(
         secret,
-        lambda: face.authenticate(secret, "read"),
+        lambda: services.authenticate(secret, "read"),
         {name: value for name, value in params.items() if name != "after"},
         request.query.getall("user_id", ()),
         # A browser that reconnects by itself repeats the address, but its header is the newer one.
@@ -44,7 +44,7 @@ async def stream_users(face: Face, request: web.Request) -> web.StreamResponse:
     try:
         await response.prepare(request)
         await response.write(HELLO)
-        async with aclosing(face.feed.frames(subscription)) as frames:
+        async with aclosing(services.feed.frames(subscription)) as frames:
             async for frame in frames:
                 await response.write(_written(frame))
     except Refused as refused:

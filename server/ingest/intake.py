@@ -22,7 +22,7 @@ from server.errors import Refused, Rejection
 from server.ingest.publisher import NotPublished, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
-from server.limits.memory_budget import Room
+from server.limits.memory_budget import MemoryBudget
 from server.limits.quota_port import Quotas
 from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
@@ -60,7 +60,7 @@ class Intake:
         publisher: Publisher,
         quotas: Quotas,
         clock: Callable[[], int],
-        pending: Room | None = None,
+        pending: MemoryBudget | None = None,
         cardinality: Cardinality | None = None,
         lease: str = "",
         meters: Meters | None = None,
@@ -69,7 +69,7 @@ class Intake:
     ) -> None:
         self.meters = meters or Meters()
         self._cardinality = cardinality
-        self.pending = pending or Room()
+        self.pending = pending or MemoryBudget()
         self._publisher = publisher
         self._quotas = quotas
         self._clock = clock
@@ -92,7 +92,7 @@ class Intake:
         check_count(len(batch.records))
         size = size_of(batch.records)
         with self.pending.hold(key.organization, key.id) as hold:
-            hold.take(size)  # before anything is decoded: a refusal must cost little when there is much to do
+            hold.reserve(size)  # before anything is decoded: a refusal must cost little when there is much to do
             decoded, rejected = self._decode(key, batch, max(now, self._latest()))
             source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
             parts = build_blocks(source, decoded.columns, self._publisher.partitions)

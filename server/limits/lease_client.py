@@ -23,7 +23,7 @@ SPACING: Final = 0.04
 """Seconds at least between two statements."""
 
 
-class LeaseBook:
+class LeaseHoldings:
     """What this process may use of each account. The follower's thread writes, the event loop reads."""
 
     def __init__(self) -> None:
@@ -95,10 +95,10 @@ class Speaker(Protocol):
         ...
 
 
-class Stating:
+class LeaseStatements:
     """Makes statements durable: one a second, and at once when `wake` is called."""
 
-    def __init__(self, address: LogAddress, book: LeaseBook, clock: Callable[[], int]) -> None:
+    def __init__(self, address: LogAddress, book: LeaseHoldings, clock: Callable[[], int]) -> None:
         self._address = address
         self._book = book
         self._clock = clock

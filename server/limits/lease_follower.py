@@ -6,13 +6,13 @@ from processor.log.address import LogAddress
 from processor.log.following import FollowerThread
 from processor.log.records import TopicPartition
 from processor.log.topics import LEASES
-from server.limits.lease_client import LeaseBook
+from server.limits.lease_client import LeaseHoldings
 
 
 class LeaseFollower(FollowerThread):
     """Tails the leases of quotas. `notify` is called in this thread when there is a new one for this process."""
 
-    def __init__(self, address: LogAddress, book: LeaseBook, notify: Callable[[], None]) -> None:
+    def __init__(self, address: LogAddress, book: LeaseHoldings, notify: Callable[[], None]) -> None:
         super().__init__("leases", address.tail([TopicPartition(LEASES, 0)]))
         self._book = book
         self._notify = notify

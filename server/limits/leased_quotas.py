@@ -9,7 +9,7 @@ from processor.leases.lease_messages import Account, Need, owner
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
-from server.limits.lease_client import LeaseBook, Stating
+from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.quota_port import Reservation
 from server.limits.quotas import ViewQuotas
 from server.tenancy.directory import Directory
@@ -58,8 +58,8 @@ class LeasedQuotas(ViewQuotas):
         arrivals: Arrivals,
         directory: Directory,
         log_end: Callable[[], Mapping[int, int]],
-        book: LeaseBook,
-        stating: Stating,
+        book: LeaseHoldings,
+        stating: LeaseStatements,
         directory_end: Callable[[], int],
         **options: Any,
     ) -> None:

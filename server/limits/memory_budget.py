@@ -18,7 +18,7 @@ ENOUGH: Final = 8
 """The part of what an owner held that has to be given back before it is asked what it brings: one in so many."""
 
 
-class Room:
+class MemoryBudget:
     """The bound and what is taken of it. For one event loop: nothing here waits or locks."""
 
     def __init__(self, limit: int = DEFAULT_ROOM, requests: int = DEFAULT_REQUESTS) -> None:
@@ -48,7 +48,7 @@ class Room:
         """True while `is_short` is true of some owner."""
         return any(self.is_short(owner) for owner in list(self._short)) if self._short else False
 
-    def hold(self, owner: str, member: str) -> "Hold":
+    def hold(self, owner: str, member: str) -> "Claim":
         """An empty share of it, to use with `with`: the end gives all of it back.
 
         `owner` (an organisation) shares the bytes with others, `member` (a key) is what requests are counted by.
@@ -56,7 +56,7 @@ class Room:
         """
         if self._holds.get(member, 0) >= self.requests:
             raise Refused("unavailable", f"This key has {self.requests} requests under way already", retry_after=1)
-        return Hold(self, owner, member)
+        return Claim(self, owner, member)
 
     def begin(self, member: str) -> None:
         """Count a request of `member`."""
@@ -69,7 +69,7 @@ class Room:
             self.used -= size
             _subtract(self._bytes, owner, size)
 
-    def take(self, owner: str, size: int) -> None:
+    def reserve(self, owner: str, size: int) -> None:
         """Take `size` bytes; raises `Refused("unavailable")` if there is no room, or none for this owner."""
         free = self.limit - self.used
         held = self._bytes.get(owner, 0)
@@ -92,18 +92,18 @@ def _subtract(counts: dict[str, int], name: str, number: int) -> None:
         del counts[name]
 
 
-class Hold:
+class Claim:
     """What one request has taken."""
 
-    def __init__(self, room: Room, owner: str, member: str) -> None:
+    def __init__(self, room: MemoryBudget, owner: str, member: str) -> None:
         self._room = room
         self._owner = owner
         self._member = member
         self._size = 0
 
-    def take(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Take `size` bytes more; raises `Refused("unavailable")` if there is no room."""
-        self._room.take(self._owner, size)
+        self._room.reserve(self._owner, size)
         self._size += size
 
     def __enter__(self) -> Self:

@@ -79,7 +79,7 @@ class ViewQuotas:
         limit = key.rate_limit
         if limit is None:
             return
-        used = self._rates.take(key.lineage, limit, now)
+        used = self._rates.reserve(key.lineage, limit, now)
         if used >= limit:
             ends = now - now % MINUTE + MINUTE
             raise _refused("rate_limited", "Rate limit exceeded", limit, used, ends, now)

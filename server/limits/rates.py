@@ -11,7 +11,7 @@ from server.processes.shared_table import Busy, SharedTable
 class Rates(Protocol):
     """Counts by name. `at` is the time in microseconds; a minute begins with a whole one since the epoch."""
 
-    def take(self, name: str, limit: int, at: int) -> int:
+    def reserve(self, name: str, limit: int, at: int) -> int:
         """Count one request, unless there have been `limit` in this minute; returns how many there were before it."""
         ...
 
@@ -27,7 +27,7 @@ class OwnRates:
         self._minute = 0
         self._requests: dict[str, int] = {}
 
-    def take(self, name: str, limit: int, at: int) -> int:
+    def reserve(self, name: str, limit: int, at: int) -> int:
         """See `Rates.take`."""
         minute = at - at % MINUTE
         if minute != self._minute:
@@ -49,7 +49,7 @@ class SharedRates:
     def __init__(self, table: SharedTable) -> None:
         self._table = table
 
-    def take(self, name: str, limit: int, at: int) -> int:
+    def reserve(self, name: str, limit: int, at: int) -> int:
         """See `Rates.take`. Raises `Refused`: unavailable."""
         key, minute = name.encode(), at // MINUTE
         try:

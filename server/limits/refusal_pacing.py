@@ -24,7 +24,7 @@ NOT_THE_SENDERS: Final[frozenset[Reason]] = frozenset({"unavailable", "not_yet_v
 """Refusals that are ours: whoever gets one may well come back at once."""
 
 
-class Throttle:
+class RefusalPacer:
     """The pace of each sender: the id of a key, or an address where no key is known. For one event loop."""
 
     def __init__(

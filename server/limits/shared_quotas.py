@@ -31,7 +31,7 @@ from server.errors import Refused
 from server.limits.quota_port import Reservation
 from server.limits.quotas import ViewQuotas
 from server.processes.shared_table import Busy, SharedTable
-from server.processes.siblings import Crew
+from server.processes.siblings import ApiSibling
 from server.tenancy.directory import Directory
 
 TICK: Final = 0.02
@@ -67,7 +67,7 @@ class _Quota(NamedTuple):
 
 
 class SharedQuotas(ViewQuotas):
-    """`Quotas` of one process of a crew. `table` has a word for each process, after the month."""
+    """`Quotas` of one of several API processes. `table` has a word for each process, after the month."""
 
     def __init__(
         self,
@@ -75,15 +75,15 @@ class SharedQuotas(ViewQuotas):
         arrivals: Arrivals,
         directory: Directory,
         log_end: Callable[[], Mapping[int, int]],
-        crew: Crew,
+        sibling: ApiSibling,
         table: SharedTable,
         **options: Any,
     ) -> None:
         super().__init__(view, arrivals, directory, log_end, **options)
         self._table = table
-        self._names = [crew.name(number) for number in range(crew.count)]
-        self._name = crew.name(crew.number)
-        self._mine = 1 + crew.number
+        self._names = [sibling.name(number) for number in range(sibling.count)]
+        self._name = sibling.name(sibling.number)
+        self._mine = 1 + sibling.number
         self._unconfirmed: set[_Quota] = set()
         """Rows in which this process has no cap yet."""
         self._raised: set[_Quota] = set()

@@ -18,7 +18,7 @@ BURST: Final = 0.1
 """Seconds of work that may come at once after a rest."""
 
 
-class Pace:
+class CpuShare:
     """A token bucket of seconds of work. Who asks first gets on first; who finds it empty waits, and nothing queues up:
     what changes meanwhile goes with the frame that is sent then.
 
@@ -42,7 +42,7 @@ class Pace:
         self._at = monotonic()
         self._turn = asyncio.Lock()
 
-    async def take(self, seconds: float) -> None:
+    async def reserve(self, seconds: float) -> None:
         """Wait until there is room, then take it up, beyond what is there if need be: the next one waits for that."""
         if not self._turn.locked() and self._filled() > 0:
             self._level -= seconds

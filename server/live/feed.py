@@ -23,10 +23,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
 from server import position
 from server.alerts.budgets import Reached
-from server.alerts.notices import Notices
+from server.alerts.notices import BudgetNotices
 from server.errors import Refused
 from server.live import resume_token
-from server.live.cpu_share import Pace
+from server.live.cpu_share import CpuShare
 from server.live.frames import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
 from server.live.resume_token import Bookmark
 from server.reads.answers import UserRow, user_row
@@ -118,7 +118,7 @@ class Feed:
         arrivals: Arrivals,
         identity: str,
         monotonic: Callable[[], float] = time.monotonic,
-        notices: Notices | None = None,
+        notices: BudgetNotices | None = None,
     ) -> None:
         self._view = view
         self._arrivals = arrivals
@@ -131,9 +131,9 @@ class Feed:
         self._timer: asyncio.TimerHandle | None = None
         self._guard: asyncio.Task[None] | None = None
         self._closed = False
-        self._pace: Pace | None = None
+        self._pace: CpuShare | None = None
         self._scan = asyncio.Semaphore(1)
-        self._notices = notices or Notices()
+        self._notices = notices or BudgetNotices()
         arrivals.listen(self._heard)
         self._notices.listen(self._told)
 
@@ -303,7 +303,7 @@ class Feed:
         since = subscription.mark
         if since.tick == self._mark.tick:
             return
-        await self._get_pace().take(SEND_COST)
+        await self._get_pace().reserve(SEND_COST)
         mark = self._mark
         users = group.ticks.since(since.tick)
         if subscription.users:
@@ -339,7 +339,7 @@ class Feed:
         for frame in frames:
             if subscription.is_over:
                 return
-            await self._get_pace().take(SEND_COST + SEND_ROW_COST * len(frame.rows))
+            await self._get_pace().reserve(SEND_COST + SEND_ROW_COST * len(frame.rows))
             yield frame
 
     async def _frames(
@@ -353,7 +353,7 @@ class Feed:
             yield Frame(False, rows, self._view.as_of, after if is_last else before)
 
     async def _rows(self, project: str, users: Sequence[int]) -> list[UserRow]:
-        await self._get_pace().take(ROW_COST * len(users))
+        await self._get_pace().reserve(ROW_COST * len(users))
 
         def make() -> list[UserRow]:
             return [user_row(user_id, numbers) for user_id, numbers in self._view.people(project, users)]
@@ -395,8 +395,8 @@ class Feed:
         async with self._scan:
             return await asyncio.to_thread(work)
 
-    def _get_pace(self) -> Pace:
-        self._pace = self._pace or Pace(self._monotonic)
+    def _get_pace(self) -> CpuShare:
+        self._pace = self._pace or CpuShare(self._monotonic)
         return self._pace
 
     def _told(self, project: str) -> None:

@@ -34,7 +34,7 @@ _FOLDER: Final = "apis"
 _LOCK: Final = "apis.lock"
 
 
-class Crew(Struct, frozen=True):
+class ApiSibling(Struct, frozen=True):
     """One of several API processes."""
 
     data_dir: Path
@@ -45,14 +45,14 @@ class Crew(Struct, frozen=True):
     """The name of all of them together: of one life of their supervisor."""
 
     @classmethod
-    def found(cls, data_dir: Path, count: int) -> list["Crew"]:
+    def create_all(cls, data_dir: Path, count: int) -> list["ApiSibling"]:
         """Make the tables for `count` processes and name those. Raises `LogError` while old ones will not end. Blocks.
 
         For the holder of the lock on the data directory.
         """
         lock = FileLock(data_dir / _LOCK)
         try:
-            lock.take("API processes of an earlier server have not ended", PATIENCE)
+            lock.acquire("API processes of an earlier server have not ended", PATIENCE)
             folder = data_dir / _FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
             for name, words in _words(count).items():
@@ -63,7 +63,7 @@ class Crew(Struct, frozen=True):
         return [cls(data_dir, number, count, epoch) for number in range(count)]
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], data_dir: Path) -> "Crew | None":
+    def from_environment(cls, environment: Mapping[str, str], data_dir: Path) -> "ApiSibling | None":
         """The place of this process; None for one that is alone."""
         said = environment.get(VARIABLE)
         if said is None:
@@ -85,7 +85,7 @@ class Crew(Struct, frozen=True):
         """What events that come in through a process are counted under (`Source.lease`)."""
         return f"{self.epoch}-{number}"
 
-    def board(self) -> int:
+    def hold(self) -> int:
         """Hold the tables until the descriptor that this returns is closed. Raises `LogError`."""
         fd = os.open(self.data_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from server.processes.shared_table import Busy
-from server.processes.siblings import DOORS, Crew
+from server.processes.siblings import DOORS, ApiSibling
 from server.telemetry import metrics
 
 LABEL: Final = "api"
@@ -29,11 +29,11 @@ _FOR_EVER: Final = 2**62
 
 
 class Scraping:
-    """The metrics of a crew. For one event loop."""
+    """The metrics of several API processes. For one event loop."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._table = crew.table(DOORS)
+    def __init__(self, sibling: ApiSibling) -> None:
+        self._sibling = sibling
+        self._table = sibling.table(DOORS)
 
     @contextlib.asynccontextmanager
     async def door(self, registry: CollectorRegistry) -> AsyncIterator[None]:
@@ -54,8 +54,8 @@ class Scraping:
         with self._table:
             row = self._table.find(_ROW)
             if row is None:
-                row = self._table.add(_ROW, [_FOR_EVER, *(0 for _ in range(self._crew.count))], 0)
-            self._table.put(row, 1 + self._crew.number, port)
+                row = self._table.add(_ROW, [_FOR_EVER, *(0 for _ in range(self._sibling.count))], 0)
+            self._table.put(row, 1 + self._sibling.number, port)
 
     def _ports(self) -> dict[int, int]:
         try:
@@ -64,16 +64,18 @@ class Scraping:
                 ports = [] if row is None else self._table.words(row)[1:]
         except Busy:
             return {}
-        return {number: port for number, port in enumerate(ports) if port and number != self._crew.number}
+        return {number: port for number, port in enumerate(ports) if port and number != self._sibling.number}
 
     async def gather(self, registry: CollectorRegistry) -> CollectorRegistry:
         """What all processes say, that of this one in `registry`; who does not answer is left out."""
         others = self._ports()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
             texts = await asyncio.gather(*(_ask(session, port) for port in others.values()))
-        said = dict(zip(others, texts, strict=True)) | {self._crew.number: generate_latest(registry).decode()}
+        said = dict(zip(others, texts, strict=True)) | {self._sibling.number: generate_latest(registry).decode()}
         found = CollectorRegistry(auto_describe=False)
-        found.register(_Joined({number: text for number, text in said.items() if text is not None}, self._crew.count))
+        found.register(
+            _Joined({number: text for number, text in said.items() if text is not None}, self._sibling.count)
+        )
         return found
 
 

@@ -19,7 +19,7 @@ POLL: Final = 0.005
 T = TypeVar("T")
 
 
-class AdminDesk:
+class AdminService:
     """Operations of `Administration` on the log at `address`; `directory` is the one this process answers from."""
 
     def __init__(self, address: LogAddress, directory: Directory, clock: Callable[[], int]) -> None:

@@ -15,7 +15,7 @@ PATIENCE: Final = 0.5
 POLL: Final = 0.01
 
 
-class Trust:
+class DirectoryFreshness:
     """`known_at` gives the moment up to which the directory is known, `monotonic` the present one; both in seconds."""
 
     def __init__(self, known_at: Callable[[], float], monotonic: Callable[[], float], max_age: float = MAX_AGE) -> None:
@@ -42,6 +42,6 @@ class Trust:
             await asyncio.sleep(POLL)
 
 
-def always() -> Trust:
+def always() -> DirectoryFreshness:
     """Of a directory that nobody else can change."""
-    return Trust(lambda: 0.0, lambda: 0.0)
+    return DirectoryFreshness(lambda: 0.0, lambda: 0.0)

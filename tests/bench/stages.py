@@ -123,7 +123,7 @@ def _worker(bench: Bench, watch: Watch, values: list[bytes]) -> None:
             events = 0
             for first in range(start, min(start + FLUSH, len(values)), TOGETHER):
                 events += _apply(watch, log, index, tables, values[first : first + TOGETHER], first)
-            changes = watch.time("worker: take_changes", events, tables.take_changes)
+            changes = watch.time("worker: take_changes", events, tables.drain_changes)
             assert changes is not None
             appends = watch.time("worker: encode a flush", events, _appends, changes)
             first, _ = watch.time("worker: append of a flush, fsync", events, log.append, appends, AT)

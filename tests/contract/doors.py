@@ -20,10 +20,10 @@ from server.grpc_api.servicers import make_server
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
 from server.ingest.publisher import FakePublisher
-from server.services import Face
-from server.tenancy.admin_service import AdminDesk
+from server.services import Services
+from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory, key_record
-from server.tenancy.freshness import Trust
+from server.tenancy.freshness import DirectoryFreshness
 from server.tenancy.keys import DEFAULT_SCOPES, Key, Scope, make_key
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
@@ -48,7 +48,7 @@ class Doors:
     address: str = ""
     session: aiohttp.ClientSession = field(init=False)
     channel: grpc.aio.Channel = field(init=False)
-    face: Face = field(init=False)
+    services: Services = field(init=False)
 
     def add_key(self, secret: str, scopes: tuple[Scope, ...] = DEFAULT_SCOPES, **changes: Any) -> Key:
         key = msgspec.structs.replace(make_key(secret, at=0, scopes=scopes), **changes)
@@ -119,8 +119,8 @@ async def open_doors(
     *,
     handling: Handling = "partial",
     tls: grpc.ServerCredentials | None = None,
-    desk: Callable[[Directory], AdminDesk] | None = None,
-    trust: Trust | None = None,
+    desk: Callable[[Directory], AdminService] | None = None,
+    trust: DirectoryFreshness | None = None,
     watched: bool = False,
     registry: CollectorRegistry | None = None,
     **bounds: Any,
@@ -134,17 +134,19 @@ async def open_doors(
     doors.add_key(READ_ONLY, ("read",))
     doors.add_key(INGEST_ONLY, ("ingest",))
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
-    doors.face = Face(intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling, doors.live.feed)
+    doors.services = Services(
+        intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling, doors.live.feed
+    )
     if watched:
-        doors.face = replace(doors.face, access_log=True)
+        doors.services = replace(doors.services, access_log=True)
     if trust is not None:
-        doors.face = replace(doors.face, trust=trust)
-    app = create_app(doors.face, None if desk is None else desk(doors.directory), registry)
+        doors.services = replace(doors.services, trust=trust)
+    app = create_app(doors.services, None if desk is None else desk(doors.directory), registry)
     runner = make_runner(app, **bounds)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    server, port = await make_server(doors.face, bind="127.0.0.1:0", tls=tls)
+    server, port = await make_server(doors.services, bind="127.0.0.1:0", tls=tls)
     await server.start()
     doors.address = f"127.0.0.1:{port}"
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

@@ -11,7 +11,7 @@ import pytest
 from processor.core.clock import DAY, format_timestamp
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
-from server.tenancy.admin_service import AdminDesk
+from server.tenancy.admin_service import AdminService
 from server.tenancy.administration import Administration, NewKey
 from tests.contract.doors import INGEST_ONLY, SECRET, Answer, Doors, open_doors
 from tests.contract.fakes import NOW
@@ -46,7 +46,7 @@ async def open_office(tmp_path: Path) -> AsyncIterator[Office]:
     local, _ = administration.create_key(NewKey("web", "acme", ("admin",)))
     whole, _ = administration.create_key(NewKey(scopes=("admin",), everywhere=True))
 
-    async with open_doors(desk=lambda directory: AdminDesk(address, directory, lambda: NOW)) as doors:
+    async with open_doors(desk=lambda directory: AdminService(address, directory, lambda: NOW)) as doors:
         following = asyncio.create_task(follow(log, doors.directory))
         await asyncio.sleep(0.05)
         try:

@@ -41,7 +41,7 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
 
 
 def refusals(doors: Doors) -> float:
-    registry: CollectorRegistry = doors.face.intake.meters.registry
+    registry: CollectorRegistry = doors.services.intake.meters.registry
     labels = {"door": "http", "reason": "unavailable"}
     return registry.get_sample_value("spendstream_batches_refused_total", labels) or 0.0
 
@@ -259,7 +259,7 @@ async def test_one_organisation_does_not_keep_another_waiting(doors: Doors, monk
 
 async def test_a_refusal_is_logged_where_each_request_is(shut: pytest.MonkeyPatch) -> None:
     async with open_doors(watched=True) as doors:
-        assert doors.face == replace(doors.face, access_log=True)
+        assert doors.services == replace(doors.services, access_log=True)
         with capture_logs() as logs:
             answer = await doors.post(BODY)
         assert (answer.status, answer.body) == (503, FULL)

@@ -156,9 +156,9 @@ async def test_large_messages(doors: Doors, size: int, code: grpc.StatusCode, co
 
 
 async def test_no_room_for_the_body(doors: Doors) -> None:
-    doors.face.bodies.limit = 100
+    doors.services.bodies.limit = 100
     assert (await status_of(ingest(doors))).code == CODE.UNAVAILABLE.value[0]
-    assert doors.face.bodies.used == 0
+    assert doors.services.bodies.used == 0
 
 
 # --- reads -----------------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ async def test_only_a_valid_key_makes_a_connection_known(
 ) -> None:
     async with open_doors() as doors:
         watch = Noting("grpc", 100)
-        server, port = await make_server(doors.face, bind="127.0.0.1:0", connections=watch)
+        server, port = await make_server(doors.services, bind="127.0.0.1:0", connections=watch)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stream: Any = channel.stream_stream(f"/spendstream.v1.{method}")
@@ -368,7 +368,7 @@ async def test_reflection(doors: Doors) -> None:
 
 async def test_a_taken_port_is_an_error(doors: Doors) -> None:
     with pytest.raises(RuntimeError):
-        await make_server(doors.face, bind=doors.address)
+        await make_server(doors.services, bind=doors.address)
 
 
 @pytest.fixture

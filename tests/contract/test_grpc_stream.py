@@ -241,7 +241,7 @@ async def test_nothing_stays_behind_a_sender_that_goes() -> None:
             await stream.code()
         await until(lambda: not publisher.waiting and len(asyncio.all_tasks()) <= before, 2)
         assert [each.ended for each in doors.quotas.reservations] == [["doubted"]] * 3
-        assert doors.face.bodies.used == 0
+        assert doors.services.bodies.used == 0
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

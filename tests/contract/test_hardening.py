@@ -67,7 +67,7 @@ async def test_a_head_has_to_arrive_in_time(trickle: bytes) -> None:
         assert time.monotonic() - began >= 0.9
         writer.close()
         assert (await doors.post(BODY)).status == 202
-        assert not doors.face.bodies.used
+        assert not doors.services.bodies.used
 
 
 async def test_a_connection_between_two_requests_has_to_go_on_in_time() -> None:
@@ -295,7 +295,7 @@ async def test_a_body_that_ends_too_early_is_refused() -> None:
         assert json.loads(body)["error"] == "The body breaks off or is not well framed"
         writer.close()
         assert not doors.stored()
-        assert not doors.face.bodies.used
+        assert not doors.services.bodies.used
 
 
 async def test_a_large_body_is_read_to_its_end() -> None:
@@ -349,7 +349,7 @@ async def test_one_organisation_cannot_hold_all_room_for_bodies() -> None:
     other = "lqt_" + "7" * 64
     async with open_doors() as doors:
         doors.add_key(other, organization="other", project="theirs")
-        doors.face.bodies.limit = 64 * 1024
+        doors.services.bodies.limit = 64 * 1024
         held = []
         for _ in range(8):
             _, writer = await connect(doors)
@@ -357,7 +357,7 @@ async def test_one_organisation_cannot_hold_all_room_for_bodies() -> None:
             writer.write(head.encode() + b"\r\n" + b" " * 10_000)
             held.append(writer)
         async with asyncio.timeout(10):
-            while doors.face.bodies.used < 20_000:  # noqa: ASYNC110
+            while doors.services.bodies.used < 20_000:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await doors.post(BODY, x_api_key=other)).status == 202
         for writer in held:
@@ -366,7 +366,7 @@ async def test_one_organisation_cannot_hold_all_room_for_bodies() -> None:
 
 async def test_a_key_cannot_have_any_number_of_requests_under_way() -> None:
     async with open_doors() as doors:
-        doors.face.bodies.requests = 2
+        doors.services.bodies.requests = 2
         held = []
         for _ in range(2):
             _, writer = await connect(doors)
@@ -427,7 +427,7 @@ def test_every_option_is_one_that_grpc_has() -> None:
 async def test_grpc_connections_beyond_the_bound_are_closed() -> None:
     async with open_doors() as doors:
         watch = ConnectionWatch("grpc", 3)
-        server, port = await make_server(doors.face, bind="127.0.0.1:0", connections=watch)
+        server, port = await make_server(doors.services, bind="127.0.0.1:0", connections=watch)
         await server.start()
         held = []
         for _ in range(3):

@@ -171,10 +171,10 @@ async def test_the_log_is_away(doors: Doors) -> None:
 
 
 async def test_no_room_for_the_body(doors: Doors) -> None:
-    doors.face.bodies.limit = 100
+    doors.services.bodies.limit = 100
     answer = await doors.post(BODY)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    assert doors.face.bodies.used == 0
+    assert doors.services.bodies.used == 0
 
 
 async def test_a_fault_of_ours_shows_nothing_of_us(doors: Doors) -> None:
@@ -233,7 +233,7 @@ async def test_a_client_that_breaks_off_is_nothing_to_log(
             writer.transport.abort()
         await asyncio.sleep(0.1)
     assert (logs, caplog.records) == ([], [])
-    assert doors.face.bodies.used == 0
+    assert doors.services.bodies.used == 0
     assert (await doors.post(BODY)).status == 202
 
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.tenancy.freshness import Trust
+from server.tenancy.freshness import DirectoryFreshness
 from tests.contract.doors import key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_ndjson
 
@@ -19,8 +19,8 @@ class Age:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def trust(self) -> Trust:
-        return Trust(lambda: time.monotonic() - self.seconds, time.monotonic)
+    def trust(self) -> DirectoryFreshness:
+        return DirectoryFreshness(lambda: time.monotonic() - self.seconds, time.monotonic)
 
 
 async def test_an_old_directory_is_not_trusted() -> None:

@@ -191,7 +191,7 @@ async def test_the_end_of_a_key_is_the_end_of_its_feed(doors: Doors, subscribe: 
 async def test_a_server_that_stops_ends_the_feed(doors: Doors, subscribe: Subscribe) -> None:
     async with subscribe() as events:
         await soon(anext(events))
-        doors.face.feed.close()
+        doors.services.feed.close()
         message, _ = await end_of(events)
         assert message == "The server is stopping; go on with the last id"
 
@@ -199,9 +199,9 @@ async def test_a_server_that_stops_ends_the_feed(doors: Doors, subscribe: Subscr
 async def test_a_client_that_goes_is_forgotten(doors: Doors, subscribe: Subscribe) -> None:
     async with subscribe() as events:
         await soon(anext(events))
-        assert doors.face.feed.subscribers == 1
+        assert doors.services.feed.subscribers == 1
     async with asyncio.timeout(5):
-        while doors.face.feed.subscribers:  # noqa: ASYNC110 - there is nothing else to wait for
+        while doors.services.feed.subscribers:  # noqa: ASYNC110 - there is nothing else to wait for
             await asyncio.sleep(0.01)
 
 
@@ -334,9 +334,9 @@ async def test_a_client_that_does_not_read_is_cut_off_with_its_key(doors: Doors)
     await writer.drain()
     await asyncio.wait_for(reader.readline(), 20)
     await asyncio.sleep(1.5)  # until all buffers are full
-    assert doors.face.feed.subscribers == 1
+    assert doors.services.feed.subscribers == 1
     doors.directory.apply(*key_record(msgspec.structs.replace(key, revoked=1)))
     async with asyncio.timeout(5):
-        while doors.face.feed.subscribers:  # noqa: ASYNC110
+        while doors.services.feed.subscribers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     writer.transport.abort()

@@ -110,7 +110,7 @@ class Product:
 
         applier = Applier(lambda: {0: partition}, append, lambda: NOON, 0.01, exists, lost)
         for record in scan(log, E0, partition.expected):
-            await applier.take(Delivery(record.offset, record.key, record.value))
+            await applier.process(Delivery(record.offset, record.key, record.value))
             await applier.flush()
         partition.index.close()
         log.close()

@@ -17,7 +17,7 @@ from processor.core.clock import format_timestamp
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from protos.spendstream.v1 import usage_pb2
-from server.alerts.notices import Notices
+from server.alerts.notices import BudgetNotices
 from server.live.feed import Feed
 from tests.support.tables import NOON, Usage, Worker
 from tests.support.traffic import plain_decimal
@@ -35,7 +35,7 @@ class Live:
         self.worker = Worker(partitions)
         self.view = View()
         self.arrivals = Arrivals(self.view)
-        self.notices = Notices(lambda: NOON)
+        self.notices = BudgetNotices(lambda: NOON)
         self.feed = Feed(self.view, self.arrivals, IDENTITY, notices=self.notices)
 
     def bring(self, *events: Usage, project: str = "default", at: int = NOON) -> None:

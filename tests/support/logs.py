@@ -82,7 +82,7 @@ async def _catch_up(data_dir: Path) -> None:
     try:
         for number, partition in partitions.items():
             for record in scan(log, TopicPartition(EVENTS, number), partition.expected):
-                await applier.take(_Delivery(number, record.offset, record.key, record.value))
+                await applier.process(_Delivery(number, record.offset, record.key, record.value))
         await applier.flush()
     finally:
         _close(partitions)

@@ -99,7 +99,7 @@ class Worker:
         for offset in range(self._applied[partition], len(messages)):
             tables.apply(offset, messages[offset], tables.prepare(messages[offset]))
         self._applied[partition] = len(messages)
-        changes = tables.take_changes()
+        changes = tables.drain_changes()
         start = len(changelog)
         if changes is not None:
             changelog += changes.packed() if self._packs else changes.singles()

@@ -99,7 +99,7 @@ class Worker:
 
     async def take(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
-            await self.applier.take(delivery)
+            await self.applier.process(delivery)
 
     async def work(self, deliveries: Sequence[Delivery]) -> None:
         await self.take(deliveries)
@@ -241,7 +241,7 @@ async def test_a_message_whose_processing_fails_half_way_leaves_no_trace_in_the_
     advance = Tables._advance
     monkeypatch.setattr(Tables, "_advance", _raise)  # after the rows of the message have been changed
     with pytest.raises(Broken):
-        await worker.applier.take(sent[1])
+        await worker.applier.process(sent[1])
     monkeypatch.setattr(Tables, "_advance", advance)
     await worker.applier.flush()  # the flusher, which runs while the message is buried
     assert not any(delivery.acked for delivery in sent)
@@ -274,11 +274,11 @@ async def test_nothing_ends_the_process_before_a_message_that_failed_is_buried(
 
     worker.applier._append = slowly
     first, second = worker.send(value_of(Usage(1)), value_of(Usage(2)))
-    await worker.applier.take(first)
+    await worker.applier.process(first)
     flusher = asyncio.ensure_future(worker.applier.run())
     await asyncio.sleep(0.01)  # its flush is under way
     monkeypatch.setattr(Tables, "_advance", _raise)
-    taking = asyncio.ensure_future(worker.applier.take(second))
+    taking = asyncio.ensure_future(worker.applier.process(second))
     await asyncio.wait({flusher, taking}, return_when=asyncio.FIRST_COMPLETED)
     assert buried
     for each in (flusher, taking):
@@ -313,7 +313,7 @@ async def test_a_message_that_fails_among_many_is_found_and_buried(
             done = True
         except Broken:
             with pytest.raises(Broken):
-                await worker.applier.take(sent[-1])
+                await worker.applier.process(sent[-1])
     assert starts == 5, "behind 3, 6 and 9 messages, then it is found, and once more to the end"
     [record] = worker.log.read(TopicPartition(DEAD_LETTERS, 0), 0)
     assert DeadLetter.decode(record.key or b"").offset == poison
@@ -406,7 +406,7 @@ async def test_the_flusher_flushes_by_itself_and_checkpoints_the_index(
     try:
         for number in range(5):
             [sent] = worker.send(value_of(Usage(number)))
-            await worker.applier.take(sent)
+            await worker.applier.process(sent)
             async with asyncio.timeout(5):
                 while not sent.acked or worker.partition.index.checkpointed != number + 1:  # noqa: ASYNC110 - polled
                     await asyncio.sleep(0.005)

@@ -239,7 +239,7 @@ def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data
 
 
 def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]], *, packs: bool = False) -> None:
-    changes = found.take_changes()
+    changes = found.drain_changes()
     if changes is None:
         return
     start = len(changelog)
@@ -258,7 +258,7 @@ def test_rows_of_which_some_were_lost_are_made_good_by_the_replay(
     messages = [message_of(batch)[0] for batch in batches]
     straight = Tables(0, b"salt", DictIndex())
     apply_all(straight, messages)
-    changes = straight.take_changes()
+    changes = straight.drain_changes()
     assert changes is not None
     kept = [pair for pair in changes.singles() if data.draw(st.booleans())]
     again = Tables(0, b"salt", DictIndex())

@@ -15,7 +15,7 @@ from processor.view.view import View
 from server.alerts import budgets
 from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
-from server.alerts.notices import Notices
+from server.alerts.notices import BudgetNotices
 from server.alerts.records import budget_record, reached_record
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
@@ -33,7 +33,7 @@ class Process:
     def __init__(self, address: LogAddress, to: Receiver | None = None) -> None:
         self.now = NOON
         self.directory, self.view, self.worker = Directory(BudgetShelf(), NotificationShelf()), View(), Worker()
-        self.notices = Notices(lambda: self.now)
+        self.notices = BudgetNotices(lambda: self.now)
         self._log = Log(address.data_dir, create=False)
         common = (address, "log", self.directory, self.view)
         self.budgeter = Budgeter(*common, self.notices, lambda: self.now, every=0.01)
@@ -192,7 +192,7 @@ async def test_the_webhook_is_told_at_least_once_under_one_id(tmp_path: Path) ->
 
 def test_who_listens_is_told_of_the_windows_of_now() -> None:
     now = NOON
-    notices = Notices(lambda: now)
+    notices = BudgetNotices(lambda: now)
     heard: list[str] = []
     notices.listen(heard.append)
     [first] = budgets.due([make_budget("10", thresholds=(80,))], lambda *_: 8 * DOLLAR, "log", NOON)

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from server.live.cpu_share import MAX_SHARE, Pace
+from server.live.cpu_share import MAX_SHARE, CpuShare
 
 
 class Clock:
@@ -34,32 +34,32 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def test_work_takes_its_share_of_the_time(clock: Clock) -> None:
-    pace = Pace(clock, clock.busy, share=0.25, burst=0.1)
+    pace = CpuShare(clock, clock.busy, share=0.25, burst=0.1)
     began = clock.now
     for _ in range(50):
-        await pace.take(0.1)
+        await pace.reserve(0.1)
     assert clock.now - began == pytest.approx((50 * 0.1 - 0.1 - 0.1) / 0.25, rel=0.01)
 
 
 async def test_after_a_rest_there_is_room_at_once_but_not_more_than_the_burst(clock: Clock) -> None:
-    pace = Pace(clock, clock.busy, share=0.5, burst=0.125)
-    await pace.take(0.05)
+    pace = CpuShare(clock, clock.busy, share=0.5, burst=0.125)
+    await pace.reserve(0.05)
     clock.now += 1000
     began = clock.now
     for _ in range(4):
-        await pace.take(0.03125)
+        await pace.reserve(0.03125)
     assert clock.now == began
-    await pace.take(0.03125)
+    await pace.reserve(0.03125)
     assert clock.now > began
 
 
 async def test_who_asks_first_gets_on_first(clock: Clock) -> None:
-    pace = Pace(clock, clock.busy, share=0.5, burst=0.1)
-    await pace.take(0.2)
+    pace = CpuShare(clock, clock.busy, share=0.5, burst=0.1)
+    await pace.reserve(0.2)
     order: list[int] = []
 
     async def worker(number: int) -> None:
-        await pace.take(0.1)
+        await pace.reserve(0.1)
         order.append(number)
 
     await asyncio.gather(*(worker(number) for number in range(20)))
@@ -76,10 +76,10 @@ async def test_a_process_with_nothing_else_to_do_gives_more(clock: Clock) -> Non
     async def spent(times: int) -> float:
         began = clock.now
         for _ in range(times):
-            await pace.take(0.02)
+            await pace.reserve(0.02)
         return clock.now - began
 
-    pace = Pace(clock, worked, share=0.15)
+    pace = CpuShare(clock, worked, share=0.15)
     assert await spent(1000) < 6
     assert await spent(1000) == pytest.approx(20 / MAX_SHARE, rel=0.1)
     # Then ingest begins: within a second it is the least again.

@@ -176,11 +176,11 @@ def test_the_files_are_for_their_owner_only(log: Log) -> None:
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-    first.take("busy")
+    first.acquire("busy")
     with pytest.raises(Locked, match=rf"busy \(process {os.getpid()} holds"):
-        second.take("busy", patience=0.06)
+        second.acquire("busy", patience=0.06)
     first.close()
-    second.take("busy")
+    second.acquire("busy")
 
 
 def test_a_snapshot_stands_still(log: Log) -> None:

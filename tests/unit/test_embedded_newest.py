@@ -44,8 +44,8 @@ def test_what_is_kept_is_what_compaction_leaves(batches: list[list[tuple[bytes, 
         kept.add(records)
     last = {record.key: record for record in everything}
     assert len(kept) == len(last)
-    assert kept.take() == sorted(last.values(), key=lambda record: record.offset)
-    assert kept.take() == []
+    assert kept.drain() == sorted(last.values(), key=lambda record: record.offset)
+    assert kept.drain() == []
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_partition_is_read_back_as_it_was(
         fast, slow = (Partition(number, Tables(number, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
         loader._read_rows(log if backwards else Forwards(log), fast)
         for batch in loader.batches(log, TopicPartition(ROWS, number), 0):
-            loader.take_rows(slow, batch)
+            loader.apply_rows(slow, batch)
         assert everything_in(fast.tables) == everything_in(slow.tables)
         assert (fast.records, fast.rows_end) == (slow.records, slow.rows_end)
         assert fast.records > 2 * len(everything_in(fast.tables))
@@ -289,7 +289,7 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
 
     query = parse_users("default", {"limit": "1000"})
     seen: list[dict[int, int]] = []
-    apply = View._take
+    apply = View._apply_batch
 
     def look(partition: int, changes: ChangelogBatch) -> None:
         apply(view, partition, changes)
@@ -297,7 +297,7 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
         if view.contains({0: 0}):
             assert {user[0]: user[1][1] for user in view.all_time(query).users}["once"] in {1, 2}
 
-    monkeypatch.setattr(view, "_take", look)
+    monkeypatch.setattr(view, "_apply_batch", look)
     follower._round()
     assert {user[0]: user[1][1] for user in view.all_time(query).users} == {"once": 2, **dict.fromkeys("0123456789", 1)}
     assert len(seen) > 3
@@ -329,7 +329,7 @@ def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     follower = ViewFollower(written, 2, view, lambda: NOON, lambda: None)
     follower._tail = tail
     applied: list[int] = []
-    apply = View._take
+    apply = View._apply_batch
 
     def replaced_meanwhile(partition: int, changes: ChangelogBatch) -> None:
         if not applied:
@@ -341,7 +341,7 @@ def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
         if view.position:
             assert view.all_time(parse_users("default", {})) == other.all_time(parse_users("default", {}))
 
-    monkeypatch.setattr(view, "_take", replaced_meanwhile)
+    monkeypatch.setattr(view, "_apply_batch", replaced_meanwhile)
     other.apply(0, [(row.key, row.value) for row in rows])
     follower._round()
     assert follower.read_all.is_set()

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from server.errors import Refused
-from server.tenancy.freshness import Trust, always
+from server.tenancy.freshness import DirectoryFreshness, always
 
 
 class Moment:
@@ -11,8 +11,8 @@ class Moment:
         self.now = 100.0
         self.known = 100.0
 
-    def trust(self) -> Trust:
-        return Trust(lambda: self.known, lambda: self.now)
+    def trust(self) -> DirectoryFreshness:
+        return DirectoryFreshness(lambda: self.known, lambda: self.now)
 
 
 def test_a_directory_is_trusted_for_a_second_and_not_longer() -> None:
@@ -38,7 +38,9 @@ def test_a_directory_that_was_never_read_is_not_trusted() -> None:
 
 async def test_a_request_waits_for_a_directory_that_is_just_being_read() -> None:
     began = time.monotonic()
-    trust = Trust(lambda: time.monotonic() if time.monotonic() > began + 0.05 else began - 9, time.monotonic)
+    trust = DirectoryFreshness(
+        lambda: time.monotonic() if time.monotonic() > began + 0.05 else began - 9, time.monotonic
+    )
     assert not trust.is_fresh
     await trust.settle(30)
     assert trust.is_fresh
@@ -46,7 +48,7 @@ async def test_a_request_waits_for_a_directory_that_is_just_being_read() -> None
 
 
 async def test_it_does_not_wait_for_ever() -> None:
-    trust = Trust(lambda: float("-inf"), time.monotonic)
+    trust = DirectoryFreshness(lambda: float("-inf"), time.monotonic)
     await trust.settle(0.02)
     assert not trust.is_fresh
 

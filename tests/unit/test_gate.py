@@ -5,7 +5,7 @@ import pytest
 from server.errors import Refused
 from server.http_api import gate
 from server.http_api.gate import Gate, Waiting
-from server.limits.memory_budget import Room
+from server.limits.memory_budget import MemoryBudget
 from tests.contract.doors import SECRET
 
 HEAD = (
@@ -112,7 +112,7 @@ def arrive(made: Gate, each: Waiting) -> None:
 
 
 def test_so_many_come_in_in_a_turn_owner_by_owner(loop: Loop) -> None:
-    made, told = Gate(lambda secret: secret[:1], Room()), list[str]()
+    made, told = Gate(lambda secret: secret[:1], MemoryBudget()), list[str]()
     for number in range(6):
         arrive(made, Held(told, f"a{number}", "a"))
     arrive(made, Held(told, "b", "b"))
@@ -130,12 +130,12 @@ def test_so_many_come_in_in_a_turn_owner_by_owner(loop: Loop) -> None:
 
 
 def test_who_has_waited_for_too_long_is_refused_and_who_left_is_forgotten(loop: Loop) -> None:
-    made, told = Gate(lambda secret: secret[:1], Room()), list[str]()
+    made, told = Gate(lambda secret: secret[:1], MemoryBudget()), list[str]()
     room_for = made._room
     with room_for.hold("a", "k") as hold:
-        hold.take(room_for.limit)
+        hold.reserve(room_for.limit)
         with room_for.hold("a", "k") as other, pytest.raises(Refused):
-            other.take(1)
+            other.reserve(1)
         gone = Held(told, "gone", "a")
         for each in (Held(told, "a0", "a"), gone, Held(told, "b0", "b")):
             arrive(made, each)
@@ -157,7 +157,7 @@ def test_who_has_waited_for_too_long_is_refused_and_who_left_is_forgotten(loop: 
 
 
 def test_beyond_the_bytes_that_may_wait_the_next_is_refused_at_once(loop: Loop) -> None:
-    made, told = Gate(lambda _: "", Room()), list[str]()
+    made, told = Gate(lambda _: "", MemoryBudget()), list[str]()
     made.lets_in()
     made.lets_in()
     made.hold(gate.MAX_BYTES + 1)
@@ -172,7 +172,7 @@ def test_the_owner_is_found_by_the_key(loop: Loop) -> None:
         asked.append(secret)
         return ""
 
-    made = Gate(owner_of, Room())
+    made = Gate(owner_of, MemoryBudget())
     made.lets_in()
     made.lets_in()
     for head in (HEAD.replace("x-api-key: a", f"X-API-Key:{SECRET}"), HEAD, HEAD.replace("x-api-key: a", "x-y: z")):

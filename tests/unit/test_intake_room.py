@@ -10,7 +10,7 @@ from processor.core.events.event import Handling
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
 from server.ingest.publisher import FakePublisher
-from server.limits.memory_budget import Room
+from server.limits.memory_budget import MemoryBudget
 from server.tenancy.keys import make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas
 from tests.support.events import make_event, to_json_line
@@ -21,7 +21,7 @@ KEY = make_key(new_secret(), at=0)
 async def test_without_room_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     record = to_json_line(make_event())
     batch = Batch("json", [record], [1], "partial")
-    room, publisher = Room(2 * len(record)), FakePublisher()
+    room, publisher = MemoryBudget(2 * len(record)), FakePublisher()
     taken = Intake(publisher, FakeQuotas(), lambda: NOW, pending=room)
     decode, decoded = codec.decode, list[int]()
 
@@ -31,7 +31,7 @@ async def test_without_room_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(codec, "decode", counting)
     with room.hold("other", "k") as other:
-        other.take(len(record) + 1)
+        other.reserve(len(record) + 1)
         with pytest.raises(Refused) as caught:
             await taken.accept(KEY, batch)
     assert (caught.value.reason, caught.value.retry_after, decoded) == ("unavailable", 1, [])

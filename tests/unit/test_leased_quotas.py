@@ -11,7 +11,7 @@ from processor.leases.lease_messages import Account, Cap, Lease, encode
 from processor.log.address import LogAddress
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
-from server.limits.lease_client import LeaseBook, Stating
+from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.leased_quotas import UNUSED, LeasedQuotas
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
@@ -29,12 +29,12 @@ async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(
     monkeypatch.setattr("server.limits.leased_quotas.time", SimpleNamespace(monotonic=lambda: now))
     months = [NOON, AHEAD, AHEAD + 31 * DAY]
     accounts = [Account("default", month_start(at)) for at in months]
-    view, directory, book = View(), Directory(), LeaseBook()
+    view, directory, book = View(), Directory(), LeaseHoldings()
     arrivals = Arrivals(view)
     directory.apply(*organization_record(Organization("default", 10)), 0)
     book.stated(1, time.monotonic())
     book.apply(book.instance.encode(), encode(Lease(1, 1, [Cap(account, 10, 10) for account in accounts])))
-    stating = Stating(LogAddress(tmp_path), book, lambda: NOON)
+    stating = LeaseStatements(LogAddress(tmp_path), book, lambda: NOON)
     quotas = LeasedQuotas(view, arrivals, directory, dict, book, stating, lambda: 0)
 
     async def take(at: int) -> None:

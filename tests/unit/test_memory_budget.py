@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.limits.memory_budget import Room
+from server.limits.memory_budget import MemoryBudget
 
 
 def refusal(hold_or_room: object, *arguments: object) -> Refused:
@@ -13,49 +13,49 @@ def refusal(hold_or_room: object, *arguments: object) -> Refused:
 
 
 def test_what_is_held_is_given_back() -> None:
-    room = Room(10)
+    room = MemoryBudget(10)
     with room.hold("a", "k") as first, room.hold("b", "l") as second:
-        first.take(4)
-        second.take(6)
-        refused = refusal(first.take, 1)
+        first.reserve(4)
+        second.reserve(6)
+        refused = refusal(first.reserve, 1)
         assert (refused.reason, refused.retry_after) == ("unavailable", 1)
         assert (room.used, room.held("a"), room.held("b")) == (10, 4, 6)
     assert (room.used, room.held("a"), room.held("b")) == (0, 0, 0)
 
 
 def test_it_is_given_back_after_an_error() -> None:
-    room = Room(10)
+    room = MemoryBudget(10)
     hold = room.hold("a", "k")
     hold.__enter__()
-    hold.take(10)
+    hold.reserve(10)
     hold.__exit__(KeyError, KeyError(), None)
     assert room.used == 0
 
 
 def test_one_who_takes_all_he_gets_leaves_as_much_for_another() -> None:
-    room = Room(100)
+    room = MemoryBudget(100)
     with room.hold("greedy", "k") as greedy, room.hold("modest", "m") as modest:
         for _ in range(50):
-            greedy.take(1)
-        refusal(greedy.take, 1)
+            greedy.reserve(1)
+        refusal(greedy.reserve, 1)
         with room.hold("greedy", "another key") as other:
-            refusal(other.take, 1)
-        modest.take(25)
-        refusal(modest.take, 1)
+            refusal(other.reserve, 1)
+        modest.reserve(25)
+        refusal(modest.reserve, 1)
         with room.hold("third", "t") as third:
-            third.take(12)
+            third.reserve(12)
 
 
 def test_a_first_large_body_is_let_in_if_there_is_room_at_all() -> None:
-    room = Room(100)
+    room = MemoryBudget(100)
     with room.hold("a", "k") as hold:
-        hold.take(100)
+        hold.reserve(100)
         with room.hold("b", "l") as late:
-            refusal(late.take, 1)
+            refusal(late.reserve, 1)
 
 
 def test_a_key_has_only_so_many_requests_under_way() -> None:
-    room = Room(10, requests=2)
+    room = MemoryBudget(10, requests=2)
     with room.hold("a", "k"):
         with room.hold("a", "k"):
             refused = refusal(room.hold, "a", "k")
@@ -68,7 +68,7 @@ def test_a_key_has_only_so_many_requests_under_way() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 60)), max_size=60))
 def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
-    room = Room(100)
+    room = MemoryBudget(100)
     holds = {name: room.hold(name, name) for name in "abc"}
     for hold in holds.values():
         hold.__enter__()
@@ -76,7 +76,7 @@ def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
     for name, size in steps:
         free = room.limit - room.used
         try:
-            holds[name].take(size)
+            holds[name].reserve(size)
         except Refused:
             assert size > free or held[name] + size > free
         else:
@@ -88,16 +88,16 @@ def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
 
 
 def test_who_was_refused_is_short_until_something_was_given_back() -> None:
-    room = Room(160)
+    room = MemoryBudget(160)
     first, second = room.hold("a", "k"), room.hold("a", "k")
     first.__enter__()
     second.__enter__()
-    first.take(70)
-    second.take(10)
+    first.reserve(70)
+    second.reserve(10)
     assert not room.is_short("a"), "nobody was refused yet"
     assert not room.is_anybody_short()
     with room.hold("a", "k") as third:
-        refusal(third.take, 10)
+        refusal(third.reserve, 10)
     assert room.is_short("a")
     assert not room.is_short("b")
     assert room.is_anybody_short()

@@ -33,7 +33,7 @@ def write(topic: Topic, partition: int, rows: list[feeds.Row]) -> None:
 
 def publish(topic: Topic, feed: MergedRows, owned: set[int]) -> int:
     """Returns how many rows were published."""
-    taken = feed.take(owned)
+    taken = feed.drain(owned)
     for partition, rows in taken.items():
         assert partition in owned
         write(topic, partition, rows)
@@ -184,12 +184,12 @@ def test_a_user_without_rows_is_gone_and_one_without_requests_is_not(
     rewrite: Callable[[bytes, bytes | None], bytes | None],
 ) -> None:
     worker, feed = filled()
-    feed.take({0, 1})
+    feed.drain({0, 1})
     for partition, records in enumerate(worker.changelog):
         gone = [(key, rewrite(key, value)) for key, value in records if b'"u2"' in key]
         assert gone
         feed.apply(partition, gone)
-    ((key, value),) = (row for rows in feed.take({0, 1}).values() for row in rows)
+    ((key, value),) = (row for rows in feed.drain({0, 1}).values() for row in rows)
     assert key == key_of("default", "u2")
     if rewrite(key, b"") is None:
         assert value is None
@@ -201,8 +201,8 @@ def test_a_user_without_rows_is_gone_and_one_without_requests_is_not(
 def test_records_of_other_kinds_are_passed_over_and_rows_of_other_formats_are_not() -> None:
     feed = MergedRows(1)
     feed.apply(0, [(b'[0,"novelty",1]', b"{}"), (b'[0,"progress"]', None)])
-    assert feed.take({0}) == {}
+    assert feed.drain({0}) == {}
     with pytest.raises(ValueError, match="not a row of the changelog"):
         feed.apply(0, [(b'[0,"user","p","u",1,"openai","m","e"]', b"\0of another length")])
-    assert feed.take({0}) == {}
+    assert feed.drain({0}) == {}
     assert len(feed) == 0

@@ -32,7 +32,7 @@ def test_it_is_an_openapi_document() -> None:
 
 async def test_every_route_is_in_it_and_nothing_else() -> None:
     async with open_doors() as doors:
-        app = create_app(doors.face, desk=object(), registry=CollectorRegistry())  # type: ignore[arg-type]
+        app = create_app(doors.services, desk=object(), registry=CollectorRegistry())  # type: ignore[arg-type]
         routes = {
             (route.method.lower(), route.resource.canonical)
             for route in app.router.routes()

@@ -225,7 +225,7 @@ def tables_until(log: Log, number: int, end: int) -> list[tuple[bytes | None, by
             else:
                 decoded = message.decode(record.value or b"")
                 made.apply(record.offset, decoded, made.prepare(decoded))
-    changes = made.take_changes()
+    changes = made.drain_changes()
     assert changes is not None
     return [*changes.singles()]
 
@@ -323,7 +323,7 @@ def test_an_empty_log_is_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["serve.lock", "worker.lock"])
 def test_nothing_is_done_while_a_server_or_worker_runs(log: Log, name: str) -> None:
     lock = FileLock(log.path.parent / name)
-    lock.take("it is free")
+    lock.acquire("it is free")
     assert "stop it first" in refused(log)
     lock.close()
     rebuilt(log)

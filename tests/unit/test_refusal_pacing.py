@@ -3,7 +3,7 @@
 import pytest
 
 from server.errors import Reason, Refused
-from server.limits.refusal_pacing import BURST, LONGEST, MAX_SENDERS, RATE, Throttle
+from server.limits.refusal_pacing import BURST, LONGEST, MAX_SENDERS, RATE, RefusalPacer
 
 
 class Clock:
@@ -15,14 +15,14 @@ class Clock:
 
 
 def test_a_burst_is_answered_at_once_and_what_follows_at_the_rate() -> None:
-    throttle = Throttle(Clock())
+    throttle = RefusalPacer(Clock())
     waits = [throttle.delay("a") for _ in range(BURST + 10)]
     assert waits[:BURST] == pytest.approx([0.0] * BURST, abs=1e-9)
     assert waits[BURST:] == pytest.approx([number / RATE for number in range(1, 11)])
 
 
 def test_senders_do_not_wait_for_each_other() -> None:
-    throttle = Throttle(Clock())
+    throttle = RefusalPacer(Clock())
     for _ in range(10 * BURST):
         throttle.delay("noisy")
     assert throttle.delay("noisy") > 1
@@ -31,7 +31,7 @@ def test_senders_do_not_wait_for_each_other() -> None:
 
 def test_who_waits_has_a_burst_again() -> None:
     clock = Clock()
-    throttle = Throttle(clock)
+    throttle = RefusalPacer(clock)
     for _ in range(10 * BURST):
         throttle.delay("a")
     clock.now += LONGEST + BURST / RATE + BURST / RATE
@@ -40,13 +40,13 @@ def test_who_waits_has_a_burst_again() -> None:
 
 
 def test_no_answer_is_held_back_longer_than_that() -> None:
-    throttle = Throttle(Clock())
+    throttle = RefusalPacer(Clock())
     assert max(throttle.delay("a") for _ in range(100_000)) == LONGEST
 
 
 def test_memory_is_bounded_and_old_senders_make_room() -> None:
     clock = Clock()
-    throttle = Throttle(clock)
+    throttle = RefusalPacer(clock)
     for number in range(3 * MAX_SENDERS):
         throttle.delay(f"address {number}")
     assert len(throttle._due) <= MAX_SENDERS + 1
@@ -63,7 +63,7 @@ async def test_what_is_not_the_senders_fault_is_answered_at_once(reason: Reason,
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    throttle = Throttle(Clock(), sleep)
+    throttle = RefusalPacer(Clock(), sleep)
     for _ in range(BURST + 1):
         await throttle.pace("a", Refused(reason, "no"))
     assert slept == ([pytest.approx(1 / RATE)] if held else [])

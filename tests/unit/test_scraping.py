@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from server.processes.siblings import Crew
+from server.processes.siblings import ApiSibling
 from server.telemetry.scraping import Scraping
 
 
@@ -17,9 +17,9 @@ def registry(taken: int) -> CollectorRegistry:
 
 
 async def test_any_of_them_shows_all(tmp_path: Path) -> None:
-    crew = Crew.found(tmp_path, 3)
+    siblings = ApiSibling.create_all(tmp_path, 3)
     ours, theirs = registry(1), registry(2)
-    one, two = Scraping(crew[0]), Scraping(crew[1])
+    one, two = Scraping(siblings[0]), Scraping(siblings[1])
     async with AsyncExitStack() as doors:
         await doors.enter_async_context(one.door(ours))
         async with two.door(theirs):

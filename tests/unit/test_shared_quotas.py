@@ -18,7 +18,7 @@ from processor.view.view import View
 from server.errors import Refused
 from server.limits.quota_port import Reservation
 from server.limits.shared_quotas import SharedQuotas
-from server.processes.siblings import QUOTAS, Crew
+from server.processes.siblings import QUOTAS, ApiSibling
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.tables import NOON, Records, Usage, Worker
@@ -51,17 +51,17 @@ class Batch:
 class Front:
     """One process: its view and its directory get on when they are told to."""
 
-    def __init__(self, rig: "Rig", crew: Crew, patience: float) -> None:
-        self.rig, self.crew = rig, crew
+    def __init__(self, rig: "Rig", sibling: ApiSibling, patience: float) -> None:
+        self.rig, self.sibling = rig, sibling
         self.view, self.directory = View(), Directory()
         self.arrivals = Arrivals(self.view)
         self.unread: list[Records] = [list(records) for records in rig.worker.changelog]
         self.heard = 0
         self.batches: list[Batch] = []
-        self.table = crew.table(QUOTAS)
+        self.table = sibling.table(QUOTAS)
         self.follow()
         self.hear()
-        arguments = (self.view, self.arrivals, self.directory, rig.worker.log_end, crew, self.table)
+        arguments = (self.view, self.arrivals, self.directory, rig.worker.log_end, sibling, self.table)
         self.quotas = Quotas(*arguments, patience=patience)
 
     def follow(self) -> None:
@@ -83,7 +83,7 @@ class Front:
         return batch
 
     def publish(self, batch: Batch) -> None:
-        lease = self.crew.name(self.crew.number)
+        lease = self.sibling.name(self.sibling.number)
         self.rig.written += batch.events
         batch.offsets = self.rig.worker.send(batch.events, arrival=batch.now, lease=lease)
 
@@ -118,7 +118,7 @@ class Rig:
         if before:
             self.worker.send(self.new(before), arrival=MAY - 1)
         self.set(limit)
-        self.fronts = [Front(self, crew, patience) for crew in Crew.found(directory, fronts)]
+        self.fronts = [Front(self, sibling, patience) for sibling in ApiSibling.create_all(directory, fronts)]
 
     def set(self, limit: int | None) -> None:
         self.directory.append(organization_record(Organization("default", limit)))
@@ -146,7 +146,7 @@ class Rig:
     def kill(self, number: int) -> None:
         """SIGKILL, and a new process with its number. What it had not written is gone."""
         self.fronts[number].table.close()
-        self.fronts[number] = Front(self, self.fronts[number].crew, self.patience)
+        self.fronts[number] = Front(self, self.fronts[number].sibling, self.patience)
 
     def close(self) -> None:
         for front in self.fronts:

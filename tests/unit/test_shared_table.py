@@ -14,7 +14,7 @@ from processor.log.errors import Locked, LogError
 from server.errors import Refused
 from server.limits.rates import OwnRates, SharedRates
 from server.processes.shared_table import Busy, SharedTable
-from server.processes.siblings import QUOTAS, REQUESTS, VARIABLE, Crew
+from server.processes.siblings import QUOTAS, REQUESTS, VARIABLE, ApiSibling
 
 NOON = 1_776_686_400_000_000
 
@@ -98,37 +98,37 @@ def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
     table.close()
 
 
-# --- the crew --------------------------------------------------------------------------------------------------------
+# --- the siblings -----------------------------------------------------------------------------------------------------
 
 
 def test_a_crew_is_named_anew_every_time(tmp_path: Path) -> None:
-    first, second = Crew.found(tmp_path, 2), Crew.found(tmp_path, 2)
-    assert len({crew.name(crew.number) for crew in (*first, *second)}) == 4
-    assert [crew.is_first for crew in first] == [True, False]
-    assert Crew.of({VARIABLE: second[1].variable}, tmp_path) == second[1]
-    assert Crew.of({}, tmp_path) is None
+    first, second = ApiSibling.create_all(tmp_path, 2), ApiSibling.create_all(tmp_path, 2)
+    assert len({sibling.name(sibling.number) for sibling in (*first, *second)}) == 4
+    assert [sibling.is_first for sibling in first] == [True, False]
+    assert ApiSibling.from_environment({VARIABLE: second[1].variable}, tmp_path) == second[1]
+    assert ApiSibling.from_environment({}, tmp_path) is None
     assert second[0].name(1) == second[1].name(1)
 
 
 def test_no_crew_is_made_while_one_of_another_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.processes.siblings.PATIENCE", 0.1)
-    one, two = Crew.found(tmp_path, 2)
-    aboard = [one.board(), two.board()]
+    one, two = ApiSibling.create_all(tmp_path, 2)
+    aboard = [one.hold(), two.hold()]
     os.close(aboard[0])
     with pytest.raises(Locked, match="have not ended"):
-        Crew.found(tmp_path, 2)
+        ApiSibling.create_all(tmp_path, 2)
     os.close(aboard[1])
-    Crew.found(tmp_path, 2)
+    ApiSibling.create_all(tmp_path, 2)
     assert issubclass(Locked, LogError)
 
 
 def test_tables_begin_empty(tmp_path: Path) -> None:
-    (crew,) = Crew.found(tmp_path, 1)
-    table = crew.table(QUOTAS)
+    (sibling,) = ApiSibling.create_all(tmp_path, 1)
+    table = sibling.table(QUOTAS)
     with table:
         table.add(b"a", [1, 1], 0)
-    (crew,) = Crew.found(tmp_path, 1)
-    fresh = crew.table(QUOTAS)
+    (sibling,) = ApiSibling.create_all(tmp_path, 1)
+    fresh = sibling.table(QUOTAS)
     with fresh:
         assert fresh.find(b"a") is None
     for each in (table, fresh):
@@ -140,8 +140,8 @@ def test_tables_begin_empty(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rates(tmp_path: Path) -> Iterator[tuple[SharedRates, SharedRates]]:
-    (crew,) = Crew.found(tmp_path, 1)
-    tables = crew.table(REQUESTS), crew.table(REQUESTS)
+    (sibling,) = ApiSibling.create_all(tmp_path, 1)
+    tables = sibling.table(REQUESTS), sibling.table(REQUESTS)
     yield SharedRates(tables[0]), SharedRates(tables[1])
     for table in tables:
         table.close()
@@ -149,32 +149,32 @@ def rates(tmp_path: Path) -> Iterator[tuple[SharedRates, SharedRates]]:
 
 def test_requests_are_counted_over_all_processes(rates: tuple[SharedRates, SharedRates]) -> None:
     one, two = rates
-    assert [each.take("k", 3, NOON) for each in (one, two, one, two, one)] == [0, 1, 2, 3, 3]
-    assert one.take("other", 3, NOON) == 0
+    assert [each.reserve("k", 3, NOON) for each in (one, two, one, two, one)] == [0, 1, 2, 3, 3]
+    assert one.reserve("other", 3, NOON) == 0
     assert (one.used("k", NOON), two.used("k", NOON), two.used("k", NOON + MINUTE)) == (3, 3, 0)
-    assert two.take("k", 3, NOON + MINUTE) == 0
-    assert one.take("k", 3, NOON + MINUTE - 1) == 1  # asked a moment before, counted with the minute that has begun
+    assert two.reserve("k", 3, NOON + MINUTE) == 0
+    assert one.reserve("k", 3, NOON + MINUTE - 1) == 1  # asked a moment before, counted with the minute that has begun
     assert two.used("k", NOON + MINUTE) == 2
 
 
 def test_a_minute_of_months_ahead_locks_nobody_out(rates: tuple[SharedRates, SharedRates]) -> None:
     one, two = rates
-    assert [one.take("k", 1, NOON + 100 * DAY) for _ in range(2)] == [0, 1]
-    assert [two.used("k", NOON), two.take("k", 1, NOON), one.take("k", 1, NOON)] == [0, 0, 1]
+    assert [one.reserve("k", 1, NOON + 100 * DAY) for _ in range(2)] == [0, 1]
+    assert [two.used("k", NOON), two.reserve("k", 1, NOON), one.reserve("k", 1, NOON)] == [0, 0, 1]
 
 
 def test_one_process_counts_alike() -> None:
     rates = OwnRates()
-    assert [rates.take("k", 2, NOON) for _ in range(3)] == [0, 1, 2]
+    assert [rates.reserve("k", 2, NOON) for _ in range(3)] == [0, 1, 2]
     assert (rates.used("k", NOON), rates.used("k", NOON + MINUTE)) == (2, 0)
-    assert rates.take("k", 2, NOON + MINUTE) == 0
+    assert rates.reserve("k", 2, NOON + MINUTE) == 0
 
 
 def test_a_rate_that_cannot_be_known_is_not_guessed(tmp_path: Path) -> None:
-    (crew,) = Crew.found(tmp_path, 1)
-    held, table = crew.table(REQUESTS), crew.table(REQUESTS)
+    (sibling,) = ApiSibling.create_all(tmp_path, 1)
+    held, table = sibling.table(REQUESTS), sibling.table(REQUESTS)
     with held, pytest.raises(Refused) as caught:
-        SharedRates(table).take("k", 2, NOON)
+        SharedRates(table).reserve("k", 2, NOON)
     assert caught.value.reason == "unavailable"
     for each in (held, table):
         each.close()

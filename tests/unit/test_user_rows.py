@@ -33,7 +33,7 @@ def apply(found: Tables, offset: int, events: Sequence[Usage]) -> None:
 
 
 def taken(found: Tables) -> Changes:
-    changes = found.take_changes()
+    changes = found.drain_changes()
     assert changes is not None
     return changes
 

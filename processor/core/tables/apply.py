@@ -391,7 +391,7 @@ class Tables:
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def take_changes(self) -> Changes | None:
+    def drain_changes(self) -> Changes | None:
         """The changes since the last call, to be written in their order; None if there are none."""
         if not self.progress.dirty:
             return None
@@ -411,7 +411,7 @@ class Tables:
             rows.append((self.horizon, self.horizon.encode()))
         self.progress.rows, self.progress.events = self.tally
         rows.append((self.progress, table_rows.encode_value(self.progress)))
-        changes = Changes(self, self.users.take(), rows, self._claimed, self.progress.offset)
+        changes = Changes(self, self.users.drain(), rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes
 

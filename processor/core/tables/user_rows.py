@@ -272,7 +272,7 @@ class UserRows:
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def take(self) -> UserChanges:
+    def drain(self) -> UserChanges:
         """What has changed since the last call."""
         rows = np.concatenate(self._dirty) if self._dirty else np.empty(0, np.int64)
         self._dirty, self.changed = [], 0

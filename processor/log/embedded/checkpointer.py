@@ -35,7 +35,7 @@ def end_process(error: LogBroken) -> None:
 
 def _take(lock: FileLock) -> bool:
     try:
-        lock.take("another process checkpoints")
+        lock.acquire("another process checkpoints")
     except Locked:
         return False
     return True

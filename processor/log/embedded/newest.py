@@ -54,7 +54,7 @@ class Kept:
                 pop(key, None)
                 kept[key] = record
 
-    def take(self) -> list[Record]:
+    def drain(self) -> list[Record]:
         """All of them, in the order of the log; nothing is kept then."""
         found = list(self._records.values())
         self._records.clear()

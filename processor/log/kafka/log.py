@@ -210,7 +210,7 @@ class _Reader:
         silent = 0.0
         while True:
             messages = self._consumer.consume(limit, 0 if self._at_end else SILENCE)
-            records, self._at_end, damaged = take_some(messages, self._at_end)
+            records, self._at_end, damaged = records_until_damage(messages, self._at_end)
             if damaged is not None:
                 self._begin_anew()
             elif records:
@@ -256,18 +256,18 @@ class _Reader:
         self._consumer.close()
 
 
-def take(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool]:
+def sound_records(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool]:
     """The records among what librdkafka handed out, and whether the partition's end was reached after the last one.
 
     Raises `LogUnavailable` for an error that is not one of the connection: those pass. Raises `DamagedRecord`.
     """
-    records, at_end, damaged = take_some(messages, at_end)
+    records, at_end, damaged = records_until_damage(messages, at_end)
     if damaged is not None:
         raise damaged
     return records, at_end
 
 
-def take_some(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool, DamagedRecord | None]:
+def records_until_damage(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool, DamagedRecord | None]:
     """`take`, with the records before a damaged one, and the error that names it.
 
     All messages of one partition. Nothing after a damaged record is to be believed: librdkafka (2.16) goes on reading

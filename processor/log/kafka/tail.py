@@ -10,7 +10,7 @@ from confluent_kafka import TopicPartition as Assigned
 
 from processor.log.errors import LogBroken, LogUnavailable
 from processor.log.kafka.config import KafkaAccess
-from processor.log.kafka.log import take_some
+from processor.log.kafka.log import records_until_damage
 from processor.log.records import Found, Record, TopicPartition
 
 WAIT: Final = 0.02
@@ -90,7 +90,7 @@ class KafkaTail:
             tp = TopicPartition(self._access.topic(topic or ""), number)
             if tp not in self._ends:  # an error of the connection names no partition: it passes
                 continue
-            records, self._ends[tp], damaged = take_some(messages, self._ends[tp])
+            records, self._ends[tp], damaged = records_until_damage(messages, self._ends[tp])
             self._heard = time.monotonic()
             if records and records[0].offset < self._positions[tp]:
                 if tp not in self._fresh:

@@ -28,7 +28,7 @@ from processor.log import faust_transport
 from processor.log.errors import DamagedRecord, LogUnavailable
 from processor.log.faust_transport import by_partition
 from processor.log.kafka.config import KafkaAccess
-from processor.log.kafka.log import record_of, take
+from processor.log.kafka.log import record_of, sound_records
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.records import Append
 from processor.log.topics import EVENTS, GROUP, ROWS
@@ -271,7 +271,7 @@ class Consumer(faust_transport.Consumer):
             else:
                 _end_if_fatal(message.error())
                 try:
-                    take([message], at_end=False)
+                    sound_records([message], at_end=False)
                 except DamagedRecord as error:
                     self._stand_still(client, error)
                 except LogUnavailable as error:
