@@ -1,4 +1,4 @@
-"""The role `api`: both doors, the view they answer from, and the order in which all of it starts and stops."""
+"""The role `api`: both APIs, the view they answer from, and the order in which all of it starts and stops."""
 
 import asyncio
 import errno

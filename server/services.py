@@ -18,7 +18,7 @@ from server.tenancy.keys import Key, Scope
 
 
 class Reads(Protocol):
-    """The reads, as both doors call them. `params` are the query parameters by their HTTP names, as text.
+    """The reads, as both APIs call them. `params` are the query parameters by their HTTP names, as text.
 
     All raise `Refused`: bad_request (a parameter is wrong; the text names it), forbidden (another project),
     not_found, not_yet_visible (`after` was not reached in time).

@@ -1,4 +1,4 @@
-"""Settings of the front end, on top of those every role shares."""
+"""Settings of the API process, on top of those every role shares."""
 
 import re
 from pathlib import Path
@@ -45,8 +45,12 @@ def _webhook_secret(value: str | None) -> str | None:
 class ServerSettings(Settings):
     """What `api` and `serve` need to know."""
 
-    http_bind: Annotated[str, AfterValidator(_bind)] = Field("127.0.0.1:8080", description="HTTP front end, host:port")
-    grpc_bind: Annotated[str, AfterValidator(_bind)] = Field("127.0.0.1:50051", description="gRPC front end, host:port")
+    http_bind: Annotated[str, AfterValidator(_bind)] = Field(
+        "127.0.0.1:8080", description="HTTP API process, host:port"
+    )
+    grpc_bind: Annotated[str, AfterValidator(_bind)] = Field(
+        "127.0.0.1:50051", description="gRPC API process, host:port"
+    )
     api_processes: int = Field(
         1,
         ge=1,
@@ -63,7 +67,7 @@ class ServerSettings(Settings):
     max_lag: float = Field(
         30, gt=0, description="Seconds the worker may stand still with work waiting before /readyz says so"
     )
-    tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both doors")
+    tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both APIs")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
 
     max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further ones are rejected")
@@ -76,7 +80,7 @@ class ServerSettings(Settings):
     )
     max_rows: int = Field(20_000_000, ge=1, description="Rows of all kinds of a project; events of new ones, likewise")
     alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
-        None, description="https:// address that is told when an organisation has used 80 and 100 % of its quota"
+        None, description="https:// address that is told when an organization has used 80 and 100 % of its quota"
     )
     alert_secret: Annotated[str | None, AfterValidator(_webhook_secret)] = Field(
         None, description="whsec_ and base64: what those messages are signed with; better a variable than a flag"

@@ -1,6 +1,6 @@
 """Where the time goes while events come in: `python -m tools.flame [--seconds 20] [--kafka] [--folder docs/images]`.
 
-Samples front end and worker with py-spy during ingest over HTTP as fast as it goes, and writes flame-api.svg and
+Samples API process and worker with py-spy during ingest over HTTP as fast as it goes, and writes flame-api.svg and
 flame-worker.svg (`--kafka`: flame-kafka-*.svg, the log on a real broker); prints for each the modules with most of the
 time, in tables that Markdown reads. Threads that wait are left out: what is counted is running, or waiting for the
 disk. At the end the tables are compared with the ground truth, as in every row of `make bench`.

@@ -1,4 +1,5 @@
-"""The grantor: the owner of partition 0 follows what is charged and what front ends need, and writes their leases."""
+"""The grantor: the owner of partition 0 follows what is charged and what API processes need, and writes their
+leases."""
 
 import threading
 import time
@@ -28,11 +29,11 @@ ASK_EVERY: Final = 0.5
 """Seconds between two questions for the end of the statements."""
 
 EVERY: Final = 1.0
-"""Seconds at most between two decisions: front ends that fell silent are noticed by them."""
+"""Seconds at most between two decisions: API processes that fell silent are noticed by them."""
 
 
 class _Organization(Struct):
-    """What of an organisation's record in the directory matters here (`server.tenancy.keys.Organization`)."""
+    """What of an organization's record in the directory matters here (`server.tenancy.keys.Organization`)."""
 
     monthly_quota: int | None = None
 

@@ -2,11 +2,12 @@
 
 At any moment, for every account with a limit,
 
-    charged (in the ledger) + held by front ends (their highest possible cap, less what is charged to them)  <=  limit
+    charged (in the ledger) + held by API processes (their highest possible cap, less what is charged to them)  <=
+    limit
 
-unless it was so before the limit was set or lowered; then nothing is granted. What a front end may go by is the highest
-of the caps written since the one it has confirmed, or its own floor if that is higher: what it had on its way when it
-confirmed a lower one.
+unless it was so before the limit was set or lowered; then nothing is granted. What an API process may go by is the
+highest of the caps written since the one it has confirmed, or its own floor if that is higher: what it had on its way
+when it confirmed a lower one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,7 @@ class Charges(Protocol):
 
 
 class Quota(Struct, frozen=True):
-    """What the directory says of an organisation."""
+    """What the directory says of an organization."""
 
     limit: int | None
     offset: int
@@ -39,7 +40,7 @@ class Quota(Struct, frozen=True):
 
 
 class Member(Struct):
-    """A front end, as far as the grantor knows it."""
+    """An API process, as far as the grantor knows it."""
 
     heard: float
     statement: Statement = NO_ONE
@@ -84,7 +85,7 @@ class Grants:
         member.former = [(lease.version - 1, {cap.account: cap.outstanding for cap in lease.caps})]
 
     def hear(self, name: str, statement: Statement | None, now: float) -> None:
-        """A front end's statement; None: the record of one that has been closed."""
+        """An API process's statement; None: the record of one that has been closed."""
         if statement is None:
             return
         member = self.members.get(name)
@@ -100,7 +101,7 @@ class Grants:
     def decide(
         self, quotas: Mapping[str, Quota], charges: Charges, log_end: Callable[[], Offsets], now: float
     ) -> dict[str, Lease | None]:
-        """The leases to write, by front end; None: it is gone, and its records are to be deleted.
+        """The leases to write, by API process; None: it is gone, and its records are to be deleted.
 
         They count as given from here on: whoever cannot write them must not decide again. `log_end` is asked for what
         is in the events topic at this moment.
@@ -122,7 +123,7 @@ class Grants:
 
     @staticmethod
     def _is_closed(member: Member, charges: Charges, log_end: Callable[[], Offsets], now: float) -> bool:
-        """True once a front end is gone and all that it wrote has been charged."""
+        """True once an API process is gone and all that it wrote has been charged."""
         if member.ends is None and (member.statement.leaving or now - member.heard > TTL + DELIVERY):
             member.ends = dict(log_end())
         return member.ends is not None and charges.contains(member.ends)
@@ -138,7 +139,7 @@ class Grants:
         return Lease(member.version, member.answered, told)
 
     def _share(self, account: Account, quota: Quota | None, charges: Charges) -> dict[str, int]:
-        """Each front end's new cap of an account."""
+        """Each API process's new cap of an account."""
         if quota is None or quota.limit is None:
             return dict.fromkeys(self.members, 0)
         before = {name: member.caps.get(account, 0) for name, member in self.members.items()}
@@ -173,5 +174,5 @@ class Grants:
 
 
 def sorted_accounts(member: Member) -> Iterable[Account]:
-    """All accounts of a front end's newest lease, those included that it must give back."""
+    """All accounts of an API process's newest lease, those included that it must give back."""
     return sorted(member.accounts(), key=lambda account: (account.organization, account.month))

@@ -1,6 +1,7 @@
-"""What front ends and the grantor of leases tell each other: two compacted topics, one record a front end in each.
+"""What API processes and the grantor of leases tell each other: two compacted topics, one record an API process in
+each.
 
-Everything is cumulative and absolute: a *cap* is the number of unique events of an organisation's month that one front
+Everything is cumulative and absolute: a *cap* is the number of unique events of an organization's month that one front
 end, by its name, may ever have been charged with. So a record that is read twice, late or not at all does no harm.
 """
 
@@ -10,24 +11,24 @@ import msgspec
 from msgspec import Struct
 
 TTL: Final = 10.0
-"""Seconds of silence after which a front end counts as gone."""
+"""Seconds of silence after which an API process counts as gone."""
 
 FRESH: Final = 5.0
-"""Seconds for which a front end goes by its lease after its last durable statement: well below `TTL`."""
+"""Seconds for which an API process goes by its lease after its last durable statement: well below `TTL`."""
 
 DELIVERY: Final = 10.0
-"""Seconds after its end in which something a front end wrote may still come into the log."""
+"""Seconds after its end in which something an API process wrote may still come into the log."""
 
 
 class Account(Struct, frozen=True, array_like=True):
-    """An organisation's month of arrival, named by its start in microseconds."""
+    """An organization's month of arrival, named by its start in microseconds."""
 
     organization: str
     month: int
 
 
 class Need(Struct, frozen=True, array_like=True):
-    """What a front end says of an account. floor <= need <= want, all of them caps."""
+    """What an API process says of an account. floor <= need <= want, all of them caps."""
 
     account: Account
     floor: int
@@ -39,7 +40,8 @@ class Need(Struct, frozen=True, array_like=True):
 
 
 class Statement(Struct, frozen=True):
-    """A front end's sign of life. An account that is not in it was not used, or not since the month before this one."""
+    """An API process's sign of life. An account that is not in it was not used, or not since the month before this
+    one."""
 
     number: int
     directory: int
@@ -53,7 +55,7 @@ class Statement(Struct, frozen=True):
 
 
 class Cap(Struct, frozen=True, array_like=True):
-    """What a front end may use of an account."""
+    """What an API process may use of an account."""
 
     account: Account
     cap: int
@@ -62,7 +64,7 @@ class Cap(Struct, frozen=True, array_like=True):
 
 
 class Lease(Struct, frozen=True):
-    """The newest word to a front end. An account that is not in it has the cap 0."""
+    """The newest word to an API process. An account that is not in it has the cap 0."""
 
     version: int
     answers: int
@@ -86,5 +88,5 @@ def decode_lease(value: bytes) -> Lease:
 
 
 def owner(instance: str, organization: str) -> str:
-    """The id under which the tables count what an organisation was charged through one front end's lease."""
+    """The id under which the tables count what an organization was charged through one API process's lease."""
     return f"{instance}/{organization}"

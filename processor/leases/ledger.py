@@ -1,4 +1,4 @@
-"""What the tables have charged, flush by flush: to an organisation's month in all, and through each front end."""
+"""What the tables have charged, flush by flush: to an organization's month in all, and through each API process."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,7 +16,7 @@ _SCOPES: Final = {("org", "month"), ("lease", "lease")}
 
 
 class Ledger:
-    """Sums over all partitions' window rows. Never shows half a flush: an organisation's count and its front ends'
+    """Sums over all partitions' window rows. Never shows half a flush: an organization's count and its API processes'
     counts would not fit each other."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Ledger:
         return self._sums.get(("org", account.organization, account.month), 0)
 
     def leased(self, instance: str, account: Account) -> int:
-        """Unique events charged to an account through one front end's lease."""
+        """Unique events charged to an account through one API process's lease."""
         return self._sums.get(("lease", owner(instance, account.organization), account.month), 0)
 
     def contains(self, ends: Mapping[int, int]) -> bool:

@@ -24,13 +24,13 @@ USERS: Final = "spendstream.users"
 """The users' rows over all time (compacted), for consumers that read Kafka: there only, with as many partitions."""
 
 DIRECTORY: Final = "spendstream.directory"
-"""Organisations and keys (compacted); one partition."""
+"""Organizations and keys (compacted); one partition."""
 
 STATEMENTS: Final = "spendstream.lease-statements"
-"""What front ends need of the quotas (compacted, by front end); one partition. Only on Kafka, like `LEASES`."""
+"""What API processes need of the quotas (compacted, by API process); one partition. Only on Kafka, like `LEASES`."""
 
 LEASES: Final = "spendstream.leases"
-"""What front ends may use of the quotas (compacted, by front end); one partition, written by one grantor."""
+"""What API processes may use of the quotas (compacted, by API process); one partition, written by one grantor."""
 
 PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS)
 PARTITIONED_ON_KAFKA: Final = (*PARTITIONED, USERS)

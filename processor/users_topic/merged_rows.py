@@ -1,7 +1,7 @@
 """The second stage: users' rows over all time, added up over the partitions, and which of them have changed.
 
-It reads the same changelog as a front end's view and computes the same sums; each partial row replaces its own earlier
-value, so that reading something again changes nothing. One thread uses it.
+It reads the same changelog as an API process's view and computes the same sums; each partial row replaces its own
+earlier value, so that reading something again changes nothing. One thread uses it.
 """
 
 from array import array

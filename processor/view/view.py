@@ -1,4 +1,4 @@
-"""The tables as a front end sees them: fed with changelog records by a follower thread, read by queries in others.
+"""The tables as an API process sees them: fed with changelog records by a follower thread, read by queries in others.
 
 Rows in the changelog are partial, one partition's share each (processor/core/tables/table_rows.py); the view adds them
 up. Rows of users and hours are kept in columns (`columns`) and change a batch at a time.
@@ -382,11 +382,11 @@ class View:
             return self._latencies.by_model(project, hours.__contains__)
 
     def charged(self, organization: str, month: int) -> Charged:
-        """What an organisation's month (its start) counted so far: the live count, to be read at once. Never waits."""
+        """What an organization's month (its start) counted so far: the live count, to be read at once. Never waits."""
         return self._windows.month("org", organization, month) or Charged()
 
     def counted(self) -> tuple[int, int, int, int]:
-        """Unique events, duplicates, conflicts and events without a price, over all organisations. Never waits."""
+        """Unique events, duplicates, conflicts and events without a price, over all organizations. Never waits."""
         months = self._windows.months("org")
         unpriced = sum(project.totals[UNPRICED] for project in list(self._columns.projects.by_name.values()))
         return (
@@ -414,7 +414,7 @@ class View:
         return len(self._columns.people.records) - 1
 
     def unleased(self, organization: str, owners: Sequence[str], month: int) -> int | None:
-        """Unique events charged to an organisation through none of some leases. None: at this moment the view holds
+        """Unique events charged to an organization through none of some leases. None: at this moment the view holds
         half a flush, whose counts need not fit each other. Never waits."""
         batches = self._batches
         if self._whole != batches:

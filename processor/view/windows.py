@@ -1,4 +1,4 @@
-"""The windows of a view: what was charged, by organisation and key. Few, and each found by its key."""
+"""The windows of a view: what was charged, by organization and key. Few, and each found by its key."""
 
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ class Charged(Struct, gc=False):
 
 
 class Windows:
-    """All windows by their raw keys. An organisation's months are what quotas are about: their sums are at hand."""
+    """All windows by their raw keys. An organization's months are what quotas are about: their sums are at hand."""
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
@@ -57,11 +57,11 @@ class Windows:
         month.replace(value, before)
 
     def month(self, scope: Scope, owner: str, start: int) -> Charged | None:
-        """The live count of the month of an organisation, or of its lease."""
+        """The live count of the month of an organization, or of its lease."""
         return self._months.get((scope, owner, start))
 
     def months(self, scope: Scope) -> list[Charged]:
-        """The live counts of all months of all organisations, or of their leases."""
+        """The live counts of all months of all organizations, or of their leases."""
         return [count for (kind, _, _), count in list(self._months.items()) if kind == scope]
 
     def get(self, key: bytes) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Which organisations have used how much of their month, and what is told about it. Pure: no clock, no network."""
+"""Which organizations have used how much of their month, and what is told about it. Pure: no clock, no network."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ LATE: Final = HOUR
 
 
 class Alert(Struct, frozen=True):
-    """That an organisation has reached a part of its monthly quota. A quota that is changed begins anew."""
+    """That an organization has reached a part of its monthly quota. A quota that is changed begins anew."""
 
     organization: str
     month: int
@@ -36,7 +36,7 @@ class Alert(Struct, frozen=True):
 
 
 def due(organizations: Iterable[Organization], charged: Callable[[str, int], int], now: int) -> list[tuple[Alert, int]]:
-    """All that has been reached, with the events used; `charged` gives those of an organisation in a month."""
+    """All that has been reached, with the events used; `charged` gives those of an organization in a month."""
     found = []
     for organization in organizations:
         limit = organization.monthly_quota

@@ -21,7 +21,7 @@ BATCH: Final = 50
 """Messages read at a time."""
 
 SKEW: Final = HOUR
-"""How far apart the clocks of front ends may be, in microseconds: no message is older than what arrived in it."""
+"""How far apart the clocks of API processes may be, in microseconds: no message is older than what arrived in it."""
 
 
 class Selection(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """From lines of NDJSON back into the log: what `spendstream import` does. Knows no terminal and no file.
 
-Events go straight to the log's events topic, with the project, organisation, key and arrival they had; the worker
+Events go straight to the log's events topic, with the project, organization, key and arrival they had; the worker
 deduplicates them like any others.
 """
 

@@ -56,12 +56,12 @@ def keys() -> None:
     "--project", type=UNICODE, help=f"Project the key belongs to; made if there is none  [default: {DEFAULT_PROJECT}]"
 )
 @click.option(
-    "--org", type=UNICODE, help="Organisation that has the project and pays for it  [default: the one that has it]"
+    "--org", type=UNICODE, help="Organization that has the project and pays for it  [default: the one that has it]"
 )
 @click.option("--scopes", default=",".join(DEFAULT_SCOPES), show_default=True, help=f"Any of {', '.join(SCOPES)}")
 @click.option("--rate-limit", metavar="N/min", help="Requests a minute; without it there is no limit")
 @click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Days until the key expires")
-@click.option("--all-orgs", is_flag=True, help="With scope admin: for all organisations, not only its own")
+@click.option("--all-orgs", is_flag=True, help="With scope admin: for all organizations, not only its own")
 @_json
 @_data_dir
 def create(
@@ -84,7 +84,7 @@ def create(
         print_json({"key": secret, **of_key(key, now())})
     else:
         say(secret)
-        whose = f"project {key.project} of organisation {key.organization}"
+        whose = f"project {key.project} of organization {key.organization}"
         say(f"for {whose}; it is not stored and not shown again", err=True)
 
 
@@ -105,7 +105,7 @@ def list_keys(as_json: bool, **flags: Any) -> None:
     if as_json:
         print_json(found)
         return
-    _table(found, key="prefix", project="project", organisation="organization", scopes="scopes", state="state")
+    _table(found, key="prefix", project="project", organization="organization", scopes="scopes", state="state")
 
 
 @keys.command()
@@ -152,19 +152,19 @@ def revoke(key: str, as_json: bool, **flags: Any) -> None:
 
 @click.group()
 def projects() -> None:
-    """Projects. Each belongs to one organisation, for ever."""
+    """Projects. Each belongs to one organization, for ever."""
 
 
 @projects.command("create")
 @click.argument("name", type=UNICODE)
-@click.option("--org", type=UNICODE, help="Organisation that has it  [default: default]")
+@click.option("--org", type=UNICODE, help="Organization that has it  [default: default]")
 @_json
 @_data_dir
 def create_project(name: str, org: str | None, as_json: bool, **flags: Any) -> None:
-    """Make a project; one that the organisation has already stays as it is."""
+    """Make a project; one that the organization has already stays as it is."""
     with administration(flags) as admin:
         made = admin.create_project(name, org)
-    print_json(of_project(made)) if as_json else say(f"{made.id} of organisation {made.organization}")
+    print_json(of_project(made)) if as_json else say(f"{made.id} of organization {made.organization}")
 
 
 @projects.command("list")
@@ -174,15 +174,15 @@ def list_projects(as_json: bool, **flags: Any) -> None:
     """List all projects."""
     with administration(flags) as admin:
         found = [of_project(project) for project in admin.projects()]
-    print_json(found) if as_json else _table(found, project="project", organisation="organization", created="created")
+    print_json(found) if as_json else _table(found, project="project", organization="organization", created="created")
 
 
-# --- organisations ---------------------------------------------------------------------------------------------------
+# --- organizations ---------------------------------------------------------------------------------------------------
 
 
 @click.group()
 def orgs() -> None:
-    """Organisations and their monthly quotas."""
+    """Organizations and their monthly quotas."""
 
 
 @orgs.command("set")
@@ -191,7 +191,7 @@ def orgs() -> None:
 @_json
 @_data_dir
 def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
-    """Set an organisation's monthly quota."""
+    """Set an organization's monthly quota."""
     if monthly_quota != "none" and not (monthly_quota.isascii() and monthly_quota.isdecimal()):
         fail(f"--monthly-quota takes a number of events or `none`, not {monthly_quota!r}")
     with administration(flags) as admin:
@@ -204,7 +204,7 @@ def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
 @_json
 @_data_dir
 def list_orgs(as_json: bool, **flags: Any) -> None:
-    """List organisations: those with a project or a quota of their own."""
+    """List organizations: those with a project or a quota of their own."""
     with administration(flags) as admin:
         found = [of_organization(org) for org in admin.organizations()]
-    print_json(found) if as_json else _table(found, organisation="organization", quota="monthlyQuota")
+    print_json(found) if as_json else _table(found, organization="organization", quota="monthlyQuota")

@@ -1,4 +1,4 @@
-"""`spendstream quota`: how much of its month an organisation has used, in a terminal."""
+"""`spendstream quota`: how much of its month an organization has used, in a terminal."""
 
 import asyncio
 
@@ -19,11 +19,11 @@ from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key
 
 
 @click.command()
-@click.option("--org", type=UNICODE, default=DEFAULT_ORGANIZATION, show_default=True, help="Organisation to show")
+@click.option("--org", type=UNICODE, default=DEFAULT_ORGANIZATION, show_default=True, help="Organization to show")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/quota answers")
 @settings_options(Settings, "data_dir", "broker")
 def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, config: str | None) -> None:
-    """The month of an organisation, by arrival: events used, its limit, and the windows of now.
+    """The month of an organization, by arrival: events used, its limit, and the windows of now.
 
     Read from the data directory, beside a running server or without one.
 

@@ -101,7 +101,7 @@ def _report_export(tally: exporter.Tally, as_json: bool, *, to_stderr: bool) -> 
 def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any) -> None:
     """Put exported events back into the log: files of NDJSON, gzip if they end in .gz, or - for standard input.
 
-    They keep their project, organisation, key and arrival, so cost tables and the windows of quotas come back as they
+    They keep their project, organization, key and arrival, so cost tables and the windows of quotas come back as they
     were. They go through deduplication like any others: importing twice counts nothing twice (the copies show as
     duplicates). Bad lines are named by line and field, the good ones beside them are imported; exit code 1 then.
     Works beside a running server and without one; a data directory that has no log yet gets one.

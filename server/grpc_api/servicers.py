@@ -1,4 +1,4 @@
-"""The gRPC door: messages into `Batch`es and read parameters, what comes of them into messages and statuses.
+"""The gRPC API: messages into `Batch`es and read parameters, what comes of them into messages and statuses.
 
 Requests come as raw bytes and are parsed here, so that one that cannot be is answered, not a fault of the transport.
 """

@@ -1,4 +1,4 @@
-"""Before the HTTP door: of batches that arrive together a few come in in each turn of the event loop, the others wait.
+"""Before the HTTP API: of batches that arrive together a few come in in each turn of the event loop, the others wait.
 
 An event loop looks at all that has arrived before the first of it is done. With thousands of batches before it, it
 would read, parse and inflate every one of them, be seconds late for each, and refuse most in the end: the more is asked
@@ -67,7 +67,7 @@ class Waiting(Protocol):
 class Gate:
     """The turns of one event loop.
 
-    `owner_of` names the organisation of a key, `room` is what its batches wait in for the disk. `on_refused` counts a
+    `owner_of` names the organization of a key, `room` is what its batches wait in for the disk. `on_refused` counts a
     batch that is refused without a request being made of it; None: there is always one, for those who want to see each.
     """
 

@@ -92,7 +92,7 @@ def _path(name: str, text: str) -> dict[str, Any]:
 
 _MOMENT: Final[Schema] = {"anyOf": [{"type": "string", "format": "date"}, TIME]}
 _AFTER: Final = _query("after", POSITION, "An `x-ingest-position`: wait, up to 5 s, until the tables contain it")
-_OWN: Final = _query("projectId", TEXT, "A project of the key's organisation; without it the key's own")
+_OWN: Final = _query("projectId", TEXT, "A project of the key's organization; without it the key's own")
 _PROJECT: Final = _query("projectId", TEXT, "The key's own project; another one is refused")
 
 
@@ -120,7 +120,7 @@ def _ingest() -> dict[str, Any]:
         "content": _content(ref("Error")),
     }
     made["responses"]["429"] = {
-        "description": "The key's rate or the organisation's monthly quota is used up; nothing was charged",
+        "description": "The key's rate or the organization's monthly quota is used up; nothing was charged",
         "headers": {**_AGAIN, **limits},
         "content": _content(ref("LimitError")),
     }
@@ -193,7 +193,7 @@ def _reads() -> dict[str, Any]:
             | {"responses": _answered("UserDetail", *_READ, "404")}
         },
         "/v1/costs": {"get": _read("The project's costs by model and day, and a forecast", "Costs", *_span("hours"))},
-        "/v1/quota": {"get": _read("The organisation's month, and what it has left", "Quota")},
+        "/v1/quota": {"get": _read("The organization's month, and what it has left", "Quota")},
         "/v1/stream/users": {
             "get": _operation(
                 "read",
@@ -239,9 +239,9 @@ def _open(summary: str, content: dict[str, Any]) -> dict[str, Any]:
 def _admin() -> dict[str, Any]:
     name, key = _path("name", "Its name"), _path("id", "The key's id, or its prefix as listed")
     return {
-        f"{ROOT}/orgs": {"get": _manage("The organisations", _list("organizations", "Organization"))},
+        f"{ROOT}/orgs": {"get": _manage("The organizations", _list("organizations", "Organization"))},
         f"{ROOT}/orgs/{{name}}": {
-            "put": _manage("Set an organisation's monthly quota", ref("Organization"), name, body="QuotaBody")
+            "put": _manage("Set an organization's monthly quota", ref("Organization"), name, body="QuotaBody")
         },
         f"{ROOT}/projects": {"get": _manage("The projects", _list("projects", "Project"))},
         f"{ROOT}/projects/{{name}}": {"put": _manage("Make a project", ref("Project"), name, body="ProjectBody")},

@@ -1,4 +1,4 @@
-"""The HTTP door: requests into `Batch`es and read parameters, receipts, answers and `Refused` into responses."""
+"""The HTTP API: requests into `Batch`es and read parameters, receipts, answers and `Refused` into responses."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The one path both doors take: check a batch, charge it, make it durable, answer with a receipt.
+"""The one path both APIs take: check a batch, charge it, make it durable, answer with a receipt.
 
 Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whatever is refused raises `Refused`.
 """
@@ -51,7 +51,7 @@ class Receipt(Struct, frozen=True):
 
 class Intake:
     """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `pending` bounds what waits for the
-    disk, fairly between organisations; `lease`: see `Source.lease`. `latest` is the last instant that it may be now, if
+    disk, fairly between organizations; `lease`: see `Source.lease`. `latest` is the last instant that it may be now, if
     that is not the clock's: an event's own time may lie 24 h after it.
     """
 

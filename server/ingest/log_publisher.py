@@ -1,4 +1,4 @@
-"""The log behind the front end: group commit on a thread, and what becomes of it while the log takes nothing."""
+"""The log behind the API process: group commit on a thread, and what becomes of it while the log takes nothing."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A front end's side of the leases: what it may use, and the statements that say what it needs."""
+"""An API process's side of the leases: what it may use, and the statements that say what it needs."""
 
 import asyncio
 import secrets
@@ -28,7 +28,7 @@ class LeaseHoldings:
 
     def __init__(self) -> None:
         self.instance = secrets.token_hex(4)
-        """The name of this process among front ends: one that starts again is another one."""
+        """The name of this process among API processes: one that starts again is another one."""
         self._lock = Lock()
         self._lease = Lease(0, 0, [])
         self._caps: dict[Account, int] = {}

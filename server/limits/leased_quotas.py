@@ -1,4 +1,4 @@
-"""Quotas for one front end among several: what it may take of a month is its lease, not the limit."""
+"""Quotas for one API process among several: what it may take of a month is its lease, not the limit."""
 
 import time
 from collections.abc import Callable, Mapping

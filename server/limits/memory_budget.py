@@ -51,7 +51,7 @@ class MemoryBudget:
     def hold(self, owner: str, member: str) -> "Claim":
         """An empty share of it, to use with `with`: the end gives all of it back.
 
-        `owner` (an organisation) shares the bytes with others, `member` (a key) is what requests are counted by.
+        `owner` (an organization) shares the bytes with others, `member` (a key) is what requests are counted by.
         Raises `Refused("unavailable")` if the member has too many of them.
         """
         if self._holds.get(member, 0) >= self.requests:

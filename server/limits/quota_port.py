@@ -8,7 +8,7 @@ from server.tenancy.keys import Key
 
 
 class Reservation(Protocol):
-    """Room in an organisation's quota, taken before the events are durable."""
+    """Room in an organization's quota, taken before the events are durable."""
 
     def settle(self, offsets: dict[int, int]) -> None:
         """The events went to these offsets: the tables will charge them from there on."""
@@ -31,7 +31,7 @@ class Quotas(Protocol):
         ...
 
     async def reserve(self, key: Key, events: int, now: int) -> Reservation:
-        """Take room for `events` in the organisation's monthly quota; raises `Refused("quota_exceeded")`."""
+        """Take room for `events` in the organization's monthly quota; raises `Refused("quota_exceeded")`."""
         ...
 
     def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:

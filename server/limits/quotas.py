@@ -1,7 +1,7 @@
-"""Who may send how much: requests a minute of a key, events a month of an organisation. For one front end process; of
+"""Who may send how much: requests a minute of a key, events a month of an organization. For one API process process; of
 several, `shared_quotas` and `leased_quotas` have other numbers.
 
-The monthly quota is exact. At any moment an organisation's month is
+The monthly quota is exact. At any moment an organization's month is
 
     charged (in the view) + reserved (on its way: published or about to be, not yet in the view)  <=  limit
 
@@ -43,7 +43,7 @@ class ViewQuotas:
     cheap, does not raise, and knows of all that was acknowledged before it is called.
 
     Construct it before the first batch is taken: what is in the log by then came from an earlier process, and until
-    the view contains it nobody knows what an organisation has left.
+    the view contains it nobody knows what an organization has left.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ViewQuotas:
         self._at_start = dict(log_end())
         self._unmetered: dict[str, _Unmetered] = {}
         self._unseen: dict[str, dict[int, int]] = {}
-        """organisation -> what the view must contain before its quota is known, if not `_at_start`."""
+        """organization -> what the view must contain before its quota is known, if not `_at_start`."""
         self._accounts: dict[tuple[str, int], _Account] = {}
         self._changed = asyncio.Event()
         self._waiting = 0
@@ -87,7 +87,7 @@ class ViewQuotas:
     # --- what is left -----------------------------------------------------------------------------------------------
 
     def allowances(self, key: Key, now: int) -> tuple[Allowance, ...]:
-        """What is left at `now` of the key's requests and its organisation's events; what is on its way is used."""
+        """What is left at `now` of the key's requests and its organization's events; what is on its way is used."""
         found: tuple[Allowance, ...] = ()
         if key.rate_limit is not None:
             ends = now - now % MINUTE + MINUTE
@@ -112,7 +112,7 @@ class ViewQuotas:
         """Take room for `events` in the month of `now`, the batch's arrival.
 
         Waits for up to `patience` if that may help. Raises `Refused`: quota_exceeded, or unavailable if what is on
-        its way for the organisation is not known: after a start, and after its first quota was set.
+        its way for the organization is not known: after a start, and after its first quota was set.
         """
         if self._directory.organization(key.organization).monthly_quota is None:
             return self._unmetered_batch(key.organization)
@@ -171,7 +171,7 @@ class ViewQuotas:
         return refusal
 
     def _is_known(self, organization: str) -> bool:
-        """True if all that counts for an organisation is either in the view or reserved."""
+        """True if all that counts for an organization is either in the view or reserved."""
         unmetered = self._unmetered.get(organization)
         if unmetered is not None:  # its quota is new: what it sent before was not reserved
             if unmetered.under_way:
@@ -212,7 +212,7 @@ class ViewQuotas:
 
 
 class _Account:
-    """What an organisation has on its way in one month of arrival."""
+    """What an organization has on its way in one month of arrival."""
 
     __slots__ = ("_pending", "reserved")
 
@@ -260,7 +260,7 @@ class _Held:
 
 
 class _Unmetered:
-    """The `Reservation` of all batches of an organisation without a quota: only counts those that are under way."""
+    """The `Reservation` of all batches of an organization without a quota: only counts those that are under way."""
 
     __slots__ = ("_quotas", "under_way")
 

@@ -1,6 +1,6 @@
 """The monthly quota for several API processes on the embedded log: each has a cap in a table that they share.
 
-A *cap* is the number of unique events of an organisation's month that one process, by its name, may ever be charged
+A *cap* is the number of unique events of an organization's month that one process, by its name, may ever be charged
 with. The tables count what was charged through each name, so all figures are absolute. At any moment
 
     charged through nobody of us (before us, by imports)  +  the caps of all processes  <=  limit
@@ -91,7 +91,7 @@ class SharedQuotas(ViewQuotas):
         self._unleased: dict[tuple[str, int], int] = {}
         """What was charged through nobody of us, as last seen."""
         self._undecided: set[str] = set()
-        """Organisations of which it was not known, at the last try, what they have left."""
+        """Organizations of which it was not known, at the last try, what they have left."""
         self._seen = -1
         """The version of the table up to which all of its rows are known here."""
 

@@ -74,7 +74,7 @@ class QuotaWindow(Struct):
 
 
 class QuotaAnswer(Struct):
-    """An organisation's month by arrival, and its current windows."""
+    """An organization's month by arrival, and its current windows."""
 
     organization: str
     period: str

@@ -1,4 +1,4 @@
-"""The reads on a view: lists of users, one user, an organisation's quota; the same answers for every wire."""
+"""The reads on a view: lists of users, one user, an organization's quota; the same answers for every wire."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -108,7 +108,7 @@ class ViewReads:
         return await self._run(view.hour_count(key.project), add_up)
 
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
-        """The month of the key's organisation, over all its projects, and its current windows.
+        """The month of the key's organization, over all its projects, and its current windows.
 
         The limit is one of the month only: a key's rate limit counts requests, not events.
         """

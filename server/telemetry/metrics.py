@@ -15,11 +15,11 @@ from processor.log.embedded.log import FILE_NAME
 from server.telemetry.meters import Meters
 
 NEAR: Final = 0.8
-"""The share of a quota from which on an organisation counts as near its end."""
+"""The share of a quota from which on an organization counts as near its end."""
 
 
 class State(Protocol):
-    """What is looked up at a scrape; counts are over all organisations and since ever."""
+    """What is looked up at a scrape; counts are over all organizations and since ever."""
 
     def lag(self) -> Mapping[int, int]:
         """partition -> messages of the log that the tables do not contain yet."""
@@ -38,7 +38,7 @@ class State(Protocol):
         ...
 
     def quotas(self) -> Sequence[float]:
-        """The used share of each organisation's quota, of those that have one."""
+        """The used share of each organization's quota, of those that have one."""
         ...
 
     def pending(self) -> int:
@@ -120,9 +120,9 @@ class StateCollector(Collector):
 
 
 _COUNTED: Final = (
-    "Unique events in the tables, all organisations",
-    "Copies of events that were counted as duplicates, all organisations",
-    "Duplicates that differ from the first copy, all organisations",
+    "Unique events in the tables, all organizations",
+    "Copies of events that were counted as duplicates, all organizations",
+    "Duplicates that differ from the first copy, all organizations",
     "Events in the tables that came without a price, all projects",
 )
 
@@ -132,13 +132,13 @@ def _gauge(name: str, text: str, value: float | None = None, labels: Sequence[st
 
 
 def _quotas(shares: Sequence[float]) -> Iterator[Metric]:
-    """How full the quotas are, without a name: a label for each organisation would have no bound."""
+    """How full the quotas are, without a name: a label for each organization would have no bound."""
     counts = {
         "free": sum(share < NEAR for share in shares),
         "near": sum(NEAR <= share < 1 for share in shares),
         "used_up": sum(share >= 1 for share in shares),
     }
-    text = "Organisations with a monthly quota: below 80 % of it, from there on, and at its end"
+    text = "Organizations with a monthly quota: below 80 % of it, from there on, and at its end"
     found = _gauge("quota_organizations", text, labels=["state"])
     for state, count in counts.items():
         found.add_metric([state], count)

@@ -1,4 +1,4 @@
-"""Organisations, projects and keys as the command line and the admin API show them. Never a key's hash."""
+"""Organizations, projects and keys as the command line and the admin API show them. Never a key's hash."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def of_project(project: Project) -> dict[str, Any]:
 
 
 def of_organization(organization: Organization) -> dict[str, Any]:
-    """An organisation and its quota."""
+    """An organization and its quota."""
     return {"organization": organization.id, "monthlyQuota": organization.monthly_quota}
 
 

@@ -1,4 +1,4 @@
-"""What may be done with organisations, projects and keys, and by whom: for the command line and the admin API alike.
+"""What may be done with organizations, projects and keys, and by whom: for the command line and the admin API alike.
 
 Everything is decided on the directory as the log has it at that moment, never on what a process remembers of it.
 """
@@ -39,7 +39,7 @@ Record = tuple[bytes, bytes | None]
 
 
 class NewKey(Struct, frozen=True):
-    """What somebody wants of a key. Left out: the default project, and the organisation that has the project."""
+    """What somebody wants of a key. Left out: the default project, and the organization that has the project."""
 
     project: str | None = None
     organization: str | None = None
@@ -55,7 +55,7 @@ class Administration:
     """Operations on the directory of a log, at the time `at` (microseconds since the epoch). They block.
 
     `actor` is the admin key that asks; None is the command line, which may do everything. A key acts within its own
-    organisation, unless it was made for all of them; only such a one sets quotas. What an actor may not see is not
+    organization, unless it was made for all of them; only such a one sets quotas. What an actor may not see is not
     found. All operations raise `Refused`, and `LogError` if the log cannot be read or written.
     """
 
@@ -67,7 +67,7 @@ class Administration:
         self.written: list[Record] = []
         """The records that were appended, in order."""
 
-    # --- organisations ----------------------------------------------------------------------------------------------
+    # --- organizations ----------------------------------------------------------------------------------------------
 
     def organizations(self) -> list[Organization]:
         """Those with a quota, a project or a key, by name."""
@@ -76,10 +76,10 @@ class Administration:
         return [directory.organization(name) for name in sorted(names) if self._sees(name)]
 
     def set_quota(self, name: str, monthly_quota: int | None) -> Organization:
-        """Set how many unique events an organisation may send in a month; None: any number."""
+        """Set how many unique events an organization may send in a month; None: any number."""
         if self._actor is not None and not self._actor.everywhere:
-            raise Refused("forbidden", "Only an admin key made for all organisations sets quotas")
-        _check_name("an organisation", name)
+            raise Refused("forbidden", "Only an admin key made for all organizations sets quotas")
+        _check_name("an organization", name)
         if monthly_quota is not None and not 0 <= monthly_quota <= MAX_QUOTA:
             raise Refused("bad_request", f"A monthly quota is a whole number from 0 to {MAX_QUOTA}")
         organization = Organization(name, monthly_quota)
@@ -93,20 +93,20 @@ class Administration:
         return [project for project in self._directory.projects() if self._sees(project.organization)]
 
     def create_project(self, name: str, organization: str | None = None) -> Project:
-        """Make a project; one that the organisation has already is given back as it is."""
+        """Make a project; one that the organization has already is given back as it is."""
         wanted = organization or self._home()
         _check_name("a project", name)
-        _check_name("an organisation", wanted)
+        _check_name("an organization", wanted)
         if not self._sees(wanted):
-            raise Refused("forbidden", f"This API key administers the organisation {self._home()!r} only")
+            raise Refused("forbidden", f"This API key administers the organization {self._home()!r} only")
         if name == DEFAULT_PROJECT and wanted != DEFAULT_ORGANIZATION:  # the bootstrap key needs it there
-            raise Refused("conflict", f"The project {name!r} belongs to another organisation: name one of your own")
+            raise Refused("conflict", f"The project {name!r} belongs to another organization: name one of your own")
         if self._directory.project(name) is None:
             self.write(project_record(Project(name, wanted, self.at)))
             self._directory = directory_log.read_directory(self._log)  # somebody else may have been first
         found = self._directory.project(name)
         if found is None or found.organization != wanted:
-            raise Refused("conflict", f"The project {name!r} belongs to another organisation: name another one")
+            raise Refused("conflict", f"The project {name!r} belongs to another organization: name another one")
         return found
 
     def project_of(self, name: str | None) -> str:
@@ -135,7 +135,7 @@ class Administration:
         if wanted.expires is not None and wanted.expires <= self.at:
             raise Refused("bad_request", "A key expires in the future")
         if wanted.everywhere and (self._actor is not None or "admin" not in scopes):
-            raise Refused("forbidden", "Only the command line makes keys for all organisations, and with scope admin")
+            raise Refused("forbidden", "Only the command line makes keys for all organizations, and with scope admin")
         name = wanted.project or DEFAULT_PROJECT
         owner = self._directory.project(name)
         visible = owner.organization if owner is not None and self._sees(owner.organization) else None
@@ -163,7 +163,7 @@ class Administration:
         if overlap < 0:
             raise Refused("bad_request", "The time in which both keys are valid cannot be negative")
         if key.everywhere and self._actor is not None and not self._actor.everywhere:
-            raise Refused("forbidden", "This key is for all organisations")
+            raise Refused("forbidden", "This key is for all organizations")
         if key.revoked is not None or (key.expires is not None and key.expires <= self.at):
             raise Refused("conflict", f"The key {key.prefix}… is not valid any more: create a new one")
         if key.successor is not None:
@@ -189,7 +189,7 @@ class Administration:
         """End a key, for good. One that was revoked before stays as it is."""
         key = self._find(reference)
         if key.everywhere and self._actor is not None and not self._actor.everywhere:
-            raise Refused("forbidden", "This key is for all organisations")
+            raise Refused("forbidden", "This key is for all organizations")
         if key.revoked is None:
             self.write(revocation_record(key, self.at))
             key = msgspec.structs.replace(key, revoked=self.at)

@@ -156,7 +156,7 @@ class Directory:
         return self._by_hash.get(digest(secret))
 
     def owner_of(self, secret: str) -> str:
-        """The organisation of a key, "" if there is none."""
+        """The organization of a key, "" if there is none."""
         key = self.find(secret)
         return "" if key is None else key.organization
 
@@ -173,15 +173,15 @@ class Directory:
         return list(self._lost.values())
 
     def organizations(self) -> list[Organization]:
-        """All organisations with settings of their own."""
+        """All organizations with settings of their own."""
         return sorted(self._organizations.values(), key=lambda org: org.id)
 
     def organization(self, name: str) -> Organization:
-        """An organisation; one without settings has no limits."""
+        """An organization; one without settings has no limits."""
         return self._organizations.get(name) or Organization(name)
 
     def quota(self, name: str) -> Quota:
-        """An organisation's quota, and which one it is."""
+        """An organization's quota, and which one it is."""
         return self._quotas.get(name, NO_QUOTA)
 
     def authenticate(self, secret: str | None, scope: Scope, now: int) -> Key:
@@ -198,7 +198,7 @@ class Directory:
         return key
 
     def _is_valid(self, key: Key, now: int) -> bool:
-        """Not revoked, not expired, and of the organisation that has the project."""
+        """Not revoked, not expired, and of the organization that has the project."""
         if key.revoked is not None or (key.expires is not None and key.expires <= now):
             return False
         return self._projects[key.project].organization == key.organization
@@ -216,7 +216,7 @@ def key_record(key: Key) -> tuple[bytes, bytes]:
 
 
 def organization_record(organization: Organization) -> tuple[bytes, bytes]:
-    """Key and value of an organisation's record in the directory topic."""
+    """Key and value of an organization's record in the directory topic."""
     return f"org/{organization.id}".encode(), msgspec.json.encode(organization)
 
 
@@ -226,5 +226,5 @@ def revocation_record(key: Key, at: int) -> tuple[bytes, bytes]:
 
 
 def project_record(project: Project) -> tuple[bytes, bytes]:
-    """Key and value of a project's record; one of each organisation that asked for the name, and the first has it."""
+    """Key and value of a project's record; one of each organization that asked for the name, and the first has it."""
     return f"project/{project.id}/{project.organization}".encode(), msgspec.json.encode(project)

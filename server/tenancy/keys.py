@@ -40,7 +40,7 @@ class Key(Struct, frozen=True):
     rate_limit: int | None = None
     """Requests a minute."""
     everywhere: bool = False
-    """With scope `admin`: acts for all organisations, not only its own. Only the command line makes such a key."""
+    """With scope `admin`: acts for all organizations, not only its own. Only the command line makes such a key."""
     family: str | None = None
     """The id of the first key of those that came from one another by rotation; they share one rate. None: its own."""
     successor: str | None = None
@@ -57,7 +57,7 @@ class Key(Struct, frozen=True):
 
 
 class Project(Struct, frozen=True):
-    """What events and rows belong to. A project is of one organisation, for ever."""
+    """What events and rows belong to. A project is of one organization, for ever."""
 
     id: str
     organization: str
@@ -66,7 +66,7 @@ class Project(Struct, frozen=True):
 
 
 class Organization(Struct, frozen=True):
-    """Who pays: projects of one organisation share its monthly quota."""
+    """Who pays: projects of one organization share its monthly quota."""
 
     id: str
     monthly_quota: int | None = None
@@ -74,7 +74,7 @@ class Organization(Struct, frozen=True):
 
 
 class Quota(NamedTuple):
-    """An organisation's quota, as one record of the directory says it."""
+    """An organization's quota, as one record of the directory says it."""
 
     limit: int | None
     offset: int
@@ -95,7 +95,7 @@ def is_well_formed(secret: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """True for a name a project or organisation may have."""
+    """True for a name a project or organization may have."""
     return _NAME(text) is not None
 
 

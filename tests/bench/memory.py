@@ -1,4 +1,4 @@
-"""Row `memory`: what worker and front end occupy at rest, and for each row of the tables after that.
+"""Row `memory`: what worker and API process occupy at rest, and for each row of the tables after that.
 
 Once with a million rows of a million users, once with 80,000 rows of 10,000 users. Pages of files are counted apart:
 those of the id index are the worker's, and the system may take them back.

@@ -53,7 +53,7 @@ def processor(bench: Bench) -> Figures:
 
 
 def messages(corpus: Corpus) -> list[bytes]:
-    """The corpus as the front end would write it."""
+    """The corpus as the API process would write it."""
     at = time.time_ns() // 1000
     source = Source("default", "default", "bench", at, "json", "partial")
     parts = [build_blocks(source, codec.decode("json", lines, "partial", at).columns, 1)[0] for lines in corpus.lines]

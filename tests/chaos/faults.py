@@ -108,7 +108,7 @@ def poison(kind: str, partition: int, partitions: int) -> Append:
 
 
 def put(log: LogWriter, append: Append) -> None:
-    """Append it as a front end would."""
+    """Append it as an API process would."""
     log.append([append], now())
 
 

@@ -1,4 +1,4 @@
-"""What a batch may be and what becomes of it: one table for both doors.
+"""What a batch may be and what becomes of it: one table for both APIs.
 
 A case with `events` runs over both; `body` is an HTTP body and `message` an `IngestRequest` that the other wire has no
 form for. Expected of each: what was accepted, which lines were not, and what the first accepted event was stored as.

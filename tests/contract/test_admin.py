@@ -20,7 +20,7 @@ from tests.support.following import follow
 
 
 class Office:
-    """Doors with an admin API, and a key for one organisation and one for all."""
+    """Doors with an admin API, and a key for one organization and one for all."""
 
     def __init__(self, doors: Doors, local: str, whole: str) -> None:
         self.doors = doors
@@ -94,7 +94,7 @@ async def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
         assert [await office.ingest(each) for each in (rotated.json["key"], now.json["key"])] == [401, 202]
 
 
-async def test_projects_and_organisations(tmp_path: Path) -> None:
+async def test_projects_and_organizations(tmp_path: Path) -> None:
     async with open_office(tmp_path) as office:
         made = await office.call("PUT", "/projects/shop")
         assert made.json == {"project": "shop", "organization": "acme", "created": format_timestamp(NOW)}
@@ -112,7 +112,7 @@ async def test_projects_and_organisations(tmp_path: Path) -> None:
         assert [each["organization"] for each in everything] == ["acme", "default"]
 
 
-async def test_another_organisation_is_not_there(tmp_path: Path) -> None:
+async def test_another_organization_is_not_there(tmp_path: Path) -> None:
     async with open_office(tmp_path) as office:
         wanted = {"project": "theirs", "organization": "beta"}
         theirs = (await office.call("POST", "/keys", wanted, office.whole)).json

@@ -1,4 +1,4 @@
-"""The table of cases over both doors: the same batch gives the same receipt, the same hot columns, the same events."""
+"""The table of cases over both APIs: the same batch gives the same receipt, the same hot columns, the same events."""
 
 import json
 from collections.abc import Sequence

@@ -86,7 +86,7 @@ async def test_who_may(tmp_path: Path) -> None:
             assert (await call(office, "PUT", URL, wanted, key)).status == 403
             assert (await call(office, "DELETE", f"{URL}/bud_1", key=key)).status == 403
         assert (await call(office, "PUT", URL, wanted, "lqt_" + "0" * 64)).status == 401
-        # The key of one organisation sets those of its projects; the one for all of them every project's.
+        # The key of one organization sets those of its projects; the one for all of them every project's.
         assert (await call(office, "PUT", f"{URL}?projectId=web", wanted)).status == 200
         assert (await call(office, "PUT", f"{URL}?projectId=default", wanted)).status == 403
         assert (await call(office, "PUT", f"{URL}?projectId=nowhere", wanted)).status == 403

@@ -1,4 +1,4 @@
-"""The gate before the HTTP door, with real connections: who waits, who is refused, and that no answer goes astray."""
+"""The gate before the HTTP API, with real connections: who waits, who is refused, and that no answer goes astray."""
 
 import asyncio
 import contextlib
@@ -239,7 +239,7 @@ async def test_an_unknown_key_waits_too(doors: Doors, shut: pytest.MonkeyPatch) 
     assert (await doors.post(BODY, x_api_key="lqt_" + "9" * 64)).status == 401
 
 
-async def test_one_organisation_does_not_keep_another_waiting(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_organization_does_not_keep_another_waiting(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     other = "lqt_" + "7" * 64
     doors.add_key(other, organization="other", project="theirs")
     monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)

@@ -345,7 +345,7 @@ async def test_a_transfer_coding_that_is_not_known_is_501(path: str) -> None:
 # --- what is kept, and by whom ----------------------------------------------------------------------------------------
 
 
-async def test_one_organisation_cannot_hold_all_room_for_bodies() -> None:
+async def test_one_organization_cannot_hold_all_room_for_bodies() -> None:
     other = "lqt_" + "7" * 64
     async with open_doors() as doors:
         doors.add_key(other, organization="other", project="theirs")

@@ -1,4 +1,4 @@
-"""A process that does not know what became of its keys takes nothing, over both doors, and recovers by itself."""
+"""A process that does not know what became of its keys takes nothing, over both APIs, and recovers by itself."""
 
 import time
 

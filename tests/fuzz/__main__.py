@@ -1,4 +1,4 @@
-"""Fuzz both doors: `make fuzz`, or `python -m tests.fuzz --seconds 3600`. Ends with 1 at the first finding.
+"""Fuzz both APIs: `make fuzz`, or `python -m tests.fuzz --seconds 3600`. Ends with 1 at the first finding.
 
 Hypothesis makes a finding as small as it can and prints it; put it into tests/fuzz/cases/ as a file.
 """

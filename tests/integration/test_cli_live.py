@@ -74,7 +74,7 @@ def test_loadtest_then_tail_then_quota(running: Server, scheme: str) -> None:
     assert "resets" in shown.stderr
 
 
-def test_quota_shows_the_limit_of_an_organisation(running: Server) -> None:
+def test_quota_shows_the_limit_of_an_organization(running: Server) -> None:
     made = running.cli("orgs", "set", "acme", "--monthly-quota", "5")
     assert made.returncode == 0, made.stderr
     answer = json.loads(running.cli("quota", "--org", "acme", "--json").stdout)

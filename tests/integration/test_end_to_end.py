@@ -1,4 +1,4 @@
-"""The whole product as its users have it: started processes, both doors, curl, the command line."""
+"""The whole product as its users have it: started processes, both APIs, curl, the command line."""
 
 import asyncio
 import os
@@ -146,7 +146,7 @@ def test_the_readme_has_the_same_example() -> None:
     assert EXAMPLE.replace("https://api.lumiqtrace.com", "http://127.0.0.1:8080") in README.read_text()
 
 
-# --- much traffic through both doors ---------------------------------------------------------------------------------
+# --- much traffic through both APIs ---------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(240)

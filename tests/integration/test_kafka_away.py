@@ -1,4 +1,4 @@
-"""A front end while its broker is away: told at once, and well again without hands."""
+"""An API process while its broker is away: told at once, and well again without hands."""
 
 import asyncio
 import time

@@ -1,4 +1,5 @@
-"""A monthly quota with several front ends on a real broker: never one event over it, and next to none left unused."""
+"""A monthly quota with several API processes on a real broker: never one event over it, and next to none left
+unused."""
 
 import asyncio
 import json
@@ -23,7 +24,7 @@ OwnBroker = Callable[..., Broker]
 
 @contextmanager
 def cluster(broker: Broker, directory: Path) -> Iterator[list[Server]]:
-    """A worker and three front ends."""
+    """A worker and three API processes."""
     with ExitStack() as stack:
         settings: dict[str, Any] = {"broker": broker.url, "partitions": 3}
         worker = stack.enter_context(server(directory / "worker", "worker", start=False, **settings))

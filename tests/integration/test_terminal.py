@@ -181,9 +181,9 @@ def test_the_other_tables_in_a_pipe(data: Path) -> None:
         "quota": ["window", "since", "used", "limit", "remaining"],
         "budgets": ["for", "window", "budget USD", "spent USD", "reached", "id"],
         "dlq": ["partition", "offset", "events", "bytes", "when", "retried", "reason"],
-        "keys": ["key", "project", "organisation", "scopes", "state"],
-        "projects": ["project", "organisation", "created"],
-        "orgs": ["organisation", "quota"],
+        "keys": ["key", "project", "organization", "scopes", "state"],
+        "projects": ["project", "organization", "created"],
+        "orgs": ["organization", "quota"],
     }
     for name, head in heads.items():
         lines = piped(data, *READING[name]).stdout.decode().splitlines()

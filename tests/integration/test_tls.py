@@ -1,4 +1,4 @@
-"""TLS by setting, on both doors of a real server."""
+"""TLS by setting, on both APIs of a real server."""
 
 import ssl
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Clients that do not give up: what has not been acknowledged is sent again, unchanged, until it has been.
 
-Senders of both doors share a `Tally`; `Pace` holds them back, so that there is traffic for as long as a test wants it.
+Senders of both APIs share a `Tally`; `Pace` holds them back, so that there is traffic for as long as a test wants it.
 """
 
 import asyncio
@@ -333,7 +333,7 @@ def send_unary(
 
 
 async def send(server: Target, traffic: Traffic, tally: Tally, pace: Pace | None = None) -> None:
-    """Send a whole `Traffic`: both doors at once, then what must come late. A tenth of gRPC goes as unary calls."""
+    """Send a whole `Traffic`: both APIs at once, then what must come late. A tenth of gRPC goes as unary calls."""
     pace = pace or Pace()
     cut = len(traffic.grpc) // 10
     unary, streamed = grpc_batches(traffic.grpc[:cut]), grpc_batches(traffic.grpc[cut:])

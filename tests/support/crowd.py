@@ -22,7 +22,7 @@ CHANNELS: Final = 16
 
 
 class Crowd:
-    """Senders that go on until nothing more is taken, each at a front end of its own choice every time."""
+    """Senders that go on until nothing more is taken, each at an API process of its own choice every time."""
 
     def __init__(self, apis: list[Server], limit: int, seed: int) -> None:
         """`limit`: of the quota, which the refusals must name."""

@@ -1,4 +1,4 @@
-"""A directory that follows the log, as a front end's does."""
+"""A directory that follows the log, as an API process's does."""
 
 import asyncio
 

@@ -152,7 +152,7 @@ class Fact:
 
 @dataclass
 class Traffic:
-    """Batches of both doors, in the order in which to send them."""
+    """Batches of both APIs, in the order in which to send them."""
 
     seed: int
     http: list[list[Sent]]

@@ -58,15 +58,15 @@ def why(caught: pytest.ExceptionInfo[Refused]) -> Reason:
     return caught.value.reason
 
 
-def test_a_project_belongs_to_one_organisation_for_ever(office: Office) -> None:
+def test_a_project_belongs_to_one_organization_for_ever(office: Office) -> None:
     assert office.by().create_project("web", "acme").organization == "acme"
     assert office.by().create_project("web", "acme").created == NOW
     office.now += 5
     assert office.by().create_project("web", "acme").created == NOW
-    with pytest.raises(Refused, match="belongs to another organisation") as caught:
+    with pytest.raises(Refused, match="belongs to another organization") as caught:
         office.by().create_project("web", "evil")
     assert why(caught) == "conflict"
-    with pytest.raises(Refused, match="belongs to another organisation"):
+    with pytest.raises(Refused, match="belongs to another organization"):
         office.by().create_key(NewKey("web", "evil"))
     assert [(each.id, each.organization) for each in office.by().projects()] == [("web", "acme")]
     assert office.by().all_keys() == []
@@ -76,14 +76,14 @@ def test_whoever_the_log_names_first_has_the_project(office: Office) -> None:
     """Two processes that make the same project at once: both append, one is first."""
     first, second = office.by(), office.by()
     first.create_project("web", "acme")
-    with pytest.raises(Refused, match="belongs to another organisation"):
+    with pytest.raises(Refused, match="belongs to another organization"):
         second.create_project("web", "evil")
     secret = new_secret()
     directory_log.write(office.log, key_record(make_key(secret, at=NOW, project="web", organization="evil")), NOW)
     assert not office.valid(secret)
 
 
-def test_the_default_project_is_the_default_organisations_even_before_it_is_there(office: Office) -> None:
+def test_the_default_project_is_the_default_organizations_even_before_it_is_there(office: Office) -> None:
     with pytest.raises(Refused, match="name one of your own") as caught:
         office.by().create_key(NewKey(organization="acme"))
     assert why(caught) == "conflict"
@@ -253,7 +253,7 @@ def test_two_keys_that_begin_alike_are_told_apart_by_their_ids(office: Office) -
 # --- who may what ----------------------------------------------------------------------------------------------------
 
 
-def test_an_admin_key_sees_and_changes_its_own_organisation_only(office: Office) -> None:
+def test_an_admin_key_sees_and_changes_its_own_organization_only(office: Office) -> None:
     mine_secret, mine = office.by().create_key(NewKey("web", "acme"))
     theirs_secret, theirs = office.by().create_key(NewKey("shop", "beta"))
     office.by().set_quota("beta", 5)
@@ -283,7 +283,7 @@ def test_an_admin_key_sees_and_changes_its_own_organisation_only(office: Office)
     assert not office.valid(mine_secret)
 
 
-def test_only_the_command_line_makes_keys_for_all_organisations(office: Office) -> None:
+def test_only_the_command_line_makes_keys_for_all_organizations(office: Office) -> None:
     _, whole = office.by().create_key(NewKey(scopes=("admin",), everywhere=True))
     assert whole.everywhere
     assert office.by(whole).set_quota("acme", 7) == Organization("acme", 7)

@@ -1,4 +1,4 @@
-"""The budgeter on a real log, with a real view; two of them are two front ends."""
+"""The budgeter on a real log, with a real view; two of them are two API processes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +28,7 @@ from tests.unit.test_budgets import DOLLAR, make_budget
 
 
 class Process:
-    """One front end: its directory follows the log, its view is what the test brings."""
+    """One API process: its directory follows the log, its view is what the test brings."""
 
     def __init__(self, address: LogAddress, to: Receiver | None = None) -> None:
         self.now = NOON

@@ -32,7 +32,7 @@ class Used:
 
 
 class Process:
-    """One front end, as far as alerts go: its directory follows the log."""
+    """One API process, as far as alerts go: its directory follows the log."""
 
     def __init__(self, address: LogAddress, used: Used, to: Receiver, *, now: int = NOON, **options: Any) -> None:
         self.directory = Directory(BudgetShelf(), NotificationShelf())

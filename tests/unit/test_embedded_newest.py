@@ -320,7 +320,7 @@ def everything_of(found: Found) -> list[tuple[int, bytes, bytes | None]]:
 def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     written: LogAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker replaces every row, and compacts, between two looks of a front end that starts."""
+    """The worker replaces every row, and compacts, between two looks of an API process that starts."""
     monkeypatch.setattr("processor.log.embedded.newest.BLOCK", 5)
     log, other = Log(written.data_dir), View()
     whole = newest(log, TopicPartition(ROWS, 0), 0, log.end(TopicPartition(ROWS, 0)))

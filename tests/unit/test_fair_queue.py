@@ -1,4 +1,4 @@
-"""Who is next: the pure part of the gate before the HTTP door."""
+"""Who is next: the pure part of the gate before the HTTP API."""
 
 from collections import defaultdict
 

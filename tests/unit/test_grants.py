@@ -210,7 +210,7 @@ RARE = ("book", "book", "book", "die", "fail_over", "silence", "wait", "nap")
 
 
 class World:
-    """Front ends, the log between them and the grantor, and one step at a time."""
+    """API processes, the log between them and the grantor, and one step at a time."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)

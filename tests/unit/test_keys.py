@@ -45,7 +45,7 @@ def test_a_key_opens_what_its_scopes_allow_until_it_expires_or_is_revoked() -> N
         directory.authenticate(secret, "ingest", NOW)
 
 
-def test_an_organisation_without_settings_has_no_limits() -> None:
+def test_an_organization_without_settings_has_no_limits() -> None:
     directory = Directory()
     assert directory.organization("acme") == Organization("acme", None)
     directory.apply(*organization_record(Organization("acme", 5)))

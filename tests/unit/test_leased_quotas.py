@@ -1,4 +1,4 @@
-"""A front end's side of a lease."""
+"""An API process's side of a lease."""
 
 import time
 from pathlib import Path

@@ -31,7 +31,7 @@ Table = dict[str | None, UserRow]
 
 
 class Process:
-    """One front end: a view, as far as it has read the changelog, and its feed."""
+    """One API process: a view, as far as it has read the changelog, and its feed."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker

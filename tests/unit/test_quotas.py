@@ -346,7 +346,7 @@ class Batch:
 
 @dataclass
 class Play:
-    """A run of random steps; after each of them no organisation's month is over its limit."""
+    """A run of random steps; after each of them no organization's month is over its limit."""
 
     rig: Rig
     now: int = MAY - 2 * SECOND

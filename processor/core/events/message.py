@@ -40,7 +40,7 @@ class Source(Struct, array_like=True, frozen=True, gc=False):
     wire: Wire
     handling: Handling
     lease: str = ""
-    """The front end through whose lease of the quota this is paid for (`processor.leases`); empty: none is needed."""
+    """The API process through whose lease of the quota this is paid for (`processor.leases`); empty: none is needed."""
 
 
 class Block(Struct, array_like=True, gc=False):

@@ -290,7 +290,7 @@ class Tables:
     # --- windows ----------------------------------------------------------------------------------------------------
 
     def _count(self, offset: int, blocks: list[Block], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
-        """Count each request's events where its key, its organisation and its minute of arrival count."""
+        """Count each request's events where its key, its organization and its minute of arrival count."""
         totals: dict[tuple[str, str, int, str], list[int]] = {}
         start = 0
         uniques, conflicts = (

@@ -35,10 +35,11 @@ from processor.core.events import latency
 from processor.core.tables import row_bytes
 
 Scope = Literal["org", "key", "lease"]
-"""`lease`: what an organisation was charged through one front end's lease (`processor.leases.lease_messages.owner`)."""
+"""`lease`: what an organization was charged through one API process's lease
+(`processor.leases.lease_messages.owner`)."""
 
 WindowKind = Kind | Literal["lease"]
-"""`lease` is a month that is not kept for ever: a front end's name lasts as long as its process."""
+"""`lease` is a month that is not kept for ever: an API process's name lasts as long as its process."""
 
 HOURS_PER_DAY: Final = 24
 
@@ -197,7 +198,7 @@ UserKey = tuple[str, str | None, int, str, str, str]
 HourKey = tuple[str, int, str, str, str]
 """project, hour, provider, model, environment."""
 WindowKey = tuple[Scope, str, WindowKind, int]
-"""scope, id of the organisation or key, kind of window, its start in microseconds."""
+"""scope, id of the organization or key, kind of window, its start in microseconds."""
 
 
 class UserPlace(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
