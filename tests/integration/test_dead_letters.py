@@ -29,7 +29,7 @@ E0, R0 = TopicPartition(EVENTS, 0), TopicPartition(ROWS, 0)
 FAULTY: Final = """
 import sys
 from processor import __main__ as worker
-from processor.core.pipeline import Tables
+from processor.core.tables.apply import Tables
 
 real = getattr(Tables, sys.argv[1])
 

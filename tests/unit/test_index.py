@@ -243,11 +243,13 @@ def test_offsets_far_apart_go_to_segments_of_their_own(path: Path, log: ClaimsLo
     index.claim(first, zeros(5), 10)
     index.claim(second, zeros(5), 2**33)
     index.sync(Covered(1, "a0", 10), final=True)
-    for each in (index, opened(path, log_of(1))):
-        assert each.claim(first, zeros(5), 2**34)[0].tolist() == [10] * 5
-        assert each.claim(second, zeros(5), 2**34)[0].tolist() == [2**33] * 5
-        each.claim(keys(5, 3), zeros(5), 2**33 + 1)
-        assert (each.find(keys(5, 3))[0] == 2**33 + 1).all()
+    for _ in range(2):
+        assert index.claim(first, zeros(5), 2**34)[0].tolist() == [10] * 5
+        assert index.claim(second, zeros(5), 2**34)[0].tolist() == [2**33] * 5
+        index.claim(keys(5, 3), zeros(5), 2**33 + 1)
+        assert (index.find(keys(5, 3))[0] == 2**33 + 1).all()
+        index.close()
+        index = opened(path, log_of(1))
 
 
 def log_of(count: int) -> ClaimsLog:
@@ -659,8 +661,9 @@ def test_a_disk_that_refuses_costs_a_checkpoint_and_no_id(
         with pytest.raises(OSError, match="space"):
             index.sync(log.covered(index))
     assert index.covered == before
-    assert not list(path.glob("*.new"))
     is_exact(index, log)
+    index.close()  # its thread may be writing a filter
+    assert not list(path.glob("*.new"))
     is_exact(log.replay(opened(path, log)), log)
 
 
@@ -746,7 +749,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from processor.state.index import IdIndex
+from processor.ids.index import IdIndex
 has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (has + (int(sys.argv[2]) << 20), resource.RLIM_INFINITY))
 index = IdIndex(Path(sys.argv[1]), "log", lambda offset: None)

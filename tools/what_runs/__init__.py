@@ -1,0 +1,1 @@
+"""Which of our own functions run for one batch: `python -m tools.what_runs [--functions]`."""
