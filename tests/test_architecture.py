@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,19 @@ def test_every_room_says_what_it_is_for(folder: str) -> None:
 
 def test_the_document_of_the_rooms_is_current() -> None:
     assert DOCUMENT.read_text() == replaced(DOCUMENT.read_text()), "run `make docs`"
+
+
+def test_the_functions_of_the_path_exist() -> None:
+    """And are few enough to be followed."""
+    names = re.findall(r"^\| `([\w.]+)` \|", (DOCUMENT.parent / "the-path.md").read_text(), re.MULTILINE)
+    for name in names:
+        parts = name.split(".")
+        depth = max(n for n in range(1, len(parts)) if (ROOT / Path(*parts[:n]).with_suffix(".py")).exists())
+        found: object = importlib.import_module(".".join(parts[:depth]))
+        for part in parts[depth:]:
+            found = getattr(found, part)
+        assert callable(found), name
+    assert 40 <= len(names) <= 60
 
 
 def test_layers() -> None:

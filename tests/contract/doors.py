@@ -16,6 +16,7 @@ from yarl import URL
 from processor.core.events import message
 from processor.core.events.event import Event, Handling
 from protos.spendstream.v1 import ingest_pb2 as pb
+from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.grpc_api.servicers import make_server
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
@@ -42,7 +43,7 @@ class Doors:
     quotas: FakeQuotas = field(default_factory=FakeQuotas)
     reads: FakeReads = field(default_factory=FakeReads)
     health: FakeHealth = field(default_factory=FakeHealth)
-    directory: Directory = field(default_factory=Directory)
+    directory: Directory = field(default_factory=lambda: Directory(BudgetShelf(), NotificationShelf()))
     live: Live = field(default_factory=Live)
     url: str = ""
     address: str = ""

@@ -195,7 +195,7 @@ def test_what_is_replaced_and_compacted_while_it_is_read_is_found_behind(
 def test_a_front_end_catches_up_to_the_same_view(
     written: LogAddress, fold: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("processor.log.following.FOLD", fold)
+    monkeypatch.setattr("processor.view.view_follower.FOLD", fold)
     monkeypatch.setattr("processor.log.embedded.newest.BLOCK", fold)
     if not backwards:
         monkeypatch.setattr(EmbeddedTail, "newest", lambda tail: iter(()))
@@ -225,7 +225,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
     fold: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All blocks of a partition have one key, and none replaces another: each has users of its own here."""
-    monkeypatch.setattr("processor.log.following.FOLD", fold)
+    monkeypatch.setattr("processor.view.view_follower.FOLD", fold)
     address = LogAddress(tmp_path / "data")
     log, worker = Log(address.data_dir, partitions=1, create=True), Worker(1, packs=True)
     tp, seed = TopicPartition(ROWS, 0), row_block.seed_of(log.salt)

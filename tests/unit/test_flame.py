@@ -17,7 +17,7 @@ LIBRARIES: Final = "/home/somebody/.venv/lib/python3.11/site-packages"
 POOL: Final = "/usr/lib/python3.11/concurrent/futures/thread.py"
 RAW: Final = f"""\
 {MAIN};handle ({LIBRARIES}/aiohttp/web.py:5);accept (server/ingest/intake.py:10) 30
-{MAIN};handle (aiohttp/web.py:5);accept (server/ingest/intake.py:20);decode ({ROOT}/processor/core/codec.py:7) 50
+{MAIN};handle (aiohttp/web.py:5);accept (server/ingest/intake.py:20);decode ({ROOT}/processor/core/events/codec.py:7) 50
 {MAIN} 5
 thread (13): log-writer_0;_worker ({POOL}:69) 4
 thread (14): log-writer_1;_worker (concurrent/futures/thread.py:69);f.<locals>.g (<x> & y) (/opt/odd/place.py:1) 10
