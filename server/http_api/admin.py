@@ -142,8 +142,8 @@ class _Admin:
         return _answer({"key": secret, **self._show(key)}, 201)
 
     async def rotate(self, request: web.Request) -> web.Response:
-        reference = _reference(request)
         body = await self._body(request, RotateBody)
+        reference = _reference(request)
         if not 0 <= body.overlap_seconds <= MAX_OVERLAP:
             raise Refused("bad_request", f"overlapSeconds is a whole number from 0 to {MAX_OVERLAP}")
         overlap = body.overlap_seconds * SECOND
@@ -151,8 +151,8 @@ class _Admin:
         return _answer({"key": secret, **self._show(key), "replaces": self._show(old)}, 201)
 
     async def revoke(self, request: web.Request) -> web.Response:
-        reference = _reference(request)
         await self._body(request, EmptyBody)
+        reference = _reference(request)
         return _answer(self._show(await self._run(request, lambda admin: admin.revoke(reference))))
 
     async def set_budget(self, request: web.Request) -> web.Response:

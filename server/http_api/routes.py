@@ -144,22 +144,21 @@ class _Door:
             return await self._services.intake.accept(key, Batch("json", records, lines, handling))
 
     async def list_users(self, request: web.Request) -> web.Response:
+        key = self._reader(request)
         params, after = _query(request)
-        return json_response(
-            read_json.user_page(await self._services.reads.list_users(self._reader(request), params, after))
-        )
+        return json_response(read_json.user_page(await self._services.reads.list_users(key, params, after)))
 
     async def get_user(self, request: web.Request) -> web.Response:
-        params, after = _query(request)
         key = self._reader(request)
+        params, after = _query(request)
         return json_response(
             read_json.user_detail(await self._services.reads.get_user(key, _user_id(request), params, after))
         )
 
     async def get_user_by_parameter(self, request: web.Request) -> web.Response:
         """`GET /v1/users/?user_id=ID`: the same answer, for the ids that clients and proxies resolve in a path."""
-        params, after = _query(request)
         key = self._reader(request)
+        params, after = _query(request)
         given = [params[name] for name in ("user_id", "userId") if name in params]
         if len(given) != 1 or not given[0]:
             raise Refused("not_found", NAMELESS)
@@ -167,20 +166,19 @@ class _Door:
         return json_response(read_json.user_detail(await self._services.reads.get_user(key, given[0], others, after)))
 
     async def get_costs(self, request: web.Request) -> web.Response:
+        key = self._reader(request)
         params, after = _query(request)
-        return json_response(
-            read_json.costs(await self._services.reads.get_costs(self._reader(request), params, after))
-        )
+        return json_response(read_json.costs(await self._services.reads.get_costs(key, params, after)))
 
     async def get_quota(self, request: web.Request) -> web.Response:
-        params, after = _query(request)
         key = self._reader(request)
+        params, after = _query(request)
         check_names(params, ("projectId",), key.project)
         return json_response(read_json.quota(await self._services.reads.get_quota(key, after)))
 
     async def get_budgets(self, request: web.Request) -> web.Response:
-        params, after = _query(request)
         key = self._reader(request)
+        params, after = _query(request)
         check_names(params, ("projectId",), key.project)
         return json_response(budget_list(await self._services.reads.get_budgets(key, after)))
 

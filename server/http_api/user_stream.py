@@ -15,6 +15,7 @@ from server.live.frames import Frame
 from server.reads import read_json
 from server.services import Services, secret_of
 from server.status import API_HEADERS, http_body
+from server.tenancy.keys import Key
 
 HEADERS: Final = {
     **API_HEADERS,
@@ -28,10 +29,15 @@ HEARTBEAT: Final = b": heartbeat\n\n"
 async def stream_users(services: Services, request: web.Request) -> web.StreamResponse:
     """Answer with events until the client goes, its key ends or the server stops. Raises `Refused` before the first."""
     secret = secret_of(request.headers.get("x-api-key"), request.headers.get(hdrs.AUTHORIZATION))
+
+    def check() -> Key:
+        return services.authenticate(secret, "read")
+
+    check()  # before anything else of the request is looked at
     params = _first(request)
     subscription = await services.feed.open(
         secret,
-        lambda: services.authenticate(secret, "read"),
+        check,
         {name: value for name, value in params.items() if name != "after"},
         request.query.getall("user_id", ()),
         # A browser that reconnects by itself repeats the address, but its header is the newer one.

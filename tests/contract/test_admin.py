@@ -136,6 +136,8 @@ async def test_only_keys_with_the_scope_are_let_in(tmp_path: Path) -> None:
             ("PUT", "/projects/x"),
             ("POST", "/keys/x/rotate"),
             ("POST", "/keys/x/revoke"),
+            ("POST", f"/keys/{SECRET}/rotate"),
+            ("POST", f"/keys/{SECRET}/revoke"),
         ):
             for key, status in ((SECRET, 403), (INGEST_ONLY, 403), ("lqt_" + "9" * 64, 401), ("", 401)):
                 answer = await office.call(method, path, b"not read", key)

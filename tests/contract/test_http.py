@@ -441,6 +441,26 @@ async def test_reads_take_a_key_or_a_bearer(doors: Doors, path: str) -> None:
             assert response.status == status, headers
 
 
+@pytest.mark.parametrize("path", ["/v1/users", "/v1/users/u1", "/v1/users/", "/v1/costs", "/v1/quota", "/v1/budgets"])
+async def test_a_read_without_a_valid_key_is_told_so_whatever_else_is_wrong(doors: Doors, path: str) -> None:
+    doors.reads.refuse = Refused("bad_request", "limit must be a number")
+    for query in ("limit=x&start=now&cursor=%ff", "projectId=other", "nonsense=1", "user_id=&user_id=", "after=beef"):
+        for key in ("no", "", "ü", INGEST_ONLY):
+            answer = await doors.get(f"{path}?{query}", x_api_key=key)
+            assert answer.status == (403 if key == INGEST_ONLY else 401), (query, key)
+
+
+@pytest.mark.parametrize(
+    "query", ["environment=x", "user_id=", "lastEventId=x", "after=beef_0-1", "projectId=other", "after=beef&after="]
+)
+@pytest.mark.parametrize("key", ["no", "", "ü"])
+async def test_a_stream_without_a_valid_key_is_told_so_whatever_else_is_wrong(
+    doors: Doors, query: str, key: str
+) -> None:
+    answer = await doors.get(f"/v1/stream/users?{query}", x_api_key=key, Last_Event_ID="x")
+    assert (answer.status, answer.json) == (401, INVALID)
+
+
 @pytest.mark.parametrize(
     ("refused", "status"),
     [
