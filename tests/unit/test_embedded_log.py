@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import apsw
 import numpy as np
@@ -532,7 +533,11 @@ def test_the_checkpointer_outlives_what_passes(log: Log, monkeypatch: pytest.Mon
         checkpointer.start()
         wait_until(lambda: log.wal_size() < SOFT_LIMIT)
         checkpointer.stop()
-    assert [(line["event"], line["log_level"]) for line in lines] == [("checkpoint.failed", "warning")] * 2
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("checkpoint.failed", "warning"),
+        ("checkpoint.works_again", "info"),
+    ]
+    assert lines[1]["failures"] == 2
     assert StumblingLog.stumbles == ["opened", "looked"]
     assert not broken
 
@@ -547,18 +552,38 @@ def test_a_checkpointer_that_finds_a_log_to_recover_ends_the_process(log: Log) -
     assert "has to be recovered" in str(broken)
 
 
-def test_a_checkpoint_that_a_quota_stops_is_tried_again(log: Log) -> None:
+class CountedLog(Log):
+    """Notes each checkpoint that is tried."""
+
+    tries: ClassVar[list[bool]]
+
+    def checkpoint(self, *, reset: bool = False) -> tuple[int, int]:
+        self.tries.append(reset)
+        return super().checkpoint(reset=reset)
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The checkpoints that a `Checkpointer` tries."""
+    monkeypatch.setattr(CountedLog, "tries", [], raising=False)
+    monkeypatch.setattr(checkpointer_module, "Log", CountedLog)
+    monkeypatch.setattr(checkpointer_module, "INTERVAL", 0.02)
+    return CountedLog.tries
+
+
+def test_a_checkpoint_that_a_quota_stops_is_tried_again(log: Log, tries: list[bool]) -> None:
     broken: list[LogBroken] = []
     checkpointer = Checkpointer(log.path.parent, broken.append)
     put(log, E0, os.urandom(2 * SOFT_LIMIT))
     with structlog.testing.capture_logs() as lines:
         with largest_file(1 << 20):
             checkpointer.start()
-            wait_until(lambda: len(lines) >= 2)
+            wait_until(lambda: len(tries) >= 4)
         assert checkpointer.is_alive()
-        assert {line["event"] for line in lines} == {"checkpoint.failed"}
+        assert [line["event"] for line in lines] == ["checkpoint.failed"], "once, however often it is tried"
         wait_until(lambda: log.wal_size() < SOFT_LIMIT)
-    checkpointer.stop()
+        checkpointer.stop()
+    assert [line["event"] for line in lines] == ["checkpoint.failed", "checkpoint.works_again"]
     assert not broken
     assert not log.recovery_path.exists()
     assert [len(record.value or b"") for record in log.read(E0, 0)] == [2 * SOFT_LIMIT]
@@ -598,7 +623,7 @@ def test_a_log_that_no_room_is_left_to_recover_opens_for_reading(log: Log) -> No
     assert [record.value for record in again.read(E0, 0)] == [*values, b"c"]
 
 
-def test_a_log_is_recovered_as_soon_as_there_is_room(log: Log) -> None:
+def test_a_log_is_recovered_as_soon_as_there_is_room(log: Log, tries: list[bool]) -> None:
     directory = log.path.parent
     values = unrecovered(log)
     broken: list[LogBroken] = []
@@ -607,13 +632,15 @@ def test_a_log_is_recovered_as_soon_as_there_is_room(log: Log) -> None:
         with largest_file(1 << 20):
             opened = Log(directory, create=False)
             checkpointer.start()
-            wait_until(lambda: len(lines) >= 2)
+            wait_until(lambda: len(tries) >= 2)
             with pytest.raises(LogUnavailable, match="no room"):
                 put(opened, E0, b"c")
         wait_until(lambda: opened.wal_size() == 0)
+        wait_until(lambda: len(lines) >= 2)
     wait_until(lambda: not opened.needs_recovery)
     put(opened, E0, b"c")
     checkpointer.stop()
+    assert [line["event"] for line in lines] == ["checkpoint.failed", "checkpoint.works_again"]
     assert not broken
     opened.close()
     assert [record.value for record in Log(directory, create=False).read(E0, 0)] == [*values, b"c"]

@@ -12,6 +12,7 @@ from structlog.stdlib import get_logger
 from processor.log.embedded.log import Log, has_no_room
 from processor.log.errors import Locked, LogBroken, RecoveryNeeded
 from processor.log.file_lock import FileLock
+from processor.recurring import Recurring
 
 SOFT_LIMIT: Final = 8 * 1024 * 1024
 """Bytes of write-ahead log from which a checkpoint runs beside the writers."""
@@ -53,7 +54,9 @@ class Checkpointer(threading.Thread):
         self._data_dir = data_dir
         self._on_broken = on_broken
         self._stopping = threading.Event()
-        self._log = get_logger()
+        self._failing = Recurring("checkpoint.failed", "checkpoint.works_again")
+        self._failure: str | None = None
+        """What was in the way in this look; None: nothing."""
         self._store: Log | None = None
         self._lock: FileLock | None = None
         self._mine = False
@@ -75,12 +78,17 @@ class Checkpointer(threading.Thread):
                 self._lock.close()
 
     def _guarded(self, work: Callable[[], None]) -> None:
+        self._failure = None
         try:
             work()
         except (LogBroken, RecoveryNeeded):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the watchdog goes on
-            self._log.warning("checkpoint.failed", error=repr(error))
+            self._failure = repr(error)
+        if self._failure is None:
+            self._failing.worked()
+        else:
+            self._failing.failed(error=self._failure)
 
     def _open(self) -> Log:
         if self._store is None:
@@ -131,7 +139,7 @@ class Checkpointer(threading.Thread):
             return store.checkpoint(reset=reset)
         except apsw.Error as error:
             if has_no_room(error):  # the next look tries again
-                self._log.warning("checkpoint.failed", error=str(error))
+                self._failure = str(error)
                 return (1, 0)
             raise store.broken(f"a checkpoint of {store.path} failed: {error}") from error
 
