@@ -623,6 +623,22 @@ def test_a_log_that_no_room_is_left_to_recover_opens_for_reading(log: Log) -> No
     assert [record.value for record in again.read(E0, 0)] == [*values, b"c"]
 
 
+def test_a_log_without_room_for_shared_memory_says_what_to_do(log: Log) -> None:
+    """A restored backup is the file alone: its first reader makes the two others."""
+    put(log, E0, b"a")
+    log.checkpoint(reset=True)
+    log.close()
+    for name in ("log.db-shm", "log.db-wal"):
+        log.path.with_name(name).unlink()
+    before = log.path.read_bytes()
+    with largest_file(16 << 10):
+        for _ in range(2):
+            with pytest.raises(LogError, match=r"no room for log\.db-shm.*Make room .* then start again"):
+                Log(log.path.parent, create=False)
+    assert log.path.read_bytes() == before
+    assert [record.value for record in Log(log.path.parent, create=False).read(E0, 0)] == [b"a"]
+
+
 def test_a_log_is_recovered_as_soon_as_there_is_room(log: Log, tries: list[bool]) -> None:
     directory = log.path.parent
     values = unrecovered(log)

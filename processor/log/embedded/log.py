@@ -13,6 +13,7 @@ it for the whole process (fcntl(2)), and the next program that closes the file t
 the server (sqlite.org/howtocorrupt.html, 2.2). `processor.log.embedded.guard` notices it all the same.
 """
 
+import errno
 import json
 import os
 import secrets
@@ -173,6 +174,26 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _reason(error: Exception) -> str:
+    """Why the log cannot be opened.
+
+    Without room for its index of the write-ahead log (log.db-shm) SQLite reads nothing. It could keep that in memory,
+    but only for a process that has the file for itself, and here the APIs and the worker share it.
+    """
+    code = getattr(error, "extendedresult", 0)
+    is_full = code == apsw.SQLITE_IOERR_SHMSIZE or getattr(error, "errno", None) in _NO_ROOM
+    if is_full or (isinstance(error, apsw.Error) and has_no_room(error)):
+        return (
+            f"there is no room for {FILE_NAME}-shm and {FILE_NAME}-wal beside it, which SQLite needs even to read: the "
+            "disk is full, or a quota or the largest size of a file is reached. Make room (1 MiB is enough to read), "
+            f"then start again; nothing in the log is lost ({error})"
+        )
+    return str(error)
+
+
 def _connect(path: Path) -> apsw.Connection:
     db = apsw.Connection(str(path))
     db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # checkpoints are the checkpointer's, see there
@@ -204,7 +225,7 @@ class Log:
                 self._guard.begin()
         except (apsw.Error, OSError) as error:
             self._lock.close()
-            raise LogError(f"cannot open the log {self.path}: {error}") from error
+            raise LogError(f"cannot open the log {self.path}: {_reason(error)}") from error
         except LogError:
             self._lock.close()
             raise
