@@ -9,18 +9,25 @@ again when they have something to say.
 
 Only connections without a call are ended, be it for the sake of others or because one address has more than its share.
 A call begins when its request has arrived as a whole. Where bytes still arrive something may be on its way, so these
-connections go last; they are not spared for ever, for a byte now and then costs nothing.
+connections go last; they are not spared for ever, for a byte now and then costs nothing. Nor are those with a call that
+needs no key and ends when its client likes: a `Watch` of the health, or reflection.
+
+A connection that has never sent a byte goes before one that has: its client waits for nothing, while a handshake that
+is under way may be waiting for a busy server. Those of addresses with more than an even part of the room go before
+those of other addresses.
 """
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import socket
 import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,7 +35,8 @@ from urllib.parse import unquote
 
 import structlog
 
-from server.limits.admission import MIN_IDLE, SHARE, network_of
+from processor.recurring import Recurring
+from server.limits.admission import MIN_IDLE, MIN_SILENT, SHARE, network_of
 
 MAX_GRPC: Final = 4096
 """Connections at once, where the process may have the files for them."""
@@ -43,8 +51,12 @@ GRACE: Final = 10.0
 """Seconds in which a connection without a key goes after the others without one: its first request may be arriving."""
 RECENT: Final = 3.0
 """Seconds since the last bytes of a connection within which it counts as one that receives."""
+STEP: Final = 256
+"""Connections that are ended within one turn of the event loop."""
 _LAST_DATA_RECEIVED: Final = 52
 """Where Linux's `struct tcp_info` has that time: 32 bits, in milliseconds."""
+_BYTES_RECEIVED: Final = 128
+"""Where it has the number of all bytes, 64 bits; from Linux 4.1 on."""
 _FILES: Final = next(path for path in (Path("/proc/self/fd"), Path("/dev/fd"), Path("/")) if path.is_dir())
 """Where the system lists the process's open files by number."""
 
@@ -59,6 +71,15 @@ class Open(NamedTuple):
 
     fd: int
     peer: Peer
+
+
+class Heard(NamedTuple):
+    """What a connection has received."""
+
+    silent: float
+    """Seconds since the last bytes, be it since it was accepted."""
+    is_mute: bool
+    """It has never sent a byte. False where the system does not say."""
 
 
 class ConnectionWatch:
@@ -84,6 +105,8 @@ class ConnectionWatch:
         self._room = int(limit * ROOM)
         self._calls: Counter[str] = Counter()
         """Peer as gRPC names it -> calls under way."""
+        self._unspared: Counter[str] = Counter()
+        """The same of calls that spare their connection only while others can go."""
         self._known: set[str] = set()
         """Peers that made a call with a valid key."""
         self._seen: dict[Peer, float] = {}
@@ -94,17 +117,21 @@ class ConnectionWatch:
         """Peers of which a call has ended since the last look."""
 
     @contextmanager
-    def call(self, peer: str) -> Iterator[None]:
-        """A call of this peer is under way."""
-        self._calls[peer] += 1
+    def call(self, peer: str, *, is_spared: bool = True) -> Iterator[None]:
+        """A call of this peer is under way.
+
+        Not spared is the connection of one that needs no key and ends when its client likes: it goes last.
+        """
+        calls = self._calls if is_spared else self._unspared
+        calls[peer] += 1
         try:
             yield
         finally:
-            left = self._calls[peer] - 1
+            left = calls[peer] - 1
             if left:
-                self._calls[peer] = left
+                calls[peer] = left
             else:
-                del self._calls[peer]
+                del calls[peer]
             self._ended.add(peer)
 
     def know(self, peer: str) -> None:
@@ -113,12 +140,15 @@ class ConnectionWatch:
 
     async def run(self, port: int) -> None:
         """Look at the connections to `port`, for ever."""
+        failing = Recurring("connections.unknown", "connections.known_again")
         while True:
             await asyncio.sleep(PERIOD)
             try:
                 await self._look(port)
             except OSError as error:  # such as that there are no files left to look with
-                log.warning("connections.unknown", api=self._name, error=str(error))
+                failing.failed(api=self._name, error=str(error))
+            else:
+                failing.worked(api=self._name)
 
     async def _look(self, port: int) -> None:
         if await asyncio.to_thread(count_files) - self._others() - len(self._counted()) < self.limit * CROWDED:
@@ -131,16 +161,30 @@ class ConnectionWatch:
         counted = set(self._counted())
         there = [each for each in found if each.peer not in counted]
         now = time.monotonic()
-        silent = await asyncio.to_thread(silences, there) if len(there) > min(self.share, self._room) else {}
-        ended = self.surplus(there, now, silent)
-        for each in ended:
-            await asyncio.to_thread(end, each, port)
-        if ended:
-            log.warning("connections.ended", api=self._name, ended=len(ended), connections=len(there))
+        heard = await asyncio.to_thread(listen, there) if len(there) > min(self.share, self._room) else {}
+        if ended := await self.end_all(self.surplus(there, now, heard), port):
+            log.warning("connections.ended", api=self._name, ended=ended, connections=len(there))
 
-    def surplus(self, there: Iterable[Open], now: float, silent: Mapping[Peer, float] | None = None) -> list[Open]:
-        """Return which of these connections are to be ended. `now` is of a clock in seconds that never goes back;
-        `silent`, read after that, says for how many seconds they have received nothing, as far as that is known."""
+    async def end_all(self, surplus: Sequence[Open], port: int) -> int:
+        """End connections, but for those on which a call began meanwhile or that are counted by now: between the
+        look at them and their end there may be many turns of the event loop. Returns how many were ended."""
+        ended = 0
+        for start in range(0, len(surplus), STEP):
+            spared = set(self._counted()) | {parse_peer(each) for each in self._calls}
+            for each in surplus[start : start + STEP]:  # on the loop: nothing else happens between look and end
+                if each.peer not in spared:
+                    end(each, port)
+                    ended += 1
+            await asyncio.sleep(0)
+        return ended
+
+    def surplus(self, there: Iterable[Open], now: float, heard: Mapping[Peer, Heard] | None = None) -> list[Open]:
+        """Return which of these connections are to be ended: those beyond the bounds that have been idle for a while.
+
+        `now` is of a clock in seconds that never goes back; `heard`, read after that, says what they have received, as
+        far as that is known. What is beyond a bound but not idle for long enough yet stays for now, and no other
+        connection goes in its place.
+        """
         connections = {each.peer: each for each in there}
         self._seen = dict.fromkeys(connections, now) | {p: at for p, at in self._seen.items() if p in connections}
         calls, known = self._by_peer(connections)
@@ -148,29 +192,45 @@ class ConnectionWatch:
         self._ended.clear()
         self._used = {peer: now if peer in fresh else self._used.get(peer, self._seen[peer]) for peer in known}
 
-        def idle_since(peer: Peer) -> float:
-            return self._used.get(peer, self._seen[peer])
-
-        def rank(peer: Peer) -> tuple[bool, bool, bool, float]:
-            """The first to go: one that receives nothing, without a key, beyond its grace, idle for longest."""
-            age = now - self._seen[peer]
-            receives = silent is not None and silent.get(peer, age) < min(RECENT, age)  # not what it said at the start
-            return receives, peer in known, peer not in known and age < GRACE, idle_since(peer)
-
         networks = Counter(network_of(address) for address, _ in connections)
         excess = {network: count - self.share for network, count in networks.items() if count > self.share}
         if not excess and len(connections) <= self._room:
             return []
-        idle = sorted((p for p in connections if p not in calls and now - idle_since(p) >= MIN_IDLE), key=rank)
-        ended: dict[Peer, None] = {}
-        for peer in idle:
+        heard = heard or {}
+        unspared = {parse_peer(each) for each in self._unspared}
+        even = self._room / len(networks)
+
+        def idle_since(peer: Peer) -> float:
+            return self._used.get(peer, self._seen[peer])
+
+        def is_mute(peer: Peer) -> bool:
+            return peer in heard and heard[peer].is_mute
+
+        def rank(peer: Peer) -> tuple[bool, bool, bool, bool, bool, bool, float]:
+            """The first to go: one that receives nothing and answers nothing, without a key, of an address that has
+            more than an even part of the room, that never sent a byte, beyond its grace, idle for longest."""
+            age = now - self._seen[peer]
+            silent = heard[peer].silent if peer in heard else age
+            is_busy = peer in unspared or silent < min(RECENT, age)  # not what it said at the start
+            is_known = peer in known
+            is_light = is_known or networks[network_of(peer[0])] <= even
+            is_young = not is_known and age < GRACE
+            return peer in calls, is_busy, is_known, is_light, not is_mute(peer), is_young, idle_since(peer)
+
+        order = sorted(connections, key=rank)
+        surplus: dict[Peer, None] = {}
+        for peer in order:
             network = network_of(peer[0])
             if excess.get(network, 0) > 0:
                 excess[network] -= 1
-                ended[peer] = None
-        left = max(len(connections) - len(ended) - self._room, 0)
-        ended |= dict.fromkeys([peer for peer in idle if peer not in ended][:left])
-        return [connections[peer] for peer in ended]
+                surplus[peer] = None
+        left = max(len(connections) - len(surplus) - self._room, 0)
+        surplus |= dict.fromkeys([peer for peer in order if peer not in surplus][:left])
+        return [
+            connections[peer]
+            for peer in surplus
+            if peer not in calls and now - idle_since(peer) >= (MIN_SILENT if is_mute(peer) else MIN_IDLE)
+        ]
 
     def _by_peer(self, there: dict[Peer, Open]) -> tuple[set[Peer], set[Peer]]:
         """Who of these has calls under way, and who a valid key; of the others the key is forgotten."""
@@ -204,21 +264,31 @@ def _plain(address: str) -> str:
 
 def count_files() -> int:
     """Return how many files the process has open, sockets among them."""
-    return _FILES.stat().st_size or len(os.listdir(_FILES))  # noqa: PTH208 - Linux says it as the size, from 6.2 on
+    return _FILES.stat().st_size or len(_numbers())  # Linux says it as the size, from 6.2 on
+
+
+def _numbers() -> Sequence[int]:
+    """The numbers of the open files. To list them takes a file: where none is left, all numbers that there may be."""
+    try:
+        return [int(name) for name in os.listdir(_FILES) if name.isdecimal()]  # noqa: PTH208 - thousands of plain names
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def connections_to(port: int) -> list[Open]:
     """Return the process's TCP connections that were accepted on a local port."""
     found = []
-    for fd in map(int, filter(str.isdecimal, os.listdir(_FILES))):  # noqa: PTH208 - plain names, and thousands of them
+    for fd in _numbers():
         peer = _peer_at(fd, port)
         if peer is not None:
             found.append(Open(fd, peer))
     return found
 
 
-def silences(there: Iterable[Open]) -> dict[Peer, float]:
-    """Return for how many seconds connections have received nothing, be it since they were accepted.
+def listen(there: Iterable[Open]) -> dict[Peer, Heard]:
+    """Return what connections have received.
 
     Those of which that cannot be read are left out: all, where the system is not Linux.
     """
@@ -226,8 +296,10 @@ def silences(there: Iterable[Open]) -> dict[Peer, float]:
     if sys.platform == "linux":
         for each in there:
             with contextlib.suppress(OSError, struct.error), _borrowed(each.fd) as borrowed:
-                info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED + 4)
-                found[each.peer] = struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000
+                info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
+                silent = struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000
+                is_mute = len(info) >= _BYTES_RECEIVED + 8 and not any(info[_BYTES_RECEIVED:])
+                found[each.peer] = Heard(silent, is_mute)
     return found
 
 

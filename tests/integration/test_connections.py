@@ -19,7 +19,7 @@ import trustme
 from protos.spendstream.v1 import ingest_pb2, ingest_pb2_grpc
 from server.limits.admission import MIN_IDLE
 from tests.support.events import make_event, to_ndjson, to_proto
-from tests.support.server import Server
+from tests.support.server import Server, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +27,14 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 
 """How a client of HTTP/2 begins, with empty settings (RFC 9113, section 3.4)."""
 PATIENCE: Final = 20.0
 """Seconds for an answer, on a machine that does other things as well."""
+ROUNDS: Final = 5
+"""How often everybody gets through, where the server does not say how far it is."""
+LOOKS: Final = 4
+"""Looks at the connections that have to end some of them while a test goes on; there are two a second."""
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 12_000
@@ -98,6 +102,18 @@ def serving(tmp_path: Path, **settings: Any) -> Iterator[Server]:
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def limited(_files: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that is allowed 4,096 files: 1,024 gRPC connections and 2,048 of HTTP."""
+    with serving(tmp_path_factory.mktemp("limited"), files=4096) as server:
+        yield server
+
+
+def looks(server: Server) -> int:
+    """How many looks at the connections had to end some of them."""
+    return len(server.entries("connections.ended"))
+
+
 async def http(server: Server, path: str, source: str = HERE, trust: ssl.SSLContext | None = None) -> int:
     """The status of a request on a connection of its own; POST for ingest. `trust` makes it one over TLS."""
     connector = aiohttp.TCPConnector(local_addr=(source, 0), force_close=True)
@@ -129,18 +145,19 @@ async def ingest_grpc(server: Server) -> int:
     [(PREFACE, HERE), (PREFACE, ELSEWHERE), (b"", HERE)],
     ids=["HTTP/2", "from elsewhere", "silent"],
 )
-def test_idle_grpc_connections_leave_room_for_everybody_else(tmp_path: Path, first: bytes, source: str) -> None:
-    with serving(tmp_path, files=4096) as server, Crowd(server.grpc, 4100, first=first, source=source):
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            assert asyncio.run(http(server, "/v1/ingest")) == 202
-            assert asyncio.run(http(server, "/healthz")) == 200
-            assert asyncio.run(http(server, "/readyz")) == 200
-            assert asyncio.run(ingest_grpc(server)) == 1
+def test_idle_grpc_connections_leave_room_for_everybody_else(limited: Server, first: bytes, source: str) -> None:
+    before = looks(limited)
+    with Crowd(limited.grpc, 4100, first=first, source=source):
+        while looks(limited) < before + LOOKS:
+            assert asyncio.run(http(limited, "/v1/ingest")) == 202
+            assert asyncio.run(http(limited, "/healthz")) == 200
+            assert asyncio.run(http(limited, "/readyz")) == 200
+            assert asyncio.run(ingest_grpc(limited)) == 1
 
 
-def test_a_grpc_client_at_work_is_not_ended_for_idle_ones(tmp_path: Path) -> None:
+def test_a_grpc_client_at_work_is_not_ended_for_idle_ones(limited: Server) -> None:
     async def stream(server: Server) -> list[int]:
+        before = looks(server)
         stop = asyncio.Event()
 
         async def requests() -> Any:
@@ -153,22 +170,24 @@ def test_a_grpc_client_at_work_is_not_ended_for_idle_ones(tmp_path: Path) -> Non
             call = stub.IngestStream(requests(), metadata=(("x-api-key", server.key),))
             accepted = [(await call.read()).accepted]
             with await asyncio.to_thread(Crowd, server.grpc, 3000, first=PREFACE):
-                await asyncio.sleep(5)
+                await asyncio.to_thread(wait_until, lambda: looks(server) >= before + LOOKS, PATIENCE)
                 stop.set()
                 accepted.append((await call.read()).accepted)
             return accepted
 
-    with serving(tmp_path, files=4096) as server:
-        assert asyncio.run(stream(server)) == [1, 1]
+    assert asyncio.run(stream(limited)) == [1, 1]
 
 
-@pytest.mark.parametrize(("files", "source"), [(4096, HERE), (None, ELSEWHERE)])
-def test_probes_and_senders_get_through_idle_http_connections(tmp_path: Path, files: int | None, source: str) -> None:
+@pytest.mark.parametrize(("files", "crowd", "source"), [(4096, 4100, HERE), (None, 8192, ELSEWHERE)])
+def test_probes_and_senders_get_through_idle_http_connections(
+    tmp_path: Path, request: pytest.FixtureRequest, files: int | None, crowd: int, source: str
+) -> None:
     """With files enough the server has 8,192 connections and no more, with 4,096 files 2,048."""
-    with serving(tmp_path, files=files) as server, Crowd(server.http, 8192, source=source):
+    with contextlib.ExitStack() as stack:
+        server = request.getfixturevalue("limited") if files else stack.enter_context(serving(tmp_path))
+        stack.enter_context(Crowd(server.http, crowd, source=source))
         time.sleep(MIN_IDLE)
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
+        for _ in range(ROUNDS):
             for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/ingest", 202)):
                 assert asyncio.run(http(server, path)) == status
                 assert asyncio.run(http(server, path, ELSEWHERE)) == status
@@ -184,8 +203,7 @@ def test_connections_without_a_tls_handshake_are_bounded_too(tmp_path: Path) -> 
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     with serving(tmp_path, files=4096, tls_cert=chain, tls_key=key) as server, Crowd(server.http, 4100):
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
+        while looks(server) < LOOKS:
             for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/ingest", 202)):
                 assert asyncio.run(http(server, path, trust=trust)) == status
                 assert asyncio.run(http(server, path, ELSEWHERE, trust)) == status

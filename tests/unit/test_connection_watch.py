@@ -1,23 +1,25 @@
 """Which connections of thousands are ended, and that these are what is ended."""
 
+import resource
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from server.http_api.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
 from server.limits.connection_watch import (
     ConnectionWatch,
+    Heard,
     Open,
     connections_to,
     count_files,
     end,
+    listen,
     parse_peer,
     peer_of,
-    silences,
 )
 
 
@@ -50,7 +52,7 @@ def test_an_address_beyond_its_share_makes_room_itself() -> None:
     watch = ConnectionWatch("grpc", 100)
     there = crowd(5, "10.0.0.2") + crowd(80)
     ends(watch, there, 0.0)
-    assert [address for address, _ in ends(watch, there, 2.0)].count("10.0.0.1") == 5
+    assert [address for address, _ in ends(watch, there, 2.0)] == ["10.0.0.1"] * 10
 
 
 def test_idle_ones_make_room_for_others_those_without_a_key_first() -> None:
@@ -111,6 +113,19 @@ def test_calls_without_a_key_keep_nothing_open() -> None:
         assert len(ends(watch, there, now)) == (5 if now == 1.0 else 0)
 
 
+def test_a_call_that_ends_when_its_client_likes_makes_a_connection_the_last_to_go_and_no_more() -> None:
+    watch = ConnectionWatch("grpc", 100)
+    there = scattered(80)
+    ends(watch, there, 0.0)
+    with ExitStack() as calls:
+        for each in there[:78]:
+            calls.enter_context(watch.call(f"ipv4:{each.peer[0]}:1", is_spared=False))
+        ended = ends(watch, there, 2.0)
+        assert len(ended) == 5
+        assert set(ended) >= {each.peer for each in there[78:]}
+    assert ends(watch, there, 2.0) == [each.peer for each in there[:5]]
+
+
 def test_a_connection_that_may_bring_its_first_request_goes_after_older_ones() -> None:
     watch = ConnectionWatch("grpc", 100)
     there = scattered(80)
@@ -126,7 +141,7 @@ def test_a_connection_that_still_receives_goes_last() -> None:
     for name in known:
         with watch.call(name):
             watch.know(name)
-    uploads = {each.peer: 0.5 for each in there[70:]}
+    uploads = {each.peer: Heard(0.5, False) for each in there[70:]}
     ends(watch, there, 0.0)
     ended = watch.surplus(there, 20.0, uploads)
     assert len(ended) == 5
@@ -136,7 +151,7 @@ def test_a_connection_that_still_receives_goes_last() -> None:
 def test_bytes_now_and_then_hold_no_connection_for_ever() -> None:
     watch = ConnectionWatch("grpc", 100)
     there = scattered(80)
-    trickle = {each.peer: 0.1 for each in there}
+    trickle = {each.peer: Heard(0.1, False) for each in there}
     ends(watch, there, 0.0)
     assert len(watch.surplus(there, 20.0, trickle)) == 5
 
@@ -144,9 +159,53 @@ def test_bytes_now_and_then_hold_no_connection_for_ever() -> None:
 def test_what_a_client_says_when_it_connects_is_no_request() -> None:
     watch = ConnectionWatch("grpc", 100)
     there = scattered(80)
-    silent = {each.peer: 2.2 for each in there[:10]} | {each.peer: 0.1 for each in there[10:]}
+    heard = {each.peer: Heard(2.2 if each in there[:10] else 0.1, False) for each in there}
     ends(watch, there, 0.0)
-    assert {each.peer for each in watch.surplus(there, 2.0, silent)} <= {each.peer for each in there[:10]}
+    assert {each.peer for each in watch.surplus(there, 2.0, heard)} <= {each.peer for each in there[:10]}
+
+
+def test_a_handshake_that_waits_for_a_busy_server_is_kept_among_mute_connections() -> None:
+    watch = ConnectionWatch("http", 100)
+    handshakes = [Open(1000, ("10.0.0.1", 1000)), Open(1001, ("10.0.0.2", 1001))]
+    heard = {each.peer: Heard(2.5, False) for each in handshakes}
+    for step in range(10):  # the crowd comes back at once whenever its connections are ended
+        mute = [Open(number, ("10.0.0.1", number)) for number in range(2000 + 1000 * step, 2400 + 1000 * step)]
+        ended = watch.surplus(handshakes + mute, step * 0.5, heard | {each.peer: Heard(0.3, True) for each in mute})
+        assert not {each.peer for each in ended} & set(heard)
+
+
+def test_others_do_not_go_for_what_a_crowded_address_has_just_opened() -> None:
+    watch = ConnectionWatch("http", 100)
+    others = crowd(5, "10.0.0.2")
+    for step in range(10):
+        there = others + [Open(number, ("10.0.0.1", number)) for number in range(1000 * step, 1000 * step + 300)]
+        assert {address for address, _ in ends(watch, there, step * 0.5)} <= {"10.0.0.1"}
+
+
+def test_a_connection_that_never_sent_a_byte_goes_first_and_soon() -> None:
+    watch = ConnectionWatch("http", 100)
+    there = scattered(80)
+    heard = {each.peer: Heard(20.0, each in there[70:]) for each in there}
+    assert watch.surplus(there, 0.0, heard) == []
+    assert {each.peer for each in watch.surplus(there, 0.5, heard)} == {each.peer for each in there[70:75]}
+    assert {each.peer for each in watch.surplus(there, 20.0, heard)} == {each.peer for each in there[70:75]}
+
+
+async def test_none_is_ended_that_has_become_busy_since_the_look(pair: tuple[socket.socket, socket.socket]) -> None:
+    accepted, client = pair
+    port, found = accepted.getsockname()[1], Open(accepted.fileno(), client.getsockname()[:2])
+    counted: list[tuple[str, int]] = []
+    watch = ConnectionWatch("http", 1, counted=lambda: counted)
+    client.sendall(b"still there")
+    name = f"ipv{4 if '.' in found.peer[0] else 6}:{found.peer[0]}:{found.peer[1]}"
+    with watch.call(name):
+        assert await watch.end_all([found], port) == 0
+    counted.append(found.peer)
+    assert await watch.end_all([found], port) == 0
+    assert accepted.recv(100) == b"still there"
+    counted.clear()
+    assert await watch.end_all([found], port) == 1
+    assert accepted.recv(100) == b""
 
 
 @pytest.mark.parametrize(
@@ -191,6 +250,22 @@ def test_of_all_files_the_connections_to_the_port_are_found(pair: tuple[socket.s
         assert connections_to(port) == [Open(accepted.fileno(), client.getsockname()[:2])]
 
 
+def test_connections_are_found_while_no_file_can_be_opened(pair: tuple[socket.socket, socket.socket]) -> None:
+    accepted, client = pair
+    port = accepted.getsockname()[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(accepted.fileno(), client.fileno()) + 1, hard))
+    try:
+        with ExitStack() as held:
+            with suppress(OSError):
+                while True:
+                    held.enter_context(socket.socket())
+            assert count_files()
+            assert connections_to(port) == [Open(accepted.fileno(), client.getsockname()[:2])]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_what_is_ended_is_that_connection_only(pair: tuple[socket.socket, socket.socket]) -> None:
     accepted, client = pair
     port, found = accepted.getsockname()[1], Open(accepted.fileno(), client.getsockname()[:2])
@@ -205,18 +280,20 @@ def test_what_is_ended_is_that_connection_only(pair: tuple[socket.socket, socket
     assert accepted.fileno() == found.fd  # its owner closes it
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a connection received its last bytes")
-def test_how_long_a_connection_has_received_nothing(pair: tuple[socket.socket, socket.socket]) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a connection has received, and when")
+def test_what_a_connection_has_received(pair: tuple[socket.socket, socket.socket]) -> None:
     accepted, client = pair
     there = connections_to(accepted.getsockname()[1])
     time.sleep(0.5)
-    [since_accepted] = silences(there).values()
-    assert since_accepted >= 0.4
+    [since_accepted] = listen(there).values()
+    assert since_accepted.silent >= 0.4
+    assert since_accepted.is_mute
     client.sendall(b"a part of a request")
     assert accepted.recv(100, socket.MSG_PEEK)
-    found = silences([*there, Open(10_000_000, ("10.0.0.1", 1))])
+    found = listen([*there, Open(10_000_000, ("10.0.0.1", 1))])
     assert list(found) == [client.getsockname()[:2]]
-    assert found[client.getsockname()[:2]] < since_accepted
+    assert found[client.getsockname()[:2]].silent < since_accepted.silent
+    assert not found[client.getsockname()[:2]].is_mute
 
 
 @pytest.mark.parametrize("tls", [False, True])
