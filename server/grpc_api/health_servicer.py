@@ -1,12 +1,14 @@
-"""`grpc.health.v1`, answered from `Health` itself: nothing has to be told of a change."""
+"""`grpc.health.v1`, answered from `Health` itself: nothing has to be told of a change. And reflection."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.reflection import aio
 
+from server.limits.connection_watch import ConnectionWatch
 from server.services import Health
 
 WATCH_EVERY: Final = 0.5
@@ -16,10 +18,14 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """`services` are the names that are known, besides the empty one for the whole server."""
+    """`services` are the names that are known, besides the empty one for the whole server.
 
-    def __init__(self, health: Health, services: tuple[str, ...]) -> None:
+    `connections` is told of the calls. They need no key: so what a client may keep open is no reason to spare it.
+    """
+
+    def __init__(self, health: Health, services: tuple[str, ...], connections: ConnectionWatch) -> None:
         self._health = health
+        self._connections = connections
         self._services = ("", *services)
 
     def _status(self) -> _Status:
@@ -28,22 +34,41 @@ class HealthService(health_pb2_grpc.HealthServicer):
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> _Status:
-        if request.service not in self._services:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service")
-        return self._status()
+        with self._connections.call(context.peer()):
+            if request.service not in self._services:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service")
+            return self._status()
 
     async def List(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         answer = health_pb2.HealthListResponse  # type: ignore[attr-defined] # its stubs are older than the method
-        return answer(statuses=dict.fromkeys(self._services, self._status()))
+        with self._connections.call(context.peer()):
+            return answer(statuses=dict.fromkeys(self._services, self._status()))
 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[_Status]:
         known = request.service in self._services
         last: _Status | None = None
-        while True:
-            status = self._status() if known else _Status(status=_Status.SERVICE_UNKNOWN)
-            if status != last:
-                yield status
-                last = status
-            await asyncio.sleep(WATCH_EVERY)
+        with self._connections.call(context.peer(), is_spared=False):
+            while True:
+                status = self._status() if known else _Status(status=_Status.SERVICE_UNKNOWN)
+                if status != last:
+                    yield status
+                    last = status
+                await asyncio.sleep(WATCH_EVERY)
+
+
+class Reflection(aio.ReflectionServicer):
+    """gRPC reflection, v1alpha; `connections` is told of the calls."""
+
+    def __init__(self, services: tuple[str, ...], connections: ConnectionWatch) -> None:
+        super().__init__(services)
+        self._connections = connections
+
+    async def ServerReflectionInfo(  # type: ignore[override] # its stubs take a generator for a coroutine
+        self, request_iterator: AsyncIterable[Any], unused_context: Any
+    ) -> AsyncIterator[Any]:
+        answers: Any = super().ServerReflectionInfo(request_iterator, unused_context)
+        with self._connections.call(unused_context.peer(), is_spared=False):
+            async for answer in answers:
+                yield answer

@@ -12,7 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from processor import tracing
@@ -20,7 +20,7 @@ from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused
 from server.grpc_api import messages
-from server.grpc_api.health_servicer import HealthService
+from server.grpc_api.health_servicer import HealthService, Reflection
 from server.grpc_api.ingest_stream import IngestStream
 from server.grpc_api.watch import watch_users
 from server.ingest import prefer, protobuf
@@ -111,8 +111,9 @@ async def make_server(
             ),
         )
     )
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(services.health, (INGEST, USAGE)), server)
-    reflection.enable_server_reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(services.health, (INGEST, USAGE), connections), server)
+    reflected = Reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), connections)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)  # type: ignore[no-untyped-call]
     return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
 
 

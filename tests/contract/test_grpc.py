@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -18,8 +20,9 @@ from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2
 from server.errors import Refused
 from server.grpc_api.servicers import make_server
-from server.limits.connection_watch import ConnectionWatch
+from server.limits.connection_watch import ConnectionWatch, Open, connections_to
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata, open_doors, to_request
+from tests.contract.fakes import FakeHealth
 from tests.support.events import make_event, to_proto
 
 CODE = grpc.StatusCode
@@ -364,6 +367,59 @@ async def test_reflection(doors: Doors) -> None:
     await call.write(symbol)
     assert (await call.read()).file_descriptor_response.file_descriptor_proto
     await call.done_writing()
+
+
+class WatchedHealth(FakeHealth):
+    """Calls `asked` whenever somebody wants to know."""
+
+    def __init__(self, asked: Callable[[], None]) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def unready(self) -> Sequence[str]:
+        self.asked()
+        return super().unready()
+
+
+@pytest.mark.parametrize(
+    ("probe", "is_spared"), [("Check", True), ("List", True), ("Watch", False), ("reflection", False)]
+)
+async def test_a_connection_that_probes_is_not_ended_as_an_idle_one(doors: Doors, probe: str, is_spared: bool) -> None:
+    """While a call is under way idle ones go before it. It needs no key: so it is spared only if it ends by itself."""
+    watch = ConnectionWatch("grpc", 20)
+    crowd = [Open(0, (f"10.0.0.{number}", 1)) for number in range(20)]
+    seen: list[tuple[bool, bool]] = []
+
+    def look() -> None:
+        [probing] = connections_to(port)
+        there = [probing, *crowd]
+        watch.surplus(there, 0.0)
+        is_among_idle_ones = probing in watch.surplus(there, 2.0)
+        with contextlib.ExitStack() as calls:
+            for each in crowd:
+                calls.enter_context(watch.call(f"ipv4:{each.peer[0]}:1"))
+            seen.append((is_among_idle_ones, probing in watch.surplus(there, 2.0)))
+
+    services = replace(doors.services, health=WatchedHealth(look))
+    server, port = await make_server(services, bind="127.0.0.1:0", connections=watch)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        if probe == "Check":
+            await stub.Check(health_pb2.HealthCheckRequest())
+        elif probe == "List":
+            ask: Any = channel.unary_unary("/grpc.health.v1.Health/List")
+            await ask(b"")
+        elif probe == "Watch":
+            await stub.Watch(health_pb2.HealthCheckRequest()).read()
+        else:
+            reflected: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", channel))
+            call = reflected.ServerReflectionInfo()
+            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            await call.read()
+            look()
+    await server.stop(0)
+    assert seen[0] == (False, not is_spared)
 
 
 async def test_a_taken_port_is_an_error(doors: Doors) -> None:
