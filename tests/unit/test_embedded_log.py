@@ -343,7 +343,7 @@ def test_another_program_may_look_at_the_log(log: Log) -> None:
     assert [record.offset for record in Log(log.path.parent).read(E0, 0)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 def test_nothing_is_appended_to_a_file_that_is_gone(log: Log, suffix: str, how: str) -> None:
     put(log, E0, b"a")

@@ -35,8 +35,13 @@ class Guard:
         self._has_looked = False
 
     def begin(self) -> None:
-        """Remember the files as they are now: the database has been read, so that both are open. Raises `OSError`."""
-        self._paths = [str(self._path), str(wal_of(self._path))]
+        """Remember the files as they are now: the database has been read, so that all are open. Raises `OSError`.
+
+        The index of the write-ahead log (`-shm`) is one of them: who opens the database after it was deleted makes a
+        new one, and two processes that do not see each other's frames write over them.
+        """
+        wal = wal_of(self._path)
+        self._paths = [str(self._path), str(wal), str(wal.with_name(f"{wal.name.removesuffix('-wal')}-shm"))]
         self._files = [_file(path) for path in self._paths]
         self._has_looked = False
 
