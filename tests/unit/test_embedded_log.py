@@ -168,6 +168,23 @@ def test_what_is_no_log_is_said_plainly(tmp_path: Path) -> None:
         Log(tmp_path)
 
 
+@pytest.mark.parametrize("beside", ["log.db-wal", "index/0000/checkpoint.json"])
+def test_a_file_that_was_emptied_is_not_begun_anew_in_silence(log: Log, beside: str) -> None:
+    """As a copy leaves it for which the disk had no room."""
+    put(log, E0, b"a")
+    log.close()
+    log.path.write_bytes(b"")
+    log.wal_path.write_bytes(log.wal_path.read_bytes() if beside == "log.db-wal" else b"")
+    (log.path.parent / beside).parent.mkdir(parents=True, exist_ok=True)
+    (log.path.parent / beside).touch()
+    left = (log.path.parent / beside).read_bytes()
+    for create in (True, False):
+        with pytest.raises(LogError, match=r"is empty, and other files in .* are of it: put it back from a backup"):
+            Log(log.path.parent, create=create)
+    assert log.path.stat().st_size == 0
+    assert (log.path.parent / beside).read_bytes() == left
+
+
 def test_the_files_are_for_their_owner_only(log: Log) -> None:
     assert log.path.stat().st_mode & 0o077 == 0
     assert log.path.parent.stat().st_mode & 0o077 == 0

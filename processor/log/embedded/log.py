@@ -218,7 +218,10 @@ class Log:
         try:
             with self._lock.held():
                 if not self.path.exists():
+                    self._check_is_new("gone")
                     self._make_file()
+                elif not self.path.stat().st_size:  # SQLite would make a new one of it, and delete what lies beside it
+                    self._check_is_new("empty")
                 self._recover()
                 self._db = _connect(self.path)
                 self._prepare(partitions)
@@ -245,21 +248,21 @@ class Log:
         self.identity: str = meta["identity"]
 
     def _make_file(self) -> None:
-        """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later.
-
-        Raises `LogError` where there was one before: a new one would begin to count from nothing, in silence.
-        """
-        if self.wal_size() or any(self.path.parent.glob("index/*/*")):
-            raise LogError(
-                f"the log {self.path} is gone, and other files in {self.path.parent} are of it: put it back from a "
-                "backup. To begin with an empty log, name another data directory or empty this one"
-            )
+        """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later."""
         draft = self.path.with_name(self.path.name + ".new")
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         draft.rename(self.path)
         sync_directory(self.path.parent)
         with suppress(PermissionError):  # of a directory that may not be read, its owner sees to that
             sync_directory(self.path.parent.parent)  # the data directory may be new, too
+
+    def _check_is_new(self, what: str) -> None:
+        """Raises `LogError` where there was a log before: a new one would begin to count from nothing, in silence."""
+        if self.wal_size() or any(self.path.parent.glob("index/*/*")):
+            raise LogError(
+                f"the log {self.path} is {what}, and other files in {self.path.parent} are of it: put it back from a "
+                "backup. To begin with an empty log, name another data directory or empty this one"
+            )
 
     def _recover(self) -> None:
         """After a checkpoint that failed: write the whole write-ahead log into the file anew, before anything else.
