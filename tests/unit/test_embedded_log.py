@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import apsw
 import numpy as np
@@ -401,7 +401,16 @@ class FailingLog(Log):
         raise self.failure
 
 
-@pytest.mark.parametrize(("failure", "breaks"), [(apsw.IOError("fsync"), True), (apsw.FullError("disk"), False)])
+def _refused_write() -> Any:
+    """An error of the disk at a write, EIO: neither is it full, nor a quota used up."""
+    found: Any = apsw.IOError("write")
+    found.extendedresult = apsw.SQLITE_IOERR_WRITE
+    return found
+
+
+@pytest.mark.parametrize(
+    ("failure", "breaks"), [(apsw.IOError("fsync"), True), (_refused_write(), True), (apsw.FullError("disk"), False)]
+)
 def test_a_failed_checkpoint_ends_the_process_unless_the_disk_is_only_full(
     log: Log, monkeypatch: pytest.MonkeyPatch, failure: apsw.Error, breaks: bool
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import apsw
 from structlog.stdlib import get_logger
 
-from processor.log.embedded.log import Log, has_no_room
+from processor.log.embedded.log import Log
 from processor.log.errors import Locked, LogBroken, RecoveryNeeded
 from processor.log.file_lock import FileLock
 from processor.recurring import Recurring
@@ -138,7 +138,7 @@ class Checkpointer(threading.Thread):
         try:
             return store.checkpoint(reset=reset)
         except apsw.Error as error:
-            if has_no_room(error):  # the next look tries again
+            if store.has_no_room(error):  # the next look tries again
                 self._failure = str(error)
                 return (1, 0)
             raise store.broken(f"a checkpoint of {store.path} failed: {error}") from error

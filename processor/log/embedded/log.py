@@ -95,12 +95,19 @@ class Block(NamedTuple):
 _FSYNC_FAILED: Final = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
 
 
-def has_no_room(error: apsw.Error) -> bool:
-    """Whether a checkpoint failed at a write: the disk is full, or a quota or the largest size of a file is reached.
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-    SQLite has counted none of its pages as written then, so that another checkpoint may follow.
+
+def _has_no_room(error: apsw.Error, db: apsw.Connection) -> bool:
+    """Whether a checkpoint of this connection failed because the disk is full, or a quota or the largest size of a file
+    is reached.
+
+    SQLite has counted none of its pages as written then, so that another checkpoint may follow. A write that the disk
+    itself refuses (EIO) is like a failed fsync: nobody knows what else it has dropped.
     """
-    return isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE
+    if isinstance(error, apsw.FullError):
+        return True
+    return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_WRITE and db.system_errno in _NO_ROOM
 
 
 CHUNK: Final = 250
@@ -293,7 +300,7 @@ class Log:
                 "the file, then start again"
             ) from None
         except apsw.Error as error:
-            if not has_no_room(error):
+            if not _has_no_room(error, db):
                 raise
             if is_needed:
                 self.recovery_path.rename(self.deferred_path)  # while nobody else can open the file
@@ -742,6 +749,10 @@ class Log:
             return self.wal_path.stat().st_size
         except FileNotFoundError:
             return 0
+
+    def has_no_room(self, error: apsw.Error) -> bool:
+        """Whether a checkpoint that has just failed may be followed by another one: it only lacked room."""
+        return _has_no_room(error, self._db)
 
     def checkpoint(self, *, reset: bool = False) -> tuple[int, int]:
         """Move the write-ahead log into the file; returns (its frames, those moved).
