@@ -127,9 +127,11 @@ class Applier:
             return
         if delivered.offset > partition.expected:
             await self._check_gap(partition, delivered.offset)
-        partition.expected = delivered.offset + 1
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
+        if self._owned().get(delivered.partition) is not partition:  # given up meanwhile
+            return
+        partition.expected = delivered.offset + 1
         progress = partition.tables.progress.offset
         if (
             delivered.offset in partition.dead

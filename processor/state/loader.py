@@ -142,6 +142,7 @@ def bring(
             if resume is not None:
                 partition.dead = dead_offsets(store, number)
                 partition.expected = resume
+                partition.is_stopped = False  # a warm copy may be: at the same message it stops again
         except LogUnavailable:
             raise
         except BaseException:

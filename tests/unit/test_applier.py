@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from processor.state import applier as module
 from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
-from processor.state.loader import Partition, load, sync_index
+from processor.state.loader import Partition, bring, load, sync_index
 from processor.state.verify import verify
 from tests.support.tables import NOON, Usage, columns
 
 E0 = TopicPartition(EVENTS, 0)
 
 
-def value_of(*events: Usage) -> bytes:
-    source = Source("org", "p", "key", NOON, "json", "partial")
+def value_of(*events: Usage, arrival: int = NOON) -> bytes:
+    source = Source("org", "p", "key", arrival, "json", "partial")
     return message.encode([build_blocks(source, columns(events), 1)[0]])
 
 
@@ -66,6 +66,7 @@ class Worker:
         self.partition: Partition = load(LogAddress(data_dir), 0)
         self.paused: list[int] = []
         self.lost: list[tuple[int, int, int]] = []
+        self.on_lost: Callable[[], None] = lambda: None
         self.now = NOON
         self.running = 0
         clocks = (lambda: self.now, lambda: self.running)
@@ -82,6 +83,7 @@ class Worker:
 
     async def _lose(self, partition: int, start: int, end: int, reason: str) -> None:
         self.lost.append((partition, start, end))
+        self.on_lost()
 
     async def _exists(self, partition: int, start: int, before: int) -> bool:
         return any(record.offset < before for record in self.log.read(TopicPartition(EVENTS, partition), start, 1))
@@ -110,6 +112,11 @@ class Worker:
         self.partition.index.close()
         self.log.close()
         return Worker(self.data_dir)
+
+    def bring_back(self) -> Partition:
+        """The partition that was given up, as a warm copy, is assigned again."""
+        log, warm = self.log, {0: self.partition}
+        return bring(LogAddress(self.data_dir), log, 0, lambda appends: log.append(appends, NOON), lambda: NOON, warm)
 
     def requests(self) -> int:
         return sum(row.requests for row in self.partition.tables.users.by_key().values())
@@ -205,6 +212,9 @@ async def test_a_message_of_an_unknown_version_stops_its_partition_and_is_no_dea
     assert worker.paused == [0]
     assert worker.log.end(TopicPartition(DEAD_LETTERS, 0)) == 0
     assert worker.partition.tables.progress.offset == 0
+    assert worker.bring_back() is worker.partition
+    await worker.take(deliveries[1:])
+    assert worker.paused == [0, 0], "given up and brought back it is no other"
 
 
 async def test_a_damaged_record_is_buried_and_never_counted(worker: Worker) -> None:
@@ -343,6 +353,42 @@ async def test_what_waits_of_a_partition_that_was_given_up_is_left_to_the_next_o
     await worker.applier.flush()
     assert worker.requests() == 4
     assert worker.differences() == []
+
+
+async def test_a_partition_that_is_given_up_while_a_gap_is_looked_at_takes_nothing_more(careful: Worker) -> None:
+    worker = careful
+    sent = worker.send(*(value_of(Usage(n)) for n in range(3)))
+    await worker.work(sent[:1])
+    given_up = worker.partition
+
+    def give_up() -> None:
+        worker.partition = load(LogAddress(worker.data_dir), 0)
+
+    worker.on_lost = give_up
+    worker.log.trim(E0, 2)
+    await worker.take(sent[2:])
+    assert worker.partition is not given_up
+    assert given_up.tables.progress.offset == 0
+    assert (given_up.index.find(given_up.tables.prepare(message.decode(sent[2].value or b"")))[0] < 0).all()
+    given_up.index.close()
+
+
+async def test_a_warm_copy_in_which_windows_were_closed_without_a_message_fits_its_changelog(worker: Worker) -> None:
+    """An owner that is idle closes windows; given up and brought back, it must not look as if rows were missing."""
+    await worker.work(worker.send(value_of(Usage(1)), value_of(Usage(2), arrival=NOON + 3 * HOUR)))
+    given_up = worker.partition
+    windows = len(given_up.tables.windows)
+    for hour in range(30):
+        worker.now, worker.running = NOON + hour * HOUR, hour * HOUR
+        given_up.tables.tick(worker.running, worker.now)
+    assert len(given_up.tables.windows) < windows
+    await worker.applier.flush()  # as when it is given up
+    end = worker.log.end(TopicPartition(ROWS, 0))
+    assert worker.bring_back() is given_up
+    assert worker.log.end(TopicPartition(ROWS, 0)) == end, "no row was made anew"
+    again = worker.restart()
+    assert len(again.partition.tables.windows) == len(given_up.tables.windows)
+    assert again.differences() == []
 
 
 async def test_a_full_disk_under_the_id_index_buries_no_message(

@@ -388,6 +388,8 @@ class Tables:
         for key in expired:
             row = self.windows.pop(key)
             self._gone[row.key] = row
+        if expired:
+            self.progress.dirty = 1  # the next flush has their tombstones, and how many rows are left, whatever else
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
