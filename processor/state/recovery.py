@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from structlog.stdlib import get_logger
 
 from processor.core.events import message
-from processor.core.events.message import MessageError
+from processor.core.events.message import MessageError, UnknownVersion
 from processor.core.tables import claims, history, table_rows
 from processor.core.tables.apply import Tables
 from processor.core.tables.claims import Claimed
@@ -226,6 +226,8 @@ class Recovery:
     def _has(self, record: Record, claimed: Claimed) -> bool:
         try:
             keys = self._tables.prepare(message.decode(record.value or b""))
+        except UnknownVersion:  # whoever knows it has claimed them; this program applies nothing from there on
+            return True
         except MessageError:
             return False
         there = set(map(tuple, keys.tolist()))

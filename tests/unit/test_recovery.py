@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from processor.core.clock import DAY, HOUR
+from processor.core.events import message
 from processor.core.tables import table_rows
 from processor.ids.index import IdIndex
 from processor.log import losses
@@ -236,6 +238,23 @@ def discarded(data: Path) -> list[str]:
     sync_index(partition, final=True)
     partition.index.close()
     return [each["reason"] for each in said if each["event"] == "index.discarded"]
+
+
+def test_claims_of_a_message_of_a_newer_version_are_not_judged_by_this_one(data: Path) -> None:
+    newer = msgspec.msgpack.encode([message.VERSION + 1, {"blocks": []}, b"", b"checksum"])
+    with closing(Log(data, create=False)) as log, closing(apsw.Connection(str(log.path))) as db:
+        place = (log.number(E0) << OFFSET_BITS) + ROUNDS - 1
+        db.execute("UPDATE record SET value = ?, checksum = NULL WHERE id = ?", (newer, place))
+    end = end_of(data, ROWS)
+    with closing(Log(data, create=False)) as log:
+        progress = table_rows.encode_key(0, "progress")
+        last = log.offsets_of(TopicPartition(ROWS, 0), progress, 0, end)[-2]
+    delete(data, ROWS, last + 1, end)
+    partition = load(LogAddress(data), 0)
+    partition.index.close()
+    assert partition.expected == ROUNDS - 1, "it stops there, and the right program goes on"
+    assert reported(data) == []
+    assert end_of(data, EVENTS) == ROUNDS
 
 
 def test_an_index_is_thrown_away_once_for_what_was_lost(data: Path) -> None:
