@@ -37,6 +37,9 @@ MAX_SEEN: Final = 20_000
 
 _T = TypeVar("_T", int, str)
 
+_Kinds = tuple[frozenset[int], frozenset[str], frozenset[str]]
+"""Days, models and environments."""
+
 _ROWS: Final = 3
 """An event makes at most so many new rows: its user's, its hour's, that hour's latencies."""
 
@@ -58,7 +61,7 @@ class Admitted:
         self.days: Counter[int] = Counter()
         self.models: Counter[str] = Counter()
         self.environments: Counter[str] = Counter()
-        self.settled: list[tuple[dict[int, int], Names]] = []
+        self.settled: dict[_Kinds, tuple[dict[int, int], Names]] = {}
         """Names with the position (partition -> offset) of which the view has them, or never will."""
         self.patience = MIN_SETTLED
         """How many of them there may be before they are gone through."""
@@ -69,14 +72,27 @@ class Admitted:
         _subtract(self.models, new.models)
         _subtract(self.environments, new.environments)
 
+    def settle(self, new: Names, end: Mapping[int, int]) -> None:
+        """Names are decided with the position `end`.
+
+        Batches that bring the same names are one entry, with the last of their ends: while the tables stand still there
+        are as many as there are new names, not as many as there are batches.
+        """
+        kinds = frozenset(new.days), frozenset(new.models), frozenset(new.environments)
+        known = self.settled.get(kinds)
+        if known is None:
+            self.settled[kinds] = dict(end), new
+            return
+        last = known[0]
+        last.update({partition: max(offset, last.get(partition, offset)) for partition, offset in end.items()})
+        self.withdraw(new)
+
     def catch_up(self, view: View) -> None:
         """Withdraw what is decided: either the view has it now, or it will never come."""
-        settled, self.settled = self.settled, []
-        for end, new in settled:
+        for kinds, (end, new) in list(self.settled.items()):
             if view.contains(end):
+                del self.settled[kinds]
                 self.withdraw(new)
-            else:
-                self.settled.append((end, new))
         self.patience = max(MIN_SETTLED, 2 * len(self.settled))
 
 
@@ -174,7 +190,7 @@ class Cardinality:
         admitted = self._admitted.get(project)
         if admitted is None:
             return
-        admitted.settled.append((dict(end), new))
+        admitted.settle(new, end)
         if len(admitted.settled) > admitted.patience:
             admitted.catch_up(self._view)
 

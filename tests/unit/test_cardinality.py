@@ -1,10 +1,12 @@
 import asyncio
+import gc
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from processor.core.clock import DAY, HOUR, format_timestamp
+from processor.view.projects import Names
 from processor.view.view import View
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
@@ -235,6 +237,23 @@ async def test_names_of_events_that_counted_nothing_are_given_back() -> None:
             view.apply(partition, records)
     assert len(publisher.messages[0]) == 200
     assert len(view.names("default").days) == 1
+
+
+async def test_batches_with_the_same_new_names_cost_no_memory_while_the_tables_stand_still() -> None:
+    view = known(*TWO)
+    bounds = Cardinality(view, days=4, models=4, environments=4)
+    taken = Intake(FakePublisher(first=1), FakeQuotas(), lambda: NOW, cardinality=bounds)
+
+    async def send(count: int) -> int:
+        for _ in range(count):
+            assert (await taken.accept(KEY, batch(rare(1)))).accepted == 1
+        gc.collect()
+        return sum(isinstance(each, Names) for each in gc.get_objects())
+
+    await send(1)
+    before = await send(10)
+    assert await send(1000) - before < 10
+    assert (await taken.accept(KEY, batch(rare(2)))).accepted == 1
 
 
 async def test_models_and_environments_on_their_way_to_the_tables_count() -> None:
