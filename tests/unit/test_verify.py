@@ -401,6 +401,16 @@ def test_columns_that_are_not_those_of_the_original_bytes_are_noticed(log: Log, 
     assert original_bytes(log, tmp_path, 0) == [f"request 0, event 1: {name} differs from its original bytes"]
 
 
+def test_a_latency_that_is_lost_is_noticed(log: Log, tmp_path: Path) -> None:
+    def change(block: message.Block, records: list[bytes]) -> Any:
+        rows = np.frombuffer(bytearray(block.rows), ROW)
+        rows["latency"][1] = 0
+        return msgspec.structs.replace(block, rows=rows.tobytes()), records
+
+    rewrite(log, 0, 2, change)
+    assert original_bytes(log, tmp_path, 0) == ["request 0, event 1: latency differs from its original bytes"]
+
+
 def test_users_and_dims_that_are_not_those_of_the_original_bytes_are_noticed(log: Log, tmp_path: Path) -> None:
     rewrite(log, 0, 1, lambda block, records: (msgspec.structs.replace(block, users=["another"]), records))
     found = original_bytes(log, tmp_path, 0)

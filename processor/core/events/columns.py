@@ -42,7 +42,7 @@ ROW: Final = np.dtype(
     ]
 )
 """One event: 72 bytes, every number at a multiple of its size. `at` in microseconds, `cost` in picodollars; `user` and
-`dim` count in the dictionaries beside the rows; `latency` is a bucket (`latency`), 0 in messages of version 2."""
+`dim` count in the dictionaries beside the rows; `latency` is a bucket (`latency`)."""
 
 SUMMED: Final = ("input", "output", "cached", "cost")
 """The columns that are added up."""

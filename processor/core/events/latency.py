@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 BUCKETS: Final = 256
 UNKNOWN: Final = 0
-"""The bucket of an event that was not measured: a latency of 0, or a message from before latencies were kept."""
+"""The bucket of an event that was not measured: a latency of 0."""
 
 _UPPER: Final = [0.0, *(2.0 ** (step / 8) for step in range(BUCKETS - 2))]
 """The longest latency in each bucket, in milliseconds; the last bucket, 255, has no bound."""

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.events import codec, latency, message
+from processor.core.events import codec, message
 from processor.core.events.columns import Columns
 from processor.core.events.message import Block, Message, MessageError
 
@@ -69,8 +69,6 @@ def _in_columns(block: Block, places: NDArray[np.int64], again: Columns) -> Iter
         differs = ours[name] != theirs[name]
         if name == "id":
             differs = differs.any(axis=1)
-        elif name == "latency":  # messages of version 2 have none
-            differs &= ours[name] != latency.UNKNOWN
         for place in places[differs].tolist():
             yield f"event {place}: {name} differs from its original bytes"
     for name, mine, other_names in (("user", block.users, again.users), ("dim", block.dims, again.dims)):
