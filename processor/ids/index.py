@@ -31,7 +31,8 @@ from processor.ids.filters import ROWS_PER_PLACE, Filter, next_place, width_of
 from processor.ids.journal import Journal, Tail, read_tail, write_tail
 from processor.ids.manifest import NOTHING, Covered, Manifest, NamedSegment, Unusable
 from processor.ids.probe import Found, Layout
-from processor.ids.segment_file import MAX_SPAN, CheckedBlocks, DamagedIndex, Numbers, Secret, Segment, sync_directory
+from processor.ids.segment_file import MAX_SPAN, CheckedBlocks, DamagedIndex, Numbers, Secret, Segment
+from processor.log.durable_names import sync_directory
 
 FIRST_CAPACITY: Final = 1 << 16
 GROWTH: Final = 4

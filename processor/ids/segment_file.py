@@ -253,15 +253,6 @@ def write_file(path: Path, parts: Sequence[Any], *, durable: bool = True) -> Non
         raise
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable. Raises `OSError`."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def words_of(keys: U64) -> Words:
     """The same bits as rows of four 32-bit words."""
     return np.ascontiguousarray(keys).view("<u4").reshape(-1, 4)

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from processor.log.durable_names import sync_directory
 from processor.log.errors import HistoryMismatch
 
 FILE: Final = "log.id"
@@ -73,8 +74,4 @@ def _write(data_dir: Path, identity: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(data_dir / FILE)
-    directory = os.open(data_dir, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(data_dir)

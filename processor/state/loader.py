@@ -1,6 +1,5 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
-import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from processor.log.port import LogReader, LogWriter
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.recovery import AppendTables, Recovery
+from processor.wall_clock import now
 
 ATTEMPTS: Final = 4
 """How often a partition is read back before it is given up: each time something was written that makes it fit."""
@@ -92,12 +92,7 @@ class Partition:
                     self.sizes[offset] = rows
 
 
-def wall_clock() -> int:
-    """Now, in microseconds since the epoch."""
-    return time.time_ns() // 1000
-
-
-def load(address: LogAddress, number: int, clock: Callable[[], int] = wall_clock) -> Partition:
+def load(address: LogAddress, number: int, clock: Callable[[], int] = now) -> Partition:
     """Read a partition of the embedded log back, as `bring` does."""
     store = address.open()
     warm: dict[int, Partition] = {}

@@ -30,6 +30,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from processor.log.durable_names import sync_directory
 from processor.log.embedded.guard import Guard, wal_of
 from processor.log.errors import (
     DamagedRecord,
@@ -170,15 +171,6 @@ def _runs(offsets: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
         (int(found[start]), int(found[end - 1]) + 1) for start, end in zip(starts[is_long], ends[is_long], strict=True)
     ]
     return runs, found[~np.repeat(is_long, ends - starts)].tolist()
-
-
-def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk. Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
