@@ -8,7 +8,6 @@ and in the end, when everything was sent again, every event once.
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ from tests.chaos.faults import CannotRun
 from tests.chaos.report import Report
 from tests.support import clients
 from tests.support.events import Num, make_event, to_ndjson
-from tests.support.server import Server, server
+from tests.support.server import Server, server, variables
 
 TITLE: Final = "power cuts: unsynced writes lost, kept, torn or out of order; fsyncs that fail"
 BATCH: Final = 20
@@ -62,16 +61,8 @@ def build(directory: Path) -> Path:
 def recorded(library: Path, root: Path, journal: Path, order: Path) -> Iterator[None]:
     """Processes that are started inside of the block have what they write below `root` recorded."""
     names = {"LD_PRELOAD": library, "DISK_ROOT": root, "DISK_JOURNAL": journal, "DISK_FAIL": order}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: str(path) for name, path in names.items()})
-    try:
+    with variables(names):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @dataclass

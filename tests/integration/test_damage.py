@@ -4,7 +4,6 @@ import asyncio
 import shutil
 import signal
 import time
-import urllib.request
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +138,7 @@ async def test_a_damaged_row_that_only_a_starting_api_meets_is_made_anew(tmp_pat
         flip(started.data_dir, ROWS)
         started.kill("api")
         await asyncio.to_thread(wait_until, lambda: started.entries("partition.repaired") != [], 40)
-        await asyncio.to_thread(wait_until, lambda: is_ready(started), 40)
+        await asyncio.to_thread(wait_until, started.is_ready, 40)
         assert await requests(started) == USERS
         assert await post(started, to_ndjson([make_event(user_id="next")])) == 202
         assert await requests(started, expected=USERS + 1) == USERS + 1
@@ -168,14 +167,6 @@ async def test_a_damaged_event_that_is_delivered_again_stays_counted(tmp_path: P
         assert await post(started, body) == 202
         assert await post(started, to_ndjson([make_event(user_id="next")])) == 202
         assert await requests(started, expected=USERS + 1) == USERS + 1
-
-
-def is_ready(started: Server) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{started.http}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 @pytest.mark.timeout(60)

@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -93,7 +92,7 @@ async def test_a_server_whose_write_ahead_log_is_deleted_ends_and_comes_back(sta
     broken = started.entries("log.broken")
     assert broken
     assert all("was deleted while it was in use" in entry["error"] for entry in broken)
-    await asyncio.to_thread(wait_until, lambda: _is_ready(started), 30)
+    await asyncio.to_thread(wait_until, started.is_ready, 30)
     assert await asyncio.to_thread(clients.verify, started) == []
 
 
@@ -114,11 +113,3 @@ async def send(started: Server) -> None:
     await clients.send(started, traffic, Tally())
     async with clients.reader(started) as reader:
         await reader.caught_up(traffic.truth.unique)
-
-
-def _is_ready(started: Server) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{started.http}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False

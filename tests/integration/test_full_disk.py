@@ -21,6 +21,23 @@ async def post(reader: Reader, events: int) -> int:
     return (await reader.request("POST", "/v1/ingest", data=body, headers=HEADERS)).status
 
 
+async def answers_reads_and_takes_events_with_room(reader: Reader, disk: Path, events: int, why: str) -> None:
+    """`events` were counted before; `why` is what `/readyz` says while the disk is full."""
+    assert (await reader.get("/v1/users"))["total"]["requests"] == events
+    answer = await reader.request("GET", "/readyz")
+    assert answer.status == 503
+    assert why in json.dumps(answer.json)
+    assert await post(reader, 1) == 503
+    assert (await reader.request("GET", "/healthz")).status == 200
+    faults.free(disk)
+    for _ in range(100):
+        if (await reader.request("GET", "/readyz")).status == 200:
+            break
+        await asyncio.sleep(0.1)
+    assert await post(reader, 5) == 202
+    await reader.caught_up(events + 5)
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_a_start_on_a_full_disk(tmp_path: Path, end: str) -> None:
@@ -37,19 +54,7 @@ async def test_a_start_on_a_full_disk(tmp_path: Path, end: str) -> None:
                 await asyncio.to_thread(started.kill_all)
             await asyncio.to_thread(started.start)
             async with clients.reader(started) as reader:
-                assert (await reader.get("/v1/users"))["total"]["requests"] == 10
-                answer = await reader.request("GET", "/readyz")
-                assert answer.status == 503
-                assert "full" in json.dumps(answer.json)
-                assert await post(reader, 1) == 503
-                assert (await reader.request("GET", "/healthz")).status == 200
-                faults.free(tmp_path / "disk")
-                for _ in range(100):
-                    if (await reader.request("GET", "/readyz")).status == 200:
-                        break
-                    await asyncio.sleep(0.1)
-                assert await post(reader, 5) == 202
-                await reader.caught_up(15)
+                await answers_reads_and_takes_events_with_room(reader, tmp_path / "disk", 10, "full")
             assert await asyncio.to_thread(clients.verify, started) == []
     except CannotRun as error:
         pytest.skip(str(error))
@@ -68,18 +73,8 @@ async def test_a_start_on_a_full_disk_with_a_log_to_recover(tmp_path: Path) -> N
             faults.fill(tmp_path / "disk")
             await asyncio.to_thread(started.start)
             async with clients.reader(started) as reader:
-                assert (await reader.get("/v1/users"))["total"]["requests"] == 2000
-                answer = await reader.request("GET", "/readyz")
-                assert answer.status == 503
-                assert "has to be recovered first" in json.dumps(answer.json)
-                assert await post(reader, 1) == 503
-                faults.free(tmp_path / "disk")
-                for _ in range(100):
-                    if (await reader.request("GET", "/readyz")).status == 200:
-                        break
-                    await asyncio.sleep(0.1)
-                assert await post(reader, 5) == 202
-                await reader.caught_up(2005)
+                why = "has to be recovered first"
+                await answers_reads_and_takes_events_with_room(reader, tmp_path / "disk", 2000, why)
             assert not [path.name for path in data.glob("recovery-*")]
             assert await asyncio.to_thread(clients.verify, started) == []
     except CannotRun as error:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.support.server import variables
+
 VARIABLE: Final = "CHAOS_CLOCK"
 
 _PATCH: Final = f"""
@@ -64,14 +66,6 @@ class Clock:
         patch.mkdir(parents=True, exist_ok=True)
         (patch / "sitecustomize.py").write_text(_PATCH)
         self.set(seconds)
-        before = {name: os.environ.get(name) for name in ("PYTHONPATH", VARIABLE)}
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(patch), before["PYTHONPATH"]]))
-        os.environ[VARIABLE] = str(self._path)
-        try:
+        path = os.pathsep.join(filter(None, [str(patch), os.environ.get("PYTHONPATH")]))
+        with variables({"PYTHONPATH": path, VARIABLE: self._path}):
             yield self
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,21 @@ def environment(data_dir: Path, settings: Mapping[str, object] | None = None) ->
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
     given = {f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     return kept | {"SPENDSTREAM_DATA_DIR": str(data_dir)} | given
+
+
+@contextmanager
+def variables(values: Mapping[str, object]) -> Iterator[None]:
+    """Environment variables that are these inside of the block, for the processes that are started there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Server:
@@ -183,6 +199,14 @@ class Server:
             if time.monotonic() > deadline:
                 raise NotReady(f"the {part} is not there:\n{self.log()[-4000:]}")
             time.sleep(0.02)
+
+    def is_ready(self) -> bool:
+        """Whether `/readyz` says so, of one of its API processes."""
+        try:
+            with urllib.request.urlopen(f"http://{self.http}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     def _forget(self) -> None:
         if self._reader is not None:

@@ -7,8 +7,9 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ RECORD = 200
 
 def keys(count: int, seed: int = 1) -> U64:
     return np.random.default_rng(seed).integers(0, 2**64, (count, 2), dtype=np.uint64)
+
+
+def failing(number: int) -> Callable[..., Any]:
+    """A call of the system that fails with this errno."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 def zeros(count: int) -> U64:
@@ -450,8 +460,7 @@ def test_an_error_of_the_disk_is_no_signal(path: Path, log: ClaimsLog, monkeypat
     filled(path, 30, log)
     index = opened(path, log)
 
-    def fails(*_: object) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    fails = failing(errno.EIO)
 
     with monkeypatch.context() as bad:
         bad.setattr(os, "pread", fails)
@@ -551,11 +560,7 @@ def test_a_filter_for_which_there_is_no_room_is_done_without(
 ) -> None:
     index = opened(path, log)
     with monkeypatch.context() as full:
-
-        def no_space(*_: object) -> Filter:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        full.setattr(Filter, "create", no_space)
+        full.setattr(Filter, "create", failing(errno.ENOSPC))
         for seed in range(10):
             log.append(index, keys(RECORD, seed))
             index.sync(log.covered(index))
@@ -573,8 +578,7 @@ def test_a_filter_that_could_not_be_flushed_is_trusted_no_more(
     """What the disk has of it is unknown then, also when a later flush says nothing."""
     index = opened(path, log)
 
-    def fails(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    fails = failing(errno.EIO)
 
     with monkeypatch.context() as bad:
         bad.setattr(Filter, "sync", fails)
@@ -649,8 +653,7 @@ def test_a_disk_that_refuses_costs_a_checkpoint_and_no_id(
     index.sync(log.covered(index), final=True)
     before = index.covered
 
-    def fails(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    fails = failing(errno.ENOSPC)
 
     with monkeypatch.context() as full:
         if call == "rename":
@@ -850,9 +853,7 @@ def test_no_file_to_be_had_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monk
     settled(index).close()
     again = settled(opened(tmp_path, log, most=1 << 20))  # no filters, whose thread would read all of it
     with monkeypatch.context() as patched:
-
-        def refuse(*_: object, **__: object) -> int:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        refuse = failing(errno.EMFILE)
 
         patched.setattr(os, "open", refuse)
         with pytest.raises(OSError, match="Too many open files"):
