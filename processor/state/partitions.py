@@ -148,9 +148,10 @@ class Holder:
                     await asyncio.to_thread(tail.close)
                 try:
                     tail, followed = await asyncio.to_thread(self._open_tail, wanted) if wanted else (None, wanted)
-                except LogUnavailable as error:
+                except LogError as error:  # see below
                     get_logger().warning("standby.waits", error=str(error))
                     tail, followed = None, set()
+                    await asyncio.sleep(RETRY)
             if tail is None:
                 await asyncio.sleep(IDLE)
             else:

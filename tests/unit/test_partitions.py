@@ -1,6 +1,7 @@
 """A worker's partitions on Kafka, without a broker: what must hold whatever the group says when."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from processor.core.tables.apply import Tables
 from processor.ids.index import IdIndex
 from processor.ids.manifest import Covered
 from processor.log.address import LogAddress
+from processor.log.errors import DamagedRecord
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.tail import KafkaTail
 from processor.state.loader import Partition
-from processor.state.partitions import Holder
+from processor.state.partitions import RETRY, Holder
 
 NOWHERE = KafkaAccess("127.0.0.1:9")
 
@@ -53,6 +55,32 @@ async def test_partitions_that_come_while_their_copies_are_opened_do_not_end_the
     done, _ = await asyncio.wait({following}, timeout=1.5)
     assert not done, following.exception()
     assert address.opened == 1
+    following.cancel()
+    holder.writers.close()
+
+
+class DamagedAddress(Address):
+    """What a warm copy has to read first is damaged."""
+
+    def open(self) -> Closing:
+        self.opened += 1
+        raise DamagedRecord("spendstream.claims", 1, 7)
+
+
+async def test_a_damaged_record_of_a_copy_does_not_end_the_worker(tmp_path: Path) -> None:
+    """It has partitions of its own, and whoever owns that one says what is to be done."""
+    address = DamagedAddress(tmp_path)
+
+    async def flush() -> None: ...
+
+    where: Any = address
+    holder = Holder(where, {"spendstream.events": 2}, lambda: address.owned, flush, lambda: 0, standby=True)
+    began = time.monotonic()
+    following = asyncio.create_task(holder.follow())
+    while address.opened < 3 and not following.done():  # noqa: ASYNC110 - what is counted knows no event
+        await asyncio.sleep(0.05)
+    assert not following.done(), following.exception()
+    assert time.monotonic() - began >= 2 * RETRY
     following.cancel()
     holder.writers.close()
 
