@@ -173,9 +173,6 @@ def _runs(offsets: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
     return runs, found[~np.repeat(is_long, ends - starts)].tolist()
 
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 def _reason(error: Exception) -> str:
     """Why the log cannot be opened.
 
@@ -184,7 +181,7 @@ def _reason(error: Exception) -> str:
     """
     code = getattr(error, "extendedresult", 0)
     is_full = code == apsw.SQLITE_IOERR_SHMSIZE or getattr(error, "errno", None) in _NO_ROOM
-    if is_full or (isinstance(error, apsw.Error) and has_no_room(error)):
+    if is_full or isinstance(error, apsw.FullError):
         return (
             f"there is no room for {FILE_NAME}-shm and {FILE_NAME}-wal beside it, which SQLite needs even to read: the "
             "disk is full, or a quota or the largest size of a file is reached. Make room (1 MiB is enough to read), "
