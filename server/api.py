@@ -58,6 +58,7 @@ from server.telemetry.scraping import Scraping
 from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory
 from server.tenancy.directory_follower import DirectoryFollower
+from server.tenancy.directory_mark import DirectoryMark
 from server.tenancy.first_key import ensure_key
 from server.tenancy.freshness import DirectoryFreshness
 
@@ -129,6 +130,12 @@ async def _build(
     log = address.open(settings.partitions, create=True)
     address.claim(log.identity, keeps=True)
     losses.check_directory(log)
+    process = 0 if sibling is None else sibling.number
+    mark = None
+    if address.kafka is not None:  # the embedded log loses all of its file, or nothing
+        mark = DirectoryMark(settings.data_dir / f"directory-{process}", log.identity)
+        stack.callback(mark.close)
+        mark.check(log, now())
     view = View(row_block.seed_of(log.salt))
     arrivals = Arrivals(view)
     ensure_key(log, settings.bootstrap_key, now(), make=False)
@@ -147,12 +154,12 @@ async def _build(
     guard = book.check if book is not None else lambda: None
     marks = None
     if address.kafka is not None:  # the embedded log loses nothing that it has acknowledged, or all of its file
-        marks = settings.data_dir / f"acknowledged-{0 if sibling is None else sibling.number}"
+        marks = settings.data_dir / f"acknowledged-{process}"
     publisher = LogPublisher(
         address, now, settings.max_pending_mib << 20, guard, lambda: dict(view.position), lambda: _settled(view), marks
     )
     stack.push_async_callback(asyncio.to_thread, publisher.close)
-    keys = DirectoryFollower(address, directory)
+    keys = DirectoryFollower(address, directory, mark)
     follower = ViewFollower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
     followers = [keys, follower]
     if book is not None:

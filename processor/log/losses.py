@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
+from processor.core.tables import history
 from processor.core.tables.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, Range
 from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
@@ -29,7 +30,7 @@ class Lost(Struct, frozen=True, kw_only=True):
     """Records of one partition of a topic that are gone."""
 
     topic: str
-    """`events`, `claims` or `dead-letters`."""
+    """`events`, `acknowledged`, `claims`, `dead-letters` or `directory`."""
     partition: int
     start: int = field(name="from")
     """The first offset that is gone."""
@@ -55,6 +56,12 @@ class Lost(Struct, frozen=True, kw_only=True):
         if self.topic == ACKNOWLEDGED:
             return (
                 f"acknowledged events in messages {self.start} to {self.end - 1} of partition {self.partition} are LOST"
+            )
+        if self.topic == history.DIRECTORY:
+            return (
+                f"records {self.start} to {self.end - 1} of the directory are gone from the log ({self.reason}): keys, "
+                "revocations and quotas among them do not hold any more. Compare `spendstream keys list` and "
+                "`spendstream orgs list` with what was set last"
             )
         if self.topic != EVENTS:
             ids = f"; {self.ids} ids are not known any more, copies of their events would count again"

@@ -7,6 +7,7 @@ from processor.log.following import FollowerThread
 from processor.log.records import TopicPartition
 from processor.log.topics import DIRECTORY
 from server.tenancy.directory import Directory
+from server.tenancy.directory_mark import DirectoryMark
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
 
@@ -19,9 +20,10 @@ the event loop seven times."""
 class DirectoryFollower(FollowerThread):
     """Tails the directory. A thread of its own: a revoked key does not wait for any number of rows."""
 
-    def __init__(self, address: LogAddress, directory: Directory) -> None:
+    def __init__(self, address: LogAddress, directory: Directory, mark: DirectoryMark | None = None) -> None:
         super().__init__("directory", address.tail([HOME], LOOK))
         self._directory = directory
+        self._mark = mark
         self.known_at = float("-inf")
         """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
         self.end = -1
@@ -32,6 +34,8 @@ class DirectoryFollower(FollowerThread):
             for record in records:
                 self._directory.apply(record.key, record.value, record.offset)
                 self.end = record.offset
+            if self._mark is not None and records:
+                self._mark.advance(records[-1])
         self.known_at = self._tail.known_at(HOME)
         if self.known_at > float("-inf"):
             self.read_all.set()

@@ -18,6 +18,7 @@ from processor.core.tables.table_rows import NEVER, UNKNOWN, Progress
 
 EVENTS: Final = "events"
 CLAIMS: Final = "claims"
+DIRECTORY: Final = "directory"
 ACKNOWLEDGED: Final = "acknowledged"
 """Events again, as an API process that acknowledged them reports them: it cannot know for certain what was counted."""
 
@@ -45,7 +46,7 @@ class Loss(NamedTuple):
     """Whether the tables contain what these records said."""
     reason: str
     topic: str = EVENTS
-    """`EVENTS`, or `CLAIMS`: then the offsets are those of the claims log."""
+    """`EVENTS`, or the topic that the offsets are of."""
     ids: int = 0
     """How many ids are not known any more, though their events are counted: a copy sent again would count again."""
 
