@@ -1,6 +1,7 @@
 """The grantor: the owner of partition 0 follows what is charged and what API processes need, and writes their
 leases."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from msgspec import Struct
 from structlog.stdlib import get_logger
 
 from processor.leases.grants import Grants, Quota
-from processor.leases.lease_messages import Lease, decode_lease, decode_statement, encode
+from processor.leases.lease_messages import GAP, Lease, decode_lease, decode_statement, encode
 from processor.leases.ledger import Ledger, is_of_interest
 from processor.log.address import LogAddress
 from processor.log.kafka.writer import Fenced, PartitionWriter
@@ -27,6 +28,13 @@ PAUSE: Final = 1.0
 
 ASK_EVERY: Final = 0.5
 """Seconds between two questions for the end of the statements."""
+
+GAP_BITS: Final = 40
+"""Of the numbers by which the versions of two grantors differ: see `Grants`."""
+
+NOTHING: Final = [(b"grantor", None)]
+"""Records of no API process. Their transaction ends one of before whose end the broker has lost: nothing behind that
+could be read."""
 
 EVERY: Final = 1.0
 """Seconds at most between two decisions: API processes that fell silent are noticed by them."""
@@ -77,6 +85,7 @@ class Grantor(threading.Thread):
         try:
             # Whoever granted before is fenced from here on: what is read next is all he ever wrote.
             writer = PartitionWriter(self._address.kafka, f"{GROUP}.leases")
+            writer.append([Append(TopicPartition(topic, 0), NOTHING) for topic in (STATEMENTS, LEASES)], self._clock())
             _Turn(self._address, log, writer, self._partitions, self._clock).run(self._goes_on)
         finally:
             log.close()
@@ -100,7 +109,7 @@ class _Turn:
         self._writer = writer
         self._clock = clock
         self._partitions = range(partitions)
-        self._grants = Grants()
+        self._grants = Grants(GAP + secrets.randbits(GAP_BITS))
         self._ledger = Ledger()
         self._quotas: dict[str, Quota] = {}
         self._heard_until = 0.0
@@ -161,6 +170,7 @@ class _Turn:
         for name, lease in restored.items():
             self._grants.restore(name, lease, time.monotonic())
         self._hear(statements)
+        self._grants.begin(self._log_end())
 
     def _follow(self) -> bool:
         brought = False
@@ -189,7 +199,10 @@ class _Turn:
     def _hear(self, records: Sequence[Record]) -> None:
         for record in records:
             statement = None if record.value is None else decode_statement(record.value)
-            self._grants.hear(_name(record), statement, time.monotonic())
+            name = _name(record)
+            self._grants.hear(name, statement, time.monotonic())
+            if statement is not None and self._grants.members[name].is_strange:
+                get_logger().warning("lease.unknown", front_end=name, version=statement.lease)
             self._heard_to = max(self._heard_to, record.offset + 1)
 
     def _decide(self) -> None:

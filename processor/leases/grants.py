@@ -8,6 +8,10 @@ At any moment, for every account with a limit,
 unless it was so before the limit was set or lowered; then nothing is granted. What an API process may go by is the
 highest of the caps written since the one it has confirmed, or its own floor if that is higher: what it had on its way
 when it confirmed a lower one.
+
+The log may have lost leases, statements or both. So a grantor that begins grants nothing to anybody before every API
+process that may go by a lease of before has confirmed one of its own, and reckons with what is in the events topic and
+not in the ledger as if somebody unknown held it. Nothing that was granted before can be granted twice then.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +19,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from processor.leases.lease_messages import DELIVERY, TTL, Account, Cap, Lease, Need, Statement
+from processor.leases.lease_messages import DELIVERY, FRESH, GAP, TTL, Account, Cap, Lease, Need, Statement
 
 Offsets = Mapping[int, int]
 """partition -> last offset; -1: empty."""
@@ -29,6 +33,7 @@ class Charges(Protocol):
     def total(self, account: Account) -> int: ...
     def leased(self, instance: str, account: Account) -> int: ...
     def contains(self, ends: Offsets) -> bool: ...
+    def lacks(self, ends: Offsets) -> int: ...
 
 
 class Quota(Struct, frozen=True):
@@ -51,8 +56,32 @@ class Member(Struct):
     """The lease last written."""
     former: list[tuple[int, dict[Account, int]]] = field(default_factory=list)
     """(version, caps) of leases before it that it may still go by, oldest first."""
+    since: int = 0
+    """The first version that this grantor has written or will write. Below it are leases of before, of which some may
+    be missing in the log."""
+    restored: int = 0
+    """The version that was read back."""
+    is_passed: bool = False
+    """It was silent for so long that whatever lease of before it had, it goes by none."""
     ends: Offsets | None = None
     """Once it is gone: what the ledger must contain before its lease comes back."""
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it goes by a lease of this grantor, or has never had one."""
+        return self.since <= self.statement.lease <= self.version
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether it goes by a lease that is not in the log, and that this grantor has not written."""
+        return not self.is_sure and self.statement.lease > self.restored
+
+    def begin_anew(self, version: int) -> None:
+        """It gets nothing until it confirms that: what it had may have been given to others since. Versions up to
+        `version` are taken."""
+        self.former.append((self.version, self.caps))
+        self.caps = {}
+        self.version, self.since = version, version + 1
 
     def outstanding(self, account: Account) -> int:
         """The highest cap it may go by."""
@@ -71,8 +100,13 @@ class Member(Struct):
 class Grants:
     """The state of the grantor. `now`: monotonic seconds; for `decide`, those up to which all was heard."""
 
-    def __init__(self) -> None:
+    def __init__(self, gap: int = GAP) -> None:
+        """`gap`: by how much the versions of this grantor's leases are ahead of those in the log, at least `GAP`. It is
+        to be another one for each grantor: what one wrote and the log lost must not pass for what the next wrote."""
         self.members: dict[str, Member] = {}
+        self._gap = gap
+        self._ends: Offsets | None = None
+        self._has_begun = False
 
     def restore(self, name: str, lease: Lease | None, now: float) -> None:
         """Take over what the grantor before wrote, before anything else is done."""
@@ -80,9 +114,16 @@ class Grants:
             self.members.pop(name, None)
             return
         member = self.members.setdefault(name, Member(now))
-        member.version, member.answered = lease.version, lease.answers
-        member.caps = {cap.account: cap.cap for cap in lease.caps}
-        member.former = [(lease.version - 1, {cap.account: cap.outstanding for cap in lease.caps})]
+        member.restored, member.answered = lease.version, lease.answers
+        member.former = [(lease.version, {cap.account: cap.outstanding for cap in lease.caps})]
+        member.begin_anew(lease.version + self._gap)
+
+    def begin(self, ends: Offsets) -> None:
+        """What there was has been restored and heard, and everybody gets a lease to confirm. `ends`: what is in the
+        events topic now."""
+        self._has_begun, self._ends = True, ends
+        for member in self.members.values():
+            member.answered = -1
 
     def hear(self, name: str, statement: Statement | None, now: float) -> None:
         """An API process's statement; None: the record of one that has been closed."""
@@ -90,13 +131,20 @@ class Grants:
             return
         member = self.members.get(name)
         if member is None:  # the version goes on: a lease of before it was closed must not pass for a newer one
-            member = self.members[name] = Member(now, version=statement.lease)
+            member = self.members[name] = Member(now)
+            if statement.number > 1 or not self._has_begun:  # it may have had leases
+                member.begin_anew(statement.lease + self._gap)
+            if self._has_begun:  # it was closed before, and only slow
+                member.restored = statement.lease
         if member.ends is not None and not statement.leaving:
             member.ends = None  # it was only slow: as nothing has come back yet, it goes on
-        member.heard = now
+        member.heard, member.is_passed = now, False
         member.statement = statement
         member.needs = {need.account: need for need in statement.needs}
-        member.former = [(version, caps) for version, caps in member.former if version >= statement.lease]
+        if statement.lease > member.version:
+            member.begin_anew(statement.lease + self._gap)
+        if member.is_sure:
+            member.former = [(version, caps) for version, caps in member.former if version >= statement.lease]
 
     def decide(
         self, quotas: Mapping[str, Quota], charges: Charges, log_end: Callable[[], Offsets], now: float
@@ -109,9 +157,10 @@ class Grants:
         closed = [name for name, member in self.members.items() if self._is_closed(member, charges, log_end, now)]
         for name in closed:
             del self.members[name]
+        unknown = self._unknown(charges, log_end, now)
         wanted: dict[str, dict[Account, int]] = {name: {} for name in self.members}
         for account in {account for member in self.members.values() for account in member.accounts()}:
-            for name, cap in self._share(account, quotas.get(account.organization), charges).items():
+            for name, cap in self._share(account, quotas.get(account.organization), charges, unknown).items():
                 if cap:
                     wanted[name][account] = cap
         leases: dict[str, Lease | None] = dict.fromkeys(closed)
@@ -120,6 +169,19 @@ class Grants:
             if caps != member.caps or member.answered < member.statement.number:
                 leases[name] = self._write(member, caps)
         return leases
+
+    def _unknown(self, charges: Charges, log_end: Callable[[], Offsets], now: float) -> int | None:
+        """How much of any account may be held by nobody knows whom; None: there is no bound yet."""
+        doubtful = [member for member in self.members.values() if not (member.is_sure or member.is_passed)]
+        if any(now - member.heard < FRESH for member in doubtful):
+            return None
+        for member in doubtful:
+            member.is_passed = True
+            self._ends = log_end()  # with all that it wrote until then
+        lacks = 0 if self._ends is None else charges.lacks(self._ends)
+        if not lacks:
+            self._ends = None
+        return lacks
 
     @staticmethod
     def _is_closed(member: Member, charges: Charges, log_end: Callable[[], Offsets], now: float) -> bool:
@@ -138,14 +200,16 @@ class Grants:
         told = [Cap(account, caps.get(account, 0), member.outstanding(account)) for account in sorted_accounts(member)]
         return Lease(member.version, member.answered, told)
 
-    def _share(self, account: Account, quota: Quota | None, charges: Charges) -> dict[str, int]:
+    def _share(self, account: Account, quota: Quota | None, charges: Charges, unknown: int | None) -> dict[str, int]:
         """Each API process's new cap of an account."""
         if quota is None or quota.limit is None:
             return dict.fromkeys(self.members, 0)
         before = {name: member.caps.get(account, 0) for name, member in self.members.items()}
         if any(member.statement.directory < quota.offset for member in self.members.values()):
             return before  # somebody may have sent without a lease, and does not know yet that he needs one
-        free = quota.limit - charges.total(account)
+        if unknown is None:
+            return before  # somebody may go by a lease that is not known here
+        free = quota.limit - charges.total(account) - unknown
         free -= sum(member.held(account, charges, name) for name, member in self.members.items())
         live = {name: need for name, member in self.members.items() if (need := self._need(member, account))}
         # What is wanted less than it was comes back; only what lies above the highest possible cap has to be free.

@@ -16,6 +16,10 @@ TTL: Final = 10.0
 FRESH: Final = 5.0
 """Seconds for which an API process goes by its lease after its last durable statement: well below `TTL`."""
 
+GAP: Final = 1 << 20
+"""By how much at least the versions of a new grantor's leases are ahead: more than any number of them that the log can
+have lost. An API process that sees such a step confirms at once."""
+
 DELIVERY: Final = 10.0
 """Seconds after its end in which something an API process wrote may still come into the log."""
 

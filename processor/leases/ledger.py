@@ -12,6 +12,9 @@ from processor.leases.lease_messages import Account, owner
 _key = msgspec.json.Decoder(tuple[int, str, str, str, str, int]).decode
 _progress = msgspec.json.Decoder(list[int]).decode
 
+MESSAGE_EVENTS: Final = 1000
+"""No message has more events (`processor.log.committer`)."""
+
 _SCOPES: Final = {("org", "month"), ("lease", "lease")}
 
 
@@ -61,6 +64,11 @@ class Ledger:
     def contains(self, ends: Mapping[int, int]) -> bool:
         """True once all messages up to `ends` (partition -> last offset) are in it."""
         return all(self.position.get(partition, NEVER) >= offset for partition, offset in ends.items())
+
+    def lacks(self, ends: Mapping[int, int]) -> int:
+        """How many events at most are in messages up to `ends` (partition -> last offset) and not in it."""
+        messages = (max(0, offset - self.position.get(partition, NEVER)) for partition, offset in ends.items())
+        return MESSAGE_EVENTS * sum(messages)
 
 
 def is_of_interest(key: bytes) -> Any:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from structlog.stdlib import get_logger
 
-from processor.leases.lease_messages import FRESH, Account, Lease, Need, Statement, decode_lease, encode
+from processor.leases.lease_messages import FRESH, GAP, Account, Lease, Need, Statement, decode_lease, encode
 from processor.log.address import LogAddress
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.port import LogWriter
@@ -35,16 +35,26 @@ class LeaseHoldings:
         self._stated = -1e9
         self._answer_to = 0
         """What was granted without knowing of this statement counts no longer."""
+        self.is_asked = False
+        """Whether a new grantor waits for a statement that confirms its lease: it grants nothing before."""
+
+    def drop(self) -> None:
+        """The topic lost leases: go by none until there is another one."""
+        with self._lock:
+            self._caps = {}
 
     def apply(self, name: bytes | None, value: bytes | None) -> None:
-        """Take in one record of the leases."""
+        """Take in one record of the leases. One that is older than the newest known is passed over: it comes again
+        where the topic has lost its end, and what it allowed may be somebody else's by now."""
         if (name or b"").decode() != self.instance:
             return
         lease = None if value is None else decode_lease(value)
         with self._lock:
             if lease is None or lease.answers < self._answer_to:
                 self._caps = {}
-            else:
+            elif lease.version > self._lease.version:
+                if lease.version >= self._lease.version + GAP:
+                    self.is_asked = True
                 self._caps, self._lease = {cap.account: cap.cap for cap in lease.caps}, lease
 
     @property
@@ -135,6 +145,7 @@ class LeaseStatements:
         self._number += 1
         speaker = self.speaker
         # The version first: what is admitted meanwhile went by this lease or a later one.
+        self._book.is_asked = False
         version = self._book.version
         needs: list[Need] = []
         if speaker is not None:

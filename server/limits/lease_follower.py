@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 
+from structlog.stdlib import get_logger
+
 from processor.log.address import LogAddress
+from processor.log.errors import LogBroken
 from processor.log.following import FollowerThread
 from processor.log.records import TopicPartition
 from processor.log.topics import LEASES
@@ -14,10 +17,20 @@ class LeaseFollower(FollowerThread):
 
     def __init__(self, address: LogAddress, book: LeaseHoldings, notify: Callable[[], None]) -> None:
         super().__init__("leases", address.tail([TopicPartition(LEASES, 0)]))
+        self._address = address
         self._book = book
         self._notify = notify
 
     def _round(self) -> None:
+        try:
+            self._take()
+        except LogBroken as error:  # what is known here may not be in the log any more: nothing is taken by it
+            get_logger().warning("leases.lost", error=str(error))
+            self._book.drop()
+            before, self._tail = self._tail, self._address.tail([TopicPartition(LEASES, 0)])
+            before.close()
+
+    def _take(self) -> None:
         version = self._book.version
         for _, records in self._tail.poll():
             for record in records:

@@ -128,6 +128,11 @@ class LeasedQuotas(ViewQuotas):
             if not self._demand[account]:
                 del self._demand[account]
 
+    def _on_arrival(self) -> None:
+        super()._on_arrival()
+        if self._book.is_asked:
+            self._stating.wake()
+
     # --- statements -------------------------------------------------------------------------------------------------
 
     def needs(self) -> list[Need]:

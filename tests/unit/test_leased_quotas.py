@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from processor.core.clock import DAY, month_start
-from processor.leases.lease_messages import Account, Cap, Lease, encode
+from processor.leases.lease_messages import GAP, Account, Cap, Lease, encode
 from processor.log.address import LogAddress
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
@@ -50,3 +50,32 @@ async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(
     arrivals.notify()  # what was on its way is in the view
     await take(months[2])
     assert stated() == set(accounts[1:]), "a month that is over is, after a day"
+
+
+async def test_a_lease_of_a_new_grantor_is_confirmed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It grants nothing to anybody before."""
+    book, arrivals, woken = LeaseHoldings(), Arrivals(View()), []
+    stating = LeaseStatements(LogAddress(tmp_path), book, lambda: NOON)
+    monkeypatch.setattr(stating, "wake", lambda: woken.append(book.version))
+    LeasedQuotas(View(), arrivals, Directory(), dict, book, stating, lambda: 0)
+    for version in (1, 2, 2 + GAP, 3 + GAP):
+        book.apply(book.instance.encode(), encode(Lease(version, 1, [])))
+        arrivals.notify()
+        book.is_asked = False
+    assert woken == [2 + GAP]
+
+
+def test_an_older_lease_that_comes_again_does_not_count() -> None:
+    """The topic lost its end; what it allowed was given back since."""
+    book, account = LeaseHoldings(), Account("default", month_start(NOON))
+    book.stated(1, time.monotonic())
+    old, new = (encode(Lease(version, 1, [Cap(account, cap, cap)])) for version, cap in ((5, 300), (6, 200)))
+    for value in (old, new):
+        book.apply(book.instance.encode(), value)
+    assert book.cap(account) == 200
+    book.drop()
+    for value in (old, new):
+        book.apply(book.instance.encode(), value)
+    assert (book.cap(account), book.version) == (0, 6)
+    book.apply(book.instance.encode(), encode(Lease(7, 1, [Cap(account, 150, 150)])))
+    assert book.cap(account) == 150
