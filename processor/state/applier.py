@@ -339,7 +339,8 @@ class Applier:
 
 
 def _sign(partition: Partition) -> None:
-    """Have the progress name the message that it ends with."""
+    """Have the progress name the message that it ends with, and how many letters there are."""
+    partition.tables.progress.letters = len(partition.dead)
     offset, key, value = partition.newest
     if offset == partition.tables.progress.offset and partition.tables.progress.dirty:
         partition.tables.progress.digest = digest_of(key, value)

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -38,7 +38,9 @@ from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
 
 AppendTables = Callable[[list[Append]], list[int]]
-"""Append to the rows and claims of the partition as its only writer; durable on return. Raises `LogUnavailable`."""
+"""Append to the rows, claims and dead letters of the partition as the only writer of its rows and claims; durable on
+return. On Kafka that ends, too, what a transaction of before left open there whose end the broker has lost: nothing
+behind it could be read. Raises `LogUnavailable`."""
 
 EXIT_REFUSED: Final = 2
 
@@ -99,6 +101,8 @@ class Recovery:
         if verdict.cut is not None and verdict.cut <= facts.progress.offset:
             facts = replace(facts, regrown=self._regrown(min(facts.end, facts.progress.offset + 1)))
             verdict = judge(facts)
+        if self._restore_letters(facts, verdict):
+            return None
         if verdict.cut is not None:
             claimed = self._report(verdict, facts)
             self._fill(verdict)
@@ -298,6 +302,72 @@ class Recovery:
         for each in losses.report(self._log, self._number, history.unrecorded(found, self._lost), self._at):
             self._logger.error("letters.lost", first=each.start, last=each.end - 1, text=each.text)
 
+    def _restore_letters(self, facts: Facts, verdict: Verdict) -> bool:
+        """Bury once more what was dead, where letters are gone whose messages are still there. True: state was written.
+
+        Of those that could be read, but not applied, the ids say so: not before all ids are known. Raises
+        `HistoryMismatch` where they are not.
+        """
+        dead = dead_offsets(self._log, self._number)
+        missing = facts.progress.letters - len(dead)
+        if facts.progress.letters == UNKNOWN or missing <= 0:
+            return False
+        knows_ids = not verdict.rebuild_claims and facts.reach >= facts.progress.claimed
+        end = min(facts.end, facts.progress.offset + 1, facts.end if verdict.cut is None else verdict.cut)
+        found = 0
+        while end > facts.first and found < missing:
+            start = max(facts.first, end - CHUNK)
+            buried = [self._bury_again(record, dead, knows_ids=knows_ids) for record in self._messages(start, end)]
+            found += sum(buried)
+            end = start
+        self._logger.error("letters.restored", missing=missing, found=found)
+        if found < missing and not knows_ids and verdict.cut is None:
+            raise HistoryMismatch(
+                f"partition {self._number}: {missing - found} dead letters and some of the claims are missing: which "
+                "messages were not applied cannot be told any more, and to go on would count events twice. Stop all "
+                f"processes and {history.RESTORE}"
+            )
+        if found < missing:
+            at = self._log.end(TopicPartition(DEAD_LETTERS, self._number))
+            loss = Loss(at, at + missing - found, counted=False, reason="the log lost its end", topic="dead-letters")
+            for each in losses.report(self._log, self._number, history.unrecorded([loss], self._lost), self._at):
+                self._logger.error("letters.lost", first=each.start, last=each.end - 1, text=each.text)
+        progress = replace(facts.progress, dirty=0, letters=len(dead) + found)
+        to = TopicPartition(ROWS, self._number)
+        self._append([Append(to, [(progress.key, table_rows.encode_value(progress))])])
+        return True
+
+    def _bury_again(self, record: Record, dead: Container[int], *, knows_ids: bool) -> bool:
+        """Write the letter of a message that has none and was not applied; False: it was, or there is no telling."""
+        if record.offset in dead or is_padding(record.value):
+            return False
+        reason, retried = self._why_dead(record, knows_ids=knows_ids)
+        if reason is None:
+            return False
+        letter = DeadLetter(EVENTS, self._number, record.offset, reason, self._at, record.is_damaged)
+        records: list[tuple[bytes | None, bytes | None]] = [(letter.encode(), record.value)]
+        if retried is not None:
+            records.append((msgspec.json.encode(Retry(letter.place, retried, self._at)), None))
+        self._append([Append(TopicPartition(DEAD_LETTERS, self._number), records)])
+        return True
+
+    def _why_dead(self, record: Record, *, knows_ids: bool) -> tuple[str | None, int | None]:
+        """Why a message was not applied, None if it was; and the offset at which it was appended once more."""
+        if record.is_damaged:
+            return "its checksum does not match", None
+        try:
+            keys = self._tables.prepare(message.decode(record.value or b""))
+        except UnknownVersion:
+            return None, None
+        except Exception as error:  # noqa: BLE001 - as the applier does
+            return str(error) or repr(error), None
+        held, _ = self._index.find(keys)
+        if not knows_ids or bool(((held >= 0) & (held <= record.offset)).all()):
+            return None, None
+        reason = "it was not applied, and the letter that said why is gone"
+        later = set(held[(held < 0) | (held > record.offset)].tolist())
+        return reason, later.pop() if len(later) == 1 and NEVER not in later else None
+
     def _fill(self, verdict: Verdict) -> None:
         """Move the end of the events on, and append once more what stands at offsets that were used before."""
         assert verdict.cut is not None
@@ -317,7 +387,7 @@ class Recovery:
         letter = DeadLetter(EVENTS, self._number, record.offset, reason, self._at)
         note = Retry(letter.place, to, self._at)
         records = [(letter.encode(), record.value), (msgspec.json.encode(note), None)]
-        self._log.append([Append(TopicPartition(DEAD_LETTERS, self._number), records)], self._at)
+        self._append([Append(TopicPartition(DEAD_LETTERS, self._number), records)])
         self._logger.warning("message.appended_again", offset=record.offset, to=to)
 
     def _close_end(self, facts: Facts) -> None:
@@ -388,6 +458,9 @@ class Recovery:
         for record in self._messages(start, verdict.target + 1):
             if record.offset in dead or record.is_damaged or is_padding(record.value):
                 again.skip(record.offset)
+            elif self._cannot_be_read(record):  # its letter is gone
+                self._bury_again(record, dead, knows_ids=False)
+                again.skip(record.offset)
             else:
                 try:
                     decoded = message.decode(record.value or b"")
@@ -413,6 +486,16 @@ class Recovery:
         if last != verdict.target:
             again.progress.digest = UNKNOWN
         return self._claim(waiting, claims_at) if waiting else claims_at
+
+    @staticmethod
+    def _cannot_be_read(record: Record) -> bool:
+        try:
+            message.decode(record.value or b"")
+        except UnknownVersion:
+            return False
+        except MessageError:
+            return True
+        return False
 
     def _claim(self, waiting: list[Claimed], first: int | None) -> int:
         [at] = self._append([Append(TopicPartition(CLAIMS, self._number), [(None, claims.encode(waiting))])])

@@ -15,15 +15,18 @@ from structlog.testing import capture_logs
 from processor.core.clock import DAY, HOUR
 from processor.core.events import message
 from processor.core.tables import table_rows
+from processor.core.tables.apply import Tables
 from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.address import LogAddress
+from processor.log.dead_letters import letters
 from processor.log.embedded.log import FILE_NAME, OFFSET_BITS, Log
 from processor.log.errors import DamagedRecord, HistoryMismatch
 from processor.log.losses import Lost
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
 from processor.state import recovery
+from processor.state.applier import Broken
 from processor.state.loader import Partition, bring, load, sync_index
 from processor.state.rebuild import EmbeddedTarget, Rebuild
 from processor.state.verify import Verification, verify
@@ -375,6 +378,70 @@ def test_dead_letters_that_are_gone_are_named(data: Path) -> None:
     assert reported(data) == [("dead-letters", 0, 1, False)]
 
 
+def test_dead_letters_that_are_gone_are_written_again(data: Path, tmp_path: Path) -> None:
+    with closing(Log(data, create=False)) as log:
+        log.append([Append(E0, [(None, b"junk"), (None, b"more junk")])], NOON)
+    catch_up(data)
+    with closing(Log(data, create=False)) as log:
+        before = [(letter.dead.offset, letter.dead.reason, letter.size) for letter in letters(log, 0)]
+    assert len(before) == 2
+    delete(data, DEAD_LETTERS, 0, 2)
+    for _ in range(2):
+        catch_up(data)
+        with closing(Log(data, create=False)) as log:
+            assert sorted((each.dead.offset, each.dead.reason, each.size) for each in letters(log, 0)) == before
+    assert counted(data) == ROUNDS * EACH
+    assert differences(data, tmp_path) == []
+
+
+@pytest.fixture
+def data_with_a_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Message `ROUNDS` is a dead letter, though it can be read; some of its events came once more after it."""
+    apply = Tables.apply
+
+    def fails(self: Tables, offset: int, *others: Any) -> Any:
+        if offset == ROUNDS:
+            raise ValueError("a fault of the program")
+        return apply(self, offset, *others)
+
+    with closing(Log(data, create=False)) as log:
+        send(log, ROUNDS)
+    monkeypatch.setattr(Tables, "apply", fails)
+    with pytest.raises(Broken):
+        catch_up(data)
+    monkeypatch.undo()
+    with closing(Log(data, create=False)) as log:
+        send(log, ROUNDS + 1)
+    catch_up(data)
+    return data
+
+
+def test_a_letter_of_a_message_that_was_read_and_not_applied_is_written_again(
+    data_with_a_fault: Path, tmp_path: Path
+) -> None:
+    data = data_with_a_fault
+    known = counted(data)
+    delete(data, DEAD_LETTERS, 0, 1)
+    catch_up(data)
+    with closing(Log(data, create=False)) as log:
+        [letter] = letters(log, 0)
+    assert (letter.dead.offset, letter.retry) == (ROUNDS, None)
+    assert counted(data) == known
+    assert differences(data, tmp_path) == []
+
+
+def test_letters_that_are_gone_with_claims_are_refused_where_nothing_tells_what_was_applied(
+    data_with_a_fault: Path,
+) -> None:
+    data = data_with_a_fault
+    delete(data, DEAD_LETTERS, 0, 1)
+    delete(data, CLAIMS, 2, 3)
+    shutil.rmtree(data / "index")
+    for _ in range(2):
+        with pytest.raises(HistoryMismatch, match="1 dead letters and some of the claims are missing"):
+            catch_up(data)
+
+
 def test_a_directory_with_a_hole_is_refused_by_name(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "data")) as log:
         home = TopicPartition(DIRECTORY, 0)
@@ -394,10 +461,13 @@ def test_rows_of_the_format_before_are_believed(data: Path, tmp_path: Path) -> N
         send(log, ROUNDS)
     catch_up(data)
     with closing(Log(data, create=False)) as log:
-        offset, _, digest, claimed, claims_from, events, rows = table_rows.decode_value(newest_rows(log)[progress])
+        offset, _, digest, claimed, claims_from, events, rows, dead = table_rows.decode_value(
+            newest_rows(log)[progress]
+        )
         assert (offset, claimed, claims_from, events) == (ROUNDS, ROUNDS, 0, ALL + EACH)
         assert digest >= 0
         assert rows == len(newest_rows(log)) - 2  # this one, and the horizon
+        assert dead == 0
     assert differences(data, tmp_path) == []
 
 

@@ -161,6 +161,8 @@ class Progress(Struct, gc=False):
     """Unique events in the rows of users; those of hours have as many."""
     rows: int = UNKNOWN
     """Rows of all kinds, without this one and the horizon."""
+    letters: int = UNKNOWN
+    """Messages of the partition that are dead letters."""
 
     def value(self) -> list[int]:
         """What follows from the events alone."""
@@ -168,16 +170,18 @@ class Progress(Struct, gc=False):
 
     def record(self) -> list[int]:
         """The numbers in the changelog. Programs up to log format 3 wrote the first two."""
-        return [*self.value(), self.digest, self.claimed, self.claims_from, self.events, self.rows]
+        return [*self.value(), self.digest, self.claimed, self.claims_from, self.events, self.rows, self.letters]
 
 
 def progress_of(key: bytes, numbers: Sequence[int], changelog: int = NEVER) -> Progress:
     """The progress that the changelog has as `numbers`. Raises `ValueError` for another form."""
     if len(numbers) == 2:
         return Progress(key, numbers[0], numbers[1], changelog)
-    if len(numbers) != 7:
+    if len(numbers) == 7:
+        numbers = [*numbers, UNKNOWN]
+    if len(numbers) != 8:
         raise ValueError(f"not a row of the changelog: a progress of {len(numbers)} numbers")
-    offset, watermark, digest, claimed, claims_from, events, rows = numbers
+    offset, watermark, digest, claimed, claims_from, events, rows, letters = numbers
     return Progress(
         key,
         offset,
@@ -188,6 +192,7 @@ def progress_of(key: bytes, numbers: Sequence[int], changelog: int = NEVER) -> P
         claims_from=claims_from,
         events=events,
         rows=rows,
+        letters=letters,
     )
 
 
