@@ -18,11 +18,11 @@ from structlog.stdlib import get_logger
 
 from processor import restart
 from processor.log.address import LogAddress
-from processor.log.errors import LogBroken, LogError
+from processor.log.errors import LogBroken, LogError, LogUnavailable
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.tail import KafkaTail
 from processor.log.kafka.writer import Fenced, PartitionWriter
-from processor.log.port import scan
+from processor.log.port import LogReader, scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
 from processor.users_topic.merged_rows import MergedRows, Row
@@ -48,6 +48,9 @@ stood still to hear that it is no longer its own."""
 
 EXIT_BROKEN: Final = 70
 
+CHECK_EVERY: Final = 5.0
+"""Seconds between two looks whether all that was published is still there."""
+
 FINISH_PATIENCE: Final = 2.0
 REPORT_EVERY: Final = 60.0
 SLOW: Final = 10.0
@@ -65,11 +68,30 @@ class _Held:
         """True once all that was published there is what the changelog says."""
         self._writer = writer
         self._to = TopicPartition(USERS, number)
+        self._first: int | None = None
+        """The first offset there was."""
+        self._end = 0
+        """The offset behind the last record that is known to have been there."""
 
     def publish(self, rows: list[Row], at: int) -> None:
-        """Durable on return. Raises `Fenced`, `LogUnavailable`."""
+        """Durable on return. Raises `Fenced`, `LogUnavailable`; also where the topic lost what was there before."""
         for start in range(0, len(rows), BATCH):
-            self._writer.append([Append(self._to, rows[start : start + BATCH])], at)
+            batch = rows[start : start + BATCH]
+            [first] = self._writer.append([Append(self._to, batch)], at)
+            if first < self._end:
+                raise LogUnavailable(f"{USERS} {self.number} has lost its end: it gave the offset {first} once more")
+            self._end = first + len(batch)
+
+    def check(self, log: LogReader) -> None:
+        """Raises `LogUnavailable` where the topic lost something since it was read back or checked."""
+        first, end = log.first(self._to), log.end(self._to)
+        before = first if self._first is None else self._first
+        if end < self._end or first > before:
+            raise LogUnavailable(
+                f"{USERS} {self.number} has lost records: it has those from {first} to {end}, and had some from "
+                f"{before} to {self._end}"
+            )
+        self._first, self._end = first, end
 
 
 class UsersTopicPublisher(threading.Thread):
@@ -92,6 +114,7 @@ class UsersTopicPublisher(threading.Thread):
         self._threads = ThreadPoolExecutor(THREADS, "users-writer")
         self._stopping = threading.Event()
         self._due = 0.0
+        self._check_due = 0.0
         self._oldest: int | None = None
         """When the oldest change that is not published was appended to the changelog; microseconds."""
         self._report = Report()
@@ -146,6 +169,9 @@ class UsersTopicPublisher(threading.Thread):
             if not held.is_ready and all(tail.reached[tp] >= end for tp, end in held.until.items())
         )
         self._due = now + max(INTERVAL, SHARE * took)
+        if now >= self._check_due:
+            self._check_due = now + CHECK_EVERY
+            self._check()
         self._report.tell(now, lambda: self._behind(tail))
 
     def _finish(self, tail: KafkaTail) -> None:
@@ -222,6 +248,7 @@ class UsersTopicPublisher(threading.Thread):
         there: dict[bytes, bytes] = {}
         log = self._address.open()
         try:
+            held.check(log)
             for record in scan(log, TopicPartition(USERS, held.number)):
                 if record.key is not None and record.value is not None:
                     there[record.key] = xxhash.xxh3_128_digest(record.value)
@@ -243,6 +270,20 @@ class UsersTopicPublisher(threading.Thread):
                 yield different
         if there:  # users that the changelog does not know
             yield [(key, None) for key in there]
+
+    def _check(self) -> None:
+        """What was published and is gone is published again: `run` takes everything over anew. Raises `LogUnavailable`.
+
+        A broker that stopped without a flush may come back with less, and no row need change after that.
+        """
+        ready = [held for held in self._held.values() if held.is_ready]
+        if ready:
+            log = self._address.open()
+            try:
+                for held in ready:
+                    held.check(log)
+            finally:
+                log.close()
 
     def _unless_fenced(self, held: _Held, publish: Callable[[], None]) -> bool:
         try:
