@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
+from structlog.stdlib import get_logger
 
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogError, LogUnavailable
 from processor.log.kafka import topic_settings, topics
@@ -51,6 +52,8 @@ class KafkaLog:
         if create:
             topic_settings.check(access, found.replicas)
             if len(found.topics) < len(topics.ALL):
+                if meta is not None:
+                    self._say_missing(found)
                 topics.create(access, found, number or partitions or DEFAULT_PARTITIONS)
                 found = self._await_topics()
                 number = number or found.fewest
@@ -74,6 +77,17 @@ class KafkaLog:
 
     def __str__(self) -> str:
         return f"the log at {self._access.servers}"
+
+    def _say_missing(self, found: Layout) -> None:
+        """Topics of a log that has been there before are made anew, empty. What they had is computed anew, published
+        again or reported as lost by whoever needs it; it is no new log, whatever comes of it."""
+        missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics]
+        get_logger().error(
+            "topic.missing",
+            topics=missing,
+            text=f"{', '.join(missing)} at {self._access.servers} were there before, and are not: they are made anew. "
+            "What follows from the other topics comes back; run `spendstream verify`",
+        )
 
     def _await_topics(self) -> Layout:
         """New topics take a moment until every broker knows of them."""
