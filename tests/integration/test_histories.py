@@ -29,13 +29,6 @@ from tests.support.product import E0, EACH, Product
 from tests.support.segments import cut_off, flushes
 from tests.support.server import Server, run_cli, server, wait_until
 
-    def counts_no_copy(self, what: str = "") -> None:
-        """Send every event once more, to a worker that has no ids."""
-        self.forget_ids()
-        self.send_again(range(self.sent))
-        self.work()
-        assert self.counted() == self.sent * EACH, f"{what}: copies count again"
-
 
 @pytest.mark.timeout(600)
 def test_what_is_lost_is_made_anew_or_named(own_broker: OwnBroker, tmp_path: Path) -> None:

@@ -190,3 +190,10 @@ class Product:
 
     def forget_ids(self) -> None:
         shutil.rmtree(self.directory / "index")
+
+    def counts_no_copy(self, what: str = "") -> None:
+        """Send every event once more, to a worker that has no ids."""
+        self.forget_ids()
+        self.send_again(range(self.sent))
+        self.work()
+        assert self.counted() == self.sent * EACH, f"{what}: copies count again"
