@@ -327,9 +327,11 @@ class Recovery:
                 "messages were not applied cannot be told any more, and to go on would count events twice. Stop all "
                 f"processes and {history.RESTORE}"
             )
-        if found < missing:
-            at = self._log.end(TopicPartition(DEAD_LETTERS, self._number))
-            loss = Loss(at, at + missing - found, counted=False, reason="the log lost its end", topic="dead-letters")
+        to = TopicPartition(DEAD_LETTERS, self._number)
+        unknown = missing - found - self._log.first(to)  # a lost beginning has been reported, with at most so many
+        if unknown > 0:
+            at = self._log.end(to)
+            loss = Loss(at, at + unknown, counted=False, reason="the log lost its end", topic="dead-letters")
             for each in losses.report(self._log, self._number, history.unrecorded([loss], self._lost), self._at):
                 self._logger.error("letters.lost", first=each.start, last=each.end - 1, text=each.text)
         progress = replace(facts.progress, dirty=0, letters=len(dead) + found)
