@@ -10,20 +10,43 @@ from processor.core.events.event import Code
 Reason = Literal[
     "bad_request",
     "bad_batch",
+    "range_too_wide",
+    "too_deep",
     "unauthenticated",
     "forbidden",
     "not_found",
+    "method_not_allowed",
     "conflict",
     "too_large",
     "unsupported_type",
     "unsupported_encoding",
+    "query_too_heavy",
     "rate_limited",
     "quota_exceeded",
+    "internal",
+    "event_store_off",
     "unavailable",
+    "disk_full",
+    "queries_busy",
+    "event_store_missing",
     "not_yet_visible",
 ]
+"""The closed list of `reason` in error bodies, and in upper case of `ErrorInfo.reason` over gRPC. Clients branch on it.
 
-RETRYABLE: Final[frozenset[Reason]] = frozenset({"rate_limited", "quota_exceeded", "unavailable", "not_yet_visible"})
+Those of the event store and its queries come with it; they are here so that the list that clients know does not grow.
+"""
+
+RETRYABLE: Final[frozenset[Reason]] = frozenset(
+    {
+        "rate_limited",
+        "quota_exceeded",
+        "unavailable",
+        "disk_full",
+        "queries_busy",
+        "event_store_missing",
+        "not_yet_visible",
+    }
+)
 """The same request may succeed later; the others are permanent."""
 
 

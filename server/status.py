@@ -1,8 +1,8 @@
-"""The one table reason -> HTTP status, gRPC status code, and both forms of an error answer made from it."""
+"""The one table reason -> HTTP status, gRPC status code and meaning, and both forms of an error answer made from it."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 import msgspec
@@ -21,20 +21,61 @@ API_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "no
 """Of every answer of the API: it is a tenant's data, for this client only, and never a page."""
 
 _Code = grpc.StatusCode
-TABLE: Final[dict[Reason, tuple[int, grpc.StatusCode]]] = {
-    "bad_request": (400, _Code.INVALID_ARGUMENT),
-    "bad_batch": (400, _Code.INVALID_ARGUMENT),
-    "too_large": (413, _Code.INVALID_ARGUMENT),
-    "unsupported_type": (415, _Code.INVALID_ARGUMENT),
-    "unsupported_encoding": (415, _Code.INVALID_ARGUMENT),
-    "unauthenticated": (401, _Code.UNAUTHENTICATED),
-    "forbidden": (403, _Code.PERMISSION_DENIED),
-    "not_found": (404, _Code.NOT_FOUND),
-    "conflict": (409, _Code.ABORTED),
-    "rate_limited": (429, _Code.RESOURCE_EXHAUSTED),
-    "quota_exceeded": (429, _Code.RESOURCE_EXHAUSTED),
-    "unavailable": (503, _Code.UNAVAILABLE),
-    "not_yet_visible": (504, _Code.DEADLINE_EXCEEDED),
+
+
+class Status(NamedTuple):
+    """What becomes of a reason on both APIs; `meaning` is what the reference says of it."""
+
+    http: int
+    grpc: grpc.StatusCode
+    meaning: str
+
+
+TABLE: Final[dict[Reason, Status]] = {
+    "bad_request": Status(400, _Code.INVALID_ARGUMENT, "A parameter, a header or the body is not as expected"),
+    "bad_batch": Status(
+        400, _Code.INVALID_ARGUMENT, "The batch cannot be read, is empty, too long or has no valid event"
+    ),
+    "range_too_wide": Status(400, _Code.INVALID_ARGUMENT, "The range of time is wider than one question may cover"),
+    "too_deep": Status(400, _Code.INVALID_ARGUMENT, "The trace is nested too deep to be answered as a tree"),
+    "unauthenticated": Status(401, _Code.UNAUTHENTICATED, "The API key is missing, unknown, revoked or expired"),
+    "forbidden": Status(403, _Code.PERMISSION_DENIED, "The API key lacks the scope, or may not ask for this project"),
+    "not_found": Status(404, _Code.NOT_FOUND, "There is nothing at this path, or no user, key or budget of this name"),
+    "method_not_allowed": Status(405, _Code.UNIMPLEMENTED, "The path has no such method; `Allow` names those it has"),
+    "conflict": Status(409, _Code.ABORTED, "It exists already as something else, or its state does not allow it"),
+    "too_large": Status(413, _Code.INVALID_ARGUMENT, "The body is too large, counted while it is inflated"),
+    "unsupported_type": Status(
+        415, _Code.INVALID_ARGUMENT, "The content type is not supported; `Accept` names what is"
+    ),
+    "unsupported_encoding": Status(
+        415,
+        _Code.INVALID_ARGUMENT,
+        "The content encoding is not supported; `Accept-Encoding` names those that are (501: a transfer encoding)",
+    ),
+    "query_too_heavy": Status(422, _Code.FAILED_PRECONDITION, "The query would never fit its bounds; ask for less"),
+    "rate_limited": Status(429, _Code.RESOURCE_EXHAUSTED, "The key's requests a minute are used up"),
+    "quota_exceeded": Status(429, _Code.RESOURCE_EXHAUSTED, "The organization's monthly quota is used up"),
+    "internal": Status(500, _Code.INTERNAL, "A fault of the server; its log says more"),
+    "event_store_off": Status(501, _Code.UNIMPLEMENTED, "The event store is switched off on this server"),
+    "unavailable": Status(503, _Code.UNAVAILABLE, "The server cannot take or answer it now; retry it unchanged"),
+    "disk_full": Status(503, _Code.UNAVAILABLE, "The disk has no room for it; retry it when there is"),
+    "queries_busy": Status(503, _Code.UNAVAILABLE, "Too many queries of the project are waiting already; retry it"),
+    "event_store_missing": Status(503, _Code.UNAVAILABLE, "The API process does not see the event store's directory"),
+    "not_yet_visible": Status(
+        504, _Code.DEADLINE_EXCEEDED, "The tables did not contain the position in time; retry it"
+    ),
+}
+"""In the order of the HTTP statuses."""
+
+_OF_HTTP: Final[dict[int, Reason]] = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_type",
+    417: "bad_request",  # Expect: what HTTP itself asks for has statuses that no reason has for its own
+    501: "unsupported_encoding",  # Transfer-Encoding: RFC 9112, 6.1
+    503: "unavailable",
 }
 
 _SUBJECTS: Final[dict[Reason, str]] = {"rate_limited": "key", "quota_exceeded": "organization"}
@@ -55,6 +96,11 @@ def retry_after(refused: Refused) -> int | None:
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
 
+def reason_of(status: int) -> Reason:
+    """Return the reason of an error answer that HTTP itself asks for: `status` is 400 to 599."""
+    return _OF_HTTP.get(status, "bad_request" if status < 500 else "internal")
+
+
 def http_headers(refused: Refused) -> dict[str, str]:
     """What an error answer says besides its body."""
     headers = dict(_HEADERS.get(refused.reason, ()))
@@ -63,8 +109,8 @@ def http_headers(refused: Refused) -> dict[str, str]:
 
 
 def http_body(refused: Refused) -> bytes:
-    """`{"error": ...}` with the details; a refused batch always has its `rejected`, be it empty."""
-    body: dict[str, Any] = {"error": refused.message}
+    """`{"error": ..., "reason": ...}` with the details; a refused batch always has its `rejected`, be it empty."""
+    body: dict[str, Any] = {"error": refused.message, "reason": refused.reason}
     if refused.rejected or refused.reason == "bad_batch":
         body["rejected"] = refused.rejected
     return msgspec.json.encode({**body, **refused.details})
@@ -72,7 +118,7 @@ def http_body(refused: Refused) -> bytes:
 
 def http_response(refused: Refused, *, close: bool = False) -> bytes:
     """Return the whole response as bytes, for where there is no request to answer; `close`: the connection ends."""
-    status, body = HTTPStatus(TABLE[refused.reason][0]), http_body(refused)
+    status, body = HTTPStatus(TABLE[refused.reason].http), http_body(refused)
     headers = {"Content-Type": "application/json", **API_HEADERS, **http_headers(refused)}
     headers["Content-Length"] = str(len(body))
     if close:
@@ -86,7 +132,7 @@ def http_response(refused: Refused, *, close: bool = False) -> bytes:
 
 def grpc_status(refused: Refused, room: int | None = None) -> status_pb2.Status:
     """The rich status. `room` bounds the field violations in bytes: trailing metadata has to stay below 8 KiB."""
-    code = TABLE[refused.reason][1]
+    code = TABLE[refused.reason].grpc
     status = status_pb2.Status(code=code.value[0], message=refused.message)
     if code is _Code.INVALID_ARGUMENT:
         status.details.add().Pack(_bad_request(refused.rejected, room))

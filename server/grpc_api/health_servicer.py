@@ -7,9 +7,12 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.reflection import aio
+from grpc_status import rpc_status
 
+from server.errors import Refused
 from server.limits.connection_watch import ConnectionWatch
 from server.services import Health
+from server.status import grpc_status
 
 WATCH_EVERY: Final = 0.5
 """Seconds between two looks for a `Watch`."""
@@ -36,7 +39,9 @@ class HealthService(health_pb2_grpc.HealthServicer):
     ) -> _Status:
         with self._connections.call(context.peer()):
             if request.service not in self._services:
-                await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service")
+                message = f"There is no such service; there are {', '.join(self._services[1:])}"
+                status = grpc_status(Refused("not_found", message))
+                await context.abort_with_status(rpc_status.to_status(status))
             return self._status()
 
     async def List(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
-from google.rpc import status_pb2
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
@@ -256,7 +255,7 @@ def _params(request: Message) -> dict[str, str]:
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
-_INTERNAL: Final = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="Internal server error")
+_INTERNAL: Final = grpc_status(Refused("internal", "Internal server error"))
 
 
 class _Around(NamedTuple):

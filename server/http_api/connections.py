@@ -7,7 +7,6 @@ import resource
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, InvalidHeader, InvalidURLError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError
@@ -17,7 +16,7 @@ from server.http_api import gate
 from server.http_api.gate import MAX_HEAD, Gate
 from server.limits.admission import Admission, network_of
 from server.limits.connection_watch import MAX_GRPC, peer_of
-from server.status import API_HEADERS
+from server.status import API_HEADERS, http_body, http_response, reason_of
 
 KEEPALIVE: Final = 75.0
 """Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
@@ -387,15 +386,8 @@ HEAD_TOO_LONG: Final = f"The request line and the headers are longer than {MAX_H
 
 
 def _json_error(status: int, text: str) -> web.Response:
-    body = msgspec.json.encode({"error": text})
+    body = http_body(Refused(reason_of(status), text))
     return web.Response(body=body, status=status, headers=API_HEADERS, content_type="application/json")
 
 
-def _closing(status: str, error: str) -> bytes:
-    body = msgspec.json.encode({"error": error})
-    headers = {"Content-Type": "application/json", **API_HEADERS, "Content-Length": len(body), "Connection": "close"}
-    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-_HEAD_TOO_LONG: Final = _closing("400 Bad Request", HEAD_TOO_LONG)
+_HEAD_TOO_LONG: Final = http_response(Refused("bad_request", HEAD_TOO_LONG), close=True)

@@ -41,7 +41,11 @@ def document(version: str) -> dict[str, Any]:
             "title": "spendstream",
             "version": version,
             "summary": "Ingest and metering of LLM usage",
-            "description": "Events in, exact costs by user out. The same is to be had over gRPC: spendstream.v1.",
+            "description": (
+                "Events in, exact costs by user out. The gRPC services of spendstream.v1 answer the same. Every error "
+                "body has `error`, a sentence for people, and `reason`, a word for programs (schema `Reason`); over "
+                "gRPC the word is in upper case in `google.rpc.ErrorInfo`."
+            ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

@@ -7,7 +7,9 @@ import msgspec
 from processor.core.events.event import MAX_ERROR_MESSAGE, Code, JsonEvent
 from processor.core.money import MAX_COST
 from server.alerts.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
+from server.errors import Reason
 from server.http_api.admin import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
+from server.status import TABLE
 
 Schema = dict[str, Any]
 
@@ -99,15 +101,30 @@ ANSWERS: Final[dict[str, Schema]] = {
     "Receipt": record(
         ("rejected",), accepted={"type": "integer", "minimum": 1, "maximum": 100}, rejected=listed(ref("Rejection"))
     ),
+    "Reason": {
+        "enum": list(get_args(Reason)),
+        "description": "Why, for programs: the list is closed.\n\n"
+        + "\n".join(f"- `{reason}` ({each.http}): {each.meaning}" for reason, each in TABLE.items()),
+    },
     "Error": {
         "type": "object",
-        "properties": {"error": {"type": "string", "minLength": 1}, "rejected": listed(ref("Rejection"))},
-        "required": ["error"],
+        "properties": {
+            "error": {"type": "string", "minLength": 1, "description": "What is wrong, for people"},
+            "reason": ref("Reason"),
+            "rejected": listed(ref("Rejection")),
+        },
+        "required": ["error", "reason"],
     },
     "LimitError": {
         "type": "object",
-        "properties": {"error": TEXT, "limit": COUNT, "used": COUNT, "resetsAt": TIME},
-        "required": ["error", "limit", "used", "resetsAt"],
+        "properties": {
+            "error": TEXT,
+            "reason": {"enum": ["rate_limited", "quota_exceeded"]},
+            "limit": COUNT,
+            "used": COUNT,
+            "resetsAt": TIME,
+        },
+        "required": ["error", "reason", "limit", "used", "resetsAt"],
     },
     "User": record(**_USER),
     "UserPage": record(
@@ -156,9 +173,10 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Health": record(status={"const": "ok"}),
     "Readiness": record(
-        ("error", "reasons", "warnings"),
+        ("error", "reason", "reasons", "warnings"),
         status={"enum": ["ready", "unready"]},
         error=TEXT,
+        reason={"const": "unavailable"},
         reasons=listed(TEXT),
         warnings=listed(TEXT),
     ),

@@ -28,7 +28,7 @@ from server.limits.memory_budget import Claim
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
-from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers
+from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers, reason_of
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
 from server.tenancy.admin_service import AdminService
@@ -191,7 +191,8 @@ class _Door:
         if not reasons:
             return json_response({"status": "ready", **told})
         error = f"Not ready: {'; '.join(reasons)}"
-        return json_response({"status": "unready", "error": error, "reasons": reasons, **told}, 503)
+        refusal = {"error": error, "reason": reason_of(503)}
+        return json_response({"status": "unready", **refusal, "reasons": reasons, **told}, 503)
 
     def _reader(self, request: web.Request) -> Key:
         secret = secret_of(request.headers.get(API_KEY), request.headers.get(hdrs.AUTHORIZATION))
@@ -282,9 +283,16 @@ def json_response(body: object, status: int = 200, headers: Mapping[str, str] | 
 
 def error_response(refused: Refused) -> web.Response:
     """The answer to a refused request."""
-    status = TABLE[refused.reason][0]
+    status = TABLE[refused.reason].http
     headers = {**API_HEADERS, **http_headers(refused)}
     return web.Response(body=http_body(refused), status=status, headers=headers, content_type="application/json")
+
+
+def _http_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """The answer that HTTP itself asks for, without the headers of refusals of the same reason."""
+    refused = Refused(reason_of(status), message)
+    every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
+    return web.Response(body=http_body(refused), status=status, headers=every, content_type="application/json")
 
 
 @web.middleware
@@ -293,7 +301,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         if hdrs.TRANSFER_ENCODING in request.headers and (coding := _unknown_coding(request)):
             message = f"Transfer-Encoding: {coding} is not supported, only chunked; pack the body by Content-Encoding"
-            return json_response({"error": message}, 501)
+            return _http_error(501, message)
         connection = request.protocol
         if isinstance(connection, Connection) and connection.is_probe_only:
             response = await handler(request) if request.path in PROBES else error_response(too_many_connections())
@@ -304,18 +312,16 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(refused)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        return json_response(
-            {"error": f"{request.method} is not allowed here, only {allowed}"}, 405, {"Allow": allowed}
-        )
+        return _http_error(405, f"{request.method} is not allowed here, only {allowed}", {"Allow": allowed})
     except web.HTTPNotFound:
-        return json_response({"error": "There is nothing at this path"}, 404)
+        return _http_error(404, "There is nothing at this path; GET /openapi.json lists the paths")
     except web.HTTPException as error:
-        return json_response({"error": error.reason}, error.status)
+        return _http_error(error.status, error.reason)
     except ConnectionError:  # the client went away: nobody reads this
-        return json_response({"error": "The client closed the connection"}, 400)
+        return _http_error(400, "The client closed the connection")
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return json_response({"error": "Internal server error"}, 500)
+        return _http_error(500, "Internal server error")
 
 
 def _settle(services: Services) -> Any:

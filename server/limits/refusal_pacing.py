@@ -20,7 +20,7 @@ LONGEST: Final = 10.0
 """Seconds that an answer is held back at most."""
 MAX_SENDERS: Final = 10_000
 
-NOT_THE_SENDERS: Final[frozenset[Reason]] = frozenset({"unavailable", "not_yet_visible"})
+NOT_THE_SENDERS: Final[frozenset[Reason]] = frozenset({"unavailable", "disk_full", "not_yet_visible"})
 """Refusals that are ours: whoever gets one may well come back at once."""
 
 

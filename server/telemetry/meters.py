@@ -24,6 +24,21 @@ DOORS: Final[dict[Wire, Door]] = {"json": "http", "proto": "grpc"}
 ACK_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 VISIBLE_SECONDS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+NOT_OF_BATCHES: Final[frozenset[Reason]] = frozenset(
+    {
+        "range_too_wide",
+        "too_deep",
+        "method_not_allowed",
+        "query_too_heavy",
+        "internal",
+        "event_store_off",
+        "disk_full",
+        "queries_busy",
+        "event_store_missing",
+    }
+)
+"""Reasons for which no batch is refused: without a series of their own."""
+
 MAX_WAITING: Final = 65_536
 """Batches of a partition that are remembered until they are visible; beyond that they are joined to the last one."""
 
@@ -98,7 +113,7 @@ class Meters:
         for door in DOORS.values():  # there from the start: a rate needs a zero to begin with
             for code in get_args(Code):
                 self._rejected.labels(door, code)
-            for reason in get_args(Reason):
+            for reason in sorted(set(get_args(Reason)) - NOT_OF_BATCHES):
                 self._refused.labels(door, reason)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -142,7 +142,7 @@ async def test_only_keys_with_the_scope_are_let_in(tmp_path: Path) -> None:
             for key, status in ((SECRET, 403), (INGEST_ONLY, 403), ("lqt_" + "9" * 64, 401), ("", 401)):
                 answer = await office.call(method, path, b"not read", key)
                 assert answer.status == status, (method, path)
-                assert set(answer.json) == {"error"}
+                assert set(answer.json) == {"error", "reason"}
         assert (await office.doors.get("/v1/users", x_api_key=office.local)).status == 403
         assert await office.ingest(office.local) == 403
 

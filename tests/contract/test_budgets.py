@@ -47,7 +47,7 @@ async def test_a_budget_from_its_making_to_its_end(tmp_path: Path) -> None:
         assert (await call(office, "DELETE", f"{URL}/{name}")).json == again.json
         assert [budget.id for budget in office.doors.directory.shelf(BudgetShelf).budgets("web")] == [other.json["id"]]
         gone = await call(office, "DELETE", f"{URL}/{name}")
-        assert (gone.status, gone.json) == (404, {"error": "This project has no such budget"})
+        assert (gone.status, gone.json) == (404, {"error": "This project has no such budget", "reason": "not_found"})
 
 
 @pytest.mark.parametrize(

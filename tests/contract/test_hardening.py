@@ -100,7 +100,7 @@ async def test_too_many_connections_are_told_so_and_closed() -> None:
         status, headers, body = await read_closed(reader)
         assert status.startswith(b"HTTP/1.1 503 ")
         assert (headers["retry-after"], headers["connection"]) == ("1", "close")
-        assert body == b'{"error":"Too many connections; try again"}'
+        assert body == b'{"error":"Too many connections; try again","reason":"unavailable"}'
         assert not doors.stored()
         writer.close()
         for _, each in held:
@@ -195,7 +195,7 @@ async def test_an_expectation_that_is_not_known_is_not_repeated() -> None:
         writer.write(PROBE[:-2] + f"Expect: {MARK}\r\nConnection: close\r\n\r\n".encode())
         status, headers, body = await read_closed(reader)
         assert (status, headers["cache-control"]) == (b"HTTP/1.1 417 Expectation Failed", "no-store")
-        assert json.loads(body) == {"error": "Expect has to be 100-continue, if it is there"}
+        assert json.loads(body) == {"error": "Expect has to be 100-continue, if it is there", "reason": "bad_request"}
         writer.close()
 
 

@@ -16,7 +16,7 @@ from tests.support.events import make_event, to_ndjson
 
 MIB = 1024 * 1024
 BODY = to_ndjson([make_event()])
-INVALID = {"error": "Invalid API key"}
+INVALID = {"error": "Invalid API key", "reason": "unauthenticated"}
 
 
 async def send_raw(doors: Doors, head: str, body: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -58,7 +58,8 @@ async def test_some_rejected(doors: Doors) -> None:
 
 async def test_too_many(doors: Doors) -> None:
     answer = await doors.post(BODY * 101)
-    assert (answer.status, answer.json) == (400, {"error": "Max 100 events per batch", "rejected": []})
+    body = {"error": "Max 100 events per batch", "reason": "bad_batch", "rejected": []}
+    assert (answer.status, answer.json) == (400, body)
 
 
 @pytest.mark.parametrize("secret", [None, "", "lqt_", "lqt_" + "9" * 64, "ü", "Bearer " + SECRET, SECRET + " x"])
@@ -82,9 +83,9 @@ async def test_ingest_takes_no_bearer(doors: Doors) -> None:
 
 async def test_scopes(doors: Doors) -> None:
     answer = await doors.post(BODY, x_api_key=READ_ONLY)
-    assert (answer.status, list(answer.json)) == (403, ["error"])
+    assert (answer.status, list(answer.json)) == (403, ["error", "reason"])
     answer = await doors.get("/v1/users", x_api_key=INGEST_ONLY)
-    assert (answer.status, list(answer.json)) == (403, ["error"])
+    assert (answer.status, list(answer.json)) == (403, ["error", "reason"])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ async def test_content_types(doors: Doors, kind: str | None, status: int) -> Non
 
 async def test_an_unknown_encoding(doors: Doors) -> None:
     answer = await doors.post(BODY, Content_Encoding="br")
-    assert (answer.status, list(answer.json)) == (415, ["error"])
+    assert (answer.status, list(answer.json)) == (415, ["error", "reason"])
     assert answer.headers["Accept-Encoding"] == "gzip, deflate, zstd, identity"
     assert "Accept" not in answer.headers
 
@@ -149,7 +150,7 @@ async def test_refused_for_now(doors: Doors, refused: Refused, status: int, retr
     doors.quotas.refuse_request = refused
     answer = await doors.post(BODY)
     assert (answer.status, answer.headers["Retry-After"]) == (status, retry)
-    assert answer.json == {"error": refused.message, **refused.details}
+    assert answer.json == {"error": refused.message, "reason": refused.reason, **refused.details}
 
 
 async def test_quota(doors: Doors) -> None:
@@ -157,14 +158,14 @@ async def test_quota(doors: Doors) -> None:
     doors.quotas.refuse_events = Refused("quota_exceeded", "Monthly quota exceeded", retry_after=9**9, details=details)
     answer = await doors.post(BODY)
     assert (answer.status, answer.headers["Retry-After"]) == (429, "60")
-    assert answer.json == {"error": "Monthly quota exceeded", **details}
+    assert answer.json == {"error": "Monthly quota exceeded", "reason": "quota_exceeded", **details}
     assert doors.stored() == []
 
 
 async def test_the_log_is_away(doors: Doors) -> None:
     doors.publisher.available = False
     answer = await doors.post(BODY)
-    assert (answer.status, answer.headers["Retry-After"], list(answer.json)) == (503, "1", ["error"])
+    assert (answer.status, answer.headers["Retry-After"], list(answer.json)) == (503, "1", ["error", "reason"])
     assert doors.quotas.reservations[0].ended == ["doubted"]
     doors.publisher.available = True
     assert (await doors.post(BODY)).status == 202
@@ -181,7 +182,7 @@ async def test_a_fault_of_ours_shows_nothing_of_us(doors: Doors) -> None:
     doors.quotas.refuse_request = RuntimeError("secret detail")  # type: ignore[assignment] # what nobody expects
     with capture_logs() as logs:
         answer = await doors.post(BODY)
-    assert (answer.status, answer.json) == (500, {"error": "Internal server error"})
+    assert (answer.status, answer.json) == (500, {"error": "Internal server error", "reason": "internal"})
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("http_request_failed", "error")]
 
 
@@ -196,7 +197,7 @@ async def test_chunked(doors: Doors) -> None:
 
 async def test_chunked_and_too_large(doors: Doors) -> None:
     answer = await doors.post(slowly(b"\n" * (20 * MIB + 1)))
-    assert (answer.status, list(answer.json)) == (413, ["error"])
+    assert (answer.status, list(answer.json)) == (413, ["error", "reason"])
     assert (await doors.post(slowly(b"\n" * (20 * MIB - len(BODY)) + BODY))).status == 202
 
 
@@ -251,7 +252,7 @@ async def test_what_is_not_http_is_nothing_to_log(doors: Doors, caplog: pytest.L
 @pytest.mark.parametrize("path", ["/page", "/page/", "/v1", "/v1/ingest/", "/v2/ingest", "/%00", "/v1/quota/x"])
 async def test_unknown_paths(doors: Doors, path: str) -> None:
     answer = await doors.get(path)
-    assert (answer.status, list(answer.json)) == (404, ["error"])
+    assert (answer.status, list(answer.json)) == (404, ["error", "reason"])
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ async def test_unknown_paths(doors: Doors, path: str) -> None:
 async def test_wrong_methods(doors: Doors, method: str, path: str, allow: str) -> None:
     async with doors.session.request(method, doors.url + path) as response:
         assert (response.status, response.headers["Allow"]) == (405, allow)
-        assert list(await response.json()) == ["error"]
+        assert list(await response.json()) == ["error", "reason"]
 
 
 async def test_probes_need_no_key(doors: Doors) -> None:
@@ -473,7 +474,7 @@ async def test_a_stream_without_a_valid_key_is_told_so_whatever_else_is_wrong(
 async def test_refused_reads(doors: Doors, refused: Refused, status: int) -> None:
     doors.reads.refuse = refused
     answer = await doors.get("/v1/users/u1")
-    assert (answer.status, answer.json) == (status, {"error": refused.message})
+    assert (answer.status, answer.json) == (status, {"error": refused.message, "reason": refused.reason})
 
 
 async def test_the_servers_default_handling() -> None:

@@ -39,7 +39,7 @@ async def test_a_refusal_says_what_is_left_and_when_to_come_back(reason: str) ->
         assert answer.status == 429
         wait = int(answer.headers["Retry-After"])
         assert wait == min(refused.retry_after or 0, 60)
-        assert answer.json == {"error": refused.message, **refused.details}
+        assert answer.json == {"error": refused.message, "reason": refused.reason, **refused.details}
         assert answer.headers["RateLimit-Policy"] == '"requests";q=60;w=60, "events";q=10000'
         assert answer.headers["RateLimit"] == '"requests";r=0;t=1, "events";r=1;t=5'
         ingest = doors.unary("IngestService/Ingest", pb.IngestResponse)

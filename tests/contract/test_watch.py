@@ -282,7 +282,8 @@ async def test_refused_over_http(doors: Doors, query: str, headers: dict[str, st
     async with doors.session.get(doors.url + "/v1/stream/users" + query, headers=headers) as response:
         assert response.status == status
         assert response.content_type == "application/json"
-        assert await response.json() == {"error": message}
+        reason = {400: "bad_request", 401: "unauthenticated", 403: "forbidden"}[status]
+        assert await response.json() == {"error": message, "reason": reason}
 
 
 async def test_what_the_answer_says_before_its_first_event(doors: Doors) -> None:

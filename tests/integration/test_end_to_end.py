@@ -319,7 +319,7 @@ async def test_the_command_line_works_beside_a_running_server(running: Server, t
     listed = msgspec.json.decode(running.cli("keys", "list", "--json").stdout)
     assert {"beside", "default"} <= {row["project"] for row in listed}
     assert running.cli("keys", "revoke", key).returncode == 0
-    assert (await until_status(tables, key, 401)).json == {"error": "Invalid API key"}
+    assert (await until_status(tables, key, 401)).json == {"error": "Invalid API key", "reason": "unauthenticated"}
     assert running.cli("orgs", "list", "--json").returncode == 0
     assert clients.verify(running) == []
 

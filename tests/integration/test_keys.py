@@ -79,7 +79,8 @@ async def test_every_process_goes_by_a_change_within_a_second(
     cli(first, "keys", "revoke", made["id"])
     await asyncio.sleep(WITHIN)
     for each in two:
-        assert await post(session, each.http, made["key"], [make_event()]) == (401, {"error": "Invalid API key"})
+        invalid = {"error": "Invalid API key", "reason": "unauthenticated"}
+        assert await post(session, each.http, made["key"], [make_event()]) == (401, invalid)
         assert (await post(session, each.http, rotated["key"], [make_event()]))[0] == 202
 
     # what one process is asked for, it does at once, and the other within a second

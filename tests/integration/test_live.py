@@ -110,7 +110,7 @@ async def test_a_revoked_key_ends_a_feed_within_a_second(tmp_path: Path) -> None
             assert revoked.returncode == 0, revoked.stderr
             last = await asyncio.wait_for(ended, 20)
             assert loop.time() - at < 1.0
-            assert (last.kind, last.data) == ("error", {"error": "Invalid API key"})
+            assert (last.kind, last.data) == ("error", {"error": "Invalid API key", "reason": "unauthenticated"})
         code, seconds = await asyncio.to_thread(started.stop)
         assert code == 0
         assert seconds < 10

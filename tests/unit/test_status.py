@@ -12,8 +12,17 @@ from server.status import TABLE, grpc_status, http_body, http_headers, retry_aft
 REASONS: tuple[Reason, ...] = get_args(Reason)
 CODE = grpc.StatusCode
 
-# The contract's own table, sections 2.2 and 3: another copy, on purpose.
+# The contract's own table, sections 2.2, 3 and 6: another copy, on purpose.
 WANTED = {
+    "range_too_wide": (400, CODE.INVALID_ARGUMENT),
+    "too_deep": (400, CODE.INVALID_ARGUMENT),
+    "method_not_allowed": (405, CODE.UNIMPLEMENTED),
+    "query_too_heavy": (422, CODE.FAILED_PRECONDITION),
+    "internal": (500, CODE.INTERNAL),
+    "event_store_off": (501, CODE.UNIMPLEMENTED),
+    "event_store_missing": (503, CODE.UNAVAILABLE),
+    "queries_busy": (503, CODE.UNAVAILABLE),
+    "disk_full": (503, CODE.UNAVAILABLE),
     "bad_request": (400, CODE.INVALID_ARGUMENT),
     "bad_batch": (400, CODE.INVALID_ARGUMENT),
     "too_large": (413, CODE.INVALID_ARGUMENT),
@@ -42,7 +51,8 @@ def unpack(refused: Refused, kind: type[Message], room: int | None = None) -> An
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_every_reason_has_its_codes(reason: Reason) -> None:
-    assert TABLE[reason] == WANTED[reason]
+    assert set(WANTED) == set(REASONS)
+    assert (TABLE[reason].http, TABLE[reason].grpc) == WANTED[reason]
     assert grpc_status(Refused(reason, "why")).code == WANTED[reason][1].value[0]
     assert grpc_status(Refused(reason, "why")).message == "why"
 
@@ -70,12 +80,13 @@ def test_http_body() -> None:
     refused = Refused("quota_exceeded", "Monthly quota exceeded", details={"limit": 5, "used": 5, "resetsAt": "soon"})
     assert msgspec.json.decode(http_body(refused)) == {
         "error": "Monthly quota exceeded",
+        "reason": "quota_exceeded",
         "limit": 5,
         "used": 5,
         "resetsAt": "soon",
     }
-    assert http_body(Refused("unauthenticated", "Invalid API key")) == b'{"error":"Invalid API key"}'
-    assert http_body(Refused("bad_batch", "no")) == b'{"error":"no","rejected":[]}'
+    assert http_body(Refused("unauthenticated", "no")) == b'{"error":"no","reason":"unauthenticated"}'
+    assert http_body(Refused("bad_batch", "no")) == b'{"error":"no","reason":"bad_batch","rejected":[]}'
     assert msgspec.json.decode(http_body(Refused("bad_batch", "no", rejected=REJECTED)))["rejected"] == [
         {
             "line": 3,
