@@ -56,13 +56,13 @@ class Settings(BaseSettings):
         description="What the names of topics, consumer groups and transactional ids begin with: one for each product",
     )
     kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
-        None, description="How to speak to Kafka: plaintext, ssl, sasl_plaintext or sasl_ssl"
+        None, description="How to speak to Kafka"
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
-        None, description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        None, description="SASL mechanism"
     )
     kafka_username: str | None = Field(None, description="SASL user")
-    kafka_password: str | None = Field(None, description="SASL password; better given as a variable than as a flag")
+    kafka_password: str | None = Field(None, description="SASL password")
     kafka_ca: Path | None = Field(None, description="PEM certificates of the authorities to trust")
     kafka_cert: Path | None = Field(None, description="PEM certificate of this client, for mutual TLS")
     kafka_key: Path | None = Field(None, description="PEM private key of that certificate")
@@ -72,15 +72,12 @@ class Settings(BaseSettings):
     standby: bool = Field(
         True, description="On Kafka: keep a warm copy of the partitions that other workers own, for a fast takeover"
     )
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
-        "info", description="debug, info, warning or error"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Form of the log's lines; auto is console on a terminal and json elsewhere"
     )
-    log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = Field(
-        "auto", description="console, json, or auto: console on a terminal, json elsewhere"
-    )
-
     traces: bool = Field(
-        False, description="true: export OpenTelemetry traces by OTLP/HTTP; where to, say the OTEL_* variables"
+        False, description="Export OpenTelemetry traces by OTLP/HTTP; the OTEL_* variables say where to"
     )
 
     @model_validator(mode="after")

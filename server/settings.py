@@ -46,10 +46,10 @@ class ServerSettings(Settings):
     """What `api` and `serve` need to know."""
 
     http_bind: Annotated[str, AfterValidator(_bind)] = Field(
-        "127.0.0.1:8080", description="HTTP API process, host:port"
+        "127.0.0.1:8080", description="Address of the HTTP API, host:port; port 0 takes a free one"
     )
     grpc_bind: Annotated[str, AfterValidator(_bind)] = Field(
-        "127.0.0.1:50051", description="gRPC API process, host:port"
+        "127.0.0.1:50051", description="Address of the gRPC API, host:port; port 0 takes a free one"
     )
     api_processes: int = Field(
         1,
@@ -57,7 +57,9 @@ class ServerSettings(Settings):
         le=MAX_PROCESSES,
         description="API processes of `serve`, which share both ports: one for each core to use",
     )
-    handling: Handling = Field("partial", description="partial, strict or lenient, where a request does not say")
+    handling: Handling = Field(
+        "partial", description="How batches with bad lines are handled, where a request does not say"
+    )
     bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
         None, description="A full lqt_ key to create on the first start, instead of a random one"
     )
@@ -72,24 +74,29 @@ class ServerSettings(Settings):
 
     max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further ones are rejected")
     max_models: int = Field(10_000, ge=1, description="Models of a project; events of further ones are rejected")
-    max_environments: int = Field(1_000, ge=1, description="Environments of a project, likewise")
+    max_environments: int = Field(
+        1_000, ge=1, description="Environments of a project; events of further ones are rejected"
+    )
     max_days: int = Field(
         4_000,
         ge=1,
-        description="Days (UTC) that a project has events of, by their own time; events of others, likewise",
+        description="UTC days that a project has events of, by their own time; events of further ones are rejected",
     )
-    max_rows: int = Field(20_000_000, ge=1, description="Rows of all kinds of a project; events of new ones, likewise")
+    max_rows: int = Field(
+        20_000_000, ge=1, description="Rows of all kinds of a project; events that need new ones are rejected"
+    )
     alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
-        None, description="https:// address that is told when an organization has used 80 and 100 % of its quota"
+        None,
+        description="https:// address to notify when 80 and 100 % of a quota is used, or a budget is reached",
     )
     alert_secret: Annotated[str | None, AfterValidator(_webhook_secret)] = Field(
-        None, description="whsec_ and base64: what those messages are signed with; better a variable than a flag"
+        None, description="whsec_ and base64: the key that signs those notifications"
     )
     alert_allow_private: bool = Field(
-        False, description="true: the webhook may be http:// and have an address of this machine or network"
+        False, description="Let the webhook be http://, and an address of this machine or network"
     )
-    access_log: bool = Field(False, description="true: a line in the log for each request and gRPC call")
-    insecure: bool = Field(False, description="true: listen beyond this machine without TLS, as behind a proxy")
+    access_log: bool = Field(False, description="Log a line for each request and gRPC call")
+    insecure: bool = Field(False, description="Listen beyond this machine without TLS, as behind a proxy")
 
     @model_validator(mode="after")
     def _alerts_are_signed(self) -> Self:

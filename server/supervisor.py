@@ -23,10 +23,10 @@ from processor.core.visible import visible
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import EXIT_BROKEN
-from processor.log.file_lock import FileLock
+from processor.log.file_lock import LOOK, FileLock
 from processor.log.following import EXIT_DAMAGED
 from processor.wall_clock import now
-from server.processes import listening_ports
+from server.processes import listening_ports, server_address
 from server.processes.siblings import VARIABLE, ApiSibling
 from server.settings import ServerSettings
 from server.tenancy.first_key import ensure_key
@@ -143,8 +143,8 @@ class Child:
 async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     """Serve until SIGTERM; returns the exit code. `environment` has the settings for the children."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(settings.data_dir / "serve.lock")
-    lock.acquire(f"a server is running already on {settings.data_dir}: stop it, or name another data directory")
+    lock = FileLock(settings.data_dir / server_address.LOCK)
+    lock.acquire(f"a server is running already on {settings.data_dir}: stop it, or name another data directory", LOOK)
     address = LogAddress.of(settings)
     log = address.open(settings.partitions, create=True)
     address.claim(log.identity, keeps=True)
@@ -226,6 +226,7 @@ async def _serve(settings: ServerSettings, children: list[Child], made: str | No
 
 def _say(settings: ServerSettings, said: Mapping[str, str], made: str | None) -> None:
     scheme = "https" if settings.tls_cert else "http"
+    server_address.note(settings.data_dir, scheme, said["http"])
     lines = [
         "spendstream is ready",
         f"  HTTP  {scheme}://{said['http']}",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from processor.log.errors import Locked
 
@@ -47,3 +48,26 @@ class FileLock:
     def close(self) -> None:
         """Release the lock."""
         os.close(self._fd)
+
+
+LOOK: Final = 0.2
+"""Seconds of patience with which a lock is acquired that others may look at with `holder_of`: far more than a look."""
+
+
+def holder_of(path: Path) -> int | None:
+    """Return the pid of the process that holds the lock on a file; None if none does. Does not block.
+
+    The look itself holds the lock for an instant, so it is to be acquired with the patience of `LOOK`.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).strip()
+        return int(holder) if holder.isdigit() else None
+    finally:
+        os.close(fd)
+    return None

@@ -7,21 +7,23 @@ import click
 
 from processor.log.embedded.log import FILE_NAME, Log
 from processor.settings import Settings
-from server.cli.common import fail, open_log, settings_options
+from server.cli.common import fail, open_log
+from server.cli.grouped_help import Command
 from server.cli.output import print_json, say
 from server.cli.progress import progress_bar
+from server.cli.settings_flags import settings_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @settings_options(Settings, "data_dir", "broker")
 def backup(directory: Path, as_json: bool, **flags: Any) -> None:
-    """Copy the log, as of one instant, to DIR/log.db: every event, table, key and organization.
+    """Copy the log, as of one instant, to DIR/log.db.
 
-    Works beside a running server, which goes on; what it acknowledges meanwhile is not in the copy. To restore, stop
-    the server and put the file into an otherwise empty data directory; what else was there is made anew. To check a
-    copy: `spendstream verify --data-dir DIR`.
+    It has every event, table, key and organization. Works beside a running server, which goes on; what it acknowledges
+    meanwhile is not in the copy. To restore, stop the server and put the file into an otherwise empty data directory;
+    what else was there is made anew. To check a copy: `spendstream verify --data-dir DIR`.
 
     \b
     Example:

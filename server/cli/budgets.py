@@ -1,38 +1,74 @@
-"""`spendstream budgets`: what a project, a user or a model may cost before somebody is told."""
+"""`spendstream budgets`: what a project, a user or a model may cost before a notification."""
 
 import asyncio
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
+from urllib.parse import quote
 
 import click
+import msgspec
+from msgspec import Struct
 
-from processor.core.money import format_cost
-from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
 from server.alerts.budget_admin import BudgetAdmin, NewBudget
 from server.alerts.budget_json import budget_alone, budget_list
-from server.alerts.budgets import DEFAULT_THRESHOLDS, MAX_THRESHOLD, WINDOWS, Budget, BudgetList, Window
-from server.cli.common import UNICODE, fail, open_log, settings_options
+from server.alerts.budgets import DEFAULT_THRESHOLDS, MAX_THRESHOLD, WINDOWS, Budget, Window
+from server.cli.answer_source import answer, source_options
+from server.cli.common import UNICODE, fail, open_log
+from server.cli.grouped_help import Group
 from server.cli.keys import administration
 from server.cli.output import Column, Sheet, print_encoded, say
+from server.cli.remote import Question
 from server.cli.users import read_view
 from server.reads import read_json
 from server.reads.read_service import ViewReads
 from server.tenancy import directory_log
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
-_log = settings_options(Settings, "data_dir", "broker")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers")
-_project = click.option("--project", type=UNICODE, default=DEFAULT_PROJECT, show_default=True, help="The project")
+_project = click.option(
+    "--project", type=UNICODE, help=f"The project  [default: the key's; in the data directory {DEFAULT_PROJECT!r}]"
+)
 
 
-@click.group()
+class Reached(Struct):
+    """What is shown of a threshold that was reached."""
+
+    threshold: int
+
+
+class ShownBudget(Struct):
+    """What is shown of a budget, by itself or in the answer of `GET /v1/budgets`."""
+
+    id: str
+    user_id: str | None
+    model: str | None
+    window: str
+    usd: Decimal
+    thresholds: list[int]
+    spent: Decimal = Decimal()
+    reached: list[Reached] = []
+
+
+class ShownList(Struct):
+    """What is shown of the answer of `GET /v1/budgets`."""
+
+    budgets: list[ShownBudget]
+
+
+@click.group(cls=Group)
 def budgets() -> None:
-    """Budgets: told once each day or month when so much of them is spent. Nobody is refused for a budget.
+    """Set, list and delete budgets.
 
-    Costs count by the events' own time (UTC). A running server sees every change within a second, and tells what is
-    reached on the live stream, in `budgets list`, on its page and to SPENDSTREAM_ALERT_WEBHOOK.
+    Each notifies once a day or month when so much of it is spent; no event is refused for a budget. Costs count by the
+    events' own time (UTC). A running server sees every change within a second, and notifies on the live stream, in
+    `budgets list`, on its page and to SPENDSTREAM_ALERT_WEBHOOK.
+
+    Asks the server that --url names; to set and delete, with a key of the scope admin. Without --url, the server that
+    runs on the data directory; if there is none, or it does not answer this key, uses the data directory itself, and
+    says so.
     """
 
 
@@ -46,18 +82,18 @@ def budgets() -> None:
     metavar="N,N",
     default=",".join(map(str, DEFAULT_THRESHOLDS)),
     show_default=True,
-    help=f"Percent of it at which somebody is told, 1 to {MAX_THRESHOLD}",
+    help=f"Percent of it at which to notify, 1 to {MAX_THRESHOLD}",
 )
 @_project
 @_json
-@_log
+@source_options
 def set_budget(
     usd: str,
     window: Window,
     user: str | None,
     model: str | None,
     thresholds: str,
-    project: str,
+    project: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -76,50 +112,78 @@ def set_budget(
     except InvalidOperation:
         fail(f"--usd takes an amount of dollars, like 25 or 0.50, not {usd!r}")
     wanted = NewBudget(amount, window, user, model, tuple(map(int, parts)))
-    with administration(flags) as admin:
-        found = BudgetAdmin(admin).set_budget(wanted, project)
-    _print_one(found, f"{found.id}: {_what(found)}, {_amount(found)}", as_json)
+    body = {"usd": usd, "window": window, "user_id": user, "model": model, "thresholds": wanted.thresholds}
+    question = Question("/v1/budgets", _params(project), "PUT", msgspec.json.encode(body))
+    found = _answer(flags, question, project, lambda admin, where: admin.set_budget(wanted, where))
+    if as_json:
+        print_encoded([found])
+    else:
+        made = msgspec.json.decode(found, type=ShownBudget)
+        say(f"{made.id}: {_what(made)}, {_amount(made)}")
 
 
 @budgets.command("list")
 @_project
 @_json
-@_log
-def list_budgets(project: str, as_json: bool, **flags: Any) -> None:
-    """List a project's budgets and what is spent of them, read beside a running server or without one."""
-    with open_log(flags) as log:
-        view, directory = read_view(log), directory_log.read_directory(log)
-    reads = ViewReads(view, Arrivals(view), directory, "", now)
-    found = asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))
-    print_encoded([read_json.encode(budget_list(found))]) if as_json else _print(found)
+@source_options
+def list_budgets(project: str | None, as_json: bool, **flags: Any) -> None:
+    """List a project's budgets and what is spent of them."""
+    where = project or DEFAULT_PROJECT
+    question = Question("/v1/budgets", _params(project))
+    found = answer(flags, question, lambda left: _read(left, where), f"project {where}")
+    print_encoded([found]) if as_json else _print(msgspec.json.decode(found, type=ShownList))
 
 
 @budgets.command("delete")
 @click.argument("budget", type=UNICODE)
 @_project
 @_json
-@_log
-def delete_budget(budget: str, project: str, as_json: bool, **flags: Any) -> None:
+@source_options
+def delete_budget(budget: str, project: str | None, as_json: bool, **flags: Any) -> None:
     """Delete BUDGET, named by its id as listed."""
-    with administration(flags) as admin:
-        found = BudgetAdmin(admin).delete_budget(budget, project)
-    _print_one(found, f"deleted {found.id}: {_what(found)}", as_json)
+    question = Question(f"/v1/budgets/{quote(budget, safe='')}", _params(project), "DELETE")
+    found = _answer(flags, question, project, lambda admin, where: admin.delete_budget(budget, where))
+    if as_json:
+        print_encoded([found])
+    else:
+        gone = msgspec.json.decode(found, type=ShownBudget)
+        say(f"deleted {gone.id}: {_what(gone)}")
 
 
-def _print_one(found: Budget, line: str, as_json: bool) -> None:
-    print_encoded([read_json.encode(budget_alone(found))]) if as_json else say(line)
+def _params(project: str | None) -> dict[str, str]:
+    return {} if project is None else {"projectId": project}
 
 
-def _what(budget: Budget) -> str:
+def _answer(
+    flags: dict[str, Any], question: Question, project: str | None, change: Callable[[BudgetAdmin, str], Budget]
+) -> bytes:
+    """Have a change made by the server, or in the data directory; returns the budget as JSON."""
+    where = project or DEFAULT_PROJECT
+
+    def make(left: dict[str, Any]) -> bytes:
+        with administration(left) as admin:
+            return read_json.encode(budget_alone(change(BudgetAdmin(admin), where)))
+
+    return answer(flags, question, make, f"project {where}")
+
+
+def _read(flags: dict[str, Any], project: str) -> bytes:
+    with open_log(flags) as log:
+        view, directory = read_view(log), directory_log.read_directory(log)
+    reads = ViewReads(view, Arrivals(view), directory, "", now)
+    return read_json.encode(budget_list(asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))))
+
+
+def _what(budget: ShownBudget) -> str:
     of = [f"user {budget.user_id}"] if budget.user_id is not None else []
     return ", ".join(of + ([f"model {budget.model}"] if budget.model is not None else [])) or "the project"
 
 
-def _amount(budget: Budget) -> str:
-    return f"{budget.usd} USD a {budget.window}, told at {', '.join(f'{each} %' for each in budget.thresholds)}"
+def _amount(budget: ShownBudget) -> str:
+    return f"{budget.usd:f} USD a {budget.window}, told at {', '.join(f'{each} %' for each in budget.thresholds)}"
 
 
-def _print(found: BudgetList) -> None:
+def _print(found: ShownList) -> None:
     table = Sheet(
         Column("for"),
         Column("window", "whole"),
@@ -128,8 +192,7 @@ def _print(found: BudgetList) -> None:
         Column("reached", "number"),
         Column("id", "whole"),
     )
-    for state in found.budgets:
-        reached = f"{state.reached[-1].threshold} %" if state.reached else "no"
-        budget = state.budget
-        table.add(_what(budget), budget.window, str(budget.usd), format_cost(state.spent), reached, budget.id)
+    for budget in found.budgets:
+        reached = f"{budget.reached[-1].threshold} %" if budget.reached else "no"
+        table.add(_what(budget), budget.window, f"{budget.usd:f}", f"{budget.spent:f}", reached, budget.id)
     table.print()

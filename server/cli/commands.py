@@ -16,12 +16,14 @@ from processor.settings import Settings, SettingsError
 from server.cli import output
 from server.cli.backup import backup
 from server.cli.budgets import budgets
-from server.cli.common import export, fail, load_or_exit, settings_options
+from server.cli.common import export, fail, load_or_exit
 from server.cli.dlq import dlq
+from server.cli.grouped_help import Command, Group
 from server.cli.keys import keys, orgs, projects
 from server.cli.loadtest import loadtest
 from server.cli.quota import quota
 from server.cli.rebuild import rebuild
+from server.cli.settings_flags import settings_options
 from server.cli.tail import tail
 from server.cli.transfer import export_events, import_events
 from server.cli.users import users
@@ -29,7 +31,7 @@ from server.cli.verify import verify
 from server.settings import ServerSettings
 
 
-class Program(click.Group):
+class Program(Group):
     """The group of all commands; prints in any locale, and errors of the command line as text."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -68,10 +70,13 @@ def main() -> None:
     os.umask(0o077)  # what is written has keys' hashes and customers' events in it
 
 
-@main.command()
+@click.command(cls=Command)
 @settings_options(ServerSettings)
 def serve(**flags: Any) -> None:
-    """Serve on this machine: the API and the worker, as processes of one supervisor."""
+    """Serve on this machine: the APIs and the worker.
+
+    They are processes of one supervisor, which starts again what ends.
+    """
     from server import supervisor
 
     settings = load_or_exit(ServerSettings, flags)
@@ -83,10 +88,13 @@ def serve(**flags: Any) -> None:
         fail(str(error))
 
 
-@main.command()
+@click.command(cls=Command)
 @settings_options(ServerSettings)
 def api(**flags: Any) -> None:
-    """Serve HTTP and gRPC only; a worker on the same log fills the tables."""
+    """Serve the HTTP and gRPC APIs only.
+
+    A worker on the same log fills the tables.
+    """
     if lifeline.VARIABLE not in os.environ:
         _warn_of_memory("api")
     from server import api as role
@@ -122,7 +130,7 @@ def _run_api(coroutine: Any) -> None:
         fail(str(error))
 
 
-@main.command()
+@click.command(cls=Command)
 @settings_options(Settings)
 def worker(**flags: Any) -> None:
     """Process events only: dedupe, quota counters, cost tables."""
@@ -131,17 +139,7 @@ def worker(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 
-main.add_command(backup)
-main.add_command(budgets)
-main.add_command(dlq)
-main.add_command(export_events)
-main.add_command(import_events)
-main.add_command(keys)
-main.add_command(loadtest)
-main.add_command(orgs)
-main.add_command(projects)
-main.add_command(quota)
-main.add_command(rebuild)
-main.add_command(tail)
-main.add_command(users)
-main.add_command(verify)
+main.add_section("Serving", serve, api, worker)
+main.add_section("Tables", users, quota, budgets, tail)
+main.add_section("Operations", verify, rebuild, backup, export_events, import_events, dlq, loadtest)
+main.add_section("Administration", keys, projects, orgs)

@@ -1,21 +1,18 @@
-"""What several commands share: the settings' flags, the clock, and the log of the data directory."""
+"""What several commands share: settings, the end of a command that cannot be run, and the log of the data directory."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
-from pydantic.fields import FieldInfo
 
 from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.log.port import LogWriter
 from processor.settings import CONFIG_VARIABLE, Settings, SettingsError, load
 from server.cli.output import say
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_USAGE: Final = 2
 
@@ -41,30 +38,6 @@ UNICODE: Final = _Unicode()
 """The type of arguments that name something in the log; names of files are other bytes."""
 
 
-def settings_options(kind: type[Settings], *names: str) -> Callable[[F], F]:
-    """One flag for each field of `kind` (or only for `names`), named and described like its variable."""
-
-    def decorate(command: F) -> F:
-        for name, field in reversed(kind.model_fields.items()):
-            if not names or name in names:
-                command = _option(name, field)(command)
-        return click.option("--config", help=f"TOML file with settings [{CONFIG_VARIABLE}]")(command)
-
-    return decorate
-
-
-def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
-    default = "" if field.default is None else f"; default {field.default}"
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        name,
-        metavar="VALUE",
-        is_flag=False,
-        flag_value="true" if field.annotation is bool else None,  # `--insecure` alone says yes
-        help=f"{field.description} [SPENDSTREAM_{name.upper()}{default}]",
-    )
-
-
 def export(flags: dict[str, Any]) -> None:
     """Put the flags that were given into the environment, where this process and its children find them."""
     config = flags.pop("config", None)
@@ -82,7 +55,10 @@ def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
     try:
         return load(kind)
     except SettingsError as error:
-        fail(*str(error).split("\n"))
+        context = click.get_current_context(silent=True)
+        command = "spendstream" if context is None else context.command_path
+        hint = f"each can be a flag, a variable or a line of the TOML file: `{command} --help` lists them"
+        fail(*str(error).split("\n"), hint)
 
 
 def fail(*lines: str) -> NoReturn:

@@ -11,8 +11,10 @@ from processor.log.dead_letters import Letter
 from processor.log.port import LogReader
 from processor.settings import Settings
 from processor.wall_clock import now
-from server.cli.common import fail, open_log, settings_options
+from server.cli.common import fail, open_log
+from server.cli.grouped_help import Group
 from server.cli.output import Column, Sheet, print_json, say
+from server.cli.settings_flags import settings_options
 
 _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
@@ -21,9 +23,12 @@ EXIT_UNREADABLE: Final = 1
 """The one message that was to be retried is damaged, or one that this version cannot read."""
 
 
-@click.group()
+@click.group(cls=Group)
 def dlq() -> None:
-    """Dead letters: messages that could not be processed. They stop nothing, are in no table, and are never removed."""
+    """List and retry messages that could not be processed.
+
+    These dead letters stop nothing, are in no table, and are never removed.
+    """
 
 
 @dlq.command("list")

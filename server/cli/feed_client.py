@@ -9,8 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from server.cli.output import say
-from server.cli.remote import Message, ServerSent, events_of
-from server.errors import Refused
+from server.cli.remote import Message, ServerSent, events_of, refusal
 
 PAUSE: Final = 1.0
 """Seconds until the next try after the server was lost."""
@@ -22,7 +21,7 @@ _message = msgspec.json.Decoder(Message).decode
 
 
 async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tuple[str, Message]]:
-    """The feed's events, for ever. Raises `Refused` when another try would not help."""
+    """The feed's events, for ever. Raises `Refused` or `Unanswered` when another try would not help."""
     last_id = ""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)  # there are heartbeats
     async with aiohttp.ClientSession(timeout=timeout, headers={"x-api-key": key}) as session:
@@ -49,8 +48,7 @@ async def _events(
     params = [("user_id", user) for user in users]
     async with session.get(f"{url}/v1/stream/users", params=params, headers=headers) as response:
         if response.status in PERMANENT:
-            body = await response.text()
-            raise Refused("bad_request", f"{url} answers {response.status}: {body[:500]}")
+            raise refusal(url, response.status, await response.read())
         response.raise_for_status()
         async for event in events_of(response.content.iter_any()):
             yield event

@@ -10,8 +10,10 @@ import click
 from processor.core.clock import DAY, HOUR, MINUTE, SECOND
 from processor.settings import Settings
 from processor.wall_clock import now
-from server.cli.common import UNICODE, fail, open_log, settings_options
+from server.cli.common import UNICODE, fail, open_log
+from server.cli.grouped_help import Group
 from server.cli.output import Cell, Column, Sheet, print_json, say
+from server.cli.settings_flags import settings_options
 from server.errors import Refused
 from server.tenancy.admin_json import of_key, of_organization, of_project
 from server.tenancy.administration import OVERLAP, Administration, NewKey
@@ -46,9 +48,12 @@ def _cell(value: Any) -> Cell:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
-    """API keys. A running server sees every change within a second."""
+    """Create, list, rotate and revoke API keys.
+
+    A running server sees every change within a second.
+    """
 
 
 @keys.command()
@@ -150,9 +155,12 @@ def revoke(key: str, as_json: bool, **flags: Any) -> None:
 # --- projects --------------------------------------------------------------------------------------------------------
 
 
-@click.group()
+@click.group(cls=Group)
 def projects() -> None:
-    """Projects. Each belongs to one organization, for ever."""
+    """Create and list projects.
+
+    Each belongs to one organization, for ever.
+    """
 
 
 @projects.command("create")
@@ -180,9 +188,9 @@ def list_projects(as_json: bool, **flags: Any) -> None:
 # --- organizations ---------------------------------------------------------------------------------------------------
 
 
-@click.group()
+@click.group(cls=Group)
 def orgs() -> None:
-    """Organizations and their monthly quotas."""
+    """Set and list organizations' monthly quotas."""
 
 
 @orgs.command("set")

@@ -9,6 +9,7 @@ import click
 
 from processor.wall_clock import now
 from server.cli.common import fail
+from server.cli.grouped_help import Command
 from server.cli.load_traffic import Generator
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
@@ -22,9 +23,9 @@ SCHEMES: Final = ("http", "https", "grpc", "grpcs")
 EXIT_INCOMPLETE: Final = 1
 
 
-@click.command()
-@url_option("--target", "http(s):// or grpc(s):// and host:port; default http:// and SPENDSTREAM_HTTP_BIND")
-@key_option
+@click.command(cls=Command)
+@url_option("--target", "http(s):// or grpc(s):// and host:port  [default: http:// and SPENDSTREAM_HTTP_BIND]")
+@key_option()
 @click.option("--events", metavar="N", type=click.IntRange(1), default=10_000, show_default=True, help="Events to send")
 @click.option("--rate", metavar="N", type=click.FloatRange(0, min_open=True), help="Events a second; default: no limit")
 @click.option("--users", metavar="N", type=click.IntRange(1), default=1000, show_default=True, help="Users they are of")
@@ -57,12 +58,12 @@ def loadtest(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Send generated traffic at a running server and print throughput and latency.
+    """Send generated traffic at a running server and measure it.
 
-    The events are real ones: they count in the tables of the key's project and in its quota, as users `loadtest-...` of
-    environment `loadtest`. Take a project of its own. With --rate a latency counts from when the request was due, so
-    that a server that falls behind cannot hide it. What the server cannot take now (429, 503) is sent again and
-    counted. Exit code 1 if not every event was accepted.
+    Prints throughput and latency. The events are real ones: they count in the tables of the key's project and in its
+    quota, as users `loadtest-...` of environment `loadtest`. Take a project of its own. With --rate a latency counts
+    from when the request was due, so that a server that falls behind cannot hide it. What the server cannot take now
+    (429, 503) is sent again and counted. Exit code 1 if not every event was accepted.
 
     \b
     Examples:

@@ -1,47 +1,89 @@
 """`spendstream quota`: how much of its month an organization has used, in a terminal."""
 
 import asyncio
+from typing import Any
 
 import click
+import msgspec
+from msgspec import Struct
 
-from processor.core.clock import format_timestamp
-from processor.settings import Settings
 from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
-from server.cli.common import UNICODE, open_log, settings_options
+from server.cli.answer_source import answer, source_options
+from server.cli.common import UNICODE, open_log
+from server.cli.grouped_help import Command
 from server.cli.output import Column, Sheet, print_encoded
+from server.cli.remote import Question
 from server.cli.users import read_view
+from server.errors import Refused
 from server.reads import read_json
-from server.reads.answers import QuotaAnswer
 from server.reads.read_service import ViewReads
 from server.tenancy import directory_log
 from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key
 
 
-@click.command()
-@click.option("--org", type=UNICODE, default=DEFAULT_ORGANIZATION, show_default=True, help="Organization to show")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/quota answers")
-@settings_options(Settings, "data_dir", "broker")
-def quota(org: str, as_json: bool, data_dir: str | None, broker: str | None, config: str | None) -> None:
-    """The month of an organization, by arrival: events used, its limit, and the windows of now.
+class Window(Struct):
+    """What is shown of a window."""
 
-    Read from the data directory, beside a running server or without one.
+    start: str
+    used: int
+    limit: int | None
+
+
+class Quota(Struct, rename="camel"):
+    """What is shown of the answer of `GET /v1/quota`."""
+
+    organization: str
+    period: str
+    remaining: int | None
+    resets_at: str
+    windows: dict[str, Window]
+    duplicates: int
+    conflicts: int
+
+
+@click.command(cls=Command)
+@click.option(
+    "--org",
+    type=UNICODE,
+    help=f"Organization to show  [default: the key's; from the data directory {DEFAULT_ORGANIZATION!r}]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/quota answers")
+@source_options
+def quota(org: str | None, as_json: bool, **flags: Any) -> None:
+    """Show what an organization has used of its monthly quota.
+
+    Windows go by arrival. Asks the server that --url names. Without it, the server that runs on the data directory; if
+    there is none, or it does not answer this key, reads the data directory itself, and says so.
 
     \b
-    Example:
+    Examples:
+      SPENDSTREAM_KEY=lqt_... spendstream quota --url http://127.0.0.1:8080
       spendstream quota --org acme
     """
-    with open_log({"data_dir": data_dir, "broker": broker, "config": config}) as log:
+    where = org or DEFAULT_ORGANIZATION
+
+    def check(body: bytes) -> None:
+        found = msgspec.json.decode(body, type=Quota).organization
+        if org is not None and found != org:
+            raise Refused(
+                "forbidden",
+                f"this key is of the organization {found!r}, not of {org!r}: take a key of that, or leave out --org",
+            )
+
+    body = answer(flags, Question("/v1/quota"), lambda left: _read(left, where), f"organization {where}", check)
+    print_encoded([body]) if as_json else _print(msgspec.json.decode(body, type=Quota))
+
+
+def _read(flags: dict[str, Any], organization: str) -> bytes:
+    with open_log(flags) as log:
         view, directory = read_view(log), directory_log.read_directory(log)
     reads = ViewReads(view, Arrivals(view), directory, "", now)
-    answer = asyncio.run(reads.get_quota(make_key("", at=now(), organization=org), None))
-    if as_json:
-        print_encoded([read_json.encode(read_json.quota(answer))])
-    else:
-        _print(answer)
+    found = asyncio.run(reads.get_quota(make_key("", at=now(), organization=organization), None))
+    return read_json.encode(read_json.quota(found))
 
 
-def _print(answer: QuotaAnswer) -> None:
+def _print(found: Quota) -> None:
     table = Sheet(
         Column("window", "whole"),
         Column("since", "whole"),
@@ -51,11 +93,10 @@ def _print(answer: QuotaAnswer) -> None:
         nothing="",
     )
     table.notes.append(
-        f"{answer.organization}, {answer.period}: resets {format_timestamp(answer.resets_at)}; this month "
-        f"{answer.duplicates:,} duplicates, {answer.conflicts:,} of them conflicts, not charged"
+        f"{found.organization}, {found.period}: resets {found.resets_at}; this month "
+        f"{found.duplicates:,} duplicates, {found.conflicts:,} of them conflicts, not charged"
     )
-    for kind, window in answer.windows.items():
-        remaining = answer.remaining if kind == "month" else None
-        limit = "none" if window.limit is None else window.limit
-        table.add(kind, format_timestamp(window.start), window.used, limit, remaining)
+    for kind, window in found.windows.items():
+        remaining = found.remaining if kind == "month" else None
+        table.add(kind, window.start, window.used, "none" if window.limit is None else window.limit, remaining)
     table.print()

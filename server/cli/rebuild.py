@@ -14,33 +14,36 @@ from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import Checkpointer
 from processor.log.embedded.log import Log
 from processor.log.errors import LogError
-from processor.log.file_lock import FileLock
+from processor.log.file_lock import LOOK, FileLock
 from processor.log.port import LogWriter
 from processor.log.topics import EVENTS, PARTITIONED
 from processor.settings import Settings
 from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, Rebuilt, Refused, Target, remove_scratch
 from processor.wall_clock import now
-from server.cli.common import fail, load_or_exit, settings_options
+from server.cli.common import fail, load_or_exit
+from server.cli.grouped_help import Command
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
+from server.cli.settings_flags import settings_options
+from server.processes import server_address
 
 EXIT_LOST: Final = 1
 """It was rebuilt, and something could not be had."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @click.option(
     "--allow-loss", is_flag=True, help="Go on where the rows have what the events do not, and rebuild without it"
 )
 @settings_options(Settings, "data_dir", "broker")
 def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
-    """Make all rows and the id index anew from the events, while the server (on Kafka: every worker) is stopped.
+    """Make all rows and the id index anew from the events.
 
-    Where retention has deleted events, their checkpoint is what it starts from. Claims that are missing are written
-    again; keys, quotas, budgets and dead letters stay as they are. What cannot be had is named, and the exit code is
-    then 1. A partition whose rows have something that the events do not is left as it is, unless --allow-loss is given
-    (exit code 2).
+    The server (on Kafka: every worker) has to be stopped meanwhile. Where retention has deleted events, their
+    checkpoint is what it starts from. Claims that are missing are written again; keys, quotas, budgets and dead letters
+    stay as they are. What cannot be had is named, and the exit code is then 1. A partition whose rows have something
+    that the events do not is left as it is, unless --allow-loss is given (exit code 2).
 
     It may be stopped or killed at any moment, and run again: each partition is replaced in one piece. The id index is
     made by the next start. It needs memory for the rows of one partition, twice, and room on the disk for its rows and
@@ -74,10 +77,10 @@ def _alone(settings: Settings) -> Iterator[None]:
     if settings.broker == "sqlite://" and not settings.data_dir.is_dir():
         raise LogError(f"there is no log in {settings.data_dir}: name the data directory of the server")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    locks = [FileLock(settings.data_dir / name) for name in ("serve.lock", "worker.lock")]
+    locks = [FileLock(settings.data_dir / name) for name in (server_address.LOCK, "worker.lock")]
     try:
         for lock in locks:
-            lock.acquire(f"a server or worker runs on {settings.data_dir}: stop it first")
+            lock.acquire(f"a server or worker runs on {settings.data_dir}: stop it first", LOOK)
         remove_scratch(settings.data_dir)
         yield
     finally:

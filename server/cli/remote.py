@@ -1,37 +1,120 @@
-"""What commands share that talk to a running server: its address, the key, and reading server-sent events."""
+"""What commands share that talk to a running server: its address, the key, questions, and server-sent events."""
 
 import os
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
 
 import click
 import msgspec
 from msgspec import Raw, Struct
 
+from server.cli.grouped_help import GroupedOption
+from server.cli.settings_flags import SEEN_BY_ALL
+from server.errors import Reason, Refused
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_EVENT: Final = 64 << 20
 """Bytes of one event at most."""
+PATIENCE: Final = 30.0
+"""Seconds in which a server has to answer a question."""
+SERVER: Final = "Server"
+"""The heading of the options that say which server is asked, and as whom."""
 
 
 def _http() -> str:
     return f"http://{os.environ.get('SPENDSTREAM_HTTP_BIND', '127.0.0.1:8080')}"
 
 
-def key_option(command: F) -> F:
-    """`--key`, or the variable: a key on the command line is seen by everybody on the machine."""
+def key_option(*, required: bool = True) -> Callable[[F], F]:
+    """`--key`, or the variable: a key on the command line is seen by all users of the machine."""
     return click.option(
         "--key",
+        cls=GroupedOption,
+        group=SERVER,
         envvar=["SPENDSTREAM_KEY", "SPENDSTREAM_BOOTSTRAP_KEY"],
-        required=True,
+        show_envvar=True,
+        required=required,
         metavar="lqt_...",
-        help="API key; better given as the variable SPENDSTREAM_KEY  [required]",
-    )(command)
+        help=f"API key. {SEEN_BY_ALL}",
+    )
 
 
-def url_option(name: str, text: str) -> Callable[[F], F]:
-    """The server's address; without it, where a server with the same settings listens for HTTP."""
-    return click.option(name, "url", envvar="SPENDSTREAM_URL", default=_http, metavar="URL", help=text)
+def url_option(name: str, text: str, *, default: Callable[[], str] | None = _http) -> Callable[[F], F]:
+    """The server's address; by default where a server with the same settings listens for HTTP."""
+    return click.option(
+        name,
+        "url",
+        cls=GroupedOption,
+        group=SERVER,
+        envvar="SPENDSTREAM_URL",
+        show_envvar=True,
+        default=default,
+        metavar="URL",
+        help=text,
+    )
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """A request of the HTTP API."""
+
+    path: str
+    params: Mapping[str, str] = {}
+    method: str = "GET"
+    body: bytes | None = None
+
+
+class Unanswered(Exception):
+    """The server cannot be reached, or what answers is none of ours; the text says which server, and why."""
+
+
+async def ask(url: str, key: str, question: Question) -> bytes:
+    """Return the JSON that a server answers with. Raises `Unanswered`, and `Refused` with the server's own reason."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=5)
+    headers = {"x-api-key": key, "Content-Type": "application/json"}
+    address = f"{url.rstrip('/')}{question.path}"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.request(question.method, address, params=question.params, data=question.body) as response,
+        ):
+            body = await response.read()
+            if response.status // 100 == 2:
+                return body
+            raise refusal(url, response.status, body)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        raise Unanswered(f"no answer from {url}: {str(error) or type(error).__name__}") from None
+
+
+class _ErrorBody(Struct):
+    error: str
+    reason: str = ""
+
+
+_ADVICE: Final[dict[str, str]] = {
+    "unauthenticated": "give a valid key as SPENDSTREAM_KEY; `spendstream keys create` makes one",
+    "forbidden": "take a key of that project with that scope; `spendstream keys list` shows what there is",
+}
+
+
+def refusal(url: str, status: int, body: bytes) -> Refused:
+    """Read an error answer: what the server says, and what to do next. Raises `Unanswered` if it is none of ours."""
+    try:
+        said = msgspec.json.decode(body, type=_ErrorBody)
+    except msgspec.MsgspecError:
+        text = body[:200].decode(errors="replace")
+        raise Unanswered(f"{url} answers {status}, not as a spendstream server does: {text}") from None
+    reason = said.reason if said.reason in get_args(Reason) else "bad_request"
+    advice = f"; {_ADVICE[reason]}" if reason in _ADVICE else ""
+    return Refused(cast(Reason, reason), f"{url} answers {status} {reason}: {said.error}{advice}")
+
+
+# --- server-sent events ----------------------------------------------------------------------------------------------
 
 
 class ServerSent(NamedTuple):

@@ -13,23 +13,11 @@ from rich.live import Live
 
 from processor.view.query import SORTS
 from server.cli.common import UNICODE, fail
+from server.cli.grouped_help import Command
 from server.cli.output import Sheet, print_encoded, terminal
-from server.cli.remote import Message, key_option, url_option
-from server.cli.users import user_sheet
+from server.cli.remote import Message, Unanswered, key_option, url_option
+from server.cli.users import Row, user_sheet
 from server.errors import Refused
-
-
-class Row(Struct):
-    """A user's row, as far as it is shown."""
-
-    user_id: str | None
-    requests: int
-    errors: int
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    cost_usd: Decimal
-    last_seen: str | None
 
 
 class Reached(Struct):
@@ -46,9 +34,9 @@ _row = msgspec.json.Decoder(Row).decode
 _reached = msgspec.json.Decoder(Reached).decode
 
 
-@click.command()
-@url_option("--url", "The server; default http:// and SPENDSTREAM_HTTP_BIND [SPENDSTREAM_URL]")
-@key_option
+@click.command(cls=Command)
+@url_option("--url", "The server  [default: http:// and SPENDSTREAM_HTTP_BIND]")
+@key_option()
 @click.option(
     "--user", "users", type=UNICODE, metavar="ID", multiple=True, help="Only this user; may be given several times"
 )
@@ -57,11 +45,12 @@ _reached = msgspec.json.Decoder(Reached).decode
 @click.option("--events", metavar="N", type=click.IntRange(1), help="Stop after N events of the stream")
 @click.option("--json", "as_json", is_flag=True, help="Print NDJSON, a row a line, as without a terminal")
 def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, events: int | None, as_json: bool) -> None:
-    """Follow who spends what in a terminal, live: the most expensive users of the key's project.
+    """Follow the users of a running server as they change.
 
-    Begins with everybody and goes on with whoever changed. When the server is lost, the feed goes on where it was as
-    soon as it is back. With --json each line has `event` (snapshot or update), `asOf` and the `user`'s row; for a
-    budget that was reached `event` is budget, and `budget` says which.
+    Shows the most expensive users of the key's project; begins with all of them and goes on with those that change.
+    When the server is lost, the feed goes on where it was as soon as it is back. With --json each line has `event`
+    (snapshot or update), `asOf` and the `user`'s row; for a budget that was reached `event` is budget, and `budget`
+    says which.
 
     \b
     Examples:
@@ -83,8 +72,8 @@ def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, even
                     live.update(shown.table())
 
                 asyncio.run(_consume(messages, events, show))
-    except Refused as refused:
-        fail(refused.message)
+    except (Refused, Unanswered) as error:
+        fail(str(error))
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(0)
 
@@ -147,8 +136,7 @@ class Shown:
             cost = sum((row.cost_usd for row in rows), Decimal())
         table = user_sheet()
         for row in self.first():
-            counts = (getattr(row, name) for name in _COUNTS)
-            table.add(row.user_id, *counts, f"{row.cost_usd:f}", row.last_seen or "")
+            table.add(row.user_id, *row.cells(), row.last_seen or "")
         sums = (sum(getattr(row, name) for row in rows) for name in _COUNTS)
         table.set_sums(f"{len(rows):,} users", *sums, f"{cost:f}", "")
         table.notes.append(f"as of {self._as_of}" if self._as_of else "waiting ...")

@@ -15,9 +15,11 @@ from server.backup import exporter, importer
 from server.backup.exporter import By, Exporter, Selection
 from server.backup.importer import Importer
 from server.cli import files
-from server.cli.common import UNICODE, fail, open_log, settings_options
+from server.cli.common import UNICODE, fail, open_log
+from server.cli.grouped_help import Command
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
+from server.cli.settings_flags import settings_options
 from server.errors import Refused
 from server.reads.params import parse_instant
 
@@ -25,7 +27,7 @@ EXIT_INCOMPLETE: Final = 1
 SHOWN: Final = 20
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @click.option("--start", metavar="TIME", help="First instant, like 2026-11-01 or 2026-11-01T12:00:00Z; default: all")
 @click.option("--end", metavar="TIME", help="First instant after the range")
 @click.option(
@@ -42,10 +44,11 @@ SHOWN: Final = 20
 def export_events(
     start: str | None, end: str | None, by: By, project: str | None, output: str, as_json: bool, **flags: Any
 ) -> None:
-    """Write the events of a range of ARRIVAL times (or of event times, with --by event-time) as NDJSON.
+    """Write events as lines of JSON, by a range of arrival times.
 
-    One event a line, every copy that arrived, in the order of the log; `_spendstream` in it says where it came from.
-    `spendstream import` puts the lines back exactly. Works beside a running server and without one.
+    With --by event-time the range is one of the events' own timestamps. One event a line, every copy that arrived, in
+    the order of the log; `_spendstream` in it says where it came from. `spendstream import` puts the lines back
+    exactly. Works beside a running server and without one.
 
     \b
     Example:
@@ -93,18 +96,19 @@ def _report_export(tally: exporter.Tally, as_json: bool, *, to_stderr: bool) -> 
         say(f"{tally.unreadable} messages could not be read: the export lacks them", err=True)
 
 
-@click.command("import")
+@click.command("import", cls=Command)
 @click.argument("names", metavar="FILE...", nargs=-1, required=True)
 @click.option("--dry-run", is_flag=True, help="Only check the lines")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON")
 @settings_options(Settings, "data_dir", "broker", "partitions")
 def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any) -> None:
-    """Put exported events back into the log: files of NDJSON, gzip if they end in .gz, or - for standard input.
+    """Put exported events back into the log.
 
-    They keep their project, organization, key and arrival, so cost tables and the windows of quotas come back as they
-    were. They go through deduplication like any others: importing twice counts nothing twice (the copies show as
-    duplicates). Bad lines are named by line and field, the good ones beside them are imported; exit code 1 then.
-    Works beside a running server and without one; a data directory that has no log yet gets one.
+    FILE is NDJSON, gzip if its name ends in .gz, or - for standard input. Events keep their project, organization, key
+    and arrival, so cost tables and the windows of quotas come back as they were. They go through deduplication like any
+    others: importing twice counts nothing twice (the copies show as duplicates). Bad lines are named by line and field,
+    the good ones beside them are imported; exit code 1 then. Works beside a running server and without one; a data
+    directory that has no log yet gets one.
 
     \b
     Example:

@@ -1,56 +1,115 @@
 """`spendstream users`: the cost table in a terminal."""
 
 import asyncio
+from decimal import Decimal
+from typing import Any, Final
 
 import click
+import msgspec
+from msgspec import Struct
 
-from processor.core.clock import format_timestamp
-from processor.core.money import format_cost
 from processor.core.tables import row_block
 from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
-from processor.settings import Settings
 from processor.view.arrivals import Arrivals
+from processor.view.query import DEFAULT_SORT, SORTS
 from processor.view.view import View
 from processor.wall_clock import now
-from server.cli.common import UNICODE, fail, open_log, settings_options
+from server.cli.answer_source import answer, source_options
+from server.cli.common import UNICODE, fail, open_log
+from server.cli.grouped_help import Command
 from server.cli.output import Cell, Column, Sheet, print_encoded
+from server.cli.remote import Question
 from server.errors import Refused
 from server.reads import read_json
-from server.reads.answers import Totals, UserPage
+from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT
 from server.reads.read_service import ViewReads
 from server.tenancy.directory import Directory
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
-BATCH = 5000
+BATCH: Final = 5000
+"""Records of the changelog that are read at a time."""
 
 
-@click.command()
-@click.option("--project", type=UNICODE, default=DEFAULT_PROJECT, show_default=True, help="Project to show")
-@click.option("--start", metavar="TIME", help="First UTC day, like 2026-11-01")
-@click.option("--end", metavar="TIME", help="UTC day after the last one")
+class Sums(Struct):
+    """What is shown of sums over events."""
+
+    requests: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: Decimal
+
+    def cells(self) -> list[Cell]:
+        """As they stand in a table, the cost with all its digits."""
+        counts = (self.requests, self.errors, self.input_tokens, self.output_tokens, self.cached_tokens)
+        return [*counts, f"{self.cost_usd:f}"]
+
+
+class Row(Sums):
+    """What is shown of a user's row."""
+
+    user_id: str | None
+    last_seen: str | None
+
+
+class Total(Sums):
+    """What is shown of the sums over all users."""
+
+    users: int
+
+
+class Page(Struct):
+    """What is shown of the answer of `GET /v1/users`."""
+
+    users: list[Row]
+    total: Total
+
+
+@click.command(cls=Command)
+@click.option(
+    "--project",
+    type=UNICODE,
+    help=f"Project to show  [default: the key's; from the data directory {DEFAULT_PROJECT!r}]",
+)
+@click.option("--start", metavar="DATE", help="First UTC day, like 2026-11-01")
+@click.option("--end", metavar="DATE", help="UTC day after the last one")
 @click.option("--model", type=UNICODE, help="Only this model")
 @click.option("--environment", type=UNICODE, help="Only this environment")
-@click.option("--sort", help="cost_usd (default), requests, input_tokens, output_tokens or last_seen")
-@click.option("--limit", metavar="N", help="Users to show, at most 1000; default 50")
+@click.option("--sort", type=click.Choice(list(SORTS)), help=f"Order, descending  [default: {DEFAULT_SORT}]")
+@click.option("--limit", type=click.IntRange(1, MAX_LIMIT), help=f"Users to show  [default: {DEFAULT_LIMIT}]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/users answers")
-@settings_options(Settings, "data_dir", "broker")
-def users(
-    project: str, as_json: bool, data_dir: str | None, broker: str | None, config: str | None, **filters: str | None
-) -> None:
-    """The most expensive users of a project, read from the data directory, beside a running server or without one."""
-    with open_log({"data_dir": data_dir, "broker": broker, "config": config}) as log:
+@source_options
+def users(as_json: bool, project: str | None, **given: Any) -> None:
+    """List the users of a project, the most expensive first.
+
+    Asks the server that --url names. Without it, the server that runs on the data directory; if there is none, or it
+    does not answer this key, reads the data directory itself, and says so.
+
+    \b
+    Examples:
+      SPENDSTREAM_KEY=lqt_... spendstream users --url http://127.0.0.1:8080
+      spendstream users --start 2026-11-01 --sort requests --limit 10
+    """
+    names = ("start", "end", "model", "environment", "sort", "limit")
+    params = {name: str(value) for name in names if (value := given.pop(name)) is not None}
+    question = Question("/v1/users", params if project is None else {**params, "projectId": project})
+    where = project or DEFAULT_PROJECT
+    page = answer(given, question, lambda flags: _read(flags, where, params), f"project {where}")
+    print_encoded([page]) if as_json else _print(msgspec.json.decode(page, type=Page))
+
+
+def _read(flags: dict[str, Any], project: str, params: dict[str, str]) -> bytes:
+    with open_log(flags) as log:
         view = read_view(log)
-    params = {name: value for name, value in filters.items() if value is not None}
+    key = make_key("", at=now(), project=project)
     try:
-        page = asyncio.run(_query(view, project, params))
+        page = asyncio.run(ViewReads(view, Arrivals(view), Directory(), "", now).list_users(key, params, None))
     except Refused as refused:
         fail(refused.message)
-    if as_json:
-        print_encoded([read_json.encode(read_json.user_page(page))])
-    else:
-        _print(page)
+    return read_json.encode(read_json.user_page(page))
 
 
 def read_view(log: LogWriter) -> View:
@@ -66,19 +125,13 @@ def read_view(log: LogWriter) -> View:
     return view
 
 
-async def _query(view: View, project: str, params: dict[str, str]) -> UserPage:
-    key = make_key("", at=now(), project=project)
-    return await ViewReads(view, Arrivals(view), Directory(), "", now).list_users(key, params, None)
-
-
-def _print(page: UserPage) -> None:
+def _print(page: Page) -> None:
     table = user_sheet()
     for row in page.users:
-        seen = "" if row.last_seen is None else format_timestamp(row.last_seen)
-        table.add(row.user_id, *_cells(row.totals), seen)
-    table.set_sums(f"{page.users_total:,} users", *_cells(page.total), "")
-    if len(page.users) < page.users_total:
-        table.notes.append(f"{len(page.users):,} of {page.users_total:,} users are shown: --limit shows more")
+        table.add(row.user_id, *row.cells(), row.last_seen or "")
+    table.set_sums(f"{page.total.users:,} users", *page.total.cells(), "")
+    if len(page.users) < page.total.users:
+        table.notes.append(f"{len(page.users):,} of {page.total.users:,} users are shown: --limit shows more")
     table.print()
 
 
@@ -86,8 +139,3 @@ def user_sheet() -> Sheet:
     """An empty table of users, as `users` and `tail` show them."""
     counts = (Column(title, "number") for title in ("requests", "errors", "input", "output", "cached", "cost USD"))
     return Sheet(Column("user"), *counts, Column("last seen", "whole"), nothing="(none)")
-
-
-def _cells(totals: Totals) -> list[Cell]:
-    counts = (totals.requests, totals.errors, totals.input_tokens, totals.output_tokens, totals.cached_tokens)
-    return [*counts, format_cost(totals.cost)]

@@ -13,9 +13,11 @@ from processor import logs
 from processor.log.port import LogReader
 from processor.settings import Settings
 from processor.state.verify import Difference, Problem, Verification, VerifyError, damage_elsewhere, partitions_of
-from server.cli.common import fail, load_or_exit, open_log, settings_options
+from server.cli.common import fail, load_or_exit, open_log
+from server.cli.grouped_help import Command
 from server.cli.output import print_json, say
 from server.cli.progress import Show, progress_bar
+from server.cli.settings_flags import settings_options
 
 SHOWN: Final = 20
 KEPT: Final = 1000
@@ -38,11 +40,13 @@ class Verdict:
         self.notices = verification.notices
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @settings_options(Settings, "data_dir", "broker")
 def verify(as_json: bool, **flags: Any) -> None:
-    """Recompute every table from the log and print the differences; exit 1 if there is one.
+    """Recompute every table from the log and print the differences.
+
+    Exit code 1 if there is one.
 
     Works beside a running server: it compares the tables as of one flush with the events that they contain, the claims
     with the events that they are of, the id index with the claims, and each event with its original bytes; damaged

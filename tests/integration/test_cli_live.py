@@ -1,6 +1,7 @@
 """The commands that talk to a running server, as processes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
-from tests.support.server import KEY, Server, environment, server
+from server.cli.commands import main
+from tests.support.server import KEY, Server, environment, server, wait_until
 from tests.support.terminal import on_terminal
 
 
@@ -79,6 +82,80 @@ def test_quota_shows_the_limit_of_an_organization(running: Server) -> None:
     assert made.returncode == 0, made.stderr
     answer = json.loads(running.cli("quota", "--org", "acme", "--json").stdout)
     assert (answer["limit"], answer["used"], answer["remaining"]) == (5, 0, 5)
+
+
+def in_process(data_dir: Path, *arguments: str, key: str | None = None) -> Result:
+    """Run a command in this process: it is the server that is another one."""
+    variables = {name: None for name in os.environ if name.startswith("SPENDSTREAM_")}
+    return CliRunner().invoke(
+        main, arguments, env={**variables, "SPENDSTREAM_DATA_DIR": str(data_dir), "SPENDSTREAM_KEY": key}
+    )
+
+
+def test_users_quota_and_budgets_ask_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*arguments: str, key: str | None = None) -> Result:
+        done = in_process(data, *arguments, key=key)
+        assert done.exit_code == 0, done.output
+        return done
+
+    monkeypatch.setattr("os.umask", lambda _: 0)
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    monkeypatch.chdir(tmp_path)
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    with server(data) as started:
+        url = f"http://{started.http}"
+        asked("loadtest", "--target", url, "--events", "200", "--users", "3", "--seed", "1", key=KEY)
+        admin = json.loads(asked("keys", "create", "--scopes", "admin,read", "--json").stdout)["key"]
+
+        # the server that is named, from where there is no data directory; what it may be asked is by the key
+        day = ("budgets", "set", "--usd", "0.010", "--window", "day")
+        wait_until(lambda: in_process(elsewhere, "quota", "--url", url, key=admin).exit_code == 0, 10)
+        made = in_process(elsewhere, *day, "--url", url, key=admin)
+        assert (made.exit_code, made.stderr) == (0, "")
+        assert "the project, 0.01 USD a day, told at 80 %, 100 %" in made.stdout
+        refused = in_process(elsewhere, *day, "--url", url, key=KEY)
+        assert refused.exit_code == 2
+        assert "403 forbidden: This API key lacks the scope 'admin'" in refused.stderr
+        assert not elsewhere.exists()
+
+        # the server that runs on the data directory; without a key the directory, which says the same
+        wait_until(lambda: json.loads(asked("users", "--json").stdout)["total"]["requests"] == 200, 10)
+        wait_until(lambda: json.loads(asked("users", "--json", key=KEY).stdout)["total"]["requests"] == 200, 10)
+        wait_until(lambda: asked("budgets", "list", key=KEY).stdout.count("\t100 %\t") == 1, 10)
+        for arguments in (("users", "--limit", "2"), ("quota",), ("budgets", "list")):
+            named = in_process(elsewhere, *arguments, "--url", url, "--json", key=KEY)
+            found, read = asked(*arguments, "--json", key=KEY), asked(*arguments, "--json")
+            assert (named.exit_code, named.stderr, found.stderr) == (0, "", "")
+            assert read.stderr.startswith(f"spendstream: using the data directory {data}, ")
+            assert url in read.stderr
+            told = [json.loads(each.stdout) for each in (named, found, read)]
+            for each in told:
+                for name in ("asOf", "windows"):
+                    each.pop(name, None)
+            assert told[0] == told[1] == told[2]
+            if arguments != ("quota",):  # the windows of which go on
+                assert asked(*arguments, key=KEY).stdout == asked(*arguments).stdout
+
+        # what a key may not, the owner of the directory may; what the server does not have, the directory has not
+        fallen = asked("budgets", "set", "--usd", "7", "--window", "month", key=KEY)
+        assert "403 forbidden" in fallen.stderr
+        wait_until(lambda: len(json.loads(asked("budgets", "list", "--json", key=KEY).stdout)["budgets"]) == 2, 10)
+        gone = in_process(data, "budgets", "delete", "nothing", key=admin)
+        assert (gone.exit_code, "using" in gone.stderr) == (2, False)
+        assert "This project has no such budget" in gone.stderr
+        assert asked("budgets", "delete", made.stdout.partition(":")[0], key=admin).stderr == ""
+        other = in_process(data, "quota", "--org", "acme", "--url", url, key=KEY)
+        assert other.exit_code == 2
+        assert "'default', not of 'acme'" in other.stderr
+
+        # a server that was killed left its note, which is not believed
+        started.kill_all()
+        read = asked("users", "--json", key=KEY)
+        assert "no server runs on it" in read.stderr
+        assert json.loads(read.stdout)["total"]["requests"] == 200
+        lost = in_process(data, "users", "--url", url, key=KEY)
+        assert lost.exit_code == 2
+        assert f"no answer from {url}: " in lost.stderr
 
 
 @pytest.mark.parametrize("name", ["tail", "loadtest"])
