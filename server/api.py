@@ -47,6 +47,7 @@ from server.limits.quotas import ViewQuotas
 from server.limits.rates import OwnRates, SharedRates
 from server.limits.shared_quotas import SharedQuotas
 from server.live.feed import Feed
+from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import QUOTAS, REQUESTS, ApiSibling
 from server.reads.read_service import ViewReads
@@ -259,7 +260,12 @@ async def _serve_http(
     context = None
     if settings.tls_cert is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        try:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        except OSError as error:  # also what OpenSSL says
+            files = f"SPENDSTREAM_TLS_CERT ({settings.tls_cert}) and SPENDSTREAM_TLS_KEY ({settings.tls_key})"
+            why = error.strerror or error
+            raise OSError(error.errno, f"cannot use {files}: {why}; they are PEM files that go together") from error
     share = True if gather is not None else None
 
     async def start() -> None:  # one that could not have its port cannot be started again
@@ -295,7 +301,7 @@ async def _patiently(start: Callable[[], Awaitable[T]], bind: str) -> T:
             return await start()
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise OSError(error.errno, f"cannot listen on {bind}: {error.strerror or error}") from error
+                raise OSError(error.errno, listening_ports.taken(bind, error)) from error
             await asyncio.sleep(0.1)
 
 

@@ -61,9 +61,9 @@ def answer(
     settings = load_or_exit(Settings, flags)
     url = server_address.find(settings.data_dir)
     if url is None:
-        why = "no server runs on it"
+        why = f"no server runs on {settings.data_dir}"
     elif key is None:
-        why = f"the server on it, {url}, answers only with an API key (SPENDSTREAM_KEY or --key)"
+        why = f"the server on {settings.data_dir}, {url}, answers only with an API key (SPENDSTREAM_KEY or --key)"
     else:
         try:
             return asked(url)
@@ -71,5 +71,7 @@ def answer(
             if isinstance(error, Refused) and error.reason in FINAL:
                 fail(str(error))
             why = str(error)
-    say(f"spendstream: using the data directory {settings.data_dir}, {what}: {why}", err=True)
+    is_here = settings.broker == "sqlite://"
+    place = f"the data directory {settings.data_dir}" if is_here else f"the log at {settings.broker}"
+    say(f"spendstream: using {place}, {what}: {why}", err=True)
     return read(flags)

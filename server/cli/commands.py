@@ -16,7 +16,7 @@ from processor.settings import Settings, SettingsError
 from server.cli import output
 from server.cli.backup import backup
 from server.cli.budgets import budgets
-from server.cli.common import export, fail, load_or_exit
+from server.cli.common import export, fail, fail_to_start, load_or_exit
 from server.cli.dlq import dlq
 from server.cli.grouped_help import Command, Group
 from server.cli.keys import keys, orgs, projects
@@ -85,7 +85,7 @@ def serve(**flags: Any) -> None:
     try:
         sys.exit(asyncio.run(supervisor.run(settings, {"SPENDSTREAM_DATA_DIR": str(settings.data_dir)})))
     except (LogError, OSError) as error:
-        fail(str(error))
+        fail_to_start(error)
 
 
 @click.command(cls=Command)
@@ -127,7 +127,7 @@ def _run_api(coroutine: Any) -> None:
     try:
         run(coroutine)
     except (LogError, OSError) as error:
-        fail(str(error))
+        fail_to_start(error)
 
 
 @click.command(cls=Command)

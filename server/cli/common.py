@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
@@ -52,6 +53,9 @@ S = TypeVar("S", bound=Settings)
 def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
     """The settings, or the end of the program with every fault named."""
     export(flags)
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named is not None and not Path(named).is_file():
+        say(f"spendstream: there is no file {named} (--config, {CONFIG_VARIABLE}): no setting comes from it", err=True)
     try:
         return load(kind)
     except SettingsError as error:
@@ -66,6 +70,12 @@ def fail(*lines: str) -> NoReturn:
     first, *others = lines
     say(f"spendstream: {first}", *others, err=True)
     sys.exit(EXIT_USAGE)
+
+
+def fail_to_start(error: Exception) -> NoReturn:
+    """End a role that cannot start: of an `OSError` of ours only its text is said, without a number."""
+    text = error.strerror if isinstance(error, OSError) and error.filename is None else None
+    fail(text or str(error))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Help texts by groups: a command's options under their headings, and the program's commands under theirs."""
 
+from difflib import get_close_matches
 from typing import Any, Final
 
 import click
@@ -47,6 +48,17 @@ class Group(click.Group):
         for command in commands:
             self.add_command(command)
             self.sections.setdefault(title, []).append(command.name or "")
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a name that there is not is answered with those that are like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if near := get_close_matches(args[0], self.commands):
+                error.message += f" Did you mean {' or '.join(near)}?"
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, each with the first sentence of its help, in whole."""

@@ -63,7 +63,13 @@ def keys() -> None:
 @click.option(
     "--org", type=UNICODE, help="Organization that has the project and pays for it  [default: the one that has it]"
 )
-@click.option("--scopes", default=",".join(DEFAULT_SCOPES), show_default=True, help=f"Any of {', '.join(SCOPES)}")
+@click.option(
+    "--scopes",
+    default=",".join(DEFAULT_SCOPES),
+    show_default=True,
+    metavar="SCOPE,SCOPE",
+    help=f"Any of {', '.join(SCOPES)}",
+)
 @click.option("--rate-limit", metavar="N/min", help="Requests a minute; without it there is no limit")
 @click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Days until the key expires")
 @click.option("--all-orgs", is_flag=True, help="With scope admin: for all organizations, not only its own")
@@ -119,7 +125,11 @@ def list_keys(as_json: bool, **flags: Any) -> None:
 @_json
 @_data_dir
 def rotate(key: str, overlap: str, as_json: bool, **flags: Any) -> None:
-    """Replace KEY (its id, `lqt_` and 8 characters as listed, or the whole key) by a new one, and print that."""
+    """Replace KEY by a new one, and print that.
+
+    KEY is its id, or `lqt_` and 8 characters as listed. The whole key works too, but other users of this machine can
+    see the arguments of its processes.
+    """
     span = _span(overlap)
     with administration(flags) as admin:
         secret, made, old = admin.rotate(key, span)
@@ -146,7 +156,11 @@ def _span(text: str) -> int:
 @_json
 @_data_dir
 def revoke(key: str, as_json: bool, **flags: Any) -> None:
-    """Revoke KEY (its id, `lqt_` and 8 characters as listed, or the whole key): no server takes it a second later."""
+    """Revoke KEY: no server accepts it a second later.
+
+    KEY is its id, or `lqt_` and 8 characters as listed. The whole key works too, but other users of this machine can
+    see the arguments of its processes.
+    """
     with administration(flags) as admin:
         revoked = admin.revoke(key)
     print_json(of_key(revoked, now())) if as_json else say(f"revoked {revoked.prefix}…")

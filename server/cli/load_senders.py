@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.cli.load_traffic import Generator
+from server.cli.remote import Unanswered, grpc_refusal, refusal
 
 PATIENCE: Final = 30.0
 """Seconds after which a request counts as lost."""
@@ -92,7 +93,10 @@ class HttpSender:
         if response.status in {429, 503, 502, 504}:
             wait = response.headers.get("Retry-After", "1")
             raise Again(str(response.status), float(wait) if wait.isdecimal() else 1.0)
-        raise Failed(f"the server answers {response.status}: {body[:300].decode(errors='replace')}")
+        try:
+            raise Failed(refusal(self.url, response.status, body).message)
+        except Unanswered as error:
+            raise Failed(str(error)) from None
 
 
 @dataclass
@@ -100,6 +104,7 @@ class GrpcSender:
     """`IngestService.Ingest`."""
 
     call: Any
+    url: str
     key: str
     generator: Generator
 
@@ -112,7 +117,7 @@ class GrpcSender:
         except grpc.aio.AioRpcError as error:
             if error.code() in _AGAIN:
                 raise Again(_AGAIN[error.code()], 0.5) from None
-            raise Failed(f"the server answers {error.code().name}: {error.details()}") from None
+            raise Failed(grpc_refusal(self.url, error.code().name, error.details())) from None
         return Answer(answer.accepted, len(answer.rejected))
 
 
@@ -138,7 +143,7 @@ async def connected(target: str, key: str, generator: Generator, connections: in
             request_serializer=pb.IngestRequest.SerializeToString,
             response_deserializer=pb.IngestResponse.FromString,
         )
-        yield GrpcSender(call, key, generator)
+        yield GrpcSender(call, target, key, generator)
 
 
 @dataclass

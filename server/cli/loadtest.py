@@ -85,7 +85,7 @@ def loadtest(
         try:
             outcome = asyncio.run(go(bar("")))
         except* Failed as failures:
-            fail(f"{url}: {failures.exceptions[0]}")
+            fail(str(failures.exceptions[0]))
     _report(outcome, events, as_json)
     sys.exit(0 if outcome.accepted == events else EXIT_INCOMPLETE)
 

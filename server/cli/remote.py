@@ -114,6 +114,12 @@ def refusal(url: str, status: int, body: bytes) -> Refused:
     return Refused(cast(Reason, reason), f"{url} answers {status} {reason}: {said.error}{advice}")
 
 
+def grpc_refusal(url: str, code: str, details: str | None) -> str:
+    """Say the same of a gRPC status, which has no word of ours if the transport made it."""
+    advice = _ADVICE.get({"UNAUTHENTICATED": "unauthenticated", "PERMISSION_DENIED": "forbidden"}.get(code, ""))
+    return f"{url} answers {code}: {details}{'' if advice is None else f'; {advice}'}"
+
+
 # --- server-sent events ----------------------------------------------------------------------------------------------
 
 

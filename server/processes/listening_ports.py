@@ -70,8 +70,16 @@ async def hold(bind: str) -> HeldPort:
             return HeldPort(bind)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise OSError(error.errno, f"cannot listen on {bind}: {error.strerror or error}") from error
+                raise OSError(error.errno, taken(bind, error)) from error
             await asyncio.sleep(0.1)
+
+
+def taken(bind: str, error: OSError) -> str:
+    """Say of an address that it cannot be listened on, why, and what to do."""
+    return (
+        f"cannot listen on {bind}: {error.strerror or error}; stop what listens there, or set another address as "
+        "SPENDSTREAM_HTTP_BIND or SPENDSTREAM_GRPC_BIND"
+    )
 
 
 def is_local(bind: str) -> bool:

@@ -9,7 +9,7 @@ from aiohttp import ClientSession
 
 from protos.spendstream.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.events import make_event, to_ndjson, to_proto
-from tests.support.server import KEY, Server
+from tests.support.server import KEY, Server, run_cli
 
 
 async def test_both_doors_speak_tls(tmp_path: Path) -> None:
@@ -38,3 +38,12 @@ async def test_both_doors_speak_tls(tmp_path: Path) -> None:
             assert (await stub.Ingest(request, metadata=[("x-api-key", KEY)])).accepted == 1
     finally:
         server.stop()
+
+
+def test_files_that_cannot_be_used_are_named_with_their_settings(tmp_path: Path) -> None:
+    missing = tmp_path / "no.pem"
+    done = run_cli(tmp_path / "data", "api", "--tls-cert", str(missing), "--tls-key", str(missing))
+    assert done.returncode == 2
+    assert f"SPENDSTREAM_TLS_CERT ({missing}) and SPENDSTREAM_TLS_KEY ({missing}): No such file" in done.stderr
+    assert "Errno" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -84,7 +84,7 @@ def test_without_an_address_the_server_that_runs_is_asked(world: World, capsys: 
 @pytest.mark.parametrize(
     ("running", "key", "outcome", "says"),
     [
-        (None, "lqt_x", None, "no server runs on it"),
+        (None, "lqt_x", None, "no server runs on "),
         ("http://running", None, None, "answers only with an API key"),
         ("http://running", "lqt_x", Unanswered("no answer from http://running: refused"), "no answer from"),
         *(
@@ -130,3 +130,11 @@ def test_an_answer_to_another_question_is_none(world: World, capsys: pytest.Capt
     assert "another organization 15" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         put(world, "http://named", check=check)
+
+
+def test_on_kafka_it_is_the_log_that_is_read(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPENDSTREAM_BROKER", "kafka://host:9092")
+    assert put(world) == b"from the directory"
+    assert capsys.readouterr().err.startswith("spendstream: using the log at kafka://host:9092, project web: no server")

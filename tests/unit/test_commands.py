@@ -1,8 +1,10 @@
 """What the program says of itself, and about a command line that it cannot run."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -35,6 +37,15 @@ def flat(text: str) -> str:
 
 
 ALL = [path for path, _ in commands()]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What flags put into the environment is gone after the test, and no setting is there before."""
+    with mock.patch.dict(os.environ):
+        for name in [name for name in os.environ if name.startswith("SPENDSTREAM_")]:
+            del os.environ[name]
+        yield
 
 
 @pytest.mark.parametrize("arguments", [[], ["keys"], ["budgets"], ["dlq"]], ids=" ".join)
@@ -206,6 +217,12 @@ def test_all_wrong_settings_are_named_with_flag_and_variable(tmp_path: Path) -> 
         (["users", "--limit", "1001"], ["--limit", "1<=x<=1000"]),
         (["users", "--url", "http://127.0.0.1:1"], ["http://127.0.0.1:1", "SPENDSTREAM_KEY", "--key"]),
         (["quota", "--url", "http://127.0.0.1:1", "--key", "lqt_x"], ["no answer from http://127.0.0.1:1", "--url"]),
+        (["uesrs"], ["No such command 'uesrs'", "Did you mean users?"]),
+        (["keys", "rovoke"], ["No such command 'rovoke'", "Did you mean revoke?"]),
+        (
+            ["verify", "--config", "no.toml", "--data-dir", "no"],
+            ["there is no file no.toml (--config, SPENDSTREAM_CONFIG)"],
+        ),
         (["budgets", "set", "--usd", "much", "--window", "day"], ["--usd", "25 or 0.50", "'much'"]),
     ],
 )
@@ -213,8 +230,6 @@ def test_what_is_wrong_where_and_what_to_do(
     arguments: list[str], says: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("URL", "KEY", "BOOTSTRAP_KEY"):
-        monkeypatch.delenv(f"SPENDSTREAM_{name}", raising=False)
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2, done.output
     for each in says:
