@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.old_kafka import old_broker
-from tools.kafka import Broker
+from tools.kafka import Broker, make_archive
 from tools.kafka_jars import NoKafka, jars, java
 
 MARKER: Final = "kafka"
@@ -74,13 +74,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Bring the jars before the first test: it may take longer than a test's timeout allows."""
+    """Bring the jars, and make their start a cheap one, before the first test: a test's timeout may be too short."""
     config = session.config
     if config.option.collectonly or not any(item.get_closest_marker(MARKER) for item in session.items):
         return
     try:
         java()
         jars()
+        make_archive()
     except NoKafka as error:
         config.stash[_missing] = str(error)
 
