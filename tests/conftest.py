@@ -1,14 +1,12 @@
 import os
 
 import pytest
-from hypothesis import settings
 
-pytest_plugins = ["tests.support.browser", "tests.support.kafka"]
+from tests.support import examples
 
-# A shared machine is slow now and then: a test that hangs is caught by its timeout, not by hypothesis' deadline.
-settings.register_profile("default", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+pytest_plugins = ["tests.support.browser", "tests.support.distribution", "tests.support.kafka"]
+
+examples.load()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ BURST: Final = 50
 LONGEST: Final = 10.0
 """Seconds that an answer is held back at most."""
 MAX_SENDERS: Final = 10_000
+SWEEP_INTERVAL: Final = 1.0
+"""Seconds between two looks for senders that are past their pace: in a crowd each look costs half a millisecond."""
 
 NOT_THE_SENDERS: Final[frozenset[Reason]] = frozenset({"unavailable", "disk_full", "not_yet_visible"})
 """Refusals that are ours: whoever gets one may well come back at once."""
@@ -35,6 +37,11 @@ class RefusalPacer:
         self._clock = clock
         self._sleep = sleep
         self._due: dict[str, float] = {}
+        self._sweep_at = 0.0
+
+    def __len__(self) -> int:
+        """Senders that are remembered."""
+        return len(self._due)
 
     async def pace(self, sender: str, refused: Refused) -> None:
         """Wait until this refusal may be answered."""
@@ -48,7 +55,9 @@ class RefusalPacer:
         now = self._clock()
         due = max(self._due.get(sender, now), now) + 1 / RATE
         if len(self._due) >= MAX_SENDERS and sender not in self._due:
-            self._due = {name: at for name, at in self._due.items() if at > now}
+            if now >= self._sweep_at:
+                self._sweep_at = now + SWEEP_INTERVAL
+                self._due = {name: at for name, at in self._due.items() if at > now}
             if len(self._due) >= MAX_SENDERS:  # a crowd of strangers: they share one pace
                 sender, due = "", max(self._due.get("", now), now) + 1 / RATE
         self._due[sender] = min(due, now + BURST / RATE + LONGEST)

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 
 from tests.fuzz import inputs
 from tests.fuzz.inputs import Packed
 from tests.fuzz.target import Target, target
+from tests.support.examples import examples
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
-SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = examples(60, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

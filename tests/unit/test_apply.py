@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE
@@ -21,6 +21,7 @@ from processor.core.tables.apply import Tables
 from processor.core.tables.dedupe import DictIndex
 from processor.core.tables.grouped_sums import Group, by_group
 from processor.core.tables.table_rows import Progress
+from tests.support.examples import examples
 from tests.support.tables import NOON, Usage, columns
 
 usages = st.builds(
@@ -97,7 +98,7 @@ def test_any_order_and_any_split_gives_the_same_tables(events: list[Usage], data
     assert summed(partitions) == summed([one])
 
 
-@settings(max_examples=200)
+@examples(100)
 @given(st.lists(st.lists(usages, min_size=1, max_size=6), min_size=1, max_size=10), st.data())
 def test_messages_that_are_applied_together_are_what_they_are_one_by_one(
     batches: list[list[Usage]], data: st.DataObject
@@ -207,7 +208,7 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
     assert month.conflicts == conflicts
 
 
-@settings(max_examples=200)
+@examples(100)
 @given(st.lists(st.lists(usages, min_size=1, max_size=6), min_size=1, max_size=10), st.data())
 def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data: st.DataObject) -> None:
     messages = [message_of(batch, NOON + offset * MINUTE)[0] for offset, batch in enumerate(batches)]

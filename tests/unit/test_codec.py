@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import format_timestamp, parse_timestamp
@@ -18,6 +18,7 @@ from processor.core.events.columns import Columns, Hot, columns_of
 from processor.core.events.event import MAX_EVENT_BYTES, Fault, check
 from processor.core.events.latency import bucket_of
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
+from tests.support.examples import examples
 
 NOW = 1_790_000_000_000_000
 
@@ -87,7 +88,7 @@ def plain(columns: Columns) -> tuple[Any, ...]:
     return columns.rows.tobytes(), columns.users, columns.dims, columns.records
 
 
-@settings(max_examples=300)
+@examples(150)
 @given(
     st.lists(st.fixed_dictionaries({}, optional=odd), max_size=2),
     st.integers(0, 2 * codec.FEW),
@@ -498,7 +499,7 @@ def test_the_fast_way_of_the_other_wire_takes_what_its_slow_way_takes(overrides:
     agrees_with_the_slow_way("proto", [to_proto(make_event(**overrides)).SerializeToString()], handling)
 
 
-@settings(max_examples=300)
+@examples(150)
 @given(
     st.lists(st.fixed_dictionaries({}, optional=proto_odd), max_size=2),
     st.integers(0, 2 * codec.FEW),

@@ -14,7 +14,7 @@ import apsw
 import numpy as np
 import pytest
 import structlog.testing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from processor.log.embedded import checkpointer as checkpointer_module
@@ -34,6 +34,7 @@ from processor.log.errors import (
 from processor.log.file_lock import FileLock
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
+from tests.support.examples import examples
 
 E0, E1, R0 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1), TopicPartition(ROWS, 0)
 
@@ -286,7 +287,7 @@ def test_a_changed_record_is_named_and_not_handed_out(log: Log, column: str, val
 
 
 @given(bit=st.integers(0, 62))
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_bit_of_the_checksum_is_noticed(log: Log, bit: int) -> None:
     [first] = log.append([Append(R0, [(b"key", b"a"), (b"key", b"b"), (b"key", b"d")])], 5)
     with apsw.Connection(str(log.path)) as db:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.events import codec, export_line
@@ -12,6 +12,7 @@ from processor.core.events.codec import Wire
 from processor.core.events.event import MAX_EVENT_BYTES, Fault, Handling
 from processor.core.events.message import Source
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
+from tests.support.examples import examples
 
 NOW = 1_790_000_000_000_001
 
@@ -141,7 +142,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@examples(30)
 @given(
     st.sampled_from(["json", "proto"]),
     st.fixed_dictionaries(

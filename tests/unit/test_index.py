@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -28,6 +28,7 @@ from processor.ids.index import MAX_WAITING, IdIndex
 from processor.ids.journal import CHUNK, Journal
 from processor.ids.manifest import NOTHING, Covered
 from processor.ids.segment_file import BLOCK_BYTES, HEADER, WORDS, DamagedIndex, Segment
+from tests.support.examples import examples
 
 RECORD = 200
 """Ids of one record in the claims log of these tests."""
@@ -152,7 +153,7 @@ def small_tails_and_no_waiting() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=40)
+@examples(20)
 @given(st.integers(0, 2**32), st.sampled_from([64, 256, 1 << 21]), st.data())
 def test_behaves_like_the_dict_whatever_is_killed(
     tmp_path_factory: pytest.TempPathFactory, seed: int, most: int, data: st.DataObject
@@ -197,7 +198,7 @@ def test_behaves_like_the_dict_whatever_is_killed(
     index.close()
 
 
-@settings(max_examples=40)
+@examples(20)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 2**32))
 def test_no_file_has_an_id_whose_claim_is_not_in_the_log(
     tmp_path_factory: pytest.TempPathFactory, durable: int, more: int, seed: int

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
@@ -22,6 +22,7 @@ from server.live.feed import Feed, Subscription
 from server.live.frames import Frame, Shared, Ticks
 from server.reads.answers import Totals, UserRow, user_row
 from server.tenancy.keys import Key, make_key, new_secret
+from tests.support.examples import examples
 from tests.support.tables import NOON, Records, Usage, Worker
 
 IDENTITY = "fa4e"
@@ -161,7 +162,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@examples(40)
 @given(steps)
 def test_a_table_ends_as_the_views_whatever_breaks_off(steps: list[tuple[Any, Any, Any]]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:

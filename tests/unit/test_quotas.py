@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, MINUTE, SECOND, month_start, parse_timestamp
@@ -15,6 +15,7 @@ from server.limits.quotas import ViewQuotas
 from server.limits.rate_limit_headers import Allowance
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Key, Organization, make_key, new_secret
+from tests.support.examples import examples
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)
@@ -414,7 +415,7 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=300)
+@examples(150)
 @given(st.lists(steps, min_size=10, max_size=80), st.integers(1, 3))
 def test_no_interleaving_goes_over_the_line(played: list[tuple[str, int]], partitions: int) -> None:
     async def run() -> None:

@@ -1,12 +1,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.tables.table_rows import NEVER, Sums, encode_key, encode_value
 from processor.view.recent_changes import RecentChanges, changed_between
 from processor.view.view import View
+from tests.support.examples import examples
 from tests.support.tables import NOON, Usage, Worker
 
 
@@ -124,7 +125,7 @@ flushes = st.lists(
 )
 
 
-@settings(max_examples=60)
+@examples(30)
 @given(flushes, st.integers(0, 40))
 def test_changes_since_any_position_make_up_the_table(
     steps: list[tuple[list[Usage], str, bool, int]], kept: int

@@ -49,11 +49,11 @@ def test_memory_is_bounded_and_old_senders_make_room() -> None:
     throttle = RefusalPacer(clock)
     for number in range(3 * MAX_SENDERS):
         throttle.delay(f"address {number}")
-    assert len(throttle._due) <= MAX_SENDERS + 1
+    assert len(throttle) <= MAX_SENDERS + 1
     assert throttle.delay("another one of the crowd") > 0
     clock.now += 1000
     assert throttle.delay("later") == 0
-    assert len(throttle._due) == 1
+    assert len(throttle) == 1
 
 
 @pytest.mark.parametrize(("reason", "held"), [("bad_batch", True), ("rate_limited", True), ("unavailable", False)])

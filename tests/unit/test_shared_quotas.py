@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, SECOND, month_start, parse_timestamp
@@ -21,6 +21,7 @@ from server.limits.shared_quotas import SharedQuotas
 from server.processes.siblings import QUOTAS, ApiSibling
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
+from tests.support.examples import examples
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)
@@ -462,7 +463,7 @@ RARE = ["copy", "doubt", "end grace", "time", "kill", "quota", "ask"]
 steps = st.tuples(st.sampled_from(STEPS + RARE), st.integers(0, 15), st.integers(0, 2))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(150)
 @given(st.lists(steps, min_size=10, max_size=120), st.integers(1, 3), st.integers(2, 3), st.integers(0, 4))
 def test_no_interleaving_of_processes_goes_over_the_line(
     played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int

@@ -252,7 +252,7 @@ def test_of_a_file_with_a_flipped_bit_everything_before_it_is_read(tmp_path: Pat
     packed = bytearray(gzip.compress(NUMBERS, 1))
     packed[len(packed) // 2] ^= 0xFF
     stream = zlib.decompressobj(31)
-    readable = b""
+    readable = bytearray()
     with suppress(zlib.error):
         for at in range(len(packed)):
             readable += stream.decompress(packed[at : at + 1])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.events.message import Source, build_blocks, opened
@@ -13,6 +13,7 @@ from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.apply import Changes, Tables
 from processor.core.tables.dedupe import DictIndex
 from processor.core.tables.user_rows import MAX_BLOCK, Dead
+from tests.support.examples import examples
 from tests.support.tables import NOON, Usage, columns
 
 edges = st.sampled_from([0, 1, 2**61, 2**62 - 1, 2**62, -(2**62), 2**63 - 1, -(2**63), 10**18])
@@ -38,7 +39,7 @@ def taken(found: Tables) -> Changes:
     return changes
 
 
-@settings(max_examples=200)
+@examples(100)
 @given(st.lists(st.lists(usages, min_size=1, max_size=4), min_size=1, max_size=8), st.booleans())
 def test_sums_are_exact_at_the_edges_and_through_the_changelog(batches: list[list[Usage]], packs: bool) -> None:
     found, index = Tables(0, b"salt", DictIndex()), 0
