@@ -3,14 +3,17 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
+SPREAD := --dist loadgroup --no-loadscope-reorder
+SMALL := tests/unit tests/contract tests/test_architecture.py
+QUICK := not (bench or chaos or kafka or browser)
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run kafka cluster test check fmt lint types protos docs bench flame chaos fuzz what-runs loc lock
+.PHONY: help setup setup-run run kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz what-runs loc lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with everything a developer needs
 	@$(NEED) dev >&2
@@ -27,8 +30,19 @@ kafka: setup-run ## a Kafka broker on this machine (Java 17 and Maven have to be
 cluster: setup-run ## a broker, two APIs and two workers on this machine; what they keep is in .kafka/cluster
 	@exec $(BIN)/python -m tools.cluster $(ARGS)
 
-test: setup ## the tests, two files at a time (JOBS=1: one by one); ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## all tests, three at a time (JOBS=1: one by one); ARGS="-k name" picks some
+	@$(BIN)/pytest --numprocesses $(or $(JOBS),3) $(SPREAD) $(ARGS)
+
+test-quick: setup ## unit and contract tests: no broker, no browser, few examples
+	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest --numprocesses $(or $(JOBS),2) $(SPREAD) -m "$(QUICK)" $(SMALL) $(ARGS)
+
+properties: setup ## the properties of the unit tests with twenty times the examples
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses $(or $(JOBS),2) $(SPREAD) -m hypothesis --timeout 3600 tests/unit $(ARGS)
+
+coverage: setup ## lines that the unit and contract tests run; the pure core has to have 95 %
+	@$(BIN)/pytest --numprocesses $(or $(JOBS),2) $(SPREAD) --cov --cov-report= $(SMALL) $(ARGS)
+	@$(BIN)/coverage report
+	@$(BIN)/coverage report --include 'processor/core/*' --fail-under 95
 
 check: ## everything that CI checks, the tests included
 	@bash .ci/run

@@ -22,7 +22,7 @@ async def test_kills_of_every_part_lose_and_repeat_nothing(tmp_path: Path) -> No
     report = await run_row(
         "mixed",
         seed=seed,
-        events=20_000,
+        events=9_000,
         kills=6,
         data_dir=tmp_path / "data",
         mixed=("worker", "api", "supervisor", "worker", "everything", "sigstop"),
@@ -42,7 +42,7 @@ async def test_a_torn_write_ahead_log_loses_only_what_was_never_acknowledged(tmp
 @pytest.mark.parametrize("row", ["file", "disk", "clock", "junk"])
 async def test_other_faults_in_short(tmp_path: Path, row: str) -> None:
     seed = random.SystemRandom().randrange(10**6)
-    report = await run_row(row, seed=seed, events=3_000, kills=2, data_dir=tmp_path / "data", mixed=(row,))
+    report = await run_row(row, seed=seed, events=2_000, kills=2, data_dir=tmp_path / "data", mixed=(row,))
     if report.skipped:
         pytest.skip(report.skipped)
     assert report.is_exact, told(report)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from processor.leases import lease_messages
 from tests.support import clients
 from tests.support.clients import reader
 from tests.support.crowd import Crowd
@@ -19,6 +20,8 @@ from tests.support.server import Server, server
 from tools.kafka import Broker
 
 LIMIT = 10_000
+SETTLED = 4.0
+"""Seconds in which what a lease left over reaches the others."""
 OwnBroker = Callable[..., Broker]
 
 
@@ -56,13 +59,20 @@ async def test_senders_at_three_front_ends_get_exactly_what_the_quota_has(
         crowd = Crowd(apis, LIMIT, seed=random.SystemRandom().randrange(10**6))
         if killed:
             victim = apis[2]
+            died, taken, still = float("inf"), 0, 0.0
 
-            def kill_half_way() -> bool:
+            def is_over() -> bool:
+                """Its lease has run out, was given to the others, and nothing more is taken."""
+                nonlocal died, taken, still
+                now = time.monotonic()
                 if len(crowd.taken) > LIMIT * 0.4 and victim.is_running:
                     victim.kill_all()
-                return False
+                    died = now
+                if len(crowd.taken) != taken:
+                    taken, still = len(crowd.taken), now
+                return now > died + lease_messages.TTL + SETTLED and now > still + SETTLED
 
-            await crowd.run(lambda: kill_half_way() or (not victim.is_running and len(crowd.taken) >= LIMIT), 90)
+            await crowd.run(is_over, 90)
             assert not victim.is_running
         else:
             await crowd.run(lambda: len(crowd.taken) >= LIMIT, 30)

@@ -18,7 +18,7 @@ from tests.chaos.power import run_power
 async def test_what_was_acknowledged_outlives_power_cuts(tmp_path: Path, how: dict[str, Any]) -> None:
     seed = random.SystemRandom().randrange(10**6)
     told: list[str] = []
-    report = await run_power(seed=seed, events=2_000, directory=tmp_path, say=told.append, **how)
+    report = await run_power(seed=seed, events=1_000, directory=tmp_path, say=told.append, **how)
     if report.skipped:
         pytest.skip(report.skipped)
     assert report.is_exact, f"seed {seed}: {told}: {report.differences[:10]}"

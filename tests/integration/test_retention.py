@@ -22,8 +22,11 @@ from tests.support.logs import put
 from tests.support.server import environment, run_cli, wait_until
 
 PARTITIONS = 2
-STEP: Final = 13
+STEP: Final = 26
 """Hours that pass in each life of the worker."""
+
+LIVES: Final = 4
+"""In which, all in all, more time passes than there are days of events."""
 
 SETTINGS = {"retention": 1, "retention_interval": 0.05, "log_format": "json"}
 
@@ -58,7 +61,7 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
     data = tmp_path / "data"
     log = Log(data, partitions=PARTITIONS)
     now = time.time_ns() // 1000
-    events = [make_event(user_id=f"u{number % 50}") for number in range(6000)]
+    events = [make_event(user_id=f"u{number % 50}") for number in range(3000)]
     for start in range(0, len(events), 20):  # four days of events, the last of them young
         arrival = now - 4 * DAY + start * 4 * DAY // len(events)
         put(log, [*events[start : start + 20], *rng.sample(events[: start + 20], 2)], arrival=arrival)
@@ -73,7 +76,7 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
             return time.time_ns() // 1000 + int(clock.passed * 1e6)
 
         kills = 0
-        for _ in range(8):
+        for _ in range(LIVES):
             process = launch(data)
             put_one()
             wait_until(lambda: progress(log) == end_of(log), 60)
@@ -88,7 +91,7 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
                 kills += 1
             verified = run_cli(data, "verify")
             assert (verified.returncode, verified.stderr) == (0, ""), f"seed {seed}: {verified}"
-        assert kills == 8
+        assert kills == LIVES
         process = launch(data)
         try:
             put_one()

@@ -30,7 +30,7 @@ from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
 LIMIT: Final = 10_000
-OTHERS: Final = 150_000
+OTHERS: Final = 40_000
 APIS: Final[tuple[Part, ...]] = ("api-0", "api-1")
 
 
@@ -150,10 +150,10 @@ async def test_a_rate_is_exact_over_both(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(120)
 async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Path) -> None:
-    traffic = make_traffic(24, 30_000)
+    traffic = make_traffic(24, 12_000)
     with server(tmp_path / "data", api_processes=2) as started:
         addresses = started.http, started.grpc
-        pace = Pace(traffic.events, 8_000, 6_000)
+        pace = Pace(traffic.events, 3_000, 3_000)
         sending = asyncio.create_task(clients.send(started, traffic, Tally(), pace))
         for number in range(4):
             await asyncio.sleep(0.3)
@@ -173,13 +173,13 @@ async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Pat
 @pytest.mark.timeout(180)
 async def test_one_that_starts_beside_another_under_load_has_every_row(tmp_path: Path) -> None:
     """It reads so many rows of others back that dozens of flushes come meanwhile, each with users of its own."""
-    traffic = make_traffic(25, 30_000)
-    with server(tmp_path / "data", api_processes=2) as started:
+    traffic = make_traffic(25, 15_000)
+    with server(tmp_path / "data", api_processes=2, flush_interval=0.01) as started:
         others = cli(started, "keys", "create", "--project", "others", "--org", "others")["key"]
         await asyncio.sleep(1)
         arguments = ("--target", f"http://{started.http}", "--key", others, "--events", OTHERS, "--users", OTHERS)
         await asyncio.to_thread(cli, started, "loadtest", *map(str, arguments))
-        pace = Pace(traffic.events, 4_000, 1_000)
+        pace = Pace(traffic.events, 2_000, 1_000)
         sending = asyncio.create_task(clients.send(started, traffic, Tally(), pace))
         for number, name in enumerate(APIS):
             await asyncio.sleep(0.5)
@@ -289,7 +289,7 @@ async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
             async with asyncio.timeout(30):
                 while len({message.id for message in to.messages}) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            await asyncio.sleep(5)
+            await asyncio.sleep(3)
             told = Counter(message.id for message in to.messages)
             assert set(told.values()) == {1}, told
 

@@ -65,16 +65,18 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
     log = Log(tmp_path, create=False)
     ends = {p: log.end(TopicPartition(EVENTS, p)) for p in range(partitions)}
     try:
-        for _ in range(200):
+        for _ in range(600):  # how long a busy machine may take
             applied = {p: json.loads(_progress(log, p)) for p in range(partitions)}
             if all(applied[p][0] == ends[p] - 1 for p in ends):
                 break
             worker_is_alive(worker)
+        else:
+            pytest.fail(f"applied {applied} of {ends}")
     finally:
         worker.terminate()
         _, errors = worker.communicate(timeout=20)
     assert worker.returncode == 0, errors
-    assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends
+    assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends, errors
     loaded = [load(LogAddress(tmp_path), p) for p in range(partitions)]
     assert sum(row.requests for p in loaded for row in p.tables.users.by_key().values()) == unique
     for p in range(partitions):

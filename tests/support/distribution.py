@@ -52,7 +52,7 @@ def _is_alone(item: pytest.Item) -> bool:
 
 def _group(item: pytest.Item) -> str | None:
     file = item.nodeid.partition("::")[0]
-    if not _is_alone(item):
-        return file
     shared = [group for name, group in SHARED.items() if name in getattr(item, "fixturenames", ())]
-    return (shared[0] or file) if shared else None
+    if shared:
+        return shared[0] or file
+    return None if _is_alone(item) else file
