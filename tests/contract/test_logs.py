@@ -19,13 +19,12 @@ from tests.support.tables import NOON
 E0, E1 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1)
 
 
-@pytest.fixture(params=["embedded", "kafka"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> LogAddress:
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def address(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> LogAddress:
     if request.param == "embedded":
         return LogAddress(tmp_path)
-    broker: Any = request.getfixturevalue("own_broker")()
-    broker.start()
-    return LogAddress(tmp_path, KafkaAccess(broker.bootstrap))
+    broker: Any = request.getfixturevalue("kafka")
+    return LogAddress(tmp_path, KafkaAccess(broker.bootstrap, prefix=prefix))
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def log(address: LogAddress) -> Iterator[LogWriter]:
 
 
 def test_a_log(log: LogWriter, address: LogAddress) -> None:
-    """In one test, for a broker of its own is what makes it slow."""
+    """In one test: what comes later needs what came before."""
     assert log.partitions == 2
     assert log.topics()[EVENTS] == log.topics()[ROWS] == log.topics()[CLAIMS] == 2
     assert log.topics()[DIRECTORY] == 1

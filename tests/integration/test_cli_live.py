@@ -6,13 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from server.cli.commands import main
-from tests.support.server import KEY, Server, environment, server, wait_until
+from tests.support.server import KEY, Server, environment, run_cli, server, wait_until
 from tests.support.terminal import on_terminal
 
 
@@ -22,20 +21,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def command(*arguments: str, at: Server, key: str | None = KEY, **options: Any) -> "subprocess.CompletedProcess[str]":
+def command(*arguments: str, at: Server, key: str | None = KEY) -> "subprocess.CompletedProcess[str]":
     """Run a command that only knows the address and the key."""
-    variables = environment(at.data_dir.parent / "elsewhere", {"key": key} if key else {})
-    return subprocess.run(
-        [sys.executable, "-m", "server", *arguments],
-        env=variables,
-        cwd=at.data_dir.parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **options,
-    )
+    return run_cli(at.data_dir.parent / "elsewhere", *arguments, **({"key": key} if key else {}))
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

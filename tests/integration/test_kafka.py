@@ -24,12 +24,12 @@ OwnBroker = Callable[..., Broker]
 
 
 @pytest.mark.timeout(180)
-async def test_serve_on_kafka_is_exact_and_stays_so(own_broker: OwnBroker, tmp_path: Path) -> None:
-    broker = own_broker().start()
+async def test_serve_on_kafka_is_exact_and_stays_so(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    log = {"broker": kafka.url, "kafka_prefix": prefix}
     traffic = make_traffic(11, 6_000, conflicts=20)
     tally = Tally()
-    with server(tmp_path / "data", broker=broker.url, partitions=3) as started:
-        assert f"  log   {broker.url}" in started.banner()
+    with server(tmp_path / "data", partitions=3, **log) as started:
+        assert f"  log   {kafka.url}" in started.banner()
         await clients.send(started, traffic, tally)
         assert tally.acknowledged == traffic.events
         async with reader(started) as tables:
@@ -43,14 +43,13 @@ async def test_serve_on_kafka_is_exact_and_stays_so(own_broker: OwnBroker, tmp_p
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=40) == []
         users = started.cli("users", "--json", "--limit", "1")
         assert users.returncode == 0, users.stderr
-    refused = run_cli(tmp_path / "data", "worker", broker=broker.url, partitions=4)
+    refused = run_cli(tmp_path / "data", "worker", partitions=4, **log)
     assert refused.returncode == 2
     assert "has 3 partition(s), not 4" in refused.stderr
 
 
-def test_an_owner_is_fenced_by_the_next_and_a_flush_is_all_or_nothing(own_broker: OwnBroker) -> None:
-    broker = own_broker().start()
-    access = KafkaAccess(broker.bootstrap)
+def test_an_owner_is_fenced_by_the_next_and_a_flush_is_all_or_nothing(kafka: Broker, prefix: str) -> None:
+    access = KafkaAccess(kafka.bootstrap, prefix=prefix)
     log = KafkaLog(access, partitions=1)
     first = PartitionWriter(access, "owner")
     flush = [Append(R0, [(b"a", b"1"), (b"b", b"2")]), Append(TopicPartition(CLAIMS, 0), [(None, b"c")])]

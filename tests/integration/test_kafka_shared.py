@@ -31,12 +31,6 @@ HOME: Final = TopicPartition(DIRECTORY, 0)
 NEEDED_BYTES: Final = str(32 << 20)
 
 
-@pytest.fixture
-def prefix() -> str:
-    """Of a product of this test alone: the broker is shared."""
-    return f"test-{secrets.token_hex(4)}."
-
-
 def admin(broker: Broker) -> AdminClient:
     return AdminClient({"bootstrap.servers": broker.bootstrap})
 

@@ -39,17 +39,16 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def two(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, Server]]:
+def two(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[tuple[Server, Server]]:
     """Two API processes on one log."""
     with ExitStack() as stack:
         if request.param == "embedded":
             first = stack.enter_context(server(tmp_path / "data"))
             second = stack.enter_context(server(tmp_path / "data", "api"))
         else:
-            broker = request.getfixturevalue("own_broker")().start()
-            log = f"kafka://{broker.bootstrap}"
-            first = stack.enter_context(server(tmp_path / "a", "api", broker=log, partitions=1))
-            second = stack.enter_context(server(tmp_path / "b", "api", broker=log))
+            log = {"broker": request.getfixturevalue("kafka").url, "kafka_prefix": prefix}
+            first = stack.enter_context(server(tmp_path / "a", "api", partitions=1, **log))
+            second = stack.enter_context(server(tmp_path / "b", "api", **log))
         yield first, second
 
 

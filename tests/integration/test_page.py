@@ -17,6 +17,7 @@ from tests.support import browser as browsers
 from tests.support.browser import PHONE, Visit, ingest, read, visit
 from tests.support.events import ABSENT, make_event
 from tests.support.server import KEY, Server, server
+from tests.support.tenants import Tenant, Tenants
 from tools import demo
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -48,19 +49,24 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with users whose ids an address or the eye takes for something else."""
-    with server(tmp_path_factory.mktemp("odd") / "data") as started:
-        names = (".", "..", "%2e", "./x", "//", " ", "\u3000", "\u200b")
-        ingest(started, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in names])
-        yield started
+def tenants(busy: Server) -> Tenants:
+    """Projects without events, beside the busy one."""
+    return Tenants(busy)
+
+
+@pytest.fixture(scope="module")
+def odd(tenants: Tenants) -> Tenant:
+    """A project with users whose ids an address or the eye takes for something else."""
+    made = tenants.new()
+    names = (".", "..", "%2e", "./x", "//", " ", "\u3000", "\u200b")
+    ingest(made, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in names])
+    return made
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own, without events."""
-    with server(tmp_path / "data") as started:
-        yield started
+def fresh(tenants: Tenants) -> Tenant:
+    """A project of the test's own, without events."""
+    return tenants.new()
 
 
 def at_now(**fields: Any) -> dict[str, Any]:
@@ -75,13 +81,13 @@ def dollars(text: str) -> str:
     return f"${int(whole):,}.{fraction:0<2}"
 
 
-def signed_in(seen: Visit, at: Server) -> Page:
+def signed_in(seen: Visit, at: Server | Tenant) -> Page:
     seen.sign_in(at.key)
     expect(seen.page.get_by_role("heading", name="Who spends what")).to_be_hidden()
     return seen.page
 
 
-def cli(at: Server, *command: str) -> Any:
+def cli(at: Server | Tenant, *command: str) -> Any:
     """What a command of the command line prints."""
     done = at.cli(*command, "--json")
     assert done.returncode == 0, done.stderr
@@ -203,7 +209,7 @@ def test_hostile_names_are_text(chrome: Browser, busy: Server, name: str) -> Non
         ("\u200b", r"\u200b"),
     ],
 )
-def test_every_user_that_is_listed_can_be_opened(chrome: Browser, odd: Server, name: str, text: str) -> None:
+def test_every_user_that_is_listed_can_be_opened(chrome: Browser, odd: Tenant, name: str, text: str) -> None:
     with visit(chrome, odd) as seen:
         page = signed_in(seen, odd)
         page.get_by_role("link", name=text, exact=True).click()
@@ -215,7 +221,7 @@ def test_every_user_that_is_listed_can_be_opened(chrome: Browser, odd: Server, n
         assert (seen.faults, seen.strangers) == ([], [])
 
 
-def test_an_id_is_found_by_what_is_shown_of_it(chrome: Browser, odd: Server) -> None:
+def test_an_id_is_found_by_what_is_shown_of_it(chrome: Browser, odd: Tenant) -> None:
     with visit(chrome, odd) as seen:
         page = signed_in(seen, odd)
         for text in ("␣", r"\u3000"):
@@ -223,7 +229,7 @@ def test_an_id_is_found_by_what_is_shown_of_it(chrome: Browser, odd: Server) -> 
             expect(page.locator("#users tbody th")).to_have_text([text])
 
 
-def test_all_time_has_no_beginning(chrome: Browser, fresh: Server) -> None:
+def test_all_time_has_no_beginning(chrome: Browser, fresh: Tenant) -> None:
     days = {"0001-01-01": "0.25", "1969-12-31": "0.0625", "1970-01-01": "0.125"}
     ingest(
         fresh, [at_now(user_id=day, cost_usd=Decimal(cost), timestamp=f"{day}T00:00:00Z") for day, cost in days.items()]
@@ -293,8 +299,8 @@ def test_the_key_stays_in_the_tab_and_goes_with_sign_out(chrome: Browser, busy: 
         expect(page.get_by_label("API key")).to_be_visible()
 
 
-def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Server) -> None:
-    key = cli(fresh, "keys", "create", "--scopes", "read")["key"]
+def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Tenant) -> None:
+    key = cli(fresh, "keys", "create", "--scopes", "read", "--project", fresh.name, "--org", fresh.name)["key"]
     ingest(fresh, [at_now(user_id="u")])
     with visit(chrome, fresh) as seen:
         seen.sign_in(key)
@@ -307,7 +313,7 @@ def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Server) -> None
 # --- live ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh: Server) -> None:
+def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh: Tenant) -> None:
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.get_by_role("heading", name="No events yet")).to_be_visible()
@@ -326,7 +332,7 @@ def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh:
         assert (seen.faults, seen.strangers) == ([], [])
 
 
-def test_what_is_ingested_shows_by_itself(chrome: Browser, fresh: Server) -> None:
+def test_what_is_ingested_shows_by_itself(chrome: Browser, fresh: Tenant) -> None:
     ingest(fresh, [at_now(user_id="a", cost_usd=Decimal("1.5"))])
     # Far from UTC and from English: days and digits are the server's all the same.
     with visit(chrome, fresh, timezone_id="Pacific/Kiritimati", locale="de-DE") as seen:
@@ -352,7 +358,12 @@ def test_what_is_ingested_shows_by_itself(chrome: Browser, fresh: Server) -> Non
         assert (seen.faults, seen.strangers) == ([], [])
 
 
-def test_it_comes_back_with_the_server(chrome: Browser, fresh: Server) -> None:
+def test_it_comes_back_with_the_server(chrome: Browser, tmp_path: Path) -> None:
+    with server(tmp_path / "data") as started:
+        it_comes_back(chrome, started)
+
+
+def it_comes_back(chrome: Browser, fresh: Server) -> None:
     ingest(fresh, [at_now(user_id="a", cost_usd=Decimal("1.5"))])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
@@ -366,7 +377,7 @@ def test_it_comes_back_with_the_server(chrome: Browser, fresh: Server) -> None:
         expect(page.locator("#live")).to_have_text("Live", timeout=60_000)
 
 
-def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Server) -> None:
+def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Tenant) -> None:
     ingest(fresh, [at_now(user_id="a", cost_usd=Decimal(1))])
     with visit(chrome, fresh) as seen:
         asked: list[str] = []
@@ -392,7 +403,7 @@ def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Server) 
         assert seen.faults == []
 
 
-def test_ten_thousand_users(chrome: Browser, fresh: Server) -> None:
+def test_ten_thousand_users(chrome: Browser, fresh: Tenant) -> None:
     ingest(fresh, [at_now(user_id=f"user-{n:05}", cost_usd=Decimal(n) / 10**6) for n in range(10_000)])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
@@ -414,8 +425,8 @@ def test_ten_thousand_users(chrome: Browser, fresh: Server) -> None:
         assert (seen.faults, seen.strangers) == ([], [])
 
 
-def test_the_quota_says_when_it_ends(chrome: Browser, fresh: Server) -> None:
-    cli(fresh, "orgs", "set", "default", "--monthly-quota", "4")
+def test_the_quota_says_when_it_ends(chrome: Browser, fresh: Tenant) -> None:
+    cli(fresh, "orgs", "set", fresh.name, "--monthly-quota", "4")
     ingest(fresh, [at_now(user_id="a")])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
@@ -467,7 +478,7 @@ def test_with_the_keyboard_alone(chrome: Browser, busy: Server) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("light", browsers.DESKTOP), ("dark", PHONE)], ids=["desktop", "phone"])
-def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Server, scheme: str, size: dict[str, int]) -> None:
+def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Tenant, scheme: str, size: dict[str, int]) -> None:
     def look(page: Page) -> list[str]:
         found = Axe().run(page).response["violations"]
         return [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found]
@@ -495,8 +506,8 @@ def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Server, scheme:
         assert look(seen.page) == []
 
 
-def test_budgets_and_how_they_fill(chrome: Browser, fresh: Server) -> None:
-    cli(fresh, "budgets", "set", "--usd", "1", "--window", "day", "--user", HOSTILE[0])
+def test_budgets_and_how_they_fill(chrome: Browser, fresh: Tenant) -> None:
+    cli(fresh, "budgets", "set", "--project", fresh.name, "--usd", "1", "--window", "day", "--user", HOSTILE[0])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         section = page.get_by_role("region", name="Budgets", exact=True)

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -87,6 +87,13 @@ def is_back(started: Server, times: int) -> bool:
     return ready_apis(started) >= times
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests that leave it as it was, with keys and projects of their own."""
+    with server(tmp_path_factory.mktemp("two") / "data", api_processes=2) as started:
+        yield started
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
 async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
@@ -132,20 +139,19 @@ async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
         assert clients.verify(started) == []
 
 
-async def test_a_rate_is_exact_over_both(tmp_path: Path) -> None:
-    with server(tmp_path / "data", api_processes=2) as started:
-        key = cli(started, "keys", "create", "--rate-limit", "50")["key"]
-        await asyncio.sleep(1)
-        left = 60 - time.time() % 60
-        if left < 10:
-            await asyncio.sleep(left + 0.1)
-        async with fresh(started, key) as session:
-            answers = await asyncio.gather(*(post(session, [make_event()]) for _ in range(200)))
-        assert Counter(status for status, _ in answers) == {202: 50, 429: 150}
-        taken = await counted(started, "spendstream_batches_accepted_total")
-        assert all(taken.values()), taken
-        async with fresh(started, key) as session, session.post("/v1/ingest", data=b"") as answer:
-            assert answer.status == 415
+async def test_a_rate_is_exact_over_both(running: Server) -> None:
+    key = cli(running, "keys", "create", "--rate-limit", "50")["key"]
+    await asyncio.sleep(1)
+    left = 60 - time.time() % 60
+    if left < 10:
+        await asyncio.sleep(left + 0.1)
+    async with fresh(running, key) as session:
+        answers = await asyncio.gather(*(post(session, [make_event()]) for _ in range(200)))
+    assert Counter(status for status, _ in answers) == {202: 50, 429: 150}
+    taken = await counted(running, "spendstream_batches_accepted_total")
+    assert all(taken.values()), taken
+    async with fresh(running, key) as session, session.post("/v1/ingest", data=b"") as answer:
+        assert answer.status == 415
 
 
 @pytest.mark.timeout(120)
@@ -193,48 +199,47 @@ async def test_one_that_starts_beside_another_under_load_has_every_row(tmp_path:
                 assert await tables.differences(traffic.truth, exact_duplicates=False, details=0) == []
 
 
-async def test_what_one_acknowledged_another_waits_for(tmp_path: Path) -> None:
-    with server(tmp_path / "data", api_processes=2) as started:
-        async with fresh(started) as session:
+async def test_what_one_acknowledged_another_waits_for(running: Server) -> None:
+    async with fresh(running) as session:
 
-            async def write_and_read(number: int) -> None:
-                status, position = await post(session, [make_event(user_id=f"u{number}")])
-                assert status == 202
-                async with session.get(f"/v1/users/u{number}", params={"after": position}) as answer:
-                    assert answer.status == 200
-                    assert (await answer.json())["requests"] == 1
+        async def write_and_read(number: int) -> None:
+            status, position = await post(session, [make_event(user_id=f"own-{number}")])
+            assert status == 202
+            async with session.get(f"/v1/users/own-{number}", params={"after": position}) as answer:
+                assert answer.status == 200
+                assert (await answer.json())["requests"] == 1
 
-            for start in range(0, 60, 20):
-                await asyncio.gather(*(write_and_read(number) for number in range(start, start + 20)))
-        assert all((await counted(started, "spendstream_batches_accepted_total")).values())
+        for start in range(0, 60, 20):
+            await asyncio.gather(*(write_and_read(number) for number in range(start, start + 20)))
+    assert all((await counted(running, "spendstream_batches_accepted_total")).values())
 
 
-async def test_a_stream_goes_on_at_any_of_them(tmp_path: Path) -> None:
-    with server(tmp_path / "data", api_processes=2) as started:
+async def test_a_stream_goes_on_at_any_of_them(running: Server) -> None:
+    key = cli(running, "keys", "create", "--project", "streamed")["key"]
+    await asyncio.sleep(1)
 
-        async def next_rows(token: str) -> tuple[str, list[str]]:
-            async with asyncio.timeout(20), sse(started.http, KEY, token) as events:
-                async for event in events:
-                    if event.rows:
-                        return event.id, [row["user_id"] for row in event.rows]
-            raise AssertionError("the stream ended")
+    async def next_rows(token: str) -> tuple[str, list[str]]:
+        async with asyncio.timeout(20), sse(running.http, key, token) as events:
+            async for event in events:
+                if event.rows:
+                    return event.id, [row["user_id"] for row in event.rows]
+        raise AssertionError("the stream ended")
 
-        async with fresh(started) as session:
-            assert (await post(session, [make_event(user_id="u0")]))[0] == 202
-            token, rows = await next_rows("")
-            assert rows == ["u0"]
-            for number in range(1, 4):
-                waiting = [asyncio.create_task(next_rows(token)) for _ in range(8)]
-                assert (await post(session, [make_event(user_id=f"u{number}")]))[0] == 202
-                told = await asyncio.gather(*waiting)
-                assert [rows for _, rows in told] == [[f"u{number}"]] * 8
-                token = told[number % 8][0]
+    async with fresh(running, key) as session:
+        assert (await post(session, [make_event(user_id="u0")]))[0] == 202
+        token, rows = await next_rows("")
+        assert rows == ["u0"]
+        for number in range(1, 4):
+            waiting = [asyncio.create_task(next_rows(token)) for _ in range(8)]
+            assert (await post(session, [make_event(user_id=f"u{number}")]))[0] == 202
+            told = await asyncio.gather(*waiting)
+            assert [rows for _, rows in told] == [[f"u{number}"]] * 8
+            token = told[number % 8][0]
 
 
 @pytest.mark.timeout(150)
-async def test_on_kafka_they_have_leases_and_one_rate(own_broker: Callable[..., Broker], tmp_path: Path) -> None:
-    broker = own_broker().start()
-    with server(tmp_path / "data", start=False, api_processes=2, broker=broker.url) as started:
+async def test_on_kafka_they_have_leases_and_one_rate(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    with server(tmp_path / "data", start=False, api_processes=2, broker=kafka.url, kafka_prefix=prefix) as started:
         await asyncio.to_thread(started.start, 60)
         key = cli(started, "keys", "create", "--rate-limit", "30")["key"]
         cli(started, "orgs", "set", "default", "--monthly-quota", "20")
@@ -257,16 +262,15 @@ async def test_on_kafka_they_have_leases_and_one_rate(own_broker: Callable[..., 
         assert clients.verify(started) == []
 
 
-async def test_a_revoked_key_is_refused_by_both_within_a_second(tmp_path: Path) -> None:
-    with server(tmp_path / "data", api_processes=2) as started:
-        made = cli(started, "keys", "create")
+async def test_a_revoked_key_is_refused_by_both_within_a_second(running: Server) -> None:
+    made = cli(running, "keys", "create")
+    await asyncio.sleep(1)
+    async with fresh(running, made["key"]) as session:
+        assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {202}
+        done = await asyncio.to_thread(running.cli, "keys", "revoke", made["id"])
+        assert done.returncode == 0, done.stderr
         await asyncio.sleep(1)
-        async with fresh(started, made["key"]) as session:
-            assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {202}
-            done = await asyncio.to_thread(started.cli, "keys", "revoke", made["id"])
-            assert done.returncode == 0, done.stderr
-            await asyncio.sleep(1)
-            assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {401}
+        assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {401}
 
 
 @pytest.mark.timeout(90)

@@ -17,6 +17,7 @@ from processor.log.dead_letters import DeadLetter
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS, ROWS
+from tests.support import cli_host
 from tests.support.browser import ingest
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
@@ -91,6 +92,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def piped(directory: Path, *arguments: str | bytes, **variables: str) -> "subprocess.CompletedProcess[bytes]":
+    """Python decides at its start what it makes of a locale: with one it is started, without one forked."""
+    if not variables.keys() & (ASCII.keys() | LATIN.keys()):
+        return cli_host.run(arguments, environment(directory) | variables, Path(__file__).resolve().parents[2])
     return subprocess.run(
         [sys.executable, "-m", "server", *arguments],
         env=environment(directory) | variables,

@@ -84,9 +84,10 @@ async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: 
 
 
 @pytest.mark.timeout(240)
-async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(own_broker: OwnBroker, tmp_path: Path) -> None:
-    broker = own_broker().start()
-    access = KafkaAccess(broker.bootstrap)
+async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    log = {"broker": kafka.url, "kafka_prefix": prefix}
+    topic = f"{prefix}users"
+    access = KafkaAccess(kafka.bootstrap, prefix=prefix)
     KafkaLog(access, partitions=2).close()
     keys = [key_of("default", "user-1"), key_of("default", None), key_of("default", "never sent")]
     homes = partitions_of(keys, 2).tolist()
@@ -100,7 +101,7 @@ async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(own_broker: Own
 
     write_old_rows()
     traffic = make_traffic(13, 2_000)
-    with server(tmp_path / "data", broker=broker.url) as started:
+    with server(tmp_path / "data", **log) as started:
         wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
         await clients.send(started, traffic, Tally())
         for home in set(homes):
@@ -108,11 +109,11 @@ async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(own_broker: Own
                 old[home].append([Append(TopicPartition(USERS, home), [(keys[homes.index(home)], b"{}")])], 0)
         async with reader(started) as tables:
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
-            assert await users_topic.differences(broker.bootstrap, tables) == []
-        assert ("default", "never sent") not in users_topic.consume(broker.bootstrap).rows
+            assert await users_topic.differences(kafka.bootstrap, tables, topic=topic) == []
+        assert ("default", "never sent") not in users_topic.consume(kafka.bootstrap, topic).rows
         code, seconds = started.stop()
         assert (code, seconds < 10) == (0, True)
-    with server(tmp_path / "again", broker=broker.url) as started:  # it publishes nothing that is there already
+    with server(tmp_path / "again", **log) as started:  # it publishes nothing that is there already
         wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
         taken = started.entries("users.taken_over")
         assert sum(entry["rows"] for entry in taken) == len(traffic.truth.users)
@@ -120,10 +121,11 @@ async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(own_broker: Own
 
 
 @pytest.mark.timeout(240)
-async def test_what_was_acknowledged_before_a_clean_stop_is_in_the_topic(own_broker: OwnBroker, tmp_path: Path) -> None:
-    broker = own_broker().start()
+async def test_what_was_acknowledged_before_a_clean_stop_is_in_the_topic(
+    kafka: Broker, prefix: str, tmp_path: Path
+) -> None:
     traffic = make_traffic(14, 1_500)
-    with server(tmp_path / "data", broker=broker.url, partitions=2) as started:
+    with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=2) as started:
         wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
         await clients.send(started, traffic, Tally())
         async with reader(started) as tables:
@@ -131,18 +133,18 @@ async def test_what_was_acknowledged_before_a_clean_stop_is_in_the_topic(own_bro
             listed = {row["user_id"]: row for row in (await tables.users())[0]}
             code, _ = started.stop()
             assert code == 0
-    said = users_topic.consume(broker.bootstrap)
+    said = users_topic.consume(kafka.bootstrap, f"{prefix}users")
     assert {user: {**row, "project_id": "default"} for user, row in listed.items()} == {
         user: row for (_, user), row in said.rows.items()
     }
 
 
-def test_the_topic_is_made_to_last(own_broker: OwnBroker) -> None:
-    broker = own_broker().start()
-    KafkaLog(KafkaAccess(broker.bootstrap), partitions=3).close()
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    assert len(admin.list_topics(USERS, 10).topics[USERS].partitions) == 3
-    (future,) = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, USERS)]).values()
+def test_the_topic_is_made_to_last(kafka: Broker, prefix: str) -> None:
+    KafkaLog(KafkaAccess(kafka.bootstrap, prefix=prefix), partitions=3).close()
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    name = f"{prefix}users"
+    assert len(admin.list_topics(name, 10).topics[name].partitions) == 3
+    (future,) = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name)]).values()
     settings = {name: entry.value for name, entry in future.result(10).items()}
     wanted = {"cleanup.policy": "compact", "min.insync.replicas": "1", "compression.type": "lz4", "retention.ms": "-1"}
     assert {name: settings[name] for name in wanted} == wanted

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from tests.support.events import to_ndjson
 from tests.support.server import Server
+from tests.support.tenants import Tenant
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE: Final = 30_000.0
@@ -87,7 +88,7 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser, server: Server, *, watch: bool = True, **options: Any) -> Iterator[Visit]:
+def visit(browser: Browser, server: Server | Tenant, *, watch: bool = True, **options: Any) -> Iterator[Visit]:
     """A fresh tab at `/`. With `watch`, what it asks of others is stopped and written down."""
     origin = f"http://{server.http}"
     context: BrowserContext = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
@@ -104,7 +105,7 @@ def visit(browser: Browser, server: Server, *, watch: bool = True, **options: An
         context.close()
 
 
-def ingest(server: Server, events: Iterable[dict[str, Any]], key: str | None = None) -> str:
+def ingest(server: Server | Tenant, events: Iterable[dict[str, Any]], key: str | None = None) -> str:
     """Send events, 100 a request; returns the position of the last request. Raises for any answer but 202."""
     waiting = list(events)
     position = ""
@@ -121,7 +122,7 @@ def ingest(server: Server, events: Iterable[dict[str, Any]], key: str | None = N
     return position
 
 
-def read(server: Server, path: str, key: str | None = None) -> Any:
+def read(server: Server | Tenant, path: str, key: str | None = None) -> Any:
     """The JSON of a read, numbers as they are written."""
     request = urllib.request.Request(f"http://{server.http}{path}", headers={"x-api-key": key or server.key})
     with urllib.request.urlopen(request, timeout=60) as response:

@@ -12,14 +12,11 @@ import pytest
 ALONE: Final = ("tests/integration/", "tests/fuzz/")
 """Directories whose tests go one by one."""
 
-SHARED: Final = {
-    "kafka": "kafka",  # one broker, whatever the file
-    "chrome": "",
-    "running": "",
-    "filled": "",
-    "doors": "",
-}
-"""Fixtures that start something for many tests -> the group of those tests; "" is that of their file."""
+SHARED: Final = frozenset({"chrome", "running", "doors"})
+"""Fixtures that start something for the tests of a file."""
+
+OWN: Final = frozenset({"own_broker", "old_kafka"})
+"""Fixtures of tests that do not share a broker, though they need one."""
 
 LONG: Final = (
     "test_kafka_damage.py",
@@ -52,7 +49,7 @@ def _is_alone(item: pytest.Item) -> bool:
 
 def _group(item: pytest.Item) -> str | None:
     file = item.nodeid.partition("::")[0]
-    shared = [group for name, group in SHARED.items() if name in getattr(item, "fixturenames", ())]
-    if shared:
-        return shared[0] or file
-    return None if _is_alone(item) else file
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if item.get_closest_marker("kafka") and not fixtures & OWN:
+        return "kafka"
+    return None if _is_alone(item) and not fixtures & SHARED else file

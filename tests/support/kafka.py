@@ -1,10 +1,13 @@
 """A real broker for tests: the fixtures `kafka`, `own_broker`, `old_kafka`, and a last line that says if there was one.
 
+A test that neither kills nor damages its broker takes `kafka`, and a `prefix` of its own.
+
 Every test that asks for one of them has the marker `kafka`. Where no broker can be had they are skipped, with the
 reason; REQUIRE_KAFKA=1 makes that a failure. A broker that can be had and does not start is always a failure.
 """
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +41,12 @@ def kafka(_can_be_had: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """One broker for all tests, which leave it running and use topics and groups of their own."""
     with Broker(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Of a product of this test alone on the shared broker (SPENDSTREAM_KAFKA_PREFIX)."""
+    return f"test-{secrets.token_hex(4)}."
 
 
 @pytest.fixture

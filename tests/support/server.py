@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tests.support import cli_host
+
 KEY: Final = "lqt_" + "5" * 64
 """The bootstrap key of servers that are started with one."""
 
@@ -253,7 +255,13 @@ class Server:
 def run_cli(
     data_dir: Path, *arguments: str, timeout: float = 60.0, **settings: object
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `spendstream` with `arguments` on a data directory; does not raise for an exit code."""
+    """Run `spendstream` with `arguments` on a data directory; does not raise for an exit code.
+
+    Roles are started as they are shipped; other commands are forked (see `cli_host`).
+    """
+    if arguments[0] not in _COMMANDS:
+        done = cli_host.run(arguments, environment(data_dir, settings), data_dir.parent, timeout)
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
     return subprocess.run(
         [sys.executable, "-m", "server", *arguments],
         env=environment(data_dir, settings),

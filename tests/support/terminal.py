@@ -12,6 +12,11 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
+
+from tests.support import cli_host
+
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 _OWN = re.compile(r"\x1b\[([0-9;]*m|\?25[lh]|2K|1A)")  # colours, and how a live drawing is drawn over the last one
 _BLANK = re.compile(r"\s")
@@ -24,15 +29,7 @@ def on_terminal(
     ours, theirs = pty.openpty()
     try:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server", *arguments],
-            env={**variables, "TERM": "xterm-256color"},
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
+        process = _start(arguments, {**variables, "TERM": "xterm-256color"}, theirs)
         os.close(theirs)
         written = b""
         deadline = time.monotonic() + patience
@@ -44,9 +41,17 @@ def on_terminal(
                     break
         else:
             process.kill()
-        return process.wait(), written.decode(errors="surrogateescape")
+        return process.wait(10), written.decode(errors="surrogateescape")
     finally:
         os.close(ours)
+
+
+def _start(arguments: Sequence[str | bytes], variables: Mapping[str, str], tty: int) -> Any:
+    """Forked, but where Python has to decide at its start what it makes of a locale."""
+    if "PYTHONUTF8" not in variables:
+        return cli_host.Command(arguments, variables, ROOT, (tty, tty, tty))
+    command = [sys.executable, "-m", "server", *arguments]
+    return subprocess.Popen(command, env=variables, cwd=ROOT, stdin=tty, stdout=tty, stderr=tty, start_new_session=True)
 
 
 def plain(written: str) -> str:

@@ -1,0 +1,210 @@
+"""`spendstream` commands without the start of an interpreter: forked from a process that has loaded the program.
+
+A start costs six tenths of a CPU second, nearly all of it for imports, and the tests make hundreds. Each command is a
+process of its own all the same, with its own environment, directory, streams and end. What Python decides at its start
+(the encoding of its streams, what it has of the locale) is that of the host: tests of those start Python themselves.
+
+The host, `python -m tests.support.cli_host FD`, is asked over a socket; it has one thread, and no connection or file
+of the program is open in it.
+"""
+
+import array
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+LARGEST: Final = 1 << 20
+"""Bytes of a question."""
+FDS: Final = 4
+"""Standard input, output and error, and a pipe for what becomes of it."""
+
+_lock = threading.Lock()
+_host: list[tuple[int, socket.socket, "subprocess.Popen[bytes]"]] = []
+"""The host of this process, with the pid of the process that started it."""
+
+
+class Command:
+    """A command that runs; `wait` gives its exit code, negative for a signal, as `subprocess` has it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | bytes],
+        variables: Mapping[str, str],
+        directory: Path,
+        streams: tuple[int, int, int],
+    ) -> None:
+        """`streams`: descriptors of standard input, output and error, which stay the caller's to close."""
+        self._said, theirs = os.pipe()
+        question = {
+            "arguments": [os.fsdecode(each) for each in arguments],
+            "variables": dict(variables),
+            "directory": str(directory),
+        }
+        try:
+            _ask(json.dumps(question).encode(), [*streams, theirs])
+        finally:
+            os.close(theirs)
+        self._text = b""
+        self._read_line(time.monotonic() + 60)
+        self.pid = int(self._text)
+        self._text = b""
+
+    def _read_line(self, deadline: float) -> None:
+        while not self._text.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._said], [], [], left)[0]:
+                raise TimeoutError("the command has not ended")
+            part = os.read(self._said, 100)
+            if not part:
+                raise ChildProcessError("the host of commands is gone")
+            self._text += part
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code; raises `TimeoutError`, and then it is killed."""
+        try:
+            self._read_line(time.monotonic() + timeout)
+        except TimeoutError:
+            self.kill()
+            self._read_line(time.monotonic() + 10)
+            raise
+        finally:
+            os.close(self._said)
+        return int(self._text)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def run(
+    arguments: Sequence[str | bytes], variables: Mapping[str, str], directory: Path, timeout: float = 60.0
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run `spendstream` with `arguments`, nothing on its standard input; raises `subprocess.TimeoutExpired`."""
+    written: list[bytes] = [b"", b""]
+    pipes = [os.pipe() for _ in written]
+    with Path(os.devnull).open("rb") as nothing:
+        try:
+            command = Command(arguments, variables, directory, (nothing.fileno(), pipes[0][1], pipes[1][1]))
+        finally:
+            for _, theirs in pipes:
+                os.close(theirs)
+
+    def read(number: int) -> None:
+        with os.fdopen(pipes[number][0], "rb") as ours:
+            written[number] = ours.read()
+
+    readers = [threading.Thread(target=read, args=(number,), daemon=True) for number in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        code = command.wait(timeout)
+    except TimeoutError:
+        raise subprocess.TimeoutExpired([str(each) for each in arguments], timeout) from None
+    finally:
+        for reader in readers:
+            reader.join(10)
+    return subprocess.CompletedProcess(list(arguments), code, *written)
+
+
+def _ask(question: bytes, descriptors: list[int]) -> None:
+    with _lock:
+        if not _host or _host[0][0] != os.getpid():
+            _host[:] = [(os.getpid(), *_start())]
+        host = _host[0][1]
+        fds = array.array("i", descriptors).tobytes()
+        host.sendmsg([question], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+
+def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """Start the host; it ends when this process does, for then nobody holds the other end of its socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
+    with theirs:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
+        command = [sys.executable, "-m", "tests.support.cli_host", str(theirs.fileno())]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=variables, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+        )
+    return ours, process
+
+
+# --- in the host -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Fork for each question until nobody can ask any more."""
+    from server.cli import commands  # what all of it is for
+
+    host = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for commands
+    while True:
+        question, ancillary, _, _ = host.recvmsg(LARGEST, socket.CMSG_SPACE(FDS * array.array("i").itemsize))
+        if not question:
+            return
+        fds = array.array("i")
+        for _, _, data in ancillary:
+            fds.frombytes(data)
+        if os.fork() == 0:
+            host.close()
+            _wait_for(json.loads(question), list(fds), commands.main)
+        for fd in fds:
+            os.close(fd)
+
+
+def _wait_for(question: dict[str, Any], fds: list[int], program: Any) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    *streams, said = fds
+    os.setsid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(said)
+        _become(question, streams, program)
+    for fd in streams:
+        os.close(fd)
+    os.write(said, b"%d\n" % pid)
+    _, status = os.waitpid(pid, 0)
+    os.write(said, b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def _become(question: dict[str, Any], streams: list[int], program: Any) -> NoReturn:
+    """Be the command: as if Python had started with these streams and variables."""
+    code = 1
+    try:
+        for number, fd in enumerate(streams):
+            os.dup2(fd, number)
+            os.close(fd)
+        os.environ.clear()
+        os.environ.update(question["variables"])
+        os.chdir(question["directory"])
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process
+        sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+        sys.argv = ["spendstream", *question["arguments"]]
+        program(prog_name="spendstream")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - it ends the process, as in Python
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type] # there is one
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
