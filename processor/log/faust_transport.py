@@ -106,6 +106,15 @@ class Consumer(base.Consumer):
             else:
                 self._read_offset.pop(tp, None)
 
+    async def perform_seek(self) -> None:
+        """Seek to where each partition goes on, which Faust then takes for committed.
+
+        Faust also does it when a fetch ends after the flow was stopped. At the end of the worker that would keep the
+        last commit from being made: the offset to go on at is that of messages that are acknowledged, not committed.
+        """
+        if not cast(Any, self.app).should_stop:
+            await super().perform_seek()
+
     async def on_stop(self) -> None:
         await super().on_stop()
         await asyncio.to_thread(self._thread.shutdown)

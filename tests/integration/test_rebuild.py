@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from confluent_kafka import TopicPartition as Assigned
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from processor.log.embedded.log import Log
 from processor.log.kafka.config import KafkaAccess
@@ -23,6 +22,7 @@ from processor.log.kafka.log import KafkaLog
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
 from tests.support import clients
+from tests.support.beginnings import delete_beginnings
 from tests.support.clients import Tally, reader
 from tests.support.damage import empty, flip
 from tests.support.server import Server, environment, run_cli, server, wait_until
@@ -193,20 +193,6 @@ def test_the_letter_of_a_damaged_event_is_never_sent_again(tmp_path: Path) -> No
 # --- on a real broker -----------------------------------------------------------------------------------------------
 
 
-def delete_heads(admin: Any, heads: list[Assigned]) -> None:
-    """Delete the records before these offsets, as `cleanup.policy=delete` does; then the topic is set up as before."""
-    set_policy(admin, heads[0].topic, "compact,delete")
-    for each in admin.delete_records(heads).values():
-        each.result(20)
-    set_policy(admin, heads[0].topic, "compact")
-
-
-def set_policy(admin: Any, topic: str, policy: str) -> None:
-    entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(20)
-
-
 @pytest.mark.timeout(400)
 async def test_rows_that_are_gone_from_a_broker_are_made_anew(own_broker: OwnBroker, tmp_path: Path) -> None:
     broker = own_broker().start()
@@ -241,7 +227,7 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(own_broker: OwnBro
         ends = {number: log.end(TopicPartition(ROWS, number)) for number in range(2)}
         heads = [Assigned(ROWS, number, end - end // 3) for number, end in ends.items()]
         log.close()
-        await asyncio.to_thread(delete_heads, admin, heads)
+        await asyncio.to_thread(delete_beginnings, admin, heads, is_compacted=True)
         assert run_cli(started.data_dir, "verify", **settings).returncode == 1
         done = await asyncio.to_thread(rebuild, started.data_dir, **settings)
         assert sum(each["rows"] for each in done) > 100

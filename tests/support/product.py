@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer
 from confluent_kafka import TopicPartition as Assigned
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from processor.core.tables import table_rows
 from processor.core.tables.history import Loss
@@ -26,6 +25,7 @@ from processor.log.topics import COMPACTED, EVENTS, GROUP, PREFIX
 from processor.state import loader
 from processor.state.applier import Applier
 from processor.state.verify import verify
+from tests.support.beginnings import delete_beginnings
 from tests.support.events import make_event
 from tests.support.logs import newest_rows, put
 from tests.support.segments import cut_off, flushes
@@ -70,17 +70,6 @@ class Product:
         for _ in range(count):
             self._put(self.sent)
             self.sent += 1
-
-    def _deletes(self, admin: AdminClient, topic: str, before: int) -> bool:
-        """False: the broker does not go by the new policy yet."""
-        [future] = admin.delete_records([Assigned(self.access.wire(topic), 0, before)]).values()
-        try:
-            future.result(10)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.POLICY_VIOLATION:
-                raise
-            return False
-        return True
 
     def send_junk(self) -> int:
         """Append a message that nobody can read; returns its offset."""
@@ -169,15 +158,8 @@ class Product:
     def behead(self, topic: str, before: int) -> None:
         """As retention does: the records before an offset are gone."""
         admin = AdminClient(self.access.client())
-        if topic in COMPACTED:  # what is compacted is not deleted until somebody says so
-            entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
-            resource = ConfigResource(ConfigResource.Type.TOPIC, self.access.wire(topic), incremental_configs=[entry])
-            admin.incremental_alter_configs([resource])[resource].result(10)
-        wait_until(partial(self._deletes, admin, topic, before), 20)
-        if topic in COMPACTED:  # and somebody mends it, for no start takes it as it is
-            entry = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
-            resource = ConfigResource(ConfigResource.Type.TOPIC, self.access.wire(topic), incremental_configs=[entry])
-            admin.incremental_alter_configs([resource])[resource].result(10)
+        head = Assigned(self.access.wire(topic), 0, before)
+        delete_beginnings(admin, [head], is_compacted=topic in COMPACTED)
         assert self.log.first(TopicPartition(topic, 0)) == before
 
     def delete(self, *topics: str) -> None:
