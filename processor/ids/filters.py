@@ -82,7 +82,7 @@ class Filter:
 
     def agrees(self, other: "Filter") -> bool:
         """Whether a key has the same rows here and there."""
-        return (len(self._rows), self.secret) == (len(other._rows), other.secret)
+        return (len(self._rows), self.secret) == (len(other._rows), other.secret)  # noqa: SLF001 - of its own class
 
     def spots(self, keys: U64) -> list[Numbers]:
         """The rows of each key, in all filters that agree with this one."""

@@ -59,7 +59,7 @@ class Consumer(base.Consumer):
         actives: dict[str, list[int]] = {}
         for tp in assigned:
             actives.setdefault(tp.topic, []).append(tp.partition)
-        app.assignor._assignment = ClientAssignment(actives=actives, standbys={})
+        app.assignor._assignment = ClientAssignment(actives=actives, standbys={})  # noqa: SLF001 - Faust has no other way in
         await self.on_partitions_assigned(assigned, self._generation)
 
     def assignment(self) -> set[TP]:

@@ -143,7 +143,7 @@ class Sorted:
         return held, kept
 
     def _freeze(self) -> None:
-        claims = self._newest._claims
+        claims = self._newest._claims  # noqa: SLF001 - all of them at once
         rows = np.array([(*key, *value) for key, value in claims.items()], self.ROW)
         self._newest = DictIndex()
         level = 0

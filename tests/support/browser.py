@@ -75,11 +75,13 @@ class Visit:
         self.page.get_by_label("API key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
 
-    def _log(self, message: ConsoleMessage) -> None:
+    def note(self, message: ConsoleMessage) -> None:
+        """Write a message of the console down."""
         if message.type in {"error", "warning"}:
             self.faults.append(message.text)
 
-    def _route(self, route: Route, request: Request) -> None:
+    def route(self, route: Route, request: Request) -> None:
+        """Let a request to the server pass, and stop any other."""
         if f"{urlsplit(request.url).scheme}://{urlsplit(request.url).netloc}" == self.origin:
             route.continue_()
         else:
@@ -95,10 +97,10 @@ def visit(browser: Browser, server: Server | Tenant, *, watch: bool = True, **op
     try:
         context.set_default_timeout(PATIENCE)
         made = Visit(context.new_page(), origin)
-        made.page.on("console", made._log)
+        made.page.on("console", made.note)
         made.page.on("pageerror", lambda error: made.faults.append(str(error)))
         if watch:
-            context.route("**/*", made._route)
+            context.route("**/*", made.route)
         made.page.goto(origin + "/")
         yield made
     finally:
