@@ -9,6 +9,7 @@ of the program is open in it.
 """
 
 import array
+import atexit
 import contextlib
 import json
 import os
@@ -122,9 +123,16 @@ def _ask(question: bytes, descriptors: list[int]) -> None:
     with _lock:
         if not _host or _host[0][0] != os.getpid():
             _host[:] = [(os.getpid(), *_start())]
+            atexit.register(_end, *_host[0])
         host = _host[0][1]
         fds = array.array("i", descriptors).tobytes()
         host.sendmsg([question], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+
+def _end(owner: int, host: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    if owner == os.getpid():
+        host.close()
+        process.wait(10)
 
 
 def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:

@@ -1,7 +1,8 @@
 """What the hot path costs, counted and not timed: bytecodes and objects per event are the same on any machine.
 
-A budget that is exceeded is either a mistake or a decision: then it is raised here, with the reason in the commit. One
-that is far from used up hides the next mistake: it is lowered. The times are those of `make bench` (row `stages`).
+It is a report: `pytest -s tests/unit/test_hot_path.py` prints what each stage costs beside what was written down. The
+gate is wide: it is there for mistakes (a loop over rows, an object for each event), not for decisions. Who makes a
+stage cheaper or dearer writes the new figure down. The times are those of `make bench` (row `stages`).
 """
 
 import gc
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="bytecod
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BUDGETS = {
+USUAL = {
     "http: inflate gzip": (2.0, 0.1),
     "http: split lines": (2.6, 0.1),
     "http: decode": (137.0, 2.0),
@@ -48,6 +49,9 @@ BUDGETS = {
     "view: apply": (125.0, 0.1),
 }
 """Stage -> bytecodes and objects that stay, an event, with CPython 3.11; a quarter more than what was counted."""
+
+GATE = 3.0
+"""So many times as much, and one more, is a mistake."""
 
 
 class Counter:
@@ -91,15 +95,15 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Counter:
     return counter
 
 
-def test_every_stage_has_a_budget(counted: Counter) -> None:
-    assert counted.bytecodes.keys() == BUDGETS.keys()
-
-
-@pytest.mark.parametrize("stage", BUDGETS)
-def test_no_stage_costs_more_than_its_budget(stage: str, counted: Counter) -> None:
-    bytecodes, objects = statistics.median(counted.bytecodes[stage]), statistics.median(counted.objects[stage])
-    assert bytecodes <= BUDGETS[stage][0]
-    assert objects <= BUDGETS[stage][1]
+def test_no_stage_costs_many_times_the_usual(counted: Counter) -> None:
+    assert counted.bytecodes.keys() == USUAL.keys()
+    dear = []
+    for stage, usual in USUAL.items():
+        found = statistics.median(counted.bytecodes[stage]), statistics.median(counted.objects[stage])
+        print(f"{stage:36} {found[0]:8.2f} bytecodes ({usual[0]:5.1f}) {found[1]:6.2f} objects ({usual[1]:3.1f})")  # noqa: T201 - the report
+        if any(each > GATE * most + 1 for each, most in zip(found, usual, strict=True)):
+            dear.append((stage, found))
+    assert dear == []
 
 
 HOSTILE = {
