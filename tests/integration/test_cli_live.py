@@ -23,7 +23,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def command(*arguments: str, at: Server, key: str | None = KEY) -> "subprocess.CompletedProcess[str]":
     """Run a command that only knows the address and the key."""
-    return run_cli(at.data_dir.parent / "elsewhere", *arguments, **({"key": key} if key else {}))
+    settings: dict[str, Any] = {"key": key} if key else {}
+    return run_cli(at.data_dir.parent / "elsewhere", *arguments, **settings)
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

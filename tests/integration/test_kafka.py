@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ OwnBroker = Callable[..., Broker]
 
 @pytest.mark.timeout(180)
 async def test_serve_on_kafka_is_exact_and_stays_so(kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    log = {"broker": kafka.url, "kafka_prefix": prefix}
+    log: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
     traffic = make_traffic(11, 6_000, conflicts=20)
     tally = Tally()
     with server(tmp_path / "data", partitions=3, **log) as started:

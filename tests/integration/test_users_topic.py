@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -85,7 +86,7 @@ async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: 
 
 @pytest.mark.timeout(240)
 async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(kafka: Broker, prefix: str, tmp_path: Path) -> None:
-    log = {"broker": kafka.url, "kafka_prefix": prefix}
+    log: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
     topic = f"{prefix}users"
     access = KafkaAccess(kafka.bootstrap, prefix=prefix)
     KafkaLog(access, partitions=2).close()
