@@ -41,10 +41,11 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with server(tmp_path_factory.mktemp("busy") / "data") as started:
         ingest(started, demo.events(1500, datetime.now(UTC)))
         ingest(started, [at_now(user_id=name, cost_usd=Decimal("0.000000000001")) for name in HOSTILE])
-        ingest(
+        last = ingest(
             started,
             [at_now(cost_usd=Decimal("0.123456789012")), at_now(user_id="old", timestamp="2024-02-29T12:00:00Z")],
         )
+        read(started, f"/v1/users?limit=1&after={last}")
         yield started
 
 
