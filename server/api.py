@@ -37,15 +37,17 @@ from server.http_api.routes import create_app, make_runner
 from server.ingest.inflate import MAX_BODY
 from server.ingest.intake import Intake
 from server.ingest.log_publisher import LogPublisher
+from server.limits.caps import Caps, OwnCaps
 from server.limits.cardinality import Cardinality
 from server.limits.connection_watch import ConnectionWatch
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.lease_follower import LeaseFollower
-from server.limits.leased_quotas import LeasedQuotas
+from server.limits.leased_caps import LeasedCaps
 from server.limits.memory_budget import MemoryBudget
-from server.limits.quotas import ViewQuotas
+from server.limits.monthly_usage import MonthlyUsage
+from server.limits.quotas import Quotas
 from server.limits.rates import OwnRates, SharedRates
-from server.limits.shared_quotas import SharedQuotas
+from server.limits.shared_caps import SharedCaps
 from server.live.feed import Feed
 from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
@@ -191,18 +193,17 @@ async def _build(
     )
     pending = MemoryBudget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
     rates = OwnRates() if sibling is None else SharedRates(sibling.table(REQUESTS))
-    end = publisher.log_end
-    quotas: ViewQuotas
+    usage = MonthlyUsage(view, publisher.log_end)
+    caps: Caps = OwnCaps(usage, directory)
     lease = ""
     if book is not None and stating is not None:
-        quotas = LeasedQuotas(view, arrivals, directory, end, book, stating, lambda: keys.end, rates=rates)
-        stating.speaker, lease = quotas, book.instance
+        caps = stating.speaker = LeasedCaps(usage, directory, book, stating, lambda: keys.end)
+        lease = book.instance
     elif sibling is not None:
-        quotas = SharedQuotas(view, arrivals, directory, end, sibling, sibling.table(QUOTAS), rates=rates)
-        stack.push_async_callback(_stop_reporting, asyncio.create_task(quotas.run()))
+        caps = shared = SharedCaps(usage, directory, sibling, sibling.table(QUOTAS))
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(shared.run()))
         lease = sibling.name(sibling.number)
-    else:
-        quotas = ViewQuotas(view, arrivals, directory, end, rates=rates)
+    quotas = Quotas(arrivals, directory, usage, caps, rates=rates)
     intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position), latest=latest)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     is_first = sibling is None or sibling.is_first

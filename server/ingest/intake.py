@@ -23,7 +23,7 @@ from server.ingest.publisher import NotPublished, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import MemoryBudget
-from server.limits.quota_port import Quotas
+from server.limits.quota_port import QuotaPort
 from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
 
@@ -58,7 +58,7 @@ class Intake:
     def __init__(
         self,
         publisher: Publisher,
-        quotas: Quotas,
+        quotas: QuotaPort,
         clock: Callable[[], int],
         pending: MemoryBudget | None = None,
         cardinality: Cardinality | None = None,

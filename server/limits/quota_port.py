@@ -23,7 +23,7 @@ class Reservation(Protocol):
         ...
 
 
-class Quotas(Protocol):
+class QuotaPort(Protocol):
     """Who may send how much."""
 
     def admit_request(self, key: Key, now: int) -> None:

@@ -28,7 +28,7 @@ class OwnRates:
         self._requests: dict[str, int] = {}
 
     def reserve(self, name: str, limit: int, at: int) -> int:
-        """See `Rates.take`."""
+        """See `Rates.reserve`."""
         minute = at - at % MINUTE
         if minute != self._minute:
             self._minute = minute
@@ -50,7 +50,7 @@ class SharedRates:
         self._table = table
 
     def reserve(self, name: str, limit: int, at: int) -> int:
-        """See `Rates.take`. Raises `Refused`: unavailable."""
+        """See `Rates.reserve`. Raises `Refused`: unavailable."""
         key, minute = name.encode(), at // MINUTE
         try:
             with self._table:

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,9 @@ from processor.log.address import LogAddress
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
-from server.limits.leased_quotas import UNUSED, LeasedQuotas
+from server.limits.leased_caps import UNUSED, LeasedCaps
+from server.limits.monthly_usage import MonthlyUsage
+from server.limits.quotas import Quotas
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.tables import NOON
@@ -21,12 +22,9 @@ KEY = make_key(new_secret(), at=0)
 AHEAD = NOON + 100 * DAY
 
 
-async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(tmp_path: Path) -> None:
     """The grantor may not know yet of what was charged to it: until a day has passed it is stated."""
     now = 0.0
-    monkeypatch.setattr("server.limits.leased_quotas.time", SimpleNamespace(monotonic=lambda: now))
     months = [NOON, AHEAD, AHEAD + 31 * DAY]
     accounts = [Account("default", month_start(at)) for at in months]
     view, directory, book = View(), Directory(), LeaseHoldings()
@@ -35,13 +33,15 @@ async def test_a_batch_of_months_ahead_does_not_end_the_account_of_this_month(
     book.stated(1, time.monotonic())
     book.apply(book.instance.encode(), encode(Lease(1, 1, [Cap(account, 10, 10) for account in accounts])))
     stating = LeaseStatements(LogAddress(tmp_path), book, lambda: NOON)
-    quotas = LeasedQuotas(view, arrivals, directory, dict, book, stating, lambda: 0)
+    usage = MonthlyUsage(view, dict)
+    caps = LeasedCaps(usage, directory, book, stating, lambda: 0, clock=lambda: now)
+    quotas = Quotas(arrivals, directory, usage, caps)
 
     async def take(at: int) -> None:
         (await quotas.reserve(KEY, 1, at)).settle({})
 
     def stated() -> set[Account]:
-        return {need.account for need in quotas.needs()} & set(accounts)
+        return {need.account for need in caps.needs()} & set(accounts)
 
     for at in months[:2]:
         await take(at)
@@ -57,7 +57,8 @@ async def test_a_lease_of_a_new_grantor_is_confirmed_at_once(tmp_path: Path, mon
     book, arrivals, woken = LeaseHoldings(), Arrivals(View()), []
     stating = LeaseStatements(LogAddress(tmp_path), book, lambda: NOON)
     monkeypatch.setattr(stating, "wake", lambda: woken.append(book.version))
-    LeasedQuotas(View(), arrivals, Directory(), dict, book, stating, lambda: 0)
+    usage, directory = MonthlyUsage(View(), dict), Directory()
+    Quotas(arrivals, directory, usage, LeasedCaps(usage, directory, book, stating, lambda: 0))
     for version in (1, 2, 2 + GAP, 3 + GAP):
         book.apply(book.instance.encode(), encode(Lease(version, 1, [])))
         arrivals.notify()

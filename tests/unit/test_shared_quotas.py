@@ -1,43 +1,35 @@
-"""The monthly quota of several API processes: any interleaving, deaths and changed quotas included."""
+"""The monthly quota of several API processes, by the table they share and by leases: any interleaving, deaths and
+changed quotas included."""
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, SECOND, month_start, parse_timestamp
+from processor.leases.lease_messages import Account
 from processor.view.arrivals import Arrivals
 from processor.view.view import View
 from server.errors import Refused
+from server.limits.monthly_usage import MonthlyUsage
 from server.limits.quota_port import Reservation
-from server.limits.shared_quotas import SharedQuotas
-from server.processes.siblings import QUOTAS, ApiSibling
+from server.limits.quotas import Quotas
+from server.limits.shared_caps import SharedCaps
+from server.processes.siblings import ApiSibling
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
+from tests.support.caps import Graces, Grantor, Kind, ProcessCaps
 from tests.support.examples import examples
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)
 LIMIT = 10
 MAY = parse_timestamp("2026-05-01T00:00:00Z")
-
-
-class Quotas(SharedQuotas):
-    """`SharedQuotas` whose graces end when a test says so."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.graces: list[Callable[[Mapping[int, int]], None]] = []
-
-    def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
-        self.graces.append(then)
 
 
 @dataclass
@@ -52,18 +44,24 @@ class Batch:
 class Front:
     """One process: its view and its directory get on when they are told to."""
 
-    def __init__(self, rig: "Rig", sibling: ApiSibling, patience: float) -> None:
-        self.rig, self.sibling = rig, sibling
+    def __init__(self, rig: "Rig", how: ApiSibling | Grantor, patience: float) -> None:
+        self.rig, self.how = rig, how
         self.view, self.directory = View(), Directory()
         self.arrivals = Arrivals(self.view)
         self.unread: list[Records] = [list(records) for records in rig.worker.changelog]
         self.heard = 0
         self.batches: list[Batch] = []
-        self.table = sibling.table(QUOTAS)
         self.follow()
         self.hear()
-        arguments = (self.view, self.arrivals, self.directory, rig.worker.log_end, sibling, self.table)
-        self.quotas = Quotas(*arguments, patience=patience)
+        self.graces = Graces()
+        usage = MonthlyUsage(self.view, rig.worker.log_end, later=self.graces.later)
+        self.process = ProcessCaps(usage, self.directory, how, self.arrivals.notify, lambda: self.heard - 1)
+        self.quotas = Quotas(self.arrivals, self.directory, usage, self.process.caps, patience=patience)
+
+    @property
+    def caps(self) -> SharedCaps:
+        assert self.process.shared is not None
+        return self.process.shared
 
     def follow(self) -> None:
         for partition, records in enumerate(self.unread):
@@ -84,9 +82,8 @@ class Front:
         return batch
 
     def publish(self, batch: Batch) -> None:
-        lease = self.sibling.name(self.sibling.number)
         self.rig.written += batch.events
-        batch.offsets = self.rig.worker.send(batch.events, arrival=batch.now, lease=lease)
+        batch.offsets = self.rig.worker.send(batch.events, arrival=batch.now, lease=self.process.name)
 
     async def send(self, number: int) -> None:
         """All of what intake does with a batch of new events."""
@@ -109,6 +106,7 @@ class Rig:
         partitions: int = 1,
         patience: float = 0,
         before: int = 0,
+        kind: Kind = "shared",
     ) -> None:
         """`before`: events of an earlier server."""
         self.worker = Worker(partitions)
@@ -118,18 +116,22 @@ class Rig:
         self.ids = count()
         if before:
             self.worker.send(self.new(before), arrival=MAY - 1)
+        self.quotas = Directory()
         self.set(limit)
-        self.fronts = [Front(self, sibling, patience) for sibling in ApiSibling.create_all(directory, fronts)]
+        self.grantor = Grantor(self.worker, self.quotas, ("default",))
+        hows = ApiSibling.create_all(directory, fronts) if kind == "shared" else [self.grantor] * fronts
+        self.fronts = [Front(self, how, patience) for how in hows]
 
     def set(self, limit: int | None) -> None:
         self.directory.append(organization_record(Organization("default", limit)))
+        self.quotas.apply(*self.directory[-1], len(self.directory) - 1)
 
     def new(self, number: int) -> list[Usage]:
         return [Usage(next(self.ids)) for _ in range(number)]
 
     def tick(self) -> None:
         for front in self.fronts:
-            front.quotas.tick()
+            front.process.tick()
 
     def work(self) -> None:
         """Everything is in the tables, and seen."""
@@ -146,12 +148,19 @@ class Rig:
 
     def kill(self, number: int) -> None:
         """SIGKILL, and a new process with its number. What it had not written is gone."""
-        self.fronts[number].table.close()
-        self.fronts[number] = Front(self, self.fronts[number].sibling, self.patience)
+        self.fronts[number].process.close()
+        self.fronts[number] = Front(self, self.fronts[number].how, self.patience)
+
+    def silence(self) -> None:
+        """So long that leases of processes that were killed come back: only those that live have said something."""
+        self.grantor.silence()
+        for front in self.fronts:
+            if front.process.leases is not None:
+                front.process.leases.state()
 
     def close(self) -> None:
         for front in self.fronts:
-            front.table.close()
+            front.process.close()
 
 
 async def refusal(front: Front, events: int, now: int = NOON) -> Refused:
@@ -262,7 +271,7 @@ async def test_what_is_on_its_way_is_not_given_back(tmp_path: Path) -> None:
     rig.set(LIMIT + 1)
     for front in rig.fronts:
         front.hear()
-        front.quotas.lower()
+        front.caps.lower()
     await refusal(two, 1)
     rig.tick()
     assert (await refusal(two, 6)).reason == "quota_exceeded"
@@ -280,7 +289,7 @@ async def test_duplicates_come_back_to_everybody(tmp_path: Path) -> None:
     assert (await refusal(two, 1)).reason == "quota_exceeded"
     rig.flush(0)
     one.follow()
-    one.quotas.lower()
+    one.caps.lower()
     await two.send(5)
     assert (await refusal(one, 1)).reason == "quota_exceeded"
 
@@ -297,11 +306,11 @@ async def test_a_process_that_was_killed_leaves_what_it_did_not_write(tmp_path: 
     assert (await refusal(two, 1)).reason == "quota_exceeded"
     assert (await refusal(one, 1)).reason == "unavailable"  # its view has not caught up
     rig.tick()
-    one.quotas.lower()
+    one.caps.lower()
     assert (await refusal(two, 1)).reason == "quota_exceeded"
     rig.work()
     rig.tick()
-    one.quotas.lower()
+    one.caps.lower()
     await two.send(5)
     for front in rig.fronts:
         assert (await refusal(front, 1)).reason == "quota_exceeded"
@@ -340,14 +349,14 @@ async def test_one_that_waits_is_woken_by_what_another_gives_back(tmp_path: Path
     waiting = asyncio.create_task(one.take(rig.new(8)))
     await asyncio.sleep(0)
     assert not waiting.done()
-    two.quotas.tick()
-    one.quotas.tick()
+    two.caps.tick()
+    one.caps.tick()
     batch = await waiting
     late = asyncio.create_task(two.take(rig.new(8)))
     await asyncio.sleep(0)
     batch.reservation.release()
-    one.quotas.lower()
-    two.quotas.tick()
+    one.caps.lower()
+    two.caps.tick()
     await asyncio.wait_for(late, 1)
 
 
@@ -356,10 +365,11 @@ async def test_a_lock_that_is_held_makes_nothing_wrong(tmp_path: Path) -> None:
     one, two = rig.fronts
     await refusal(one, 1)
     rig.tick()
-    with two.table:
+    assert two.process.table is not None
+    with two.process.table:
         assert (await refusal(one, 1)).reason == "unavailable"
-        rig.fronts[0].quotas.tick()
-        rig.fronts[0].quotas.lower()
+        rig.fronts[0].caps.tick()
+        rig.fronts[0].caps.lower()
     await one.send(10)
 
 
@@ -369,8 +379,9 @@ async def test_a_lock_that_is_held_makes_nothing_wrong(tmp_path: Path) -> None:
 class Play:
     """Random steps. Whenever a batch is admitted, all there is and all that is on its way is within the limit."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, kind: Kind) -> None:
         self.rig = rig
+        self.kind = kind
         self.now = MAY - 2 * SECOND
 
     def total(self, now: int) -> int:
@@ -436,25 +447,29 @@ class Play:
             case "follow":
                 front.follow()
             case "tick":
-                front.quotas.tick()
-                front.quotas.lower()
+                front.process.tick()
             case "time":
                 self.now += SECOND
             case "kill":
                 rig.kill(which % len(rig.fronts))
             case "quota":
-                rig.set([None, 2, 5, 20][number % 4])
+                self.set_quota(number)
             case "ask":
                 front.quotas.allowances(KEY, self.now)
             case "hear":
                 front.hear(1)
 
+    def set_quota(self, number: int) -> None:
+        """Leases of a quota that is lowered come back one after the other; a table's caps hold for one quota only."""
+        if self.kind == "shared":
+            self.rig.set([None, 2, 5, 20][number % 4])
+        else:
+            self.rig.set((self.rig.quotas.quota("default").limit or 0) + number % 4)
+
     def end_grace(self, front: Front) -> None:
         """What was doubtful and is not published by now never will be."""
         front.batches = [batch for batch in front.batches if not batch.doubtful]
-        for then in front.quotas.graces:
-            then(self.rig.worker.log_end())
-        front.quotas.graces.clear()
+        front.graces.end()
 
 
 STEPS = ["reserve", "reserve", "publish", "acknowledge", "work", "view", "follow", "tick", "hear"] * 2
@@ -463,14 +478,20 @@ RARE = ["copy", "doubt", "end grace", "time", "kill", "quota", "ask"]
 steps = st.tuples(st.sampled_from(STEPS + RARE), st.integers(0, 15), st.integers(0, 2))
 
 
-@examples(150)
-@given(st.lists(steps, min_size=10, max_size=120), st.integers(1, 3), st.integers(2, 3), st.integers(0, 4))
-def test_no_interleaving_of_processes_goes_over_the_line(
-    played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int
-) -> None:
+async def take_at_last(rig: Rig, front: Front, events: int, now: int) -> None:
+    """What can be had is had, if not at once: while one waits, the leases that others do not need come back."""
+    with front.process.caps.ask(Account("default", month_start(now)), events):
+        for _ in range(5):
+            rig.tick()
+        await front.take(rig.new(events), now)
+
+
+def play_out(kind: Kind, played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int) -> None:
+    """The steps, then whatever is still on its way; at last all that is left can be had, and no more."""
+
     async def run(directory: Path) -> None:
-        rig = Rig(directory, fronts, partitions=partitions, before=before, limit=6)
-        play = Play(rig)
+        rig = Rig(directory, fronts, partitions=partitions, before=before, limit=6, kind=kind)
+        play = Play(rig, kind)
         rig.work()
         await refusal(rig.fronts[0], 7, play.now)
         rig.tick()
@@ -489,12 +510,32 @@ def test_no_interleaving_of_processes_goes_over_the_line(
         for front in rig.fronts:
             front.hear()
         rig.work()
-        await refusal(rig.fronts[0], 1, play.now)
+        await refusal(rig.fronts[0], 6, play.now)
+        rig.silence()
         rig.tick()
-        await rig.fronts[-1].take(rig.new(5), play.now)  # all that is left can be had: nothing leaks
+        await take_at_last(rig, rig.fronts[-1], 5, play.now)  # all that is left can be had: nothing leaks
         for front in rig.fronts:
             await refusal(front, 1, play.now)
         rig.close()
 
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(run(Path(directory)))
+
+
+histories = st.lists(steps, min_size=10, max_size=120)
+
+
+@examples(150)
+@given(histories, st.integers(1, 3), st.integers(2, 3), st.integers(0, 4))
+def test_no_interleaving_of_processes_goes_over_the_line(
+    played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int
+) -> None:
+    play_out("shared", played, partitions, fronts, before)
+
+
+@examples(60)
+@given(histories, st.integers(1, 3), st.integers(2, 3), st.integers(0, 4))
+def test_no_interleaving_of_processes_with_leases_goes_over_the_line(
+    played: list[tuple[str, int, int]], partitions: int, fronts: int, before: int
+) -> None:
+    play_out("leased", played, partitions, fronts, before)
