@@ -3,7 +3,7 @@
 All calls block. Offsets grow but may have gaps: whoever reads on goes by the offsets of what was read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from processor.log.records import Append, Record, TopicPartition
@@ -67,6 +67,26 @@ class LogWriter(LogReader, Protocol):
         ...
 
 
+Read = Callable[[TopicPartition, int, int], Sequence[Record]]
+"""`LogReader.read`, or one that does the same with more to it: partition, first offset, limit."""
+
+
+def polls(
+    read: Read, tp: TopicPartition, start: int = 0, end: int | None = None, limit: int = 5000
+) -> Iterator[Sequence[Record]]:
+    """What `scan` gives, one read of the log at a time: up to `limit` records each, never none."""
+    position = start
+    while end is None or position < end:
+        found = read(tp, position, limit if end is None else min(limit, end - position))
+        if not found:
+            return
+        position = found[-1].offset + 1
+        if end is not None and position > end:  # offsets have gaps
+            found = [record for record in found if record.offset < end]
+        if found:
+            yield found
+
+
 def scan(
     log: LogReader, tp: TopicPartition, start: int = 0, end: int | None = None, limit: int = 5000
 ) -> Iterator[Record]:
@@ -75,10 +95,5 @@ def scan(
     What compaction removes meanwhile has been replaced by a record further on, so a scan to the end that finds nothing
     more has seen the newest record of every key.
     """
-    position = start
-    while (end is None or position < end) and (found := log.read(tp, position, limit)):
-        for record in found:
-            if end is not None and record.offset >= end:
-                return
-            yield record
-        position = found[-1].offset + 1
+    for found in polls(log.read, tp, start, end, limit):
+        yield from found

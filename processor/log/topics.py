@@ -1,6 +1,6 @@
 """The topics of the log, by name."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 PREFIX: Final = "spendstream."
 """What all names begin with. On Kafka another prefix may stand in its place (`KafkaAccess.wire`)."""
@@ -41,3 +41,16 @@ COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, USERS, STATEMENTS, L
 
 GROUP: Final = "spendstream"
 """The consumer group of the worker."""
+
+
+class Consumer(NamedTuple):
+    """Who reads the events and says, by what its group has committed, how far it has got with them."""
+
+    group: str
+    patience: int | None
+    """Microseconds past their time for which retention keeps events that it has not committed; None: for ever."""
+
+
+EVENT_CONSUMERS: Final = (Consumer(GROUP, None),)
+"""All consumers of the events that are always switched on. Retention waits for the slowest of them, and of those that a
+setting switches on (`processor.app`)."""

@@ -1,7 +1,7 @@
 """Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from processor.log.dead_letters import dead_offsets
 from processor.log.embedded.log import Log
 from processor.log.embedded.newest import FOLD, Kept, collector_off, newest
 from processor.log.errors import HistoryMismatch, LogUnavailable
-from processor.log.port import LogReader, LogWriter
+from processor.log.port import LogReader, LogWriter, polls
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from processor.state.recovery import AppendTables, Recovery
@@ -32,7 +32,6 @@ from processor.wall_clock import now
 ATTEMPTS: Final = 4
 """How often a partition is read back before it is given up: each time something was written that makes it fit."""
 
-BATCH = 5000
 CLAIMS_BATCH = 500
 PROGRESS_EVERY = 1_000_000
 
@@ -211,7 +210,7 @@ def _read_rows(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
     kept = Kept(partition.number)
     try:
-        for batch in batches(store, TopicPartition(ROWS, partition.number), partition.rows_end):
+        for batch in polls(store.read, TopicPartition(ROWS, partition.number), partition.rows_end):
             kept.add(batch)
             partition.records += len(batch)
             partition.rows_end = batch[-1].offset + 1
@@ -263,7 +262,7 @@ def _read_claims(store: LogWriter, partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(CLAIMS, partition.number)
     start = partition.claims_end
-    for batch in batches(store, tp, start, CLAIMS_BATCH):
+    for batch in polls(store.read, tp, start, limit=CLAIMS_BATCH):
         apply_claims(partition, batch)
         if len(batch) == CLAIMS_BATCH:
             log.info(
@@ -306,17 +305,3 @@ def sync_index(partition: Partition, *, final: bool = False) -> None:
         partition.index.sync(partition.covered, final=final)
     except OSError as error:
         get_logger().warning("index.checkpoint_failed", partition=partition.number, error=str(error))
-
-
-def records(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[Record]:
-    """All records of a partition from `start` on, `limit` at a time."""
-    for batch in batches(store, tp, start, limit):
-        yield from batch
-
-
-def batches(store: LogWriter, tp: TopicPartition, start: int, limit: int = BATCH) -> Iterator[list[Record]]:
-    """All records of a partition from `start` on, up to `limit` at a time."""
-    position = start
-    while found := store.read(tp, position, limit):
-        yield found
-        position = found[-1].offset + 1

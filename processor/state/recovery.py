@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -33,7 +34,7 @@ from processor.log import losses
 from processor.log.dead_letters import DeadLetter, Retry, dead_offsets
 from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
-from processor.log.port import LogWriter, scan
+from processor.log.port import LogWriter, Read, polls, scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
 
@@ -179,19 +180,10 @@ class Recovery:
 
     def _messages(self, start: int, end: int) -> Iterator[Record]:
         """The events between two offsets, damaged ones among them, which are dead letters or never were applied."""
-        log, position = self._log, start
-        while position < end:
-            count = min(MESSAGES, end - position)
-            if isinstance(log, Log):
-                found = log.read(self._events, position, count, keep_damaged=True)
-            else:
-                found = log.read(self._events, position, count)
-            for record in found:
-                if record.offset < end:
-                    yield record
-            if not found:
-                return
-            position = found[-1].offset + 1
+        log = self._log
+        read: Read = partial(log.read, keep_damaged=True) if isinstance(log, Log) else log.read
+        for records in polls(read, self._events, start, end, MESSAGES):
+            yield from records
 
     def _claims_first(self) -> int:
         tp = TopicPartition(CLAIMS, self._number)

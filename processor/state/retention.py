@@ -21,8 +21,9 @@ from processor.core.tables.history import is_padding
 from processor.core.tables.retained import Retained
 from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
-from processor.log.records import Append, TopicPartition
-from processor.log.topics import CHECKPOINTS, EVENTS, GROUP
+from processor.log.port import polls
+from processor.log.records import Append, Record, TopicPartition
+from processor.log.topics import CHECKPOINTS, EVENT_CONSUMERS, EVENTS, Consumer
 from processor.state.loader import Partition
 
 SLACK: Final = HOUR
@@ -72,7 +73,9 @@ class Claims:
 class Sealer:
     """Seals and deletes what arrived more than `retention` days ago, one partition after the other.
 
-    Everything on the log happens in a thread of its own; rows and ids are touched between two steps of the loop.
+    `consumers` are those that are switched on: no event goes that the slowest of them has not committed, unless that
+    one's patience is over. Everything on the log happens in a thread of its own; rows and ids are touched between two
+    steps of the loop.
     """
 
     def __init__(
@@ -82,12 +85,14 @@ class Sealer:
         clock: Callable[[], int],
         retention: int,
         interval: float,
+        consumers: Sequence[Consumer] = EVENT_CONSUMERS,
     ) -> None:
         self._data_dir = data_dir
         self._owned = owned
         self._clock = clock
         self._retention = retention * DAY
         self._interval = interval
+        self._consumers = consumers
         self._noted: dict[int, Noted] = {}
 
     async def run(self) -> None:
@@ -110,7 +115,7 @@ class Sealer:
 
             log = await call(_open, self._data_dir)
             noted = self._noted.get(partition.number)
-            found = _Round(log, call, partition, noted, self._clock(), self._retention)
+            found = _Round(log, call, partition, noted, self._clock(), self._retention, self._consumers)
             try:
                 return await found.run()
             finally:
@@ -137,7 +142,14 @@ class _Round:
     """One round over one partition, at the instant `now`; `kept_for`, the retention, in microseconds."""
 
     def __init__(
-        self, log: Log, call: Call, partition: Partition, noted: Noted | None, now: int, kept_for: int
+        self,
+        log: Log,
+        call: Call,
+        partition: Partition,
+        noted: Noted | None,
+        now: int,
+        kept_for: int,
+        consumers: Sequence[Consumer],
     ) -> None:
         self.noted = noted
         self._log = log
@@ -145,6 +157,7 @@ class _Round:
         self._partition = partition
         self._now = now
         self._kept_for = kept_for
+        self._consumers = consumers
         horizon = partition.tables.horizon
         self._horizon = min(now, horizon.retained)
         self._running = horizon.running
@@ -160,10 +173,11 @@ class _Round:
         if not await self._call(self._is_due):
             return 0
         await self._call(self._restore)
-        await self._apply_expired()
+        end = await self._apply_expired()
         sealed = self._tables.progress.offset
         await self._compact()
-        gone = await self._trim(sealed + 1)
+        await self._call(self._report_passed, end)
+        gone = await self._trim(end)
         get_logger().info("retention.done", partition=self._partition.number, sealed=sealed, messages=gone)
         return gone
 
@@ -173,11 +187,11 @@ class _Round:
         oldest = self._log.read(self._events, self._log.first(self._events), 1, keep_damaged=True)
         self._begin(oldest[0].at if oldest else self._horizon)
         assert self.noted is not None
-        if not oldest or oldest[0].offset >= self._end():
+        if not oldest:
             return False
         reach = retained.advance(self.noted.retained, oldest[0].at, self._horizon, self._running)
         self._before = reach.before
-        if oldest[0].at >= self._before - SLACK:
+        if oldest[0].at >= self._before - SLACK or self._is_kept(oldest[0], self._committed()):
             return False
         self._note(reach)  # before it goes there: after a kill the next round does not go further
         return True
@@ -198,26 +212,48 @@ class _Round:
         offset = self._append([(self._key, msgspec.json.encode(retained.value()))])
         self.noted = Noted(retained, offset)
 
-    def _end(self) -> int:
-        """The first offset that may be replayed: what is not committed must stay."""
-        return self._log.committed(GROUP, self._events) or 0
+    def _committed(self) -> dict[Consumer, int]:
+        """The first offset that each consumer may read again."""
+        return {each: self._log.committed(each.group, self._events) or 0 for each in self._consumers}
+
+    def _is_kept(self, record: Record, committed: Mapping[Consumer, int]) -> bool:
+        """True for what is not past its time, and for what a consumer still has to read."""
+        return record.at >= self._before or any(
+            record.offset >= offset and (consumer.patience is None or record.at >= self._before - consumer.patience)
+            for consumer, offset in committed.items()
+        )
+
+    def _report_passed(self, end: int) -> None:
+        """Say which consumers lose events up to `end` (exclusive), as they did not read them in time."""
+        first = self._log.first(self._events)
+        for consumer, offset in self._committed().items():
+            lost = end - max(offset, first)
+            if lost > 0:
+                number = self._partition.number
+                get_logger().warning("retention.not_read", group=consumer.group, partition=number, messages=lost)
 
     def _restore(self) -> None:
-        position = 0
-        while records := self._log.read(self._checkpoints, position, RESTORED):
+        for records in polls(self._log.read, self._checkpoints, limit=RESTORED):
             self._tables.restore_all((record.key or b"", record.value, record.offset) for record in records)
             self._records += len(records)
-            position = records[-1].offset + 1
         first = self._log.first(self._events)
         if first > self._tables.progress.offset + 1:
             raise SealError(f"events before {first} are gone, the checkpoint ends at {self._tables.progress.offset}")
 
-    async def _apply_expired(self) -> None:
-        position: int | None = self._tables.progress.offset + 1
+    async def _apply_expired(self) -> int:
+        """Bring the checkpoint to all that is past its time; returns the first offset that has to stay.
+
+        What a round before has sealed and not deleted is looked at again: a consumer may be there that was not then.
+        """
+        end = await self._call(self._log.first, self._events)
+        position: int | None = end
         applied = 0
         while position is not None:
             found, position = await self._call(self._read, position)
             for offset, decoded in found:
+                end = offset + 1
+                if offset <= self._tables.progress.offset:
+                    continue
                 if decoded is None:
                     self._tables.skip(offset)
                 else:
@@ -227,15 +263,22 @@ class _Round:
             if position is None or self._tables.changed > MAX_CHANGED or applied >= MAX_MESSAGES:
                 await self._seal()
                 applied = 0
+        return end
 
     def _read(self, position: int) -> tuple[list[tuple[int, Message | None]], int | None]:
-        """Expired messages from `position` on (None: a dead letter), and where to go on (None: there are no more)."""
-        end = self._end()
+        """Expired messages from `position` on, and where to go on (None: there are no more).
+
+        In place of a message None: it is a dead letter, or the checkpoint contains it.
+        """
+        committed = self._committed()
         found: list[tuple[int, Message | None]] = []
         records = self._log.read(self._events, position, MESSAGES, keep_damaged=True)
         for record in records:
-            if record.at >= self._before or record.offset >= end:
+            if self._is_kept(record, committed):
                 return found, None
+            if record.offset <= self._tables.progress.offset:
+                found.append((record.offset, None))
+                continue
             is_dead = record.offset in self._partition.dead or (is_padding(record.value) and not record.is_damaged)
             if record.is_damaged and not is_dead:
                 raise SealError(

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from processor.core.tables import row_block
-from processor.log.port import LogWriter
+from processor.log.port import LogWriter, polls
 from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
 from processor.view.arrivals import Arrivals
@@ -27,9 +27,6 @@ from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT
 from server.reads.read_service import ViewReads
 from server.tenancy.directory import Directory
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
-
-BATCH: Final = 5000
-"""Records of the changelog that are read at a time."""
 
 
 class Sums(Struct):
@@ -117,10 +114,8 @@ def read_view(log: LogWriter) -> View:
     view = View(row_block.seed_of(log.salt))
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)
-        position = 0
-        while records := log.read(tp, position, BATCH):
+        for records in polls(log.read, tp):
             view.apply(number, [(record.key or b"", record.value) for record in records])
-            position = records[-1].offset + 1
     view.mark_current(now())
     return view
 

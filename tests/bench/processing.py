@@ -9,9 +9,9 @@ from processor.core.events import codec, message
 from processor.core.events.message import Source, build_blocks
 from processor.core.tables import row_block, table_rows
 from processor.log.embedded.log import Log
+from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
-from processor.state.loader import records
 from tests.bench import machine
 from tests.bench.context import Bench
 from tests.bench.loading import now
@@ -85,7 +85,7 @@ def _wait(log: Log, last: int) -> float:
 def _compare(log: Log, truth: Truth) -> None:
     """Add up what the changelog says last of every row."""
     rows: dict[bytes, bytes | None] = {}
-    for record in records(log, TO, 0):
+    for record in scan(log, TO):
         rows.update(row_block.expand(0, record.key or b"", record.value))
     found: dict[str, list[int]] = {}
     for key, value in rows.items():

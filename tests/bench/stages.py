@@ -19,6 +19,7 @@ from processor.core.tables.row_block import seed_of
 from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
 from processor.log.embedded.tail import BATCH as FOLLOWER_BATCH
+from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.view.view import View
@@ -155,11 +156,7 @@ def _apply(watch: Watch, log: Log, index: IdIndex, tables: Tables, values: list[
 
 def _read(log: Log, position: int) -> list[tuple[bytes, bytes | None]]:
     """What the follower does to get at a flush."""
-    found: list[tuple[bytes, bytes | None]] = []
-    while records := log.read(ROWS_OF_0, position, FOLLOWER_BATCH):
-        found += [(record.key or b"", record.value) for record in records]
-        position = records[-1].offset + 1
-    return found
+    return [(record.key or b"", record.value) for record in scan(log, ROWS_OF_0, position, limit=FOLLOWER_BATCH)]
 
 
 def _appends(changes: Changes) -> list[Append]:

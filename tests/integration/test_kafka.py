@@ -11,6 +11,7 @@ from processor.log.errors import LogUnavailable
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import KafkaLog
 from processor.log.kafka.writer import Fenced, PartitionWriter
+from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
 from tests.chaos.kafka_rows import run_row
@@ -59,12 +60,7 @@ def test_an_owner_is_fenced_by_the_next_and_a_flush_is_all_or_nothing(kafka: Bro
     with pytest.raises(Fenced):
         first.append([Append(R0, [(b"a", b"of the zombie")])], 0)
     assert second.append([Append(R0, [(b"a", b"3")])], 0)[0] > 1
-    read = []
-    position = 0
-    while records := log.read(R0, position):
-        read += [record.value for record in records]
-        position = records[-1].offset + 1
-    assert read == [b"1", b"2", b"3"]
+    assert [record.value for record in scan(log, R0)] == [b"1", b"2", b"3"]
     log.close()
 
 

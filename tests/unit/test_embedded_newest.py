@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from processor.log.embedded.log import Log
 from processor.log.embedded.newest import Kept, newest
 from processor.log.embedded.tail import EmbeddedTail
 from processor.log.errors import LogUnavailable
+from processor.log.port import Read, polls
 from processor.log.records import Append, Found, Record, Row, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state import loader
-from processor.state.loader import Partition, batches
+from processor.state.loader import Partition
 from processor.view.changelog_batch import ChangelogBatch
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
@@ -62,9 +63,9 @@ def written(tmp_path: Path) -> LogAddress:
     return LogAddress(tmp_path / "data")
 
 
-def few_at_a_time(store: Any, tp: TopicPartition, start: int) -> Iterator[list[Record]]:
-    """`loader.batches`, thirteen at a time."""
-    return batches(store, tp, start, 13)
+def few_at_a_time(read: Read, tp: TopicPartition, start: int) -> Iterator[Sequence[Record]]:
+    """`polls`, thirteen at a time."""
+    return polls(read, tp, start, limit=13)
 
 
 def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
@@ -91,12 +92,12 @@ def test_a_partition_is_read_back_as_it_was(
 ) -> None:
     monkeypatch.setattr(loader, "FOLD", few)
     monkeypatch.setattr("processor.log.embedded.newest.BLOCK", few)
-    monkeypatch.setattr(loader, "batches", few_at_a_time)
+    monkeypatch.setattr(loader, "polls", few_at_a_time)
     log = written.open()
     for number in range(2):
         fast, slow = (Partition(number, Tables(number, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
         loader._read_rows(log if backwards else Forwards(log), fast)
-        for batch in loader.batches(log, TopicPartition(ROWS, number), 0):
+        for batch in polls(log.read, TopicPartition(ROWS, number)):
             loader.apply_rows(slow, batch)
         assert everything_in(fast.tables) == everything_in(slow.tables)
         assert (fast.records, fast.rows_end) == (slow.records, slow.rows_end)
@@ -106,7 +107,7 @@ def test_a_partition_is_read_back_as_it_was(
 
 def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Kafka the same partition is read on after it: what was read before is not read again."""
-    monkeypatch.setattr(loader, "batches", few_at_a_time)
+    monkeypatch.setattr(loader, "polls", few_at_a_time)
     embedded = written.open()
     log: Any = Forwards(embedded)
     whole, broken = (Partition(0, Tables(0, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
@@ -206,7 +207,7 @@ def test_a_front_end_catches_up_to_the_same_view(
     assert follower.read_all.wait(10)
     log = written.open()
     for number in range(2):
-        for batch in loader.batches(log, TopicPartition(ROWS, number), 0):
+        for batch in polls(log.read, TopicPartition(ROWS, number)):
             other.apply(number, [(record.key or b"", record.value) for record in batch])
     query = parse_users("default", {"limit": "1000"})
     assert (view.all_time(query), view.position) == (other.all_time(query), other.position)

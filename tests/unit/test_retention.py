@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from processor.core.clock import DAY, HOUR
 from processor.core.tables.table_rows import decode_value
@@ -17,7 +18,7 @@ from processor.log.address import LogAddress
 from processor.log.dead_letters import dead_offsets
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
-from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS, GROUP
+from processor.log.topics import CHECKPOINTS, CLAIMS, EVENT_CONSUMERS, EVENTS, GROUP, Consumer
 from processor.state import retention as module
 from processor.state.loader import Partition, load
 from processor.state.retention import Sealer, SealError
@@ -60,21 +61,21 @@ def work(log: Log) -> None:
     log.commit(GROUP, [(E0, log.end(E0))])
 
 
-def seal(log: Log, at: int = NOON + 10 * DAY) -> int:
+def seal(log: Log, at: int = NOON + 10 * DAY, *others: Consumer) -> int:
     """All rounds there are at `at`: as many days of running time pass as are needed."""
     partition = load(LogAddress(log.path.parent), 0)
     try:
-        return sum(iter(lambda: run(partition, log, at), 0))
+        return sum(iter(lambda: run(partition, log, at, *others), 0))
     finally:
         partition.index.close()
 
 
-def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY) -> int:
+def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY, *others: Consumer) -> int:
     """One round, a day of running time after the one before."""
     horizon = partition.tables.horizon
     horizon.retained, horizon.running = at, max(horizon.running, days_run[log.path]) + DAY
     days_run[log.path] = horizon.running
-    sealer = Sealer(log.path.parent, lambda: {0: partition}, lambda: at, RETENTION, 60)
+    sealer = Sealer(log.path.parent, lambda: {0: partition}, lambda: at, RETENTION, 60, (*EVENT_CONSUMERS, *others))
     return asyncio.run(sealer.round(partition))
 
 
@@ -134,6 +135,62 @@ def test_what_is_not_committed_and_what_is_hardly_past_its_time_stays(log: Log) 
     work(fresh)
     assert seal(fresh, NOON + RETENTION * DAY + HOUR) == 0
     assert seal(fresh, NOON + RETENTION * DAY + HOUR + 1) == 1
+
+
+STORE = Consumer("spendstream.store", 2 * DAY)
+
+
+def test_the_slowest_consumer_that_is_switched_on_holds_deletion_back(log: Log) -> None:
+    slow, slower = Consumer("slow", None), Consumer("slower", None)
+    log.commit(slow.group, [(E0, 5)])
+    assert seal(log, NOON + 10 * DAY, slow, slower) == 0, "one has committed nothing yet"
+    log.commit(slower.group, [(E0, 3)])
+    assert seal(log, NOON + 10 * DAY, slow, slower) == 3
+    assert seal(log, NOON + 10 * DAY, slow, slower) == 0
+    assert differences(log) == []
+    log.commit(slower.group, [(E0, 11)])
+    assert seal(log, NOON + 10 * DAY, slow, slower) == 2
+    assert offsets(log)[0] == 5
+    assert differences(log) == []
+    assert seal(log) == 3, "both are switched off"
+    assert offsets(log) == [8, 9, 10]
+    assert differences(log) == []
+
+
+def test_a_consumer_is_waited_for_as_long_as_its_patience(log: Log) -> None:
+    with capture_logs() as said:
+        assert seal(log, NOON + 5 * DAY, STORE) == 0, "day 0 is past its time, and within the patience"
+        assert seal(log, NOON + 10 * DAY, STORE) == 6
+    assert offsets(log)[0] == 6, "of days 5 and 6 the store has not read anything"
+    passed = [each for each in said if each["event"] == "retention.not_read"]
+    assert {each["group"] for each in passed} == {STORE.group}
+    assert sum(each["messages"] for each in passed) == 6
+    assert differences(log) == []
+    log.commit(STORE.group, [(E0, 7)])
+    with capture_logs() as said:
+        assert seal(log, NOON + 10 * DAY, STORE) == 1
+    assert "retention.not_read" not in {each["event"] for each in said}
+
+
+def test_a_consumer_that_is_switched_on_after_a_kill_finds_what_was_sealed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "trim", deadly)
+        with pytest.raises(Killed):
+            seal(log)
+    first = log.first(E0)
+    assert first == 0
+    log.commit(STORE.group, [(E0, 1)])
+    assert seal(log, NOON + 6 * DAY, STORE) == 1
+    assert offsets(log)[0] == 1
+    assert differences(log) == []
+    assert seal(log) == 7
+    assert differences(log) == []
+
+
+def deadly(*arguments: Any) -> int:
+    raise Killed
 
 
 class Killed(BaseException):

@@ -294,6 +294,19 @@ async def test_duplicates_come_back_to_everybody(tmp_path: Path) -> None:
     assert (await refusal(one, 1)).reason == "quota_exceeded"
 
 
+async def test_a_batch_that_fails_after_a_look_is_given_back_at_the_next(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    one, two = rig.fronts
+    await refusal(one, 1)
+    rig.tick()
+    batch = await one.take(rig.new(8))
+    one.caps.lower()
+    assert (await refusal(two, 3)).reason == "quota_exceeded"
+    batch.reservation.release()
+    one.caps.lower()
+    await two.send(10)
+
+
 async def test_a_process_that_was_killed_leaves_what_it_did_not_write(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     await refusal(rig.fronts[0], 1)
@@ -371,6 +384,24 @@ async def test_a_lock_that_is_held_makes_nothing_wrong(tmp_path: Path) -> None:
         rig.fronts[0].caps.tick()
         rig.fronts[0].caps.lower()
     await one.send(10)
+
+
+async def test_no_lease_is_granted_while_a_batch_of_before_the_quota_is_on_its_way(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, limit=None, kind="leased")
+    one, two = rig.fronts
+    batch = await one.take(rig.new(4))
+    rig.set(LIMIT)
+    for front in rig.fronts:
+        front.hear()
+    with pytest.raises(Refused):
+        await take_at_last(rig, two, LIMIT, NOON)
+    one.publish(batch)
+    assert batch.offsets is not None
+    batch.reservation.settle(batch.offsets)
+    rig.work()
+    await take_at_last(rig, two, 6, NOON)
+    for front in rig.fronts:
+        await refusal(front, 1)
 
 
 # --- any interleaving ------------------------------------------------------------------------------------------------

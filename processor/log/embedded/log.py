@@ -42,6 +42,7 @@ from processor.log.errors import (
     RecoveryNeeded,
 )
 from processor.log.file_lock import FileLock
+from processor.log.port import polls
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
 
@@ -660,8 +661,8 @@ class Log:
 
     def verify_all(self, tp: TopicPartition, start: int, end: int) -> None:
         """Compare the checksums of all records between two offsets. Raises `DamagedRecord`."""
-        while start < end and (found := self.read(tp, start)):
-            start = found[-1].offset + 1
+        for _ in polls(self.read, tp, start, end):
+            pass
 
     def offsets_of(self, tp: TopicPartition, key: bytes, start: int, end: int) -> list[int]:
         """The offsets between two of the records that have this key, ascending. Looks at all keys between them."""
