@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 VARIABLE: Final = "SPENDSTREAM_LIFELINE_FD"
@@ -36,21 +36,6 @@ def tie() -> Callable[[], None] | None:
             os._exit(EXIT_ORPHANED)
 
     return bind
-
-
-_TIED: Final = """
-import ctypes, os, sys
-if sys.platform.startswith("linux"):
-    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
-        os._exit(71)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
-
-
-def tied(command: Sequence[str]) -> list[str]:
-    """`command` with the same tie, for a parent with threads that must not fork: gRPC's are stuck in the child then."""
-    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def watch() -> bool:

@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from processor import lifeline
 from tools.kafka_jars import HOME, NoKafka, class_archive, jars, java
+from tools.tied_process import tied
 
 HOST: Final = "127.0.0.1"
 JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
@@ -276,7 +276,7 @@ class Broker:
         made: list[subprocess.Popen[bytes] | OSError] = []
         is_made = threading.Event()
         # No preexec_fn: with one Python forks, not vforks, and the child may never come out of gRPC's fork handlers.
-        command = lifeline.tied(command)
+        command = tied(command)
 
         def keep() -> None:
             try:

@@ -13,7 +13,6 @@ PICO: int = 10**PLACES
 MAX_COST = 1_000_000
 """The highest cost of one event, in dollars."""
 
-MAX_COST_PICO = MAX_COST * PICO
 
 _POWERS: list[int] = [10**n for n in range(PLACES + 1)]
 _QUANTUM = Decimal(1).scaleb(-PLACES)

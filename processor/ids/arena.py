@@ -36,7 +36,6 @@ UNIT: Final = np.dtype((np.void, 32))
 """Half a cache line: the widest item that `take` copies without a call for each."""
 REST: Final = np.dtype((np.void, 20))
 """Five words."""
-UNIT_WORDS: Final = UNIT.itemsize // 4
 
 _MAP_FIXED: Final = 0x10
 _FAILED: Final = ctypes.c_void_p(-1).value

@@ -191,9 +191,7 @@ class _Turn:
         for record in records:
             kind, _, name = (record.key or b"").decode().partition("/")
             if kind == "org":
-                found = (
-                    _Organization() if record.value is None else msgspec.json.decode(record.value, type=_Organization)
-                )
+                found = _Organization() if record.value is None else _organization(record.value)
                 self._quotas[name] = Quota(found.monthly_quota, record.offset)
 
     def _hear(self, records: Sequence[Record]) -> None:

@@ -245,7 +245,7 @@ class _Round:
 
         What a round before has sealed and not deleted is looked at again: a consumer may be there that was not then.
         """
-        end = await self._call(self._log.first, self._events)
+        end: int = await self._call(self._log.first, self._events)
         position: int | None = end
         applied = 0
         while position is not None:

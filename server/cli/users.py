@@ -2,7 +2,7 @@
 
 import asyncio
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec

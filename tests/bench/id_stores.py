@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.partitioning import U64
-from processor.core.tables.dedupe import DictIndex
 from processor.ids.index import IdIndex
 from processor.ids.manifest import Covered
+from tests.support.dict_index import DictIndex
 
 PACKAGES: Final = {"rocksdb": "rocksdict", "lmdb": "lmdb"}
 INSTALL: Final = ".venv/bin/uv pip install --python .venv/bin/python --group stores"

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from processor import lifeline
 from processor.log.file_lock import FileLock
 from tests.bench import machine
 from tests.bench.results import CPU, ELSEWHERE
+from tools.tied_process import tied
 
 START_PATIENCE: Final = 60.0
 STOP_PATIENCE: Final = 15.0
@@ -39,7 +39,7 @@ class Program:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
         with self._log.open("ab") as stderr, _on(cpu):
             self._process = subprocess.Popen(
-                lifeline.tied([sys.executable, *arguments]),
+                tied([sys.executable, *arguments]),
                 cwd=ROOT,
                 env={**clean, "SPENDSTREAM_CONFIG": str(directory / "none.toml"), **environment},
                 stdin=subprocess.PIPE,

@@ -20,7 +20,6 @@ from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.grpc_api.servicers import make_server
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
-from server.ingest.publisher import FakePublisher
 from server.services import Services
 from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory, key_record
@@ -29,6 +28,7 @@ from server.tenancy.keys import DEFAULT_SCOPES, Key, Scope, make_key
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
 from tests.support.live import Live
+from tests.support.publisher import FakePublisher
 
 SECRET = "lqt_" + "1" * 64
 READ_ONLY = "lqt_" + "2" * 64

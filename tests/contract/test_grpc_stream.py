@@ -13,9 +13,10 @@ from structlog.testing import capture_logs
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Refused
 from server.grpc_api.ingest_stream import WINDOW, WINDOW_BYTES
-from server.ingest.publisher import FakePublisher, Parts
+from server.ingest.publisher import Parts
 from tests.contract.doors import READ_ONLY, SECRET, Doors, open_doors, to_request
 from tests.support.events import make_event
+from tests.support.publisher import FakePublisher
 
 CODE = grpc.StatusCode
 EOF = grpc.aio.EOF

@@ -15,11 +15,12 @@ from prometheus_client import CollectorRegistry
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.grpc_api.servicers import OPTIONS, make_server
 from server.http_api.connections import PROBE_CONNECTIONS
-from server.ingest.publisher import FakePublisher, Parts
+from server.ingest.publisher import Parts
 from server.limits.admission import MIN_IDLE
 from server.limits.connection_watch import ConnectionWatch
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_ndjson
+from tests.support.publisher import FakePublisher
 
 EVENT = make_event()
 BODY = to_ndjson([EVENT])

@@ -16,7 +16,8 @@ from processor.log.topics import EVENTS
 from server import position
 from server.errors import Refused
 from server.ingest.log_publisher import LogPublisher
-from server.ingest.publisher import FakePublisher, Parts, Publisher
+from server.ingest.publisher import Parts, Publisher
+from tests.support.publisher import FakePublisher
 from tests.support.tables import NOON, Usage, columns
 
 Read = Callable[[int], list[bytes]]

@@ -15,7 +15,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.state.loader import load
 from processor.state.verify import verify
-from tests.support.tables import NOON, Usage, columns
+from tests.support.tables import NOON, Usage, by_key, columns
 
 SABOTAGE = """
 import asyncio, sys
@@ -78,7 +78,7 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
     assert worker.returncode == 0, errors
     assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends, errors
     loaded = [load(LogAddress(tmp_path), p) for p in range(partitions)]
-    assert sum(row.requests for p in loaded for row in p.tables.users.by_key().values()) == unique
+    assert sum(row.requests for p in loaded for row in by_key(p.tables.users).values()) == unique
     for p in range(partitions):
         scratch = tmp_path / f"scratch{p}"
         scratch.mkdir()
@@ -116,4 +116,4 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
     finally:
         worker.terminate()
         worker.communicate(timeout=20)
-    assert sum(row.requests for row in load(LogAddress(tmp_path), 0).tables.users.by_key().values()) == unique
+    assert sum(row.requests for row in by_key(load(LogAddress(tmp_path), 0).tables.users).values()) == unique

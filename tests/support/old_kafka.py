@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from processor import lifeline
 from tools.kafka import HOST, JVM, NotStarted, answers, free_ports
 from tools.kafka_jars import jars, java
+from tools.tied_process import tied
 
 POM: Final = Path(__file__).with_name("old_kafka.pom.xml")
 PATIENCE: Final = 60.0
@@ -49,7 +49,7 @@ def old_broker(directory: Path) -> Iterator[str]:
     with log.open("ab") as out:
         try:
             for program in programs:  # Kafka waits for a ZooKeeper that is still starting
-                command = lifeline.tied([*java_, "-cp", f"{classes}/*", *program])
+                command = tied([*java_, "-cp", f"{classes}/*", *program])
                 running.append(subprocess.Popen(command, cwd=directory, stdout=out, stderr=out))
             deadline = time.monotonic() + PATIENCE
             while not answers(port):

@@ -7,12 +7,17 @@ from uuid import UUID
 from processor.core.events.columns import UNPRICED_FLAG, Columns, Hot, columns_of
 from processor.core.events.message import Message, Source, build_blocks, opened
 from processor.core.tables.apply import Tables
-from processor.core.tables.dedupe import DictIndex
+from processor.core.tables.table_rows import Sums
+from processor.core.tables.user_rows import UserRows
+from tests.support.dict_index import DictIndex
 
 NOON = 1_776_686_400_000_000
 """2026-04-20T12:00:00Z"""
 
 Records = list[tuple[bytes, bytes | None]]
+
+UserKey = tuple[str, str | None, int, str, str, str]
+"""project, user, day, provider, model, environment."""
 
 
 class Usage(NamedTuple):
@@ -57,6 +62,11 @@ class Usage(NamedTuple):
 def columns(events: Iterable[Usage]) -> Columns:
     """What a decoder makes of a request."""
     return columns_of(event.hot() for event in events)
+
+
+def by_key(users: UserRows) -> dict[UserKey, Sums]:
+    """All rows of users by what they are kept by."""
+    return {(at.project, at.user, at.day, at.provider, at.model, at.environment): row for at, row in users.rows()}
 
 
 class Worker:

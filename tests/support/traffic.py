@@ -306,8 +306,3 @@ def plain_decimal(text: str) -> Decimal:
     if not _PLAIN(text):
         raise ValueError(f"not a plain number: {text}")
     return Decimal(text)
-
-
-def flatten(batches: Iterable[Sequence[Sent]]) -> list[Sent]:
-    """All events of the batches."""
-    return [event for batch in batches for event in batch]

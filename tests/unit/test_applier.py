@@ -28,7 +28,7 @@ from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition, bring, load, sync_index
 from processor.state.verify import verify
-from tests.support.tables import NOON, Usage, columns
+from tests.support.tables import NOON, Usage, by_key, columns
 
 E0 = TopicPartition(EVENTS, 0)
 
@@ -119,7 +119,7 @@ class Worker:
         return bring(LogAddress(self.data_dir), log, 0, lambda appends: log.append(appends, NOON), lambda: NOON, warm)
 
     def requests(self) -> int:
-        return sum(row.requests for row in self.partition.tables.users.by_key().values())
+        return sum(row.requests for row in by_key(self.partition.tables.users).values())
 
     def differences(self) -> list[object]:
         scratch = self.data_dir / "scratch"
@@ -568,7 +568,7 @@ async def test_what_was_replaced_is_known_without_reading(worker: Worker) -> Non
 async def test_verify_names_the_rows_that_differ(worker: Worker) -> None:
     await worker.take(worker.send(value_of(Usage(1, user="a"), Usage(2, user="b"))))
     await worker.applier.flush()
-    row = next(row for key, row in worker.partition.tables.users.by_key().items() if key[1] == "a")
+    row = next(row for key, row in by_key(worker.partition.tables.users).items() if key[1] == "a")
     row.cost += 1
     progress = worker.partition.tables.progress
     planted = [(row.key, b"[0,1,0,512,128,0,1,0,0,0]"), (progress.key, encode_value(progress))]

@@ -18,11 +18,11 @@ from processor.core.clock import DAY, HOUR, MINUTE
 from processor.core.events.message import Message, Source, build_blocks, opened
 from processor.core.tables import table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.dedupe import DictIndex
 from processor.core.tables.grouped_sums import Group, by_group
 from processor.core.tables.table_rows import Progress
+from tests.support.dict_index import DictIndex
 from tests.support.examples import examples
-from tests.support.tables import NOON, Usage, columns
+from tests.support.tables import NOON, Usage, by_key, columns
 
 usages = st.builds(
     Usage,
@@ -49,7 +49,7 @@ def message_of(
 
 
 def rows_of(found: Tables) -> dict[str, list[int]]:
-    kinds: tuple[dict[Any, Any], ...] = (found.users.by_key(), found.hours, found.latencies, found.windows)
+    kinds: tuple[dict[Any, Any], ...] = (by_key(found.users), found.hours, found.latencies, found.windows)
     return {row.key.decode(): row.value()[1:] for kind in kinds for row in kind.values()}
 
 
@@ -57,7 +57,7 @@ def summed(partitions: list[Tables]) -> dict[str, list[int]]:
     """The partials of all partitions added up, first and last seen left out."""
     total: dict[str, list[int]] = defaultdict(lambda: [0] * 7)
     for found in partitions:
-        for key, row in found.users.by_key().items():
+        for key, row in by_key(found.users).items():
             total[str(key)] = [a + b for a, b in zip(total[str(key)], row.value()[1:8], strict=True)]
     return dict(total)
 
@@ -74,7 +74,7 @@ def apply_together(found: Tables, messages: Sequence[Message], start: int, end: 
 
 def state_of(found: Tables) -> list[Any]:
     """All rows with the offsets they have, and the progress."""
-    kinds: tuple[dict[Any, Any], ...] = (found.users.by_key(), found.hours, found.latencies, found.windows)
+    kinds: tuple[dict[Any, Any], ...] = (by_key(found.users), found.hours, found.latencies, found.windows)
     return [{key: row.value() for key, row in kind.items()} for kind in kinds] + [found.progress.value()]
 
 
@@ -188,7 +188,7 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
     for event in first.values():
         by_user[event.user].append(event)
     for user, theirs in by_user.items():
-        rows = [row for key, row in found.users.by_key().items() if key[1] == user]
+        rows = [row for key, row in by_key(found.users).items() if key[1] == user]
         assert sum(row.requests for row in rows) == len(theirs)
         assert sum(row.cost for row in rows) == sum(event.cost for event in theirs)
         assert sum(row.input_tokens for row in rows) == sum(event.input_tokens for event in theirs)
@@ -196,7 +196,7 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
         assert sum(row.unpriced for row in rows) == sum(event.unpriced for event in theirs)
         assert min(row.first_seen for row in rows) == min(event.at for event in theirs)
         assert max(row.last_seen for row in rows) == max(event.at for event in theirs)
-    assert {key[1] for key in found.users.by_key()} == by_user.keys()
+    assert {key[1] for key in by_key(found.users)} == by_user.keys()
     assert sum(row.requests for row in found.hours.values()) == len(first)
     found_latencies: Counter[int] = Counter()
     for histogram in found.latencies.values():
@@ -272,7 +272,7 @@ def test_rows_of_which_some_were_lost_are_made_good_by_the_replay(
 def test_a_row_does_not_appear_because_of_a_duplicate() -> None:
     found = Tables(0, b"salt", DictIndex())
     apply_all(found, [message_of([Usage(1, user="a")])[0], message_of([Usage(1, user="b"), Usage(2, user="c")])[0]])
-    assert {key[1] for key in found.users.by_key()} == {"a", "c"}
+    assert {key[1] for key in by_key(found.users)} == {"a", "c"}
 
 
 def run_for(found: Tables, hours: int, clock: int, running: int = 0) -> int:

@@ -10,11 +10,12 @@ from processor.view.projects import Names
 from processor.view.view import View
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
-from server.ingest.publisher import FakePublisher, NotPublished, Parts
+from server.ingest.publisher import NotPublished, Parts
 from server.limits.cardinality import Cardinality
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas, FakeReservation
 from tests.support.events import make_event, to_json_line
+from tests.support.publisher import FakePublisher
 from tests.support.tables import NOON, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.partitioning import U64, partitions_of
-from processor.core.tables.dedupe import DictIndex, claim_keys, project_pad, resolve
+from processor.core.tables.dedupe import claim_keys, project_pad, resolve
+from tests.support.dict_index import DictIndex
 
 
 def halves(raw: bytes) -> U64:

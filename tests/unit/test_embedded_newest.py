@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from processor.core.tables import row_block, row_bytes
 from processor.core.tables.apply import Tables
-from processor.core.tables.dedupe import DictIndex
 from processor.core.tables.row_block import RowBlock
 from processor.core.tables.table_rows import encode_value
 from processor.log.address import LogAddress
@@ -30,7 +29,8 @@ from processor.view.changelog_batch import ChangelogBatch
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from server.reads.params import parse_users
-from tests.support.tables import NOON, Usage, Worker
+from tests.support.dict_index import DictIndex
+from tests.support.tables import NOON, Usage, Worker, by_key
 
 keys = st.sampled_from([b"a", b"b", b"c", b"d"])
 
@@ -71,7 +71,7 @@ def few_at_a_time(read: Read, tp: TopicPartition, start: int) -> Iterator[Sequen
 def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
     assert tables.horizon.value()[3:] == [0, 0]
     rows: list[Any] = [tables.progress, *tables.hours.values(), *tables.windows.values()]
-    rows += tables.users.by_key().values()
+    rows += by_key(tables.users).values()
     return {row.key: (encode_value(row), row.changelog) for row in rows}
 
 

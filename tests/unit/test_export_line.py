@@ -30,7 +30,8 @@ def there_and_back(
     before = codec.decode_event(wire, record, handling, arrival)
     line = export_line.encode_line(source, before, lambda: record)
     assert b"\n" not in line
-    again, imported = export_line.decode_line(line)
+    opened_line = export_line.open_line(line)
+    again, imported = opened_line.source, opened_line.record
     assert msgspec.structs.replace(again, wire=wire) == source
     after = codec.decode_event(again.wire, imported, again.handling, again.arrival)
     # In what white space an unknown field was written is all that may change.
@@ -191,5 +192,5 @@ def test_any_event_comes_back(wire: Wire, changes: dict[str, Any]) -> None:
 )
 def test_what_is_no_line_is_named(change: bytes, code: str, field: str | None) -> None:
     with pytest.raises(Fault) as caught:
-        export_line.decode_line(change)
+        export_line.open_line(change)
     assert (caught.value.code, caught.value.field) == (code, field)

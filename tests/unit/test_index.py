@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from processor.core.partitioning import U64
-from processor.core.tables.dedupe import DictIndex, resolve
+from processor.core.tables.dedupe import resolve
 from processor.core.tables.history import Range
 from processor.ids import index as module
 from processor.ids import segment_file as segment_module
@@ -28,6 +28,7 @@ from processor.ids.index import MAX_WAITING, IdIndex
 from processor.ids.journal import CHUNK, Journal
 from processor.ids.manifest import NOTHING, Covered
 from processor.ids.segment_file import BLOCK_BYTES, HEADER, WORDS, DamagedIndex, Segment
+from tests.support.dict_index import DictIndex
 from tests.support.examples import examples
 
 RECORD = 200

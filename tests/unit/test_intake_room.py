@@ -9,11 +9,11 @@ from processor.core.events.codec import Wire
 from processor.core.events.event import Handling
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
-from server.ingest.publisher import FakePublisher
 from server.limits.memory_budget import MemoryBudget
 from server.tenancy.keys import make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas
 from tests.support.events import make_event, to_json_line
+from tests.support.publisher import FakePublisher
 
 KEY = make_key(new_secret(), at=0)
 

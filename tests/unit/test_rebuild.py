@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from processor.core.events import message
 from processor.core.tables import table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.dedupe import DictIndex
 from processor.log.dead_letters import DeadLetter, dead_offsets
 from processor.log.embedded.log import Log
 from processor.log.file_lock import FileLock
@@ -23,6 +22,7 @@ from processor.state.applier import Broken
 from processor.state.loader import open_index
 from server.cli.commands import main
 from tests.support.damage import covered, empty, flip
+from tests.support.dict_index import DictIndex
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON

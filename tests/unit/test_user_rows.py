@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from processor.core.events.message import Source, build_blocks, opened
 from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.apply import Changes, Tables
-from processor.core.tables.dedupe import DictIndex
 from processor.core.tables.user_rows import MAX_BLOCK, Dead
+from tests.support.dict_index import DictIndex
 from tests.support.examples import examples
-from tests.support.tables import NOON, Usage, columns
+from tests.support.tables import NOON, Usage, by_key, columns
 
 edges = st.sampled_from([0, 1, 2**61, 2**62 - 1, 2**62, -(2**62), 2**63 - 1, -(2**63), 10**18])
 
@@ -57,7 +57,7 @@ def test_sums_are_exact_at_the_edges_and_through_the_changelog(batches: list[lis
         again = Tables(0, b"salt", DictIndex())
         again.restore_all((key, value, number) for number, (key, value) in enumerate(changelog))
         for each in (found, again):
-            assert {place[1]: row.value()[1:7] for place, row in each.users.by_key().items()} == truth
+            assert {place[1]: row.value()[1:7] for place, row in by_key(each.users).items()} == truth
         found = again if offset % 2 else found
 
 
@@ -86,11 +86,11 @@ def test_what_keeps_a_block_is_written_anew() -> None:
     assert found.rewrite(0, 10**9) == 0
     dead = taken(found).wrote_packed(1000)
     assert {Dead(0, 10), Dead(100, 10)} <= set(dead)
-    before = {place: row.value() for place, row in found.users.by_key().items()}
+    before = {place: row.value() for place, row in by_key(found.users).items()}
     assert found.rewrite(10**9, 10**9) == 2, "the newest block has no dead row, the one of the rewritten has none"
     changes = taken(found)
     assert {(200, 10), (300, 10)} <= set(changes.wrote_packed(2000))
-    assert {place: row.value() for place, row in found.users.by_key().items()} == before
+    assert {place: row.value() for place, row in by_key(found.users).items()} == before
 
 
 def test_a_large_flush_is_several_blocks() -> None:
@@ -103,7 +103,7 @@ def test_a_large_flush_is_several_blocks() -> None:
     assert sizes[:2] == [MAX_BLOCK] * 2
     assert sum(sizes) == len(found.users) == 17_000
     changes.wrote_packed(7)
-    assert {row.changelog for row in found.users.by_key().values()} == set(range(7, 7 + len(sizes)))
+    assert {row.changelog for row in by_key(found.users).values()} == set(range(7, 7 + len(sizes)))
     assert records[-1][0] == table_rows.encode_key(0, "progress")
     assert len(changes) == len(found.users) + len(records) - len(sizes)
 

@@ -106,12 +106,6 @@ class Opened(NamedTuple):
     """It says how many input tokens were counted (`event.check`); False for original bytes that may not."""
 
 
-def decode_line(line: bytes) -> tuple[Source, bytes]:
-    """Where a line's event came from, and the event itself; see `open_line`."""
-    found = open_line(line)
-    return found.source, found.record
-
-
 def open_line(line: bytes) -> Opened:
     """Take a line apart. The event is not checked: `codec.decode` does that, with the source's handling and arrival.
 

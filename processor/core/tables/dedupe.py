@@ -39,24 +39,6 @@ class ClaimIndex(Protocol):
         ...
 
 
-class DictIndex:
-    """A `ClaimIndex` in memory."""
-
-    def __init__(self) -> None:
-        self._claims: dict[tuple[int, int], tuple[int, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._claims)
-
-    def claim(self, keys: U64, digests: U64, offset: int | Places) -> tuple[NDArray[np.int64], U64]:
-        offsets = np.broadcast_to(offset, len(keys)).tolist()
-        held = [
-            self._claims.setdefault((hi, lo), (at, digest))
-            for (hi, lo), digest, at in zip(keys.tolist(), digests.tolist(), offsets, strict=True)
-        ]
-        return np.array([at for at, _ in held], np.int64), np.array([digest for _, digest in held], np.uint64)
-
-
 def resolve(index: ClaimIndex, keys: U64, digests: U64, offset: int | Places) -> tuple[Mask, Mask]:
     """Claim all keys of a message, or of several in the order of their offsets; returns the masks (fresh, conflicting).
 

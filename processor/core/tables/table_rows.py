@@ -198,8 +198,6 @@ def progress_of(key: bytes, numbers: Sequence[int], changelog: int = NEVER) -> P
 
 Row = Sums | Counts | Histogram | Progress
 
-UserKey = tuple[str, str | None, int, str, str, str]
-"""project, user, day, provider, model, environment."""
 HourKey = tuple[str, int, str, str, str]
 """project, hour, provider, model, environment."""
 WindowKey = tuple[Scope, str, WindowKind, int]

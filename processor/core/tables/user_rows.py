@@ -22,10 +22,10 @@ from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HASH, HashIndex, hashes_of
 from processor.core.tables import grouped_sums, row_block, row_bytes, table_rows
 from processor.core.tables.row_block import RowBlock
-from processor.core.tables.table_rows import NEVER, Sums, UserKey, UserPlace
+from processor.core.tables.table_rows import NEVER, Sums, UserPlace
 
 GroupKey = tuple[str, int, str, str, str]
-"""project, day, provider, model, environment: a `tables.UserKey` without its user."""
+"""project, day, provider, model, environment: what a user's row is kept by, without the user."""
 
 MAX_BLOCK: Final = 8192
 """Rows in one block of the changelog."""
@@ -120,10 +120,6 @@ class UserRows:
             if found.requests:  # one that was taken away has none
                 found.changelog = changelog
                 yield place, found
-
-    def by_key(self) -> dict[UserKey, Sums]:
-        """The same by what they are kept by."""
-        return {(at.project, at.user, at.day, at.provider, at.model, at.environment): row for at, row in self.rows()}
 
     # --- adding events ----------------------------------------------------------------------------------------------
 

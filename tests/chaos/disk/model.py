@@ -130,10 +130,6 @@ class Disk:
         _rename(self._seen, change)
         self._pending.setdefault(str(PurePosixPath(change.new or change.old or "/").parent), []).append(change)
 
-    def inode_of(self, name: str) -> int | None:
-        """The file that programs find under a name now."""
-        return self._seen.get(name)
-
     def _change(self, file: _File, op: Op) -> None:
         if op.code == SYNC:
             for change in file.pending:
