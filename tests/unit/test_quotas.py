@@ -304,11 +304,11 @@ async def test_a_doubtful_batch_is_held_until_the_view_has_the_end_of_the_log_af
 
 
 async def test_a_doubtful_batch_that_came_to_nothing_is_given_back(new_rig: NewRig) -> None:
-    rig = new_rig(limit=10)
-    (await rig.reserve(10)).doubt()
+    rig = new_rig(limit=10, patience=0)
+    (await reserve_at_last(rig, 10, NOON)).doubt()
     assert (await refusal(rig, 1)).retry_after == 1
     await asyncio.sleep(0.02)
-    await rig.reserve(10)
+    await reserve_at_last(rig, 10, NOON)
 
 
 async def test_a_batch_belongs_to_the_month_of_its_arrival(new_rig: NewRig) -> None:
