@@ -105,7 +105,7 @@ class Importer:
     def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]], as_counted: bool) -> None:
         """Events that arrived together, in order. Whether their own time lay in the future was decided back then."""
         sent = [record for _, record in members]
-        decoded = codec.decode(source.wire, sent, source.handling, LAST, as_counted=as_counted)
+        decoded = codec.decode(source.payload, sent, source.handling, LAST, as_counted=as_counted)
         for index, fault in decoded.faults:
             self.tally.refuse(members[index][0], fault)
         if not decoded.columns:

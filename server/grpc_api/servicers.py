@@ -127,7 +127,7 @@ class _Ingest:
         try:
             sequence, receipt = await self._accept(key, raw, self._handling(metadata))
         except Refused as refused:
-            self._services.intake.meters.refused("proto", refused)
+            self._services.intake.meters.refused("grpc", refused)
             await self._services.throttle.pace(key.id, refused)
             raise
         context.set_trailing_metadata((("x-ingest-position", receipt.position),))
@@ -142,7 +142,7 @@ class _Ingest:
             try:
                 return messages.receipt(*await self._accept(key, raw, handling))
             except Refused as refused:
-                self._services.intake.meters.refused("proto", refused)
+                self._services.intake.meters.refused("grpc", refused)
                 await self._services.throttle.pace(key.id, refused)
                 return messages.refusal(protobuf.sequence_of(raw), refused)
             except Exception:
@@ -155,7 +155,7 @@ class _Ingest:
         try:
             key = _authenticate(self._services, metadata, "ingest")
         except Refused as refused:
-            self._services.intake.meters.refused("proto", refused)
+            self._services.intake.meters.refused("grpc", refused)
             raise
         self._connections.know(context.peer())
         return key
@@ -170,7 +170,7 @@ class _Ingest:
             hold.reserve(len(raw))
             sequence, events = protobuf.parse(raw, MAX_EVENTS)
             lines = range(1, len(events) + 1)
-            return sequence, await self._services.intake.accept(key, Batch("proto", events, lines, handling))
+            return sequence, await self._services.intake.accept(key, Batch("grpc", "protobuf", events, lines, handling))
 
 
 class _Usage:

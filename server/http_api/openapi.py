@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from processor.core.events.event import OPERATIONS, PROVIDERS, STATUSES
+from processor.core.events.fields import OPERATIONS, PROVIDERS, STATUSES
 from processor.view.query import DEFAULT_SORT, SORTS
 from server.http_api.admin import BUDGETS, ROOT
 from server.http_api.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref

@@ -1,11 +1,11 @@
-"""The shapes that the OpenAPI document names: the event of the type that decodes it, answers as `render` has them."""
+"""The shapes that the OpenAPI document names: the event by the table of its fields, answers as `render` has them."""
 
 from typing import Any, Final, get_args
 
 import msgspec
 
-from processor.core.events.event import MAX_ERROR_MESSAGE, Code, JsonEvent
-from processor.core.money import MAX_COST
+from processor.core.events.event import Code, JsonEvent
+from processor.core.events.fields import FIELDS, rule
 from server.alerts.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
 from server.errors import Reason
 from server.http_api.admin import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
@@ -188,26 +188,36 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
 }
 
-_EVENT: Final[dict[str, Schema]] = {
-    "event_id": {"format": "uuid", "description": "UUID version 4, unique within the key's project"},
-    "timestamp": {"format": "date-time", "description": "RFC 3339; not more than 24 h in the future"},
-    "cost_usd": {"type": "number", "minimum": 0, "maximum": MAX_COST, "description": "US dollars, read as a decimal"},
-    "error_message": {"description": f"Cut to {MAX_ERROR_MESSAGE} characters"},
-}
-"""What the type of an event cannot say."""
+
+def _event(found: Schema) -> Schema:
+    """The schema of an event: what its type says, and of the table of fields what a type cannot say."""
+    for field in FIELDS:
+        member = found["properties"][field.name]
+        match field.kind:
+            case "uuid":
+                member |= {"format": "uuid"}
+            case "timestamp":
+                member |= {"format": "date-time"}
+            case "cost":
+                member |= {"type": "number", "minimum": field.least, "maximum": field.most}
+        said = f"{field.description} ({rule(field)})" if field.kind in _IN_WORDS or field.is_cut else field.description
+        member["description"] = said
+    found["description"] = "One line of the body. Unknown fields are kept with the event; null is the same as absent."
+    return found
+
+
+_IN_WORDS: Final = {"uuid", "timestamp", "cost"}
+"""Kinds of fields whose rule a schema cannot say as a whole."""
 
 
 def components() -> dict[str, Schema]:
     """Every named shape."""
     bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, RotateBody, EmptyBody, BudgetBody)
     _, found = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
-    event = found["Event"] = found.pop("JsonEvent")
-    for name, more in _EVENT.items():
-        event["properties"][name] |= more
+    found["Event"] = _event(found.pop("JsonEvent"))
     budget = found["BudgetBody"]["properties"]
     budget["usd"] = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_USD, "description": "US dollars, exact"}
     budget["thresholds"] |= {"items": _PERCENT, "minItems": 1, "maxItems": MAX_THRESHOLDS}
     for name in ("user_id", "model"):
         budget[name]["description"] = f"Only this {name.removesuffix('_id')}; left out or null: all"
-    event["description"] = "One line of the body. Unknown fields are kept with the event; null is the same as absent."
     return {**found, **ANSWERS}

@@ -98,7 +98,7 @@ def make_runner(app: web.Application, **bounds: Any) -> Runner:
 def _make_gate(services: Services) -> Gate:
     """Its refusals are no requests, unless each request is to be logged or traced."""
     watched = services.access_log or tracing.is_on()
-    on_refused = None if watched else partial(services.intake.meters.refused, "json")
+    on_refused = None if watched else partial(services.intake.meters.refused, "http")
     return Gate(services.directory.owner_of, services.intake.pending, on_refused)
 
 
@@ -111,7 +111,7 @@ class _Door:
         try:
             key = services.authenticate(request.headers.get(API_KEY), "ingest")
         except Refused as refused:
-            services.intake.meters.refused("json", refused)
+            services.intake.meters.refused("http", refused)
             raise
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
         try:
@@ -120,7 +120,7 @@ class _Door:
             outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
             outcome.__context__ = None
         if isinstance(outcome, Refused):
-            services.intake.meters.refused("json", outcome)
+            services.intake.meters.refused("http", outcome)
             await services.throttle.pace(key.id, outcome)
             response = error_response(outcome)
         else:
@@ -141,7 +141,7 @@ class _Door:
             body = await _inflated(await _read_body(request, hold), encoding, hold)
             records, lines = ndjson.split(body, MAX_EVENTS)
             del body
-            return await self._services.intake.accept(key, Batch("json", records, lines, handling))
+            return await self._services.intake.accept(key, Batch("http", "json", records, lines, handling))
 
     async def list_users(self, request: web.Request) -> web.Response:
         key = self._reader(request)

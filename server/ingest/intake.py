@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from processor import tracing
 from processor.core.events import codec
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import STORED, Source, build_blocks
 from processor.view.projects import Names
 from server import position
 from server.errors import Refused, Rejection
@@ -24,7 +24,7 @@ from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import MemoryBudget
 from server.limits.quota_port import QuotaPort
-from server.telemetry.meters import Meters
+from server.telemetry.meters import Api, Meters
 from server.tenancy.keys import Key
 
 MAX_EVENTS: Final = 100
@@ -32,9 +32,10 @@ MAX_EVENTS: Final = 100
 
 
 class Batch(Struct):
-    """One request's events as they came over a wire."""
+    """One request's events as they were sent."""
 
-    wire: Wire
+    api: Api
+    payload: PayloadFormat
     records: Sequence[bytes]
     lines: Sequence[int]
     """The number of each record in the request as sent, from 1: what `rejected[]` names."""
@@ -94,7 +95,9 @@ class Intake:
         with self.pending.hold(key.organization, key.id) as hold:
             hold.reserve(size)  # before anything is decoded: a refusal must cost little when there is much to do
             decoded, rejected = self._decode(key, batch, max(now, self._latest()))
-            source = Source(key.organization, key.project, key.id, now, batch.wire, batch.handling, self._lease)
+            source = Source(
+                key.organization, key.project, key.id, now, STORED[batch.payload], batch.handling, self._lease
+            )
             parts = build_blocks(source, decoded.columns, self._publisher.partitions)
             new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
             try:
@@ -118,19 +121,19 @@ class Intake:
             reservation.settle(offsets)
             self._settle(key, new, offsets)
         events = {partition: len(block) for partition, (block, _) in parts.items()}
-        self.meters.accepted(batch.wire, offsets, events, began, time.monotonic())
+        self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
         for _, fault in decoded.faults:
-            self.meters.rejected(batch.wire, fault.code)
+            self.meters.rejected(batch.api, fault.code)
         return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
 
     def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
         """What is valid of a batch, and what is not; raises `Refused` if nothing of it may be taken."""
         with tracing.span("events.decode", events=len(batch.records)):
-            decoded = codec.decode(batch.wire, batch.records, batch.handling, latest)
+            decoded = codec.decode(batch.payload, batch.records, batch.handling, latest)
         if self._cardinality is not None:
             beyond = self._cardinality.beyond(key.project, decoded.columns)
             if beyond:
-                decoded = without(beyond, decoded, batch.wire, batch.records, batch.handling, latest)
+                decoded = without(beyond, decoded, batch.payload, batch.records, batch.handling, latest)
         rejected = tuple(
             Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
             for index, fault in decoded.faults

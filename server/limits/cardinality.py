@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from processor.core.events import codec
-from processor.core.events.codec import Decoded, Wire
+from processor.core.events.codec import Decoded, PayloadFormat
 from processor.core.events.columns import Columns, Dim
 from processor.core.events.event import Fault, Handling
 from processor.core.tables.table_rows import HOURS_PER_DAY
@@ -281,7 +281,12 @@ def _new(
 
 
 def without(
-    beyond: Sequence[Beyond], decoded: Decoded, wire: Wire, records: Sequence[bytes], handling: Handling, now: int
+    beyond: Sequence[Beyond],
+    decoded: Decoded,
+    payload: PayloadFormat,
+    records: Sequence[bytes],
+    handling: Handling,
+    now: int,
 ) -> Decoded:
     """What a batch's `records` came to, less the events that are `beyond`: those are faults of it, too."""
     ids = decoded.columns.rows["id"]
@@ -292,4 +297,4 @@ def without(
         event_id = str(UUID(bytes=ids[row].tobytes()))
         faults.setdefault(valid[row], Fault("out_of_range", field, message, event_id))
     kept = [records[index] for index in valid if index not in faults]
-    return Decoded(codec.decode(wire, kept, handling, now).columns, sorted(faults.items()))
+    return Decoded(codec.decode(payload, kept, handling, now).columns, sorted(faults.items()))

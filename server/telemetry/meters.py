@@ -11,15 +11,14 @@ from typing import Final, Literal, get_args
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from processor.core.events.codec import Wire
 from processor.core.events.event import Code
 from processor.core.tables.table_rows import NEVER
 from server.errors import Reason, Refused
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which nobody asks for
 
-Door = Literal["http", "grpc"]
-DOORS: Final[dict[Wire, Door]] = {"json": "http", "proto": "grpc"}
+Api = Literal["http", "grpc"]
+"""The API that a batch came by, whatever its payload format: the label `door`."""
 
 ACK_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 VISIBLE_SECONDS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -107,23 +106,22 @@ class Meters:
             buckets=VISIBLE_SECONDS,
             registry=self.registry,
         )
-        self._taken = {
-            wire: (batches.labels(door), taken.labels(door), ack.labels(door)) for wire, door in DOORS.items()
-        }
-        for door in DOORS.values():  # there from the start: a rate needs a zero to begin with
+        apis: tuple[Api, ...] = get_args(Api)
+        self._taken = {api: (batches.labels(api), taken.labels(api), ack.labels(api)) for api in apis}
+        for api in apis:  # there from the start: a rate needs a zero to begin with
             for code in get_args(Code):
-                self._rejected.labels(door, code)
+                self._rejected.labels(api, code)
             for reason in sorted(set(get_args(Reason)) - NOT_OF_BATCHES):
-                self._refused.labels(door, reason)
+                self._refused.labels(api, reason)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"spendstream_{name}", text, labels, registry=self.registry)
 
     def accepted(
-        self, wire: Wire, offsets: Mapping[int, int], events: Mapping[int, int], began: float, at: float
+        self, api: Api, offsets: Mapping[int, int], events: Mapping[int, int], began: float, at: float
     ) -> None:
         """A batch is durable since `at` (seconds of a monotonic clock, as is `began`); both mappings by partition."""
-        batches, taken, ack = self._taken[wire]
+        batches, taken, ack = self._taken[api]
         batches.inc()
         taken.inc(sum(events.values()))
         ack.observe(at - began)
@@ -134,15 +132,15 @@ class Meters:
             else:
                 self.waiting.add(partition, offset, events[partition], at)
 
-    def rejected(self, wire: Wire, code: Code) -> None:
+    def rejected(self, api: Api, code: Code) -> None:
         """An event was not valid."""
-        self._rejected.labels(DOORS[wire], code).inc()
+        self._rejected.labels(api, code).inc()
 
-    def refused(self, wire: Wire, refused: Refused) -> None:
+    def refused(self, api: Api, refused: Refused) -> None:
         """A batch was refused, with all its events."""
-        self._refused.labels(DOORS[wire], refused.reason).inc()
+        self._refused.labels(api, refused.reason).inc()
         for item in refused.rejected:
-            self.rejected(wire, item.code)
+            self.rejected(api, item.code)
 
     def seen(self, position: Mapping[int, int], at: float) -> None:
         """The tables contain everything up to `position`."""

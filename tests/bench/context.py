@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from tests.bench.load_fresh import Fresh, Stretch
 from tests.bench.loading import Order, Outcome
 from tests.bench.machine import percentile
@@ -20,10 +20,10 @@ from tests.bench.traffic import Corpus
 
 DATA: Final = "data"
 KEY: Final = "lqt_" + "be" * 32
-LOADERS: Final[dict[Wire, str]] = {"json": "tests.bench.load_http", "proto": "tests.bench.load_grpc"}
+LOADERS: Final[dict[PayloadFormat, str]] = {"json": "tests.bench.load_http", "protobuf": "tests.bench.load_grpc"}
 FRESH_LOADER: Final = "tests.bench.load_fresh"
-DOORS: Final[dict[Wire, str]] = {"json": "http", "proto": "grpc"}
-LANES: Final[dict[Wire, tuple[int, int]]] = {"json": (16, 1), "proto": (4, 8)}
+DOORS: Final[dict[PayloadFormat, str]] = {"json": "http", "protobuf": "grpc"}
+LANES: Final[dict[PayloadFormat, tuple[int, int]]] = {"json": (16, 1), "protobuf": (4, 8)}
 """Connections or streams, and the requests on their way in each."""
 
 
@@ -93,17 +93,23 @@ class Bench:
 
     @contextmanager
     def load(
-        self, wire: Wire, said: dict[str, Any], *, cpu: int | None = None, limit: int | None = None, **order: Any
+        self,
+        payload: PayloadFormat,
+        said: dict[str, Any],
+        *,
+        cpu: int | None = None,
+        limit: int | None = None,
+        **order: Any,
     ) -> Iterator[Program]:
         """A load generator with all its requests made, that starts at a line on its standard input."""
-        lanes, depth = LANES[wire]
-        encoding = "gzip" if wire == "json" else "identity"
+        lanes, depth = LANES[payload]
+        encoding = "gzip" if payload == "json" else "identity"
         settings = {"lanes": lanes, "depth": depth, "encoding": encoding, "key": KEY, **order}
-        bodies = settings.pop("bodies", None) or self.corpus.bodies(wire, limit)
-        made = Order(port=port_of(said, wire), bodies=str(bodies), **settings)
+        bodies = settings.pop("bodies", None) or self.corpus.bodies(payload, limit)
+        made = Order(port=port_of(said, payload), bodies=str(bodies), **settings)
         with (
             self.fresh() as directory,
-            running(["-m", LOADERS[wire], msgspec.json.encode(made).decode()], directory, cpu=cpu) as program,
+            running(["-m", LOADERS[payload], msgspec.json.encode(made).decode()], directory, cpu=cpu) as program,
         ):
             program.line()
             yield program
@@ -124,9 +130,9 @@ class Bench:
             yield loads
 
 
-def port_of(said: dict[str, Any], wire: Wire) -> int:
+def port_of(said: dict[str, Any], payload: PayloadFormat) -> int:
     """The port of a door, from a ready line."""
-    return int(said[DOORS[wire]].rpartition(":")[2])
+    return int(said[DOORS[payload]].rpartition(":")[2])
 
 
 def outcome_of(load: Program, expected: int) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from tests.bench import machine
 from tests.bench.context import KEY, Bench, outcome_of, port_of, quantiles
 from tests.bench.loading import now
@@ -95,12 +95,12 @@ def over_http_by_two(bench: Bench) -> Figures:
 
 def over_grpc(bench: Bench) -> Figures:
     """Messages of 100 events through 4 streams."""
-    return _end_to_end(bench, "proto")
+    return _end_to_end(bench, "protobuf")
 
 
-def _end_to_end(bench: Bench, wire: Wire, *options: str) -> Figures:
+def _end_to_end(bench: Bench, payload: PayloadFormat, *options: str) -> Figures:
     events, truth = bench.corpus.count, bench.corpus.truth
-    with bench.server("serve", *options) as (server, said), bench.load(wire, said) as load:
+    with bench.server("serve", *options) as (server, said), bench.load(payload, said) as load:
         roles = server.roles()
         time.sleep(0.5)
         rest = _memory(server, "at rest")

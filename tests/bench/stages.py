@@ -98,9 +98,9 @@ def _front_end(bench: Bench, watch: Watch) -> list[bytes]:
         decoded = watch.time("http: decode", BATCH, codec.decode, "json", records, "partial", AT)
         watch.time("both: bounds of a project", BATCH, _bound, bounds, decoded.columns)
         parts.append(watch.time("both: build_blocks", BATCH, build_blocks, SOURCE, decoded.columns, 1)[0])
-    for raw in read_bodies(bench.corpus.bodies("proto")):
+    for raw in read_bodies(bench.corpus.bodies("protobuf")):
         request = watch.time("grpc: split events", BATCH, protobuf.parse, raw, BATCH)
-        watch.time("grpc: decode", BATCH, codec.decode, "proto", request.events, "partial", AT)
+        watch.time("grpc: decode", BATCH, codec.decode, "protobuf", request.events, "partial", AT)
     values = []
     for start in range(0, len(parts), REQUESTS):
         chosen = parts[start : start + REQUESTS]

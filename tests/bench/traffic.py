@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 BATCH: Final = 100
@@ -177,11 +177,11 @@ class Corpus:
                 self.protos.append([made.proto for made in batch])
                 batch = []
 
-    def bodies(self, wire: Wire, limit: int | None = None) -> Path:
+    def bodies(self, payload: PayloadFormat, limit: int | None = None) -> Path:
         """A file with the bodies of the first `limit` requests (None: all): gzip over HTTP, serialised over gRPC."""
-        path = self._directory / f"{wire}-{limit or 'all'}.bodies"
+        path = self._directory / f"{payload}-{limit or 'all'}.bodies"
         if not path.exists():
-            if wire == "json":
+            if payload == "json":
                 made = [gzip(b"\n".join(lines)) for lines in self.lines[:limit]]
             else:
                 made = [_request(number, raws) for number, raws in enumerate(self.protos[:limit], start=1)]

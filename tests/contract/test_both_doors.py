@@ -25,7 +25,7 @@ Fault = tuple[int, str | None, str | None, str, str]
 
 @dataclass
 class Outcome:
-    """What a door made of a batch, in words of neither wire."""
+    """What a door made of a batch, in words of neither API."""
 
     status: int | None
     """HTTP's; None where gRPC has none of its own."""
@@ -43,7 +43,7 @@ def plain(event: Event) -> dict[str, Any]:
 
 
 def columns(block: Block) -> dict[str, Any]:
-    source = msgspec.structs.replace(block.source, wire="json")
+    source = msgspec.structs.replace(block.source, stored_format="json")
     return {**msgspec.structs.asdict(block), "source": source}
 
 
@@ -140,7 +140,7 @@ async def test_both(case: Case) -> None:
     check(case, http)
     check(case, proto)
     http.status = None
-    for outcome in (http, proto):  # what is said of a whole event may speak of its wire
+    for outcome in (http, proto):  # what is said of a whole event may speak of its payload format
         outcome.rejected = [(*item[:4], item[4] if item[2] else "") for item in outcome.rejected]
     assert http == proto
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from processor.core.events import codec, message
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import STORED, Source, build_blocks
 from processor.core.tables import row_block
 from processor.core.tables.history import Loss
 from processor.log import losses
@@ -31,15 +31,15 @@ def put(
     organization: str = "default",
     key: str = "key",
     arrival: int = NOON,
-    wire: Wire = "json",
+    payload: PayloadFormat = "json",
     handling: Handling = "partial",
     at: int | None = None,
 ) -> dict[int, int]:
     """Append one request's events as intake does; returns partition -> offset."""
-    records = [to_json_line(event) if wire == "json" else to_proto(event).SerializeToString() for event in events]
-    decoded = codec.decode(wire, records, handling, arrival)
+    records = [to_json_line(event) if payload == "json" else to_proto(event).SerializeToString() for event in events]
+    decoded = codec.decode(payload, records, handling, arrival)
     assert not decoded.faults, decoded.faults
-    source = Source(organization, project, key, arrival, wire, handling)
+    source = Source(organization, project, key, arrival, STORED[payload], handling)
     parts = build_blocks(source, decoded.columns, log.partitions)
     appends = [Append(TopicPartition(EVENTS, p), [(None, message.encode([part]))]) for p, part in parts.items()]
     offsets = log.append(appends, arrival if at is None else at)

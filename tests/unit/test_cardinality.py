@@ -33,7 +33,7 @@ def known(*usages: Usage) -> View:
 
 def batch(*changes: dict[str, Any]) -> Batch:
     records = [to_json_line(make_event(**each)) for each in changes]
-    return Batch("json", records, range(1, len(records) + 1), "partial")
+    return Batch("http", "json", records, range(1, len(records) + 1), "partial")
 
 
 def intake(view: View, **bounds: int) -> tuple[Intake, FakePublisher]:

@@ -69,15 +69,15 @@ def test_the_fast_way_takes_what_the_slow_way_takes(overrides: dict[str, Any], h
     agrees_with_the_slow_way("json", [to_json_line(make_event(**overrides))], handling)
 
 
-def agrees_with_the_slow_way(wire: codec.Wire, records: list[bytes], handling: Any) -> None:
+def agrees_with_the_slow_way(payload: codec.PayloadFormat, records: list[bytes], handling: Any) -> None:
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
     for index, record in enumerate(records):
         try:
-            hot.append(codec._hot(check(codec.fields(wire, record), handling, NOW), record))
+            hot.append(codec._hot(check(codec.fields(payload, record), handling, NOW), record))
         except Fault as fault:
             faults.append((index, fault))
-    decoded = decode(wire, records, handling, NOW)
+    decoded = decode(payload, records, handling, NOW)
     found = [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in decoded.faults]
     assert found == [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in faults]
     assert plain(decoded.columns) == plain(columns_of(hot))
@@ -286,12 +286,12 @@ def test_what_is_wrong_in_a_collection_is_named_by_its_key(field: str, value: An
 
 def test_the_other_wire_names_keys_and_ids_too() -> None:
     message = to_proto(make_event(event_id=ID, eval_scores={"f": math.nan}))
-    [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+    [(_, fault)] = decode("protobuf", [message.SerializeToString()], "partial", NOW).faults
     assert (fault.field, fault.event_id) == ("eval_scores", ID)
     assert str(fault) == "eval_scores['f'] must be a number, not NaN"
     message = to_proto(make_event(event_id=ID))
     message.extra_json["note"] = "NaN"
-    [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+    [(_, fault)] = decode("protobuf", [message.SerializeToString()], "partial", NOW).faults
     assert (fault.code, fault.field, fault.event_id) == ("syntax", "extra_json", ID)
 
 
@@ -326,8 +326,8 @@ def test_lenient_fills_in_what_real_clients_leave_out() -> None:
         stream=ABSENT,
         tags={"team": "x"},
     )
-    for wire, record in (("json", to_json_line(sent)), ("proto", to_proto(sent).SerializeToString())):
-        event = decode_event(wire, record, "lenient", NOW)  # type: ignore[arg-type]
+    for payload, record in (("json", to_json_line(sent)), ("protobuf", to_proto(sent).SerializeToString())):
+        event = decode_event(payload, record, "lenient", NOW)  # type: ignore[arg-type]
         assert (event.provider, event.operation, event.model) == ("custom", "custom", "unknown")
         assert event.tags == {"team": "x", "provider.raw": "acme"}
         assert (event.cost, event.priced, event.input_tokens) == (0, False, 0)
@@ -337,63 +337,63 @@ def test_lenient_fills_in_what_real_clients_leave_out() -> None:
 REQUIRED_TEXTS = ("trace_id", "span_id", "model", "environment", "sdk_version")
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
-def test_lenient_takes_empty_texts_as_missing_ones(wire: codec.Wire, copies: int) -> None:
+def test_lenient_takes_empty_texts_as_missing_ones(payload: codec.PayloadFormat, copies: int) -> None:
     sent = make_event(**dict.fromkeys(REQUIRED_TEXTS, ""), status="", error_code="boom")
-    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
-    event = decode_event(wire, record, "lenient", NOW)
+    record = to_json_line(sent) if payload == "json" else to_proto(sent).SerializeToString()
+    event = decode_event(payload, record, "lenient", NOW)
     assert {getattr(event, name) for name in REQUIRED_TEXTS} == {"unknown"}
     assert event.status == "error"
-    columns = decode(wire, [record] * copies, "lenient", NOW).columns
+    columns = decode(payload, [record] * copies, "lenient", NOW).columns
     assert len(columns) == copies
     assert {dim[2:4] + dim[5:] for dim in columns.dims} == {("unknown", "unknown", "error")}
-    [(_, fault)] = decode(wire, [record], "partial", NOW).faults
+    [(_, fault)] = decode(payload, [record], "partial", NOW).faults
     assert (fault.field, fault.code) == ("trace_id", "out_of_range")
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
 @pytest.mark.parametrize("status", ["", ABSENT])
 @pytest.mark.parametrize(("error_code", "found"), [("", "success"), (ABSENT, "success"), ("boom", "error")])
 def test_lenient_takes_an_empty_error_code_as_none(
-    wire: codec.Wire, copies: int, status: Any, error_code: Any, found: str
+    payload: codec.PayloadFormat, copies: int, status: Any, error_code: Any, found: str
 ) -> None:
     sent = make_event(status=status, error_code=error_code)
-    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
-    assert decode_event(wire, record, "lenient", NOW).status == found
-    assert {dim[5] for dim in decode(wire, [record] * copies, "lenient", NOW).columns.dims} == {found}
+    record = to_json_line(sent) if payload == "json" else to_proto(sent).SerializeToString()
+    assert decode_event(payload, record, "lenient", NOW).status == found
+    assert {dim[5] for dim in decode(payload, [record] * copies, "lenient", NOW).columns.dims} == {found}
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
 @pytest.mark.parametrize(
     ("inputs", "cached", "counted"),
     [(3, 20_000, 20_003), (0, 1, 1), (5, 5, 5), (6, 5, 6), (0, 0, 0), (1, 2**53 - 2, 2**53 - 1)],
 )
 def test_lenient_adds_cached_tokens_that_stand_beside_the_input_tokens(
-    wire: codec.Wire, copies: int, inputs: int, cached: int, counted: int
+    payload: codec.PayloadFormat, copies: int, inputs: int, cached: int, counted: int
 ) -> None:
     sent = make_event(input_tokens=inputs, cached_tokens=cached)
-    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
-    assert decode_event(wire, record, "lenient", NOW).input_tokens == counted
-    found = decode(wire, [record] * copies, "lenient", NOW).columns.rows
+    record = to_json_line(sent) if payload == "json" else to_proto(sent).SerializeToString()
+    assert decode_event(payload, record, "lenient", NOW).input_tokens == counted
+    found = decode(payload, [record] * copies, "lenient", NOW).columns.rows
     assert set(found["input"].tolist()) == {counted}
     assert set(found["cached"].tolist()) == {cached}
     assert int(found["digest"][0]) == digest({**sent, "input_tokens": counted})  # a copy that says the sum is no other
-    as_counted = decode(wire, [record] * copies, "lenient", NOW, as_counted=True).columns.rows
-    for kept in (as_counted, decode(wire, [record] * copies, "partial", NOW).columns.rows):
+    as_counted = decode(payload, [record] * copies, "lenient", NOW, as_counted=True).columns.rows
+    for kept in (as_counted, decode(payload, [record] * copies, "partial", NOW).columns.rows):
         assert set(kept["input"].tolist()) == {inputs}
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("copies", [1, 2 * codec.FEW])
-def test_a_sum_of_tokens_beyond_the_range_is_refused(wire: codec.Wire, copies: int) -> None:
+def test_a_sum_of_tokens_beyond_the_range_is_refused(payload: codec.PayloadFormat, copies: int) -> None:
     sent = make_event(input_tokens=2, cached_tokens=2**53 - 2)
-    record = to_json_line(sent) if wire == "json" else to_proto(sent).SerializeToString()
-    faults = decode(wire, [record] * copies, "lenient", NOW).faults
+    record = to_json_line(sent) if payload == "json" else to_proto(sent).SerializeToString()
+    faults = decode(payload, [record] * copies, "lenient", NOW).faults
     assert [(fault.field, fault.code) for _, fault in faults] == [("cached_tokens", "out_of_range")] * copies
-    assert decode(wire, [record] * copies, "lenient", NOW, as_counted=True).faults == []
+    assert decode(payload, [record] * copies, "lenient", NOW, as_counted=True).faults == []
 
 
 def test_lenient_counts_tokens_that_were_not_sent_by_what_was_cached() -> None:
@@ -420,14 +420,14 @@ def test_doubles_that_are_no_numbers_are_refused_on_the_other_wire() -> None:
     for name, value, code in (("latency_ms", math.nan, "invalid"), ("ttft_ms", math.inf, "out_of_range")):
         message = to_proto(make_event())
         setattr(message, name, value)
-        [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+        [(_, fault)] = decode("protobuf", [message.SerializeToString()], "partial", NOW).faults
         assert (fault.field, fault.code) == (name, code)
     for text in ("", "NaN", "1,5", "1e", "0x1"):
         message = to_proto(make_event())
         message.cost_usd = text
-        [(_, fault)] = decode("proto", [message.SerializeToString()], "partial", NOW).faults
+        [(_, fault)] = decode("protobuf", [message.SerializeToString()], "partial", NOW).faults
         assert (fault.field, fault.code) == ("cost_usd", "invalid")
-    [(_, fault)] = decode("proto", [b"\xff\xff"], "partial", NOW).faults
+    [(_, fault)] = decode("protobuf", [b"\xff\xff"], "partial", NOW).faults
     assert (fault.field, fault.code) == (None, "syntax")
 
 
@@ -436,7 +436,7 @@ def test_a_cost_is_the_same_over_both_wires(cost: Decimal) -> None:
     event = make_event(cost_usd=cost)
     for copies in (1, 2 * codec.FEW):
         over_json = decode("json", [to_json_line(event)] * copies, "partial", NOW).columns
-        over_proto = decode("proto", [to_proto(event).SerializeToString()] * copies, "partial", NOW).columns
+        over_proto = decode("protobuf", [to_proto(event).SerializeToString()] * copies, "partial", NOW).columns
         assert plain(over_json)[:-1] == plain(over_proto)[:-1]
 
 
@@ -496,7 +496,7 @@ proto_odd: dict[str, st.SearchStrategy[Any]] = {
 
 @given(st.fixed_dictionaries({}, optional=proto_odd), st.sampled_from(["partial", "strict", "lenient"]))
 def test_the_fast_way_of_the_other_wire_takes_what_its_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
-    agrees_with_the_slow_way("proto", [to_proto(make_event(**overrides)).SerializeToString()], handling)
+    agrees_with_the_slow_way("protobuf", [to_proto(make_event(**overrides)).SerializeToString()], handling)
 
 
 @examples(150)
@@ -511,7 +511,7 @@ def test_many_of_the_other_wire_are_what_each_is_alone(
 ) -> None:
     events = [make_event(**overrides) for overrides in odd_ones] + [usual_event(random) for _ in range(usual)]
     random.shuffle(events)
-    agrees_with_the_slow_way("proto", [to_proto(event).SerializeToString() for event in events], handling)
+    agrees_with_the_slow_way("protobuf", [to_proto(event).SerializeToString() for event in events], handling)
 
 
 @given(st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)))  # noqa: DTZ001
@@ -531,12 +531,12 @@ def test_a_time_is_the_same_the_second_time(moment: datetime) -> None:
             parse_timestamp(wrong)
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("size", [1, 2 * codec.FEW])
-def test_the_latency_is_kept_as_its_bucket(wire: codec.Wire, size: int) -> None:
+def test_the_latency_is_kept_as_its_bucket(payload: codec.PayloadFormat, size: int) -> None:
     latencies = [float(843 * number) for number in range(size)]
     events = [make_event(latency_ms=latency) for latency in latencies]
-    records = [to_json_line(event) if wire == "json" else to_proto(event).SerializeToString() for event in events]
-    found = decode(wire, records, "partial", NOW).columns.rows
+    records = [to_json_line(event) if payload == "json" else to_proto(event).SerializeToString() for event in events]
+    found = decode(payload, records, "partial", NOW).columns.rows
     assert found["latency"].tolist() == [bucket_of(latency) for latency in latencies]
     assert not found["spare"].any()

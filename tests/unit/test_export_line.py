@@ -8,38 +8,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.events import codec, export_line
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import MAX_EVENT_BYTES, Fault, Handling
-from processor.core.events.message import Source
+from processor.core.events.message import STORED, Source
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 from tests.support.examples import examples
 
 NOW = 1_790_000_000_000_001
 
 
-def raw(event: dict[str, Any], wire: Wire) -> bytes:
-    return to_json_line(event) if wire == "json" else to_proto(event).SerializeToString()
+def raw(event: dict[str, Any], payload: PayloadFormat) -> bytes:
+    return to_json_line(event) if payload == "json" else to_proto(event).SerializeToString()
 
 
 def there_and_back(
-    event: dict[str, Any], wire: Wire = "json", handling: Handling = "partial", arrival: int = NOW
+    event: dict[str, Any], payload: PayloadFormat = "json", handling: Handling = "partial", arrival: int = NOW
 ) -> dict[str, Any]:
     """Export an event, import it, and see that the log says the same; returns the line."""
-    record = raw(event, wire)
-    source = Source("org", "project", "key", arrival, wire, handling)
-    before = codec.decode_event(wire, record, handling, arrival)
+    record = raw(event, payload)
+    source = Source("org", "project", "key", arrival, STORED[payload], handling)
+    before = codec.decode_event(payload, record, handling, arrival)
     line = export_line.encode_line(source, before, lambda: record)
     assert b"\n" not in line
     opened_line = export_line.open_line(line)
     again, imported = opened_line.source, opened_line.record
-    assert msgspec.structs.replace(again, wire=wire) == source
-    after = codec.decode_event(again.wire, imported, again.handling, again.arrival)
+    assert msgspec.structs.replace(again, stored_format=STORED[payload]) == source
+    after = codec.decode_event(again.payload, imported, again.handling, again.arrival)
     # In what white space an unknown field was written is all that may change.
     opened = [{name: parse(value) for name, value in event.extra.items()} for event in (before, after)]
     assert opened[0] == opened[1]
     assert msgspec.structs.replace(after, extra={}) == msgspec.structs.replace(before, extra={})
     first, copy = (
-        codec.decode(from_.wire, [bytes_], from_.handling, from_.arrival).columns
+        codec.decode(from_.payload, [bytes_], from_.handling, from_.arrival).columns
         for from_, bytes_ in ((source, record), (again, imported))
     )
     assert first.rows.tobytes() == copy.rows.tobytes(), "the columns and the digest of copies"
@@ -52,8 +52,8 @@ def parse(text: msgspec.Raw) -> Any:
     return json.loads(bytes(text), parse_float=Decimal)
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
-def test_a_line_has_the_published_fields_and_where_the_event_came_from(wire: Wire) -> None:
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_a_line_has_the_published_fields_and_where_the_event_came_from(payload: PayloadFormat) -> None:
     event = make_event(
         event_id="550E8400-E29B-41D4-A716-446655440001",
         cost_usd=Num("0.0034000000000005"),
@@ -63,7 +63,7 @@ def test_a_line_has_the_published_fields_and_where_the_event_came_from(wire: Wir
         eval_scores={"good": 0.5},
         mystery={"deep": [1, None]},
     )
-    assert there_and_back(event, wire) == {
+    assert there_and_back(event, payload) == {
         "event_id": "550e8400-e29b-41d4-a716-446655440001",
         "trace_id": "trace-abc",
         "span_id": "span-001",
@@ -104,9 +104,9 @@ LENIENT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", LENIENT, ids=" ".join)
-@pytest.mark.parametrize("wire", ["json", "proto"])
-def test_what_lenient_handling_took_is_taken_back(wire: Wire, changes: dict[str, Any]) -> None:
-    line = there_and_back(make_event(**changes), wire, "lenient")
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_what_lenient_handling_took_is_taken_back(payload: PayloadFormat, changes: dict[str, Any]) -> None:
+    line = there_and_back(make_event(**changes), payload, "lenient")
     assert (line["cost_usd"] is None) is ("cost_usd" in changes)
 
 
@@ -117,13 +117,17 @@ def test_an_unknown_field_of_the_name_of_ours_comes_back() -> None:
         assert (line["cost"], line["priced"], line["extra"]) == (3, "no", [])
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
-def test_an_event_that_grows_too_long_as_json_comes_back(wire: Wire) -> None:
-    control = "\x01" * (100_000 if wire == "proto" else 40_000)
-    scores = {f"s{n}": Num("1e9") for n in range(3)} if wire == "proto" else {f"{n}": Num("1e9") for n in range(18_000)}
-    event = make_event(parent_span_id=control if wire == "proto" else "x", eval_scores=scores, odd={"a": 1})
-    assert len(raw(event, wire)) <= MAX_EVENT_BYTES
-    line = there_and_back(event, wire)
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_an_event_that_grows_too_long_as_json_comes_back(payload: PayloadFormat) -> None:
+    control = "\x01" * (100_000 if payload == "protobuf" else 40_000)
+    scores = (
+        {f"s{n}": Num("1e9") for n in range(3)}
+        if payload == "protobuf"
+        else {f"{n}": Num("1e9") for n in range(18_000)}
+    )
+    event = make_event(parent_span_id=control if payload == "protobuf" else "x", eval_scores=scores, odd={"a": 1})
+    assert len(raw(event, payload)) <= MAX_EVENT_BYTES
+    line = there_and_back(event, payload)
     assert line["_spendstream"]["raw"]
 
 
@@ -132,7 +136,7 @@ def test_line_breaks_in_an_unknown_field_of_protobuf_do_not_end_the_line() -> No
     message.extra_json["odd"] = '{"a":\r\n [1,\n2]}'
     record = message.SerializeToString()
     source = Source("org", "project", "key", NOW, "proto", "partial")
-    line = export_line.encode_line(source, codec.decode_event("proto", record, "partial", NOW), lambda: record)
+    line = export_line.encode_line(source, codec.decode_event("protobuf", record, "partial", NOW), lambda: record)
     assert b"\n" not in line
     assert json.loads(line)["odd"] == {"a": [1, 2]}
 
@@ -145,7 +149,7 @@ json_values = st.recursive(
 
 @examples(30)
 @given(
-    st.sampled_from(["json", "proto"]),
+    st.sampled_from(["json", "protobuf"]),
     st.fixed_dictionaries(
         {},
         optional={
@@ -165,8 +169,8 @@ json_values = st.recursive(
         },
     ),
 )
-def test_any_event_comes_back(wire: Wire, changes: dict[str, Any]) -> None:
-    there_and_back(make_event(**changes), wire)
+def test_any_event_comes_back(payload: PayloadFormat, changes: dict[str, Any]) -> None:
+    there_and_back(make_event(**changes), payload)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from processor.core.events import codec
-from processor.core.events.codec import Wire
+from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
@@ -20,14 +20,14 @@ KEY = make_key(new_secret(), at=0)
 
 async def test_without_room_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     record = to_json_line(make_event())
-    batch = Batch("json", [record], [1], "partial")
+    batch = Batch("http", "json", [record], [1], "partial")
     room, publisher = MemoryBudget(2 * len(record)), FakePublisher()
     taken = Intake(publisher, FakeQuotas(), lambda: NOW, pending=room)
     decode, decoded = codec.decode, list[int]()
 
-    def counting(wire: Wire, records: Sequence[bytes], handling: Handling, now: int) -> codec.Decoded:
+    def counting(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, now: int) -> codec.Decoded:
         decoded.append(len(records))
-        return decode(wire, records, handling, now)
+        return decode(payload, records, handling, now)
 
     monkeypatch.setattr(codec, "decode", counting)
     with room.hold("other", "k") as other:
@@ -38,5 +38,5 @@ async def test_without_room_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) 
     assert (await taken.accept(KEY, batch)).accepted == 1
     assert (len(publisher.messages[0]), room.used) == (1, 0)
     with pytest.raises(Refused, match="No valid event"):
-        await taken.accept(KEY, Batch("json", [b"{}"], [1], "partial"))
+        await taken.accept(KEY, Batch("http", "json", [b"{}"], [1], "partial"))
     assert room.used == 0

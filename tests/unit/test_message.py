@@ -8,26 +8,26 @@ from hypothesis import strategies as st
 from processor.core.events import codec, message
 from processor.core.events.columns import Columns
 from processor.core.events.lines import Lines
-from processor.core.events.message import MessageError, Source, UnknownVersion, build_blocks
+from processor.core.events.message import STORED, MessageError, Source, UnknownVersion, build_blocks
 from processor.core.tables import claims
 from tests.support.events import make_event, to_json_line, to_proto
 
 NOW = 1_790_000_000_000_000
 
 
-def sent_columns(wire: codec.Wire, count: int) -> Columns:
+def sent_columns(payload: codec.PayloadFormat, count: int) -> Columns:
     events = [make_event(user_id=f"u{i}", mystery={"a": [i]}) for i in range(count)]
-    records = [to_json_line(event) if wire == "json" else to_proto(event).SerializeToString() for event in events]
-    decoded = codec.decode(wire, records, "partial", NOW)
+    records = [to_json_line(event) if payload == "json" else to_proto(event).SerializeToString() for event in events]
+    decoded = codec.decode(payload, records, "partial", NOW)
     assert not decoded.faults
     return decoded.columns
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("partitions", [1, 3])
-def test_nothing_is_lost_on_the_way_through_a_message(wire: codec.Wire, partitions: int) -> None:
-    source = Source("org", "project", "key", NOW, wire, "partial")
-    sent = sent_columns(wire, 40)
+def test_nothing_is_lost_on_the_way_through_a_message(payload: codec.PayloadFormat, partitions: int) -> None:
+    source = Source("org", "project", "key", NOW, STORED[payload], "partial")
+    sent = sent_columns(payload, 40)
     parts = build_blocks(source, sent, partitions)
     assert len(parts) == partitions
     seen = []

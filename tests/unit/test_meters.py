@@ -14,9 +14,9 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
 
 def test_batches_events_and_acknowledgements_are_counted_by_door() -> None:
     meters = Meters()
-    meters.accepted("json", {0: 5}, {0: 100}, 10.0, 10.004)
-    meters.accepted("json", {0: 6}, {0: 3}, 11.0, 11.2)
-    meters.accepted("proto", {0: 7}, {0: 1}, 12.0, 12.0)
+    meters.accepted("http", {0: 5}, {0: 100}, 10.0, 10.004)
+    meters.accepted("http", {0: 6}, {0: 3}, 11.0, 11.2)
+    meters.accepted("grpc", {0: 7}, {0: 1}, 12.0, 12.0)
     registry = meters.registry
     assert value(registry, "spendstream_events_accepted_total", door="http") == 103
     assert value(registry, "spendstream_batches_accepted_total", door="http") == 2
@@ -28,9 +28,9 @@ def test_batches_events_and_acknowledgements_are_counted_by_door() -> None:
 def test_refusals_are_counted_by_reason_and_their_events_by_code() -> None:
     meters = Meters()
     faults = [Rejection(1, None, "model", "missing", "no"), Rejection(2, None, "model", "missing", "no")]
-    meters.refused("json", Refused("bad_batch", "no", rejected=faults))
-    meters.rejected("json", "syntax")
-    meters.refused("proto", Refused("rate_limited", "no"))
+    meters.refused("http", Refused("bad_batch", "no", rejected=faults))
+    meters.rejected("http", "syntax")
+    meters.refused("grpc", Refused("rate_limited", "no"))
     registry = meters.registry
     assert value(registry, "spendstream_batches_refused_total", door="http", reason="bad_batch") == 1
     assert value(registry, "spendstream_batches_refused_total", door="grpc", reason="rate_limited") == 1
@@ -42,7 +42,7 @@ def test_refusals_are_counted_by_reason_and_their_events_by_code() -> None:
 
 def test_a_batch_is_visible_when_all_its_partitions_are() -> None:
     meters = Meters()
-    meters.accepted("json", {0: 5, 1: 9}, {0: 60, 1: 40}, 9.9, 10.0)
+    meters.accepted("http", {0: 5, 1: 9}, {0: 60, 1: 40}, 9.9, 10.0)
     assert meters.waiting.events() == {0: 60, 1: 40}
     assert meters.waiting.since() == {0: 10.0, 1: 10.0}
     meters.seen({0: 5, 1: 8}, 10.12)
@@ -58,8 +58,8 @@ def test_a_batch_is_visible_when_all_its_partitions_are() -> None:
 
 def test_what_the_tables_have_already_does_not_wait() -> None:
     meters = Meters(lambda: {0: 7})
-    meters.accepted("json", {0: 7}, {0: 10}, 9.9, 10.0)
-    meters.accepted("json", {0: 8}, {0: 20}, 9.9, 10.0)
+    meters.accepted("http", {0: 7}, {0: 10}, 9.9, 10.0)
+    meters.accepted("http", {0: 8}, {0: 20}, 9.9, 10.0)
     assert meters.waiting.events() == {0: 20}
     assert value(meters.registry, "spendstream_visible_seconds_count") == 1
 

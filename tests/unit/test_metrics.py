@@ -73,7 +73,7 @@ def samples(state: Known, meters: Meters, directory: Path) -> dict[tuple[str, tu
 def test_what_is_looked_up_is_shown(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"x" * 100)
     state, meters = Known(), Meters()
-    meters.accepted("json", {0: 5}, {0: 60}, 0.0, 0.0)
+    meters.accepted("http", {0: 5}, {0: 60}, 0.0, 0.0)
     found = samples(state, meters, tmp_path)
     assert found["spendstream_ready", ()] == 1
     assert found["spendstream_lag_messages", (("partition", "0"),)] == 3

@@ -17,7 +17,7 @@ import pytest
 from processor.core.clock import DAY, HOUR
 from processor.core.events import codec, message
 from processor.core.events.export_line import MAX_LINE
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import STORED, Source, build_blocks
 from processor.core.tables.table_rows import decode_value, histogram_of
 from processor.log.dead_letters import letters
 from processor.log.embedded.log import Log
@@ -97,7 +97,7 @@ def source(tmp_path: Path) -> Path:
             log,
             [identified(5 * number + n, user_id=f"u{n}", cost_usd=0.1 * n) for n in range(8)],
             arrival=NOON + number * HOUR,
-            wire="proto" if number % 3 else "json",
+            payload="protobuf" if number % 3 else "json",
             key=f"key{number % 2}",
         )
     put(log, [identified(3, user_id="somebody else")], arrival=NOON + DAY)
@@ -356,19 +356,21 @@ OLD_RULES: list[dict[str, Any]] = [
 """Events that lenient handling once counted with the input tokens that they say."""
 
 
-@pytest.mark.parametrize("wire", ["json", "proto"])
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
 @pytest.mark.parametrize("as_counted", [True, False])
-def test_the_input_tokens_that_were_counted_come_back(tmp_path: Path, wire: codec.Wire, as_counted: bool) -> None:
+def test_the_input_tokens_that_were_counted_come_back(
+    tmp_path: Path, payload: codec.PayloadFormat, as_counted: bool
+) -> None:
     """Whether an event was taken before cached tokens were added to the input tokens or since."""
     sent = [identified(n, **changes) for n, changes in enumerate(OLD_RULES) if as_counted or n != 1]
-    if wire == "proto":
+    if payload == "protobuf":
         sent[-2]["parent_span_id"] = "\x01" * 45_000  # too long for a line of JSON, which has six bytes for each
-    records = [to_json_line(event) if wire == "json" else to_proto(event).SerializeToString() for event in sent]
-    columns = codec.decode(wire, records, "lenient", NOON, as_counted=as_counted).columns
+    records = [to_json_line(event) if payload == "json" else to_proto(event).SerializeToString() for event in sent]
+    columns = codec.decode(payload, records, "lenient", NOON, as_counted=as_counted).columns
     assert len(columns) == len(sent)
     data = tmp_path / "source"
     log = Log(data)
-    [part] = build_blocks(Source("default", "default", "key", NOON, wire, "lenient"), columns, 1).values()
+    [part] = build_blocks(Source("default", "default", "key", NOON, STORED[payload], "lenient"), columns, 1).values()
     log.append([Append(TopicPartition(EVENTS, 0), [(None, message.encode([part]))])], NOON)
     catch_up(data)
     counted = columns.rows["input"].tolist()
@@ -376,7 +378,7 @@ def test_the_input_tokens_that_were_counted_come_back(tmp_path: Path, wire: code
     assert list(differences(data)) == []
     lines = export(data)
     assert [json.loads(line)["input_tokens"] for line in lines] == counted
-    assert sum("raw" in json.loads(line)["_spendstream"] for line in lines) == (2 if wire == "proto" else 1)
+    assert sum("raw" in json.loads(line)["_spendstream"] for line in lines) == (2 if payload == "protobuf" else 1)
     load(tmp_path / "copy", lines)
     assert tables(tmp_path / "copy") == tables(data)
     assert list(differences(tmp_path / "copy")) == []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.clock import HOUR, MINUTE, SECOND, parse_timestamp
-from processor.core.events.event import MAX_INT
+from processor.core.events.fields import MAX_INT
 from processor.core.money import PICO, parse_cost
 
 Ints = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""From raw events on a wire to the columns the tables are made of.
+"""From raw events as they were sent to the columns the tables are made of.
 
 An accepted event travels twice in a message: its *hot* values in columns (what the worker adds up), and its original
 bytes, untouched (what `export`, `verify` and a person read). So nothing is decoded again on the way to the tables, and
@@ -27,6 +27,7 @@ from processor.core.events.event import (
     Fault,
     Fields,
     Handling,
+    HotFields,
     JsonEvent,
     JsonFields,
     KnownFields,
@@ -39,7 +40,8 @@ from processor.core.events.nesting import is_deeper
 from processor.core.events.syntax_faults import Budget, encoding_fault, syntax_fault
 from protos.spendstream.v1 import ingest_pb2 as pb
 
-Wire = Literal["json", "proto"]
+PayloadFormat = Literal["json", "protobuf"]
+"""How an event is encoded, whatever API it came by."""
 
 FEW: Final = 8
 """Events up to which going through them one by one is faster than the calls that do many at once."""
@@ -53,7 +55,9 @@ class Decoded(Struct):
     """(index in the request, why)."""
 
 
-def decode(wire: Wire, records: Sequence[bytes], handling: Handling, now: int, *, as_counted: bool = False) -> Decoded:
+def decode(
+    payload: PayloadFormat, records: Sequence[bytes], handling: Handling, now: int, *, as_counted: bool = False
+) -> Decoded:
     """Check and decode the raw events of one request; `now` is its arrival in microseconds. `as_counted`: see
     `event.check`.
 
@@ -62,14 +66,16 @@ def decode(wire: Wire, records: Sequence[bytes], handling: Handling, now: int, *
     beside = handling == "lenient" and not as_counted
     if len(records) > FEW:
         try:
-            return Decoded(_AT_ONCE[wire](records, now, beside), [])
+            return Decoded(_AT_ONCE[payload](records, now, beside), [])
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass
-    return _one_by_one(wire, records, handling, now, beside)
+    return _one_by_one(payload, records, handling, now, beside)
 
 
-def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: int, beside: bool) -> Decoded:
-    fast = _ONE[wire]
+def _one_by_one(
+    payload: PayloadFormat, records: Sequence[bytes], handling: Handling, now: int, beside: bool
+) -> Decoded:
+    fast = _ONE[payload]
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
     budget = Budget()
@@ -77,7 +83,7 @@ def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: i
         found = fast(record, now, beside)
         if found is None:
             try:
-                found = _hot(check(fields(wire, record, budget), handling, now, as_counted=not beside), record)
+                found = _hot(check(fields(payload, record, budget), handling, now, as_counted=not beside), record)
             except Fault as fault:
                 faults.append((index, fault))
                 continue
@@ -85,27 +91,29 @@ def _one_by_one(wire: Wire, records: Sequence[bytes], handling: Handling, now: i
     return Decoded(columns_of(hot), faults)
 
 
-def decode_event(wire: Wire, record: bytes, handling: Handling, now: int, *, as_counted: bool = False) -> Event:
+def decode_event(
+    payload: PayloadFormat, record: bytes, handling: Handling, now: int, *, as_counted: bool = False
+) -> Event:
     """Decode one stored event in full; `as_counted`: see `event.check`. Raises `Fault` for one that intake would not
     have taken."""
-    return check(fields(wire, record), handling, now, as_counted=as_counted)
+    return check(fields(payload, record), handling, now, as_counted=as_counted)
 
 
-def fields(wire: Wire, record: bytes, budget: Budget | None = None) -> Fields:
+def fields(payload: PayloadFormat, record: bytes, budget: Budget | None = None) -> Fields:
     """Open a raw event for the slow way; `budget`: what its request has left for telling why a line is not JSON.
 
     Raises `Fault` if it is too large, not decodable or not an object.
     """
     if len(record) > MAX_EVENT_BYTES:
         raise Fault("out_of_range", None, f"an event must have at most {MAX_EVENT_BYTES} bytes, not {len(record)}")
-    return proto_event.fields(record) if wire == "proto" else _json_fields(record, budget)
+    return proto_event.fields(record) if payload == "protobuf" else _json_fields(record, budget)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
-_decode_known = msgspec.json.Decoder(KnownFields).decode
-_decode_lines = msgspec.json.Decoder(KnownFields).decode_lines
-_decode_json = msgspec.json.Decoder(JsonEvent).decode
+_decode_known: Callable[[bytes], HotFields] = msgspec.json.Decoder(KnownFields).decode
+_decode_lines: Callable[[bytes], list[HotFields]] = msgspec.json.Decoder(KnownFields).decode_lines
+_decode_json: Callable[[bytes], HotFields] = msgspec.json.Decoder(JsonEvent).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -114,7 +122,7 @@ def _json_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
         raise ValueError
     try:
         # Where every field is known the decoder looks into every byte: no encoding or nesting is left to check.
-        events: list[JsonEvent] = list(_all_known(records))
+        events: list[HotFields] = list(_all_known(records))
     except msgspec.ValidationError as error:
         if "unknown field" not in str(error):
             raise
@@ -146,7 +154,7 @@ def _json_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
     )
 
 
-def _all_known(records: Sequence[bytes]) -> Iterable[KnownFields]:
+def _all_known(records: Sequence[bytes]) -> Iterable[HotFields]:
     if not isinstance(records, Lines):
         return map(_decode_known, records)
     events = _decode_lines(records.text)
@@ -205,15 +213,15 @@ def _inspect(record: bytes, budget: Budget | None = None) -> None:
 def _proto_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
     if max(map(len, records), default=0) > MAX_EVENT_BYTES:
         raise ValueError
-    fields = proto_event.decode_all(records)
+    found = proto_event.decode_all(records)
     return _columns(
-        fields.event_ids,
-        fields.users,
-        fields.timestamps,
-        fields.names,
-        fields.tokens,
-        fields.costs,
-        fields.latencies,
+        found["event_id"],
+        found["user_id"],
+        found["timestamp"],
+        (found["provider"], found["model"], found["environment"], found["operation"], found["status"]),
+        (found["input_tokens"], found["output_tokens"], found["cached_tokens"]),
+        found["cost_usd"],
+        found["latency_ms"],
         records,
         now,
         beside,
@@ -232,13 +240,13 @@ def _one_proto(record: bytes, now: int, beside: bool) -> Hot | None:
 
 # --- hot values ------------------------------------------------------------------------------------------------------
 
-_AT_ONCE: Final[dict[Wire, Callable[[Sequence[bytes], int, bool], Columns]]] = {
+_AT_ONCE: Final[dict[PayloadFormat, Callable[[Sequence[bytes], int, bool], Columns]]] = {
     "json": _json_at_once,
-    "proto": _proto_at_once,
+    "protobuf": _proto_at_once,
 }
 """Raise `MsgspecError`, `ValueError` or `RecursionError` if not every event is plainly valid."""
 
-_ONE: Final[dict[Wire, Callable[[bytes, int, bool], Hot | None]]] = {"json": _one_json, "proto": _one_proto}
+_ONE: Final[dict[PayloadFormat, Callable[[bytes, int, bool], Hot | None]]] = {"json": _one_json, "protobuf": _one_proto}
 
 
 def _columns(
@@ -278,7 +286,7 @@ def _columns(
     )
 
 
-def _hot_of(event: JsonEvent | pb.Event, cost: int, record: bytes, now: int, beside: bool) -> Hot:
+def _hot_of(event: HotFields | pb.Event, cost: int, record: bytes, now: int, beside: bool) -> Hot:
     at = parse_timestamp(event.timestamp)
     if at - now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
@@ -316,9 +324,9 @@ def _hot(event: Event, record: bytes) -> Hot:
     )
 
 
-def _names(event: JsonEvent | pb.Event | Event) -> tuple[str, str, str, str, str]:
+def _names(event: HotFields | pb.Event | Event) -> tuple[str, str, str, str, str]:
     return event.provider, event.model, event.environment, event.operation, event.status
 
 
-def _tokens(event: JsonEvent | pb.Event | Event) -> tuple[int, int, int]:
+def _tokens(event: HotFields | pb.Event | Event) -> tuple[int, int, int]:
     return event.input_tokens, event.output_tokens, event.cached_tokens or 0

@@ -1,95 +1,73 @@
-"""The usage event: its fields, their rules, and the faults an event can have.
+"""The usage event: the rules of its fields, and the faults an event can have.
 
-Two ways lead to the same event. The *fast* one lets msgspec check a whole line in C against `JsonEvent` (for protobuf:
-`wire_proto`); it never says why it failed. The *slow* one, `check`, walks the fields in the order of the
-published table and raises the first `Fault` by name; it also reads the forms the fast one does not (`5.0`, `1e2`) and
-fills in what `lenient` handling allows. Whatever the fast way takes, the slow way takes with the same values.
+Two ways lead to the same event, both made of the table of fields. The *fast* one lets msgspec check a whole line in C
+against `JsonEvent` (for protobuf: `proto_event`); it never says why it failed. The *slow* one, `check`, walks the
+fields in the order of the table and raises the first `Fault` by name; it also reads the forms the fast one does not
+(`5.0`, `1e2`) and fills in what `lenient` handling allows. Whatever the fast way takes, the slow way takes with the
+same values.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from processor.core import money
 from processor.core.clock import DAY, parse_timestamp
+from processor.core.events.fields import FIELDS, IGNORED, MAX_FLOAT, MAX_INT, MAX_TEXT, NAMES, Field, Kind, json_type
 
 Code = Literal["missing", "invalid", "out_of_range", "unknown_value", "syntax"]
 Handling = Literal["partial", "strict", "lenient"]
 
 MAX_EVENT_BYTES = 256 * 1024
-MAX_INT = 2**53 - 1
-MAX_FLOAT = 1.7976931348623157e308
-MAX_TEXT = 256
-MAX_TAGS = 64
 MAX_NESTING = 64
-MAX_ERROR_MESSAGE = 500
 MAX_KEY_SHOWN = 64
 """Characters of a sender's own key that a fault repeats."""
 MAX_FUTURE = DAY
 """How far in the future a timestamp may lie, in microseconds."""
 
-PROVIDERS: Final = ("openai", "anthropic", "google", "custom")
-OPERATIONS: Final = ("chat", "embed", "image", "tts", "custom")
-STATUSES: Final = ("success", "error", "timeout", "rate_limited", "cancelled")
-ERRORS: Final = frozenset({"error", "timeout", "rate_limited"})
-"""The statuses that count as errors in the tables."""
 
-Provider = Literal["openai", "anthropic", "google", "custom"]
-Operation = Literal["chat", "embed", "image", "tts", "custom"]
-Status = Literal["success", "error", "timeout", "rate_limited", "cancelled"]
-
-_Name = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
-_Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-_Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
-_Millis = Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
-_Tags = Annotated[dict[str, str], Meta(max_length=MAX_TAGS)]
-
-
-class JsonEvent(Struct, kw_only=True, gc=False):
-    """One NDJSON line as the fast way reads it. `event_id`, `timestamp` and the cost are checked after the decoding."""
+class HotFields(Protocol):
+    """What the tables are made of, in an event that a fast way has read from JSON."""
 
     event_id: str
-    trace_id: _Name
-    span_id: _Name
-    parent_span_id: str | None = None
     timestamp: str
-    provider: Provider
-    model: _Name
-    operation: Operation
-    latency_ms: _Millis
-    ttft_ms: _Millis | None = None
-    input_tokens: _Count
-    output_tokens: _Count
-    cached_tokens: _Count | None = None
+    provider: str
+    model: str
+    operation: str
+    latency_ms: float
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int | None
     cost_usd: Raw
     """The number's own text."""
-    status: Status
-    error_code: _Text | None = None
-    error_message: str | None = None
-    finish_reason: _Text | None = None
-    stream: bool
-    environment: _Name
-    user_id: _Text | None = None
-    session_id: _Text | None = None
-    tags: _Tags | None = None
-    tools_used: list[str] | None = None
-    eval_scores: dict[str, float] | None = None
-    prompt_hash: _Text | None = None
-    sdk_version: _Text
+    status: str
+    environment: str
+    user_id: str | None
 
 
-class KnownFields(JsonEvent, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """A line with no other fields, which is most of them, and the one that is ignored."""
+_MEMBERS: Final = [
+    (field.name, json_type(field)) if field.required else (field.name, json_type(field), None) for field in FIELDS
+]
 
-    project_id: str | None = None
+JsonEvent: Final[type[Any]] = msgspec.defstruct("JsonEvent", _MEMBERS, kw_only=True, gc=False)
+"""One NDJSON line as the fast way reads it (`HotFields`). `event_id`, `timestamp` and the cost are checked after the
+decoding."""
+
+KnownFields: Final[type[Any]] = msgspec.defstruct(
+    "KnownFields", [*_MEMBERS, (IGNORED, str | None, None)], kw_only=True, gc=False, forbid_unknown_fields=True
+)
+"""A line with no other fields, which is most of them, and the one that is ignored."""
 
 
 class Event(Struct, kw_only=True, gc=False):
-    """An event after intake, whichever wire it came over: what `export` writes and `verify` recomputes from."""
+    """An event after intake, whatever its payload format: what `export` writes and `verify` recomputes from.
+
+    Its members are those of the table of fields, of which the cost has two.
+    """
 
     event_id: str
     """Canonical lower-case UUID."""
@@ -143,7 +121,7 @@ class Fault(ValueError):
 
 
 class Fields(Protocol):
-    """The fields of one event on one wire, each read only when it is asked for.
+    """The fields of one event in one payload format, each read only when it is asked for.
 
     Every reader returns None for an absent or null field and raises `Fault` for one of the wrong form.
     """
@@ -226,7 +204,7 @@ class JsonFields:
         return {key: _score(name, key, bytes(value)) for key, value in values.items()}
 
     def extra(self) -> dict[str, Raw]:
-        return {name: value.copy() for name, value in self._raw.items() if name not in FIELDS and name != "project_id"}
+        return {name: value.copy() for name, value in self._raw.items() if name not in NAMES and name != IGNORED}
 
 
 _T = TypeVar("_T")
@@ -301,10 +279,11 @@ class _Draft(Struct, kw_only=True):
     tags: dict[str, str]
 
 
-_Rule = Callable[[_Draft, str], None]
+_Rule = Callable[[_Draft, Field], None]
 
 
-def _uuid(draft: _Draft, name: str) -> None:
+def _uuid(draft: _Draft, field: Field) -> None:
+    name = field.name
     text = draft.fields.text(name)
     if text is None:
         raise _missing(name)
@@ -321,45 +300,24 @@ def is_uuid4(text: str) -> bool:
 _UUID4 = re.compile("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}").fullmatch
 
 
-def _required_text(low: int) -> _Rule:
-    def rule(draft: _Draft, name: str) -> None:
-        text = draft.fields.text(name)
-        if draft.lenient:
-            text = text or "unknown"
-        if text is None:
-            raise _missing(name)
-        draft.values[name] = _sized(name, text, low)
-
-    return rule
-
-
-def _optional_text(draft: _Draft, name: str) -> None:
+def _text(draft: _Draft, field: Field) -> None:
+    name, most = field.name, field.most
     text = draft.fields.text(name)
-    draft.values[name] = None if text is None else _sized(name, text, 0)
+    if draft.lenient and field.lenient == "unknown":
+        text = text or "unknown"
+    if text is None and field.required:
+        raise _missing(name)
+    if text is not None and most is not None:
+        if field.is_cut:
+            text = text[: int(most)]
+        elif not field.least <= len(text) <= most:
+            bounds = f"{field.least} to {most}" if field.least else f"at most {most}"
+            raise Fault("out_of_range", name, f"{name} must have {bounds} characters, not {len(text)}")
+    draft.values[name] = (text or None) if field.is_empty_absent else text
 
 
-def _free_text(draft: _Draft, name: str) -> None:
-    draft.values[name] = draft.fields.text(name)
-
-
-def _error_message(draft: _Draft, name: str) -> None:
-    text = draft.fields.text(name)
-    draft.values[name] = None if text is None else text[:MAX_ERROR_MESSAGE]
-
-
-def _attribution(draft: _Draft, name: str) -> None:
-    _optional_text(draft, name)
-    draft.values[name] = draft.values[name] or None
-
-
-def _sized(name: str, text: str, low: int) -> str:
-    if not low <= len(text) <= MAX_TEXT:
-        bounds = f"{low} to {MAX_TEXT}" if low else f"at most {MAX_TEXT}"
-        raise Fault("out_of_range", name, f"{name} must have {bounds} characters, not {len(text)}")
-    return text
-
-
-def _timestamp(draft: _Draft, name: str) -> None:
+def _timestamp(draft: _Draft, field: Field) -> None:
+    name = field.name
     text = draft.fields.text(name)
     if text is None:
         raise _missing(name)
@@ -377,31 +335,20 @@ def check_future(at: int, now: int) -> None:
         raise Fault("out_of_range", "timestamp", "timestamp must not lie more than 24 hours in the future")
 
 
-def _choice(values: tuple[str, ...], *, custom: bool) -> _Rule:
-    def rule(draft: _Draft, name: str) -> None:
-        text = draft.fields.text(name)
-        if text is None:
-            if not draft.lenient:
-                raise _missing(name)
-            text = "custom"
-        elif text not in values:
-            if not (draft.lenient and custom):
-                raise Fault("unknown_value", name, f"{name} must be one of {', '.join(values)}")
-            draft.tags[f"{name}.raw"] = text
-            text = "custom"
-        draft.values[name] = text
-
-    return rule
-
-
-def _status(draft: _Draft, name: str) -> None:
+def _choice(draft: _Draft, field: Field) -> None:
+    name = field.name
     text = draft.fields.text(name)
-    if draft.lenient and not text:
+    lenient = field.lenient if draft.lenient else None
+    if lenient == "by_error_code" and not text:
         text = "error" if _has(draft.fields, "error_code") else "success"
+    elif lenient == "custom" and text not in field.values:
+        if text is not None:
+            draft.tags[f"{name}.raw"] = text
+        text = "custom"
     if text is None:
         raise _missing(name)
-    if text not in STATUSES:
-        raise Fault("unknown_value", name, f"{name} must be one of {', '.join(STATUSES)}")
+    if text not in field.values:
+        raise Fault("unknown_value", name, f"{name} must be one of {', '.join(field.values)}")
     draft.values[name] = text
 
 
@@ -412,26 +359,27 @@ def _has(fields: Fields, name: str) -> bool:
         return True
 
 
-def _number(draft: _Draft, name: str, *, required: bool) -> Decimal | None:
-    value = draft.fields.number(name)
-    if value is None and required:
-        if not draft.lenient:
-            raise _missing(name)
+def _number(draft: _Draft, field: Field) -> Decimal | None:
+    value = draft.fields.number(field.name)
+    if value is None and field.required:
+        if not (draft.lenient and field.lenient == "zero"):
+            raise _missing(field.name)
         return Decimal(0)
-    if value is not None and value < 0:
-        raise Fault("out_of_range", name, f"{name} must not be negative")
+    if value is not None and value < field.least:
+        raise Fault("out_of_range", field.name, f"{field.name} must not be negative")
     return value
 
 
-def _count(*, required: bool) -> _Rule:
-    def rule(draft: _Draft, name: str) -> None:
-        value = _number(draft, name, required=required)
-        draft.values[name] = None if value is None else whole(name, value)
-
-    return rule
-
-
-_optional_count: Final = _count(required=False)
+def _count(draft: _Draft, field: Field) -> None:
+    name = field.name
+    value = _number(draft, field)
+    count = draft.values[name] = None if value is None else whole(name, value)
+    if field.lenient == "with_input" and draft.beside and count is not None:
+        inputs = draft.values["input_tokens"]
+        if isinstance(inputs, int) and count > inputs:
+            if inputs + count > MAX_INT:
+                raise Fault("out_of_range", name, f"input_tokens and {name} must be at most {MAX_INT} together")
+            draft.values["input_tokens"] = inputs + count
 
 
 def whole(name: str, value: Decimal) -> int:
@@ -443,24 +391,13 @@ def whole(name: str, value: Decimal) -> int:
     return int(value)
 
 
-def _millis(*, required: bool) -> _Rule:
-    def rule(draft: _Draft, name: str) -> None:
-        value = _number(draft, name, required=required)
-        draft.values[name] = None if value is None else to_float(name, value)
-
-    return rule
+def _millis(draft: _Draft, field: Field) -> None:
+    value = _number(draft, field)
+    draft.values[field.name] = None if value is None else to_float(field.name, value)
 
 
-def _cached(draft: _Draft, name: str) -> None:
-    _optional_count(draft, name)
-    inputs, cached = draft.values["input_tokens"], draft.values[name]
-    if draft.beside and isinstance(inputs, int) and isinstance(cached, int) and cached > inputs:
-        if inputs + cached > MAX_INT:
-            raise Fault("out_of_range", name, f"input_tokens and {name} must be at most {MAX_INT} together")
-        draft.values["input_tokens"] = inputs + cached
-
-
-def _cost(draft: _Draft, name: str) -> None:
+def _cost(draft: _Draft, field: Field) -> None:
+    name = field.name
     value = draft.fields.number(name)
     if value is None and not draft.lenient:
         raise _missing(name)
@@ -471,64 +408,49 @@ def _cost(draft: _Draft, name: str) -> None:
         raise Fault("out_of_range", name, f"{name} {error}") from None
 
 
-def _stream(draft: _Draft, name: str) -> None:
-    value = draft.fields.flag(name)
+def _flag(draft: _Draft, field: Field) -> None:
+    value = draft.fields.flag(field.name)
     if value is None and not draft.lenient:
-        raise _missing(name)
-    draft.values[name] = bool(value)
+        raise _missing(field.name)
+    draft.values[field.name] = bool(value)
 
 
-def _tags(draft: _Draft, name: str) -> None:
+def _tags(draft: _Draft, field: Field) -> None:
+    name = field.name
     tags = draft.fields.string_map(name) or {}
-    if len(tags) > MAX_TAGS:
-        raise Fault("out_of_range", name, f"{name} must have at most {MAX_TAGS} entries, not {len(tags)}")
+    if field.most is not None and len(tags) > field.most:
+        raise Fault("out_of_range", name, f"{name} must have at most {field.most} entries, not {len(tags)}")
     draft.values[name] = {**tags, **draft.tags}
 
 
-def _tools(draft: _Draft, name: str) -> None:
-    draft.values[name] = draft.fields.strings(name) or []
+def _strings(draft: _Draft, field: Field) -> None:
+    draft.values[field.name] = draft.fields.strings(field.name) or []
 
 
-def _scores(draft: _Draft, name: str) -> None:
-    draft.values[name] = draft.fields.number_map(name) or {}
+def _scores(draft: _Draft, field: Field) -> None:
+    draft.values[field.name] = draft.fields.number_map(field.name) or {}
 
 
 def _missing(name: str) -> Fault:
     return Fault("missing", name, f"{name} is required")
 
 
-RULES: Final[dict[str, _Rule]] = {
-    "event_id": _uuid,
-    "trace_id": _required_text(1),
-    "span_id": _required_text(1),
-    "parent_span_id": _free_text,
+_RULES: Final[dict[Kind, _Rule]] = {
+    "uuid": _uuid,
+    "text": _text,
     "timestamp": _timestamp,
-    "provider": _choice(PROVIDERS, custom=True),
-    "model": _required_text(1),
-    "operation": _choice(OPERATIONS, custom=True),
-    "latency_ms": _millis(required=True),
-    "ttft_ms": _millis(required=False),
-    "input_tokens": _count(required=True),
-    "output_tokens": _count(required=True),
-    "cached_tokens": _cached,
-    "cost_usd": _cost,
-    "status": _status,
-    "error_code": _optional_text,
-    "error_message": _error_message,
-    "finish_reason": _optional_text,
-    "stream": _stream,
-    "environment": _required_text(1),
-    "user_id": _attribution,
-    "session_id": _attribution,
+    "choice": _choice,
+    "count": _count,
+    "millis": _millis,
+    "cost": _cost,
+    "flag": _flag,
     "tags": _tags,
-    "tools_used": _tools,
-    "eval_scores": _scores,
-    "prompt_hash": _optional_text,
-    "sdk_version": _required_text(0),
+    "strings": _strings,
+    "scores": _scores,
 }
-"""The rule of each field, in the order of the published table: the first broken one is the one reported."""
+"""A rule takes a field's value into the draft, or raises its `Fault`."""
 
-FIELDS: Final = frozenset(RULES)
+_CHECKS: Final = [(_RULES[field.kind], field) for field in FIELDS]
 
 
 def check(fields: Fields, handling: Handling, now: int, *, as_counted: bool = False) -> Event:
@@ -542,8 +464,8 @@ def check(fields: Fields, handling: Handling, now: int, *, as_counted: bool = Fa
     lenient = handling == "lenient"
     draft = _Draft(fields=fields, lenient=lenient, beside=lenient and not as_counted, now=now, values={}, tags={})
     try:
-        for name, rule in RULES.items():
-            rule(draft, name)
+        for rule, field in _CHECKS:
+            rule(draft, field)
         return msgspec.convert({**draft.values, "extra": fields.extra()}, Event)
     except Fault as fault:
         fault.event_id = readable_id(fields)

@@ -21,9 +21,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from processor.core.clock import format_timestamp, parse_timestamp
-from processor.core.events.codec import Wire
-from processor.core.events.event import MAX_EVENT_BYTES, MAX_TAGS, Event, Fault, Handling
-from processor.core.events.message import Source
+from processor.core.events.event import MAX_EVENT_BYTES, Event, Fault, Handling
+from processor.core.events.fields import MAX_TAGS
+from processor.core.events.message import Source, StoredFormat
 from processor.core.events.syntax_faults import syntax_fault
 from processor.core.money import format_cost
 
@@ -40,7 +40,7 @@ class _Meta(Struct, kw_only=True, omit_defaults=True):
     arrival: str
     handling: Handling
     shadowed: Raw | msgspec.UnsetType = msgspec.UNSET
-    wire: Wire = "json"
+    wire: StoredFormat = "json"
     raw: str | None = None
 
 
@@ -55,7 +55,7 @@ _NULL: Final = Raw(b"null")
 
 
 def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> bytes:
-    """The line of an event, without its end; `record` gives the event as the log keeps it, on `source.wire`."""
+    """The line of an event, without its end; `record` gives the event as the log keeps it."""
     fields = _fields(event)
     meta = _Meta(
         project=source.project,
@@ -66,7 +66,7 @@ def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> by
     )
     line = _encode(fields)
     if len(line) > MAX_EVENT_BYTES or len(event.tags) > MAX_TAGS:
-        meta.wire = source.wire
+        meta.wire = source.stored_format
         meta.raw = b64encode(record()).decode()
     if META in fields:
         meta.shadowed = fields.pop(META)
@@ -101,7 +101,7 @@ class Opened(NamedTuple):
 
     source: Source
     record: bytes
-    """The event as it may go into the log, on `source.wire`."""
+    """The event as it may go into the log, as `source.payload`."""
     as_counted: bool
     """It says how many input tokens were counted (`event.check`); False for original bytes that may not."""
 

@@ -7,7 +7,7 @@ The blocks alone are enough for the tables; the records are only opened to expor
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ import zstandard
 from msgspec import Struct
 
 from processor.core.clock import LAST
-from processor.core.events.codec import Wire, decode_event
+from processor.core.events.codec import PayloadFormat, decode_event
 from processor.core.events.columns import ROW, Columns, Dim, Rows, numbered
 from processor.core.events.event import Event, Handling
 from processor.core.events.lines import SEPARATOR, Lines
@@ -29,6 +29,13 @@ MAX_RECORDS_BYTES: Final = 64 * 1024 * 1024
 """Bound of a message's records when they are inflated."""
 
 
+StoredFormat = Literal["json", "proto"]
+"""A payload format as messages and exported lines spell it."""
+
+STORED: Final[dict[PayloadFormat, StoredFormat]] = {"json": "json", "protobuf": "proto"}
+_PAYLOADS: Final[dict[StoredFormat, PayloadFormat]] = {stored: payload for payload, stored in STORED.items()}
+
+
 class Source(Struct, array_like=True, frozen=True, gc=False):
     """Where a request's events came from: who pays for them, when and how they arrived."""
 
@@ -37,10 +44,16 @@ class Source(Struct, array_like=True, frozen=True, gc=False):
     key_id: str
     arrival: int
     """Microseconds since the epoch: quotas go by it."""
-    wire: Wire
+    stored_format: StoredFormat
+    """Of the events' original bytes."""
     handling: Handling
     lease: str = ""
     """The API process through whose lease of the quota this is paid for (`processor.leases`); empty: none is needed."""
+
+    @property
+    def payload(self) -> PayloadFormat:
+        """How the events' original bytes are encoded."""
+        return _PAYLOADS[self.stored_format]
 
 
 class Block(Struct, array_like=True, gc=False):
@@ -200,8 +213,8 @@ def events(message: Message) -> list[tuple[Block, list[Event]]]:
 
 
 def _events(block: Block, raws: Sequence[bytes]) -> list[Event]:
-    wire, handling = block.source.wire, block.source.handling
-    found = [decode_event(wire, raw, handling, LAST, as_counted=True) for raw in raws]
+    payload, handling = block.source.payload, block.source.handling
+    found = [decode_event(payload, raw, handling, LAST, as_counted=True) for raw in raws]
     for event, counted in zip(found, block.columns()["input"].tolist(), strict=True):
         event.input_tokens = counted  # lenient handling may have added the cached ones, by the rules of its time
     return found

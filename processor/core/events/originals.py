@@ -44,13 +44,13 @@ def differences(found: Message) -> Iterator[str]:
 
 
 def _in_block(block: Block, records: list[bytes]) -> Iterator[str]:
-    wire, rows = block.source.wire, block.columns()
-    plainly = codec.decode(wire, records, "partial", NO_FUTURE)
+    payload, rows = block.source.payload, block.columns()
+    plainly = codec.decode(payload, records, "partial", NO_FUTURE)
     plain = np.ones(len(records), np.bool_)
     plain[[place for place, _ in plainly.faults]] = False
     yield from _in_columns(block, np.flatnonzero(plain), plainly.columns)
     for place in np.flatnonzero(~plain).tolist():
-        again = codec.decode(wire, [records[place]], block.source.handling, NO_FUTURE)
+        again = codec.decode(payload, [records[place]], block.source.handling, NO_FUTURE)
         if again.faults:
             yield f"event {place}: its original bytes are no event: {again.faults[0][1]}"
         elif (again.columns.rows["id"][0] != rows["id"][place]).any():

@@ -8,7 +8,8 @@ import json
 import re
 from typing import Final, NamedTuple
 
-from processor.core.events.event import FIELDS, MAX_KEY_SHOWN, MAX_TEXT, Fault
+from processor.core.events.event import MAX_KEY_SHOWN, Fault
+from processor.core.events.fields import MAX_TEXT, NAMES
 
 MAX_BYTES: Final = 4 * 1024
 """Bytes of a line up to which its fields are looked for."""
@@ -74,7 +75,7 @@ def encoding_fault(record: bytes, error: UnicodeDecodeError, budget: Budget | No
 def _fault(message: str, place: Place) -> Fault:
     if place.name is not None:
         message = f"{message} (in {place.name[:MAX_KEY_SHOWN]!r})"
-    return Fault("syntax", place.name if place.name in FIELDS else None, message, place.event_id)
+    return Fault("syntax", place.name if place.name in NAMES else None, message, place.event_id)
 
 
 def _place(record: bytes, budget: Budget | None) -> Place:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.events import latency
 from processor.core.events.columns import Rows
-from processor.core.events.event import ERRORS
+from processor.core.events.fields import ERRORS
 from processor.core.events.message import Block, Message
 from processor.core.growing_arrays import I64, Records
 from processor.core.partitioning import U64
