@@ -48,9 +48,9 @@ class Found(NamedTuple):
     keys: list[bytes]
     """Of sums in their packed form."""
     hashes: Records
-    """Of the keys, see `rowblock.key_hashes`."""
+    """Of the keys, see `row_block.key_hashes`."""
     values: Records
-    """`packed.DTYPE`."""
+    """`row_bytes.DTYPE`."""
     offsets: I64
     """Of the sums' records; of a block they are all the same."""
     others: list[Row]

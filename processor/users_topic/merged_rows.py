@@ -108,8 +108,8 @@ class MergedRows:
             members = users[homes == home]
             name, project = self._names[home], projects.by_number[home]
             lives = people.records.column("rows", members).tolist()
-            said = self._columns.numbers_of(project, members.tolist())
-            for user, alive, numbers in zip(people.names.get(members.tolist()), lives, said, strict=True):
+            said = self._columns.sums_of(project, members.tolist())
+            for user, alive, sums in zip(people.names.get(members.tolist()), lives, said, strict=True):
                 user_id = user.decode() or None
-                rows.append((key_of(name, user_id), user_row(name, user_id, numbers) if alive else None))
+                rows.append((key_of(name, user_id), user_row(name, user_id, sums) if alive else None))
         return rows

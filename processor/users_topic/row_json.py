@@ -7,26 +7,25 @@ import msgspec
 
 from processor.core.clock import format_timestamp
 from processor.core.exact_json import exact_decimal, exact_number
-from processor.view.row_numbers import Numbers
+from processor.core.tables.row_sums import RowSums
 
 _encode = msgspec.json.Encoder().encode
 
 
-def user_row(project: str, user_id: str | None, numbers: Numbers) -> bytes:
+def user_row(project: str, user_id: str | None, sums: RowSums) -> bytes:
     """A row over all time, with the project it belongs to; `user_id` None: the events without a user."""
-    _, requests, errors, inputs, outputs, cached, cost, unpriced, first, last = numbers
     return _encode(
         {
             "project_id": project,
             "user_id": user_id,
-            "requests": exact_number(requests),
-            "errors": exact_number(errors),
-            "input_tokens": exact_number(inputs),
-            "output_tokens": exact_number(outputs),
-            "cached_tokens": exact_number(cached),
-            "cost_usd": exact_decimal(cost),
-            "unpriced": exact_number(unpriced),
-            "first_seen": format_timestamp(first) if requests else None,
-            "last_seen": format_timestamp(last) if requests else None,
+            "requests": exact_number(sums.requests),
+            "errors": exact_number(sums.errors),
+            "input_tokens": exact_number(sums.input_tokens),
+            "output_tokens": exact_number(sums.output_tokens),
+            "cached_tokens": exact_number(sums.cached_tokens),
+            "cost_usd": exact_decimal(sums.cost),
+            "unpriced": exact_number(sums.unpriced),
+            "first_seen": format_timestamp(sums.first_seen) if sums.requests else None,
+            "last_seen": format_timestamp(sums.last_seen) if sums.requests else None,
         }
     )

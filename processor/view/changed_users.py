@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from processor.core.tables.row_sums import RowSums
 from processor.view.listing import PIECE, AllTime
 from processor.view.projects import Project
 from processor.view.recent_changes import RecentChanges
 from processor.view.row_columns import RowColumns
-from processor.view.row_numbers import Numbers
 
 
 def changed(
@@ -46,10 +46,10 @@ def changed_among(
     return [user for user in users if len(trail.beyond(np.array(columns.rows_of(user), np.int64), since))]
 
 
-def people(columns: RowColumns, project: Project, users: Sequence[int]) -> list[tuple[str | None, Numbers]]:
+def people(columns: RowColumns, project: Project, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
     """Ids and sums of users; one that has no rows any more has zeros."""
     ids = (name.decode() or None for name in columns.people.names.get(users))
-    return list(zip(ids, columns.numbers_of(project, users), strict=True))
+    return list(zip(ids, columns.sums_of(project, users), strict=True))
 
 
 def next_people(columns: RowColumns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:

@@ -4,7 +4,7 @@ Nothing here knows a view: a batch that holds a record of another format is foun
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,8 +14,9 @@ from processor.core.growing_arrays import Records
 from processor.core.hash_index import HASH
 from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.horizon import Horizon
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import HourPlace, Progress, Sums, UserPlace
-from processor.view.row_numbers import SAFE_BITS, Numbers
+from processor.view.limbs import SAFE_BITS
 
 Change = tuple[bytes, bytes | None]
 
@@ -28,16 +29,24 @@ _histogram = msgspec.json.Decoder(list[int]).decode
 _numbers = msgspec.json.Decoder(list[int]).decode
 
 
+class Wide(NamedTuple):
+    """A row that does not fit into columns."""
+
+    offset: int
+    """Of the last message applied to it."""
+    sums: RowSums
+
+
 class ChangelogBatch(Struct, gc=False):
     """The last record of each key of a batch."""
 
     keys: Sequence[bytes]
     """Rows of users and hours."""
     hashes: Records
-    """Of the keys, see `rowblock.key_hashes`."""
+    """Of the keys, see `row_block.key_hashes`."""
     rows: Records
-    """What they say: shape (n,), `packed.DTYPE`, to be written over. Zeros for what is wide or gone."""
-    wide: dict[int, Numbers]
+    """What they say: shape (n,), `row_bytes.DTYPE`, to be written over. Zeros for what is wide or gone."""
+    wide: dict[int, Wide]
     """Index in `keys` -> what does not fit into columns."""
     gone: list[int]
     """Indexes in `keys` of tombstones."""
@@ -63,17 +72,17 @@ def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Change
     latest = dict(records)
     others = [key for key, value in latest.items() if value is None or value[:1] != row_bytes.MARK]
     changes = ChangelogBatch([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
-    late: list[tuple[bytes, Numbers | None]] = []
+    late: list[tuple[bytes, Wide | None]] = []
     for key in others:
         _other(partition, key, latest.pop(key), changes, latest, late)
     keys, values = list(latest), list(latest.values())
     if values and set(map(len, values)) != _BINARY:  # type: ignore[arg-type] # the tombstones have been taken out
         raise ValueError("not a row of the changelog: the numbers of a row have another length")
-    for key, numbers in late:
-        if numbers is None:
+    for key, row in late:
+        if row is None:
             changes.gone.append(len(keys))
         else:
-            changes.wide[len(keys)] = numbers
+            changes.wide[len(keys)] = row
         keys.append(key)
         values.append(_ZERO)
     changes.keys, changes.hashes = keys, row_block.key_hashes(keys, seed)
@@ -82,12 +91,18 @@ def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Change
     return changes
 
 
-def _set_wide_apart(rows: Records, wide: dict[int, Numbers]) -> None:
+def _set_wide_apart(rows: Records, wide: dict[int, Wide]) -> None:
     high = (rows["input_tokens"] | rows["output_tokens"] | rows["cached_tokens"]) >> SAFE_BITS
     over = np.flatnonzero((high != 0) | (rows["cost"] < 0))
     for index in over.tolist():
-        wide[index] = tuple(row_bytes.unpack(rows[index].tobytes()))
+        wide[index] = _wide(row_bytes.listed(rows[index].item()))
         rows[index] = np.zeros((), row_bytes.DTYPE)
+
+
+def _wide(listed: Sequence[int]) -> Wide:
+    """What the changelog lists of a row."""
+    offset, *sums = listed
+    return Wide(offset, RowSums(*sums))
 
 
 def _other(
@@ -96,7 +111,7 @@ def _other(
     value: bytes | None,
     changes: ChangelogBatch,
     latest: dict[bytes, bytes | None],
-    late: list[tuple[bytes, Numbers | None]],
+    late: list[tuple[bytes, Wide | None]],
 ) -> None:
     """A record that is not packed: of another kind, from before there was that form, wide or a tombstone."""
     home, kind, parts = table_rows.decode_key(key)
@@ -109,7 +124,7 @@ def _other(
             if small is not None and small[:1] == row_bytes.MARK:
                 latest[key] = small
             else:
-                late.append((key, numbers))
+                late.append((key, None if numbers is None else _wide(numbers)))
         elif kind == "window":
             if len(parts) != 4 or (value is not None and not _counts(value)):
                 raise ValueError(f"not a row of the changelog: {key[:80]!r}")

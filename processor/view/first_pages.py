@@ -25,7 +25,7 @@ from processor.core.growing_arrays import I64
 from processor.view import listing
 from processor.view.listing import AllTime, Listing, Standing
 from processor.view.projects import Project
-from processor.view.query import DEFAULT_SORT, SORTS, Place, UserQuery
+from processor.view.query import DEFAULT_SORT, SORTS, Place, UserQuery, sorting_value
 from processor.view.ranking import CAP, top
 from processor.view.row_columns import Applied, Mask, RowColumns
 from processor.view.running_sums import RunningSums
@@ -42,8 +42,8 @@ UNASKED: Final = 600.0
 Group = tuple[int, int | None]
 """A project's number, and the day from which on rows count; None: all of them."""
 
-Order = tuple[Group, int]
-"""Of whom, and where their numbers have what they are sorted by."""
+Order = tuple[Group, str]
+"""Of whom, and the member of `RowSums` that they are sorted by."""
 
 
 class Board(Struct, frozen=True):
@@ -60,8 +60,8 @@ class FirstPages:
 
     def __init__(self, columns: RowColumns) -> None:
         self._columns = columns
-        self._boards: dict[Group, dict[int, Board]] = {}
-        """Of whom -> where rows have the value -> its board."""
+        self._boards: dict[Group, dict[str, Board]] = {}
+        """Of whom -> what they are sorted by -> its board."""
         self._since: dict[Group, RunningSums] = {}
         self._changed: dict[Group, list[I64]] = {}
         """Users that changed since the boards were settled."""
@@ -71,9 +71,9 @@ class FirstPages:
     def page(self, project: Project, since: int | None, query: UserQuery) -> Listing | None:
         """A page of the users, by their rows since a day or by all; None if it is not surely among the first."""
         group = project.number, since
-        order = group, query.column
+        order = group, query.sorted_by
         self._asked[order] = time.monotonic()
-        board = self._boards.get(group, {}).get(query.column)
+        board = self._boards.get(group, {}).get(query.sorted_by)
         if board is None:
             self._wanted.add(order)
             return None
@@ -136,12 +136,12 @@ class FirstPages:
         made = {order: self._best(*order) for order in wanted if order[0][1] is None or order[0] in self._since}
         for group, changed in self._changed.items():
             users = _distinct(*changed)
-            for column, board in self._boards.get(group, {}).items():
-                if (group, column) not in made:
-                    made[group, column] = self._joined(group, column, board, users)
+            for sorted_by, board in self._boards.get(group, {}).items():
+                if (group, sorted_by) not in made:
+                    made[group, sorted_by] = self._joined(group, sorted_by, board, users)
         with lock:
-            for (group, column), board in made.items():
-                self._boards.setdefault(group, {})[column] = board
+            for (group, sorted_by), board in made.items():
+                self._boards.setdefault(group, {})[sorted_by] = board
             self._changed.clear()
 
     def _add_up(self, group: Group, lock: AbstractContextManager[Any]) -> None:
@@ -153,50 +153,50 @@ class FirstPages:
                 self._since[group] = since
 
     def _give_up(self, before: float) -> None:
-        for group, column in [order for order, at in self._asked.items() if at < before]:
-            del self._asked[group, column]
+        for group, sorted_by in [order for order, at in self._asked.items() if at < before]:
+            del self._asked[group, sorted_by]
             boards = self._boards.get(group, {})
-            if group[1] is not None or column != SORTS[DEFAULT_SORT]:
-                boards.pop(column, None)
+            if group[1] is not None or sorted_by != SORTS[DEFAULT_SORT]:
+                boards.pop(sorted_by, None)
             if not boards:
                 self._drop(group)
 
-    def _joined(self, group: Group, column: int, board: Board, changed: I64) -> Board:
+    def _joined(self, group: Group, sorted_by: str, board: Board, changed: I64) -> Board:
         if board.bound is not None:
-            changed = self._before(group, column, changed, board.bound)
+            changed = self._before(group, sorted_by, changed, board.bound)
         users = _distinct(board.users, changed)
         if len(users) <= MOST:
             return Board(users, board.bound)
-        best = self._best(group, column, users)
+        best = self._best(group, sorted_by, users)
         if board.bound is None or best.bound is None or _ordered(best.bound) <= _ordered(board.bound):
             return best
-        return Board(self._before(group, column, users, board.bound), board.bound)  # many have fallen behind it
+        return Board(self._before(group, sorted_by, users, board.bound), board.bound)  # many have fallen behind it
 
-    def _before(self, group: Group, column: int, users: I64, bound: Place) -> I64:
+    def _before(self, group: Group, sorted_by: str, users: I64, bound: Place) -> I64:
         """Those of `users`, ascending, at the bound or before it; if its value is huge, some behind it too."""
         value, name = bound
         least = min(value, CAP)
-        keys = self._standing(group).keys(users, column)
+        keys = self._standing(group).keys(users, sorted_by)
         ties = users[keys == least]
         if least < CAP and len(ties):
             ties = np.setdiff1d(ties, self._columns.people.names.after(ties, name.encode()), assume_unique=True)
         return np.sort(np.concatenate((users[keys > least], ties)))
 
-    def _best(self, group: Group, column: int, users: I64 | None = None) -> Board:
+    def _best(self, group: Group, sorted_by: str, users: I64 | None = None) -> Board:
         """The first of `users`, ascending (None: of all, 30 ms for a million), bound by the last of them if there are
         more."""
         standing = self._standing(group)
         found = standing.among() if users is None else users
         if len(found) <= KEPT:
             return Board(found, None)
-        keys = standing.keys(found, column)
+        keys = standing.keys(found, sorted_by)
         least = int(np.partition(keys, len(keys) - KEPT)[len(keys) - KEPT])
         chosen = found[keys >= least]
         if least < CAP and len(chosen) <= 2 * KEPT:  # names need not be looked at: all that are tied are in
             return Board(chosen, (least - 1, ""))
 
         def exact(place: int) -> int:
-            return standing.numbers([int(found[place])])[0][column]
+            return sorting_value(sorted_by, standing.sums([int(found[place])])[0])
 
         names = self._columns.people.names
         places = top(keys, found, names, exact, None, KEPT)
@@ -217,5 +217,5 @@ def _ordered(place: Place) -> tuple[int, bytes]:
 
 
 def _place(page: Listing, query: UserQuery) -> tuple[int, bytes]:
-    user, numbers = page.users[-1]
-    return _ordered((numbers[query.column], user or ""))
+    user, sums = page.users[-1]
+    return _ordered((query.value_of(sums), user or ""))

@@ -11,26 +11,12 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 
 from processor.core.growing_arrays import I64, Records
+from processor.core.tables.row_sums import NO_SUMS, RowSums, Totals
+from processor.view.limbs import NO_FIRST, NO_LAST, SUMMED, joined, row_sums, split, totals_of
 from processor.view.projects import Dim, Project
 from processor.view.query import UserQuery
 from processor.view.ranking import key_of, keys_of, top
 from processor.view.row_columns import RowColumns
-from processor.view.row_numbers import (
-    NO_FIRST,
-    NO_LAST,
-    NOBODY,
-    SUMMED,
-    TOTALS,
-    Numbers,
-    joined,
-    limbs,
-    merge,
-    numbers,
-    totals_of,
-)
-
-COST: Final = 5
-"""Its place in totals."""
 
 PIECE: Final = 1 << 16
 """Rows looked at in one hold of the lock: some milliseconds."""
@@ -39,9 +25,8 @@ PIECE: Final = 1 << 16
 class Listing(NamedTuple):
     """A page of users in their order; the rest is about all pages."""
 
-    users: list[tuple[str | None, Numbers]]
-    totals: Sequence[int]
-    """Requests, errors, input, output and cached tokens, cost, unpriced."""
+    users: list[tuple[str | None, RowSums]]
+    totals: Totals
     size: int
     more: bool
     """True if there are users behind the page."""
@@ -54,17 +39,17 @@ class Hour(NamedTuple):
     provider: str
     model: str
     environment: str
-    numbers: Numbers
+    sums: RowSums
 
 
-NOTHING: Final = Listing([], (0,) * 7, 0, False)
+NOTHING: Final = Listing([], Totals(), 0, False)
 
 
 class Standing(Protocol):
     """Sums by user of a project that are kept as rows change."""
 
     @property
-    def totals(self) -> Sequence[int]:
+    def totals(self) -> Totals:
         """Of all its users."""
         ...
 
@@ -77,11 +62,11 @@ class Standing(Protocol):
         """Those of `users` (ascending; None: of all there are) that have rows."""
         ...
 
-    def keys(self, users: I64, column: int) -> I64:
+    def keys(self, users: I64, sorted_by: str) -> I64:
         """What `users`, ascending, are sorted by: shape (n,)."""
         ...
 
-    def numbers(self, users: Sequence[int]) -> list[Numbers]:
+    def sums(self, users: Sequence[int]) -> list[RowSums]:
         """Their sums."""
         ...
 
@@ -94,7 +79,7 @@ class AllTime:
         self._project = project
 
     @property
-    def totals(self) -> Sequence[int]:
+    def totals(self) -> Totals:
         """See `Standing`."""
         return self._project.totals
 
@@ -110,19 +95,19 @@ class AllTime:
             return found
         return found[self._columns.people.records.column("rows", found, ascending=True) > 0]
 
-    def keys(self, users: I64, column: int) -> I64:
+    def keys(self, users: I64, sorted_by: str) -> I64:
         """See `Standing`."""
         columns, project = self._columns, self._project
-        keys = keys_of(column, lambda name: columns.people.records.column(name, users, ascending=True))
+        keys = keys_of(sorted_by, lambda name: columns.people.records.column(name, users, ascending=True))
         if project.wide:
             owners = np.intersect1d(users, list(project.wide))
-            wide = columns.numbers_of(project, owners.tolist())
-            keys[np.searchsorted(users, owners)] = [key_of(column, more) for more in wide]
+            wide = columns.sums_of(project, owners.tolist())
+            keys[np.searchsorted(users, owners)] = [key_of(sorted_by, more) for more in wide]
         return keys
 
-    def numbers(self, users: Sequence[int]) -> list[Numbers]:
+    def sums(self, users: Sequence[int]) -> list[RowSums]:
         """See `Standing`."""
-        return self._columns.numbers_of(self._project, users)
+        return self._columns.sums_of(self._project, users)
 
 
 def all_time(columns: RowColumns, project: Project, query: UserQuery) -> Listing:
@@ -133,10 +118,10 @@ def all_time(columns: RowColumns, project: Project, query: UserQuery) -> Listing
 def page(columns: RowColumns, standing: Standing, query: UserQuery, users: I64 | None = None) -> Listing:
     """A page of a standing; of no others than `users`, ascending, if they are given."""
     users = standing.among(users)
-    keys = standing.keys(users, query.column)
+    keys = standing.keys(users, query.sorted_by)
 
-    def get(places: Sequence[int]) -> list[Numbers]:
-        return standing.numbers(users[list(places)].tolist())
+    def get(places: Sequence[int]) -> list[RowSums]:
+        return standing.sums(users[list(places)].tolist())
 
     return _page(columns, users, keys, get, query, standing.totals)._replace(size=standing.size)
 
@@ -145,10 +130,10 @@ def nobody(columns: RowColumns, project: Project, query: UserQuery, user: int | 
     """The one user of the events without one, by its number; None: there are no such events."""
     if user is None:
         return NOTHING
-    (found,) = columns.numbers_of(project, [user])
+    (found,) = columns.sums_of(project, [user])
     members = np.array([user])
-    keys = np.array([key_of(query.column, found)])
-    return _page(columns, members, keys, lambda places: [found for _ in places], query, found[TOTALS])
+    keys = np.array([key_of(query.sorted_by, found)])
+    return _page(columns, members, keys, lambda places: [found for _ in places], query, found.totals())
 
 
 def filtered(
@@ -172,12 +157,12 @@ def filtered(
         with hold():
             sums.add(columns, project, piece, user)
     places = np.flatnonzero(sums.rows)
-    keys = keys_of(query.column, lambda name: sums.column(name)[places])
+    keys = keys_of(query.sorted_by, lambda name: sums.column(name)[places])
     for place, more in sums.wide.items():
-        keys[np.searchsorted(places, place)] = key_of(query.column, sums.numbers(place, more))
+        keys[np.searchsorted(places, place)] = key_of(query.sorted_by, sums.sums_at(place, more))
 
-    def get(chosen: Sequence[int]) -> list[Numbers]:
-        return [sums.numbers(place, sums.wide.get(place)) for place in places[list(chosen)].tolist()]
+    def get(chosen: Sequence[int]) -> list[RowSums]:
+        return [sums.sums_at(place, sums.wide.get(place)) for place in places[list(chosen)].tolist()]
 
     return _page(columns, members[places], keys, get, query, sums.totals)
 
@@ -190,8 +175,8 @@ class Added:
         self.first = np.full(members, NO_FIRST)
         self.last = np.full(members, NO_LAST)
         self.rows = np.zeros(members, np.int32)
-        self.totals = [0] * 7
-        self.wide: dict[int, Numbers] = {}
+        self.totals = Totals()
+        self.wide: dict[int, RowSums] = {}
 
     def add(self, columns: RowColumns, project: Project, numbered: I64, user: int | None) -> None:
         """Add rows; with `user`, only that user's."""
@@ -202,14 +187,14 @@ class Added:
         if not chosen.all():
             numbered, rows = numbered[chosen], rows[chosen]
         at = columns.people.places_of(rows["owner"].astype(np.int64))
-        self.put(at, limbs(rows), rows)
+        self.put(at, split(rows), rows)
         np.add.at(self.rows, at, 1)
         if project.wide:
             for row, place in zip(numbered.tolist(), at.tolist(), strict=True):
                 more = columns.wide(row)
                 if more is not None:
-                    self._count(more[TOTALS])
-                    self.wide[place] = merge(self.wide[place], more) if place in self.wide else more
+                    self.totals = self.totals.plus(more)
+                    self.wide[place] = self.wide[place].merge(more) if place in self.wide else more
 
     def put(self, at: I64, deltas: I64, rows: Records) -> None:
         """Add changes of rows, shape (8, n), to these places; times are those of `rows`."""
@@ -217,7 +202,7 @@ class Added:
             np.add.at(column, at, delta)
         np.minimum.at(self.first, at, rows["first_seen"])
         np.maximum.at(self.last, at, rows["last_seen"])
-        self._count(totals_of(deltas))
+        self.totals = self.totals.plus(totals_of(deltas))
 
     def grow(self, members: int) -> None:
         """Make room for so many members."""
@@ -228,34 +213,31 @@ class Added:
             self.last = np.append(self.last, np.full(more, NO_LAST))
             self.rows = np.append(self.rows, np.zeros(more, np.int32))
 
-    def _count(self, totals: Sequence[int]) -> None:
-        self.totals = [a + b for a, b in zip(self.totals, totals, strict=True)]
-
     def column(self, name: str) -> I64:
         return self.last if name == "last_seen" else self.sums[SUMMED.index(name)]
 
-    def numbers(self, place: int, wide: Numbers | None = None) -> Numbers:
-        own = numbers(self.sums[:, place].tolist(), int(self.first[place]), int(self.last[place]))
-        return merge(own, wide) if wide else own
+    def sums_at(self, place: int, wide: RowSums | None = None) -> RowSums:
+        own = row_sums(self.sums[:, place].tolist(), int(self.first[place]), int(self.last[place]))
+        return own.merge(wide) if wide else own
 
 
 def _page(
     columns: RowColumns,
     members: I64,
     keys: I64,
-    get: Callable[[Sequence[int]], list[Numbers]],
+    get: Callable[[Sequence[int]], list[RowSums]],
     query: UserQuery,
-    totals: Sequence[int],
+    totals: Totals,
 ) -> Listing:
     """The page asked for, out of all users: their numbers in the columns, what they are sorted by, what they say."""
     names = columns.people.names
-    chosen = top(keys, members, names, lambda place: get([place])[0][query.column], query.after, query.limit + 1)
+    chosen = top(keys, members, names, lambda place: query.value_of(get([place])[0]), query.after, query.limit + 1)
     page = chosen[: query.limit]
     ids = [name.decode() or None for name in names.get(members[page].tolist())]
-    return Listing(list(zip(ids, get(page), strict=True)), tuple(totals), len(members), len(chosen) > len(page))
+    return Listing(list(zip(ids, get(page), strict=True)), totals, len(members), len(chosen) > len(page))
 
 
-def rows_of(columns: RowColumns, user: int) -> list[tuple[Dim, Numbers]]:
+def rows_of(columns: RowColumns, user: int) -> list[tuple[Dim, RowSums]]:
     """A user's rows, in no order."""
     return _rows(columns, columns.rows_of(user))
 
@@ -269,20 +251,20 @@ def hours(columns: RowColumns, dims: Sequence[Dim]) -> list[Hour]:
     if not there.all():
         numbered, at, rows = numbered[there], at[there], rows[there]
     sums = np.zeros((len(SUMMED), len(dims)), np.int64)
-    for column, delta in zip(sums, limbs(rows), strict=True):
+    for column, delta in zip(sums, split(rows), strict=True):
         np.add.at(column, at, delta)
     first, last = np.full(len(dims), NO_FIRST), np.full(len(dims), NO_LAST)
     np.minimum.at(first, at, rows["first_seen"])
     np.maximum.at(last, at, rows["last_seen"])
     alive = np.bincount(at, minlength=len(dims)).tolist()
-    said = map(numbers, sums.T.tolist(), first.tolist(), last.tolist())
+    said = map(row_sums, sums.T.tolist(), first.tolist(), last.tolist())
     found = {
         place: Hour(dim.at, dim.provider, dim.model, dim.environment, own)
         for place, (dim, own) in enumerate(zip(dims, said, strict=True))
         if alive[place]
     }
     for row, place in columns.wide_among(numbered, at):
-        found[place] = found[place]._replace(numbers=merge(found[place].numbers, columns.wide(row) or NOBODY))
+        found[place] = found[place]._replace(sums=found[place].sums.merge(columns.wide(row) or NO_SUMS))
     return list(found.values())
 
 
@@ -299,21 +281,21 @@ def costs(columns: RowColumns, dims: Sequence[Dim]) -> dict[str, int]:
     of, counts = zip(*sizes, strict=True)
     at = np.repeat(np.array(of), np.array(counts))
     sums = np.zeros((len(SUMMED), len(models)), np.int64)
-    for column, values in zip(sums, limbs(columns.rows.take(rows)), strict=True):
+    for column, values in zip(sums, split(columns.rows.take(rows)), strict=True):
         np.add.at(column, at, values)
-    found = [joined(column)[COST] for column in sums.T.tolist()]
+    found = [joined(column).cost for column in sums.T.tolist()]
     for row, place in columns.wide_among(rows, at):
-        found[place] += (columns.wide(row) or NOBODY)[TOTALS][COST]
+        found[place] += (columns.wide(row) or NO_SUMS).cost
     return dict(zip(models, found, strict=True))
 
 
-def _rows(columns: RowColumns, numbered: list[int]) -> list[tuple[Dim, Numbers]]:
+def _rows(columns: RowColumns, numbered: list[int]) -> list[tuple[Dim, RowSums]]:
     rows = columns.rows.take(np.array(numbered, np.int64))
-    sums = limbs(rows).T.tolist()
+    sums = split(rows).T.tolist()
     kept_by, firsts, lasts = rows["dim"].tolist(), rows["first_seen"].tolist(), rows["last_seen"].tolist()
     found = []
     for row, dim, own, first, last in zip(numbered, kept_by, sums, firsts, lasts, strict=True):
         if dim >= 0:
-            said, more = numbers(own, first, last), columns.wide(row)
-            found.append((columns.projects.dims[dim], merge(said, more) if more else said))
+            said, more = row_sums(own, first, last), columns.wide(row)
+            found.append((columns.projects.dims[dim], said.merge(more) if more else said))
     return found

@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Sequence
-from operator import add, sub
 from sys import intern
 from typing import Final
 
@@ -10,8 +9,9 @@ import numpy as np
 from msgspec import Struct
 
 from processor.core.growing_arrays import I64
+from processor.core.tables.row_sums import RowSums, Totals
 from processor.core.tables.table_rows import HourPlace, UserPlace
-from processor.view.row_numbers import TOTALS, Numbers, joined
+from processor.view.limbs import joined
 
 ELSEWHERE: Final = 0
 """The project, and the user, that rows of hours are added up to, for nobody to read."""
@@ -57,22 +57,21 @@ class Project:
         self.names = Names()
         self.rows = 0
         """Rows of users and hours, over all partitions; those that are gone included."""
-        self.totals = [0] * 7
-        """Requests, errors, input, output and cached tokens, cost, unpriced."""
-        self.wide: dict[int, dict[int, Numbers]] = {}
+        self.totals = Totals()
+        self.wide: dict[int, dict[int, RowSums]] = {}
         """User -> row -> what does not fit into columns."""
         self.newest = 0
         """The last day that rows of users are kept by."""
         self.people = 0
         """How many of its users have rows."""
 
-    def add_wide(self, user: int, row: int, numbers: Numbers) -> None:
-        self.totals = list(map(add, self.totals, numbers[TOTALS]))
-        self.wide.setdefault(user, {})[row] = numbers
+    def add_wide(self, user: int, row: int, sums: RowSums) -> None:
+        self.totals = self.totals.plus(sums)
+        self.wide.setdefault(user, {})[row] = sums
 
     def drop_wide(self, user: int, row: int) -> None:
         rows = self.wide[user]
-        self.totals = list(map(sub, self.totals, rows.pop(row)[TOTALS]))
+        self.totals = self.totals.minus(rows.pop(row))
         if not rows:
             del self.wide[user]
 
@@ -176,4 +175,4 @@ class Projects:
 
     def _add_to(self, number: int, change: Sequence[int]) -> None:
         project = self.by_number[number]
-        project.totals = list(map(add, project.totals, joined(change)))
+        project.totals = project.totals.plus(joined(change))

@@ -6,8 +6,16 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-SORTS: Final = {"cost_usd": 6, "requests": 1, "input_tokens": 3, "output_tokens": 4, "last_seen": 9}
-"""What users may be sorted by -> its place in a row's numbers."""
+from processor.core.tables.row_sums import RowSums
+
+SORTS: Final = {
+    "cost_usd": "cost",
+    "requests": "requests",
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "last_seen": "last_seen",
+}
+"""What users may be sorted by -> the member of `RowSums` that says it."""
 
 
 DEFAULT_SORT: Final = "cost_usd"
@@ -15,6 +23,12 @@ DEFAULT_SORT: Final = "cost_usd"
 
 Place = tuple[int, str]
 """Where a page ended: the last value and user; "" is the user of the events without one, who comes first on a tie."""
+
+
+def sorting_value(sorted_by: str, sums: RowSums) -> int:
+    """A member of a user's sums by its name."""
+    value: int = getattr(sums, sorted_by)
+    return value
 
 
 class Range(Struct, frozen=True):
@@ -55,9 +69,13 @@ class UserQuery(Struct, frozen=True):
         return not (self.days.is_all_time and self.model is None and self.environment is None)
 
     @property
-    def column(self) -> int:
-        """Where a row's numbers have what the users are sorted by."""
+    def sorted_by(self) -> str:
+        """The member of `RowSums` that the users are sorted by."""
         return SORTS[self.sort]
+
+    def value_of(self, sums: RowSums) -> int:
+        """What a user is sorted by."""
+        return sorting_value(self.sorted_by, sums)
 
     def cursor(self, place: Place) -> str:
         """The cursor of the page after `place`: opaque, of URL-safe characters."""

@@ -6,36 +6,35 @@ from typing import Any, Final
 import numpy as np
 
 from processor.core.growing_arrays import I64
+from processor.core.tables.row_sums import RowSums
+from processor.view.limbs import LIMB, MASK, NO_LAST
 from processor.view.names import Names
-from processor.view.query import Place
-from processor.view.row_numbers import LIMB, MASK, NO_LAST, Numbers
+from processor.view.query import Place, sorting_value
 
 CAP: Final = 1 << 62
 """A key of this size stands for a value of at least as much, whose digits are asked for."""
 
-REQUESTS, INPUT, OUTPUT, COST, LAST_SEEN = 1, 3, 4, 6, 9
-_FIELDS: Final = {REQUESTS: "requests", INPUT: "input_tokens", OUTPUT: "output_tokens"}
 
-
-def keys_of(column: int, field: Callable[[str], Any]) -> I64:
-    """What users are sorted by, not above `CAP`: shape (n,). `field` gives a copy of one of their columns."""
-    if column == COST:
-        low, high = field("cost_low"), field("cost_high")
+def keys_of(sorted_by: str, column: Callable[[str], Any]) -> I64:
+    """What users are sorted by (`query.SORTS`), not above `CAP`: shape (n,). `column` gives a copy of one of their
+    columns."""
+    if sorted_by == "cost":
+        low, high = column("cost_low"), column("cost_high")
         high += low >> LIMB
         low &= MASK
         low += np.minimum(high, CAP >> LIMB) << LIMB
         keys: I64 = low
-    elif column == LAST_SEEN:
-        keys = field("last_seen")
+    elif sorted_by == "last_seen":
+        keys = column("last_seen")
         keys[keys == NO_LAST] = 0
     else:
-        keys = field(_FIELDS[column])
+        keys = column(sorted_by)
     return np.minimum(keys, CAP, out=keys)
 
 
-def key_of(column: int, numbers: Numbers) -> int:
-    """The key of one user whose numbers are known."""
-    return min(numbers[column], CAP)
+def key_of(sorted_by: str, sums: RowSums) -> int:
+    """The key of one user whose sums are known."""
+    return min(sorting_value(sorted_by, sums), CAP)
 
 
 def top(keys: I64, users: I64, names: Names, exact: Callable[[int], int], after: Place | None, count: int) -> list[int]:

@@ -13,31 +13,25 @@ from numpy.typing import NDArray
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex
 from processor.core.tables.row_block import key_hashes
+from processor.core.tables.row_sums import RowSums, record
 from processor.core.tables.table_rows import HourPlace, UserPlace
-from processor.view.changelog_batch import ChangelogBatch, places
+from processor.view.changelog_batch import ChangelogBatch, Wide, places
+from processor.view.limbs import NO_FIRST, NO_LAST, SUMMED, row_sums, split
 from processor.view.projects import ELSEWHERE, Project, Projects
 from processor.view.recent_changes import RecentChanges
-from processor.view.row_numbers import NO_FIRST, NO_LAST, Numbers, limbs, merge, numbers
 from processor.view.users import Users
 
-ROW: Final = np.dtype(
-    [
-        ("dim", "<i4"),  # its number; its complement while there is no such row
-        ("requests", "<u4"),
-        ("errors", "<u4"),
-        ("unpriced", "<u4"),
-        ("owner", "<i4"),  # the user's number
-        ("next", "<i4"),  # another row of the user; -1: none
-        ("input_tokens", "<i8"),
-        ("output_tokens", "<i8"),
-        ("cached_tokens", "<i8"),
-        ("cost", "<i8"),
-        ("first_seen", "<i8"),
-        ("last_seen", "<i8"),
-    ]
+ROW: Final = record(
+    ("dim", "<i4"),  # its number; its complement while there is no such row
+    ("owner", "<i4"),  # the user's number
+    ("next", "<i4"),  # another row of the user; -1: none
 )
-"""A row: `packed.DTYPE` with other things in the place of its mark and its offset."""
-_EMPTY: Final = np.array((-1, 0, 0, 0, ELSEWHERE, -1, 0, 0, 0, 0, NO_FIRST, NO_LAST), ROW)
+"""A row: `row_bytes.DTYPE` with other things in the place of its mark and its offset."""
+_EMPTY: Final = np.zeros((), ROW)
+_EMPTY["dim"], _EMPTY["owner"], _EMPTY["next"] = -1, ELSEWHERE, -1
+_EMPTY["first_seen"], _EMPTY["last_seen"] = NO_FIRST, NO_LAST
+
+_NOT_WIDE: Final = (None, None, None)
 
 Mask = NDArray[np.bool_]
 
@@ -64,7 +58,7 @@ class RowColumns:
     """Rows, users and projects, each with a number."""
 
     def __init__(self, trail: RecentChanges | None = None, seed: int = 0) -> None:
-        """With a `trail`, every change is noted in it. `seed`: of the rows' hashes (`rowblock.key_hashes`)."""
+        """With a `trail`, every change is noted in it. `seed`: of the rows' hashes (`row_block.key_hashes`)."""
         self.trail = trail
         self._seed = seed
         self.rows = Segments(_EMPTY)
@@ -73,7 +67,7 @@ class RowColumns:
         self.live = 0
         """Rows there are."""
         self._index = HashIndex()
-        self._wide: dict[int, tuple[Project, int, Numbers]] = {}
+        self._wide: dict[int, tuple[Project, int, RowSums]] = {}
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -96,10 +90,10 @@ class RowColumns:
             row = self.rows.item("next", row)
         return found
 
-    def wide(self, row: int) -> Numbers | None:
+    def wide(self, row: int) -> RowSums | None:
         """What a row says if it does not fit into columns, which have zeros then."""
-        found = self._wide.get(row)
-        return found[2] if found else None
+        _, _, sums = self._wide.get(row, _NOT_WIDE)
+        return sums
 
     def wide_among(self, rows: I64, at: I64) -> Iterator[tuple[int, int]]:
         """Those of `rows` that do not fit into columns, each with its entry in `at`."""
@@ -108,14 +102,15 @@ class RowColumns:
                 if row in self._wide:
                     yield row, place
 
-    def numbers_of(self, project: Project, users: Iterable[int]) -> list[Numbers]:
+    def sums_of(self, project: Project, users: Iterable[int]) -> list[RowSums]:
         """The users' sums over all time."""
         chosen = list(users)
         found = []
-        for user, record in zip(chosen, self.people.records.take(np.array(chosen, np.int64)).tolist(), strict=True):
-            total = numbers(record[:8], record[8], record[9])
+        for user, said in zip(chosen, self.people.records.take(np.array(chosen, np.int64)).tolist(), strict=True):
+            first, last, *_ = said[len(SUMMED) :]  # `users.USER` in its order
+            total = row_sums(said[: len(SUMMED)], first, last)
             for more in project.wide.get(user, {}).values():
-                total = merge(total, more)
+                total = total.merge(more)
             found.append(total)
         return found
 
@@ -161,7 +156,7 @@ class RowColumns:
             new["first_seen"][empty] = NO_FIRST
             new["last_seen"][empty] = NO_LAST
         self.rows.put(rows, new)
-        deltas = limbs(new) - limbs(old)
+        deltas = split(new) - split(old)
         owners = new["owner"].astype(np.int64)
         self.people.add(owners, deltas, new)
         self.projects.add(dims, deltas)
@@ -178,7 +173,7 @@ class RowColumns:
                 self.people.see_again(user, self.rows.take(np.array(self.rows_of(user))))
         return Applied(owners, dims, homes, deltas, came, new, shrunk)
 
-    def _replace_wide(self, rows: I64, wide: dict[int, Numbers]) -> None:
+    def _replace_wide(self, rows: I64, wide: dict[int, Wide]) -> None:
         if not (wide or self._wide):
             return
         numbered = rows.tolist()
@@ -188,8 +183,8 @@ class RowColumns:
         for index, more in wide.items():
             row = numbered[index]
             project, user = self.projects.home_of(self.rows.item("dim", row)), self.rows.item("owner", row)
-            self._wide[row] = project, user, more
-            project.add_wide(user, row, more)
+            self._wide[row] = project, user, more.sums
+            project.add_wide(user, row, more.sums)
 
     def _add(self, users: list[UserPlace], hours: list[HourPlace], of_hours: list[int], hashes: Records) -> I64:
         """Make new rows, gone for now, `of_hours` among them; returns their numbers."""
@@ -216,6 +211,6 @@ def _offsets(changes: ChangelogBatch, next_offset: int) -> I64:
     """The last message applied to each row; a copy."""
     found: I64 = changes.rows["offset"].astype(np.int64)
     for index, more in changes.wide.items():
-        found[index] = more[0]
+        found[index] = more.offset
     found[changes.gone] = next_offset
     return found

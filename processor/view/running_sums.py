@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from processor.core.growing_arrays import I64
+from processor.core.tables.row_sums import RowSums, Totals
 from processor.view.listing import PIECE, Added
 from processor.view.projects import Project
 from processor.view.ranking import keys_of
 from processor.view.row_columns import Applied, Mask, RowColumns
-from processor.view.row_numbers import Numbers
 
 
 class RunningSums:
@@ -45,7 +45,7 @@ class RunningSums:
             self._size += int(np.count_nonzero(sums.rows[users]))
 
     @property
-    def totals(self) -> Sequence[int]:
+    def totals(self) -> Totals:
         """See `Standing`."""
         return self._sums.totals
 
@@ -60,12 +60,12 @@ class RunningSums:
             return np.array(self._project.members, np.int64)[np.flatnonzero(self._sums.rows)]
         return users[self._sums.rows[self._columns.people.places_of(users)] > 0]
 
-    def keys(self, users: I64, column: int) -> I64:
+    def keys(self, users: I64, sorted_by: str) -> I64:
         """See `Standing`."""
         places = self._columns.people.places_of(users)
-        return keys_of(column, lambda name: self._sums.column(name)[places])
+        return keys_of(sorted_by, lambda name: self._sums.column(name)[places])
 
-    def numbers(self, users: Sequence[int]) -> list[Numbers]:
+    def sums(self, users: Sequence[int]) -> list[RowSums]:
         """See `Standing`."""
         places = self._columns.people.places_of(np.array(users, np.int64))
-        return [self._sums.numbers(place) for place in places.tolist()]
+        return [self._sums.sums_at(place) for place in places.tolist()]

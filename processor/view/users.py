@@ -7,9 +7,9 @@ import numpy as np
 
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex, hashes_of
+from processor.view.limbs import NO_FIRST, NO_LAST, SUMMED
 from processor.view.names import Names
 from processor.view.projects import ELSEWHERE, Project
-from processor.view.row_numbers import NO_FIRST, NO_LAST, SUMMED
 
 USER: Final = np.dtype(
     [
@@ -22,7 +22,7 @@ USER: Final = np.dtype(
         ("_", "<i4"),
     ]
 )
-_EMPTY: Final = np.array((*[0] * 8, NO_FIRST, NO_LAST, -1, 0, 0, 0), USER)
+_EMPTY: Final = np.array((*[0] * len(SUMMED), NO_FIRST, NO_LAST, -1, 0, 0, 0), USER)
 _LOW, _HIGH = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 

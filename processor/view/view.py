@@ -19,6 +19,7 @@ from processor.core.events.lines import Part
 from processor.core.growing_arrays import I64
 from processor.core.tables import row_block, table_rows
 from processor.core.tables.row_block import RowBlock
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import NEVER, Scope
 from processor.view import changed_users, listing
 from processor.view.changelog_batch import Change, ChangelogBatch, changes_of, sort_out
@@ -29,15 +30,10 @@ from processor.view.projects import Dim, Names
 from processor.view.query import Range, UserQuery
 from processor.view.recent_changes import RecentChanges, changed_between
 from processor.view.row_columns import RowColumns
-from processor.view.row_numbers import Numbers
 from processor.view.windows import Charged, Windows
 
 CHUNK: Final = 2048
 """Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""
-
-REQUESTS: Final = 0
-UNPRICED: Final = 6
-"""Their places in the totals of a project."""
 
 UserRow = tuple[str | None, int, str, str, str]
 """What a project's row of a user is kept by: user, day since the epoch, provider, model, environment."""
@@ -70,7 +66,7 @@ class View:
     """All tables, added up over the partitions. One thread applies; any thread may read at any time."""
 
     def __init__(self, seed: int = 0) -> None:
-        """`seed`: of the hashes that blocks of rows have in the log that is followed (`rowblock.seed_of`)."""
+        """`seed`: of the hashes that blocks of rows have in the log that is followed (`row_block.seed_of`)."""
         self._seed = seed
         self.position: dict[int, int] = {}
         """partition -> the last source offset the view contains. Rows of later ones may be in it already."""
@@ -311,7 +307,7 @@ class View:
             found = {user_id: self._columns.people.find(home, user_id) for user_id in user_ids}
         return {user_id: number for user_id, number in found.items() if number is not None}
 
-    def people(self, project: str, users: Sequence[int]) -> list[tuple[str | None, Numbers]]:
+    def people(self, project: str, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
         """Users by their numbers, over all time. Belongs in a thread above `SMALL` of them."""
         found = self._columns.projects.by_name.get(project)
         if found is None:
@@ -339,7 +335,7 @@ class View:
             user = self._columns.people.find(found, user_id)
             return None if user is None else self._columns.people.records.item("rows", user)
 
-    def user(self, project: str, user_id: str | None, size: int = 0) -> list[tuple[Dim, Numbers]]:
+    def user(self, project: str, user_id: str | None, size: int = 0) -> list[tuple[Dim, RowSums]]:
         """One user's rows, in no order, of about `size`. Belongs in a thread above `SMALL`."""
         found = self._columns.projects.by_name.get(project)
         if found is None:
@@ -388,7 +384,7 @@ class View:
     def counted(self) -> tuple[int, int, int, int]:
         """Unique events, duplicates, conflicts and events without a price, over all organizations. Never waits."""
         months = self._windows.months("org")
-        unpriced = sum(project.totals[UNPRICED] for project in list(self._columns.projects.by_name.values()))
+        unpriced = sum(project.totals.unpriced for project in list(self._columns.projects.by_name.values()))
         return (
             sum(month.unique for month in months),
             sum(month.duplicates for month in months),
@@ -405,7 +401,7 @@ class View:
         written = list(self._events.values())
         if self._whole != batches or table_rows.UNKNOWN in written:
             return None
-        there = sum(project.totals[REQUESTS] for project in list(self._columns.projects.by_name.values()))
+        there = sum(project.totals.requests for project in list(self._columns.projects.by_name.values()))
         return max(sum(written) - there, 0) if self._batches == batches else None
 
     @property

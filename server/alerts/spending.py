@@ -10,9 +10,6 @@ from server.alerts.budgets import Budget, BudgetState, Reached, window_end
 from server.alerts.shelf import BudgetShelf
 from server.tenancy.directory import Directory
 
-COST = 6
-"""Where the numbers of a row have the cost."""
-
 
 def states(view: View, directory: Directory, project: str, now: int) -> list[BudgetState]:
     """The budgets of a project and how they stand. Belongs in a thread."""
@@ -93,8 +90,8 @@ class Spending:
             days = Range(start // DAY, end // DAY)
             rows = view.user(project, budget.user_id, view.user_size(project, budget.user_id) or 0)
             return sum(
-                numbers[COST]
-                for dim, numbers in rows
+                sums.cost
+                for dim, sums in rows
                 if dim.at in days and (budget.model is None or dim.model == budget.model)
             )
         span = (project, start, end)

@@ -1,22 +1,9 @@
-"""What the reads answer, the same for every wire. Sums are exact: picodollars and Python integers."""
+"""What the reads answer, the same for every API. Sums are exact: picodollars and Python integers."""
 
 from msgspec import Struct
 
 from processor.core.clock import Kind
-from processor.view.row_numbers import TOTALS, Numbers
-
-
-class Totals(Struct):
-    """Sums over unique events."""
-
-    requests: int = 0
-    errors: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cost: int = 0
-    """Picodollars."""
-    unpriced: int = 0
+from processor.core.tables.row_sums import RowSums, Totals
 
 
 class UserRow(Struct):
@@ -92,11 +79,7 @@ class QuotaAnswer(Struct):
         return None if self.limit is None else max(0, self.limit - self.used)
 
 
-def _totals(numbers: Numbers) -> Totals:
-    return Totals(*numbers[TOTALS])
-
-
-def user_row(user_id: str | None, numbers: Numbers) -> UserRow:
-    """What a user's numbers say, as every answer and the feed show it."""
-    seen = numbers[8:] if numbers[1] else (None, None)
-    return UserRow(user_id, _totals(numbers), *seen)
+def user_row(user_id: str | None, sums: RowSums) -> UserRow:
+    """A user's sums as every answer and the feed show them."""
+    first, last = (sums.first_seen, sums.last_seen) if sums.requests else (None, None)
+    return UserRow(user_id, sums.totals(), first, last)

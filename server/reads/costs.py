@@ -13,11 +13,10 @@ from msgspec import Struct
 from processor.core.clock import HOUR, month_start
 from processor.core.events.latency import percentile
 from processor.core.money import PICO
+from processor.core.tables.row_sums import Totals
 from processor.view.listing import Hour
 from processor.view.query import Range
-from processor.view.row_numbers import TOTALS, Numbers
 from server.errors import Refused
-from server.reads.answers import Totals
 from server.reads.params import check_names, parse_instant
 
 DAYS: Final = 30
@@ -113,13 +112,14 @@ def summarise(
 ) -> Costs:
     """Add up the hours of a project, those of `needed` at least. `latencies`: (provider, model) -> bucket -> events."""
     this_hour, month = now // HOUR, month_start(now) // HOUR
-    cells: dict[tuple[int, str, str], list[int]] = {}
+    cells: dict[tuple[int, str, str], Totals] = {}
+    nothing = Totals()
     recent = [0] * DAYS
     """Costs of the last 24 hours, of the 24 before, ..."""
     oldest = -1
     month_to_date = 0
     for row in rows:
-        cost = row.numbers[6]
+        cost = row.sums.cost
         if month <= row.hour <= this_hour:
             month_to_date += cost
         age = (this_hour - row.hour) // HOURS
@@ -128,23 +128,20 @@ def summarise(
             oldest = max(oldest, age)
         if row.hour in hours:
             key = (row.hour // HOURS, row.provider, row.model)
-            cell = cells.get(key)
-            if cell is None:
-                cells[key] = list(row.numbers[TOTALS])
-            else:
-                _add(cell, row.numbers)
-    days: dict[int, list[int]] = {}
-    models: dict[tuple[str, str], list[int]] = {}
-    total = [0] * 7
-    for (day, provider, model), cell in cells.items():
-        for sums in (days.setdefault(day, [0] * 7), models.setdefault((provider, model), [0] * 7), total):
-            sums[:] = map(int.__add__, sums, cell)
-    by_model = [ModelCost(*model, Totals(*sums), _latency(latencies.get(model))) for model, sums in models.items()]
+            cells[key] = cells.get(key, nothing).plus(row.sums)
+    days: dict[int, Totals] = {}
+    models: dict[tuple[str, str], Totals] = {}
+    total = nothing
+    for (day, provider, name), cell in cells.items():
+        days[day] = days.get(day, nothing).plus(cell)
+        models[provider, name] = models.get((provider, name), nothing).plus(cell)
+        total = total.plus(cell)
+    by_model = [ModelCost(*model, sums, _latency(latencies.get(model))) for model, sums in models.items()]
     return Costs(
         sorted(by_model, key=lambda row: (-row.totals.cost, row.provider, row.model)),
-        [DayCost(day, Totals(*sums)) for day, sums in sorted(days.items())],
-        [ModelDay(*key, Totals(*cell)) for key, cell in sorted(cells.items())],
-        Totals(*total),
+        [DayCost(day, sums) for day, sums in sorted(days.items())],
+        [ModelDay(*key, cell) for key, cell in sorted(cells.items())],
+        total,
         month_to_date,
         forecast(recent[oldest::-1] if oldest >= 0 else []),
         as_of,
@@ -156,10 +153,6 @@ def _latency(counts: Mapping[int, int] | None) -> Latency | None:
         return None
     p50, p95, p99 = (percentile(counts, percent) for percent in (50, 95, 99))
     return Latency(p50, p95, p99, sum(counts.values()))
-
-
-def _add(cell: list[int], numbers: Numbers) -> None:
-    cell[:] = map(int.__add__, cell, numbers[TOTALS])
 
 
 def forecast(past: list[int]) -> int:

@@ -8,7 +8,8 @@ import msgspec
 from processor.core.clock import format_day, format_timestamp
 from processor.core.exact_json import exact_decimal, exact_number
 from processor.core.money import format_cost
-from server.reads.answers import QuotaAnswer, Totals, UserDetail, UserPage, UserRow
+from processor.core.tables.row_sums import Totals
+from server.reads.answers import QuotaAnswer, UserDetail, UserPage, UserRow
 from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate
 
 _ROW = (

@@ -1,15 +1,16 @@
-"""The reads on a view: lists of users, one user, an organization's quota; the same answers for every wire."""
+"""The reads on a view: lists of users, one user, an organization's quota; the same answers for every API."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import Final, TypeVar
 
 from processor.core.clock import DAY, KINDS, format_timestamp, month_start, next_month, window_start
+from processor.core.tables.row_sums import NO_SUMS, RowSums
 from processor.view.arrivals import Arrivals
 from processor.view.listing import Listing
 from processor.view.projects import Dim
 from processor.view.query import Range, UserQuery
-from processor.view.row_numbers import Numbers, merge, merged
 from processor.view.view import SMALL, View
 from server import position
 from server.alerts.budgets import BudgetList
@@ -21,10 +22,8 @@ from server.reads.answers import (
     ModelRow,
     QuotaAnswer,
     QuotaWindow,
-    Totals,
     UserDetail,
     UserPage,
-    _totals,
     user_row,
 )
 from server.reads.costs import Costs
@@ -169,25 +168,25 @@ def _matching(query: UserQuery, dims: list[Dim]) -> list[Dim]:
 def _page(query: UserQuery, listing: Listing, as_of: int) -> UserPage:
     cursor = None
     if listing.more:
-        user_id, numbers = listing.users[-1]
-        cursor = query.cursor((numbers[query.column], user_id or ""))
+        user_id, sums = listing.users[-1]
+        cursor = query.cursor((query.value_of(sums), user_id or ""))
     users = [user_row(*user) for user in listing.users]
-    return UserPage(users, Totals(*listing.totals), listing.size, cursor, as_of)
+    return UserPage(users, listing.totals, listing.size, cursor, as_of)
 
 
-def _detail(user_id: str, rows: Iterable[tuple[Dim, Numbers]], days: Range, as_of: int) -> UserDetail:
-    models: dict[tuple[str, str], Numbers] = {}
-    by_day: dict[int, Numbers] = {}
-    for dim, numbers in rows:
+def _detail(user_id: str, rows: Iterable[tuple[Dim, RowSums]], days: Range, as_of: int) -> UserDetail:
+    models: dict[tuple[str, str], RowSums] = {}
+    by_day: dict[int, RowSums] = {}
+    for dim, sums in rows:
         if dim.at not in days:
             continue
         model = (dim.provider, dim.model)
-        models[model] = merge(models[model], numbers) if model in models else numbers
-        by_day[dim.at] = merge(by_day[dim.at], numbers) if dim.at in by_day else numbers
-    by_model = [ModelRow(provider, model, _totals(sums)) for (provider, model), sums in models.items()]
+        models[model] = models[model].merge(sums) if model in models else sums
+        by_day[dim.at] = by_day[dim.at].merge(sums) if dim.at in by_day else sums
+    by_model = [ModelRow(provider, model, sums.totals()) for (provider, model), sums in models.items()]
     return UserDetail(
-        user_row(user_id, merged(by_day.values())),
+        user_row(user_id, reduce(RowSums.merge, by_day.values(), NO_SUMS)),
         sorted(by_model, key=lambda row: (-row.totals.cost, row.provider, row.model)),
-        [DayRow(day, _totals(sums)) for day, sums in sorted(by_day.items())],
+        [DayRow(day, sums.totals()) for day, sums in sorted(by_day.items())],
         as_of,
     )

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import HOUR
+from processor.core.tables.row_sums import Totals
 from server.alerts.budgets import Budget, BudgetList, BudgetState, Reached
 from server.errors import Refused
 from server.limits.rate_limit_headers import Allowance
-from server.reads.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, Totals, UserDetail, UserPage, UserRow
+from server.reads.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, UserDetail, UserPage, UserRow
 from server.reads.costs import Costs, DayCost, Latency, ModelCost, ModelDay
 from server.tenancy.keys import Key
 

@@ -19,6 +19,7 @@ from processor.core.events.message import Message, Source, build_blocks, opened
 from processor.core.tables import table_rows
 from processor.core.tables.apply import Tables
 from processor.core.tables.grouped_sums import Group, by_group
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import Progress
 from tests.support.dict_index import DictIndex
 from tests.support.examples import examples
@@ -161,19 +162,20 @@ def test_the_sums_of_groups_are_exact(events: list[tuple[int, Usage]]) -> None:
     assert [group.code for group in found] == sorted({code for code, _ in events})
     for group in found:
         theirs = [event for code, event in events if code == group.code]
-        sums = tuple(
-            sum(getattr(event, name) for event in theirs)
-            for name in ("input_tokens", "output_tokens", "cached_tokens", "cost")
-        )
         assert group == Group(
             group.code,
             max(offset for offset, (code, _) in enumerate(events) if code == group.code),
-            len(theirs),
-            sum(event.error for event in theirs),
-            sum(event.unpriced for event in theirs),
-            min(event.at for event in theirs),
-            max(event.at for event in theirs),
-            (sums[0], sums[1], sums[2], sums[3]),
+            RowSums(
+                len(theirs),
+                sum(event.error for event in theirs),
+                sum(event.input_tokens for event in theirs),
+                sum(event.output_tokens for event in theirs),
+                sum(event.cached_tokens for event in theirs),
+                sum(event.cost for event in theirs),
+                sum(event.unpriced for event in theirs),
+                min(event.at for event in theirs),
+                max(event.at for event in theirs),
+            ),
         )
 
 

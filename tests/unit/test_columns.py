@@ -1,17 +1,21 @@
 """The columns against the simple way: the last value of each key in a dict, added up."""
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import reduce
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from processor.core.tables import row_bytes
+from processor.core.tables.row_sums import NO_SUMS, TOTALS, RowSums, Totals
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
+from processor.view.limbs import SAFE_BITS
 from processor.view.query import SORTS, Range
 from processor.view.ranking import CAP
-from processor.view.row_numbers import SAFE_BITS, Numbers, merged
 from processor.view.view import View
 from server.reads.params import parse_users
 
@@ -79,13 +83,13 @@ def encoded(row: Row | None, old_form: bool) -> bytes | None:
     return str(list(row)).replace(" ", "").encode() if old_form else encode_value(Sums(b"", *row))
 
 
-def numbers_of(said: Iterable[Row]) -> Numbers:
+def sums_of(said: Iterable[Row]) -> RowSums:
     """What rows come to, the slow way."""
     found = list(said)
     seen = [row for row in found if row[1]]
     sums = [sum(row[column] for row in found) for column in range(1, 8)]
     first, last = min((row[8] for row in seen), default=0), max((row[9] for row in seen), default=0)
-    return (-1, *sums, first, last)
+    return RowSums(*[*sums, first, last])
 
 
 @pytest.mark.parametrize("small", [True, False])
@@ -122,27 +126,29 @@ def check(view: View, kept: dict[Key, Row]) -> None:
     assert len(view) == len(kept) + len(view.position)
     for project in ("p1", "p2"):
         users = {key: row for key, row in kept.items() if key[1:3] == ("user", project)}
-        for sort, column in SORTS.items():
+        for sort in SORTS:
             for filters in ({}, {"model": "m1"}, {"environment": "e2"}, {"start": "1970-01-02"}):
                 for more in ({}, {"unattributed": "true"}):
-                    check_list(view, project, users, column, {"sort": sort, **filters, **more})
+                    check_list(view, project, users, {"sort": sort, **filters, **more})
         for user in {key[3] for key in users}:
             mine = {key: row for key, row in users.items() if key[3] == user}
             found = view.user(project, user)
-            assert sorted(numbers for _, numbers in found) == sorted(numbers_of([row]) for row in mine.values())
-            assert merged(numbers for _, numbers in found) == numbers_of(mine.values())
+            assert Counter(map(astuple, (sums for _, sums in found))) == Counter(
+                astuple(sums_of([row])) for row in mine.values()
+            )
+            assert reduce(RowSums.merge, (sums for _, sums in found), NO_SUMS) == sums_of(mine.values())
             by_dim = {(dim.at, dim.model, dim.environment) for dim, _ in found}
             assert by_dim == {key[4:] for key in mine}
         hours = {key: row for key, row in kept.items() if key[1:3] == ("hour", project)}
-        expected = {at: numbers_of(row for key, row in hours.items() if key[4:] == at) for at in {k[4:] for k in hours}}
-        assert {(hour, *rest): numbers for hour, _, *rest, numbers in view.hours(project)} == expected
-        of_one = {key: numbers for key, numbers in expected.items() if key[0] == 1}
-        assert {(h, *rest): numbers for h, _, *rest, numbers in view.hours(project, Range(1, 2))} == of_one
+        expected = {at: sums_of(row for key, row in hours.items() if key[4:] == at) for at in {k[4:] for k in hours}}
+        assert {(hour, *rest): sums for hour, _, *rest, sums in view.hours(project)} == expected
+        of_one = {key: sums for key, sums in expected.items() if key[0] == 1}
+        assert {(h, *rest): sums for h, _, *rest, sums in view.hours(project, Range(1, 2))} == of_one
         assert view.user_size(project, "a") == (sum(key[3] == "a" for key in users) or None)
     assert view.user("p3", "a") == []
 
 
-def check_list(view: View, project: str, users: dict[Key, Row], column: int, params: dict[str, str]) -> None:
+def check_list(view: View, project: str, users: dict[Key, Row], params: dict[str, str]) -> None:
     chosen = {
         key: row
         for key, row in users.items()
@@ -151,11 +157,9 @@ def check_list(view: View, project: str, users: dict[Key, Row], column: int, par
         and ("start" not in params or key[4] >= 1)
         and ("unattributed" not in params or key[3] is None)
     }
-    sums = {
-        user: numbers_of(row for key, row in chosen.items() if key[3] == user) for user in {key[3] for key in chosen}
-    }
-    order = sorted(sums.items(), key=lambda user: (-user[1][column], user[0] or ""))
-    totals = tuple(sum(row[number] for row in chosen.values()) for number in range(1, 8))
+    sums = {user: sums_of(row for key, row in chosen.items() if key[3] == user) for user in {key[3] for key in chosen}}
+    order = sorted(sums.items(), key=lambda user: (-getattr(user[1], SORTS[params["sort"]]), user[0] or ""))
+    totals = Totals(*(sum(row[number] for row in chosen.values()) for number in range(1, 1 + len(TOTALS))))
     listed = []
     cursor: dict[str, str] = {}
     while True:
@@ -169,12 +173,12 @@ def check_list(view: View, project: str, users: dict[Key, Row], column: int, par
         ]
         page = view.filtered(query, dims) if query.is_filtered else view.all_time(query)
         assert view.first(query, 1) in (None, page)
-        assert (tuple(page.totals), page.size) == (totals, len(sums))
+        assert (page.totals, page.size) == (totals, len(sums))
         listed += page.users
         if not page.more:
             break
-        user, numbers = page.users[-1]
-        cursor = {"cursor": query.cursor((numbers[column], user or ""))}
+        user, last = page.users[-1]
+        cursor = {"cursor": query.cursor((query.value_of(last), user or ""))}
     assert listed == order
 
 
@@ -194,4 +198,4 @@ def test_nothing_changes_when_one_record_of_a_batch_is_of_another_format() -> No
             view.apply(0, [good, bad])
         assert len(view) == 0
         view.apply(0, [good])
-        assert view.all_time(parse_users("p", {})).totals[0] == 1
+        assert view.all_time(parse_users("p", {})).totals.requests == 1

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, parse_timestamp
 from processor.core.events.latency import bucket_of, middle
 from processor.core.money import PICO
+from processor.core.tables.row_sums import RowSums, Totals
 from processor.view.listing import Hour
 from processor.view.query import Range
 from processor.view.view import SMALL
 from server.errors import Refused
 from server.reads import costs
-from server.reads.answers import Totals
 from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate, forecast, needed, parse_costs, summarise
 from server.tenancy.keys import make_key, new_secret
 from tests.support.tables import NOON, Usage
@@ -175,7 +175,7 @@ def test_forecasts_one_can_do_in_the_head() -> None:
 
 
 def hour(at: int, cost: int) -> Hour:
-    return Hour(at, "openai", "m", "e", (0, 1, 0, 0, 0, 0, cost, 0, 0, 0))
+    return Hour(at, "openai", "m", "e", RowSums(requests=1, cost=cost))
 
 
 def summed(rows: Iterable[Hour]) -> Costs:

@@ -296,11 +296,14 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
         apply(view, partition, changes)
         seen.append(dict(view.position))
         if view.contains({0: 0}):
-            assert {user[0]: user[1][1] for user in view.all_time(query).users}["once"] in {1, 2}
+            assert {user[0]: user[1].requests for user in view.all_time(query).users}["once"] in {1, 2}
 
     monkeypatch.setattr(view, "_apply_batch", look)
     follower._round()
-    assert {user[0]: user[1][1] for user in view.all_time(query).users} == {"once": 2, **dict.fromkeys("0123456789", 1)}
+    assert {user[0]: user[1].requests for user in view.all_time(query).users} == {
+        "once": 2,
+        **dict.fromkeys("0123456789", 1),
+    }
     assert len(seen) > 3
     assert seen[0] == {}
     assert view.position == {0: 11}

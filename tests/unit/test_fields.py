@@ -39,7 +39,8 @@ def of(field: Field) -> tuple[list[Any], list[Any]]:
             bad = ["x" * (int(field.most or 0) + 1)]
             return ["x" * field.least, "x" * int(field.most or 0)], bad if not field.least else [*bad, ""]
         case "tags":
-            return [{}, {str(n): "" for n in range(64)}], [{str(n): "" for n in range(65)}]
+            entries = int(field.most or 0)
+            return [{}, {str(n): "" for n in range(entries)}], [{str(n): "" for n in range(entries + 1)}]
         case "flag":
             return [True, False], []
         case "strings":

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core.tables.row_sums import Totals
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
@@ -20,7 +21,7 @@ from server.errors import Refused
 from server.live import feed, resume_token
 from server.live.feed import Feed, Subscription
 from server.live.frames import Frame, Shared, Ticks
-from server.reads.answers import Totals, UserRow, user_row
+from server.reads.answers import UserRow, user_row
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.support.examples import examples
 from tests.support.tables import NOON, Records, Usage, Worker

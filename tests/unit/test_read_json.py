@@ -1,8 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core.tables.row_sums import Totals
 from server.reads import read_json
-from server.reads.answers import Totals, UserRow
+from server.reads.answers import UserRow
 
 counts = st.integers(0, 2**70)
 instants = st.none() | st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)

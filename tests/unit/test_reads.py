@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE, next_month, parse_timestamp
+from processor.core.tables.row_sums import Totals
 from processor.core.tables.table_rows import encode_key
 from processor.view.arrivals import Arrivals
 from processor.view.names import Names
@@ -14,7 +15,7 @@ from processor.view.ranking import CAP, top
 from processor.view.view import SMALL, View
 from server import position
 from server.errors import Refused
-from server.reads.answers import Totals, UserPage
+from server.reads.answers import UserPage
 from server.reads.read_service import ViewReads
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Key, Organization, make_key, new_secret

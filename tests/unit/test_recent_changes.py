@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import NEVER, Sums, encode_key, encode_value
 from processor.view.recent_changes import RecentChanges, changed_between
 from processor.view.view import View
@@ -79,7 +80,7 @@ def test_a_change_of_any_kind_is_found() -> None:
     assert names(view, "p", view.changed("p", {0: 4}, known.values())) == ["plain", "wide"]
     assert [name for _, name in view.next_people("p", None, 10)] == ["plain", "same", "wide"]
     (wide,) = view.people("p", [known["wide"]])
-    assert wide[1][3] == 2**70
+    assert wide[1].input_tokens == 2**70
 
 
 def test_people_come_in_the_order_of_their_ids() -> None:
@@ -134,11 +135,11 @@ def test_changes_since_any_position_make_up_the_table(
     worker, view = Worker(2), View()
     view._trail._kept = kept
 
-    def table(project: str) -> dict[str | None, tuple[int, ...]]:
+    def table(project: str) -> dict[str | None, RowSums]:
         numbered = [number for number, _ in view.next_people(project, None, 100)]
         return dict(view.people(project, numbered))
 
-    tables: list[tuple[dict[int, int], dict[str, dict[str | None, tuple[int, ...]]]]] = [({}, {"p1": {}, "p2": {}})]
+    tables: list[tuple[dict[int, int], dict[str, dict[str | None, RowSums]]]] = [({}, {"p1": {}, "p2": {}})]
     for events, project, is_flushed, piece in steps:
         worker.send(events, project=project)
         if not is_flushed:

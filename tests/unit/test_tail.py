@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from processor.core.clock import format_timestamp
+from processor.core.tables.row_sums import Totals
 from server.cli.remote import Message, Parser
 from server.cli.tail import Shown, print_rows
 from server.http_api.user_stream import event
 from server.live.frames import Frame
-from server.reads.answers import Totals, UserRow
+from server.reads.answers import UserRow
 from tests.support.tables import NOON
 
 

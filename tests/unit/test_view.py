@@ -1,6 +1,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import reduce
 from threading import Thread
 from typing import cast
 
@@ -9,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
+from processor.core.tables.row_sums import RowSums, Totals
 from processor.core.tables.table_rows import Sums, decode_key, encode_key, encode_value
 from processor.view.arrivals import Arrivals
 from processor.view.listing import Listing
 from processor.view.query import Range
-from processor.view.row_numbers import Numbers, merged
 from processor.view.view import UserRow, View
 from server.reads.params import parse_users
 from tests.support.tables import NOON, Records, Usage, Worker
@@ -46,10 +47,10 @@ requests = st.tuples(
 )
 
 
-def numbers_of(events: Iterable[Usage]) -> tuple[int, ...]:
-    """A row's numbers, without the offset, the slow way."""
+def sums_of(events: Iterable[Usage]) -> RowSums:
+    """What a row says, the slow way."""
     found = list(events)
-    return (
+    return RowSums(
         len(found),
         sum(event.error for event in found),
         sum(event.input_tokens for event in found),
@@ -62,8 +63,8 @@ def numbers_of(events: Iterable[Usage]) -> tuple[int, ...]:
     )
 
 
-def added_up(rows: Iterable[Numbers]) -> tuple[int, ...]:
-    return merged(rows)[1:]
+def added_up(rows: Iterable[RowSums]) -> RowSums:
+    return reduce(RowSums.merge, rows)
 
 
 def listed(view: View, project: str, **params: str) -> Listing:
@@ -99,10 +100,10 @@ def test_view_equals_a_recomputation_from_the_events(
     for project in ("p1", "p2"):
         mine = [event for (owner, _), event in unique.items() if owner == project]
         users, totals, size, _ = listed(view, project)
-        expected = {user: numbers_of(e for e in mine if e.user == user) for user in {event.user for event in mine}}
-        assert {user: numbers[1:] for user, numbers in users} == expected
-        assert {user: added_up(numbers for _, numbers in view.user(project, user)) for user, _ in users} == expected
-        assert tuple(totals) == (numbers_of(mine)[:7] if mine else (0,) * 7)
+        expected = {user: sums_of(e for e in mine if e.user == user) for user in {event.user for event in mine}}
+        assert dict(users) == expected
+        assert {user: added_up(sums for _, sums in view.user(project, user)) for user, _ in users} == expected
+        assert totals == (sums_of(mine).totals() if mine else Totals())
         assert size == len(users)
         assert listed(view, project, end="9999-12-31") == Listing(users, totals, size, False)
 
@@ -112,12 +113,12 @@ def test_view_equals_a_recomputation_from_the_events(
             for dim in view.dims(project)
         }
         assert dims == {
-            key: numbers_of(e for e in mine if (e.at // DAY, e.provider, e.model, e.environment) == key)
+            key: sums_of(e for e in mine if (e.at // DAY, e.provider, e.model, e.environment) == key)
             for key in {(e.at // DAY, e.provider, e.model, e.environment) for e in mine}
         }
-        hours = {tuple(found)[:4]: found.numbers[1:] for found in view.hours(project)}
+        hours = {tuple(found)[:4]: found.sums for found in view.hours(project)}
         assert hours == {
-            key: numbers_of(e for e in mine if (e.at // HOUR, e.provider, e.model, e.environment) == key)
+            key: sums_of(e for e in mine if (e.at // HOUR, e.provider, e.model, e.environment) == key)
             for key in {(e.at // HOUR, e.provider, e.model, e.environment) for e in mine}
         }
         names = view.names(project)
@@ -200,7 +201,7 @@ def test_records_of_another_format_are_refused_and_change_nothing(
     with pytest.raises(ValueError, match=message):
         view.apply(0, [(key, value)])
     assert len(view) == 0
-    assert listed(view, "p") == ([], (0,) * 7, 0, False)
+    assert listed(view, "p") == Listing([], Totals(), 0, False)
 
 
 def test_the_live_count_of_a_month_only_grows_while_it_is_read() -> None:
@@ -250,11 +251,11 @@ def test_a_reader_sees_totals_that_agree_with_the_users_while_rows_change(
     looks = 0
     while follower.is_alive():
         found = view.all_time(query)
-        assert sum(numbers[1] for _, numbers in found.users) == found.totals[0]
+        assert sum(sums.requests for _, sums in found.users) == found.totals.requests
         looks += 1
     follower.join()
     assert looks > 0
-    assert view.all_time(query).totals[0] == 19 * len(keys)
+    assert view.all_time(query).totals.requests == 19 * len(keys)
 
 
 def test_as_of_never_goes_back() -> None:

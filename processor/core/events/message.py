@@ -73,7 +73,7 @@ class Block(Struct, array_like=True, gc=False):
         return np.frombuffer(self.rows, ROW)
 
 
-class _Wire(Struct, array_like=True, gc=False):
+class _Stored(Struct, array_like=True, gc=False):
     """One record of the topic `events`."""
 
     version: int
@@ -138,7 +138,7 @@ def _part(source: Source, columns: Columns, chosen: Places) -> tuple[Block, Sequ
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message = msgspec.msgpack.Decoder(_Wire).decode
+_decode_message = msgspec.msgpack.Decoder(_Stored).decode
 _decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_number = msgspec.msgpack.Decoder(int).decode
 _decode_records = msgspec.msgpack.Decoder(list[list[bytes] | bytes]).decode
@@ -155,7 +155,7 @@ def encode(parts: Iterable[tuple[Block, Sequence[bytes]]]) -> bytes:
     compressor = _idle.pop() if _idle else zstandard.ZstdCompressor(level=1)
     packed = compressor.compress(_encode(records))
     _idle.append(compressor)
-    return _encode(_Wire(VERSION, list(blocks), packed))
+    return _encode(_Stored(VERSION, list(blocks), packed))
 
 
 def decode(value: bytes) -> Message:

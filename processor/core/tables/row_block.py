@@ -3,9 +3,9 @@
     key   = [partition, "rows"], JSON like the key of every record
     value = msgpack [version, the rows' keys with a line break between two, n hashes of 16 bytes, n values of 72]
 
-Each row keeps its own key and value, those of a record of its own (`tables`, `packed`): a block is a shorter way to
-write so many records, no other kind of row. Its order is that of the log; no key is in a block twice. Only the embedded
-log has blocks: a broker that compacts by key needs a record for each row.
+Each row keeps its own key and value, those of a record of its own (`table_rows`, `row_bytes`): a block is a shorter way
+to write so many records, no other kind of row. Its order is that of the log; no key is in a block twice. Only the
+embedded log has blocks: a broker that compacts by key needs a record for each row.
 
 The hashes are those of the keys, 128 bits of XXH3 with a seed from the log's secret salt: who reads looks rows up
 without a call for each.
@@ -38,7 +38,7 @@ class RowBlock(Struct):
     hashes: Records
     """`HASH`: shape (n,)."""
     values: Records
-    """`packed.DTYPE`: shape (n,), of the caller's own."""
+    """`row_bytes.DTYPE`: shape (n,), of the caller's own."""
 
     def __len__(self) -> int:
         return len(self.keys)

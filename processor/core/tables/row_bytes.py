@@ -5,40 +5,39 @@ Little-endian. The first byte is 0, which no JSON text begins with: a value that
 """
 
 import struct
-from typing import Final
+from collections.abc import Sequence
+from operator import attrgetter, itemgetter
+from typing import Any, Final
 
-import numpy as np
+from processor.core.tables.row_sums import AMOUNTS, COUNTS, SUMS, TIMES, record
 
-_FORM: Final = struct.Struct("<4xIIIqqqqqqq")
+DTYPE: Final = record(("zero", "<u4"), ("offset", "<i8"))
+"""What the bytes are; shape (n,) over n joined values."""
+
+_MEMBERS: Final = (*COUNTS, "offset", *AMOUNTS, *TIMES)
+_FORM: Final = struct.Struct(f"<4x{len(COUNTS)}I{1 + len(AMOUNTS) + len(TIMES)}q")
 
 SIZE: Final = _FORM.size
 MARK: Final = b"\0"
 """The first byte."""
 
-DTYPE: Final = np.dtype(
-    [
-        ("zero", "<u4"),
-        ("requests", "<u4"),
-        ("errors", "<u4"),
-        ("unpriced", "<u4"),
-        ("offset", "<i8"),
-        ("input_tokens", "<i8"),
-        ("output_tokens", "<i8"),
-        ("cached_tokens", "<i8"),
-        ("cost", "<i8"),
-        ("first_seen", "<i8"),
-        ("last_seen", "<i8"),
-    ]
-)
-"""What the bytes are; shape (n,) over n joined values. `cost` in picodollars, times in microseconds."""
-
 pack = _FORM.pack
-"""requests, errors, unpriced, offset, input, output and cached tokens, cost, first and last seen. Raises `Misfit`."""
+"""The members of `DTYPE` after the first. Raises `Misfit`."""
 
 Misfit = struct.error
 
+members_of: Final = attrgetter(*_MEMBERS)
+"""What `pack` takes, of an object that has it by name."""
+
+_in_order: Final = itemgetter(*(1 + _MEMBERS.index(name) for name in ("offset", *SUMS)))
+
+
+def listed(members: Sequence[int]) -> tuple[Any, ...]:
+    """A record of `DTYPE` in the order in which the changelog lists a row: the offset, and the members of `RowSums`."""
+    found: tuple[Any, ...] = _in_order(members)
+    return found
+
 
 def unpack(value: bytes) -> list[int]:
-    """The numbers in the order of `tables.Sums.value`. Raises `Misfit` if there are not exactly `SIZE` bytes."""
-    requests, errors, unpriced, offset, inputs, outputs, cached, cost, first, last = _FORM.unpack(value)
-    return [offset, requests, errors, inputs, outputs, cached, cost, unpriced, first, last]
+    """The same of a record's bytes. Raises `Misfit` if there are not exactly `SIZE` of them."""
+    return list(listed((0, *_FORM.unpack(value))))

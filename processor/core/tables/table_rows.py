@@ -16,13 +16,14 @@ samples the first n are of the last day. Checkpoints (`processor.state.retention
 retention has come: [partition, "retained"] -> [before, running, first] (`processor.core.tables.retained`).
 
 Keys are JSON. Values are JSON lists, whose integers have no bound; sums that fit have a form of fixed width instead
-(`packed`), which costs less to write and next to nothing to read. A reader takes both.
+(`row_bytes`), which costs less to write and next to nothing to read. A reader takes both.
 
 The progress is the last record of every flush. Behind its first two numbers it says what the other pieces of state must
 look like if they belong to it (`Progress.record`); a start compares them (`processor.core.tables.history`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
 from processor.core.events import latency
 from processor.core.tables import row_bytes
+from processor.core.tables.row_sums import SUMS, RowSums
 
 Scope = Literal["org", "key", "lease"]
 """`lease`: what an organization was charged through one API process's lease
@@ -55,8 +57,11 @@ UNKNOWN: Final = -1
 """A number of the progress that whoever wrote it did not know."""
 
 
+_sums = attrgetter(*SUMS)
+
+
 class Sums(Struct, gc=False):
-    """A row of cost: exact sums over the unique events it stands for."""
+    """A row of cost: the members of `RowSums`, which change in place here, with what the row's owner knows of it."""
 
     key: bytes
     offset: int = NEVER
@@ -77,18 +82,19 @@ class Sums(Struct, gc=False):
     """1 while the row waits for the next flush."""
 
     def value(self) -> list[int]:
-        return [
-            self.offset,
-            self.requests,
-            self.errors,
-            self.input_tokens,
-            self.output_tokens,
-            self.cached_tokens,
-            self.cost,
-            self.unpriced,
-            self.first_seen,
-            self.last_seen,
-        ]
+        return [self.offset, *_sums(self)]
+
+    def add(self, more: RowSums) -> None:
+        """Add up what the row says and `more`, which has requests."""
+        self.first_seen = min(self.first_seen, more.first_seen) if self.requests else more.first_seen
+        self.last_seen = max(self.last_seen, more.last_seen) if self.requests else more.last_seen
+        self.requests += more.requests
+        self.errors += more.errors
+        self.input_tokens += more.input_tokens
+        self.output_tokens += more.output_tokens
+        self.cached_tokens += more.cached_tokens
+        self.cost += more.cost
+        self.unpriced += more.unpriced
 
 
 class Counts(Struct, gc=False):
@@ -251,22 +257,10 @@ def encode_value(row: Row) -> bytes:
 def encode_values(rows: Iterable[Row]) -> list[bytes]:
     """The changelog values of rows, in their order."""
     values = []
-    pack = row_bytes.pack
     for row in rows:
         if type(row) is Sums:
             try:
-                value = pack(
-                    row.requests,
-                    row.errors,
-                    row.unpriced,
-                    row.offset,
-                    row.input_tokens,
-                    row.output_tokens,
-                    row.cached_tokens,
-                    row.cost,
-                    row.first_seen,
-                    row.last_seen,
-                )
+                value = row_bytes.pack(*row_bytes.members_of(row))
             except row_bytes.Misfit:
                 value = _encode(row.value())
         elif type(row) is Progress:

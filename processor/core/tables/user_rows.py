@@ -1,8 +1,8 @@
 """One partition's rows of users, in columns: nearly every event has a row of its own here, and there may be millions.
 
-A row is a number. Its sums are 72 bytes (`packed`), found by 128 bits of hash of its user and of what else it is kept
-by; so the events of a message are added with a few calls of numpy, without an object or a look-up for each. A user's
-half of the hash is computed once for each name in a message, the other half once for each group.
+A row is a number. Its sums are 72 bytes (`row_bytes`), found by 128 bits of hash of its user and of what else it is
+kept by; so the events of a message are added with a few calls of numpy, without an object or a look-up for each. A
+user's half of the hash is computed once for each name in a message, the other half once for each group.
 
 Sums are exact. What is in columns stays below 2^62, and what a message adds does too, so no addition overflows; a row
 beyond that is *wide*: its numbers are Python integers, in an object of its own.
@@ -22,6 +22,7 @@ from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HASH, HashIndex, hashes_of
 from processor.core.tables import grouped_sums, row_block, row_bytes, table_rows
 from processor.core.tables.row_block import RowBlock
+from processor.core.tables.row_sums import AMOUNTS, words_of
 from processor.core.tables.table_rows import NEVER, Sums, UserPlace
 
 GroupKey = tuple[str, int, str, str, str]
@@ -33,10 +34,10 @@ MAX_BLOCK: Final = 8192
 _BOUND: Final = grouped_sums.SAFE
 _MAX_COUNT: Final = 2**31
 _WORDS: Final = row_bytes.SIZE // 8
-_NUMBERS: Final = slice(3, 7)
-"""Input, output and cached tokens and cost, in 64-bit words: they lie side by side."""
+_AMOUNTS: Final = words_of(row_bytes.DTYPE, AMOUNTS)
 
-_NOTHING: Final = np.array((0, 0, 0, 0, NEVER, 0, 0, 0, 0, 0, 0), row_bytes.DTYPE)
+_NOTHING: Final = np.zeros((), row_bytes.DTYPE)
+_NOTHING["offset"] = NEVER
 _MARK: Final = np.dtype([("changelog", "<i8"), ("low", "<u8"), ("high", "<u8"), ("dirty", "<i4"), ("_", "<i4")])
 _NO_MARK: Final = np.array((NEVER, 0, 0, 0, 0), _MARK)
 
@@ -76,7 +77,7 @@ class UserRows:
     """The rows, and which of them have changed since the last `take`."""
 
     def __init__(self, partition: int, seed: int) -> None:
-        """`seed`: see `rowblock.seed_of`."""
+        """`seed`: see `row_block.seed_of`."""
         self._partition = partition
         self._seed = seed
         self._values = Segments(_NOTHING)
@@ -156,7 +157,7 @@ class UserRows:
             fresh = np.count_nonzero(empty) - (sum(map(added.codes.__contains__, self._wide)) if self._wide else 0)
             self._tally = self._tally[0] + int(fresh), self._tally[1] + len(rows)
         self._touch(added.codes)
-        if added.numbers.dtype == object:
+        if added.amounts.dtype == object:
             self._add_exactly(added)
             return
         if self._wide:
@@ -170,12 +171,12 @@ class UserRows:
         values = self._values.take(added.codes)
         is_new = values["requests"] == 0
         values["offset"] = added.offsets
-        values["requests"] += added.events.astype(np.uint32)
+        values["requests"] += added.requests.astype(np.uint32)
         values["errors"] += added.errors.astype(np.uint32)
         values["unpriced"] += added.unpriced.astype(np.uint32)
-        values["first_seen"] = np.where(is_new, added.first, np.minimum(values["first_seen"], added.first))
-        values["last_seen"] = np.where(is_new, added.last, np.maximum(values["last_seen"], added.last))
-        _numbers(values)[:] += added.numbers
+        values["first_seen"] = np.where(is_new, added.first_seen, np.minimum(values["first_seen"], added.first_seen))
+        values["last_seen"] = np.where(is_new, added.last_seen, np.maximum(values["last_seen"], added.last_seen))
+        _amounts(values)[:] += added.amounts
         self._values.put(added.codes, values)
         for row in added.codes[_is_over(values)].tolist():
             self._put(row, self._get(row))
@@ -192,21 +193,12 @@ class UserRows:
 
     def _put(self, row: int, found: Sums) -> None:
         """Set what a row says: in columns if it fits."""
-        numbers = (found.input_tokens, found.output_tokens, found.cached_tokens, found.cost)
+        amounts = (found.input_tokens, found.output_tokens, found.cached_tokens, found.cost)
         value = np.zeros(1, row_bytes.DTYPE)
         value["offset"] = found.offset
-        if found.requests < _MAX_COUNT and all(-_BOUND < number < _BOUND for number in numbers):
+        if found.requests < _MAX_COUNT and all(-_BOUND < amount < _BOUND for amount in amounts):
             self._wide.pop(row, None)
-            value[0] = (
-                0,
-                found.requests,
-                found.errors,
-                found.unpriced,
-                found.offset,
-                *numbers,
-                found.first_seen,
-                found.last_seen,
-            )
+            value[0] = (0, *row_bytes.members_of(found))
         else:
             self._wide[row] = found
         self._values.put(np.array([row]), value)
@@ -388,24 +380,23 @@ def _joined(users: Records, groups: Records) -> Records:
     return users
 
 
-def _numbers(values: Records) -> I64:
-    """Tokens and costs of records of `packed.DTYPE`: a view, shape (n, 4)."""
-    return values.view(np.int64).reshape(-1, _WORDS)[:, _NUMBERS]
+def _amounts(values: Records) -> I64:
+    """The `AMOUNTS` of records of `row_bytes.DTYPE`: a view, shape (n, 4)."""
+    return values.view(np.int64).reshape(-1, _WORDS)[:, _AMOUNTS]
 
 
 def _is_over(values: Records) -> Mask:
     """Which of these are not to stay in columns."""
-    numbers = _numbers(values)
+    amounts = _amounts(values)
     counts: Mask = values["requests"] >= _MAX_COUNT
-    if not len(values) or (numbers.max() < _BOUND and numbers.min() > -_BOUND):
+    if not len(values) or (amounts.max() < _BOUND and amounts.min() > -_BOUND):
         return counts
-    return counts | (numbers >= _BOUND).any(axis=1) | (numbers <= -_BOUND).any(axis=1)
+    return counts | (amounts >= _BOUND).any(axis=1) | (amounts <= -_BOUND).any(axis=1)
 
 
 def _sums_of(key: bytes, value: tuple[int, ...]) -> Sums:
-    """A record of `packed.DTYPE` as an object."""
-    _, requests, errors, unpriced, offset, inputs, outputs, cached, cost, first, last = value
-    return Sums(key, offset, requests, errors, inputs, outputs, cached, cost, unpriced, first, last)
+    """A record of `row_bytes.DTYPE` as an object."""
+    return Sums(key, *row_bytes.listed(value))
 
 
 def blocks_of(changes: UserChanges) -> Iterator[tuple[I64, RowBlock]]:

@@ -1,0 +1,116 @@
+"""What a row says of the unique events that it stands for: exact sums by name, and how they lie in a record.
+
+Sums are Python integers without a bound. In a record of 72 bytes (`record`), of which there are millions, counts have
+32 bits and everything else 64; what does not fit is kept beside the records.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct
+
+
+class Totals(Struct, frozen=True, gc=False):
+    """What can be added up and taken away again."""
+
+    requests: int = 0
+    """Unique events."""
+    errors: int = 0
+    """Those with a status of `fields.ERRORS`."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: int = 0
+    """Picodollars."""
+    unpriced: int = 0
+    """Events without a cost."""
+
+    def plus(self, other: "Totals") -> "Totals":
+        """The sum of two."""
+        return Totals(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cost + other.cost,
+            self.unpriced + other.unpriced,
+        )
+
+    def minus(self, other: "Totals") -> "Totals":
+        """What is left without another."""
+        return Totals(
+            self.requests - other.requests,
+            self.errors - other.errors,
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cached_tokens - other.cached_tokens,
+            self.cost - other.cost,
+            self.unpriced - other.unpriced,
+        )
+
+
+class RowSums(Totals, frozen=True, gc=False):
+    """What a row says, or several rows together, in the order in which the changelog lists it."""
+
+    first_seen: int = 0
+    """Microseconds since the epoch, of the events' own times; 0 if there are no requests."""
+    last_seen: int = 0
+
+    def totals(self) -> Totals:
+        """Without the times."""
+        return Totals(
+            self.requests,
+            self.errors,
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.cost,
+            self.unpriced,
+        )
+
+    def merge(self, other: "RowSums") -> "RowSums":
+        """What two rows say together. The times of one without requests mean nothing."""
+        first, last = self.first_seen, self.last_seen
+        if not self.requests:
+            first, last = other.first_seen, other.last_seen
+        elif other.requests:
+            first, last = min(first, other.first_seen), max(last, other.last_seen)
+        if not self.requests + other.requests:
+            first = last = 0
+        return RowSums(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cost + other.cost,
+            self.unpriced + other.unpriced,
+            first,
+            last,
+        )
+
+
+NO_SUMS: Final = RowSums()
+
+TOTALS: Final = Totals.__struct_fields__
+SUMS: Final = RowSums.__struct_fields__
+
+COUNTS: Final = ("requests", "errors", "unpriced")
+"""The sums that have 32 bits in a record, without a sign."""
+AMOUNTS: Final = tuple(name for name in TOTALS if name not in COUNTS)
+"""The other totals, which lie side by side in a record."""
+TIMES: Final = tuple(name for name in SUMS if name not in TOTALS)
+
+
+def record(mark: tuple[str, str], *place: tuple[str, str]) -> "np.dtype[np.void]":
+    """A row in 72 bytes: `mark`, of 4 bytes, the counts, `place`, of 8 bytes, the amounts and the times."""
+    counts, others = [(name, "<u4") for name in COUNTS], [(name, "<i8") for name in (*AMOUNTS, *TIMES)]
+    return np.dtype([mark, *counts, *place, *others])
+
+
+def words_of(kind: "np.dtype[Any]", names: tuple[str, ...]) -> slice:
+    """Where these members of a record, of 8 bytes each and side by side, are among its words of 8 bytes."""
+    assert kind.fields is not None
+    offset: int = kind.fields[names[0]][1]
+    return slice(offset // 8, offset // 8 + len(names))
