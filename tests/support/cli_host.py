@@ -45,7 +45,10 @@ class Command:
         directory: Path,
         streams: tuple[int, int, int],
     ) -> None:
-        """`streams`: descriptors of standard input, output and error, which stay the caller's to close."""
+        """`streams`: descriptors of standard input, output and error, which stay the caller's to close.
+
+        It leads a session and a process group of its own.
+        """
         self._said, theirs = os.pipe()
         question = {
             "arguments": [os.fsdecode(each) for each in arguments],
@@ -56,37 +59,65 @@ class Command:
             _ask(json.dumps(question).encode(), [*streams, theirs])
         finally:
             os.close(theirs)
-        self._text = b""
-        self._read_line(time.monotonic() + 60)
-        self.pid = int(self._text)
-        self._text = b""
+        self._lock = threading.Lock()
+        self.returncode: int | None = None
+        self.pid = int(self._line(60))
 
-    def _read_line(self, deadline: float) -> None:
-        while not self._text.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._said], [], [], left)[0]:
+    def _line(self, timeout: float) -> bytes:
+        """The next line of what becomes of it; raises `TimeoutError`."""
+        deadline = time.monotonic() + timeout
+        text = b""
+        while not text.endswith(b"\n"):
+            if not select.select([self._said], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise TimeoutError("the command has not ended")
-            part = os.read(self._said, 100)
+            part = os.read(self._said, 1)
             if not part:
                 raise ChildProcessError("the host of commands is gone")
-            self._text += part
+            text += part
+        return text
 
     def wait(self, timeout: float) -> int:
-        """Its exit code; raises `TimeoutError`, and then it is killed."""
+        """Its exit code; raises `TimeoutError`."""
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = int(self._line(timeout))
+                os.close(self._said)
+            return self.returncode
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
         try:
-            self._read_line(time.monotonic() + timeout)
+            return self.wait(0)
         except TimeoutError:
-            self.kill()
-            self._read_line(time.monotonic() + 10)
-            raise
-        finally:
-            os.close(self._said)
-        return int(self._text)
+            return None
+
+    def _signal(self, signum: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
+
+
+class Started(Command):
+    """A command whose standard output is read while it runs; `log` gets its standard error."""
+
+    def __init__(
+        self, arguments: Sequence[str | bytes], variables: Mapping[str, str], directory: Path, log: int
+    ) -> None:
+        ours, theirs = os.pipe()
+        self.stdout = os.fdopen(ours, "rb")
+        with Path(os.devnull).open("rb") as nothing:
+            try:
+                super().__init__(arguments, variables, directory, (nothing.fileno(), theirs, log))
+            finally:
+                os.close(theirs)
 
 
 def run(
@@ -112,6 +143,8 @@ def run(
     try:
         code = command.wait(timeout)
     except TimeoutError:
+        command.kill()
+        command.wait(10)
         raise subprocess.TimeoutExpired([str(each) for each in arguments], timeout) from None
     finally:
         for reader in readers:
@@ -154,7 +187,8 @@ def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
 
 def main() -> None:
     """Fork for each question until nobody can ask any more."""
-    from server.cli import commands  # what all of it is for
+    from server import supervisor  # noqa: F401 - loaded for those who become one
+    from server.cli import commands
 
     host = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for commands
@@ -178,6 +212,7 @@ def _wait_for(question: dict[str, Any], fds: list[int], program: Any) -> NoRetur
     os.setsid()
     pid = os.fork()
     if pid == 0:
+        os.setsid()
         os.close(said)
         _become(question, streams, program)
     for fd in streams:

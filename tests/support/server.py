@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from tests.support import cli_host
 
@@ -24,6 +24,9 @@ Part = Literal["supervisor", "api", "worker", "api-0", "api-1"]
 
 AT_START: Final = frozenset({"CHAOS_CLOCK", "LD_PRELOAD"})
 """Variables that change a process as it starts."""
+
+FORKED: Final = "PYTEST_VERSION" in os.environ
+"""In a test the supervisor is forked, too (see `cli_host`); its children, which do the work, are started as always."""
 
 _COMMANDS: Final[dict[str, list[str]]] = {
     "serve": ["-m", "server", "serve"],
@@ -107,15 +110,20 @@ class Server:
         self._lines = []
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._before, sys.executable, *_COMMANDS[self.role]],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment(self.data_dir, self._settings),
-                cwd=self.data_dir.parent,
-                start_new_session=True,
-            )
+            variables = environment(self.data_dir, self._settings)
+            if self.role == "serve" and not self._before and FORKED and not AT_START & os.environ.keys():
+                started = cli_host.Started([self.role], variables, self.data_dir.parent, log.fileno())
+                self._process = cast("subprocess.Popen[bytes]", started)  # the part of it that is used here
+            else:
+                self._process = subprocess.Popen(
+                    [*self._before, sys.executable, *_COMMANDS[self.role]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=variables,
+                    cwd=self.data_dir.parent,
+                    start_new_session=True,
+                )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
