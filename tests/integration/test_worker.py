@@ -109,10 +109,12 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
     worker = start(tmp_path, "-m", "processor")
     log = Log(tmp_path, create=False)
     try:
-        for _ in range(100):
+        for _ in range(600):
             if json.loads(_progress(log, 0))[0] == 19:
                 break
             worker_is_alive(worker)
+        else:
+            pytest.fail("the worker has not applied all of it")
     finally:
         worker.terminate()
         worker.communicate(timeout=20)
