@@ -1,6 +1,5 @@
 """TLS and SASL between the product and its broker, by setting."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,17 @@ from tests.support.server import run_cli, server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
-OwnBroker = Callable[..., Broker]
-
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "PLAIN"])
-async def test_the_product_speaks_tls_and_sasl(own_broker: OwnBroker, tmp_path: Path, mechanism: str) -> None:
-    broker = own_broker(secure=True).start()
+async def test_the_product_speaks_tls_and_sasl(
+    secure_kafka: Broker, prefix: str, tmp_path: Path, mechanism: str
+) -> None:
+    broker = secure_kafka
     assert broker.security is not None
     secure: dict[str, Any] = {
         "broker": f"kafka://{broker.secure_bootstrap}",
+        "kafka_prefix": prefix,
         "kafka_security": "sasl_ssl",
         "kafka_sasl_mechanism": mechanism,
         "kafka_username": broker.security.user,
@@ -34,7 +34,7 @@ async def test_the_product_speaks_tls_and_sasl(own_broker: OwnBroker, tmp_path: 
         await clients.send(started, traffic, Tally())
         async with reader(started) as tables:
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
-            assert await users_topic.differences(broker.bootstrap, tables) == []
+            assert await users_topic.differences(broker.bootstrap, tables, topic=f"{prefix}users") == []
         assert broker.security.password not in started.log()
         verified = run_cli(tmp_path / "data", "verify", "--json", **secure)
         assert verified.returncode == 0, verified.stderr
@@ -42,8 +42,8 @@ async def test_the_product_speaks_tls_and_sasl(own_broker: OwnBroker, tmp_path: 
 
 
 @pytest.mark.timeout(240)
-def test_what_is_wrong_with_the_access_is_said(own_broker: OwnBroker, tmp_path: Path) -> None:
-    broker = own_broker(secure=True).start()
+def test_what_is_wrong_with_the_access_is_said(secure_kafka: Broker, tmp_path: Path) -> None:
+    broker = secure_kafka
     assert broker.security is not None
     (tmp_path / "data").mkdir()
     access: dict[str, Any] = {

@@ -19,6 +19,7 @@ OWN: Final = frozenset({"own_broker", "old_kafka"})
 """Fixtures of tests that do not share a broker, though they need one."""
 
 LONG: Final = (
+    "test_kafka_shared.py",
     "test_kafka_damage.py",
     "test_keepalive.py",
     "test_rebuild.py",
@@ -51,5 +52,5 @@ def _group(item: pytest.Item) -> str | None:
     file = item.nodeid.partition("::")[0]
     fixtures = set(getattr(item, "fixturenames", ()))
     if item.get_closest_marker("kafka") and not fixtures & OWN:
-        return "kafka"
+        return "secure_kafka" if "secure_kafka" in fixtures else "kafka"
     return None if _is_alone(item) and not fixtures & SHARED else file

@@ -19,7 +19,7 @@ from tools.kafka import Broker, make_archive
 from tools.kafka_jars import NoKafka, jars, java
 
 MARKER: Final = "kafka"
-FIXTURES: Final = frozenset({"kafka", "own_broker", "old_kafka"})
+FIXTURES: Final = frozenset({"kafka", "secure_kafka", "own_broker", "old_kafka"})
 REQUIRED: Final = "REQUIRE_KAFKA"
 
 OwnBroker = Callable[..., Broker]
@@ -40,6 +40,13 @@ def _can_be_had(pytestconfig: pytest.Config) -> None:
 def kafka(_can_be_had: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """One broker for all tests, which leave it running and use topics and groups of their own."""
     with Broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(_can_be_had: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The same with a listener for TLS and SASL as well."""
+    with Broker(tmp_path_factory.mktemp("secure-kafka"), secure=True) as broker:
         yield broker
 
 
