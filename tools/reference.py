@@ -1,0 +1,591 @@
+"""Makes docs/reference/ from the code: `python -m tools.reference`.
+
+Each page comes from what the program itself goes by: the fields and the HTTP API from the OpenAPI document, the gRPC
+API from the .proto files and their comments, settings from the models that read them, commands from click, errors from
+the table of reasons. `--check` only compares, and fails if a page is not current.
+"""
+
+import argparse
+import inspect
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import click
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    SourceCodeInfo,
+)
+
+from processor.core.events.event import MAX_EVENT_BYTES, MAX_NESTING, Code
+from processor.settings import Settings
+from server.cli.commands import main as program
+from server.errors import Rejection
+from server.http_api.openapi import document
+from server.ingest.inflate import MAX_BODY
+from server.ingest.intake import MAX_EVENTS
+from server.settings import ServerSettings
+from server.status import TABLE
+from tools.protos import GOOGLE_RPC, sources
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = ROOT / "docs" / "reference"
+WIDTH: Final = 110
+HEAD: Final = "<!-- made by `python -m tools.reference`: change the code, then run `make docs` -->\n"
+
+Schema = dict[str, Any]
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def prose(text: str) -> str:
+    """Return text as one paragraph of lines that are not too long."""
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def cell(text: str) -> str:
+    """Return text as it may stand in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table; its cells are Markdown."""
+    lines = [list(titles)]
+    lines.append(["---"] * len(lines[0]))
+    lines += [list(row) for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def page(title: str, *parts: str) -> str:
+    """Return a whole page: its title, then its parts with a blank line between each two."""
+    return "\n\n".join([f"# {title}", HEAD.strip(), *(part for part in parts if part)]) + "\n"
+
+
+def code(text: object) -> str:
+    """Return text as code."""
+    return f"`{text}`"
+
+
+# --- JSON schemas ----------------------------------------------------------------------------------------------------
+
+
+def shape(schema: Schema) -> str:
+    """Return in a few words what values a schema has: its type and its limits."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](event-fields.md)" if name == "Event" else f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(shape(each) for each in schema["anyOf"]))
+    if "enum" in schema:
+        return ", ".join(map(code, schema["enum"]))
+    if "const" in schema:
+        return code(schema["const"])
+    choice = _CHOICE(schema.get("pattern", ""))
+    if choice is not None:
+        return ", ".join(map(code, choice[1].split("|")))
+    kind = schema.get("type", "any")
+    if kind == "array":
+        return f"list of {shape(schema.get('items', {}))}{limits(schema)}"
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {shape(schema['additionalProperties'])}{limits(schema)}"
+    return f"{schema.get('format') or kind}{limits(schema)}"
+
+
+_CHOICE: Final = re.compile(r"\^\(([a-z|]+)\)\$").fullmatch
+"""A pattern that is a list of words."""
+
+
+def limits(schema: Schema) -> str:
+    """Return the limits of a schema as text that follows its type."""
+    found = []
+    for least, most, what in (
+        ("minimum", "maximum", ""),
+        ("minLength", "maxLength", " characters"),
+        ("minItems", "maxItems", " items"),
+        ("minProperties", "maxProperties", " members"),
+    ):
+        low, high = schema.get(least), schema.get(most)
+        if low is not None and high is not None:
+            found.append(f"{number(low)} to {number(high)}{what}")
+        elif high is not None:
+            found.append(f"at most {number(high)}{what}")
+        elif low == 1 and what:
+            found.append("not empty")
+        elif low is not None:
+            found.append(f"at least {number(low)}{what}")
+    if "exclusiveMinimum" in schema:
+        found.insert(0, f"above {number(schema['exclusiveMinimum'])}")
+    if "pattern" in schema:
+        found.append(code(schema["pattern"].replace("|", "\\|")))
+    return ", " + ", ".join(found) if found else ""
+
+
+def number(value: float) -> str:
+    """Return a number with separators, or the largest one by its name."""
+    if abs(value) > 1e300:
+        return "the largest double"
+    return f"{value:,}" if isinstance(value, int) or not value.is_integer() else f"{int(value):,}"
+
+
+def members(schema: Schema, before: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Walk the members of an object, those of objects within it too: name, type, required, what it means."""
+    for name, of in schema.get("properties", {}).items():
+        required = "yes" if name in schema.get("required", ()) else ""
+        inner = of.get("items", {}) if of.get("type") == "array" else of
+        inner = next((each for each in inner.get("anyOf", ()) if "properties" in each), inner)
+        if "properties" in inner:
+            kind = "list of objects" if of.get("type") == "array" else "object or null" if "anyOf" in of else "object"
+            place = f"{before}{name}" + ("[]" if of.get("type") == "array" else "")
+            yield place, kind, required, of.get("description", "")
+            yield from members(inner, f"{place}.")
+        else:
+            yield f"{before}{name}", shape(of), required, of.get("description", "")
+
+
+# --- the event -------------------------------------------------------------------------------------------------------
+
+_MEANINGS: Final = {
+    "trace_id": "The trace that the call belongs to",
+    "span_id": "The call's own id within its trace",
+    "parent_span_id": "The span that made the call",
+    "provider": "Who was called",
+    "model": "The model's name, as the provider has it",
+    "operation": "What was asked of the model",
+    "latency_ms": "Milliseconds until the answer was complete",
+    "ttft_ms": "Milliseconds until the first token",
+    "input_tokens": "Tokens sent to the model",
+    "output_tokens": "Tokens that it answered with",
+    "cached_tokens": "Those of the input tokens that came from the provider's cache",
+    "status": "How the call ended; `error`, `timeout` and `rate_limited` count as errors",
+    "error_code": "The provider's code of the error",
+    "finish_reason": "Why the model stopped",
+    "stream": "Whether the answer was streamed",
+    "environment": "Where the application runs, such as `production`",
+    "user_id": "The user on whose behalf the call was made; empty or absent: unattributed",
+    "session_id": "The conversation; empty is the same as absent",
+    "tags": "Your own labels",
+    "tools_used": "Names of the tools that the model called",
+    "eval_scores": "Scores by the name of the evaluation",
+    "prompt_hash": "A hash of the prompt, to find calls with the same one",
+    "sdk_version": "The version of what sends the event",
+}
+"""Where neither the type of the event nor its protobuf message says what a field means."""
+
+
+def event_fields() -> str:
+    """Return the page of the event's fields."""
+    schemas = document("")["components"]["schemas"]
+    messages = {message.name: (file, place, message) for file, place, message in proto_messages()}
+    file, place, message = messages["Event"]
+    numbers = {field.name: field for field in message.field}
+    comments = {field.name: comment(file, (*place, 2, index)) for index, field in enumerate(message.field)}
+    rows = []
+    for name, kind, required, said in members(schemas["Event"]):
+        field = numbers[name]
+        meaning = said or _MEANINGS.get(name, "") or comments[name]
+        rows.append((code(name), kind, required, cell(meaning), f"{proto_type(message, field)} = {field.number}"))
+    return page(
+        "Event fields",
+        prose(
+            f"An event is one JSON object, at most {MAX_EVENT_BYTES >> 10} KiB, nested at most {MAX_NESTING} levels; "
+            f"a request carries 1 to {MAX_EVENTS} of them, in a body of at most {MAX_BODY >> 20} MiB when inflated. "
+            "Over gRPC it is the message `Event`, with the same names and rules."
+        ),
+        table(("field", "JSON type and limits", "required", "meaning", "protobuf"), rows),
+        "## Reading of values",
+        "\n".join(
+            (
+                "- `null` is the same as an absent field. Unknown fields are kept with the event, not refused.",
+                "- `project_id` in an event is ignored: the key decides the project.",
+                "- Whole numbers may be written as `5.0` or `1e2` and go to 2^53 - 1; `-0` is 0; `1e400` is out of range;",
+                "  NaN is a syntax fault. Of duplicate JSON keys the last one wins.",
+                "- A cost is read as the decimal that was written and rounded half-even to 12 places at intake.",
+                "- A timestamp has `Z` or an offset; what is below microseconds is cut.",
+            )
+        ),
+        "## Codes of rejected events",
+        prose(
+            "A rejected event is an item of `rejected` in the answer, with the first fault in the order of the table "
+            "above. The other events of the batch are accepted."
+        ),
+        table(("code", "meaning"), ((code(name), _CODES[name]) for name in get_args(Code))),
+        table(("member of an item", "meaning"), ((code(name), _ITEM[name]) for name in Rejection.__struct_fields__)),
+    )
+
+
+_CODES: Final[dict[str, str]] = {
+    "missing": "A required field is absent or null",
+    "invalid": "The value has the wrong type or form",
+    "out_of_range": "The sign, length, count or time is outside the limits, or the project is at one of its bounds",
+    "unknown_value": "The value is not one of the listed ones",
+    "syntax": "The line is not JSON, or the event could not be decoded",
+}
+_ITEM: Final[dict[str, str]] = {
+    "line": "The line in the body as sent, from 1; over gRPC the index of the event + 1",
+    "event_id": "As sent; null if it could not be read",
+    "field": "The field at fault; null if the line could not be decoded",
+    "code": "One of the codes above",
+    "message": "A sentence that says what is wrong",
+}
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """Return the page of every setting."""
+    own = [name for name in ServerSettings.model_fields if name not in Settings.model_fields]
+    return page(
+        "Settings",
+        prose(
+            "Each setting is a flag, a variable and a key of a TOML file. Flags win over variables, variables over the "
+            "file. The file is `./spendstream.toml`, or what `--config` or `SPENDSTREAM_CONFIG` names; its keys are the "
+            "names below in lower case, without `SPENDSTREAM_`."
+        ),
+        '```toml\nhttp_bind = "127.0.0.1:9080"\nretention = 90\n```',
+        "## Settings of every process",
+        _settings_table(Settings, list(Settings.model_fields)),
+        "## Settings of the API",
+        "These belong to `spendstream serve` and `spendstream api`.",
+        _settings_table(ServerSettings, own),
+        "## Variables of the commands",
+        table(
+            ("variable", "meaning"),
+            (
+                ("`SPENDSTREAM_CONFIG`", "The TOML file with settings"),
+                *((code(name), cell(said)) for name, said in sorted(command_variables().items())),
+            ),
+        ),
+    )
+
+
+def _settings_table(kind: type[Settings], names: list[str]) -> str:
+    properties = kind.model_json_schema()["properties"]
+    rows = []
+    for name in names:
+        schema = properties[name]
+        default = kind.model_fields[name].default
+        said = "unset" if default is None else code(str(default).lower() if isinstance(default, bool) else default)
+        schema = schema | {"anyOf": [each for each in schema["anyOf"] if each != {"type": "null"}]} if "anyOf" in schema else schema
+        flag = f"--{name.replace('_', '-')}"
+        rows.append((code(f"SPENDSTREAM_{name.upper()}"), code(flag), said, shape(schema), cell(schema["description"])))
+    return table(("variable", "flag", "default", "type and limits", "meaning"), rows)
+
+
+def command_variables() -> dict[str, str]:
+    """Find the variables that single commands read instead of a flag, and what that flag means."""
+    found: dict[str, str] = {}
+    for path, command in commands(program, "spendstream"):
+        del path
+        for option in command.params:
+            variables = option.envvar
+            for variable in [variables] if isinstance(variables, str) else variables or ():
+                if isinstance(option, click.Option):
+                    found.setdefault(variable, option.help or "")
+    return found
+
+
+# --- HTTP ------------------------------------------------------------------------------------------------------------
+
+_TAGS: Final = {"ingest": "Ingest", "read": "Reads", "operate": "Operation", "admin": "Administration"}
+
+
+def http_api() -> str:
+    """Return the page of the HTTP API."""
+    made = document("")
+    parts = []
+    for tag in made["tags"]:
+        parts.append(f"## {_TAGS.get(tag['name'], tag['name'].capitalize())}")
+        for path, methods in made["paths"].items():
+            for method, operation in methods.items():
+                if operation["tags"] == [tag["name"]]:
+                    parts += _operation(method.upper(), path, operation)
+    parts.append("## Schemas")
+    for name, schema in made["components"]["schemas"].items():
+        if name == "Event":
+            continue
+        parts += [f"### {name}", prose(schema.get("description", ""))]
+        rows = [(code(place), kind, required, cell(said)) for place, kind, required, said in members(schema)]
+        parts.append(table(("member", "type", "required", "meaning"), rows) if rows else "An object without members.")
+    return page(
+        "HTTP API",
+        prose(
+            "The same as the running server's own document at `GET /openapi.json` (OpenAPI 3.1), which `GET /docs` shows "
+            "as a page to try. Times are RFC 3339 in UTC; a date alone is midnight UTC; `start` is inclusive, `end` "
+            "exclusive. A key goes into the header `x-api-key`, or, but for ingest, `Authorization: Bearer`. Errors are "
+            "listed in [errors](errors.md)."
+        ),
+        *parts,
+    )
+
+
+def _operation(method: str, path: str, operation: Schema) -> list[str]:
+    parts = [f"### `{method} {path}`", prose(operation["summary"].rstrip(".") + ".")]
+    parts.append(prose(operation.get("description", "")))
+    if operation.get("security") == []:
+        parts.append("No key is needed.")
+    rows = [
+        (code(each["name"]), each["in"], shape(each["schema"]), "yes" if each.get("required") else "", cell(said))
+        for each in operation.get("parameters", ())
+        for said in [_with_default(each)]
+    ]
+    if rows:
+        parts.append(table(("parameter", "in", "type", "required", "meaning"), rows))
+    for media, body in operation.get("requestBody", {}).get("content", {}).items():
+        lines = body.get("x-line-schema")
+        what = f"lines of {shape(lines)}" if lines else shape(body["schema"])
+        parts.append(f"Body: `{media}`, {what}.")
+    rows = []
+    for status, answer in sorted(operation["responses"].items()):
+        bodies = ", ".join(f"{shape(each['schema'])}" for each in answer.get("content", {}).values())
+        headers = ", ".join(map(code, answer.get("headers", ())))
+        rows.append((status, cell(answer["description"]), _body(answer, bodies), headers))
+    parts.append(table(("status", "when", "body", "headers"), rows))
+    return parts
+
+
+def _body(answer: Schema, bodies: str) -> str:
+    """Name the body of an answer; a list of one kind stands in an object of one member."""
+    for each in answer.get("content", {}).values():
+        properties = each["schema"].get("properties")
+        if properties:
+            return ", ".join(f"`{name}`: {shape(of)}" for name, of in properties.items())
+    return bodies
+
+
+def _with_default(parameter: Schema) -> str:
+    default = parameter["schema"].get("default")
+    said: str = parameter.get("description", "")
+    return said if default is None else f"{said}; default `{default}`"
+
+
+# --- gRPC ------------------------------------------------------------------------------------------------------------
+
+
+def proto_files() -> list[FileDescriptorProto]:
+    """Return our .proto files as protoc reads them, comments included."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "set"
+        words = ["-I", ".", "-I", str(GOOGLE_RPC), "--include_source_info", f"--descriptor_set_out={target}"]
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *words, *sources()], cwd=ROOT, check=True)
+        return list(FileDescriptorSet.FromString(target.read_bytes()).file)
+
+
+_files: list[FileDescriptorProto] = []
+
+
+def files() -> list[FileDescriptorProto]:
+    """Return the files, which are read once."""
+    if not _files:
+        _files.extend(proto_files())
+    return _files
+
+
+def proto_messages() -> Iterator[tuple[FileDescriptorProto, tuple[int, ...], DescriptorProto]]:
+    """Walk all messages with the file they stand in and their place in it."""
+    for file in files():
+        for index, message in enumerate(file.message_type):
+            yield file, (4, index), message
+
+
+def comment(file: FileDescriptorProto, place: tuple[int, ...]) -> str:
+    """Return what stands above the thing at a place."""
+    for location in file.source_code_info.location:
+        if tuple(location.path) == place:
+            return _said(location)
+    return ""
+
+
+def _said(location: SourceCodeInfo.Location) -> str:
+    text = [*location.leading_detached_comments, location.leading_comments]
+    return "\n\n".join(" ".join(each.split()) for part in text for each in part.split("\n\n") if each.strip())
+
+
+def proto_type(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    """Return a field's type as the .proto file has it."""
+    name = field.type_name.rpartition(".")[2]
+    entry = next((each for each in message.nested_type if each.name == name and each.options.map_entry), None)
+    if entry is not None:
+        key, value = entry.field
+        return f"map of {proto_type(entry, key)} to {proto_type(entry, value)}"
+    if name:
+        kind = f"[{name}](grpc-api.md#{name.lower()})" if ".spendstream." in field.type_name else field.type_name[1:]
+    else:
+        kind = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    return f"list of {kind}" if field.label == FieldDescriptorProto.LABEL_REPEATED else kind
+
+
+def grpc_api() -> str:
+    """Return the page of the gRPC API."""
+    parts = []
+    for file in files():
+        parts += [f"## {file.name}", *map(prose, comment(file, (12,)).split("\n\n"))]
+        for index, service in enumerate(file.service):
+            parts.append(f"### {service.name}")
+            rows = []
+            for at, method in enumerate(service.method):
+                asked = _streamed(method.input_type, method.client_streaming)
+                answered = _streamed(method.output_type, method.server_streaming)
+                rows.append((code(method.name), asked, answered, cell(comment(file, (6, index, 2, at)))))
+            parts.append(table(("method", "request", "response", "meaning"), rows))
+        for index, message in enumerate(file.message_type):
+            parts += [f"### {message.name}", *map(prose, comment(file, (4, index)).split("\n\n"))]
+            rows = []
+            for at, field in enumerate(message.field):
+                said = cell(comment(file, (4, index, 2, at)))
+                kind = proto_type(message, field).replace("grpc-api.md#", "#")
+                needed = "optional" if field.proto3_optional else ""
+                rows.append((code(field.name), str(field.number), kind, needed, said))
+            parts.append(table(("field", "number", "type", "presence", "meaning"), rows) if rows else "No fields.")
+    return page(
+        "gRPC API",
+        prose(
+            "Package `spendstream.v1`; the server has reflection and `grpc.health.v1`. A field that is marked "
+            "`optional` has presence: missing is not zero. Refusals are statuses with `google.rpc` details; their "
+            "reasons are listed in [errors](errors.md)."
+        ),
+        *(part for part in parts if part),
+    )
+
+
+def _streamed(name: str, stream: bool) -> str:
+    short = name.rpartition(".")[2]
+    return f"{'stream of ' if stream else ''}[{short}](#{short.lower()})"
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def errors() -> str:
+    """Return the page of reasons and their status codes."""
+    rows = [(code(reason), str(status), grpc.name) for reason, (status, grpc) in sorted(TABLE.items())]
+    return page(
+        "Errors",
+        prose(
+            "Every answer that is an error says what is wrong in `error`, a sentence. Over gRPC the same sentence is "
+            "the status message, and the reason in upper case is `google.rpc.ErrorInfo.reason`, with the domain "
+            "`spendstream`. The list of reasons is closed."
+        ),
+        table(("reason", "HTTP", "gRPC"), rows),
+        prose(
+            "`Retry-After` (gRPC: `RetryInfo`) stands where sending the same request again can help, 1 to 60 seconds. "
+            "Codes of single rejected events are listed in [event fields](event-fields.md#codes-of-rejected-events)."
+        ),
+    )
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Walk all commands below one, by name; hidden ones are left out."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name, each in sorted(command.commands.items()):
+        if not each.hidden:
+            yield from commands(each, f"{path} {name}")
+
+
+def cli() -> str:
+    """Return the page of all commands."""
+    parts = []
+    for path, command in commands(program, "spendstream"):
+        context = click.Context(command, info_name=path)
+        usage = " ".join((path, *command.collect_usage_pieces(context)))
+        parts += [f"## {path}", f"```text\n{usage}\n```", *_help(command.help or "")]
+        own, shared = [], []
+        for option in command.get_params(context):
+            record = option.get_help_record(context)
+            if not isinstance(option, click.Option) or record is None or option.hidden or option.name == "help":
+                continue
+            if option.name in ServerSettings.model_fields or option.name == "config":
+                shared.append(option.opts[0])
+            else:
+                own.append((code(record[0].replace("|", "\\|")), cell(_plain(record[1], option))))
+        if own:
+            parts.append(table(("option", "meaning"), own))
+        if len(shared) > 6:
+            kind = "the API and of every process" if "--http-bind" in shared else "every process"
+            parts.append(f"All settings of {kind} are options, too: [settings](settings.md).")
+        elif shared:
+            parts.append(f"Settings as options: {', '.join(map(code, shared))} ([settings](settings.md)).")
+    return page(
+        "Command line",
+        prose(inspect.cleandoc(program.help or "").split("\n\n", maxsplit=1)[0]),
+        prose(
+            "Every command has `--help`. Exit codes: 0 all is well, 1 something was found, 2 the command was asked for "
+            "something that cannot be."
+        ),
+        *parts,
+    )
+
+
+def _plain(text: str, option: click.Option) -> str:
+    variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    missing = [each for each in variables if each not in text]
+    return text + (f" [{', '.join(missing)}]" if missing else "")
+
+
+def _help(text: str) -> Iterator[str]:
+    """Return the paragraphs of a help text; those that click prints as they are become blocks of code."""
+    for part in inspect.cleandoc(text).split("\n\n"):
+        if part.startswith("\b"):
+            lines = part.split("\n")[1:]
+            if lines and lines[0].rstrip().endswith(":"):
+                yield lines.pop(0).strip()
+            yield "```sh\n" + textwrap.dedent("\n".join(lines)) + "\n```"
+        else:
+            yield prose(part)
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "cli.md": cli,
+    "errors.md": errors,
+    "event-fields.md": event_fields,
+    "grpc-api.md": grpc_api,
+    "http-api.md": http_api,
+    "settings.md": settings,
+}
+
+
+def made() -> dict[str, str]:
+    """Return the pages by the name of their file."""
+    return {name: re.sub(r"\n{3,}", "\n\n", make()) for name, make in PAGES.items()}
+
+
+def stale() -> list[str]:
+    """Return the names of the pages that are not what the code says."""
+    return [name for name, text in made().items() if _text(FOLDER / name) != text]
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if a page is not current")
+    if parser.parse_args().check:
+        found = stale()
+        for name in found:
+            print(f"docs/reference/{name} is not current: run `make docs`", file=sys.stderr)
+        return 1 if found else 0
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in made().items():
+        (FOLDER / name).write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
