@@ -4,8 +4,9 @@
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 SPREAD := --dist loadgroup --no-loadscope-reorder
-SMALL := tests/unit tests/contract tests/test_architecture.py
+SMALL := tests/unit tests/contract tests/test_architecture.py tests/test_documents.py
 QUICK := not (bench or chaos or kafka or browser)
+DOCUMENTS := README.md CONTRIBUTING.md SECURITY.md docs
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
@@ -50,8 +51,8 @@ check: ## everything that CI checks, the tests included
 fmt: setup ## format, and mend what ruff can mend
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 
-lint: setup ## style, formatting, who may import whom
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+lint: setup ## style, formatting, who may import whom, documents
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/pymarkdown scan -r $(DOCUMENTS)
 
 types: setup ## mypy, strict
 	@$(BIN)/mypy
@@ -59,8 +60,8 @@ types: setup ## mypy, strict
 protos: setup ## generate the modules of protos/ again; ARGS=--check only compares
 	@$(BIN)/python -m tools.protos $(ARGS)
 
-docs: setup ## make the generated parts of docs/ anew
-	@$(BIN)/python -m tools.architecture $(ARGS)
+docs: setup ## make the generated parts of docs/ anew; ARGS=--check only compares
+	@$(BIN)/python -m tools.architecture $(ARGS) && $(BIN)/python -m tools.reference $(ARGS)
 
 bench: setup ## measure speed
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -201,16 +201,7 @@ def event_fields() -> str:
         ),
         table(("field", "JSON type and limits", "required", "meaning", "protobuf"), rows),
         "## Reading of values",
-        "\n".join(
-            (
-                "- `null` is the same as an absent field. Unknown fields are kept with the event, not refused.",
-                "- `project_id` in an event is ignored: the key decides the project.",
-                "- Whole numbers may be written as `5.0` or `1e2` and go to 2^53 - 1; `-0` is 0; `1e400` is out of range;",
-                "  NaN is a syntax fault. Of duplicate JSON keys the last one wins.",
-                "- A cost is read as the decimal that was written and rounded half-even to 12 places at intake.",
-                "- A timestamp has `Z` or an offset; what is below microseconds is cut.",
-            )
-        ),
+        _READING,
         "## Codes of rejected events",
         prose(
             "A rejected event is an item of `rejected` in the answer, with the first fault in the order of the table "
@@ -220,6 +211,14 @@ def event_fields() -> str:
         table(("member of an item", "meaning"), ((code(name), _ITEM[name]) for name in Rejection.__struct_fields__)),
     )
 
+
+_READING: Final = """\
+- `null` is the same as an absent field. Unknown fields are kept with the event, not refused.
+- `project_id` in an event is ignored: the key decides the project.
+- Whole numbers may be written as `5.0` or `1e2` and go to 2^53 - 1; `-0` is 0; `1e400` is out of range;
+  NaN is a syntax fault. Of duplicate JSON keys the last one wins.
+- A cost is read as the decimal that was written and rounded half-even to 12 places at intake.
+- A timestamp has `Z` or an offset; what is below microseconds is cut."""
 
 _CODES: Final[dict[str, str]] = {
     "missing": "A required field is absent or null",
@@ -246,8 +245,8 @@ def settings() -> str:
         "Settings",
         prose(
             "Each setting is a flag, a variable and a key of a TOML file. Flags win over variables, variables over the "
-            "file. The file is `./spendstream.toml`, or what `--config` or `SPENDSTREAM_CONFIG` names; its keys are the "
-            "names below in lower case, without `SPENDSTREAM_`."
+            "file. The file is `./spendstream.toml`, or what `--config` or `SPENDSTREAM_CONFIG` names; its keys are "
+            "the names below in lower case, without `SPENDSTREAM_`."
         ),
         '```toml\nhttp_bind = "127.0.0.1:9080"\nretention = 90\n```',
         "## Settings of every process",
@@ -273,7 +272,8 @@ def _settings_table(kind: type[Settings], names: list[str]) -> str:
         schema = properties[name]
         default = kind.model_fields[name].default
         said = "unset" if default is None else code(str(default).lower() if isinstance(default, bool) else default)
-        schema = schema | {"anyOf": [each for each in schema["anyOf"] if each != {"type": "null"}]} if "anyOf" in schema else schema
+        if "anyOf" in schema:  # null is what "unset" says
+            schema = schema | {"anyOf": [each for each in schema["anyOf"] if each != {"type": "null"}]}
         flag = f"--{name.replace('_', '-')}"
         rows.append((code(f"SPENDSTREAM_{name.upper()}"), code(flag), said, shape(schema), cell(schema["description"])))
     return table(("variable", "flag", "default", "type and limits", "meaning"), rows)
@@ -317,10 +317,10 @@ def http_api() -> str:
     return page(
         "HTTP API",
         prose(
-            "The same as the running server's own document at `GET /openapi.json` (OpenAPI 3.1), which `GET /docs` shows "
-            "as a page to try. Times are RFC 3339 in UTC; a date alone is midnight UTC; `start` is inclusive, `end` "
-            "exclusive. A key goes into the header `x-api-key`, or, but for ingest, `Authorization: Bearer`. Errors are "
-            "listed in [errors](errors.md)."
+            "The same as the running server's own document at `GET /openapi.json` (OpenAPI 3.1), which `GET /docs` "
+            "shows as a page to try. Times are RFC 3339 in UTC; a date alone is midnight UTC; `start` is inclusive, "
+            "`end` exclusive. A key goes into the header `x-api-key`, or, but for ingest, `Authorization: Bearer`. "
+            "Errors are listed in [errors](errors.md)."
         ),
         *parts,
     )
@@ -342,12 +342,12 @@ def _operation(method: str, path: str, operation: Schema) -> list[str]:
         lines = body.get("x-line-schema")
         what = f"lines of {shape(lines)}" if lines else shape(body["schema"])
         parts.append(f"Body: `{media}`, {what}.")
-    rows = []
+    answers = []
     for status, answer in sorted(operation["responses"].items()):
         bodies = ", ".join(f"{shape(each['schema'])}" for each in answer.get("content", {}).values())
         headers = ", ".join(map(code, answer.get("headers", ())))
-        rows.append((status, cell(answer["description"]), _body(answer, bodies), headers))
-    parts.append(table(("status", "when", "body", "headers"), rows))
+        answers.append((status, cell(answer["description"]), _body(answer, bodies), headers))
+    parts.append(table(("status", "when", "body", "headers"), answers))
     return parts
 
 
@@ -429,12 +429,12 @@ def grpc_api() -> str:
         parts += [f"## {file.name}", *map(prose, comment(file, (12,)).split("\n\n"))]
         for index, service in enumerate(file.service):
             parts.append(f"### {service.name}")
-            rows = []
+            methods = []
             for at, method in enumerate(service.method):
                 asked = _streamed(method.input_type, method.client_streaming)
                 answered = _streamed(method.output_type, method.server_streaming)
-                rows.append((code(method.name), asked, answered, cell(comment(file, (6, index, 2, at)))))
-            parts.append(table(("method", "request", "response", "meaning"), rows))
+                methods.append((code(method.name), asked, answered, cell(comment(file, (6, index, 2, at)))))
+            parts.append(table(("method", "request", "response", "meaning"), methods))
         for index, message in enumerate(file.message_type):
             parts += [f"### {message.name}", *map(prose, comment(file, (4, index)).split("\n\n"))]
             rows = []

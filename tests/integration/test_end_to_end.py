@@ -42,7 +42,7 @@ from tests.support.server import (
 )
 from tests.support.traffic import make_traffic
 
-README: Final = Path(__file__).parents[2] / "README.md"
+QUICKSTART: Final = Path(__file__).parents[2] / "docs" / "quickstart.md"
 
 # The example of the public specification, as printed there.
 EXAMPLE: Final = r"""
@@ -142,8 +142,8 @@ async def test_the_specifications_example_counts_once_whatever_is_killed(tmp_pat
             assert quota["conflicts"] == 0
 
 
-def test_the_readme_has_the_same_example() -> None:
-    assert EXAMPLE.replace("https://api.lumiqtrace.com", "http://127.0.0.1:8080") in README.read_text()
+def test_the_quickstart_has_the_same_example() -> None:
+    assert EXAMPLE.replace("https://api.lumiqtrace.com", "http://127.0.0.1:8080") in QUICKSTART.read_text()
 
 
 # --- much traffic through both APIs ---------------------------------------------------------------------------------
