@@ -465,7 +465,10 @@ def _streamed(name: str, stream: bool) -> str:
 
 def errors() -> str:
     """Return the page of reasons and their status codes."""
-    rows = [(code(reason), str(status), grpc.name) for reason, (status, grpc) in sorted(TABLE.items())]
+    rows = [
+        (code(reason), str(status[0]), status[1].name, cell(" ".join(map(str, status[2:]))))
+        for reason, status in TABLE.items()
+    ]
     return page(
         "Errors",
         prose(
@@ -473,7 +476,7 @@ def errors() -> str:
             "the status message, and the reason in upper case is `google.rpc.ErrorInfo.reason`, with the domain "
             "`spendstream`. The list of reasons is closed."
         ),
-        table(("reason", "HTTP", "gRPC"), rows),
+        table(("reason", "HTTP", "gRPC", "meaning"), rows),
         prose(
             "`Retry-After` (gRPC: `RetryInfo`) stands where sending the same request again can help, 1 to 60 seconds. "
             "Codes of single rejected events are listed in [event fields](event-fields.md#codes-of-rejected-events)."
