@@ -53,7 +53,12 @@ def prose(text: str) -> str:
 
 def cell(text: str) -> str:
     """Return text as it may stand in a cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    plain = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return _ADDRESS.sub(lambda found: code(found[0]), plain)
+
+
+_ADDRESS: Final = re.compile(r"(?<![`(])\bhttps?://(?:\w[^\s,;)]*)?(?!`)")
+"""A bare address, which some renderers make a link of."""
 
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
