@@ -81,7 +81,7 @@ class Application:
         self.faust.resume_at = self._resume_at
         self.holder: Holder | None = None
         self.stage: UsersTopicPublisher | None = None
-        """The second stage; on the embedded log API processes have the same sums, and nobody else reads it."""
+        """The second stage; on the embedded log API processes have the same sums, and there is no other reader."""
         if address.kafka is not None:
             self.faust.spendstream = self.holder = self._hold(counts, standby=settings.standby)
             load = None  # the holder does it, when the group says so

@@ -1,4 +1,4 @@
-"""A worker that nobody supervises begins anew by itself where it would end with exit code 70.
+"""A worker without a supervisor begins anew by itself where it would end with exit code 70.
 
 What it has in memory then is not to be used any more: another process owns its partitions, or its rows may be wrong. To
 replace the program in the process (exec) is as good as its end, and needs no service manager. One that is killed, or
@@ -64,7 +64,7 @@ def _restarts() -> int:
 
 
 def _close_on_exec() -> None:
-    """Files, sockets and locks are not to outlive the program, whoever opened them."""
+    """Files, sockets and locks are not to outlive the program, whatever opened them."""
     for found in Path("/dev/fd").iterdir():
         fd = int(found.name)
         if fd > 2:

@@ -45,7 +45,7 @@ class Health(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything a door needs; the doors add a wire each, and nothing else."""
+    """Everything an API needs; each API adds its protocol, and nothing else."""
 
     intake: Intake
     directory: Directory

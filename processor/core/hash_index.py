@@ -1,8 +1,8 @@
 """Which number a key has: a table in arrays, asked for a whole batch of keys at a time.
 
 A key is known by 128 bits of hash, not kept itself. 64 of them are Python's own hash (SipHash, keyed at random in each
-process, so that nobody can choose keys that meet), 64 are XXH3. Among ten million keys two meet with a probability of
-about 10^-25.
+process, so that no sender can choose keys that meet), 64 are XXH3. Among ten million keys two meet with a probability
+of about 10^-25.
 """
 
 from collections.abc import Collection

@@ -10,7 +10,7 @@ HIDDEN: Final = re.compile(
     "\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"  # characters without a width
     "\u2028\u2029"  # line and paragraph separators
     "\ud800-\udfff"  # lone surrogates: no encoding can write them
-    "\U000e0000-\U000e007f"  # tags: a text of their own that nobody sees
+    "\U000e0000-\U000e007f"  # tags: a text of their own that is not shown
     "]"
 )
 """One character that must not be printed as it is. The joiners U+200C and U+200D are not among them: Persian, Indic

@@ -47,7 +47,7 @@ BLOCK_BYTES: Final = 4 * WORDS * BLOCK
 Words = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
 Secret = tuple[int, int]
-"""Multiplier and twist: where an id lies depends on them, so nobody can choose ids that pile up in one place."""
+"""Multiplier and twist: where an id lies depends on them, so no sender can choose ids that pile up in one place."""
 
 
 class DamagedIndex(OSError):

@@ -1,6 +1,6 @@
 """Where the log is, and how to open it: one file in the data directory, or a Kafka cluster.
 
-Whoever needs a log is given its address and opens one of his own: connections are not shared between threads.
+Each part that needs a log is given its address and opens one of its own: connections are not shared between threads.
 """
 
 from __future__ import annotations

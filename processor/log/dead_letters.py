@@ -119,7 +119,7 @@ def _count(value: bytes | None) -> int | None:
 def retry(log: LogWriter, number: int, places: Collection[Place], clock: Callable[[], int]) -> Iterator[Retry]:
     """Append the messages of a partition's letters to the events again, each followed by its note; durable one by one.
 
-    Damaged ones are passed over: nobody knows what they said.
+    Damaged ones are passed over: what they said is not known.
 
     Raises `LogUnavailable`: then the last message may have been appended all the same; trying again does no harm.
     """

@@ -57,7 +57,7 @@ class FollowerThread(threading.Thread):
         raise NotImplementedError
 
     heals = False
-    """Whether somebody else is about to make a damaged record anew."""
+    """Whether another process is about to make a damaged record anew."""
 
     def wait_read_all(self) -> None:
         """Block until everything that was there at the start has been read. Raises `DamagedRecord`.

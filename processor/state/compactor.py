@@ -33,7 +33,7 @@ PAUSE: Final = 0.02
 
 HASTY_STEP: Final = 40_000
 HASTY_PAUSE: Final = 0.004
-"""The same when the changelog is twice as long as it should be, for whoever starts next has to read all of it. That is
+"""The same when the changelog is twice as long as it should be, for the next start has to read all of it. That is
 while a backlog is worked off, when a flush has so many rows, too, and each of them waits for the other."""
 
 REWRITE: Final = 20_000

@@ -32,7 +32,7 @@ class RowStore(Store[bytes, bytes]):
     ) -> None:
         """Drop what was taken away, load what has come: in bulk, so that recovery has nothing left to fetch.
 
-        Without `load` somebody else does both.
+        Without `load` the caller does both.
         """
         if self._load is None:
             return

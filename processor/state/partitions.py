@@ -1,7 +1,7 @@
 """The partitions of one worker among several: those it owns, and warm copies of the others for the day they come.
 
-A partition is brought by fencing whoever wrote to it before, and then reading on to the end of its changelog: from
-where its warm copy stands, or from the beginning. What is given up stays here as a warm copy.
+A partition is brought by fencing the worker that wrote to it before, and then reading on to the end of its changelog:
+from where its warm copy stands, or from the beginning. What is given up stays here as a warm copy.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Holder:
         self._beginnings: dict[tuple[str, int], int] = {}
         """(topic, partition) -> the first offset that there was when it was brought."""
         self._hands = {number: threading.Lock() for number in range(max(counts.values()))}
-        """Held by whoever reads a partition's warm copy on."""
+        """Held while a partition's warm copy is read on."""
 
     # --- what the group says ----------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Holder:
         return offsets
 
     async def drop(self, partitions: set[int]) -> None:
-        """Forget partitions that may belong to somebody else by now, with all that was not durable."""
+        """Forget partitions that may belong to another worker by now, with all that was not durable."""
         for number in partitions & self._owned().keys():
             partition = self._owned().pop(number)
             self.writers.release(number)
@@ -161,7 +161,7 @@ class Holder:
                     get_logger().warning("standby.broken", error=str(error))
                     await asyncio.to_thread(self._let_go)
                     followed = set()
-                except LogError as error:  # of a copy: whoever owns the partition says what is to be done
+                except LogError as error:  # of a copy: the owner of the partition says what is to be done
                     get_logger().warning("standby.waits", error=str(error))
                     await asyncio.to_thread(tail.close)
                     tail, followed = None, set()
@@ -210,8 +210,8 @@ class Holder:
                     partition.index.close()
 
     def _check_beginnings(self) -> None:
-        """End the process once somebody has deleted records of the rows or claims that it owns: the next start computes
-        them anew. Until then every other process would show or count without them."""
+        """End the process once records of the rows or claims that it owns were deleted: the next start computes them
+        anew. Until then every other process would show or count without them."""
         try:
             log = self._address.open()
         except LogError as error:

@@ -1,4 +1,4 @@
-"""A partition's rows and ids made anew from its events, while nobody else writes to it.
+"""A partition's rows and ids made anew from its events, while no other process writes to it.
 
 The new rows, the tombstones of those that are no more and the claims that were missing are one append, all or nothing,
 so whatever is killed: a start finds the old rows or the new ones, and the next rebuild begins anew. Only then are the
@@ -66,7 +66,7 @@ class Target(Protocol):
         ...
 
     def drop_damaged(self, tp: TopicPartition, offset: int) -> None:
-        """Delete a record that nobody can read, where that can be done."""
+        """Delete a record that cannot be read, where that can be done."""
         ...
 
     def commit(self, number: int, offset: int) -> None:

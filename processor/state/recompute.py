@@ -34,7 +34,7 @@ MESSAGES: Final = 100
 """Event messages, or records of claims, read at a time."""
 
 FORGET: Final = 500
-"""Messages after which the list of changed rows, which nobody will write, is thrown away."""
+"""Messages after which the list of changed rows, which is not written, is thrown away."""
 
 
 class Unusable(NamedTuple):
@@ -45,7 +45,7 @@ class Unusable(NamedTuple):
     offset: int
     reason: str
     is_damaged: bool = False
-    """Its checksum does not match: nobody knows what it said."""
+    """Its checksum does not match: what it said is not known."""
 
     def __str__(self) -> str:
         what = f"damaged: {self.reason}" if self.is_damaged else self.reason
@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
     """What retention has sealed, as it stands in the log."""
 
     is_sound: bool
-    """False if a record of it is damaged: nobody knows of which row."""
+    """False if a record of it is damaged: of which row is not known."""
     keys: frozenset[bytes]
     """Of all of its rows."""
 

@@ -1,8 +1,8 @@
 """Which users changed, and by which message: what a feed of changes is made from.
 
-Each row keeps the offset of the last message applied to it, and whose partition that is. So "who changed since" has an
-answer for any position in the log, however old and whoever gave it out: the users with a row beyond it. A short memory
-of the latest changes answers the same at once for positions of a moment ago.
+Each row keeps the offset of the last message applied to it, and whose partition that is. So "which users changed since"
+has an answer for any position in the log, however old and of whichever process: those with a row beyond it. A short
+memory of the latest changes answers the same at once for positions of a moment ago.
 """
 
 from collections import deque

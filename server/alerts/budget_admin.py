@@ -26,7 +26,7 @@ MAX_NAME: Final = 256
 
 
 class NewBudget(Struct, frozen=True):
-    """What somebody wants of a budget. Left out: all users, all models."""
+    """What is asked for in a budget. Left out: all users, all models."""
 
     usd: Decimal
     window: Window
@@ -37,7 +37,7 @@ class NewBudget(Struct, frozen=True):
 
 
 class BudgetAdmin:
-    """Operations on budgets, by whoever `administration` is for. They raise as its own do."""
+    """Operations on budgets, for the key or operator that `administration` is for. They raise as its own do."""
 
     def __init__(self, administration: Administration) -> None:
         self._administration = administration

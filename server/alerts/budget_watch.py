@@ -1,7 +1,7 @@
-"""Finds out which budgets have been reached: each threshold once in a window, over restarts and processes.
+"""Find out which budgets have been reached: each threshold once in a window, over restarts and processes.
 
-Every API process looks. Whoever finds something writes a record into the directory, which all read; it is what the
-stream, `GET /v1/budgets` and the webhook tell. Two may write the same at the same moment: it has one id.
+Every API process looks. The one that finds something writes a record into the directory, which all read; the stream,
+`GET /v1/budgets` and the webhook notify by it. Two may write the same at the same moment: it has one id.
 """
 
 import asyncio

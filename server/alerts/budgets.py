@@ -1,6 +1,6 @@
-"""Budgets: what a project, one of its users or models may cost in a day or month, and what is told when it is reached.
+"""Budgets: what a project, one of its users or models may cost in a day or month, and what is notified then.
 
-Nobody is refused for a budget: it informs. Costs count by the events' own time, as in the tables. Pure: no clock.
+A budget refuses nothing: it informs. Costs count by the events' own time, as in the tables. Pure: no clock.
 """
 
 import hashlib
@@ -57,10 +57,10 @@ class Budget(Struct, frozen=True):
 
 
 class Reached(Struct, frozen=True):
-    """That a threshold was reached in a window: once for all who tell of it. Its record in the directory."""
+    """That a threshold was reached in a window: once for all that notify of it. Its record in the directory."""
 
     id: str
-    """The same whoever finds out, whenever: whoever is told twice knows by it."""
+    """The same in whichever process it is found, whenever: by it a receiver knows what it was notified of twice."""
     budget: str
     project: str
     user_id: str | None

@@ -1,9 +1,9 @@
-"""Tells the webhook of quotas nearly or wholly used and of budgets reached: at least once each, over restarts.
+"""Notify the webhook of quotas nearly or wholly used and of budgets reached: at least once each, over restarts.
 
 Every API process looks for what is due. What is sent is first written to the directory: of several drafts of a message
-the first in the log counts, so that whoever sends it, however often, sends the same text under the same id. Whoever has
-delivered it says so with another record, which all others read; two may have sent the same at the same moment, and the
-receiver knows by the id that it is one message.
+the first in the log counts, so that every process that sends it, however often, sends the same text under the same id.
+The one that has delivered it says so with another record, which all others read; two may have sent the same at the same
+moment, and the receiver knows by the id that it is one message.
 """
 
 import asyncio

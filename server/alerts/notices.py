@@ -1,4 +1,4 @@
-"""What the live feed tells besides rows: budgets that were reached. Everything here belongs to one event loop."""
+"""What the live feed sends besides rows: budgets that were reached. Everything here belongs to one event loop."""
 
 from collections.abc import Callable, Collection
 from typing import Final

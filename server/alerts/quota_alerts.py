@@ -1,4 +1,4 @@
-"""Which organizations have used how much of their month, and what is told about it. Pure: no clock, no network."""
+"""Which organizations have used how much of their month, and what is notified about it. Pure: no clock, no network."""
 
 import hashlib
 from collections.abc import Callable, Iterable

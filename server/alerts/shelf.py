@@ -71,8 +71,8 @@ class NotificationShelf:
         return message_id in self._notified
 
     def draft(self, message_id: str) -> bytes | None:
-        """The body under which a message goes to the webhook, whoever sends it; None if nobody has drafted it, or it
-        was delivered."""
+        """The body under which a message goes to the webhook, whichever process sends it; None if none has drafted
+        it, or it was delivered."""
         return self._drafts.get(message_id)
 
 

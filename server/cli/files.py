@@ -82,7 +82,7 @@ def _open_draft(draft: Path) -> int:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the drafts of `path` whose writers are gone: nobody holds their lock."""
+    """Remove the drafts of `path` whose writers are gone: no process holds their lock."""
     is_draft = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.part").fullmatch
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if not is_draft(draft.name):

@@ -180,7 +180,7 @@ class _Admin:
         return await self._desk.run(self._actor(request), operation)
 
     async def _body(self, request: web.Request, kind: type[S]) -> S:
-        """The request's body; none is an empty object. Nothing is read for somebody who may not ask."""
+        """The request's body; none is an empty object. Nothing is read before the key was looked at."""
         self._actor(request)
         raw = await _bounded(_read(request))
         try:

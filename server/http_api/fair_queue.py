@@ -1,6 +1,6 @@
-"""Who is next when many wait: one owner after the other, of each the one that came first, nobody for too long.
+"""Which request is next when many wait: one organization after the other, of each the oldest, none for too long.
 
-Fair queueing (Nagle, RFC 970): an owner who has a thousand waiting gets as many turns as one who has a single one.
+Fair queueing (Nagle, RFC 970): an organization that has a thousand waiting gets as many turns as one with a single one.
 """
 
 from collections import deque

@@ -22,7 +22,7 @@ REFUSED_PER_TURN: Final = 256
 PATIENCE: Final = 1.0
 """Seconds that a batch waits at most."""
 PAUSE: Final = 0.02
-"""Seconds until the next look when nobody may come in."""
+"""Seconds until the next look when no request may come in."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of all that waits; beyond them the next one is refused at once."""
 

@@ -3,8 +3,8 @@
 Pure bookkeeping: the event loop's time is an argument, in seconds.
 
 Beyond a bound the connection that has been idle for longest makes room, first of those that never made a request. If
-none is idle the new one is for probes only; of those the oldest makes room for the newest. So whoever opens connections
-without end and does nothing with them ends its own.
+none is idle the new one is for probes only; of those the oldest makes room for the newest. So a client that opens
+connections without end and does nothing with them ends its own.
 """
 
 from collections.abc import Hashable

@@ -1,8 +1,8 @@
 """How much the process may hold of what requests bring: bytes over all requests, and requests of one key.
 
-Fair when it is short: nobody may hold more than is still free (the dynamic threshold of Choudhury and Hahne, 1998, with
-a factor of one). One owner alone gets at most half, n who want everything an n+1-th each, and there is always as much
-left for the next one to come.
+Fair when it is short: an organization may hold no more than is still free (the dynamic threshold of Choudhury and
+Hahne, 1998, with a factor of one). One alone gets at most half, n that want everything an n+1-th each, and there is
+always as much left for the next one.
 """
 
 from types import TracebackType

@@ -1,9 +1,10 @@
-"""The live feed of a project's users: a snapshot, then whoever changed, for as many subscribers as there are.
+"""The live feed of a project's users: a snapshot, then the users that changed, for many subscribers.
 
-All subscribers of a process share one clock of ticks, `INTERVAL` apart at least. In a tick the view is asked once who
-changed; who waits for that is woken, and gets the present rows of everybody who changed since its own last frame. So a
-slow reader has no queue, only an older mark, and receives merged rows when it comes back to read. A frame claims, by
-its token, only what the view surely contains: the progress of each partition, never rows that came before it.
+All subscribers of a process share one clock of ticks, `INTERVAL` apart at least. In a tick the view is asked once which
+users changed; subscribers that wait for them are woken, and get the present rows of all users that changed since their
+own last frame. So a slow reader has no queue, only an older mark, and receives merged rows when it comes back to read.
+A frame claims, by its token, only what the view surely contains: the progress of each partition, never rows that came
+before it.
 
 Everything here belongs to one event loop; `Arrivals` tells it of what the follower thread brought.
 """
@@ -50,7 +51,7 @@ MAX_USERS: Final = 100
 BLOCK: Final = 16 * FRAME_ROWS
 """Users of a large snapshot that are looked up at a time."""
 OPENING: Final = 2.0
-"""Seconds for which a snapshot serves whoever comes."""
+"""Seconds for which a snapshot serves new subscribers."""
 ROW_COST: Final = 1e-5
 SEND_COST: Final = 3e-5
 SEND_ROW_COST: Final = 2e-6
@@ -74,7 +75,7 @@ class Subscription:
         self.secret = secret
         self.check = check
         self.gone = gone
-        """True once nobody reads any more."""
+        """True once the subscriber is gone."""
         self.project = project
         self.users = users
         """Only these; empty: all."""
@@ -161,7 +162,7 @@ class Feed:
         """A subscription that `frames` can be asked of. Raises `Refused` like a read.
 
         `check` gives the key that `secret` opens or raises `Refused`; `token` is that of the last frame received;
-        `params` are the other query parameters, by their HTTP names; `gone` says that nobody reads any more.
+        `params` are the other query parameters, by their HTTP names; `gone` says that the subscriber is gone.
         """
         key = check()
         check_names(params, ("user_id", "lastEventId", "projectId"), key.project)
@@ -299,7 +300,7 @@ class Feed:
                 return
 
     async def _updates(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame]:
-        """Whoever changed since the subscription's mark; then that mark is the present one."""
+        """The users that changed since the subscription's mark; then that mark is the present one."""
         since = subscription.mark
         if since.tick == self._mark.tick:
             return

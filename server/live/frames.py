@@ -66,7 +66,7 @@ class Ticks:
             self._size -= len(gone)
 
     def forget(self, tick: int) -> None:
-        """Nobody knows who changed in `tick` and before."""
+        """It is not known which users changed in `tick` and before."""
         self._ticks.clear()
         self._size = 0
         self._known_from = tick
@@ -92,7 +92,7 @@ class Shared:
     def get(
         self, since: int, until: int, make: Callable[[], "asyncio.Future[list[Frame]]"]
     ) -> "asyncio.Future[list[Frame]]":
-        """The frames from tick `since` to tick `until`. Those to other ticks are dropped: nobody asks for them."""
+        """The frames from tick `since` to tick `until`. Those to other ticks are dropped: they are not asked for."""
         if until != self._until:
             self._until = until
             self._frames.clear()

@@ -1,6 +1,6 @@
 """Rows of numbers that several processes of this machine share: a file mapped into each of them, changed under a lock.
 
-A row has a key, given once, and some signed words of 64 bits. A word is written in one store: whoever is killed in
+A row has a key, given once, and some signed words of 64 bits. A word is written in one store: a process killed in
 between leaves the old one or the new one. The lock (`flock`) belongs to the kernel, which frees it with its holder;
 it is held for microseconds. Nothing here outlives the processes: the file is made anew when all of them are.
 
@@ -90,7 +90,7 @@ class SharedTable:
 
     @property
     def version(self) -> int:
-        """Another number whenever somebody has added a row. Cheap, without the lock."""
+        """Another number whenever a process has added a row. Cheap, without the lock."""
         return int(self._all[_COUNT] + self._all[_REUSES])
 
     def find(self, key: bytes) -> int | None:

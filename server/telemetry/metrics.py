@@ -1,4 +1,4 @@
-"""`GET /metrics`: the instruments of this process, and what is looked up when somebody asks."""
+"""`GET /metrics`: the instruments of this process, and what is looked up at a scrape."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """`/metrics` of several API processes on one port: whichever is asked, it asks the others and shows all of them.
 
-Each sample has the label `api`, the number of the process; nothing is added up here. Each process has a door of its own
-for that, on the loopback, and its port stands in the table `doors`.
+Each sample has the label `api`, the number of the process; nothing is added up here. Each process has a port of its own
+for that, on the loopback, which stands in the table `doors`.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Scraping:
 
     @contextlib.asynccontextmanager
     async def door(self, registry: CollectorRegistry) -> AsyncIterator[None]:
-        """The door of this process, for the others, for the length of the block. Raises `OSError`, `Busy`."""
+        """Listen for the other processes, for the length of the block. Raises `OSError`, `Busy`."""
         app = web.Application()
         metrics.add_routes(app, registry)
         runner = web.AppRunner(app, access_log=None)

@@ -1,4 +1,4 @@
-"""Where the doors of a running process hand in what an admin key asks for: one thing at a time, off the event loop."""
+"""What an admin key asks of a running process, for both APIs: one thing at a time, off the event loop."""
 
 import asyncio
 from collections.abc import Callable

@@ -39,7 +39,7 @@ Record = tuple[bytes, bytes | None]
 
 
 class NewKey(Struct, frozen=True):
-    """What somebody wants of a key. Left out: the default project, and the organization that has the project."""
+    """What is asked for in a new key. Left out: the default project, and the organization that has the project."""
 
     project: str | None = None
     organization: str | None = None
@@ -103,7 +103,7 @@ class Administration:
             raise Refused("conflict", f"The project {name!r} belongs to another organization: name one of your own")
         if self._directory.project(name) is None:
             self.write(project_record(Project(name, wanted, self.at)))
-            self._directory = directory_log.read_directory(self._log)  # somebody else may have been first
+            self._directory = directory_log.read_directory(self._log)  # another process may have been first
         found = self._directory.project(name)
         if found is None or found.organization != wanted:
             raise Refused("conflict", f"The project {name!r} belongs to another organization: name another one")
@@ -126,7 +126,7 @@ class Administration:
         return [key for key in self._directory.all_keys() if self._sees(key.organization)]
 
     def create_key(self, wanted: NewKey) -> tuple[str, Key]:
-        """Make a key, and its project if there is none; returns what nobody can ask for again, and the record."""
+        """Make a key, and its project if there is none; returns the key, never shown again, and the record."""
         scopes: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope in wanted.scopes)
         if not scopes or len(scopes) != len(set(wanted.scopes)):
             raise Refused("bad_request", f"A key's scopes are a choice of {', '.join(SCOPES)}")

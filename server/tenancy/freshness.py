@@ -43,5 +43,5 @@ class DirectoryFreshness:
 
 
 def always() -> DirectoryFreshness:
-    """Of a directory that nobody else can change."""
+    """Of a directory that no other process can change."""
     return DirectoryFreshness(lambda: 0.0, lambda: 0.0)

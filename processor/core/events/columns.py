@@ -138,8 +138,8 @@ _FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], 
 def _digests(rows: Rows, users: Sequence[str | None], dims: Sequence[Dim]) -> NDArray[np.uint64]:
     """64 bits for all that a second copy of an event may differ in (contract, "conflict").
 
-    A hash of each distinct user and dim, and of the numbers their sum of products modulo 2^64, mixed. Nothing is safe
-    from a sender who looks for two events of the same digest, who would hide a conflict from nobody but himself.
+    A hash of each distinct user and dim, and of the numbers their sum of products modulo 2^64, mixed. A sender
+    may look for two events of the same digest, and would hide a conflict of its own only.
     """
     names = np.fromiter([_hash((user or "").encode()) for user in users], np.uint64, len(users))
     kinds = np.fromiter(map(_hash_of_dim, dims), np.uint64, len(dims))

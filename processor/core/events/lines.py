@@ -1,4 +1,4 @@
-"""The events of an NDJSON body as the one text they came in: nobody cuts it up who does not look at single events.
+"""The events of an NDJSON body as the one text they came in, cut up only where single events are looked at.
 
 A usual request is decoded as a whole, and its original bytes go into the log as they are; so a hundred copies of lines
 are never made.

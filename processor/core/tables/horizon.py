@@ -114,7 +114,7 @@ class Horizon:
     def tick(self, monotonic: int, clock: int, arrival: int) -> bool:
         """Take in a reading of the owner's clocks and the largest arrival ever; returns whether more may be closed.
 
-        `monotonic` is a clock of this process that nobody sets.
+        `monotonic` is a clock of this process that is never set.
         """
         if self._ticked is not None:
             self.running += max(monotonic - self._ticked, 0)

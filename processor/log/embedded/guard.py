@@ -1,7 +1,7 @@
 """Noticing that the log's files are not the ones that were opened, or that SQLite's lock on them is gone.
 
 SQLite trusts its locks: a program that closes the file as the last one deletes the write-ahead log. A process that has
-lost its lock, or whose files were deleted or replaced under it, writes to where nobody will ever look.
+lost its lock, or whose files were deleted or replaced under it, writes to a file that is never read again.
 """
 
 import errno

@@ -109,7 +109,7 @@ class KafkaAccess:
         }
 
     def writer(self, transactional_id: str) -> dict[str, Any]:
-        """A transactional producer: whoever initialises the same id later fences it."""
+        """A transactional producer: the process that initialises the same id later fences it."""
         return {
             **self.producer(),
             "transactional.id": self.wire(transactional_id),
@@ -122,8 +122,8 @@ class KafkaAccess:
     def member(self, group: str, instance: str) -> dict[str, Any]:
         """A static member of the workers' group: back within the session it keeps its partitions.
 
-        Not cooperative: a static member that is killed between giving partitions up and joining again leaves them to
-        nobody, for its return starts no rebalance. What is given up and comes back is kept warm instead.
+        Not cooperative: a static member that is killed between giving partitions up and joining again leaves them
+        without an owner, for its return starts no rebalance. What is given up and comes back is kept warm instead.
         """
         return {
             **self.client(),

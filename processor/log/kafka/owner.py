@@ -57,7 +57,7 @@ class Owner:
         return sorted(f"{member.group_instance_id or member.client_id} on {member.host}" for member in found.members)
 
     def append(self, number: int, appends: Sequence[Append]) -> list[int]:
-        """Append to partitions of one number in one transaction, having fenced whoever wrote to them before.
+        """Append to partitions of one number in one transaction, having fenced the process that wrote to them before.
 
         Returns the offset of each append's first record. Durable on return, or none of it is there. Raises `Locked` if
         a worker has taken the partition meanwhile, `LogUnavailable`.

@@ -103,7 +103,7 @@ def check_version(access: KafkaAccess) -> None:
                 "that keep their partitions over a restart. Upgrade the cluster, or name another one"
             ) from None
     except TimeoutError:
-        pass  # whoever needs an answer next says that there is none
+        pass  # what needs an answer next says that there is none
 
 
 def check_writable(access: KafkaAccess) -> None:

@@ -2,7 +2,7 @@
 
 The group assigns partitions of the events topic only, to static members; the tables' changelog follows by its number.
 All calls of the consumer, and so all of the group's callbacks, are made on one thread. Before a partition is given up
-its changes are flushed and its offset committed; whoever takes it fences the one before, so that neither a stopped nor
+its changes are flushed and its offset committed; its next owner fences the one before, so that neither a stopped nor
 a slow owner can write to its changelog any more.
 """
 
@@ -69,7 +69,7 @@ class Holder(Protocol):
         ...
 
     async def drop(self, partitions: set[int]) -> None:
-        """Forget partitions that may belong to somebody else by now."""
+        """Forget partitions that may belong to another worker by now."""
         ...
 
 

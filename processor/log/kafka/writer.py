@@ -103,7 +103,7 @@ class PartitionWriter:
     """The owner of one partition of the tables: its flushes are transactions, all or nothing."""
 
     def __init__(self, access: KafkaAccess, transactional_id: str, timeout_ms: int = TRANSACTION_MS) -> None:
-        """Fences whoever owned the id before, and waits until its last transaction has ended.
+        """Fence the process that owned the id before, and wait until its last transaction has ended.
 
         A transaction that takes longer than `timeout_ms` is aborted by the broker. Raises `LogUnavailable`.
         """
