@@ -51,6 +51,16 @@ def prose(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
+def paragraphs(text: str) -> Iterator[str]:
+    """Return the paragraphs of a text; a list keeps its lines."""
+    for part in text.split("\n\n"):
+        if part.startswith("- "):
+            fill = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+            yield "\n".join(fill.fill(line) for line in part.split("\n"))
+        else:
+            yield prose(part)
+
+
 def cell(text: str) -> str:
     """Return text as it may stand in a cell of a table."""
     plain = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
@@ -316,9 +326,14 @@ def http_api() -> str:
     for name, schema in made["components"]["schemas"].items():
         if name == "Event":
             continue
-        parts += [f"### {name}", prose(schema.get("description", ""))]
+        parts += [f"### {name}", *paragraphs(schema.get("description", ""))]
         rows = [(code(place), kind, required, cell(said)) for place, kind, required, said in members(schema)]
-        parts.append(table(("member", "type", "required", "meaning"), rows) if rows else "An object without members.")
+        if rows:
+            parts.append(table(("member", "type", "required", "meaning"), rows))
+        elif schema.get("type") == "object":
+            parts.append("An object without members.")
+        elif "description" not in schema:
+            parts.append(prose(f"One of {shape(schema)}."))
     return page(
         "HTTP API",
         prose(

@@ -21,13 +21,13 @@ EXAMPLE_EVENT: Final = (
 )
 
 _WHY: Final = {
-    "400": ("Something in the request is not what is expected; the sentence says what", "Error"),
+    "400": ("A parameter, a header or the body is not as expected; `error` says which", "Error"),
     "401": ("The key is missing, unknown, revoked or expired", "Error"),
     "403": ("The key lacks the scope, or asks for another project", "Error"),
-    "404": ("There is no such thing", "Error"),
-    "409": ("It is there already, and something else", "Error"),
+    "404": ("Nothing of that name exists", "Error"),
+    "409": ("It exists already as something else, or its state does not allow it", "Error"),
     "413": ("The body is too large", "Error"),
-    "503": ("The log, or the directory of keys, is out of reach just now; send it again", "Error"),
+    "503": ("The log or the directory of keys is out of reach now; retry the request unchanged", "Error"),
     "504": ("The tables did not contain the position within 5 s", "Error"),
 }
 _AGAIN: Final = {"Retry-After": {"schema": {"type": "integer", "minimum": 1, "maximum": MAX_RETRY_AFTER}}}
@@ -132,7 +132,7 @@ def _ingest() -> dict[str, Any]:
         "description": (
             f"One JSON object a line, at most {MAX_EVENTS}, in a body of at most {MAX_BODY >> 20} MiB when inflated. "
             f"Each line is an `Event`: providers {', '.join(PROVIDERS)}; operations {', '.join(OPERATIONS)}; statuses "
-            f"{', '.join(STATUSES)}. Bad lines are named in `rejected`, the good ones beside them are taken."
+            f"{', '.join(STATUSES)}. Bad lines are named in `rejected`, the good ones beside them are accepted."
         ),
         "security": [{"key": []}],
         "parameters": [
@@ -140,7 +140,7 @@ def _ingest() -> dict[str, Any]:
                 "name": "Prefer",
                 "in": "header",
                 "schema": {"enum": ["handling=strict", "handling=lenient"]},
-                "description": "RFC 7240: refuse a batch with a bad line whole, or fill in what real SDKs leave out",
+                "description": "RFC 7240: refuse a batch that has a bad line, or fill in what real SDKs leave out",
             },
             {"name": "Content-Encoding", "in": "header", "schema": {"enum": list(ENCODINGS)}},
         ],
@@ -176,16 +176,16 @@ def _reads() -> dict[str, Any]:
             "name": "Last-Event-ID",
             "in": "header",
             "schema": TEXT,
-            "description": "Go on after this `id`, without a gap",
+            "description": "Resume after this `id`, without a gap",
         },
     ]
     return {
         "/v1/users": {
-            "get": _read("The users of the project and what they cost", "UserPage", *_span("days"), *filters)
+            "get": _read("List the users of the project and what they cost", "UserPage", *_span("days"), *filters)
         },
         "/v1/users/": {
             "get": _read(
-                "One user by a parameter: the ids `.` and `..` cannot stand in a path",
+                "Get one user by a parameter: the ids `.` and `..` cannot stand in a path",
                 "UserDetail",
                 _query("user_id", {"type": "string", "minLength": 1}, "The user") | {"required": True},
                 *_span("days"),
@@ -193,15 +193,19 @@ def _reads() -> dict[str, Any]:
             | {"responses": _answered("UserDetail", *_READ, "404")}
         },
         "/v1/users/{user_id}": {
-            "get": _read("One user, by model and by day", "UserDetail", _path("user_id", "The user"), *_span("days"))
+            "get": _read(
+                "Get one user, by model and by day", "UserDetail", _path("user_id", "The user"), *_span("days")
+            )
             | {"responses": _answered("UserDetail", *_READ, "404")}
         },
-        "/v1/costs": {"get": _read("The project's costs by model and day, and a forecast", "Costs", *_span("hours"))},
-        "/v1/quota": {"get": _read("The organization's month, and what it has left", "Quota")},
+        "/v1/costs": {
+            "get": _read("Get the project's costs by model and day, and a forecast", "Costs", *_span("hours"))
+        },
+        "/v1/quota": {"get": _read("Get the organization's month, and what is left of it", "Quota")},
         "/v1/stream/users": {
             "get": _operation(
                 "read",
-                "Users as they change: server-sent events `snapshot` and `update`, and `budget` with a `BudgetReached`",
+                "Follow users as they change: server-sent events `snapshot`, `update`, `budget` (`BudgetReached`)",
                 {"description": "A stream without an end", "content": _content(TEXT, "text/event-stream")},
                 *_READ,
                 parameters=stream,
@@ -216,25 +220,25 @@ def _read(summary: str, name: str, *parameters: dict[str, Any]) -> dict[str, Any
 
 
 def _answered(name: str, *codes: str) -> dict[str, Any]:
-    return {"200": {"description": "What the tables say", "content": _content(ref(name))}, **_failures(*codes)}
+    return {"200": {"description": "What the tables contain", "content": _content(ref(name))}, **_failures(*codes)}
 
 
 # --- what operators ask ----------------------------------------------------------------------------------------------
 
 
 def _operate() -> dict[str, Any]:
-    ready = _open("Whether ingest can be made durable and the tables follow", _content(ref("Readiness")))
+    ready = _open("Say whether events can be made durable and the tables follow", _content(ref("Readiness")))
     ready["responses"]["503"] = {"description": "Not ready, and why", "content": _content(ref("Readiness"))}
     return {
-        "/healthz": {"get": _open("Whether the process is alive", _content(ref("Health")))},
+        "/healthz": {"get": _open("Say that the process is alive", _content(ref("Health")))},
         "/readyz": {"get": ready},
-        "/metrics": {"get": _open("What the process counts, for Prometheus", _content(TEXT, "text/plain"))},
-        "/openapi.json": {"get": _open("This document", _content({"type": "object"}))},
+        "/metrics": {"get": _open("Get the metrics of the process, for Prometheus", _content(TEXT, "text/plain"))},
+        "/openapi.json": {"get": _open("Get this document", _content({"type": "object"}))},
     }
 
 
 def _open(summary: str, content: dict[str, Any]) -> dict[str, Any]:
-    return _operation("operate", summary, {"description": "So it is", "content": content}, security=[])
+    return _operation("operate", summary, {"description": "The state of now", "content": content}, security=[])
 
 
 # --- the admin API ---------------------------------------------------------------------------------------------------
@@ -243,24 +247,24 @@ def _open(summary: str, content: dict[str, Any]) -> dict[str, Any]:
 def _admin() -> dict[str, Any]:
     name, key = _path("name", "Its name"), _path("id", "The key's id, or its prefix as listed")
     return {
-        f"{ROOT}/orgs": {"get": _manage("The organizations", _list("organizations", "Organization"))},
+        f"{ROOT}/orgs": {"get": _manage("List the organizations", _list("organizations", "Organization"))},
         f"{ROOT}/orgs/{{name}}": {
             "put": _manage("Set an organization's monthly quota", ref("Organization"), name, body="QuotaBody")
         },
-        f"{ROOT}/projects": {"get": _manage("The projects", _list("projects", "Project"))},
-        f"{ROOT}/projects/{{name}}": {"put": _manage("Make a project", ref("Project"), name, body="ProjectBody")},
+        f"{ROOT}/projects": {"get": _manage("List the projects", _list("projects", "Project"))},
+        f"{ROOT}/projects/{{name}}": {"put": _manage("Create a project", ref("Project"), name, body="ProjectBody")},
         f"{ROOT}/keys": {
-            "get": _manage("The keys, without what would open anything", _list("keys", "Key")),
-            "post": _manage("Make a key, shown this once", ref("NewKey"), body="KeyBody", status="201"),
+            "get": _manage("List the keys, without their secrets", _list("keys", "Key")),
+            "post": _manage("Create a key, which is shown this once", ref("NewKey"), body="KeyBody", status="201"),
         },
         f"{ROOT}/keys/{{id}}/rotate": {
-            "post": _manage("Make a key's successor", ref("NewKey"), key, body="RotateBody", status="201")
+            "post": _manage("Rotate a key: create its successor", ref("NewKey"), key, body="RotateBody", status="201")
         },
         f"{ROOT}/keys/{{id}}/revoke": {
-            "post": _manage("End a key, everywhere within a second", ref("Key"), key, body="EmptyBody")
+            "post": _manage("Revoke a key, everywhere within a second", ref("Key"), key, body="EmptyBody")
         },
         BUDGETS: {
-            "get": _read("The project's budgets, and what is spent of them", "BudgetList"),
+            "get": _read("List the project's budgets, and what is spent of them", "BudgetList"),
             "put": _manage(
                 "Set a budget, in place of the one for the same user, model and window",
                 ref("Budget"),
@@ -287,7 +291,7 @@ def _manage(
     missing: bool = False,
 ) -> dict[str, Any]:
     ok = {
-        "description": "Done",
+        "description": "Success; a change is durable",
         "headers": {"Cache-Control": {"schema": {"const": "no-store"}}},
         "content": _content(schema),
     }
