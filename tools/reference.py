@@ -485,16 +485,15 @@ def _streamed(name: str, stream: bool) -> str:
 
 def errors() -> str:
     """Return the page of reasons and their status codes."""
-    rows = [
-        (code(reason), str(status[0]), status[1].name, cell(" ".join(map(str, status[2:]))))
-        for reason, status in TABLE.items()
-    ]
+    rows = [(code(reason), str(each.http), each.grpc.name, cell(each.meaning)) for reason, each in TABLE.items()]
     return page(
         "Errors",
         prose(
-            "Every answer that is an error says what is wrong in `error`, a sentence. Over gRPC the same sentence is "
-            "the status message, and the reason in upper case is `google.rpc.ErrorInfo.reason`, with the domain "
-            "`spendstream`. The list of reasons is closed."
+            "The body of every error answer has `error`, a sentence that says what is wrong, and `reason`, one of the "
+            "words below. Over gRPC the sentence is the status message, and the word in upper case is "
+            "`google.rpc.ErrorInfo.reason`, with the domain `spendstream`. The list is closed. Where HTTP itself asks "
+            "for a status, 417 (Expect) has `bad_request`, 501 (Transfer-Encoding) `unsupported_encoding`; a `/readyz` "
+            "that is not ready has `unavailable`."
         ),
         table(("reason", "HTTP", "gRPC", "meaning"), rows),
         prose(
