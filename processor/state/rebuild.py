@@ -241,6 +241,7 @@ class Rebuild:
     ) -> list[Claimed]:
         """Apply the events; returns the claims that are not in the log. Adds what is missing of them to `gone`."""
         dead = self._dead(again)
+        again.tables.progress.letters = len(dead)
         missing: list[Claimed] = []
         expected = start
         for offset, found in again.messages(start, end):

@@ -41,7 +41,7 @@ def test_the_form_is_fixed() -> None:
 def test_other_rows_are_lists_and_rows_keep_their_order() -> None:
     values = encode_values([Progress(b"", 1, 2), Sums(b"", 1), Counts(b"", 1, 2, 3, 4)])
     assert [value[:1] for value in values] == [b"[", row_bytes.MARK, b"["]
-    assert values[0] == b"[1,2,-1,-1,0,-1,-1]"
+    assert values[0] == b"[1,2,-1,-1,0,-1,-1,-1]"
     assert values[2] == b"[1,2,3,4]"
 
 
