@@ -1,8 +1,8 @@
 """Makes docs/reference/ from the code: `python -m tools.reference`.
 
-Each page comes from what the program itself goes by: the fields and the HTTP API from the OpenAPI document, the gRPC
-API from the .proto files and their comments, settings from the models that read them, commands from click, errors from
-the table of reasons. `--check` only compares, and fails if a page is not current.
+Each page comes from what the program itself goes by: the event's fields from the table of fields, the HTTP API from the
+OpenAPI document, the gRPC API from the .proto files and their comments, settings from the models that read them,
+commands from click, errors from the table of reasons. `--check` only compares, and fails if a page is not current.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from processor.core.events.event import MAX_EVENT_BYTES, MAX_NESTING, Code
+from processor.core.events.fields import reference
 from processor.settings import Settings
 from server.cli.commands import main as program
 from server.errors import Rejection
@@ -167,46 +168,13 @@ def members(schema: Schema, before: str = "") -> Iterator[tuple[str, str, str, s
 
 # --- the event -------------------------------------------------------------------------------------------------------
 
-_MEANINGS: Final = {
-    "trace_id": "The trace that the call belongs to",
-    "span_id": "The call's own id within its trace",
-    "parent_span_id": "The span that made the call",
-    "provider": "Who was called",
-    "model": "The model's name, as the provider has it",
-    "operation": "What was asked of the model",
-    "latency_ms": "Milliseconds until the answer was complete",
-    "ttft_ms": "Milliseconds until the first token",
-    "input_tokens": "Tokens sent to the model",
-    "output_tokens": "Tokens that it answered with",
-    "cached_tokens": "Those of the input tokens that came from the provider's cache",
-    "status": "How the call ended; `error`, `timeout` and `rate_limited` count as errors",
-    "error_code": "The provider's code of the error",
-    "finish_reason": "Why the model stopped",
-    "stream": "Whether the answer was streamed",
-    "environment": "Where the application runs, such as `production`",
-    "user_id": "The user on whose behalf the call was made; empty or absent: unattributed",
-    "session_id": "The conversation; empty is the same as absent",
-    "tags": "Your own labels",
-    "tools_used": "Names of the tools that the model called",
-    "eval_scores": "Scores by the name of the evaluation",
-    "prompt_hash": "A hash of the prompt, to find calls with the same one",
-    "sdk_version": "The version of what sends the event",
-}
-"""Where neither the type of the event nor its protobuf message says what a field means."""
-
 
 def event_fields() -> str:
     """Return the page of the event's fields."""
-    schemas = document("")["components"]["schemas"]
-    messages = {message.name: (file, place, message) for file, place, message in proto_messages()}
-    file, place, message = messages["Event"]
-    numbers = {field.name: field for field in message.field}
-    comments = {field.name: comment(file, (*place, 2, index)) for index, field in enumerate(message.field)}
-    rows = []
-    for name, kind, required, said in members(schemas["Event"]):
-        field = numbers[name]
-        meaning = said or _MEANINGS.get(name, "") or comments[name]
-        rows.append((code(name), kind, required, cell(meaning), f"{proto_type(message, field)} = {field.number}"))
+    rows = [
+        (code(row.name), row.type, row.required, row.rule, cell(row.lenient), cell(row.description), code(row.protobuf))
+        for row in reference()
+    ]
     return page(
         "Event fields",
         prose(
@@ -214,7 +182,7 @@ def event_fields() -> str:
             f"a request carries 1 to {MAX_EVENTS} of them, in a body of at most {MAX_BODY >> 20} MiB when inflated. "
             "Over gRPC it is the message `Event`, with the same names and rules."
         ),
-        table(("field", "JSON type and limits", "required", "meaning", "protobuf"), rows),
+        table(("field", "JSON type", "required", "rule", "under `lenient`", "meaning", "protobuf"), rows),
         "## Reading of values",
         _READING,
         "## Codes of rejected events",

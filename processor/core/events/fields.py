@@ -206,7 +206,7 @@ class ReferenceRow(NamedTuple):
 
 
 def reference() -> Iterator[ReferenceRow]:
-    """The rows of docs/reference/event.md, in the published order."""
+    """The rows of docs/reference/event-fields.md, in the published order."""
     for field in FIELDS:
         yield ReferenceRow(
             field.name,
