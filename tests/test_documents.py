@@ -23,6 +23,11 @@ PARTS: Final = ["Context", "Decision", "Consequences", "Measurements"]
 # A file of ours in backticks: `server/status.py`, `tests/unit/test_money.py::test_name`.
 PATH: Final = re.compile(r"`((?:server|processor|protos|tests|tools|deploy|docs)/[\w./-]+\.\w+)(?:::\w+)?`")
 LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+TESTS: Final = {
+    name
+    for file in (ROOT / "tests").rglob("test_*.py")
+    for name in (file.stem, *re.findall(r"def (test_\w+)\(", file.read_text()))
+}
 VARIES: Final = "…"
 
 
@@ -63,6 +68,13 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_files_that_are_named_are_there(path: Path) -> None:
     assert [name for name in PATH.findall(path.read_text()) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_tests_that_are_named_are_there(path: Path) -> None:
+    """By the name of their file or their own, also where a document leaves their folder out."""
+    named = set(re.findall(r"\b(test_\w+\w)\b", path.read_text()))
+    assert {name for name in named if name not in TESTS} == set()
 
 
 def test_every_document_can_be_reached_from_the_list() -> None:
