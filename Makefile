@@ -6,7 +6,7 @@ BIN := .venv/bin
 SPREAD := --dist loadgroup --no-loadscope-reorder
 SMALL := tests/unit tests/contract tests/test_architecture.py tests/test_documents.py
 QUICK := not (bench or chaos or kafka or browser)
-DOCUMENTS := README.md CONTRIBUTING.md SECURITY.md docs
+DOCUMENTS := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
