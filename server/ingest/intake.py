@@ -3,6 +3,7 @@
 Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whatever is refused raises `Refused`.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from server.ingest.publisher import NotPublished, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import MemoryBudget
-from server.limits.quota_port import QuotaPort
+from server.limits.quota_port import QuotaPort, Reservation
 from server.telemetry.meters import Api, Meters
 from server.tenancy.keys import Key
 
@@ -108,18 +109,17 @@ class Intake:
                 raise
             try:
                 with tracing.span("log.append", bytes=size):
-                    offsets = await self._publisher.publish(parts, size)
+                    offsets = await self._publisher.publish(parts, size, partial(self._end, key, new, reservation))
             except NotPublished:
                 reservation.release()
                 self._withdraw(key, new)
                 raise
-            except BaseException:  # refused by the log or cancelled: some of it may be durable all the same
-                reservation.doubt()
-                if new is not None:
-                    self._quotas.after_grace(partial(self._settle, key, new))
+            except asyncio.CancelledError:  # it goes on without its client, however long a write takes
                 raise
-            reservation.settle(offsets)
-            self._settle(key, new, offsets)
+            except BaseException:  # refused by the log: some of it may be durable all the same
+                self._end(key, new, reservation, None)
+                raise
+            self._end(key, new, reservation, offsets)
         events = {partition: len(block) for partition, (block, _) in parts.items()}
         self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
         for _, fault in decoded.faults:
@@ -144,6 +144,16 @@ class Intake:
             count = len(rejected)
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
         return decoded, rejected
+
+    def _end(self, key: Key, new: Names | None, reservation: Reservation, offsets: dict[int, int] | None) -> None:
+        """A batch is durable at `offsets`; None: nobody knows."""
+        if offsets is not None:
+            reservation.settle(offsets)
+            self._settle(key, new, offsets)
+            return
+        reservation.doubt()
+        if new is not None:
+            self._quotas.after_grace(partial(self._settle, key, new))
 
     def _withdraw(self, key: Key, new: Names | None) -> None:
         if self._cardinality is not None and new is not None:

@@ -17,7 +17,7 @@ from processor.log.topics import EVENTS
 from server.errors import Refused
 from server.ingest.acknowledged import Acknowledged
 from server.ingest.group_commit import Backlogged, GroupCommitter, Job, Outcome
-from server.ingest.publisher import NotPublished, Parts
+from server.ingest.publisher import Late, NotPublished, Parts, ignore
 
 PROBE: Final = 1.0
 """Seconds between two tries while the log is failing."""
@@ -79,16 +79,16 @@ class LogPublisher:
         if self.failure is not None:
             self._begin_failing()
 
-    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
         """See `Publisher.publish`."""
         if self._fails_fast and self.failure is not None:
             raise NotPublished(_cannot_take(self.failure).message)
         future: asyncio.Future[dict[int, int]] = self._loop.create_future()
 
         def done(outcome: Outcome) -> None:
-            if future.done():  # the sender has gone
-                return
-            if isinstance(outcome, LogUnavailable):
+            if future.done():  # the client has gone
+                late(None if isinstance(outcome, LogUnavailable) else outcome)
+            elif isinstance(outcome, LogUnavailable):
                 future.set_exception(_cannot_take(outcome))
             else:
                 future.set_result(outcome)

@@ -1,6 +1,6 @@
 """The port to the log: take blocks, answer when they are durable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from processor.core.events.message import Block
@@ -8,6 +8,14 @@ from server.errors import Refused
 
 Parts = Mapping[int, tuple[Block, Sequence[bytes]]]
 """partition -> a request's block there and its events' original bytes."""
+
+
+Late = Callable[[dict[int, int] | None], None]
+"""What is told of parts whose publisher was cancelled: see `Publisher.publish`."""
+
+
+def ignore(_: dict[int, int] | None) -> None:
+    """A `Late` that does nothing."""
 
 
 class NotPublished(Refused):
@@ -30,8 +38,11 @@ class Publisher(Protocol):
         """The log's name in position tokens (hex)."""
         ...
 
-    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
         """Append; returns partition -> offset once every part is durable. `size` is what the parts hold in bytes.
+
+        A caller that is cancelled is told by `late`, in the loop, what became of the parts it left behind: their
+        offsets, or None if some of them may be or become durable.
 
         Raises `Refused("unavailable")` if the log cannot take them now; some parts may be durable all the same, so
         the same events must be sent again, not others. As `NotPublished` if it is known that none is or will be.

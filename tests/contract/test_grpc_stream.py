@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Refused
 from server.grpc_api.ingest_stream import WINDOW, WINDOW_BYTES
-from server.ingest.publisher import Parts
+from server.ingest.publisher import Late, Parts, ignore
 from tests.contract.doors import READ_ONLY, SECRET, Doors, open_doors, to_request
 from tests.support.events import make_event
 from tests.support.publisher import FakePublisher
@@ -32,16 +32,19 @@ class SlowPublisher(FakePublisher):
         self.most = 0
         self.size = 0
 
-    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
         go = asyncio.Event()
         self.waiting.append(go)
         self.most = max(self.most, len(self.waiting))
         self.size = max(self.size, size * len(self.waiting))
         try:
             await go.wait()
+        except asyncio.CancelledError:
+            late(None)
+            raise
         finally:
             self.waiting.remove(go)
-        return await super().publish(parts, size)
+        return await super().publish(parts, size, late)
 
     async def until_waiting(self, count: int) -> None:
         await until(lambda: len(self.waiting) >= count)

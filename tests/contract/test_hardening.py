@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.grpc_api.servicers import OPTIONS, make_server
 from server.http_api.connections import PROBE_CONNECTIONS
-from server.ingest.publisher import Parts
+from server.ingest.publisher import Late, Parts, ignore
 from server.limits.admission import MIN_IDLE
 from server.limits.connection_watch import ConnectionWatch
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors, to_request
@@ -37,9 +37,13 @@ class HeldPublisher(FakePublisher):
         super().__init__(3)
         self.durable = asyncio.Event()
 
-    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
-        await self.durable.wait()
-        return await super().publish(parts, size)
+    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
+        try:
+            await self.durable.wait()
+        except asyncio.CancelledError:
+            late(None)
+            raise
+        return await super().publish(parts, size, late)
 
 
 async def connect(doors: Doors) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -1,7 +1,8 @@
 """What every publisher promises: the fake of the unit tests and the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from processor.core.events.message import Source, build_blocks
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
-from processor.log.records import TopicPartition
+from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from server import position
 from server.errors import Refused
@@ -87,6 +88,39 @@ async def test_a_log_that_is_away_is_a_retryable_refusal_and_comes_back(
     assert await port.publish(parts_of(1), 10)
     if isinstance(port, LogPublisher):
         assert port.failure is None
+
+
+async def test_a_caller_that_is_cancelled_is_told_what_became_of_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the write takes: until then nobody may count on it, nor on its not being there."""
+    Log(tmp_path, partitions=1).close()
+    port = LogPublisher(LogAddress(tmp_path), lambda: NOON, 1 << 20)
+    may_go, append = threading.Event(), Log.append
+
+    def slow(log: Log, appends: Sequence[Append], at: int) -> list[int]:
+        may_go.wait()
+        return append(log, appends, at)
+
+    monkeypatch.setattr(Log, "append", slow)
+    told: asyncio.Queue[dict[int, int] | None] = asyncio.Queue()
+    publishing = asyncio.create_task(port.publish(parts_of(1, partitions=1), 10, told.put_nowait))
+    await asyncio.sleep(0.05)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert told.empty()
+    may_go.set()
+    async with asyncio.timeout(10):
+        assert await told.get() == {0: 0}
+    monkeypatch.setattr(Log, "append", _fail)
+    failing = asyncio.create_task(port.publish(parts_of(2, partitions=1), 10, told.put_nowait))
+    await asyncio.sleep(0)
+    failing.cancel()
+    async with asyncio.timeout(10):
+        assert await told.get() is None
+    monkeypatch.setattr(Log, "append", append)
+    await asyncio.to_thread(port.close)
 
 
 def _fail(*_: object) -> list[int]:

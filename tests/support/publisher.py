@@ -2,7 +2,7 @@
 
 from processor.core.events import message
 from server.errors import Refused
-from server.ingest.publisher import Parts
+from server.ingest.publisher import Late, Parts, ignore
 
 
 class FakePublisher:
@@ -16,7 +16,7 @@ class FakePublisher:
         self.available = True
         self.messages: dict[int, list[bytes]] = {partition: [] for partition in range(partitions)}
 
-    async def publish(self, parts: Parts, size: int) -> dict[int, int]:
+    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
         if not self.available:
             raise Refused("unavailable", "The log cannot take events now; send them again unchanged", retry_after=1)
         offsets = {}
