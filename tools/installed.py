@@ -54,7 +54,7 @@ def serve_once(directory: Path) -> None:
             ready = next(json.loads(line) for line in process.stdout if line.startswith(b"{"))
             event = {"event_id": str(uuid.uuid4()), "timestamp": "2026-04-20T10:00:00.000Z", "provider": "openai"}
             event |= {"model": "gpt-4o", "operation": "chat", "status": "success", "user_id": "u"}
-            headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson"}
+            headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson", "Prefer": "handling=lenient"}
             connection = http.client.HTTPConnection(ready["http"], timeout=30)
             connection.request("POST", "/v1/ingest", json.dumps(event), headers)
             with connection.getresponse() as answer:
