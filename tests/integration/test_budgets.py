@@ -162,4 +162,6 @@ async def test_budgets_from_the_command_line(tmp_path: Path) -> None:
             assert said in failed.stderr
             assert "Traceback" not in failed.stderr
         assert cli(started, "budgets", "delete", made["id"]) == made
-        assert len((await call(started, "GET", KEY))["budgets"]) == 1
+        async with asyncio.timeout(5):  # the server follows the directory
+            while len((await call(started, "GET", KEY))["budgets"]) != 1:
+                await asyncio.sleep(0.02)

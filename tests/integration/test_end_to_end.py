@@ -216,7 +216,7 @@ async def test_a_read_after_a_position_has_the_rows_every_time(running: Server, 
 async def test_a_position_of_no_sense_is_refused(tables: Reader, token: str) -> None:
     for path in ("/v1/users", "/v1/quota"):
         answer = await tables.request("GET", f"{path}?after={token}")
-        assert (answer.status, list(answer.json)) == (400, ["error"])
+        assert (answer.status, list(answer.json)) == (400, ["error", "reason"])
 
 
 # --- quotas ----------------------------------------------------------------------------------------------------------
