@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from server.ingest.publisher import Parts
+from server.ingest.publisher import Late, Parts
 from tests.contract.doors import SECRET, Doors, open_doors
 from tests.support.events import make_event, to_ndjson
 
@@ -145,9 +145,9 @@ async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, mon
     monkeypatch.setattr("server.http_api.gate.PATIENCE", 0.05)
     publish, may_go = doors.publisher.publish, asyncio.Event()
 
-    async def slowly(parts: Parts, size: int) -> dict[int, int]:
+    async def slowly(parts: Parts, size: int, late: Late) -> dict[int, int]:
         await may_go.wait()
-        return await publish(parts, size)
+        return await publish(parts, size, late)
 
     monkeypatch.setattr(doors.publisher, "publish", slowly)
     reader, writer = await connect(doors)
