@@ -100,7 +100,12 @@ class LogPublisher:
         if not self._is_handing_over:
             self._is_handing_over = True
             self._loop.call_soon(self._hand_over)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.cancelled():  # decided before, in the same turn: `done` has told nobody else
+                late(None if future.exception() is not None else future.result())
+            raise
 
     def _hand_over(self) -> None:
         """The turn of the loop is over: all that it brought is one commit."""

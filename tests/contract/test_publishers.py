@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -120,6 +121,21 @@ async def test_a_caller_that_is_cancelled_is_told_what_became_of_its_batch(
     async with asyncio.timeout(10):
         assert await told.get() is None
     monkeypatch.setattr(Log, "append", append)
+    await asyncio.to_thread(port.close)
+
+
+async def test_a_caller_that_is_cancelled_as_its_batch_is_decided_is_told_too(tmp_path: Path) -> None:
+    Log(tmp_path, partitions=1).close()
+    port = LogPublisher(LogAddress(tmp_path), lambda: NOON, 1 << 20)
+    told: asyncio.Queue[dict[int, int] | None] = asyncio.Queue()
+    publishing = asyncio.create_task(port.publish(parts_of(1, partitions=1), 10, told.put_nowait))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    time.sleep(0.5)  # noqa: ASYNC251 - the outcome waits for the loop meanwhile
+    asyncio.get_running_loop().call_soon(publishing.cancel)  # behind the outcome, before the task goes on
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert told.get_nowait() == {0: 0}
     await asyncio.to_thread(port.close)
 
 
