@@ -17,6 +17,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
+from processor.core.events.content_coding import MAX_BODY
 from processor.core.tables import row_block
 from processor.log import losses
 from processor.log.address import LogAddress
@@ -34,7 +35,6 @@ from server.grpc_api.servicers import make_server
 from server.health import LogHealth, Signals
 from server.http_api.connections import Budget, Runner, budget_of_process
 from server.http_api.routes import create_app, make_runner
-from server.ingest.inflate import MAX_BODY
 from server.ingest.intake import Intake
 from server.ingest.log_publisher import LogPublisher
 from server.limits.caps import Caps, OwnCaps

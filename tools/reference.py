@@ -25,13 +25,13 @@ from google.protobuf.descriptor_pb2 import (
     SourceCodeInfo,
 )
 
+from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import MAX_EVENT_BYTES, MAX_NESTING, Code
 from processor.core.events.fields import reference
 from processor.settings import Settings
 from server.cli.commands import main as program
 from server.errors import Rejection
 from server.http_api.openapi import document
-from server.ingest.inflate import MAX_BODY
 from server.ingest.intake import MAX_EVENTS
 from server.settings import ServerSettings
 from server.status import TABLE

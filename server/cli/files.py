@@ -17,10 +17,10 @@ from typing import IO, Any, Final, cast
 
 from isal import igzip
 
+from processor.core.events.content_coding import GZIP
 from processor.core.events.export_line import MAX_LINE
 from server.cli.output import TerminalLines
 from server.cli.progress import Show
-from server.ingest.inflate import GZIP
 
 STEP: Final = 1000
 """Lines between two looks at how far a file has been read."""

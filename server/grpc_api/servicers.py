@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from processor import tracing
+from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused
@@ -23,7 +24,7 @@ from server.grpc_api.health_servicer import HealthService, Reflection
 from server.grpc_api.ingest_stream import IngestStream
 from server.grpc_api.watch import watch_users
 from server.ingest import prefer, protobuf
-from server.ingest.inflate import MAX_BODY, too_large
+from server.ingest.inflate import too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
 from server.services import Services, secret_of

@@ -2,11 +2,12 @@
 
 from typing import Any, Final
 
+from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.fields import OPERATIONS, PROVIDERS, STATUSES
 from processor.view.query import DEFAULT_SORT, SORTS
 from server.http_api.admin import BUDGETS, ROOT
 from server.http_api.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref
-from server.ingest.inflate import ENCODINGS, MAX_BODY
+from server.ingest.inflate import ENCODINGS
 from server.ingest.intake import MAX_EVENTS
 from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT
 from server.status import MAX_RETRY_AFTER, NDJSON

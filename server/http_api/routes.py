@@ -14,6 +14,8 @@ from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import CollectorRegistry
 
 from processor import tracing
+from processor.core.events import ndjson
+from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
 from server.alerts.budget_json import budget_list
 from server.errors import Refused
@@ -21,8 +23,8 @@ from server.http_api import admin, docs_page, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.gate import Gate, full
 from server.http_api.user_stream import stream_users
-from server.ingest import ndjson, prefer
-from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
+from server.ingest import prefer
+from server.ingest.inflate import Encoding, encoding_of, inflate, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.memory_budget import Claim
 from server.reads import read_json

@@ -1,28 +1,13 @@
-"""Sans-I/O: undoes the content codings of a body, with a bound on what comes out that is kept while it comes out."""
+"""Undoes the content codings of a request's body, and says to its sender why one cannot be undone."""
 
-from collections.abc import Iterator
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
-import zstandard
-from isal import isal_zlib
-
+from processor.core.events import content_coding
+from processor.core.events.content_coding import GZIP, MAX_BODY, ZSTD, CodingError, TooLong
 from server.errors import Refused
 
 Encoding = Literal["gzip", "deflate", "zstd", "identity"]
 ENCODINGS: Final[tuple[Encoding, ...]] = ("gzip", "deflate", "zstd", "identity")
-
-MAX_BODY: Final = 20 * 1024 * 1024
-"""Bytes of a request body, as sent and inflated."""
-MAX_WINDOW: Final = 8 * 1024 * 1024
-"""Window of a zstd frame that a decoder of HTTP content has to offer (RFC 9659)."""
-MAX_MEMBERS: Final = 1024
-"""Members of one gzip body; each costs time, even an empty one."""
-
-_STEP = 1024 * 1024  # bytes out of one call
-_PIECE = 64 * 1024  # bytes into one call: what follows a member is copied once per member
-_GZIP, _ZLIB, _RAW = 31, 15, -15
-
-_IsalError = cast("type[Exception]", isal_zlib.error)  # its stub calls it an instance
 
 
 def encoding_of(header: str) -> Encoding:
@@ -45,42 +30,19 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
         if body.startswith(_COMPRESSED):
             raise Refused("bad_batch", _what_it_is(body, "The body"))
         return body
-    found: list[bytes] = []
-    size = 0
     try:
-        for piece in _pieces(body, encoding):
-            size += len(piece)
-            if size > limit:
-                raise too_large(limit)
-            found.append(piece)
-    except (_IsalError, zstandard.ZstdError, ValueError) as error:
-        why = _why_not(body, encoding) or str(error)
-        raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {why}") from None
-    inflated = found[0] if len(found) == 1 else b"".join(found)
+        inflated = content_coding.inflate(body, encoding, limit)
+    except TooLong:
+        raise too_large(limit) from None
+    except CodingError as error:
+        raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {error}") from None
     if inflated.startswith(_COMPRESSED):
         raise Refused("bad_batch", _what_it_is(inflated, f"What came out of the body ({encoding})"))
     return inflated
 
 
-GZIP: Final = b"\x1f\x8b"
-"""How a member of a gzip file begins (RFC 1952)."""
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_SKIPPED: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-"""How a frame begins that zstd passes over (RFC 8878, 3.1.2)."""
-_COMPRESSED: Final = (GZIP, _ZSTD)
+_COMPRESSED: Final = (GZIP, ZSTD)
 """How bytes begin that are no text and tell what they are instead."""
-
-
-def _why_not(body: bytes, encoding: Encoding) -> str | None:
-    """What is wrong with a body of which its decoder gives a reason that leads astray; None: what the decoder says."""
-    begins = {"gzip": body.startswith(GZIP[: len(body)]), "zstd": body.startswith((_ZSTD[: len(body)], *_SKIPPED))}
-    if not body:
-        return "it is empty"
-    if not begins.get(encoding, not body.startswith((b"{", b"["))):
-        return f"it is not {encoding} data; leave Content-Encoding out for a body that is not compressed"
-    if encoding == "zstd":
-        return "it is truncated or damaged, or something follows its end"
-    return None
 
 
 def _what_it_is(body: bytes, what: str) -> str:
@@ -91,57 +53,3 @@ def _what_it_is(body: bytes, what: str) -> str:
 def too_large(limit: int = MAX_BODY) -> Refused:
     """What a body over the limit is answered."""
     return Refused("too_large", f"The body has more than {limit // (1024 * 1024)} MiB")
-
-
-def _pieces(body: bytes, encoding: Encoding) -> Iterator[bytes]:
-    if encoding == "zstd":
-        return _zstd(body)
-    if encoding == "gzip":
-        return _members(body, _GZIP, MAX_MEMBERS)
-    return _members(body, _ZLIB if _is_zlib(body) else _RAW, 1)
-
-
-def _is_zlib(body: bytes) -> bool:
-    """Whether a `deflate` body has the header it should have (RFC 1950); some clients leave it out."""
-    return len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
-
-
-def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
-    """Inflate up to `allowed` streams one after the other; raises `ValueError` if there is more, or less than one."""
-    stream = isal_zlib.decompressobj(wbits)
-    for start in range(0, len(body), _PIECE):
-        data, full = body[start : start + _PIECE], False
-        end = start + len(data)
-        while data or full:
-            if stream.eof:
-                at = end - len(data)
-                if wbits != _GZIP or not body.startswith(GZIP, at):
-                    raise ValueError(f"something follows its end, from byte {at + 1} on")
-                allowed -= 1
-                if not allowed:
-                    raise ValueError("it has too many members")
-                stream = isal_zlib.decompressobj(wbits)
-            piece = stream.decompress(data, _STEP)
-            yield piece
-            # A full piece may have more behind it although all the input is used up.
-            data, full = (stream.unused_data, False) if stream.eof else (stream.unconsumed_tail, len(piece) == _STEP)
-    if not stream.eof:
-        raise ValueError("it is truncated")
-
-
-# The reader says nothing of a frame that breaks off, so one more frame is put behind the body: if that comes out whole,
-# all before it was whole too. It is `end` as one raw block.
-_END = b"end"
-_END_FRAME = b"\x28\xb5\x2f\xfd\x20" + bytes([len(_END)]) + (len(_END) << 3 | 1).to_bytes(3, "little") + _END
-
-
-def _zstd(body: bytes) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(
-        body + _END_FRAME, read_across_frames=True
-    )
-    tail = b""
-    while piece := reader.read(_STEP):
-        yield (tail + piece)[: -len(_END)]
-        tail = (tail + piece)[-len(_END) :]
-    if tail != _END:
-        raise ValueError("it is truncated")

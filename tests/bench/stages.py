@@ -8,7 +8,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.events import codec, message
+from processor.core.events import codec, message, ndjson
 from processor.core.events.columns import Columns
 from processor.core.events.message import Source, build_blocks
 from processor.core.partitioning import U64, Places
@@ -23,7 +23,7 @@ from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.view.view import View
-from server.ingest import ndjson, protobuf
+from server.ingest import protobuf
 from server.ingest.inflate import inflate
 from server.limits.cardinality import Cardinality
 from tests.bench.context import Bench

@@ -13,8 +13,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processor.core.events.content_coding import MAX_BODY, MAX_MEMBERS, MAX_WINDOW
 from server.errors import Refused
-from server.ingest.inflate import MAX_BODY, MAX_MEMBERS, MAX_WINDOW, Encoding, encoding_of, inflate
+from server.ingest.inflate import Encoding, encoding_of, inflate
 
 MIB = 1024 * 1024
 MIXED = random.Random(7).randbytes(3 * MIB) + b"x" * (5 * MIB)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.ingest import ndjson
+from processor.core.events import ndjson
 
 
 def split(body: bytes, limit: int) -> tuple[list[bytes], list[int]]:
