@@ -111,7 +111,7 @@ def letters(log: LogReader, number: int) -> list[Letter]:
 
 def _count(value: bytes | None) -> int | None:
     try:
-        return sum(map(len, message.decode(value or b"").blocks))
+        return len(message.decode(value or b""))
     except MessageError:
         return None
 

@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from processor.core.clock import HOUR
 from processor.core.events import export_line, message
-from processor.core.events.message import Block, Message, MessageError
+from processor.core.events.message import Message, MessageError
+from processor.core.events.source import Request
 from processor.core.tables.history import is_padding
 from processor.log.dead_letters import dead_offsets
 from processor.log.port import LogReader, scan
@@ -36,11 +37,11 @@ class Selection(Struct, frozen=True):
         """True for an instant of the range."""
         return (self.start is None or at >= self.start) and (self.end is None or at < self.end)
 
-    def wants(self, block: Block) -> bool:
-        """False if no event of the block can be one of the selection."""
-        if self.project is not None and block.source.project != self.project:
+    def wants(self, request: Request) -> bool:
+        """False if no event of the request can be one of the selection."""
+        if self.project is not None and request.source.project != self.project:
             return False
-        return self.by == "event-time" or self.covers(block.source.arrival)
+        return self.by == "event-time" or self.covers(request.source.arrival)
 
 
 class Tally(Struct):
@@ -95,7 +96,7 @@ class Exporter:
     def _record(self, partition: int, record: Record) -> Iterator[bytes]:
         try:
             decoded = message.decode(record.value or b"")
-            if any(map(self._selection.wants, decoded.blocks)):
+            if any(map(self._selection.wants, decoded.requests)):
                 yield from self._message(decoded)
         except MessageError:
             if record.offset in dead_offsets(self._log, partition):  # it died a moment ago
@@ -104,15 +105,15 @@ class Exporter:
                 self.tally.unreadable += 1
 
     def _message(self, decoded: Message) -> Iterator[bytes]:
-        for number, (block, events) in enumerate(message.events(decoded)):
-            if not self._selection.wants(block):
+        for number, (request, events) in enumerate(message.events(decoded)):
+            if not self._selection.wants(request):
                 continue
             for position, event in enumerate(events):
                 if self._selection.by == "event-time" and not self._selection.covers(event.timestamp):
                     continue
                 self.tally.events += 1
-                yield export_line.encode_line(block.source, event, partial(_raw, decoded, number, position))
+                yield export_line.encode_line(request.source, event, partial(_raw, decoded, number, position))
 
 
-def _raw(decoded: Message, block: int, position: int) -> bytes:
-    return message.records(decoded)[block][position]
+def _raw(decoded: Message, request: int, position: int) -> bytes:
+    return message.records(decoded)[request][position]

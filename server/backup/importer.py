@@ -12,10 +12,11 @@ from msgspec import Struct
 
 from processor.core.clock import HOUR, LAST
 from processor.core.events import codec, export_line, message
+from processor.core.events.columns import with_prices
 from processor.core.events.event import Code, Fault
 from processor.core.events.export_line import META, Opened
-from processor.core.events.lines import size_of
-from processor.core.events.message import Block, Source, build_blocks
+from processor.core.events.message import Block, build_blocks
+from processor.core.events.source import Source
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
@@ -99,28 +100,32 @@ class Importer:
             else:
                 opened.append((number, found))
         for (source, as_counted), group in groupby(opened, lambda each: (each[1].source, each[1].as_counted)):
-            for part in _parts([(number, found.record) for number, found in group]):
+            for part in _parts(list(group)):
                 self._take_together(source, part, as_counted)
 
-    def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]], as_counted: bool) -> None:
+    def _take_together(self, source: Source, members: Sequence[tuple[int, Opened]], as_counted: bool) -> None:
         """Events that arrived together, in order. Whether their own time lay in the future was decided back then."""
-        sent = [record for _, record in members]
+        sent = [found.record for _, found in members]
         decoded = codec.decode(source.payload, sent, source.handling, LAST, as_counted=as_counted)
+        faulty = {index for index, _ in decoded.faults}
         for index, fault in decoded.faults:
             self.tally.refuse(members[index][0], fault)
         if not decoded.columns:
             return
         self.tally.accepted += len(decoded.columns)
-        for partition, (block, records) in build_blocks(source, decoded.columns, len(self._drafts)).items():
-            if not self._drafts[partition].has_room(block, records):
+        taken = [found for index, (_, found) in enumerate(members) if index not in faulty]
+        prices = {place: found.price for place, found in enumerate(taken) if found.price is not None}
+        columns = with_prices(decoded.columns, prices) if prices else decoded.columns
+        for partition, block in build_blocks(source, columns, len(self._drafts)).items():
+            if not self._drafts[partition].has_room(block):
                 self._close(partition)
-            self._drafts[partition].add(block, records)
+            self._drafts[partition].add(block)
         if sum(draft.size for _, draft in self._full) >= MAX_APPEND_BYTES:
             self._append()
 
     def _close(self, partition: int) -> None:
         draft = self._drafts[partition]
-        if draft.parts:
+        if draft.blocks:
             self._full.append((partition, draft))
             self._drafts[partition] = _Draft()
 
@@ -130,19 +135,19 @@ class Importer:
             return
         by_partition: dict[int, list[tuple[bytes | None, bytes | None]]] = {}
         for partition, draft in full:
-            by_partition.setdefault(partition, []).append((None, message.encode(draft.parts)))
+            by_partition.setdefault(partition, []).append((None, message.encode(draft.blocks)))
         appends = [Append(TopicPartition(EVENTS, partition), found) for partition, found in by_partition.items()]
         self._log.append(appends, self._clock())
 
 
-def _parts(members: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, bytes]]]:
+def _parts(members: Sequence[tuple[int, Opened]]) -> Iterator[Sequence[tuple[int, Opened]]]:
     """Cut (line, event) pairs into parts that fit into a message each."""
     start = size = 0
-    for position, (_, record) in enumerate(members):
-        if position > start and (position - start >= MAX_EVENTS or size + len(record) > MAX_MESSAGE_BYTES):
+    for position, (_, found) in enumerate(members):
+        if position > start and (position - start >= MAX_EVENTS or size + len(found.record) > MAX_MESSAGE_BYTES):
             yield members[start:position]
             start, size = position, 0
-        size += len(record)
+        size += len(found.record)
     yield members[start:]
 
 
@@ -150,17 +155,17 @@ class _Draft:
     """A message to be."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[Block, Sequence[bytes]]] = []
+        self.blocks: list[Block] = []
         self.events = 0
         self.size = 0
 
-    def has_room(self, block: Block, records: Sequence[bytes]) -> bool:
-        return self.events + len(block) <= MAX_EVENTS and self.size + size_of(records) <= MAX_MESSAGE_BYTES
+    def has_room(self, block: Block) -> bool:
+        return self.events + len(block) <= MAX_EVENTS and self.size + block.size <= MAX_MESSAGE_BYTES
 
-    def add(self, block: Block, records: Sequence[bytes]) -> None:
-        self.parts.append((block, records))
+    def add(self, block: Block) -> None:
+        self.blocks.append(block)
         self.events += len(block)
-        self.size += size_of(records)
+        self.size += block.size
 
 
 def check_source(source: Source, latest: int) -> None:

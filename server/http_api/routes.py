@@ -24,7 +24,7 @@ from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.gate import Gate, full
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
-from server.ingest.inflate import Encoding, encoding_of, inflate, too_large
+from server.ingest.inflate import Encoding, encoding_of, inflate, kept, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.memory_budget import Claim
 from server.reads import read_json
@@ -140,10 +140,12 @@ class _Door:
         if isinstance(request.protocol, Connection) and request.protocol.is_refused:
             raise full()
         with self._services.bodies.hold(key.organization, key.id) as hold:
-            body = await _inflated(await _read_body(request, hold), encoding, hold)
-            records, lines = ndjson.split(body, MAX_EVENTS)
-            del body
-            return await self._services.intake.accept(key, Batch("http", "json", records, lines, handling))
+            sent = await _read_body(request, hold)
+            text = await _inflated(sent, encoding, hold)
+            records, lines = ndjson.split(text, MAX_EVENTS)
+            body = kept(sent, encoding, text)
+            del sent, text
+            return await self._services.intake.accept(key, Batch("http", "json", records, lines, handling, body))
 
     async def list_users(self, request: web.Request) -> web.Response:
         key = self._reader(request)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from processor.core.events import message
-from processor.core.events.lines import size_of
 from processor.core.events.message import Block
 from processor.log.errors import LogUnavailable
 from processor.log.port import LogWriter
@@ -28,7 +27,7 @@ MAX_COMMIT_BYTES: Final = 32 * 1024 * 1024
 class Job(NamedTuple):
     """One request's events by partition, how large they are, and what to call once it is decided."""
 
-    parts: Mapping[int, tuple[Block, Sequence[bytes]]]
+    parts: Mapping[int, Block]
     size: int
     done: Callable[["Outcome"], None]
 
@@ -140,7 +139,7 @@ class GroupCommitter(threading.Thread):
             self._guard()
             # Nothing arrives after it is written, also if the clock has been set back in between: an export by arrival
             # passes over messages that were written before its start.
-            latest = max(block.source.arrival for job in jobs for block, _ in job.parts.values())
+            latest = max(block.arrival for job in jobs for block in job.parts.values())
             offsets = log.append(appends, max(self._clock(), latest))
         except LogUnavailable as error:
             return [error] * len(jobs)
@@ -153,21 +152,18 @@ class GroupCommitter(threading.Thread):
         return list(outcomes)
 
 
-Parts = list[tuple[Block, Sequence[bytes]]]
-
-
-def _group(jobs: Sequence[Job]) -> dict[int, list[tuple[Parts, list[int]]]]:
+def _group(jobs: Sequence[Job]) -> dict[int, list[tuple[list[Block], list[int]]]]:
     """partition -> messages to be: their blocks, and the numbers of the jobs in each."""
-    grouped: dict[int, list[tuple[Parts, list[int]]]] = {}
+    grouped: dict[int, list[tuple[list[Block], list[int]]]] = {}
     filled: dict[int, tuple[int, int]] = {}
     for number, job in enumerate(jobs):
-        for partition, (block, records) in job.parts.items():
+        for partition, block in job.parts.items():
             events, size = filled.get(partition, (MAX_MESSAGE_EVENTS, 0))
             groups = grouped.setdefault(partition, [])
             if events + len(block) > MAX_MESSAGE_EVENTS or size > MAX_MESSAGE_BYTES:
                 groups.append(([], []))
                 events, size = 0, 0
-            groups[-1][0].append((block, records))
+            groups[-1][0].append(block)
             groups[-1][1].append(number)
-            filled[partition] = (events + len(block), size + size_of(records))
+            filled[partition] = (events + len(block), size + block.size)
     return grouped

@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 from processor.core.events import content_coding
 from processor.core.events.content_coding import GZIP, MAX_BODY, ZSTD, CodingError, TooLong
+from processor.core.events.message import Body
 from server.errors import Refused
 
 Encoding = Literal["gzip", "deflate", "zstd", "identity"]
@@ -39,6 +40,17 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
     if inflated.startswith(_COMPRESSED):
         raise Refused("bad_batch", _what_it_is(inflated, f"What came out of the body ({encoding})"))
     return inflated
+
+
+MIN_RATIO: Final = 2
+"""What a body has to shrink to its part of, to be kept as it came: a sender who hardly packs does not fill the disk."""
+
+
+def kept(sent: bytes, encoding: Encoding, inflated: bytes) -> Body | None:
+    """A body for the log to keep as it came, so that nobody packs it again; None: it is not worth it."""
+    if encoding == "identity" or len(sent) * MIN_RATIO > len(inflated):
+        return None
+    return Body(encoding, sent, len(inflated))
 
 
 _COMPRESSED: Final = (GZIP, ZSTD)

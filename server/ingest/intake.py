@@ -16,7 +16,8 @@ from processor.core.events import codec
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
-from processor.core.events.message import STORED, Source, build_blocks
+from processor.core.events.message import Body, build_blocks
+from processor.core.events.source import Api, Source
 from processor.view.projects import Names
 from server import position
 from server.errors import Refused, Rejection
@@ -25,7 +26,7 @@ from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import MemoryBudget
 from server.limits.quota_port import QuotaPort, Reservation
-from server.telemetry.meters import Api, Meters
+from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
 
 MAX_EVENTS: Final = 100
@@ -41,6 +42,8 @@ class Batch(Struct):
     lines: Sequence[int]
     """The number of each record in the request as sent, from 1: what `rejected[]` names."""
     handling: Handling
+    body: Body | None = None
+    """What the records were cut from, if it was packed: the log keeps it as it came where it can."""
 
 
 class Receipt(Struct, frozen=True):
@@ -97,9 +100,10 @@ class Intake:
             hold.reserve(size)  # before anything is decoded: a refusal must cost little when there is much to do
             decoded, rejected = self._decode(key, batch, max(now, self._latest()))
             source = Source(
-                key.organization, key.project, key.id, now, STORED[batch.payload], batch.handling, self._lease
+                key.organization, key.project, key.id, now, batch.payload, batch.handling, self._lease, batch.api
             )
-            parts = build_blocks(source, decoded.columns, self._publisher.partitions)
+            body = None if decoded.faults else batch.body
+            parts = build_blocks(source, decoded.columns, self._publisher.partitions, body)
             new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
             try:
                 with tracing.span("quota.reserve"):
@@ -120,7 +124,7 @@ class Intake:
                 self._end(key, new, reservation, None)
                 raise
             self._end(key, new, reservation, offsets)
-        events = {partition: len(block) for partition, (block, _) in parts.items()}
+        events = {partition: len(block) for partition, block in parts.items()}
         self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
         for _, fault in decoded.faults:
             self.meters.rejected(batch.api, fault.code)

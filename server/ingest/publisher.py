@@ -1,13 +1,13 @@
 """The port to the log: take blocks, answer when they are durable."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from processor.core.events.message import Block
 from server.errors import Refused
 
-Parts = Mapping[int, tuple[Block, Sequence[bytes]]]
-"""partition -> a request's block there and its events' original bytes."""
+Parts = Mapping[int, Block]
+"""partition -> the events for it."""
 
 
 Late = Callable[[dict[int, int] | None], None]

@@ -6,18 +6,18 @@ names a tenant: whoever may scrape learns how much there is, not whose.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from processor.core.events.event import Code
+from processor.core.events.source import Api
 from processor.core.tables.table_rows import NEVER
 from server.errors import Reason, Refused
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which nobody asks for
 
-Api = Literal["http", "grpc"]
 """The API that a batch came by, whatever its payload format: the label `door`."""
 
 ACK_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -106,7 +106,7 @@ class Meters:
             buckets=VISIBLE_SECONDS,
             registry=self.registry,
         )
-        apis: tuple[Api, ...] = get_args(Api)
+        apis: tuple[Api, ...] = ("http", "grpc")
         self._taken = {api: (batches.labels(api), taken.labels(api), ack.labels(api)) for api in apis}
         for api in apis:  # there from the start: a rate needs a zero to begin with
             for code in get_args(Code):

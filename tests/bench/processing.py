@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from processor.core.events import codec, message
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.core.tables import row_block, table_rows
 from processor.log.embedded.log import Log
 from processor.log.port import scan

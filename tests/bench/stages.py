@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from processor.core.events import codec, message, ndjson
 from processor.core.events.columns import Columns
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.core.partitioning import U64, Places
 from processor.core.tables import claims
 from processor.core.tables.apply import Changes, Tables

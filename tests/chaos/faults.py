@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from processor.core.events import message
 from processor.core.events.codec import decode
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS

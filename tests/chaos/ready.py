@@ -20,7 +20,8 @@ from uuid import UUID
 import click
 
 from processor.core.events import codec, message
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS

@@ -15,6 +15,7 @@ from yarl import URL
 
 from processor.core.events import message
 from processor.core.events.event import Event, Handling
+from processor.core.events.source import Request
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.grpc_api.servicers import make_server
@@ -87,7 +88,7 @@ class Doors:
         )
         return stream(metadata=(*key_metadata(secret), *metadata))
 
-    def stored(self) -> list[tuple[message.Block, list[Event]]]:
+    def stored(self) -> list[tuple[Request, list[Event]]]:
         """All that reached the log, decoded again."""
         values = [value for values in self.publisher.messages.values() for value in values]
         return [part for value in values for part in message.events(message.decode(value))]

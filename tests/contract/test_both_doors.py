@@ -11,8 +11,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from processor.core.events import message
 from processor.core.events.event import Event
-from processor.core.events.message import Block
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Rejection
 from server.status import TABLE
@@ -42,14 +42,16 @@ def plain(event: Event) -> dict[str, Any]:
     return {**msgspec.structs.asdict(event), "extra": extra}
 
 
-def columns(block: Block) -> dict[str, Any]:
-    source = msgspec.structs.replace(block.source, stored_format="json")
-    return {**msgspec.structs.asdict(block), "source": source}
-
-
 def in_log(doors: Doors) -> tuple[list[Any], list[dict[str, Any]]]:
-    stored = doors.stored()
-    return [columns(block) for block, _ in stored], [plain(event) for _, events in stored for event in events]
+    """The columns of all that was stored, and the events in full; but for how they are encoded and came in."""
+    columns: list[Any] = []
+    for values in doors.publisher.messages.values():
+        for found in map(message.decode, values):
+            sources = [
+                msgspec.structs.replace(request.source, payload="json", api="http") for request in found.requests
+            ]
+            columns.append([sources, found.users, found.dims, found.cost_sources, found.rows.tobytes()])
+    return columns, [plain(event) for _, events in doors.stored() for event in events]
 
 
 def fault(item: Rejection | pb.Rejection) -> Fault:

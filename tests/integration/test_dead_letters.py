@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import pytest
 
 from processor.core.events import message
@@ -20,6 +19,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from tests.support.events import make_event
 from tests.support.logs import newest_rows, put
+from tests.support.messages import first_from
 from tests.support.server import environment, run_cli, server, wait_until
 from tests.support.tables import NOON
 
@@ -154,9 +154,7 @@ def test_poison_that_breaks_the_rows_does_not_stop_a_server(tmp_path: Path) -> N
         log = Log(started.data_dir, create=False)
         put(log, [make_event(user_id="before")], project="p")
         value = log.read(E0, 0)[0].value or b""
-        whole = message.decode(value)
-        source = msgspec.structs.replace(whole.blocks[0].source, project="poison", arrival=2**62)
-        poison = message.encode([(msgspec.structs.replace(whole.blocks[0], source=source), message.records(whole)[0])])
+        poison = first_from(message.decode(value), project="poison", arrival=2**62)
         log.append([Append(E0, [(None, poison)])], time.time_ns() // 1000)
         put(log, [make_event(user_id="after")], project="p")
         wait_applied(log)

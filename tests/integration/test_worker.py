@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from processor.core.events import message
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition

@@ -8,7 +8,8 @@ from typing import Any
 from processor.core.events import codec, message
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
-from processor.core.events.message import STORED, Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.core.tables import row_block
 from processor.core.tables.history import Loss
 from processor.log import losses
@@ -39,7 +40,7 @@ def put(
     records = [to_json_line(event) if payload == "json" else to_proto(event).SerializeToString() for event in events]
     decoded = codec.decode(payload, records, handling, arrival)
     assert not decoded.faults, decoded.faults
-    source = Source(organization, project, key, arrival, STORED[payload], handling)
+    source = Source(organization, project, key, arrival, payload, handling)
     parts = build_blocks(source, decoded.columns, log.partitions)
     appends = [Append(TopicPartition(EVENTS, p), [(None, message.encode([part]))]) for p, part in parts.items()]
     offsets = log.append(appends, arrival if at is None else at)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from processor.core.events.columns import UNPRICED_FLAG, Columns, Hot, columns_of
-from processor.core.events.message import Message, Source, build_blocks, opened
+from processor.core.events.message import Message, build_blocks, opened
+from processor.core.events.source import Source
 from processor.core.tables.apply import Tables
 from processor.core.tables.table_rows import Sums
 from processor.core.tables.user_rows import UserRows
@@ -93,7 +94,7 @@ class Worker:
         """Append one request; returns partition -> offset."""
         source = Source(organization, project, key, arrival, "json", "partial", lease)
         offsets = {}
-        for partition, (block, _) in build_blocks(source, columns(events), len(self.log)).items():
+        for partition, block in build_blocks(source, columns(events), len(self.log)).items():
             self.log[partition].append(opened([block]))
             offsets[partition] = len(self.log[partition]) - 1
         return offsets

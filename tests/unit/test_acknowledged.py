@@ -9,7 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from processor.core.clock import HOUR
 from processor.core.events import message
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.core.tables.apply import Tables
 from processor.core.tables.table_rows import encode_value
 from processor.ids.index import IdIndex

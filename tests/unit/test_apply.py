@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE
-from processor.core.events.message import Message, Source, build_blocks, opened
+from processor.core.events.message import Message, build_blocks, opened
+from processor.core.events.source import Source
 from processor.core.tables import table_rows
 from processor.core.tables.apply import Tables
 from processor.core.tables.grouped_sums import Group, by_group
@@ -46,7 +47,7 @@ def message_of(
 ) -> dict[int, Message]:
     source = Source("org", project, "key", arrival, "json", "partial")
     built = build_blocks(source, columns(events), partitions)
-    return {partition: opened([block]) for partition, (block, _) in built.items()}
+    return {partition: opened([block]) for partition, block in built.items()}
 
 
 def rows_of(found: Tables) -> dict[str, list[int]]:
@@ -144,7 +145,7 @@ def test_requests_that_share_a_message_are_what_they_are_in_their_own(sent: list
     blocks = []
     for events, project, organization, arrival in sent:
         source = Source(organization, project, "key", arrival, "json", "partial")
-        blocks.append(build_blocks(source, columns(events), 1)[0][0])
+        blocks.append(build_blocks(source, columns(events), 1)[0])
     together, alone = Tables(0, b"salt", DictIndex()), Tables(0, b"salt", DictIndex())
     apply_all(together, [opened(blocks)])
     for offset, block in enumerate(blocks):
@@ -317,7 +318,7 @@ def test_an_arrival_of_months_ahead_closes_nothing(kind: str) -> None:
     running = run_for(found, 30, NOON)
     for offset, arrival in enumerate([NOON, NOON + 100 * DAY, NOON]):
         source = Source("org", "p", "key", arrival, "json", "partial", "api")
-        message = opened([build_blocks(source, columns([Usage(offset)]), 1)[0][0]])
+        message = opened([build_blocks(source, columns([Usage(offset)]), 1)[0]])
         found.apply(offset, message, found.prepare(message))
     running = run_for(found, 2, NOON - running, running)
     [count] = {row.unique for key, row in found.windows.items() if key[2] == kind and key[3] <= NOON}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from processor.core.events import codec, export_line
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import MAX_EVENT_BYTES, Fault, Handling
-from processor.core.events.message import STORED, Source
+from processor.core.events.source import Source
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 from tests.support.examples import examples
 
@@ -26,13 +26,13 @@ def there_and_back(
 ) -> dict[str, Any]:
     """Export an event, import it, and see that the log says the same; returns the line."""
     record = raw(event, payload)
-    source = Source("org", "project", "key", arrival, STORED[payload], handling)
+    source = Source("org", "project", "key", arrival, payload, handling, api="http" if payload == "json" else "grpc")
     before = codec.decode_event(payload, record, handling, arrival)
     line = export_line.encode_line(source, before, lambda: record)
     assert b"\n" not in line
     opened_line = export_line.open_line(line)
     again, imported = opened_line.source, opened_line.record
-    assert msgspec.structs.replace(again, stored_format=STORED[payload]) == source
+    assert msgspec.structs.replace(again, payload=payload) == source
     after = codec.decode_event(again.payload, imported, again.handling, again.arrival)
     # In what white space an unknown field was written is all that may change.
     opened = [{name: parse(value) for name, value in event.extra.items()} for event in (before, after)]
@@ -90,8 +90,36 @@ def test_a_line_has_the_published_fields_and_where_the_event_came_from(payload: 
             "key_id": "key",
             "arrival": "2026-09-21T14:13:20.000001Z",
             "handling": "partial",
+            **({"api": "grpc"} if payload == "protobuf" else {}),
         },
     }
+
+
+def test_a_cost_from_a_price_list_comes_back_as_one() -> None:
+    """Its digest is that of an event without a cost, whatever the list says today."""
+    record = to_json_line(make_event(cost_usd=None))
+    source = Source("org", "project", "key", NOW, "json", "lenient", api="otlp")
+    event = codec.decode_event("json", record, "lenient", NOW)
+    event.cost, event.priced, event.cost_source = 1_500_000, True, "list:own@2026-11"
+    line = export_line.encode_line(source, event, lambda: record)
+    assert json.loads(line)["cost_usd"] == 0.0000015
+    opened = export_line.open_line(line)
+    assert opened.source == source
+    assert opened.price == (1_500_000, "list:own@2026-11")
+    assert "cost_usd" not in json.loads(opened.record)
+    columns = codec.decode("json", [opened.record], "lenient", NOW).columns
+    assert columns.rows["digest"] == codec.decode("json", [record], "lenient", NOW).columns.rows["digest"]
+
+
+@pytest.mark.parametrize("cost", [b"", b'"cost_usd":null,', b'"cost_usd":"1",', b'"cost_usd":-1,'])
+def test_a_price_without_its_cost_is_refused(cost: bytes) -> None:
+    line = (
+        b'{%b"_spendstream":{"project":"p","organization":"o","key_id":"k","arrival":"2026-04-20T10:00:00Z",'
+        b'"handling":"lenient","cost_source":"list:own@1"}}' % cost
+    )
+    with pytest.raises(Fault) as caught:
+        export_line.open_line(line)
+    assert caught.value.field == "cost_usd"
 
 
 LENIENT: list[dict[str, Any]] = [
@@ -135,7 +163,7 @@ def test_line_breaks_in_an_unknown_field_of_protobuf_do_not_end_the_line() -> No
     message = to_proto(make_event())
     message.extra_json["odd"] = '{"a":\r\n [1,\n2]}'
     record = message.SerializeToString()
-    source = Source("org", "project", "key", NOW, "proto", "partial")
+    source = Source("org", "project", "key", NOW, "protobuf", "partial")
     line = export_line.encode_line(source, codec.decode_event("protobuf", record, "partial", NOW), lambda: record)
     assert b"\n" not in line
     assert json.loads(line)["odd"] == {"a": [1, 2]}

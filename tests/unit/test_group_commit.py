@@ -9,13 +9,15 @@ import pytest
 
 from processor.core.clock import DAY
 from processor.core.events import message
-from processor.core.events.message import Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server.ingest.group_commit import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
+from tests.support.messages import ids_by_request, ids_of
 from tests.support.tables import NOON, Usage, columns
 
 Start = Callable[..., GroupCommitter]
@@ -91,13 +93,12 @@ def test_each_job_learns_the_offset_of_the_message_that_contains_it(
         committer.hand_over()
     decided.wait(30)
     log = Log(tmp_path, create=False)
-    held: dict[tuple[int, int], list[bytes]] = {}
+    held: dict[tuple[int, int], list[list[bytes]]] = {}
     for partition in (0, 1):
         for record in log.read(TopicPartition(EVENTS, partition), 0):
-            blocks = message.decode(record.value or b"").blocks
-            held[partition, record.offset] = [block.rows for block in blocks]
+            held[partition, record.offset] = ids_by_request(record.value or b"")
     for number, outcome in enumerate(outcomes):
-        expected = job([], 0, events=3, first=10 * number).parts[0][0].rows
+        expected = ids_of(job([], 0, events=3, first=10 * number).parts[0])
         assert set(outcome) == ({0, 1} if number % 3 else {1})
         assert all(expected in held[place] for place in outcome.items())
 
@@ -126,7 +127,7 @@ def test_a_message_is_bounded(start: Start, decided: Decided, tmp_path: Path) ->
     committer.hand_over()
     decided.wait(26)
     sizes = [
-        sum(map(len, message.decode(record.value or b"").blocks))
+        len(message.decode(record.value or b""))
         for record in Log(tmp_path, create=False).read(TopicPartition(EVENTS, 0), 0)
     ]
     assert sum(sizes) == 2600

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -25,6 +24,7 @@ from tests.support.damage import covered, empty, flip
 from tests.support.dict_index import DictIndex
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
+from tests.support.messages import first_from
 from tests.support.tables import NOON
 
 PARTITIONS = 2
@@ -182,9 +182,7 @@ def test_events_that_were_not_applied_are(log: Log) -> None:
 def poison(log: Log) -> bytes:
     """A message that can be read, and fails while it is applied: its arrival lies in no calendar."""
     [*_, record] = log.read(TopicPartition(EVENTS, 0), 0)
-    whole = message.decode(record.value or b"")
-    source = msgspec.structs.replace(whole.blocks[0].source, arrival=2**62)
-    return message.encode([(msgspec.structs.replace(whole.blocks[0], source=source), message.records(whole)[0])])
+    return first_from(message.decode(record.value or b""), arrival=2**62)
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "failing"])

@@ -419,9 +419,9 @@ class Play:
         seen: dict[tuple[int, ...], int] = {}
         for messages in self.rig.worker.log:
             for message in messages:
-                for block in message.blocks:
-                    for event_id in block.columns()["id"].tolist():  # a copy in another month is charged to nobody
-                        seen.setdefault(tuple(event_id), month_start(block.source.arrival))
+                for request, rows in message.by_request():
+                    for event_id in rows["id"].tolist():  # a copy in another month is charged to nobody
+                        seen.setdefault(tuple(event_id), month_start(request.source.arrival))
         waiting = [
             event
             for front in self.rig.fronts

@@ -17,7 +17,8 @@ import pytest
 from processor.core.clock import DAY, HOUR
 from processor.core.events import codec, message
 from processor.core.events.export_line import MAX_LINE
-from processor.core.events.message import STORED, Source, build_blocks
+from processor.core.events.message import build_blocks
+from processor.core.events.source import Source
 from processor.core.tables.table_rows import decode_value, histogram_of
 from processor.log.dead_letters import letters
 from processor.log.embedded.log import Log
@@ -208,7 +209,7 @@ def test_messages_are_of_a_sound_size(tmp_path: Path) -> None:
     catch_up(data)
     load(tmp_path / "copy", export(data))
     records = Log(tmp_path / "copy", create=False).read(TopicPartition(EVENTS, 0), 0)
-    assert [sum(map(len, message.decode(record.value or b"").blocks)) for record in records] == [500, 500, 302, 2]
+    assert [len(message.decode(record.value or b"")) for record in records] == [500, 500, 302, 2]
     assert tables(tmp_path / "copy") == tables(data)
 
 
@@ -370,7 +371,7 @@ def test_the_input_tokens_that_were_counted_come_back(
     assert len(columns) == len(sent)
     data = tmp_path / "source"
     log = Log(data)
-    [part] = build_blocks(Source("default", "default", "key", NOON, STORED[payload], "lenient"), columns, 1).values()
+    [part] = build_blocks(Source("default", "default", "key", NOON, payload, "lenient"), columns, 1).values()
     log.append([Append(TopicPartition(EVENTS, 0), [(None, message.encode([part]))])], NOON)
     catch_up(data)
     counted = columns.rows["input"].tolist()

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.events.message import Source, build_blocks, opened
+from processor.core.events.message import build_blocks, opened
+from processor.core.events.source import Source
 from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.apply import Changes, Tables
 from processor.core.tables.user_rows import MAX_BLOCK, Dead
@@ -29,7 +30,7 @@ usages = st.builds(_usage, st.sampled_from([None, "a", "b"]), st.tuples(edges, e
 
 def apply(found: Tables, offset: int, events: Sequence[Usage]) -> None:
     source = Source("org", "p", "key", NOON, "json", "partial")
-    message = opened([build_blocks(source, columns(events), 1)[0][0]])
+    message = opened([build_blocks(source, columns(events), 1)[0]])
     found.apply(offset, message, found.prepare(message))
 
 

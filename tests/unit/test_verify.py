@@ -15,7 +15,6 @@ from click.testing import CliRunner
 
 from processor.core.clock import DAY
 from processor.core.events import message
-from processor.core.events.columns import ROW
 from processor.core.tables import claims, table_rows
 from processor.core.tables.claims import Claimed
 from processor.log.dead_letters import DeadLetter
@@ -30,6 +29,7 @@ from server.cli.commands import main
 from tests.support.damage import covered, empty, flip
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
+from tests.support.messages import blocks_of
 from tests.support.tables import NOON
 
 KINDS = ["user", "hour", "latency", "window"]
@@ -377,8 +377,8 @@ def rewrite(log: Log, number: int, offset: int, change: Any) -> None:
     tp = TopicPartition(EVENTS, number)
     [record] = log.read(tp, offset, 1)
     decoded = message.decode(record.value or b"")
-    [block], [records] = decoded.blocks, message.records(decoded)
-    value = message.encode([change(block, records)])
+    [block] = blocks_of(decoded)
+    value = message.encode([change(block)])
     with closing(apsw.Connection(str(log.path))) as db:
         query = "UPDATE record SET value = ?, checksum = NULL WHERE id = ?"
         db.execute(query, (value, (log.number(tp) << OFFSET_BITS) + offset))
@@ -392,35 +392,35 @@ def original_bytes(log: Log, tmp_path: Path, number: int) -> list[str]:
 
 @pytest.mark.parametrize("name", ["at", "input", "output", "cached", "cost", "flags", "latency", "digest"])
 def test_columns_that_are_not_those_of_the_original_bytes_are_noticed(log: Log, tmp_path: Path, name: str) -> None:
-    def change(block: message.Block, records: list[bytes]) -> Any:
-        rows = np.frombuffer(bytearray(block.rows), ROW)
+    def change(block: message.Block) -> message.Block:
+        rows = block.rows.copy()
         rows[name][1] += 1
-        return msgspec.structs.replace(block, rows=rows.tobytes()), records
+        return msgspec.structs.replace(block, rows=rows)
 
     rewrite(log, 0, 2, change)
     assert original_bytes(log, tmp_path, 0) == [f"request 0, event 1: {name} differs from its original bytes"]
 
 
 def test_a_latency_that_is_lost_is_noticed(log: Log, tmp_path: Path) -> None:
-    def change(block: message.Block, records: list[bytes]) -> Any:
-        rows = np.frombuffer(bytearray(block.rows), ROW)
+    def change(block: message.Block) -> message.Block:
+        rows = block.rows.copy()
         rows["latency"][1] = 0
-        return msgspec.structs.replace(block, rows=rows.tobytes()), records
+        return msgspec.structs.replace(block, rows=rows)
 
     rewrite(log, 0, 2, change)
     assert original_bytes(log, tmp_path, 0) == ["request 0, event 1: latency differs from its original bytes"]
 
 
 def test_users_and_dims_that_are_not_those_of_the_original_bytes_are_noticed(log: Log, tmp_path: Path) -> None:
-    rewrite(log, 0, 1, lambda block, records: (msgspec.structs.replace(block, users=["another"]), records))
+    rewrite(log, 0, 1, lambda block: msgspec.structs.replace(block, users=["another"]))
     found = original_bytes(log, tmp_path, 0)
     assert found[0] == "request 0, event 0: user differs from its original bytes"
 
 
 def test_original_bytes_that_are_missing_or_of_other_events_are_noticed(log: Log, tmp_path: Path) -> None:
-    rewrite(log, 0, 1, lambda block, records: (block, records[1:]))
+    rewrite(log, 0, 1, lambda block: msgspec.structs.replace(block, originals=[block.originals[0][1:]]))
     assert "columns of" in original_bytes(log, tmp_path, 0)[0]
-    rewrite(log, 1, 1, lambda block, records: (block, [*records[:-1], b"{}"]))
+    rewrite(log, 1, 1, lambda block: msgspec.structs.replace(block, originals=[[*block.originals[0][:-1], b"{}"]]))
     [found] = original_bytes(log, tmp_path, 1)
     assert "its original bytes are no event" in found
 
@@ -432,10 +432,10 @@ def test_lenient_events_are_compared_by_what_no_rule_may_change(tmp_path: Path) 
     catch_up(tmp_path / "data")
     assert original_bytes(log, tmp_path, 0) == []
 
-    def change(block: message.Block, records: list[bytes]) -> Any:
-        rows = np.frombuffer(bytearray(block.rows), ROW)
+    def change(block: message.Block) -> message.Block:
+        rows = block.rows.copy()
         rows["input"] += 3  # as a later rule may read the first two
-        return msgspec.structs.replace(block, rows=rows.tobytes()), records
+        return msgspec.structs.replace(block, rows=rows)
 
     rewrite(log, 0, 0, change)
     assert original_bytes(log, tmp_path, 0) == ["request 0, event 2: input differs from its original bytes"]

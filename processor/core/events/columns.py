@@ -7,9 +7,9 @@ these strings, from here to the tables, is done a handful of times.
 
 import struct
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import count
-from typing import Final, TypeVar
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import accumulate, chain, count
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +25,9 @@ Dim = tuple[int, str, str, str, str, str]
 
 UNPRICED_FLAG: Final = 1
 
+CLIENT: Final = "client"
+"""The `cost_source` of a cost that the sender has stated."""
+
 ROW: Final = np.dtype(
     [
         ("id", "<u8", (2,)),
@@ -38,11 +41,13 @@ ROW: Final = np.dtype(
         ("dim", "<u2"),
         ("flags", "u1"),
         ("latency", "u1"),
-        ("spare", "<u2"),
+        ("cost_source", "u1"),
+        ("spare", "u1"),
     ]
 )
 """One event: 72 bytes, every number at a multiple of its size. `at` in microseconds, `cost` in picodollars; `user` and
-`dim` count in the dictionaries beside the rows; `latency` is a bucket (`latency`)."""
+`dim` count in the dictionaries beside the rows; `latency` is a bucket (`latency`); `cost_source` is 0 for none, else
+1 + its place among the names beside the rows."""
 
 SUMMED: Final = ("input", "output", "cached", "cost")
 """The columns that are added up."""
@@ -65,6 +70,8 @@ class Columns(Struct):
     """Each once."""
     records: Sequence[bytes]
     """The events' original bytes."""
+    cost_sources: list[str]
+    """Where costs are from: the sender, or a price list by its name."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -82,9 +89,11 @@ def columns_of(events: Iterable[Hot]) -> Columns:
         digest = _mixed(sum(value * factor for value, factor in zip(named, _FACTORS.tolist(), strict=True)))
         user_code, dim_code = users.setdefault(user, len(users)), dims.setdefault(dim, len(dims))
         raw_id = bytes.fromhex(event_id.replace("-", ""))
-        rows.append(_pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags, latency))
+        rows.append(
+            _pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags, latency, int(not flags & UNPRICED_FLAG))
+        )
         records.append(record)
-    return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records)
+    return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records, [CLIENT])
 
 
 def assemble(
@@ -106,11 +115,12 @@ def assemble(
         rows[name] = np.fromiter(column, np.int64, size)
     rows["cost"] = costs
     rows["flags"] = rows["spare"] = 0
+    rows["cost_source"] = 1  # whatever has none goes the way of the few
     rows["latency"] = latencies
     rows["user"], found_users = numbered(users, size)
     rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
     rows["digest"] = _digests(rows, found_users, found_dims)
-    return Columns(rows, found_users, found_dims, records)
+    return Columns(rows, found_users, found_dims, records, [CLIENT])
 
 
 _T = TypeVar("_T", bound=Hashable)
@@ -126,11 +136,39 @@ def numbered(values: Iterable[_T], size: int) -> tuple[NDArray[np.uint16], list[
     return codes, list(numbers)
 
 
+def with_prices(columns: Columns, prices: Mapping[int, tuple[int, str]]) -> Columns:
+    """Give events that came without a cost one from a price list: place -> (picodollars, the list).
+
+    Their digests stay those of events without a cost, so that a newer list makes no conflict of a second copy.
+    """
+    rows = columns.rows.copy()
+    cost_sources = list(dict.fromkeys([*columns.cost_sources, *(name for _, name in prices.values())]))
+    for place, (cost, name) in prices.items():
+        row = rows[place]
+        row["cost"], row["cost_source"] = cost, 1 + cost_sources.index(name)
+        row["flags"] &= ~UNPRICED_FLAG & 0xFF
+    return Columns(rows, columns.users, columns.dims, columns.records, cost_sources)
+
+
+def join_dictionaries(codes: NDArray[Any], dictionaries: Sequence[Sequence[_T]], sizes: Sequence[int]) -> list[_T]:
+    """Let a column of several blocks' rows, of these sizes, point into one dictionary, and return that.
+
+    Raises `ValueError` for a row that points to nothing.
+    """
+    lengths = list(map(len, dictionaries))
+    if (codes >= np.repeat(lengths, sizes)).any():
+        raise ValueError("a row points to nothing")
+    places, values = numbered(chain.from_iterable(dictionaries), sum(lengths))
+    starts = list(accumulate(lengths, initial=0))[:-1]
+    codes[:] = places[codes + np.repeat(starts, sizes)]
+    return values
+
+
 # --- digests ---------------------------------------------------------------------------------------------------------
 
 _pack = msgspec.msgpack.Encoder().encode
 _hash = xxhash.xxh3_64_intdigest
-_pack_row: Final = struct.Struct("<16sQ5qHHBBxx").pack
+_pack_row: Final = struct.Struct("<16sQ5qHHBBBx").pack
 _FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], np.uint64)
 """Odd, so that no change of a single number is lost. Part of the log's format, like all of `_digests`."""
 

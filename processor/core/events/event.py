@@ -103,6 +103,8 @@ class Event(Struct, kw_only=True, gc=False):
     sdk_version: str
     extra: dict[str, Raw]
     """Unknown fields: name -> the value as JSON text."""
+    cost_source: str | None = None
+    """Where the cost is from, as intake has decided; None: unpriced, or read without its columns."""
 
 
 class Fault(ValueError):

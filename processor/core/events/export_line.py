@@ -8,6 +8,8 @@ log knows beside the event stands under one more name:
 
 and, where they are needed to put the event back exactly as it was:
 
+    "api"           what it came in by, if that was not HTTP
+    "cost_source"   the price list that its cost is from; it came without one
     "shadowed"      the value of an unknown field that was itself called `_spendstream`
     "wire", "raw"   the original bytes (base64), of an event that intake would not take in the form of the line:
                     it is too long when written as JSON, or has a 65th tag from lenient handling
@@ -15,17 +17,19 @@ and, where they are needed to put the event back exactly as it was:
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 from processor.core.clock import format_timestamp, parse_timestamp
+from processor.core.events.codec import PayloadFormat
+from processor.core.events.columns import CLIENT
 from processor.core.events.event import MAX_EVENT_BYTES, Event, Fault, Handling
 from processor.core.events.fields import MAX_TAGS
-from processor.core.events.message import Source, StoredFormat
+from processor.core.events.source import Api, Source
 from processor.core.events.syntax_faults import syntax_fault
-from processor.core.money import format_cost
+from processor.core.money import format_cost, parse_cost
 
 META: Final = "_spendstream"
 
@@ -39,8 +43,10 @@ class _Meta(Struct, kw_only=True, omit_defaults=True):
     key_id: str
     arrival: str
     handling: Handling
+    api: Api = "http"
+    cost_source: str | None = None
     shadowed: Raw | msgspec.UnsetType = msgspec.UNSET
-    wire: StoredFormat = "json"
+    wire: Literal["json", "proto"] = "json"
     raw: str | None = None
 
 
@@ -63,10 +69,12 @@ def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> by
         key_id=source.key_id,
         arrival=format_timestamp(source.arrival),
         handling=source.handling,
+        api=source.api,
+        cost_source=None if event.cost_source == CLIENT else event.cost_source,
     )
     line = _encode(fields)
     if len(line) > MAX_EVENT_BYTES or len(event.tags) > MAX_TAGS:
-        meta.wire = source.stored_format
+        meta.wire = "proto" if source.payload == "protobuf" else "json"
         meta.raw = b64encode(record()).decode()
     if META in fields:
         meta.shadowed = fields.pop(META)
@@ -82,7 +90,7 @@ def _fields(event: Event) -> dict[str, Any]:
             fields[name] = format_timestamp(value)
         elif name == "cost":
             fields["cost_usd"] = Raw(format_cost(value).encode()) if event.priced else None
-        elif name not in {"priced", "extra"} and value is not None and value not in ({}, []):
+        elif name not in {"priced", "extra", "cost_source"} and value is not None and value not in ({}, []):
             fields[name] = value
     fields.update((name, Raw(_one_line(bytes(value)))) for name, value in event.extra.items())
     return fields
@@ -104,6 +112,8 @@ class Opened(NamedTuple):
     """The event as it may go into the log, as `source.payload`."""
     as_counted: bool
     """It says how many input tokens were counted (`event.check`); False for original bytes that may not."""
+    price: tuple[int, str] | None
+    """Picodollars, and the price list they are from, of an event that came without a cost."""
 
 
 def open_line(line: bytes) -> Opened:
@@ -115,6 +125,7 @@ def open_line(line: bytes) -> Opened:
         raise Fault("out_of_range", None, f"a line must have at most {MAX_LINE} bytes, not {len(line)}")
     fields = _open(line)
     meta = _meta(fields.pop(META, None))
+    price = _price(fields, meta.cost_source)
     record = _encode(fields if meta.shadowed is msgspec.UNSET else {**fields, META: meta.shadowed})
     as_counted = meta.raw is None or _has_tokens_apart(fields)
     if meta.raw is not None:
@@ -128,8 +139,19 @@ def open_line(line: bytes) -> Opened:
         arrival = parse_timestamp(meta.arrival)
     except ValueError as error:
         raise Fault("invalid", f"{META}.arrival", f"{META}.arrival {error}") from None
-    source = Source(meta.organization, meta.project, meta.key_id, arrival, meta.wire, meta.handling)
-    return Opened(source, record, as_counted)
+    payload: PayloadFormat = "protobuf" if meta.wire == "proto" else "json"
+    source = Source(meta.organization, meta.project, meta.key_id, arrival, payload, meta.handling, api=meta.api)
+    return Opened(source, record, as_counted, price)
+
+
+def _price(fields: dict[str, Raw], name: str | None) -> tuple[int, str] | None:
+    """Take the cost out of a line that has it from a price list. Raises `Fault`."""
+    if name is None:
+        return None
+    try:
+        return parse_cost(bytes(fields.pop("cost_usd", _NULL)).decode()), name
+    except ValueError:
+        raise Fault("invalid", "cost_usd", f"cost_usd must be the number that {META}.cost_source speaks of") from None
 
 
 def _has_tokens_apart(fields: dict[str, Raw]) -> bool:

@@ -1,102 +1,133 @@
 """The log's event message: many requests' events for one partition, in columns, with their original bytes.
 
-    value = msgpack [version, [block, ...], zstd(msgpack [[record, ...] of each block])]
-    block = [source, users, dims, rows]        rows: 72 bytes an event, as in `columns.ROW`
+    value     = msgpack [version, checksum, columns, originals]
+    checksum  = XXH3-64 of columns and originals as they are encoded
+    columns   = [[[source, events of it], ...], users, dims, cost sources, rows]       rows: 72 bytes an event, `ROW`
+    originals = [zstd(msgpack [[record, ...] or text or nil of each request]), [[coding, body] or nil of each request]]
 
-The blocks alone are enough for the tables; the records are only opened to export, verify or look at events.
+The rows are in the order of the requests; what they point to are dictionaries of the whole message. The columns alone
+are enough for the tables; the originals are only opened to export, verify or look at events. Those of a request are its
+events one by one, or the lines of its body as one text, or its body as it came: then line n, blank ones not counted, is
+row n of the request.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
+import xxhash
 import zstandard
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from processor.core.clock import LAST
-from processor.core.events.codec import PayloadFormat, decode_event
-from processor.core.events.columns import ROW, Columns, Dim, Rows, numbered
-from processor.core.events.event import Event, Handling
-from processor.core.events.lines import SEPARATOR, Lines
-from processor.core.partitioning import Places, partitions_of
+from processor.core.events import message_v4, ndjson
+from processor.core.events.codec import decode_event
+from processor.core.events.columns import CLIENT, ROW, UNPRICED_FLAG, Columns, Dim, Rows, join_dictionaries, numbered
+from processor.core.events.content_coding import Coding, inflate
+from processor.core.events.event import Event
+from processor.core.events.lines import SEPARATOR, Lines, size_of
+from processor.core.events.source import Request, Source
+from processor.core.partitioning import partitions_of
 
-VERSION: Final = 4
-"""The one version that this program writes and reads; before it there was none in use."""
+VERSION: Final = 5
+"""The version that this program writes. It reads 4, too (`message_v4`); before that there was none in use."""
 MAX_VERSION: Final = 1000
 """A list that begins with a larger number is no message of any version."""
 MAX_RECORDS_BYTES: Final = 64 * 1024 * 1024
-"""Bound of a message's records when they are inflated."""
+"""Bound of a message's records when they are inflated; that of a body is the one of requests (`content_coding`)."""
 
 
-StoredFormat = Literal["json", "proto"]
-"""A payload format as messages and exported lines spell it."""
+class Body(NamedTuple):
+    """A request's body as it came, if it was packed and each of its lines is an event that was taken."""
 
-STORED: Final[dict[PayloadFormat, StoredFormat]] = {"json": "json", "protobuf": "proto"}
-_PAYLOADS: Final[dict[StoredFormat, PayloadFormat]] = {stored: payload for payload, stored in STORED.items()}
-
-
-class Source(Struct, array_like=True, frozen=True, gc=False):
-    """Where a request's events came from: who pays for them, when and how they arrived."""
-
-    organization: str
-    project: str
-    key_id: str
-    arrival: int
-    """Microseconds since the epoch: quotas go by it."""
-    stored_format: StoredFormat
-    """Of the events' original bytes."""
-    handling: Handling
-    lease: str = ""
-    """The API process through whose lease of the quota this is paid for (`processor.leases`); empty: none is needed."""
-
-    @property
-    def payload(self) -> PayloadFormat:
-        """How the events' original bytes are encoded."""
-        return _PAYLOADS[self.stored_format]
+    coding: Coding
+    data: bytes
+    size: int
+    """Bytes that come out of it."""
 
 
-class Block(Struct, array_like=True, gc=False):
-    """The events of one request in one partition."""
+class Block(Struct, gc=False):
+    """Events for one partition on their way into the log: what `encode` makes a message of."""
 
-    source: Source
+    requests: list[Request]
     users: list[str | None]
     dims: list[Dim]
-    rows: bytes
-    """`columns.ROW`, one after the other."""
+    cost_sources: list[str]
+    rows: Rows
+    originals: list[Sequence[bytes] | Body]
+    """Of each request."""
 
     def __len__(self) -> int:
-        return len(self.rows) // ROW.itemsize
+        return len(self.rows)
 
-    def columns(self) -> Rows:
-        """The rows as an array, which cannot be changed."""
-        return np.frombuffer(self.rows, ROW)
+    @property
+    def size(self) -> int:
+        """Bytes of the events as they were sent, not packed."""
+        return sum(each.size if isinstance(each, Body) else size_of(each) for each in self.originals)
+
+    @property
+    def arrival(self) -> int:
+        """The latest of its requests."""
+        return max(request.source.arrival for request in self.requests)
 
 
-class _Stored(Struct, array_like=True, gc=False):
-    """One record of the topic `events`."""
+class _StoredBody(Struct, array_like=True, frozen=True, gc=False):
+    coding: Coding
+    data: bytes
 
-    version: int
-    blocks: list[Block]
+
+class _StoredColumns(Struct, array_like=True, gc=False):
+    requests: list[Request]
+    users: list[str | None]
+    dims: list[Dim]
+    cost_sources: list[str]
+    rows: bytes
+
+
+class _StoredOriginals(Struct, array_like=True, gc=False):
+    """The events' original bytes as a message has them."""
+
     records: bytes
+    """Compressed; nil for the requests whose bodies are kept."""
+    bodies: list[_StoredBody | None]
+    """Of each request."""
 
 
 class Message(Struct):
     """A message that has been read and checked."""
 
-    blocks: list[Block]
-    records: bytes
-    """Compressed; see `events`."""
+    requests: list[Request]
+    users: list[str | None]
+    """Each once, of all requests, like `dims`: what the rows point to."""
+    dims: list[Dim]
+    cost_sources: list[str]
     rows: Rows
-    """The rows of all blocks, one array: what is done to the events is done to all at once."""
+    """The rows of all requests, one array: what is done to the events is done to all at once."""
+    originals: Raw
+    """`_StoredOriginals`, not opened yet; see `events` and `records`."""
+    version: int = VERSION
+    """The one it is stored with: its events are read by the rules of that one."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def arrival(self) -> int:
-        """The largest of its blocks."""
-        return max(block.source.arrival for block in self.blocks)
+        """The latest of its requests."""
+        return max(request.source.arrival for request in self.requests)
+
+    @property
+    def counts(self) -> list[int]:
+        """Events of each request."""
+        return [request.count for request in self.requests]
+
+    def by_request(self) -> Iterator[tuple[Request, Rows]]:
+        """Each request with its rows."""
+        ends = accumulate(self.counts)
+        for request, end in zip(self.requests, ends, strict=True):
+            yield request, self.rows[end - request.count : end]
 
 
 class MessageError(ValueError):
@@ -108,7 +139,7 @@ class UnknownVersion(MessageError):
 
     def __init__(self, version: int) -> None:
         super().__init__(
-            f"event message of version {version}; this program reads {VERSION}. "
+            f"event message of version {version}; this program reads {VERSION - 1} and {VERSION}. "
             + (
                 "It was written by a newer spendstream: use that one for every API and worker"
                 if version > VERSION
@@ -118,112 +149,199 @@ class UnknownVersion(MessageError):
         self.version = version
 
 
-def build_blocks(source: Source, columns: Columns, partitions: int) -> dict[int, tuple[Block, Sequence[bytes]]]:
-    """One request's events by partition, each with the events' original bytes."""
+# --- what goes into a message ----------------------------------------------------------------------------------------
+
+
+def build_blocks(source: Source, columns: Columns, partitions: int, body: Body | None = None) -> dict[int, Block]:
+    """One request's events by partition. `body`: what the request sent, if all of its lines are among the events; it
+    is kept where they are all in one partition."""
     rows = columns.rows
     if partitions == 1:
-        return {0: (Block(source, columns.users, columns.dims, rows.tobytes()), columns.records)}
+        return {0: _block(source, columns, rows, body or columns.records)}
     homes = partitions_of(rows["id"], partitions)
-    return {home: _part(source, columns, np.flatnonzero(homes == home)) for home in dict.fromkeys(homes.tolist())}
+    places = {home: np.flatnonzero(homes == home) for home in dict.fromkeys(homes.tolist())}
+    if len(places) == 1:
+        return {home: _block(source, columns, rows, body or columns.records) for home in places}
+    found = {}
+    for home, chosen in places.items():
+        part = rows[chosen]
+        codes, users = numbered(part["user"].tolist(), len(part))
+        part["user"] = codes
+        codes, dims = numbered(part["dim"].tolist(), len(part))
+        part["dim"] = codes
+        smaller = Columns(
+            part,
+            [columns.users[n] for n in users],
+            [columns.dims[n] for n in dims],
+            [columns.records[n] for n in chosen.tolist()],
+            columns.cost_sources,
+        )
+        found[home] = _block(source, smaller, part, smaller.records)
+    return found
 
 
-def _part(source: Source, columns: Columns, chosen: Places) -> tuple[Block, Sequence[bytes]]:
-    rows = columns.rows[chosen]
-    codes, users = numbered(rows["user"].tolist(), len(rows))
-    rows["user"] = codes
-    codes, dims = numbered(rows["dim"].tolist(), len(rows))
-    rows["dim"] = codes
-    block = Block(source, [columns.users[n] for n in users], [columns.dims[n] for n in dims], rows.tobytes())
-    return block, [columns.records[n] for n in chosen.tolist()]
+def _block(source: Source, columns: Columns, rows: Rows, originals: Sequence[bytes] | Body) -> Block:
+    request = Request(source, len(rows))
+    return Block([request], columns.users, columns.dims, columns.cost_sources, rows, [originals])
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message = msgspec.msgpack.Decoder(_Stored).decode
-_decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_parts = msgspec.msgpack.Decoder(list[Raw]).decode
 _decode_number = msgspec.msgpack.Decoder(int).decode
-_decode_records = msgspec.msgpack.Decoder(list[list[bytes] | bytes]).decode
+_decode_columns = msgspec.msgpack.Decoder(_StoredColumns).decode
+_decode_originals = msgspec.msgpack.Decoder(_StoredOriginals).decode
+_decode_records = msgspec.msgpack.Decoder(list[list[bytes] | bytes | None]).decode
 
 
 _idle: Final[list[zstandard.ZstdCompressor]] = []
 """Compressors that no thread uses: making one takes as long as the events of half a request."""
 
 
-def encode(parts: Iterable[tuple[Block, Sequence[bytes]]]) -> bytes:
-    """Encode one message of any number of requests' blocks. The compression releases the GIL."""
-    blocks, each = zip(*parts, strict=True)
-    records = [found.text if isinstance(found, Lines) else found for found in each]
+def encode(blocks: Iterable[Block]) -> bytes:
+    """Encode one message of any number of blocks, at least one. The compression releases the GIL."""
+    whole = joined(list(blocks))
+    columns = _encode(_StoredColumns(whole.requests, whole.users, whole.dims, whole.cost_sources, whole.rows.tobytes()))
+    originals = _encode(_stored(whole.originals))
+    return _encode([VERSION, _checksum(columns, originals), Raw(columns), Raw(originals)])
+
+
+def _stored(originals: Sequence[Sequence[bytes] | Body]) -> _StoredOriginals:
+    records = [
+        None if isinstance(each, Body) else each.text if isinstance(each, Lines) else list(each) for each in originals
+    ]
+    bodies = [_StoredBody(each.coding, each.data) if isinstance(each, Body) else None for each in originals]
     compressor = _idle.pop() if _idle else zstandard.ZstdCompressor(level=1)
     packed = compressor.compress(_encode(records))
     _idle.append(compressor)
-    return _encode(_Stored(VERSION, list(blocks), packed))
+    return _StoredOriginals(packed, bodies)
+
+
+def _checksum(columns: bytes | memoryview, originals: bytes | memoryview) -> int:
+    found = xxhash.xxh3_64(columns)
+    found.update(originals)
+    return found.intdigest()
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """All blocks, at least one, as one: their dictionaries become one of each kind."""
+    if len(blocks) == 1:
+        return blocks[0]
+    rows = np.concatenate([block.rows for block in blocks])
+    sizes = list(map(len, blocks))
+    users = join_dictionaries(rows["user"], [block.users for block in blocks], sizes)
+    dims = join_dictionaries(rows["dim"], [block.dims for block in blocks], sizes)
+    sources = [[None, *block.cost_sources] for block in blocks]
+    _, *cost_sources = join_dictionaries(rows["cost_source"], sources, sizes)
+    return Block(
+        [request for block in blocks for request in block.requests],
+        users,
+        dims,
+        [name for name in cost_sources if name is not None],
+        rows,
+        [each for block in blocks for each in block.originals],
+    )
+
+
+# --- what comes out of one -------------------------------------------------------------------------------------------
 
 
 def decode(value: bytes) -> Message:
     """Decode a message; raises `MessageError`, as `UnknownVersion` where it may be sound all the same."""
     try:
-        found = _decode_message(value)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        version = _version_of(value)
-        if version is not None and version != VERSION:
-            raise UnknownVersion(version) from None
-        raise MessageError(f"not an event message: {error}") from None
-    if found.version != VERSION:
-        raise UnknownVersion(found.version)
-    return opened(found.blocks, found.records)
-
-
-def _version_of(value: bytes) -> int | None:
-    """The version of a message that is built in another way; None: it is no message of any version."""
-    try:
         parts = _decode_parts(value)
         version = _decode_number(parts[0]) if len(parts) > 1 else 0
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    return version if 0 < version < MAX_VERSION else None
+        if version == VERSION:
+            return _read(parts)
+        if version == message_v4.VERSION:
+            return _read_v4(value)
+    except MessageError:
+        raise
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise MessageError(f"not an event message: {error}") from None
+    if not 0 < version < MAX_VERSION:
+        raise MessageError("not an event message: it names no version")
+    raise UnknownVersion(version)
 
 
-def opened(blocks: list[Block], records: bytes = b"") -> Message:
-    """A message of these blocks; raises `MessageError` for rows that are cut off or point to no user or dim."""
-    if not blocks or any(len(block.rows) % ROW.itemsize for block in blocks):
+def _read(parts: list[Raw]) -> Message:
+    _, checksum, columns, originals = parts
+    if _decode_number(checksum) != _checksum(memoryview(columns), memoryview(originals)):
+        raise MessageError("event message with a wrong checksum: its bytes are not those that were written")
+    found = _decode_columns(columns)
+    return _checked(found.requests, found.users, found.dims, found.cost_sources, found.rows, originals)
+
+
+def _read_v4(value: bytes) -> Message:
+    requests, users, dims, rows, packed = message_v4.read(value)
+    originals = Raw(_encode(_StoredOriginals(packed, [None] * len(requests))))
+    return _checked(requests, users, dims, [CLIENT], rows, originals, message_v4.VERSION)
+
+
+def _checked(
+    requests: list[Request],
+    users: list[str | None],
+    dims: list[Dim],
+    cost_sources: list[str],
+    stored_rows: bytes | bytearray,
+    originals: Raw,
+    version: int = VERSION,
+) -> Message:
+    """A message of these parts; raises `MessageError` for rows that are cut off or point to nothing."""
+    if len(stored_rows) % ROW.itemsize or not requests or min(request.count for request in requests) <= 0:
         raise MessageError("event message with torn rows")
-    rows = np.frombuffer(b"".join([block.rows for block in blocks]), ROW)
-    sizes = list(map(len, blocks))
-    for name, dictionaries in (
-        ("user", [len(block.users) for block in blocks]),
-        ("dim", [len(block.dims) for block in blocks]),
-    ):
-        if (rows[name] >= np.repeat(dictionaries, sizes)).any():
+    rows = np.frombuffer(stored_rows, ROW)
+    if sum(request.count for request in requests) != len(rows):
+        raise MessageError("event message with torn rows")
+    for name, size in (("user", len(users)), ("dim", len(dims)), ("cost_source", 1 + len(cost_sources))):
+        if rows[name].max() >= size:
             raise MessageError(f"event message with a row of no {name}")
-    return Message(blocks, records, rows)
+    return Message(requests, users, dims, cost_sources, rows, originals, version)
 
 
-def events(message: Message) -> list[tuple[Block, list[Event]]]:
-    """The events of a message in full, decoded again from their original bytes, with the input tokens that they were
-    counted with. Raises `MessageError`.
+def opened(blocks: Iterable[Block]) -> Message:
+    """The message that `decode` makes of what `encode` makes of these blocks."""
+    return decode(encode(blocks))
 
-    Whether their own time lies in the future was decided when they arrived, also by a clock that the arrival does not
-    tell.
-    """
+
+def records(message: Message) -> list[Sequence[bytes]]:
+    """The original bytes of each request's events. Raises `MessageError`."""
     try:
-        return [(block, _events(block, raws)) for block, raws in zip(message.blocks, records(message), strict=True)]
+        stored = _decode_originals(message.originals)
+        packed = zstandard.ZstdDecompressor().decompress(stored.records, max_output_size=MAX_RECORDS_BYTES)
+        found: list[Sequence[bytes]] = []
+        for request, body, each in zip(message.requests, stored.bodies, _decode_records(packed), strict=True):
+            if body is not None:
+                found.append(ndjson.split(inflate(body.data, body.coding), request.count)[0])
+            elif each is not None:
+                found.append(each.split(SEPARATOR) if isinstance(each, bytes) else each)
+            else:
+                raise MessageError("event message without the records of a request")
+    except MessageError:
+        raise
+    except (zstandard.ZstdError, ValueError) as error:  # those of msgspec, too
+        raise MessageError(f"event message with unreadable records: {error}") from None
+    return found
+
+
+def events(message: Message) -> list[tuple[Request, list[Event]]]:
+    """The events of a message in full, decoded again from their original bytes, with what was decided when they
+    arrived: cost, where that is from, counted input tokens. Raises `MessageError`.
+
+    Whether their own time lies in the future was decided then, too, also by a clock that the arrival does not tell.
+    """
+    found = []
+    try:
+        for (request, rows), raws in zip(message.by_request(), records(message), strict=True):
+            source = request.source
+            decoded = [decode_event(source.payload, raw, source.handling, LAST, as_counted=True) for raw in raws]
+            for event, row in zip(decoded, rows, strict=True):
+                event.input_tokens = int(row["input"])
+                event.cost = int(row["cost"])
+                event.priced = not row["flags"] & UNPRICED_FLAG
+                event.cost_source = [None, *message.cost_sources][row["cost_source"]]
+            found.append((request, decoded))
     except MessageError:
         raise
     except ValueError as error:
         raise MessageError(f"event message with unreadable records: {error}") from None
-
-
-def _events(block: Block, raws: Sequence[bytes]) -> list[Event]:
-    payload, handling = block.source.payload, block.source.handling
-    found = [decode_event(payload, raw, handling, LAST, as_counted=True) for raw in raws]
-    for event, counted in zip(found, block.columns()["input"].tolist(), strict=True):
-        event.input_tokens = counted  # lenient handling may have added the cached ones, by the rules of its time
     return found
-
-
-def records(message: Message) -> list[list[bytes]]:
-    """The original bytes of each block's events. Raises `MessageError`."""
-    try:
-        packed = zstandard.ZstdDecompressor().decompress(message.records, max_output_size=MAX_RECORDS_BYTES)
-        return [found.split(SEPARATOR) if isinstance(found, bytes) else found for found in _decode_records(packed)]
-    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
-        raise MessageError(f"event message with unreadable records: {error}") from None

@@ -6,15 +6,16 @@ stored, and under `lenient` handling may read a field in another way. So columns
 may change has a say: for events that any handling takes as they are. Of all others the id is compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.events import codec, message
-from processor.core.events.columns import Columns
-from processor.core.events.message import Block, Message, MessageError
+from processor.core.events.columns import Columns, Rows
+from processor.core.events.message import Message, MessageError
+from processor.core.events.source import Source
 
 NO_FUTURE: Final = 2**62
 """An arrival, in microseconds, for which no timestamp lies in the future: that was checked at intake."""
@@ -32,35 +33,31 @@ def differences(found: Message) -> Iterator[str]:
     except (MessageError, ValueError) as error:
         yield f"its original bytes cannot be opened: {error}"
         return
-    if len(originals) != len(found.blocks):
-        yield f"it has the original bytes of {len(originals)} requests, and columns of {len(found.blocks)}"
-        return
-    for number, (block, records) in enumerate(zip(found.blocks, originals, strict=True)):
+    for number, ((request, rows), records) in enumerate(zip(found.by_request(), originals, strict=True)):
         where = f"request {number}"
-        if len(records) != len(block):
-            yield f"{where} has the original bytes of {len(records)} events, and columns of {len(block)}"
+        if len(records) != len(rows):
+            yield f"{where} has the original bytes of {len(records)} events, and columns of {len(rows)}"
         else:
-            yield from (f"{where}, {what}" for what in _in_block(block, records))
+            yield from (f"{where}, {what}" for what in _in_request(found, request.source, rows, records))
 
 
-def _in_block(block: Block, records: list[bytes]) -> Iterator[str]:
-    payload, rows = block.source.payload, block.columns()
-    plainly = codec.decode(payload, records, "partial", NO_FUTURE)
+def _in_request(found: Message, source: Source, rows: Rows, records: Sequence[bytes]) -> Iterator[str]:
+    plainly = codec.decode(source.payload, records, "partial", NO_FUTURE)
     plain = np.ones(len(records), np.bool_)
     plain[[place for place, _ in plainly.faults]] = False
-    yield from _in_columns(block, np.flatnonzero(plain), plainly.columns)
+    yield from _in_columns(found, source, rows, np.flatnonzero(plain), plainly.columns)
     for place in np.flatnonzero(~plain).tolist():
-        again = codec.decode(payload, [records[place]], block.source.handling, NO_FUTURE)
+        again = codec.decode(source.payload, [records[place]], source.handling, NO_FUTURE)
         if again.faults:
             yield f"event {place}: its original bytes are no event: {again.faults[0][1]}"
         elif (again.columns.rows["id"][0] != rows["id"][place]).any():
             yield f"event {place}: its original bytes are those of another event"
 
 
-def _in_columns(block: Block, places: NDArray[np.int64], again: Columns) -> Iterator[str]:
-    """Compare the events at these places of a block with what they are decoded to."""
-    ours, theirs = block.columns()[places], again.rows
-    if block.source.handling == "lenient":  # which may have read such counts in another way
+def _in_columns(found: Message, source: Source, rows: Rows, places: NDArray[np.int64], again: Columns) -> Iterator[str]:
+    """Compare the events at these places of a request's rows with what they are decoded to."""
+    ours, theirs = rows[places], again.rows
+    if source.handling == "lenient":  # which may have read such counts in another way
         other = theirs["cached"] > theirs["input"]
         for place in places[other & (ours["id"] != theirs["id"]).any(axis=1)].tolist():
             yield f"event {place}: its original bytes are those of another event"
@@ -71,7 +68,7 @@ def _in_columns(block: Block, places: NDArray[np.int64], again: Columns) -> Iter
             differs = differs.any(axis=1)
         for place in places[differs].tolist():
             yield f"event {place}: {name} differs from its original bytes"
-    for name, mine, other_names in (("user", block.users, again.users), ("dim", block.dims, again.dims)):
+    for name, mine, other_names in (("user", found.users, again.users), ("dim", found.dims, again.dims)):
         pairs = zip(places.tolist(), ours[name].tolist(), theirs[name].tolist(), strict=True)
         for place, here, there in pairs:
             if mine[here] != other_names[there]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.events import latency
-from processor.core.events.columns import Rows
+from processor.core.events.columns import Dim, Rows
 from processor.core.events.fields import ERRORS
-from processor.core.events.message import Block, Message
+from processor.core.events.message import Message
+from processor.core.events.source import Request
 from processor.core.growing_arrays import I64, Records
 from processor.core.partitioning import U64
 from processor.core.tables import dedupe, grouped_sums, row_block, row_bytes, table_rows
@@ -38,6 +39,9 @@ from processor.core.tables.table_rows import (
 from processor.core.tables.user_rows import Dead, UserChanges, UserRows, blocks_of
 
 Record = tuple[bytes, bytes | None]
+
+Kind = tuple[str, Dim]
+"""A project, and what else its events are told apart by."""
 
 MAX_PADS: Final = 10_000
 """Projects whose pads are kept at hand."""
@@ -149,10 +153,10 @@ class Tables:
 
     def prepare(self, message: Message) -> U64:
         """The claim keys of a message, shape (n, 2). May raise; changes no table."""
-        pads = [self._pad(block.source.project) for block in message.blocks]
+        pads = [self._pad(request.source.project) for request in message.requests]
         if all(pad is pads[0] for pad in pads):
             return dedupe.claim_keys(message.rows["id"], pads[0])
-        return dedupe.claim_keys(message.rows["id"], np.repeat(pads, list(map(len, message.blocks)), axis=0))
+        return dedupe.claim_keys(message.rows["id"], np.repeat(pads, message.counts, axis=0))
 
     def _pad(self, project: str) -> U64:
         pad = self._pads.get(project)
@@ -180,12 +184,12 @@ class Tables:
             part = slice(start, start + size)
             start += size
             self._pass += 1
-            self._count(offset, message.blocks, fresh[part], conflicting[part])
+            self._count(offset, message.requests, fresh[part], conflicting[part])
             self._claim(offset, keys[part], digests[part], fresh[part])
             self._advance(offset, message.arrival)
         if fresh.any():
             chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
-            self._add(offsets, [block for _, message, _ in messages for block in message.blocks], rows, chosen)
+            self._add(offsets, [message for _, message, _ in messages], rows, chosen)
 
     def _claim(self, offset: int, keys: U64, digests: U64, fresh: dedupe.Mask) -> None:
         if fresh.any():
@@ -201,41 +205,40 @@ class Tables:
 
     # --- rows of cost -----------------------------------------------------------------------------------------------
 
-    def _add(self, offsets: I64, blocks: list[Block], rows: Rows, fresh: dedupe.Mask | slice) -> None:
+    def _add(self, offsets: I64, messages: list[Message], rows: Rows, fresh: dedupe.Mask | slice) -> None:
         """Add the fresh events of some messages to their rows, of which there is at least one."""
         rows, offsets = rows[fresh], offsets[fresh]
-        # What the rows point to in the dictionary of their own block, in one dictionary of all blocks.
-        sizes = list(map(len, blocks))
-        dims = rows["dim"] + np.repeat(_starts([len(block.dims) for block in blocks]), sizes)[fresh]
-        users = rows["user"] + np.repeat(_starts([len(block.users) for block in blocks]), sizes)[fresh]
-        errors = np.array([dim[-1] in ERRORS for block in blocks for dim in block.dims])[dims]
-        self._add_to_users(offsets, blocks, rows, dims, users, errors)
-        self._add_to_hours(offsets, blocks, rows, dims, errors)
+        # What the rows point to in the dictionaries of their own message, in one dictionary of all messages.
+        sizes = list(map(len, messages))
+        users = rows["user"] + np.repeat(_starts([len(message.users) for message in messages]), sizes)[fresh]
+        names = [user for message in messages for user in message.users]
+        kinds, places = _kinds_of(messages)
+        dims = rows["dim"] + places[fresh]
+        errors = np.array([dim[-1] in ERRORS for _, dim in kinds])[dims]
+        self._add_to_users(offsets, names, kinds, rows, dims, users, errors)
+        self._add_to_hours(offsets, kinds, rows, dims, errors)
 
     def _add_to_users(
         self,
         offsets: I64,
-        blocks: list[Block],
+        names: list[str | None],
+        kinds: list[Kind],
         rows: Rows,
         dims: grouped_sums.Codes,
         users: grouped_sums.Codes,
         errors: dedupe.Mask,
     ) -> None:
-        names = [user for block in blocks for user in block.users]
-        every = [(block.source.project, dim) for block in blocks for dim in block.dims]
-        groups = np.zeros(len(every), np.int64)
+        groups = np.zeros(len(kinds), np.int64)
         for number in np.flatnonzero(np.bincount(dims)).tolist():  # a group must not appear because of a duplicate
-            project, (hour, provider, model, environment, _, _) = every[number]
+            project, (hour, provider, model, environment, _, _) = kinds[number]
             groups[number] = self.users.group((project, hour // HOURS_PER_DAY, provider, model, environment))
         self.users.add(offsets, groups.take(dims), users, names, rows, errors)
 
     def _add_to_hours(
-        self, offsets: I64, blocks: list[Block], rows: Rows, dims: grouped_sums.Codes, errors: dedupe.Mask
+        self, offsets: I64, kinds: list[Kind], rows: Rows, dims: grouped_sums.Codes, errors: dedupe.Mask
     ) -> None:
         numbers: dict[HourKey, int] = {}
-        hours = [
-            numbers.setdefault((block.source.project, *dim[:4]), len(numbers)) for block in blocks for dim in block.dims
-        ]
+        hours = [numbers.setdefault((project, *dim[:4]), len(numbers)) for project, dim in kinds]
         keys = list(numbers)
         codes = np.array(hours, np.int64)[dims]
         self._add_latencies(offsets, keys, codes, rows)
@@ -289,7 +292,7 @@ class Tables:
 
     # --- windows ----------------------------------------------------------------------------------------------------
 
-    def _count(self, offset: int, blocks: list[Block], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
+    def _count(self, offset: int, requests: list[Request], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
         """Count each request's events where its key, its organization and its minute of arrival count."""
         totals: dict[tuple[str, str, int, str], list[int]] = {}
         start = 0
@@ -297,9 +300,9 @@ class Tables:
             np.concatenate(([0], fresh.cumsum())).tolist(),
             np.concatenate(([0], conflicting.cumsum())).tolist(),
         )
-        for block in blocks:
-            end = start + len(block)
-            source = block.source
+        for request in requests:
+            end = start + request.count
+            source = request.source
             minute = source.arrival - source.arrival % WINDOW_SIZE["minute"]
             total = totals.setdefault((source.organization, source.key_id, minute, source.lease), [0, 0, 0])
             unique = uniques[end] - uniques[start]
@@ -533,6 +536,26 @@ def _hour_key(parts: tuple[Any, ...]) -> HourKey:
     """The key of an hour with its strings kept once."""
     project, hour, provider, model, environment = parts
     return intern(project), hour, intern(provider), intern(model), intern(environment)
+
+
+def _kinds_of(messages: list[Message]) -> tuple[list[Kind], I64]:
+    """The kinds of events in some messages, and where those of each event's project and message begin.
+
+    Each project of a message has all the dims of it, of which its events may use some.
+    """
+    kinds: list[Kind] = []
+    starts: list[int] = []
+    counts: list[int] = []
+    for message in messages:
+        begins: dict[str, int] = {}
+        for request in message.requests:
+            project = request.source.project
+            if project not in begins:
+                begins[project] = len(kinds)
+                kinds += [(project, dim) for dim in message.dims]
+            starts.append(begins[project])
+            counts.append(request.count)
+    return kinds, np.repeat(np.array(starts, np.int64), counts)
 
 
 def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":
