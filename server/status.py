@@ -1,6 +1,7 @@
 """The one table reason -> HTTP status, gRPC status code and meaning, and both forms of an error answer made from it."""
 
 from collections.abc import Iterable
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,9 @@ NDJSON: Final = "application/x-ndjson"
 
 API_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 """Of every answer of the API: it is a tenant's data, for this client only, and never a page."""
+
+POSITION: Final = "x-ingest-position"
+"""The header of a receipt: a read with its value contains the batch."""
 
 _Code = grpc.StatusCode
 
@@ -99,6 +103,12 @@ def retry_after(refused: Refused) -> int | None:
 def reason_of(status: int) -> Reason:
     """Return the reason of an error answer that HTTP itself asks for: `status` is 400 to 599."""
     return _OF_HTTP.get(status, "bad_request" if status < 500 else "internal")
+
+
+@cache
+def phrase_of(status: int) -> str:
+    """The words beside a status."""
+    return HTTPStatus(status).phrase
 
 
 def http_headers(refused: Refused) -> dict[str, str]:

@@ -13,11 +13,16 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from server.errors import Refused
 from server.http_api import gate
+from server.http_api.fast_path import Arrival, FastPath
 from server.http_api.gate import MAX_HEAD, Gate
 from server.limits.admission import Admission, network_of
 from server.limits.connection_watch import MAX_GRPC, peer_of
 from server.status import API_HEADERS, http_body, http_response, reason_of
 
+PATIENCE: Final = 1.0
+"""Seconds in which the body of a usual batch arrives."""
+BUSY: Final = 3600.0
+"""Seconds, far more than a batch may wait for the log."""
 KEEPALIVE: Final = 75.0
 """Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
 MAX_HTTP: Final = 8192
@@ -86,13 +91,14 @@ class Runner(web.AppRunner):
     `admission` decides on them; connections are closed after `keepalive` seconds without a request.
     """
 
-    __slots__ = ("_bounds", "_gate", "admission")
+    __slots__ = ("_bounds", "_fast_path", "_gate", "admission")
 
     def __init__(
         self,
         app: web.Application,
         logger: logging.Logger,
         gate: Gate,
+        fast_path: FastPath | None = None,
         *,
         connections: int = MAX_HTTP,
         keepalive: float = KEEPALIVE,
@@ -108,6 +114,7 @@ class Runner(web.AppRunner):
         }
         super().__init__(app, shutdown_timeout=SHUTDOWN_TIMEOUT, **self._bounds)
         self._gate = gate
+        self._fast_path = fast_path
         self.admission: Admission[Connection] = Admission(connections, PROBE_CONNECTIONS)
 
     @property
@@ -118,24 +125,33 @@ class Runner(web.AppRunner):
 
     def _bounded(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         loop = asyncio.get_running_loop()
-        return lambda: Connection(self._gate, self.admission, server, loop=loop, **self._bounds)
+        return lambda: Connection(self._gate, self._fast_path, self.admission, server, loop=loop, **self._bounds)
 
 
 class Connection(web.RequestHandler):
-    """A connection that holds the first bytes of a batch back until the gate lets it in.
+    """A connection that holds the first bytes of a batch back until the gate lets it in, and has the fast path take it
+    if it is a usual one.
 
     Only where a request can begin: nothing is under way, all before it was answered, and no part of a head is with the
-    parser. So no answer of the gate can be taken for one to another request.
+    parser. So no answer of theirs can be taken for one to another request.
     """
 
     __slots__ = (
         "_admission",
+        "_answered",
         "_answers",
+        "_arrival",
+        "_behind",
         "_body",
         "_end",
+        "_fast_path",
         "_gate",
         "_has_ended",
         "_head",
+        "_missing",
+        "_parts",
+        "_patience",
+        "_taken",
         "held",
         "is_probe_only",
         "is_refused",
@@ -143,7 +159,14 @@ class Connection(web.RequestHandler):
         "peer",
     )
 
-    def __init__(self, gate: Gate, admission: "Admission[Connection]", server: web.Server, **bounds: Any) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        fast_path: FastPath | None,
+        admission: "Admission[Connection]",
+        server: web.Server,
+        **bounds: Any,
+    ) -> None:
         super().__init__(server, **bounds)
         self.held: bytes | None = None
         """What has arrived of a batch that waits."""
@@ -166,6 +189,20 @@ class Connection(web.RequestHandler):
         """The last of them."""
         self._has_ended = False
         """Whether the client has ended its side: nothing more will come."""
+        self._fast_path = fast_path
+        self._arrival: Arrival | None = None
+        """The batch that is in the fast path, from its head to its answer."""
+        self._parts: list[bytes] = []
+        """What has arrived of it."""
+        self._missing = 0
+        """Bytes of it that are still to come."""
+        self._behind = b""
+        """What has arrived behind it."""
+        self._taken = 0
+        """Batches that the fast path has answered."""
+        self._patience: asyncio.TimerHandle | None = None
+        self._answered: asyncio.Future[None] | None = None
+        """Done with the next answer of the fast path, where the end of the server waits for it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection; beyond the bounds it is for probes only."""
@@ -178,7 +215,9 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
-        if self.held is not None:
+        if self._arrival is not None:
+            self._go_on_arriving(self._arrival, data)
+        elif self.held is not None:
             self._pause_transport_reading()  # this is enough; read on only so as to see when the client leaves
             self._gate.hold(len(data))
             self.held += data
@@ -201,6 +240,11 @@ class Connection(web.RequestHandler):
         if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
             return False
         self._has_ended = True
+        if self._arrival is not None:
+            if not self._missing:
+                return True
+            self.leave_fast_path(b"".join(self._parts))  # the rest never comes
+            return self.transport is not None
         return self.held is not None or self._has_to_answer()
 
     def let_in(self) -> None:
@@ -212,7 +256,7 @@ class Connection(web.RequestHandler):
         data = self._take()
         refused = self._gate.on_refused
         if refused is None or self.transport is None or self.writing_paused or not gate.is_whole(data):
-            self._begin(data, is_refused=True)
+            self._parse(data, is_refused=True)
             return
         refused(gate.full())
         self.transport.write(gate.ANSWER)
@@ -223,10 +267,24 @@ class Connection(web.RequestHandler):
         """The server stops: who is held is told so first."""
         if self.held is not None:
             self.refuse()
+        if self._missing:
+            self.leave_fast_path(b"".join(self._parts))
         super().close()
+
+    async def shutdown(self, timeout: float | None = SHUTDOWN_TIMEOUT) -> None:  # noqa: ASYNC109 - as in aiohttp
+        """End the connection, at most `timeout` seconds after what is under way could be answered."""
+        if self._arrival is not None and self.transport is not None:
+            self._answered = self._loop.create_future()
+            await asyncio.wait((self._answered,), timeout=timeout)
+        await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone, or was sent away."""
+        if self._missing and self._arrival is not None:
+            self._arrival.claim.close()
+            self._end_arrival()
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
         if self.held is not None:
             self._take()
         self._admission.forget(self)
@@ -234,14 +292,102 @@ class Connection(web.RequestHandler):
 
     def idle_since(self) -> float | None:
         """Return the loop's time since when no request is under way; None: one is."""
-        if self.held is not None or not self._is_idle():
+        if self._arrival is not None or self.held is not None or not self._is_idle():
             return None
         return self._next_keepalive_close_time - self.keepalive_timeout
 
     @property
     def requests(self) -> int:
         """How many requests it has made so far."""
-        return self._request_count
+        return self._request_count + self._taken
+
+    # --- the fast path ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_there(self) -> bool:
+        """False once the client has gone, or was sent away."""
+        return self.transport is not None
+
+    def _enters_fast_path(self, data: bytes) -> bool:
+        """Have a batch that begins with `data` taken without a request; False: it is not usual."""
+        if self._fast_path is None or self._close or self._force_close or self.writing_paused:
+            return False
+        arrival = self._fast_path.open(data)
+        if arrival is None:
+            return False
+        if self._has_ended and len(data) < arrival.end:
+            arrival.claim.close()
+            return False
+        self._arrival, self._missing = arrival, arrival.end
+        self._go_on_arriving(arrival, data)
+        if self._missing:
+            self._patience = self._loop.call_later(PATIENCE, self._give_up_waiting)
+        return True
+
+    def _go_on_arriving(self, arrival: Arrival, data: bytes) -> None:
+        if not self._missing:
+            self._pause_transport_reading()  # this is enough; read on only so as to see when the client leaves
+            self._behind += data
+            return
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return
+        self._missing = 0
+        whole = data if len(self._parts) == 1 else b"".join(self._parts)
+        if len(whole) > arrival.end:
+            self._pause_transport_reading()
+            whole, self._behind = whole[: arrival.end], whole[arrival.end :]
+        self._parts.clear()
+        self._stop_waiting()
+        self._next_keepalive_close_time = self._loop.time() + BUSY  # to aiohttp it is idle
+        assert self._fast_path is not None
+        self._fast_path.take(self, arrival, whole)
+
+    def _give_up_waiting(self) -> None:
+        """A body that comes slowly is aiohttp's."""
+        self.leave_fast_path(b"".join(self._parts))
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _end_arrival(self) -> bytes:
+        """The batch is no more in the fast path; returns what came behind it."""
+        self._stop_waiting()
+        self._arrival, self._missing = None, 0
+        self._parts.clear()
+        behind, self._behind = self._behind, b""
+        self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+        if behind:
+            self._resume_transport_reading()
+        return behind
+
+    def leave_fast_path(self, data: bytes) -> None:
+        """Have aiohttp take the batch that is in the fast path, of which `data` has arrived."""
+        if self._missing and self._arrival is not None:
+            self._arrival.claim.close()
+        behind = self._end_arrival()
+        self._parse(data + behind if behind else data)
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+
+    def answer(self, response: bytes) -> None:
+        """Send the answer to the batch that is in the fast path."""
+        behind = self._end_arrival()
+        self._taken += 1
+        if self.transport is None:
+            return
+        self.transport.write(response)
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+        if behind and not self._close:
+            self.data_received(behind)
+        elif self._has_ended:
+            self.force_close()
+
+    # --- aiohttp ----------------------------------------------------------------------------------------------------
 
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> tuple[Any, bool]:
         """Send an answer; the last one to a client that has ended its side ends the connection."""
@@ -280,8 +426,14 @@ class Connection(web.RequestHandler):
         self._resume_transport_reading()
         return data
 
-    def _begin(self, data: bytes, *, is_refused: bool = False) -> None:
-        """Parse bytes that came while no request was under way: a head, or a part of it, is first in them."""
+    def _begin(self, data: bytes) -> None:
+        """Take bytes that came while no request was under way: a head, or a part of it, is first in them."""
+        is_first = not self._head and not self.is_probe_only
+        if not (is_first and data.startswith(gate.START) and self._enters_fast_path(data)):
+            self._parse(data)
+
+    def _parse(self, data: bytes, *, is_refused: bool = False) -> None:
+        """Have aiohttp take such bytes."""
         self.is_refused = is_refused
         if self._head + len(data) > MAX_HEAD and not self._fits(data):
             self._refuse_head()

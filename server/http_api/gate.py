@@ -32,7 +32,7 @@ MAX_HEAD: Final = 32 * 1024
 """Bytes of a request line and its headers."""
 _LINE: Final = START + b" HTTP/1.1\r\n"
 _KEY: Final = re.compile(rb"\r\nx-api-key:[ \t]*([!-~]*)", re.IGNORECASE)
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _PECULIAR: Final = re.compile(
     rb"\r\n(?:transfer-encoding|expect|upgrade|connection(?!:[ \t]*keep-alive[ \t]*\r\n))", re.IGNORECASE
 )
@@ -143,7 +143,7 @@ def is_whole(data: bytes) -> bool:
     if end < 0 or not data.startswith(_LINE):
         return False
     head = data[: end + 2]
-    lengths = _LENGTH.findall(head)
+    lengths = LENGTH.findall(head)
     if len(lengths) != 1 or len(data) != end + 4 + int(lengths[0]):
         return False
     return _PECULIAR.search(head) is None and head.count(b"\n") == head.count(b"\r\n")

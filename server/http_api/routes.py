@@ -21,6 +21,7 @@ from server.alerts.budget_json import budget_list
 from server.errors import Refused
 from server.http_api import admin, docs_page, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
+from server.http_api.fast_path import FastPath
 from server.http_api.gate import Gate, full
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
@@ -30,7 +31,7 @@ from server.limits.memory_budget import Claim
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
-from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers, reason_of
+from server.status import API_HEADERS, NDJSON, POSITION, TABLE, http_body, http_headers, reason_of
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
 from server.tenancy.admin_service import AdminService
@@ -39,7 +40,6 @@ from server.tenancy.keys import Key
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 API_KEY: Final = "x-api-key"
-POSITION: Final = "x-ingest-position"
 USERS: Final = "/v1/users/"
 NAMELESS: Final = (
     "This path names no user. The ids . and .. cannot stand in a path: browsers, curl and proxies resolve them; "
@@ -55,6 +55,7 @@ INLINE_OUT: Final = 1024 * 1024
 """Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
 
 GATE: Final = web.AppKey("gate", Gate)
+FAST_PATH: Final = web.AppKey("fast_path", FastPath)
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,12 @@ def create_app(
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
     app = web.Application(middlewares=[*outer, _answer_errors, _settle(services), _pace_strangers(services)])
-    app[GATE] = _make_gate(services)
+    # Who wants to see each request, or each batch that is refused, wants a request of it.
+    is_watched = services.access_log or tracing.is_on()
+    on_refused = None if is_watched else partial(services.intake.meters.refused, "http")
+    app[GATE] = Gate(services.directory.owner_of, services.intake.pending, on_refused)
+    if not is_watched:
+        app[FAST_PATH] = FastPath(services)
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
     app.router.add_get(USERS, door.get_user_by_parameter)
@@ -94,14 +100,7 @@ def create_app(
 
 def make_runner(app: web.Application, **bounds: Any) -> Runner:
     """The runner the application needs; `bounds` are those of `Runner`."""
-    return Runner(app, _server_logger(), app[GATE], **bounds)
-
-
-def _make_gate(services: Services) -> Gate:
-    """Its refusals are no requests, unless each request is to be logged or traced."""
-    watched = services.access_log or tracing.is_on()
-    on_refused = None if watched else partial(services.intake.meters.refused, "http")
-    return Gate(services.directory.owner_of, services.intake.pending, on_refused)
+    return Runner(app, _server_logger(), app[GATE], app.get(FAST_PATH), **bounds)
 
 
 class _Door:

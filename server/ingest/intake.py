@@ -16,12 +16,12 @@ from processor.core.events import codec
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
-from processor.core.events.message import Body, build_blocks
+from processor.core.events.message import Block, Body, build_blocks
 from processor.core.events.source import Api, Source
 from processor.view.projects import Names
 from server import position
 from server.errors import Refused, Rejection
-from server.ingest.publisher import NotPublished, Publisher
+from server.ingest.publisher import Done, NotPublished, Outcome, Parts, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import MemoryBudget
@@ -99,11 +99,7 @@ class Intake:
         with self.pending.hold(key.organization, key.id) as hold:
             hold.reserve(size)  # before anything is decoded: a refusal must cost little when there is much to do
             decoded, rejected = self._decode(key, batch, max(now, self._latest()))
-            source = Source(
-                key.organization, key.project, key.id, now, batch.payload, batch.handling, self._lease, batch.api
-            )
-            body = None if decoded.faults else batch.body
-            parts = build_blocks(source, decoded.columns, self._publisher.partitions, body)
+            parts = self._build(key, batch, decoded, now)
             new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
             try:
                 with tracing.span("quota.reserve"):
@@ -111,24 +107,98 @@ class Intake:
             except BaseException:
                 self._withdraw(key, new)
                 raise
-            try:
-                with tracing.span("log.append", bytes=size):
-                    offsets = await self._publisher.publish(parts, size, partial(self._end, key, new, reservation))
-            except NotPublished:
-                reservation.release()
-                self._withdraw(key, new)
-                raise
-            except asyncio.CancelledError:  # it goes on without its client, however long a write takes
-                raise
-            except BaseException:  # refused by the log: some of it may be durable all the same
-                self._end(key, new, reservation, None)
-                raise
-            self._end(key, new, reservation, offsets)
-        events = {partition: len(block) for partition, block in parts.items()}
-        self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
+            # Without its client it goes on all the same, however long the write takes: its end is for `_submit` to see.
+            durable: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            with tracing.span("log.append", bytes=size):
+                self._submit(key, parts, size, new, reservation, partial(_set, durable))
+                outcome = await durable
+        if isinstance(outcome, Refused):
+            raise outcome
         for _, fault in decoded.faults:
             self.meters.rejected(batch.api, fault.code)
-        return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, offsets))
+        return self._receipt(batch, parts, rejected, outcome, began)
+
+    def take_at_once(self, key: Key, batch: Batch, done: Callable[[Receipt | Refused], None]) -> bool:
+        """Take a batch as `accept` does, without a task of its own, if nothing about it is unusual.
+
+        `done` is called once, in a later turn of the loop. False: it is for `accept` to take or to refuse, and nothing
+        of it is counted yet. Spans of a trace are not made.
+        """
+        now, began = self._clock(), time.monotonic()
+        size = size_of(batch.records)
+        try:
+            check_count(len(batch.records))
+            hold = self.pending.hold(key.organization, key.id).__enter__()
+        except Refused:
+            return False
+        reservation: Reservation | None = None
+        try:
+            hold.reserve(size)
+            decoded = codec.decode(batch.payload, batch.records, batch.handling, max(now, self._latest()))
+            is_usual = not decoded.faults and (
+                self._cardinality is None or not self._cardinality.beyond(key.project, decoded.columns)
+            )
+            reservation = self._quotas.try_reserve(key, len(decoded.columns), now) if is_usual else None
+            if reservation is None:
+                hold.close()
+                return False
+            self._quotas.admit_request(key, now)  # last: what it counts is not given back
+        except BaseException as error:
+            hold.close()
+            if reservation is not None:
+                reservation.release()
+            if isinstance(error, Refused):
+                return False
+            raise
+        parts = self._build(key, batch, decoded, now)
+        new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
+
+        def end(outcome: Outcome) -> None:
+            hold.close()
+            done(outcome if isinstance(outcome, Refused) else self._receipt(batch, parts, (), outcome, began))
+
+        try:
+            self._submit(key, parts, size, new, reservation, end)
+        except NotPublished as refused:
+            asyncio.get_running_loop().call_soon(end, refused)
+        return True
+
+    def _build(self, key: Key, batch: Batch, decoded: codec.Decoded, now: int) -> dict[int, Block]:
+        source = Source(
+            key.organization, key.project, key.id, now, batch.payload, batch.handling, self._lease, batch.api
+        )
+        body = None if decoded.faults else batch.body
+        return build_blocks(source, decoded.columns, self._publisher.partitions, body)
+
+    def _submit(
+        self, key: Key, parts: Parts, size: int, new: Names | None, reservation: Reservation, done: Done
+    ) -> None:
+        """Hand a batch to the log; what it has reserved ends with it, before `done`. Raises `NotPublished`."""
+
+        def end(outcome: Outcome) -> None:
+            if isinstance(outcome, Refused):  # some of it may be durable all the same
+                reservation.doubt()
+                if new is not None:
+                    self._quotas.after_grace(partial(self._settle, key, new))
+            else:
+                reservation.settle(outcome)
+                self._settle(key, new, outcome)
+            done(outcome)
+
+        try:
+            self._publisher.submit(parts, size, end)
+        except NotPublished:
+            reservation.release()
+            self._withdraw(key, new)
+            raise
+
+    def _receipt(
+        self, batch: Batch, parts: Parts, rejected: tuple[Rejection, ...], offsets: dict[int, int], began: float
+    ) -> Receipt:
+        """Count a batch that is durable at `offsets`, and make its receipt."""
+        events = {partition: len(block) for partition, block in parts.items()}
+        self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
+        return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))
 
     def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
         """What is valid of a batch, and what is not; raises `Refused` if nothing of it may be taken."""
@@ -149,16 +219,6 @@ class Intake:
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
         return decoded, rejected
 
-    def _end(self, key: Key, new: Names | None, reservation: Reservation, offsets: dict[int, int] | None) -> None:
-        """A batch is durable at `offsets`; None: nobody knows."""
-        if offsets is not None:
-            reservation.settle(offsets)
-            self._settle(key, new, offsets)
-            return
-        reservation.doubt()
-        if new is not None:
-            self._quotas.after_grace(partial(self._settle, key, new))
-
     def _withdraw(self, key: Key, new: Names | None) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.withdraw(key.project, new)
@@ -166,6 +226,11 @@ class Intake:
     def _settle(self, key: Key, new: Names | None, end: Mapping[int, int]) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.settle(key.project, new, end)
+
+
+def _set(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)
 
 
 def check_count(events: int) -> None:

@@ -17,7 +17,7 @@ from processor.log.topics import EVENTS
 from server.errors import Refused
 from server.ingest.acknowledged import Acknowledged
 from server.ingest.group_commit import Backlogged, GroupCommitter, Job, Outcome
-from server.ingest.publisher import Late, NotPublished, Parts, ignore
+from server.ingest.publisher import Done, NotPublished, Parts
 
 PROBE: Final = 1.0
 """Seconds between two tries while the log is failing."""
@@ -79,33 +79,21 @@ class LogPublisher:
         if self.failure is not None:
             self._begin_failing()
 
-    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
-        """See `Publisher.publish`."""
+    def submit(self, parts: Parts, size: int, done: Done) -> None:
+        """See `Publisher.submit`."""
         if self._fails_fast and self.failure is not None:
             raise NotPublished(_cannot_take(self.failure).message)
-        future: asyncio.Future[dict[int, int]] = self._loop.create_future()
 
-        def done(outcome: Outcome) -> None:
-            if future.done():  # the client has gone
-                late(None if isinstance(outcome, LogUnavailable) else outcome)
-            elif isinstance(outcome, LogUnavailable):
-                future.set_exception(_cannot_take(outcome))
-            else:
-                future.set_result(outcome)
+        def decided(outcome: Outcome) -> None:
+            done(_cannot_take(outcome) if isinstance(outcome, LogUnavailable) else outcome)
 
         try:
-            self._committer.submit(Job(parts, size, done))
+            self._committer.submit(Job(parts, size, decided))
         except Backlogged:
             raise NotPublished(_refused("Too many events wait for the disk").message) from None
         if not self._is_handing_over:
             self._is_handing_over = True
             self._loop.call_soon(self._hand_over)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if not future.cancelled():  # decided before, in the same turn: `done` has told nobody else
-                late(None if future.exception() is not None else future.result())
-            raise
 
     def _hand_over(self) -> None:
         """The turn of the loop is over: all that it brought is one commit."""
@@ -183,7 +171,10 @@ class LogPublisher:
             if isinstance(outcome, dict):
                 for partition, offset in outcome.items():
                     self._acknowledged[partition] = max(offset, self._acknowledged.get(partition, -1))
-            job.done(outcome)
+            try:
+                job.done(outcome)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others get their outcomes
+                self._loop.call_exception_handler({"message": "A batch's outcome was not taken", "exception": error})
         last = decided[-1][1]
         if isinstance(last, LogUnavailable):
             before, self.failure = self.failure, str(last)

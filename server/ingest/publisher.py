@@ -1,4 +1,4 @@
-"""The port to the log: take blocks, answer when they are durable."""
+"""The port to the log: it takes blocks of events, and says when they are durable."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -10,12 +10,11 @@ Parts = Mapping[int, Block]
 """partition -> the events for it."""
 
 
-Late = Callable[[dict[int, int] | None], None]
-"""What is told of parts whose publisher was cancelled: see `Publisher.publish`."""
+Outcome = dict[int, int] | Refused
+"""partition -> offset of each part, all of which are durable. Or `Refused`, as unavailable: some parts may be durable
+all the same, so the same events have to be sent again, not others."""
 
-
-def ignore(_: dict[int, int] | None) -> None:
-    """A `Late` that does nothing."""
+Done = Callable[[Outcome], None]
 
 
 class NotPublished(Refused):
@@ -38,13 +37,10 @@ class Publisher(Protocol):
         """The log's name in position tokens (hex)."""
         ...
 
-    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
-        """Append; returns partition -> offset once every part is durable. `size` is what the parts hold in bytes.
+    def submit(self, parts: Parts, size: int, done: Done) -> None:
+        """Append, together with all else that this turn of the event loop brings; does not block.
 
-        A caller that is cancelled is told by `late`, in the loop, what became of the parts it left behind: their
-        offsets, or None if some of them may be or become durable.
-
-        Raises `Refused("unavailable")` if the log cannot take them now; some parts may be durable all the same, so
-        the same events must be sent again, not others. As `NotPublished` if it is known that none is or will be.
+        `done` is called once, in the loop, in a later turn. `size` is what the parts hold in bytes.
+        Raises `NotPublished` if the log takes nothing now: then `done` is not called.
         """
         ...

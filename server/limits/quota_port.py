@@ -34,6 +34,10 @@ class QuotaPort(Protocol):
         """Take room for `events` in the organization's monthly quota; raises `Refused("quota_exceeded")`."""
         ...
 
+    def try_reserve(self, key: Key, events: int, now: int) -> Reservation | None:
+        """`reserve` without waiting; None if it would have to wait, or would be refused."""
+        ...
+
     def after_grace(self, then: Callable[[Mapping[int, int]], None]) -> None:
         """Call `then` with the end of the log (partition -> offset), once a write that was given up now is in it or
         never will be."""

@@ -103,6 +103,14 @@ class Quotas:
             outcome = await self._wait(outcome, account, events, now)
         return outcome
 
+    def try_reserve(self, key: Key, events: int, now: int) -> Reservation | None:
+        """See `QuotaPort.try_reserve`."""
+        try:
+            outcome = self._attempt(Account(key.organization, month_start(now)), events, now)
+        except Refused:
+            return None
+        return None if isinstance(outcome, Refused) else outcome
+
     def _attempt(self, account: Account, events: int, now: int) -> Reservation | Refused:
         """A reservation, or why there is none yet. Raises `Refused` if waiting would not help."""
         limit = self._limit(account.organization)

@@ -53,6 +53,12 @@ class FakeQuotas:
         self.reservations.append(FakeReservation(events))
         return self.reservations[-1]
 
+    def try_reserve(self, key: Key, events: int, now: int) -> FakeReservation | None:
+        if self.refuse_events is not None:
+            return None
+        self.reservations.append(FakeReservation(events))
+        return self.reservations[-1]
+
     def allowances(self, key: Key, now: int) -> list[Allowance]:
         return self.left
 

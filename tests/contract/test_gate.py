@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from server.ingest.publisher import Late, Parts
+from server.ingest.publisher import Done, Parts
 from tests.contract.doors import SECRET, Doors, open_doors
 from tests.support.events import make_event, to_ndjson
 
@@ -143,13 +143,8 @@ async def test_several_requests_at_once_get_their_answers_in_order(
 
 async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.http_api.gate.PATIENCE", 0.05)
-    publish, may_go = doors.publisher.publish, asyncio.Event()
-
-    async def slowly(parts: Parts, size: int, late: Late) -> dict[int, int]:
-        await may_go.wait()
-        return await publish(parts, size, late)
-
-    monkeypatch.setattr(doors.publisher, "publish", slowly)
+    submit, held = doors.publisher.submit, list[tuple[Parts, int, Done]]()
+    monkeypatch.setattr(doors.publisher, "submit", lambda *batch: held.append(batch))
     reader, writer = await connect(doors)
     writer.write(request())
     await asyncio.sleep(0.1)  # it is under way
@@ -157,8 +152,10 @@ async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, mon
     writer.write(request())
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.read(1), 0.3)  # the second one's place is behind the first
-    may_go.set()
-    assert [(await read_answer(reader))[0] for _ in range(2)] == [202, 202]
+    for batch in held:
+        submit(*batch)
+    monkeypatch.setattr(doors.publisher, "submit", submit)
+    assert [(await read_answer(reader))[0] for _ in range(2)] == [202, 503]
     writer.close()
 
 

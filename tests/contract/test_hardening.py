@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.grpc_api.servicers import OPTIONS, make_server
 from server.http_api.connections import PROBE_CONNECTIONS
-from server.ingest.publisher import Late, Parts, ignore
+from server.ingest.publisher import Done, Parts
 from server.limits.admission import MIN_IDLE
 from server.limits.connection_watch import ConnectionWatch
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors, to_request
@@ -36,14 +36,15 @@ class HeldPublisher(FakePublisher):
     def __init__(self) -> None:
         super().__init__(3)
         self.durable = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
-        try:
-            await self.durable.wait()
-        except asyncio.CancelledError:
-            late(None)
-            raise
-        return await super().publish(parts, size, late)
+    def submit(self, parts: Parts, size: int, done: Done) -> None:
+        self._tasks.add(task := asyncio.create_task(self._when_durable(parts, done)))
+        task.add_done_callback(self._tasks.discard)
+
+    async def _when_durable(self, parts: Parts, done: Done) -> None:
+        await self.durable.wait()
+        done(self.write(parts))
 
 
 async def connect(doors: Doors) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

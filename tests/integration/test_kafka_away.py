@@ -16,6 +16,7 @@ from processor.log.topics import EVENTS
 from server.errors import Refused
 from server.ingest.log_publisher import LogPublisher
 from tests.contract.test_publishers import parts_of
+from tests.support.publisher import publish
 from tests.support.server import wait_until
 from tests.support.tables import NOON
 from tools.kafka import Broker
@@ -29,12 +30,12 @@ async def test_senders_are_told_at_once_that_the_broker_is_away(own_broker: OwnB
     access = KafkaAccess(broker.bootstrap)
     KafkaLog(access, partitions=1).close()
     publisher = LogPublisher(LogAddress(tmp_path, access), lambda: NOON, 1 << 20)
-    assert (await publisher.publish(parts_of(1, partitions=1), 10)) == {0: 0}
+    assert (await publish(publisher, parts_of(1, partitions=1))) == {0: 0}
     await asyncio.to_thread(broker.kill)
 
     async def refused(number: int) -> None:
         with pytest.raises(Refused) as found:
-            await publisher.publish(parts_of(number, partitions=1), 10)
+            await publish(publisher, parts_of(number, partitions=1))
         assert (found.value.reason, found.value.retry_after) == ("unavailable", 1)
 
     first = asyncio.create_task(refused(2))
@@ -53,7 +54,7 @@ async def test_senders_are_told_at_once_that_the_broker_is_away(own_broker: OwnB
 
     await asyncio.to_thread(broker.start)
     await asyncio.to_thread(wait_until, lambda: publisher.failure is None, 60)
-    (offset,) = (await publisher.publish(parts_of(200, partitions=1), 10)).values()
+    (offset,) = (await publish(publisher, parts_of(200, partitions=1))).values()
     await asyncio.to_thread(publisher.close)
     log = KafkaLog(access, create=False)
     offsets = [record.offset for record in scan(log, TopicPartition(EVENTS, 0))]

@@ -1,8 +1,10 @@
 """A log in memory behind the port to the log."""
 
+import asyncio
+
 from processor.core.events import message
 from server.errors import Refused
-from server.ingest.publisher import Late, Parts, ignore
+from server.ingest.publisher import Done, Outcome, Parts, Publisher
 
 
 class FakePublisher:
@@ -16,11 +18,25 @@ class FakePublisher:
         self.available = True
         self.messages: dict[int, list[bytes]] = {partition: [] for partition in range(partitions)}
 
-    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
+    def submit(self, parts: Parts, size: int, done: Done) -> None:
+        asyncio.get_running_loop().call_soon(lambda: done(self.write(parts)))
+
+    def write(self, parts: Parts) -> Outcome:
+        """What comes of parts that are written now."""
         if not self.available:
-            raise Refused("unavailable", "The log cannot take events now; send them again unchanged", retry_after=1)
+            return Refused("unavailable", "The log cannot take events now; send them again unchanged", retry_after=1)
         offsets = {}
         for partition, part in parts.items():
             self.messages[partition].append(message.encode([part]))
             offsets[partition] = self._first + len(self.messages[partition]) - 1
         return offsets
+
+
+async def publish(publisher: Publisher, parts: Parts, size: int = 10) -> dict[int, int]:
+    """Append, and wait for the offsets. Raises `Refused`."""
+    durable: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    publisher.submit(parts, size, durable.set_result)
+    outcome = await durable
+    if isinstance(outcome, Refused):
+        raise outcome
+    return outcome

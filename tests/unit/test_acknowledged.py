@@ -20,6 +20,7 @@ from server.errors import Refused
 from server.ingest.acknowledged import Acknowledged
 from server.ingest.log_publisher import LogPublisher
 from server.ingest.publisher import Parts
+from tests.support.publisher import publish as append
 from tests.support.tables import NOON, Usage, columns
 
 E0 = TopicPartition(EVENTS, 0)
@@ -50,7 +51,7 @@ def reported(log: Log) -> list[tuple[str, int, int, bool]]:
 
 
 async def publish(publisher: LogPublisher, number: int) -> int:
-    return (await publisher.publish(parts(number), 10))[0]
+    return (await append(publisher, parts(number)))[0]
 
 
 async def test_nothing_is_acknowledged_at_an_offset_that_the_tables_have(log: Log) -> None:

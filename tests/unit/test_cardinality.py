@@ -10,7 +10,7 @@ from processor.view.projects import Names
 from processor.view.view import View
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
-from server.ingest.publisher import Late, NotPublished, Parts, ignore
+from server.ingest.publisher import Done, NotPublished, Outcome, Parts
 from server.limits.cardinality import Cardinality
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas, FakeReservation
@@ -153,7 +153,7 @@ def rare(number: int) -> dict[str, Any]:
 class Full(FakePublisher):
     """A log that has no room for one more batch."""
 
-    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
+    def submit(self, parts: Parts, size: int, done: Done) -> None:
         raise NotPublished("Too many events wait for the disk")
 
 
@@ -174,8 +174,8 @@ async def test_what_was_not_published_takes_no_room() -> None:
 class Uncertain(FakePublisher):
     """A log that does not say what has become of a batch."""
 
-    async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
-        raise Refused("unavailable", "No answer", retry_after=1)
+    def write(self, parts: Parts) -> Outcome:
+        return Refused("unavailable", "No answer", retry_after=1)
 
 
 @pytest.mark.parametrize("came", [True, False])

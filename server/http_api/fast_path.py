@@ -1,0 +1,215 @@
+"""Usual batches, from the bytes of a connection to the answer, without a request, a task or a stream for each.
+
+All whole batches that a turn of the event loop brings are taken together, and answered from the log's callback. What is
+unusual about a batch (another header, a key that is not valid, a bad line, a quota that waits) makes it go to aiohttp
+as the same bytes; so each of those answers is made in one place. docs/decisions/0035.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
+
+from processor.core.events import ndjson
+from server.errors import Refused
+from server.http_api.gate import LENGTH
+from server.ingest.inflate import ENCODINGS, Encoding, encoding_of, inflate, kept
+from server.ingest.intake import MAX_EVENTS, Batch, Receipt
+from server.limits.memory_budget import Claim
+from server.services import Services
+from server.status import API_HEADERS, NDJSON, POSITION, TABLE, http_body, http_headers, phrase_of
+from server.tenancy.keys import Key
+
+log = structlog.get_logger(__name__)
+
+MAX_HEAD: Final = 4096
+"""Bytes of a head that is usual."""
+MAX_BODY: Final = 256 * 1024
+"""Bytes of a body that is usual, as sent."""
+MAX_TEXT: Final = 1024 * 1024
+"""The same when it is inflated."""
+MAX_HEADS: Final = 1024
+"""Heads that are remembered."""
+
+_HEAD: Final = re.compile(rb"POST /v1/ingest HTTP/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)+")
+_FIELD: Final = re.compile(rb"\r\n([^\r\n:]+):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)")
+_NEEDED: Final = frozenset({b"host", b"x-api-key", b"content-type", b"content-length"})
+_PECULIAR: Final = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"prefer", b"te", b"trailer", b"proxy-connection", b"http2-settings"}
+)
+"""Headers of which the answer, or where the request ends, depends in other ways than here."""
+
+
+class Head(NamedTuple):
+    """What the head of a usual batch says, besides the length of its body."""
+
+    secret: str
+    encoding: Encoding
+
+
+class Arrival(NamedTuple):
+    """A usual batch whose head has arrived."""
+
+    key: Key
+    encoding: Encoding
+    claim: Claim
+    """Room for the body, given back with the answer."""
+    begin: int
+    """Where the body begins."""
+    end: int
+    """How many bytes head and body have."""
+
+
+class Sender(Protocol):
+    """The connection that a batch came by."""
+
+    @property
+    def is_there(self) -> bool:
+        """False once the client has gone."""
+        ...
+
+    def answer(self, response: bytes) -> None:
+        """Send the answer to the batch."""
+        ...
+
+    def force_close(self) -> None:
+        """End the connection."""
+        ...
+
+    def leave_fast_path(self, data: bytes) -> None:
+        """Have aiohttp take the batch: these are all bytes of it."""
+        ...
+
+
+class FastPath:
+    """The usual batches of one event loop."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._heads: dict[bytes, Head | None] = {}
+        """By all of a head but the digits of its length; None: not usual."""
+        self._waiting: list[tuple[Sender, Arrival, bytes]] = []
+
+    def open(self, data: bytes) -> Arrival | None:
+        """Look at the first bytes of a request; None: aiohttp has to take it. Of a batch that is usual so far, room for
+        its body is taken."""
+        end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+        length = LENGTH.search(data, 0, end + 2) if end >= 0 else None
+        if length is None:
+            return None
+        size = int(length[1])
+        spelling = b"%b*%b" % (data[: length.start(1)], data[length.end(1) : end + 2])
+        try:
+            head = self._heads[spelling]
+        except KeyError:
+            head = self._remember(spelling)
+        services = self._services
+        if head is None or not 0 < size <= MAX_BODY or not services.trust.is_fresh:
+            return None
+        try:
+            key = services.authenticate(head.secret, "ingest")
+            claim = services.bodies.hold(key.organization, key.id).__enter__()
+        except Refused:
+            return None
+        try:
+            claim.reserve(size)
+        except Refused:
+            claim.close()
+            return None
+        return Arrival(key, head.encoding, claim, end + 4, end + 4 + size)
+
+    def _remember(self, spelling: bytes) -> Head | None:
+        if len(self._heads) >= MAX_HEADS:
+            self._heads.clear()
+        head = self._heads[spelling] = read_head(spelling)
+        return head
+
+    def take(self, sender: Sender, arrival: Arrival, data: bytes) -> None:
+        """A batch has arrived whole, `data`: it is taken with the others of this turn of the loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._waiting.append((sender, arrival, data))
+
+    def _turn(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for sender, arrival, data in waiting:
+            if not sender.is_there:
+                arrival.claim.close()
+            elif not self._try(sender, arrival, data):
+                arrival.claim.close()
+                sender.leave_fast_path(data)
+
+    def _try(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:
+        try:
+            return self._is_taken(sender, arrival, data)
+        except Exception:  # noqa: BLE001 - whatever it is, the other way has it again, logs it and answers 500
+            return False
+
+    def _is_taken(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:
+        """Hand a batch to the log; False: it is not usual after all, and nothing of it is counted."""
+        services, key = self._services, arrival.key
+        if not services.trust.is_fresh:
+            return False
+        sent = data[arrival.begin :]
+        try:
+            text = inflate(sent, arrival.encoding, MAX_TEXT)
+        except Refused:
+            return False
+        records, lines = ndjson.split(text, MAX_EVENTS)
+        batch = Batch("http", "json", records, lines, services.handling, kept(sent, arrival.encoding, text))
+
+        def done(outcome: Receipt | Refused) -> None:
+            arrival.claim.close()
+            if isinstance(outcome, Refused):
+                services.intake.meters.refused("http", outcome)
+            if sender.is_there:
+                try:
+                    sender.answer(self._response(key, outcome))
+                except Exception:  # without an answer the client sends the batch again
+                    log.exception("fast_path_answer_failed")
+                    sender.force_close()
+
+        return services.intake.take_at_once(key, batch, done)
+
+    def _response(self, key: Key, outcome: Receipt | Refused) -> bytes:
+        """The answer as aiohttp would send it."""
+        if isinstance(outcome, Refused):
+            status, body, headers = TABLE[outcome.reason].http, http_body(outcome), http_headers(outcome)
+        else:
+            status, body, headers = 202, b'{"accepted":%d}' % outcome.accepted, {POSITION: outcome.position}
+        limits = self._services.intake.limits(key)
+        fields = "".join(
+            [f"{name}: {value}\r\n" for each in (API_HEADERS, headers, limits) for name, value in each.items()]
+        )
+        return (
+            f"HTTP/1.1 {status} {phrase_of(status)}\r\n{fields}Content-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+        ).encode() + body
+
+
+def read_head(spelling: bytes) -> Head | None:
+    """What a head says, in which something else stands for its length; None if it is not usual.
+
+    In doubt None. What it takes, an HTTP parser has to read in the same way: every field once, nothing folded, no byte
+    besides visible ASCII, and nothing that says otherwise than the length where the body ends.
+    """
+    if _HEAD.fullmatch(spelling) is None:
+        return None
+    fields = [(name.lower(), value) for name, value in _FIELD.findall(spelling)]
+    counts = Counter(name for name, _ in fields)
+    if max(counts.values()) > 1 or not counts.keys() >= _NEEDED or counts.keys() & _PECULIAR:
+        return None
+    values = dict(fields)
+    if values[b"content-type"].lower() != NDJSON.encode() or values.get(b"connection", b"keep-alive").lower() not in (
+        b"keep-alive",
+        b"",
+    ):
+        return None
+    coding = values.get(b"content-encoding", b"").decode("ascii").strip().lower()
+    if coding and coding not in ENCODINGS:
+        return None
+    return Head(values[b"x-api-key"].decode("ascii"), encoding_of(coding))
