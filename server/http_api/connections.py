@@ -21,8 +21,6 @@ from server.status import API_HEADERS, http_body, http_response, reason_of
 
 PATIENCE: Final = 1.0
 """Seconds in which the body of a usual batch arrives."""
-BUSY: Final = 3600.0
-"""Seconds, far more than a batch may wait for the log."""
 KEEPALIVE: Final = 75.0
 """Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
 MAX_HTTP: Final = 8192
@@ -340,7 +338,6 @@ class Connection(web.RequestHandler):
             whole, self._behind = whole[: arrival.end], whole[arrival.end :]
         self._parts.clear()
         self._stop_waiting()
-        self._next_keepalive_close_time = self._loop.time() + BUSY  # to aiohttp it is idle
         assert self._fast_path is not None
         self._fast_path.take(self, arrival, whole)
 
@@ -386,6 +383,11 @@ class Connection(web.RequestHandler):
             self.data_received(behind)
         elif self._has_ended:
             self.force_close()
+
+    def _process_keepalive(self) -> None:
+        if self._arrival is not None:  # to aiohttp it is idle
+            self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+        super()._process_keepalive()
 
     # --- aiohttp ----------------------------------------------------------------------------------------------------
 
