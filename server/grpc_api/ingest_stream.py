@@ -1,6 +1,6 @@
 """One call of `IngestStream`: many batches on their way at once, answered in order, for as long as the key is valid.
 
-    reads ──> [ flight | flight | ... ] ──> writes        a flight is a request and the task that answers it
+    reads ──> [ flight | flight | ... ] ──> writes        a flight is a request and its answer to come
 
 The window is what bounds memory and makes the flow control real: it stays full until its first answer was written, and
 while it is full nothing is read, so the sender's own window fills up. Writing waits for a sender that does not read.
@@ -8,7 +8,7 @@ while it is full nothing is read, so the sender's own window fills up. Writing w
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
@@ -38,18 +38,19 @@ class Call(Protocol):
 
 class _Flight(NamedTuple):
     raw: bytes
-    answer: asyncio.Task[IngestResponse]
+    answer: asyncio.Future[IngestResponse]
 
 
 class IngestStream:
-    """`check` gives the stream's key or raises `Refused`; `answer` takes one request and raises nothing."""
+    """`check` gives the stream's key or raises `Refused`; `start` begins to take one request: what it gives is done
+    with the answer, and never with an error."""
 
     def __init__(
-        self, call: Call, check: Callable[[], Key], answer: Callable[[Key, bytes], Awaitable[IngestResponse]]
+        self, call: Call, check: Callable[[], Key], start: Callable[[Key, bytes], asyncio.Future[IngestResponse]]
     ) -> None:
         self._call = call
         self._check = check
-        self._answer = answer
+        self._start = start
         self._flights: deque[_Flight] = deque()
         self._size = 0
         self._arrived = asyncio.Event()
@@ -65,7 +66,7 @@ class IngestStream:
         try:
             await asyncio.wait((writer,))
         finally:
-            left = [reader, writer, guard, *(flight.answer for flight in self._flights)]
+            left: list[asyncio.Future[Any]] = [reader, writer, guard, *(flight.answer for flight in self._flights)]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -84,9 +85,10 @@ class IngestStream:
                     if not refused.retryable:
                         self._end(refused, sequence_of(raw))
                         continue
-                    answer = asyncio.create_task(_refuse(sequence_of(raw), refused))
+                    answer = asyncio.get_running_loop().create_future()
+                    answer.set_result(messages.refusal(sequence_of(raw), refused))
                 else:
-                    answer = asyncio.create_task(self._start(key, raw))
+                    answer = self._start(key, raw)
                 self._flights.append(_Flight(raw, answer))
                 self._size += len(raw)
                 self._arrived.set()
@@ -103,9 +105,6 @@ class IngestStream:
             self._last = messages.refusal(sequence, refused)
         self._over = True
         self._arrived.set()
-
-    async def _start(self, key: Key, raw: bytes) -> IngestResponse:
-        return await self._answer(key, raw)
 
     async def _write(self, reader: asyncio.Task[None]) -> None:
         while await self._is_pending():
@@ -148,7 +147,3 @@ class IngestStream:
             except Refused as refused:
                 if not refused.retryable:  # not known just now is no reason to end a stream
                     return refused
-
-
-async def _refuse(sequence: int, refused: Refused) -> IngestResponse:
-    return messages.refusal(sequence, refused)

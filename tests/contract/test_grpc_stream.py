@@ -247,10 +247,11 @@ async def test_nothing_stays_behind_a_sender_that_goes() -> None:
         stream.cancel()
         with suppress(asyncio.CancelledError):
             await stream.code()
-        await until(lambda: doors.services.bodies.used == 0, 2)
+        await until(lambda: len(asyncio.all_tasks()) <= before + 3, 2)
         assert [each.ended for each in doors.quotas.reservations] == [[]] * 3, "it goes on without its sender"
         publisher.let_all_through()
         await until(lambda: len(asyncio.all_tasks()) <= before, 2)
+        assert doors.services.bodies.used == 0
         assert [each.ended for each in doors.quotas.reservations] == [["settled"]] * 3
 
 
