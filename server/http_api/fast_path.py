@@ -20,6 +20,7 @@ from server.http_api.gate import LENGTH
 from server.ingest.inflate import ENCODINGS, Encoding, encoding_of, inflate, kept
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.memory_budget import Claim
+from server.reads import read_json
 from server.services import Services
 from server.status import API_HEADERS, NDJSON, POSITION, TABLE, http_body, http_headers, phrase_of
 from server.tenancy.keys import Key
@@ -180,7 +181,7 @@ class FastPath:
         if isinstance(outcome, Refused):
             status, body, headers = TABLE[outcome.reason].http, http_body(outcome), http_headers(outcome)
         else:
-            status, body, headers = 202, b'{"accepted":%d}' % outcome.accepted, {POSITION: outcome.position}
+            status, body, headers = 202, body_of(outcome), {POSITION: outcome.position}
         limits = self._services.intake.limits(key)
         fields = "".join(
             [f"{name}: {value}\r\n" for each in (API_HEADERS, headers, limits) for name, value in each.items()]
@@ -189,6 +190,13 @@ class FastPath:
             f"HTTP/1.1 {status} {phrase_of(status)}\r\n{fields}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
         ).encode() + body
+
+
+def body_of(receipt: Receipt) -> bytes:
+    """The body of the answer to a batch that was taken."""
+    if not receipt.rejected:
+        return b'{"accepted":%d}' % receipt.accepted
+    return read_json.encode({"accepted": receipt.accepted, "rejected": receipt.rejected})
 
 
 def read_head(spelling: bytes) -> Head | None:

@@ -21,7 +21,7 @@ from server.alerts.budget_json import budget_list
 from server.errors import Refused
 from server.http_api import admin, docs_page, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
-from server.http_api.fast_path import FastPath
+from server.http_api.fast_path import FastPath, body_of
 from server.http_api.gate import Gate, full
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
@@ -125,10 +125,8 @@ class _Door:
             await services.throttle.pace(key.id, outcome)
             response = error_response(outcome)
         else:
-            answer: dict[str, Any] = {"accepted": outcome.accepted}
-            if outcome.rejected:
-                answer["rejected"] = outcome.rejected
-            response = json_response(answer, 202, {POSITION: outcome.position})
+            headers = {**API_HEADERS, POSITION: outcome.position}
+            response = web.Response(body=body_of(outcome), status=202, headers=headers, content_type="application/json")
         response.headers.update(services.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"

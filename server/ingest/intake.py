@@ -114,8 +114,6 @@ class Intake:
                 outcome = await durable
         if isinstance(outcome, Refused):
             raise outcome
-        for _, fault in decoded.faults:
-            self.meters.rejected(batch.api, fault.code)
         return self._receipt(batch, parts, rejected, outcome, began)
 
     def take_at_once(self, key: Key, batch: Batch, done: Callable[[Receipt | Refused], None]) -> bool:
@@ -135,8 +133,10 @@ class Intake:
         try:
             hold.reserve(size)
             decoded = codec.decode(batch.payload, batch.records, batch.handling, max(now, self._latest()))
-            is_usual = not decoded.faults and (
-                self._cardinality is None or not self._cardinality.beyond(key.project, decoded.columns)
+            is_usual = (
+                bool(decoded.columns)
+                and not (decoded.faults and batch.handling == "strict")
+                and (self._cardinality is None or not self._cardinality.beyond(key.project, decoded.columns))
             )
             reservation = self._quotas.try_reserve(key, len(decoded.columns), now) if is_usual else None
             if reservation is None:
@@ -153,9 +153,11 @@ class Intake:
         parts = self._build(key, batch, decoded, now)
         new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
 
+        rejected = _rejections(batch, decoded)
+
         def end(outcome: Outcome) -> None:
             hold.close()
-            done(outcome if isinstance(outcome, Refused) else self._receipt(batch, parts, (), outcome, began))
+            done(outcome if isinstance(outcome, Refused) else self._receipt(batch, parts, rejected, outcome, began))
 
         try:
             self._submit(key, parts, size, new, reservation, end)
@@ -198,6 +200,8 @@ class Intake:
         """Count a batch that is durable at `offsets`, and make its receipt."""
         events = {partition: len(block) for partition, block in parts.items()}
         self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
+        for rejection in rejected:
+            self.meters.rejected(batch.api, rejection.code)
         return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))
 
     def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
@@ -208,10 +212,7 @@ class Intake:
             beyond = self._cardinality.beyond(key.project, decoded.columns)
             if beyond:
                 decoded = without(beyond, decoded, batch.payload, batch.records, batch.handling, latest)
-        rejected = tuple(
-            Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
-            for index, fault in decoded.faults
-        )
+        rejected = _rejections(batch, decoded)
         if not decoded.columns:
             raise Refused("bad_batch", "No valid event in the batch", rejected=rejected)
         if rejected and batch.handling == "strict":
@@ -226,6 +227,13 @@ class Intake:
     def _settle(self, key: Key, new: Names | None, end: Mapping[int, int]) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.settle(key.project, new, end)
+
+
+def _rejections(batch: Batch, decoded: codec.Decoded) -> tuple[Rejection, ...]:
+    return tuple(
+        Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
+        for index, fault in decoded.faults
+    )
 
 
 def _set(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
