@@ -1,18 +1,28 @@
 """Data directories of earlier versions: opened and gone on with exactly, or refused by name."""
 
 import asyncio
+import json
+import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
 import pytest
 
 from processor.core.events import message
+from processor.core.events.codec import PayloadFormat
+from processor.log.address import LogAddress
 from processor.log.embedded.log import FORMAT, Log
+from processor.log.kafka.config import KafkaAccess
+from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS
 from tests.support import clients, format3
 from tests.support.events import make_event, to_ndjson
+from tests.support.logs import put
+from tests.support.messages import encode_v4
 from tests.support.server import server, wait_until
 
 
@@ -46,6 +56,57 @@ async def test_a_directory_of_format_3_goes_on_exactly(tmp_path: Path) -> None:
     with apsw.Connection(str(tmp_path / "data" / "log.db")) as db:
         assert db.execute("SELECT value FROM meta WHERE name = 'format'").get == FORMAT
     db.close()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("log", ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+async def test_a_backlog_of_version_4_is_counted_beside_version_5(
+    log: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As a stop of the version before leaves it, and as APIs of both versions write it while they are upgraded."""
+    data, settings = tmp_path / "data", dict[str, Any]()
+    address = LogAddress(data)
+    if log == "kafka":
+        broker, prefix = request.getfixturevalue("kafka"), request.getfixturevalue("prefix")
+        settings = {"broker": broker.url, "kafka_prefix": prefix}
+        address = LogAddress(data, KafkaAccess(broker.bootstrap, prefix=prefix))
+    sent = [make_event(user_id=f"u{number % 7}", cost_usd=number) for number in range(60)]
+    copies = sent[::3]
+
+    def write(target: LogWriter) -> None:
+        """Messages of both versions in turns, and copies of an event in the other version than its own."""
+        for number, event in enumerate([*sent, *copies]):
+            is_old = (number < len(sent)) == (number % 2 == 0)
+            payload: PayloadFormat = "json" if number % 4 < 2 else "protobuf"
+            put(
+                target,
+                [event],
+                payload=payload,
+                arrival=time.time_ns() // 1000,
+                encode=encode_v4 if is_old else message.encode,
+            )
+
+    if log == "embedded":
+        with closing(Log(data, partitions=2)) as embedded:
+            write(embedded)
+    with server(data, partitions=2, **settings) as started:
+        if log == "kafka":
+            with closing(await asyncio.to_thread(address.open)) as kafka:
+                await asyncio.to_thread(write, kafka)
+        async with clients.reader(started) as reader:
+            quota = await reader.caught_up(len(sent))
+            assert (quota["used"], quota["duplicates"], quota["conflicts"]) == (len(sent), len(copies), 0), started.log()
+            body = to_ndjson([*sent[:10], make_event(user_id="new", cost_usd=1)])
+            headers = {"Content-Type": "application/x-ndjson"}
+            answer = await reader.request("POST", "/v1/ingest", data=body, headers=headers)
+            after = await reader.get(f"/v1/users?after={answer.headers['x-ingest-position']}")
+            assert after["total"]["requests"] == len(sent) + 1
+            assert after["total"]["cost_usd"] == sum(range(60)) + 1
+        assert await asyncio.to_thread(clients.verify, started) == []
+        exported = await asyncio.to_thread(started.cli, "export")
+        lines = [json.loads(line) for line in exported.stdout.splitlines()]
+        assert len(lines) == len(sent) + len(copies) + 11
+        assert {line["event_id"] for line in lines} >= {event["event_id"] for event in sent}
 
 
 def _sums(row: dict[str, object]) -> tuple[object, ...]:

@@ -1,14 +1,14 @@
 """A data directory without a server: events put straight into its log, and a worker that runs in this process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from processor.core.events import codec, message
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
-from processor.core.events.message import build_blocks
+from processor.core.events.message import Block, build_blocks
 from processor.core.events.source import Source
 from processor.core.tables import row_block
 from processor.core.tables.history import Loss
@@ -35,14 +35,15 @@ def put(
     payload: PayloadFormat = "json",
     handling: Handling = "partial",
     at: int | None = None,
+    encode: Callable[[Sequence[Block]], bytes] = message.encode,
 ) -> dict[int, int]:
-    """Append one request's events as intake does; returns partition -> offset."""
+    """Append one request's events as intake does; returns partition -> offset. `encode`: makes a message of them."""
     records = [to_json_line(event) if payload == "json" else to_proto(event).SerializeToString() for event in events]
     decoded = codec.decode(payload, records, handling, arrival)
     assert not decoded.faults, decoded.faults
     source = Source(organization, project, key, arrival, payload, handling)
     parts = build_blocks(source, decoded.columns, log.partitions)
-    appends = [Append(TopicPartition(EVENTS, p), [(None, message.encode([part]))]) for p, part in parts.items()]
+    appends = [Append(TopicPartition(EVENTS, p), [(None, encode([part]))]) for p, part in parts.items()]
     offsets = log.append(appends, arrival if at is None else at)
     return dict(zip(parts, offsets, strict=True))
 

@@ -1,6 +1,6 @@
 """Event messages taken apart and put together again."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -37,7 +37,7 @@ def ids_by_request(value: bytes) -> list[list[bytes]]:
     return [[event_id.tobytes() for event_id in rows["id"]] for _, rows in message.decode(value).by_request()]
 
 
-def encode_v4(blocks: Iterable[Block]) -> bytes:
+def encode_v4(blocks: Sequence[Block]) -> bytes:
     """A message of these blocks, each of one request, as version 4 was written."""
     stored, records = [], []
     for block in blocks:
