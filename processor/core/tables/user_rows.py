@@ -281,13 +281,10 @@ class UserRows:
     def wrote(self, rows: I64, offset: int) -> list[Dead]:
         """The newest values of `rows` are in the block at `offset` from now on; returns the records that this ends."""
         self._written[offset] = _Written(len(rows), len(rows), rows.astype(np.int32))
-        return self._move(rows, np.full(len(rows), offset))
+        return self.wrote_singly(rows, np.full(len(rows), offset))
 
     def wrote_singly(self, rows: I64, offsets: I64) -> list[Dead]:
         """The same for a record of each row's own."""
-        return self._move(rows, offsets)
-
-    def _move(self, rows: I64, offsets: I64) -> list[Dead]:
         before = self._marks.column("changelog", rows)
         for part, at, which in self._marks.split(rows):
             part["changelog"][at] = offsets[which]
@@ -332,7 +329,7 @@ class UserRows:
         self._values.put(rows, values)
         for place in np.flatnonzero(_is_over(values)).tolist():
             self._put(int(rows[place]), _sums_of(keys[place], values[place].tolist()))
-        self._move(rows, offsets)
+        self.wrote_singly(rows, offsets)
         if size:
             self._written[int(offsets[0])] = _Written(size, len(rows), rows.astype(np.int32))
 
@@ -341,7 +338,7 @@ class UserRows:
         self._tally = None
         rows = self._known([key], None)
         self._put(int(rows[0]), found or Sums(key))
-        self._move(rows, np.array([NEVER if found is None else offset]))
+        self.wrote_singly(rows, np.array([NEVER if found is None else offset]))
 
     def _known(self, keys: Sequence[bytes], hashes: Records | None) -> I64:
         """The rows with these keys; those that there are not are made."""
