@@ -120,7 +120,10 @@ class RowColumns:
         """Take in the rows of a batch, at least one; None if that changed nothing. Raises `ValueError` for a key of
         another format; then nothing has changed. A row that goes is noted as a change by the message `next_offset`: no
         row says by which."""
-        offsets = _offsets(changes, next_offset)
+        offsets: I64 = changes.rows["offset"].astype(np.int64)  # a copy: of the last message applied to each row
+        for index, more in changes.wide.items():
+            offsets[index] = more.offset
+        offsets[changes.gone] = next_offset
         hashes = changes.hashes
         rows = self._index.find(hashes)
         is_gone = np.zeros(len(rows), np.bool_)
@@ -159,8 +162,8 @@ class RowColumns:
         deltas = split(new) - split(old)
         owners = new["owner"].astype(np.int64)
         self.people.add(owners, deltas, new)
-        self.projects.add(dims, deltas)
         homes = self.projects.homes_of(dims)
+        self.projects.add(homes, deltas)
         came = (~is_gone).astype(np.int64) - was
         moved = np.flatnonzero(came)
         if len(moved):
@@ -205,12 +208,3 @@ class RowColumns:
             fresh["next"][which] = self.people.link(rows[which], owners)
         self.rows.put(rows, fresh)
         return rows
-
-
-def _offsets(changes: ChangelogBatch, next_offset: int) -> I64:
-    """The last message applied to each row; a copy."""
-    found: I64 = changes.rows["offset"].astype(np.int64)
-    for index, more in changes.wide.items():
-        found[index] = more.offset
-    found[changes.gone] = next_offset
-    return found

@@ -17,7 +17,7 @@ from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import STORED, Source, build_blocks
-from processor.view.projects import Names
+from processor.view.projects import DimValues
 from server import position
 from server.errors import Refused, Rejection
 from server.ingest.publisher import NotPublished, Publisher
@@ -145,7 +145,7 @@ class Intake:
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
         return decoded, rejected
 
-    def _end(self, key: Key, new: Names | None, reservation: Reservation, offsets: dict[int, int] | None) -> None:
+    def _end(self, key: Key, new: DimValues | None, reservation: Reservation, offsets: dict[int, int] | None) -> None:
         """A batch is durable at `offsets`; None: nobody knows."""
         if offsets is not None:
             reservation.settle(offsets)
@@ -155,11 +155,11 @@ class Intake:
         if new is not None:
             self._quotas.after_grace(partial(self._settle, key, new))
 
-    def _withdraw(self, key: Key, new: Names | None) -> None:
+    def _withdraw(self, key: Key, new: DimValues | None) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.withdraw(key.project, new)
 
-    def _settle(self, key: Key, new: Names | None, end: Mapping[int, int]) -> None:
+    def _settle(self, key: Key, new: DimValues | None, end: Mapping[int, int]) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.settle(key.project, new, end)
 
