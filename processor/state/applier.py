@@ -82,7 +82,7 @@ class Applier:
 
     def __init__(
         self,
-        owned: Callable[[], Mapping[int, Partition]],
+        owned: Mapping[int, Partition],
         append: AppendAll,
         clock: Callable[[], int],
         interval: float,
@@ -122,14 +122,14 @@ class Applier:
         One of a partition that was given up meanwhile, or that has been stopped, is left to the next owner.
         """
         await self._check_sound()
-        partition = self._owned().get(delivered.partition)
+        partition = self._owned.get(delivered.partition)
         if partition is None or partition.is_stopped:
             return
         if delivered.offset > partition.expected:
             await self._check_gap(partition, delivered.offset)
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
-        if self._owned().get(delivered.partition) is not partition:  # given up meanwhile
+        if self._owned.get(delivered.partition) is not partition:  # given up meanwhile
             return
         partition.expected = delivered.offset + 1
         progress = partition.tables.progress.offset
@@ -218,7 +218,7 @@ class Applier:
         finds out, which applies the first ones one by one."""
         waiting, self._waiting, self._waiting_events = self._waiting, {}, 0
         for partition, messages in waiting.items():
-            if self._owned().get(partition.number) is not partition:  # given up meanwhile: they are the next owner's
+            if self._owned.get(partition.number) is not partition:  # given up meanwhile: they are the next owner's
                 continue
             try:
                 partition.tables.apply_all(messages)
@@ -270,7 +270,7 @@ class Applier:
             pending, self._pending = self._pending, []
             self._tick()
             taken = []
-            for partition in self._owned().values():
+            for partition in self._owned.values():
                 # The progress names the message that it ends with, and how many dead letters there are.
                 progress = partition.tables.progress
                 progress.letters = len(partition.dead)
@@ -287,7 +287,7 @@ class Applier:
                 firsts = dict(zip([append.to for append in appends], offsets, strict=True))
                 for (partition, changes, ids), written in zip(changed, made, strict=True):
                     self._note_written(partition, changes, ids, written, firsts)
-            owned = self._owned()
+            owned = self._owned
             for partition, delivered in pending:
                 if owned.get(partition.number) is partition:
                     delivered.ack()
@@ -298,7 +298,7 @@ class Applier:
         if self._ticked is None or now - self._ticked >= SECOND:
             self._ticked = now
             clock = self._clock()
-            for partition in self._owned().values():
+            for partition in self._owned.values():
                 partition.tables.tick(now, clock)
 
     def _note_written(
@@ -341,7 +341,7 @@ class Applier:
                 delay = min(2 * delay, MAX_BACKOFF)
 
     async def _sync_indexes(self, *, final: bool = False) -> None:
-        for partition in list(self._owned().values()):
+        for partition in list(self._owned.values()):
             if partition.claims_end > partition.index.checkpointed:
                 await asyncio.to_thread(sync_index, partition, final=final)
 
