@@ -115,7 +115,7 @@ class _Door:
             raise
         wanted = prefer.handling(request.headers.getall("Prefer", ()))
         try:
-            outcome: Receipt | Refused = await self._take(request, key, wanted or services.handling)
+            outcome: Receipt | Refused = await self._accept(request, key, wanted or services.handling)
         except Refused as refused:
             outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
             outcome.__context__ = None
@@ -133,8 +133,12 @@ class _Door:
             response.headers["Preference-Applied"] = f"handling={wanted}"
         return response
 
-    async def _take(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
-        encoding = _encoding(request)
+    async def _accept(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
+        """Take the batch in the request's body. Raises `Refused`, before the body is read where that is known by then,
+        and `ConnectionError` if the client went away."""
+        if request.content_type != NDJSON:
+            raise Refused("unsupported_type", f"Content-Type must be {NDJSON}")
+        encoding = encoding_of(request.headers.get(hdrs.CONTENT_ENCODING, ""))
         if isinstance(request.protocol, Connection) and request.protocol.is_refused:
             raise full()
         with self._services.bodies.hold(key.organization, key.id) as hold:
@@ -144,21 +148,18 @@ class _Door:
             return await self._services.intake.accept(key, Batch("http", "json", records, lines, handling))
 
     async def list_users(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         return json_response(read_json.user_page(await self._services.reads.list_users(key, params, after)))
 
     async def get_user(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         return json_response(
             read_json.user_detail(await self._services.reads.get_user(key, _user_id(request), params, after))
         )
 
     async def get_user_by_parameter(self, request: web.Request) -> web.Response:
         """`GET /v1/users/?user_id=ID`: the same answer, for the ids that clients and proxies resolve in a path."""
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         given = [params[name] for name in ("user_id", "userId") if name in params]
         if len(given) != 1 or not given[0]:
             raise Refused("not_found", NAMELESS)
@@ -166,19 +167,16 @@ class _Door:
         return json_response(read_json.user_detail(await self._services.reads.get_user(key, given[0], others, after)))
 
     async def get_costs(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         return json_response(read_json.costs(await self._services.reads.get_costs(key, params, after)))
 
     async def get_quota(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         check_names(params, ("projectId",), key.project)
         return json_response(read_json.quota(await self._services.reads.get_quota(key, after)))
 
     async def get_budgets(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         check_names(params, ("projectId",), key.project)
         return json_response(budget_list(await self._services.reads.get_budgets(key, after)))
 
@@ -194,19 +192,17 @@ class _Door:
         refusal = {"error": error, "reason": reason_of(503)}
         return json_response({"status": "unready", **refusal, "reasons": reasons, **told}, 503)
 
-    def _reader(self, request: web.Request) -> Key:
+    def _read(self, request: web.Request) -> tuple[Key, Mapping[str, str], str | None]:
+        """The key of a read, its parameters, the first of each name, and the position it waits for."""
         secret = secret_of(request.headers.get(API_KEY), request.headers.get(hdrs.AUTHORIZATION))
-        return self._services.authenticate(secret, "read")
+        key = self._services.authenticate(secret, "read")
+        params: dict[str, str] = {}
+        for name, value in request.query.items():
+            params.setdefault(name, value)
+        return key, params, params.pop("after", None)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
-
-
-def _encoding(request: web.Request) -> Encoding:
-    """How the body is packed; raises `Refused` if that or what it is a body of is not known."""
-    if request.content_type != NDJSON:
-        raise Refused("unsupported_type", f"Content-Type must be {NDJSON}")
-    return encoding_of(request.headers.get(hdrs.CONTENT_ENCODING, ""))
 
 
 async def _expect_later(_: web.Request) -> None:
@@ -249,14 +245,6 @@ async def _inflated(body: bytes, encoding: Encoding, hold: Claim) -> bytes:
                 raise
     hold.reserve(MAX_BODY)
     return await asyncio.to_thread(inflate, body, encoding)
-
-
-def _query(request: web.Request) -> tuple[Mapping[str, str], str | None]:
-    """The parameters of a read, the first of each name, and the position it waits for."""
-    params: dict[str, str] = {}
-    for name, value in request.query.items():
-        params.setdefault(name, value)
-    return params, params.pop("after", None)
 
 
 def _user_id(request: web.Request) -> str:
