@@ -24,7 +24,7 @@ from server.http_api.user_stream import stream_users
 from server.ingest import ndjson, prefer
 from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
-from server.limits.memory_budget import Claim
+from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
@@ -209,7 +209,7 @@ async def _expect_later(_: web.Request) -> None:
     """Instead of a 100 Continue before anything is known of the request: `_read_body` sends it."""
 
 
-async def _read_body(request: web.Request, hold: Claim) -> bytes:
+async def _read_body(request: web.Request, hold: Hold) -> bytes:
     """The body as sent. Raises `Refused`, and `ConnectionError` if the client went away."""
     if (request.content_length or 0) > MAX_BODY:
         raise too_large()
@@ -233,7 +233,7 @@ async def _read_body(request: web.Request, hold: Claim) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _inflated(body: bytes, encoding: Encoding, hold: Claim) -> bytes:
+async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
     """The body itself; one that is large, or turns out to be, is inflated on a thread."""
     if encoding == "identity":
         return inflate(body, encoding)
