@@ -1,7 +1,7 @@
 """All rows of users and hours of a view, in columns; with them the users' and the projects' sums over all time.
 
 A row costs about 115 bytes: its record of 72, its places in the index and in its dimension; a user 210. No row or user
-is an object of its own. Nothing here locks; `views.View` does.
+is an object of its own. Nothing here locks; `view.View` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -142,7 +142,8 @@ class RowColumns:
         if not len(rows):
             return None
         applied = self._replace(rows, values, is_gone)
-        self._replace_wide(rows, wide)
+        if wide or self._wide:
+            self._replace_wide(rows, wide)
         if self.trail is not None:
             self.trail.note(partition, rows, offsets, applied.owners, applied.homes)
         return applied
@@ -177,8 +178,6 @@ class RowColumns:
         return Applied(owners, dims, homes, deltas, came, new, shrunk)
 
     def _replace_wide(self, rows: I64, wide: dict[int, Wide]) -> None:
-        if not (wide or self._wide):
-            return
         numbered = rows.tolist()
         for row in self._wide.keys() & set(numbered):
             project, user, _ = self._wide.pop(row)

@@ -113,7 +113,8 @@ class _Door:
         except Refused as refused:
             services.intake.meters.refused("http", refused)
             raise
-        wanted = prefer.handling(request.headers.getall("Prefer", ()))
+        preferences = request.headers.getall("Prefer", ())
+        wanted = prefer.handling(preferences) if preferences else None
         try:
             outcome: Receipt | Refused = await self._accept(request, key, wanted or services.handling)
         except Refused as refused:

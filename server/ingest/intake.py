@@ -79,9 +79,10 @@ class Intake:
         self._lease = lease
 
     def limits(self, key: Key) -> dict[str, str]:
-        """The header fields that say what the key has left."""
+        """The header fields that say what the key has left; none without a limit."""
         now = self._clock()
-        return rate_limit_headers.headers(self._quotas.allowances(key, now), now)
+        allowances = self._quotas.allowances(key, now)
+        return rate_limit_headers.headers(allowances, now) if allowances else {}
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.

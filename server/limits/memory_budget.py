@@ -35,8 +35,8 @@ class MemoryBudget:
     def is_short(self, owner: str) -> bool:
         """True while there is hardly more room for this owner than when it was last refused.
 
-        It costs nothing, where to find out by `take` one has to read and inflate. An eighth of what it held has to be
-        given back first, so that it is not the next request that finds out again.
+        It costs nothing, where to find out by `reserve` one has to read and inflate. An eighth of what it held has to
+        be given back first, so that it is not the next request that finds out again.
         """
         held = self.short.get(owner)
         if held is None:

@@ -112,7 +112,7 @@ class Changes:
 
 
 class Tables:
-    """One partition's rows in memory, and what has changed in them since the last `take_changes`."""
+    """One partition's rows in memory, and what has changed in them since the last `drain_changes`."""
 
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
@@ -143,7 +143,7 @@ class Tables:
 
     @property
     def changed(self) -> int:
-        """Rows waiting for `take_changes`."""
+        """Rows waiting for `drain_changes`."""
         return self.users.changed + len(self._dirty) + len(self._gone)
 
     # --- applying messages ------------------------------------------------------------------------------------------
@@ -392,14 +392,14 @@ class Tables:
         return changes
 
     def rewrite(self, surplus: int, limit: int) -> int:
-        """See `UserRows.rewrite`: the next `take_changes` has these rows."""
+        """See `UserRows.rewrite`: the next `drain_changes` has these rows."""
         count = self.users.rewrite(surplus, limit)
         if count:
             self.progress.dirty = 1
         return count
 
     def touch_all(self) -> None:
-        """The next `take_changes` has every row there is."""
+        """The next `drain_changes` has every row there is."""
         self.users.touch_all()
         kinds: tuple[Mapping[Any, Sums | Histogram | Counts], ...] = (self.hours, self.latencies, self.windows)
         fresh = [row for kind in kinds for row in kind.values() if not row.dirty]

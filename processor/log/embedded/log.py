@@ -351,7 +351,8 @@ class Log:
         """
         with self._lock.held():
             self._guard.check()
-            self._refuse_unrecovered()
+            if self._is_unrecovered:
+                self._refuse_unrecovered()
             try:
                 with self._transaction():
                     yield
