@@ -69,7 +69,7 @@ def create_app(
     outer = [access_log.log_requests] if services.access_log else []
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
-    app = web.Application(middlewares=[*outer, _answer_errors, _settle(services), _pace_strangers(services)])
+    app = web.Application(middlewares=[*outer, _answer_errors, _guard_keys(services)])
     app[GATE] = _make_gate(services)
     app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
     app.router.add_get("/v1/users", door.list_users)
@@ -313,23 +313,14 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return _http_error(500, "Internal server error")
 
 
-def _settle(services: Services) -> Any:
-    """Gives the directory of a process that stood still a moment to catch up before keys are looked at."""
+def _guard_keys(services: Services) -> Any:
+    """Give the directory of a process that stood still a moment to catch up before keys are looked at, and let who
+    tries keys that there are not wait for the answers, by the address."""
 
     @web.middleware
-    async def settle(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def guard_keys(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not services.trust.is_fresh and request.path.startswith("/v1/"):
             await services.trust.settle()
-        return await handler(request)
-
-    return settle
-
-
-def _pace_strangers(services: Services) -> Any:
-    """Whoever tries keys that there are not waits for the answers (`Throttle`), by the address."""
-
-    @web.middleware
-    async def pace(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except Refused as refused:
@@ -337,7 +328,7 @@ def _pace_strangers(services: Services) -> Any:
                 await services.throttle.pace(request.remote or "", refused)
             raise
 
-    return pace
+    return guard_keys
 
 
 class _Unremarkable(logging.Filter):

@@ -150,18 +150,18 @@ class Tables:
 
     def prepare(self, message: Message) -> U64:
         """The claim keys of a message, shape (n, 2). May raise; changes no table."""
-        pads = [self._pad(block.source.project) for block in message.blocks]
+        pads = []
+        for block in message.blocks:
+            project = block.source.project
+            pad = self._pads.get(project)
+            if pad is None:
+                if len(self._pads) >= MAX_PADS:
+                    self._pads.clear()
+                pad = self._pads[project] = dedupe.project_pad(project, self._salt)
+            pads.append(pad)
         if all(pad is pads[0] for pad in pads):
             return dedupe.claim_keys(message.rows["id"], pads[0])
         return dedupe.claim_keys(message.rows["id"], np.repeat(pads, list(map(len, message.blocks)), axis=0))
-
-    def _pad(self, project: str) -> U64:
-        pad = self._pads.get(project)
-        if pad is None:
-            if len(self._pads) >= MAX_PADS:
-                self._pads.clear()
-            pad = self._pads[project] = dedupe.project_pad(project, self._salt)
-        return pad
 
     def apply(self, offset: int, message: Message, keys: U64) -> None:
         """Apply the message at `offset`; `keys` come from `prepare`. Strictly in the order of the offsets."""

@@ -207,7 +207,7 @@ class UserRows:
 
     def _rows_of(self, groups: I64, users: I64, names: Sequence[str | None]) -> I64:
         """The row of each event; those that there are not are made."""
-        hashes = _joined(_name_hashes(names).take(users), self._group_hashes.take(groups))
+        hashes = self._hashes(names, users, groups)
         rows = self._index.find(hashes)
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
@@ -220,6 +220,14 @@ class UserRows:
             self._make(keys, hashes.take(first), row_block.key_hashes(keys, self._seed))
             rows[unknown] = self._index.find(hashes.take(unknown))
         return rows
+
+    def _hashes(self, names: Sequence[str | None], users: I64, groups: I64) -> Records:
+        """The hashes of rows, from those of their halves; `users` counts in `names`."""
+        found: Records = hashes_of(names, [b"" if name is None else name.encode() for name in names]).take(users)
+        of_groups = self._group_hashes.take(groups)
+        found["low"] ^= of_groups["low"]
+        found["high"] ^= of_groups["high"]
+        return found
 
     def _keys_of(self, groups: Sequence[int], users: Sequence[str | None]) -> list[bytes]:
         ends: dict[int, tuple[bytes, bytes]] = {}
@@ -358,23 +366,12 @@ class UserRows:
             key = (place.project, place.day, place.provider, place.model, place.environment)
             found = self._groups.get(key)
             groups[number] = self.group(key) if found is None else found
-        ours = _joined(_name_hashes([place.user for place in places]), self._group_hashes.take(groups))
+        ours = self._hashes([place.user for place in places], np.arange(len(places)), groups)
         return self._index.find(ours), ours
 
     def changelogs(self) -> I64:
         """Where the newest record of each row is, `NEVER` if it has none."""
         return self._marks.column("changelog", np.arange(len(self)), ascending=True)
-
-
-def _name_hashes(names: Sequence[str | None]) -> Records:
-    return hashes_of(names, [b"" if name is None else name.encode() for name in names])
-
-
-def _joined(users: Records, groups: Records) -> Records:
-    """Hashes of rows from those of their halves; `users` is overwritten."""
-    users["low"] ^= groups["low"]
-    users["high"] ^= groups["high"]
-    return users
 
 
 def _amounts(values: Records) -> I64:
