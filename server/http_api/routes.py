@@ -22,7 +22,7 @@ from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.gate import Gate, full
 from server.http_api.user_stream import stream_users
 from server.ingest import ndjson, prefer
-from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, too_large
+from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, refuse_compressed, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
 from server.limits.memory_budget import Hold
 from server.reads import read_json
@@ -237,7 +237,8 @@ async def _read_body(request: web.Request, hold: Hold) -> bytes:
 async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
     """The body itself; one that is large, or turns out to be, is inflated on a thread."""
     if encoding == "identity":
-        return inflate(body, encoding)
+        refuse_compressed(body)
+        return body
     if len(body) <= INLINE_IN:
         try:
             return inflate(body, encoding, INLINE_OUT)

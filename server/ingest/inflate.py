@@ -8,7 +8,8 @@ from isal import isal_zlib
 
 from server.errors import Refused
 
-Encoding = Literal["gzip", "deflate", "zstd", "identity"]
+Coding = Literal["gzip", "deflate", "zstd"]
+Encoding = Literal[Coding, "identity"]
 ENCODINGS: Final[tuple[Encoding, ...]] = ("gzip", "deflate", "zstd", "identity")
 
 MAX_BODY: Final = 20 * 1024 * 1024
@@ -35,16 +36,12 @@ def encoding_of(header: str) -> Encoding:
     raise Refused("unsupported_encoding", f"Content-Encoding must be one of {', '.join(ENCODINGS)}")
 
 
-def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
-    """The body itself. Blocks for some 50 ms at worst, mostly without the GIL.
+def inflate(body: bytes, encoding: Coding, limit: int = MAX_BODY) -> bytes:
+    """What a body of one of the codings holds. Blocks for some 50 ms at worst, mostly without the GIL.
 
     Raises `Refused`: too_large as soon as more than `limit` bytes came out, bad_batch for data that is truncated,
-    damaged or followed by something else, and for what is no text because its coding was not named.
+    damaged or followed by something else, and for what is compressed once more.
     """
-    if encoding == "identity":
-        if body.startswith(_COMPRESSED):
-            raise Refused("bad_batch", _what_it_is(body, "The body"))
-        return body
     found: list[bytes] = []
     size = 0
     try:
@@ -57,8 +54,7 @@ def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
         why = _why_not(body, encoding) or str(error)
         raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {why}") from None
     inflated = found[0] if len(found) == 1 else b"".join(found)
-    if inflated.startswith(_COMPRESSED):
-        raise Refused("bad_batch", _what_it_is(inflated, f"What came out of the body ({encoding})"))
+    refuse_compressed(inflated, f"What came out of the body ({encoding})")
     return inflated
 
 
@@ -71,7 +67,7 @@ _COMPRESSED: Final = (GZIP, _ZSTD)
 """How bytes begin that are no text and tell what they are instead."""
 
 
-def _why_not(body: bytes, encoding: Encoding) -> str | None:
+def _why_not(body: bytes, encoding: Coding) -> str | None:
     """What is wrong with a body of which its decoder gives a reason that leads astray; None: what the decoder says."""
     begins = {"gzip": body.startswith(GZIP[: len(body)]), "zstd": body.startswith((_ZSTD[: len(body)], *_SKIPPED))}
     if not body:
@@ -83,9 +79,11 @@ def _why_not(body: bytes, encoding: Encoding) -> str | None:
     return None
 
 
-def _what_it_is(body: bytes, what: str) -> str:
-    name = "gzip" if body.startswith(GZIP) else "zstd"
-    return f"{what} is {name} data: compress it once, and say Content-Encoding: {name}"
+def refuse_compressed(body: bytes, what: str = "The body") -> None:
+    """Raise `Refused` for what is to be text, and is compressed: its coding was not named."""
+    if body.startswith(_COMPRESSED):
+        name = "gzip" if body.startswith(GZIP) else "zstd"
+        raise Refused("bad_batch", f"{what} is {name} data: compress it once, and say Content-Encoding: {name}")
 
 
 def too_large(limit: int = MAX_BODY) -> Refused:
@@ -93,7 +91,7 @@ def too_large(limit: int = MAX_BODY) -> Refused:
     return Refused("too_large", f"The body has more than {limit // (1024 * 1024)} MiB")
 
 
-def _pieces(body: bytes, encoding: Encoding) -> Iterator[bytes]:
+def _pieces(body: bytes, encoding: Coding) -> Iterator[bytes]:
     if encoding == "zstd":
         return _zstd(body)
     if encoding == "gzip":
