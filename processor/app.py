@@ -79,6 +79,8 @@ class Application:
         self.faust = _faust_app(address, self.partitions)
         load: Callable[[int], Partition] | None = partial(self._load, clock=clock)
         self.faust.resume_at = self._resume_at
+        self.owned: dict[int, Partition] = {}
+        """Partition number -> what this worker holds of it."""
         self.holder: Holder | None = None
         self.stage: UsersTopicPublisher | None = None
         """The second stage; on the embedded log API processes have the same sums, and there is no other reader."""
@@ -87,6 +89,7 @@ class Application:
             load = None  # the holder does it, when the group says so
         self.table = RowTable(
             self.faust,
+            owned=self.owned,
             load=load,
             name="rows",
             partitions=self.partitions,
@@ -96,20 +99,20 @@ class Application:
         )
         self.faust.tables.add(self.table)
         self.applier = Applier(
-            self._owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
+            self.owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
         )
         self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
-            self.faust.task(Compactor(self._owned, self._delete, self._flush).run)
+            self.faust.task(Compactor(self.owned, self._delete, self._flush).run)
             if settings.retention:
-                sealer = Sealer(address.data_dir, self._owned, clock, settings.retention, settings.retention_interval)
+                sealer = Sealer(address.data_dir, self.owned, clock, settings.retention, settings.retention_interval)
                 self.faust.task(sealer.run)
         if self.holder is not None:
             from processor.leases.grantor import HOME, Grantor
 
             self.faust.task(self.holder.follow)
-            self.grantor = Grantor(address, self.partitions, lambda: HOME in self._owned(), clock)
+            self.grantor = Grantor(address, self.partitions, lambda: HOME in self.owned, clock)
             self.faust.task(self._grant)
             self.stage = self._stage(clock)
 
@@ -135,7 +138,7 @@ class Application:
     def _hold(self, counts: dict[str, int], *, standby: bool) -> "Holder":
         from processor.state.partitions import Holder
 
-        return Holder(self._address, counts, self._owned, self._flush, self._clock, standby=standby)
+        return Holder(self._address, counts, self.owned, self._flush, self._clock, standby=standby)
 
     async def _grant(self) -> None:
         self.grantor.start()
@@ -147,13 +150,10 @@ class Application:
     def _stage(self, clock: Any) -> "UsersTopicPublisher":
         from processor.users_topic.row_publisher import UsersTopicPublisher
 
-        return UsersTopicPublisher(self._address, self.partitions, lambda: list(self._owned()), clock)
+        return UsersTopicPublisher(self._address, self.partitions, lambda: list(self.owned), clock)
 
     async def _flush(self) -> None:
         await self.applier.flush()
-
-    def _owned(self) -> dict[int, Partition]:
-        return self.table.owned
 
     def _pause(self, number: int) -> None:
         """Fetch no more messages of a partition."""
@@ -196,7 +196,7 @@ class Application:
 
     def _resume_at(self, number: int) -> int | None:
         """The next offset to read of a partition; None: it is not owned."""
-        partition = self._owned().get(number)
+        partition = self.owned.get(number)
         return None if partition is None else partition.expected
 
     async def _lost(self, number: int, start: int, end: int, reason: str) -> None:

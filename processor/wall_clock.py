@@ -7,6 +7,7 @@ end of a key. A wall clock that jumps ahead for a moment moves none of them.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -16,18 +17,12 @@ _UPTIME: Final = time.CLOCK_MONOTONIC if sys.platform == "darwin" else time.CLOC
 """macOS has no clock that counts sleep and cannot be set: after one of more than five minutes a minute is stamped by
 the time before it."""
 
+_uptime: Final = partial(time.clock_gettime_ns, _UPTIME)
+
 _MAX_SPREAD: Final = 1_000_000
 """Nanoseconds between which the clocks of one reading are read."""
 
 _ATTEMPTS: Final = 10
-
-
-def _read_wall() -> int:
-    return time.time_ns()
-
-
-def _read_uptime() -> int:
-    return time.clock_gettime_ns(_UPTIME)
 
 
 class WallClock:
@@ -36,7 +31,7 @@ class WallClock:
     `wall` and `uptime` give nanoseconds.
     """
 
-    def __init__(self, wall: Callable[[], int] = _read_wall, uptime: Callable[[], int] = _read_uptime) -> None:
+    def __init__(self, wall: Callable[[], int] = time.time_ns, uptime: Callable[[], int] = _uptime) -> None:
         self._wall = wall
         self._uptime = uptime
         self._believed = BelievedTime()
@@ -45,20 +40,17 @@ class WallClock:
     def now(self) -> int:
         """The believed time, in microseconds since the epoch."""
         with self._lock:
-            return self._read()
+            before, wall, after = self._uptime(), self._wall(), self._uptime()
+            attempts = 1
+            while after - before > _MAX_SPREAD and attempts < _ATTEMPTS:
+                # This process stood still in between: the two do not belong together.
+                before, wall, after = after, self._wall(), self._uptime()
+                attempts += 1
+            return self._believed.read(wall // 1000, after // 1000)
 
     def latest(self) -> int:
         """The last instant that it may have been when `now` was last asked for (`BelievedTime.latest`)."""
         return self._believed.latest
-
-    def _read(self) -> int:
-        before, wall, after = self._uptime(), self._wall(), self._uptime()
-        attempts = 1
-        while after - before > _MAX_SPREAD and attempts < _ATTEMPTS:
-            # This process stood still in between: the two do not belong together.
-            before, wall, after = after, self._wall(), self._uptime()
-            attempts += 1
-        return self._believed.read(wall // 1000, after // 1000)
 
 
 _clock: Final = WallClock()

@@ -142,12 +142,6 @@ def _find_one(
         bucket = (bucket + 1) & wrap
 
 
-def _rest_of(ends: Numbers) -> Numbers:
-    """The word where the rest of an id begins, from that of its "claimed at"."""
-    place = ends % PLACES
-    return ends - place + 2 * PLACES + REST * place
-
-
 def insert(
     arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, offsets: Numbers, ends: Numbers
 ) -> None:
@@ -170,7 +164,8 @@ def insert(
             mine, at = left[won], ends[won]
         else:
             mine, at = left, ends
-        arena.rests[_rest_of(at)] = rests[mine]
+        place = at % PLACES
+        arena.rests[at - place + 2 * PLACES + REST * place] = rests[mine]
         arena.words[at + PLACES] = leads[mine]
         arena.words[at] = marks[mine]  # the last word: another thread that looks sees all of a claim or none of it
         if not len(lost):

@@ -82,7 +82,7 @@ class Applier:
 
     def __init__(
         self,
-        owned: Callable[[], Mapping[int, Partition]],
+        owned: Mapping[int, Partition],
         append: AppendAll,
         clock: Callable[[], int],
         interval: float,
@@ -122,14 +122,14 @@ class Applier:
         One of a partition that was given up meanwhile, or that has been stopped, is left to the next owner.
         """
         await self._check_sound()
-        partition = self._owned().get(delivered.partition)
+        partition = self._owned.get(delivered.partition)
         if partition is None or partition.is_stopped:
             return
         if delivered.offset > partition.expected:
             await self._check_gap(partition, delivered.offset)
         if partition.tables.changed > MAX_CHANGED:
             await self.flush()
-        if self._owned().get(delivered.partition) is not partition:  # given up meanwhile
+        if self._owned.get(delivered.partition) is not partition:  # given up meanwhile
             return
         partition.expected = delivered.offset + 1
         progress = partition.tables.progress.offset
@@ -140,7 +140,7 @@ class Applier:
         ):
             self._apply_waiting()
             partition.tables.skip(delivered.offset)
-        elif not await self._take(partition, delivered):
+        elif not await self._apply_or_bury(partition, delivered):
             return
         partition.newest = (delivered.offset, delivered.key, delivered.value)
         self._pending.append((partition, delivered))
@@ -160,7 +160,7 @@ class Applier:
         if start < offset:
             await self._lost(partition.number, start, offset, "missing in the log")
 
-    async def _take(self, partition: Partition, delivered: Delivered) -> bool:
+    async def _apply_or_bury(self, partition: Partition, delivered: Delivered) -> bool:
         """Apply a message now or with the next ones, or bury it; False: it is not for this program to judge."""
         try:
             if delivered.is_damaged:
@@ -218,7 +218,7 @@ class Applier:
         finds out, which applies the first ones one by one."""
         waiting, self._waiting, self._waiting_events = self._waiting, {}, 0
         for partition, messages in waiting.items():
-            if self._owned().get(partition.number) is not partition:  # given up meanwhile: they are the next owner's
+            if self._owned.get(partition.number) is not partition:  # given up meanwhile: they are the next owner's
                 continue
             try:
                 partition.tables.apply_all(messages)
@@ -251,7 +251,10 @@ class Applier:
                 continue
             await self.flush()
             await self._check_sound()
-            await self._checkpoint()
+            now = asyncio.get_running_loop().time()
+            if now - self._synced_at >= SYNC_INTERVAL:
+                self._synced_at = now
+                await self._sync_indexes()
             await asyncio.sleep(self._interval)
 
     async def flush(self) -> None:
@@ -266,12 +269,15 @@ class Applier:
             self._work.clear()
             pending, self._pending = self._pending, []
             self._tick()
-            for partition in self._owned().values():
-                _sign(partition)
-            taken = [
-                (partition, partition.tables.drain_changes(), len(partition.index))
-                for partition in self._owned().values()
-            ]
+            taken = []
+            for partition in self._owned.values():
+                # The progress names the message that it ends with, and how many dead letters there are.
+                progress = partition.tables.progress
+                progress.letters = len(partition.dead)
+                offset, key, value = partition.newest
+                if offset == progress.offset and progress.dirty:
+                    progress.digest = digest_of(key, value)
+                taken.append((partition, partition.tables.drain_changes(), len(partition.index)))
             changed = [(partition, changes, ids) for partition, changes, ids in taken if changes is not None]
             if changed:
                 with tracing.span("tables.flush", messages=len(pending), partitions=len(changed)):
@@ -279,14 +285,9 @@ class Applier:
                     appends = [append for each in made for append in each]
                     offsets = await self._append_at_last(appends)
                 firsts = dict(zip([append.to for append in appends], offsets, strict=True))
-                for (partition, changes, ids), (rows, *claimed) in zip(changed, made, strict=True):
-                    self._check_ends(partition, changes, rows, firsts)
-                    _flushed(partition, changes, rows, firsts)
-                    for append in claimed:
-                        if firsts[append.to] >= 0:  # else the partition was given up, and nothing was written
-                            [(_, value)] = append.records
-                            partition.covered = Covered(firsts[append.to] + 1, claims.digest(value or b""), ids)
-            owned = self._owned()
+                for (partition, changes, ids), written in zip(changed, made, strict=True):
+                    self._note_written(partition, changes, ids, written, firsts)
+            owned = self._owned
             for partition, delivered in pending:
                 if owned.get(partition.number) is partition:
                     delivered.ack()
@@ -297,18 +298,37 @@ class Applier:
         if self._ticked is None or now - self._ticked >= SECOND:
             self._ticked = now
             clock = self._clock()
-            for partition in self._owned().values():
+            for partition in self._owned.values():
                 partition.tables.tick(now, clock)
 
-    def _check_ends(
-        self, partition: Partition, changes: Changes, rows: Append, firsts: Mapping[TopicPartition, int]
+    def _note_written(
+        self,
+        partition: Partition,
+        changes: Changes,
+        ids: int,
+        appends: list[Append],
+        firsts: Mapping[TopicPartition, int],
     ) -> None:
-        """Rows or claims that were durable are gone if the log gives their offsets once more. Raises `Broken`."""
-        claims_end = firsts[TopicPartition(CLAIMS, partition.number)] if changes.claimed else partition.claims_end
-        if NEVER < firsts[rows.to] < partition.rows_end or NEVER < claims_end < partition.claims_end:
+        """The changes of a partition are durable from the offsets `firsts` on, its index had `ids` with them.
+
+        Raises `Broken` if the log gives offsets once more: rows or claims that were durable are gone then.
+        """
+        rows, *claimed = appends
+        first, count = firsts[rows.to], len(rows.records)
+        claims_end = firsts[claimed[0].to] if claimed else partition.claims_end
+        if NEVER < first < partition.rows_end or NEVER < claims_end < partition.claims_end:
             self._broken = True
             partition.index.distrust()
             raise Broken(f"the log has lost the end of the rows or claims of partition {partition.number}")
+        if partition.replaced is None:
+            changes.wrote_singly(range(first, first + count))
+        else:
+            partition.end(changes.wrote_packed(first))
+        partition.records += len(changes)
+        partition.rows_end = first + count
+        if claimed and claims_end >= 0:  # else the partition was given up, and nothing was written
+            [(_, value)] = claimed[0].records
+            partition.covered = Covered(claims_end + 1, claims.digest(value or b""), ids)
 
     async def _append_at_last(self, appends: list[Append]) -> list[int]:
         delay = 0.05
@@ -320,15 +340,8 @@ class Applier:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, MAX_BACKOFF)
 
-    async def _checkpoint(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._synced_at < SYNC_INTERVAL:
-            return
-        self._synced_at = now
-        await self._sync_indexes()
-
     async def _sync_indexes(self, *, final: bool = False) -> None:
-        for partition in list(self._owned().values()):
+        for partition in list(self._owned.values()):
             if partition.claims_end > partition.index.checkpointed:
                 await asyncio.to_thread(sync_index, partition, final=final)
 
@@ -338,14 +351,6 @@ class Applier:
         await self._sync_indexes(final=True)
 
 
-def _sign(partition: Partition) -> None:
-    """Have the progress name the message that it ends with, and how many letters there are."""
-    partition.tables.progress.letters = len(partition.dead)
-    offset, key, value = partition.newest
-    if offset == partition.tables.progress.offset and partition.tables.progress.dirty:
-        partition.tables.progress.digest = digest_of(key, value)
-
-
 def _appends(partition: Partition, changes: Changes) -> list[Append]:
     rows = changes.singles() if partition.replaced is None else changes.packed()
     appends = [Append(TopicPartition(ROWS, partition.number), rows)]
@@ -353,13 +358,3 @@ def _appends(partition: Partition, changes: Changes) -> list[Append]:
         record = (None, claims.encode(changes.claimed))
         appends.append(Append(TopicPartition(CLAIMS, partition.number), [record]))
     return appends
-
-
-def _flushed(partition: Partition, changes: Changes, rows: Append, firsts: Mapping[TopicPartition, int]) -> None:
-    first, count = firsts[rows.to], len(rows.records)
-    if partition.replaced is None:
-        changes.wrote_singly(range(first, first + count))
-    else:
-        partition.end(changes.wrote_packed(first))
-    partition.records += len(changes)
-    partition.rows_end = first + count

@@ -48,9 +48,7 @@ Delete = Callable[[TopicPartition, list[int]], Awaitable[None]]
 class Compactor:
     """Starts a round whenever more than half of a partition's changelog (and `SLACK`) has been replaced."""
 
-    def __init__(
-        self, owned: Callable[[], Mapping[int, Partition]], delete: Delete, flush: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, owned: Mapping[int, Partition], delete: Delete, flush: Callable[[], Awaitable[None]]) -> None:
         """`flush`: `Applier.flush`."""
         self._owned = owned
         self._delete = delete
@@ -60,7 +58,7 @@ class Compactor:
         """Compact for ever."""
         while True:
             await asyncio.sleep(INTERVAL)
-            for partition in list(self._owned().values()):
+            for partition in list(self._owned.values()):
                 if partition.records > _room(partition):
                     try:
                         await self.round(partition)
@@ -78,7 +76,7 @@ class Compactor:
         partition.replaced = array("q")
         room, done, gone = _room(partition), 0, 0
         try:
-            while done < len(due) and partition.number in self._owned():
+            while done < len(due) and partition.number in self._owned:
                 step, pause = (STEP, PAUSE) if partition.records < 2 * room else (HASTY_STEP, HASTY_PAUSE)
                 chunk = due[done : done + step].tolist()
                 await self._delete(TopicPartition(ROWS, partition.number), chunk)

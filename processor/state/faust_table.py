@@ -6,7 +6,7 @@ still one keyed record of the changelog topic, so that Faust's own recovery read
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import faust
 from faust.stores.base import Store
@@ -21,10 +21,12 @@ from processor.state.loader import Partition
 class RowStore(Store[bytes, bytes]):
     """The partitions this worker owns."""
 
-    def __init__(self, *args: Any, load: Callable[[int], Partition] | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, owned: dict[int, Partition], load: Callable[[int], Partition] | None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._load = load
-        self.partitions: dict[int, Partition] = {}
+        self.partitions = owned
         self._offsets: dict[TP, int] = {}
 
     async def on_rebalance(
@@ -95,16 +97,15 @@ class RowStore(Store[bytes, bytes]):
 
 
 class RowTable(Table[bytes, bytes]):
-    """The Faust table over a `RowStore`."""
+    """The Faust table over a `RowStore`, which keeps `owned`: partition number -> what this worker holds of it."""
 
-    def __init__(self, app: faust.App, *, load: Callable[[int], Partition] | None, **kwargs: Any) -> None:
+    def __init__(
+        self, app: faust.App, *, owned: dict[int, Partition], load: Callable[[int], Partition] | None, **kwargs: Any
+    ) -> None:
         super().__init__(app, **kwargs)
+        self._owned = owned
         self._load = load
 
     def _new_store(self) -> Any:
-        return RowStore("memory://", self.app, self, table_name=self.name, loop=self.loop, load=self._load)
-
-    @property
-    def owned(self) -> dict[int, Partition]:
-        """Partition number -> what this worker holds of it."""
-        return cast(RowStore, self.data).partitions
+        named = {"table_name": self.name, "loop": self.loop}
+        return RowStore("memory://", self.app, self, owned=self._owned, load=self._load, **named)

@@ -44,7 +44,7 @@ class Holder:
         self,
         address: LogAddress,
         counts: dict[str, int],
-        owned: Callable[[], dict[int, Partition]],
+        owned: dict[int, Partition],
         flush: Callable[[], Awaitable[None]],
         clock: Callable[[], int],
         *,
@@ -76,7 +76,7 @@ class Holder:
         try:
             brought = await asyncio.gather(*(asyncio.to_thread(self._bring, number) for number in sorted(partitions)))
             for partition in brought:
-                self._owned()[partition.number] = partition
+                self._owned[partition.number] = partition
         finally:
             self._coming = set()
         get_logger().info(
@@ -116,8 +116,8 @@ class Holder:
         """
         await self._flush()
         offsets = {}
-        for number in partitions & self._owned().keys():
-            partition = self._owned().pop(number)
+        for number in partitions & self._owned.keys():
+            partition = self._owned.pop(number)
             self.writers.release(number)
             offsets[number] = partition.tables.progress.offset + 1
             if len(partition.index) == partition.covered.ids:
@@ -128,8 +128,8 @@ class Holder:
 
     async def drop(self, partitions: set[int]) -> None:
         """Forget partitions that may belong to another worker by now, with all that was not durable."""
-        for number in partitions & self._owned().keys():
-            partition = self._owned().pop(number)
+        for number in partitions & self._owned.keys():
+            partition = self._owned.pop(number)
             self.writers.release(number)
             partition.index.distrust()
             partition.index.close()
@@ -142,7 +142,7 @@ class Holder:
         followed: set[int] = set()
         synced_at = time.monotonic()
         while True:
-            wanted = self._hands.keys() - self._owned().keys() - self._coming if self._standby else set()
+            wanted = self._hands.keys() - self._owned.keys() - self._coming if self._standby else set()
             if wanted != followed:
                 if tail is not None:
                     await asyncio.to_thread(tail.close)
@@ -178,7 +178,7 @@ class Holder:
         try:
             for number in numbers:
                 with self._hands[number]:
-                    if number in self._owned() or number in self._coming:
+                    if number in self._owned or number in self._coming:
                         continue
                     partition = self._warm.get(number)
                     if partition is None:
@@ -218,7 +218,7 @@ class Holder:
             get_logger().warning("history.waits", error=str(error))
             return
         try:
-            for number in list(self._owned()):
+            for number in list(self._owned):
                 for topic in (ROWS, CLAIMS):
                     first = log.first(TopicPartition(topic, number))
                     if first > self._beginnings.setdefault((topic, number), first):

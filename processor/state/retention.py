@@ -81,7 +81,7 @@ class Sealer:
     def __init__(
         self,
         data_dir: Path,
-        owned: Callable[[], Mapping[int, Partition]],
+        owned: Mapping[int, Partition],
         clock: Callable[[], int],
         retention: int,
         interval: float,
@@ -99,7 +99,7 @@ class Sealer:
         """Look every `interval` seconds, for ever. Whatever fails is tried again at the next look."""
         while True:
             await asyncio.sleep(self._interval)
-            for partition in list(self._owned().values()):
+            for partition in list(self._owned.values()):
                 try:
                     await self.round(partition)
                 except Exception:  # noqa: BLE001 - metering goes on without it, and nothing was deleted too early

@@ -72,21 +72,13 @@ class Standing(Protocol):
 
 
 class AllTime:
-    """The sums that the columns have: those over all time."""
+    """The sums that the columns have: those over all time. To be made anew whenever the lock was let go."""
 
     def __init__(self, columns: RowColumns, project: Project) -> None:
         self._columns = columns
         self._project = project
-
-    @property
-    def totals(self) -> Totals:
-        """See `Standing`."""
-        return self._project.totals
-
-    @property
-    def size(self) -> int:
-        """See `Standing`."""
-        return self._project.people
+        self.totals = project.totals
+        self.size = project.people
 
     def among(self, users: I64 | None = None) -> I64:
         """See `Standing`."""
@@ -110,13 +102,8 @@ class AllTime:
         return self._columns.sums_of(self._project, users)
 
 
-def all_time(columns: RowColumns, project: Project, query: UserQuery) -> Listing:
-    """The users over all time. 30 ms for a million."""
-    return page(columns, AllTime(columns, project), query)
-
-
 def page(columns: RowColumns, standing: Standing, query: UserQuery, users: I64 | None = None) -> Listing:
-    """A page of a standing; of no others than `users`, ascending, if they are given."""
+    """A page of a standing; of no others than `users`, ascending, if they are given. 30 ms for a million."""
     users = standing.among(users)
     keys = standing.keys(users, query.sorted_by)
 

@@ -31,7 +31,7 @@ class Dim(Struct, gc=False, eq=False):
     """Their numbers, ascending; those of rows that are gone included."""
 
 
-class Names:
+class DimValues:
     """What a project's rows of users are kept by, each once. Only ever grows; any thread may look something up."""
 
     __slots__ = ("days", "environments", "models")
@@ -46,7 +46,7 @@ class Names:
 class Project:
     """A project's users and dimensions, and its totals over all time."""
 
-    __slots__ = ("dims", "hours", "members", "names", "newest", "number", "people", "rows", "totals", "wide")
+    __slots__ = ("dims", "hours", "members", "newest", "number", "people", "rows", "totals", "values", "wide")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -54,7 +54,7 @@ class Project:
         """The numbers of its users, ascending; those of users without rows included."""
         self.dims: dict[DimKey, Dim] = {}
         self.hours: dict[DimKey, Dim] = {}
-        self.names = Names()
+        self.values = DimValues()
         self.rows = 0
         """Rows of users and hours, over all partitions; those that are gone included."""
         self.totals = Totals()
@@ -116,9 +116,9 @@ class Projects:
             if dim is None:
                 dim = self._new_dim(project.dims, project.number, key)
                 project.newest = max(project.newest, place.day)
-                project.names.days.add(place.day)
-                project.names.models.add(dim.model)
-                project.names.environments.add(dim.environment)
+                project.values.days.add(place.day)
+                project.values.models.add(dim.model)
+                project.values.environments.add(dim.environment)
             dim.rows.append(row)
             dims.append(dim.number)
             homes.append(project.number)
@@ -159,20 +159,15 @@ class Projects:
         for home, change in zip(homes.tolist(), changes.tolist(), strict=True):
             self.by_number[home].people += change
 
-    def add(self, dims: I64, deltas: I64) -> None:
-        """Add changes of rows, shape (8, n), to the totals of their projects."""
-        homes = np.frombuffer(self._home_of, np.int32).take(dims)
-        first = int(homes[0])
-        if (homes == first).all():
-            self._add_to(first, deltas.sum(axis=1).tolist())
-            return
-        found, inverse = np.unique(homes, return_inverse=True)
-        sums = np.zeros((len(deltas), len(found)), np.int64)
-        for total, delta in zip(sums, deltas, strict=True):
-            np.add.at(total, inverse, delta)
+    def add(self, homes: I64, deltas: I64) -> None:
+        """Add changes of rows, shape (8, n), to the totals of their projects, whose numbers these are."""
+        if (homes == homes[0]).all():
+            found, sums = homes[:1], deltas.sum(axis=1, keepdims=True)
+        else:
+            found, inverse = np.unique(homes, return_inverse=True)
+            sums = np.zeros((len(deltas), len(found)), np.int64)
+            for total, delta in zip(sums, deltas, strict=True):
+                np.add.at(total, inverse, delta)
         for number, change in zip(found.tolist(), sums.T.tolist(), strict=True):
-            self._add_to(number, change)
-
-    def _add_to(self, number: int, change: Sequence[int]) -> None:
-        project = self.by_number[number]
-        project.totals = project.totals.plus(joined(change))
+            project = self.by_number[number]
+            project.totals = project.totals.plus(joined(change))

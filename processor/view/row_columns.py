@@ -1,7 +1,7 @@
 """All rows of users and hours of a view, in columns; with them the users' and the projects' sums over all time.
 
 A row costs about 115 bytes: its record of 72, its places in the index and in its dimension; a user 210. No row or user
-is an object of its own. Nothing here locks; `views.View` does.
+is an object of its own. Nothing here locks; `view.View` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,7 +120,10 @@ class RowColumns:
         """Take in the rows of a batch, at least one; None if that changed nothing. Raises `ValueError` for a key of
         another format; then nothing has changed. A row that goes is noted as a change by the message `next_offset`: no
         row says by which."""
-        offsets = _offsets(changes, next_offset)
+        offsets: I64 = changes.rows["offset"].astype(np.int64)  # a copy: of the last message applied to each row
+        for index, more in changes.wide.items():
+            offsets[index] = more.offset
+        offsets[changes.gone] = next_offset
         hashes = changes.hashes
         rows = self._index.find(hashes)
         is_gone = np.zeros(len(rows), np.bool_)
@@ -139,7 +142,8 @@ class RowColumns:
         if not len(rows):
             return None
         applied = self._replace(rows, values, is_gone)
-        self._replace_wide(rows, wide)
+        if wide or self._wide:
+            self._replace_wide(rows, wide)
         if self.trail is not None:
             self.trail.note(partition, rows, offsets, applied.owners, applied.homes)
         return applied
@@ -159,8 +163,8 @@ class RowColumns:
         deltas = split(new) - split(old)
         owners = new["owner"].astype(np.int64)
         self.people.add(owners, deltas, new)
-        self.projects.add(dims, deltas)
         homes = self.projects.homes_of(dims)
+        self.projects.add(homes, deltas)
         came = (~is_gone).astype(np.int64) - was
         moved = np.flatnonzero(came)
         if len(moved):
@@ -174,8 +178,6 @@ class RowColumns:
         return Applied(owners, dims, homes, deltas, came, new, shrunk)
 
     def _replace_wide(self, rows: I64, wide: dict[int, Wide]) -> None:
-        if not (wide or self._wide):
-            return
         numbered = rows.tolist()
         for row in self._wide.keys() & set(numbered):
             project, user, _ = self._wide.pop(row)
@@ -205,12 +207,3 @@ class RowColumns:
             fresh["next"][which] = self.people.link(rows[which], owners)
         self.rows.put(rows, fresh)
         return rows
-
-
-def _offsets(changes: ChangelogBatch, next_offset: int) -> I64:
-    """The last message applied to each row; a copy."""
-    found: I64 = changes.rows["offset"].astype(np.int64)
-    for index, more in changes.wide.items():
-        found[index] = more.offset
-    found[changes.gone] = next_offset
-    return found

@@ -24,13 +24,12 @@ from processor.core.tables.table_rows import NEVER, Scope
 from processor.view import changed_users, listing
 from processor.view.changelog_batch import Change, ChangelogBatch, changes_of, sort_out
 from processor.view.first_pages import LARGE, FirstPages
-from processor.view.latencies import Latencies
-from processor.view.listing import NOTHING, Hour, Listing
-from processor.view.projects import Dim, Names
+from processor.view.keyed_rows import Charged, Latencies, Windows
+from processor.view.listing import NOTHING, AllTime, Hour, Listing
+from processor.view.projects import Dim, DimValues
 from processor.view.query import Range, UserQuery
 from processor.view.recent_changes import RecentChanges, changed_between
 from processor.view.row_columns import RowColumns
-from processor.view.windows import Charged, Windows
 
 CHUNK: Final = 2048
 """Records applied in one hold of the lock: one or two milliseconds, more if all rows are new."""
@@ -41,7 +40,7 @@ UserRow = tuple[str | None, int, str, str, str]
 HourRow = tuple[int, str, str, str]
 """The same of an hour: hour since the epoch, provider, model, environment."""
 
-_NO_NAMES: Final = Names()
+_NO_VALUES: Final = DimValues()
 
 SMALL: Final = 2_000
 """Rows or users that a read may look at in an event loop."""
@@ -122,24 +121,21 @@ class View:
 
     def _apply_batch(self, partition: int, changes: ChangelogBatch) -> None:
         with self._freeze, self._lock:
-            self._apply(partition, changes)
+            if changes.keys:
+                applied = self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1)
+                if applied is not None:
+                    self._leaders.note(applied)
+            self._partitions.add(partition)
+            for key, parts, value in changes.windows:
+                self._windows.replace(key, parts, value)
+            for parts, value in changes.latencies:
+                self._latencies.replace(partition, parts, value)
+            if changes.progress is not None:  # last: it stands for what was applied before
+                self._events[partition] = changes.progress.events
+                self.position[partition] = changes.progress.offset
+            if changes.horizon:
+                self.horizons[partition] = changes.horizon
         time.sleep(0)
-
-    def _apply(self, partition: int, changes: ChangelogBatch) -> None:
-        if changes.keys:
-            applied = self._columns.apply(partition, changes, self.position.get(partition, NEVER) + 1)
-            if applied is not None:
-                self._leaders.note(applied)
-        self._partitions.add(partition)
-        for key, parts, value in changes.windows:
-            self._windows.replace(key, parts, value)
-        for parts, value in changes.latencies:
-            self._latencies.replace(partition, parts, value)
-        if changes.progress is not None:  # last: it stands for what was applied before
-            self._events[partition] = changes.progress.events
-            self.position[partition] = changes.progress.offset
-        if changes.horizon:
-            self.horizons[partition] = changes.horizon
 
     def tidy(self) -> None:
         """What is left to do when batches have been applied; in the thread that applies them."""
@@ -179,7 +175,7 @@ class View:
             with self._lock:
                 return listing.nobody(columns, project, query, columns.people.find(project, None))
         with self._hold(len(project.members)):
-            return listing.all_time(columns, project, query)
+            return listing.page(columns, AllTime(columns, project), query)
 
     def first(self, query: UserQuery, month: int) -> Listing | None:
         """A page over all time or from the day `month` on, if it is among the first of a large project as the follower
@@ -200,10 +196,10 @@ class View:
         found = self._columns.projects.by_name.get(project)
         return list(found.dims.values()) if found else []
 
-    def names(self, project: str) -> Names:
+    def dim_values(self, project: str) -> DimValues:
         """The days, models and environments that a project has. Never waits."""
         found = self._columns.projects.by_name.get(project)
-        return found.names if found else _NO_NAMES
+        return found.values if found else _NO_VALUES
 
     def rows_of_all_kinds(self, project: str) -> int:
         """Rows of users, hours and latencies that a project has, over all partitions. Never waits."""

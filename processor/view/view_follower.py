@@ -43,10 +43,25 @@ class ViewFollower(FollowerThread):
         """By partition, progress that the view does not say to have made yet."""
 
     def _round(self) -> None:
-        if self.read_all.is_set():
-            self._follow()
-        else:
+        if not self.read_all.is_set():
             self._catch_up()
+            return
+        at = self._clock()
+        brought = False
+        for tp, records in self._tail.poll():
+            self._apply_records(tp, records)
+            self._view.tidy()  # a backlog may keep this round going for long
+            brought = True
+            if self._stopping.is_set():
+                return
+        for number, progress in self._held.items():
+            self._view.apply(number, [progress])
+        self._held.clear()
+        if brought:
+            self._notify()
+        self._view.tidy()
+        if self._tail.is_current:
+            self._view.mark_current(at - at % 1000)
 
     def _catch_up(self) -> None:
         """At the start most of the changelog is long replaced: only the newest record of each row is applied."""
@@ -88,22 +103,6 @@ class ViewFollower(FollowerThread):
                 self._view.apply(partition, [(record.key or b"", record.value) for record in kept.drain()])
         self._notify()
 
-    def _follow(self) -> None:
-        at = self._clock()
-        brought = False
-        for tp, records in self._tail.poll():
-            self._apply_records(tp, records)
-            self._view.tidy()  # a backlog may keep this round going for long
-            brought = True
-            if self._stopping.is_set():
-                return
-        self._say_held()
-        if brought:
-            self._notify()
-        self._view.tidy()
-        if self._tail.is_current:
-            self._view.mark_current(at - at % 1000)
-
     def _apply_records(self, tp: TopicPartition, records: Sequence[Record]) -> None:
         """Apply rows first, and how far they go only when all is there that they may have been replaced by: a row that
         was compacted while this process stood still would be missing from what the view says to contain."""
@@ -118,8 +117,3 @@ class ViewFollower(FollowerThread):
         if number in self._held and not self._tail.has_more(tp):
             changes.append(self._held.pop(number))
         self._view.apply(number, changes)
-
-    def _say_held(self) -> None:
-        for number, progress in self._held.items():
-            self._view.apply(number, [progress])
-        self._held.clear()

@@ -164,7 +164,7 @@ class _Ingest:
         if len(raw) > MAX_BODY or tracing.is_on():
             return None
         try:
-            hold = self._services.bodies.hold(key.organization, key.id).__enter__()
+            hold = self._services.bodies.begin(key.organization, key.id)
         except Refused:
             return None
         answered: asyncio.Future[ingest_pb2.IngestResponse] = asyncio.get_running_loop().create_future()

@@ -279,7 +279,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone, or was sent away."""
         if self._missing and self._arrival is not None:
-            self._arrival.claim.close()
+            self._arrival.hold.close()
             self._end_arrival()
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
@@ -314,7 +314,7 @@ class Connection(web.RequestHandler):
         if arrival is None:
             return False
         if self._has_ended and len(data) < arrival.end:
-            arrival.claim.close()
+            arrival.hold.close()
             return False
         self._arrival, self._missing = arrival, arrival.end
         self._go_on_arriving(arrival, data)
@@ -364,7 +364,7 @@ class Connection(web.RequestHandler):
     def leave_fast_path(self, data: bytes) -> None:
         """Have aiohttp take the batch that is in the fast path, of which `data` has arrived."""
         if self._missing and self._arrival is not None:
-            self._arrival.claim.close()
+            self._arrival.hold.close()
         behind = self._end_arrival()
         self._parse(data + behind if behind else data)
         if self._answered is not None and not self._answered.done():

@@ -17,9 +17,9 @@ from aiohttp.http import SERVER_SOFTWARE
 from processor.core.events import ndjson
 from server.errors import Refused
 from server.http_api.gate import LENGTH
-from server.ingest.inflate import ENCODINGS, Encoding, encoding_of, inflate, kept
+from server.ingest.inflate import ENCODINGS, Encoding, encoding_of, inflate, kept, refuse_compressed
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
-from server.limits.memory_budget import Claim
+from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.services import Services
 from server.status import API_HEADERS, NDJSON, POSITION, TABLE, http_body, http_headers, phrase_of
@@ -57,7 +57,7 @@ class Arrival(NamedTuple):
 
     key: Key
     encoding: Encoding
-    claim: Claim
+    hold: Hold
     """Room for the body, given back with the answer."""
     begin: int
     """Where the body begins."""
@@ -113,15 +113,15 @@ class FastPath:
             return None
         try:
             key = services.authenticate(head.secret, "ingest")
-            claim = services.bodies.hold(key.organization, key.id).__enter__()
+            hold = services.bodies.begin(key.organization, key.id)
         except Refused:
             return None
         try:
-            claim.reserve(size)
+            hold.reserve(size)
         except Refused:
-            claim.close()
+            hold.close()
             return None
-        return Arrival(key, head.encoding, claim, end + 4, end + 4 + size)
+        return Arrival(key, head.encoding, hold, end + 4, end + 4 + size)
 
     def _remember(self, spelling: bytes) -> Head | None:
         if len(self._heads) >= MAX_HEADS:
@@ -139,9 +139,9 @@ class FastPath:
         waiting, self._waiting = self._waiting, []
         for sender, arrival, data in waiting:
             if not sender.is_there:
-                arrival.claim.close()
+                arrival.hold.close()
             elif not self._try(sender, arrival, data):
-                arrival.claim.close()
+                arrival.hold.close()
                 sender.leave_fast_path(data)
 
     def _try(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:
@@ -157,14 +157,18 @@ class FastPath:
             return False
         sent = data[arrival.begin :]
         try:
-            text = inflate(sent, arrival.encoding, MAX_TEXT)
+            if arrival.encoding == "identity":
+                refuse_compressed(sent)
+                text = sent
+            else:
+                text = inflate(sent, arrival.encoding, MAX_TEXT)
         except Refused:
             return False
         records, lines = ndjson.split(text, MAX_EVENTS)
         batch = Batch("http", "json", records, lines, services.handling, kept(sent, arrival.encoding, text))
 
         def done(outcome: Receipt | Refused) -> None:
-            arrival.claim.close()
+            arrival.hold.close()
             if isinstance(outcome, Refused):
                 services.intake.meters.refused("http", outcome)
             if sender.is_there:

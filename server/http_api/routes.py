@@ -25,9 +25,9 @@ from server.http_api.fast_path import FastPath, body_of
 from server.http_api.gate import Gate, full
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
-from server.ingest.inflate import Encoding, encoding_of, inflate, kept, too_large
+from server.ingest.inflate import Encoding, encoding_of, inflate, kept, refuse_compressed, too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
-from server.limits.memory_budget import Claim
+from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
@@ -72,7 +72,7 @@ def create_app(
     outer = [access_log.log_requests] if services.access_log else []
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
-    app = web.Application(middlewares=[*outer, _answer_errors, _settle(services), _pace_strangers(services)])
+    app = web.Application(middlewares=[*outer, _answer_errors, _guard_keys(services)])
     # Who wants to see each request, or each batch that is refused, wants a request of it.
     is_watched = services.access_log or tracing.is_on()
     on_refused = None if is_watched else partial(services.intake.meters.refused, "http")
@@ -114,9 +114,10 @@ class _Door:
         except Refused as refused:
             services.intake.meters.refused("http", refused)
             raise
-        wanted = prefer.handling(request.headers.getall("Prefer", ()))
+        preferences = request.headers.getall("Prefer", ())
+        wanted = prefer.handling(preferences) if preferences else None
         try:
-            outcome: Receipt | Refused = await self._take(request, key, wanted or services.handling)
+            outcome: Receipt | Refused = await self._accept(request, key, wanted or services.handling)
         except Refused as refused:
             outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
             outcome.__context__ = None
@@ -132,8 +133,12 @@ class _Door:
             response.headers["Preference-Applied"] = f"handling={wanted}"
         return response
 
-    async def _take(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
-        encoding = _encoding(request)
+    async def _accept(self, request: web.Request, key: Key, handling: Handling) -> Receipt:
+        """Take the batch in the request's body. Raises `Refused`, before the body is read where that is known by then,
+        and `ConnectionError` if the client went away."""
+        if request.content_type != NDJSON:
+            raise Refused("unsupported_type", f"Content-Type must be {NDJSON}")
+        encoding = encoding_of(request.headers.get(hdrs.CONTENT_ENCODING, ""))
         if isinstance(request.protocol, Connection) and request.protocol.is_refused:
             raise full()
         with self._services.bodies.hold(key.organization, key.id) as hold:
@@ -145,21 +150,18 @@ class _Door:
             return await self._services.intake.accept(key, Batch("http", "json", records, lines, handling, body))
 
     async def list_users(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         return json_response(read_json.user_page(await self._services.reads.list_users(key, params, after)))
 
     async def get_user(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         return json_response(
             read_json.user_detail(await self._services.reads.get_user(key, _user_id(request), params, after))
         )
 
     async def get_user_by_parameter(self, request: web.Request) -> web.Response:
         """`GET /v1/users/?user_id=ID`: the same answer, for the ids that clients and proxies resolve in a path."""
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         given = [params[name] for name in ("user_id", "userId") if name in params]
         if len(given) != 1 or not given[0]:
             raise Refused("not_found", NAMELESS)
@@ -167,19 +169,16 @@ class _Door:
         return json_response(read_json.user_detail(await self._services.reads.get_user(key, given[0], others, after)))
 
     async def get_costs(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         return json_response(read_json.costs(await self._services.reads.get_costs(key, params, after)))
 
     async def get_quota(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         check_names(params, ("projectId",), key.project)
         return json_response(read_json.quota(await self._services.reads.get_quota(key, after)))
 
     async def get_budgets(self, request: web.Request) -> web.Response:
-        key = self._reader(request)
-        params, after = _query(request)
+        key, params, after = self._read(request)
         check_names(params, ("projectId",), key.project)
         return json_response(budget_list(await self._services.reads.get_budgets(key, after)))
 
@@ -195,26 +194,24 @@ class _Door:
         refusal = {"error": error, "reason": reason_of(503)}
         return json_response({"status": "unready", **refusal, "reasons": reasons, **told}, 503)
 
-    def _reader(self, request: web.Request) -> Key:
+    def _read(self, request: web.Request) -> tuple[Key, Mapping[str, str], str | None]:
+        """The key of a read, its parameters, the first of each name, and the position it waits for."""
         secret = secret_of(request.headers.get(API_KEY), request.headers.get(hdrs.AUTHORIZATION))
-        return self._services.authenticate(secret, "read")
+        key = self._services.authenticate(secret, "read")
+        params: dict[str, str] = {}
+        for name, value in request.query.items():
+            params.setdefault(name, value)
+        return key, params, params.pop("after", None)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
-
-
-def _encoding(request: web.Request) -> Encoding:
-    """How the body is packed; raises `Refused` if that or what it is a body of is not known."""
-    if request.content_type != NDJSON:
-        raise Refused("unsupported_type", f"Content-Type must be {NDJSON}")
-    return encoding_of(request.headers.get(hdrs.CONTENT_ENCODING, ""))
 
 
 async def _expect_later(_: web.Request) -> None:
     """Instead of a 100 Continue before anything is known of the request: `_read_body` sends it."""
 
 
-async def _read_body(request: web.Request, hold: Claim) -> bytes:
+async def _read_body(request: web.Request, hold: Hold) -> bytes:
     """The body as sent. Raises `Refused`, and `ConnectionError` if the client went away."""
     if (request.content_length or 0) > MAX_BODY:
         raise too_large()
@@ -238,10 +235,11 @@ async def _read_body(request: web.Request, hold: Claim) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _inflated(body: bytes, encoding: Encoding, hold: Claim) -> bytes:
+async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
     """The body itself; one that is large, or turns out to be, is inflated on a thread."""
     if encoding == "identity":
-        return inflate(body, encoding)
+        refuse_compressed(body)
+        return body
     if len(body) <= INLINE_IN:
         try:
             return inflate(body, encoding, INLINE_OUT)
@@ -250,14 +248,6 @@ async def _inflated(body: bytes, encoding: Encoding, hold: Claim) -> bytes:
                 raise
     hold.reserve(MAX_BODY)
     return await asyncio.to_thread(inflate, body, encoding)
-
-
-def _query(request: web.Request) -> tuple[Mapping[str, str], str | None]:
-    """The parameters of a read, the first of each name, and the position it waits for."""
-    params: dict[str, str] = {}
-    for name, value in request.query.items():
-        params.setdefault(name, value)
-    return params, params.pop("after", None)
 
 
 def _user_id(request: web.Request) -> str:
@@ -325,23 +315,14 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return _http_error(500, "Internal server error")
 
 
-def _settle(services: Services) -> Any:
-    """Gives the directory of a process that stood still a moment to catch up before keys are looked at."""
+def _guard_keys(services: Services) -> Any:
+    """Give the directory of a process that stood still a moment to catch up before keys are looked at, and let who
+    tries keys that there are not wait for the answers, by the address."""
 
     @web.middleware
-    async def settle(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def guard_keys(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not services.trust.is_fresh and request.path.startswith("/v1/"):
             await services.trust.settle()
-        return await handler(request)
-
-    return settle
-
-
-def _pace_strangers(services: Services) -> Any:
-    """Whoever tries keys that there are not waits for the answers (`Throttle`), by the address."""
-
-    @web.middleware
-    async def pace(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except Refused as refused:
@@ -349,7 +330,7 @@ def _pace_strangers(services: Services) -> Any:
                 await services.throttle.pace(request.remote or "", refused)
             raise
 
-    return pace
+    return guard_keys
 
 
 class _Unremarkable(logging.Filter):

@@ -3,11 +3,11 @@
 from typing import Final, Literal
 
 from processor.core.events import content_coding
-from processor.core.events.content_coding import GZIP, MAX_BODY, ZSTD, CodingError, TooLong
+from processor.core.events.content_coding import GZIP, MAX_BODY, ZSTD, Coding, CodingError, TooLong
 from processor.core.events.message import Body
 from server.errors import Refused
 
-Encoding = Literal["gzip", "deflate", "zstd", "identity"]
+Encoding = Literal[Coding, "identity"]
 ENCODINGS: Final[tuple[Encoding, ...]] = ("gzip", "deflate", "zstd", "identity")
 
 
@@ -21,24 +21,19 @@ def encoding_of(header: str) -> Encoding:
     raise Refused("unsupported_encoding", f"Content-Encoding must be one of {', '.join(ENCODINGS)}")
 
 
-def inflate(body: bytes, encoding: Encoding, limit: int = MAX_BODY) -> bytes:
-    """The body itself. Blocks for some 50 ms at worst, mostly without the GIL.
+def inflate(body: bytes, encoding: Coding, limit: int = MAX_BODY) -> bytes:
+    """What a body of one of the codings holds. Blocks for some 50 ms at worst, mostly without the GIL.
 
     Raises `Refused`: too_large as soon as more than `limit` bytes came out, bad_batch for data that is truncated,
-    damaged or followed by something else, and for what is no text because its coding was not named.
+    damaged or followed by something else, and for what is compressed once more.
     """
-    if encoding == "identity":
-        if body.startswith(_COMPRESSED):
-            raise Refused("bad_batch", _what_it_is(body, "The body"))
-        return body
     try:
         inflated = content_coding.inflate(body, encoding, limit)
     except TooLong:
         raise too_large(limit) from None
     except CodingError as error:
         raise Refused("bad_batch", f"The body cannot be decompressed ({encoding}): {error}") from None
-    if inflated.startswith(_COMPRESSED):
-        raise Refused("bad_batch", _what_it_is(inflated, f"What came out of the body ({encoding})"))
+    refuse_compressed(inflated, f"What came out of the body ({encoding})")
     return inflated
 
 
@@ -53,13 +48,11 @@ def kept(sent: bytes, encoding: Encoding, inflated: bytes) -> Body | None:
     return Body(encoding, sent, len(inflated))
 
 
-_COMPRESSED: Final = (GZIP, ZSTD)
-"""How bytes begin that are no text and tell what they are instead."""
-
-
-def _what_it_is(body: bytes, what: str) -> str:
-    name = "gzip" if body.startswith(GZIP) else "zstd"
-    return f"{what} is {name} data: compress it once, and say Content-Encoding: {name}"
+def refuse_compressed(body: bytes, what: str = "The body") -> None:
+    """Raise `Refused` for what is to be text, and is compressed: its coding was not named."""
+    if body.startswith((GZIP, ZSTD)):
+        name = "gzip" if body.startswith(GZIP) else "zstd"
+        raise Refused("bad_batch", f"{what} is {name} data: compress it once, and say Content-Encoding: {name}")
 
 
 def too_large(limit: int = MAX_BODY) -> Refused:

@@ -18,7 +18,7 @@ from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import Block, Body, build_blocks
 from processor.core.events.source import Api, Source
-from processor.view.projects import Names
+from processor.view.projects import DimValues
 from server import position
 from server.errors import Refused, Rejection
 from server.ingest.publisher import Done, NotPublished, Outcome, Parts, Publisher
@@ -82,9 +82,10 @@ class Intake:
         self._lease = lease
 
     def limits(self, key: Key) -> dict[str, str]:
-        """The header fields that say what the key has left."""
+        """The header fields that say what the key has left; none without a limit."""
         now = self._clock()
-        return rate_limit_headers.headers(self._quotas.allowances(key, now), now)
+        allowances = self._quotas.allowances(key, now)
+        return rate_limit_headers.headers(allowances, now) if allowances else {}
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
         """Take a batch for `key`, which has been authenticated.
@@ -126,7 +127,7 @@ class Intake:
         size = size_of(batch.records)
         try:
             check_count(len(batch.records))
-            hold = self.pending.hold(key.organization, key.id).__enter__()
+            hold = self.pending.begin(key.organization, key.id)
         except Refused:
             return False
         reservation: Reservation | None = None
@@ -173,7 +174,7 @@ class Intake:
         return build_blocks(source, decoded.columns, self._publisher.partitions, body)
 
     def _submit(
-        self, key: Key, parts: Parts, size: int, new: Names | None, reservation: Reservation, done: Done
+        self, key: Key, parts: Parts, size: int, new: DimValues | None, reservation: Reservation, done: Done
     ) -> None:
         """Hand a batch to the log; what it has reserved ends with it, before `done`. Raises `NotPublished`."""
 
@@ -220,11 +221,11 @@ class Intake:
             raise Refused("bad_batch", f"{count} event(s) of the batch are not valid", rejected=rejected)
         return decoded, rejected
 
-    def _withdraw(self, key: Key, new: Names | None) -> None:
+    def _withdraw(self, key: Key, new: DimValues | None) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.withdraw(key.project, new)
 
-    def _settle(self, key: Key, new: Names | None, end: Mapping[int, int]) -> None:
+    def _settle(self, key: Key, new: DimValues | None, end: Mapping[int, int]) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.settle(key.project, new, end)
 

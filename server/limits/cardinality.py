@@ -19,7 +19,7 @@ from processor.core.events.codec import Decoded, PayloadFormat
 from processor.core.events.columns import Columns, Dim
 from processor.core.events.event import Fault, Handling
 from processor.core.tables.table_rows import HOURS_PER_DAY
-from processor.view.projects import Names
+from processor.view.projects import DimValues
 from processor.view.view import UserRow, View
 
 MAX_USERS: Final = 10_000_000
@@ -61,18 +61,18 @@ class Admitted:
         self.days: Counter[int] = Counter()
         self.models: Counter[str] = Counter()
         self.environments: Counter[str] = Counter()
-        self.settled: dict[_Kinds, tuple[dict[int, int], Names]] = {}
+        self.settled: dict[_Kinds, tuple[dict[int, int], DimValues]] = {}
         """Names with the position (partition -> offset) of which the view has them, or never will."""
         self.patience = MIN_SETTLED
         """How many of them there may be before they are gone through."""
 
-    def withdraw(self, new: Names) -> None:
+    def withdraw(self, new: DimValues) -> None:
         """Count names once less."""
         _subtract(self.days, new.days)
         _subtract(self.models, new.models)
         _subtract(self.environments, new.environments)
 
-    def settle(self, new: Names, end: Mapping[int, int]) -> None:
+    def settle(self, new: DimValues, end: Mapping[int, int]) -> None:
         """Names are decided with the position `end`.
 
         Batches that bring the same names are one entry, with the last of their ends: while the tables stand still there
@@ -123,9 +123,9 @@ class Cardinality:
         """The events that would bring something new to a project that is full. A few lookups if it is not."""
         view, dims = self._view, columns.dims
         more, admitted = len(dims), self._admitted.get(project, _NOTHING)
-        if admitted.settled and self._may_be_full(view.names(project), admitted, more):
+        if admitted.settled and self._may_be_full(view.dim_values(project), admitted, more):
             admitted.catch_up(view)
-        known = view.names(project)
+        known = view.dim_values(project)
         found: list[Beyond] = []
         if len(known.days) + len(admitted.days) + more > self._days:
             days = [hour // HOURS_PER_DAY for hour in map(_hour_of, dims)]
@@ -149,19 +149,19 @@ class Cardinality:
             found += self._new_rows(project, columns)
         return found
 
-    def _may_be_full(self, known: Names, admitted: Admitted, more: int) -> bool:
+    def _may_be_full(self, known: DimValues, admitted: Admitted, more: int) -> bool:
         return (
             len(known.days) + len(admitted.days) + more > self._days
             or len(known.models) + len(admitted.models) + more > self._models
             or len(known.environments) + len(admitted.environments) + more > self._environments
         )
 
-    def admit(self, project: str, columns: Columns) -> Names | None:
+    def admit(self, project: str, columns: Columns) -> DimValues | None:
         """Note what events bring that are going to be taken; returns what of it the view does not have, for `withdraw`
         or `settle`. None: nothing.
         """
-        known, dims = self._view.names(project), columns.dims
-        new = Names()
+        known, dims = self._view.dim_values(project), columns.dims
+        new = DimValues()
         new.days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days
         new.models = set(map(_model_of, dims)) - known.models
         new.environments = set(map(_environment_of, dims)) - known.environments
@@ -173,7 +173,7 @@ class Cardinality:
         _add(admitted.environments, new.environments, known.environments)
         return new
 
-    def withdraw(self, project: str, new: Names) -> None:
+    def withdraw(self, project: str, new: DimValues) -> None:
         """What `admit` noted is not taken after all: what no other batch brings, too, is forgotten.
 
         Not for events that may be in the log: see `settle`.
@@ -182,7 +182,7 @@ class Cardinality:
         if admitted is not None:
             admitted.withdraw(new)
 
-    def settle(self, project: str, new: Names, end: Mapping[int, int]) -> None:
+    def settle(self, project: str, new: DimValues, end: Mapping[int, int]) -> None:
         """What `admit` noted is in the log up to `end` (partition -> offset), if it is there at all.
 
         Once the view contains that much, only what the view has counts: the events may have been duplicates.

@@ -25,63 +25,44 @@ class MemoryBudget:
         self.limit = limit
         self.used = 0
         self.requests = requests
-        self._bytes: dict[str, int] = {}
-        self._holds: dict[str, int] = {}
-        self._short: dict[str, int] = {}
+        self.by_owner: dict[str, int] = {}
+        """Bytes that each holds who holds any."""
+        self.by_member: dict[str, int] = {}
+        """Requests under way."""
+        self.short: dict[str, int] = {}
         """Owner -> bytes it held when there was no room for more."""
 
     def is_short(self, owner: str) -> bool:
         """True while there is hardly more room for this owner than when it was last refused.
 
-        It costs nothing, where to find out by `take` one has to read and inflate. An eighth of what it held has to be
-        given back first, so that it is not the next request that finds out again.
+        It costs nothing, where to find out by `reserve` one has to read and inflate. An eighth of what it held has to
+        be given back first, so that it is not the next request that finds out again.
         """
-        held = self._short.get(owner)
+        held = self.short.get(owner)
         if held is None:
             return False
-        if self._bytes.get(owner, 0) > held - held // ENOUGH:
+        if self.by_owner.get(owner, 0) > held - held // ENOUGH:
             return True
-        del self._short[owner]
+        del self.short[owner]
         return False
 
     def is_anybody_short(self) -> bool:
         """True while `is_short` is true of some owner."""
-        return any(self.is_short(owner) for owner in list(self._short)) if self._short else False
+        return any(self.is_short(owner) for owner in list(self.short)) if self.short else False
 
-    def hold(self, owner: str, member: str) -> "Claim":
+    def hold(self, owner: str, member: str) -> "Hold":
         """An empty share of it, to use with `with`: the end gives all of it back.
 
         `owner` (an organization) shares the bytes with others, `member` (a key) is what requests are counted by.
         Raises `Refused("unavailable")` if the member has too many of them.
         """
-        if self._holds.get(member, 0) >= self.requests:
+        if self.by_member.get(member, 0) >= self.requests:
             raise Refused("unavailable", f"This key has {self.requests} requests under way already", retry_after=1)
-        return Claim(self, owner, member)
+        return Hold(self, owner, member)
 
-    def begin(self, member: str) -> None:
-        """Count a request of `member`."""
-        self._holds[member] = self._holds.get(member, 0) + 1
-
-    def end(self, owner: str, member: str, size: int) -> None:
-        """A request of `member` has ended, which had taken `size` bytes."""
-        _subtract(self._holds, member, 1)
-        if size:
-            self.used -= size
-            _subtract(self._bytes, owner, size)
-
-    def reserve(self, owner: str, size: int) -> None:
-        """Take `size` bytes; raises `Refused("unavailable")` if there is no room, or none for this owner."""
-        free = self.limit - self.used
-        held = self._bytes.get(owner, 0)
-        if size > free or (held and held + size > free):
-            self._short[owner] = held
-            raise Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
-        self.used += size
-        self._bytes[owner] = held + size
-
-    def held(self, owner: str) -> int:
-        """Bytes that an owner holds."""
-        return self._bytes.get(owner, 0)
+    def begin(self, owner: str, member: str) -> "Hold":
+        """The same for what ends in a callback: it has begun, and `Hold.close` ends it."""
+        return self.hold(owner, member).__enter__()
 
 
 def _subtract(counts: dict[str, int], name: str, number: int) -> None:
@@ -92,22 +73,30 @@ def _subtract(counts: dict[str, int], name: str, number: int) -> None:
         del counts[name]
 
 
-class Claim:
-    """What one request has taken."""
+class Hold:
+    """What one request has taken of a budget."""
 
-    def __init__(self, room: MemoryBudget, owner: str, member: str) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget, owner: str, member: str) -> None:
+        self._budget = budget
         self._owner = owner
         self._member = member
         self._size = 0
 
     def reserve(self, size: int) -> None:
-        """Take `size` bytes more; raises `Refused("unavailable")` if there is no room."""
-        self._room.reserve(self._owner, size)
+        """Take `size` bytes more; raises `Refused("unavailable")` if there is no room, or none for this owner."""
+        budget = self._budget
+        free = budget.limit - budget.used
+        held = budget.by_owner.get(self._owner, 0)
+        if size > free or (held and held + size > free):
+            budget.short[self._owner] = held
+            raise Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
+        budget.used += size
+        budget.by_owner[self._owner] = held + size
         self._size += size
 
     def __enter__(self) -> Self:
-        self._room.begin(self._member)
+        requests = self._budget.by_member
+        requests[self._member] = requests.get(self._member, 0) + 1
         return self
 
     def close(self) -> None:
@@ -118,4 +107,7 @@ class Claim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         size, self._size = self._size, 0
-        self._room.end(self._owner, self._member, size)
+        _subtract(self._budget.by_member, self._member, 1)
+        if size:
+            self._budget.used -= size
+            _subtract(self._budget.by_owner, self._owner, size)

@@ -29,9 +29,7 @@ class Allowance(Struct, frozen=True):
 
 
 def headers(allowances: Sequence[Allowance], now: int) -> dict[str, str]:
-    """Both fields; none without a limit."""
-    if not allowances:
-        return {}
+    """Both fields, of at least one limit."""
     return {
         "RateLimit-Policy": ", ".join(map(_policy, allowances)),
         "RateLimit": ", ".join(_state(each, now) for each in allowances),

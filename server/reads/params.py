@@ -34,7 +34,11 @@ def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:
     sort = params.get("sort", DEFAULT_SORT)
     if sort not in SORTS:
         _bad(f"sort must be one of {', '.join(SORTS)}")
-    binding = _binding(project, sort, days.start, days.end, model, environment, unattributed)
+    limit = params.get("limit", str(DEFAULT_LIMIT))
+    if _LIMIT(limit) is None or not 1 <= int(limit) <= MAX_LIMIT:
+        _bad(f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    asked = (project, sort, days.start, days.end, model, environment, unattributed)
+    binding = blake2b(msgspec.json.encode(asked), digest_size=8).hexdigest()
     return UserQuery(
         project,
         days,
@@ -42,7 +46,7 @@ def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:
         environment,
         unattributed == "true",
         sort,
-        _limit(params),
+        int(limit),
         _place(binding, params["cursor"]) if "cursor" in params else None,
         binding,
     )
@@ -90,19 +94,6 @@ def _text(params: Mapping[str, str], name: str) -> str | None:
     if text == "":
         _bad(f"{name} must not be empty")
     return text
-
-
-def _limit(params: Mapping[str, str]) -> int:
-    text = params.get("limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    if _LIMIT(text) is None or not 1 <= int(text) <= MAX_LIMIT:
-        _bad(f"limit must be a whole number from 1 to {MAX_LIMIT}")
-    return int(text)
-
-
-def _binding(*parts: object) -> str:
-    return blake2b(msgspec.json.encode(parts), digest_size=8).hexdigest()
 
 
 _decode_cursor = msgspec.json.Decoder(tuple[str, int, str]).decode

@@ -8,7 +8,6 @@ from typing import Final, TypeVar
 from processor.core.clock import DAY, KINDS, format_timestamp, month_start, next_month, window_start
 from processor.core.tables.row_sums import NO_SUMS, RowSums
 from processor.view.arrivals import Arrivals
-from processor.view.listing import Listing
 from processor.view.projects import Dim
 from processor.view.query import Range, UserQuery
 from processor.view.view import SMALL, View
@@ -80,7 +79,12 @@ class ViewReads:
         elif listing is None:
             size = 1 if query.unattributed else self._view.members(key.project)
             listing = await self._run(size, lambda: self._view.all_time(query))
-        return _page(query, listing, as_of)
+        cursor = None
+        if listing.more:
+            user_id, sums = listing.users[-1]
+            cursor = query.cursor((query.value_of(sums), user_id or ""))
+        users = [user_row(*user) for user in listing.users]
+        return UserPage(users, listing.totals, listing.size, cursor, as_of)
 
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:
         """One user's sums, by model and by day."""
@@ -163,15 +167,6 @@ def _matching(query: UserQuery, dims: list[Dim]) -> list[Dim]:
         and (query.model is None or dim.model == query.model)
         and (query.environment is None or dim.environment == query.environment)
     ]
-
-
-def _page(query: UserQuery, listing: Listing, as_of: int) -> UserPage:
-    cursor = None
-    if listing.more:
-        user_id, sums = listing.users[-1]
-        cursor = query.cursor((query.value_of(sums), user_id or ""))
-    users = [user_row(*user) for user in listing.users]
-    return UserPage(users, listing.totals, listing.size, cursor, as_of)
 
 
 def _detail(user_id: str, rows: Iterable[tuple[Dim, RowSums]], days: Range, as_of: int) -> UserDetail:

@@ -191,17 +191,17 @@ class Directory:
         """
         hashed = digest(secret) if secret else ""
         key = self._by_hash.get(hashed)
-        if key is None or not compare_digest(key.hash, hashed) or not self._is_valid(key, now):
+        if (
+            key is None
+            or not compare_digest(key.hash, hashed)
+            or key.revoked is not None
+            or (key.expires is not None and key.expires <= now)
+            or self._projects[key.project].organization != key.organization
+        ):
             raise Refused("unauthenticated", "Invalid API key")
         if scope not in key.scopes:
             raise Refused("forbidden", f"This API key lacks the scope {scope!r}")
         return key
-
-    def _is_valid(self, key: Key, now: int) -> bool:
-        """Not revoked, not expired, and of the organization that has the project."""
-        if key.revoked is not None or (key.expires is not None and key.expires <= now):
-            return False
-        return self._projects[key.project].organization == key.organization
 
 
 def _split(key: bytes | None) -> tuple[str, str]:

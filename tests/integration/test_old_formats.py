@@ -95,7 +95,9 @@ async def test_a_backlog_of_version_4_is_counted_beside_version_5(
                 await asyncio.to_thread(write, kafka)
         async with clients.reader(started) as reader:
             quota = await reader.caught_up(len(sent))
-            assert (quota["used"], quota["duplicates"], quota["conflicts"]) == (len(sent), len(copies), 0), started.log()
+            assert (quota["used"], quota["duplicates"], quota["conflicts"]) == (len(sent), len(copies), 0), (
+                started.log()
+            )
             body = to_ndjson([*sent[:10], make_event(user_id="new", cost_usd=1)])
             headers = {"Content-Type": "application/x-ndjson"}
             answer = await reader.request("POST", "/v1/ingest", data=body, headers=headers)

@@ -80,7 +80,7 @@ async def _catch_up(data_dir: Path) -> None:
     async def lost(number: int, start: int, end: int, reason: str) -> None:
         losses.report(log, number, [Loss(start, end, counted=False, reason="missing in the log")], NOON)
 
-    applier = Applier(lambda: partitions, append, lambda: NOON, 0.01, exists, lost)
+    applier = Applier(partitions, append, lambda: NOON, 0.01, exists, lost)
     try:
         for number, partition in partitions.items():
             for record in scan(log, TopicPartition(EVENTS, number), partition.expected):

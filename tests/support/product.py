@@ -109,7 +109,7 @@ class Product:
         async def lost(number: int, start: int, end: int, reason: str) -> None:
             losses.report(log, number, [Loss(start, end, counted=False, reason="")], NOON)
 
-        applier = Applier(lambda: {0: partition}, append, lambda: NOON, 0.01, exists, lost)
+        applier = Applier({0: partition}, append, lambda: NOON, 0.01, exists, lost)
         for record in scan(log, E0, partition.expected):
             await applier.process(Delivery(record.offset, record.key, record.value))
             await applier.flush()

@@ -64,7 +64,7 @@ class Worker:
         self.log = Log(data_dir)
         self.failing = 0
         self.appended: list[list[Append]] = []
-        self.partition: Partition = load(LogAddress(data_dir), 0)
+        self.owned: dict[int, Partition] = {0: load(LogAddress(data_dir), 0)}
         self.paused: list[int] = []
         self.lost: list[tuple[int, int, int]] = []
         self.on_lost: Callable[[], None] = lambda: None
@@ -72,7 +72,7 @@ class Worker:
         self.running = 0
         clocks = (lambda: self.now, lambda: self.running)
         self.applier = Applier(
-            lambda: {0: self.partition},
+            self.owned,
             self._append,
             clocks[0],
             0.01,
@@ -81,6 +81,10 @@ class Worker:
             self.paused.append,
             running=clocks[1],
         )
+
+    @property
+    def partition(self) -> Partition:
+        return self.owned[0]
 
     async def _lose(self, partition: int, start: int, end: int, reason: str) -> None:
         self.lost.append((partition, start, end))
@@ -344,7 +348,7 @@ async def test_what_waits_of_a_partition_that_was_given_up_is_left_to_the_next_o
     await worker.applier.flush()
     await worker.take(sent[1:])  # not applied yet
     worker.partition.index.close()
-    worker.partition = load(LogAddress(worker.data_dir), 0)  # it went, and came back
+    worker.owned[0] = load(LogAddress(worker.data_dir), 0)  # it went, and came back
     await worker.take(sent[1:2])
     await worker.applier.flush()
     assert worker.requests() == 2
@@ -363,7 +367,7 @@ async def test_a_partition_that_is_given_up_while_a_gap_is_looked_at_takes_nothi
     given_up = worker.partition
 
     def give_up() -> None:
-        worker.partition = load(LogAddress(worker.data_dir), 0)
+        worker.owned[0] = load(LogAddress(worker.data_dir), 0)
 
     worker.on_lost = give_up
     worker.log.trim(E0, 2)
@@ -538,7 +542,7 @@ async def test_compaction_changes_no_table(worker: Worker) -> None:
     async def delete(*args: Any) -> None:
         worker.log.delete(*args)
 
-    removed = await Compactor(lambda: {0: worker.partition}, delete, worker.applier.flush).round(worker.partition)
+    removed = await Compactor({0: worker.partition}, delete, worker.applier.flush).round(worker.partition)
     left = worker.log.count(TopicPartition(ROWS, 0))
     assert left == before - removed == len(worker.partition.tables) + 2, "rows, progress and horizon"
     assert worker.differences() == []

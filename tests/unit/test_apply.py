@@ -19,7 +19,7 @@ from processor.core.events.message import Message, build_blocks, opened
 from processor.core.events.source import Source
 from processor.core.tables import table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.grouped_sums import Group, by_group
+from processor.core.tables.grouped_sums import Group, grouped
 from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import Progress
 from tests.support.dict_index import DictIndex
@@ -159,7 +159,7 @@ def test_the_sums_of_groups_are_exact(events: list[tuple[int, Usage]]) -> None:
     rows = columns(event for _, event in events).rows
     codes, errors = np.array([code for code, _ in events]), np.array([event.error for _, event in events])
     offsets = np.arange(len(events))
-    found = by_group(codes, offsets, rows, errors)
+    found = list(grouped(codes, offsets, rows, errors).each())
     assert [group.code for group in found] == sorted({code for code, _ in events})
     for group in found:
         theirs = [event for code, event in events if code == group.code]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from processor.core.clock import DAY, HOUR, format_timestamp
-from processor.view.projects import Names
+from processor.view.projects import DimValues
 from processor.view.view import View
 from server.errors import Refused
 from server.ingest.intake import Batch, Intake
@@ -123,7 +123,7 @@ async def test_a_bound_on_days_is_exact_while_the_tables_catch_up() -> None:
             for partition, records in enumerate(worker.work_all()):
                 view.apply(partition, records)
     assert accepted == set(range(50))
-    assert len(view.names("default").days) == 50
+    assert len(view.dim_values("default").days) == 50
 
 
 async def test_what_was_refused_takes_no_room() -> None:
@@ -237,7 +237,7 @@ async def test_names_of_events_that_counted_nothing_are_given_back() -> None:
         for partition, records in enumerate(worker.work_all()):
             view.apply(partition, records)
     assert len(publisher.messages[0]) == 200
-    assert len(view.names("default").days) == 1
+    assert len(view.dim_values("default").days) == 1
 
 
 async def test_batches_with_the_same_new_names_cost_no_memory_while_the_tables_stand_still() -> None:
@@ -249,7 +249,7 @@ async def test_batches_with_the_same_new_names_cost_no_memory_while_the_tables_s
         for _ in range(count):
             assert (await taken.accept(KEY, batch(rare(1)))).accepted == 1
         gc.collect()
-        return sum(isinstance(each, Names) for each in gc.get_objects())
+        return sum(isinstance(each, DimValues) for each in gc.get_objects())
 
     await send(1)
     before = await send(10)

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
+from processor.view.keyed_rows import Charged
 from processor.view.view import View
-from processor.view.windows import Charged
 from server.alerts.delivery import Alerter
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook

@@ -153,12 +153,11 @@ def test_a_full_disk_is_an_answer_and_not_the_end(
 ) -> None:
     committer = start(1)
     outcomes: list[Any] = []
-    append = Log._append
-    monkeypatch.setattr(Log, "_append", _full)
-    committer.submit(job(outcomes, 0))
-    committer.hand_over()
-    decided.wait(1)
-    monkeypatch.setattr(Log, "_append", append)
+    with monkeypatch.context() as patched:
+        patched.setattr("processor.log.embedded.log._insert", _full)  # the offsets are given by then
+        committer.submit(job(outcomes, 0))
+        committer.hand_over()
+        decided.wait(1)
     committer.submit(job(outcomes, 0))
     committer.hand_over()
     decided.wait(2)

@@ -19,8 +19,8 @@ def test_what_is_held_is_given_back() -> None:
         second.reserve(6)
         refused = refusal(first.reserve, 1)
         assert (refused.reason, refused.retry_after) == ("unavailable", 1)
-        assert (room.used, room.held("a"), room.held("b")) == (10, 4, 6)
-    assert (room.used, room.held("a"), room.held("b")) == (0, 0, 0)
+        assert (room.used, room.by_owner) == (10, {"a": 4, "b": 6})
+    assert (room.used, room.by_owner) == (0, {})
 
 
 def test_it_is_given_back_after_an_error() -> None:

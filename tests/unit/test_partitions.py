@@ -50,7 +50,7 @@ async def test_partitions_that_come_while_their_copies_are_opened_do_not_end_the
     async def flush() -> None: ...
 
     where: Any = address
-    holder = Holder(where, {"spendstream.events": 2}, lambda: address.owned, flush, lambda: 0, standby=True)
+    holder = Holder(where, {"spendstream.events": 2}, address.owned, flush, lambda: 0, standby=True)
     following = asyncio.create_task(holder.follow())
     done, _ = await asyncio.wait({following}, timeout=1.5)
     assert not done, following.exception()
@@ -74,7 +74,7 @@ async def test_a_damaged_record_of_a_copy_does_not_end_the_worker(tmp_path: Path
     async def flush() -> None: ...
 
     where: Any = address
-    holder = Holder(where, {"spendstream.events": 2}, lambda: address.owned, flush, lambda: 0, standby=True)
+    holder = Holder(where, {"spendstream.events": 2}, address.owned, flush, lambda: 0, standby=True)
     began = time.monotonic()
     following = asyncio.create_task(holder.follow())
     while address.opened < 3 and not following.done():  # noqa: ASYNC110 - what is counted knows no event
@@ -105,7 +105,7 @@ async def test_a_partition_with_claims_that_are_not_in_the_log_is_no_warm_copy(t
     index.claim(np.arange(20, dtype=np.uint64).reshape(-1, 2), np.zeros(10, np.uint64), 1)
     owned[0] = Partition(0, Tables(0, b"salt", index), index)
     address = LogAddress(tmp_path, KafkaAccess("127.0.0.1:1"))
-    holder = Holder(address, {"rows": 1}, lambda: owned, flush, lambda: 0, standby=True)
+    holder = Holder(address, {"rows": 1}, owned, flush, lambda: 0, standby=True)
     assert await holder.release({0}) == {0: 0}
     assert owned == {}
     assert bool(holder._warm) == durable

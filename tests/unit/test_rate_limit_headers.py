@@ -3,10 +3,6 @@ from server.limits.rate_limit_headers import MAX_INTEGER, Allowance, headers
 NOW = 1_790_000_000_000_000
 
 
-def test_without_a_limit_there_is_nothing_to_say() -> None:
-    assert headers([], NOW) == {}
-
-
 def test_both_limits() -> None:
     found = headers(
         [

@@ -75,7 +75,7 @@ def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY, *others: Cons
     horizon = partition.tables.horizon
     horizon.retained, horizon.running = at, max(horizon.running, days_run[log.path]) + DAY
     days_run[log.path] = horizon.running
-    sealer = Sealer(log.path.parent, lambda: {0: partition}, lambda: at, RETENTION, 60, (*EVENT_CONSUMERS, *others))
+    sealer = Sealer(log.path.parent, {0: partition}, lambda: at, RETENTION, 60, (*EVENT_CONSUMERS, *others))
     return asyncio.run(sealer.round(partition))
 
 

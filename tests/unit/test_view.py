@@ -121,7 +121,7 @@ def test_view_equals_a_recomputation_from_the_events(
             key: sums_of(e for e in mine if (e.at // HOUR, e.provider, e.model, e.environment) == key)
             for key in {(e.at // HOUR, e.provider, e.model, e.environment) for e in mine}
         }
-        names = view.names(project)
+        names = view.dim_values(project)
         assert names.days == {event.at // DAY for event in mine}
         assert names.models == {event.model for event in mine}
         assert names.environments == {event.environment for event in mine}

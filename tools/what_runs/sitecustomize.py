@@ -1,6 +1,8 @@
 """Imported by every Python process that has this folder in PYTHONPATH: notes which of our functions are called.
 
-SIGUSR1 forgets what was noted, SIGUSR2 writes it to a file in WHAT_RUNS_FOLDER: path, first line and name of each.
+Each is noted with its root, the outermost of our functions that a thread or the event loop was in: a task, a callback
+or what a thread was started for. SIGUSR2 writes what was noted since the last one to a file in WHAT_RUNS_FOLDER: path,
+first line and name of the function, and the name of its root.
 """
 
 import contextlib
@@ -8,36 +10,46 @@ import os
 import signal
 import sys
 import threading
+from itertools import count
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 ROOT = os.environ.get("WHAT_RUNS_ROOT", "")
 FOLDER = os.environ.get("WHAT_RUNS_FOLDER", "")
+OURS = (f"{ROOT}/server/", f"{ROOT}/processor/")
+LOOPS = {"Runner.run", "BaseEventLoop.run_forever", "BaseEventLoop.run_until_complete"}
+"""asyncio's: what calls these is the whole program."""
 
-called: set[CodeType] = set()
+called: set[tuple[CodeType, CodeType]] = set()
+numbers = count()
 
 
 def note(frame: FrameType, event: str, _: Any) -> None:
-    if event == "call":
-        called.add(frame.f_code)
-
-
-def forget(*_: Any) -> None:
-    called.clear()
+    if event != "call" or not frame.f_code.co_filename.startswith(OURS):
+        return
+    root = frame.f_code
+    above = frame.f_back
+    while above is not None and above.f_code.co_qualname not in LOOPS:
+        if above.f_code.co_filename.startswith(OURS):
+            root = above.f_code
+        above = above.f_back
+    called.add((frame.f_code, root))
 
 
 def write(*_: Any) -> None:
-    ours = [code for code in list(called) if code.co_filename.startswith(ROOT)]
-    lines = [f"{code.co_filename}\t{code.co_firstlineno}\t{code.co_qualname}" for code in ours]
-    file = Path(FOLDER) / f"{os.getpid()}.txt"
+    found = called.copy()
+    called.clear()
+    lines = [
+        f"{code.co_filename}\t{code.co_firstlineno}\t{code.co_qualname}\t{root.co_qualname}" for code, root in found
+    ]
+    file = Path(FOLDER) / f"{os.getpid()}.{next(numbers)}.txt"
     file.with_suffix(".part").write_text("\n".join(lines))
     file.with_suffix(".part").rename(file)
 
 
 if ROOT and FOLDER:
     with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGUSR1, forget)
         signal.signal(signal.SIGUSR2, write)
     threading.setprofile(note)
     sys.setprofile(note)

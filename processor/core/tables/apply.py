@@ -4,9 +4,9 @@
 the row (its offset), so applying any part of the log again, in order, changes nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from sys import intern
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ from processor.core.tables.table_rows import (
     Scope,
     Sums,
     WindowKey,
-    WindowKind,
 )
 from processor.core.tables.user_rows import Dead, UserChanges, UserRows, blocks_of
 
@@ -42,6 +41,8 @@ Record = tuple[bytes, bytes | None]
 
 Kind = tuple[str, Dim]
 """A project, and what else its events are told apart by."""
+
+T = TypeVar("T", Sums, Histogram)
 
 MAX_PADS: Final = 10_000
 """Projects whose pads are kept at hand."""
@@ -115,7 +116,7 @@ class Changes:
 
 
 class Tables:
-    """One partition's rows in memory, and what has changed in them since the last `take_changes`."""
+    """One partition's rows in memory, and what has changed in them since the last `drain_changes`."""
 
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
@@ -146,25 +147,25 @@ class Tables:
 
     @property
     def changed(self) -> int:
-        """Rows waiting for `take_changes`."""
+        """Rows waiting for `drain_changes`."""
         return self.users.changed + len(self._dirty) + len(self._gone)
 
     # --- applying messages ------------------------------------------------------------------------------------------
 
     def prepare(self, message: Message) -> U64:
         """The claim keys of a message, shape (n, 2). May raise; changes no table."""
-        pads = [self._pad(request.source.project) for request in message.requests]
+        pads = []
+        for request in message.requests:
+            project = request.source.project
+            pad = self._pads.get(project)
+            if pad is None:
+                if len(self._pads) >= MAX_PADS:
+                    self._pads.clear()
+                pad = self._pads[project] = dedupe.project_pad(project, self._salt)
+            pads.append(pad)
         if all(pad is pads[0] for pad in pads):
             return dedupe.claim_keys(message.rows["id"], pads[0])
         return dedupe.claim_keys(message.rows["id"], np.repeat(pads, message.counts, axis=0))
-
-    def _pad(self, project: str) -> U64:
-        pad = self._pads.get(project)
-        if pad is None:
-            if len(self._pads) >= MAX_PADS:
-                self._pads.clear()
-            pad = self._pads[project] = dedupe.project_pad(project, self._salt)
-        return pad
 
     def apply(self, offset: int, message: Message, keys: U64) -> None:
         """Apply the message at `offset`; `keys` come from `prepare`. Strictly in the order of the offsets."""
@@ -185,19 +186,15 @@ class Tables:
             start += size
             self._pass += 1
             self._count(offset, message.requests, fresh[part], conflicting[part])
-            self._claim(offset, keys[part], digests[part], fresh[part])
+            mine = fresh[part]
+            if mine.any():
+                which: slice | I64 = part if mine.all() else part.start + np.flatnonzero(mine)
+                self._claimed.append(Claimed(offset, keys[which].tobytes(), digests[which].tobytes()))
+                self.progress.claimed = max(self.progress.claimed, offset)
             self._advance(offset, message.arrival)
         if fresh.any():
             chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
             self._add(offsets, [message for _, message, _ in messages], rows, chosen)
-
-    def _claim(self, offset: int, keys: U64, digests: U64, fresh: dedupe.Mask) -> None:
-        if fresh.any():
-            self.progress.claimed = max(self.progress.claimed, offset)
-        if fresh.all():
-            self._claimed.append(Claimed(offset, keys.tobytes(), digests.tobytes()))
-        elif fresh.any():
-            self._claimed.append(Claimed(offset, keys[fresh].tobytes(), digests[fresh].tobytes()))
 
     def skip(self, offset: int) -> None:
         """Pass over a message that went to the dead letters."""
@@ -210,51 +207,38 @@ class Tables:
         rows, offsets = rows[fresh], offsets[fresh]
         # What the rows point to in the dictionaries of their own message, in one dictionary of all messages.
         sizes = list(map(len, messages))
-        users = rows["user"] + np.repeat(_starts([len(message.users) for message in messages]), sizes)[fresh]
+        first_users = np.cumsum([0, *(len(message.users) for message in messages[:-1])])
+        users = rows["user"] + np.repeat(first_users, sizes)[fresh]
         names = [user for message in messages for user in message.users]
         kinds, places = _kinds_of(messages)
         dims = rows["dim"] + places[fresh]
         errors = np.array([dim[-1] in ERRORS for _, dim in kinds])[dims]
-        self._add_to_users(offsets, names, kinds, rows, dims, users, errors)
-        self._add_to_hours(offsets, kinds, rows, dims, errors)
-
-    def _add_to_users(
-        self,
-        offsets: I64,
-        names: list[str | None],
-        kinds: list[Kind],
-        rows: Rows,
-        dims: grouped_sums.Codes,
-        users: grouped_sums.Codes,
-        errors: dedupe.Mask,
-    ) -> None:
         groups = np.zeros(len(kinds), np.int64)
         for number in np.flatnonzero(np.bincount(dims)).tolist():  # a group must not appear because of a duplicate
             project, (hour, provider, model, environment, _, _) = kinds[number]
             groups[number] = self.users.group((project, hour // HOURS_PER_DAY, provider, model, environment))
         self.users.add(offsets, groups.take(dims), users, names, rows, errors)
+        numbers: dict[HourKey, int] = {}
+        hours = np.array([numbers.setdefault((project, *dim[:4]), len(numbers)) for project, dim in kinds])[dims]
+        keys = list(numbers)
+        self._add_latencies(offsets, keys, hours, rows)
+        self._add_to_hours(offsets, keys, hours, rows, errors)
 
     def _add_to_hours(
-        self, offsets: I64, kinds: list[Kind], rows: Rows, dims: grouped_sums.Codes, errors: dedupe.Mask
+        self, offsets: I64, keys: list[HourKey], codes: grouped_sums.Codes, rows: Rows, errors: dedupe.Mask
     ) -> None:
-        numbers: dict[HourKey, int] = {}
-        hours = [numbers.setdefault((project, *dim[:4]), len(numbers)) for project, dim in kinds]
-        keys = list(numbers)
-        codes = np.array(hours, np.int64)[dims]
-        self._add_latencies(offsets, keys, codes, rows)
-        rows_of = {code: self._hour(keys[code]) for code in np.flatnonzero(np.bincount(codes)).tolist()}
-        is_open = self._are_open(rows_of, codes, offsets)
+        """Add up the events of each hour; `codes` counts in `keys`."""
+        rows_of, is_open = self._open("hour", self.hours, Sums, offsets, keys, codes)
         if not is_open.any():
             return
-        for found in grouped_sums.by_group(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]):
+        for found in grouped_sums.grouped(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]).each():
             found.add_to(rows_of[found.code])
 
     def _add_latencies(self, offsets: I64, keys: list[HourKey], codes: grouped_sums.Codes, rows: Rows) -> None:
         """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""
         known = rows["latency"] != latency.UNKNOWN
         codes, offsets = codes[known], offsets[known]
-        rows_of = {code: self._histogram(keys[code]) for code in np.flatnonzero(np.bincount(codes)).tolist()}
-        is_open = self._are_open(rows_of, codes, offsets)
+        rows_of, is_open = self._open("latency", self.latencies, Histogram, offsets, keys, codes)
         codes, offsets, buckets = codes[is_open], offsets[is_open], rows["latency"][known][is_open]
         by_hour = np.bincount(codes * latency.BUCKETS + buckets, minlength=len(keys) * latency.BUCKETS)
         newest = np.full(len(keys), NEVER)
@@ -264,33 +248,33 @@ class Tables:
             row.offset = int(newest[code])
             row.add(by_hour[code * latency.BUCKETS : (code + 1) * latency.BUCKETS])
 
-    def _are_open(self, rows: Mapping[int, Sums | Histogram], codes: grouped_sums.Codes, offsets: I64) -> dedupe.Mask:
-        """Which events may be added to their rows (`codes` are keys of `rows`): those of messages that a row does not
-        have. All of the rows are written again, see `_opens`."""
-        for row in rows.values():
+    def _open(
+        self,
+        kind: str,
+        rows: dict[HourKey, T],
+        make: Callable[[bytes], T],
+        offsets: I64,
+        keys: list[HourKey],
+        codes: grouped_sums.Codes,
+    ) -> tuple[dict[int, T], dedupe.Mask]:
+        """Return the rows of these hours by their `codes`, and which events may be added to them: those of messages
+        that a row does not have.
+
+        Rows that there are not are made; all of them are written again, see `_add_to_window`.
+        """
+        found: dict[int, T] = {}
+        for code in np.flatnonzero(np.bincount(codes)).tolist():
+            row = rows.get(keys[code])
+            if row is None:
+                key = _hour_key(keys[code])
+                row = rows[key] = make(table_rows.encode_key(self.partition, kind, *key))
             if not row.dirty:
                 row.dirty = 1
                 self._dirty.append(row)
-        held = np.full(max(rows, default=0) + 1, NEVER)
-        held[list(rows)] = [row.offset for row in rows.values()]
-        is_open: dedupe.Mask = held[codes] < offsets
-        return is_open
-
-    def _hour(self, key: HourKey) -> Sums:
-        row = self.hours.get(key)
-        if row is None:
-            key = _hour_key(key)
-            row = self.hours[key] = Sums(table_rows.encode_key(self.partition, "hour", *key))
-        return row
-
-    def _histogram(self, key: HourKey) -> Histogram:
-        row = self.latencies.get(key)
-        if row is None:
-            key = _hour_key(key)
-            row = self.latencies[key] = Histogram(table_rows.encode_key(self.partition, "latency", *key))
-        return row
-
-    # --- windows ----------------------------------------------------------------------------------------------------
+            found[code] = row
+        held = np.full(len(keys), NEVER)
+        held[list(found)] = [row.offset for row in found.values()]
+        return found, held[codes] < offsets
 
     def _count(self, offset: int, requests: list[Request], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
         """Count each request's events where its key, its organization and its minute of arrival count."""
@@ -326,35 +310,25 @@ class Tables:
                     self._add_to_window(offset, named, unique, duplicates, conflict)
 
     def _add_to_window(self, offset: int, key: WindowKey, unique: int, duplicates: int, conflicts: int) -> None:
-        row = self._window(*key)
-        if self._opens(row, offset):
-            row.unique += unique
-            row.duplicates += duplicates
-            row.conflicts += conflicts
+        """Add a request of the message at `offset`, the one now applied, unless the window has that message.
 
-    def _window(self, scope: Scope, owner: str, kind: WindowKind, start: int) -> Counts:
-        key: WindowKey = (scope, owner, kind, start)
+        Either way the row is written again: what is in memory may be ahead of what is durable.
+        """
         row = self.windows.get(key)
         if row is None:
             row = self.windows[key] = Counts(table_rows.encode_key(self.partition, "window", *key))
             self._gone.pop(row.key, None)
-        return row
-
-    def _opens(self, row: Counts, offset: int) -> bool:
-        """True if `row` may take the message at `offset`, the one now applied.
-
-        Either way the row is written again: what is in memory may be ahead of what is durable.
-        """
         if not row.dirty:
             row.dirty = 1
             self._dirty.append(row)
-        if row.open_for == self._pass:
-            return True
-        if row.offset >= offset:
-            return False
-        row.offset = offset
-        row.open_for = self._pass
-        return True
+        if row.open_for != self._pass:
+            if row.offset >= offset:
+                return
+            row.offset = offset
+            row.open_for = self._pass
+        row.unique += unique
+        row.duplicates += duplicates
+        row.conflicts += conflicts
 
     def _advance(self, offset: int, arrival: int) -> None:
         progress = self.progress
@@ -421,14 +395,14 @@ class Tables:
         return changes
 
     def rewrite(self, surplus: int, limit: int) -> int:
-        """See `UserRows.rewrite`: the next `take_changes` has these rows."""
+        """See `UserRows.rewrite`: the next `drain_changes` has these rows."""
         count = self.users.rewrite(surplus, limit)
         if count:
             self.progress.dirty = 1
         return count
 
     def touch_all(self) -> None:
-        """The next `take_changes` has every row there is."""
+        """The next `drain_changes` has every row there is."""
         self.users.touch_all()
         kinds: tuple[Mapping[Any, Sums | Histogram | Counts], ...] = (self.hours, self.latencies, self.windows)
         fresh = [row for kind in kinds for row in kind.values() if not row.dirty]
@@ -560,8 +534,3 @@ def _kinds_of(messages: list[Message]) -> tuple[list[Kind], I64]:
 
 def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _starts(sizes: list[int]) -> grouped_sums.Codes:
-    """Where each of several lists begins when they are put one after the other."""
-    return np.concatenate(([0], np.cumsum(sizes[:-1], dtype=np.int64)))

@@ -82,8 +82,3 @@ def grouped(codes: Codes, offsets: Codes, rows: Rows, errors: NDArray[np.bool_])
         np.maximum.reduceat(rows["at"], starts),
         np.add.reduceat(exact, starts, axis=0),
     )
-
-
-def by_group(codes: Codes, offsets: Codes, rows: Rows, errors: NDArray[np.bool_]) -> list[Group]:
-    """`grouped`, one by one."""
-    return list(grouped(codes, offsets, rows, errors).each())

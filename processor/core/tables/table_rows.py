@@ -155,8 +155,6 @@ class Progress(Struct, gc=False):
     offset: int = NEVER
     watermark: int = 0
     """The latest arrival seen, in microseconds."""
-    changelog: int = NEVER
-    dirty: int = 0
     digest: int = UNKNOWN
     """Of the message at `offset` (`processor.core.tables.history.digest_of`)."""
     claimed: int = NEVER
@@ -169,6 +167,8 @@ class Progress(Struct, gc=False):
     """Rows of all kinds, without this one and the horizon."""
     letters: int = UNKNOWN
     """Messages of the partition that are dead letters."""
+    changelog: int = NEVER
+    dirty: int = 0
 
     def value(self) -> list[int]:
         """What follows from the events alone."""
@@ -181,25 +181,11 @@ class Progress(Struct, gc=False):
 
 def progress_of(key: bytes, numbers: Sequence[int], changelog: int = NEVER) -> Progress:
     """The progress that the changelog has as `numbers`. Raises `ValueError` for another form."""
-    if len(numbers) == 2:
-        return Progress(key, numbers[0], numbers[1], changelog)
-    if len(numbers) == 7:
-        numbers = [*numbers, UNKNOWN]
-    if len(numbers) != 8:
+    if len(numbers) not in (2, 7, 8):
         raise ValueError(f"not a row of the changelog: a progress of {len(numbers)} numbers")
-    offset, watermark, digest, claimed, claims_from, events, rows, letters = numbers
-    return Progress(
-        key,
-        offset,
-        watermark,
-        changelog,
-        digest=digest,
-        claimed=claimed,
-        claims_from=claims_from,
-        events=events,
-        rows=rows,
-        letters=letters,
-    )
+    progress = Progress(key, *numbers)  # what an earlier program did not write is not known
+    progress.changelog = changelog
+    return progress
 
 
 Row = Sums | Counts | Histogram | Progress

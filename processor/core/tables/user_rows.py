@@ -207,7 +207,7 @@ class UserRows:
 
     def _rows_of(self, groups: I64, users: I64, names: Sequence[str | None]) -> I64:
         """The row of each event; those that there are not are made."""
-        hashes = _joined(_name_hashes(names).take(users), self._group_hashes.take(groups))
+        hashes = self._hashes(names, users, groups)
         rows = self._index.find(hashes)
         unknown = np.flatnonzero(rows < 0)
         if len(unknown):
@@ -220,6 +220,14 @@ class UserRows:
             self._make(keys, hashes.take(first), row_block.key_hashes(keys, self._seed))
             rows[unknown] = self._index.find(hashes.take(unknown))
         return rows
+
+    def _hashes(self, names: Sequence[str | None], users: I64, groups: I64) -> Records:
+        """The hashes of rows, from those of their halves; `users` counts in `names`."""
+        found: Records = hashes_of(names, [b"" if name is None else name.encode() for name in names]).take(users)
+        of_groups = self._group_hashes.take(groups)
+        found["low"] ^= of_groups["low"]
+        found["high"] ^= of_groups["high"]
+        return found
 
     def _keys_of(self, groups: Sequence[int], users: Sequence[str | None]) -> list[bytes]:
         ends: dict[int, tuple[bytes, bytes]] = {}
@@ -281,13 +289,10 @@ class UserRows:
     def wrote(self, rows: I64, offset: int) -> list[Dead]:
         """The newest values of `rows` are in the block at `offset` from now on; returns the records that this ends."""
         self._written[offset] = _Written(len(rows), len(rows), rows.astype(np.int32))
-        return self._move(rows, np.full(len(rows), offset))
+        return self.wrote_singly(rows, np.full(len(rows), offset))
 
     def wrote_singly(self, rows: I64, offsets: I64) -> list[Dead]:
         """The same for a record of each row's own."""
-        return self._move(rows, offsets)
-
-    def _move(self, rows: I64, offsets: I64) -> list[Dead]:
         before = self._marks.column("changelog", rows)
         for part, at, which in self._marks.split(rows):
             part["changelog"][at] = offsets[which]
@@ -332,7 +337,7 @@ class UserRows:
         self._values.put(rows, values)
         for place in np.flatnonzero(_is_over(values)).tolist():
             self._put(int(rows[place]), _sums_of(keys[place], values[place].tolist()))
-        self._move(rows, offsets)
+        self.wrote_singly(rows, offsets)
         if size:
             self._written[int(offsets[0])] = _Written(size, len(rows), rows.astype(np.int32))
 
@@ -341,7 +346,7 @@ class UserRows:
         self._tally = None
         rows = self._known([key], None)
         self._put(int(rows[0]), found or Sums(key))
-        self._move(rows, np.array([NEVER if found is None else offset]))
+        self.wrote_singly(rows, np.array([NEVER if found is None else offset]))
 
     def _known(self, keys: Sequence[bytes], hashes: Records | None) -> I64:
         """The rows with these keys; those that there are not are made."""
@@ -361,23 +366,12 @@ class UserRows:
             key = (place.project, place.day, place.provider, place.model, place.environment)
             found = self._groups.get(key)
             groups[number] = self.group(key) if found is None else found
-        ours = _joined(_name_hashes([place.user for place in places]), self._group_hashes.take(groups))
+        ours = self._hashes([place.user for place in places], np.arange(len(places)), groups)
         return self._index.find(ours), ours
 
     def changelogs(self) -> I64:
         """Where the newest record of each row is, `NEVER` if it has none."""
         return self._marks.column("changelog", np.arange(len(self)), ascending=True)
-
-
-def _name_hashes(names: Sequence[str | None]) -> Records:
-    return hashes_of(names, [b"" if name is None else name.encode() for name in names])
-
-
-def _joined(users: Records, groups: Records) -> Records:
-    """Hashes of rows from those of their halves; `users` is overwritten."""
-    users["low"] ^= groups["low"]
-    users["high"] ^= groups["high"]
-    return users
 
 
 def _amounts(values: Records) -> I64:

@@ -136,18 +136,6 @@ def checksum(number: int, at: int, key: bytes | None, value: bytes | None) -> in
     return (_digest(at, key, value) ^ number) & _SIGN
 
 
-def _bind(records: Sequence[tuple[bytes | None, bytes | None]], at: int) -> "list[tuple[list[Any], list[int]]]":
-    """The parameters of each INSERT but those that the place decides: its first id, and in the end the checksums."""
-    chunks = [records[start : start + CHUNK] for start in range(0, len(records), CHUNK)]
-    return [
-        (
-            [0, at, *(part for record in chunk for part in record)],
-            [_digest(at, key, value) for key, value in chunk],
-        )
-        for chunk in chunks
-    ]
-
-
 LONG: Final = 256
 """Records side by side that are worth a statement of their own."""
 
@@ -363,7 +351,8 @@ class Log:
         """
         with self._lock.held():
             self._guard.check()
-            self._refuse_unrecovered()
+            if self._is_unrecovered:
+                self._refuse_unrecovered()
             try:
                 with self._transaction():
                     yield
@@ -447,20 +436,30 @@ class Log:
         Durable on return. `at` is the time of the append in microseconds. Blocks for an fsync, without the GIL.
         Raises `LogUnavailable`: then none of it was appended, unless the machine is failing.
         """
-        bound = [(self.number(append.to), len(append.records), _bind(append.records, at)) for append in appends]
+        bound = []  # all that the place does not decide, before the lock is held: of each INSERT, values and checksums
+        for append in appends:
+            chunks = [append.records[start : start + CHUNK] for start in range(0, len(append.records), CHUNK)]
+            inserts: list[tuple[list[Any], list[int]]] = [
+                (
+                    [0, at, *(part for record in chunk for part in record)],
+                    [_digest(at, key, value) for key, value in chunk],
+                )
+                for chunk in chunks
+            ]
+            bound.append((self.number(append.to), len(append.records), inserts))
+        firsts = []
         with self._writing():
-            return [self._append(number, count, chunks) for number, count, chunks in bound]
-
-    def _append(self, number: int, count: int, chunks: "list[tuple[list[Any], list[int]]]") -> int:
-        grown = "UPDATE partition SET next = next + ? WHERE number = ? RETURNING next"
-        first: int = self._db.execute(grown, (count, number)).get - count
-        at = (number << OFFSET_BITS) + first
-        for bound, digests in chunks:
-            bound[0] = at
-            sums = [(digest ^ (at + row)) & _SIGN for row, digest in enumerate(digests)]
-            self._db.execute(_insert(len(sums)), bound + sums)
-            at += len(sums)
-        return first
+            for number, count, inserts in bound:
+                grown = "UPDATE partition SET next = next + ? WHERE number = ? RETURNING next"
+                first: int = self._db.execute(grown, (count, number)).get - count
+                place = (number << OFFSET_BITS) + first
+                for values, digests in inserts:
+                    values[0] = place
+                    sums = [(digest ^ (place + row)) & _SIGN for row, digest in enumerate(digests)]
+                    self._db.execute(_insert(len(sums)), values + sums)
+                    place += len(sums)
+                firsts.append(first)
+        return firsts
 
     def probe(self, at: int) -> None:
         """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""

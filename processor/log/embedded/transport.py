@@ -51,18 +51,15 @@ class Consumer(faust_transport.Consumer):
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:  # noqa: ASYNC109 - Faust's
         deadline = time.monotonic() + timeout
         while not self.should_stop and self.flow_active:
-            wanted = self._fetchable(active_partitions)
+            tps = self._assigned if active_partitions is None else active_partitions & self._assigned
+            if self.app.rebalancing:
+                tps = {tp for tp in tps if self._is_changelog_tp(tp)}
+            wanted = {tp: self._positions[tp] for tp in tps if tp in self._positions}
             found = await self._call(self._fetch, wanted) if wanted else {}
             if found or time.monotonic() >= deadline:
                 return found
             await asyncio.sleep(POLL)
         return {}
-
-    def _fetchable(self, active: set[TP] | None) -> dict[TP, int]:
-        tps = self._assigned if active is None else active & self._assigned
-        if self.app.rebalancing:
-            tps = {tp for tp in tps if self._is_changelog_tp(tp)}
-        return {tp: self._positions[tp] for tp in tps if tp in self._positions}
 
     def _fetch(self, wanted: dict[TP, int]) -> dict[TP, list[Any]]:
         found: dict[TP, list[Any]] = {}

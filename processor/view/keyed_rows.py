@@ -1,11 +1,16 @@
-"""The windows of a view: what was charged, by organization and key. Few, and each found by its key."""
+"""What a view has beside rows of users and hours: windows and latencies, each as the changelog has it, by its key."""
 
+from collections.abc import Callable
+from sys import intern
 from typing import Any, Final
 
 from msgspec import Struct
 
 from processor.core.tables import table_rows
 from processor.core.tables.table_rows import Scope
+
+Place = tuple[int, int, str, str, str]
+"""Of latencies: partition, hour since the epoch, provider, model, environment."""
 
 _NOTHING = (0, 0, 0, 0)
 _WATCHED: Final = {"org": ("month",), "lease": ("lease",)}
@@ -32,7 +37,10 @@ class Charged(Struct, gc=False):
 
 
 class Windows:
-    """All windows by their raw keys. An organization's months are what quotas are about: their sums are at hand."""
+    """All windows by their raw keys, of which there are few.
+
+    An organization's months are what quotas are about: their sums are at hand.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
@@ -67,3 +75,40 @@ class Windows:
     def get(self, key: bytes) -> bytes | None:
         """One partition's share of a window."""
         return self._rows.get(key)
+
+
+class Latencies:
+    """Histograms by project, hour, provider, model and environment.
+
+    One thread replaces; who reads keeps that thread out.
+    """
+
+    def __init__(self) -> None:
+        self._projects: dict[str, dict[Place, bytes]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._projects.values()))
+
+    def count(self, project: str) -> int:
+        """How many a project has."""
+        return len(self._projects.get(project, ()))
+
+    def replace(self, partition: int, parts: tuple[Any, ...], value: bytes | None) -> None:
+        """Take in a record; None: there is no such row any more."""
+        project, hour, provider, model, environment = parts
+        rows = self._projects.setdefault(project, {})
+        place = (partition, hour, intern(provider), intern(model), intern(environment))
+        if value is None:
+            rows.pop(place, None)
+        else:
+            rows[place] = value
+
+    def by_model(self, project: str, is_wanted: Callable[[int], bool]) -> dict[tuple[str, str], dict[int, int]]:
+        """(provider, model) -> bucket -> events, over the wanted hours (since the epoch)."""
+        found: dict[tuple[str, str], dict[int, int]] = {}
+        for (_, hour, provider, model, _), value in self._projects.get(project, {}).items():
+            if is_wanted(hour):
+                total = found.setdefault((provider, model), {})
+                for bucket, count in table_rows.histogram_of(table_rows.decode_value(value)).items():
+                    total[bucket] = total.get(bucket, 0) + count
+        return found
