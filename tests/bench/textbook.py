@@ -37,13 +37,11 @@ def changelog(table: str) -> str:
     return f"{NAME}-{table}-changelog"
 
 
-def create_app(directory: Path, broker: str | None = None) -> faust.App:
-    """The whole application; on the embedded log in `directory`, or on Faust's own transport (`kafka://...`)."""
+def create_app(directory: Path) -> faust.App:
+    """The whole application, on the embedded log in `directory`."""
     app = faust.App(
         NAME,
-        broker=broker or f"spendstream-sqlite://{directory}",
-        broker_session_timeout=10.0,  # instead of 60: whoever was killed is missed soon
-        broker_heartbeat_interval=2.0,
+        broker=f"spendstream-sqlite://{directory}",
         store="memory://",
         datadir=str(directory / "faust"),
         topic_partitions=1,
@@ -74,10 +72,10 @@ def create_log(directory: Path) -> None:
     database.close()
 
 
-async def _run(directory: Path, broker: str | None = None) -> None:
+async def _run(directory: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    app: Any = create_app(directory, broker)
+    app: Any = create_app(directory)
     await app.start()
     await app.tables.recovery.completed.wait()
     print(json.dumps({"event": "ready"}), flush=True)
@@ -86,4 +84,4 @@ async def _run(directory: Path, broker: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(Path(sys.argv[1]), *sys.argv[2:]))
+    asyncio.run(_run(Path(sys.argv[1])))
