@@ -32,14 +32,22 @@ class Event(faust.Record, serializer="json"):
     cost_usd: float
 
 
+class App(faust.App):
+    """With what the product's transport asks its application."""
+
+    def resume_at(self, partition: int) -> int | None:
+        """Go on where it was committed."""
+        return None
+
+
 def changelog(table: str) -> str:
     """The topic that Faust keeps a table in."""
     return f"{NAME}-{table}-changelog"
 
 
-def create_app(directory: Path) -> faust.App:
+def create_app(directory: Path) -> App:
     """The whole application, on the embedded log in `directory`."""
-    app = faust.App(
+    app = App(
         NAME,
         broker=f"spendstream-sqlite://{directory}",
         store="memory://",
