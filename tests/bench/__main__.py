@@ -33,9 +33,9 @@ from tests.bench import (
     stages,
 )
 from tests.bench.context import Bench
+from tests.bench.corpus import Corpus
 from tests.bench.programs import Failed, Skipped
 from tests.bench.results import RATE, Figures, Row
-from tests.bench.traffic import Corpus
 
 ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "baseline": ("textbook Faust application", baseline.baseline),

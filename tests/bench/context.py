@@ -10,13 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from processor.core.events.codec import PayloadFormat
+from tests.bench.corpus import Corpus
 from tests.bench.load_fresh import Fresh, Stretch
 from tests.bench.loading import Order, Outcome
 from tests.bench.machine import percentile
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Program, running
 from tests.bench.results import Figures, Row
-from tests.bench.traffic import Corpus
 
 DATA: Final = "data"
 KEY: Final = "lqt_" + "be" * 32

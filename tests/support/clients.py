@@ -25,7 +25,8 @@ from yarl import URL
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support.events import to_ndjson, to_proto
-from tests.support.traffic import GroundTruth, Sent, Traffic, plain_decimal
+from tests.support.traffic import Sent, Traffic
+from tests.support.truth import GroundTruth, plain_decimal
 
 CONNECTIONS: Final = 8
 STREAMS: Final = 4
