@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.context import Bench
+from tests.bench.corpus import Corpus
 from tests.bench.end_to_end import Reader
 from tests.bench.load_fresh import Stretch
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Meter
 from tests.bench.results import CPU
-from tests.bench.traffic import BATCH, Corpus
+from tests.support.traffic import BATCH
 from tools.kafka import Broker
 from tools.kafka_jars import NoKafka
 

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.support import browser as browsers
 from tests.support.server import Server, server
-from tools import demo
+from tests.support.traffic import month
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 LIMIT = 200 * 1024
@@ -42,7 +42,7 @@ def main() -> int:
     with server() as started, browsers.browser() as chrome:
         limit = started.cli("orgs", "set", "default", "--monthly-quota", "1000000")
         assert limit.returncode == 0, limit.stderr
-        browsers.ingest(started, demo.events(30_000, datetime.now(UTC)))
+        browsers.ingest(started, month(30_000, datetime.now(UTC)))
         take(chrome, started, "page-light", "light", browsers.DESKTOP)
         take(chrome, started, "page-dark", "dark", browsers.DESKTOP)
         take(chrome, started, "page-phone", "dark", browsers.PHONE)

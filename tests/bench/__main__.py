@@ -33,9 +33,9 @@ from tests.bench import (
     stages,
 )
 from tests.bench.context import Bench
+from tests.bench.corpus import Corpus
 from tests.bench.programs import Failed, Skipped
 from tests.bench.results import RATE, Figures, Row
-from tests.bench.traffic import Corpus
 
 ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "baseline": ("textbook Faust application", baseline.baseline),
@@ -55,7 +55,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "memory": ("memory of rows", memory.memory),
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
-    "ids": ("the id index, and what else there is", ids.ids),
+    "ids": ("the id index", ids.ids),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 LONG: Final = frozenset({"growth"})
@@ -72,13 +72,6 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
 @click.option(
     "--ids", "id_count", default=100_000_000, show_default=True, type=click.IntRange(500_000), help="Ids of row `ids`."
 )
-@click.option(
-    "--store-ids",
-    default=5_000_000,
-    show_default=True,
-    type=click.IntRange(500_000),
-    help="Ids of what the id index is compared with.",
-)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
 def main(
@@ -87,7 +80,6 @@ def main(
     events: int,
     overload_seconds: float,
     id_count: int,
-    store_ids: int,
     json_file: Path | None,
     parent: Path | None,
 ) -> None:
@@ -97,7 +89,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="spendstream-bench-", dir=parent) as directory:
         conditions = machine.conditions(Path(directory))
         with progress_console.status(f"making {events:,} events"):
-            bench = Bench(Path(directory), Corpus(Path(directory), events), ids=id_count, store_ids=store_ids)
+            bench = Bench(Path(directory), Corpus(Path(directory), events), ids=id_count)
         bench.overload_seconds = overload_seconds
         conditions["traffic"] = (
             f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "

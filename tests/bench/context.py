@@ -10,13 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from processor.core.events.codec import PayloadFormat
+from tests.bench.corpus import Corpus
 from tests.bench.load_fresh import Fresh, Stretch
 from tests.bench.loading import Order, Outcome
 from tests.bench.machine import percentile
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Program, running
 from tests.bench.results import Figures, Row
-from tests.bench.traffic import Corpus
 
 DATA: Final = "data"
 KEY: Final = "lqt_" + "be" * 32
@@ -50,15 +50,13 @@ class FreshLoad:
 class Bench:
     """One call of `python -m tests.bench`."""
 
-    def __init__(self, directory: Path, corpus: Corpus, *, ids: int = 100_000_000, store_ids: int = 5_000_000) -> None:
+    def __init__(self, directory: Path, corpus: Corpus, *, ids: int = 100_000_000) -> None:
         self.directory = directory
         self.corpus = corpus
         self.overload_seconds = 60.0
         """How long the row `overload` lasts."""
         self.ids = ids
         """With how many the id index is filled."""
-        self.store_ids = store_ids
-        """With how many those that it is compared with."""
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import time
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +15,15 @@ from tests.bench.context import KEY, Bench, outcome_of, port_of, quantiles
 from tests.bench.loading import now
 from tests.bench.programs import Failed, Meter, Program
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import Truth
+from tests.support.truth import GroundTruth
 
 PATIENCE: Final = 120.0
-PICO: Final = 10**12
+SHOWN: Final = 3
+"""Differences that a failure names."""
 
 
 class Reader:
-    """`GET /v1/users`."""
+    """`GET /v1/users`: plain `http.client`, for it asks while the clock runs, on the same cores."""
 
     def __init__(self, said: dict[str, Any]) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port_of(said, "json"), timeout=30)
@@ -47,40 +49,27 @@ class Reader:
             time.sleep(0.005)
         raise Failed(f"the tables do not contain {unique} events after {PATIENCE:.0f} s")
 
-    def compare(self, truth: Truth, *, sums_only: bool = False) -> None:
-        """Every column of every user, and the totals; raises `Failed` at the first difference.
-
-        `sums_only`: of a peer that answers with less.
-        """
-        left = dict(truth.users)
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All pages, a row at a time."""
         cursor: dict[str, str] = {}
         while True:
             page = self.page(limit="1000", sort="cost_usd", **cursor)
-            for row in page["users"]:
-                user = row["user_id"]
-                if _sums(row) != left.pop(user, None) or (
-                    not sums_only and (_seen(row) != truth.seen.get(user) or row["unpriced"])
-                ):
-                    raise Failed(f"{user}: the tables say {row}, true is {truth.users.get(user)}")
+            yield from page["users"]
             if page["nextCursor"] is None:
-                break
+                return
             cursor = {"cursor": page["nextCursor"]}
-        if left:
-            raise Failed(f"{len(left)} users are missing")
-        totals = [len(truth.users), *(sum(row[column] for row in truth.users.values()) for column in range(6)), 0]
-        found = page["total"]
-        if not sums_only and [found["users"], *_sums(found), found["unpriced"]] != totals:
-            raise Failed(f"the totals are {found}, true is {totals}")
 
+    def compare(self, truth: GroundTruth, *, sums_only: bool = False) -> None:
+        """Every column of every user, and the totals; raises `Failed` if anything differs.
 
-def _sums(row: dict[str, Any]) -> list[Any]:
-    """As in `Truth.users`."""
-    names = ("requests", "errors", "input_tokens", "output_tokens", "cached_tokens")
-    return [*(row[name] for name in names), row["cost_usd"] * PICO]
-
-
-def _seen(row: dict[str, Any]) -> tuple[str, str]:
-    return row["first_seen"], row["last_seen"]
+        `sums_only`: of a peer that answers with less.
+        """
+        if sums_only:
+            found = truth.sums_differences(self.rows())
+        else:
+            found = truth.list_differences(self.rows(), self.page(limit="1")["total"])
+        if found:
+            raise Failed(f"{len(found)} differences, {'; '.join(found[:SHOWN])}")
 
 
 def over_http(bench: Bench) -> Figures:

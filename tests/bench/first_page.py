@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from tests.bench.context import Bench, outcome_of, quantiles
+from tests.bench.corpus import write_bodies
 from tests.bench.end_to_end import Reader
 from tests.bench.loading import now
 from tests.bench.results import Figures
-from tests.bench.traffic import BATCH, Usage, gzip, user_name
+from tests.support.traffic import BATCH, bulk_line, micros, user_name
+from tests.support.truth import Fact
 
 USERS: Final = 1_000_000
 QUIET: Final = 100
@@ -27,7 +27,7 @@ def first_page(bench: Bench) -> Figures:
     """Over all time and of this month in turn, of a project with a million users, each with an event of this month."""
     kinds = {
         "over all time": {"limit": "50"},
-        "of this month": {"limit": "50", "start": f"{datetime.now(UTC):%Y-%m-01}"},
+        "of this month": {"limit": "50", "start": f"{_first():%Y-%m-%d}"},
     }
     with bench.server("serve") as (_, said):
         with bench.load("json", said, bodies=an_event_each(bench)) as fill:
@@ -62,26 +62,29 @@ def an_event_each(bench: Bench) -> Path:
     """A million events of this month, each of another user, the users of the corpus among them."""
     path = bench.directory / "million.bodies"
     if not path.exists():
-        lines = [
-            f'{{"event_id":"{number:08x}-0000-4000-8000-{number:012x}","timestamp":"{usage.at}","trace_id":"t",'
-            f'"span_id":"s","provider":"openai","model":"gpt-4o","operation":"chat","user_id":"{usage.user}",'
-            f'"latency_ms":{number % 9000},"input_tokens":{usage.input_tokens},"stream":true,"environment":"e",'
-            f'"output_tokens":{usage.output_tokens},"cost_usd":0.{usage.cost // 10**6:06d},"status":"success",'
-            f'"sdk_version":"1.4.2"}}'.encode()
-            for number, usage in enumerate(usages())
-        ]
-        bodies = [gzip(b"\n".join(lines[start : start + BATCH])) for start in range(0, USERS, BATCH)]
-        path.write_bytes(msgspec.msgpack.encode(bodies))
+        first = f"{_first():%Y-%m-%dT00:00:00.000Z}"
+        lines = []
+        for number, fact in enumerate(facts()):
+            inputs, outputs, cost = fact.numbers[2], fact.numbers[3], fact.numbers[5]
+            event_id = f"{number:08x}-0000-4000-8000-{number:012x}"
+            lines.append(bulk_line(event_id, str(fact.user), first, inputs, outputs, cost))
+        write_bodies(path, [b"\n".join(lines[start : start + BATCH]) for start in range(0, USERS, BATCH)])
     return path
 
 
-def usages() -> Iterator[Usage]:
+def facts() -> Iterator[Fact]:
     """What the million events add to the tables."""
     rng = random.Random(2)
-    at = f"{datetime.now(UTC):%Y-%m-01T00:00:00.000Z}"
+    at = micros(_first())
     for number in range(USERS):
         cost = rng.randrange(10**6) * 10**6
-        yield Usage(user_name(number), at, 0, rng.randrange(4000), rng.randrange(1200), 0, cost)
+        numbers = (1, 0, rng.randrange(4000), rng.randrange(1200), 0, cost, 0)
+        yield Fact(user_name(number), at, "openai", "gpt-4o", numbers)
+
+
+def _first() -> datetime:
+    """When this month began."""
+    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _of_today(bench: Bench) -> Path:
@@ -89,6 +92,5 @@ def _of_today(bench: Bench) -> Path:
     path = bench.directory / "today.bodies"
     if not path.exists():
         today = f"{datetime.now(UTC):%Y-%m-%d}".encode()
-        moved = [[line.replace(b"2026-04-20", today) for line in lines] for lines in bench.corpus.lines]
-        path.write_bytes(msgspec.msgpack.encode([gzip(b"\n".join(lines)) for lines in moved]))
+        write_bodies(path, [b"\n".join(lines).replace(b"2026-04-20", today) for lines in bench.corpus.lines])
     return path

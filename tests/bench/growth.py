@@ -30,6 +30,7 @@ from rich.table import Table
 from processor.log.embedded.log import FILE_NAME
 from tests.bench import machine
 from tests.bench.context import DATA, Bench, FreshLoad
+from tests.bench.corpus import Corpus
 from tests.bench.end_to_end import Reader
 from tests.bench.load_fresh import Stretch
 from tests.bench.loading import Outcome, now
@@ -37,7 +38,7 @@ from tests.bench.machine import MIB, Memory, percentile
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Meter, Program
 from tests.bench.results import CPU, ELSEWHERE, RATE, Figures
-from tests.bench.traffic import BATCH, Corpus
+from tests.support.traffic import BATCH
 
 EVENTS: Final = 100_000_000
 SECONDS: Final = 3600.0

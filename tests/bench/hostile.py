@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from tests.bench.context import Bench, outcome_of, quantiles
+from tests.bench.corpus import gzip, write_bodies
 from tests.bench.programs import ROOT, Failed
 from tests.bench.results import Figures
-from tests.bench.traffic import BATCH, gzip
+from tests.support.traffic import BATCH
 
 RATE: Final = 40.0
 """Requests of 100 events a second of the tenant who behaves."""
@@ -45,7 +46,7 @@ def _latencies(bench: Bench, said: dict[str, Any], first: int) -> list[float]:
     if len(lines) < REQUESTS:
         raise Failed(f"this row needs at least {2 * REQUESTS * BATCH} events")
     path = bench.directory / f"behaved-{first}.bodies"
-    path.write_bytes(msgspec.msgpack.encode([gzip(b"\n".join(each)) for each in lines]))
+    write_bodies(path, [b"\n".join(each) for each in lines])
     with bench.load("json", said, bodies=path, lanes=8, depth=1, rate=RATE) as load:
         load.tell("go")
         return outcome_of(load, REQUESTS * BATCH).latencies

@@ -1,4 +1,4 @@
-"""Fills a store of ids as a worker does, and looks at the clock: `python -m tests.bench.id_filling ORDER`.
+"""Fills the id index as a worker does, and looks at the clock: `python -m tests.bench.id_filling ORDER`.
 
 The program behind the row `ids`, in a process of its own for the sake of its memory. It prints one line of JSON.
 """
@@ -18,7 +18,8 @@ import numpy as np
 from msgspec import Struct
 
 from processor.core.partitioning import U64
-from tests.bench.id_stores import STORES, Store
+from processor.ids.index import IdIndex
+from processor.ids.manifest import Covered
 from tests.bench.results import Figures
 
 SYNC_INTERVAL: Final = 5.0
@@ -36,14 +37,11 @@ WITHOUT: Final = ", without waiting for a CPU"
 class Order(Struct):
     """What to do."""
 
-    store: str
     directory: str
     ids: int
     marks: list[int]
     """Numbers of ids at which the times of a new id and of a duplicate are told."""
     batch: int = 500
-    thorough: bool = False
-    """Also: other batches, opening again, what is left when the system takes memory back."""
 
 
 def ids(numbers: U64) -> U64:
@@ -54,8 +52,23 @@ def ids(numbers: U64) -> U64:
     return mixed ^ (mixed >> np.uint64(31))
 
 
+class Store:
+    """The product's index on a claims log of which every record looks the same."""
+
+    def __init__(self, directory: Path) -> None:
+        self._index = IdIndex(directory / "index", "bench", lambda _: "record")
+        self.claim = self._index.claim
+
+    def sync(self, claims_offset: int) -> None:
+        self._index.sync(Covered(claims_offset, "record", len(self._index)))
+
+    def close(self) -> None:
+        self._index.sync(Covered(self._index.checkpointed + 1, "record", len(self._index)), final=True)
+        self._index.close()
+
+
 class Filling:
-    """A store and how long its calls took."""
+    """The index and how long its calls took."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -98,7 +111,7 @@ class Filling:
             self.longest = max(self.longest, seconds)
             self.longest_own = max(self.longest_own, own)
             if ((held == self.offset) != new).any() or (kept != theirs).any():
-                raise SystemExit(f"wrong answer of the store at {self.count} ids")
+                raise SystemExit(f"wrong answer of the index at {self.count} ids")
             self.offset += 1
         self.count += len(made) if new else 0
 
@@ -115,7 +128,7 @@ def run(order: Order) -> Figures:
     """All that the order asks for. The new ids before a mark are its last tenth."""
     directory = Path(order.directory)
     before = _memory()
-    store = STORES[order.store](directory)
+    store = Store(directory)
     filling = Filling(store)
     done = threading.Event()
     syncing = threading.Thread(target=_sync, args=(store, filling, done))
@@ -129,24 +142,22 @@ def run(order: Order) -> Figures:
     found[f"longest call{WITHOUT}, ms"] = 1e3 * filling.longest_own
     now = _memory()
     found |= {f"{name}, MiB": now[name] - before[name] for name in now}
-    if order.thorough:
-        for batch in OTHER_BATCHES:
-            found |= filling.fill(f"new id, batches of {batch}", 4 * SAMPLE, batch)
-            found |= _duplicates(filling, f"batches of {batch}", batch)
+    for batch in OTHER_BATCHES:
+        found |= filling.fill(f"new id, batches of {batch}", 4 * SAMPLE, batch)
+        found |= _duplicates(filling, f"batches of {batch}", batch)
     done.set()
     syncing.join()
     store.sync(filling.offset)
     found["disk, bytes an id"] = _disk(directory) / filling.count
-    if order.thorough:
-        _take_back(directory)
-        found["RssFile that is left when the system takes it back, MiB"] = _memory()["RssFile"] - before["RssFile"]
-        found |= filling.fill("new id right after that", SAMPLE, order.batch)
-        began = time.perf_counter()
-        store.close()
-        found["closing, ms"] = 1e3 * (time.perf_counter() - began)
-        began = time.perf_counter()
-        store = STORES[order.store](directory)
-        found["opening again, ms"] = 1e3 * (time.perf_counter() - began)
+    _take_back(directory)
+    found["RssFile that is left when the system takes it back, MiB"] = _memory()["RssFile"] - before["RssFile"]
+    found |= filling.fill("new id right after that", SAMPLE, order.batch)
+    began = time.perf_counter()
+    store.close()
+    found["closing, ms"] = 1e3 * (time.perf_counter() - began)
+    began = time.perf_counter()
+    store = Store(directory)
+    found["opening again, ms"] = 1e3 * (time.perf_counter() - began)
     store.close()
     return found
 

@@ -12,7 +12,8 @@ from tests.bench.load_fresh import Stretch
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Meter, Skipped
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import BATCH, Truth
+from tests.support.traffic import BATCH
+from tests.support.truth import GroundTruth
 from tools.kafka import Broker, NotStarted
 from tools.kafka_jars import NoKafka
 
@@ -60,7 +61,7 @@ def _measure(bench: Bench, settings: dict[str, object]) -> Figures:
             }
 
 
-def _warm_up(bench: Bench, said: dict[str, Any]) -> Truth:
+def _warm_up(bench: Bench, said: dict[str, Any]) -> GroundTruth:
     """Some seconds of other events of the same users and models; what they come to, when it is in the tables."""
     made = Pass.make()
     with bench.fresh_loads(said, made) as [load]:

@@ -9,7 +9,7 @@ from tests.bench import end_to_end
 from tests.bench.context import Bench, outcome_of, quantiles
 from tests.bench.programs import Meter
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import BATCH
+from tests.support.traffic import BATCH
 
 IDLE_REQUESTS: Final = 200
 IDLE_RATE: Final = 40.0

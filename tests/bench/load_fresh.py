@@ -20,7 +20,7 @@ from msgspec import Struct
 from tests.bench.load_http import ACCEPTED, ACCEPTED_COUNT, BUSY, RETRY, Connection, Sent
 from tests.bench.loading import Outcome, cpu_seconds, now, say
 from tests.bench.passes import Bodies, Pass
-from tests.bench.traffic import BATCH
+from tests.support.traffic import BATCH
 
 PATIENCE: Final = 120.0
 """Seconds that a server may go on to refuse after the stretch was to be over."""

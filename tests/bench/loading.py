@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 from msgspec import Struct, field
 
-from tests.bench.traffic import read_bodies
+from tests.bench.corpus import read_bodies
 
 
 class Order(Struct):

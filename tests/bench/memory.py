@@ -11,18 +11,18 @@ from typing import Any, Final
 from tests.bench import machine
 from tests.bench.context import Bench, outcome_of
 from tests.bench.end_to_end import Reader
-from tests.bench.first_page import USERS, an_event_each, usages
+from tests.bench.first_page import USERS, an_event_each, facts
 from tests.bench.load_fresh import Stretch
 from tests.bench.machine import MIB, Memory
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Program
 from tests.bench.results import Figures
-from tests.bench.traffic import Truth
+from tests.support.truth import GroundTruth
 
 SETTLED: Final = 2.0
 """Seconds after which what a start, or the last event, leaves to do is done."""
 
-Fill = Callable[[Bench, dict[str, Any]], Truth]
+Fill = Callable[[Bench, dict[str, Any]], GroundTruth]
 """Sends events to a server that said this; what the tables must say."""
 
 
@@ -31,17 +31,16 @@ def memory(bench: Bench) -> Figures:
     return {**_rows(bench, "a million users", USERS, _a_million), **_rows(bench, "10,000 users", 80_000, _a_pass)}
 
 
-def _a_million(bench: Bench, said: dict[str, Any]) -> Truth:
+def _a_million(bench: Bench, said: dict[str, Any]) -> GroundTruth:
     with bench.load("json", said, bodies=an_event_each(bench)) as load:
         load.tell("go")
         outcome_of(load, USERS)
-    truth = Truth({})
-    for usage in usages():
-        truth.add(usage)
+    truth = GroundTruth(has_details=False)
+    truth.count(facts())
     return truth
 
 
-def _a_pass(bench: Bench, said: dict[str, Any]) -> Truth:
+def _a_pass(bench: Bench, said: dict[str, Any]) -> GroundTruth:
     made = Pass.make()
     with bench.fresh_loads(said, made) as [load]:
         load.tell(Stretch(requests=made.requests))

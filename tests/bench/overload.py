@@ -28,7 +28,7 @@ from tests.bench.loading import Outcome, now
 from tests.bench.passes import Numbers, Pass
 from tests.bench.programs import Failed, Meter
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import BATCH
+from tests.support.traffic import BATCH
 
 GENERATORS: Final = 2
 LANES: Final = 4096

@@ -16,14 +16,14 @@ from isal import igzip_lib
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from tests.bench.traffic import BATCH, DUPLICATES, MODELS, USERS, Truth, Usage, make, user_name
+from tests.support.events import to_json_line
+from tests.support.traffic import BATCH, DUPLICATES, RECENT, USERS, Plain, user_name
+from tests.support.truth import Fact, GroundTruth
 
 Numbers = NDArray[np.int64]
 
 GZIP_LEVEL: Final = 1
 """Of isal: a tenth of what zlib's level 6 costs, bodies 8 % larger than its."""
-RECENT: Final = 10_000
-"""How far behind its first copy the second one comes, in events, at most."""
 ID_AT: Final = len('{"event_id":"')
 ID_BYTES: Final = 16
 HEX_AT: Final = np.array([place for place in range(36) if place not in (8, 13, 18, 23)])
@@ -38,27 +38,28 @@ class Pass(Struct):
     """Their JSON, in the order in which they are sent; their ids are not the ones that are sent."""
     firsts: list[int]
     """For each the number of the event that it repeats; its own if it is none that repeats."""
-    usages: list[Usage]
+    facts: list[Fact]
 
     @classmethod
     def make(cls, users: int = USERS, seed: int = 1) -> "Pass":
         """`users` x 8 models, shuffled; the copies are as many as make whole requests of it."""
         rng = random.Random(seed)
-        pairs = [(user_name(user), model) for user, model in product(range(users), MODELS)]
+        pairs = [(user_name(user), model) for user, model in product(range(users), Plain.MODELS)]
         rng.shuffle(pairs)
         total = -(-int(len(pairs) * (1 + DUPLICATES)) // BATCH) * BATCH
         copies = set(rng.sample(range(1, total), total - len(pairs)))
         made = cls([], [], [])
+        plain = Plain(rng)
         for number in range(total):
             if number in copies:
                 first = made.firsts[rng.randrange(max(0, number - RECENT), number)]
                 made.lines.append(made.lines[first])
-                made.usages.append(made.usages[first])
+                made.facts.append(made.facts[first])
                 made.firsts.append(first)
             else:
-                event = make(rng, number, *pairs.pop())
-                made.lines.append(event.json)
-                made.usages.append(event.usage)
+                event, fact = plain.make(number, *pairs.pop())
+                made.lines.append(to_json_line(event))
+                made.facts.append(fact)
                 made.firsts.append(number)
         return made
 
@@ -98,12 +99,12 @@ class Pass(Struct):
         whole, rest = divmod(requests, self.requests)
         return whole * self.counted(np.arange(self.requests)) + self.counted(np.arange(rest))
 
-    def truth(self, times: Numbers) -> Truth:
+    def truth(self, times: Numbers) -> GroundTruth:
         """The tables when each event counts so many times, one more for each with ids of its own."""
-        truth = Truth({})
-        for usage, many in zip(self.usages, times.tolist(), strict=True):
+        truth = GroundTruth(has_details=False)
+        for fact, many in zip(self.facts, times.tolist(), strict=True):
             if many:
-                truth.add(usage, many)
+                truth.add(fact, many)
         return truth
 
 

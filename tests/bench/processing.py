@@ -15,10 +15,11 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from tests.bench import machine
 from tests.bench.context import Bench
+from tests.bench.corpus import Corpus
 from tests.bench.loading import now
 from tests.bench.programs import Failed, Meter, running, stopped_with_log_free
 from tests.bench.results import RATE, Figures
-from tests.bench.traffic import Corpus, Truth
+from tests.support.truth import GroundTruth
 
 REQUESTS: Final = 5
 """Requests of 100 events in one message."""
@@ -83,17 +84,17 @@ def _wait(log: Log, last: int) -> float:
     raise Failed(f"the worker did not reach offset {last} in {PATIENCE:.0f} s")
 
 
-def _compare(log: Log, truth: Truth) -> None:
+def _compare(log: Log, truth: GroundTruth) -> None:
     """Add up what the changelog says last of every row."""
     rows: dict[bytes, bytes | None] = {}
     for record in scan(log, TO):
         rows.update(row_block.expand(0, record.key or b"", record.value))
-    found: dict[str, list[int]] = {}
+    found: dict[str | None, list[int]] = {}
     for key, value in rows.items():
         kind, user = msgspec.json.decode(key)[1], msgspec.json.decode(key)[3:4]
         if kind == "user" and value is not None:
             sums = found.setdefault(user[0], [0] * 6)
             for column, number in enumerate(table_rows.decode_value(value)[1:7]):
                 sums[column] += number
-    if found != truth.users:
+    if found != {user: sums.numbers[:6] for user, sums in truth.users.items()}:
         raise Failed("the rows do not add up to the ground truth")

@@ -28,9 +28,10 @@ from server.ingest import protobuf
 from server.ingest.inflate import inflate
 from server.limits.cardinality import Cardinality
 from tests.bench.context import Bench
+from tests.bench.corpus import read_bodies
 from tests.bench.processing import REQUESTS
 from tests.bench.results import Figures
-from tests.bench.traffic import BATCH, read_bodies
+from tests.support.traffic import BATCH
 
 FLUSH: Final = 20
 """Messages of 500 events between two flushes: 100 ms at 100,000 events/s."""

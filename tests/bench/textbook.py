@@ -32,18 +32,24 @@ class Event(faust.Record, serializer="json"):
     cost_usd: float
 
 
+class App(faust.App):
+    """With what the product's transport asks its application."""
+
+    def resume_at(self, partition: int) -> int | None:
+        """Go on where it was committed."""
+        return None
+
+
 def changelog(table: str) -> str:
     """The topic that Faust keeps a table in."""
     return f"{NAME}-{table}-changelog"
 
 
-def create_app(directory: Path, broker: str | None = None) -> faust.App:
-    """The whole application; on the embedded log in `directory`, or on Faust's own transport (`kafka://...`)."""
-    app = faust.App(
+def create_app(directory: Path) -> App:
+    """The whole application, on the embedded log in `directory`."""
+    app = App(
         NAME,
-        broker=broker or f"spendstream-sqlite://{directory}",
-        broker_session_timeout=10.0,  # instead of 60: whoever was killed is missed soon
-        broker_heartbeat_interval=2.0,
+        broker=f"spendstream-sqlite://{directory}",
         store="memory://",
         datadir=str(directory / "faust"),
         topic_partitions=1,
@@ -74,10 +80,10 @@ def create_log(directory: Path) -> None:
     database.close()
 
 
-async def _run(directory: Path, broker: str | None = None) -> None:
+async def _run(directory: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    app: Any = create_app(directory, broker)
+    app: Any = create_app(directory)
     await app.start()
     await app.tables.recovery.completed.wait()
     print(json.dumps({"event": "ready"}), flush=True)
@@ -86,4 +92,4 @@ async def _run(directory: Path, broker: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(Path(sys.argv[1]), *sys.argv[2:]))
+    asyncio.run(_run(Path(sys.argv[1])))

@@ -203,7 +203,7 @@ def _place(ops: list[Op], rng: random.Random) -> int:
 
 
 async def _send(started: Server, batches: Batches, journal: Path) -> None:
-    async with aiohttp.ClientSession(headers=_headers(started)) as session:
+    async with aiohttp.ClientSession() as session:
         while True:
             number = batches.draw()
             if await _post(session, started, batches.bodies[number]):
@@ -216,13 +216,9 @@ async def _send(started: Server, batches: Batches, journal: Path) -> None:
 
 async def _post(session: aiohttp.ClientSession, started: Server, body: bytes) -> bool:
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-        async with session.post(f"http://{started.http}/v1/ingest", data=body) as answer:
-            return answer.status == 202 and (await answer.json())["accepted"] == BATCH
+        answer = await clients.Reader(started, session).ingest(body)
+        return answer.status == 202 and bool(answer.json["accepted"] == BATCH)
     return False
-
-
-def _headers(started: Server) -> dict[str, str]:
-    return {"x-api-key": started.key, "Content-Type": "application/x-ndjson"}
 
 
 async def _compare(started: Server, batches: Batches, *, whole: bool) -> list[str]:
@@ -236,7 +232,7 @@ async def _finish(root: Path, batches: Batches, report: Report) -> None:
     """Send everything that was not promised yet, and compare, also after another start."""
     with server(root / "data", partitions=2) as started:
         report.differences += await _compare(started, batches, whole=False)
-        async with aiohttp.ClientSession(headers=_headers(started)) as session:
+        async with aiohttp.ClientSession() as session:
             for body in batches.bodies:
                 if await _post(session, started, body):
                     report.acknowledged += BATCH

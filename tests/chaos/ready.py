@@ -29,9 +29,8 @@ from tests.chaos.recovery import Recovery
 from tests.chaos.report import commit
 from tests.support import clients
 from tests.support.clients import Pace, Tally
-from tests.support.events import make_event, to_json_line
 from tests.support.server import KEY, Server, server
-from tests.support.traffic import Traffic, make_traffic
+from tests.support.traffic import Traffic, bulk_line, make_traffic
 
 IN_MESSAGE: Final = 1000
 IN_COMMIT: Final = 20
@@ -45,17 +44,13 @@ PATIENCE: Final = 3600.0
 def fill(data_dir: Path, events: int, users: int) -> None:
     """A log with `events` unique events, of `users` users on one day: as many rows."""
     rng = random.Random("fill")  # another one than any traffic has: ids must not meet
-    line = to_json_line(make_event(event_id="@id@", user_id="@user@", timestamp="2026-04-20T10:00:00Z"))
-    head, tail = line.split(b"@id@")
-    first, between, last = (head, *tail.split(b"@user@")) if b"@user@" in tail else (b"", b"", b"")
-    assert first, "the id comes before the user"
     log = Log(data_dir, partitions=1)
     at = time.time_ns() // 1000
     source = Source("default", "default", "fill", at, "json", "partial")
     appends: list[tuple[bytes | None, bytes | None]] = []
     for start in range(0, events, IN_MESSAGE):
         lines = [
-            b"%b%b%buser-%d%b" % (first, _id(rng), between, number % users, last)
+            bulk_line(_id(rng), f"user-{number % users}", "2026-04-20T10:00:00Z")
             for number in range(start, min(events, start + IN_MESSAGE))
         ]
         decoded = codec.decode("json", lines, "partial", at)
@@ -67,8 +62,8 @@ def fill(data_dir: Path, events: int, users: int) -> None:
     log.close()
 
 
-def _id(rng: random.Random) -> bytes:
-    return str(UUID(int=rng.getrandbits(128), version=4)).encode()
+def _id(rng: random.Random) -> str:
+    return str(UUID(int=rng.getrandbits(128), version=4))
 
 
 async def used(target: Server, expected: int) -> int:

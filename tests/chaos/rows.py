@@ -26,7 +26,8 @@ from tests.support import clients
 from tests.support.clients import Pace, Tally
 from tests.support.clock import Clock
 from tests.support.server import Part, Server, all_gone, run_cli, server, wait_until
-from tests.support.traffic import GroundTruth, make_traffic
+from tests.support.traffic import make_traffic
+from tests.support.truth import GroundTruth
 
 SPREAD: Final = 2.5
 """Seconds between a process's start and its end are random up to this: start-up is hit too."""

@@ -84,25 +84,6 @@ async def test_scopes(doors: Doors) -> None:
     assert (await status_of(ingest(doors, secret=READ_ONLY))).code == CODE.PERMISSION_DENIED.value[0]
 
 
-async def test_refused_for_now(doors: Doors) -> None:
-    doors.quotas.refuse_request = Refused("rate_limited", "Rate limit exceeded", retry_after=12, details={"limit": 3})
-    status = await status_of(ingest(doors))
-    assert status.code == CODE.RESOURCE_EXHAUSTED.value[0]
-    assert detail(status, error_details_pb2.RetryInfo).retry_delay.seconds == 12
-    assert dict(detail(status, error_details_pb2.ErrorInfo).metadata) == {"limit": "3"}
-    doors.quotas.refuse_request = None
-    doors.quotas.refuse_events = Refused("quota_exceeded", "Monthly quota exceeded", retry_after=9999)
-    status = await status_of(ingest(doors))
-    assert status.code == CODE.RESOURCE_EXHAUSTED.value[0]
-    assert detail(status, error_details_pb2.RetryInfo).retry_delay.seconds == 60
-    assert detail(status, error_details_pb2.QuotaFailure).violations
-    doors.quotas.refuse_events = None
-    doors.publisher.available = False
-    status = await status_of(ingest(doors))
-    assert status.code == CODE.UNAVAILABLE.value[0]
-    assert detail(status, error_details_pb2.RetryInfo).retry_delay.seconds == 1
-
-
 async def test_a_hundred_faults_fit_into_a_status(doors: Doors) -> None:
     """More would not reach a client at all: it bounds the metadata it takes."""
     call = doors.unary("IngestService/Ingest", pb.IngestResponse)

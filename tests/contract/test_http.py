@@ -138,21 +138,6 @@ async def test_the_first_of_two_prefer_headers(doors: Doors) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize(
-    ("refused", "status", "retry"),
-    [
-        (Refused("rate_limited", "Rate limit exceeded", retry_after=12, details={"limit": 1, "used": 1}), 429, "12"),
-        (Refused("rate_limited", "Rate limit exceeded", retry_after=3600), 429, "60"),
-        (Refused("unavailable", "The log is away"), 503, "1"),
-    ],
-)
-async def test_refused_for_now(doors: Doors, refused: Refused, status: int, retry: str) -> None:
-    doors.quotas.refuse_request = refused
-    answer = await doors.post(BODY)
-    assert (answer.status, answer.headers["Retry-After"]) == (status, retry)
-    assert answer.json == {"error": refused.message, "reason": refused.reason, **refused.details}
-
-
 async def test_quota(doors: Doors) -> None:
     details = {"limit": 10, "used": 10, "resetsAt": "2026-05-01T00:00:00.000Z"}
     doors.quotas.refuse_events = Refused("quota_exceeded", "Monthly quota exceeded", retry_after=9**9, details=details)

@@ -22,9 +22,8 @@ async def test_a_backup_restores_every_table_twice(tmp_path: Path) -> None:
     with server(tmp_path / "data", partitions=2) as started:
         await clients.send(started, traffic, Tally())
         async with reader(started) as tables:
-            headers = {"Content-Type": "application/x-ndjson", "Prefer": "handling=lenient"}
-            body = to_ndjson([make_event(event_id="550e8400-e29b-41d4-a716-446655440001", cost_usd=None)])
-            answer = await tables.request("POST", "/v1/ingest", data=body, headers=headers)
+            unpriced = make_event(event_id="550e8400-e29b-41d4-a716-446655440001", cost_usd=None)
+            answer = await tables.ingest([unpriced], Prefer="handling=lenient")
             assert answer.status == 202
             position = answer.headers["x-ingest-position"]
             expected = await tables.get(f"/v1/users?limit=1000&after={position}")

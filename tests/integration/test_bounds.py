@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.clients import Answer, Reader, reader
-from tests.support.events import make_event, to_ndjson
+from tests.support.events import make_event
 from tests.support.server import Server, server
 
 DAYS: Final = 40
@@ -17,8 +17,7 @@ FIRST: Final = datetime(26, 1, 1, 12, tzinfo=UTC)
 async def post(tables: Reader, days: range, user: str = "u") -> Answer:
     times = [(FIRST + timedelta(days=day)).isoformat() for day in days]
     events = [make_event(timestamp=time, user_id=user) for time in times]
-    headers = {"Content-Type": "application/x-ndjson"}
-    return await tables.request("POST", "/v1/ingest", data=to_ndjson(events), headers=headers)
+    return await tables.ingest(events)
 
 
 def refused(answer: Answer) -> set[tuple[str, str]]:

@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 
 from tests.chaos.cluster import cluster
-from tests.support.events import make_event, to_ndjson
+from tests.support.clients import reader
+from tests.support.events import make_event
 from tests.support.live import Event, sse, watch
 from tests.support.receiver import SECRET, receiver
 from tests.support.server import KEY, Server, server
@@ -36,13 +37,9 @@ async def spend(at: Server, user: str, *costs: str) -> None:
     events = [
         make_event(event_id=str(uuid.uuid4()), timestamp=now, user_id=user, cost_usd=Decimal(cost)) for cost in costs
     ]
-    headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson"}
-    url = f"http://{at.http}/v1/ingest"
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(url, data=to_ndjson(events), headers=headers) as response,
-    ):
-        assert response.status == 202, await response.text()
+    async with reader(at) as tables:
+        answer = await tables.ingest(events, KEY)
+        assert answer.status == 202, answer.json
 
 
 async def call(at: Server, method: str, key: str, path: str = "", **options: Any) -> Any:

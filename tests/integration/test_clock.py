@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import pytest
 
 from processor.core.clock import DAY
@@ -20,7 +19,7 @@ from tests.support import clients
 from tests.support.clients import reader
 from tests.support.clock import Clock
 from tests.support.crowd import Crowd
-from tests.support.events import make_event, to_ndjson
+from tests.support.events import make_event
 from tests.support.logs import put
 from tests.support.server import Server, run_cli, server, wait_until
 
@@ -39,14 +38,9 @@ def clock(tmp_path: Path) -> Iterator[Clock]:
 
 async def send(started: Server, events: int) -> tuple[int, dict[str, str]]:
     """One batch, over a connection of its own; returns the status and the header fields."""
-    headers = {"x-api-key": started.key, "content-type": "application/x-ndjson"}
-    body = to_ndjson([make_event(timestamp=datetime.now(UTC).isoformat()) for _ in range(events)])
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"http://{started.http}/v1/ingest", data=body, headers=headers) as answer,
-    ):
-        await answer.read()
-        return answer.status, dict(answer.headers)
+    async with reader(started) as tables:
+        answer = await tables.ingest([make_event(timestamp=datetime.now(UTC).isoformat()) for _ in range(events)])
+        return answer.status, answer.headers
 
 
 async def send_for(started: Server, seconds: float) -> int:

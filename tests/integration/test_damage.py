@@ -17,7 +17,6 @@ from tests.support import clients
 from tests.support.events import make_event, to_ndjson
 from tests.support.server import NotReady, Server, server, wait_until
 
-HEADERS: Final = {"Content-Type": "application/x-ndjson"}
 USERS: Final = 30
 
 
@@ -37,8 +36,7 @@ def flip(data_dir: Path, topic: str, *, first: bool = False) -> int:
 
 async def post(started: Server, body: bytes) -> int:
     async with clients.reader(started) as reader:
-        answer = await reader.request("POST", "/v1/ingest", data=body, headers=HEADERS)
-        return answer.status
+        return (await reader.ingest(body)).status
 
 
 async def requests(started: Server, patience: float = 20.0, expected: int = USERS) -> int:

@@ -30,7 +30,7 @@ from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests.support import clients
 from tests.support.clients import Pace, Reader, Tally, reader
-from tests.support.events import make_event, to_ndjson, to_proto
+from tests.support.events import make_event, to_proto
 from tests.support.server import (
     KEY,
     Server,
@@ -57,8 +57,7 @@ printf '{"event_id":"550e8400-e29b-41d4-a716-446655440001","trace_id":"trace-abc
 
 
 async def post(tables: Reader, events: list[dict[str, Any]], key: str | None = None) -> clients.Answer:
-    headers = {"Content-Type": "application/x-ndjson"}
-    return await tables.request("POST", "/v1/ingest", key, data=to_ndjson(events), headers=headers)
+    return await tables.ingest(events, key)
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +175,6 @@ async def test_40_000_events_through_both_doors_are_exact(tmp_path: Path) -> Non
                 assert values == sorted(values, reverse=True)
         assert await asyncio.to_thread(clients.verify, started) == []
         assert started.cli("verify").returncode == 0
-
-
-async def test_three_partitions_are_exact(tmp_path: Path) -> None:
-    traffic = make_traffic(3, 5_000, conflicts=20)
-    with server(tmp_path / "data", partitions=3) as started:
-        await clients.send(started, traffic, Tally())
-        async with reader(started) as tables:
-            assert await tables.differences(traffic.truth, exact_duplicates=True) == []
-        assert clients.verify(started) == []
-        assert len(list((started.data_dir / "index").iterdir())) == 3
 
 
 # --- read your own writes --------------------------------------------------------------------------------------------

@@ -10,15 +10,12 @@ from tests.chaos import faults
 from tests.chaos.faults import CannotRun
 from tests.support import clients
 from tests.support.clients import Reader
-from tests.support.events import make_event, to_ndjson
+from tests.support.events import make_event
 from tests.support.server import server
-
-HEADERS = {"Content-Type": "application/x-ndjson"}
 
 
 async def post(reader: Reader, events: int) -> int:
-    body = to_ndjson([make_event(user_id="u") for _ in range(events)])
-    return (await reader.request("POST", "/v1/ingest", data=body, headers=HEADERS)).status
+    return (await reader.ingest([make_event(user_id="u") for _ in range(events)])).status
 
 
 async def answers_reads_and_takes_events_with_room(reader: Reader, disk: Path, events: int, why: str) -> None:

@@ -1,7 +1,6 @@
 """Several products on one Kafka, and what its administrator may have changed."""
 
 import asyncio
-import io
 import json
 import secrets
 from pathlib import Path
@@ -21,7 +20,7 @@ from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, ROWS, USERS
 from tests.support import clients, users_topic
-from tests.support.clients import Answer, Reader, Tally, reader
+from tests.support.clients import Answer, Tally, reader
 from tests.support.events import make_event, to_ndjson
 from tests.support.server import run_cli, server, wait_until
 from tests.support.traffic import make_traffic
@@ -187,7 +186,7 @@ async def test_a_topic_that_takes_no_large_message_is_unready_until_it_does(
     with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=1) as started:
         alter(kafka, f"{prefix}events", max_message_bytes="1048588")
         async with reader(started) as tables:
-            refused = await post(tables, large)
+            refused = await tables.ingest(large)
             assert refused.status == 503
             assert f"too large for the topic {prefix}events" in refused.json["error"]
             said: list[Answer] = []
@@ -198,17 +197,7 @@ async def test_a_topic_that_takes_no_large_message_is_unready_until_it_does(
             assert f"{prefix}events: max.message.bytes is 1048588, and must be {NEEDED_BYTES}" in str(said[-1].json)
             alter(kafka, f"{prefix}events", max_message_bytes=NEEDED_BYTES)
             for body, count in ((large, 40), (small, 1)):
-                answer = await post(tables, body)
-                for _ in range(100):
-                    if answer.status == 503:
-                        await asyncio.sleep(0.2)
-                        answer = await post(tables, body)
+                answer = await tables.ingest(body, patience=20.0)
                 assert (answer.status, answer.json["accepted"]) == (202, count)
             assert (await tables.caught_up(41))["used"] == 41
             assert (await tables.request("GET", "/readyz")).status == 200
-
-
-async def post(tables: Reader, body: bytes) -> Answer:
-    """Send events over HTTP."""
-    headers = {"content-type": "application/x-ndjson"}
-    return await tables.request("POST", "/v1/ingest", data=io.BytesIO(body), headers=headers)

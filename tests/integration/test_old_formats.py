@@ -44,9 +44,7 @@ async def test_a_directory_of_format_3_goes_on_exactly(tmp_path: Path) -> None:
         async with clients.reader(started) as reader:  # every id it had is still known, and new ones are counted
             before = await reader.get("/v1/quota")
             sent = [make_event(event_id=each, user_id="again") for each in format3.EVENT_IDS]
-            body = to_ndjson([*sent, make_event(user_id="dora")])
-            headers = {"Content-Type": "application/x-ndjson"}
-            answer = await reader.request("POST", "/v1/ingest", data=body, headers=headers)
+            answer = await reader.ingest([*sent, make_event(user_id="dora")])
             assert answer.status == 202
             after = await reader.get(f"/v1/users?after={answer.headers['x-ingest-position']}")
             assert after["total"]["requests"] == 20
@@ -128,9 +126,7 @@ async def test_messages_of_another_version_stop_their_partition_until_the_right_
             [entry] = started.entries("partition.stopped")
             assert (entry["partition"], entry["offset"]) == (0, 0)
             assert f"version {message.VERSION + 1}" in entry["reason"]
-            headers = {"Content-Type": "application/x-ndjson"}
-            body = to_ndjson([make_event(user_id="u") for _ in range(40)])
-            assert (await reader.request("POST", "/v1/ingest", data=body, headers=headers)).status == 202
+            assert (await reader.ingest([make_event(user_id="u") for _ in range(40)])).status == 202
             for _ in range(100):
                 if (await reader.request("GET", "/readyz")).status == 503:
                     break

@@ -18,7 +18,7 @@ from tests.support.browser import PHONE, Visit, ingest, read, visit
 from tests.support.events import ABSENT, make_event
 from tests.support.server import KEY, Server, server
 from tests.support.tenants import Tenant, Tenants
-from tools import demo
+from tests.support.traffic import month
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -39,7 +39,7 @@ expect.set_options(timeout=browsers.PATIENCE)
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a month of traffic, users with hostile names, and events of nobody; tests leave it as it is."""
     with server(tmp_path_factory.mktemp("busy") / "data") as started:
-        ingest(started, demo.events(1500, datetime.now(UTC)))
+        ingest(started, month(1500, datetime.now(UTC)))
         ingest(started, [at_now(user_id=name, cost_usd=Decimal("0.000000000001")) for name in HOSTILE])
         last = ingest(
             started,

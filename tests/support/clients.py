@@ -1,6 +1,11 @@
-"""Clients that do not give up: what has not been acknowledged is sent again, unchanged, until it has been.
+"""The one client of tests: `Reader` reads the tables and sends a batch, `unary` sends one over gRPC.
 
-Senders of both APIs share a `Tally`; `Pace` holds them back, so that there is traffic for as long as a test wants it.
+The others here do not give up: what has not been acknowledged is sent again, unchanged, until it has been. Senders of
+both APIs share a `Tally`; `Pace` holds them back, so that there is traffic for as long as a test wants it.
+
+Apart from it stay: the loaders of `tests.bench`, whose CPU time is part of the figures; `tests.contract.doors`, which
+sends what a client would not; `tests.support.live`, which follows the feed; and `tests.support.browser`, whose thread
+has an event loop that is not ours.
 """
 
 import asyncio
@@ -25,7 +30,8 @@ from yarl import URL
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support.events import to_ndjson, to_proto
-from tests.support.traffic import GroundTruth, Sent, Traffic, plain_decimal
+from tests.support.traffic import Sent, Traffic
+from tests.support.truth import GroundTruth, plain_decimal
 
 CONNECTIONS: Final = 8
 STREAMS: Final = 4
@@ -160,21 +166,17 @@ async def send_http(
     key: str | None = None,
 ) -> None:
     """Send all `batches` from several connections; returns when every event is acknowledged."""
-    headers = {
-        "x-api-key": key or server.key,
-        "Content-Type": "application/x-ndjson",
-        "Content-Encoding": "gzip",
-    }
 
     async def connection() -> None:
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1), timeout=aiohttp.ClientTimeout(total=PATIENCE), headers=headers
+            connector=aiohttp.TCPConnector(limit=1), timeout=aiohttp.ClientTimeout(total=PATIENCE)
         ) as session:
+            client = Reader(server, session)
             while batches:
                 batch = batches.popleft()
                 if pace is not None:
                     await pace.take(batch.events)
-                while not await _posted(session, server, batch, tally):
+                while not await _posted(client, batch, tally, key):
                     tally.retries += 1
                     await asyncio.sleep(PAUSE)
 
@@ -183,25 +185,31 @@ async def send_http(
             group.create_task(connection())
 
 
-async def _posted(session: aiohttp.ClientSession, server: Target, batch: Batch, tally: Tally) -> bool:
+async def _posted(client: "Reader", batch: Batch, tally: Tally, key: str | None) -> bool:
     try:
-        # A file, for aiohttp warns of large bytes.
-        async with session.post(f"http://{server.http}/v1/ingest", data=io.BytesIO(batch.body)) as response:
-            answer = await response.read()
+        answer = await client.ingest(batch.body, key, is_packed=True)
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
-    if response.status == 503:
-        if not 1 <= int(response.headers.get("Retry-After", "0")) <= 60:
-            raise WrongAnswer(f"503 without a sound Retry-After: {response.headers}")
+    if answer.status == 503:
+        if not 1 <= int(answer.headers.get("Retry-After", "0")) <= 60:
+            raise WrongAnswer(f"503 without a sound Retry-After: {answer.headers}")
         return False
-    if response.status != 202 or json.loads(answer) != {"accepted": batch.events}:
-        raise WrongAnswer(f"{response.status} {answer.decode()[:500]}")
+    if answer.status != 202 or answer.json != {"accepted": batch.events}:
+        raise WrongAnswer(f"{answer.status} {str(answer.json)[:500]}")
     tally.acknowledged += batch.events
-    tally.position = response.headers["x-ingest-position"]
+    tally.position = answer.headers["x-ingest-position"]
     return True
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------------------
+
+
+async def unary(channel: grpc.aio.Channel, key: str, events: Sequence[Sent]) -> pb.IngestResponse:
+    """Send one batch, once. Raises `grpc.aio.AioRpcError`."""
+    stub: Any = ingest_pb2_grpc.IngestServiceStub(channel)
+    request = pb.IngestRequest(events=map(to_proto, events))
+    answer: pb.IngestResponse = await stub.Ingest(request, metadata=[("x-api-key", key)], timeout=PATIENCE)
+    return answer
 
 
 async def send_streams(
@@ -371,7 +379,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Reader:
-    """Reads the tables over HTTP."""
+    """Reads the tables over HTTP, and sends a batch, over the connections that `session` keeps."""
 
     server: Target
     session: aiohttp.ClientSession
@@ -388,6 +396,31 @@ class Reader:
             body = await response.read()
             parsed = json.loads(body, parse_float=plain_decimal) if body else None
             return Answer(response.status, dict(response.headers), parsed)
+
+    async def ingest(
+        self,
+        events: Sequence[Sent] | bytes,
+        key: str | None = None,
+        *,
+        is_packed: bool = False,
+        patience: float = 0.0,
+        **fields: str,
+    ) -> Answer:
+        """Send one batch: events, or a body as it is (`is_packed`: gzip). Raises `aiohttp.ClientError`.
+
+        For `patience` seconds what is refused for now (429, 503) is sent again unchanged, when `Retry-After` says so.
+        """
+        body = events if isinstance(events, bytes) else to_ndjson(list(events))
+        headers = {"Content-Type": "application/x-ndjson", **fields}
+        if is_packed:
+            headers["Content-Encoding"] = "gzip"
+        deadline = time.monotonic() + patience
+        while True:
+            # A file, for aiohttp warns of large bytes.
+            answer = await self.request("POST", "/v1/ingest", key, data=io.BytesIO(body), headers=headers)
+            if answer.status not in {429, 503} or time.monotonic() >= deadline:
+                return answer
+            await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
 
     async def get(self, path: str) -> Any:
         """The body of a read that must succeed."""

@@ -1,19 +1,19 @@
 """Senders that use a monthly quota up, over both wires and many connections, and know what of theirs was taken."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 import aiohttp
 import grpc
 
-from protos.spendstream.v1 import ingest_pb2 as pb
-from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support import clients
-from tests.support.events import make_event, to_ndjson, to_proto
+from tests.support.events import make_event
 from tests.support.server import Server
 
 SENDERS: Final = 64
@@ -68,31 +68,34 @@ class Crowd:
                 await asyncio.sleep(0.2)
 
     async def http(self, api: Server, ids: list[str]) -> str:
-        events = [make_event(event_id=each) for each in ids]
-        headers = {"x-api-key": api.key, "content-type": "application/x-ndjson"}
         try:
-            async with self.session.post(
-                f"http://{api.http}/v1/ingest", data=to_ndjson(events), headers=headers
-            ) as got:
-                said = await got.json()
+            got = await clients.Reader(api, self.session).ingest([make_event(event_id=each) for each in ids])
         except (aiohttp.ClientError, TimeoutError):
             return "doubtful"
         if got.status == 429:
-            assert (said["error"], said["limit"]) == ("Monthly quota exceeded", self.limit), said
+            assert (got.json["error"], got.json["limit"]) == ("Monthly quota exceeded", self.limit), got
             return "refused"
-        assert got.status in (202, 503), said
+        assert got.status in (202, 503), got
         return "taken" if got.status == 202 else "doubtful"
 
     async def unary(self, api: Server, ids: list[str], channel: int) -> str:
-        request = pb.IngestRequest(events=[to_proto(make_event(event_id=each)) for each in ids])
-        stub: Any = ingest_pb2_grpc.IngestServiceStub(self.channels[api.grpc, channel])
+        events = [make_event(event_id=each) for each in ids]
         try:
-            answer = await stub.Ingest(request, metadata=[("x-api-key", api.key)], timeout=15)
+            answer = await clients.unary(self.channels[api.grpc, channel], api.key, events)
         except grpc.aio.AioRpcError as error:
             codes = {grpc.StatusCode.RESOURCE_EXHAUSTED: "refused"}
             return codes.get(error.code(), "doubtful")
         assert answer.accepted == len(ids)
         return "taken"
+
+    def check_log(self, used: int, path: Path) -> None:
+        """Exactly `used` events are in the log, all that were acknowledged among them; `path` is for an export."""
+        exported = self.apis[0].cli("export", "--output", str(path))
+        assert exported.returncode == 0, exported.stderr
+        with path.open() as lines:
+            in_log = {json.loads(line)["event_id"] for line in lines}
+        assert len(in_log) == used
+        assert self.taken <= in_log
 
     async def run(self, until: Callable[[], bool], patience: float) -> None:
         """Until `until` holds, or for `patience` seconds."""

@@ -20,7 +20,7 @@ from protos.spendstream.v1 import usage_pb2
 from server.alerts.notices import BudgetNotices
 from server.live.feed import Feed
 from tests.support.tables import NOON, Usage, Worker
-from tests.support.traffic import plain_decimal
+from tests.support.truth import plain_decimal
 
 IDENTITY: Final = "fa4e"
 

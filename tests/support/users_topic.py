@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from tests.support.clients import Reader
-from tests.support.traffic import plain_decimal
+from tests.support.truth import plain_decimal
 
 USERS = "spendstream.users"
 

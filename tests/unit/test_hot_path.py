@@ -20,7 +20,7 @@ from processor.view.view import View
 from server.limits.cardinality import Cardinality
 from tests.bench import stages
 from tests.bench.context import Bench
-from tests.bench.traffic import Corpus
+from tests.bench.corpus import Corpus
 from tests.support.tables import Usage, Worker, columns
 
 pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="bytecodes are those of CPython 3.11")

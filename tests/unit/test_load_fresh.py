@@ -12,7 +12,7 @@ import pytest
 
 from tests.bench.load_fresh import HELLO, Fresh, Generator, Odd, Stretch
 from tests.bench.passes import Bodies, Pass
-from tests.bench.traffic import BATCH
+from tests.support.traffic import BATCH
 
 MADE = Pass.make(users=60, seed=3)
 TAKEN = b'HTTP/1.1 202 Accepted\r\nContent-Length: 16\r\n\r\n{"accepted":100}'

@@ -1,6 +1,7 @@
 """The traffic without end of the benchmark: ids that are fresh, everything else as it was, and what it comes to."""
 
 import uuid
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from processor.core.events import codec
 from server.ingest.inflate import inflate
-from tests.bench.end_to_end import PICO
 from tests.bench.passes import HEX_AT, Bodies, Pass, hex_ids
-from tests.bench.traffic import BATCH, MODELS, Truth
 from tests.support.tables import NOON
+from tests.support.traffic import BATCH, Plain, micros
+from tests.support.truth import Fact, GroundTruth, Sums
 
 MADE: Final = Pass.make(users=60, seed=3)
 
@@ -25,24 +26,20 @@ def lines_of(bodies: Bodies, number: int) -> list[bytes]:
     return inflate(bodies.body(number), "gzip").split(b"\n")
 
 
-def slow_truth(lines: list[bytes]) -> Truth:
+def slow_truth(lines: list[bytes]) -> GroundTruth:
     """As the product would count them, without its code."""
-    truth: dict[str, list[int]] = {}
-    seen: dict[str, tuple[str, str]] = {}
+    truth = GroundTruth(has_details=False)
     ids: set[str] = set()
     for line in lines:
         event = msgspec.json.decode(line)
         if event["event_id"] in ids:
             continue
         ids.add(event["event_id"])
-        row = truth.setdefault(event["user_id"], [0] * 6)
         tokens = [event[name] for name in ("input_tokens", "output_tokens", "cached_tokens")]
-        cost = round(event["cost_usd"] * PICO)
-        for column, value in enumerate([1, int(event["status"] != "success"), *tokens, cost]):
-            row[column] += value
-        first, last = seen.get(event["user_id"], ("~", ""))
-        seen[event["user_id"]] = min(first, event["timestamp"]), max(last, event["timestamp"])
-    return Truth(truth, seen)
+        numbers = (1, int(event["status"] != "success"), *tokens, round(event["cost_usd"] * 10**12), 0)
+        at = micros(datetime.fromisoformat(event["timestamp"]))
+        truth.count([Fact(event["user_id"], at, event["provider"], event["model"], numbers)])
+    return truth
 
 
 def test_a_pass_has_every_user_with_every_model_and_some_events_twice() -> None:
@@ -50,7 +47,7 @@ def test_a_pass_has_every_user_with_every_model_and_some_events_twice() -> None:
     events = [msgspec.json.decode(line) for line in MADE.lines]
     firsts = [number for number, first in enumerate(MADE.firsts) if first == number]
     rows = {(events[number]["user_id"], events[number]["provider"], events[number]["model"]) for number in firsts}
-    assert len(rows) == len(firsts) == 60 * len(MODELS)
+    assert len(rows) == len(firsts) == 60 * len(Plain.MODELS)
     assert {event["timestamp"][:10] for event in events} == {"2026-04-20"}
     for number, first in enumerate(MADE.firsts):
         assert first <= number
@@ -121,13 +118,15 @@ def test_truths_add_up() -> None:
     bodies = Bodies(MADE, 1)
     one, other = ([line for number in numbers for line in lines_of(bodies, number)] for numbers in ((0, 1), (9, 12)))
     assert slow_truth(one) + slow_truth(other) == slow_truth(one + other)
-    assert Truth({}) + slow_truth(one) == slow_truth(one) == slow_truth(one) + Truth({})
+    assert GroundTruth() + slow_truth(one) == slow_truth(one) == slow_truth(one) + GroundTruth()
 
 
 @pytest.mark.parametrize("passes", [1, 1000])
 def test_whole_passes_are_multiples(passes: int) -> None:
     one = MADE.truth(MADE.counted(np.arange(MADE.requests)))
     many = MADE.truth(MADE.counted(np.arange(passes * MADE.requests)))
-    assert many.users == {user: [passes * value for value in row] for user, row in one.users.items()}
-    assert many.seen == one.seen
+    assert many.users == {
+        user: Sums([passes * number for number in sums.numbers], sums.first, sums.last)
+        for user, sums in one.users.items()
+    }
     assert many.unique == passes * len(set(MADE.firsts))

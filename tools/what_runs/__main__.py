@@ -18,10 +18,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import aiohttp
-
 from processor.state.loader import ONE_BY_ONE
-from tests.support.events import make_event, to_ndjson
+from tests.support.clients import reader
+from tests.support.events import make_event
 from tests.support.server import Server
 
 HERE: Final = Path(__file__).resolve().parent
@@ -54,16 +53,13 @@ class Function(NamedTuple):
 
 async def send_and_read(server: Server, batches: int) -> None:
     """Send batches one after the other, and read until the table shows them."""
-    headers = {"x-api-key": server.key, "Content-Type": "application/x-ndjson"}
-    async with aiohttp.ClientSession(f"http://{server.http}", headers=headers) as session:
+    async with reader(server) as client:
         position = ""
         for _ in range(batches):
-            events = [make_event(user_id=f"user-{number % 3}") for number in range(10)]
-            async with session.post("/v1/ingest", data=to_ndjson(events)) as response:
-                assert response.status == 202, await response.text()
-                position = response.headers["x-ingest-position"]
-        async with session.get("/v1/users", params={"after": position}) as response:
-            await response.read()
+            answer = await client.ingest([make_event(user_id=f"user-{number % 3}") for number in range(10)])
+            assert answer.status == 202, answer.json
+            position = answer.headers["x-ingest-position"]
+        await client.get(f"/v1/users?after={position}")
 
 
 def processes(pid: int) -> list[int]:
