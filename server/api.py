@@ -37,21 +37,16 @@ from server.http_api.routes import create_app, make_runner
 from server.ingest.inflate import MAX_BODY
 from server.ingest.intake import Intake
 from server.ingest.log_publisher import LogPublisher
-from server.limits.caps import Caps, OwnCaps
+from server.limits.build import Leases, make_quotas
 from server.limits.cardinality import Cardinality
 from server.limits.connection_watch import ConnectionWatch
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.lease_follower import LeaseFollower
-from server.limits.leased_caps import LeasedCaps
 from server.limits.memory_budget import MemoryBudget
-from server.limits.monthly_usage import MonthlyUsage
-from server.limits.quotas import Quotas
-from server.limits.rates import OwnRates, SharedRates
-from server.limits.shared_caps import SharedCaps
 from server.live.feed import Feed
 from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
-from server.processes.siblings import QUOTAS, REQUESTS, ApiSibling
+from server.processes.siblings import ApiSibling
 from server.reads.read_service import ViewReads
 from server.services import Services
 from server.settings import ServerSettings
@@ -147,17 +142,12 @@ async def _build(
         checkpointer = Checkpointer(settings.data_dir)
         checkpointer.start()
         stack.callback(checkpointer.stop)
-    book = stating = None
+    leases = marks = None
     if address.kafka is not None:
-        book = LeaseHoldings()
-        stating = LeaseStatements(address, book, now)
-        stack.push_async_callback(stating.leave)  # after everything is written
-        await stating.state()  # whoever grants leases knows of this process before it takes its first event
-        stack.push_async_callback(_stop_reporting, asyncio.create_task(stating.run()))
-    guard = book.check if book is not None else lambda: None
-    marks = None
-    if address.kafka is not None:  # the embedded log loses nothing that it has acknowledged, or all of its file
+        leases = await _state_leases(address, stack)
+        # The embedded log loses nothing that it has acknowledged, or all of its file.
         marks = settings.data_dir / f"acknowledged-{process}"
+    guard = leases.holdings.check if leases is not None else lambda: None
     publisher = LogPublisher(
         address, now, settings.max_pending_mib << 20, guard, lambda: dict(view.position), lambda: _settled(view), marks
     )
@@ -165,8 +155,8 @@ async def _build(
     keys = DirectoryFollower(address, directory, mark)
     follower = ViewFollower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
     followers = [keys, follower]
-    if book is not None:
-        followers.append(LeaseFollower(address, book, lambda: _notify(loop, arrivals)))
+    if leases is not None:
+        followers.append(LeaseFollower(address, leases.holdings, lambda: _notify(loop, arrivals)))
     for each in followers:
         each.start()
         stack.push_async_callback(asyncio.to_thread, each.stop)
@@ -192,19 +182,12 @@ async def _build(
         settings.max_rows,
     )
     pending = MemoryBudget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
-    rates = OwnRates() if sibling is None else SharedRates(sibling.table(REQUESTS))
-    usage = MonthlyUsage(view, publisher.log_end)
-    caps: Caps = OwnCaps(usage, directory)
-    lease = ""
-    if book is not None and stating is not None:
-        caps = stating.speaker = LeasedCaps(usage, directory, book, stating, lambda: keys.end)
-        lease = book.instance
-    elif sibling is not None:
-        caps = shared = SharedCaps(usage, directory, sibling, sibling.table(QUOTAS))
-        stack.push_async_callback(_stop_reporting, asyncio.create_task(shared.run()))
-        lease = sibling.name(sibling.number)
-    quotas = Quotas(arrivals, directory, usage, caps, rates=rates)
-    intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position), latest=latest)
+    quotas, name, background = make_quotas(
+        view, arrivals, directory, publisher.log_end, sibling, leases, lambda: keys.end
+    )
+    if background is not None:
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(background()))
+    intake = Intake(publisher, quotas, now, pending, cardinality, name, Meters(lambda: view.position), latest=latest)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     is_first = sibling is None or sibling.is_first
     if settings.alert_webhook is not None and settings.alert_secret is not None and is_first:
@@ -224,6 +207,16 @@ async def _build(
     asked = settings.access_log
     services = Services(intake, directory, reads, health, now, settings.handling, feed, trust=trust, access_log=asked)
     return services, health, registry
+
+
+async def _state_leases(address: LogAddress, stack: AsyncExitStack) -> Leases:
+    """Begin to state what this process needs, so that the grantor of leases knows of it before its first event."""
+    holdings = LeaseHoldings()
+    statements = LeaseStatements(address, holdings, now)
+    stack.push_async_callback(statements.leave)  # after everything is written
+    await statements.state()
+    stack.push_async_callback(_stop_reporting, asyncio.create_task(statements.run()))
+    return Leases(holdings, statements)
 
 
 def _settled(view: View) -> dict[int, int]:
