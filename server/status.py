@@ -67,15 +67,18 @@ TABLE: Final[dict[Reason, Status]] = {
 }
 """In the order of the HTTP statuses."""
 
+UNKNOWN_EXPECTATION: Final = HTTPStatus.EXPECTATION_FAILED.value
+"""The answer to an `Expect` that is not 100-continue (RFC 9110, 10.1.1)."""
+UNKNOWN_TRANSFER_CODING: Final = HTTPStatus.NOT_IMPLEMENTED.value
+"""The answer to a transfer coding besides `chunked` (RFC 9112, 6.1)."""
+
 _OF_HTTP: Final[dict[int, Reason]] = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-    415: "unsupported_type",
-    417: "bad_request",  # Expect: what HTTP itself asks for has statuses that no reason has for its own
-    501: "unsupported_encoding",  # Transfer-Encoding: RFC 9112, 6.1
-    503: "unavailable",
+    **{
+        TABLE[reason].http: reason
+        for reason in ("bad_request", "not_found", "method_not_allowed", "too_large", "unsupported_type", "unavailable")
+    },
+    UNKNOWN_EXPECTATION: "bad_request",  # these two statuses have no reason of their own
+    UNKNOWN_TRANSFER_CODING: "unsupported_encoding",
 }
 
 _SUBJECTS: Final[dict[Reason, str]] = {"rate_limited": "key", "quota_exceeded": "organization"}
@@ -97,8 +100,8 @@ def retry_after(refused: Refused) -> int | None:
 
 
 def reason_of(status: int) -> Reason:
-    """Return the reason of an error answer that HTTP itself asks for: `status` is 400 to 599."""
-    return _OF_HTTP.get(status, "bad_request" if status < 500 else "internal")
+    """Return the reason nearest to a `status` of 400 to 599 that HTTP itself defines."""
+    return _OF_HTTP.get(status, "bad_request" if status < TABLE["internal"].http else "internal")
 
 
 def http_headers(refused: Refused) -> dict[str, str]:
@@ -108,9 +111,14 @@ def http_headers(refused: Refused) -> dict[str, str]:
     return headers if wait is None else {**headers, "Retry-After": str(wait)}
 
 
+def error_members(refused: Refused) -> dict[str, Any]:
+    """Return the two members that every error body has."""
+    return {"error": refused.message, "reason": refused.reason}
+
+
 def http_body(refused: Refused) -> bytes:
     """`{"error": ..., "reason": ...}` with the details; a refused batch always has its `rejected`, be it empty."""
-    body: dict[str, Any] = {"error": refused.message, "reason": refused.reason}
+    body = error_members(refused)
     if refused.rejected or refused.reason == "bad_batch":
         body["rejected"] = refused.rejected
     return msgspec.json.encode({**body, **refused.details})

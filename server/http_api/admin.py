@@ -18,6 +18,7 @@ A key is named by its id, or by its prefix as listed: the whole of it has no pla
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -139,7 +140,7 @@ class _Admin:
         expires = None if body.expires is None else _time(body.expires)
         wanted = NewKey(body.project, body.organization, body.scopes, body.rate_limit, expires)
         secret, key = await self._run(request, lambda admin: admin.create_key(wanted))
-        return _answer({"key": secret, **self._show(key)}, 201)
+        return _answer({"key": secret, **self._show(key)}, HTTPStatus.CREATED)
 
     async def rotate(self, request: web.Request) -> web.Response:
         body = await self._body(request, RotateBody)
@@ -148,7 +149,7 @@ class _Admin:
             raise Refused("bad_request", f"overlapSeconds is a whole number from 0 to {MAX_OVERLAP}")
         overlap = body.overlap_seconds * SECOND
         secret, key, old = await self._run(request, lambda admin: admin.rotate(reference, overlap))
-        return _answer({"key": secret, **self._show(key), "replaces": self._show(old)}, 201)
+        return _answer({"key": secret, **self._show(key), "replaces": self._show(old)}, HTTPStatus.CREATED)
 
     async def revoke(self, request: web.Request) -> web.Response:
         await self._body(request, EmptyBody)

@@ -14,9 +14,10 @@ from aiohttp.web_protocol import RequestPayloadError
 from server.errors import Refused
 from server.http_api import gate
 from server.http_api.gate import MAX_HEAD, Gate
+from server.http_api.responses import protocol_error
 from server.limits.admission import Admission, network_of
 from server.limits.connection_watch import MAX_GRPC, peer_of
-from server.status import API_HEADERS, http_body, http_response, reason_of
+from server.status import TABLE, UNKNOWN_EXPECTATION, http_response
 
 KEEPALIVE: Final = 75.0
 """Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
@@ -246,7 +247,7 @@ class Connection(web.RequestHandler):
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> tuple[Any, bool]:
         """Send an answer; the last one to a client that has ended its side ends the connection."""
         if isinstance(resp, web.HTTPException):  # of aiohttp itself, before there was a handler to be asked
-            resp = _json_error(resp.status, UNKNOWN_EXPECT if resp.status == 417 else resp.reason)
+            resp = protocol_error(resp.status, UNKNOWN_EXPECT if resp.status == UNKNOWN_EXPECTATION else resp.reason)
         done = await super().finish_response(request, resp, start_time)
         self._answers += 1
         if self._has_ended and self._answers == self._request_count:
@@ -254,17 +255,21 @@ class Connection(web.RequestHandler):
         return done
 
     def handle_error(
-        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: Any,
+        status: int = TABLE["internal"].http,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is no HTTP request, or one whose handler failed, without a word of what was sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("An answer has begun, so there can be none of the error")
-        if status == 400:
+        if status == TABLE["bad_request"].http:
             text = head_fault(exc)
         else:
             self.log_exception("Error handling a request", exc_info=exc)
             text = "Internal server error"
-        response = _json_error(status, text)
+        response = protocol_error(status, text)
         response.force_close()
         return response
 
@@ -383,11 +388,6 @@ def head_fault(error: BaseException | None) -> str:
 
 UNKNOWN_EXPECT: Final = "Expect has to be 100-continue, if it is there"
 HEAD_TOO_LONG: Final = f"The request line and the headers are longer than {MAX_HEAD} bytes"
-
-
-def _json_error(status: int, text: str) -> web.Response:
-    body = http_body(Refused(reason_of(status), text))
-    return web.Response(body=body, status=status, headers=API_HEADERS, content_type="application/json")
 
 
 _HEAD_TOO_LONG: Final = http_response(Refused("bad_request", HEAD_TOO_LONG), close=True)

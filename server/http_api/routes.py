@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -20,6 +21,7 @@ from server.errors import Refused
 from server.http_api import admin, docs_page, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.gate import Gate, full
+from server.http_api.responses import error_response, json_response, protocol_error
 from server.http_api.user_stream import stream_users
 from server.ingest import ndjson, prefer
 from server.ingest.inflate import MAX_BODY, Encoding, encoding_of, inflate, refuse_compressed, too_large
@@ -28,7 +30,7 @@ from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
-from server.status import API_HEADERS, NDJSON, TABLE, http_body, http_headers, reason_of
+from server.status import NDJSON, TABLE, UNKNOWN_TRANSFER_CODING, error_members
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
 from server.tenancy.admin_service import AdminService
@@ -128,7 +130,7 @@ class _Door:
             answer: dict[str, Any] = {"accepted": outcome.accepted}
             if outcome.rejected:
                 answer["rejected"] = outcome.rejected
-            response = json_response(answer, 202, {POSITION: outcome.position})
+            response = json_response(answer, HTTPStatus.ACCEPTED, {POSITION: outcome.position})
         response.headers.update(services.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"
@@ -189,9 +191,9 @@ class _Door:
         told: dict[str, Any] = {"warnings": warnings} if warnings else {}
         if not reasons:
             return json_response({"status": "ready", **told})
-        error = f"Not ready: {'; '.join(reasons)}"
-        refusal = {"error": error, "reason": reason_of(503)}
-        return json_response({"status": "unready", **refusal, "reasons": reasons, **told}, 503)
+        refused = Refused("unavailable", f"Not ready: {'; '.join(reasons)}")
+        body = {"status": "unready", **error_members(refused), "reasons": reasons, **told}
+        return json_response(body, TABLE[refused.reason].http)
 
     def _read(self, request: web.Request) -> tuple[Key, Mapping[str, str], str | None]:
         """The key of a read, its parameters, the first of each name, and the position it waits for."""
@@ -262,27 +264,7 @@ def _unknown_coding(request: web.Request) -> str | None:
     return next((each for each in codings if each not in ("chunked", "")), None)
 
 
-# --- responses -------------------------------------------------------------------------------------------------------
-
-
-def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return `body` as JSON; `headers` are added to those of every answer of the API."""
-    every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
-    return web.Response(body=read_json.encode(body), status=status, headers=every, content_type="application/json")
-
-
-def error_response(refused: Refused) -> web.Response:
-    """The answer to a refused request."""
-    status = TABLE[refused.reason].http
-    headers = {**API_HEADERS, **http_headers(refused)}
-    return web.Response(body=http_body(refused), status=status, headers=headers, content_type="application/json")
-
-
-def _http_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """The answer that HTTP itself asks for, without the headers of refusals of the same reason."""
-    refused = Refused(reason_of(status), message)
-    every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
-    return web.Response(body=http_body(refused), status=status, headers=every, content_type="application/json")
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @web.middleware
@@ -291,7 +273,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         if hdrs.TRANSFER_ENCODING in request.headers and (coding := _unknown_coding(request)):
             message = f"Transfer-Encoding: {coding} is not supported, only chunked; pack the body by Content-Encoding"
-            return _http_error(501, message)
+            return protocol_error(UNKNOWN_TRANSFER_CODING, message)
         connection = request.protocol
         if isinstance(connection, Connection) and connection.is_probe_only:
             response = await handler(request) if request.path in PROBES else error_response(too_many_connections())
@@ -302,16 +284,17 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(refused)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        return _http_error(405, f"{request.method} is not allowed here, only {allowed}", {"Allow": allowed})
+        message = f"{request.method} is not allowed here, only {allowed}"
+        return error_response(Refused("method_not_allowed", message), {"Allow": allowed})
     except web.HTTPNotFound:
-        return _http_error(404, "There is nothing at this path; GET /openapi.json lists the paths")
+        return error_response(Refused("not_found", "There is nothing at this path; GET /openapi.json lists the paths"))
     except web.HTTPException as error:
-        return _http_error(error.status, error.reason)
+        return protocol_error(error.status, error.reason)
     except ConnectionError:  # the client went away: nobody reads this
-        return _http_error(400, "The client closed the connection")
+        return error_response(Refused("bad_request", "The client closed the connection"))
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return _http_error(500, "Internal server error")
+        return error_response(Refused("internal", "Internal server error"))
 
 
 def _guard_keys(services: Services) -> Any:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -87,7 +88,7 @@ def handler(asset: Asset, policy: str = POLICY) -> Callable[[web.Request], Await
         tag = f"{asset.tag}-gzip" if packed else asset.tag
         known = request.if_none_match or ()
         if any(each.value in {tag, "*"} for each in known):
-            response = web.Response(status=304, headers=headers)
+            response = web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         else:
             body = asset.packed if packed else asset.plain
             response = web.Response(body=body, headers=headers, content_type=asset.content_type, charset="utf-8")
