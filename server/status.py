@@ -18,13 +18,13 @@ MAX_RETRY_AFTER: Final = 60
 NDJSON: Final = "application/x-ndjson"
 
 API_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Of every answer of the API: it is a tenant's data, for this client only, and never a page."""
+"""Headers of every answer of the API: it is a tenant's data, for this client only, and never a page."""
 
 _Code = grpc.StatusCode
 
 
 class Status(NamedTuple):
-    """What becomes of a reason on both APIs; `meaning` is what the reference says of it."""
+    """The status codes of a reason on both APIs, and its meaning, as the reference has it."""
 
     http: int
     grpc: grpc.StatusCode
@@ -57,7 +57,7 @@ TABLE: Final[dict[Reason, Status]] = {
     "quota_exceeded": Status(429, _Code.RESOURCE_EXHAUSTED, "The organization's monthly quota is used up"),
     "internal": Status(500, _Code.INTERNAL, "A fault of the server; its log says more"),
     "event_store_off": Status(501, _Code.UNIMPLEMENTED, "The event store is switched off on this server"),
-    "unavailable": Status(503, _Code.UNAVAILABLE, "The server cannot take or answer it now; retry it unchanged"),
+    "unavailable": Status(503, _Code.UNAVAILABLE, "The server cannot accept or answer it now; retry it unchanged"),
     "disk_full": Status(503, _Code.UNAVAILABLE, "The disk has no room for it; retry it when there is"),
     "queries_busy": Status(503, _Code.UNAVAILABLE, "Too many queries of the project are waiting already; retry it"),
     "event_store_missing": Status(503, _Code.UNAVAILABLE, "The API process does not see the event store's directory"),
@@ -82,7 +82,7 @@ _OF_HTTP: Final[dict[int, Reason]] = {
 }
 
 _SUBJECTS: Final[dict[Reason, str]] = {"rate_limited": "key", "quota_exceeded": "organization"}
-"""Whose limit it was, in a `QuotaFailure`."""
+"""The subject of a `QuotaFailure`."""
 
 _HEADERS: Final[dict[Reason, dict[str, str]]] = {
     "unauthenticated": {"WWW-Authenticate": 'ApiKey realm="spendstream"'},  # RFC 9110 wants one with every 401
@@ -92,7 +92,7 @@ _HEADERS: Final[dict[Reason, dict[str, str]]] = {
 
 
 def retry_after(refused: Refused) -> int | None:
-    """Seconds to wait before the same request is sent again, 1 to 60; None if that would be of no use."""
+    """Return the seconds to wait before the request is retried, 1 to 60; None: a retry would not help."""
     return min(max(refused.retry_after or 1, 1), MAX_RETRY_AFTER) if refused.retryable else None
 
 
@@ -105,7 +105,7 @@ def reason_of(status: int) -> Reason:
 
 
 def http_headers(refused: Refused) -> dict[str, str]:
-    """What an error answer says besides its body."""
+    """Return the headers of an error answer that its reason asks for."""
     headers = dict(_HEADERS.get(refused.reason, ()))
     wait = retry_after(refused)
     return headers if wait is None else {**headers, "Retry-After": str(wait)}
@@ -117,7 +117,7 @@ def error_members(refused: Refused) -> dict[str, Any]:
 
 
 def http_body(refused: Refused) -> bytes:
-    """`{"error": ..., "reason": ...}` with the details; a refused batch always has its `rejected`, be it empty."""
+    """Return the body of an error answer: `error`, `reason`, the details, and for a refused batch always `rejected`."""
     body = error_members(refused)
     if refused.rejected or refused.reason == "bad_batch":
         body["rejected"] = refused.rejected
@@ -125,7 +125,7 @@ def http_body(refused: Refused) -> bytes:
 
 
 def http_response(refused: Refused, *, close: bool = False) -> bytes:
-    """Return the whole response as bytes, for where there is no request to answer; `close`: the connection ends."""
+    """Return a whole HTTP response as bytes, where aiohttp has no request to answer; `close`: ends the connection."""
     status, body = HTTPStatus(TABLE[refused.reason].http), http_body(refused)
     headers = {"Content-Type": "application/json", **API_HEADERS, **http_headers(refused)}
     headers["Content-Length"] = str(len(body))
@@ -139,7 +139,8 @@ def http_response(refused: Refused, *, close: bool = False) -> bytes:
 
 
 def grpc_status(refused: Refused, room: int | None = None) -> status_pb2.Status:
-    """The rich status. `room` bounds the field violations in bytes: trailing metadata has to stay below 8 KiB."""
+    """Return the status with its details (`google.rpc`). `room` bounds the field violations in bytes, None: no bound:
+    trailing metadata has to stay below 8 KiB."""
     code = TABLE[refused.reason].grpc
     status = status_pb2.Status(code=code.value[0], message=refused.message)
     if code is _Code.INVALID_ARGUMENT:

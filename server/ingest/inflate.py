@@ -1,4 +1,4 @@
-"""Sans-I/O: undoes the content codings of a body, with a bound on what comes out that is kept while it comes out."""
+"""Sans-I/O: decompress a body, with a bound that is checked while data comes out."""
 
 from collections.abc import Iterator
 from typing import Final, Literal, cast
@@ -13,11 +13,11 @@ Encoding = Literal[Coding, "identity"]
 ENCODINGS: Final[tuple[Encoding, ...]] = ("gzip", "deflate", "zstd", "identity")
 
 MAX_BODY: Final = 20 * 1024 * 1024
-"""Bytes of a request body, as sent and inflated."""
+"""Most bytes of a request body, both as sent and inflated."""
 MAX_WINDOW: Final = 8 * 1024 * 1024
-"""Window of a zstd frame that a decoder of HTTP content has to offer (RFC 9659)."""
+"""Most bytes of a zstd frame's window: what a decoder of HTTP content has to support (RFC 9659)."""
 MAX_MEMBERS: Final = 1024
-"""Members of one gzip body; each costs time, even an empty one."""
+"""Most members of a gzip body; each costs time, even an empty one."""
 
 _STEP = 1024 * 1024  # bytes out of one call
 _PIECE = 64 * 1024  # bytes into one call: what follows a member is copied once per member
@@ -27,7 +27,7 @@ _IsalError = cast("type[Exception]", isal_zlib.error)  # its stub calls it an in
 
 
 def encoding_of(header: str) -> Encoding:
-    """Read a `Content-Encoding`; raises `Refused("unsupported_encoding")` for an unknown or a stacked one."""
+    """Read a `Content-Encoding`. Raises `Refused("unsupported_encoding")` for an unknown or a stacked one."""
     codings = [coding for part in header.split(",") if (coding := part.strip().lower()) not in ("", "identity")]
     name = codings[0].removeprefix("x-") if len(codings) == 1 else "identity" if not codings else ""
     for encoding in ENCODINGS:
@@ -62,9 +62,9 @@ GZIP: Final = b"\x1f\x8b"
 """How a member of a gzip file begins (RFC 1952)."""
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPED: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-"""How a frame begins that zstd passes over (RFC 8878, 3.1.2)."""
+"""How a skippable frame of zstd begins (RFC 8878, 3.1.2)."""
 _COMPRESSED: Final = (GZIP, _ZSTD)
-"""How bytes begin that are no text and tell what they are instead."""
+"""How compressed data begins, by which it is recognised."""
 
 
 def _why_not(body: bytes, encoding: Coding) -> str | None:
@@ -87,7 +87,7 @@ def refuse_compressed(body: bytes, what: str = "The body") -> None:
 
 
 def too_large(limit: int = MAX_BODY) -> Refused:
-    """What a body over the limit is answered."""
+    """Return the refusal of a body over the limit, which is in bytes."""
     return Refused("too_large", f"The body has more than {limit // (1024 * 1024)} MiB")
 
 
@@ -100,12 +100,12 @@ def _pieces(body: bytes, encoding: Coding) -> Iterator[bytes]:
 
 
 def _is_zlib(body: bytes) -> bool:
-    """Whether a `deflate` body has the header it should have (RFC 1950); some clients leave it out."""
+    """Return whether a `deflate` body has the header that RFC 1950 requires; some clients omit it."""
     return len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0
 
 
 def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
-    """Inflate up to `allowed` streams one after the other; raises `ValueError` if there is more, or less than one."""
+    """Inflate up to `allowed` streams one after the other. Raises `ValueError` if there are more, or none."""
     stream = isal_zlib.decompressobj(wbits)
     for start in range(0, len(body), _PIECE):
         data, full = body[start : start + _PIECE], False
@@ -127,8 +127,8 @@ def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
         raise ValueError("it is truncated")
 
 
-# The reader says nothing of a frame that breaks off, so one more frame is put behind the body: if that comes out whole,
-# all before it was whole too. It is `end` as one raw block.
+# The reader does not report a truncated frame, so one more frame is appended to the body: if that comes out whole, all
+# before it was whole. It is `end` as one raw block.
 _END = b"end"
 _END_FRAME = b"\x28\xb5\x2f\xfd\x20" + bytes([len(_END)]) + (len(_END) << 3 | 1).to_bytes(3, "little") + _END
 
