@@ -1,6 +1,6 @@
-"""From lines of NDJSON back into the log: what `spendstream import` does. Knows no terminal and no file.
+"""Import: lines of NDJSON back into the log, for `spendstream import`. Knows no terminal and no file.
 
-Events go straight to the log's events topic, with the project, organization, key and arrival they had; the worker
+Events are appended to the events topic, with the project, organization, key and arrival they had; the worker
 deduplicates them like any others.
 """
 
@@ -22,22 +22,22 @@ from processor.log.topics import EVENTS
 from server.tenancy.keys import is_name
 
 MAX_EVENTS: Final = 500
-"""Events of one message."""
+"""Most events of one message."""
 
 MAX_MESSAGE_BYTES: Final = 512 * 1024
-"""Bytes of the events of one message before it is compressed."""
+"""Most bytes of the events of one message before compression."""
 
 MAX_APPEND_BYTES: Final = 8 * 1024 * 1024
-"""Messages are appended together, one fsync for about so many bytes of events."""
+"""Bytes of events, approximately, that are appended together, with one fsync."""
 
 CHUNK: Final = 1000
-"""Lines decoded at a time."""
+"""Lines decoded together."""
 
 SKEW: Final = HOUR
-"""How far ahead of this clock an arrival may lie: windows of arrivals are closed by the latest one."""
+"""Microseconds by which an arrival may be ahead of this clock: the latest arrival closes windows for all others."""
 
 KEPT: Final = 1000
-"""Bad lines whose faults are remembered."""
+"""Bad lines whose faults are kept."""
 
 
 class BadLine(Struct, frozen=True):
@@ -52,12 +52,12 @@ class BadLine(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """What an import came to."""
+    """The result of an import."""
 
     accepted: int = 0
     rejected: int = 0
     bad: list[BadLine] = []
-    """The first `KEPT` of them."""
+    """The first `KEPT` bad lines."""
 
     def refuse(self, line: int, fault: Fault) -> None:
         self.rejected += 1
@@ -66,7 +66,7 @@ class Tally(Struct):
 
 
 class Importer:
-    """Imports one file's lines. With `log` None it only checks them."""
+    """Imports the lines of one file; with `log` None it only checks them."""
 
     def __init__(self, log: LogWriter | None, clock: Callable[[], int]) -> None:
         self._log = log
@@ -76,9 +76,9 @@ class Importer:
         self.tally = Tally()
 
     def run(self, lines: Iterable[bytes]) -> None:
-        """Import all lines, without their ends; blank ones are skipped. On return the good ones are durable.
+        """Import all lines, given without line ends; skip blank ones. On return the valid ones are durable. Blocks.
 
-        Raises `LogUnavailable`: then some of them are, and importing the file again counts none of those twice.
+        Raises `LogUnavailable`: then some of them are durable, and count once if the file is imported again.
         """
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line and not line.isspace())
         while chunk := list(islice(numbered, CHUNK)):
@@ -103,7 +103,7 @@ class Importer:
                 self._take_together(source, part, as_counted)
 
     def _take_together(self, source: Source, members: Sequence[tuple[int, bytes]], as_counted: bool) -> None:
-        """Events that arrived together, in order. Whether their own time lay in the future was decided back then."""
+        """Import events that arrived together, in order. Their time is not checked against now: intake did that."""
         sent = [record for _, record in members]
         decoded = codec.decode(source.payload, sent, source.handling, LAST, as_counted=as_counted)
         for index, fault in decoded.faults:
@@ -136,7 +136,7 @@ class Importer:
 
 
 def _parts(members: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, bytes]]]:
-    """Cut (line, event) pairs into parts that fit into a message each."""
+    """Split (line, event) pairs into parts that each fit into a message."""
     start = size = 0
     for position, (_, record) in enumerate(members):
         if position > start and (position - start >= MAX_EVENTS or size + len(record) > MAX_MESSAGE_BYTES):
@@ -147,7 +147,7 @@ def _parts(members: Sequence[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int,
 
 
 class _Draft:
-    """A message to be."""
+    """A message under construction."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[Block, Sequence[bytes]]] = []
@@ -164,7 +164,7 @@ class _Draft:
 
 
 def check_source(source: Source, latest: int) -> None:
-    """Refuse what no door would have written; `latest` is the last instant an arrival may lie at. Raises `Fault`."""
+    """Raise `Fault` for a source that intake would not have written; `latest` is the latest allowed arrival."""
     for field, name in (("project", source.project), ("organization", source.organization)):
         if not is_name(name):
             raise Fault(

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the HTTP API. Pure: made once, of the types that decode the requests."""
+"""The OpenAPI 3.1 document of the HTTP API. Pure: made once, from the types that decode the requests."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -40,7 +40,7 @@ _AGAIN: Final = {"Retry-After": {"schema": {"type": "integer", "minimum": 1, "ma
 
 
 def document(version: str) -> dict[str, Any]:
-    """The document; `version` is the program's."""
+    """Return the document; `version` is the program's."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -48,9 +48,9 @@ def document(version: str) -> dict[str, Any]:
             "version": version,
             "summary": "Ingest and metering of LLM usage",
             "description": (
-                "Events in, exact costs by user out. The gRPC services of spendstream.v1 answer the same. Every error "
-                "body has `error`, a sentence for people, and `reason`, a word for programs (schema `Reason`); over "
-                "gRPC the word is in upper case in `google.rpc.ErrorInfo`."
+                "Takes events of LLM calls, and answers with exact costs by user, model and day. The gRPC services of "
+                "spendstream.v1 answer the same. Every error body has `error`, a sentence for people, and `reason`, a "
+                "word for programs (schema `Reason`); over gRPC `google.rpc.ErrorInfo` has that word in upper case."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -104,15 +104,15 @@ def _path(name: str, text: str) -> dict[str, Any]:
 
 
 _MOMENT: Final[Schema] = {"anyOf": [{"type": "string", "format": "date"}, TIME]}
-_AFTER: Final = _query("after", POSITION, "An `x-ingest-position`: wait, up to 5 s, until the tables contain it")
-_OWN: Final = _query("projectId", TEXT, "A project of the key's organization; without it the key's own")
+_AFTER: Final = _query("after", POSITION, "An `x-ingest-position`: wait up to 5 s until the tables contain it")
+_OWN: Final = _query("projectId", TEXT, "A project of the key's organization; default: the key's own")
 _PROJECT: Final = _query("projectId", TEXT, "The key's own project; another one is refused")
 
 
 def _span(unit: str) -> list[dict[str, Any]]:
     return [
-        _query("start", _MOMENT, f"From here on; whole UTC {unit}"),
-        _query("end", _MOMENT, f"To before this; whole UTC {unit}"),
+        _query("start", _MOMENT, f"Start of the range, inclusive; whole UTC {unit}"),
+        _query("end", _MOMENT, f"End of the range, exclusive; whole UTC {unit}"),
     ]
 
 
@@ -128,7 +128,7 @@ def _ingest() -> dict[str, Any]:
     }
     made = _operation("ingest", "Send usage events", accepted, *_INGEST, status=_ACCEPTED)
     made["responses"][_code("unsupported_type")] = {
-        "description": f"Not {NDJSON}, or an encoding that is not known",
+        "description": f"The content type is not {NDJSON}, or the encoding is not supported",
         "headers": {"Accept": {"schema": TEXT}, "Accept-Encoding": {"schema": TEXT}},
         "content": _content(ref("Error")),
     }
@@ -141,7 +141,7 @@ def _ingest() -> dict[str, Any]:
         "description": (
             f"One JSON object a line, at most {MAX_EVENTS}, in a body of at most {MAX_BODY >> 20} MiB when inflated. "
             f"Each line is an `Event`: providers {', '.join(PROVIDERS)}; operations {', '.join(OPERATIONS)}; statuses "
-            f"{', '.join(STATUSES)}. Bad lines are named in `rejected`, the good ones beside them are accepted."
+            f"{', '.join(STATUSES)}. Lines that are not valid are listed in `rejected`; the others are accepted."
         ),
         "security": [{"key": []}],
         "parameters": [
@@ -149,7 +149,7 @@ def _ingest() -> dict[str, Any]:
                 "name": "Prefer",
                 "in": "header",
                 "schema": {"enum": ["handling=strict", "handling=lenient"]},
-                "description": "RFC 7240: refuse a batch that has a bad line, or fill in what real SDKs leave out",
+                "description": "RFC 7240. strict: one bad line refuses the batch; lenient: fill in what SDKs leave out",
             },
             {"name": "Content-Encoding", "in": "header", "schema": {"enum": list(ENCODINGS)}},
         ],
@@ -168,7 +168,9 @@ def _reads() -> dict[str, Any]:
     filters = [
         _query("model", {"type": "string", "minLength": 1}, "Only this model"),
         _query("environment", {"type": "string", "minLength": 1}, "Only this environment"),
-        _query("unattributed", {"enum": ["true", "false"]}, "Only the row of the events without a user"),
+        _query(
+            "unattributed", {"enum": ["true", "false"]}, "Only the row of unattributed events, those without a user"
+        ),
         _query("sort", {"enum": list(SORTS), "default": DEFAULT_SORT}, "Descending, then by user_id"),
         _query(
             "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}, "Users a page"
@@ -192,7 +194,7 @@ def _reads() -> dict[str, Any]:
         },
         "/v1/users/": {
             "get": _read(
-                "Get one user by a parameter: the ids `.` and `..` cannot stand in a path",
+                "Get one user by a query parameter, for the ids `.` and `..`, which cannot be in a path",
                 "UserDetail",
                 _query("user_id", {"type": "string", "minLength": 1}, "The user") | {"required": True},
                 *_span("days"),
@@ -208,12 +210,12 @@ def _reads() -> dict[str, Any]:
         "/v1/costs": {
             "get": _read("Get the project's costs by model and day, and a forecast", "Costs", *_span("hours"))
         },
-        "/v1/quota": {"get": _read("Get the organization's month, and what is left of it", "Quota")},
+        "/v1/quota": {"get": _read("Get the organization's monthly quota, and what is left of it", "Quota")},
         "/v1/stream/users": {
             "get": _operation(
                 "read",
                 "Follow users as they change: server-sent events `snapshot`, `update`, `budget` (`BudgetReached`)",
-                {"description": "A stream without an end", "content": _content(TEXT, "text/event-stream")},
+                {"description": "An endless stream of events", "content": _content(TEXT, "text/event-stream")},
                 *_READ,
                 parameters=stream,
             )
@@ -230,17 +232,17 @@ def _answered(name: str, *reasons: Reason) -> dict[str, Any]:
     return {_OK: {"description": "What the tables contain", "content": _content(ref(name))}, **_failures(*reasons)}
 
 
-# --- what operators ask ----------------------------------------------------------------------------------------------
+# --- operations ------------------------------------------------------------------------------------------------------
 
 
 def _operate() -> dict[str, Any]:
-    ready = _open("Say whether events can be made durable and the tables follow", _content(ref("Readiness")))
+    ready = _open("Get whether events can be made durable and the tables follow", _content(ref("Readiness")))
     ready["responses"][_code("unavailable")] = {
         "description": "Not ready, and why",
         "content": _content(ref("Readiness")),
     }
     return {
-        "/healthz": {"get": _open("Say that the process is alive", _content(ref("Health")))},
+        "/healthz": {"get": _open("Get that the process is alive", _content(ref("Health")))},
         "/readyz": {"get": ready},
         "/metrics": {"get": _open("Get the metrics of the process, for Prometheus", _content(TEXT, "text/plain"))},
         "/openapi.json": {"get": _open("Get this document", _content({"type": "object"}))},
@@ -248,7 +250,7 @@ def _operate() -> dict[str, Any]:
 
 
 def _open(summary: str, content: dict[str, Any]) -> dict[str, Any]:
-    return _operation("operate", summary, {"description": "The state of now", "content": content}, security=[])
+    return _operation("operate", summary, {"description": "The present state", "content": content}, security=[])
 
 
 # --- the admin API ---------------------------------------------------------------------------------------------------
@@ -278,7 +280,7 @@ def _admin() -> dict[str, Any]:
         BUDGETS: {
             "get": _read("List the project's budgets, and what is spent of them", "BudgetList"),
             "put": _manage(
-                "Set a budget, in place of the one for the same user, model and window",
+                "Set a budget; it replaces the one for the same user, model and window",
                 ref("Budget"),
                 _OWN,
                 body="BudgetBody",
@@ -303,7 +305,7 @@ def _manage(
     missing: bool = False,
 ) -> dict[str, Any]:
     ok = {
-        "description": "Success; a change is durable",
+        "description": "Success; the change is durable",
         "headers": {"Cache-Control": {"schema": {"const": "no-store"}}},
         "content": _content(schema),
     }

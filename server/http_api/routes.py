@@ -1,4 +1,4 @@
-"""The HTTP API: requests into `Batch`es and read parameters, receipts, answers and `Refused` into responses."""
+"""The routes of the HTTP API: turn requests into `Batch`es and parameters, results and `Refused` into responses."""
 
 import asyncio
 import logging
@@ -46,13 +46,13 @@ NAMELESS: Final = (
     "ask for GET /v1/users/?user_id=ID"
 )
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""What is answered also while there are too many connections."""
+"""Paths that are answered even while there are too many connections."""
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
 INLINE_IN: Final = 256 * 1024
 INLINE_OUT: Final = 1024 * 1024
-"""Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
+"""Bytes in and out up to which a body is inflated on the event loop: a thread would cost more."""
 
 GATE: Final = web.AppKey("gate", Gate)
 
@@ -65,24 +65,24 @@ def create_app(
     registry: CollectorRegistry | None = None,
     gather: Gather | None = None,
 ) -> web.Application:
-    """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics: what `gather`
-    makes of it, if it is there."""
-    door = _Door(services)
+    """Return the application, to be served by `make_runner`. A `desk` adds the admin API, a `registry` the metrics;
+    `gather` turns that registry into the one of all API processes."""
+    routes = _Routes(services)
     outer = [access_log.log_requests] if services.access_log else []
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
     app = web.Application(middlewares=[*outer, _answer_errors, _guard_keys(services)])
     app[GATE] = _make_gate(services)
-    app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
-    app.router.add_get("/v1/users", door.list_users)
-    app.router.add_get(USERS, door.get_user_by_parameter)
-    app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
-    app.router.add_get("/v1/costs", door.get_costs)
+    app.router.add_route("POST", "/v1/ingest", routes.ingest, expect_handler=_expect_later)
+    app.router.add_get("/v1/users", routes.list_users)
+    app.router.add_get(USERS, routes.get_user_by_parameter)
+    app.router.add_get(USERS + r"{user_id:[\s\S]+}", routes.get_user)
+    app.router.add_get("/v1/costs", routes.get_costs)
     app.router.add_get("/v1/stream/users", partial(stream_users, services), allow_head=False)
-    app.router.add_get("/v1/quota", door.get_quota)
-    app.router.add_get("/v1/budgets", door.get_budgets)
-    app.router.add_get("/healthz", door.healthz)
-    app.router.add_get("/readyz", door.readyz)
+    app.router.add_get("/v1/quota", routes.get_quota)
+    app.router.add_get("/v1/budgets", routes.get_budgets)
+    app.router.add_get("/healthz", routes.healthz)
+    app.router.add_get("/readyz", routes.readyz)
     static_files.add_routes(app)
     docs_page.add_routes(app)
     if registry is not None:
@@ -93,18 +93,18 @@ def create_app(
 
 
 def make_runner(app: web.Application, **bounds: Any) -> Runner:
-    """The runner the application needs; `bounds` are those of `Runner`."""
+    """Return the runner for an application of `create_app`; `bounds` are those of `Runner`."""
     return Runner(app, _server_logger(), app[GATE], **bounds)
 
 
 def _make_gate(services: Services) -> Gate:
-    """Its refusals are no requests, unless each request is to be logged or traced."""
+    """Return the gate. It refuses without parsing, unless each request is to be logged or traced."""
     watched = services.access_log or tracing.is_on()
     on_refused = None if watched else partial(services.intake.meters.refused, "http")
     return Gate(services.directory.owner_of, services.intake.pending, on_refused)
 
 
-class _Door:
+class _Routes:
     def __init__(self, services: Services) -> None:
         self._services = services
 
@@ -209,7 +209,7 @@ class _Door:
 
 
 async def _expect_later(_: web.Request) -> None:
-    """Instead of a 100 Continue before anything is known of the request: `_read_body` sends it."""
+    """Send no 100 Continue yet: `_read_body` does, once the request has been checked."""
 
 
 async def _read_body(request: web.Request, hold: Hold) -> bytes:
@@ -232,7 +232,7 @@ async def _read_body(request: web.Request, hold: Hold) -> bytes:
     except TimeoutError:
         raise Refused("bad_batch", f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds") from None
     except RequestPayloadError:
-        raise Refused("bad_batch", "The body breaks off or is not well framed") from None
+        raise Refused("bad_batch", "The body is cut off or not well framed") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -252,7 +252,7 @@ async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
 
 
 def _user_id(request: web.Request) -> str:
-    """What stands behind `/v1/users/`, decoded once; the router's own match would keep a `%2F` apart from a `/`."""
+    """Return what follows `/v1/users/`, decoded once; the router's match would leave `%2F` undecoded."""
     text = unquote(request.rel_url.raw_path.removeprefix(USERS))
     return text.encode(errors="replace").decode()
 
@@ -315,8 +315,8 @@ def _guard_keys(services: Services) -> Any:
     return guard_keys
 
 
-class _Unremarkable(logging.Filter):
-    """Keeps out of the log what only clients can cause: connections that end, requests that are not HTTP."""
+class _ClientFaults(logging.Filter):
+    """Keeps faults of clients out of the log: connections that end, requests that are not HTTP."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -326,5 +326,5 @@ class _Unremarkable(logging.Filter):
 def _server_logger() -> logging.Logger:
     logger = logging.getLogger("spendstream.http")
     if not logger.filters:
-        logger.addFilter(_Unremarkable())
+        logger.addFilter(_ClientFaults())
     return logger

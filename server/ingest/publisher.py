@@ -1,4 +1,4 @@
-"""The port to the log: take blocks, answer when they are durable."""
+"""The port to the log: append blocks of events, and return when they are durable."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -7,11 +7,11 @@ from processor.core.events.message import Block
 from server.errors import Refused
 
 Parts = Mapping[int, tuple[Block, Sequence[bytes]]]
-"""partition -> a request's block there and its events' original bytes."""
+"""partition -> a request's block of events there, and their original bytes."""
 
 
 Late = Callable[[dict[int, int] | None], None]
-"""What is told of parts whose publisher was cancelled: see `Publisher.publish`."""
+"""Called with the outcome of parts whose publisher was cancelled: see `Publisher.publish`."""
 
 
 def ignore(_: dict[int, int] | None) -> None:
@@ -19,7 +19,7 @@ def ignore(_: dict[int, int] | None) -> None:
 
 
 class NotPublished(Refused):
-    """Nothing of a batch is in the log, nor ever will be."""
+    """Nothing of a batch is in the log, or ever will be."""
 
     def __init__(self, message: str) -> None:
         super().__init__("unavailable", message, retry_after=1)
@@ -30,7 +30,7 @@ class Publisher(Protocol):
 
     @property
     def partitions(self) -> int:
-        """How many partitions the events topic has."""
+        """The number of partitions of the events topic."""
         ...
 
     @property
@@ -39,12 +39,12 @@ class Publisher(Protocol):
         ...
 
     async def publish(self, parts: Parts, size: int, late: Late = ignore) -> dict[int, int]:
-        """Append; returns partition -> offset once every part is durable. `size` is what the parts hold in bytes.
+        """Append the parts, of `size` bytes; return partition -> offset once every part is durable.
 
-        A caller that is cancelled is told by `late`, in the loop, what became of the parts it left behind: their
-        offsets, or None if some of them may be or become durable.
+        If the caller is cancelled, `late` is called in the event loop with the outcome: the offsets, or None if some of
+        the parts may be or become durable.
 
-        Raises `Refused("unavailable")` if the log cannot take them now; some parts may be durable all the same, so
-        the same events must be sent again, not others. As `NotPublished` if it is known that none is or will be.
+        Raises `Refused("unavailable")` if the log cannot store them now. Some parts may be durable nevertheless, so the
+        client must retry with the same events. Raises `NotPublished` if it is known that none is or will be.
         """
         ...
