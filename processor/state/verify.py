@@ -465,7 +465,7 @@ class Verification:
         if wrong:
             self._note(
                 "index",
-                f"the id index {self._index} lacks {wrong} of the {total} ids that it says to have, or has them with "
+                f"the id index {self._index} lacks {wrong} of the {total} ids that it should have, or has them with "
                 "another message",
             )
         claims_are_whole = not any(each.kind == "claims_missing" for each in self.problems)
