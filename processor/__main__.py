@@ -21,14 +21,14 @@ from processor.state.rebuild import remove_scratch
 from processor.wall_clock import now
 
 LOCK_PATIENCE: Final = 5.0
-"""Seconds to wait for a predecessor that is on its way out."""
+"""Seconds to wait for an earlier worker that is ending."""
 
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
 
 
 def main() -> int:
-    """Run the worker until SIGTERM; returns the exit code."""
+    """Run the worker until SIGTERM; return the exit code."""
     is_again = restart.pause()
     open_files.raise_limit()
     try:
@@ -75,13 +75,13 @@ async def _run(application: Application) -> int:
     await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         gc.collect()
-        gc.freeze()  # the rows live as long as the process: no use in walking them again
+        gc.freeze()  # the rows live as long as the process: collections need not walk them
         log.info("worker.ready", seconds=round(time.monotonic() - began, 2), partitions=application.partitions)
         print(json.dumps({"event": "ready", "role": "worker"}), flush=True)  # noqa: T201 - the ready line
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not stopped.done():
         log.critical("worker.crashed", error=repr(app.crash_reason))
-        # Faust's own shutdown could wait for what will not come; nothing is lost by a restart.
+        # Faust's own shutdown could wait for ever; a restart loses nothing.
         restart.end(EXIT_CRASHED)
     await application.applier.finish()
     if application.stage is not None:

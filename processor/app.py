@@ -1,4 +1,4 @@
-"""The Faust application: topics, the table and the agent. What it computes is in `core`; what it keeps in `state`."""
+"""The Faust application: topics, the table and the agent. `core` has what it computes, `state` what it keeps."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
-"""The process ends with it when its rows cannot be trusted; started again it reads them back."""
+"""Exit code of a process whose rows in memory cannot be trusted; the next start reads them back."""
 
 
 class TableManager(faust.tables.TableManager):
-    """Faust's own sleeps a second at the start, for tables that are made late. Ours are there before it begins."""
+    """Starts without the second that Faust's own class sleeps for late tables: ours exist before it starts."""
 
     async def on_start(self) -> None:
         if not self.should_stop:
@@ -45,7 +45,7 @@ class TableManager(faust.tables.TableManager):
 
 
 class Delivery:
-    """A Faust event as the applier takes it."""
+    """A Faust event in the form that the applier processes."""
 
     __slots__ = ("_event", "is_damaged", "key", "offset", "partition", "value")
 
@@ -63,7 +63,7 @@ class Delivery:
 
 
 class Application:
-    """The app and what the worker's process needs of it."""
+    """The Faust app, and the worker's parts around it."""
 
     def __init__(self, settings: Settings, clock: Any) -> None:
         self._address = address = LogAddress.of(settings)
@@ -83,10 +83,10 @@ class Application:
         """Partition number -> what this worker holds of it."""
         self.holder: Holder | None = None
         self.stage: UsersTopicPublisher | None = None
-        """The second stage; on the embedded log API processes have the same sums, and there is no other reader."""
+        """The publisher of the users topic; None on the embedded log, where only API processes read users' sums."""
         if address.kafka is not None:
             self.faust.spendstream = self.holder = self._hold(counts, standby=settings.standby)
-            load = None  # the holder does it, when the group says so
+            load = None  # the partitions of several workers are loaded when the group assigns them
         self.table = RowTable(
             self.faust,
             owned=self.owned,
@@ -156,7 +156,7 @@ class Application:
         await self.applier.flush()
 
     def _pause(self, number: int) -> None:
-        """Fetch no more messages of a partition."""
+        """Stop fetching messages of a partition."""
         consumer: Any = self.faust.consumer
         consumer.leave_out(TP(EVENTS, number))
 

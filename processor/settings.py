@@ -1,4 +1,4 @@
-"""Settings every role shares. They come from flags, then `SPENDSTREAM_*` variables, then a TOML file."""
+"""Settings that every role has. They come from flags, then `SPENDSTREAM_*` variables, then a TOML file."""
 
 import os
 import re
@@ -13,7 +13,7 @@ CONFIG_FILE = "spendstream.toml"
 
 
 class SettingsError(Exception):
-    """One or more settings are wrong; the text names each."""
+    """One or more settings are wrong; the text lists all of them."""
 
 
 def _broker(value: str) -> str:
@@ -36,7 +36,7 @@ _KAFKA = re.compile(r"kafka://[^\s;,/:]+(:[0-9]{1,5})?(;[^\s;,/:]+(:[0-9]{1,5})?
 
 
 class Settings(BaseSettings):
-    """What the worker needs to know, and every other role too."""
+    """The settings of the worker, which all other roles have too."""
 
     model_config = SettingsConfigDict(env_prefix="SPENDSTREAM_", extra="ignore")
 
@@ -45,15 +45,15 @@ class Settings(BaseSettings):
         "sqlite://", description="The log: sqlite:// (one file in the data directory) or kafka://host:port;host:port"
     )
     partitions: int | None = Field(
-        None, ge=1, le=1024, description="Partitions of the log; chosen once, when the log is made"
+        None, ge=1, le=1024, description="Partitions of the log; cannot be changed after the log is made"
     )
     dedupe_horizon: int = Field(0, ge=0, description="Days after which an event_id may be forgotten; 0: never")
     retention: int = Field(0, ge=0, le=36_500, description="Days after which events may be deleted; 0: never")
-    retention_interval: float = Field(60, ge=0.05, description="Seconds between two looks for events past retention")
+    retention_interval: float = Field(60, ge=0.05, description="Seconds between two checks for events past retention")
     flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
     kafka_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
         "spendstream.",
-        description="What the names of topics, consumer groups and transactional ids begin with: one for each product",
+        description="Prefix of the names of topics, consumer groups and transactional ids: one for each product",
     )
     kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
         None, description="How to speak to Kafka"
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         "auto", description="Form of the log's lines; auto is console on a terminal and json elsewhere"
     )
     traces: bool = Field(
-        False, description="Export OpenTelemetry traces by OTLP/HTTP; the OTEL_* variables say where to"
+        False, description="Export OpenTelemetry traces by OTLP/HTTP, to where the OTEL_* variables say"
     )
 
     @model_validator(mode="after")
@@ -103,7 +103,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(kind: type[S], **flags: Any) -> S:
-    """Read the settings; `flags` that are None were not given. Raises `SettingsError` that names every fault."""
+    """Read the settings; `flags` that are None were not given. Raises `SettingsError` with all faults."""
     try:
         settings = kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:

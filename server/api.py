@@ -1,4 +1,4 @@
-"""The role `api`: both APIs, the view they answer from, and the order in which all of it starts and stops."""
+"""The role `api`: builds both APIs and the view they answer from, in the order in which they start and stop."""
 
 import asyncio
 import errno
@@ -37,21 +37,16 @@ from server.http_api.connections import Budget, Runner, budget_of_process
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
 from server.ingest.log_publisher import LogPublisher
-from server.limits.caps import Caps, OwnCaps
+from server.limits.build import Leases, make_quotas
 from server.limits.cardinality import Cardinality
 from server.limits.connection_watch import ConnectionWatch
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.lease_follower import LeaseFollower
-from server.limits.leased_caps import LeasedCaps
 from server.limits.memory_budget import MemoryBudget
-from server.limits.monthly_usage import MonthlyUsage
-from server.limits.quotas import Quotas
-from server.limits.rates import OwnRates, SharedRates
-from server.limits.shared_caps import SharedCaps
 from server.live.feed import Feed
 from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
-from server.processes.siblings import QUOTAS, REQUESTS, ApiSibling
+from server.processes.siblings import ApiSibling
 from server.reads.read_service import ViewReads
 from server.services import Services
 from server.settings import ServerSettings
@@ -66,23 +61,23 @@ from server.tenancy.first_key import ensure_key
 from server.tenancy.freshness import DirectoryFreshness
 
 BIND_PATIENCE: Final = 3.0
-"""Seconds to wait for a port that a predecessor is just giving up."""
+"""Seconds to wait for a port that an earlier process is just releasing."""
 
 GRACE: Final = 3.0
 """Seconds that requests under way get to finish when the process is told to stop."""
 
 SETTLE_PATIENCE: Final = 5.0
-"""Seconds to wait for the end of the changelog when the events have lost theirs."""
+"""Seconds to wait until the changelog is read to its end, when the events have lost theirs."""
 
 COLLECT_AFTER: Final = (50_000, 20, 20)
-"""For `gc.set_threshold`. By Python's own (700, 10, 10), four thousand connections cost a twentieth of all time: each
-hundred events make objects enough for a collection, and whole ones walk all connections. Hardly any are cycles."""
+"""For `gc.set_threshold`. With Python's default (700, 10, 10) and four thousand connections, collections took 5 % of
+the time: a hundred events make enough objects for one, and full ones walk all connections. Hardly any are cycles."""
 
 T = TypeVar("T")
 
 
 async def run(settings: ServerSettings) -> None:
-    """Serve until SIGTERM. Raises `LogError`, or `OSError` for a port that cannot be had."""
+    """Serve until SIGTERM or SIGINT. Raises `LogError`, or `OSError` if it cannot listen on a port."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +102,7 @@ async def run(settings: ServerSettings) -> None:
         if budget.handshakes:
             handshakes = ConnectionWatch("http", budget.handshakes, counted=runner.admission.peers)
             stack.push_async_callback(_stop_reporting, asyncio.create_task(handshakes.run(port)))
-        stack.push_async_callback(_close_doors, runner, server)
+        stack.push_async_callback(_close_apis, runner, server)
         stack.callback(services.feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
@@ -115,7 +110,7 @@ async def run(settings: ServerSettings) -> None:
         await asyncio.wait({caught_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
             gc.collect()
-            gc.freeze()  # what is here by now stays: no use in walking it again and again beside a thousand requests
+            gc.freeze()  # these objects stay: collections need not walk them again
             gc.set_threshold(*COLLECT_AFTER)
             addresses = {"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"}
             get_logger().info("api.ready", **addresses)
@@ -135,7 +130,7 @@ async def _build(
     losses.check_directory(log)
     process = 0 if sibling is None else sibling.number
     mark = None
-    if address.kafka is not None:  # the embedded log loses all of its file, or nothing
+    if address.kafka is not None:  # the embedded log is one file: it cannot lose its end unnoticed
         mark = DirectoryMark(settings.data_dir / f"directory-{process}", log.identity)
         stack.callback(mark.close)
         mark.check(log, now())
@@ -147,17 +142,12 @@ async def _build(
         checkpointer = Checkpointer(settings.data_dir)
         checkpointer.start()
         stack.callback(checkpointer.stop)
-    book = stating = None
+    leases = marks = None
     if address.kafka is not None:
-        book = LeaseHoldings()
-        stating = LeaseStatements(address, book, now)
-        stack.push_async_callback(stating.leave)  # after everything is written
-        await stating.state()  # whoever grants leases knows of this process before it takes its first event
-        stack.push_async_callback(_stop_reporting, asyncio.create_task(stating.run()))
-    guard = book.check if book is not None else lambda: None
-    marks = None
-    if address.kafka is not None:  # the embedded log loses nothing that it has acknowledged, or all of its file
+        leases = await _state_leases(address, stack)
+        # Only a broker can come back with less than it has acknowledged.
         marks = settings.data_dir / f"acknowledged-{process}"
+    guard = leases.holdings.check if leases is not None else lambda: None
     publisher = LogPublisher(
         address, now, settings.max_pending_mib << 20, guard, lambda: dict(view.position), lambda: _settled(view), marks
     )
@@ -165,8 +155,8 @@ async def _build(
     keys = DirectoryFollower(address, directory, mark)
     follower = ViewFollower(address, publisher.partitions, view, now, lambda: _notify(loop, arrivals))
     followers = [keys, follower]
-    if book is not None:
-        followers.append(LeaseFollower(address, book, lambda: _notify(loop, arrivals)))
+    if leases is not None:
+        followers.append(LeaseFollower(address, leases.holdings, lambda: _notify(loop, arrivals)))
     for each in followers:
         each.start()
         stack.push_async_callback(asyncio.to_thread, each.stop)
@@ -192,19 +182,12 @@ async def _build(
         settings.max_rows,
     )
     pending = MemoryBudget(max(settings.max_pending_mib << 20, 2 * MAX_BODY))
-    rates = OwnRates() if sibling is None else SharedRates(sibling.table(REQUESTS))
-    usage = MonthlyUsage(view, publisher.log_end)
-    caps: Caps = OwnCaps(usage, directory)
-    lease = ""
-    if book is not None and stating is not None:
-        caps = stating.speaker = LeasedCaps(usage, directory, book, stating, lambda: keys.end)
-        lease = book.instance
-    elif sibling is not None:
-        caps = shared = SharedCaps(usage, directory, sibling, sibling.table(QUOTAS))
-        stack.push_async_callback(_stop_reporting, asyncio.create_task(shared.run()))
-        lease = sibling.name(sibling.number)
-    quotas = Quotas(arrivals, directory, usage, caps, rates=rates)
-    intake = Intake(publisher, quotas, now, pending, cardinality, lease, Meters(lambda: view.position), latest=latest)
+    quotas, name, background = make_quotas(
+        view, arrivals, directory, publisher.log_end, sibling, leases, lambda: keys.end
+    )
+    if background is not None:
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(background()))
+    intake = Intake(publisher, quotas, now, pending, cardinality, name, Meters(lambda: view.position), latest=latest)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     is_first = sibling is None or sibling.is_first
     if settings.alert_webhook is not None and settings.alert_secret is not None and is_first:
@@ -226,8 +209,19 @@ async def _build(
     return services, health, registry
 
 
+async def _state_leases(address: LogAddress, stack: AsyncExitStack) -> Leases:
+    """Start the statements of what this process needs, so that the grantor knows of it before its first event."""
+    holdings = LeaseHoldings()
+    statements = LeaseStatements(address, holdings, now)
+    stack.push_async_callback(statements.leave)  # after everything is written
+    await statements.state()
+    stack.push_async_callback(_stop_reporting, asyncio.create_task(statements.run()))
+    return Leases(holdings, statements)
+
+
 def _settled(view: View) -> dict[int, int]:
-    """What the tables contain by all that is in the changelog now, or as far as it could be read in time. Blocks."""
+    """Return what the tables contain (partition -> offset) once the changelog as of now is read; blocks for up to
+    `SETTLE_PATIENCE` seconds, then returns what is known."""
     asked, deadline = now(), time.monotonic() + SETTLE_PATIENCE
     while view.as_of <= asked and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -237,12 +231,12 @@ def _settled(view: View) -> dict[int, int]:
 def _notify(loop: asyncio.AbstractEventLoop, arrivals: Arrivals) -> None:
     try:
         loop.call_soon_threadsafe(arrivals.notify)
-    except RuntimeError:  # the loop has ended before the follower
+    except RuntimeError:  # the event loop has ended before the follower
         return
 
 
-async def _close_doors(runner: web.AppRunner, server: grpc.aio.Server) -> None:
-    """Both at once: requests under way on either get the same time to finish."""
+async def _close_apis(runner: web.AppRunner, server: grpc.aio.Server) -> None:
+    """Stop both at once: requests under way on either get the same time to finish."""
     await asyncio.gather(runner.cleanup(), server.stop(GRACE))
 
 
@@ -254,7 +248,7 @@ async def _serve_http(
     gather: Gather | None,
     budget: Budget,
 ) -> tuple[Runner, str, int]:
-    """With `gather`, that of several processes on one port."""
+    """Start the HTTP API; return its runner, host and port. With `gather` the port is shared by several processes."""
     runner = make_runner(create_app(services, desk, registry, gather), connections=budget.http)
     await runner.setup()
     host, port = split_bind(settings.http_bind)
@@ -269,7 +263,7 @@ async def _serve_http(
             raise OSError(error.errno, f"cannot use {files}: {why}; they are PEM files that go together") from error
     share = True if gather is not None else None
 
-    async def start() -> None:  # one that could not have its port cannot be started again
+    async def start() -> None:  # a site that could not bind its port cannot be started again, so make a new one
         await web.TCPSite(runner, host, port, ssl_context=context, backlog=budget.backlog, reuse_port=share).start()
 
     await _patiently(start, settings.http_bind)
@@ -287,7 +281,7 @@ async def _serve_grpc(
     async def start() -> tuple[grpc.aio.Server, int]:
         try:
             return await make_server(services, bind=settings.grpc_bind, tls=tls, share=share, connections=connections)
-        except RuntimeError as error:  # what gRPC raises for a port it cannot have
+        except RuntimeError as error:  # gRPC raises this if it cannot bind the port
             raise OSError(errno.EADDRINUSE, str(error)) from None
 
     server, port = await _patiently(start, settings.grpc_bind)
@@ -312,7 +306,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def _watch(health: LogHealth) -> None:
-    """Say in the log when the process becomes unready, and when it is ready again."""
+    """Log when the process becomes unready, and when it is ready again."""
     before: list[str] = []
     while True:
         await asyncio.sleep(1)

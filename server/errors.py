@@ -1,4 +1,4 @@
-"""Why a request is refused. No status code here: `status.py` has the one table of them."""
+"""Errors of requests: `Refused` for a whole request, `Rejection` for one event. `status.py` has their status codes."""
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -33,7 +33,7 @@ Reason = Literal[
 ]
 """The closed list of `reason` in error bodies, and in upper case of `ErrorInfo.reason` over gRPC. Clients branch on it.
 
-Those of the event store and its queries come with it; they are here so that the list that clients know does not grow.
+Those of the event store and its queries are not used yet; they are listed so that the list does not grow for clients.
 """
 
 RETRYABLE: Final[frozenset[Reason]] = frozenset(
@@ -47,11 +47,11 @@ RETRYABLE: Final[frozenset[Reason]] = frozenset(
         "not_yet_visible",
     }
 )
-"""The same request may succeed later; the others are permanent."""
+"""Reasons for which the same request may succeed later; the others are permanent."""
 
 
 class Rejection(Struct, frozen=True):
-    """One event that was not taken; the JSON form is the contract's `rejected[]` item."""
+    """One event that was rejected; its JSON form is an item of `rejected` in the answers."""
 
     line: int
     """Counts from 1 in the request as sent."""
@@ -62,7 +62,7 @@ class Rejection(Struct, frozen=True):
 
 
 class Refused(Exception):
-    """The whole request is refused and nothing of it was taken.
+    """A request that is refused as a whole: nothing of it was stored or charged.
 
     `retry_after` is in whole seconds, for retryable reasons only; `details` are further members of the error body.
     """

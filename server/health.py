@@ -1,4 +1,4 @@
-"""Whether this process can make events durable, and its tables are up to date: what `/readyz` says."""
+"""The health of an API process, for `/readyz` and `/metrics`: can it make events durable, are its tables up to date."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -15,15 +15,15 @@ from server.tenancy.directory import Directory
 from server.tenancy.freshness import DirectoryFreshness, always
 
 SHORT: Final = 2.0
-"""Seconds for which events may be missing from the tables before that is said to be so."""
+"""Seconds for which events may be missing from the tables before that is reported."""
 
 
 COUNT_EVERY: Final = 1.0
-"""Seconds between two counts of them."""
+"""Seconds between two counts of missing events."""
 
 
 class LogHealth:
-    """`Health`: can events be made durable, and does the worker get on with them?"""
+    """`Health` by the log and the tables: can events be made durable, and does the worker make progress?"""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class LogHealth:
         damage: Callable[[], DamagedRecord | None] = lambda: None,
         lost: Callable[[], Sequence[Lost]] = list,
     ) -> None:
-        """`damage` says which record of the tables or the directory cannot be read, if there is one; `lost`, what is
-        gone from the log."""
+        """`damage` returns which record of the tables or the directory cannot be read, if there is one; `lost` returns
+        what is gone from the log."""
         self._damage = damage
         self._lost = lost
         self._trust = trust or always()
@@ -60,13 +60,13 @@ class LogHealth:
         return self._caught_up
 
     def unready(self) -> Sequence[str]:
-        """See `Health.unready`. To be called often enough to notice a standstill: by the probes, or once a second."""
+        """See `Health.unready`. It has to be called at least once a second to notice that the worker stands still."""
         reasons = []
         if self._publisher.failure is not None:
             reasons.append(f"the log cannot take events: {self._publisher.failure}")
         damage = self._damage()
         if damage is not None:
-            reasons.append(f"the log cannot be read on: {damage}")
+            reasons.append(f"the log cannot be read any further: {damage}")
         if not self.caught_up:
             reasons.append("the tables have not caught up with the log yet")
         if not self._trust.is_fresh:
@@ -83,7 +83,7 @@ class LogHealth:
         return reasons
 
     def _missing(self) -> int:
-        """Events that the tables have lacked for a while: half a flush may be on its way here."""
+        """Return how many events the tables have lacked for `SHORT` seconds: for less, half a flush may be missing."""
         shortfall = self._find_shortfall()
         if shortfall is None:
             return 0
@@ -95,7 +95,7 @@ class LogHealth:
         return shortfall if lasted > SHORT else 0
 
     def _find_shortfall(self) -> int | None:
-        """`View.shortfall`, which adds up all projects, at most once in `COUNT_EVERY`, however often that is asked."""
+        """Return `View.shortfall`, computed at most once in `COUNT_EVERY` seconds: it sums over all projects."""
         now = self._monotonic()
         if self._counted_at is None or now - self._counted_at >= COUNT_EVERY:
             found = self._view.shortfall()
@@ -109,7 +109,7 @@ class LogHealth:
         return [each.text for each in self._lost()]
 
     def _standstill(self) -> float:
-        """Seconds without progress while events wait."""
+        """Return the seconds without progress of the worker while events wait."""
         now = self._monotonic()
         position = dict(self._view.position)
         if position != self._seen or self._view.contains(self._publisher.log_end()):
@@ -119,7 +119,7 @@ class LogHealth:
 
 
 class Signals:
-    """`State` of a process. `clock` gives microseconds since the epoch."""
+    """`State` of a process, for its metrics. `clock` returns microseconds since the epoch."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`x-ingest-position`: where a batch went, as an opaque token of URL-safe characters."""
+"""`x-ingest-position`: the position of a batch in the log, as an opaque token of URL-safe characters."""
 
 import re
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ _FORM = re.compile(r"([0-9a-f]{1,16})((?:_[0-9]{1,5}-[0-9]{1,13}){1,1024})").ful
 
 
 def encode(identity: str, position: Position) -> str:
-    """The token for a position in the log called `identity` (hex)."""
+    """Return the token for a position in the log with this `identity` (hex)."""
     return identity + "".join(f"_{partition}-{offset}" for partition, offset in sorted(position.items()))
 
 
 def decode(identity: str, token: str) -> dict[int, int]:
-    """Read a token back; raises `Refused` for anything this log did not give out."""
+    """Return the position of a token. Raises `Refused` for anything that `encode` did not make for this log."""
     match = _FORM(token)
     if match is None or match[1] != identity:
         raise Refused("bad_request", "not an ingest position of this server")

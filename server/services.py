@@ -1,4 +1,4 @@
-"""What the APIs need of a process: the ports behind HTTP and gRPC, and all of them in one place."""
+"""The services of a process that both APIs use: the ports behind HTTP and gRPC, gathered in `Services`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,20 +32,20 @@ class Reads(Protocol):
 
 
 class Health(Protocol):
-    """What the probes ask."""
+    """The health of the process, for the probes."""
 
     def unready(self) -> Sequence[str]:
-        """Why events cannot be taken now, a sentence each; empty when ready."""
+        """Return why the process is not ready, a sentence each; empty when it is."""
         ...
 
     def warnings(self) -> Sequence[str]:
-        """What an operator has to know though events can be taken, a sentence each: what is gone from the log."""
+        """Return what an operator has to know even if the process is ready, a sentence each: what the log has lost."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything an API needs; each API adds its protocol, and nothing else."""
+    """Everything that an API needs; each API only adds its protocol."""
 
     intake: Intake
     directory: Directory
@@ -54,7 +54,7 @@ class Services:
     clock: Callable[[], int]
     """Microseconds since the epoch."""
     handling: Handling = "partial"
-    """Where a request does not say."""
+    """The default for requests that do not choose."""
     feed: Feed = field(default_factory=Feed.of_nothing)
     bodies: MemoryBudget = field(default_factory=MemoryBudget)
     trust: DirectoryFreshness = field(default_factory=always)
@@ -63,7 +63,7 @@ class Services:
     """Whether each request and call is logged."""
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
-        """The key that `secret` opens.
+        """Return the key of `secret`.
 
         Raises `Refused`: unauthenticated, forbidden if it lacks `scope`, unavailable if the directory is out of date.
         """
@@ -73,7 +73,7 @@ class Services:
 
 
 def secret_of(api_key: str | None, authorization: str | None) -> str | None:
-    """The key a read shows: `x-api-key`, else `Authorization: Bearer`."""
+    """Return the secret of a read: that of `x-api-key`, else of `Authorization: Bearer`."""
     if api_key is not None or authorization is None:
         return api_key
     scheme, _, secret = authorization.strip().partition(" ")

@@ -1,4 +1,4 @@
-"""Settings of the API process, on top of those every role shares."""
+"""Settings of the API process and of `serve`, in addition to those that every role has."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def _webhook_secret(value: str | None) -> str | None:
 
 
 class ServerSettings(Settings):
-    """What `api` and `serve` need to know."""
+    """The settings of `api` and `serve`."""
 
     http_bind: Annotated[str, AfterValidator(_bind)] = Field(
         "127.0.0.1:8080", description="Address of the HTTP API, host:port; port 0 takes a free one"
@@ -58,7 +58,7 @@ class ServerSettings(Settings):
         description="API processes of `serve`, which share both ports: one for each core to use",
     )
     handling: Handling = Field(
-        "partial", description="How batches with bad lines are handled, where a request does not say"
+        "partial", description="How batches with bad lines are handled if a request does not choose"
     )
     bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
         None, description="A full lqt_ key to create on the first start, instead of a random one"
@@ -67,20 +67,20 @@ class ServerSettings(Settings):
         64, ge=1, le=4096, description="MiB of events that may wait for the disk before ingest answers 503"
     )
     max_lag: float = Field(
-        30, gt=0, description="Seconds the worker may stand still with work waiting before /readyz says so"
+        30, gt=0, description="Seconds without progress of the worker, with work waiting, after which /readyz is 503"
     )
     tls_cert: Path | None = Field(None, description="PEM certificate chain: TLS for both APIs")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate")
 
-    max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further ones are rejected")
-    max_models: int = Field(10_000, ge=1, description="Models of a project; events of further ones are rejected")
+    max_users: int = Field(10_000_000, ge=1, description="Users of a project; events of further users are rejected")
+    max_models: int = Field(10_000, ge=1, description="Models of a project; events of further models are rejected")
     max_environments: int = Field(
-        1_000, ge=1, description="Environments of a project; events of further ones are rejected"
+        1_000, ge=1, description="Environments of a project; events of further environments are rejected"
     )
     max_days: int = Field(
         4_000,
         ge=1,
-        description="UTC days that a project has events of, by their own time; events of further ones are rejected",
+        description="UTC days of a project's events, by their own time; events of further days are rejected",
     )
     max_rows: int = Field(
         20_000_000, ge=1, description="Rows of all kinds of a project; events that need new ones are rejected"
@@ -93,10 +93,10 @@ class ServerSettings(Settings):
         None, description="whsec_ and base64: the key that signs those notifications"
     )
     alert_allow_private: bool = Field(
-        False, description="Let the webhook be http://, and an address of this machine or network"
+        False, description="Allow a webhook with http://, or at an address of this machine or network"
     )
     access_log: bool = Field(False, description="Log a line for each request and gRPC call")
-    insecure: bool = Field(False, description="Listen beyond this machine without TLS, as behind a proxy")
+    insecure: bool = Field(False, description="Allow listening beyond this machine without TLS, as behind a proxy")
 
     @model_validator(mode="after")
     def _alerts_are_signed(self) -> Self:

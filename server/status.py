@@ -19,7 +19,7 @@ MAX_RETRY_AFTER: Final = 60
 NDJSON: Final = "application/x-ndjson"
 
 API_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Of every answer of the API: it is a tenant's data, for this client only, and never a page."""
+"""Headers of every answer of the API: it is a tenant's data, for this client only, and never a page."""
 
 POSITION: Final = "x-ingest-position"
 """The header of a receipt: a read with its value contains the batch."""
@@ -28,7 +28,7 @@ _Code = grpc.StatusCode
 
 
 class Status(NamedTuple):
-    """What becomes of a reason on both APIs; `meaning` is what the reference says of it."""
+    """The status codes of a reason on both APIs, and its meaning, as the reference has it."""
 
     http: int
     grpc: grpc.StatusCode
@@ -61,7 +61,7 @@ TABLE: Final[dict[Reason, Status]] = {
     "quota_exceeded": Status(429, _Code.RESOURCE_EXHAUSTED, "The organization's monthly quota is used up"),
     "internal": Status(500, _Code.INTERNAL, "A fault of the server; its log says more"),
     "event_store_off": Status(501, _Code.UNIMPLEMENTED, "The event store is switched off on this server"),
-    "unavailable": Status(503, _Code.UNAVAILABLE, "The server cannot take or answer it now; retry it unchanged"),
+    "unavailable": Status(503, _Code.UNAVAILABLE, "The server cannot accept or answer it now; retry it unchanged"),
     "disk_full": Status(503, _Code.UNAVAILABLE, "The disk has no room for it; retry it when there is"),
     "queries_busy": Status(503, _Code.UNAVAILABLE, "Too many queries of the project are waiting already; retry it"),
     "event_store_missing": Status(503, _Code.UNAVAILABLE, "The API process does not see the event store's directory"),
@@ -71,19 +71,22 @@ TABLE: Final[dict[Reason, Status]] = {
 }
 """In the order of the HTTP statuses."""
 
+UNKNOWN_EXPECTATION: Final = HTTPStatus.EXPECTATION_FAILED.value
+"""The answer to an `Expect` that is not 100-continue (RFC 9110, 10.1.1)."""
+UNKNOWN_TRANSFER_CODING: Final = HTTPStatus.NOT_IMPLEMENTED.value
+"""The answer to a transfer coding besides `chunked` (RFC 9112, 6.1)."""
+
 _OF_HTTP: Final[dict[int, Reason]] = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "too_large",
-    415: "unsupported_type",
-    417: "bad_request",  # Expect: what HTTP itself asks for has statuses that no reason has for its own
-    501: "unsupported_encoding",  # Transfer-Encoding: RFC 9112, 6.1
-    503: "unavailable",
+    **{
+        TABLE[reason].http: reason
+        for reason in ("bad_request", "not_found", "method_not_allowed", "too_large", "unsupported_type", "unavailable")
+    },
+    UNKNOWN_EXPECTATION: "bad_request",  # these two statuses have no reason of their own
+    UNKNOWN_TRANSFER_CODING: "unsupported_encoding",
 }
 
 _SUBJECTS: Final[dict[Reason, str]] = {"rate_limited": "key", "quota_exceeded": "organization"}
-"""Whose limit it was, in a `QuotaFailure`."""
+"""The subject of a `QuotaFailure`."""
 
 _HEADERS: Final[dict[Reason, dict[str, str]]] = {
     "unauthenticated": {"WWW-Authenticate": 'ApiKey realm="spendstream"'},  # RFC 9110 wants one with every 401
@@ -93,7 +96,7 @@ _HEADERS: Final[dict[Reason, dict[str, str]]] = {
 
 
 def retry_after(refused: Refused) -> int | None:
-    """Seconds to wait before the same request is sent again, 1 to 60; None if that would be of no use."""
+    """Return the seconds to wait before the request is retried, 1 to 60; None: a retry would not help."""
     return min(max(refused.retry_after or 1, 1), MAX_RETRY_AFTER) if refused.retryable else None
 
 
@@ -101,8 +104,8 @@ def retry_after(refused: Refused) -> int | None:
 
 
 def reason_of(status: int) -> Reason:
-    """Return the reason of an error answer that HTTP itself asks for: `status` is 400 to 599."""
-    return _OF_HTTP.get(status, "bad_request" if status < 500 else "internal")
+    """Return the reason nearest to a `status` of 400 to 599 that HTTP itself defines."""
+    return _OF_HTTP.get(status, "bad_request" if status < TABLE["internal"].http else "internal")
 
 
 @cache
@@ -112,22 +115,27 @@ def phrase_of(status: int) -> str:
 
 
 def http_headers(refused: Refused) -> dict[str, str]:
-    """What an error answer says besides its body."""
+    """Return the headers of an error answer that its reason asks for."""
     headers = dict(_HEADERS.get(refused.reason, ()))
     wait = retry_after(refused)
     return headers if wait is None else {**headers, "Retry-After": str(wait)}
 
 
+def error_members(refused: Refused) -> dict[str, Any]:
+    """Return the two members that every error body has."""
+    return {"error": refused.message, "reason": refused.reason}
+
+
 def http_body(refused: Refused) -> bytes:
-    """`{"error": ..., "reason": ...}` with the details; a refused batch always has its `rejected`, be it empty."""
-    body: dict[str, Any] = {"error": refused.message, "reason": refused.reason}
+    """Return the body of an error answer: `error`, `reason`, the details, and for a refused batch always `rejected`."""
+    body = error_members(refused)
     if refused.rejected or refused.reason == "bad_batch":
         body["rejected"] = refused.rejected
     return msgspec.json.encode({**body, **refused.details})
 
 
 def http_response(refused: Refused, *, close: bool = False) -> bytes:
-    """Return the whole response as bytes, for where there is no request to answer; `close`: the connection ends."""
+    """Return a whole HTTP response as bytes, where aiohttp has no request to answer; `close`: ends the connection."""
     status, body = HTTPStatus(TABLE[refused.reason].http), http_body(refused)
     headers = {"Content-Type": "application/json", **API_HEADERS, **http_headers(refused)}
     headers["Content-Length"] = str(len(body))
@@ -141,7 +149,8 @@ def http_response(refused: Refused, *, close: bool = False) -> bytes:
 
 
 def grpc_status(refused: Refused, room: int | None = None) -> status_pb2.Status:
-    """The rich status. `room` bounds the field violations in bytes: trailing metadata has to stay below 8 KiB."""
+    """Return the status with its details (`google.rpc`). `room` bounds the field violations in bytes, None: no bound:
+    trailing metadata has to stay below 8 KiB."""
     code = TABLE[refused.reason].grpc
     status = status_pb2.Status(code=code.value[0], message=refused.message)
     if code is _Code.INVALID_ARGUMENT:

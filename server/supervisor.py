@@ -1,8 +1,8 @@
 """`spendstream serve`: the API, in one process or several on the same ports, and the worker as child processes of one
 supervisor.
 
-A child that ends is started again, with backoff; when the supervisor ends, however it does, its children end within a
-second (processor/lifeline.py) and the kernel frees its lock.
+A child that ends is restarted, with backoff. When the supervisor ends, in whatever way, its children end within a
+second (processor/lifeline.py), and the kernel frees its lock.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ from server.settings import ServerSettings
 from server.tenancy.first_key import ensure_key
 
 STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
-"""Seconds that a child gets to drain before it is killed; one after the other, under ten in all."""
+"""Seconds that a child has to drain before it is killed; the roles stop one after the other, within ten in all."""
 
 FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 5.0
 STABLE: Final = 20.0
-"""Seconds after which a child counts as sound and its backoff starts anew."""
+"""Seconds of running after which a child's backoff starts anew."""
 
 EXIT_USAGE: Final = 2
 
@@ -45,19 +45,19 @@ KILLED: Final = "killed from outside: by the kernel where memory ran out (docs/o
 
 
 class Child:
-    """One role's process, again and again; `name` is what the log calls it."""
+    """The process of one role, restarted when it ends; `name` is its name in the log."""
 
     def __init__(self, role: str, environment: Mapping[str, str], lifeline_fd: int, name: str | None = None) -> None:
         self.role = role
         self.on_broken: Callable[[], None] = lambda: None
-        """Called when the child has ended because the log must not be used any more: no process may go on with it."""
+        """Called when the child has ended because the log's files were lost: no process may continue to use them."""
         self.on_damaged: Callable[[float], None] = lambda began: None
-        """Called when the child has ended because of rows that a start of the worker makes anew, with its own start."""
+        """Called, with the child's start, when it has ended because of rows that a start of the worker makes anew."""
         self.is_ready_since: float | None = None
-        """When (monotonic) the process that runs now said that it is ready."""
+        """When the present process printed its ready line (monotonic seconds); None: it has not yet."""
         self.environment = dict(environment)
         self.ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        """The first ready line, or `SystemExit` if the child says that it can never start."""
+        """The first ready line; `SystemExit` if the child has ended with the exit code for "cannot start"."""
         self._fd = lifeline_fd
         self._process: asyncio.subprocess.Process | None = None
         self._let_go = asyncio.Event()
@@ -112,7 +112,7 @@ class Child:
             self.is_ready_since = time.monotonic()
             if not self.ready.done():
                 self.ready.set_result(said)
-            for door in ("http", "grpc"):  # a child that comes back must be found where its predecessor was
+            for door in ("http", "grpc"):  # a restarted child has to listen on the same ports
                 if door in said:
                     self.environment[f"SPENDSTREAM_{door.upper()}_BIND"] = said[door]
 
@@ -121,12 +121,12 @@ class Child:
         self._let_go.set()
 
     def kill(self) -> None:
-        """End the child at once; `run` starts it again."""
+        """Kill the child; `run` restarts it."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
     async def stop(self) -> None:
-        """Let the child drain, then make sure that it is gone."""
+        """Stop the child: let it drain for `STOP_PATIENCE`, then kill it."""
         self.let_go()
         process = self._process
         if process is None or process.returncode is not None:
@@ -141,7 +141,7 @@ class Child:
 
 
 async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
-    """Serve until SIGTERM; returns the exit code. `environment` has the settings for the children."""
+    """Serve until SIGTERM or SIGINT; return the exit code. `environment` has the settings for the children."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(settings.data_dir / server_address.LOCK)
     lock.acquire(f"a server is running already on {settings.data_dir}: stop it, or name another data directory", LOOK)
@@ -169,8 +169,8 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
         finally:
             for child in children:  # a signal to the whole process group may have reached them already
                 child.let_go()
-            await asyncio.gather(*(api.stop() for api in apis))  # first no more events come in,
-            await worker.stop()  # then the worker has the last of them
+            await asyncio.gather(*(api.stop() for api in apis))  # first, so that no more events arrive
+            await worker.stop()
             for task in tasks:
                 task.cancel()
             os.close(write_end)
@@ -184,13 +184,13 @@ def _kill_all(children: Sequence[Child]) -> None:
 
 
 def _start_anew(worker: Child, before: float) -> None:
-    """A worker that was ready `before` reads no rows any more, and makes none anew; one that starts is about to."""
+    """Kill the worker if it was ready `before`: only a starting worker makes damaged rows anew."""
     if worker.is_ready_since is not None and worker.is_ready_since < before:
         worker.kill()
 
 
 async def _apis(settings: ServerSettings, environment: Mapping[str, str], fd: int, held: ExitStack) -> list[Child]:
-    """The API's processes. Several share two ports, which are `held` here as long as there is a server."""
+    """Return the API's processes. Several share two ports, which the supervisor reserves in `held`."""
     if settings.api_processes == 1:
         return [Child("api", environment, fd)]
     binds = {}

@@ -1,8 +1,8 @@
-"""Which time to believe when the wall clock jumps: a state machine over pairs of readings.
+"""The time to believe when the wall clock jumps: a state machine over pairs of readings.
 
-A reading is the wall clock and a clock that no one sets (`CLOCK_BOOTTIME`: it counts the time that the machine slept),
-both in microseconds. The believed time goes on by the second clock; the wall clock is followed for as long as it agrees
-with that. Nothing here reads a clock, and no reading is ever refused: there is always a time to stamp an arrival with.
+A reading is the wall clock and a clock that is never set (`CLOCK_BOOTTIME`, which counts the time that the machine
+slept), both in microseconds. The believed time advances by the second clock; the wall clock is followed while it agrees
+with that. Nothing here reads a clock, and every reading gives a time, so that arrivals can always be stamped.
 """
 
 from typing import Final
@@ -13,18 +13,18 @@ MAX_STEP: Final = 5 * MINUTE
 """A step of the wall clock that is followed at once, in microseconds: more than clocks drift, and than NTP slews."""
 
 PROOF: Final = MINUTE
-"""For how long a wall clock that has jumped ahead must go on evenly before it is followed, in microseconds."""
+"""Microseconds for which a wall clock that has jumped ahead must advance evenly before it is followed."""
 
 WOBBLE: Final = SECOND
-"""How far from even that may be, in microseconds."""
+"""Microseconds by which an even advance may deviate."""
 
 
 class BelievedTime:
-    """The time to go by. The first wall time is believed: a start has nothing to compare it with.
+    """The believed time. The first wall time is believed, as a start has nothing to compare it with.
 
-    - Up to `MAX_STEP` ahead, and any step back, is followed at once. What was stamped by a clock that ran ahead is
-      wrong already; to go on with it would only add to that.
-    - Further ahead the time goes on as it was, until the wall clock has kept to its new time for `PROOF`.
+    - A step ahead of up to `MAX_STEP`, and any step back, is followed at once. What was stamped by a clock that ran
+      ahead is wrong already; continuing with that time would only add to it.
+    - After a larger step ahead the old time continues, until the wall clock has kept its new time for `PROOF`.
     - A wall clock that steps back, and within `PROOF` returns to the time it came from, is followed at once.
     """
 
@@ -33,7 +33,7 @@ class BelievedTime:
     def __init__(self) -> None:
         self._at = 0
         self._uptime: int | None = None
-        """Both of the last reading."""
+        """The uptime of the last reading; `_at` is the believed time then."""
         self._jump: int | None = None
         """Wall clock less uptime, once that is too far ahead."""
         self._even_since = 0
@@ -43,11 +43,11 @@ class BelievedTime:
         self._former_until = 0
         """The uptime at which that is forgotten."""
         self.latest = 0
-        """The last instant that it may be at the last reading, if any of the clocks is right: nothing later than this
-        can be said to lie in the future."""
+        """The latest instant that it may be at the last reading, if any of the clocks is right: only later instants are
+        certainly in the future."""
 
     def read(self, wall: int, uptime: int) -> int:
-        """Take in a reading; returns the time to believe. `uptime` never goes back."""
+        """Apply a reading and return the time to believe. `uptime` never goes back."""
         believed = wall
         if self._uptime is not None:
             believed = self._next(wall, uptime, self._at + max(uptime - self._uptime, 0))

@@ -29,7 +29,7 @@ _convert = msgspec.convert
 
 
 def parse_timestamp(text: str) -> int:
-    """Read RFC 3339 with `Z` or an offset as microseconds since the epoch; digits below are cut, not rounded.
+    """Read RFC 3339 with `Z` or an offset as microseconds since the epoch; further digits are truncated.
 
     Raises `ValueError` for any other form. A leap second, `23:59:60` UTC on the last day of June or December (RFC 3339,
     5.7), has no instant of its own: it is the last microsecond before it ends, of `23:59:59`.
@@ -50,7 +50,7 @@ def parse_timestamp(text: str) -> int:
 
 MAX_MINUTES = 4096
 _minutes: dict[str, int] = {}
-"""What minutes came to lately: `2026-04-20T10:00:` -> microseconds. Most events carry a time of the last few."""
+"""A cache of recent minutes: `2026-04-20T10:00:` -> microseconds. Most events have a time within the last few."""
 _SECONDS = {f"{second:02d}.": second * SECOND for second in range(60)}
 _MILLIS = {f"{milli:03d}": milli * 1000 for milli in range(1000)}
 
@@ -79,7 +79,7 @@ _LEAP = re.compile(r"(.{10}[Tt ][0-9]{2}:[0-9]{2}:)60(?:\.[0-9]+)?([Zz]|[+-][0-9
 
 
 def _leap_second(before: str) -> int:
-    """The last microsecond of the second `before`, if a leap second can follow it."""
+    """Return the last microsecond of the second `before`, if a leap second can follow it."""
     at = _parse(before)
     moment = EPOCH + timedelta(microseconds=at)
     if at % DAY != DAY - SECOND or (moment.month, moment.day) not in _LEAP_DAYS:

@@ -1,4 +1,4 @@
-"""Growing arrays of records, without a long pause at any size and without an object for each record."""
+"""Arrays of records that grow without long pauses at any size, and without an object for each record."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -16,15 +16,15 @@ SIZE: Final = 1 << BITS
 FIRST: Final = 256
 
 Part = tuple[Records, I64, Any]
-"""A segment, the places in it, and which of the numbers asked for they are (an index into those)."""
+"""A segment, indexes into it, and for each the index into the numbers that were asked for."""
 
 
 class Segments:
-    """Records numbered from 0. The first segment grows by doubling, the others are made at their full size and cost
-    memory only as they are filled: so no step copies more than half a segment."""
+    """Records numbered from 0. The first segment grows by doubling; the others have their full size from the start but
+    use memory only as they are filled. So no step copies more than half a segment."""
 
     def __init__(self, empty: Records) -> None:
-        """`empty`, of shape (), is what a new record holds."""
+        """`empty`, of shape (), is the value of a new record."""
         self._plain = np.dtype(f"V{empty.dtype.itemsize}")  # whole records: numpy copies structured ones by field
         self._empty = empty
         self._parts: list[Records] = [np.empty(FIRST, empty.dtype)]
@@ -34,7 +34,7 @@ class Segments:
         return self._length
 
     def extend(self, count: int) -> I64:
-        """Add `count` empty records; returns their numbers."""
+        """Add `count` empty records; return their numbers."""
         first, self._length = self._length, self._length + count
         if len(self._parts) == 1 and len(self._parts[0]) < min(self._length, SIZE):
             grown = np.empty(min(SIZE, 1 << (self._length - 1).bit_length()), self._empty.dtype)
@@ -49,7 +49,7 @@ class Segments:
         return np.arange(first, self._length)
 
     def split(self, numbers: I64) -> Iterator[Part]:
-        """Where the records with these numbers are, a segment at a time."""
+        """Yield where the records with these numbers are, one segment after the other."""
         if len(self._parts) == 1:
             yield self._parts[0], numbers, slice(None)
             return
@@ -59,7 +59,7 @@ class Segments:
             yield self._parts[home], numbers[which] & (SIZE - 1), which
 
     def take(self, numbers: I64) -> Records:
-        """A copy of the records with these numbers."""
+        """Return a copy of the records with these numbers."""
         if len(self._parts) == 1:
             return self._parts[0].take(numbers)
         found = np.empty(len(numbers), self._empty.dtype)
@@ -69,7 +69,7 @@ class Segments:
         return found
 
     def column(self, name: str, numbers: I64, *, ascending: bool = False) -> NDArray[Any]:
-        """A copy of one field of the records with these numbers; quicker if they are known to be `ascending`."""
+        """Return a copy of one field of the records with these numbers; faster if they are known to be `ascending`."""
         found = np.empty(len(numbers), self._empty.dtype[name])
         if ascending:
             ends = np.searchsorted(numbers, np.arange(len(self._parts) + 1) << BITS).tolist()
@@ -82,7 +82,7 @@ class Segments:
         return found
 
     def item(self, name: str, number: int) -> int:
-        """One field, a whole number, of one record."""
+        """Return one integer field of one record."""
         return int(self._parts[number >> BITS][name][number & (SIZE - 1)])
 
     def put(self, numbers: I64, records: Records) -> None:

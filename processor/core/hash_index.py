@@ -1,8 +1,8 @@
-"""Which number a key has: a table in arrays, asked for a whole batch of keys at a time.
+"""A hash index in arrays: the number of each key, looked up for a whole batch of keys at a time.
 
-A key is known by 128 bits of hash, not kept itself. 64 of them are Python's own hash (SipHash, keyed at random in each
-process, so that no sender can choose keys that meet), 64 are XXH3. Among ten million keys two meet with a probability
-of about 10^-25.
+A key is identified by 128 bits of hash; the key itself is not kept. 64 of them are Python's own hash (SipHash, keyed at
+random in each process, so that no client can choose keys that collide), 64 are XXH3. Among ten million keys the
+probability of a collision is about 10^-25.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ HASH: Final = np.dtype([("low", "<u8"), ("high", "<u8")])
 LOAD: Final = 0.5
 FIRST: Final = 1024
 MOVED: Final = 4096
-"""Keys that go to a larger table with each batch, at least; so growing never pauses."""
+"""Least keys that move to a larger table with each batch, so that growing never pauses."""
 
 _NUMBER: Final = np.uint64(0xFFFF_FFFF)
 _HALF: Final = np.uint64(32)
@@ -26,7 +26,7 @@ U64 = NDArray[np.uint64]
 
 
 def hashes_of(keys: Collection[Any], texts: Collection[bytes] | None = None) -> Records:
-    """The hashes of keys; `texts` are their bytes, if the keys are something else."""
+    """Return the hashes of keys; `texts` are their bytes, if the keys have another type."""
     found = np.empty(len(keys), HASH)
     found["low"] = np.fromiter(map(hash, keys), np.int64, len(keys)).view(np.uint64)
     found["high"] = np.fromiter(map(xxhash.xxh3_64_intdigest, keys if texts is None else texts), np.uint64, len(keys))
@@ -34,9 +34,9 @@ def hashes_of(keys: Collection[Any], texts: Collection[bytes] | None = None) -> 
 
 
 class HashIndex:
-    """Numbers keys from 0 in the order in which they come. Open addressing with a step of the key's own, so that the
-    longest way of a batch stays short; a word of the table is the upper half of a hash and the key's number plus 1 (0:
-    empty). 16 to 32 bytes a key, half as much again while it grows, and 16 for the hash."""
+    """Numbers keys from 0 in the order in which they are added. Open addressing with a step that depends on the key, so
+    that the longest probe of a batch stays short. A word of the table is the upper half of a hash and the key's number
+    plus 1 (0: empty). 16 to 32 bytes a key, half as much again while it grows, and 16 for the hash."""
 
     def __init__(self) -> None:
         self._hashes = Segments(np.zeros((), HASH))
@@ -48,7 +48,7 @@ class HashIndex:
         return len(self._hashes)
 
     def find(self, hashes: Records) -> I64:
-        """The number of each key, or -1."""
+        """Return the number of each key; -1: unknown."""
         found = self._probe(self._table, hashes)
         if self._old is not None:
             missing = np.flatnonzero(found < 0)
@@ -57,7 +57,7 @@ class HashIndex:
         return found
 
     def add(self, hashes: Records) -> I64:
-        """Number keys that are not in the index yet, no two the same."""
+        """Add distinct keys that are not in the index yet; return their numbers."""
         numbers = self._hashes.extend(len(hashes))
         self._hashes.put(numbers, hashes)
         size = len(self._table)
@@ -110,13 +110,13 @@ class HashIndex:
         at, step = low & mask, _steps(hashes)
         while len(words):
             free = np.flatnonzero(table[at] == 0)
-            table[at[free]] = words[free]  # of several that want one place, the last gets it
+            table[at[free]] = words[free]  # of several keys for one place the last one gets it
             left = np.flatnonzero(table[at] != words)
             words, step = words[left], step[left]
             at = (at[left] + step) & mask
 
 
 def _steps(hashes: Records) -> U64:
-    """Odd, so that every place of the table is met."""
+    """Return an odd step for each key, so that its probe visits every place of the table."""
     steps: U64 = hashes["high"] | np.uint64(1)
     return steps

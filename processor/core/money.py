@@ -29,7 +29,9 @@ def parse_cost(text: str) -> int:
     `ValueError` if `text` is not a finite decimal number.
     """
     whole, _, frac = text.partition(".")
-    if len(whole) < 7 and whole.isdecimal() and whole.isascii():  # the usual "0.0034"; below the maximum by its length
+    if (
+        len(whole) < 7 and whole.isdecimal() and whole.isascii()
+    ):  # the usual "0.0034"; its length keeps it below the maximum
         if not frac:
             if len(whole) == len(text):
                 return int(whole) * PICO

@@ -1,4 +1,4 @@
-"""Text that came from outside, made harmless to print: what a terminal obeys or does not show becomes an escape."""
+"""Make text from outside safe to print: control characters and invisible characters become escapes."""
 
 import re
 from typing import Final
@@ -20,7 +20,7 @@ _SHORT: Final = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
 def escape(character: str) -> str:
-    r"""The escape of one character, as in a Python string: `\n`, `\x1b`, `\u202e`, `\U000e0041`."""
+    r"""Return the escape of one character, as in a Python string: `\n`, `\x1b`, `\u202e`, `\U000e0041`."""
     code = ord(character)
     if character in _SHORT:
         return _SHORT[character]
@@ -30,7 +30,7 @@ def escape(character: str) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with every hidden character as its escape. Line breaks and tabs are hidden characters too."""
+    """Return `text` with every hidden character as its escape. Line breaks and tabs count as hidden."""
     return HIDDEN.sub(lambda found: escape(found[0]), text)
 
 

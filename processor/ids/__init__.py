@@ -1,1 +1,1 @@
-"""The id index: every claim of a partition, for ever, on disk. A storage engine. May import the core only."""
+"""The id index: a storage engine for every claim of a partition, on disk for ever. May import the core only."""

@@ -1,11 +1,11 @@
-"""One range of addresses in which tables lie side by side, so that one gather reads from all of them.
+"""One range of addresses with tables side by side, so that one gather reads from all of them.
 
 numpy gathers from one array at a time, and a call costs as much as a hundred keys: with an array for each segment a
-batch would pay that for every segment. Here all of them are one array, and where a segment lies is a number.
+batch would pay that for every segment. Here all segments are one array, and a segment is an index into it.
 
-The range is chosen far from where the system puts mappings of its own, and is not reserved: a reservation would count
-against a limit of the address space (`ulimit -v`). So an index takes as many addresses as it has tables. A table is put
-at its place only if nothing else is there.
+The range is chosen far from where the system puts its own mappings, and is not reserved: a reservation would count
+against a limit of the address space (`ulimit -v`). So an index uses only the addresses of its tables. A table is mapped
+only if nothing else is at its place.
 """
 
 import ctypes
@@ -23,17 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZE: Final = 1 << 38
-"""Bytes of a range: addresses, not memory. Seven thousand million ids."""
+"""Bytes of a range: addresses, not memory. Enough for seven thousand million ids."""
 LEAST: Final = 1 << 32
+"""The smallest range that is used where the system has fewer addresses."""
 DISTANCE: Final = 4
-"""How many ranges lie between the first one and where the system puts its own mappings, which grow downwards."""
+"""Ranges between the first one and the system's own mappings, which grow downwards."""
 ALIGNMENT: Final = 1 << 21
 """Tables begin at multiples of it: the size of a huge page."""
 SPARE: Final = 64 << 20
-"""Bytes of addresses that a message about a limit adds to what is needed now."""
+"""Bytes of addresses that an error about a limit recommends beyond what is needed now."""
 
 UNIT: Final = np.dtype((np.void, 32))
-"""Half a cache line: the widest item that `take` copies without a call for each."""
+"""Half a cache line: the widest item that numpy's `take` copies without a call for each."""
 REST: Final = np.dtype((np.void, 20))
 """Five words."""
 
@@ -48,13 +49,13 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Arena:
-    """Tables mapped side by side. What is not mapped must not be touched: that ends the process.
+    """Tables mapped side by side. Touching an address that is not mapped ends the process.
 
-    The addresses are given back when the arena and every array made of it are gone, so none ever dangles.
+    The addresses are released when the arena and every array made from it are gone, so no array dangles.
     """
 
     def __init__(self) -> None:
-        """Choose a range. Raises `OSError` if the process has no free one."""
+        """Choose a range. Raises `OSError` if the process has no free range."""
         self._address, self._size = _ranges.acquire()
         self._mapped: list[tuple[int, int]] = []
         block = (ctypes.c_char * self._size).from_address(self._address)
@@ -66,9 +67,9 @@ class Arena:
         self._end = 0
 
     def allocate(self, length: int) -> int:
-        """Map zeroed memory after the last table; returns its distance from the beginning in bytes.
+        """Map zeroed memory after the last table; return its offset in the arena, in bytes.
 
-        Raises `OSError` if the process may not have that much: the text says how much is needed.
+        Raises `OSError` if the process may not map that much; the text says how much is needed.
         """
         start = self._place(length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
         if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -76,21 +77,21 @@ class Arena:
         return start
 
     def map_file(self, descriptor: int, length: int) -> int:
-        """Map a file after the last table, for reading only; returns its distance from the beginning in bytes.
+        """Map a file after the last table, read-only; return its offset in the arena, in bytes.
 
         Raises `OSError`. The file may be closed afterwards; it must keep its length.
         """
         return self._place(length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor)
 
     def replace(self, start: int, length: int, descriptor: int) -> None:
-        """Put a file of the same content in the place of what `allocate` returned, whose memory is given back.
+        """Map a file of the same content over what `allocate` returned, which frees that memory.
 
-        Readers do not notice: the system changes the mapping in one step. Raises `OSError`.
+        Readers do not notice: the system replaces the mapping in one step. Raises `OSError`.
         """
         _map(self._address + start, length, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor)
 
     def advise(self, start: int, length: int, advice: int) -> None:
-        """`madvise` on a table; a refusal is no fault."""
+        """Call `madvise` on a table; ignore an error."""
         _libc.madvise(self._address + start, length, advice)
 
     def _place(self, length: int, protection: int, flags: int, descriptor: int) -> int:
@@ -102,7 +103,7 @@ class Arena:
             found = _map(address, length, protection, flags, descriptor)
         except OSError as error:
             raise OSError(error.errno, f"{_need(length)}: {error.strerror}") from error
-        if found != address:  # without MAP_FIXED an address is a wish, granted if nothing is there
+        if found != address:  # without MAP_FIXED the address is a hint, used if nothing else is mapped there
             _libc.munmap(found, length)
             raise OSError(
                 errno.ENOMEM, f"addresses of the id index are taken by something else in this process ({address:#x})"
@@ -113,7 +114,7 @@ class Arena:
 
 
 class _Ranges:
-    """Ranges of addresses of this process, none given to two arenas at a time."""
+    """Allocates ranges of addresses of this process to arenas."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -122,7 +123,7 @@ class _Ranges:
         self._next: int | None = None
 
     def acquire(self) -> tuple[int, int]:
-        """The beginning of a range and its size."""
+        """Return the beginning of a free range, and its size."""
         with self._lock:
             if self._free:
                 return self._free.pop(), self._size
@@ -137,12 +138,12 @@ class _Ranges:
             return found, self._size
 
     def release(self, address: int) -> None:
-        """A range of which nothing is mapped any more."""
+        """Return a range, of which nothing is mapped, to the free ones."""
         with self._lock:
             self._free.append(address)
 
     def _first(self) -> int:
-        """Where the first range begins: the largest that fits in what addresses this machine has."""
+        """Return where the first range begins; reduces the size of ranges to what this machine's addresses allow."""
         top = _map(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
         _libc.munmap(top, mmap.PAGESIZE)
         while self._size >= LEAST:
@@ -153,7 +154,7 @@ class _Ranges:
         raise OSError(errno.ENOMEM, "this process has no range of free addresses for the id index")
 
     def _fits(self, address: int) -> bool:
-        """Whether the system gives out addresses from the range's beginning to its end, as far as two pages tell."""
+        """Return whether the system maps the first and the last page of the range."""
         for page in (address, address + self._size - mmap.PAGESIZE):
             try:
                 found = _map(page, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)

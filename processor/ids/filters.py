@@ -1,19 +1,19 @@
-"""In which of the older segments an id may be: Bloom filters of many segments, read for all of them at once.
+"""Bloom filters of many segments, read for all of them at once: which of the older segments may have an id.
 
-A filter is an array of rows, and bit j of every row belongs to one segment: an id's four rows, taken together with `&`,
-have a bit for every segment that may have the id. So a new id costs four gathers for eight segments or for sixty-four,
-and each of them says falsely "maybe" once in a hundred times. The four rows are within one page of memory.
+A filter is an array of rows, and bit j of every row belongs to one segment: the `&` of an id's four rows has a bit for
+every segment that may have the id. So a new id costs four gathers, be it for eight segments or for sixty-four. Each
+segment gives a false positive once in a hundred times. The four rows are within one page of memory.
 
-A filter that forgot an id would count an event twice, so a bit is trusted only when it is known to be complete:
+A filter that lacked an id would let an event count twice, so a bit is trusted only when it is known to be complete:
 
-- A segment gets its bit when it is in a file that a checkpoint names, from its table, in a thread of its own; until
+- A segment gets its bit, from its table and in a separate thread, once it is in a file that a checkpoint names; until
   then every search looks into the segment itself.
-- The filter is flushed before a checkpoint names the bit, with a digest of the rows as they are under all bits that it
-  names (`digest`). A filter whose rows do not have that digest at the next start is thrown away, and made again from
-  its segments. A bit that no checkpoint names is not in the digest and not trusted: bits are only ever set, so what is
-  left over may only say "maybe" too often.
-- What one segment's bits are does not depend on the others': a page of which the disk has the older state, or half of
-  each, has all bits of the segments that were named before.
+- The filter is flushed before a checkpoint names the bit, with a digest of the rows under all bits that it names
+  (`digest`). A filter whose rows do not have that digest at the next start is deleted and made again from its segments.
+  A bit that no checkpoint names is not in the digest and not trusted: bits are only ever set, so leftover bits can only
+  add false positives.
+- One segment's bits do not depend on those of others: a page of which the disk has the older state, or half of each,
+  has all bits of the segments that were named before.
 """
 
 import json
@@ -31,27 +31,27 @@ from processor.core.partitioning import U64
 from processor.ids.segment_file import HEADER, Numbers, Secret
 
 WIDTHS: Final = (16, 64)
-"""Segments of the first filter, and of all others. Each costs a search four gathers however many it is
-for, and the disk ten bits an id of as many full segments from its first one on.
+"""Segments of the first filter, and of each later one. A filter costs a search four gathers whatever its width; its
+file has ten bits an id for all of its segments from the start.
 """
 ROWS_PER_PLACE: Final = 8
 """Rows for each place of the largest segment: ten bits an id."""
 SPOTS: Final = 4
 """Rows that an id sets."""
 BLOCK: Final = 512
-"""Rows among which those of an id are. With 64 bits a row it is a page."""
+"""Rows of a block; the rows of one id are within one block. With 64 bits a row it is a page."""
 _BLOCK_BITS: Final = BLOCK.bit_length() - 1
 _READ: Final = 1 << 22
 """Bytes read at a time when a file is opened."""
 _PART: Final = 1 << 19
-"""Rows of which the digest is made at a time, and zeros written."""
+"""Rows that are hashed together, and zeros that are written together."""
 
 
 class Filter:
-    """One file: `rows` rows, a power of two, of `width` bits each. One thread may set bits while others look."""
+    """A filter in a file: `rows` rows, a power of two, of `width` bits. One thread may set bits while others read."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing filter. Raises `OSError`, `ValueError`, `KeyError` or `TypeError` if it is none."""
+        """Open an existing file. Raises `OSError`, `ValueError`, `KeyError` or `TypeError` if it is not a filter."""
         with path.open("r+b", buffering=0) as file:
             header = json.loads(file.read(HEADER).rstrip(b"\0"))
             self.path = path
@@ -59,14 +59,14 @@ class Filter:
             self.secret: Secret = header["multiplier"], header["twist"]
             self.header = header
             rows: int = header["rows"]
-            while file.read(_READ):  # where the disk gives an error, a page fault would end the process
+            while file.read(_READ):  # a read error raises here; in a page fault it would end the process
                 pass
             mapped = mmap.mmap(file.fileno(), HEADER + rows * self.width // 8)
         self._rows: NDArray[Any] = np.frombuffer(mapped, f"<u{self.width // 8}", rows, HEADER)
 
     @classmethod
     def create(cls, path: Path, rows: int, width: int, secret: Secret) -> "Filter":
-        """Make an empty one; it appears under its name whole or not at all. Raises `OSError` when the disk is full."""
+        """Make an empty filter; it appears at `path` whole or not at all. Raises `OSError` when the disk is full."""
         draft = path.with_name(path.name + ".new")
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -81,11 +81,11 @@ class Filter:
         return cls(path)
 
     def agrees(self, other: "Filter") -> bool:
-        """Whether a key has the same rows here and there."""
+        """Return whether every key has the same rows in both filters."""
         return (len(self._rows), self.secret) == (len(other._rows), other.secret)  # noqa: SLF001 - of its own class
 
     def spots(self, keys: U64) -> list[Numbers]:
-        """The rows of each key, in all filters that agree with this one."""
+        """Return the `SPOTS` rows of each key, the same in all filters that agree with this one."""
         multiplier, twist = np.uint64(self.secret[0]), np.uint64(self.secret[1])
         mixed = (keys[:, 0] ^ (keys[:, 1] * multiplier) ^ twist) * multiplier
         mixed ^= mixed >> np.uint64(32)
@@ -97,7 +97,7 @@ class Filter:
         return [(block | (mixed >> np.uint64(shift) & within)).view(np.int64) for shift in shifts[:SPOTS]]
 
     def look(self, spots: list[Numbers], trusted: int) -> tuple[Numbers, Numbers]:
-        """Pairs (number of the key, bit) for all trusted bits that say that they may have the key."""
+        """Return two arrays: numbers of keys, and for each a trusted bit whose segment may have that key."""
         mask = self._rows.take(spots[0])
         for each in spots[1:]:
             mask &= self._rows.take(each)
@@ -113,7 +113,7 @@ class Filter:
             self._rows[each] |= value
 
     def digest(self, trusted: int) -> str:
-        """Of the header, and of all rows as they are under the trusted bits; hex. Other bits may change meanwhile."""
+        """Return a hex digest of the header and of all rows under the trusted bits. Other bits may change meanwhile."""
         found = xxhash.xxh3_128(json.dumps(self.header, sort_keys=True).encode())
         mask = self._rows.dtype.type(trusted)
         for start in range(0, len(self._rows), _PART):
@@ -121,9 +121,9 @@ class Filter:
         return found.hexdigest()
 
     def sync(self) -> None:
-        """Flush to the disk. Blocks, without the GIL, which `mmap.flush` would keep.
+        """Flush to the disk. Blocks without holding the GIL, unlike `mmap.flush`.
 
-        Raises `OSError`: then no bit of the file is to be trusted any more in a later process.
+        Raises `OSError`: then a later process must not trust any bit of the file.
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -133,21 +133,21 @@ class Filter:
 
 
 def next_place(taken: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """The filter and the bit for the next segment, after those that are `taken`."""
+    """Return the filter and the bit for the next segment, after those in `taken`."""
     number, bit = max(taken, default=(0, -1))
     return (number, bit + 1) if bit + 1 < width_of(number) else (number + 1, 0)
 
 
 def width_of(number: int) -> int:
-    """Segments that the filter of this number is for."""
+    """Return how many segments the filter of this number is for."""
     return WIDTHS[min(number, len(WIDTHS) - 1)]
 
 
 def _fill(fd: int, header: bytes, size: int) -> None:
-    """Make a file of `size` bytes, zeros after the header, that occupies its disk space.
+    """Make a file of `size` bytes, zeros after the header, with all of its disk space allocated.
 
-    Raises `OSError` when the disk is full: a hole would be filled by a page fault, and where a page fault finds the
-    disk full, the process is killed.
+    Raises `OSError` when the disk is full. A sparse file would be allocated by page faults, and one that finds the disk
+    full kills the process.
     """
     os.pwrite(fd, header, 0)
     if hasattr(os, "posix_fallocate"):

@@ -1,14 +1,14 @@
 """The id index: every claim of one partition, for ever, on disk.
 
-The claims log is the truth; the index is a picture of it: segments of growing size, of which only the newest takes new
-ids. That one is memory. What is on disk never changes once it is there: segments that are full, the newest ids since
-(`journal.py`), and a checkpoint that names these files and says up to where in the claims log they go (`manifest.py`).
-A file has no id whose claim is not durable in the claims log. A start compares the checkpoint with the log and every
-file with its checksums. What is not named is deleted; where anything does not fit, everything is, and the claims log is
-read from its beginning. Claims since the checkpoint come from the claims log.
+The claims log is authoritative; the index is derived from it. It consists of segments of growing size; only the newest
+one, which is in memory, gets new ids. Files never change once they are written: full segments, the newest ids since
+(`journal.py`), and a checkpoint that names these files and the position in the claims log up to which they go
+(`manifest.py`). A file has no id whose claim is not durable in the claims log. A start compares the checkpoint with the
+log and every file with its checksums. Files that are not named are deleted. If anything does not agree, all files are
+deleted and the claims log is read from its beginning; else from the checkpoint on.
 
-From a quarter of a million ids on there are filters (`filters.py`), so that a new id is looked for in the newest
-segment only. They are filled in a thread.
+From a quarter of a million ids on there are filters (`filters.py`), so that a new id is searched in the newest segment
+only. They are filled in a thread.
 """
 
 import errno
@@ -37,35 +37,35 @@ from processor.log.durable_names import sync_directory
 FIRST_CAPACITY: Final = 1 << 16
 GROWTH: Final = 4
 MAX_CAPACITY: Final = 1 << 21
-"""56 MiB, 1.7 million ids: what the newest segment has in memory at most."""
+"""Most places of a segment: 56 MiB of memory for the newest one, 1.7 million ids."""
 TAIL: Final = 1 << 17
-"""Ids since the last file that make a checkpoint worth while: 4 MiB."""
+"""Ids since the last file after which a checkpoint is made: 4 MiB."""
 RECORDS: Final = 20_000
-"""Claims records since the last checkpoint that make one worth while, however few ids they have."""
+"""Claims records since the last checkpoint after which one is made, however few ids they have."""
 MAX_WAITING: Final = 4
-"""Segments that may be in memory because they cannot be written: after that ids are refused."""
+"""Full segments that may wait in memory to be written; with more, new ids are refused."""
 STEP: Final = 2048
-"""Buckets whose ids go into a filter at a time: what `claim` may have to wait for, a fraction of a millisecond."""
+"""Buckets whose ids are put into a filter together: `claim` may have to wait for that, a fraction of a millisecond."""
 LOADED: Final = 1 << 16
-"""Ids of a tail that are put in at a time."""
+"""Ids of a tail that are inserted together."""
 
 DigestOf = Callable[[int], str | None]
 """The digest of the claims record at an offset of the claims log; None: there is none."""
 
 
 class _Place(NamedTuple):
-    """Where in the filters a segment is."""
+    """The filter and the bit of a segment."""
 
     filter: int
     bit: int
 
 
 class _View(NamedTuple):
-    """What a search needs, as of one moment."""
+    """What a search uses, replaced as a whole when anything changes."""
 
     layout: Layout
     unfiltered: tuple[int, ...]
-    """Segments that every search looks into, the newest first."""
+    """Segments that every search has to look into, the newest first."""
     filters: tuple[tuple[Filter, int, Numbers], ...]
     """Filter, its bits that are trusted, and each bit's segment."""
     checked: CheckedBlocks
@@ -87,15 +87,15 @@ class IdIndex:
         first_capacity: int = FIRST_CAPACITY,
         max_capacity: int = MAX_CAPACITY,
     ) -> None:
-        """Open or make the index of the claims log called `identity`.
+        """Open or make the index of the claims log with this `identity`.
 
-        What is in the directory and does not agree with that log is thrown away, with a line in the program's log that
-        says why; then `covered` is `NOTHING`. Without `digest_of` the index is a scratch one: whatever is there is
-        thrown away, and segments are written to make room in memory, not to be found again. `void` are the offsets of
-        events whose claims are no claims: what was made with others is thrown away.
+        An index in the directory that does not agree with that log is deleted, with a line in the program's log that
+        says why; then `covered` is `NOTHING`. Without `digest_of` the index is temporary: files in the directory are
+        deleted, and segments are written only to free memory. `void` are the offsets of events whose claims do not
+        count; an index made with others is deleted.
 
-        Capacities are powers of two, 64 at least; `max_capacity` must be the same every time. Raises `OSError` where
-        memory is refused or the directory cannot be written, and what `digest_of` raises.
+        Capacities are powers of two, at least 64; `max_capacity` must not change. Raises `OSError` if memory cannot be
+        had or the directory cannot be written, and what `digest_of` raises.
         """
         self._directory = directory
         self._identity = identity
@@ -106,7 +106,7 @@ class IdIndex:
         self._lock = Lock()
         """Held while the view changes."""
         self._files = Lock()
-        """Held while files are made and named."""
+        """Held while files are written and named in a checkpoint."""
         self._closing = Event()
         self._thread: ThreadPoolExecutor | None = None
         self._damage: DamagedIndex | None = None
@@ -148,31 +148,31 @@ class IdIndex:
 
     @property
     def covered(self) -> Covered:
-        """What a start would find here, before it reads the claims log."""
+        """What the newest checkpoint covers: a start would find that before it reads the claims log."""
         return self._named.covered
 
     @property
     def checkpointed(self) -> int:
-        """The offset in the claims log from which on a start would read it."""
+        """The offset from which a start would read the claims log."""
         return self._named.covered.claims
 
     @property
     def waits(self) -> bool:
-        """Whether a segment is full and has not been written: the next `sync` does, if its claims are durable."""
+        """Whether a full segment has not been written yet: the next `sync` writes it, if its claims are durable."""
         return len(self._segments) > 1 and self._segments[-2].path is None
 
     def claim(self, keys: U64, digests: U64, offset: int | Numbers) -> tuple[NDArray[np.int64], U64]:
         """See `ClaimIndex.claim`.
 
-        Raises `DamagedIndex` when a file is not what was written, and any other `OSError` where memory is refused or
-        too many segments could not be written: then some may be claimed.
+        Raises `DamagedIndex` when a file is not what was written, and any other `OSError` if memory cannot be had or
+        too many segments could not be written: then some of the keys may be claimed.
         """
         offsets = np.broadcast_to(np.int64(offset) if isinstance(offset, int) else offset, len(keys))
         rows, found = self._search(keys)
         held, kept = _best(len(keys), rows, found)
         missing = np.flatnonzero(held < 0)
         if len(missing):
-            # The newest segment was looked into first, unless it takes no more ids.
+            # The first results are those of the newest segment, unless it is full and written.
             taking = self._segments and self._segments[-1].path is None
             ends = found.ends[missing] if taking else None
             self._insert(keys[missing], digests[missing], offsets[missing], ends)
@@ -181,14 +181,14 @@ class IdIndex:
         return held, kept
 
     def find(self, keys: U64) -> tuple[NDArray[np.int64], U64]:
-        """For each key the offset that claimed it (-1: none did) and the digest kept with it.
+        """Return for each key the offset that claimed it (-1: none) and the digest kept with it.
 
         Raises `DamagedIndex`.
         """
         return _best(len(keys), *self._search(keys))
 
     def _search(self, keys: U64) -> tuple[Numbers, Found]:
-        """All places where a key may be: its number for each, and what was found there."""
+        """Search all segments that may have a key; return the number of the key for each, and what was found there."""
         if self._damage is not None:
             raise self._damage
         view = self._view
@@ -212,7 +212,7 @@ class IdIndex:
             raise
 
     def _insert(self, keys: U64, digests: U64, offsets: Numbers, ends: Numbers | None) -> None:
-        """`ends`: where they would be in the segment that was the newest when they were looked for."""
+        """Insert new keys. `ends`: their free places in the segment that was the newest when they were searched."""
         looked_into = len(self._segments) - 1
         done = 0
         while done < len(keys):
@@ -236,7 +236,7 @@ class IdIndex:
     # --- growing ----------------------------------------------------------------------------------------------------
 
     def _newest(self, offset: int) -> Segment:
-        """The segment that takes claims at `offset`."""
+        """Return the segment for new claims at `offset`; make one if the newest is full or cannot hold the offset."""
         capacity = self._first_capacity
         if self._segments:
             last = self._segments[-1]
@@ -245,7 +245,7 @@ class IdIndex:
             capacity = self._after(last) if last.room <= 0 else min(last.capacity, self._max_capacity)
         self._check_room()
         secret = self._segments[0].secret if self._segments else _new_secret()
-        # A replay may go back before the offset at hand, so the base leaves half of the span below it.
+        # A replay may go back before this offset, so the base leaves half of the span below it.
         base = max(0, offset - MAX_SPAN // 2)
         segment = Segment.create(self._arena, capacity, base, secret)
         self._segments.append(segment)
@@ -265,7 +265,7 @@ class IdIndex:
             )
 
     def _spill(self) -> None:
-        """Write what is full, of a scratch index."""
+        """Write the full segments of a temporary index."""
         with self._files:
             try:
                 self._write_segments(self._count, sync=False)
@@ -276,12 +276,12 @@ class IdIndex:
     # --- filters ----------------------------------------------------------------------------------------------------
 
     def _fill_filters_later(self) -> None:
-        """Have the segments that are in files put into filters, once that is worth a filter's disk space."""
+        """Start to put the segments in files into filters, once segments have their full size."""
         if self._segments and self._after(self._segments[-1]) == self._max_capacity and self._unfiltered():
             self._in_thread().submit(self._fill_filters)
 
     def _unfiltered(self) -> list[int]:
-        """The segments that should be in a filter: those that will be found at the next start."""
+        """Return the segments that should be in a filter and are not: of those that a checkpoint names."""
         count = len(self._named.segments)
         if self._scratch:
             count = sum(segment.path is not None for segment in self._segments)
@@ -302,11 +302,11 @@ class IdIndex:
             except DamagedIndex as damage:
                 self._give_up(damage)
                 return
-            except (OSError, MemoryError) as error:  # looked into by every search until it works
+            except (OSError, MemoryError) as error:  # until it works, every search looks into the segment
                 get_logger().warning("index.filter_failed", segment=f"{number:04d}.idx", error=str(error))
 
     def _fill_filter(self, segment: int) -> None:
-        """Put a segment into a filter. The order of the steps is what makes it safe (`filters.py`)."""
+        """Put a segment into a filter. The order of the steps makes it safe, see `filters.py`."""
         number, bit = next_place(self._places.values())
         if number not in self._filters:
             secret = next(iter(self._filters.values())).secret if self._filters else _new_secret()
@@ -334,7 +334,7 @@ class IdIndex:
             self._view = self._make_view()
 
     def _forget_filter(self, number: int) -> None:
-        """Do without a filter whose file is not to be trusted any more."""
+        """Drop a filter whose file must not be trusted any more."""
         with self._lock:
             forgotten = self._filters[number].path
             self._filters = {each: kept for each, kept in self._filters.items() if each != number}
@@ -374,10 +374,10 @@ class IdIndex:
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def sync(self, covered: Covered, *, final: bool = False) -> None:
-        """Make a checkpoint of what is `covered` by durable claims, if enough has come since the last one to be worth
-        it, or, with `final`, if anything has.
+        """Make a checkpoint of what is `covered` by durable claims if a segment is full or there are `TAIL` new ids or
+        `RECORDS` new records since the last one; with `final`, if there are any.
 
-        Blocks, mostly without the GIL; may run beside `claim`. Raises `OSError`: then the last checkpoint holds.
+        Blocks, mostly without the GIL; may run beside `claim`. Raises `OSError`: then the last checkpoint stays valid.
         """
         with self._files:
             named = self._named.covered
@@ -394,13 +394,13 @@ class IdIndex:
         self._fill_filters_later()
 
     def _ends(self) -> list[int]:
-        """For each segment how many ids the index has up to its last."""
+        """Return for each segment how many ids the index has up to its last."""
         ends: list[int] = np.cumsum([segment.used for segment in list(self._segments)]).tolist()
         return ends
 
     def _write_segments(self, ids: int, *, sync: bool = True) -> int:
-        """Write the segments that take no more ids and have none but the first `ids` of the index; returns how many of
-        the first segments are in files then."""
+        """Write the full segments that have only ids among the first `ids` of the index; return how many segments,
+        from the first on, are in files then."""
         segments = self._segments[:-1]
         count = 0
         for number, (segment, end) in enumerate(zip(segments, self._ends(), strict=False)):
@@ -412,7 +412,7 @@ class IdIndex:
         return count
 
     def _write_tails(self, covered: Covered, segments: int) -> list[Tail]:
-        """Have the covered ids that are in none of the first `segments` in tails: those there are, and one more."""
+        """Write the covered ids that are not in the first `segments` to a tail; return all tails."""
         start = self._ends()[segments - 1] if segments else 0
         tails = [tail for tail in self._named.tails if tail.end > start]
         if tails and tails[-1].ids < TAIL:
@@ -425,7 +425,7 @@ class IdIndex:
         return tails
 
     def _name(self, covered: Covered, segments: int, tails: list[Tail]) -> None:
-        """Write a checkpoint that names the first `segments`, these tails and what filters there are of them."""
+        """Write a checkpoint that names the first `segments`, these tails, and the filters of those segments."""
         with self._lock:
             places, digests = self._places, self._digests
         named = []
@@ -435,7 +435,7 @@ class IdIndex:
             named.append(NamedSegment(segment.path.name, segment.digest, place.filter, place.bit))
         filters = {_filter_name(number): digest for number, digest in digests.items()}
         found = Manifest(manifest.FORMAT, self._identity, covered, named, tails, filters, self._void)
-        sync_directory(self._directory)  # a name in the checkpoint is there whenever the checkpoint is
+        sync_directory(self._directory)  # the files have to exist whenever a checkpoint that names them does
         found.write(self._directory)
         sync_directory(self._directory)
         before, self._named = self._named, found
@@ -446,7 +446,7 @@ class IdIndex:
         self._journal.drop(last.start if last is not None and last.ids < TAIL else covered.ids)
 
     def _load(self, found: Manifest) -> None:
-        """Take in what a checkpoint names. Raises `DamagedIndex`."""
+        """Load the files that a checkpoint names. Raises `DamagedIndex`, `Unusable`."""
         for each in found.segments:
             self._segments.append(Segment.open(self._directory / each.file, self._arena, each.digest))
             self._count += self._segments[-1].used
@@ -468,7 +468,7 @@ class IdIndex:
         self._named = found
 
     def _load_filters(self, found: Manifest) -> None:
-        """Open the filters. One that is lost or damaged is done without, until it is made again."""
+        """Open the filters. A missing or damaged one is made again later."""
         for name, digest in found.filters.items():
             path = self._directory / name
             number = int(path.stem)
@@ -497,7 +497,7 @@ class IdIndex:
         if self._named.covered.claims:
             named.add(manifest.NAME)
         checkpoint = self._directory / manifest.NAME
-        if manifest.NAME not in named and checkpoint.exists():  # first, and durably: nothing may name what is deleted
+        if manifest.NAME not in named and checkpoint.exists():  # first, and durably: it must not name deleted files
             checkpoint.unlink()
             sync_directory(self._directory)
         for path in self._directory.iterdir():
@@ -505,7 +505,7 @@ class IdIndex:
                 path.unlink()
 
     def _give_up(self, damage: DamagedIndex) -> None:
-        """Believe nothing any more, and have the next start build the index from the claims log."""
+        """Stop using the index, and make the next start build it from the claims log."""
         with self._lock:
             if self._damage is not None:
                 return
@@ -519,11 +519,11 @@ class IdIndex:
             get_logger().error("index.not_discarded", directory=str(self._directory), error=str(error))
 
     def distrust(self) -> None:
-        """Make no more checkpoints: memory has ids that no table will ever contain. No file has them."""
+        """Make no more checkpoints: memory has ids that no table will contain. No file has them yet."""
         self._distrusted = True
 
     def close(self) -> None:
-        """Close all files and stop the thread."""
+        """Stop the thread, wait for it, and drop the segments."""
         self._closing.set()
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
@@ -535,7 +535,7 @@ class IdIndex:
 
 
 def _best(count: int, rows: Numbers, found: Found) -> tuple[Numbers, U64]:
-    """The one place of each key where it is, if there is one."""
+    """Return for each of `count` keys the offset (-1: none) and digest from the one segment that has it."""
     held = np.full(count, -1, np.int64)
     kept = np.zeros(count, np.uint64)
     hits = np.flatnonzero(found.held >= 0)

@@ -1,7 +1,7 @@
-"""The newest ids of an index in the order in which they came, until they are in files: what a tail is written from.
+"""The newest ids of an index in the order of their claims, kept until they are in files: tails are written from it.
 
-A tail is a file of such entries: the ids since the last segment that is in a file, so that a start does not read the
-claims of all of them. It is written once; a small one is replaced by the next, which has its ids, too.
+A tail is a file of such entries: the ids since the last segment that is in a file, so that a start need not read all of
+their claims. It is written once; a small one is replaced by the next, which contains its ids.
 """
 
 import mmap
@@ -24,11 +24,11 @@ Entries = NDArray[Any]
 
 
 class Tail(NamedTuple):
-    """A file of entries, as a checkpoint names it."""
+    """A tail's file, as a checkpoint names it."""
 
     file: str
     start: int
-    """How many ids of the index came before its first."""
+    """How many ids of the index come before its first."""
     ids: int
     digest: str
     """XXH3 of 128 bits over the file, hex."""
@@ -40,7 +40,7 @@ class Tail(NamedTuple):
 
 
 class Journal:
-    """Entries from the number `start` on. One thread may add while another one reads and drops."""
+    """Entries from the number `start` on. One thread may add while another reads and drops."""
 
     def __init__(self, start: int = 0) -> None:
         self._lock = Lock()
@@ -54,7 +54,7 @@ class Journal:
             while done < len(keys):
                 at = (self._end - self._start) % CHUNK
                 if at == 0:
-                    # Not of the heap, so that all of it goes back to the system.
+                    # A mapping, not the heap, so that freeing it returns all of it to the system.
                     self._chunks.append(np.frombuffer(mmap.mmap(-1, CHUNK * ENTRY.itemsize), ENTRY))
                 count = min(CHUNK - at, len(keys) - done)
                 part = self._chunks[-1][at : at + count]
@@ -65,7 +65,7 @@ class Journal:
                 self._end += count
 
     def read(self, start: int, stop: int) -> list[Entries]:
-        """The entries of the numbers `start` to `stop`, which must be there, in parts."""
+        """Return the entries `start` to `stop` (exclusive), in parts. Raises `ValueError` if they are not there."""
         with self._lock:
             if not self._start <= start <= stop <= self._end:
                 raise ValueError(f"the entries {start} to {stop} are not within {self._start} to {self._end}")
@@ -76,7 +76,7 @@ class Journal:
             return [part for part in found if len(part)]
 
     def drop(self, before: int) -> None:
-        """Forget entries below the number `before`, but for a few."""
+        """Drop the entries below the number `before`, in whole chunks."""
         with self._lock:
             whole = min((before - self._start) // CHUNK, (self._end - self._start) // CHUNK)
             if whole > 0:
@@ -85,7 +85,7 @@ class Journal:
 
 
 def write_tail(path: Path, start: int, entries: list[Entries]) -> Tail:
-    """Write a file of entries; durable but for the directory's entry. Raises `OSError`: then there is none."""
+    """Write a tail; flushed, but not its directory entry. Raises `OSError`: then there is no file."""
     digest = xxhash.xxh3_128()
     parts = [part.view(np.uint8).data for part in entries]
     for part in parts:
@@ -95,7 +95,7 @@ def write_tail(path: Path, start: int, entries: list[Entries]) -> Tail:
 
 
 def read_tail(directory: Path, tail: Tail) -> Entries:
-    """Read one back. Raises `DamagedIndex` if it is not what was written."""
+    """Read a tail. Raises `DamagedIndex` if it is not what was written."""
     path = directory / tail.file
     try:
         content = path.read_bytes()

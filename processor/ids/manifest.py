@@ -1,8 +1,8 @@
-"""`checkpoint.json` of an id index: which files belong to it, and how far the claims log they cover goes.
+"""`checkpoint.json` of an id index: which files belong to it, and up to where in the claims log they go.
 
     {"checkpoint": {...}, "checksum": XXH3 of 128 bits over the checkpoint as JSON with sorted keys, hex}
 
-It is replaced as a whole. Nothing that it does not name survives a start.
+It is replaced as a whole. A start deletes all files that it does not name.
 """
 
 import json
@@ -20,12 +20,12 @@ from processor.ids.segment_file import write_file
 
 NAME: Final = "checkpoint.json"
 FORMAT: Final = 2
-"""1 had no number: segments that were changed in their files."""
+"""The version of the format. Version 1 had no number; its segments were changed in place."""
 
 
 class Covered(NamedTuple):
-    """How far an index and the claims log go together: the index has the ids of all records below `claims`, and no
-    other ids among its first `ids`."""
+    """Up to where an index and the claims log agree: the first `ids` ids of the index are exactly those of all records
+    below `claims`."""
 
     claims: int = 0
     """The offset after the last claims record."""
@@ -38,7 +38,7 @@ NOTHING: Final = Covered()
 
 
 class NamedSegment(Struct):
-    """A segment in a file."""
+    """A segment's file, as a checkpoint names it."""
 
     file: str
     digest: str
@@ -48,37 +48,37 @@ class NamedSegment(Struct):
 
 
 class Manifest(Struct):
-    """What a checkpoint says."""
+    """The content of a checkpoint."""
 
     format: int
     log: str
-    """The identity of the log that the claims are of."""
+    """The identity of the log with the claims."""
     covered: Covered
     segments: list[NamedSegment]
     tails: list[Tail]
     filters: dict[str, str]
     """File -> digest under the bits of `segments`."""
     void: list[Range] = []
-    """Offsets of events whose claims were passed over when the ids were taken in."""
+    """Offsets of events whose claims were skipped."""
 
     def write(self, directory: Path) -> None:
-        """Replace the checkpoint of a directory; durable but for the directory's entry. Raises `OSError`."""
+        """Replace the checkpoint of a directory; flushed, but not its directory entry. Raises `OSError`."""
         said = msgspec.to_builtins(self)
         text = json.dumps({"checkpoint": said, "checksum": _checksum(said)}, indent=1)
         write_file(directory / NAME, [text.encode()])
 
 
 class Unusable(Exception):
-    """The index on disk must be thrown away; the text says why."""
+    """The index on disk must be deleted; the message says why."""
 
 
 def read(
     directory: Path, identity: str, digest_of: Callable[[int], str | None], void: Sequence[Range] = ()
 ) -> Manifest | None:
-    """The checkpoint of a directory; None: there is none. Raises `Unusable` if it is not of this claims log.
+    """Return the checkpoint of a directory; None: there is none. Raises `Unusable` if it is not of this claims log.
 
-    `digest_of` gives the digest of the claims record at an offset, None if there is no such record. `void` are the
-    offsets of events whose claims are no claims.
+    `digest_of` returns the digest of the claims record at an offset, None if there is no such record. `void` are the
+    offsets of events whose claims do not count.
     """
     try:
         text = (directory / NAME).read_bytes()
@@ -90,7 +90,7 @@ def read(
     if found.log != identity:
         raise Unusable(f"it belongs to another log ({found.log}, not {identity})")
     if sorted(found.void) != sorted(void):
-        raise Unusable(f"it passed over the claims of the lost events {_text(found.void)}, and has to of {_text(void)}")
+        raise Unusable(f"it skipped the claims of the lost events {_text(found.void)}, but must skip {_text(void)}")
     claims, digest, _ = found.covered
     if claims:
         there = digest_of(claims - 1)

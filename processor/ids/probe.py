@@ -1,4 +1,4 @@
-"""Looking for a batch of keys in any number of segments at once, and putting new ones in."""
+"""Find a batch of keys in any number of segments at once, and insert new ones."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,18 +12,18 @@ from processor.ids.arena import Arena
 from processor.ids.segment_file import HEADER, PLACES, REST, WORDS, CheckedBlocks, Numbers, Segment, words_of
 
 UNITS: Final = WORDS // PLACES
-"""A bucket has seven words of each id, and a unit is one word of eight ids."""
+"""Units of a bucket: a unit is one word of each of its eight ids."""
 FEW: Final = 5
-"""Pairs that are not worth another round: at most of the buckets only a few go on to the next, some of them far."""
+"""With so few pairs left, the rest is searched one by one: a round of numpy calls costs more."""
 _ALL: Final = np.uint64(0x0101_0101_0101_0101)
 """`PLACES` booleans that are all true, as one number."""
 
 
 class Layout(NamedTuple):
-    """Where segments lie and how keys are spread in them: an item for each segment."""
+    """Where segments lie in the arena and how keys are hashed in them: arrays with an item for each segment."""
 
     first: Numbers
-    """The unit where the buckets begin."""
+    """The unit at which the buckets begin."""
     wrap: Numbers
     """Number of buckets - 1."""
     shift: U64
@@ -33,17 +33,17 @@ class Layout(NamedTuple):
 
 
 class Found(NamedTuple):
-    """An item for each pair of a key and a segment."""
+    """The result of a search: arrays with an item for each pair of a key and a segment."""
 
     held: Numbers
-    """The offset that claimed the key, -1: it is not there."""
+    """The offset that claimed the key; -1: the segment does not have it."""
     digests: U64
     ends: Numbers
-    """The word "claimed at" of the place where the key is, or of the free place where it would be put."""
+    """The index of the word "claimed at" of the key's place, or of the free place where it would be inserted."""
 
 
 def layout_of(segments: Sequence[Segment]) -> Layout:
-    """The layout of these segments, which do not move."""
+    """Return the layout of these segments. It stays valid: segments do not move."""
     return Layout(
         np.array([(each.start + HEADER) // 32 for each in segments], np.int64),
         np.array([each.buckets - 1 for each in segments], np.int64),
@@ -57,9 +57,11 @@ def layout_of(segments: Sequence[Segment]) -> Layout:
 def find(
     arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbers, checked: CheckedBlocks | None = None
 ) -> Found:
-    """Look for the key in row `rows[i]` of `keys` in the segment `segments[i]`, for all i.
+    """Find the key in row `rows[i]` of `keys` in the segment `segments[i]`, for all i.
 
-    `checked` sees every bucket before it is read. Raises `DamagedIndex` of it.
+    Each round looks at one bucket of every pair that is still open: it compares the first word of the key with all
+    eight places, then the rest where that agrees. A pair goes on to the next bucket while its bucket is full and does
+    not have the key. `checked` checks every bucket before it is read; raises its `DamagedIndex`.
     """
     count = len(rows)
     marks = np.zeros(count, np.int64)
@@ -105,7 +107,7 @@ def find(
 
 
 def _homes(layout: Layout, keys: U64, rows: Numbers, segments: Numbers) -> Numbers:
-    """The bucket of each key where the search begins."""
+    """Return the home bucket of each key, where the search begins."""
     multiplier = layout.multiplier.take(segments)
     mixed = keys[:, 1].take(rows) * multiplier
     mixed ^= keys[:, 0].take(rows)
@@ -122,7 +124,7 @@ def _check_one(checked: CheckedBlocks, segment: Numbers, bucket: int) -> None:
 def _find_one(
     arena: Arena, word: list[int], first_unit: int, wrap: int, bucket: int, check: Callable[[int], None] | None
 ) -> tuple[int, int, int]:
-    """The same for one key, from a bucket on: (mark, digest, end)."""
+    """Find one key from a bucket on; return (mark, digest, end)."""
     lead, *key = word
     while True:
         if check is not None:
@@ -145,9 +147,9 @@ def _find_one(
 def insert(
     arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, offsets: Numbers, ends: Numbers
 ) -> None:
-    """Put keys that are in no segment, no two the same, into one that has room for them and spans their offsets.
+    """Insert distinct keys that are in no segment into one that has room for them and spans their offsets.
 
-    `ends` is what `find` said of them in this segment just now.
+    `ends` is what `find` has just returned for them in this segment.
     """
     words = words_of(keys)
     rests = np.hstack([words[:, 1:], np.ascontiguousarray(digests).view("<u4").reshape(-1, 2)]).view(REST_ITEM)[:, 0]
@@ -155,8 +157,8 @@ def insert(
     marks = (offsets - (int(layout.base[segment]) - 1)).astype(np.uint32)
     left = np.arange(len(keys), dtype=np.uint32)
     while True:
-        # Several keys may want one place. Each writes its number there, into a word that says nothing while the place
-        # is free; whose number is there afterwards has it, and the others look again.
+        # Several keys may want one place. Each writes its number into the place's key word, which is unused while the
+        # place is free. The key whose number is there afterwards gets the place; the others search again.
         arena.words[ends + PLACES] = left
         lost = np.flatnonzero(arena.words[ends + PLACES] != left)
         if len(lost):
@@ -167,7 +169,7 @@ def insert(
         place = at % PLACES
         arena.rests[at - place + 2 * PLACES + REST * place] = rests[mine]
         arena.words[at + PLACES] = leads[mine]
-        arena.words[at] = marks[mine]  # the last word: another thread that looks sees all of a claim or none of it
+        arena.words[at] = marks[mine]  # last: a thread that reads meanwhile sees all of a claim or none of it
         if not len(lost):
             return
         left = left[lost]

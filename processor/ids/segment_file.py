@@ -1,17 +1,16 @@
-"""One segment of the id index: a hash table of buckets. `probe.py` looks into many of them at a time.
+"""One segment of the id index: a hash table of buckets. `probe.py` searches many of them at a time.
 
     header (4 KiB) | buckets of 8 ids: 8 x claimed at, 8 x first word of the key | 8 x rest of the key, digest
                    | checksums of the blocks of buckets, 8 bytes each
 
-All words are u32, 7 to an id (28 bytes). One gather of a bucket's first 64 bytes tells, for a whole batch of keys at
-once, who may be here and whether there is room; only where the first word of the key agrees is the rest compared.
-Buckets instead of single slots keep the number of rounds small (numpy's cost is by the round): at a load of 0.8 a key
-lies at most a few buckets from its home. A place is taken when its "claimed at" (offset - base + 1) is not 0.
+All words are u32, 7 for each id (28 bytes). One gather of a bucket's first 64 bytes shows, for a whole batch of keys at
+once, which keys may be here and whether there is a free place; the rest of a key is compared only where its first word
+agrees. Buckets instead of single slots keep the number of rounds small (numpy's cost is by the round): at a load of 0.8
+a key lies at most a few buckets from its home. A place is occupied when its "claimed at" (offset - base + 1) is not 0.
 
-A segment that takes ids is memory and nothing else. When it takes no more it is written to a file, once, and the file
-is mapped in its place. What is read of a file in a later process is not believed before the checksum (XXH3, 64 bits) of
-its block has been compared (`CheckedBlocks`); header and checksums are compared when the file is opened, with a digest
-that the checkpoint keeps.
+A segment that still grows is in memory only. When it is full it is written to a file, once, and the file is mapped in
+its place. A later process uses a block of the file only after comparing its checksum (XXH3, 64 bits; `CheckedBlocks`).
+Header and checksums are compared when the file is opened, with a digest that the checkpoint keeps.
 """
 
 import errno
@@ -33,25 +32,26 @@ HEADER: Final = 4096
 PLACES: Final = 8
 """Ids in a bucket."""
 REST: Final = 5
-"""Words of an id that are not in the bucket's head: three of the key, two of the digest."""
+"""Words of an id after the bucket's head: three of the key, two of the digest."""
 WORDS: Final = PLACES * (2 + REST)
 MAX_LOAD: Final = 0.8
-"""Three of a hundred ids are not in their home's bucket then. At 0.75 the disk would have 2.3 bytes an id more."""
+"""The part of the places that is filled. Three ids in a hundred are then not in their home bucket. 0.75 would cost 2.3
+bytes more on the disk for each id."""
 MAX_SPAN: Final = 2**32 - 2
-"""Offsets one segment can tell apart."""
+"""Distinct offsets that one segment can hold."""
 BLOCK_BITS: Final = 6
 BLOCK: Final = 1 << BLOCK_BITS
-"""Buckets with a checksum of their own: 14 KiB, of which reading the first id pays for all."""
+"""Buckets with one checksum: 14 KiB, read and checked with the first id that is looked up there."""
 BLOCK_BYTES: Final = 4 * WORDS * BLOCK
 
 Words = NDArray[np.uint32]
 Numbers = NDArray[np.int64]
 Secret = tuple[int, int]
-"""Multiplier and twist: where an id lies depends on them, so no sender can choose ids that pile up in one place."""
+"""Multiplier and twist of the hash function: random, so that no client can choose ids that collide."""
 
 
 class DamagedIndex(OSError):
-    """A file of the index is not what was written: nothing of the index may be believed any more."""
+    """A file of the index is not what was written: no part of the index may be used any more."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(errno.EIO, f"the id index is damaged: {path}, {reason}")
@@ -63,7 +63,7 @@ class Segment:
     """A fixed number of places (a power of two) in an arena: memory until `write`, then a file that never changes."""
 
     def __init__(self, arena: Arena, start: int, capacity: int, base: int, secret: Secret, used: int) -> None:
-        """Of `create` and `open`. `start` is where it lies in the arena, in bytes."""
+        """Use `create` or `open`. `start` is the offset in the arena, in bytes."""
         self.start = start
         self.capacity = capacity
         self.base = base
@@ -72,18 +72,18 @@ class Segment:
         self.path: Path | None = None
         """The file; None: it is in memory, and `write` has not succeeded yet."""
         self.digest = ""
-        """Of the file's header and checksums, hex: what a checkpoint keeps of it."""
+        """The hex digest of the file's header and checksums, which a checkpoint keeps."""
         self.buckets: int = capacity // PLACES
         self._arena = arena
         self._checksums: U64 | None = None
         self._checked: NDArray[np.bool_] | None = None
-        """Blocks that may be believed; None: all, for this process made them."""
+        """Which blocks have been checked; None: all need no check, as this process made them."""
         first = (start + HEADER) // 4
         self.table: Words = arena.words[first : first + WORDS * self.buckets].reshape(-1, WORDS)
 
     @classmethod
     def create(cls, arena: Arena, capacity: int, base: int, secret: Secret) -> "Segment":
-        """Make an empty segment for offsets from `base` on. Raises `OSError` where the memory is refused."""
+        """Make an empty segment for offsets from `base` on. Raises `OSError` if the memory cannot be had."""
         return cls(arena, arena.allocate(_size(capacity)), capacity, base, secret, 0)
 
     @classmethod
@@ -100,18 +100,18 @@ class Segment:
             start = arena.map_file(fd, _size(capacity))
             segment = cls(arena, start, capacity, header["base"], secret, header["used"])
         finally:
-            os.close(fd)  # there may be more segments than a process has files
+            os.close(fd)  # there may be more segments than a process may open files
         segment.path, segment.digest = path, found
         segment._checksums, segment._checked = checksums, np.zeros(len(checksums), np.bool_)
         segment._read_at_random()
         return segment
 
     def write(self, path: Path, *, durable: bool = True) -> None:
-        """Write the segment, which takes no more ids, to a file, and have the file in its place; if it is to be
-        `durable`, it is but for the directory's entry.
+        """Write the segment, which must be full, to a file and map that in its place. With `durable` the file is
+        flushed; its directory entry is not.
 
         Blocks for as long as the disk takes, without the GIL; may run beside searches. Raises `OSError`: then there is
-        no file, and the segment is in memory as before.
+        no file, and the segment stays in memory.
         """
         header = {
             "capacity": self.capacity,
@@ -134,25 +134,25 @@ class Segment:
         self._read_at_random()
 
     def _read_at_random(self) -> None:
-        """What is read of the file is a page here and there: no reading ahead."""
+        """Advise the system that the file is read at random pages: no read-ahead."""
         self._arena.advise(self.start, _size(self.capacity), mmap.MADV_RANDOM)
 
     @property
     def room(self) -> int:
-        """Keys this segment still takes."""
+        """How many more keys fit."""
         return int(self.capacity * MAX_LOAD) - self.used
 
     def spans(self, offset: int) -> bool:
-        """Whether a claim at `offset` can be told here."""
+        """Return whether this segment can hold a claim at `offset`."""
         return self.base <= offset < self.base + MAX_SPAN
 
     def spanned(self, offsets: Numbers) -> int:
-        """How many of the first of these can be told here."""
+        """Return how many of the offsets, from the first on, this segment can hold."""
         outside = np.flatnonzero((offsets < self.base) | (offsets >= self.base + MAX_SPAN))
         return int(outside[0]) if len(outside) else len(offsets)
 
     def keys(self, start: int, stop: int) -> U64:
-        """The keys in some of the buckets. Raises `DamagedIndex`."""
+        """Return the keys in the buckets `start` to `stop`. Raises `DamagedIndex`."""
         if self._checked is not None:
             self.check(np.arange(start >> BLOCK_BITS, -(-min(stop, self.buckets) // BLOCK)))
         some = self.table[start:stop].reshape(-1)
@@ -172,7 +172,7 @@ class Segment:
         return 0 if self._checked is None else len(self._checked) - int(np.count_nonzero(self._checked))
 
     def check(self, blocks: Numbers) -> int:
-        """Compare the checksums of these blocks, those that were not; returns how many were.
+        """Compare the checksums of those of these blocks that are unchecked; return how many those were.
 
         Raises `DamagedIndex`, and another `OSError` where the process may open no more files.
         """
@@ -200,7 +200,7 @@ class Segment:
         begin = HEADER + number * BLOCK_BYTES
         length = min(BLOCK_BYTES, _size(self.capacity) - begin)
         where = f"block {number} (bytes {begin} to {begin + length})"
-        try:  # read by a call: where the disk gives an error, a page fault would end the process
+        try:  # by `pread`: a read error in a page fault would end the process
             read = os.pread(fd, length, begin)
         except OSError as error:
             raise DamagedIndex(path, f"{where}: {error}") from error
@@ -212,16 +212,16 @@ class Segment:
 
 
 class CheckedBlocks:
-    """Has checksums compared before a search believes what it reads of files from before this process."""
+    """Compares checksums before a search uses blocks of files that an earlier process wrote."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
-        """The first segments of an index, all of them opened."""
+        """`segments`: the first ones of an index, all of them opened from files."""
         self._segments = segments
         self.left = sum(segment.unchecked for segment in segments)
-        """Blocks that have not been compared yet; 0: no search has to ask any more."""
+        """Blocks that have not been compared yet; 0: no search needs a check any more."""
 
     def check(self, segments: Numbers, buckets: Numbers) -> None:
-        """These buckets, `buckets[i]` of the segment `segments[i]`, are about to be read. Raises `DamagedIndex`."""
+        """Check the buckets `buckets[i]` of the segments `segments[i]` before they are read. Raises `DamagedIndex`."""
         blocks = buckets >> BLOCK_BITS
         for number in np.unique(segments).tolist():
             if number < len(self._segments):
@@ -229,11 +229,10 @@ class CheckedBlocks:
 
 
 def write_file(path: Path, parts: Sequence[Any], *, durable: bool = True) -> None:
-    """Write a file, or replace it, as a whole; `durable` but for its directory's entry.
+    """Write a file, or replace it, as a whole. With `durable` it is flushed; its directory entry is not.
 
-    Raises `OSError`: then nothing is left of the new one.
-
-    A draft that could not be flushed is thrown away: what the system then has of it is unknown (fsync(2)).
+    Raises `OSError`: then nothing of the new file is left. A draft that could not be flushed is deleted, as its content
+    is unknown then (fsync(2)).
     """
     draft = path.with_name(path.name + ".new")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -254,12 +253,12 @@ def write_file(path: Path, parts: Sequence[Any], *, durable: bool = True) -> Non
 
 
 def words_of(keys: U64) -> Words:
-    """The same bits as rows of four 32-bit words."""
+    """Return keys as rows of four 32-bit words, the same bits."""
     return np.ascontiguousarray(keys).view("<u4").reshape(-1, 4)
 
 
 def _size(capacity: int) -> int:
-    """Bytes of header and buckets."""
+    """Return the bytes of header and buckets."""
     return HEADER + 4 * WORDS * (capacity // PLACES)
 
 
@@ -268,7 +267,7 @@ def _blocks(buckets: int) -> int:
 
 
 def _read_frame(fd: int, path: Path, digest: str) -> tuple[dict[str, int], U64, str]:
-    """Header and checksums of a file, and the digest of both. Raises `DamagedIndex`."""
+    """Return header and checksums of a file, and the digest of both. Raises `DamagedIndex`."""
     try:
         first = os.pread(fd, HEADER, 0)
         size = os.fstat(fd).st_size

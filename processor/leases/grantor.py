@@ -1,5 +1,5 @@
-"""The grantor: the owner of partition 0 follows what is charged and what API processes need, and writes their
-leases."""
+"""The grantor of leases: the worker that owns partition 0 follows what is charged and what API processes need, and
+writes their leases."""
 
 import secrets
 import threading
@@ -21,27 +21,27 @@ from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, ROWS, STATEMENTS
 
 HOME: Final = 0
-"""Its owner is the grantor."""
+"""The partition whose owner is the grantor."""
 
 PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
 ASK_EVERY: Final = 0.5
-"""Seconds between two questions for the end of the statements."""
+"""Seconds between two requests for the end of the statements."""
 
 GAP_BITS: Final = 40
-"""Of the numbers by which the versions of two grantors differ: see `Grants`."""
+"""Random bits of the step between the versions of two grantors: see `Grants`."""
 
 NOTHING: Final = [(b"grantor", None)]
-"""Records of no API process. Their transaction ends one of before whose end the broker has lost: nothing behind that
-could be read."""
+"""A record of no API process. Its transaction ends an earlier one whose end the broker has lost: else nothing behind
+that could be read."""
 
 EVERY: Final = 1.0
-"""Seconds at most between two decisions: API processes that fell silent are noticed by them."""
+"""Most seconds between two decisions, which also notice API processes that fell silent."""
 
 
 class _Organization(Struct):
-    """What of an organization's record in the directory matters here (`server.tenancy.keys.Organization`)."""
+    """The part of an organization's record in the directory that is used here (`server.tenancy.keys.Organization`)."""
 
     monthly_quota: int | None = None
 
@@ -50,7 +50,7 @@ _organization = msgspec.json.Decoder(_Organization).decode
 
 
 class Grantor(threading.Thread):
-    """Grants leases for as long as `is_owner` says so. Being fenced only ends a turn: the next owner has begun his."""
+    """Grants leases while `is_owner` returns True. Being fenced only ends a term: another owner has begun one."""
 
     def __init__(
         self, address: LogAddress, partitions: int, is_owner: Callable[[], bool], clock: Callable[[], int]
@@ -70,7 +70,7 @@ class Grantor(threading.Thread):
                 self._serve()
             except Fenced:
                 get_logger().info("grantor.replaced")
-            except Exception as error:  # noqa: BLE001 - without leases metered senders wait; the next try may go well
+            except Exception as error:  # noqa: BLE001 - without leases metered senders wait; try again
                 get_logger().warning("grantor.failed", error=str(error) or repr(error))
             self._stopping.wait(PAUSE)
 
@@ -83,10 +83,10 @@ class Grantor(threading.Thread):
         assert self._address.kafka is not None
         log = self._address.open()
         try:
-            # Whoever granted before is fenced from here on: what is read next is all he ever wrote.
+            # An earlier grantor is fenced from here on: what is read next is all that it ever wrote.
             writer = PartitionWriter(self._address.kafka, f"{GROUP}.leases")
             writer.append([Append(TopicPartition(topic, 0), NOTHING) for topic in (STATEMENTS, LEASES)], self._clock())
-            _Turn(self._address, log, writer, self._partitions, self._clock).run(self._goes_on)
+            _Term(self._address, log, writer, self._partitions, self._clock).run(self._goes_on)
         finally:
             log.close()
 
@@ -94,8 +94,8 @@ class Grantor(threading.Thread):
         return self._is_owner() and not self._stopping.is_set()
 
 
-class _Turn:
-    """The time from being owner to being it no longer."""
+class _Term:
+    """The time for which this process is the owner of `HOME`."""
 
     def __init__(
         self,
@@ -113,11 +113,11 @@ class _Turn:
         self._ledger = Ledger()
         self._quotas: dict[str, Quota] = {}
         self._heard_until = 0.0
-        """Monotonic seconds: what was said before has been heard."""
+        """Monotonic seconds: all statements from before that have been read."""
         self._heard_to = 0
-        """The offset in the statements up to which they have been read."""
+        """The offset up to which the statements have been read."""
         self._asked = (0.0, 0)
-        """When the end of the statements was asked for, and what it was."""
+        """When the end of the statements was looked up, and what it was."""
         self._tail = address.tail(
             [
                 TopicPartition(STATEMENTS, 0),
@@ -127,7 +127,7 @@ class _Turn:
         )
 
     def run(self, goes_on: Callable[[], bool]) -> None:
-        """Follow and decide. Raises `Fenced` and `LogUnavailable`."""
+        """Follow the topics and decide. Blocks. Raises `Fenced` and `LogUnavailable`."""
         try:
             self._catch_up(goes_on)
             get_logger().info("grantor.ready", front_ends=len(self._grants.members))
@@ -143,9 +143,9 @@ class _Turn:
             self._tail.close()
 
     def _watch(self, polled: float) -> None:
-        """Find out up to when everything that was said has been heard: only what comes after that is a silence.
+        """Update the time up to which all statements have been read: a process is silent only after that.
 
-        `polled` is when the last look at the log began.
+        `polled` is when the last poll of the log began.
         """
         if self._tail.is_current:
             self._heard_until = polled

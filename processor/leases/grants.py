@@ -1,17 +1,17 @@
-"""Who gets how much of a quota: the decisions of the grantor, of which there is one at a time. No clock, no log.
+"""The grantor's decisions: which API process gets how much of a quota. One grantor decides at a time. No clock, no log.
 
 At any moment, for every account with a limit,
 
     charged (in the ledger) + held by API processes (their highest possible cap, less what is charged to them)  <=
     limit
 
-unless it was so before the limit was set or lowered; then nothing is granted. What an API process may go by is the
-highest of the caps written since the one it has confirmed, or its own floor if that is higher: what it had on its way
-when it confirmed a lower one.
+unless the limit was set or lowered below that; then nothing is granted. The highest possible cap of an API process is
+the highest of the caps written since the one it has confirmed, or its own floor if that is higher: the floor is what it
+had on its way when it confirmed a lower cap.
 
-The log may have lost leases, statements or both. So a grantor that begins grants nothing to anybody before every API
-process that may go by a lease of before has confirmed one of its own, and reckons with what is in the events topic and
-not in the ledger as if somebody unknown held it. Nothing that was granted before can be granted twice then.
+The log may have lost leases, statements or both. So a new grantor grants nothing before every API process that may use
+an earlier lease has confirmed one of the new ones, and it counts the events that are in the events topic and not in the
+ledger as held by an unknown process. Nothing that was granted before can be granted twice then.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +28,7 @@ NO_ONE = Statement(0, -1, 0, [])
 
 
 class Charges(Protocol):
-    """What `Ledger` gives."""
+    """What is used of `Ledger`."""
 
     def total(self, account: Account) -> int: ...
     def leased(self, instance: str, account: Account) -> int: ...
@@ -37,11 +37,12 @@ class Charges(Protocol):
 
 
 class Quota(Struct, frozen=True):
-    """What the directory says of an organization."""
+    """An organization's monthly quota, as the directory has it."""
 
     limit: int | None
+    """Unique events; None: no limit."""
     offset: int
-    """Of the record that says it."""
+    """The offset of the directory's record of it."""
 
 
 class Member(Struct):
@@ -55,61 +56,62 @@ class Member(Struct):
     caps: dict[Account, int] = field(default_factory=dict)
     """The lease last written."""
     former: list[tuple[int, dict[Account, int]]] = field(default_factory=list)
-    """(version, caps) of leases before it that it may still go by, oldest first."""
+    """(version, caps) of earlier leases that it may still use, oldest first."""
     since: int = 0
-    """The first version that this grantor has written or will write. Below it are leases of before, of which some may
-    be missing in the log."""
+    """The first version that this grantor has written or will write. Lower ones are of earlier grantors; some of those
+    may be missing in the log."""
     restored: int = 0
     """The version that was read back."""
     is_passed: bool = False
-    """It was silent for so long that whatever lease of before it had, it goes by none."""
+    """It was silent for so long that it no longer uses any lease of an earlier grantor."""
     ends: Offsets | None = None
-    """Once it is gone: what the ledger must contain before its lease comes back."""
+    """Once it is gone: what the ledger must contain before its lease is free again."""
 
     @property
     def is_sure(self) -> bool:
-        """Whether it goes by a lease of this grantor, or has never had one."""
+        """Whether it uses a lease of this grantor, or has never had one."""
         return self.since <= self.statement.lease <= self.version
 
     @property
     def is_strange(self) -> bool:
-        """Whether it goes by a lease that is not in the log, and that this grantor has not written."""
+        """Whether it uses a lease that is not in the log and that this grantor has not written."""
         return not self.is_sure and self.statement.lease > self.restored
 
     def begin_anew(self, version: int) -> None:
-        """It gets nothing until it confirms that: what it had may have been given to others since. Versions up to
-        `version` are taken."""
+        """Grant it nothing until it has confirmed that: what it had may have been granted to others since. Versions up
+        to `version` are in use."""
         self.former.append((self.version, self.caps))
         self.caps = {}
         self.version, self.since = version, version + 1
 
     def outstanding(self, account: Account) -> int:
-        """The highest cap it may go by."""
+        """Return the highest cap it may use."""
         return max([self.caps.get(account, 0), *(caps.get(account, 0) for _, caps in self.former)])
 
     def accounts(self) -> set[Account]:
         return {*self.needs, *self.caps, *(account for _, caps in self.former for account in caps)}
 
     def held(self, account: Account, charges: Charges, name: str) -> int:
-        """What it may still use, beyond what it has been charged with."""
+        """Return how many events it may still be charged with, beyond those that are charged."""
         need = self.needs.get(account)
         ceiling = max(self.outstanding(account), need.floor if need is not None else 0)
         return max(0, ceiling - charges.leased(name, account))
 
 
 class Grants:
-    """The state of the grantor. `now`: monotonic seconds; for `decide`, those up to which all was heard."""
+    """The state of the grantor. `now` is in monotonic seconds; for `decide`, the time up to which all statements were
+    read."""
 
     def __init__(self, gap: int = GAP) -> None:
-        """`gap`: by how much the versions of this grantor's leases are ahead of those in the log, at least `GAP`. It is
-        to be another one for each grantor: what one wrote and the log lost must not pass for what the next wrote."""
+        """`gap`: by how much the versions of this grantor's leases exceed those in the log, at least `GAP`. It has to
+        differ between grantors: a lease that the log lost must not be mistaken for one that the next grantor wrote."""
         self.members: dict[str, Member] = {}
         self._gap = gap
         self._ends: Offsets | None = None
         self._has_begun = False
 
     def restore(self, name: str, lease: Lease | None, now: float) -> None:
-        """Take over what the grantor before wrote, before anything else is done."""
+        """Restore a lease of an earlier grantor. Call it before everything else."""
         if lease is None:
             self.members.pop(name, None)
             return
@@ -119,25 +121,24 @@ class Grants:
         member.begin_anew(lease.version + self._gap)
 
     def begin(self, ends: Offsets) -> None:
-        """What there was has been restored and heard, and everybody gets a lease to confirm. `ends`: what is in the
-        events topic now."""
+        """End the restoring: every API process gets a lease to confirm. `ends`: what the events topic has now."""
         self._has_begun, self._ends = True, ends
         for member in self.members.values():
             member.answered = -1
 
     def hear(self, name: str, statement: Statement | None, now: float) -> None:
-        """An API process's statement; None: the record of one that has been closed."""
+        """Apply an API process's statement; None: the tombstone of one that was closed."""
         if statement is None:
             return
         member = self.members.get(name)
-        if member is None:  # the version goes on: a lease of before it was closed must not pass for a newer one
+        if member is None:  # the version continues: a lease from before the closing must not look like a newer one
             member = self.members[name] = Member(now)
             if statement.number > 1 or not self._has_begun:  # it may have had leases
                 member.begin_anew(statement.lease + self._gap)
             if self._has_begun:  # it was closed before, and only slow
                 member.restored = statement.lease
         if member.ends is not None and not statement.leaving:
-            member.ends = None  # it was only slow: as nothing has come back yet, it goes on
+            member.ends = None  # it was only slow: its lease was not freed yet, so it continues
         member.heard, member.is_passed = now, False
         member.statement = statement
         member.needs = {need.account: need for need in statement.needs}
@@ -149,10 +150,10 @@ class Grants:
     def decide(
         self, quotas: Mapping[str, Quota], charges: Charges, log_end: Callable[[], Offsets], now: float
     ) -> dict[str, Lease | None]:
-        """The leases to write, by API process; None: it is gone, and its records are to be deleted.
+        """Return the leases to write, by API process; None: it is gone, and its records are to be deleted.
 
-        They count as given from here on: whoever cannot write them must not decide again. `log_end` is asked for what
-        is in the events topic at this moment.
+        They count as granted on return: a caller that cannot write them must not decide again. `log_end` returns what
+        is in the events topic at the moment of the call.
         """
         closed = [name for name, member in self.members.items() if self._is_closed(member, charges, log_end, now)]
         for name in closed:
@@ -171,7 +172,7 @@ class Grants:
         return leases
 
     def _unknown(self, charges: Charges, log_end: Callable[[], Offsets], now: float) -> int | None:
-        """How much of any account may be held by nobody knows whom; None: there is no bound yet."""
+        """Return how much of any account unknown processes may hold; None: there is no bound yet."""
         doubtful = [member for member in self.members.values() if not (member.is_sure or member.is_passed)]
         if any(now - member.heard < FRESH for member in doubtful):
             return None
@@ -185,7 +186,7 @@ class Grants:
 
     @staticmethod
     def _is_closed(member: Member, charges: Charges, log_end: Callable[[], Offsets], now: float) -> bool:
-        """True once an API process is gone and all that it wrote has been charged."""
+        """Return True once an API process is gone and all that it wrote has been charged."""
         if member.ends is None and (member.statement.leaving or now - member.heard > TTL + DELIVERY):
             member.ends = dict(log_end())
         return member.ends is not None and charges.contains(member.ends)
@@ -201,21 +202,21 @@ class Grants:
         return Lease(member.version, member.answered, told)
 
     def _share(self, account: Account, quota: Quota | None, charges: Charges, unknown: int | None) -> dict[str, int]:
-        """Each API process's new cap of an account."""
+        """Return each API process's new cap of an account."""
         if quota is None or quota.limit is None:
             return dict.fromkeys(self.members, 0)
         before = {name: member.caps.get(account, 0) for name, member in self.members.items()}
         if any(member.statement.directory < quota.offset for member in self.members.values()):
-            return before  # somebody may have sent without a lease, and does not know yet that he needs one
+            return before  # a process may have sent without a lease, and not know yet that it needs one
         if unknown is None:
-            return before  # somebody may go by a lease that is not known here
+            return before  # a process may use a lease that is not known here
         free = quota.limit - charges.total(account) - unknown
         free -= sum(member.held(account, charges, name) for name, member in self.members.items())
         live = {name: need for name, member in self.members.items() if (need := self._need(member, account))}
-        # What is wanted less than it was comes back; only what lies above the highest possible cap has to be free.
+        # What a process wants less than before comes back; only what exceeds its highest possible cap has to be free.
         caps = {name: min(before[name], live[name].want) if name in live else 0 for name in before}
         caps |= {name: before[name] for name in before if self.members[name].ends is not None}
-        # A floor may count an event twice for a moment, so it must never become a cap for nothing.
+        # A floor may count an event twice for a moment, so it must not become a cap without need.
         ceilings = {name: max(self.members[name].outstanding(account), charges.leased(name, account)) for name in live}
         short = False
         for name, need in sorted(live.items(), key=lambda item: (item[1].need - ceilings[item[0]], item[0])):
@@ -223,7 +224,7 @@ class Grants:
             caps[name] = max(caps[name], min(need.need, ceilings[name] + extra))
             free -= extra
             short = short or caps[name] < need.need
-        if short:  # what others keep in reserve goes back, for those who wait
+        if short:  # other processes give back what they keep in reserve, for those that wait
             return caps | {name: min(caps[name], max(live[name].need, live[name].floor)) for name in live}
         for number, (name, need) in enumerate(sorted(live.items())):
             share = max(0, free) // (2 * (len(live) - number))
@@ -238,5 +239,5 @@ class Grants:
 
 
 def sorted_accounts(member: Member) -> Iterable[Account]:
-    """All accounts of an API process's newest lease, those included that it must give back."""
+    """Return all accounts of an API process's newest lease, including those that it must give back."""
     return sorted(member.accounts(), key=lambda account: (account.organization, account.month))

@@ -1,8 +1,8 @@
-"""What API processes and the grantor of leases tell each other: two compacted topics, one record an API process in
-each.
+"""The messages between API processes and the grantor of leases: statements and leases, each a compacted topic with one
+record for each API process.
 
-Everything is cumulative and absolute: a *cap* is the number of unique events of an organization's month that one front
-end, by its name, may ever have been charged with. So a record that is read twice, late or not at all does no harm.
+All figures are absolute: a *cap* is the number of unique events of an organization's month that one API process, by its
+name, may ever be charged with. So a record that is read twice, late or not at all does no harm.
 """
 
 from typing import Final
@@ -14,14 +14,14 @@ TTL: Final = 10.0
 """Seconds of silence after which an API process counts as gone."""
 
 FRESH: Final = 5.0
-"""Seconds for which an API process goes by its lease after its last durable statement: well below `TTL`."""
+"""Seconds for which an API process uses its lease after its last durable statement: well below `TTL`."""
 
 GAP: Final = 1 << 20
-"""By how much at least the versions of a new grantor's leases are ahead: more than any number of them that the log can
-have lost. An API process that sees such a step confirms at once."""
+"""By how much the versions of a new grantor's leases exceed the earlier ones at least: more than the log can have lost.
+An API process that sees such a step confirms at once."""
 
 DELIVERY: Final = 10.0
-"""Seconds after its end in which something an API process wrote may still come into the log."""
+"""Seconds after the end of an API process in which a write of it may still reach the log."""
 
 
 class Account(Struct, frozen=True, array_like=True):
@@ -32,43 +32,42 @@ class Account(Struct, frozen=True, array_like=True):
 
 
 class Need(Struct, frozen=True, array_like=True):
-    """What an API process says of an account. floor <= need <= want, all of them caps."""
+    """What an API process needs of an account: three caps, floor <= need <= want."""
 
     account: Account
     floor: int
-    """Charged to it, or on its way."""
+    """Charged through it, or on its way."""
     need: int
-    """With what waits at this moment."""
+    """The same with the batches that wait at this moment."""
     want: int
-    """With what it expects of the next seconds."""
+    """The same with what it expects in the next seconds."""
 
 
 class Statement(Struct, frozen=True):
-    """An API process's sign of life. An account that is not in it was not used, or not since the month before this
-    one."""
+    """An API process's heartbeat, with its needs. An account without an entry was not used, or not since last month."""
 
     number: int
     directory: int
-    """The offset in the directory up to which it goes by every quota: what came before has left it no event that is
-    neither in the tables nor in `needs`."""
+    """The offset in the directory up to which it applies every quota: all events that it accepted before it knew of
+    those quotas are in the tables or in `needs`."""
     lease: int
-    """The version of the lease it goes by."""
+    """The version of the lease it uses."""
     needs: list[Need]
     leaving: bool = False
     """True in the last one: nothing follows, and all it wrote is in the log."""
 
 
 class Cap(Struct, frozen=True, array_like=True):
-    """What an API process may use of an account."""
+    """The cap of one account in a lease."""
 
     account: Account
     cap: int
     outstanding: int
-    """The highest cap it may still go by."""
+    """The highest cap the process may still use."""
 
 
 class Lease(Struct, frozen=True):
-    """The newest word to an API process. An account that is not in it has the cap 0."""
+    """The caps of an API process. An account that is not in it has the cap 0."""
 
     version: int
     answers: int
@@ -82,15 +81,15 @@ _lease = msgspec.json.Decoder(Lease).decode
 
 
 def decode_statement(value: bytes) -> Statement:
-    """Raises `ValueError` for a record of another format."""
+    """Decode a record's value. Raises `ValueError` for another format."""
     return _statement(value)
 
 
 def decode_lease(value: bytes) -> Lease:
-    """Raises `ValueError` for a record of another format."""
+    """Decode a record's value. Raises `ValueError` for another format."""
     return _lease(value)
 
 
 def owner(instance: str, organization: str) -> str:
-    """The id under which the tables count what an organization was charged through one API process's lease."""
+    """Return the id under which the tables count what an organization was charged through one API process's lease."""
     return f"{instance}/{organization}"

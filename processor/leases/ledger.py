@@ -1,4 +1,4 @@
-"""What the tables have charged, flush by flush: to an organization's month in all, and through each API process."""
+"""The ledger: what the tables have charged to an organization's month, in all and through each API process."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,24 +13,24 @@ _key = msgspec.json.Decoder(tuple[int, str, str, str, str, int]).decode
 _progress = msgspec.json.Decoder(list[int]).decode
 
 MESSAGE_EVENTS: Final = 1000
-"""No message has more events (`processor.log.committer`)."""
+"""No message has more events (`server.ingest.group_commit`)."""
 
 _SCOPES: Final = {("org", "month"), ("lease", "lease")}
 
 
 class Ledger:
-    """Sums over all partitions' window rows. Never shows half a flush: an organization's count and its API processes'
-    counts would not fit each other."""
+    """Sums over the window rows of all partitions. A flush is applied as a whole: else an organization's count and its
+    API processes' counts would not agree."""
 
     def __init__(self) -> None:
         self._shares: dict[bytes, int] = {}
         self._sums: dict[tuple[str, str, int], int] = {}
         self._pending: dict[int, dict[bytes, bytes | None]] = {}
         self.position: dict[int, int] = {}
-        """partition -> the last source offset that is contained."""
+        """partition -> the last offset of the events that is contained."""
 
     def apply(self, partition: int, key: bytes, value: bytes | None) -> None:
-        """Take in one record of a partition's changelog, in order. Raises `ValueError` for another format."""
+        """Apply one record of a partition's changelog, in order. Raises `ValueError` for another format."""
         kind = key[key.find(b'"') + 1 : key.find(b'"') + 9]
         if kind.startswith(b"window"):
             self._pending.setdefault(partition, {})[key] = value
@@ -54,23 +54,23 @@ class Ledger:
             self._sums.pop(place, None)
 
     def total(self, account: Account) -> int:
-        """Unique events charged to an account, through whomever."""
+        """Return the unique events charged to an account, through all processes."""
         return self._sums.get(("org", account.organization, account.month), 0)
 
     def leased(self, instance: str, account: Account) -> int:
-        """Unique events charged to an account through one API process's lease."""
+        """Return the unique events charged to an account through one API process's lease."""
         return self._sums.get(("lease", owner(instance, account.organization), account.month), 0)
 
     def contains(self, ends: Mapping[int, int]) -> bool:
-        """True once all messages up to `ends` (partition -> last offset) are in it."""
+        """Return True once all messages up to `ends` (partition -> last offset) are in it."""
         return all(self.position.get(partition, NEVER) >= offset for partition, offset in ends.items())
 
     def lacks(self, ends: Mapping[int, int]) -> int:
-        """How many events at most are in messages up to `ends` (partition -> last offset) and not in it."""
+        """Return how many events at most are in messages up to `ends` (partition -> last offset) and not in it."""
         messages = (max(0, offset - self.position.get(partition, NEVER)) for partition, offset in ends.items())
         return MESSAGE_EVENTS * sum(messages)
 
 
 def is_of_interest(key: bytes) -> Any:
-    """True for a row that `Ledger.take` looks at."""
+    """Return True for a row that `Ledger.apply` uses."""
     return b'"window"' in key or b'"progress"' in key

@@ -1,6 +1,6 @@
-"""Where the log is, and how to open it: one file in the data directory, or a Kafka cluster.
+"""The address of the log, a file in the data directory or a Kafka cluster, and how to open it.
 
-Each part that needs a log is given its address and opens one of its own: connections are not shared between threads.
+Each user of the log gets its address and opens its own connection: connections are not shared between threads.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from processor.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class LogAddress:
-    """What a process has to know to open the log."""
+    """Everything that is needed to open the log."""
 
     data_dir: Path
-    """On Kafka only the id index lives there: it can be rebuilt."""
+    """On Kafka it only has files that can be rebuilt, like the id index."""
     kafka: KafkaAccess | None = None
     """None: the embedded log."""
 
     @classmethod
     def of(cls, settings: Settings) -> LogAddress:
-        """The address the settings name."""
+        """Return the address in the settings."""
         kafka = KafkaAccess.of(settings) if settings.broker.startswith("kafka://") else None
         return cls(settings.data_dir, kafka)
 
     def open(self, partitions: int | None = None, *, create: bool = False) -> LogWriter:
-        """Open the log, making it with so many partitions if it may be created. Raises `LogError`."""
+        """Open the log; with `create` make it, with this number of partitions, if there is none. Raises `LogError`."""
         if self.kafka is None:
             if create:
                 ownership.check_embedded(self.data_dir)
@@ -45,17 +45,17 @@ class LogAddress:
         return KafkaLog(self.kafka, partitions=partitions, create=create)
 
     def claim(self, identity: str, *, keeps: bool) -> None:
-        """Refuse a data directory that belongs to another log than that of this identity.
+        """Raise `HistoryMismatch` if the data directory belongs to another log than that with this `identity`.
 
-        A role that `keeps` something there notes which log it belongs to. Raises `HistoryMismatch`.
+        A role that `keeps` files there notes which log it belongs to.
         """
         if self.kafka is not None:
             where = f"the one at {self.kafka.servers} whose topics begin with {self.kafka.prefix}"
             (ownership.claim if keeps else ownership.check)(self.data_dir, identity, where)
 
     def tail(self, tps: Iterable[TopicPartition], every: float = POLL) -> Tail:
-        """Follow partitions from their beginning, with a look `every` so many seconds (a broker says by itself when
-        there is something). Raises `LogError`."""
+        """Return a tail of partitions from their beginning, which checks for records `every` so many seconds (a broker
+        pushes them). Raises `LogError`."""
         if self.kafka is None:
             return EmbeddedTail(Log(self.data_dir, create=False), tps, every)
         from processor.log.kafka.tail import KafkaTail
@@ -63,9 +63,9 @@ class LogAddress:
         return KafkaTail(self.kafka, dict.fromkeys(tps, 0))
 
     def ends(self, tps: Iterable[TopicPartition]) -> Callable[[], dict[int, int]]:
-        """A function that gives partition -> last offset (-1: none), cheap enough for every request.
+        """Return a function that returns partition -> last offset (-1: none), cheap enough for every request.
 
-        Of the embedded log it is exact; of Kafka it may be half a second old. The first call may block.
+        For the embedded log it is exact; for Kafka it may be half a second old. Its first call may block.
         """
         if self.kafka is None:
             log, wanted = Log(self.data_dir, create=False), list(tps)

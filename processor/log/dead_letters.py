@@ -1,12 +1,11 @@
-"""The dead-letter topic: messages that could not be processed, why, and which of them were sent again.
+"""The dead-letter topic: messages that could not be processed, why, and which of them were retried.
 
     a letter    key = {"topic", "partition", "offset", "reason", "at"}, value = the message as it was; with
-                "damaged": true for a record whose bytes are not those that were written: it is never sent again
+                "damaged": true for a record whose bytes are not those that were written: it is never retried
     a retry     key = {"retried": [topic, partition, offset], "to": offset, "at"}, no value
 
-A letter is never removed. A retry appends its message to the events once more, as a new record with an offset of its
-own, and is noted after that is durable: a crash between the two leads at worst to another copy, which deduplication
-does not count.
+A letter is never removed. A retry appends its message to the events again, as a new record with a new offset, and is
+noted after that is durable: a crash between the two leads at worst to another copy, which counts as a duplicate.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -26,7 +25,7 @@ Place = tuple[str, int, int]
 """Topic, partition and offset of a message."""
 
 BATCH: Final = 200
-"""Letters read at a time: each holds a whole message."""
+"""Letters read together: each contains a whole message."""
 
 
 class DeadLetter(Struct, frozen=True, omit_defaults=True):
@@ -39,11 +38,11 @@ class DeadLetter(Struct, frozen=True, omit_defaults=True):
     at: int
     """Microseconds since the epoch."""
     damaged: bool = False
-    """The record's checksum did not match: what its message said is not known."""
+    """The record's checksum did not match: the content of its message is not known."""
 
     @property
     def place(self) -> Place:
-        """Where the message stands in the log."""
+        """The message's place in the log."""
         return (self.topic, self.partition, self.offset)
 
     def encode(self) -> bytes:
@@ -59,7 +58,7 @@ class Retry(Struct, frozen=True):
 
     retried: Place
     to: int
-    """The offset it got there."""
+    """The new offset of the message."""
     at: int
 
 
@@ -68,20 +67,20 @@ class Letter(Struct):
 
     dead: DeadLetter
     events: int | None
-    """How many events its message has; None if it cannot be read or is damaged."""
+    """The number of events in its message; None if it cannot be read or is damaged."""
     size: int
     """Bytes of the message."""
     retry: Retry | None = None
-    """The last time it was sent again."""
+    """The last retry."""
 
 
 _RETRIED: Final = b'{"retried":'
 
 
 def dead_offsets(log: LogReader, number: int, on_damage: OnDamage | None = None) -> set[int]:
-    """Offsets of a partition's events messages that are dead letters: no table contains them.
+    """Return the offsets of a partition's event messages that are dead letters: no table contains them.
 
-    Raises `DamagedRecord`, unless `on_damage` takes them.
+    Raises `DamagedRecord` for a damaged letter, unless `on_damage` is given, which is called with the error.
     """
     tp, found = TopicPartition(DEAD_LETTERS, number), set()
     for record in scan(log, tp) if on_damage is None else scan_sound(log, tp, on_damage):
@@ -94,7 +93,7 @@ def dead_offsets(log: LogReader, number: int, on_damage: OnDamage | None = None)
 
 
 def letters(log: LogReader, number: int) -> list[Letter]:
-    """A partition's letters in the order in which they were buried, one for each message."""
+    """Return a partition's letters in the order of the topic, one for each message."""
     found: dict[Place, Letter] = {}
     for record in scan(log, TopicPartition(DEAD_LETTERS, number), limit=BATCH):
         key = record.key or b""
@@ -119,9 +118,8 @@ def _count(value: bytes | None) -> int | None:
 def retry(log: LogWriter, number: int, places: Collection[Place], clock: Callable[[], int]) -> Iterator[Retry]:
     """Append the messages of a partition's letters to the events again, each followed by its note; durable one by one.
 
-    Damaged ones are passed over: what they said is not known.
-
-    Raises `LogUnavailable`: then the last message may have been appended all the same; trying again does no harm.
+    Damaged ones are skipped, as their content is not known. Raises `LogUnavailable`: then the last message may have
+    been appended nevertheless; calling again does no harm.
     """
     tp = TopicPartition(DEAD_LETTERS, number)
     left = set(places)

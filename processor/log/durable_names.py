@@ -1,11 +1,11 @@
-"""Durable names of files: one that was made or renamed may be gone after a power cut until its directory was synced."""
+"""Durable names of files: a new or renamed file may be gone after a power cut until its directory is synced."""
 
 import os
 from pathlib import Path
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk. Raises `OSError`."""
+    """Flush the names in a directory to the disk. Blocks. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What can be wrong with a log."""
+"""The errors of a log."""
 
 
 class LogError(Exception):
@@ -6,7 +6,7 @@ class LogError(Exception):
 
 
 class LogUnavailable(LogError):
-    """The log cannot take a write now (disk full, I/O error); trying again later may succeed."""
+    """The log cannot be written or read now (disk full, I/O error, no broker); a retry may succeed."""
 
 
 class FormatError(LogError):
@@ -14,11 +14,11 @@ class FormatError(LogError):
 
 
 class PartitionMismatch(LogError):
-    """The log has another number of partitions than asked for."""
+    """The log has another number of partitions than the settings."""
 
 
 class DamagedRecord(LogError):
-    """A record's checksum does not match what is stored: it is named, and never counted."""
+    """The checksum of a record does not match: it is reported, and never counted."""
 
     def __init__(self, topic: str, partition: int, offset: int, reason: str = "its checksum does not match") -> None:
         super().__init__(f"record {topic}:{partition}:{offset} is damaged: {reason}")
@@ -28,7 +28,7 @@ class DamagedRecord(LogError):
 
 
 class LogBroken(LogUnavailable):
-    """The log's files must not be used any more in the life of this process: end it, and recover at the next start."""
+    """The log's files must not be used by this process any more: it has to end, and the next start recovers."""
 
 
 class RecoveryNeeded(LogError):
@@ -36,7 +36,7 @@ class RecoveryNeeded(LogError):
 
 
 class HistoryMismatch(LogError):
-    """Pieces of state do not belong to one history: the text names them and says what to do."""
+    """Events, rows, claims and ids do not belong to one history: the text says which, and what to do."""
 
 
 class Locked(LogError):

@@ -1,8 +1,8 @@
-"""What both Faust transports have in common: how a change of partitions is staged, and records in bulk.
+"""The common part of both Faust transports: rebalances in Faust's order, and appending in bulk.
 
-A rebalance is staged in Faust's own order, so that its conductor, table manager and recovery work as they are. While it
-goes on no source message is fetched: Faust resumes the source partitions before it seeks them, and would skip messages
-otherwise (faust-streaming issue 596; `tables/recovery.py`, on_recovery_completed). `docs/decisions` names the lines.
+A rebalance follows Faust's own order, so that its conductor, table manager and recovery work unchanged. Meanwhile no
+source message is fetched: Faust resumes the source partitions before it seeks them, and would skip messages otherwise
+(faust-streaming issue 596; `tables/recovery.py`, on_recovery_completed). `docs/decisions` names the lines.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ DAMAGED: Final = "spendstream-damaged"
 
 
 class Consumer(base.Consumer):
-    """Partitions and their assignment; what is left is to read records and to keep offsets."""
+    """Partitions and their assignment; subclasses read records and keep offsets."""
 
     consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = ()
 
@@ -37,10 +37,10 @@ class Consumer(base.Consumer):
         self.counts: dict[str, int] = {}
         """topic -> partitions"""
         self._left_out: set[TP] = set()
-        """Partitions of which nothing more is fetched until they are assigned anew."""
+        """Partitions that are not fetched until they are assigned anew."""
 
     def leave_out(self, tp: TP) -> None:
-        """Fetch nothing more of a partition that this program cannot read."""
+        """Stop fetching a partition that this program cannot read."""
         self._left_out.add(tp)
         self.pause_partitions({tp})
 
@@ -48,7 +48,7 @@ class Consumer(base.Consumer):
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     async def _change(self, assigned: set[TP]) -> None:
-        """Stage a rebalance: what was assigned before and is not any more is revoked."""
+        """Do a rebalance: partitions that are no longer assigned are revoked first."""
         app = cast(Any, self.app)
         app.on_rebalance_start()
         await self.on_partitions_revoked(self._assigned - assigned)
@@ -107,10 +107,10 @@ class Consumer(base.Consumer):
                 self._read_offset.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """Seek to where each partition goes on, which Faust then takes for committed.
+        """Seek each partition to its next offset, which Faust then treats as committed.
 
-        Faust also does it when a fetch ends after the flow was stopped. At the end of the worker that would keep the
-        last commit from being made: the offset to go on at is that of messages that are acknowledged, not committed.
+        Faust also calls it when a fetch ends after the flow was stopped. At the end of the worker that would prevent
+        the last commit: the next offset is that of messages that are acknowledged, but not committed.
         """
         if not cast(Any, self.app).should_stop:
             await super().perform_seek()
@@ -123,7 +123,7 @@ class Consumer(base.Consumer):
 
 
 class Producer(base.Producer):
-    """Appends to the log in bulk, on threads of its own. What Faust itself sends takes the same way."""
+    """Appends to the log in bulk, in threads of its own; also what Faust itself sends."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -132,7 +132,7 @@ class Producer(base.Producer):
         self.counts: dict[str, int] = {}
 
     async def append(self, appends: list[Append]) -> list[int]:
-        """Append in bulk, all or nothing of each partition; returns the offset of each append's first record.
+        """Append in bulk, atomically in each partition; return the offset of each append's first record.
 
         Durable on return. Raises `LogUnavailable`.
         """
@@ -149,9 +149,9 @@ class Producer(base.Producer):
         *,
         transactional_id: str | None = None,
     ) -> Awaitable[RecordMetadata]:
-        """Queue one record; it is durable when the awaitable that is returned is done.
+        """Queue one record; it is durable when the returned awaitable is done.
 
-        What is queued while an append is under way goes into the next one together: Faust sends record by record.
+        Records that are queued while an append is under way are appended together: Faust sends them one by one.
         """
         if partition is None:
             raise ValueError("every record names its partition")
@@ -204,13 +204,13 @@ class Producer(base.Producer):
 
 
 def known(counts: Mapping[str, int], topic: str, partitions: int) -> None:
-    """Topics are made by the log, not by Faust. Raises `ValueError` if it has no such one."""
+    """Check that the log has a topic, as the log makes them, not Faust. Raises `ValueError` if it has not."""
     if counts.get(topic) != partitions:
         raise ValueError(f"the log has no topic {topic} of {partitions} partition(s)")
 
 
 def by_partition(appends: Iterable[Append]) -> dict[int, list[int]]:
-    """partition number -> which of `appends` go there."""
+    """Return partition number -> the appends to it."""
     found: dict[int, list[int]] = {}
     for number, append in enumerate(appends):
         found.setdefault(append.to.partition, []).append(number)

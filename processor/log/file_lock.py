@@ -1,4 +1,4 @@
-"""Advisory locks on files of the data directory; the kernel frees them when their process ends, however it ends."""
+"""Advisory locks on files of the data directory; the kernel releases them when their process ends in any way."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def acquire(self, what: str, patience: float = 0.0) -> None:
-        """Take the lock, waiting up to `patience` seconds; raises `Locked` with `what` in its text. Blocks."""
+        """Acquire the lock; block for up to `patience` seconds. Raises `Locked` with `what` as its text."""
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -31,14 +31,14 @@ class FileLock:
                     raise Locked(f"{what} (process {holder or 'unknown'} holds {self._path})") from None
                 time.sleep(0.05)
             else:
-                with contextlib.suppress(OSError):  # on a full disk the holder has no name
+                with contextlib.suppress(OSError):  # on a full disk the file keeps no pid
                     os.ftruncate(self._fd, 0)
                     os.pwrite(self._fd, str(os.getpid()).encode(), 0)
                 return
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock for a moment, waiting as long as it takes. Blocks, without the GIL."""
+        """Hold the lock for the length of the block. Blocks until it is free, without the GIL."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
             yield
@@ -51,13 +51,13 @@ class FileLock:
 
 
 LOOK: Final = 0.2
-"""Seconds of patience with which a lock is acquired that others may look at with `holder_of`: far more than a look."""
+"""Patience, in seconds, for locks that others may examine with `holder_of`, which holds them for an instant."""
 
 
 def holder_of(path: Path) -> int | None:
     """Return the pid of the process that holds the lock on a file; None if none does. Does not block.
 
-    The look itself holds the lock for an instant, so it is to be acquired with the patience of `LOOK`.
+    This call itself holds the lock for an instant, so others have to acquire it with the patience `LOOK`.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""A thread that follows partitions of the log and takes in what it finds, for as long as the process lives."""
+"""A thread that follows partitions of the log and applies their records, for as long as the process lives."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ EXIT_BROKEN: Final = 70
 
 
 HEALING: Final = 5.0
-"""Seconds in which a worker that is just starting has made a damaged record anew, or is about to."""
+"""Seconds that a starting worker has to make a damaged record anew."""
 EXIT_DAMAGED: Final = 75
 """EX_TEMPFAIL of sysexits.h: rows are damaged, and a start of the worker would make them anew."""
 
@@ -23,16 +23,16 @@ PAUSE: Final = 1.0
 
 
 class FollowerThread(threading.Thread):
-    """A thread that does `_round` again and again, whatever happens in one."""
+    """A thread that calls `_round` again and again, whatever one raises."""
 
     def __init__(self, name: str, tail: Tail) -> None:
         super().__init__(name=name, daemon=True)
         self._tail = tail
         self._stopping = threading.Event()
         self.read_all = threading.Event()
-        """Set once everything that was there at the start has been read."""
+        """Set once everything that the log had at the start has been read."""
         self.damage: DamagedRecord | None = None
-        """The record that cannot be read, and so nothing after it."""
+        """A damaged record: it and everything after it cannot be read."""
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -40,7 +40,7 @@ class FollowerThread(threading.Thread):
                 self._round()
                 if self.damage is not None and self._tail.is_current:
                     self.damage = None
-            except LogBroken as error:  # what is known here may not be in the log any more
+            except LogBroken as error:  # what is known here may no longer be in the log
                 get_logger().critical("follower.broken", error=str(error))
                 os._exit(EXIT_BROKEN)
             except DamagedRecord as error:
@@ -57,13 +57,13 @@ class FollowerThread(threading.Thread):
         raise NotImplementedError
 
     heals = False
-    """Whether another process is about to make a damaged record anew."""
+    """Whether a start of the worker makes a damaged record anew."""
 
     def wait_read_all(self) -> None:
-        """Block until everything that was there at the start has been read. Raises `DamagedRecord`.
+        """Block until everything that the log had at the start has been read. Raises `DamagedRecord`.
 
-        Where a start of the worker makes the record anew, and does not within `HEALING`, ends the process: a worker
-        that runs reads none of its rows, and its supervisor has to start it anew.
+        If `heals`, and the record is not made anew within `HEALING` seconds, end the process: a worker that runs does
+        not read its rows, so the supervisor has to restart it.
         """
         since: float | None = None
         while not self.read_all.wait(PAUSE / 2):

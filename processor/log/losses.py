@@ -1,9 +1,9 @@
-"""What is gone from the log: reported once, for good, as records of the directory.
+"""Losses: what is gone from the log, reported once and for good in records of the directory.
 
     key = lost/<topic>/<partition>/<from>      value = {"topic", "partition", "from", "to", "counted", ...}
 
-The worker that owns the partition writes them before it counts anything that comes after. Every API knows them from the
-directory (`/readyz`, `/metrics`), `spendstream verify` lists them.
+The worker that owns the partition writes them before it counts anything that comes after. Every API process knows them
+from the directory (`/readyz`, `/metrics`), and `spendstream verify` lists them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import DIRECTORY
 
 KIND: Final = "lost"
-"""What the keys of these records begin with."""
+"""The kind of these records: the beginning of their keys."""
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
 
@@ -35,11 +35,11 @@ class Lost(Struct, frozen=True, kw_only=True):
     start: int = field(name="from")
     """The first offset that is gone."""
     end: int = field(name="to")
-    """The offset behind the last one."""
+    """The offset after the last one."""
     counted: bool
-    """Whether the tables contain what these records said."""
+    """Whether the tables contain these records."""
     ids: int = 0
-    """How many ids are not known any more, though their events are counted."""
+    """How many ids are no longer known though their events are counted."""
     reason: str
     at: int
     """When it was noticed, microseconds since the epoch."""
@@ -51,7 +51,7 @@ class Lost(Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """A sentence for an operator."""
+        """The loss as a sentence, for operators."""
         where = f"{self.topic} {self.start} to {self.end - 1} of partition {self.partition} are gone from the log"
         if self.topic == ACKNOWLEDGED:
             return (
@@ -75,12 +75,12 @@ class Lost(Struct, frozen=True, kw_only=True):
 
 
 def decode(value: bytes) -> Lost:
-    """Read a record back. Raises `msgspec.MsgspecError` for one of another form."""
+    """Decode a record. Raises `msgspec.MsgspecError` for another format."""
     return msgspec.json.decode(value, type=Lost)
 
 
 def read(log: LogReader) -> list[Lost]:
-    """All that was reported, in the order in which it was."""
+    """Return all reported losses, in order."""
     found: dict[bytes, Lost] = {}
     for record in scan(log, HOME):
         key = record.key or b""
@@ -93,7 +93,7 @@ def read(log: LogReader) -> list[Lost]:
 
 
 def of_partition(log: LogReader, number: int) -> list[Loss]:
-    """What was reported of one partition's events and claims."""
+    """Return the reported losses of one partition's events and claims."""
     return list(_losses(each for each in read(log) if each.partition == number))
 
 
@@ -103,7 +103,7 @@ def _losses(found: Iterable[Lost]) -> Iterator[Loss]:
 
 
 def uncounted(found: Iterable[Lost]) -> dict[int, int]:
-    """partition -> messages of events that are gone and in no table; each is counted once, whoever reported it."""
+    """Return partition -> messages of events that are gone and in no table, each counted once."""
     ranges: dict[int, list[Range]] = {}
     for each in found:
         if each.topic in (EVENTS, ACKNOWLEDGED) and not each.counted:
@@ -118,9 +118,9 @@ def uncounted(found: Iterable[Lost]) -> dict[int, int]:
 
 
 def check_directory(log: LogReader) -> None:
-    """Refuse a log whose directory has lost its beginning. Raises `HistoryMismatch`.
+    """Raise `HistoryMismatch` if the directory has lost its beginning.
 
-    Of the embedded log nothing in it may be missing; a broker compacts it, and never its first offset.
+    The embedded log must have all of it; a broker compacts it, but keeps its first offset.
     """
     first, end = log.first(HOME), log.end(HOME)
     if isinstance(log, Log):

@@ -1,7 +1,7 @@
-"""Which log a data directory belongs to.
+"""The log that a data directory belongs to.
 
-What lies there (the id index, a worker's name in its group) says something about one log only. The embedded log is a
-file of the directory itself; of a log on Kafka the directory has the identity in `log.id`, written at the first start.
+Its files (the id index, a worker's name in its group) are about one log only. The embedded log is a file of the
+directory itself; for a log on Kafka the directory has that log's identity in `log.id`, written at the first start.
 """
 
 import json
@@ -16,9 +16,9 @@ FILE: Final = "log.id"
 
 
 def check(data_dir: Path, identity: str, name: str) -> None:
-    """Raises `HistoryMismatch` unless the directory may be used with the log on Kafka of this identity.
+    """Raise `HistoryMismatch` unless the directory may be used with the log on Kafka of this `identity`.
 
-    `name` says where that log is.
+    `name` is the address of that log, for the text.
     """
     if (data_dir / "log.db").exists():
         raise HistoryMismatch(
@@ -36,7 +36,7 @@ def check(data_dir: Path, identity: str, name: str) -> None:
 
 
 def claim(data_dir: Path, identity: str, name: str) -> None:
-    """`check`, then note that the directory, which is made if need be, belongs to that log. Durable on return."""
+    """Call `check`, then note that the directory, made if necessary, belongs to that log. Durable on return."""
     check(data_dir, identity, name)
     if not (data_dir / FILE).exists():
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def claim(data_dir: Path, identity: str, name: str) -> None:
 
 
 def check_embedded(data_dir: Path) -> None:
-    """Raises `HistoryMismatch` where an embedded log is to be made in a directory that belongs to a log on Kafka."""
+    """Raise `HistoryMismatch` for a directory that belongs to a log on Kafka, before an embedded log is made there."""
     if (data_dir / FILE).exists() and not (data_dir / "log.db").exists():
         raise HistoryMismatch(
             f"the data directory {data_dir} belongs to the log {_owner(data_dir)} on Kafka: set SPENDSTREAM_BROKER, or "
@@ -54,12 +54,12 @@ def check_embedded(data_dir: Path) -> None:
 
 
 def _owner(data_dir: Path) -> str | None:
-    """The identity of the log that the directory belongs to; None if nothing says so."""
+    """Return the identity of the log that the directory belongs to; None if it is not noted."""
     try:
         return (data_dir / FILE).read_text().strip()
     except FileNotFoundError:
         pass
-    for path in sorted(data_dir.glob("index/*/checkpoint.json")):  # of before there was that file
+    for path in sorted(data_dir.glob("index/*/checkpoint.json")):  # from versions that did not write that file
         try:
             return str(json.loads(path.read_text())["log"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""What the rest of the program may ask of a log, whichever it is: the embedded one or a broker's.
+"""The port of the log, for both adapters: the embedded log and Kafka.
 
-All calls block. Offsets grow but may have gaps: whoever reads on goes by the offsets of what was read.
+All calls block. Offsets grow but may have gaps: a reader continues after the offset of the last record it read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from processor.log.records import Append, Record, TopicPartition
 
 
 class LogReader(Protocol):
-    """A log that is read. Raises `LogError` where there is no such partition or the log cannot be reached."""
+    """A log to read. Methods raise `LogError` if there is no such partition or the log cannot be reached."""
 
     @property
     def partitions(self) -> int:
@@ -19,62 +19,62 @@ class LogReader(Protocol):
 
     @property
     def identity(self) -> str:
-        """The log's name, made up when it was created."""
+        """The log's random name, made when it was created."""
         ...
 
     @property
     def salt(self) -> bytes:
-        """The secret that claim keys are derived with."""
+        """The secret from which claim keys are derived."""
         ...
 
     def topics(self) -> dict[str, int]:
-        """Topic name -> number of partitions."""
+        """Return topic name -> number of partitions."""
         ...
 
     def first(self, tp: TopicPartition, /) -> int:
-        """The first offset that retention has left."""
+        """Return the first offset that retention has left."""
         ...
 
     def end(self, tp: TopicPartition, /) -> int:
-        """The next offset to be given in the partition."""
+        """Return the next offset to be assigned in the partition."""
         ...
 
     def read(self, tp: TopicPartition, offset: int, limit: int = ..., max_bytes: int = ..., /) -> list[Record]:
-        """Records from `offset` on, at most `limit` and about `max_bytes`; at least one if there is one."""
+        """Return records from `offset` on, at most `limit` and about `max_bytes`; at least one if there is one."""
         ...
 
     def committed(self, group: str, tp: TopicPartition, /) -> int | None:
-        """The next offset to read for a consumer group; None if it has committed none."""
+        """Return the next offset to read for a consumer group; None if it has committed none."""
         ...
 
     def close(self) -> None:
-        """Let go of the log."""
+        """Close the log."""
         ...
 
 
 class LogWriter(LogReader, Protocol):
-    """A log that is written to, too."""
+    """A log to read and write."""
 
     def append(self, appends: Sequence[Append], at: int, /) -> list[int]:
-        """Append to partitions; returns the first offset given in each. Durable on return.
+        """Append to partitions; return the first offset assigned in each. Durable on return.
 
-        Only the embedded log promises that all of it or nothing was appended. Raises `LogUnavailable`.
+        Only in the embedded log is this atomic. Raises `LogUnavailable`.
         """
         ...
 
     def probe(self, at: int, /) -> None:
-        """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
+        """Check whether the log accepts writes. Raises `LogUnavailable` if it does not."""
         ...
 
 
 Read = Callable[[TopicPartition, int, int], Sequence[Record]]
-"""`LogReader.read`, or one that does the same with more to it: partition, first offset, limit."""
+"""`LogReader.read`, or a function like it: partition, first offset, limit -> records."""
 
 
 def polls(
     read: Read, tp: TopicPartition, start: int = 0, end: int | None = None, limit: int = 5000
 ) -> Iterator[Sequence[Record]]:
-    """What `scan` gives, one read of the log at a time: up to `limit` records each, never none."""
+    """Yield the records of `scan` in polls, one read of the log each: up to `limit` records, at least one."""
     position = start
     while end is None or position < end:
         found = read(tp, position, limit if end is None else min(limit, end - position))
@@ -90,10 +90,10 @@ def polls(
 def scan(
     log: LogReader, tp: TopicPartition, start: int = 0, end: int | None = None, limit: int = 5000
 ) -> Iterator[Record]:
-    """All records of a partition from `start` on, up to `end` (exclusive; None: all), `limit` at a time.
+    """Yield all records of a partition from `start` up to `end` (exclusive; None: all), read `limit` at a time.
 
-    What compaction removes meanwhile has been replaced by a record further on, so a scan to the end that finds nothing
-    more has seen the newest record of every key.
+    A record that compaction removes meanwhile has been replaced by a later one, so a scan to the end sees the newest
+    record of every key.
     """
     for found in polls(log.read, tp, start, end, limit):
         yield from found

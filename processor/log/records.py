@@ -1,4 +1,4 @@
-"""What is read from a log and appended to it, whichever log it is."""
+"""Records as they are read from and appended to any log."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Record(Struct, gc=False, frozen=True):
     key: bytes | None
     value: bytes | None
     is_damaged: bool = False
-    """Its checksum does not match: what it says must not be believed. Only for readers that ask for such records."""
+    """Its checksum does not match, so its content must not be used. Only for readers that ask for such records."""
 
 
 class Append(NamedTuple):
@@ -43,20 +43,20 @@ class Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What some records of a partition come to, the newest first."""
+    """The newest record of each key among some records of a partition, read from the end backwards."""
 
     keys: list[bytes]
-    """Of sums in their packed form."""
+    """Keys of the rows of sums, in packed form."""
     hashes: Records
-    """Of the keys, see `row_block.key_hashes`."""
+    """Hashes of the keys, see `row_block.key_hashes`."""
     values: Records
     """`row_bytes.DTYPE`."""
     offsets: I64
-    """Of the sums' records; of a block they are all the same."""
+    """Offsets of the rows' records, all the same for rows of one block."""
     others: list[Row]
-    """The progress among them. Who follows a log that grows applies them when it has read on to its end: what was
-    replaced and compacted meanwhile is there."""
+    """All other rows, the progress among them. A reader that follows a growing log applies them when it has read on to
+    its end: by then it has what was replaced and compacted meanwhile."""
     replaced: list[int]
-    """Offsets of records that say nothing any more."""
+    """Offsets of records that newer ones have replaced."""
     size: int
-    """Of a block, how many rows it has, those that were replaced among them; else 0."""
+    """For a block, how many rows it has, including replaced ones; else 0."""

@@ -1,4 +1,4 @@
-"""Reading a log of which some records may be damaged: those are named, and all others are read."""
+"""Read a log in which records may be damaged: those are reported, and all others are read."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -10,14 +10,13 @@ from processor.log.records import Record, TopicPartition
 BATCH: Final = 5000
 
 OnDamage = Callable[[DamagedRecord], None]
-"""Is given every damaged record that a scan passes over."""
+"""Called with the error of every damaged record that a scan skips."""
 
 
 def scan_sound(
     log: LogReader, tp: TopicPartition, on_damage: OnDamage, start: int = 0, end: int | None = None, limit: int = BATCH
 ) -> Iterator[Record]:
-    """All records of a partition from `start` on, up to `end` (exclusive; None: all), `limit` at a time, but for those
-    that are damaged: each of them is given to `on_damage`. See `port.scan`."""
+    """Yield the records of a partition like `port.scan`, but call `on_damage` for each damaged one and skip it."""
     position, at_once = start, limit
     while end is None or position < end:
         try:
@@ -26,7 +25,7 @@ def scan_sound(
             if at_once == 1:
                 on_damage(error)
                 position = max(position, error.offset) + 1
-            at_once = 1  # a read that fails gives nothing: what lies before the damaged record comes by itself
+            at_once = 1  # a failed read returns nothing: read the records before the damaged one singly
             continue
         if not found:
             return

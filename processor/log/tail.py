@@ -1,4 +1,4 @@
-"""Following partitions of the log as they grow."""
+"""The port to follow partitions of the log as they grow."""
 
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -6,44 +6,43 @@ from typing import Final, Protocol
 from processor.log.records import Found, Record, TopicPartition
 
 POLL: Final = 0.01
-"""Seconds between two looks for new records."""
+"""Seconds between two checks for new records."""
 
 
 class Tail(Protocol):
-    """Partitions from their beginning on. One thread uses it."""
+    """Reads partitions from their beginning on. For one thread."""
 
     @property
     def is_current(self) -> bool:
-        """True if all that was in the log when the last `poll` began has been handed out by it or before."""
+        """True if all that was in the log when the last `poll` began has been returned."""
         ...
 
     def known_at(self, tp: TopicPartition) -> float:
-        """Until when the partition is known: all that was in it then has been handed out.
+        """Return the moment up to which the partition is known: all that was in it then has been returned.
 
-        In seconds of `time.monotonic`; -inf: not yet. A process that stood still finds an old value here, not a new
-        one. Only for partitions that are followed; cheap.
+        In seconds of `time.monotonic`; -inf: not known yet. After a process was suspended this is an old moment. Only
+        for partitions that are followed; cheap.
         """
         ...
 
     def has_more(self, tp: TopicPartition) -> bool:
-        """Whether the batch in hand is only the first part of what was there when it was read; in doubt True.
+        """Return whether the present batch is only the first part of what was there when it was read; True in doubt.
 
-        What replaces a record may be in the rest, and the record have been compacted before it was read.
+        The rest may have records that replace some of this part, which may have been compacted before it was read.
         """
         ...
 
     def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
-        """The newest record of each key of all that is there now (see `processor.log.embedded.newest`),
-        before the first `poll`.
+        """Yield the newest record of each key of all present records (see `processor.log.embedded.newest`).
 
-        That goes on from there. Nothing where it is no quicker than to read everything.
+        Call it before the first `poll`, which continues from there. Yields nothing where reading all is as fast.
         """
         ...
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
-        """Batches of new records, each of one partition and in order; waits a moment if there is none.
+        """Yield batches of new records, each of one partition and in order; block for a moment if there are none.
 
-        A batch counts as handed out once the next is asked for.
+        A batch counts as returned once the next is asked for.
         """
         ...
 

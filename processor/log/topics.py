@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 PREFIX: Final = "spendstream."
-"""What all names begin with. On Kafka another prefix may stand in its place (`KafkaAccess.wire`)."""
+"""The prefix of all names. On Kafka a setting may replace it (`KafkaAccess.wire`)."""
 
 EVENTS: Final = "spendstream.events"
 """Accepted events, many to a message, partitioned by event_id."""
@@ -27,7 +27,7 @@ DIRECTORY: Final = "spendstream.directory"
 """Organizations and keys (compacted); one partition."""
 
 STATEMENTS: Final = "spendstream.lease-statements"
-"""What API processes need of the quotas (compacted, by API process); one partition. Only on Kafka, like `LEASES`."""
+"""The needs of API processes for quotas (compacted, by API process); one partition. Only on Kafka, like `LEASES`."""
 
 LEASES: Final = "spendstream.leases"
 """What API processes may use of the quotas (compacted, by API process); one partition, written by one grantor."""
@@ -44,7 +44,7 @@ GROUP: Final = "spendstream"
 
 
 class Consumer(NamedTuple):
-    """Who reads the events and says, by what its group has committed, how far it has got with them."""
+    """A consumer of the events, for which retention waits; its group's committed offsets say how far it has read."""
 
     group: str
     patience: int | None

@@ -1,9 +1,9 @@
 """From messages to durable tables: apply, flush, then acknowledge. Never the other way round.
 
-One applier serves all partitions a worker owns. What `take` takes in is applied in memory, many messages at once, for
-numpy costs by the call. The flusher, a task of its own, writes what has changed every `interval` seconds: rows, claims
-and progress of a flush are one append, and only when that is durable are its messages acknowledged. A failing write is
-tried again for as long as it takes.
+One applier serves all partitions that a worker owns. Messages of `process` are applied in memory, many together, as a
+call of numpy has a fixed cost. The flusher, a separate task, writes what has changed every `interval` seconds: rows,
+claims and progress of a flush are one append, and its messages are acknowledged only when that is durable. A failing
+write is repeated until it succeeds.
 """
 
 import asyncio
@@ -32,19 +32,19 @@ MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""
 
 MAX_WAITING: Final = 4096
-"""Events at which the messages that wait are applied; a flush applies them before that."""
+"""Waiting events at which the messages are applied; a flush applies fewer."""
 
 SYNC_INTERVAL: Final = 5.0
 """Seconds between two checkpoints of the id index."""
 
 IDLE_TICK: Final = 1.0
-"""Seconds after which the tables hear of the time although no message comes."""
+"""Seconds after which the tables are given the time even if no message comes."""
 
 MAX_BACKOFF: Final = 2.0
 
 
 class Delivered(Protocol):
-    """A message as the stream hands it over; `ack` when its effects are durable."""
+    """A message of the stream; `ack` is called when its effects are durable."""
 
     @property
     def partition(self) -> int: ...
@@ -63,18 +63,18 @@ class Delivered(Protocol):
 
 
 Exists = Callable[[int, int, int], Awaitable[bool]]
-"""(partition, from offset, to before offset): does the log hold a message there?"""
+"""(partition, first offset, offset after the last): whether the log has a message there."""
 
 Lost = Callable[[int, int, int, str], Awaitable[None]]
-"""(partition, from offset, to before offset, reason): report messages that are gone and in no table. Durable on return.
-"""
+"""(partition, first offset, offset after the last, reason): report messages that are gone and in no table. Durable on
+return."""
 
 AppendAll = Callable[[list[Append]], Awaitable[list[int]]]
 """Append to several partitions, all or nothing; raises `LogUnavailable`."""
 
 
 class Broken(Exception):
-    """A message failed while it was applied: the rows in memory cannot be trusted, the process must start again."""
+    """A message failed while it was applied: the rows in memory cannot be trusted, and the process must restart."""
 
 
 class Applier:
@@ -91,7 +91,7 @@ class Applier:
         pause: Callable[[int], None] = lambda number: None,
         running: Callable[[], int] = wall_clock.running,
     ) -> None:
-        """`pause` is called with a partition's number when nothing more of it can be applied by this program."""
+        """`pause` is called with the number of a partition of which this program cannot apply any more messages."""
         self._lost = lost
         self._owned = owned
         self._append = append
@@ -110,16 +110,16 @@ class Applier:
         self._synced_at = 0.0
         self._broken = False
         self._burying = asyncio.Lock()
-        """Held until a message that failed is among the dead letters: nobody may end the process before."""
+        """Held until a message that failed is a dead letter: the process must not end before."""
         self._log = get_logger()
         self.applied = 0
         """Events applied since the start."""
 
     async def process(self, delivered: Delivered) -> None:
-        """Take in one message; raises only `Broken`. It is applied with those beside it, at the latest by the next
+        """Process one message; raises only `Broken`. It is applied together with others, at the latest by the next
         flush, which acknowledges it.
 
-        One of a partition that was given up meanwhile, or that has been stopped, is left to the next owner.
+        A message of a partition that was given up or stopped meanwhile is left to the next owner.
         """
         await self._check_sound()
         partition = self._owned.get(delivered.partition)
@@ -152,7 +152,7 @@ class Applier:
                 raise Broken("a message has failed half way: the process must start again")
 
     async def _check_gap(self, partition: Partition, offset: int) -> None:
-        """The events have no gaps: messages that are not there are lost, and those that are must not be skipped."""
+        """Handle a gap in the offsets: missing messages are reported as lost; existing ones must not be skipped."""
         if await self._exists(partition.number, partition.expected, offset):
             self._broken = True
             raise Broken(f"messages {partition.number}:{partition.expected} to {offset} were skipped on their way here")
@@ -241,7 +241,7 @@ class Applier:
     # --- flushing ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Flush for ever: at once when the stream has been idle, else every `interval` seconds."""
+        """Flush, for ever: at once when the stream has been idle, else every `interval` seconds."""
         while True:
             self._tick()
             try:
@@ -258,9 +258,9 @@ class Applier:
             await asyncio.sleep(self._interval)
 
     async def flush(self) -> None:
-        """Make everything applied so far durable and acknowledge it. Waits for as long as the log is unavailable.
+        """Make everything applied so far durable and acknowledge it. Waits while the log is unavailable.
 
-        Does nothing once a message has failed half way: a restart reads the rows back and has them applied again.
+        Does nothing once a message has failed half way: the restart reads the rows back and applies all again.
         """
         async with self._flushing:
             if self._broken:
@@ -293,7 +293,7 @@ class Applier:
                     delivered.ack()
 
     def _tick(self) -> None:
-        """Let the tables know what time it is: once a second."""
+        """Give the tables the present time, once a second."""
         now = self._running()
         if self._ticked is None or now - self._ticked >= SECOND:
             self._ticked = now
@@ -346,7 +346,7 @@ class Applier:
                 await asyncio.to_thread(sync_index, partition, final=final)
 
     async def finish(self) -> None:
-        """Flush for the last time, and have the next start find all ids in the index."""
+        """Flush for the last time, and checkpoint all ids, so that the next start finds them in the index."""
         await self.flush()
         await self._sync_indexes(final=True)
 

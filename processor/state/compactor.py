@@ -1,12 +1,11 @@
-"""Compaction of the changelog in the embedded log: a little at a time, beside the flushes.
+"""Compaction of the changelog in the embedded log, in small steps beside the flushes.
 
-Only the owner of a partition knows which record of a row is the newest, and it knows without reading: it remembers
-where it wrote what it has replaced since (`Partition.replaced`), and deletes that in the order of the log. So a page of
-the file is written once in a round, and of one row the older records go first: a tombstone goes when all that it buries
-has gone.
+The owner of a partition knows without reading which record of a row is the newest: it keeps the offsets of the records
+that it has replaced (`Partition.replaced`), and deletes those in the order of the log. So a page of the file is written
+once in a round, and the older records of a row are deleted first: a tombstone only after all records before it.
 
-A block of rows goes as a whole, once all of its rows have been written anew. Most are by the traffic itself; the few
-rows that keep a block are written with the next flush, those of the blocks with the least of them first.
+A block of rows is deleted as a whole, once all of its rows have been written again. Most are by normal traffic; the few
+rows that keep a block are written with the next flush, first those of the blocks with the fewest of them.
 """
 
 import asyncio
@@ -23,21 +22,21 @@ from processor.log.topics import ROWS
 from processor.state.loader import Partition
 
 SLACK: Final = 100_000
-"""Replaced records that may lie about whatever the number of rows."""
+"""Replaced records that may stay, whatever the number of rows."""
 
 STEP: Final = 2000
 """Records deleted in one transaction."""
 
 PAUSE: Final = 0.02
-"""Seconds between two steps, so that the writers get their turns."""
+"""Seconds between two steps, so that other writers get the lock."""
 
 HASTY_STEP: Final = 40_000
 HASTY_PAUSE: Final = 0.004
-"""The same when the changelog is twice as long as it should be, for the next start has to read all of it. That is
-while a backlog is worked off, when a flush has so many rows, too, and each of them waits for the other."""
+"""The same while the changelog is twice as long as it should be, as the next start has to read all of it. That happens
+while a backlog is applied, when flushes are large and compete with the deletions."""
 
 REWRITE: Final = 20_000
-"""Rows written anew in one step, about."""
+"""Rows written again in one step, approximately."""
 
 INTERVAL: Final = 1.0
 
@@ -55,7 +54,7 @@ class Compactor:
         self._flush = flush
 
     async def run(self) -> None:
-        """Compact for ever."""
+        """Compact, for ever."""
         while True:
             await asyncio.sleep(INTERVAL)
             for partition in list(self._owned.values()):
@@ -66,8 +65,8 @@ class Compactor:
                         get_logger().warning("compaction.postponed", partition=partition.number, error=str(error))
 
     async def round(self, partition: Partition) -> int:
-        """Delete what has been replaced by now; returns how many rows' records went. What is left is for the next
-        round."""
+        """Delete what has been replaced by now; return how many rows' records were deleted. The rest is left to the
+        next round."""
         surplus = partition.records - _room(partition) - len(partition.replaced or ()) - sum(partition.sizes.values())
         if surplus > 0 and partition.tables.rewrite(surplus, REWRITE):
             await self._flush()
@@ -92,5 +91,5 @@ class Compactor:
 
 
 def _room(partition: Partition) -> int:
-    """Records that the changelog may have."""
+    """Return how many records the changelog may have."""
     return 2 * len(partition.tables) + SLACK

@@ -32,7 +32,7 @@ class RowStore(Store[bytes, bytes]):
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Drop what was taken away, load what has come: in bulk, so that recovery has nothing left to fetch.
+        """Drop revoked partitions and load assigned ones, in bulk, so that Faust's recovery has nothing to fetch.
 
         Without `load` the caller does both.
         """
@@ -62,7 +62,7 @@ class RowStore(Store[bytes, bytes]):
     def apply_changelog_batch(
         self, batch: Iterable[EventT[Any]], to_key: Callable[[Any], bytes], to_value: Callable[[Any], bytes]
     ) -> None:
-        """Take in changelog records that Faust has fetched."""
+        """Apply changelog records that Faust has fetched."""
         for event in batch:
             message = event.message
             self.partitions[message.partition].tables.restore(message.key or b"", message.value, message.offset)

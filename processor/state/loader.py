@@ -1,4 +1,4 @@
-"""Bringing a partition back: its rows from the changelog, its ids from the index on disk and the claims since."""
+"""Load a partition: its rows from the changelog, its ids from the index on disk and the claims since."""
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -30,20 +30,20 @@ from processor.state.recovery import AppendTables, Recovery
 from processor.wall_clock import now
 
 ATTEMPTS: Final = 4
-"""How often a partition is read back before it is given up: each time something was written that makes it fit."""
+"""How often a partition is read back before the worker gives up: each time, a repair was written."""
 
 CLAIMS_BATCH = 500
 PROGRESS_EVERY = 1_000_000
 
 CLAIMED_BYTES: Final = 24 << 16
-"""Of the claims that are put into an index together: 65,536 ids."""
+"""Bytes of claims that are inserted into an index together: 65,536 ids."""
 
 MAX_CAPACITY_OF_SEVERAL: Final = MAX_CAPACITY // 2
-"""Of the indexes of several partitions: each has the less ids the more there are, and memory for its newest ones."""
+"""Most places of a segment where there are several partitions: each has fewer ids, and memory for its newest ones."""
 
 ONE_BY_ONE = 64
-"""Messages that are applied one by one when a partition has been brought, and then flushed: if one of many that were
-applied together has failed, a start finds it among these, or begins behind them the next time."""
+"""Messages that are applied one by one after a partition was loaded, and then flushed: if one of many that were applied
+together has failed, the next start finds it among these, or continues behind them."""
 
 
 class Partition:
@@ -56,24 +56,24 @@ class Partition:
         self.rows_end = 0
         """The next offset of the changelog: all before it is in the tables."""
         self.records = 0
-        """Rows that the changelog has, those that were replaced among them, about."""
+        """Rows in the changelog, including replaced ones, approximately."""
         self.replaced: array[int] | None = None
-        """Offsets of records in the changelog that say nothing any more; None: a broker compacts, and there are no
+        """Offsets of replaced records in the changelog; None on Kafka, where the broker compacts and there are no
         blocks of rows."""
         self.sizes: dict[int, int] = {}
         """How many rows the blocks among `replaced` have."""
         self.covered = NOTHING
-        """How far index and claims log go together: what is durable in the claims log, and how many ids that are."""
+        """Up to where index and claims log agree: what is durable in the claims log, and how many ids that are."""
         self.expected = 0
         """The offset of the next message: a later one means that some were skipped."""
         self.void: list[Range] = []
-        """Events that are gone and in no table: what the claims log says of them is no claim."""
+        """Events that are gone and in no table: claims for them do not count."""
         self.newest: tuple[int, bytes | None, bytes | None] = (-1, None, None)
         """Offset, key and value of the message that was applied last."""
         self.one_by_one = ONE_BY_ONE
         """How many more messages are applied by themselves."""
         self.is_stopped = False
-        """Nothing more of it is applied by this program: a message is of a version that it does not know."""
+        """This program applies no more messages of the partition: one is of a version that it does not know."""
         self.dead: set[int] = set()
         """Offsets of messages that are in the dead letters already."""
 
@@ -83,7 +83,7 @@ class Partition:
         return self.covered.claims
 
     def end(self, dead: Iterable[Dead]) -> None:
-        """These records of the changelog say nothing any more."""
+        """Note replaced records of the changelog."""
         if self.replaced is not None:
             for offset, rows in dead:
                 self.replaced.append(offset)
@@ -92,7 +92,7 @@ class Partition:
 
 
 def load(address: LogAddress, number: int, clock: Callable[[], int] = now) -> Partition:
-    """Read a partition of the embedded log back, as `bring` does."""
+    """Load a partition of the embedded log, as `bring` does. Blocks."""
     store = address.open()
     warm: dict[int, Partition] = {}
     try:
@@ -112,12 +112,11 @@ def bring(
     clock: Callable[[], int],
     warm: dict[int, Partition],
 ) -> Partition:
-    """Read a partition back, from where its copy among `warm` stands if there is one, and make its pieces fit each
-    other.
+    """Load a partition, from the position of its copy in `warm` if there is one, and repair what does not fit.
 
-    `append` writes to its rows and claims. Blocks for as long as that takes; progress goes to the log of the program.
-    Raises `HistoryMismatch` where the pieces cannot be made to fit, `LogUnavailable`: then what was read is `warm`, and
-    after no other error.
+    `append` writes to its rows and claims. Blocks for as long as that takes; progress goes to the program's log. Raises
+    `HistoryMismatch` for what cannot be repaired, and `LogUnavailable`; only after the latter is what was read kept in
+    `warm`.
     """
     for attempt in range(ATTEMPTS):
         partition = warm.pop(number, None)
@@ -136,7 +135,7 @@ def bring(
             if resume is not None:
                 partition.dead = dead_offsets(store, number)
                 partition.expected = resume
-                partition.is_stopped = False  # a warm copy may be: at the same message it stops again
+                partition.is_stopped = False  # a warm copy may have stopped; it stops again at the same message
         except LogUnavailable:
             raise
         except BaseException:
@@ -155,7 +154,7 @@ def bring(
 
 
 def _is_within(store: LogWriter, partition: Partition) -> bool:
-    """Whether the log still has all that was read of it, and what its claims mean is the same."""
+    """Return whether the log still has all that was read of it, and the same events are lost."""
     rows, claims_ = TopicPartition(ROWS, partition.number), TopicPartition(CLAIMS, partition.number)
     return (
         partition.rows_end <= store.end(rows)
@@ -165,7 +164,7 @@ def _is_within(store: LogWriter, partition: Partition) -> bool:
 
 
 def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
-    """A partition of which nothing has been read yet but the ids that lie on the disk."""
+    """Return a partition with nothing but the ids of the index on disk."""
     directory = address.data_dir / "index" / f"{number:04d}"
     void = void_ranges(losses.of_partition(store, number))
     index = open_index(directory, store, number, void)
@@ -176,9 +175,9 @@ def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
 
 
 def open_index(directory: Path, store: LogReader, number: int, void: Sequence[Range] | None = None) -> IdIndex:
-    """A partition's ids that lie on the disk, as far as they agree with the claims log.
+    """Open a partition's id index on disk; it is emptied if it does not agree with the claims log.
 
-    `void`: offsets of events whose claims are no claims; None: as the log reports them.
+    `void`: offsets of events whose claims do not count; None: those that the log reports.
     """
     if void is None:
         void = void_ranges(losses.of_partition(store, number))
@@ -188,7 +187,7 @@ def open_index(directory: Path, store: LogReader, number: int, void: Sequence[Ra
 
 
 def _digest_at(store: LogReader, tp: TopicPartition, offset: int) -> str | None:
-    """The digest of the record at an offset; None: the log has no record there."""
+    """Return the digest of the record at an offset; None: the log has no record there."""
     if not store.first(tp) <= offset < store.end(tp):
         return None
     found = store.read(tp, offset, 1)
@@ -196,7 +195,7 @@ def _digest_at(store: LogReader, tp: TopicPartition, offset: int) -> str | None:
 
 
 def catch_up(store: LogWriter, partition: Partition) -> None:
-    """Read on to the end of the changelog and of the claims log. Blocks for as long as that takes."""
+    """Read the changelog and the claims log to their ends. Blocks for as long as that takes."""
     _read_rows(store, partition)
     _read_claims(store, partition)
     partition.dead = dead_offsets(store, partition.number)
@@ -218,7 +217,7 @@ def _read_rows(store: LogWriter, partition: Partition) -> None:
                 _restore(partition, kept)
             if partition.records % PROGRESS_EVERY < len(batch):
                 log.info("partition.loading", partition=partition.number, records=partition.records)
-    finally:  # a log that goes away is read on from `rows_end`: what came before it has to be in the tables
+    finally:  # also after an error: the next read continues at `rows_end`, so the tables must have all before it
         _restore(partition, kept)
 
 
@@ -250,7 +249,7 @@ def _restore(partition: Partition, kept: Kept) -> None:
 
 
 def apply_rows(partition: Partition, found: Iterable[Record]) -> None:
-    """Take in records of the changelog; those it has are passed over."""
+    """Apply records of the changelog; skip those that it has."""
     new = [record for record in found if record.offset >= partition.rows_end]
     if new:
         partition.tables.restore_all((record.key or b"", record.value, record.offset) for record in new)
@@ -274,7 +273,7 @@ def _read_claims(store: LogWriter, partition: Partition) -> None:
 
 
 def apply_claims(partition: Partition, found: Iterable[Record]) -> None:
-    """Take in records of the claims log; those it has are passed over."""
+    """Apply records of the claims log; skip those that it has."""
     new = [record for record in found if record.offset >= partition.claims_end]
     claimed: list[Claimed] = []
     size = 0
@@ -282,7 +281,7 @@ def apply_claims(partition: Partition, found: Iterable[Record]) -> None:
         value = record.value or b""
         claimed += [each for each in claims.decode(value) if not any(each.offset in void for void in partition.void)]
         size += len(value)
-        # Many at a time: a claim of one id costs as much as that of a hundred.
+        # Many together: claiming one id costs as much as claiming a hundred.
         if record is new[-1] or size >= CLAIMED_BYTES:
             _claim(partition.index, claimed)
             claimed, size = [], 0
@@ -300,7 +299,7 @@ def _claim(index: IdIndex, claimed: list[Claimed]) -> None:
 
 
 def sync_index(partition: Partition, *, final: bool = False) -> None:
-    """`IdIndex.sync` of what is durable by now. Blocks; a disk that refuses is no fault: the claims log has it all."""
+    """Call `IdIndex.sync` with what is durable by now. Blocks. Only logs a failure: the claims log has all ids."""
     try:
         partition.index.sync(partition.covered, final=final)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The partitions of one worker among several: those it owns, and warm copies of the others for the day they come.
+"""The partitions of one worker among several: those it owns, and warm copies of the others for a fast takeover.
 
-A partition is brought by fencing the worker that wrote to it before, and then reading on to the end of its changelog:
-from where its warm copy stands, or from the beginning. What is given up stays here as a warm copy.
+To take over a partition the worker fences the earlier owner, then reads the changelog to its end: from the position of
+its warm copy, or from the beginning. A partition that is given up stays as a warm copy.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from processor.state.loader import Partition
 from processor.state.recovery import refuse
 
 IDLE: Final = 0.2
-"""Seconds between two looks at what there is to follow."""
+"""Seconds between two checks of which partitions to follow."""
 
 SYNC_EVERY: Final = 30.0
 """Seconds between two checkpoints of the warm copies' id indexes."""
@@ -38,7 +38,7 @@ EXIT_BROKEN: Final = 70
 
 
 class Holder:
-    """What the Kafka transport finds on the Faust app (`app.spendstream`): it is made by URL, not by a call."""
+    """The keeper that the Kafka transport finds on the Faust app (`app.spendstream`), as Faust makes it from a URL."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Holder:
         self._warm: dict[int, Partition] = {}
         self._coming: set[int] = set()
         self._beginnings: dict[tuple[str, int], int] = {}
-        """(topic, partition) -> the first offset that there was when it was brought."""
+        """(topic, partition) -> its first offset when the partition was taken over."""
         self._hands = {number: threading.Lock() for number in range(max(counts.values()))}
-        """Held while a partition's warm copy is read on."""
+        """Held while a partition's warm copy is updated."""
 
-    # --- what the group says ----------------------------------------------------------------------------------------
+    # --- assignments of the group -----------------------------------------------------------------------------------
 
     async def bring(self, partitions: set[int]) -> None:
-        """Become the only owner of these partitions and have all of their state. Waits while the log is away."""
+        """Become the only owner of these partitions and load all of their state. Waits while the log is away."""
         began = time.monotonic()
         self._coming = partitions
         try:
@@ -102,7 +102,7 @@ class Holder:
         log = self._address.open()
         try:
             with self._hands[number]:
-                for topic in (ROWS, CLAIMS):  # before they are compared: what goes after that is noticed
+                for topic in (ROWS, CLAIMS):  # before the comparison, so that what is deleted later is noticed
                     self._beginnings[topic, number] = log.first(TopicPartition(topic, number))
                 append = partial(self.writers.append_to, number)
                 return loader.bring(self._address, log, number, append, self._clock, self._warm)
@@ -122,7 +122,7 @@ class Holder:
             offsets[number] = partition.tables.progress.offset + 1
             if len(partition.index) == partition.covered.ids:
                 self._warm[number] = partition
-            else:  # it has applied messages since, and their claims are not in the log yet: the next owner's are
+            else:  # it has ids whose claims are not in the log; the next owner claims them itself
                 partition.index.close()
         return offsets
 
@@ -137,7 +137,7 @@ class Holder:
     # --- warm copies ------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Keep the warm copies warm, for ever; without `standby` only let go of those that did not come back."""
+        """Keep the warm copies up to date, for ever; without `standby` only drop those that did not come back."""
         tail: KafkaTail | None = None
         followed: set[int] = set()
         synced_at = time.monotonic()
@@ -161,7 +161,7 @@ class Holder:
                     get_logger().warning("standby.broken", error=str(error))
                     await asyncio.to_thread(self._let_go)
                     followed = set()
-                except LogError as error:  # of a copy: the owner of the partition says what is to be done
+                except LogError as error:  # in a copy: the owner of the partition reports what to do
                     get_logger().warning("standby.waits", error=str(error))
                     await asyncio.to_thread(tail.close)
                     tail, followed = None, set()
@@ -172,7 +172,8 @@ class Holder:
                 await asyncio.to_thread(self._check_beginnings)
 
     def _open_tail(self, numbers: set[int]) -> tuple[KafkaTail | None, set[int]]:
-        """A tail of those of these partitions that are not coming here meanwhile, and which they are; None: all are."""
+        """Return a tail of those of these partitions that this worker is not taking over, and which they are; None: it
+        is taking over all."""
         log = self._address.open()
         positions: dict[TopicPartition, int] = {}
         try:
@@ -201,7 +202,7 @@ class Holder:
                     loader.apply_claims(partition, records)
 
     def _let_go(self) -> None:
-        """Forget all warm copies, and their ids."""
+        """Drop all warm copies, and their ids."""
         for number, hand in self._hands.items():
             with hand:
                 partition = self._warm.pop(number, None)
@@ -210,8 +211,8 @@ class Holder:
                     partition.index.close()
 
     def _check_beginnings(self) -> None:
-        """End the process once records of the rows or claims that it owns were deleted: the next start computes them
-        anew. Until then every other process would show or count without them."""
+        """End the process if records of rows or claims that it owns were deleted: the next start computes them anew.
+        Until then all other processes would show or count without them."""
         try:
             log = self._address.open()
         except LogError as error:
@@ -230,7 +231,7 @@ class Holder:
             log.close()
 
     def _look_after(self) -> None:
-        """Checkpoint the warm copies' ids, so that a restart reads little; or let go of the copies."""
+        """Checkpoint the warm copies' ids, so that a restart reads little; without `standby` drop the copies."""
         for number, hand in self._hands.items():
             with hand:
                 partition = self._warm.get(number)
@@ -241,7 +242,7 @@ class Holder:
 
 
 def _instance(directory: Path) -> str:
-    """The worker's name in its group; one that comes back with its directory is the same member."""
+    """Return the worker's name in its group: with the same directory it is the same member after a restart."""
     path = directory / "worker.id"
     if not path.exists():
         path.write_text(f"worker-{secrets.token_hex(8)}\n")

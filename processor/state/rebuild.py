@@ -1,12 +1,18 @@
-"""A partition's rows and ids made anew from its events, while no other process writes to it.
+"""Rebuild a partition's rows and ids from its events, while no other process writes to it.
 
-The new rows, the tombstones of those that are no more and the claims that were missing are one append, all or nothing,
-so whatever is killed: a start finds the old rows or the new ones, and the next rebuild begins anew. Only then are the
-old records deleted. Before it the index is thrown away, which the next start makes from the claims, and the committed
-offset is moved where neither the old nor the new rows have a gap behind them.
+The new rows, the tombstones of rows that no longer exist and the missing claims are one append, all or nothing. So
+after a kill at any point a start finds the old rows or the new ones, and the next rebuild begins anew. The old records
+are deleted only after that append. Before it the id index is deleted, which the next start makes from the claims, and
+the committed offset is set back to where neither the old nor the new rows have a gap behind it.
 
-The events are applied up to the first one that cannot be: that one is for the worker to bury, which goes on from there.
-What cannot be had is told; where the old rows have it, nothing is written unless that is allowed.
+The events are applied up to the first one that cannot be applied: the worker goes on there, and writes its dead letter.
+What cannot be recovered is reported; if the old rows contain it, nothing is written unless that is allowed.
+
+`Recovery` also computes rows anew, at the start of a worker, and shares nothing with this on purpose. It trusts the ids
+that were just read back and the sealed checkpoint, so it needs no second copy of the ids; it writes in steps, as all
+rows do not fit a broker's transaction; and it refuses to start where anything is missing. Here only the events are
+trusted, every record may be damaged, the ids are computed a second time in files, and what is lost is weighed against
+what the old rows have. One function for both would ask at each step which of the two it is.
 """
 
 import shutil
@@ -34,26 +40,27 @@ from processor.log.port import LogReader
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
 from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
+from processor.state.recovery import rows_of
 
 CLAIMS_RECORD: Final = 20_000
 """Ids in one record of the claims log, about; 24 bytes each."""
 
 SCRATCH: Final = "rebuild-"
-"""What the directories of ids begin with that are needed meanwhile."""
+"""The names of the temporary directories of ids begin with this."""
 
 DELETE_STEP: Final = 20_000
 """Old records deleted in one transaction."""
 
 
 class Refused(Exception):
-    """Nothing of the partition was written; the text says why, and what to do."""
+    """Nothing of the partition was written; the message says why, and what to do."""
 
 
 class Target(Protocol):
-    """Who writes for a rebuild, and is the only one."""
+    """The writer of a rebuild, the only one of the partition meanwhile. Its methods block."""
 
     packs: bool
-    """Whether rows go in blocks."""
+    """Whether rows are appended in blocks."""
     at: int
     """The time of what is appended, microseconds since the epoch."""
 
@@ -70,29 +77,29 @@ class Target(Protocol):
         ...
 
     def commit(self, number: int, offset: int) -> None:
-        """The worker is to go on with this message of the events."""
+        """Commit the offset of the event message that the worker goes on with."""
         ...
 
 
 class Rebuilt(Struct):
-    """What became of one partition."""
+    """The outcome for one partition."""
 
     partition: int
     offset: int = table_rows.NEVER
     """The last message that the rows contain; the worker goes on from there."""
     messages: int = 0
-    """How many were applied again."""
+    """Messages that were applied again."""
     rows: int = 0
     removed: int = 0
-    """Rows that were there and are no more."""
+    """Rows that existed before and no longer do."""
     claims: int = 0
     """Ids that were missing in the claims log."""
     lost: list[str] = field(default_factory=list)
-    """What could not be had."""
+    """What could not be recovered, a sentence each."""
 
 
 class _Unread(NotApplied):
-    """A message cannot be read, and what was made so far is of no use."""
+    """A message cannot be read, and the tables made so far are useless."""
 
     def __init__(self, offset: int, text: str) -> None:
         Exception.__init__(self, text)
@@ -120,10 +127,13 @@ class Rebuild:
         self._events = TopicPartition(EVENTS, number)
         self._seen: set[tuple[str, int]] = set()
         self._closes = False
-        """The rows have no horizon: it is made of the events."""
+        """Whether the rows have no horizon, so that it is made from the events."""
 
     def run(self, *, allow_loss: bool) -> Rebuilt:
-        """Do it. Raises `Refused` if something would be lost that the rows have now, unless `allow_loss`."""
+        """Rebuild the partition. Blocks for as long as reading all of its events takes.
+
+        Raises `Refused` if something would be lost that the rows have now, unless `allow_loss`.
+        """
         end = self._log.end(self._events)
         failed: NotApplied | None = None
         attempt = 0
@@ -134,7 +144,7 @@ class Rebuild:
             again = Recomputation(self._log, self._number, scratch, self._note(done))
             try:
                 self._run(again, done, end, failed, allow_loss=allow_loss)
-            except NotApplied as error:  # it takes with it all that was made: begin anew, and stop before it
+            except NotApplied as error:  # the tables made so far are useless: begin anew, and stop before the message
                 end, failed = error.offset, error
                 attempt += 1
                 continue
@@ -147,7 +157,7 @@ class Rebuild:
         def note(found: Unusable) -> None:
             if (found.topic, found.offset) not in self._seen:
                 self._seen.add((found.topic, found.offset))
-                if found.topic == DEAD_LETTERS:  # what else there is comes back from the events, or is told by its gap
+                if found.topic == DEAD_LETTERS:  # all else comes back from the events, or is reported as a gap
                     done.lost.append(str(found))
 
         return note
@@ -158,10 +168,10 @@ class Rebuild:
         again.read_lost()
         again.read_checkpoint()
         old_keys, had, horizon = self._old_rows(again)
-        if horizon is not None:  # it does not follow from the events
+        if horizon is not None:  # the events do not determine it
             again.tables.close_by(horizon)
         risks: list[str] = []
-        """What the rows have now, and will have no more."""
+        """What the rows contain now and would lose."""
         first = self._log.first(self._events)
         start = again.base + 1
         gone = _gone(again, start, first)
@@ -187,7 +197,7 @@ class Rebuild:
             )
             (risks if had > again.base else done.lost).append(text)
         self._closes = horizon is None
-        if self._closes:  # before the first event is applied: no window may be open for ever
+        if self._closes:  # before the first event is applied: else windows of the past would stay open for ever
             newest = again.newest_arrival(start, end, self._dead(again))
             again.tables.close_by(Horizon.of_events(again.tables.horizon, newest, self._target.at))
         missing = self._replay(again, done, start, end, had, risks, gone)
@@ -201,14 +211,14 @@ class Rebuild:
                 "With --allow-loss it is rebuilt without them"
             )
         done.lost += risks
-        self._tell_of_claims(again, done)
+        self._report_claims(again, done)
         reports = [self._lost(history.EVENTS, each) for each in gone]
         if unknown:
             reports.append(self._lost(history.CLAIMS, Range(0, max(1, again.claims_from or 0)), unknown))
         self._write(again, done, old_keys, missing, sealed, reports)
 
     def _old_rows(self, again: Recomputation) -> tuple[set[bytes], int, Horizon | None]:
-        """The keys of all rows that there are, the offset up to which they contain the events, and their horizon."""
+        """Return the keys of all present rows, the offset up to which they contain the events, and their horizon."""
         keys: set[bytes] = set()
         had = table_rows.NEVER
         horizon_key, horizon = table_rows.encode_key(self._number, "horizon"), None
@@ -222,7 +232,9 @@ class Rebuild:
                     keys.discard(key)
                 else:
                     keys.add(key)
-                if key != horizon_key:  # every row has the offset of the last message in it, whatever became of others
+                if (
+                    key != horizon_key
+                ):  # each row has the offset of the last message in it, also where other rows are gone
                     had = max(had, _offset_of(value))
                 if key == horizon_key and value is not None:
                     with suppress(ValueError):
@@ -239,7 +251,7 @@ class Rebuild:
         risks: list[str],
         gone: list[Range],
     ) -> list[Claimed]:
-        """Apply the events; returns the claims that are not in the log. Adds what is missing of them to `gone`."""
+        """Apply the events and return the claims that are not in the log. Adds ranges of missing events to `gone`."""
         dead = self._dead(again)
         again.tables.progress.letters = len(dead)
         missing: list[Claimed] = []
@@ -255,7 +267,7 @@ class Rebuild:
                 continue
             if isinstance(found, Unusable):
                 if self._closes and again.tables.horizon.windows > again.tables.progress.watermark:
-                    raise _Unread(offset, str(found))  # it was by an event behind this one that windows were closed
+                    raise _Unread(offset, str(found))  # the horizon was made from an event behind this one
                 self._leave(again, done, offset, str(found), had, risks)
                 break
             again.apply(offset, found)
@@ -270,14 +282,14 @@ class Rebuild:
 
     @staticmethod
     def _leave(again: Recomputation, done: Rebuilt, offset: int, why: str, had: int, risks: list[str]) -> None:
-        """Leave a message to the worker. The rows have it only if ids were claimed with it, as all are that count."""
+        """Leave a message to the worker. The rows contain it only if ids were claimed with it: all that count are."""
         if offset <= had and any(claimed.offset == offset for _, claimed in again.claims()):
             risks.append(why)
         else:
             done.lost.append(f"{why}; the worker goes on with it")
 
-    def _tell_of_claims(self, again: Recomputation, done: Rebuilt) -> None:
-        """What is wrong with the claims and cannot be mended."""
+    def _report_claims(self, again: Recomputation, done: Rebuilt) -> None:
+        """Report what is wrong with the claims and cannot be repaired."""
         wrong = 0
         for _, claimed in again.claims():
             if again.base < claimed.offset <= again.tables.progress.offset:
@@ -285,8 +297,8 @@ class Rebuild:
                 wrong += int((again.ids.find(keys)[0] != claimed.offset).sum())
         if wrong:
             done.lost.append(
-                f"{wrong} ids are claimed with messages that do not count them, and stay so: their events, sent again, "
-                "are taken for duplicates"
+                f"{wrong} ids are claimed by messages that do not count them, and stay so: their events, sent again, "
+                "count as duplicates"
             )
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -347,7 +359,7 @@ class Rebuild:
 
 
 class EmbeddedTarget:
-    """The embedded log, whose server is stopped; `at` is the time of what is appended, in microseconds."""
+    """A `Target` over the embedded log of a server that is stopped; `at`: see `Target.at`."""
 
     packs = True
 
@@ -375,9 +387,9 @@ class EmbeddedTarget:
 
 
 def repair(address: LogAddress, number: int, at: int) -> Rebuilt:
-    """Make a partition of the embedded log anew, of which a start has found records damaged. Blocks.
+    """Rebuild a partition of the embedded log in which a start has found damaged records. Blocks.
 
-    Raises `HistoryMismatch`, with what to do, where the rows have something that the events do not.
+    Raises `HistoryMismatch`, with what to do, where the rows contain something that the events do not.
     """
     log = address.open()
     assert isinstance(log, Log)
@@ -392,30 +404,30 @@ def repair(address: LogAddress, number: int, at: int) -> Rebuilt:
 
 
 def remove_scratch(data_dir: Path) -> None:
-    """Remove what a rebuild that was killed has left; for the holder of the lock on the data directory."""
+    """Remove what killed rebuilds have left. Only for the holder of the lock on the data directory."""
     for left in data_dir.glob(f"{SCRATCH}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def forget_index(directory: Path) -> None:
-    """Delete an id index: the next who opens it makes it anew from the claims."""
+    """Delete an id index: whichever process opens it next makes it anew from the claims."""
     (directory / "checkpoint.json").unlink(missing_ok=True)  # first: without it nothing else is believed
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _keys(found: Tables) -> Iterator[bytes]:
-    """The keys of all rows, progress and horizon among them."""
-    for _, row in found.users.rows():
-        yield row.key
-    for kind in (found.hours, found.latencies, found.windows):
-        yield from (row.key for row in kind.values())
+    """Yield the keys of all rows, those of progress and horizon among them."""
+    yield from (row.key for row in rows_of(found))
     yield found.progress.key
     yield found.horizon.key
 
 
 def _gone(again: Recomputation, start: int, end: int) -> list[Range]:
-    """What of the messages that are not there from `start` to before `end` is not reported as counted nowhere yet; and
-    all from `start` on that were reported as gone from the log, and counted."""
+    """Return ranges of messages that are gone and whose loss is not reported yet.
+
+    These are the messages from `start` to before `end`, less those reported as in no table, and all from `start` on
+    that were reported as gone from the log but still in the tables.
+    """
     known = [each for each in again.losses() if each.topic == history.EVENTS]
     missing = [Loss(start, end, counted=False, reason="")] if start < end else []
     missing += [each._replace(start=max(each.start, start)) for each in known if each.counted and each.end > start]
@@ -428,7 +440,7 @@ def _uncounted(void: list[Range]) -> list[Loss]:
 
 
 def _not_in(again: Recomputation, claimed: list[Claimed]) -> list[Claimed]:
-    """The claims of which the log has nothing."""
+    """Return what of these claims is not in the claims log."""
     missing = []
     for each in claimed:
         keys, digests = arrays_of(each)
@@ -440,7 +452,7 @@ def _not_in(again: Recomputation, claimed: list[Claimed]) -> list[Claimed]:
 
 
 def _records(missing: list[Claimed]) -> Iterator[bytes]:
-    """Claims as the values of records of the claims log."""
+    """Yield claims as the values of records of the claims log."""
     waiting: list[Claimed] = []
     size = 0
     for each in missing:
@@ -454,7 +466,7 @@ def _records(missing: list[Claimed]) -> Iterator[bytes]:
 
 
 def _offset_of(value: bytes | None) -> int:
-    """The offset of the last message that a row contains, the first of its numbers; `NEVER`: it says nothing."""
+    """Return the offset of the last message that a row contains, its first number; `NEVER` if it cannot be read."""
     try:
         return table_rows.NEVER if value is None else table_rows.decode_value(value)[0]
     except (ValueError, IndexError):

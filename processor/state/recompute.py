@@ -1,8 +1,8 @@
-"""One partition's tables made again from its events: what `verify` compares with and `rebuild` writes.
+"""Recompute one partition's tables from its events: what `verify` compares with and `rebuild` writes.
 
-Where retention has deleted events, the checkpoint that was sealed before stands for them, and the claims log for their
-ids. Everything else comes from the events: which copy of an id was the first, too, so the ids are kept here a second
-time, in files of a directory that is empty at the start.
+Where retention has deleted events, the sealed checkpoint stands for them, and the claims log for their ids. Everything
+else comes from the events, also which copy of an id was the first. So the ids are kept here a second time, in files of
+a directory that is empty at the start.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ MESSAGES: Final = 100
 """Event messages, or records of claims, read at a time."""
 
 FORGET: Final = 500
-"""Messages after which the list of changed rows, which is not written, is thrown away."""
+"""Messages after which the list of changed rows, which is not needed, is dropped."""
 
 
 class Unusable(NamedTuple):
@@ -53,16 +53,16 @@ class Unusable(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What retention has sealed, as it stands in the log."""
+    """What retention has sealed, as read from the log."""
 
     is_sound: bool
-    """False if a record of it is damaged: of which row is not known."""
+    """False if a record of it is damaged: which row that was is not known."""
     keys: frozenset[bytes]
-    """Of all of its rows."""
+    """The keys of all of its rows."""
 
 
 class NotApplied(Exception):
-    """A message failed while it was applied: the tables made so far are of no use any more."""
+    """A message failed while it was applied: the tables made so far are useless."""
 
     def __init__(self, offset: int, error: Exception) -> None:
         super().__init__(f"message {offset} cannot be applied: {error!r}")
@@ -70,9 +70,9 @@ class NotApplied(Exception):
 
 
 class Recomputation:
-    """The tables and ids of one partition, made again. Blocks for as long as reading takes.
+    """The tables and ids of one partition, recomputed. Methods block for as long as reading takes.
 
-    `on_unusable` is given every record that cannot be read, whatever its topic; all others are read.
+    `on_unusable` is called with every record that cannot be read, of any topic; all others are read.
     """
 
     def __init__(self, log: LogReader, number: int, scratch: Path, on_unusable: Callable[[Unusable], None]) -> None:
@@ -86,21 +86,21 @@ class Recomputation:
         self.tables = Tables(number, log.salt, self.ids)
         self.checkpoint = Checkpoint(True, frozenset())
         self.base = table_rows.NEVER
-        """The last offset that the checkpoint stands for."""
+        """The last offset of the events that the checkpoint stands for."""
         self.counted = 0
         """Events that the checkpoint counts."""
         self.claimed_before = 0
-        """Ids that the claims log has for the offsets up to `base`."""
+        """Ids that the claims log has for offsets up to `base`."""
         self.last_claim = table_rows.NEVER
         """The last offset that the claims log has an id for."""
         self.claims_from: int | None = None
-        """The first record of the claims log that can be read; None: there is none."""
+        """The offset of the first readable record of the claims log; None: there is none."""
         self.lost: list[Lost] = []
-        """What was reported of this partition."""
+        """The losses reported of this partition."""
         self._newest = (table_rows.NEVER, table_rows.UNKNOWN)
         """Offset and digest of the message that was read last."""
         self.void: list[Range] = []
-        """Events that are gone and in no table: what the claims log says of them is no claim."""
+        """Events that are gone and in no table: claims for them do not count."""
 
     def close(self) -> None:
         """Close the files of ids."""
@@ -108,7 +108,7 @@ class Recomputation:
         self.recorded.close()
 
     def damage(self) -> OnDamage:
-        """Has a damaged record among the unusable ones."""
+        """Return a callback that passes a damaged record to `on_unusable`."""
 
         def note(error: DamagedRecord) -> None:
             self._on_unusable(_damaged(error))
@@ -116,7 +116,7 @@ class Recomputation:
         return note
 
     def scan(self, topic: str, start: int = 0, end: int | None = None, limit: int = 5000) -> Iterator[Record]:
-        """All records of this partition of a topic but the damaged ones."""
+        """Yield all records of a topic's partition but the damaged ones."""
         return scan_sound(self._log, TopicPartition(topic, self._number), self.damage(), start, end, limit)
 
     # --- the beginning ----------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Recomputation:
         return self._log.topics().get(topic, 0) > self._number
 
     def read_checkpoint(self) -> None:
-        """Have the tables as of the offset `base`. First of all, then `read_claims`, then the events."""
+        """Set the tables to the sealed checkpoint and `base` to its offset. Call it before `read_claims` and events."""
         if not self.has(CHECKPOINTS):
             return
         unusable = 0
@@ -155,7 +155,7 @@ class Recomputation:
             self.counted = sum(row.requests for _, row in base.users.rows())
 
     def read_lost(self) -> None:
-        """Have what was reported as lost. Before everything else."""
+        """Read what was reported as lost. Call it before everything else."""
         for record in scan_sound(self._log, losses.HOME, self.damage()):
             if record.value is not None and (record.key or b"").startswith(f"{losses.KIND}/".encode()):
                 found = losses.decode(record.value)
@@ -165,30 +165,31 @@ class Recomputation:
         self.void = void_ranges(self.losses())
 
     def losses(self) -> list[Loss]:
-        """The same as a start compares it."""
+        """Return `lost` in the form of `history`."""
         return [Loss(each.start, each.end, each.counted, each.reason, each.topic, each.ids) for each in self.lost]
 
     def unclaimed(self) -> int:
-        """How many ids of the events that the checkpoint counts are not claimed, nor reported as lost; below 0: so many
-        more are claimed."""
+        """Return how many ids of the events that the checkpoint counts are neither claimed nor reported as lost; below
+        0: so many more are claimed."""
         reported = sum(each.ids for each in self.lost if each.topic == CLAIMS_LOST)
         missing = self.counted - self.claimed_before
         return missing if missing < 0 else max(0, missing - reported)
 
     def pass_over(self, offset: int) -> None:
-        """Go on as if a checkpoint stood for all messages up to `offset`."""
+        """Continue as if a checkpoint stood for all messages up to `offset`."""
         self.tables.skip(offset)
         self.base = offset
 
     def is_void(self, offsets: NDArray[np.int64]) -> Mask:
-        """Which of these offsets are of events that are gone."""
+        """Return a mask of the offsets whose events are gone."""
         found = np.zeros(len(offsets), np.bool_)
         for each in self.void:
             found |= (offsets >= each.start) & (offsets < each.end)
         return found
 
     def read_claims(self) -> None:
-        """Have the ids of the claims log. Beside a worker: after the rows, whose ids are there then."""
+        """Read the ids of the claims log. Beside a running worker call it after the rows were read: it has their ids
+        then."""
         for _, claimed in self.claims():
             keys, digests = arrays_of(claimed)
             before = len(self.recorded)
@@ -199,7 +200,7 @@ class Recomputation:
                 self.ids.claim(keys, digests, claimed.offset)
 
     def claims(self) -> Iterator[tuple[int, Claimed]]:
-        """All that the claims log says, with the offsets of its records."""
+        """Yield all claims that count, each with the offset of its record."""
         if not self.has(CLAIMS):
             return
         for record in self.scan(CLAIMS, limit=MESSAGES):
@@ -216,8 +217,8 @@ class Recomputation:
     # --- the events -------------------------------------------------------------------------------------------------
 
     def messages(self, start: int, end: int) -> Iterator[tuple[int, Message | Unusable | None]]:
-        """The event messages from `start` to before `end`, in order; those that cannot be read by what is wrong. None:
-        it says nothing, see `history.is_padding`."""
+        """Yield the event messages from `start` to before `end`, in order: `Unusable` for one that cannot be read, None
+        for padding (`history.is_padding`)."""
         waiting: list[Unusable] = []
         tp = TopicPartition(EVENTS, self._number)
 
@@ -240,8 +241,8 @@ class Recomputation:
                 yield found.offset, found
 
     def newest_arrival(self, start: int, end: int, dead: set[int]) -> int:
-        """The arrival of the last message from `start` to before `end` that can be read and is none of `dead`; 0: there
-        is none. Before the messages are read to be applied."""
+        """Return the arrival, in microseconds, of the last message from `start` to before `end` that can be read and is
+        none of `dead`; 0: there is none. Call it before the messages are applied."""
         while end > start:
             first = max(start, end - MESSAGES)
             for offset, found in reversed(list(self.messages(first, end))):
@@ -251,7 +252,7 @@ class Recomputation:
         return 0
 
     def sign(self) -> None:
-        """Have the progress name the message that it ends with, and where the claims begin."""
+        """Set in the progress the digest of its last message, and where the claims begin."""
         offset, digest = self._newest
         progress = self.tables.progress
         progress.digest = digest if offset == progress.offset else table_rows.UNKNOWN
@@ -259,20 +260,20 @@ class Recomputation:
         progress.claims_from = self._log.end(tp) if self.claims_from is None else self.claims_from
 
     def apply(self, offset: int, decoded: Message) -> None:
-        """Apply a message. Raises `NotApplied`: then nothing of this object is of any use."""
+        """Apply a message. Raises `NotApplied`: then this object is useless."""
         try:
             self.tables.apply(offset, decoded, self.tables.prepare(decoded))
         except Exception as error:
             raise NotApplied(offset, error) from error
 
     def drain_claims(self) -> list[Claimed]:
-        """The ids claimed since the last call; forgets which rows have changed."""
+        """Return the ids claimed since the last call; forgets which rows have changed."""
         changes = self.tables.drain_changes()
         return [] if changes is None else changes.claimed
 
 
 def arrays_of(claimed: Claimed) -> tuple[U64, U64]:
-    """Keys, shape (n, 2), and digests of what one message claimed."""
+    """Return keys, shape (n, 2), and digests, shape (n,), of what one message claimed."""
     return np.frombuffer(claimed.keys, "<u8").reshape(-1, 2), np.frombuffer(claimed.digests, "<u8")
 
 

@@ -1,9 +1,10 @@
-"""A partition that is brought: what its pieces say of each other, and what is done where they do not fit.
+"""Compare events, rows, claims and ids of a partition that a worker takes over, and repair what does not fit.
 
-`processor.core.tables.history` decides; here its facts are read and its verdict is carried out. Every step can be done
-again after a crash: what was reported is not reported twice, the log is filled up to a fixed offset, what was appended
-once more has a dead letter that says so, and rows that were written anew change nothing until the progress follows
-them.
+`processor.core.tables.history` decides; here its facts are read and its verdict is carried out. Every step can be
+repeated after a crash: a loss is reported once, the log is filled up to a fixed offset, a message that was appended
+again has a dead letter that says so, and rows that were written anew count only once the progress follows them.
+
+`rebuild.Rebuild` computes rows from events too, offline; its module says why the two stay apart.
 """
 
 import os
@@ -39,9 +40,9 @@ from processor.log.records import Append, Record, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
 
 AppendTables = Callable[[list[Append]], list[int]]
-"""Append to the rows, claims and dead letters of the partition as the only writer of its rows and claims; durable on
-return. On Kafka that ends, too, what a transaction of before left open there whose end the broker has lost: nothing
-behind it could be read. Raises `LogUnavailable`."""
+"""Append to the rows, claims and dead letters of the partition, as the only writer of its rows and claims; durable on
+return. On Kafka it also ends a transaction that an earlier owner left open and whose end the broker has lost: else
+nothing behind it could be read. Raises `LogUnavailable`."""
 
 EXIT_REFUSED: Final = 2
 
@@ -49,13 +50,13 @@ MESSAGES: Final = 100
 """Event messages read at a time."""
 
 CHUNK: Final = 1000
-"""Offsets looked at together, from the end of the events on backwards."""
+"""Offsets checked together, from the end of the events backwards."""
 
 STRETCH: Final = 10_000
-"""Messages before the progress that a start looks for, all of them: their ids lie a page each, where they are large."""
+"""A start checks that this many messages before the progress exist, each of them."""
 
 PROBES: Final = 100
-"""Messages of all those before that a start looks for."""
+"""Of the messages before `STRETCH` a start checks this many, evenly spread."""
 
 PADDING: Final = (b"padding", None)
 
@@ -63,19 +64,19 @@ ROWS_STEP: Final = 5000
 """Rows in one append."""
 
 CLAIMS_STEP: Final = 100_000
-"""Ids in one record of the claims log, about."""
+"""Ids in one record of the claims log, approximately."""
 
 REPORT_EVERY: Final = 5.0
-"""Seconds between two lines in the program's log while rows are computed anew."""
+"""Seconds between two progress lines in the program's log while rows are computed anew."""
 
 
 class Recovery:
-    """One look at a partition whose rows and claims were just read back. All of it blocks."""
+    """One comparison of a partition whose rows and claims were just read back. All methods block."""
 
     def __init__(
         self, log: LogWriter, number: int, found: Tables, index: IdIndex, append: AppendTables, at: int, scratch: Path
     ) -> None:
-        """`at`: now, in microseconds since the epoch. `scratch`: a directory that may be made and removed."""
+        """`at` is now, in microseconds since the epoch; `scratch` a directory that may be made and removed."""
         self._log = log
         self._number = number
         self._tables = found
@@ -88,10 +89,10 @@ class Recovery:
         self._logger = get_logger().bind(partition=number)
 
     def run(self, *, thorough: bool = False) -> int | None:
-        """Compare and heal. Returns the next offset to read, or None: state was written, read all of it back and look
-        again. Raises `HistoryMismatch`, `LogUnavailable`.
+        """Compare and repair. Return the next offset to read; None: state was written, read it back and run again.
 
-        All messages of the embedded log are looked for if it is to be `thorough`, or anything is wrong.
+        Of the embedded log the existence of every message is checked if `thorough`, or if anything is wrong. Raises
+        `HistoryMismatch` for what cannot be repaired, `LogUnavailable`.
         """
         self._report_letters()
         facts = self._facts()
@@ -162,9 +163,9 @@ class Recovery:
         )
 
     def _holes(self, log: Log, first: int, end: int, *, thorough: bool = False) -> list[Range]:
-        """What is missing of the messages of the embedded log up to the progress, and not recorded yet.
+        """Return the messages of the embedded log that are missing up to the progress and not recorded as lost yet.
 
-        The last ones and a few of the others are looked for, or all if any of these few is missing.
+        Checks the last `STRETCH` and `PROBES` of the others, or all if one of these is missing.
         """
         end = min(self._tables.progress.offset + 1, end)
         if end <= first:
@@ -179,7 +180,7 @@ class Recovery:
         return [Range(*hole) for hole in holes if history.unrecorded([_hole(Range(*hole))], self._lost)]
 
     def _messages(self, start: int, end: int) -> Iterator[Record]:
-        """The events between two offsets, damaged ones among them, which are dead letters or never were applied."""
+        """Yield the events between two offsets, damaged ones included: those are dead letters or were not applied."""
         log = self._log
         read: Read = partial(log.read, keep_damaged=True) if isinstance(log, Log) else log.read
         for records in polls(read, self._events, start, end, MESSAGES):
@@ -193,7 +194,7 @@ class Recovery:
         return found[0].offset if found else self._log.end(tp)
 
     def _tail_of_claims(self) -> list[Claimed]:
-        """What the last records claim, back to one for a message that the tables contain; at least one record."""
+        """Return what the last records claim, back to a message that the tables contain; at least one record."""
         tp = TopicPartition(CLAIMS, self._number)
         first, end = self._log.first(tp), self._log.end(tp)
         step = 16
@@ -210,7 +211,7 @@ class Recovery:
             step *= 4
 
     def _foreign(self, tail: Sequence[Claimed], end: int, void: Sequence[Range]) -> int | None:
-        """See `Facts.foreign`. The claims are ahead of the rows only where these have lost their end."""
+        """Return `Facts.foreign`. The claims are ahead of the rows only if the rows have lost their end."""
         for claimed in sorted(tail, key=lambda each: each.offset):
             if not self._tables.progress.offset < claimed.offset < end or any(claimed.offset in each for each in void):
                 continue
@@ -222,7 +223,7 @@ class Recovery:
     def _has(self, record: Record, claimed: Claimed) -> bool:
         try:
             keys = self._tables.prepare(message.decode(record.value or b""))
-        except UnknownVersion:  # whoever knows it has claimed them; this program applies nothing from there on
+        except UnknownVersion:  # a newer program has claimed them; this one applies nothing from there on
             return True
         except MessageError:
             return False
@@ -236,10 +237,10 @@ class Recovery:
         return base
 
     def _regrown(self, end: int) -> int | None:
-        """The first offset below `end` that was used before for another message than the one that is there.
+        """Return the first offset below `end` that was used before, for another message than it has now; None: none.
 
-        Looked for from `end` on backwards: a message whose ids are not claimed, or only by later ones, was not applied.
-        The search ends where nothing but applied messages is found in a stretch of `CHUNK`.
+        Searches from `end` backwards: a message whose ids are not claimed, or only by later messages, was not applied.
+        Ends at the first `CHUNK` in which all messages were applied.
         """
         found: int | None = None
         dead = dead_offsets(self._log, self._number)
@@ -271,7 +272,7 @@ class Recovery:
     # --- healing ----------------------------------------------------------------------------------------------------
 
     def _report(self, verdict: Verdict, facts: Facts) -> bool:
-        """Record what is lost; True if ids that were read back are no claims any more."""
+        """Record what is lost; True if ids that were read back are no longer claims."""
         reported = losses.report(self._log, self._number, verdict.losses, self._at)
         for each in reported:
             self._logger.error("events.lost", topic=each.topic, first=each.start, last=each.end - 1, text=each.text)
@@ -283,7 +284,7 @@ class Recovery:
         return False
 
     def _report_letters(self) -> None:
-        """Dead letters are the only word of messages that no table contains: say so where some are gone."""
+        """Report dead letters that are gone: nothing else tells of messages that no table contains."""
         tp = TopicPartition(DEAD_LETTERS, self._number)
         gone = [(0, self._log.first(tp))]
         if isinstance(self._log, Log):
@@ -295,9 +296,9 @@ class Recovery:
             self._logger.error("letters.lost", first=each.start, last=each.end - 1, text=each.text)
 
     def _restore_letters(self, facts: Facts, verdict: Verdict) -> bool:
-        """Bury once more what was dead, where letters are gone whose messages are still there. True: state was written.
+        """Write dead letters again that are gone while their messages still exist. True: state was written.
 
-        Of those that could be read, but not applied, the ids say so: not before all ids are known. Raises
+        That a readable message was not applied is known from its ids, so all ids have to be known. Raises
         `HistoryMismatch` where they are not.
         """
         dead = dead_offsets(self._log, self._number)
@@ -316,11 +317,11 @@ class Recovery:
         if found < missing and not knows_ids and verdict.cut is None:
             raise HistoryMismatch(
                 f"partition {self._number}: {missing - found} dead letters and some of the claims are missing: which "
-                "messages were not applied cannot be told any more, and to go on would count events twice. Stop all "
+                "messages were not applied is no longer known, and to go on would count events twice. Stop all "
                 f"processes and {history.RESTORE}"
             )
         to = TopicPartition(DEAD_LETTERS, self._number)
-        unknown = missing - found - self._log.first(to)  # a lost beginning has been reported, with at most so many
+        unknown = missing - found - self._log.first(to)  # those before `first` have been reported already
         if unknown > 0:
             at = self._log.end(to)
             loss = Loss(at, at + unknown, counted=False, reason="the log lost its end", topic="dead-letters")
@@ -332,7 +333,7 @@ class Recovery:
         return True
 
     def _bury_again(self, record: Record, dead: Container[int], *, knows_ids: bool) -> bool:
-        """Write the letter of a message that has none and was not applied; False: it was, or there is no telling."""
+        """Write the letter of a message that has none and was not applied; False: it was applied, or may have been."""
         if record.offset in dead or is_padding(record.value):
             return False
         reason, retried = self._why_dead(record, knows_ids=knows_ids)
@@ -346,7 +347,7 @@ class Recovery:
         return True
 
     def _why_dead(self, record: Record, *, knows_ids: bool) -> tuple[str | None, int | None]:
-        """Why a message was not applied, None if it was; and the offset at which it was appended once more."""
+        """Return why a message was not applied (None: it was), and the offset at which it was appended again."""
         if record.is_damaged:
             return "its checksum does not match", None
         try:
@@ -363,7 +364,7 @@ class Recovery:
         return reason, later.pop() if len(later) == 1 and NEVER not in later else None
 
     def _fill(self, verdict: Verdict) -> None:
-        """Move the end of the events on, and append once more what stands at offsets that were used before."""
+        """Advance the end of the events with padding, and append messages again whose offsets were used before."""
         assert verdict.cut is not None
         assert verdict.fill_to is not None
         while (end := self._log.end(self._events)) < verdict.fill_to:
@@ -385,8 +386,10 @@ class Recovery:
         self._logger.warning("message.appended_again", offset=record.offset, to=to)
 
     def _close_end(self, facts: Facts) -> None:
-        """Of the embedded log the last records can be gone without its end going back: whoever waits for that end would
-        wait for ever, so there has to be a record."""
+        """Append padding where the last record of the embedded log is missing.
+
+        Its end does not go back then, so readers that wait for the record before it would wait for ever.
+        """
         if not isinstance(self._log, Log) or facts.first == facts.end:
             return
         if next(self._messages(facts.end - 1, facts.end), None) is None:
@@ -421,28 +424,29 @@ class Recovery:
         self._logger.warning("tables.rebuilt", what=what, rows=again.progress.rows, events=again.progress.events)
 
     def _horizon_of(self, again: Tables, verdict: Verdict) -> Horizon:
-        """What the windows are closed by: as it was read back. Where nothing was, no window of the events that are
-        applied again may be open for ever."""
+        """Return the horizon as it was read back. If there was none, make one from the events that are applied again,
+        so that no window of theirs stays open for ever."""
         found = self._tables.horizon
         if found.changelog != NEVER or self._tables.progress.offset != NEVER:
             return found
         return Horizon.of_events(again.horizon, self._newest_arrival(again.progress.offset + 1, verdict), self._at)
 
     def _newest_arrival(self, start: int, verdict: Verdict) -> int:
-        """The arrival of the last event from `start` up to the target; 0: there is none."""
+        """Return the arrival of the last event from `start` up to the target, in microseconds; 0: there is none."""
         dead = dead_offsets(self._log, self._number)
         end = verdict.target + 1
         while end > start:
             first = max(start, end - MESSAGES)
             for record in reversed(list(self._messages(first, end))):
                 if not (record.offset in dead or record.is_damaged or is_padding(record.value)):
-                    with suppress(MessageError):  # whoever applies it says so
+                    with suppress(MessageError):  # `_compute` reports it
                         return message.decode(record.value or b"").arrival
             end = first
         return 0
 
     def _compute(self, again: Tables, verdict: Verdict) -> int | None:
-        """Apply the events up to the target. With claims, write these on the way; returns the offset of the first."""
+        """Apply the events up to the target. Write the claims on the way if they are rebuilt, and return the offset of
+        their first record."""
         dead = dead_offsets(self._log, self._number)
         claims_at: int | None = None
         said = time.monotonic()
@@ -496,8 +500,8 @@ class Recovery:
         return at if first is None else first
 
     def _write(self, again: Tables) -> None:
-        """Every row, the horizon among them, tombstones for rows that are no more, and the progress last, which makes
-        them count."""
+        """Write every row, the horizon, tombstones for rows that no longer exist, and last the progress: with it the
+        rows count."""
         to = TopicPartition(ROWS, self._number)
         again.drain_changes()  # sets the tally
         keys = set()
@@ -518,14 +522,14 @@ class Recovery:
 
 
 def refuse(error: HistoryMismatch) -> NoReturn:
-    """End the process with the text, like any start that is asked for something that cannot be."""
+    """Print the error and end the process with exit code `EXIT_REFUSED`."""
     get_logger().critical("history.mismatch", error=str(error))
     print(f"spendstream worker: {error}", file=sys.stderr, flush=True)  # noqa: T201 - for the person who started it
     os._exit(EXIT_REFUSED)
 
 
 def rows_of(found: Tables) -> Iterator[table_rows.Row]:
-    """All rows but the progress."""
+    """Yield all rows but the progress and the horizon."""
     for _, row in found.users.rows():
         yield row
     yield from found.hours.values()

@@ -27,7 +27,7 @@ from processor.log.topics import CHECKPOINTS, EVENT_CONSUMERS, EVENTS, Consumer
 from processor.state.loader import Partition
 
 SLACK: Final = HOUR
-"""How far past its time the oldest message must be before a round begins, in microseconds: one round an hour."""
+"""Microseconds past its time that the oldest message must be before a round begins: so there is one round an hour."""
 
 MESSAGES: Final = 50
 """Messages read, or deleted, in one step."""
@@ -40,24 +40,24 @@ RESTORED: Final = 10_000
 
 COMPACT_STEP: Final = 2000
 COMPACT_SLACK: Final = 10_000
-"""Replaced records that may lie about in the checkpoints, whatever the number of rows."""
+"""Replaced records that may stay in the checkpoints, whatever the number of rows."""
 
 MAX_CHANGED: Final = 20_000
 MAX_MESSAGES: Final = 500
-"""What was applied so far is sealed at the first of the two: bounds on the memory for what is not written yet."""
+"""What was applied is sealed when the first of the two is reached: they bound the memory for unwritten changes."""
 
 PAUSE: Final = 0.02
-"""Seconds between two steps that write, so that the other writers get their turns."""
+"""Seconds between two steps that write, so that other writers get the lock."""
 
 T = TypeVar("T")
 
 
 class SealError(Exception):
-    """The checkpoint cannot be carried on; nothing was deleted."""
+    """The checkpoint cannot be continued; nothing was deleted."""
 
 
 class Claims:
-    """A partition's ids as they are: nothing is claimed any more."""
+    """A partition's ids, read-only: the messages that are applied here have claimed theirs before."""
 
     def __init__(self, index: IdIndex) -> None:
         self._index = index
@@ -71,11 +71,10 @@ class Claims:
 
 
 class Sealer:
-    """Seals and deletes what arrived more than `retention` days ago, one partition after the other.
+    """Seals and deletes events that arrived more than `retention` days ago, one partition after the other.
 
-    `consumers` are those that are switched on: no event goes that the slowest of them has not committed, unless that
-    one's patience is over. Everything on the log happens in a thread of its own; rows and ids are touched between two
-    steps of the loop.
+    `consumers` are those that are switched on: an event is kept until all of them have committed it, or until their
+    patience is over. Calls of the log run in a separate thread; rows and ids are used on the event loop.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Sealer:
         self._noted: dict[int, Noted] = {}
 
     async def run(self) -> None:
-        """Look every `interval` seconds, for ever. Whatever fails is tried again at the next look."""
+        """Check every `interval` seconds, for ever. A failed round is repeated at the next check."""
         while True:
             await asyncio.sleep(self._interval)
             for partition in list(self._owned.values()):
@@ -106,7 +105,7 @@ class Sealer:
                     get_logger().exception("retention.failed", partition=partition.number)
 
     async def round(self, partition: Partition) -> int:
-        """Seal and delete what is past its time in one partition; returns how many messages went."""
+        """Seal and delete what is past its time in one partition; return how many messages were deleted."""
         with ThreadPoolExecutor(1, "log-sealer") as thread:
             loop = asyncio.get_running_loop()
 
@@ -132,14 +131,14 @@ Call = Callable[..., Awaitable[Any]]
 
 
 class Noted(NamedTuple):
-    """How far retention has come in a partition, and the offset in the checkpoints at which that is noted."""
+    """How far retention has come in a partition, and the offset of the checkpoint record that says so."""
 
     retained: Retained
     offset: int
 
 
 class _Round:
-    """One round over one partition, at the instant `now`; `kept_for`, the retention, in microseconds."""
+    """One round over one partition, at the instant `now`; `kept_for` is the retention. Both in microseconds."""
 
     def __init__(
         self,
@@ -182,7 +181,7 @@ class _Round:
         return gone
 
     def _is_due(self) -> bool:
-        if not self._horizon:  # nothing is old enough to go by
+        if not self._horizon:  # no arrival is old enough to be trusted
             return False
         oldest = self._log.read(self._events, self._log.first(self._events), 1, keep_damaged=True)
         self._begin(oldest[0].at if oldest else self._horizon)
@@ -193,7 +192,7 @@ class _Round:
         self._before = reach.before
         if oldest[0].at >= self._before - SLACK or self._is_kept(oldest[0], self._committed()):
             return False
-        self._note(reach)  # before it goes there: after a kill the next round does not go further
+        self._note(reach)  # before deleting: so the next round after a kill goes no further
         return True
 
     def _begin(self, oldest: int) -> None:
@@ -213,18 +212,18 @@ class _Round:
         self.noted = Noted(retained, offset)
 
     def _committed(self) -> dict[Consumer, int]:
-        """The first offset that each consumer may read again."""
+        """Return the first offset that each consumer may still read."""
         return {each: self._log.committed(each.group, self._events) or 0 for each in self._consumers}
 
     def _is_kept(self, record: Record, committed: Mapping[Consumer, int]) -> bool:
-        """True for what is not past its time, and for what a consumer still has to read."""
+        """Return True for a message that is not past its time, or that a consumer still has to read."""
         return record.at >= self._before or any(
             record.offset >= offset and (consumer.patience is None or record.at >= self._before - consumer.patience)
             for consumer, offset in committed.items()
         )
 
     def _report_passed(self, end: int) -> None:
-        """Say which consumers lose events up to `end` (exclusive), as they did not read them in time."""
+        """Log which consumers lose events up to `end` (exclusive), as they did not read them in time."""
         first = self._log.first(self._events)
         for consumer, offset in self._committed().items():
             lost = end - max(offset, first)
@@ -241,9 +240,9 @@ class _Round:
             raise SealError(f"events before {first} are gone, the checkpoint ends at {self._tables.progress.offset}")
 
     async def _apply_expired(self) -> int:
-        """Bring the checkpoint to all that is past its time; returns the first offset that has to stay.
+        """Apply all that is past its time to the checkpoint; return the first offset that has to stay.
 
-        What a round before has sealed and not deleted is looked at again: a consumer may be there that was not then.
+        Messages that an earlier round has sealed but not deleted are checked again: there may be a new consumer.
         """
         end: int = await self._call(self._log.first, self._events)
         position: int | None = end
@@ -266,9 +265,9 @@ class _Round:
         return end
 
     def _read(self, position: int) -> tuple[list[tuple[int, Message | None]], int | None]:
-        """Expired messages from `position` on, and where to go on (None: there are no more).
+        """Return expired messages from `position` on, and the position to continue at (None: there are no more).
 
-        In place of a message None: it is a dead letter, or the checkpoint contains it.
+        None in place of a message: it is a dead letter, or the checkpoint contains it.
         """
         committed = self._committed()
         found: list[tuple[int, Message | None]] = []

@@ -1,8 +1,8 @@
 """Recompute a partition's tables from its events and compare them with the changelog, row by row.
 
 Works beside a running system: the tables are taken as of the end of one flush, and the events up to the offset that
-this flush contained. Where retention has deleted events, the checkpoint that it has sealed before stands for them.
-In memory are one partition's rows, twice; its ids are in files.
+this flush contained. Where retention has deleted events, the sealed checkpoint stands for them. It holds one
+partition's rows in memory, twice; the ids are in files.
 """
 
 import shutil
@@ -32,7 +32,7 @@ from processor.state.loader import open_index
 from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
 
 ATTEMPTS: Final = 3
-"""How often to begin anew when retention deletes what is being read."""
+"""How often to begin again when retention deletes what is being read."""
 
 KEPT: Final = 1000
 """Problems of a partition that are kept with their texts; all are counted."""
@@ -50,7 +50,7 @@ Kind = Literal[
     "claims_without_rows",
     "index",
 ]
-"""What is wrong beside the rows."""
+"""Kinds of problems besides differing rows."""
 
 PATIENCE: Final = 3.0
 """Seconds to wait for the rest of a flush of which only a part is in the changelog."""
@@ -72,7 +72,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "progress": ("offset", "watermark"),
     "horizon": ("windows", "leases", "earlier"),
 }
-"""What the numbers of a row are called."""
+"""The names of the numbers in a row, by its kind."""
 
 
 class VerifyError(Exception):
@@ -80,7 +80,7 @@ class VerifyError(Exception):
 
 
 class Difference(NamedTuple):
-    """One row that is not what the events say; None: there is no such row."""
+    """One row that differs from the events; None: there is no such row."""
 
     partition: int
     key: str
@@ -90,7 +90,7 @@ class Difference(NamedTuple):
 
     @property
     def parts(self) -> list[Any]:
-        """The row's key, taken apart: kind, then what the row is kept by; empty for what is no key of ours."""
+        """The parts of the row's key: kind, then its dimensions; empty for an unknown key."""
         try:
             _, kind, parts = table_rows.decode_key(self.key.encode())
         except ValueError:
@@ -98,7 +98,7 @@ class Difference(NamedTuple):
         return [kind, *parts]
 
     def columns(self) -> dict[str, tuple[int | None, int | None]]:
-        """What differs: name -> (in the table, by the log)."""
+        """Return what differs: name -> (in the table, by the log)."""
         kind = self.parts[0] if self.parts else None
         if kind == "latency":
             return _histogram_columns(self.table, self.log)
@@ -123,21 +123,21 @@ def _at(numbers: list[int] | None, position: int) -> int | None:
 
 
 class Problem(NamedTuple):
-    """Something that is wrong with a partition's state beside its rows."""
+    """A problem of a partition's state besides differing rows."""
 
     partition: int
     kind: Kind
     text: str
     topic: str | None = None
     offset: int | None = None
-    """Of the record, if it is one."""
+    """The offset of the record, if the problem is about one."""
 
 
 class Verification:
     """The verification of one partition; `progress(done, total)` counts offsets of messages.
 
-    `scratch` is an empty directory for the ids, `index` that of the id index, if it lies on this machine. `run` blocks
-    for as long as reading all events takes.
+    `scratch` is an empty directory for the ids; `index` the directory of the id index, if it is on this machine. `run`
+    blocks for as long as reading all events takes.
     """
 
     def __init__(
@@ -156,21 +156,21 @@ class Verification:
         self.messages = 0
         """Messages that were applied again."""
         self.offset = table_rows.NEVER
-        """The last source offset that the tables compared contain."""
+        """The last offset of the events that the compared tables contain."""
         self.settled = True
-        """False if the changelog ends in the middle of a flush, and stayed so: rows may be ahead of the others."""
+        """False if the changelog ends, and stays, in the middle of a flush: some rows may be ahead of others."""
         self.problems: list[Problem] = []
-        """What is wrong beside the rows, at most `KEPT` of it."""
+        """The first `KEPT` problems."""
         self.problem_count = 0
         self._unusable: set[tuple[str, int]] = set()
-        """Topic and offset of the records that were named."""
+        """Topic and offset of the damaged records that were reported."""
         self._rows_end = 0
         """Up to where the changelog has been read."""
         self.notices: list[str] = []
-        """What is as it should be, and yet worth knowing."""
+        """What is right but worth knowing, a sentence each."""
 
     def run(self) -> Iterator[Difference]:
-        """All differences, in no order; `problems` and `notices` are complete with the last one.
+        """Yield all differences, unordered; `problems` and `notices` are complete after the last one.
 
         Raises `VerifyError`.
         """
@@ -208,7 +208,7 @@ class Verification:
                 self._check_progress(kept, again)
                 self._recompute(again, start)
                 if self._log.first(tp) > start:
-                    continue  # retention took something away meanwhile
+                    continue  # retention has deleted events meanwhile
                 self._check_claims(again)
                 self._check_index(again)
                 said, largest = (horizon.windows, horizon.leases, horizon.earlier), again.tables.progress.watermark
@@ -222,7 +222,7 @@ class Verification:
 
     @staticmethod
     def _unrecorded(again: Recomputation, start: int, end: int) -> list[Loss]:
-        """What of these messages is not reported as gone, and in no table."""
+        """Return the parts of this range that are not reported as gone and in no table."""
         gone = Loss(start, end, counted=False, reason="")
         return unrecorded([gone], [each for each in again.losses() if not each.counted])
 
@@ -243,10 +243,10 @@ class Verification:
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def _kept(self, again: Recomputation) -> dict[bytes, bytes]:
-        """The tables as the changelog has them at the end of its newest flush.
+        """Return the tables as the changelog has them at the end of its newest flush.
 
-        Reading on until there is nothing more finds the newest record of every row, whatever compaction removes
-        meanwhile; the progress, always the last record of a flush, tells that it is whole.
+        Reading to the end finds the newest record of every row, whatever compaction removes meanwhile. The progress is
+        the last record of a flush, so it shows that the flush is complete.
         """
         tp = TopicPartition(ROWS, self._number)
         progress = table_rows.encode_key(self._number, "progress")
@@ -284,9 +284,9 @@ class Verification:
         return rows
 
     def _horizon(self, key: bytes, kept: dict[bytes, bytes]) -> Horizon:
-        """What windows were closed by at most: it is not of the log, but may be no later than the largest arrival.
+        """Return the horizon of the changelog. The events do not determine it, but limit it to the largest arrival.
 
-        One that was open at the end was open at every message, so that all of its events are in its row.
+        A window that is open at the end was open at every message, so all of its events are in its row.
         """
         value, progress = kept.get(key), kept.get(table_rows.encode_key(self._number, "progress"))
         try:
@@ -297,7 +297,7 @@ class Verification:
         return Horizon(key) if progress is None else Horizon.of_earlier(key, table_rows.decode_value(progress)[1])
 
     def _check_progress(self, rows: dict[bytes, bytes], again: Recomputation) -> None:
-        """Without progress nothing must say that the partition has made any."""
+        """Note a problem if there is no progress, but other state shows that messages were applied."""
         if self.offset != table_rows.NEVER:
             return
         committed = self._log.committed(GROUP, TopicPartition(EVENTS, self._number)) or 0
@@ -363,7 +363,7 @@ class Verification:
             raise VerifyError(f"partition {self._number}: {error}; it is no dead letter") from error
 
     def _look_for(self, again: Recomputation, claimed: list[Claimed]) -> None:
-        """The claims log must have these ids, each at the offset of its message."""
+        """Check that the claims log has these ids, each at the offset of its message."""
         for each in claimed:
             keys, digests = arrays_of(each)
             held, kept = again.recorded.find(keys)
@@ -384,7 +384,7 @@ class Verification:
                 )
 
     def _check_claims(self, again: Recomputation) -> None:
-        """Every id of the claims log must be one that is counted with the message it is claimed by."""
+        """Check that every id of the claims log is counted by the message that claims it."""
         unclaimed = again.unclaimed()
         if unclaimed:
             self._note(
@@ -418,7 +418,7 @@ class Verification:
             )
 
     def _progress_now(self, again: Recomputation) -> int:
-        """The newest progress in the changelog, read on from behind what was read before."""
+        """Return the newest progress in the changelog, read from where the last read ended."""
         progress = table_rows.encode_key(self._number, "progress")
         found = self.offset
         for record in again.scan(ROWS, self._rows_end):
@@ -429,16 +429,18 @@ class Verification:
     # --- the id index -----------------------------------------------------------------------------------------------
 
     def _check_index(self, again: Recomputation) -> None:
-        """Every id that the index says to have must be there, at the offset of its claim.
+        """Check that the index has every id that its checkpoint counts, at the offset of its claim.
 
-        A copy is looked at, so that this may be done beside the worker: its files do not change.
+        It checks a copy, so that it can run beside the worker.
         """
         if self._index is None or not (self._index / manifest.NAME).exists():
             return  # the next start makes it anew
         copy = self._scratch / "index"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
-        for path in sorted(self._index.iterdir(), key=lambda path: path.name != manifest.NAME):  # what it names, first
+        for path in sorted(
+            self._index.iterdir(), key=lambda path: path.name != manifest.NAME
+        ):  # the files that it names are copied after it
             with suppress(FileNotFoundError):  # a newer checkpoint does not name it
                 shutil.copyfile(path, copy / path.name)
         try:
@@ -465,7 +467,7 @@ class Verification:
         if wrong:
             self._note(
                 "index",
-                f"the id index {self._index} lacks {wrong} of the {total} ids that it says to have, or has them with "
+                f"the id index {self._index} lacks {wrong} of the {total} ids that it should have, or has them with "
                 "another message",
             )
         claims_are_whole = not any(each.kind == "claims_missing" for each in self.problems)
@@ -492,13 +494,13 @@ class Verification:
 
 
 def partitions_of(log: LogReader) -> int:
-    """How many partitions there must be: as many as the topics have that are there."""
+    """Return how many partitions there must be: the number in the existing topics."""
     topics = log.topics()
     return max(log.partitions, *(topics.get(topic, 0) for topic in PARTITIONED))
 
 
 def damage_elsewhere(log: LogReader) -> list[Problem]:
-    """The damaged records of all topics that no `Verification` reads."""
+    """Return the damaged records of all topics that no `Verification` reads."""
     found: list[Problem] = []
 
     def note(error: DamagedRecord) -> None:
@@ -512,12 +514,12 @@ def damage_elsewhere(log: LogReader) -> list[Problem]:
 
 
 def verify(log: LogReader, number: int, scratch: Path, progress: Callable[[int, int], None]) -> list[Difference]:
-    """All differences of one partition, see `Verification`."""
+    """Return all differences of one partition, see `Verification`."""
     return list(Verification(log, number, scratch, progress).run())
 
 
 def rows_of(found: Tables, horizon: Horizon) -> Iterator[Row]:
-    """The rows that must be there: all but the windows that are closed and may or may not have been removed yet."""
+    """Return the rows that must exist: all but closed windows, which may or may not have been removed yet."""
     for _, row in found.users.rows():
         yield row
     kinds: tuple[dict[Any, Any], ...] = (found.hours, found.latencies)
@@ -535,11 +537,11 @@ def _is_closed(key: bytes, horizon: Horizon) -> bool:
         _, kind, parts = table_rows.decode_key(key)
         return kind == "window" and horizon.may_lack(parts[2], parts[3])
     except (ValueError, IndexError, TypeError):
-        return False  # not one of our keys at all
+        return False  # an unknown key
 
 
 def _numbers(value: bytes | None) -> list[int] | None:
     try:
         return None if value is None else table_rows.decode_value(value)
     except ValueError:
-        return []  # it is there, and says nothing
+        return []  # the row exists, but cannot be read

@@ -1,7 +1,7 @@
-"""The second stage: users' rows over all time, added up over the partitions, and which of them have changed.
+"""Users' rows over all time, summed over the partitions, and which of them have changed.
 
-It reads the same changelog as an API process's view and computes the same sums; each partial row replaces its own
-earlier value, so that reading something again changes nothing. One thread uses it.
+They are made from the changelog that an API process's view reads, with the same sums. Each partial row replaces its own
+earlier value, so reading a record again changes nothing. For one thread.
 """
 
 from array import array
@@ -21,7 +21,7 @@ CHUNK: Final = 2048
 """Records of the changelog applied at a time."""
 
 Row = tuple[bytes, bytes | None]
-"""Key and value as in the topic; None: there is no such user any more."""
+"""Key and value as in the topic; None: the user no longer exists."""
 
 
 class MergedRows:
@@ -44,11 +44,11 @@ class MergedRows:
         """Users."""
         return len(self._columns.people.records) - 1
 
-    # --- taking in the changelog ------------------------------------------------------------------------------------
+    # --- applying the changelog -------------------------------------------------------------------------------------
 
     def apply(self, partition: int, records: Sequence[Change]) -> None:
-        """Take in records of one changelog partition, in the order of the log. Raises `ValueError` for a row of another
-        format; then nothing of its chunk has been applied, nor what follows it."""
+        """Apply records of one changelog partition, in the order of the log. Raises `ValueError` for a row of another
+        format; then its chunk of `CHUNK` records and what follows has not been applied."""
         ours = b'[%d,"user",' % partition
         rows = [record for record in records if record[0].startswith(ours)]
         for start in range(0, len(rows), CHUNK):
@@ -58,14 +58,14 @@ class MergedRows:
         if len(self._changed) > CHUNK:
             self._changed = [np.unique(np.concatenate(self._changed))]
 
-    def _welcome(self) -> None:
-        """Find out where new users belong."""
+    def _place_new(self) -> None:
+        """Find the project and the partition of new users."""
         projects = self._columns.projects
         missing = len(self._columns.people.records) - len(self._homes)
         if not missing:
             return
         if len(self._names) < len(projects.by_number):
-            self._names = ["", *projects.by_name]  # they are numbered as they come
+            self._names = ["", *projects.by_name]  # projects are numbered in this order, from 1
             self._known += [0] * (len(self._names) - len(self._known))
         self._homes.extend([ELSEWHERE] * missing)
         self._places.extend([-1] * missing)
@@ -83,24 +83,24 @@ class MergedRows:
     # --- what to publish --------------------------------------------------------------------------------------------
 
     def drain(self, partitions: Collection[int]) -> dict[int, list[Row]]:
-        """The rows of these partitions that have changed since the last call, as they are now; the changes of all
-        others are forgotten."""
+        """Return the rows of these partitions that have changed since the last call, as they are now; forget the
+        changes of all others."""
         if not self._changed:
             return {}
         changed, self._changed = np.unique(np.concatenate(self._changed)), []
-        self._welcome()
+        self._place_new()
         places = np.frombuffer(self._places, np.int32)[changed]
         return {number: rows for number in partitions if (rows := self._rows(changed[places == number]))}
 
     def everything(self, partition: int) -> Iterator[list[Row]]:
-        """All rows of a partition of the topic, some at a time. Nothing may be applied meanwhile."""
-        self._welcome()
+        """Yield all rows of a partition of the topic, in parts. Nothing may be applied meanwhile."""
+        self._place_new()
         users = np.flatnonzero(np.frombuffer(self._places, np.int32) == partition)
         for start in range(0, len(users), CHUNK):
             yield self._rows(users[start : start + CHUNK])
 
     def _rows(self, users: I64) -> list[Row]:
-        """The rows of users, each project's together."""
+        """Return the rows of users, grouped by project."""
         rows: list[Row] = []
         people, projects = self._columns.people, self._columns.projects
         homes = np.frombuffer(self._homes, np.int32)[users]

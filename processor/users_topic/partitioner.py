@@ -1,7 +1,7 @@
-"""Where a user's row is in `spendstream.users`: its key, and the partition that every Kafka client finds by that key.
+"""The key of a user's row in `spendstream.users`, and its partition: the one that Kafka's own partitioner chooses.
 
-The hash is that of Kafka's own partitioner (MurmurHash2 of the key's bytes, the sign bit dropped), so that the topic
-can be joined and queried by key with what others write by default. https://kafka.apache.org: `Utils.murmur2`.
+That is MurmurHash2 of the key's bytes without the sign bit (https://kafka.apache.org: `Utils.murmur2`), so the topic
+can be joined and queried by key with topics that other producers write by default.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def key_of(project: str, user_id: str | None) -> bytes:
-    """The key of a user's row: the JSON list [project, user]; no two users ever have the same."""
+    """Return the key of a user's row: the JSON list [project, user], which is unique."""
     return _encode((project, user_id))
 
 
 def partitions_of(keys: Sequence[bytes], count: int) -> I64:
-    """The partition of each key, of `count`."""
+    """Return the partition of each key, 0 to `count` - 1."""
     found = np.empty(len(keys), np.int64)
     for start in range(0, len(keys), _BATCH):
         found[start : start + _BATCH] = _murmur2(keys[start : start + _BATCH]) & np.uint32(0x7FFF_FFFF)
@@ -36,7 +36,7 @@ def partitions_of(keys: Sequence[bytes], count: int) -> I64:
 
 def _murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
     lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-    width = (int(lengths.max()) // 4 + 1) * 4  # one word more than are full: whole keys have a tail of nothing
+    width = (int(lengths.max()) // 4 + 1) * 4  # one word more than are full: a key of whole words has an empty tail
     words = np.frombuffer(b"".join([key.ljust(width, b"\0") for key in keys]), "<u4").reshape(len(keys), -1)
     full, rest = lengths // 4, lengths % 4
     found = lengths.astype(np.uint32) ^ np.uint32(_SEED)

@@ -1,6 +1,6 @@
-"""A user's row as everybody sees it: the JSON of `GET /v1/users`, for readers of the topic `spendstream.users`.
+"""A user's row as JSON, in the form of `GET /v1/users`, for readers of the topic `spendstream.users`.
 
-`server.reads.read_json` writes the same for the answers; tests/unit/test_row_json.py holds the two together.
+`server.reads.read_json` writes the same for the answers; a test compares the two.
 """
 
 import msgspec
@@ -13,7 +13,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def user_row(project: str, user_id: str | None, sums: RowSums) -> bytes:
-    """A row over all time, with the project it belongs to; `user_id` None: the events without a user."""
+    """Return a row over all time, with its project; `user_id` None: the unattributed events."""
     return _encode(
         {
             "project_id": project,

@@ -1,10 +1,10 @@
-"""The second stage on Kafka: what the changelog says of all partitions becomes the topic `spendstream.users`.
+"""On Kafka: publish the users' rows, summed over all partitions of the changelog, to the topic `spendstream.users`.
 
-The owner of partition k of the events owns partition k of the users, too, whatever events these users have. It fences
-whoever published there before, reads on to where the changelog ends by then, reads the partition of the topic back and
-publishes every row that says something else; from then on it publishes what changes. So no row is missing after any
-crash; none goes back to an older value, for each owner has read at least what the one before had; and a zombie cannot
-publish any more. The rows follow from the changelog alone: nothing else has to be kept.
+The worker that owns partition k of the events also owns partition k of the users, whatever partitions their events are
+in. It fences the earlier publisher of the partition, reads the changelog up to the end it has then, reads the partition
+of the topic back and publishes every row that differs; from then on it publishes what changes. So after any crash no
+row is missing, none goes back to an older value (each owner has read at least what the one before had), and a fenced
+publisher cannot write. The rows follow from the changelog alone; no other state is kept.
 """
 
 import threading
@@ -28,10 +28,10 @@ from processor.log.topics import GROUP, ROWS, USERS
 from processor.users_topic.merged_rows import MergedRows, Row
 
 INTERVAL: Final = 1.0
-"""Seconds between two publications, at least."""
+"""Least seconds between two publications."""
 
 SHARE: Final = 4
-"""What is published takes at most one in so many seconds: the worker has other things to do."""
+"""Publishing takes at most one in so many seconds: the worker has other things to do."""
 
 BATCH: Final = 5000
 """Rows in one transaction."""
@@ -43,18 +43,18 @@ PAUSE: Final = 1.0
 """Seconds after a failure until the next try."""
 
 FENCED_PAUSE: Final = 5.0
-"""Seconds after which a partition is taken over again that somebody else has taken: long enough for a process that
-stood still to hear that it is no longer its own."""
+"""Seconds after which a partition is taken over again from which this process was fenced: long enough for a process
+that was suspended to learn that it no longer owns it."""
 
 EXIT_BROKEN: Final = 70
 
 CHECK_EVERY: Final = 5.0
-"""Seconds between two looks whether all that was published is still there."""
+"""Seconds between two checks that all that was published still exists."""
 
 FINISH_PATIENCE: Final = 2.0
 REPORT_EVERY: Final = 60.0
 SLOW: Final = 10.0
-"""Seconds from the changelog to the topic that are worth a warning."""
+"""Seconds of delay from the changelog to the topic that are logged as a warning."""
 
 
 class _Held:
@@ -63,27 +63,27 @@ class _Held:
     def __init__(self, number: int, writer: PartitionWriter, until: dict[TopicPartition, int]) -> None:
         self.number = number
         self.until = until
-        """Where the changelog ended when the one before could publish no more."""
+        """The ends of the changelog once the earlier publisher was fenced."""
         self.is_ready = False
-        """True once all that was published there is what the changelog says."""
+        """True once the topic's partition agrees with the changelog."""
         self._writer = writer
         self._to = TopicPartition(USERS, number)
         self._first: int | None = None
-        """The first offset there was."""
+        """The first offset of the topic's partition when it was read back or checked last."""
         self._end = 0
-        """The offset behind the last record that is known to have been there."""
+        """The offset after the last record that is known to have existed."""
 
     def publish(self, rows: list[Row], at: int) -> None:
-        """Durable on return. Raises `Fenced`, `LogUnavailable`; also where the topic lost what was there before."""
+        """Append rows; durable on return. Raises `Fenced`, and `LogUnavailable`, also where the topic lost its end."""
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             [first] = self._writer.append([Append(self._to, batch)], at)
             if first < self._end:
-                raise LogUnavailable(f"{USERS} {self.number} has lost its end: it gave the offset {first} once more")
+                raise LogUnavailable(f"{USERS} {self.number} has lost its end: it assigned the offset {first} again")
             self._end = first + len(batch)
 
     def check(self, log: LogReader) -> None:
-        """Raises `LogUnavailable` where the topic lost something since it was read back or checked."""
+        """Raise `LogUnavailable` if the topic lost something since it was read back or checked last."""
         first, end = log.first(self._to), log.end(self._to)
         before = first if self._first is None else self._first
         if end < self._end or first > before:
@@ -95,7 +95,7 @@ class _Held:
 
 
 class UsersTopicPublisher(threading.Thread):
-    """Publishes the rows of the users in the partitions of `owned`, which is asked again and again."""
+    """Publishes the users' rows to the partitions that `owned` returns, which it asks in every round."""
 
     def __init__(
         self, address: LogAddress, partitions: int, owned: Callable[[], Collection[int]], clock: Callable[[], int]
@@ -110,13 +110,13 @@ class UsersTopicPublisher(threading.Thread):
         self._feed = MergedRows(partitions)
         self._held: dict[int, _Held] = {}
         self._lost: dict[int, float] = {}
-        """Partition that was taken from us -> when it may be taken over again."""
+        """Partition from which this process was fenced -> when it may be taken over again (monotonic seconds)."""
         self._threads = ThreadPoolExecutor(THREADS, "users-writer")
         self._stopping = threading.Event()
         self._due = 0.0
         self._check_due = 0.0
         self._oldest: int | None = None
-        """When the oldest change that is not published was appended to the changelog; microseconds."""
+        """When the oldest unpublished change was appended to the changelog, in microseconds."""
         self._report = Report()
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class UsersTopicPublisher(threading.Thread):
             except LogBroken as error:
                 get_logger().critical("users.broken", error=str(error))
                 restart.end(EXIT_BROKEN)
-            except Exception as error:  # noqa: BLE001 - whatever it is: what has been published is checked anew
+            except Exception as error:  # noqa: BLE001 - whatever it is, what has been published is checked again
                 get_logger().warning("users.failed", error=str(error) or repr(error), exc_info=not _is_passing(error))
                 self._held.clear()
                 self._stopping.wait(PAUSE)
@@ -142,7 +142,7 @@ class UsersTopicPublisher(threading.Thread):
         self._threads.shutdown()
 
     def finish(self) -> None:
-        """Publish what is in the changelog by now, if that does not take long, and end. Blocks."""
+        """Publish what is in the changelog by now, for up to `FINISH_PATIENCE` seconds, and end. Blocks."""
         self._stopping.set()
         if self.is_alive():
             self.join(2 * FINISH_PATIENCE)
@@ -192,7 +192,7 @@ class UsersTopicPublisher(threading.Thread):
             self._oldest = min(self._oldest or records[0].at, records[0].at)
 
     def _behind(self, tail: KafkaTail) -> int:
-        """Records of the changelog that have not been read, about."""
+        """Return how many records of the changelog have not been read, approximately."""
         return sum(max(0, end - tail.reached[tp]) for tp, end in tail.ends().items())
 
     # --- publishing -------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class UsersTopicPublisher(threading.Thread):
         self._report.count(sum(map(len, changed.values())), self._clock() - (oldest or at))
 
     def _take_over(self, numbers: Collection[int], tail: KafkaTail) -> None:
-        """Become the only one who publishes to these partitions, and then find out where the changelog ends."""
+        """Become the only publisher of these partitions, then look up the ends of the changelog."""
         writers = self._threads.map(self._fence, numbers)
         taken = dict(zip(numbers, writers, strict=True))
         ends = tail.ends()
@@ -221,7 +221,7 @@ class UsersTopicPublisher(threading.Thread):
         return PartitionWriter(self._access, f"{GROUP}.users.{number}")
 
     def _make_ready(self, coming: Iterable[_Held]) -> None:
-        """Publish every row of which the topic does not say what the changelog says."""
+        """Publish every row in which the topic differs from the changelog."""
         chosen = list(coming)
         for held, there in zip(chosen, self._threads.map(self._read_back, chosen), strict=True):
             self._put_right(held, there)
@@ -244,7 +244,7 @@ class UsersTopicPublisher(threading.Thread):
         )
 
     def _read_back(self, held: _Held) -> dict[bytes, bytes]:
-        """Key -> hash of the row, of all rows in a partition of the topic."""
+        """Return key -> hash of the row, for all rows in a partition of the topic."""
         there: dict[bytes, bytes] = {}
         log = self._address.open()
         try:
@@ -259,7 +259,7 @@ class UsersTopicPublisher(threading.Thread):
         return there
 
     def _differences(self, number: int, there: dict[bytes, bytes]) -> Iterator[list[Row]]:
-        """What is to be published, some at a time; empties `there`."""
+        """Yield the rows to publish, in parts; empties `there`."""
         for rows in self._feed.everything(number):
             different = []
             for key, value in rows:
@@ -272,7 +272,7 @@ class UsersTopicPublisher(threading.Thread):
             yield [(key, None) for key in there]
 
     def _check(self) -> None:
-        """What was published and is gone is published again: `run` takes everything over anew. Raises `LogUnavailable`.
+        """Raise `LogUnavailable` if something that was published is gone: then `run` takes everything over anew.
 
         A broker that stopped without a flush may come back with less, and no row need change after that.
         """
@@ -297,7 +297,7 @@ class UsersTopicPublisher(threading.Thread):
 
 
 class Report:
-    """What is told about the stage, now and then."""
+    """What the program's log says of the publishing, every `REPORT_EVERY` seconds."""
 
     def __init__(self) -> None:
         self._told_at = time.monotonic()
@@ -305,14 +305,14 @@ class Report:
         self._slowest = 0
 
     def count(self, rows: int, micros: int) -> None:
-        """So many rows were published, the oldest change so long after it came into the changelog."""
+        """Count rows that were published; the oldest change was `micros` old by then."""
         self._rows += rows
         self._slowest = max(self._slowest, micros)
         if micros > SLOW * 1_000_000:
             get_logger().warning("users.slow", rows=rows, lag=round(micros / 1e6, 1))
 
     def tell(self, now: float, behind: Callable[[], int]) -> None:
-        """Log the lag, if it is time and there is something to tell."""
+        """Log the lag, if it is time and rows were published."""
         if now - self._told_at < REPORT_EVERY:
             return
         self._told_at = now

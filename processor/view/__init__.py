@@ -1,1 +1,1 @@
-"""All rows in columns: one view, fed by the changelog, asked by everybody. May import the log and the core."""
+"""The view: all rows in columns, fed by the changelog, read by all queries. May import the log and the core."""

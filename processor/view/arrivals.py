@@ -1,4 +1,4 @@
-"""Waiting, in an event loop, for what a follower thread brings into a view."""
+"""Wait, in an event loop, until a follower thread has applied a position to the view."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ class Arrivals:
         self._listeners.append(listener)
 
     def notify(self) -> None:
-        """The view contains more than before: wake those who waited for it."""
+        """Wake the coroutines whose position the view contains by now, and call the listeners."""
         waiting = []
         for position, future in self._waiters:
             if future.done():
@@ -37,7 +37,7 @@ class Arrivals:
             listener()
 
     async def wait_for(self, position: Mapping[int, int], timeout: float) -> bool:  # noqa: ASYNC109 - a bound, not an error
-        """True once the view contains `position`; False if it does not within `timeout` seconds."""
+        """Wait until the view contains `position` and return True; False if it does not within `timeout` seconds."""
         if self._view.contains(position):
             return True
         future = asyncio.get_running_loop().create_future()

@@ -1,6 +1,6 @@
-"""What a feed asks of the columns: who changed since a position, and users in an order that all processes share.
+"""Queries of the live feed: which users changed since a position, and users in an order that all processes share.
 
-All of it is read under one of the view's locks, which the caller holds, but for `changed`, which takes it by pieces.
+The caller holds one of the view's locks, except for `changed`, which acquires it for each piece.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ def changed(
     since: Mapping[int, int],
     hold: Callable[[], AbstractContextManager[Any]],
 ) -> list[int]:
-    """The users with a row whose last message lies beyond `since`. `hold` keeps the view still, a `PIECE` at a time.
+    """Return the users with a row whose last message is beyond `since`. `hold` locks the view for one `PIECE` of rows.
 
-    A row that changes meanwhile may be missed: then its last message lies beyond what the view contained before, and
-    the next look, from there, finds it.
+    A row that changes meanwhile may be missed: then its last message is beyond what the view contained before, and the
+    next call, from there, finds it.
     """
     with hold():
         rows = np.concatenate([np.empty(0, np.int32), *(np.array(dim.rows, np.int32) for dim in project.dims.values())])
@@ -42,18 +42,18 @@ def changed(
 def changed_among(
     columns: RowColumns, trail: RecentChanges, users: Iterable[int], since: Mapping[int, int]
 ) -> list[int]:
-    """The same among a few users."""
+    """Return those of a few users."""
     return [user for user in users if len(trail.beyond(np.array(columns.rows_of(user), np.int64), since))]
 
 
 def people(columns: RowColumns, project: Project, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
-    """Ids and sums of users; one that has no rows any more has zeros."""
+    """Return ids and sums of users; a user whose rows are gone has zeros."""
     ids = (name.decode() or None for name in columns.people.names.get(users))
     return list(zip(ids, columns.sums_of(project, users), strict=True))
 
 
 def next_people(columns: RowColumns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:
-    """Numbers and ids of the first `count` users behind `after` by their ids. 10 ms for a million users."""
+    """Return numbers and ids of the first `count` users after `after`, by id. 10 ms for a million users."""
     names = columns.people.names
     members = AllTime(columns, project).among()
     if after is not None:

@@ -1,6 +1,6 @@
-"""Records of the changelog, sorted out: what of a batch goes into columns, and what is looked at one by one.
+"""Records of the changelog, sorted: which of a batch go into columns, and which are applied one by one.
 
-Nothing here knows a view: a batch that holds a record of another format is found out before anything changed.
+Nothing here changes a view, so a batch with a record of another format raises before anything has changed.
 """
 
 from collections.abc import Sequence
@@ -33,21 +33,21 @@ class Wide(NamedTuple):
     """A row that does not fit into columns."""
 
     offset: int
-    """Of the last message applied to it."""
+    """The offset of the last message applied to it."""
     sums: RowSums
 
 
 class ChangelogBatch(Struct, gc=False):
-    """The last record of each key of a batch."""
+    """The last record of each key in a batch."""
 
     keys: Sequence[bytes]
     """Rows of users and hours."""
     hashes: Records
-    """Of the keys, see `row_block.key_hashes`."""
+    """Hashes of the keys, see `row_block.key_hashes`."""
     rows: Records
-    """What they say: shape (n,), `row_bytes.DTYPE`, to be written over. Zeros for what is wide or gone."""
+    """Their values: shape (n,), `row_bytes.DTYPE`, may be overwritten. Zeros for wide and deleted rows."""
     wide: dict[int, Wide]
-    """Index in `keys` -> what does not fit into columns."""
+    """Index in `keys` -> a row that does not fit into columns."""
     gone: list[int]
     """Indexes in `keys` of tombstones."""
     windows: list[tuple[bytes, tuple[Any, ...], bytes | None]]
@@ -57,18 +57,18 @@ class ChangelogBatch(Struct, gc=False):
     latencies: list[tuple[tuple[Any, ...], bytes | None]]
     """(parts of the key after the kind, value)."""
     horizon: int = 0
-    """Up to where windows may be gone; 0: nothing new."""
+    """The instant up to which windows may be gone; 0: no change."""
 
 
 def changes_of(keys: Sequence[bytes], hashes: Records, values: Records) -> ChangelogBatch:
-    """Rows in their packed form, no two of one key; `values` are written over."""
+    """Return a batch of packed rows with distinct keys; `values` are overwritten."""
     changes = ChangelogBatch(keys, hashes, values, {}, [], [], None, [])
     _set_wide_apart(values, changes.wide)
     return changes
 
 
 def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> ChangelogBatch:
-    """Sort out records of one changelog partition, no blocks. Raises `ValueError` for one of another format."""
+    """Return a batch of single records of one changelog partition. Raises `ValueError` for one of another format."""
     latest = dict(records)
     others = [key for key, value in latest.items() if value is None or value[:1] != row_bytes.MARK]
     changes = ChangelogBatch([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
@@ -100,7 +100,7 @@ def _set_wide_apart(rows: Records, wide: dict[int, Wide]) -> None:
 
 
 def _wide(listed: Sequence[int]) -> Wide:
-    """What the changelog lists of a row."""
+    """Return the numbers of a row in the changelog."""
     offset, *sums = listed
     return Wide(offset, RowSums(*sums))
 
@@ -113,7 +113,7 @@ def _other(
     latest: dict[bytes, bytes | None],
     late: list[tuple[bytes, Wide | None]],
 ) -> None:
-    """A record that is not packed: of another kind, from before there was that form, wide or a tombstone."""
+    """Sort a record that is not packed: of another kind, of an older version, wide, or a tombstone."""
     home, kind, parts = table_rows.decode_key(key)
     if home != partition:
         raise _misplaced(partition, key)
@@ -146,7 +146,7 @@ def _other(
 
 
 def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list[HourPlace], list[int]]:
-    """What keys of rows of users and hours say: the users', the hours', and where in `keys` those of hours are.
+    """Return the parsed keys of users' rows, those of hours' rows, and the indexes in `keys` of the latter.
 
     Raises `ValueError` for a key of another format.
     """

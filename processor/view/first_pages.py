@@ -1,17 +1,17 @@
-"""Of each large project, and of each order that is asked for, the few users among whom the first are.
+"""The first pages of each large project, kept up to date in every order that is asked for: boards of top users.
 
-That is over all time and, once somebody asks, since the first day of this month.
+A board is over all time or, once it is asked for, since the first day of this month.
 
-A user's place changes only when a row of the user does. So once the first users are known, it is enough to look at
-those who change: who comes to stand at the bound or before it joins them, and the bound is raised when they have become
-many. All others stand behind it, and a page that ends at the bound or before it is found among the few: of a million
-users some thousand are looked at, without a thread.
+A user's place changes only when a row of the user does. So once the first users are known, only users that change need
+to be compared: one that reaches the board's bound joins it, and the bound is raised when the board has too many. All
+other users are behind the bound, and a page that ends before it is found on the board: of a million users some thousand
+are examined, without a thread.
 
-A sum that shrinks (retention) breaks nothing: who falls behind the bound stays in for a while, the bound is never
-lowered, and when too few are left before it, the page is read from all users once and the board made anew.
+A sum that shrinks (retention) does no harm: a user that falls behind the bound stays for a while, the bound is never
+lowered, and when too few users are left before it, the page is read from all users once and the board is made anew.
 
-The follower's thread, the only one in which columns change, calls `note` for each batch under the view's lock, and
-`settle` for many of them without it; `page` is called under the lock, in any thread.
+The follower's thread, the only one that changes columns, calls `note` for each batch under the view's lock, and
+`settle` for several batches without it; `page` is called under the lock, in any thread.
 """
 
 import time
@@ -31,28 +31,28 @@ from processor.view.row_columns import Applied, Mask, RowColumns
 from processor.view.running_sums import RunningSums
 
 LARGE: Final = 20_000
-"""Users of a project from which on its default order is kept before anybody asks."""
+"""Least users of a project whose default order is kept before it is asked for."""
 KEPT: Final = 1_100
-"""Users after the bound was raised: more than fit on a page."""
+"""Users on a board after its bound was raised: more than fit on a page."""
 MOST: Final = 4 * KEPT
-"""Users beyond which the bound is raised."""
+"""Users on a board beyond which its bound is raised."""
 UNASKED: Final = 600.0
-"""Seconds after which an order that nobody asks for is kept no more, but for the default one."""
+"""Seconds without a query after which a board is dropped, except that of the default order."""
 
 Group = tuple[int, int | None]
-"""A project's number, and the day from which on rows count; None: all of them."""
+"""A project's number, and the day from which rows count; None: all rows."""
 
 Order = tuple[Group, str]
-"""Of whom, and the member of `RowSums` that they are sorted by."""
+"""A group, and the member of `RowSums` by which it is sorted."""
 
 
 class Board(Struct, frozen=True):
-    """The first of a project's users in one order."""
+    """The first users of a project in one order."""
 
     users: I64
-    """Their numbers, ascending, in no order of places."""
+    """Their numbers, ascending, not in the order of the board."""
     bound: Place | None
-    """All other users stand behind it; None: there are no others."""
+    """All other users are behind it; None: there are no others."""
 
 
 class FirstPages:
@@ -61,15 +61,15 @@ class FirstPages:
     def __init__(self, columns: RowColumns) -> None:
         self._columns = columns
         self._boards: dict[Group, dict[str, Board]] = {}
-        """Of whom -> what they are sorted by -> its board."""
+        """Group -> member of `RowSums` -> board."""
         self._since: dict[Group, RunningSums] = {}
         self._changed: dict[Group, list[I64]] = {}
-        """Users that changed since the boards were settled."""
+        """Group -> users that changed since the boards were settled."""
         self._asked: dict[Order, float] = {}
         self._wanted: set[Order] = set()
 
     def page(self, project: Project, since: int | None, query: UserQuery) -> Listing | None:
-        """A page of the users, by their rows since a day or by all; None if it is not surely among the first."""
+        """Return a page of users, by their rows since a day or by all rows; None if the board may not contain it."""
         group = project.number, since
         order = group, query.sorted_by
         self._asked[order] = time.monotonic()
@@ -91,7 +91,7 @@ class FirstPages:
         return AllTime(self._columns, self._columns.projects.by_number[home]) if since is None else self._since[group]
 
     def note(self, applied: Applied) -> None:
-        """A batch has changed rows. 10 µs for one project, half a microsecond a row since a day that is asked for."""
+        """Note the rows that a batch has changed. 10 µs a project, and 0.5 µs a row where there is a board by day."""
         owners, homes = applied.owners, applied.homes
         first = int(homes[0])
         if (homes == first).all():
@@ -125,7 +125,7 @@ class FirstPages:
             found.pop(group, None)
 
     def settle(self, lock: AbstractContextManager[Any]) -> None:
-        """Bring the boards up to what has changed, make those that were missed, give up those that nobody asks for."""
+        """Update the boards with what has changed, make those that were asked for, drop those that were not."""
         if not (self._changed or self._wanted or self._asked):
             return
         with lock:
@@ -170,10 +170,12 @@ class FirstPages:
         best = self._best(group, sorted_by, users)
         if board.bound is None or best.bound is None or _ordered(best.bound) <= _ordered(board.bound):
             return best
-        return Board(self._before(group, sorted_by, users, board.bound), board.bound)  # many have fallen behind it
+        return Board(
+            self._before(group, sorted_by, users, board.bound), board.bound
+        )  # many users have fallen behind the bound
 
     def _before(self, group: Group, sorted_by: str, users: I64, bound: Place) -> I64:
-        """Those of `users`, ascending, at the bound or before it; if its value is huge, some behind it too."""
+        """Return those of `users`, ascending, at or before the bound; if its value is huge, also some behind it."""
         value, name = bound
         least = min(value, CAP)
         keys = self._standing(group).keys(users, sorted_by)
@@ -183,8 +185,8 @@ class FirstPages:
         return np.sort(np.concatenate((users[keys > least], ties)))
 
     def _best(self, group: Group, sorted_by: str, users: I64 | None = None) -> Board:
-        """The first of `users`, ascending (None: of all, 30 ms for a million), bound by the last of them if there are
-        more."""
+        """Return the board of the first of `users`, ascending (None: of all users, 30 ms for a million). Its bound is
+        the last of them if there are more."""
         standing = self._standing(group)
         found = standing.among() if users is None else users
         if len(found) <= KEPT:
@@ -192,7 +194,7 @@ class FirstPages:
         keys = standing.keys(found, sorted_by)
         least = int(np.partition(keys, len(keys) - KEPT)[len(keys) - KEPT])
         chosen = found[keys >= least]
-        if least < CAP and len(chosen) <= 2 * KEPT:  # names need not be looked at: all that are tied are in
+        if least < CAP and len(chosen) <= 2 * KEPT:  # ties need no comparison of names: all tied users are in
             return Board(chosen, (least - 1, ""))
 
         def exact(place: int) -> int:
@@ -205,7 +207,7 @@ class FirstPages:
 
 
 def _distinct(*users: I64) -> I64:
-    """All of them, ascending. Several times as quick as `np.unique`."""
+    """Return the distinct numbers, ascending. Several times as fast as `np.unique`."""
     found = np.sort(np.concatenate(users))
     chosen: I64 = found[np.append(True, found[1:] != found[:-1])]
     return chosen

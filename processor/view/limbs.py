@@ -1,4 +1,4 @@
-"""The limbs in which columns keep and add up what rows say, without ever overflowing, and the way back."""
+"""The limbs in which columns keep and sum the numbers of rows without overflow, and the conversion back."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,21 +12,21 @@ LIMB: Final = 32
 MASK: Final = (1 << LIMB) - 1
 NO_FIRST: Final = 2**63 - 1
 NO_LAST: Final = -(2**63)
-"""The times of no requests: those that a minimum and a maximum pass over."""
+"""`last_seen` of a row without requests: a maximum ignores it."""
 
 SAFE_BITS: Final = 40
-"""Tokens of a row in columns stay below 2^40: eight million rows add up to less than 2^63. A row with more is wide: it
-is kept and added up in Python integers."""
+"""Tokens of a row in columns are below 2^40, so eight million rows sum to less than 2^63. A row with more is wide: it
+is kept and summed in Python integers."""
 
 _COST: Final = ("cost_low", "cost_high")
-"""A cost below 2^63 goes in two limbs of 32 bits."""
+"""A cost below 2^63 is kept in two limbs of 32 bits."""
 
 SUMMED: Final = tuple(limb for name in TOTALS for limb in (_COST if name == "cost" else (name,)))
-"""The columns that are added up."""
+"""The columns that are summed."""
 
 
 def split(rows: Records) -> I64:
-    """The columns of `SUMMED`: shape (8, n)."""
+    """Return the columns of `SUMMED`: shape (8, n)."""
     found = np.empty((len(SUMMED), len(rows)), np.int64)
     for name, column in zip(SUMMED, found, strict=True):
         if name not in _COST:
@@ -39,18 +39,18 @@ def split(rows: Records) -> I64:
 
 
 def totals_of(columns: I64) -> Totals:
-    """The exact sums of columns of shape (8, n)."""
+    """Return the exact sums of columns of shape (8, n)."""
     return joined(columns.sum(axis=1).tolist())
 
 
 def joined(sums: Sequence[int]) -> Totals:
-    """Eight sums as in `SUMMED` to seven."""
+    """Return seven totals from eight sums in the order of `SUMMED`."""
     requests, errors, inputs, outputs, cached, low, high, unpriced = sums
     return Totals(requests, errors, inputs, outputs, cached, (high << LIMB) + low, unpriced)
 
 
 def row_sums(sums: Sequence[int], first: int, last: int) -> RowSums:
-    """Eight sums as in `SUMMED` and the times of the columns as what a row says."""
+    """Return the `RowSums` of eight sums in the order of `SUMMED`, and the times of the columns."""
     requests, errors, inputs, outputs, cached, low, high, unpriced = sums
     if not requests:
         first = last = 0

@@ -1,6 +1,6 @@
-"""What is asked of the columns: users over all time, users by some of their rows, one user's rows, a project's hours.
+"""Queries on the columns: users over all time, users by some of their rows, one user's rows, a project's hours.
 
-All of it is read under one of the view's locks, which the caller holds, but for `filtered`, which takes it by pieces.
+The caller holds one of the view's locks, except for `filtered`, which acquires it for each piece.
 """
 
 from array import array
@@ -19,21 +19,21 @@ from processor.view.ranking import key_of, keys_of, top
 from processor.view.row_columns import RowColumns
 
 PIECE: Final = 1 << 16
-"""Rows looked at in one hold of the lock: some milliseconds."""
+"""Rows that are scanned under one hold of the lock: some milliseconds."""
 
 
 class Listing(NamedTuple):
-    """A page of users in their order; the rest is about all pages."""
+    """A page of users in order; `total` and the like are over all pages."""
 
     users: list[tuple[str | None, RowSums]]
     totals: Totals
     size: int
     more: bool
-    """True if there are users behind the page."""
+    """True if there are users after the page."""
 
 
 class Hour(NamedTuple):
-    """What a project's hour (since the epoch) says of one provider, model and environment."""
+    """A project's sums of one hour (since the epoch), provider, model and environment."""
 
     hour: int
     provider: str
@@ -46,28 +46,28 @@ NOTHING: Final = Listing([], Totals(), 0, False)
 
 
 class Standing(Protocol):
-    """Sums by user of a project that are kept as rows change."""
+    """Sums by user of a project that are updated as rows change."""
 
     @property
     def totals(self) -> Totals:
-        """Of all its users."""
+        """Return the total of all users."""
         ...
 
     @property
     def size(self) -> int:
-        """How many users have rows."""
+        """Return how many users have rows."""
         ...
 
     def among(self, users: I64 | None = None) -> I64:
-        """Those of `users` (ascending; None: of all there are) that have rows."""
+        """Return those of `users` (ascending; None: all) that have rows."""
         ...
 
     def keys(self, users: I64, sorted_by: str) -> I64:
-        """What `users`, ascending, are sorted by: shape (n,)."""
+        """Return the sort keys of `users`, ascending: shape (n,)."""
         ...
 
     def sums(self, users: Sequence[int]) -> list[RowSums]:
-        """Their sums."""
+        """Return the sums of users."""
         ...
 
 
@@ -114,7 +114,7 @@ def page(columns: RowColumns, standing: Standing, query: UserQuery, users: I64 |
 
 
 def nobody(columns: RowColumns, project: Project, query: UserQuery, user: int | None) -> Listing:
-    """The one user of the events without one, by its number; None: there are no such events."""
+    """Return the number of the user that stands for unattributed events; None: there are no such events."""
     if user is None:
         return NOTHING
     (found,) = columns.sums_of(project, [user])
@@ -131,9 +131,9 @@ def filtered(
     user: int | None,
     hold: Callable[[], AbstractContextManager[Any]],
 ) -> Listing:
-    """Add up rows by user; `user` None: of all users. `hold` keeps the view still: once for every `PIECE` rows.
+    """Sum up rows by user; `user` None: of all users. `hold` locks the view for one `PIECE` of rows.
 
-    The total is that of the very numbers the users were summed from. 0.3 s for a million rows.
+    The total is made from the same numbers as the users' sums. 0.3 s for a million rows.
     """
     with hold():
         rows = np.concatenate([np.empty(0, np.int32), *(np.array(dim.rows, np.int32) for dim in dims)])
@@ -155,7 +155,7 @@ def filtered(
 
 
 class Added:
-    """Sums by user, a user being a place in a project's members."""
+    """Sums by user, where a user is an index into the project's members."""
 
     def __init__(self, members: int) -> None:
         self.sums = np.zeros((len(SUMMED), members), np.int64)
@@ -166,7 +166,7 @@ class Added:
         self.wide: dict[int, RowSums] = {}
 
     def add(self, columns: RowColumns, project: Project, numbered: I64, user: int | None) -> None:
-        """Add rows; with `user`, only that user's."""
+        """Add rows; with `user`, only those of that user."""
         rows = columns.rows.take(numbered)
         chosen = rows["dim"] >= 0
         if user is not None:
@@ -184,7 +184,7 @@ class Added:
                     self.wide[place] = self.wide[place].merge(more) if place in self.wide else more
 
     def put(self, at: I64, deltas: I64, rows: Records) -> None:
-        """Add changes of rows, shape (8, n), to these places; times are those of `rows`."""
+        """Add changes of rows, shape (8, n), at these indexes; the times are those of `rows`."""
         for column, delta in zip(self.sums, deltas, strict=True):
             np.add.at(column, at, delta)
         np.minimum.at(self.first, at, rows["first_seen"])
@@ -192,7 +192,7 @@ class Added:
         self.totals = self.totals.plus(totals_of(deltas))
 
     def grow(self, members: int) -> None:
-        """Make room for so many members."""
+        """Grow to a number of members."""
         more = max(members, 2 * len(self.rows)) - len(self.rows)
         if members > len(self.rows):
             self.sums = np.concatenate((self.sums, np.zeros((len(SUMMED), more), np.int64)), axis=1)
@@ -216,7 +216,7 @@ def _page(
     query: UserQuery,
     totals: Totals,
 ) -> Listing:
-    """The page asked for, out of all users: their numbers in the columns, what they are sorted by, what they say."""
+    """Return the page of a query out of all users, given by their numbers, sort keys and sums."""
     names = columns.people.names
     chosen = top(keys, members, names, lambda place: query.value_of(get([place])[0]), query.after, query.limit + 1)
     page = chosen[: query.limit]
@@ -225,12 +225,12 @@ def _page(
 
 
 def rows_of(columns: RowColumns, user: int) -> list[tuple[Dim, RowSums]]:
-    """A user's rows, in no order."""
+    """Return a user's rows, unordered."""
     return _rows(columns, columns.rows_of(user))
 
 
 def hours(columns: RowColumns, dims: Sequence[Dim]) -> list[Hour]:
-    """Hours over all partitions; one whose rows are gone is left out. 5 µs each."""
+    """Return the hours, summed over all partitions, without deleted ones. 5 µs each."""
     numbered = np.concatenate([np.empty(0, np.int32), *(np.array(dim.rows, np.int32) for dim in dims)]).astype(np.int64)
     at = np.repeat(np.arange(len(dims)), [len(dim.rows) for dim in dims])
     rows = columns.rows.take(numbered)
@@ -256,7 +256,7 @@ def hours(columns: RowColumns, dims: Sequence[Dim]) -> list[Hour]:
 
 
 def costs(columns: RowColumns, dims: Sequence[Dim]) -> dict[str, int]:
-    """Picodollars of each model, over rows of hours. 0.3 µs a row."""
+    """Return the picodollars of each model, over rows of hours. 0.3 µs a row."""
     numbered, sizes = array("i"), []
     models: dict[str, int] = {}
     for dim in dims:

@@ -1,4 +1,4 @@
-"""The ids of many users as one text: 8 bytes each besides their own, and nothing for the garbage collector to walk."""
+"""The ids of many users in one buffer: 8 bytes each besides the text, and no objects for the garbage collector."""
 
 from array import array
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from processor.core.growing_arrays import I64
 
 WORD: Final = 8
 WORDS: Final = 4
-"""How many words of names are compared in arrays, before what is still alike is compared one by one."""
+"""Words of names that are compared in arrays; names that are equal up to there are compared one by one."""
 
 
 class Names:
-    """Texts by number, in the order in which they come. In UTF-8, bytes sort as the characters do."""
+    """Texts by number, in the order in which they were added. UTF-8 bytes sort as the characters do."""
 
     def __init__(self) -> None:
-        self._text = bytearray(WORD)  # behind the last name too there is a word to read
-        self._starts = array("q", [0])  # and the end of the last one
+        self._text = bytearray(WORD)  # so that a whole word can be read after the last name
+        self._starts = array("q", [0])  # the last item is the end of the last name
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def add(self, names: Sequence[bytes]) -> None:
-        """Number more names."""
+        """Append names."""
         end = self._starts[-1]
         for name in names:
             end += len(name)
@@ -34,12 +34,12 @@ class Names:
         self._text[-WORD:] = b"".join(names) + bytes(WORD)
 
     def get(self, numbers: Sequence[int]) -> list[bytes]:
-        """The names with these numbers."""
+        """Return the names with these numbers."""
         text, starts = self._text, self._starts
         return [bytes(text[starts[number] : starts[number + 1]]) for number in numbers]
 
     def _words(self, numbers: I64, skip: int) -> NDArray[np.uint64]:
-        """Eight bytes of each name, those behind its end 0, as numbers that sort as the bytes do."""
+        """Return eight bytes of each name, zeros after its end, as integers that sort as the bytes do."""
         starts = np.frombuffer(self._starts, np.int64)
         at = starts[numbers] + skip
         missing = np.clip(at + WORD - starts[numbers + 1], 0, WORD)
@@ -52,7 +52,7 @@ class Names:
         return words
 
     def first(self, numbers: I64, count: int) -> I64:
-        """The `count` of these numbers whose names come first, in no order."""
+        """Return the `count` of these numbers whose names are first, unordered."""
         found = []
         skip = 0
         while count < len(numbers) and skip < WORDS * WORD:
@@ -70,7 +70,7 @@ class Names:
         return np.concatenate((*found, numbers))
 
     def after(self, numbers: I64, name: bytes) -> I64:
-        """Those of these numbers whose names come after `name`, in no order."""
+        """Return those of these numbers whose names come after `name`, unordered."""
         found = []
         for skip in range(0, WORDS * WORD, WORD):
             words = self._words(numbers, skip)

@@ -1,4 +1,4 @@
-"""The projects of a view, and what the rows of each are kept by."""
+"""The projects of a view, and the dimensions of their rows."""
 
 from array import array
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from processor.core.tables.table_rows import HourPlace, UserPlace
 from processor.view.limbs import joined
 
 ELSEWHERE: Final = 0
-"""The project, and the user, that rows of hours are added up to, for nobody to read."""
+"""The number of a project and of a user that are never read: rows of hours are summed there."""
 
 DimKey = tuple[int, str, str, str]
 
 
 class Dim(Struct, gc=False, eq=False):
-    """What rows are kept by besides the user; `at` is a day or, of an hour's, an hour since the epoch."""
+    """The dimensions of rows besides the user; `at` is a day or, for rows of hours, an hour since the epoch."""
 
     number: int
     at: int
@@ -28,7 +28,7 @@ class Dim(Struct, gc=False, eq=False):
     model: str
     environment: str
     rows: "array[int]"
-    """Their numbers, ascending; those of rows that are gone included."""
+    """The numbers of its rows, ascending, including deleted ones."""
 
 
 class DimValues:
@@ -38,7 +38,7 @@ class DimValues:
 
     def __init__(self) -> None:
         self.days: set[int] = set()
-        """Since the epoch, UTC."""
+        """UTC days since the epoch."""
         self.models: set[str] = set()
         self.environments: set[str] = set()
 
@@ -51,17 +51,17 @@ class Project:
     def __init__(self, number: int) -> None:
         self.number = number
         self.members = array("i")
-        """The numbers of its users, ascending; those of users without rows included."""
+        """The numbers of its users, ascending, including users without rows."""
         self.dims: dict[DimKey, Dim] = {}
         self.hours: dict[DimKey, Dim] = {}
         self.values = DimValues()
         self.rows = 0
-        """Rows of users and hours, over all partitions; those that are gone included."""
+        """Rows of users and hours, over all partitions, including deleted ones."""
         self.totals = Totals()
         self.wide: dict[int, dict[int, RowSums]] = {}
-        """User -> row -> what does not fit into columns."""
+        """User -> row -> sums that do not fit into columns."""
         self.newest = 0
-        """The last day that rows of users are kept by."""
+        """The last day of users' rows."""
         self.people = 0
         """How many of its users have rows."""
 
@@ -89,21 +89,21 @@ class Projects:
         """A dimension's day or hour."""
 
     def home_of(self, dim: int) -> Project:
-        """The project that rows of a dimension are added up to."""
+        """Return the project to which rows of a dimension belong."""
         return self.by_number[self._home_of[dim]]
 
     def homes_of(self, dims: I64) -> I64:
-        """The numbers of those projects."""
+        """Return the numbers of those projects."""
         homes: I64 = np.frombuffer(self._home_of, np.int32).take(dims).astype(np.int64)
         return homes
 
     def at_of(self, dims: I64) -> I64:
-        """The days, or hours, of dimensions."""
+        """Return the days, or hours, of dimensions."""
         found: I64 = np.frombuffer(self._at, np.int32).take(dims).astype(np.int64)
         return found
 
     def place_users(self, rows: I64, places: Sequence[UserPlace]) -> tuple[I64, I64]:
-        """Put new rows into their dimensions; returns the numbers of those and of the projects."""
+        """Add new rows to their dimensions; return the numbers of the dimensions and of the projects."""
         dims, homes = array("i"), array("i")
         name: str | None = None
         project = self.by_number[ELSEWHERE]
@@ -128,7 +128,7 @@ class Projects:
         return np.array(dims, np.int64), found
 
     def place_hours(self, rows: I64, places: Sequence[HourPlace]) -> I64:
-        """Put new rows into their dimensions; returns the numbers of those."""
+        """Add new rows to their dimensions; return the numbers of the dimensions."""
         dims = array("i")
         for row, place in zip(rows.tolist(), places, strict=True):
             project = self.by_name.get(place.project) or self._new(place.project)
@@ -155,7 +155,7 @@ class Projects:
         return dim
 
     def count(self, homes: I64, changes: I64) -> None:
-        """Users of projects with these numbers have got their first row (1) or lost their last one (-1)."""
+        """Count users that got their first row (1) or lost their last one (-1), by the numbers of their projects."""
         for home, change in zip(homes.tolist(), changes.tolist(), strict=True):
             self.by_number[home].people += change
 

@@ -1,4 +1,4 @@
-"""What a list of users may be asked: range, filters, order and page."""
+"""Queries of a list of users: range, filters, order and page."""
 
 from base64 import urlsafe_b64encode
 from typing import Final
@@ -15,18 +15,18 @@ SORTS: Final = {
     "output_tokens": "output_tokens",
     "last_seen": "last_seen",
 }
-"""What users may be sorted by -> the member of `RowSums` that says it."""
+"""The name of an order -> the member of `RowSums` by which users are sorted."""
 
 
 DEFAULT_SORT: Final = "cost_usd"
 
 
 Place = tuple[int, str]
-"""Where a page ended: the last value and user; "" is the user of the events without one, who comes first on a tie."""
+"""The end of a page: the last value and user. "" is the user of unattributed events, which comes first on a tie."""
 
 
 def sorting_value(sorted_by: str, sums: RowSums) -> int:
-    """A member of a user's sums by its name."""
+    """Return a member of a user's sums by its name."""
     value: int = getattr(sums, sorted_by)
     return value
 
@@ -42,7 +42,7 @@ class Range(Struct, frozen=True):
         return self.start is None and self.end is None
 
     def is_since(self, day: int, last: int) -> bool:
-        """True if of days up to `last` it has those from `day` on."""
+        """Return True if, of the days up to `last`, it contains exactly those from `day` on."""
         return self.start == day and (self.end is None or self.end > last)
 
     def __contains__(self, day: int) -> bool:
@@ -50,19 +50,19 @@ class Range(Struct, frozen=True):
 
 
 class UserQuery(Struct, frozen=True):
-    """A list of users: which rows, in which order, which page of them."""
+    """A query of users: which rows, in which order, which page."""
 
     project: str
     days: Range
     model: str | None
     environment: str | None
     unattributed: bool
-    """Only the row of the events without a user."""
+    """Only the row of unattributed events."""
     sort: str
     limit: int
     after: Place | None
     binding: str
-    """Stands for project, order and filters in the cursor."""
+    """A digest of project, order and filters, for the cursor."""
 
     @property
     def is_filtered(self) -> bool:
@@ -74,9 +74,9 @@ class UserQuery(Struct, frozen=True):
         return SORTS[self.sort]
 
     def value_of(self, sums: RowSums) -> int:
-        """What a user is sorted by."""
+        """Return the value by which a user is sorted."""
         return sorting_value(self.sorted_by, sums)
 
     def cursor(self, place: Place) -> str:
-        """The cursor of the page after `place`: opaque, of URL-safe characters."""
+        """Return the cursor of the page after `place`: opaque, of URL-safe characters."""
         return urlsafe_b64encode(msgspec.json.encode((self.binding, *place))).decode().rstrip("=")

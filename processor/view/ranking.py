@@ -12,11 +12,11 @@ from processor.view.names import Names
 from processor.view.query import Place, sorting_value
 
 CAP: Final = 1 << 62
-"""A key of this size stands for a value of at least as much, whose digits are asked for."""
+"""A key of this size stands for a value that is as large or larger; then the exact value is looked up."""
 
 
 def keys_of(sorted_by: str, column: Callable[[str], Any]) -> I64:
-    """What users are sorted by (`query.SORTS`), not above `CAP`: shape (n,). `column` gives a copy of one of their
+    """Return the sort keys of users (`query.SORTS`), at most `CAP`: shape (n,). `column` returns a copy of one of their
     columns."""
     if sorted_by == "cost":
         low, high = column("cost_low"), column("cost_high")
@@ -33,15 +33,15 @@ def keys_of(sorted_by: str, column: Callable[[str], Any]) -> I64:
 
 
 def key_of(sorted_by: str, sums: RowSums) -> int:
-    """The key of one user whose sums are known."""
+    """Return the sort key of one user with these sums."""
     return min(sorting_value(sorted_by, sums), CAP)
 
 
 def top(keys: I64, users: I64, names: Names, exact: Callable[[int], int], after: Place | None, count: int) -> list[int]:
-    """Places of the first `count` users by descending value, then by name, behind `after`.
+    """Return the indexes of the first `count` users after `after`, by descending value, then by name.
 
-    Shape (n,) each: `keys` and `users`, ascending numbers in `names`. `exact` gives the value at a place whose key is
-    `CAP`. 10 ms for a million users, and some 30 more if nearly all of them are tied at the end.
+    `keys` and `users`, ascending numbers in `names`, have shape (n,). `exact` returns the value at an index whose key
+    is `CAP`. Takes 10 ms for a million users, and some 30 more if nearly all of them are tied at the end.
     """
     pool = np.arange(len(keys)) if after is None else _behind(keys, users, names, exact, after)
     if len(pool) > count:

@@ -1,8 +1,8 @@
-"""Which users changed, and by which message: what a feed of changes is made from.
+"""Which users changed, and by which message, for the live feed.
 
-Each row keeps the offset of the last message applied to it, and whose partition that is. So "which users changed since"
-has an answer for any position in the log, however old and of whichever process: those with a row beyond it. A short
-memory of the latest changes answers the same at once for positions of a moment ago.
+Each row keeps the offset and partition of the last message applied to it. So the users that changed since any position
+of the log, however old and from whichever process, are those with a row beyond it. A short history of the latest
+changes answers the same at once for recent positions.
 """
 
 from collections import deque
@@ -18,13 +18,13 @@ MARK: Final = np.dtype([("offset", "<i8"), ("partition", "<i4")])
 _EMPTY: Final = np.array((NEVER, 0), MARK)
 
 KEPT: Final = 1 << 18
-"""Changed rows in the short memory: 5 MiB."""
+"""Changed rows in the short history: 5 MiB."""
 STEPS: Final = 4096
-"""Batches in the short memory."""
+"""Batches in the short history."""
 
 
 class Step(NamedTuple):
-    """The changed rows of a batch: of whom, of which project, and the last message applied. Shape (n,) each."""
+    """The changed rows of a batch: their users, projects, and last messages applied. Shape (n,) each."""
 
     partition: int
     highest: int
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 class RecentChanges:
-    """The marks of all rows, numbered as the rows are, and the latest changes. Nothing here locks."""
+    """The marks (partition and offset) of all rows, by row number, and the latest changes. Nothing here locks."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self.marks = Segments(_EMPTY)
@@ -42,10 +42,10 @@ class RecentChanges:
         self._size = 0
         self._steps: deque[Step] = deque()
         self._forgotten: dict[int, int] = {}
-        """partition -> the highest offset of a change that is not in the short memory any more."""
+        """partition -> the highest offset of a change that is no longer in the short history."""
 
     def note(self, partition: int, rows: I64, offsets: I64, owners: I64, homes: I64) -> None:
-        """The rows changed; those of no user (`owners` 0) are for nobody to hear of."""
+        """Note changed rows; those without a user (`owners` 0) are not part of the history."""
         marks = np.empty(len(rows), MARK)
         marks["offset"], marks["partition"] = offsets, partition
         self.marks.put(rows, marks)
@@ -62,13 +62,13 @@ class RecentChanges:
             self._forgotten[oldest.partition] = max(known, oldest.highest)
 
     def steps_since(self, since: Mapping[int, int]) -> list[Step] | None:
-        """Batches with all changes beyond `since` (partition -> offset), and others; None: they are forgotten."""
+        """Return batches that include all changes beyond `since` (partition -> offset); None: some are forgotten."""
         if any(offset > since.get(partition, NEVER) for partition, offset in self._forgotten.items()):
             return None
         return [step for step in self._steps if step.highest > since.get(step.partition, NEVER)]
 
     def beyond(self, rows: I64, since: Mapping[int, int]) -> I64:
-        """Those of these rows whose last message lies beyond `since`."""
+        """Return those of these rows whose last message is beyond `since`."""
         bounds = np.full(max(since, default=0) + 1, NEVER, np.int64)
         for partition, offset in since.items():
             bounds[partition] = offset
@@ -80,7 +80,7 @@ class RecentChanges:
 
 
 def changed_between(steps: Iterable[Step], since: Mapping[int, int], until: Mapping[int, int]) -> dict[int, I64]:
-    """Project -> its users, ascending, with a change beyond `since` and not beyond `until`."""
+    """Return project -> its users, ascending, with a change beyond `since` and not beyond `until`."""
     owners, homes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for step in steps:
         low, high = since.get(step.partition, NEVER), until.get(step.partition, NEVER)

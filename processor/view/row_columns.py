@@ -1,7 +1,7 @@
-"""All rows of users and hours of a view, in columns; with them the users' and the projects' sums over all time.
+"""All rows of users and hours of a view, in columns, with the users' and the projects' sums over all time.
 
-A row costs about 115 bytes: its record of 72, its places in the index and in its dimension; a user 210. No row or user
-is an object of its own. Nothing here locks; `view.View` does.
+A row costs about 115 bytes: its record of 72, and its entries in the index and in its dimension. A user costs 210. Rows
+and users are not Python objects. Nothing here locks; `view.View` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ ROW: Final = record(
     ("owner", "<i4"),  # the user's number
     ("next", "<i4"),  # another row of the user; -1: none
 )
-"""A row: `row_bytes.DTYPE` with other things in the place of its mark and its offset."""
+"""A row: `row_bytes.DTYPE` with other fields in place of its mark and its offset."""
 _EMPTY: Final = np.zeros((), ROW)
 _EMPTY["dim"], _EMPTY["owner"], _EMPTY["next"] = -1, ELSEWHERE, -1
 _EMPTY["first_seen"], _EMPTY["last_seen"] = NO_FIRST, NO_LAST
@@ -37,7 +37,7 @@ Mask = NDArray[np.bool_]
 
 
 class Applied(NamedTuple):
-    """What a batch has changed. Shape (n,) each, but for `deltas`."""
+    """What a batch has changed. All have shape (n,), except `deltas`."""
 
     owners: I64
     """The users of its rows."""
@@ -47,42 +47,42 @@ class Applied(NamedTuple):
     deltas: I64
     """What is added to their sums: shape (8, n), in the order of `SUMMED`."""
     came: I64
-    """1 for a row that was not there, -1 for one that has gone."""
+    """1 for a new row, -1 for a deleted one."""
     rows: Records
-    """What they say now."""
+    """The new values."""
     shrunk: Mask
-    """True where a row tells of fewer instants than before."""
+    """True where a row's times may have become narrower."""
 
 
 class RowColumns:
     """Rows, users and projects, each with a number."""
 
     def __init__(self, trail: RecentChanges | None = None, seed: int = 0) -> None:
-        """With a `trail`, every change is noted in it. `seed`: of the rows' hashes (`row_block.key_hashes`)."""
+        """With a `trail`, every change is noted there. `seed` is that of the rows' hashes (`row_block.key_hashes`)."""
         self.trail = trail
         self._seed = seed
         self.rows = Segments(_EMPTY)
         self.people = Users()
         self.projects = Projects()
         self.live = 0
-        """Rows there are."""
+        """The number of rows that are not deleted."""
         self._index = HashIndex()
         self._wide: dict[int, tuple[Project, int, RowSums]] = {}
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def owners_of(self, keys: Sequence[bytes]) -> I64:
-        """The users whose rows have these keys, in their order; keys without a row are passed over."""
+        """Return the users of the rows with these keys, in order; skip keys without a row."""
         rows = self._index.find(key_hashes(keys, self._seed))
         return self.rows.column("owner", rows[rows >= 0]).astype(np.int64)
 
     def has(self, keys: Sequence[bytes]) -> Mask:
-        """Which of these keys have a row, be it gone."""
+        """Return which of these keys have a row, possibly a deleted one."""
         found: Mask = self._index.find(key_hashes(keys, self._seed)) >= 0
         return found
 
     def rows_of(self, user: int) -> list[int]:
-        """The numbers of a user's rows, those that are gone included."""
+        """Return the numbers of a user's rows, including deleted ones."""
         found = []
         row = self.people.records.item("head", user)
         while row >= 0:
@@ -91,19 +91,19 @@ class RowColumns:
         return found
 
     def wide(self, row: int) -> RowSums | None:
-        """What a row says if it does not fit into columns, which have zeros then."""
+        """Return the sums of a wide row, whose columns are zeros; None: the row is not wide."""
         _, _, sums = self._wide.get(row, _NOT_WIDE)
         return sums
 
     def wide_among(self, rows: I64, at: I64) -> Iterator[tuple[int, int]]:
-        """Those of `rows` that do not fit into columns, each with its entry in `at`."""
+        """Return the wide ones of `rows`, each with its entry in `at`."""
         if self._wide:
             for row, place in zip(rows.tolist(), at.tolist(), strict=True):
                 if row in self._wide:
                     yield row, place
 
     def sums_of(self, project: Project, users: Iterable[int]) -> list[RowSums]:
-        """The users' sums over all time."""
+        """Return users' sums over all time."""
         chosen = list(users)
         found = []
         for user, said in zip(chosen, self.people.records.take(np.array(chosen, np.int64)).tolist(), strict=True):
@@ -114,7 +114,7 @@ class RowColumns:
             found.append(total)
         return found
 
-    # --- taking in changes ------------------------------------------------------------------------------------------
+    # --- applying changes -------------------------------------------------------------------------------------------
 
     def apply(self, partition: int, changes: ChangelogBatch, next_offset: int = 0) -> Applied | None:
         """Take in the rows of a batch, at least one; None if that changed nothing. Raises `ValueError` for a key of
@@ -135,7 +135,7 @@ class RowColumns:
             rows[fresh] = self._add(*found, hashes.take(fresh))
         values, wide = changes.rows, changes.wide
         if changes.gone:
-            known = np.flatnonzero(rows >= 0)  # a tombstone of a row that never was changes nothing
+            known = np.flatnonzero(rows >= 0)  # a tombstone of an unknown row changes nothing
             moved = {old: new for new, old in enumerate(known.tolist())}
             wide = {moved[index]: more for index, more in wide.items()}
             rows, values, is_gone, offsets = rows[known], values.take(known), is_gone[known], offsets[known]
@@ -155,7 +155,7 @@ class RowColumns:
         dims = np.where(was, old["dim"], ~old["dim"])
         new["dim"] = np.where(is_gone, ~dims, dims)
         new["owner"], new["next"] = old["owner"], old["next"]
-        empty = new["requests"] == 0  # its times mean nothing
+        empty = new["requests"] == 0  # its times are not valid
         if empty.any():
             new["first_seen"][empty] = NO_FIRST
             new["last_seen"][empty] = NO_LAST
@@ -189,7 +189,7 @@ class RowColumns:
             project.add_wide(user, row, more.sums)
 
     def _add(self, users: list[UserPlace], hours: list[HourPlace], of_hours: list[int], hashes: Records) -> I64:
-        """Make new rows, gone for now, `of_hours` among them; returns their numbers."""
+        """Make new rows, marked as deleted for now; `of_hours` are those of hours. Return their numbers."""
         rows = self.rows.extend(len(hashes))
         if self.trail is not None:
             self.trail.marks.extend(len(hashes))

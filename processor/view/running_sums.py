@@ -1,6 +1,6 @@
-"""The sums of a large project's users since a day, kept as rows change: of this month, which is what people look at.
+"""The sums of a large project's users since a day, updated as rows change: for this month, which is asked for most.
 
-They are added up from the rows once, and then take in what each batch changes, as the sums over all time do.
+They are summed from the rows once; then each batch's changes are added, as for the sums over all time.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from processor.view.row_columns import Applied, Mask, RowColumns
 
 
 class RunningSums:
-    """A `Standing` of a project without wide rows. 84 bytes a user, up to twice that after new ones came."""
+    """A `Standing` of a project without wide rows. 84 bytes a user, up to twice that after growing."""
 
     def __init__(self, columns: RowColumns, project: Project, first: int) -> None:
-        """Add up the rows from the day `first` on. 0.2 s for a million rows."""
+        """Sum up the rows from the day `first` on. 0.2 s for a million rows."""
         self._columns = columns
         self._project = project
         self._sums = Added(len(project.members))
@@ -31,7 +31,7 @@ class RunningSums:
         self._size = int(np.count_nonzero(self._sums.rows))
 
     def add(self, applied: Applied, which: Mask) -> None:
-        """Add what a batch changed in these of its rows, all of this project and none of a day before."""
+        """Add what a batch changed in these of its rows, all of this project and from the day `first` on."""
         sums = self._sums
         sums.grow(len(self._project.members))
         at = self._columns.people.places_of(applied.owners[which])

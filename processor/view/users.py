@@ -32,40 +32,40 @@ class Users:
     def __init__(self) -> None:
         self.records = Segments(_EMPTY)
         self.names = Names()
-        """The users' ids; empty: the user of the events without one."""
+        """The users' ids; empty: the user of unattributed events."""
         self._index = HashIndex()
-        self._welcome(np.array([ELSEWHERE]), [b""], _hashes(np.array([ELSEWHERE]), [None], [b""]), [Project(ELSEWHERE)])
+        self._add_new(np.array([ELSEWHERE]), [b""], _hashes(np.array([ELSEWHERE]), [None], [b""]), [Project(ELSEWHERE)])
 
     def find(self, project: Project, user_id: str | None) -> int | None:
-        """The number of a user that has rows."""
+        """Return the number of a user that has rows; None: there is none."""
         hashes = _hashes(np.array([project.number]), [user_id], _texts([user_id]))
         (number,) = self._index.find(hashes).tolist()
         return number if number >= 0 and self.records.item("rows", number) else None
 
     def find_all(self, project: Project, user_ids: Sequence[str | None]) -> I64:
-        """The number of each user, also of one whose rows are gone, or -1."""
+        """Return the number of each user, also of one whose rows are deleted; -1: unknown."""
         homes = np.full(len(user_ids), project.number, np.int64)
         return self._index.find(_hashes(homes, user_ids, _texts(user_ids)))
 
     def number(self, homes: I64, users: Sequence[str | None], projects: Sequence[Project]) -> I64:
-        """The users' numbers; unknown ones become members of their projects, whose numbers are `homes`."""
+        """Return the users' numbers; unknown users become members of their projects, whose numbers are `homes`."""
         texts = _texts(users)
         hashes = _hashes(homes, users, texts)
         found = self._index.find(hashes)
         unknown = np.flatnonzero(found < 0)
         if len(unknown):
             low, high = hashes["low"][unknown], hashes["high"][unknown]
-            order = np.lexsort((high, low))  # those of one user come side by side
+            order = np.lexsort((high, low))  # copies of one user become neighbours
             low, high = low[order], high[order]
             is_first = np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
             first = unknown[order][is_first]
             chosen = [texts[index] for index in first.tolist()]
-            numbers = self._welcome(homes[first], chosen, hashes.take(first), projects)
+            numbers = self._add_new(homes[first], chosen, hashes.take(first), projects)
             found[unknown[order]] = numbers[np.cumsum(is_first) - 1]
         return found
 
-    def _welcome(self, homes: I64, names: list[bytes], hashes: Records, projects: Sequence[Project]) -> I64:
-        """Number users that are not known yet, no two the same."""
+    def _add_new(self, homes: I64, names: list[bytes], hashes: Records, projects: Sequence[Project]) -> I64:
+        """Add distinct users that are not known yet; return their numbers."""
         numbers = self.records.extend(len(names))
         self._index.add(hashes)
         self.names.add(names)
@@ -80,7 +80,7 @@ class Users:
         return numbers
 
     def link(self, rows: I64, users: I64) -> I64:
-        """Put new rows before the heads of their users' chains; returns what comes after each of them."""
+        """Insert new rows at the heads of their users' chains; return the next row of each."""
         order = np.argsort(users, kind="stable")
         chained, owners = rows[order], users[order]
         after = self.records.column("head", owners).astype(np.int64)
@@ -94,8 +94,8 @@ class Users:
         return found
 
     def add(self, users: I64, deltas: I64, new: Records) -> None:
-        """Add changes of rows, shape (8, n), to their users. Times are those of the rows' `new` values; none ever
-        moves back."""
+        """Add changes of rows, shape (8, n), to their users. The times are those of the rows' `new` values and only
+        widen the users'."""
         for part, at, which in self.records.split(users):
             for name, delta in zip(SUMMED, deltas, strict=True):
                 np.add.at(part[name], at, delta[which])
@@ -103,8 +103,8 @@ class Users:
             np.maximum.at(part["last_seen"], at, new["last_seen"][which])
 
     def count(self, users: I64, came: I64) -> tuple[I64, I64]:
-        """Count rows that came (1) or went (-1), of `users`: shape (n,) each. Returns the indices, into these, of users
-        that have got their first row or lost their last one, and 1 or -1 for each."""
+        """Count new (1) and deleted (-1) rows of `users`: shape (n,) each. Return the indexes, into these, of users
+        that got their first row or lost their last one, and 1 or -1 for each."""
         chosen, first, inverse = np.unique(users, return_index=True, return_inverse=True)
         changes = np.zeros(len(chosen), np.int64)
         np.add.at(changes, inverse, came)
@@ -116,11 +116,11 @@ class Users:
         return first[which], turned[which]
 
     def places_of(self, users: I64) -> I64:
-        """Where users stand among the members of their project."""
+        """Return the indexes of users among the members of their project."""
         return self.records.column("place", users).astype(np.int64)
 
     def see_again(self, user: int, rows: Records) -> None:
-        """Take a user's times from all of its rows."""
+        """Set a user's times from all of its rows."""
         ((part, at, _),) = self.records.split(np.array([user]))
         part["first_seen"][at] = rows["first_seen"].min()
         part["last_seen"][at] = rows["last_seen"].max()
@@ -131,7 +131,7 @@ def _texts(users: Sequence[str | None]) -> list[bytes]:
 
 
 def _hashes(homes: I64, users: Sequence[str | None], texts: Sequence[bytes]) -> Records:
-    """Hashes of ids, different in each project."""
+    """Return hashes of ids, which differ between projects."""
     found = hashes_of(users, texts)
     spread = homes.astype(np.uint64)
     found["low"] ^= spread * _LOW

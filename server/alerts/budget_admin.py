@@ -1,4 +1,4 @@
-"""Setting and deleting budgets, for the command line and the admin API alike."""
+"""Operations on budgets, for the command line and the admin API alike."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -22,11 +22,11 @@ from server.errors import Refused
 from server.tenancy.administration import Administration
 
 MAX_NAME: Final = 256
-"""Characters of a user or model."""
+"""Most characters of a user's or model's name in a budget."""
 
 
 class NewBudget(Struct, frozen=True):
-    """What is asked for in a budget. Left out: all users, all models."""
+    """The properties of a new budget. By default it is for all users and all models."""
 
     usd: Decimal
     window: Window
@@ -37,7 +37,7 @@ class NewBudget(Struct, frozen=True):
 
 
 class BudgetAdmin:
-    """Operations on budgets, for the key or operator that `administration` is for. They raise as its own do."""
+    """Operations on budgets, with the rights of `administration`, and the same errors. They block."""
 
     def __init__(self, administration: Administration) -> None:
         self._administration = administration
@@ -47,11 +47,11 @@ class BudgetAdmin:
         return self._administration.directory.shelf(BudgetShelf)
 
     def budgets(self, project: str | None = None) -> list[Budget]:
-        """A project's budgets, oldest first; without a project those of the actor's own."""
+        """Return a project's budgets, oldest first; None: those of the actor's own project."""
         return self._shelf.budgets(self._administration.project_of(project))
 
     def set_budget(self, wanted: NewBudget, project: str | None = None) -> Budget:
-        """Set what a project, or a user or model of it, may cost; the budget there is for the same is replaced."""
+        """Set a budget of a project; replace the one for the same user, model and window, if there is one."""
         where = self._administration.project_of(project)
         for name, value in (("user_id", wanted.user_id), ("model", wanted.model)):
             if value is not None and not 1 <= len(value) <= MAX_NAME:
@@ -77,7 +77,7 @@ class BudgetAdmin:
         return budget
 
     def delete_budget(self, name: str, project: str | None = None) -> Budget:
-        """Have a budget no longer."""
+        """Delete a budget by its id, and return it."""
         for budget in self._shelf.budgets(self._administration.project_of(project)):
             if budget.id == name:
                 self._administration.write((budget_record(budget)[0], None))

@@ -8,7 +8,7 @@ from server.alerts.budgets import Budget, BudgetList, BudgetState, Reached, to_p
 
 
 def budget_reached(reached: Reached) -> dict[str, Any]:
-    """As the stream, the webhook and `GET /v1/budgets` show it."""
+    """Return a reached threshold as the stream, the webhook and `GET /v1/budgets` show it."""
     return {
         "id": reached.id,
         "budget": reached.budget,
@@ -25,7 +25,7 @@ def budget_reached(reached: Reached) -> dict[str, Any]:
 
 
 def budget_alone(budget: Budget) -> dict[str, Any]:
-    """A budget by itself."""
+    """Return a budget without what is spent of it."""
     return {
         "id": budget.id,
         "user_id": budget.user_id,
@@ -38,7 +38,7 @@ def budget_alone(budget: Budget) -> dict[str, Any]:
 
 
 def _budget_state(state: BudgetState) -> dict[str, Any]:
-    """A budget as `GET /v1/budgets` lists it."""
+    """Return a budget as `GET /v1/budgets` lists it."""
     left = state.budget.limit - state.spent
     return {
         **budget_alone(state.budget),
@@ -51,5 +51,5 @@ def _budget_state(state: BudgetState) -> dict[str, Any]:
 
 
 def budget_list(found: BudgetList) -> dict[str, Any]:
-    """The answer of `GET /v1/budgets`."""
+    """Return the answer of `GET /v1/budgets`."""
     return {"budgets": [_budget_state(each) for each in found.budgets], "asOf": format_timestamp(found.as_of)}

@@ -1,7 +1,7 @@
-"""Find out which budgets have been reached: each threshold once in a window, over restarts and processes.
+"""Find the budgets that have been reached: each threshold once in a window, across restarts and processes.
 
-Every API process looks. The one that finds something writes a record into the directory, which all read; the stream,
-`GET /v1/budgets` and the webhook notify by it. Two may write the same at the same moment: it has one id.
+Every API process looks. The one that finds something appends a record to the directory, which all read; the stream,
+`GET /v1/budgets` and the webhook notify by that record. Two processes may append the same one: its id is the same.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ from server.tenancy import directory_log
 from server.tenancy.directory import Directory
 
 EVERY: Final = 0.25
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 AGAIN: Final = 2.0
-"""Seconds until the next try when the log did not take a record."""
+"""Seconds until the next try after the log refused a record."""
 SWEEP: Final = HOUR
-"""Microseconds between two looks for what may be forgotten."""
+"""Microseconds between two deletions of old records."""
 
 
 class Budgeter:
-    """A task of the event loop, from `start` to `stop`. `clock` gives microseconds since the epoch.
+    """The task that watches budgets, from `start` to `stop`. `clock` returns microseconds since the epoch.
 
-    `jitter`: seconds, at most, that a process waits before it writes, for another may do so first.
+    `jitter`: most seconds that the process waits before it writes, as another one may do so first.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class Budgeter:
         self._posted: set[str] = set()
         self._looked_at = 0
         self._written: dict[str, Reached] = {}
-        """What was written and has not been read back yet."""
+        """Records that were written and have not been read back yet, by id."""
         self._swept_at = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the task."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End; what was not written yet is found again after the next start."""
+        """Stop the task; what was not written yet is found again after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -98,7 +98,7 @@ class Budgeter:
         if self._directory.shelf(BudgetShelf).budgets():
             found = await asyncio.to_thread(self._look, is_new)
             if found:
-                self._looked_at = 0  # until it is written, the next round looks again
+                self._looked_at = 0  # until it is written, every round looks again
                 await asyncio.sleep(random.uniform(0, self._jitter))  # noqa: S311 - to be apart, not unguessable
                 await asyncio.to_thread(self._write, found)
         if abs(self._clock() - self._swept_at) > SWEEP:
@@ -106,7 +106,7 @@ class Budgeter:
             await asyncio.to_thread(self._sweep)
 
     def _post(self) -> None:
-        """Tell the stream what the directory says."""
+        """Post what the directory has to the live stream."""
         now = self._clock()
         for reached in self._directory.shelf(BudgetShelf).reached():
             if reached.id not in self._posted and reached.end > now:
@@ -114,7 +114,7 @@ class Budgeter:
         self._posted = {reached.id for reached in self._directory.shelf(BudgetShelf).reached()}
 
     def _look(self, is_new: bool) -> list[Reached]:
-        """What has been reached and is not known."""
+        """Return what has been reached and is not in the directory."""
         now = self._clock()
         has_turned = now // HOUR != self._looked_at // HOUR
         if not (self._spending.look() or is_new or has_turned):
@@ -149,8 +149,9 @@ class Budgeter:
             get_logger().info("budget.reached", id=reached.id, budget=reached.budget, threshold=reached.threshold)
 
     def _sweep(self) -> None:
-        """Forget what was reached long ago."""
-        horizon = max(self._view.horizons.values(), default=0)  # a clock that is ahead for a moment deletes nothing
+        """Delete the records of thresholds that were reached long ago."""
+        # By arrivals, not by the clock: one that is ahead for a moment must delete nothing.
+        horizon = max(self._view.horizons.values(), default=0)
         before = min(self._clock(), horizon) - budgets.KEPT
         old = [reached for reached in self._directory.shelf(BudgetShelf).reached() if reached.end < before]
         if not old:

@@ -1,6 +1,6 @@
-"""Budgets: what a project, one of its users or models may cost in a day or month, and what is notified then.
+"""Budgets: what a project, one of its users or models may cost in a day or month, and when that was reached.
 
-A budget refuses nothing: it informs. Costs count by the events' own time, as in the tables. Pure: no clock.
+A budget refuses nothing; it notifies. Costs count by the events' own time, as in the tables. Pure: no clock.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ MAX_THRESHOLD: Final = 1000
 MAX_THRESHOLDS: Final = 10
 MAX_USD: Final = 10**9
 MAX_BUDGETS: Final = 1000
-"""Of one project."""
+"""Most budgets of one project."""
 
 LATE: Final = HOUR
-"""Microseconds after a window's end in which what came late is still looked at."""
+"""Microseconds after a window's end for which late events of it are still counted against budgets."""
 
 KEPT: Final = 40 * DAY
-"""Microseconds after a window's end until it is forgotten that something was reached in it."""
+"""Microseconds after a window's end for which reached thresholds of it are kept."""
 
 _EXACT: Final = Context(prec=100)
 
 
 class Budget(Struct, frozen=True):
-    """One budget; of the same project, user, model and window there is one only. Its record in the directory."""
+    """One budget, as its record in the directory; there is one for each project, user, model and window."""
 
     id: str
     project: str
@@ -44,23 +44,23 @@ class Budget(Struct, frozen=True):
     """None: all models."""
     window: Window
     usd: str
-    """A decimal number, exact."""
+    """The amount, an exact decimal number."""
     thresholds: tuple[int, ...]
-    """Percent, ascending."""
+    """In percent, ascending."""
     created: int
     """Microseconds since the epoch."""
 
     @property
     def limit(self) -> int:
-        """Picodollars."""
+        """The amount in picodollars."""
         return to_pico(self.usd)
 
 
 class Reached(Struct, frozen=True):
-    """That a threshold was reached in a window: once for all that notify of it. Its record in the directory."""
+    """A threshold that was reached in a window, as its record in the directory: one for all kinds of notification."""
 
     id: str
-    """The same in whichever process it is found, whenever: by it a receiver knows what it was notified of twice."""
+    """The same in every process that finds it, at any time: by it a receiver recognises duplicates."""
     budget: str
     project: str
     user_id: str | None
@@ -71,32 +71,32 @@ class Reached(Struct, frozen=True):
     usd: str
     threshold: int
     spent: str
-    """When it was seen: dollars, a decimal number."""
+    """What was spent when it was found: dollars, a decimal number."""
     at: int
 
     @property
     def end(self) -> int:
-        """The first instant after the window."""
+        """The first instant after the window, in microseconds since the epoch."""
         return window_end(self.window, self.start)
 
 
 def to_pico(usd: str) -> int:
-    """Picodollars of a decimal number with at most 12 places."""
+    """Return the picodollars of a decimal number with at most 12 places."""
     return int(Decimal(usd).scaleb(PLACES, _EXACT))
 
 
 def budget_id(project: str, user_id: str | None, model: str | None, window: Window) -> str:
-    """The name of the one budget for that."""
+    """Return the id of the budget for this project, user, model and window."""
     return "bud_" + _digest([project, user_id, model, window])[:24]
 
 
 def window_end(window: Window, start: int) -> int:
-    """The first instant after the window that starts at `start`."""
+    """Return the first instant after the window that starts at `start`; microseconds since the epoch."""
     return start + DAY if window == "day" else next_month(start)
 
 
 def read_usd(value: Decimal) -> str:
-    """A budget's amount as it is kept. Raises `ValueError`."""
+    """Return a budget's amount as it is stored. Raises `ValueError` for one out of range or with too many places."""
     if not value.is_finite() or not 0 < value <= MAX_USD:
         raise ValueError(f"usd must be above 0 and at most {MAX_USD:,}")
     if value != value.quantize(Decimal(1).scaleb(-PLACES), ROUND_FLOOR, _EXACT):
@@ -105,10 +105,10 @@ def read_usd(value: Decimal) -> str:
 
 
 def due(budgets: Iterable[Budget], spent: Callable[[Budget, int], int], log: str, now: int) -> list[Reached]:
-    """All that has been reached at `now`, in the windows of now and in those that ended just before.
+    """Return all thresholds that are reached at `now`, in the current windows and those that ended within `LATE`.
 
-    `spent` gives the picodollars of a budget in the window that starts there; `log` is the identity of the log. A
-    budget of another amount begins anew.
+    `spent(budget, start)` returns the picodollars of a budget in the window that starts at `start`; `log` is the
+    identity of the log. Changing a budget's amount makes all of its thresholds new.
     """
     found = []
     for budget in budgets:
@@ -143,18 +143,18 @@ def _digest(parts: list[object]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
-# --- how they stand --------------------------------------------------------------------------------------------------
+# --- current state ---------------------------------------------------------------------------------------------------
 
 
 class BudgetState(Struct, frozen=True):
-    """A budget and how it stands in the window of now."""
+    """A budget and what is spent of it in its current window."""
 
     budget: Budget
     start: int
     spent: int
-    """Picodollars."""
+    """In picodollars."""
     reached: tuple[Reached, ...]
-    """In this window and for this amount, the lowest threshold first."""
+    """The thresholds reached in this window for this amount, the lowest first."""
 
 
 class BudgetList(Struct, frozen=True):

@@ -1,9 +1,9 @@
-"""Notify the webhook of quotas nearly or wholly used and of budgets reached: at least once each, over restarts.
+"""Notify the webhook of quotas used by 80 or 100 % and of budgets reached: at least once each, across restarts.
 
-Every API process looks for what is due. What is sent is first written to the directory: of several drafts of a message
-the first in the log counts, so that every process that sends it, however often, sends the same text under the same id.
-The one that has delivered it says so with another record, which all others read; two may have sent the same at the same
-moment, and the receiver knows by the id that it is one message.
+Every API process looks for what is due. A message is first written to the directory: of several drafts the first in the
+log counts, so that every process that sends the message, however often, sends the same text under the same id. The
+process that has delivered it appends another record, which all others read. Two may send the same message at the same
+moment; the receiver recognises it by the id.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from server.tenancy.administration import Record
 from server.tenancy.directory import Directory
 
 EVERY: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 JITTER: Final = 2.0
-"""Seconds, at most, that a process waits before it sends: another may have done it by then."""
+"""Most seconds that a process waits before it sends: another one may have done it by then."""
 FIRST_BACKOFF: Final = 2.0
 MAX_BACKOFF: Final = 600.0
 PAST: Final = 7 * DAY
@@ -38,7 +38,7 @@ PAST: Final = 7 * DAY
 
 
 class Alerter:
-    """A task of the event loop, from `start` to `stop`. `clock` gives microseconds since the epoch."""
+    """The task that notifies the webhook, from `start` to `stop`. `clock` returns microseconds since the epoch."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Alerter:
         self._log = get_logger()
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the task."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End; what is not delivered yet is due again after the next start."""
+        """Stop the task; what is not delivered yet is due again after the next start."""
         tasks = [task for task in (self._task, *self._under_way.values()) if task is not None]
         for task in tasks:
             task.cancel()
@@ -98,17 +98,17 @@ class Alerter:
 
     def _begin(self, message_id: str, body: Callable[[], bytes]) -> None:
         if message_id not in self._under_way and not self._directory.shelf(NotificationShelf).is_notified(message_id):
-            self._under_way[message_id] = asyncio.create_task(self._tell(message_id, body()))
+            self._under_way[message_id] = asyncio.create_task(self._notify(message_id, body()))
 
-    async def _tell(self, message_id: str, body: bytes) -> None:
+    async def _notify(self, message_id: str, body: bytes) -> None:
         try:
             await asyncio.sleep(random.uniform(0, self._jitter))  # noqa: S311 - to be apart, not to be unguessable
-            await self._until_told(message_id, body)
+            await self._deliver(message_id, body)
         finally:
             del self._under_way[message_id]
 
     async def _drafted(self, message_id: str, body: bytes) -> bytes | None:
-        """What the message says, now that this is durable; None if the webhook was told meanwhile."""
+        """Make a draft durable and return the body that counts; None if another process has delivered the message."""
         backoff = self._first_backoff
         while not self._directory.shelf(NotificationShelf).is_notified(message_id):
             draft = self._directory.shelf(NotificationShelf).draft(message_id)
@@ -124,7 +124,7 @@ class Alerter:
             )
         return None
 
-    async def _until_told(self, message_id: str, body: bytes) -> None:
+    async def _deliver(self, message_id: str, body: bytes) -> None:
         backoff = self._first_backoff
         draft = await self._drafted(message_id, body)
         while draft is not None and not self._directory.shelf(NotificationShelf).is_notified(message_id):
@@ -140,7 +140,8 @@ class Alerter:
             backoff = min(2 * backoff, MAX_BACKOFF)
 
     async def _remember(self, message_id: str) -> None:
-        """Append the record; until it is seen here the message stays under way, so that it is not sent again."""
+        """Append the record of a delivery. Until this process has read it, the message counts as under way, so that it
+        is not sent again."""
         backoff = self._first_backoff
         while not self._directory.shelf(NotificationShelf).is_notified(message_id):
             record = alert_record(message_id, self._clock())
@@ -149,8 +150,8 @@ class Alerter:
             )
 
     async def _write(self, record: Record, is_seen: Callable[[], bool], backoff: float) -> float:
-        """Append a record and wait for 5 s until it is seen here; if it is not, for `backoff` seconds. Returns the
-        next backoff."""
+        """Append a record and wait up to 5 s until this process has read it; if it has not, wait `backoff` seconds.
+        Return the next backoff."""
         with contextlib.suppress(LogError):
             await asyncio.to_thread(self._append, record)
             for _ in range(100):

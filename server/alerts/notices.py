@@ -1,4 +1,4 @@
-"""What the live feed sends besides rows: budgets that were reached. Everything here belongs to one event loop."""
+"""Notices of reached budgets for the live feed. Everything here belongs to one event loop."""
 
 from collections.abc import Callable, Collection
 from typing import Final
@@ -6,13 +6,14 @@ from typing import Final
 from server.alerts.budgets import Reached
 
 KEPT: Final = 10_000
-"""Of a project; older ones are in `GET /v1/budgets`."""
+"""Notices that are kept of a project; `GET /v1/budgets` has all."""
 
 
 class BudgetNotices:
-    """What was reached in windows that have not ended yet, by project, in the order in which it came.
+    """The thresholds reached in windows that have not ended yet, by project, in the order in which they were posted.
 
-    Who begins to listen is told all of it, who was away too: each has an id to know it by. `clock` gives microseconds.
+    A subscriber gets all of them at first, also when it reconnects; each has an id by which it recognises duplicates.
+    `clock` returns microseconds since the epoch.
     """
 
     def __init__(self, clock: Callable[[], int] = lambda: 0) -> None:
@@ -26,7 +27,7 @@ class BudgetNotices:
         self._listeners.append(listener)
 
     def post(self, reached: Reached) -> None:
-        """Tell all who listen."""
+        """Add a notice and call all listeners."""
         self._count += 1
         now = self._clock()
         kept = [entry for entry in self._posted.get(reached.project, ()) if entry[1].end > now]
@@ -35,9 +36,9 @@ class BudgetNotices:
             listener(reached.project)
 
     def since(self, project: str, number: int, users: Collection[str] = ()) -> tuple[int, list[Reached]]:
-        """What was posted after `number` (0: the beginning), and the number to ask with the next time.
+        """Return the number to pass in the next call, and what was posted after `number` (0: the beginning).
 
-        With `users`, only budgets of theirs.
+        With `users`, only notices of budgets for these users.
         """
         posted = self._posted.get(project)
         if not posted or posted[-1][0] <= number:

@@ -1,4 +1,4 @@
-"""Which organizations have used how much of their month, and what is notified about it. Pure: no clock, no network."""
+"""Alerts for organizations that have used a part of their monthly quota, and the webhook's messages. Pure."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -13,30 +13,33 @@ from server.alerts.budgets import Reached
 from server.tenancy.keys import Organization
 
 THRESHOLDS: Final = (80, 100)
-"""Percent of the monthly quota."""
+"""In percent of the monthly quota."""
 
 LATE: Final = HOUR
-"""Microseconds after a month's end in which what was reached at its very end is still told."""
+"""Microseconds after a month's end for which thresholds reached at its end are still notified."""
 
 
 class Alert(Struct, frozen=True):
-    """That an organization has reached a part of its monthly quota. A quota that is changed begins anew."""
+    """A threshold of its monthly quota that an organization has reached. A changed quota makes all thresholds new."""
 
     organization: str
     month: int
-    """Its start, microseconds since the epoch."""
+    """The month's start, microseconds since the epoch."""
     threshold: int
-    """Percent."""
+    """In percent."""
     limit: int
 
     def id(self, log: str) -> str:
-        """The same for all who tell of it, whenever; `log` is the identity of the log, for others may use the name."""
+        """Return the message id, the same in every process; `log`, the log's identity, makes it unique."""
         text = msgspec.json.encode([log, self.organization, self.month, self.threshold, self.limit])
         return f"msg_{hashlib.sha256(text).hexdigest()[:32]}"
 
 
 def due(organizations: Iterable[Organization], charged: Callable[[str, int], int], now: int) -> list[tuple[Alert, int]]:
-    """All that has been reached, with the events used; `charged` gives those of an organization in a month."""
+    """Return all alerts that are reached at `now`, each with the events used.
+
+    `charged(organization, month)` returns the unique events of an organization in the month with that start.
+    """
     found = []
     for organization in organizations:
         limit = organization.monthly_quota
@@ -50,7 +53,7 @@ def due(organizations: Iterable[Organization], charged: Callable[[str, int], int
 
 
 def body(alert: Alert, used: int, now: int) -> bytes:
-    """What the receiver is sent."""
+    """Return the webhook's message for a quota."""
     return msgspec.json.encode(
         {
             "type": "quota.threshold_reached",
@@ -68,7 +71,7 @@ def body(alert: Alert, used: int, now: int) -> bytes:
 
 
 def budget_body(reached: Reached) -> bytes:
-    """What the webhook's receiver is sent."""
+    """Return the webhook's message for a budget."""
     return msgspec.json.encode(
         {
             "type": "budget.threshold_reached",

@@ -1,4 +1,4 @@
-"""What the directory says of budgets, of thresholds that were reached, and of what the webhook was sent."""
+"""The shelves of the directory for budgets, reached thresholds, and messages to the webhook."""
 
 from typing import Final, TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class BudgetShelf:
-    """Budgets and the thresholds that were reached of them, by project."""
+    """Budgets and their reached thresholds, by project."""
 
     kinds: Final = ("budget", "reached")
 
@@ -30,29 +30,29 @@ class BudgetShelf:
         self.changes += 1
 
     def budgets(self, project: str | None = None) -> list[Budget]:
-        """The budgets of a project, or all, oldest first."""
+        """Return the budgets of a project, or all, oldest first."""
         found = [self._budgets.get(project, {})] if project is not None else list(self._budgets.values())
         return sorted((each for some in found for each in list(some.values())), key=lambda each: each.created)
 
     def reached(self, project: str | None = None) -> list[Reached]:
-        """What was reached of a project's budgets, or of all, in the order in which it was written."""
+        """Return the reached thresholds of a project's budgets, or of all, in the order of the log."""
         found = [self._reached.get(project, {})] if project is not None else list(self._reached.values())
         return [each for some in found for each in list(some.values())]
 
     def is_reached(self, reached: Reached) -> bool:
-        """True if that is known already."""
+        """Return True if the directory has this threshold."""
         return reached.id in self._reached.get(reached.project, {})
 
 
 class NotificationShelf:
-    """What the webhook was notified of, and what it is to be sent."""
+    """The messages that were delivered to the webhook, and the drafts of those that were not."""
 
     kinds: Final = ("alert",)
 
     def __init__(self) -> None:
         self._notified: set[str] = set()
         self._drafts: dict[str, bytes] = {}
-        """Message id -> the body to send: the first draft that the log has. None of messages that were delivered."""
+        """Message id -> body: the first draft in the log. Delivered messages have none."""
 
     def apply(self, _: str, name: str, value: bytes | None) -> None:
         """See `Shelf.apply`."""
@@ -67,17 +67,16 @@ class NotificationShelf:
             self._drafts.pop(message_id, None)
 
     def is_notified(self, message_id: str) -> bool:
-        """True if the webhook was notified of that (`server.alerts.delivery`)."""
+        """Return True if the message was delivered to the webhook."""
         return message_id in self._notified
 
     def draft(self, message_id: str) -> bytes | None:
-        """The body under which a message goes to the webhook, whichever process sends it; None if none has drafted
-        it, or it was delivered."""
+        """Return the body that every process sends for this message; None: there is no draft, or it was delivered."""
         return self._drafts.get(message_id)
 
 
 def _put(kept: dict[str, dict[str, T]], name: str, value: T | None) -> None:
-    """Keep a record whose name is a project and an id, or forget it."""
+    """Keep the value of a record whose name is a project and an id; None: delete it."""
     project, _, own = name.rpartition("/")
     if value is not None:
         kept.setdefault(project, {})[own] = value

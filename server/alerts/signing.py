@@ -7,7 +7,7 @@ from hashlib import sha256
 
 
 def secret_bytes(text: str) -> bytes:
-    """The key in `whsec_` + base64. Raises `ValueError` for another form, or for fewer than 24 or over 64 bytes."""
+    """Return the key in `whsec_` + base64. Raises `ValueError` for another form, or if it is not 24 to 64 bytes."""
     try:
         key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
@@ -18,6 +18,6 @@ def secret_bytes(text: str) -> bytes:
 
 
 def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature`; `timestamp` is in seconds since the epoch."""
+    """Return the header `webhook-signature`; `timestamp` is in seconds since the epoch."""
     signed = b"%s.%d.%s" % (message_id.encode(), timestamp, body)
     return "v1," + base64.b64encode(hmac.digest(key, signed, sha256)).decode()

@@ -1,4 +1,4 @@
-"""What budgets have spent, read from the tables; what has not changed since is not read again."""
+"""What is spent of budgets, read from the tables; sums that cannot have changed are not read again."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from server.tenancy.directory import Directory
 
 
 def states(view: View, directory: Directory, project: str, now: int) -> list[BudgetState]:
-    """The budgets of a project and how they stand. Belongs in a thread."""
+    """Return the budgets of a project and what is spent of them. Blocks; call it in a thread."""
     reached: dict[tuple[str, str, int], list[Reached]] = {}
     for each in directory.shelf(BudgetShelf).reached(project):
         reached.setdefault((each.budget, each.usd, each.start), []).append(each)
@@ -34,9 +34,9 @@ class _Key(NamedTuple):
 
 
 class Spending:
-    """Picodollars of budgets in their windows, remembered until `look` finds that rows have changed.
+    """The picodollars of budgets in their windows, cached until `look` finds that rows have changed.
 
-    One thread at a time.
+    For one thread at a time.
     """
 
     def __init__(self, view: View) -> None:
@@ -46,7 +46,7 @@ class Spending:
         self._models: dict[tuple[str, int, int], dict[str, int]] = {}
 
     def look(self) -> bool:
-        """Find out what has changed; True if there may be news."""
+        """Drop cached sums whose rows have changed; return True if any sum may have changed."""
         position, changed = self._view.changes(self._position)
         if position == self._position:
             return False
@@ -62,12 +62,12 @@ class Spending:
             del self._models[span]
         numbers = {name: set(users.tolist()) for name, users in touched.items()}
         for key in [key for key in self._known if key.project in touched]:
-            if key.user_id is None or not self._who(key).isdisjoint(numbers[key.project]):
+            if key.user_id is None or not self._users(key).isdisjoint(numbers[key.project]):
                 del self._known[key]
         return True
 
     def forget(self, budgets: Iterable[Budget], since: int) -> None:
-        """Keep nothing but these budgets' windows that start at `since` or later."""
+        """Drop all cached sums but those of these budgets in windows that start at `since` or later."""
         wanted = {(each.project, each.user_id, each.model, each.window) for each in budgets}
         self._known = {
             key: cost
@@ -77,7 +77,7 @@ class Spending:
         self._models = {span: costs for span, costs in self._models.items() if span[1] >= since}
 
     def __call__(self, budget: Budget, start: int) -> int:
-        """Picodollars of a budget in the window that starts at `start`. Belongs in a thread."""
+        """Return the picodollars of a budget in the window that starts at `start`. Blocks; call it in a thread."""
         key = _Key(budget.project, budget.user_id, budget.model, start, budget.window)
         found = self._known.get(key)
         if found is None:
@@ -107,5 +107,5 @@ class Spending:
         number = self._view.number_of(project)
         return -1 if number is None else number
 
-    def _who(self, key: _Key) -> set[int]:
+    def _users(self, key: _Key) -> set[int]:
         return set() if key.user_id is None else set(self._view.find(key.project, [key.user_id]).values())

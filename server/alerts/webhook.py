@@ -1,4 +1,4 @@
-"""One delivery of a webhook: signed, over HTTPS, and not to addresses that only this network reaches.
+"""One delivery to a webhook: signed, over HTTPS, and only to public addresses.
 
 The headers are those of Standard Webhooks 1.0.0 (standardwebhooks.com).
 """
@@ -16,13 +16,12 @@ from yarl import URL
 from server.alerts.signing import secret_bytes, signature
 
 TIMEOUT: Final = 15.0
-"""Seconds for all of a delivery."""
+"""Seconds for a whole delivery."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
-"""All of IPv6 that IANA has given out as global unicast addresses (RFC 4291, section 2.4). What lies outside is
-reserved, or leads to this machine and its networks: ::/96, ::ffff:0:0:0/96, 64:ff9b:1::/48, 5f00::/16, fc00::/7,
-fe80::/10, fec0::/10."""
+"""The IPv6 addresses that IANA assigns as global unicast (RFC 4291, section 2.4). All others are reserved, or lead to
+this machine and its networks: ::/96, ::ffff:0:0:0/96, 64:ff9b:1::/48, 5f00::/16, fc00::/7, fe80::/10, fec0::/10."""
 _SPECIAL: Final[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]] = tuple(
     ipaddress.ip_network(each)
     for each in (
@@ -32,16 +31,19 @@ _SPECIAL: Final[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]] = tup
         "3fff::/20",  # documentation (RFC 9637)
     )
 )
-"""Ranges of the special-purpose registries that `ipaddress` calls global, in this or in some version of Python."""
+"""Ranges of the special-purpose registries that `ipaddress` calls global in some version of Python."""
 
 
 class NotDelivered(Exception):
-    """The receiver has not taken it; the text says why, without the address's credentials."""
+    """The receiver did not accept the message; the text says why, without credentials in the address."""
 
 
 def is_public(address: str) -> bool:
-    """Return whether `address` is one of the internet: not one of this machine or its networks, one that leads there
-    through a translation, or one that is reserved. Text that is no IP address is not public."""
+    """Return whether `address` is a public IP address.
+
+    Not public are those of this machine and its networks, those that lead there by translation, reserved ones, and text
+    that is not an IP address.
+    """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -58,7 +60,7 @@ def is_public(address: str) -> bool:
 
 
 class PublicResolver(AbstractResolver):
-    """Looks a name up and keeps its public addresses only: what is connected to is what was checked."""
+    """Resolves a name and keeps only its public addresses, so that the address connected to is the one checked."""
 
     def __init__(self, inner: AbstractResolver | None = None) -> None:
         self._inner = inner or ThreadedResolver()
@@ -66,7 +68,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """See `AbstractResolver`; raises `OSError` if there is no public address."""
+        """See `AbstractResolver`. Raises `OSError` if there is no public address."""
         found = [each for each in await self._inner.resolve(host, port, family) if is_public(each["host"])]
         if not found:
             raise OSError(f"{host} has no public address")
@@ -78,7 +80,7 @@ class PublicResolver(AbstractResolver):
 
 
 class Webhook:
-    """Where messages go. `tls` is for tests: by default the system's authorities are trusted."""
+    """The receiver of messages. `tls` is for tests: by default the system's certificate authorities are trusted."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Webhook:
         self._tls = tls
 
     async def deliver(self, message_id: str, body: bytes, timestamp: int) -> None:
-        """Send one message, once; raises `NotDelivered`. `timestamp` is in seconds since the epoch."""
+        """Send one message, once. Raises `NotDelivered`. `timestamp` is in seconds since the epoch."""
         host = self._url.host or ""
         if not self._allow_private and _is_literal(host) and not is_public(host):
             raise NotDelivered(f"{host} is not a public address")

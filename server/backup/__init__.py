@@ -1,1 +1,1 @@
-"""Events out of the log and back in. May import the log and the core."""
+"""Export of events from the log, and import back into it. May import the log and the core."""

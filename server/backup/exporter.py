@@ -1,4 +1,4 @@
-"""From the log to lines of NDJSON: what `spendstream export` writes. Knows no terminal and no file."""
+"""Export: the events of the log as lines of NDJSON, for `spendstream export`. Knows no terminal and no file."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,7 +22,7 @@ BATCH: Final = 50
 """Messages read at a time."""
 
 SKEW: Final = HOUR
-"""How far apart the clocks of API processes may be, in microseconds: no message is older than what arrived in it."""
+"""Microseconds by which the clocks of API processes may differ, when messages before the range are skipped."""
 
 
 class Selection(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Selection(Struct, frozen=True):
     project: str | None = None
 
     def covers(self, at: int) -> bool:
-        """True for an instant of the range."""
+        """Return True for an instant within the range."""
         return (self.start is None or at >= self.start) and (self.end is None or at < self.end)
 
     def wants(self, request: Request) -> bool:
@@ -45,21 +45,21 @@ class Selection(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """What an export came to."""
+    """The result of an export."""
 
     events: int = 0
     dead: int = 0
     """Messages that are dead letters: no table contains them, so they are left out."""
     unreadable: int = 0
-    """Messages that cannot be read and are no dead letters: the export lacks them."""
+    """Messages that cannot be read and are not dead letters: the export lacks them."""
     first_at: int | None = None
-    """When the oldest message that is left in the log was written."""
+    """When the oldest message that the log still has was written; microseconds since the epoch."""
 
 
 class Exporter:
     """One export: all copies of all events in the order of the log, partition by partition.
 
-    What arrives after the start is left out. `progress(done, total)` counts offsets over all partitions.
+    What arrives after the export has begun is left out. `progress(done, total)` counts offsets over all partitions.
     """
 
     def __init__(self, log: LogReader, selection: Selection, progress: Callable[[int, int], None]) -> None:
@@ -69,7 +69,7 @@ class Exporter:
         self.tally = Tally()
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, without their ends. Blocks while it reads."""
+        """Yield the lines, without line ends. Blocks while it reads."""
         log = self._log
         ranges = {tp: (log.first(tp), log.end(tp)) for tp in (TopicPartition(EVENTS, n) for n in range(log.partitions))}
         total = sum(end - first for first, end in ranges.values())
@@ -89,7 +89,7 @@ class Exporter:
             before += end - first
 
     def _is_before(self, record: Record) -> bool:
-        """True if the message was written before anything of the range arrived: nothing arrives after it is written."""
+        """Return True if the message was written before the range began: its events arrived before that."""
         start = self._selection.start
         return self._selection.by == "arrival" and start is not None and record.at + SKEW < start
 
@@ -99,7 +99,7 @@ class Exporter:
             if any(map(self._selection.wants, decoded.requests)):
                 yield from self._message(decoded)
         except MessageError:
-            if record.offset in dead_offsets(self._log, partition):  # it died a moment ago
+            if record.offset in dead_offsets(self._log, partition):  # it became a dead letter a moment ago
                 self.tally.dead += 1
             else:
                 self.tally.unreadable += 1

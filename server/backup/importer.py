@@ -1,6 +1,6 @@
-"""From lines of NDJSON back into the log: what `spendstream import` does. Knows no terminal and no file.
+"""Import: lines of NDJSON back into the log, for `spendstream import`. Knows no terminal and no file.
 
-Events go straight to the log's events topic, with the project, organization, key and arrival they had; the worker
+Events are appended to the events topic, with the project, organization, key and arrival they had; the worker
 deduplicates them like any others.
 """
 
@@ -23,22 +23,22 @@ from processor.log.topics import EVENTS
 from server.tenancy.keys import is_name
 
 MAX_EVENTS: Final = 500
-"""Events of one message."""
+"""Most events of one message."""
 
 MAX_MESSAGE_BYTES: Final = 512 * 1024
-"""Bytes of the events of one message before it is compressed."""
+"""Most bytes of the events of one message before compression."""
 
 MAX_APPEND_BYTES: Final = 8 * 1024 * 1024
-"""Messages are appended together, one fsync for about so many bytes of events."""
+"""Bytes of events, approximately, that are appended together, with one fsync."""
 
 CHUNK: Final = 1000
-"""Lines decoded at a time."""
+"""Lines decoded together."""
 
 SKEW: Final = HOUR
-"""How far ahead of this clock an arrival may lie: windows of arrivals are closed by the latest one."""
+"""Microseconds by which an arrival may be ahead of this clock: the latest arrival closes windows for all others."""
 
 KEPT: Final = 1000
-"""Bad lines whose faults are remembered."""
+"""Bad lines whose faults are kept."""
 
 
 class BadLine(Struct, frozen=True):
@@ -53,12 +53,12 @@ class BadLine(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """What an import came to."""
+    """The result of an import."""
 
     accepted: int = 0
     rejected: int = 0
     bad: list[BadLine] = []
-    """The first `KEPT` of them."""
+    """The first `KEPT` bad lines."""
 
     def refuse(self, line: int, fault: Fault) -> None:
         self.rejected += 1
@@ -67,7 +67,7 @@ class Tally(Struct):
 
 
 class Importer:
-    """Imports one file's lines. With `log` None it only checks them."""
+    """Imports the lines of one file; with `log` None it only checks them."""
 
     def __init__(self, log: LogWriter | None, clock: Callable[[], int]) -> None:
         self._log = log
@@ -77,9 +77,9 @@ class Importer:
         self.tally = Tally()
 
     def run(self, lines: Iterable[bytes]) -> None:
-        """Import all lines, without their ends; blank ones are skipped. On return the good ones are durable.
+        """Import all lines, given without line ends; skip blank ones. On return the valid ones are durable. Blocks.
 
-        Raises `LogUnavailable`: then some of them are, and importing the file again counts none of those twice.
+        Raises `LogUnavailable`: then some of them are durable, and count once if the file is imported again.
         """
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line and not line.isspace())
         while chunk := list(islice(numbered, CHUNK)):
@@ -152,7 +152,7 @@ def _parts(members: Sequence[tuple[int, Opened]]) -> Iterator[Sequence[tuple[int
 
 
 class _Draft:
-    """A message to be."""
+    """A message under construction."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
@@ -169,7 +169,7 @@ class _Draft:
 
 
 def check_source(source: Source, latest: int) -> None:
-    """Refuse what no door would have written; `latest` is the last instant an arrival may lie at. Raises `Fault`."""
+    """Raise `Fault` for a source that intake would not have written; `latest` is the latest allowed arrival."""
     for field, name in (("project", source.project), ("organization", source.organization)):
         if not is_name(name):
             raise Fault(

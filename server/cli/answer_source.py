@@ -1,4 +1,4 @@
-"""Where `users`, `quota` and `budgets` have their answers from: a running server, or else the data directory."""
+"""The source of answers for `users`, `quota` and `budgets`: a running server, or else the data directory."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from server.processes import server_address
 F = TypeVar("F", bound=Callable[..., Any])
 
 FINAL: Final[frozenset[Reason]] = frozenset({"bad_request", "not_found", "conflict", "too_large"})
-"""Refusals by a server that the data directory would only repeat."""
+"""Refusals by a server that the data directory would repeat, so that it is not tried."""
 
 _URL: Final = (
     "Ask this server only  [default: the server that runs on the data directory, or else the directory itself]"
@@ -23,7 +23,7 @@ _URL: Final = (
 
 
 def source_options(command: F) -> F:
-    """`--url`, `--key`, and the settings that say where the log is."""
+    """Add `--url`, `--key`, and the settings that say where the log is."""
     command = settings_options(Settings, "data_dir", "broker")(command)
     return url_option("--url", _URL, default=None)(key_option(required=False)(command))
 
@@ -35,12 +35,12 @@ def answer(
     what: str,
     check: Callable[[bytes], None] = lambda body: None,
 ) -> bytes:
-    """Return the JSON that answers a question; ends the command where nobody can.
+    """Return the JSON that answers a question; end the command if there is no answer.
 
     `flags` are the values of `source_options`. With an address only that server is asked. Without one it is the server
     that runs on the data directory; if there is none, or it does not answer this key, `read` answers from the log, and
-    standard error says so: `what` names what of it is used. `check` raises `Refused` for an answer of a server
-    that is none to the question.
+    standard error says so; `what` names the part of it that is used. `check` raises `Refused` for a server's answer
+    that does not fit the question.
     """
 
     def asked(server: str) -> bytes:

@@ -21,9 +21,9 @@ from server.cli.settings_flags import settings_options
 def backup(directory: Path, as_json: bool, **flags: Any) -> None:
     """Copy the log, as of one instant, to DIR/log.db.
 
-    It has every event, table, key and organization. Works beside a running server, which goes on; what it acknowledges
-    meanwhile is not in the copy. To restore, stop the server and put the file into an otherwise empty data directory;
-    what else was there is made anew. To check a copy: `spendstream verify --data-dir DIR`.
+    It has every event, table, key and organization. Works beside a running server; what that acknowledges meanwhile is
+    not in the copy. To restore, stop the server and put the file into an otherwise empty data directory; the other
+    files are made anew. To check a copy: `spendstream verify --data-dir DIR`.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`spendstream budgets`: what a project, a user or a model may cost before a notification."""
+"""`spendstream budgets`: set, list and delete budgets."""
 
 import asyncio
 from collections.abc import Callable
@@ -34,13 +34,13 @@ _project = click.option(
 
 
 class Reached(Struct):
-    """What is shown of a threshold that was reached."""
+    """A reached threshold, as far as it is shown."""
 
     threshold: int
 
 
 class ShownBudget(Struct):
-    """What is shown of a budget, by itself or in the answer of `GET /v1/budgets`."""
+    """A budget, alone or in the answer of `GET /v1/budgets`, as far as it is shown."""
 
     id: str
     user_id: str | None
@@ -53,7 +53,7 @@ class ShownBudget(Struct):
 
 
 class ShownList(Struct):
-    """What is shown of the answer of `GET /v1/budgets`."""
+    """The answer of `GET /v1/budgets`, as far as it is shown."""
 
     budgets: list[ShownBudget]
 
@@ -62,13 +62,13 @@ class ShownList(Struct):
 def budgets() -> None:
     """Set, list and delete budgets.
 
-    Each notifies once a day or month when so much of it is spent; no event is refused for a budget. Costs count by the
+    Each threshold of a budget notifies once in a day or month; no event is refused for a budget. Costs count by the
     events' own time (UTC). A running server sees every change within a second, and notifies on the live stream, in
     `budgets list`, on its page and to SPENDSTREAM_ALERT_WEBHOOK.
 
-    Asks the server that --url names; to set and delete, with a key of the scope admin. Without --url, the server that
-    runs on the data directory; if there is none, or it does not answer this key, uses the data directory itself, and
-    says so.
+    Asks the server that --url names; to set and delete it needs a key with the scope admin. Without --url it asks the
+    server that runs on the data directory; if there is none, or it does not answer this key, it uses the data directory
+    itself, and says so.
     """
 
 
@@ -82,7 +82,7 @@ def budgets() -> None:
     metavar="N,N",
     default=",".join(map(str, DEFAULT_THRESHOLDS)),
     show_default=True,
-    help=f"Percent of it at which to notify, 1 to {MAX_THRESHOLD}",
+    help=f"Percentages of the amount at which to notify, 1 to {MAX_THRESHOLD}",
 )
 @_project
 @_json
@@ -97,7 +97,7 @@ def set_budget(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Set a budget; the one there is for the same user, model and window is replaced.
+    """Set a budget; it replaces the one for the same user, model and window.
 
     \b
     Examples:
@@ -157,7 +157,7 @@ def _params(project: str | None) -> dict[str, str]:
 def _answer(
     flags: dict[str, Any], question: Question, project: str | None, change: Callable[[BudgetAdmin, str], Budget]
 ) -> bytes:
-    """Have a change made by the server, or in the data directory; returns the budget as JSON."""
+    """Make a change at the server, or in the data directory; return the budget as JSON."""
     where = project or DEFAULT_PROJECT
 
     def make(left: dict[str, Any]) -> bytes:
@@ -180,7 +180,7 @@ def _what(budget: ShownBudget) -> str:
 
 
 def _amount(budget: ShownBudget) -> str:
-    return f"{budget.usd:f} USD a {budget.window}, told at {', '.join(f'{each} %' for each in budget.thresholds)}"
+    return f"{budget.usd:f} USD a {budget.window}, notified at {', '.join(f'{each} %' for each in budget.thresholds)}"
 
 
 def _print(found: ShownList) -> None:

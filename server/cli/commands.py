@@ -1,4 +1,4 @@
-"""The `spendstream` command: one group, its roles, and the commands of the other modules."""
+"""The `spendstream` command: the group of all commands, and those of the roles `serve`, `api` and `worker`."""
 
 import asyncio
 import os
@@ -63,11 +63,11 @@ def _errors_as_text() -> Iterator[None]:
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spendstream", prog_name="spendstream")
 def main() -> None:
-    """Ingest and metering for LLM usage: who spends what, exactly, now.
+    """Ingest and metering of LLM usage: exact costs by user, model and day, at any moment.
 
     Settings come from flags, then SPENDSTREAM_* variables, then a TOML file (./spendstream.toml or --config).
     """
-    os.umask(0o077)  # what is written has keys' hashes and customers' events in it
+    os.umask(0o077)  # files contain hashes of keys and customers' events
 
 
 @click.command(cls=Command)
@@ -75,7 +75,7 @@ def main() -> None:
 def serve(**flags: Any) -> None:
     """Serve on this machine: the APIs and the worker.
 
-    They are processes of one supervisor, which starts again what ends.
+    They are processes of one supervisor, which restarts those that end.
     """
     from server import supervisor
 
@@ -111,7 +111,7 @@ def api(**flags: Any) -> None:
 
 
 def _warn_of_memory(role: str, processes: int = 1) -> None:
-    """Before anything large is loaded: this may be the only line there is."""
+    """Warn before anything large is loaded: the process may be killed right after that."""
     problem = memory.too_low(role, processes)
     if problem is not None:
         output.say(f"spendstream: {problem}", err=True)

@@ -1,4 +1,4 @@
-"""What several commands share: settings, the end of a command that cannot be run, and the log of the data directory."""
+"""Helpers of several commands: settings, errors that end a command, and the log of the data directory."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ EXIT_USAGE: Final = 2
 
 
 class _Unicode(click.ParamType):
-    """A name or an id. Where the locale is not one of UTF-8, Python leaves the bytes of an argument undecoded."""
+    """A name or an id, decoded as UTF-8 in any locale: Python leaves bytes that the locale does not have undecoded."""
 
     name = "text"
 
@@ -36,11 +36,11 @@ class _Unicode(click.ParamType):
 
 
 UNICODE: Final = _Unicode()
-"""The type of arguments that name something in the log; names of files are other bytes."""
+"""The type of arguments that name something in the log, unlike names of files."""
 
 
 def export(flags: dict[str, Any]) -> None:
-    """Put the flags that were given into the environment, where this process and its children find them."""
+    """Put the given flags into the environment, where this process and its children read them as settings."""
     config = flags.pop("config", None)
     if config is not None:
         os.environ[CONFIG_VARIABLE] = config
@@ -51,11 +51,14 @@ S = TypeVar("S", bound=Settings)
 
 
 def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
-    """The settings, or the end of the program with every fault named."""
+    """Return the settings; end the program with a list of all faults if there are any."""
     export(flags)
     named = os.environ.get(CONFIG_VARIABLE)
     if named is not None and not Path(named).is_file():
-        say(f"spendstream: there is no file {named} (--config, {CONFIG_VARIABLE}): no setting comes from it", err=True)
+        say(
+            f"spendstream: there is no file {named} (--config, {CONFIG_VARIABLE}); no settings are read from it",
+            err=True,
+        )
     try:
         return load(kind)
     except SettingsError as error:
@@ -66,21 +69,21 @@ def load_or_exit(kind: type[S], flags: dict[str, Any]) -> S:
 
 
 def fail(*lines: str) -> NoReturn:
-    """End the program: it was asked for something that cannot be."""
+    """Print `lines` as an error and end the program with exit code 2."""
     first, *others = lines
     say(f"spendstream: {first}", *others, err=True)
     sys.exit(EXIT_USAGE)
 
 
 def fail_to_start(error: Exception) -> NoReturn:
-    """End a role that cannot start: of an `OSError` of ours only its text is said, without a number."""
+    """End a role that cannot start; of an `OSError` only its text is printed, without the number."""
     text = error.strerror if isinstance(error, OSError) and error.filename is None else None
     fail(text or str(error))
 
 
 @contextmanager
 def open_log(flags: dict[str, Any], *, create: bool = False) -> Iterator[LogWriter]:
-    """The log that the settings name, beside a running server or without one; with `create` it is made if need be."""
+    """Open the log of the settings, beside a running server or without one; with `create` make it if there is none."""
     settings = load_or_exit(Settings, flags)
     try:
         log = LogAddress.of(settings).open(settings.partitions if create else None, create=create)

@@ -1,4 +1,4 @@
-"""`spendstream dlq`: the messages that could not be processed, and the way to have them processed after all."""
+"""`spendstream dlq`: list the messages that could not be processed, and retry them."""
 
 import sys
 from typing import Any, Final
@@ -20,14 +20,14 @@ _data_dir: Final = settings_options(Settings, "data_dir", "broker")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 EXIT_UNREADABLE: Final = 1
-"""The one message that was to be retried is damaged, or one that this version cannot read."""
+"""Exit code: the message to retry is damaged, or this version cannot read it."""
 
 
 @click.group(cls=Group)
 def dlq() -> None:
     """List and retry messages that could not be processed.
 
-    These dead letters stop nothing, are in no table, and are never removed.
+    These dead letters do not stop their partition, are in no table, and are never removed.
     """
 
 
@@ -76,7 +76,7 @@ def list_letters(as_json: bool, **flags: Any) -> None:
 @click.option("--partition", type=click.IntRange(min=0), help="Partition of the one message to retry")
 @click.option("--offset", type=click.IntRange(min=0), help="Its offset, as `spendstream dlq list` shows it")
 @click.option("--all", "everything", is_flag=True, help="Every letter that was not retried yet")
-@click.option("--again", is_flag=True, help="Also what was retried before; copies are never counted twice")
+@click.option("--again", is_flag=True, help="Also those that were retried before; copies never count twice")
 @_json
 @_data_dir
 def retry(
@@ -84,9 +84,9 @@ def retry(
 ) -> None:
     """Append dead letters' messages to the events again, to be processed as new ones.
 
-    Do it once the reason is gone, usually with a newer version. Safe to repeat: an event that was counted before is a
-    duplicate. What fails again is a new dead letter. Messages that this version cannot read are left alone. A damaged
-    record is never sent again: what its events said is not known, so the sender has to send them anew.
+    Retry once the reason is gone, usually with a newer version. Safe to repeat: an event that was counted before is a
+    duplicate. A message that fails again is a new dead letter. Messages that this version cannot read are skipped. A
+    damaged record is never retried: what it contained is not known, so the client has to send its events again.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def retry(
       spendstream dlq retry --all
     """
     if everything == (partition is not None or offset is not None) or (partition is None) != (offset is None):
-        fail("say which: --partition and --offset together, as `spendstream dlq list` shows them, or --all")
+        fail("give --partition and --offset, as `spendstream dlq list` shows them, or --all")
     with open_log(flags) as log:
         found = [letter for letter in _all(log) if everything or _is_at(letter, partition, offset)]
         if not everything and not found:

@@ -1,4 +1,4 @@
-"""Following the feed of a running server, however often it is lost."""
+"""A client of the live feed that reconnects to the server and resumes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,18 +12,18 @@ from server.cli.output import say
 from server.cli.remote import Message, ServerSent, events_of, refusal
 
 PAUSE: Final = 1.0
-"""Seconds until the next try after the server was lost."""
+"""Seconds until the next try after the connection was lost."""
 PERMANENT: Final = {400, 401, 403, 404, 405}
-"""Statuses that no other try would mend."""
+"""HTTP statuses for which a retry does not help."""
 
 
 _message = msgspec.json.Decoder(Message).decode
 
 
 async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tuple[str, Message]]:
-    """The feed's events, for ever. Raises `Refused` or `Unanswered` when another try would not help."""
+    """Yield the feed's events, for ever. Raises `Refused` or `Unanswered` when a retry would not help."""
     last_id = ""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)  # there are heartbeats
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)  # longer than between two heartbeats
     async with aiohttp.ClientSession(timeout=timeout, headers={"x-api-key": key}) as session:
         while True:
             try:
@@ -34,7 +34,7 @@ async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tu
                         continue
                     message = _message(event.data)
                     if message.error is not None:
-                        break  # the server has had its last word; what it is, the next try tells
+                        break  # the server has ended the stream; the next try shows why
                     yield event.kind, message
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 say(f"spendstream: {url}: {str(error) or type(error).__name__}; trying again", err=True)

@@ -1,5 +1,5 @@
-"""Files of lines. Written gzip-compressed if their name ends in .gz; read so if they begin like gzip; `-` is standard
-input or output."""
+"""Read and write files of lines. They are written as gzip if their name ends in .gz, and read as gzip if they begin
+like it; `-` is standard input or output."""
 
 import errno
 import fcntl
@@ -23,11 +23,11 @@ from server.cli.output import TerminalLines
 from server.cli.progress import Show
 
 STEP: Final = 1000
-"""Lines between two looks at how far a file has been read."""
+"""Lines between two updates of the progress."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _READ: Final = 64 * 1024
-"""Bytes of a file taken at a time."""
+"""Bytes read from a file together."""
 _INFLATED: Final = 1024 * 1024
 """Bytes that come out of one call of the decompressor."""
 
@@ -45,8 +45,8 @@ def writing(name: str) -> Iterator[IO[bytes]]:
 
     On a terminal, where the lines are for reading, control characters in them are escaped.
 
-    Until it is whole it is a draft beside it, `.NAME.PID.part`, locked (flock) while its writer lives. It goes with its
-    writer, after SIGTERM and SIGHUP too; those that a killed one has left are removed by the next that writes NAME.
+    Until then it is a draft beside it, `.NAME.PID.part`, locked (flock) by its writer. The writer removes it when it
+    ends, also by SIGTERM and SIGHUP; a draft that a killed process has left is removed by the next writer of NAME.
     """
     if name == "-":
         file = cast("IO[bytes]", TerminalLines()) if sys.stdout.isatty() else sys.stdout.buffer
@@ -73,7 +73,7 @@ def writing(name: str) -> Iterator[IO[bytes]]:
 
 
 def _open_draft(draft: Path) -> int:
-    """Make the file and lock it; again if another process took it for one that was left, in between."""
+    """Make the draft and lock it. Repeat if another process removed it before it was locked."""
     while True:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         if not _lock(descriptor) or _is_at(descriptor, draft):
@@ -117,12 +117,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 class _Signalled(BaseException):
-    """A signal came that would have ended the process at once."""
+    """A signal that would have ended the process at once."""
 
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind what is within, and then end the process. No effect outside of a main thread."""
+    """Make SIGTERM and SIGHUP unwind the block, then end the process. No effect outside of the main thread."""
     caught: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -154,7 +154,7 @@ def _gzip(file: IO[bytes]) -> IO[bytes]:
 
 
 def until_damaged(name: str, show: Show, damage: list[str]) -> Iterator[bytes]:
-    """The lines of a file as far as it can be read; why it ends early goes to `damage`."""
+    """Yield the lines of a file as far as it can be read; append to `damage` why it ends early."""
     try:
         yield from lines(name, show)
     except (OSError, Damaged) as error:
@@ -162,11 +162,10 @@ def until_damaged(name: str, show: Show, damage: list[str]) -> Iterator[bytes]:
 
 
 def lines(name: str, show: Show) -> Iterator[bytes]:
-    """The lines of a file without their ends, as they come; `show` counts bytes of the file. A byte order mark at the
-    beginning is skipped.
+    """Yield the lines of a file without line ends; `show` counts bytes of the file. Skips a byte order mark.
 
-    Of a line longer than any there can be only the beginning comes, more of it than is allowed. Raises `Damaged` behind
-    the last byte that can be read, and `OSError`.
+    A line that is longer than any valid one is cut, but not below the allowed length. Raises `OSError`, and `Damaged`
+    after the last byte that can be read.
     """
     if name == "-":
         yield from _lines(sys.stdin.buffer, packed=False)
@@ -182,8 +181,8 @@ def lines(name: str, show: Show) -> Iterator[bytes]:
 
 
 def _lines(file: Any, *, packed: bool) -> Iterator[bytes]:
-    """`packed`: it has to be gzip, or else it may be."""
-    read = getattr(file, "read1", file.read)  # what there is, and not as much as was asked for
+    """Yield lines; with `packed` the file must be gzip, otherwise it may be."""
+    read = getattr(file, "read1", file.read)  # returns what is available, without waiting for the full count
     first = read(_READ)
     while 0 < len(first) < len(_BOM) and (more := read(_READ)):
         first += more
@@ -224,9 +223,9 @@ def _split(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Gzip members one after the other, every byte that can be had of them. Raises `Damaged`.
+    """Decompress gzip members one after the other, to the last readable byte. Raises `Damaged`.
 
-    By zlib, not isal, which keeps a byte back where the data is cut off.
+    Uses zlib: isal holds back a byte where the data is cut off.
     """
     stream = zlib.decompressobj(31)
     for piece in pieces:
@@ -255,7 +254,7 @@ def _inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _up_to_damage(stream: Any, data: bytes) -> Iterator[bytes]:
-    """What comes out before the byte at which the decompressor gives up."""
+    """Yield what comes out before the byte at which the decompressor fails."""
     with suppress(zlib.error):
         for at in range(len(data)):
             yield stream.decompress(data[at : at + 1])

@@ -1,4 +1,4 @@
-"""Help texts by groups: a command's options under their headings, and the program's commands under theirs."""
+"""Help texts with headings: for groups of a command's options, and for groups of the program's commands."""
 
 from difflib import get_close_matches
 from typing import Any, Final
@@ -34,7 +34,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands, which may be under headings themselves."""
+    """A group of such commands, which may have headings too."""
 
     command_class = Command
 
@@ -52,7 +52,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; a name that there is not is answered with those that are like it."""
+        """Find the command; for an unknown name the error lists similar ones."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -61,7 +61,7 @@ class Group(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, each with the first sentence of its help, in whole."""
+        """Write the commands, each with the whole first sentence of its help."""
         if not self.sections:
             super().format_commands(ctx, formatter)
             return

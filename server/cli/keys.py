@@ -1,4 +1,4 @@
-"""`spendstream keys`, `spendstream projects` and `spendstream orgs`: who may send and read, and how much."""
+"""`spendstream keys`, `spendstream projects` and `spendstream orgs`: administration on the data directory."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON"
 
 @contextmanager
 def administration(flags: dict[str, Any]) -> Iterator[Administration]:
-    """The operations on a log; what is refused ends the command."""
+    """Yield the operations on the log of the settings; a refusal ends the command."""
     with open_log(flags) as log:
         try:
             yield Administration(log, now())
@@ -34,7 +34,7 @@ def administration(flags: dict[str, Any]) -> Iterator[Administration]:
 
 
 def _table(rows: list[dict[str, Any]], **columns: str) -> None:
-    """Print `rows`; `columns` are headings and what is shown below them."""
+    """Print `rows` as a table; `columns` maps members to headings."""
     table = Sheet(*map(Column, columns))
     for row in rows:
         table.add(*(_cell(row[name]) for name in columns.values()))
@@ -58,10 +58,10 @@ def keys() -> None:
 
 @keys.command()
 @click.option(
-    "--project", type=UNICODE, help=f"Project the key belongs to; made if there is none  [default: {DEFAULT_PROJECT}]"
+    "--project", type=UNICODE, help=f"Project of the key; created if it does not exist  [default: {DEFAULT_PROJECT}]"
 )
 @click.option(
-    "--org", type=UNICODE, help="Organization that has the project and pays for it  [default: the one that has it]"
+    "--org", type=UNICODE, help="Organization of the project, whose quota counts  [default: the one that has it]"
 )
 @click.option(
     "--scopes",
@@ -70,7 +70,7 @@ def keys() -> None:
     metavar="SCOPE,SCOPE",
     help=f"Any of {', '.join(SCOPES)}",
 )
-@click.option("--rate-limit", metavar="N/min", help="Requests a minute; without it there is no limit")
+@click.option("--rate-limit", metavar="N/min", help="Requests a minute  [default: no limit]")
 @click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Days until the key expires")
 @click.option("--all-orgs", is_flag=True, help="With scope admin: for all organizations, not only its own")
 @_json
@@ -85,7 +85,7 @@ def create(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Create a key and print it: the only time it is shown."""
+    """Create a key and print it. It is shown only this once."""
     end = None if expires is None else now() + expires * DAY
     limit = None if rate_limit is None else _per_minute(rate_limit)
     wanted = NewKey(project, org, scopes.split(","), limit, end, all_orgs)
@@ -110,7 +110,7 @@ def _per_minute(text: str) -> int:
 @_json
 @_data_dir
 def list_keys(as_json: bool, **flags: Any) -> None:
-    """List all keys, by their first characters."""
+    """List all keys by their prefixes."""
     with administration(flags) as admin:
         found = [of_key(key, now()) for key in admin.all_keys()]
     if as_json:
@@ -125,7 +125,7 @@ def list_keys(as_json: bool, **flags: Any) -> None:
 @_json
 @_data_dir
 def rotate(key: str, overlap: str, as_json: bool, **flags: Any) -> None:
-    """Replace KEY by a new one, and print that.
+    """Replace KEY by a new key, and print that.
 
     KEY is its id, or `lqt_` and 8 characters as listed. The whole key works too, but other users of this machine can
     see the arguments of its processes.
@@ -173,7 +173,7 @@ def revoke(key: str, as_json: bool, **flags: Any) -> None:
 def projects() -> None:
     """Create and list projects.
 
-    Each belongs to one organization, for ever.
+    A project belongs to one organization, for ever.
     """
 
 
@@ -183,7 +183,7 @@ def projects() -> None:
 @_json
 @_data_dir
 def create_project(name: str, org: str | None, as_json: bool, **flags: Any) -> None:
-    """Make a project; one that the organization has already stays as it is."""
+    """Create a project; one that the organization has already stays as it is."""
     with administration(flags) as admin:
         made = admin.create_project(name, org)
     print_json(of_project(made)) if as_json else say(f"{made.id} of organization {made.organization}")
@@ -226,7 +226,7 @@ def set_org(name: str, monthly_quota: str, as_json: bool, **flags: Any) -> None:
 @_json
 @_data_dir
 def list_orgs(as_json: bool, **flags: Any) -> None:
-    """List organizations: those with a project or a quota of their own."""
+    """List the organizations that have a project, a key or a quota."""
     with administration(flags) as admin:
         found = [of_organization(org) for org in admin.organizations()]
     print_json(found) if as_json else _table(found, organization="organization", quota="monthlyQuota")

@@ -1,4 +1,4 @@
-"""Sending generated traffic over either wire, and measuring how long each acknowledgement takes."""
+"""Send generated traffic over HTTP or gRPC, and measure how long each acknowledgement takes."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ from server.cli.remote import Unanswered, grpc_refusal, refusal
 PATIENCE: Final = 30.0
 """Seconds after which a request counts as lost."""
 MAX_WAIT: Final = 5.0
-"""Seconds to wait before something is sent again, at most, whatever the server asks for."""
+"""Most seconds to wait before a retry, whatever the server asks for."""
 TRIES: Final = 20
 _AGAIN: Final = {
     grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
@@ -32,11 +32,11 @@ _AGAIN: Final = {
 
 
 class Failed(Exception):
-    """No other try would help; the text says why."""
+    """A retry would not help; the text says why."""
 
 
 class Again(Exception):
-    """The same request may succeed in `seconds`; `why` is what the server said, in a word."""
+    """The same request may succeed in `seconds`; `why` is the server's answer, in a word."""
 
     def __init__(self, why: str, seconds: float) -> None:
         self.why = why
@@ -45,21 +45,21 @@ class Again(Exception):
 
 
 class Answer(NamedTuple):
-    """What became of a request."""
+    """The result of a request."""
 
     accepted: int
     rejected: int
 
 
 class Sender(Protocol):
-    """One wire."""
+    """Sends requests over one API."""
 
     def make(self, events: int, now: int) -> Any:
-        """A request, encoded; `now` in microseconds."""
+        """Return an encoded request; `now` is in microseconds."""
         ...
 
     async def send(self, request: Any) -> Answer:
-        """Send it. Raises `Again` or `Failed`."""
+        """Send a request. Raises `Again` or `Failed`."""
         ...
 
 
@@ -123,7 +123,7 @@ class GrpcSender:
 
 @asynccontextmanager
 async def connected(target: str, key: str, generator: Generator, connections: int) -> AsyncIterator[Sender]:
-    """A sender for an address like http://host:port or grpc://host:port, with s for TLS."""
+    """Yield a sender for an address like http://host:port or grpc://host:port, https or grpcs with TLS."""
     parts = urlsplit(target)
     if parts.scheme in {"http", "https"}:
         headers = {"x-api-key": key, "Content-Type": "application/x-ndjson"}
@@ -148,7 +148,7 @@ async def connected(target: str, key: str, generator: Generator, connections: in
 
 @dataclass
 class Outcome:
-    """What a run came to."""
+    """The result of a run."""
 
     accepted: int = 0
     rejected: int = 0
@@ -156,17 +156,17 @@ class Outcome:
     """Events given up after `TRIES`."""
     seconds: float = 0.0
     again: Counter[str] = field(default_factory=Counter)
-    """Why requests had to be sent again, and how often."""
+    """Why requests were retried, and how often."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds from when a request was due to when it was acknowledged, each."""
+    """For each request the seconds from when it was due until it was acknowledged."""
 
     @property
     def rate(self) -> float:
-        """Accepted events a second."""
+        """Return the accepted events a second."""
         return self.accepted / self.seconds if self.seconds else 0.0
 
     def percentiles(self) -> dict[str, float]:
-        """Latencies in milliseconds."""
+        """Return percentiles of the latencies, in milliseconds."""
         names = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
         if not self.latencies:
             return dict.fromkeys(names, 0.0)
@@ -184,7 +184,7 @@ async def run(
     clock: Callable[[], int],
     show: Callable[[int, int], None],
 ) -> Outcome:
-    """Send `events`; with a `rate` (events a second) each request is due at a time, and late if it is not sent then.
+    """Send `events`; with a `rate` (events a second) each request has a due time from which its latency counts.
 
     Raises `Failed`.
     """

@@ -1,4 +1,4 @@
-"""Events that look like those of an application, by the batch, for either wire. All of it follows from the seed."""
+"""Generated batches of events like those of an application, for HTTP and gRPC. The seed determines everything."""
 
 import random
 from typing import Final
@@ -21,7 +21,7 @@ ENVIRONMENT: Final = "loadtest"
 
 
 class Generator:
-    """Makes events of `users` users, some of whom do much more than others."""
+    """Makes events of `users` users, some of which send many more than others."""
 
     def __init__(self, users: int, seed: int | None = None) -> None:
         self._rng = random.Random(seed)  # noqa: S311 - no secret
@@ -29,11 +29,11 @@ class Generator:
         self._weights = [model[3] for model in MODELS]
 
     def json(self, count: int, now: int) -> bytes:
-        """A body of NDJSON; `now` in microseconds."""
+        """Return a body of NDJSON; `now` is in microseconds."""
         return b"".join(self._line(now) for _ in range(count))
 
     def proto(self, count: int, now: int) -> pb.IngestRequest:
-        """The same as a message."""
+        """Return the same as a protobuf message."""
         return pb.IngestRequest(events=(self._event(now) for _ in range(count)))
 
     def _make(self) -> tuple[str, str, int, int, int, str, int, str]:

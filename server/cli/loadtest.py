@@ -1,4 +1,4 @@
-"""`spendstream loadtest`: generated traffic at a running server, and what it makes of it."""
+"""`spendstream loadtest`: send generated traffic to a running server and measure it."""
 
 import asyncio
 import sys
@@ -45,7 +45,7 @@ EXIT_INCOMPLETE: Final = 1
     show_default=True,
     help="Requests under way at the same time",
 )
-@click.option("--seed", metavar="N", type=int, help="The same traffic each time, event ids and all; default: another")
+@click.option("--seed", metavar="N", type=int, help="Seed of the traffic, event ids included; default: random")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON")
 def loadtest(
     url: str,
@@ -58,12 +58,12 @@ def loadtest(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Send generated traffic at a running server and measure it.
+    """Send generated traffic to a running server and measure it.
 
-    Prints throughput and latency. The events are real ones: they count in the tables of the key's project and in its
-    quota, as users `loadtest-...` of environment `loadtest`. Take a project of its own. With --rate a latency counts
-    from when the request was due, so that a server that falls behind cannot hide it. What the server cannot take now
-    (429, 503) is sent again and counted. Exit code 1 if not every event was accepted.
+    Prints throughput and latency. The events are real: they count in the tables of the key's project and in its quota,
+    as users `loadtest-...` of environment `loadtest`, so use a separate project. With --rate a latency counts from when
+    the request was due, so that a server that falls behind cannot hide it. Requests that the server refuses for now
+    (429, 503) are retried and counted. Exit code 1 if not every event was accepted.
 
     \b
     Examples:

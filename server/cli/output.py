@@ -1,6 +1,6 @@
-"""What commands print. Everything passes through here: text from outside is text, never markup or control characters.
+"""The output of commands. All of it passes through here: text from outside never becomes markup or control characters.
 
-A terminal gets tables that wrap; a pipe or a file gets lines of tab-separated fields, or JSON. Nothing is cut.
+A terminal gets tables that wrap; a pipe or a file gets lines of tab-separated fields, or JSON. Nothing is truncated.
 """
 
 import io
@@ -19,13 +19,13 @@ from processor import logs
 from processor.core.visible import HIDDEN, escape, visible, visible_json
 
 NARROWEST: Final = 12
-"""Cells that a column of text keeps at least where a table has to be narrow."""
+"""Least cells of a text column where a table has to be narrow."""
 
 
 def prepare() -> None:
-    """Make both streams print whatever there is in any locale, and an unexpected exception print as text.
+    """Make both streams print any text in any locale, and unexpected exceptions as text.
 
-    A character that the locale's encoding does not have is printed as its escape.
+    A character that the locale's encoding does not have is printed as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -34,7 +34,7 @@ def prepare() -> None:
 
 
 def terminal(*, err: bool = False) -> Console:
-    """A console that reads no markup in what it prints."""
+    """Return a console that does not interpret markup."""
     return Console(stderr=err, markup=False, emoji=False, highlight=False)
 
 
@@ -58,7 +58,7 @@ def print_json(value: Any, *, err: bool = False) -> None:
 
 
 def print_encoded(documents: Iterable[bytes], *, err: bool = False) -> None:
-    """Print documents of JSON that are encoded already, each followed by a line break; their values stay exact."""
+    """Print encoded JSON documents, one a line; their values stay exact."""
     stream = _stream(err=err)
     ascii_only = (stream.encoding or "").lower().replace("-", "").replace("_", "") != "utf8"
     texts = (document.decode(errors="replace") for document in documents)
@@ -70,7 +70,7 @@ class TerminalLines(io.RawIOBase):
     """A binary file for lines of JSON that shows them on the terminal of standard output."""
 
     def writable(self) -> bool:
-        """It is only written to."""
+        """Return True."""
         return True
 
     def write(self, data: Any) -> int:
@@ -87,20 +87,20 @@ class Column(NamedTuple):
 
     title: str
     kind: Literal["text", "whole", "number"] = "text"
-    """`text` may go on in the next line, `whole` never does, and `number` is whole and to the right."""
+    """`text` may wrap, `whole` does not, and `number` does not and is right-aligned."""
 
 
 Cell = str | int | None
-"""What stands in a table: text, a count, or nothing (an empty field in a pipe)."""
+"""A cell of a table: text, a count, or nothing (an empty field in a pipe)."""
 
 
 class Sheet:
-    """A table, printed as its reader needs it; also something that rich can draw.
+    """A table for a terminal, a pipe or a file; rich can draw it.
 
-    On a terminal that is wide enough it is a table with borders, in which text wraps. On a narrower one each row is the
-    first cell on a line of its own and the others below it, with their titles. Into a pipe or a file go lines of
-    fields with a tab between two: first the titles, then the rows, whole numbers without separators, and escapes for
-    tabs, line breaks, control characters and the backslash. `notes`, and the row of sums, go to standard error then.
+    A terminal that is wide enough gets a table with borders, in which text wraps. On a narrower one each row is its
+    first cell on a line and the others below it, with their titles. A pipe or a file gets lines of tab-separated
+    fields: the titles, then the rows, with integers without separators, and escapes for tabs, line breaks, control
+    characters and the backslash; `notes` and the row of sums go to standard error then.
     """
 
     def __init__(self, *columns: Column, nothing: str = "none") -> None:
@@ -116,7 +116,7 @@ class Sheet:
         self._rows.append(cells)
 
     def set_sums(self, *cells: Cell) -> None:
-        """Set the last row: what all rows, also those that are not shown, come to."""
+        """Set the last row: the sums of all rows, including those that are not shown."""
         self._sums = cells
 
     def print(self) -> None:
@@ -150,7 +150,7 @@ class Sheet:
         return to_text(f"{cell:,}" if isinstance(cell, int) else cell, encoding)
 
     def _width(self, rows: Sequence[Sequence[Text]]) -> int:
-        """Cells that the table with borders needs at least."""
+        """Return the least width, in cells, of the table with borders."""
         width = 3 * len(self._columns) + 1
         for number, column in enumerate(self._columns):
             widest = max([cell_len(column.title), *(row[number].cell_len for row in rows)])
@@ -180,7 +180,7 @@ class Sheet:
         return Group(*lines)
 
     def _record(self, row: Sequence[Text], width: int) -> list[Text]:
-        """One row: its first cell, and the others after their titles, as many on a line as fit."""
+        """Yield one row: its first cell, then the others after their titles, as many on a line as fit."""
         lines = _folded(row[0].copy(), width)
         lines[0].stylize("bold")
         line = Text()
@@ -196,7 +196,7 @@ class Sheet:
 
 
 def to_text(text: str, encoding: str = "utf-8") -> Text:
-    """`text` as it is shown, never markup; escapes of what cannot be shown stand out."""
+    """Return `text` as it is shown, never as markup; escapes of characters that cannot be shown are highlighted."""
     shown = Text()
     start = 0
     for found in HIDDEN.finditer(text):
@@ -214,7 +214,7 @@ def _field(cell: Cell) -> str:
 
 
 def _folded(text: Text, width: int) -> list[Text]:
-    """Lines of at most `width` cells; not a character is lost, blanks included."""
+    """Return lines of at most `width` cells that keep all characters, blanks included."""
     ends = accumulate(map(len, chop_cells(text.plain, max(width, 2))))
     lines = list(text.divide(list(ends)[:-1]))
     for line in lines:

@@ -9,12 +9,12 @@ from processor.core.visible import visible
 from server.cli.output import terminal
 
 Show = Callable[[int, int], None]
-"""(done, total), in whatever unit."""
+"""Shows progress: (done, total), in any unit."""
 
 
 @contextmanager
 def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[str], Show]]:
-    """Gives a function that starts a bar of its own for each part, by its name; none is drawn if it is `hidden`."""
+    """Yield a function that starts a bar for a part, given its name; nothing is drawn if `hidden`."""
     console = terminal(err=True)
     progress = Progress(
         TextColumn(f"{what} {{task.description}}", markup=False),
@@ -24,7 +24,7 @@ def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[str],
         TimeRemainingColumn(),
         console=console,
         disable=hidden or not console.is_terminal,
-        redirect_stdout=False,  # what a command prints is not for the console of standard error
+        redirect_stdout=False,  # standard output must not go to the console of standard error
     )
 
     def start(part: str) -> Show:

@@ -1,4 +1,4 @@
-"""`spendstream quota`: how much of its month an organization has used, in a terminal."""
+"""`spendstream quota`: what an organization has used of its monthly quota."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key
 
 
 class Window(Struct):
-    """What is shown of a window."""
+    """A window, as far as it is shown."""
 
     start: str
     used: int
@@ -31,7 +31,7 @@ class Window(Struct):
 
 
 class Quota(Struct, rename="camel"):
-    """What is shown of the answer of `GET /v1/quota`."""
+    """The answer of `GET /v1/quota`, as far as it is shown."""
 
     organization: str
     period: str
@@ -53,8 +53,8 @@ class Quota(Struct, rename="camel"):
 def quota(org: str | None, as_json: bool, **flags: Any) -> None:
     """Show what an organization has used of its monthly quota.
 
-    Windows go by arrival. Asks the server that --url names. Without it, the server that runs on the data directory; if
-    there is none, or it does not answer this key, reads the data directory itself, and says so.
+    Windows are by arrival. Asks the server that --url names. Without it, asks the server that runs on the data
+    directory; if there is none, or it does not answer this key, reads the data directory itself, and says so.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def quota(org: str | None, as_json: bool, **flags: Any) -> None:
         if org is not None and found != org:
             raise Refused(
                 "forbidden",
-                f"this key is of the organization {found!r}, not of {org!r}: take a key of that, or leave out --org",
+                f"this key is of the organization {found!r}, not of {org!r}: use a key of that, or leave out --org",
             )
 
     body = answer(flags, Question("/v1/quota"), lambda left: _read(left, where), f"organization {where}", check)

@@ -1,4 +1,4 @@
-"""`spendstream rebuild`: rows and id index anew from the events."""
+"""`spendstream rebuild`: recompute rows and id index from the events."""
 
 import sys
 import tempfile
@@ -28,26 +28,28 @@ from server.cli.settings_flags import settings_options
 from server.processes import server_address
 
 EXIT_LOST: Final = 1
-"""It was rebuilt, and something could not be had."""
+"""Exit code: the rows were rebuilt, but something could not be recovered."""
 
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
 @click.option(
-    "--allow-loss", is_flag=True, help="Go on where the rows have what the events do not, and rebuild without it"
+    "--allow-loss",
+    is_flag=True,
+    help="Rebuild also where the rows contain something that the events do not: that is lost",
 )
 @settings_options(Settings, "data_dir", "broker")
 def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
-    """Make all rows and the id index anew from the events.
+    """Rebuild all rows and the id index from the events.
 
-    The server (on Kafka: every worker) has to be stopped meanwhile. Where retention has deleted events, their
-    checkpoint is what it starts from. Claims that are missing are written again; keys, quotas, budgets and dead letters
-    stay as they are. What cannot be had is named, and the exit code is then 1. A partition whose rows have something
-    that the events do not is left as it is, unless --allow-loss is given (exit code 2).
+    The server (on Kafka: every worker) has to be stopped. Where retention has deleted events, it starts from their
+    checkpoint. Missing claims are written again; keys, quotas, budgets and dead letters stay as they are. What cannot
+    be recovered is listed, and the exit code is 1 then. A partition whose rows contain something that the events do not
+    is left as it is (exit code 2), unless --allow-loss is given.
 
-    It may be stopped or killed at any moment, and run again: each partition is replaced in one piece. The id index is
-    made by the next start. It needs memory for the rows of one partition, twice, and room on the disk for its rows and
-    ids (56 bytes each).
+    It may be stopped or killed at any moment and run again: each partition is replaced as a whole. The next start makes
+    the id index. It needs memory for the rows of one partition, twice, and disk space for its rows and ids (56 bytes
+    each).
 
     \b
     Example:
@@ -73,7 +75,7 @@ def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Nothing runs on the data directory, and nothing starts there meanwhile."""
+    """Hold the lock of the data directory, so that no server or worker runs there. Raises `LogError`."""
     if settings.broker == "sqlite://" and not settings.data_dir.is_dir():
         raise LogError(f"there is no log in {settings.data_dir}: name the data directory of the server")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[LogWriter]:
-    """The log, with all of its topics. Raises `LogError` if there is none, or no events."""
+    """Open the log with all of its topics. Raises `LogError` if there is no log, or it has no events."""
     address = LogAddress.of(settings)
     log = address.open(create=False)
     held = ExitStack()
@@ -114,7 +116,7 @@ def _opened(settings: Settings) -> Iterator[LogWriter]:
 
 @contextmanager
 def _checkpoints(data_dir: Path) -> Iterator[None]:
-    """The write-ahead log stays small, and at the end everything is in the log's file."""
+    """Keep the write-ahead log small, and empty at the end."""
     checkpointer = Checkpointer(data_dir)
     checkpointer.start()
     try:
@@ -151,7 +153,7 @@ def _report(done: list[Rebuilt], as_json: bool) -> None:
             f"written, {each.removed} removed, {each.claims} claims written"
         )
         for text in each.lost:
-            say(f"partition {each.partition}: could not be had: {text}")
+            say(f"partition {each.partition}: could not be recovered: {text}")
     say(f"{len(done)} partitions rebuilt; the id index is made by the next start")
 
 

@@ -1,4 +1,4 @@
-"""What commands share that talk to a running server: its address, the key, questions, and server-sent events."""
+"""Helpers of commands that talk to a running server: its address, the key, requests, and server-sent events."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,11 +15,11 @@ from server.errors import Reason, Refused
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_EVENT: Final = 64 << 20
-"""Bytes of one event at most."""
+"""Most bytes of one event."""
 PATIENCE: Final = 30.0
-"""Seconds in which a server has to answer a question."""
+"""Seconds that a server has to answer a request."""
 SERVER: Final = "Server"
-"""The heading of the options that say which server is asked, and as whom."""
+"""The heading of the options with the server and the key."""
 
 
 def _http() -> str:
@@ -27,7 +27,7 @@ def _http() -> str:
 
 
 def key_option(*, required: bool = True) -> Callable[[F], F]:
-    """`--key`, or the variable: a key on the command line is seen by all users of the machine."""
+    """Add `--key`, whose help prefers the variable: all users of the machine can see command lines."""
     return click.option(
         "--key",
         cls=GroupedOption,
@@ -41,7 +41,7 @@ def key_option(*, required: bool = True) -> Callable[[F], F]:
 
 
 def url_option(name: str, text: str, *, default: Callable[[], str] | None = _http) -> Callable[[F], F]:
-    """The server's address; by default where a server with the same settings listens for HTTP."""
+    """Add the option of the server's address; by default that of a server with the same settings, for HTTP."""
     return click.option(
         name,
         "url",
@@ -68,11 +68,11 @@ class Question(NamedTuple):
 
 
 class Unanswered(Exception):
-    """The server cannot be reached, or what answers is none of ours; the text says which server, and why."""
+    """The server cannot be reached, or is not a spendstream server; the text says which, and why."""
 
 
 async def ask(url: str, key: str, question: Question) -> bytes:
-    """Return the JSON that a server answers with. Raises `Unanswered`, and `Refused` with the server's own reason."""
+    """Return the JSON of a server's answer. Raises `Unanswered`, and `Refused` with the server's reason."""
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=5)
@@ -98,12 +98,12 @@ class _ErrorBody(Struct):
 
 _ADVICE: Final[dict[str, str]] = {
     "unauthenticated": "give a valid key as SPENDSTREAM_KEY; `spendstream keys create` makes one",
-    "forbidden": "take a key of that project with that scope; `spendstream keys list` shows what there is",
+    "forbidden": "use a key of that project with that scope; `spendstream keys list` shows all",
 }
 
 
 def refusal(url: str, status: int, body: bytes) -> Refused:
-    """Read an error answer: what the server says, and what to do next. Raises `Unanswered` if it is none of ours."""
+    """Return an error answer, with what to do next. Raises `Unanswered` if it is not of a spendstream server."""
     try:
         said = msgspec.json.decode(body, type=_ErrorBody)
     except msgspec.MsgspecError:
@@ -115,7 +115,7 @@ def refusal(url: str, status: int, body: bytes) -> Refused:
 
 
 def grpc_refusal(url: str, code: str, details: str | None) -> str:
-    """Say the same of a gRPC status, which has no word of ours if the transport made it."""
+    """Return the text of a gRPC status, with what to do next."""
     advice = _ADVICE.get({"UNAUTHENTICATED": "unauthenticated", "PERMISSION_DENIED": "forbidden"}.get(code, ""))
     return f"{url} answers {code}: {details}{'' if advice is None else f'; {advice}'}"
 
@@ -138,11 +138,11 @@ class Message(Struct):
     as_of: str = msgspec.field(default="", name="asOf")
     error: str | None = None
     budget: Raw | None = None
-    """All of the event, if it is one of a budget."""
+    """The whole data of the event, if it is one of a budget."""
 
 
 class Parser:
-    """Sans-I/O: server-sent events out of bytes as they come (WHATWG HTML, section 9.2.6). Raises `ValueError` for an
+    """Sans-I/O: parses server-sent events from chunks of bytes (WHATWG HTML, section 9.2.6). Raises `ValueError` for an
     event of more than `MAX_EVENT` bytes."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Parser:
         self._data: list[bytes] = []
 
     def feed(self, chunk: bytes) -> list[ServerSent]:
-        """The events that this chunk completes."""
+        """Return the events that this chunk completes."""
         searched = len(self._buffer)
         self._buffer += chunk
         if len(self._buffer) > MAX_EVENT:
@@ -184,7 +184,7 @@ class Parser:
 
 
 async def events_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[ServerSent]:
-    """The events of a body."""
+    """Yield the events of a body."""
     parser = Parser()
     async for chunk in chunks:
         for event in parser.feed(chunk):

@@ -1,7 +1,7 @@
 """The settings as flags, named like their variables, with type, limits, default and variable in the help.
 
-The flags are text here: `processor.settings.load` reads all of them together with variables and the file, so that every
-fault is named at once.
+Flags stay text here: `processor.settings.load` reads them together with the variables and the file, so that one error
+lists every fault.
 """
 
 import types
@@ -73,7 +73,7 @@ SEEN_BY_ALL: Final = "Prefer the variable: other users of this machine can see t
 class SettingOption(GroupedOption):
     """The flag of one setting; a switch (`--name`, `--no-name`) if the setting is a boolean.
 
-    A switch also takes a value (`--name true`), as all of them once had to have one; the help does not show that.
+    A switch also takes a value (`--name true`), as in earlier versions; the help does not show that.
     """
 
     def __init__(self, declarations: Sequence[str], *, field: FieldInfo, group: str) -> None:
@@ -95,7 +95,7 @@ class SettingOption(GroupedOption):
         return f"{name} / --no-{name.removeprefix('--')}", record[1]
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
-        """Return what stands in brackets behind the help: variable, default and limits of the setting."""
+        """Return what the help shows in brackets: variable, default and limits of the setting."""
         extra: click.types.OptionHelpExtra = {"envvars": (self.variable,)}
         if self.field.default is not None:
             default = self.field.default
@@ -106,7 +106,7 @@ class SettingOption(GroupedOption):
 
 
 def settings_options(kind: type[Settings], *names: str) -> Callable[[F], F]:
-    """One flag for each field of `kind` (or only for `names`), and `--config`, under the headings of `GROUPS`."""
+    """Add a flag for each field of `kind` (or only for `names`), and `--config`, under the headings of `GROUPS`."""
 
     def decorate(command: F) -> F:
         for group, name, field in reversed(list(_fields(kind, names))):
@@ -148,7 +148,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 
 def _limits(field: FieldInfo) -> str:
-    """As click has it: `1<=x<=1024`."""
+    """Return the limits in click's form: `1<=x<=1024`."""
     found = {sign: getattr(each, sign) for each in field.metadata for sign in ("ge", "gt", "le") if hasattr(each, sign)}
     least = f"{found['ge']}<=" if "ge" in found else f"{found['gt']}<" if "gt" in found else ""
     most = f"<={found['le']}" if "le" in found else ""

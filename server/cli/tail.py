@@ -1,4 +1,4 @@
-"""`spendstream tail`: the users of a running server, live."""
+"""`spendstream tail`: follow the users of a running server."""
 
 import asyncio
 import sys
@@ -21,7 +21,7 @@ from server.errors import Refused
 
 
 class Reached(Struct):
-    """A budget that was reached, as far as it is shown."""
+    """A reached budget, as far as it is shown."""
 
     user_id: str | None
     model: str | None
@@ -47,10 +47,9 @@ _reached = msgspec.json.Decoder(Reached).decode
 def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, events: int | None, as_json: bool) -> None:
     """Follow the users of a running server as they change.
 
-    Shows the most expensive users of the key's project; begins with all of them and goes on with those that change.
-    When the server is lost, the feed goes on where it was as soon as it is back. With --json each line has `event`
-    (snapshot or update), `asOf` and the `user`'s row; for a budget that was reached `event` is budget, and `budget`
-    says which.
+    Shows the most expensive users of the key's project: at first all, then those that change. When the connection is
+    lost, it reconnects and resumes where it was. With --json each line has `event` (snapshot or update), `asOf` and the
+    `user`'s row; for a reached budget `event` is budget, and `budget` has its details.
 
     \b
     Examples:
@@ -90,7 +89,7 @@ async def _consume(
 
 
 def print_rows(kind: str, message: Message) -> None:
-    """One line for each row, or for a budget, numbers with all their digits."""
+    """Yield one line for each row, or for a budget; numbers keep all their digits."""
     if message.budget is not None:
         print_encoded([b'{"event":"budget","budget":%b}' % bytes(message.budget)])
     head = msgspec.json.encode({"event": kind, "asOf": message.as_of})[:-1]
@@ -98,21 +97,21 @@ def print_rows(kind: str, message: Message) -> None:
 
 
 class Shown:
-    """The rows received, and the table made of the first of them."""
+    """The rows received, and a table of the first of them."""
 
     def __init__(self, sort: str, limit: int) -> None:
         self._sort = sort
         self._limit = limit
         self._as_of = ""
-        self._told = ""
+        self._notice = ""
         self.rows: dict[str | None, Row] = {}
 
     def take(self, kind: str, message: Message) -> None:
-        """Take in an event."""
+        """Apply an event."""
         if message.budget is not None:
             reached = _reached(message.budget)
             who = ", ".join(filter(None, (reached.user_id, reached.model))) or "the project"
-            self._told = f"budget of {who}: {reached.threshold} % of {reached.usd:f} USD a {reached.window} is spent"
+            self._notice = f"budget of {who}: {reached.threshold} % of {reached.usd:f} USD a {reached.window} is spent"
             return
         if kind == "snapshot":
             self.rows.clear()
@@ -125,12 +124,12 @@ class Shown:
                 self.rows.pop(row.user_id, None)
 
     def first(self) -> list[Row]:
-        """The rows to show."""
+        """Return the rows to show."""
         by_name = sorted(self.rows.values(), key=lambda row: row.user_id or "")
         return sorted(by_name, key=lambda row: getattr(row, self._sort) or "", reverse=True)[: self._limit]
 
     def table(self) -> Sheet:
-        """For a terminal."""
+        """Return the table for a terminal."""
         rows = self.rows.values()
         with localcontext(prec=100):  # the usual 28 digits would round
             cost = sum((row.cost_usd for row in rows), Decimal())
@@ -140,7 +139,7 @@ class Shown:
         sums = (sum(getattr(row, name) for row in rows) for name in _COUNTS)
         table.set_sums(f"{len(rows):,} users", *sums, f"{cost:f}", "")
         table.notes.append(f"as of {self._as_of}" if self._as_of else "waiting ...")
-        table.notes += [self._told] if self._told else []
+        table.notes += [self._notice] if self._notice else []
         return table
 
 

@@ -1,4 +1,4 @@
-"""`spendstream export` and `spendstream import`: events out of the log, and back in."""
+"""`spendstream export` and `spendstream import`: write events of the log to files, and read them back."""
 
 import os
 import sys
@@ -29,13 +29,13 @@ SHOWN: Final = 20
 
 @click.command("export", cls=Command)
 @click.option("--start", metavar="TIME", help="First instant, like 2026-11-01 or 2026-11-01T12:00:00Z; default: all")
-@click.option("--end", metavar="TIME", help="First instant after the range")
+@click.option("--end", metavar="TIME", help="End of the range, exclusive, like --start; default: none")
 @click.option(
     "--by",
     type=click.Choice(get_args(By)),
     default="arrival",
     show_default=True,
-    help="What the range goes by: when an event arrived, or the event's own timestamp",
+    help="The time that the range is about: the event's arrival, or its own timestamp",
 )
 @click.option("--project", type=UNICODE, help="Only this project")
 @click.option("--output", metavar="FILE", default="-", help="File to write, gzip if it ends in .gz; default: stdout")
@@ -46,8 +46,8 @@ def export_events(
 ) -> None:
     """Write events as lines of JSON, by a range of arrival times.
 
-    With --by event-time the range is one of the events' own timestamps. One event a line, every copy that arrived, in
-    the order of the log; `_spendstream` in it says where it came from. `spendstream import` puts the lines back
+    With --by event-time the range is about the events' own timestamps. One event a line, every copy that arrived, in
+    the order of the log; its `_spendstream` has project, key and arrival. `spendstream import` restores the lines
     exactly. Works beside a running server and without one.
 
     \b
@@ -55,15 +55,15 @@ def export_events(
       spendstream export --start 2026-11-01 --end 2026-12-01 --output november.ndjson.gz
     """
     selection = Selection(_instant("--start", start), _instant("--end", end), by, project)
-    is_shown = output == "-" and sys.stdout.isatty()  # a bar would be drawn across the lines
+    is_shown = output == "-" and sys.stdout.isatty()  # a progress bar would overlap the lines
     with open_log(flags) as log, progress_bar("export", hidden=is_shown) as bar:
         exporting = Exporter(log, selection, bar(""))
         try:
             with files.writing(output) as file:
                 for line in exporting.lines():
                     file.write(line + b"\n")
-        except BrokenPipeError:  # whoever read it has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed at the end
+        except BrokenPipeError:  # the reader of the pipe has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes standard output at exit
             sys.exit(EXIT_INCOMPLETE)
         except OSError as error:
             fail(f"cannot write {output}: {error}; nothing was kept of it")
@@ -102,13 +102,13 @@ def _report_export(tally: exporter.Tally, as_json: bool, *, to_stderr: bool) -> 
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON")
 @settings_options(Settings, "data_dir", "broker", "partitions")
 def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags: Any) -> None:
-    """Put exported events back into the log.
+    """Import exported events into the log.
 
     FILE is NDJSON, gzip if its name ends in .gz, or - for standard input. Events keep their project, organization, key
-    and arrival, so cost tables and the windows of quotas come back as they were. They go through deduplication like any
-    others: importing twice counts nothing twice (the copies show as duplicates). Bad lines are named by line and field,
-    the good ones beside them are imported; exit code 1 then. Works beside a running server and without one; a data
-    directory that has no log yet gets one.
+    and arrival, so cost tables and the windows of quotas come back as they were. They are deduplicated like any others:
+    importing twice counts nothing twice (the copies count as duplicates). Lines that are not valid are listed with line
+    and field, and the others are imported; the exit code is 1 then. Works beside a running server and without one; in a
+    data directory without a log it makes one.
 
     \b
     Example:
@@ -129,12 +129,12 @@ def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags:
 
 
 def _import(name: str, into: Importer, show: Show) -> tuple[importer.Tally, str | None]:
-    """One file; returns what it came to, and what is wrong with the file if it could not be read to its end."""
+    """Import one file; return the result, and what is wrong with the file if it could not be read to its end."""
     damage: list[str] = []
     try:
         into.run(files.until_damaged(name, show, damage))
     except LogUnavailable as error:
-        fail(f"{error}; import the same files again when it can take events: none of them will be counted twice")
+        fail(f"{error}; import the same files again when it can take events: no event will count twice")
     return into.tally, damage[0] if damage else None
 
 

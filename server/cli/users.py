@@ -1,4 +1,4 @@
-"""`spendstream users`: the cost table in a terminal."""
+"""`spendstream users`: the cost table of a project's users."""
 
 import asyncio
 from decimal import Decimal
@@ -30,7 +30,7 @@ from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 
 class Sums(Struct):
-    """What is shown of sums over events."""
+    """Sums over events, as far as they are shown."""
 
     requests: int
     errors: int
@@ -40,26 +40,26 @@ class Sums(Struct):
     cost_usd: Decimal
 
     def cells(self) -> list[Cell]:
-        """As they stand in a table, the cost with all its digits."""
+        """Return the cells of a table, the cost with all its digits."""
         counts = (self.requests, self.errors, self.input_tokens, self.output_tokens, self.cached_tokens)
         return [*counts, f"{self.cost_usd:f}"]
 
 
 class Row(Sums):
-    """What is shown of a user's row."""
+    """A user's row, as far as it is shown."""
 
     user_id: str | None
     last_seen: str | None
 
 
 class Total(Sums):
-    """What is shown of the sums over all users."""
+    """The sums over all users, as far as they are shown."""
 
     users: int
 
 
 class Page(Struct):
-    """What is shown of the answer of `GET /v1/users`."""
+    """The answer of `GET /v1/users`, as far as it is shown."""
 
     users: list[Row]
     total: Total
@@ -82,8 +82,8 @@ class Page(Struct):
 def users(as_json: bool, project: str | None, **given: Any) -> None:
     """List the users of a project, the most expensive first.
 
-    Asks the server that --url names. Without it, the server that runs on the data directory; if there is none, or it
-    does not answer this key, reads the data directory itself, and says so.
+    Asks the server that --url names. Without it, asks the server that runs on the data directory; if there is none, or
+    it does not answer this key, reads the data directory itself, and says so.
 
     \b
     Examples:
@@ -110,7 +110,7 @@ def _read(flags: dict[str, Any], project: str, params: dict[str, str]) -> bytes:
 
 
 def read_view(log: LogWriter) -> View:
-    """All tables of a log, as they are now."""
+    """Read all tables of a log as they are now. Blocks."""
     view = View(row_block.seed_of(log.salt))
     for number in range(log.partitions):
         tp = TopicPartition(ROWS, number)
@@ -131,6 +131,6 @@ def _print(page: Page) -> None:
 
 
 def user_sheet() -> Sheet:
-    """An empty table of users, as `users` and `tail` show them."""
+    """Return an empty table of users, as `users` and `tail` show them."""
     counts = (Column(title, "number") for title in ("requests", "errors", "input", "output", "cached", "cost USD"))
     return Sheet(Column("user"), *counts, Column("last seen", "whole"), nothing="(none)")

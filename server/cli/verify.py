@@ -1,4 +1,4 @@
-"""`spendstream verify`: do the tables say what the events say?"""
+"""`spendstream verify`: recompute the tables from the events and compare."""
 
 import sys
 import tempfile
@@ -21,11 +21,11 @@ from server.cli.settings_flags import settings_options
 
 SHOWN: Final = 20
 KEPT: Final = 1000
-"""Differences of a partition that --json names."""
+"""Differences of a partition that --json lists."""
 
 
 class Verdict:
-    """What the verification of one partition came to."""
+    """The result of the verification of one partition."""
 
     def __init__(self, number: int, verification: Verification) -> None:
         found = verification.run()
@@ -46,14 +46,14 @@ class Verdict:
 def verify(as_json: bool, **flags: Any) -> None:
     """Recompute every table from the log and print the differences.
 
-    Exit code 1 if there is one.
+    Exit code 1 if there are any.
 
     Works beside a running server: it compares the tables as of one flush with the events that they contain, the claims
-    with the events that they are of, the id index with the claims, and each event with its original bytes; damaged
-    records of all topics are named. What is missing while other pieces of state speak of it is a problem, too.
+    with their events, the id index with the claims, and each event with its original bytes. Damaged records of all
+    topics are listed, and records that are missing although other state refers to them.
 
-    It needs memory for the rows of one partition, twice, and room on the disk for its ids (56 bytes each, and a copy of
-    the index).
+    It needs memory for the rows of one partition, twice, and disk space for its ids (56 bytes each, and a copy of the
+    index).
 
     \b
     Example:
@@ -79,7 +79,7 @@ def verify(as_json: bool, **flags: Any) -> None:
                 err=True,
             )
     if problems or count:
-        say("`spendstream rebuild --help` says what can be made anew from the events", err=True)
+        say("`spendstream rebuild --help` says what can be rebuilt from the events", err=True)
     sys.exit(1 if count or problems else 0)
 
 

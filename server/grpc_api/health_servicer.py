@@ -1,4 +1,4 @@
-"""`grpc.health.v1`, answered from `Health` itself: nothing has to be told of a change. And reflection."""
+"""The health service `grpc.health.v1`, answered from `Health`, and server reflection."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
@@ -15,15 +15,15 @@ from server.services import Health
 from server.status import grpc_status
 
 WATCH_EVERY: Final = 0.5
-"""Seconds between two looks for a `Watch`."""
+"""Seconds between two checks of the health for a `Watch`."""
 
 _Status = health_pb2.HealthCheckResponse
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """`services` are the names that are known, besides the empty one for the whole server.
+    """The health service. `services` are the known names, besides the empty one for the whole server.
 
-    `connections` is told of the calls. They need no key: so what a client may keep open is no reason to spare it.
+    Calls need no key, so `connections` may close connections with nothing but such calls.
     """
 
     def __init__(self, health: Health, services: tuple[str, ...], connections: ConnectionWatch) -> None:
@@ -39,7 +39,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     ) -> _Status:
         with self._connections.call(context.peer()):
             if request.service not in self._services:
-                message = f"There is no such service; there are {', '.join(self._services[1:])}"
+                message = f"There is no such service; the services are {', '.join(self._services[1:])}"
                 status = grpc_status(Refused("not_found", message))
                 await context.abort_with_status(rpc_status.to_status(status))
             return self._status()
@@ -64,7 +64,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
 
 
 class Reflection(aio.ReflectionServicer):
-    """gRPC reflection, v1alpha; `connections` is told of the calls."""
+    """gRPC reflection, v1alpha; its calls are reported to `connections`, as those of `HealthService`."""
 
     def __init__(self, services: tuple[str, ...], connections: ConnectionWatch) -> None:
         super().__init__(services)

@@ -1,9 +1,9 @@
-"""One call of `IngestStream`: many batches on their way at once, answered in order, for as long as the key is valid.
+"""One call of `IngestStream`: several batches under way at once, answered in order, while the key is valid.
 
     reads ──> [ flight | flight | ... ] ──> writes        a flight is a request and its answer to come
 
-The window is what bounds memory and makes the flow control real: it stays full until its first answer was written, and
-while it is full nothing is read, so the sender's own window fills up. Writing waits for a sender that does not read.
+The window bounds memory and gives flow control: it stays full until its first answer is written, and while it is full
+nothing is read, so that the client's send window fills up. Writing waits for a client that does not read.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from server.ingest.protobuf import sequence_of
 from server.tenancy.keys import Key
 
 WINDOW: Final = 16
-"""Requests of a stream on their way at once: what group commit has to group."""
+"""Most requests of a stream under way at once; group commit makes them durable together."""
 WINDOW_BYTES: Final = 4 * 1024 * 1024
-"""The same in bytes; the request that fills it may go beyond."""
+"""Most bytes of them; the last request may exceed it."""
 CHECK_EVERY: Final = 0.4
-"""Seconds between two looks at the key of an idle stream."""
+"""Seconds between two checks of an idle stream's key."""
 PATIENCE: Final = 0.2
-"""Seconds that batches on their way get after the key's end, and the sender to read the last word, or any."""
+"""Seconds after the key's end for batches under way to be answered, and then for the client to read the answers."""
 
 
 class Call(Protocol):
@@ -59,7 +59,8 @@ class IngestStream:
         self._last: IngestResponse | None = None
 
     async def run(self) -> None:
-        """Returns when the sender has ended and everything is answered, or its key is not valid any more."""
+        """Answer the stream; return when the client has ended it and all is answered, or its key is not valid any
+        more."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write(reader))
         guard = asyncio.create_task(self._guard(writer))
@@ -78,7 +79,7 @@ class IngestStream:
         try:
             while (raw := await self._call.read()) is not grpc.aio.EOF:
                 if self._last is not None:
-                    continue  # too late
+                    continue  # the key has ended
                 try:
                     key = self._check()
                 except Refused as refused:
@@ -100,7 +101,7 @@ class IngestStream:
             self._arrived.set()
 
     def _end(self, refused: Refused, sequence: int) -> None:
-        """Take nothing more; `refused` is the last word."""
+        """Accept no more requests; `refused` is the last answer."""
         if self._last is None:
             self._last = messages.refusal(sequence, refused)
         self._over = True
@@ -120,7 +121,7 @@ class IngestStream:
             self._room.set()
         if self._last is not None:
             await self._call.write(self._last)
-            # The end would break the sender's next write, and with some clients what it has not read yet.
+            # Ending the call breaks the client's next write, and in some clients drops what it has not read yet.
             await asyncio.wait((reader,), timeout=PATIENCE)
 
     async def _is_pending(self) -> bool:
@@ -131,7 +132,7 @@ class IngestStream:
         return bool(self._flights)
 
     async def _guard(self, writer: asyncio.Task[None]) -> None:
-        """End the stream soon after its key: what is on its way may still arrive, then one refusal is the last word."""
+        """End the stream after its key: requests under way may still be answered, then a refusal is the last answer."""
         self._end(await self._invalid(), 0)
         await asyncio.sleep(PATIENCE)
         for flight in self._flights:
@@ -145,5 +146,5 @@ class IngestStream:
             try:
                 self._check()
             except Refused as refused:
-                if not refused.retryable:  # not known just now is no reason to end a stream
+                if not refused.retryable:  # keys that are not known just now are no reason to end a stream
                     return refused

@@ -16,7 +16,7 @@ _MAX_INT = 2**63 - 1
 
 
 def receipt(sequence: int, taken: Receipt) -> ingest_pb2.IngestResponse:
-    """What became of a batch."""
+    """Return the answer to an accepted batch."""
     return ingest_pb2.IngestResponse(
         sequence=sequence,
         accepted=taken.accepted,
@@ -26,13 +26,13 @@ def receipt(sequence: int, taken: Receipt) -> ingest_pb2.IngestResponse:
 
 
 def refusal(sequence: int, refused: Refused) -> ingest_pb2.IngestResponse:
-    """A batch of a stream that was refused as a whole."""
+    """Return the answer to a batch of a stream that was refused as a whole."""
     rejected = map(_rejection, refused.rejected)
     return ingest_pb2.IngestResponse(sequence=sequence, rejected=rejected, status=grpc_status(refused))
 
 
 def failure(sequence: int, status: status_pb2.Status) -> ingest_pb2.IngestResponse:
-    """A batch of a stream that met a fault of ours."""
+    """Return the answer to a batch of a stream that failed by a fault of the server."""
     return ingest_pb2.IngestResponse(sequence=sequence, status=status)
 
 
@@ -43,7 +43,7 @@ def _rejection(item: Rejection) -> ingest_pb2.Rejection:
 
 
 def user_page(page: UserPage) -> usage_pb2.ListUsersResponse:
-    """The answer of `ListUsers`."""
+    """Return the answer of `ListUsers`."""
     return usage_pb2.ListUsersResponse(
         users=map(user_row, page.users),
         total=totals(page.total),
@@ -54,7 +54,7 @@ def user_page(page: UserPage) -> usage_pb2.ListUsersResponse:
 
 
 def user_detail(detail: UserDetail) -> usage_pb2.GetUserResponse:
-    """The answer of `GetUser`."""
+    """Return the answer of `GetUser`."""
     return usage_pb2.GetUserResponse(
         user=user_row(detail.user),
         by_model=[
@@ -67,7 +67,7 @@ def user_detail(detail: UserDetail) -> usage_pb2.GetUserResponse:
 
 
 def user_row(row: UserRow) -> usage_pb2.UserRow:
-    """One user, as every answer and the feed show it."""
+    """Return one user, as all answers and the live feed show it."""
     return usage_pb2.UserRow(
         user_id=row.user_id,
         sums=totals(row.totals),
@@ -77,7 +77,7 @@ def user_row(row: UserRow) -> usage_pb2.UserRow:
 
 
 def totals(sums: Totals) -> usage_pb2.Sums:
-    """Sums; the cost is exact, what does not fit 64 bits saturates."""
+    """Return sums. The cost is exact; counts that do not fit 64 bits saturate."""
     return usage_pb2.Sums(
         requests=_int64(sums.requests),
         errors=_int64(sums.errors),
@@ -90,7 +90,7 @@ def totals(sums: Totals) -> usage_pb2.Sums:
 
 
 def costs(answer: Costs) -> usage_pb2.GetCostsResponse:
-    """The answer of `GetCosts`."""
+    """Return the answer of `GetCosts`."""
     return usage_pb2.GetCostsResponse(
         by_model=[
             usage_pb2.ModelCost(
@@ -129,7 +129,7 @@ def _latency(found: Latency) -> usage_pb2.Latency:
 
 
 def quota(answer: QuotaAnswer) -> usage_pb2.GetQuotaResponse:
-    """The answer of `GetQuota`."""
+    """Return the answer of `GetQuota`."""
     return usage_pb2.GetQuotaResponse(
         organization=answer.organization,
         period=answer.period,

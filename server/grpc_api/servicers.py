@@ -1,6 +1,6 @@
-"""The gRPC API: messages into `Batch`es and read parameters, what comes of them into messages and statuses.
+"""The services of the gRPC API: turn messages into `Batch`es and read parameters, results into messages and statuses.
 
-Requests come as raw bytes and are parsed here, so that one that cannot be is answered, not a fault of the transport.
+Requests arrive as raw bytes and are parsed here, so that a malformed one gets an answer with a reason.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ INGEST: Final = "spendstream.v1.IngestService"
 USAGE: Final = "spendstream.v1.UsageService"
 
 MAX_MESSAGE: Final = 21 * 1024 * 1024 + 64 * 1024
-"""Bytes of a message that the transport lets through: above our own limit, so that exceeding that is answered."""
+"""Bytes of a message that the transport accepts: above our own limit, so that exceeding ours gets an answer of ours."""
 DETAILS_ROOM: Final = 3 * 1024
-"""Bytes of field violations in a call's own status: it travels in metadata, which clients bound at 8 KiB."""
+"""Bytes of field violations in a call's status: it is sent in metadata, which clients limit to 8 KiB."""
 
 MIN_PING_INTERVAL: Final = 5_000
-"""Milliseconds between two pings of a client to which nothing is sent meanwhile. gRPC's own bound is five minutes.
+"""Least milliseconds between two pings of a client to which nothing is sent meanwhile. gRPC's default is five minutes.
 
-Clients may ping every 10 s at most (grpc-go and grpc-java raise anything below to that); half of it, because two pings
-that were sent 10 s apart may arrive closer together, and early pings add up for as long as a stream is quiet.
+Clients ping every 10 s at most (grpc-go and grpc-java raise lower values to that). It is half of that because pings
+sent 10 s apart may arrive closer together, and early pings are counted while a stream is quiet.
 """
 
 OPTIONS: Final[list[tuple[str, int]]] = [
@@ -58,14 +58,14 @@ OPTIONS: Final[list[tuple[str, int]]] = [
     ("grpc.keepalive_permit_without_calls", 1),  # else pings between two calls may come every two hours only
     ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL),
     ("grpc.http2.max_ping_strikes", 2),  # so many pings may come too early; the next one ends the connection
-    ("grpc.max_concurrent_streams", 512),  # of one connection; a sender's further calls wait on his side
+    ("grpc.max_concurrent_streams", 512),  # of one connection; further calls wait in the client
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
 ]
 MAX_CALLS: Final = 8192
-"""Calls under way at once, over all connections; a further one is RESOURCE_EXHAUSTED."""
+"""Most calls under way at once, over all connections; a further one gets RESOURCE_EXHAUSTED."""
 
 log = structlog.get_logger(__name__)
 
@@ -78,10 +78,10 @@ async def make_server(
     share: bool = False,
     connections: ConnectionWatch | None = None,
 ) -> tuple[grpc.aio.Server, int]:
-    """Return a server that is bound but not started, and its port, which other processes may `share`.
+    """Return a server that is bound but not started, and its port, which other processes may also bind if `share`.
 
-    It accepts no more than the limit of `connections`, which has to be run beside it, and keeps them informed. Raises
-    `RuntimeError` if `bind` cannot be had.
+    It accepts at most the limit of `connections`, to which it reports its calls; that has to be run beside it. Raises
+    `RuntimeError` if it cannot bind.
     """
     connections = connections or ConnectionWatch("grpc", MAX_GRPC)
     options = [
@@ -259,7 +259,7 @@ class _Usage:
 
 
 def _metadata(context: Context) -> dict[str, str]:
-    """The call's metadata that is text; values of the same name are joined like those of an HTTP header."""
+    """Return the text metadata of a call; values of the same name are joined like those of an HTTP header."""
     found: dict[str, str] = {}
     for name, value in context.invocation_metadata() or ():
         if isinstance(value, str):
@@ -287,7 +287,7 @@ _IN_PATH: Final = {"user_id"}
 
 
 def _params(request: Message) -> dict[str, str]:
-    """The fields that are set, as the query parameters they are over HTTP."""
+    """Return the fields that are set, as the query parameters that they are over HTTP."""
     found = {}
     for field, value in request.ListFields():
         if field.name not in _IN_PATH and value is not False:
@@ -301,7 +301,7 @@ _INTERNAL: Final = grpc_status(Refused("internal", "Internal server error"))
 
 
 class _Around(NamedTuple):
-    """What happens around every call."""
+    """What every call is wrapped with."""
 
     logged: bool
     connections: ConnectionWatch
@@ -326,7 +326,7 @@ def _stream(method: Callable[[Context], Awaitable[None]], around: _Around) -> "g
 def _server_stream(
     method: Callable[[bytes, Context], Awaitable[None]], around: _Around
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """`method` writes serialized messages: many subscribers may share them."""
+    """Make a handler of a `method` that writes serialized messages, which many subscribers may share."""
 
     async def behavior(raw: bytes, context: Context) -> None:
         await _with_status(method(raw, context), context, around)
@@ -338,7 +338,7 @@ _T = TypeVar("_T")
 
 
 async def _with_status(answer: Awaitable[_T], context: Context, around: _Around) -> _T:
-    """The answer, or the call's own status for a refusal; only the unexpected is logged, or every call's end."""
+    """Return the answer, or end the call with the status of a refusal. Log unexpected errors, and calls if wanted."""
     peer = context.peer()
     with around.connections.call(peer):
         if not (around.logged or tracing.is_on()):

@@ -1,4 +1,4 @@
-"""The feed over gRPC: `WatchUsers`."""
+"""The live feed over gRPC: `WatchUsers`."""
 
 from collections.abc import Callable
 from contextlib import aclosing
@@ -23,8 +23,8 @@ async def watch_users(
     after: str | None,
     context: "grpc.aio.ServicerContext[Any, Any]",
 ) -> None:
-    """Write responses until the client goes. Raises `Refused`: at the start, or when the key ends or the
-    server stops."""
+    """Write responses until the client leaves. Raises `Refused` at the start, and when the key ends or the server
+    stops."""
     params = {"projectId": request.project_id} if request.HasField("project_id") else {}
     token = request.resume_token if request.HasField("resume_token") else None
     subscription = await feed.open(secret, check, params, request.user_ids, token, after, context.cancelled)
@@ -33,12 +33,12 @@ async def watch_users(
         async for frame in frames:
             if isinstance(frame, Frame):
                 await context.write(frame.encoded("grpc", response))
-            elif frame is not None:  # HTTP/2 has pings of its own
+            elif frame is not None:  # None, a heartbeat, is not needed: HTTP/2 has pings
                 await context.write(budget_response(frame, subscription.token))
 
 
 def budget_response(reached: Reached, token: str) -> bytes:
-    """A budget that was reached as a serialized `WatchUsersResponse` without rows."""
+    """Return a reached budget as a serialized `WatchUsersResponse` without rows."""
     told = usage_pb2.BudgetReached(
         id=reached.id,
         budget=reached.budget,
@@ -56,7 +56,7 @@ def budget_response(reached: Reached, token: str) -> bytes:
 
 
 def response(frame: Frame) -> bytes:
-    """A frame as a serialized `WatchUsersResponse`."""
+    """Return a frame as a serialized `WatchUsersResponse`."""
     return usage_pb2.WatchUsersResponse(
         snapshot=frame.snapshot,
         users=map(messages.user_row, frame.rows),

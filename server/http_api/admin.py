@@ -7,17 +7,18 @@
     POST /v1/admin/keys/{id}/rotate      {"overlapSeconds"?}
     POST /v1/admin/keys/{id}/revoke
 
-Budgets are beside the reads, as what they are is read there (`GET /v1/budgets`):
+Budgets are set beside the reads, where `GET /v1/budgets` lists them:
 
     PUT  /v1/budgets                     {"usd", "window": "day" | "month", "user_id"?, "model"?, "thresholds"?}
     DELETE /v1/budgets/{id}
 
-A key is named by its id, or by its prefix as listed: the whole of it has no place in a path.
+A key is named by its id, or by its prefix as listed; a path must not contain the secret, as paths are logged.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -42,26 +43,26 @@ BUDGETS: Final = "/v1/budgets"
 MAX_BODY: Final = 64 * 1024
 BODY_TIMEOUT: Final = 10.0
 MAX_OVERLAP: Final = 366 * 24 * 3600
-"""Seconds."""
+"""Most seconds of `overlapSeconds`."""
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
 
 class QuotaBody(Struct, rename="camel", forbid_unknown_fields=True):
-    """Of `PUT /v1/admin/orgs/{name}`."""
+    """The body of `PUT /v1/admin/orgs/{name}`."""
 
     monthly_quota: int | None
 
 
 class ProjectBody(Struct, rename="camel", forbid_unknown_fields=True):
-    """Of `PUT /v1/admin/projects/{name}`."""
+    """The body of `PUT /v1/admin/projects/{name}`."""
 
     organization: str | None = None
 
 
 class KeyBody(Struct, rename="camel", forbid_unknown_fields=True):
-    """Of `POST /v1/admin/keys`."""
+    """The body of `POST /v1/admin/keys`."""
 
     project: str | None = None
     organization: str | None = None
@@ -71,13 +72,13 @@ class KeyBody(Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class RotateBody(Struct, rename="camel", forbid_unknown_fields=True):
-    """Of `POST /v1/admin/keys/{id}/rotate`."""
+    """The body of `POST /v1/admin/keys/{id}/rotate`."""
 
     overlap_seconds: int = OVERLAP // SECOND
 
 
 class BudgetBody(Struct, forbid_unknown_fields=True):
-    """Of `PUT /v1/budgets`; the names are those of events."""
+    """The body of `PUT /v1/budgets`; the names are those of events."""
 
     usd: Decimal
     window: Window
@@ -87,11 +88,11 @@ class BudgetBody(Struct, forbid_unknown_fields=True):
 
 
 class EmptyBody(Struct, forbid_unknown_fields=True):
-    """Of a request that says everything in its path."""
+    """The body of a request whose path says everything."""
 
 
 def add_routes(app: web.Application, services: Services, desk: AdminService) -> None:
-    """Serve the admin API with `app`, whose middleware answers `Refused`."""
+    """Add the admin API to `app`, whose middleware answers `Refused`."""
     admin = _Admin(services, desk)
     app.router.add_get(f"{ROOT}/orgs", admin.organizations)
     app.router.add_put(ROOT + "/orgs/{name}", admin.set_quota)
@@ -139,16 +140,16 @@ class _Admin:
         expires = None if body.expires is None else _time(body.expires)
         wanted = NewKey(body.project, body.organization, body.scopes, body.rate_limit, expires)
         secret, key = await self._run(request, lambda admin: admin.create_key(wanted))
-        return _answer({"key": secret, **self._show(key)}, 201)
+        return _answer({"key": secret, **self._show(key)}, HTTPStatus.CREATED)
 
     async def rotate(self, request: web.Request) -> web.Response:
         body = await self._body(request, RotateBody)
         reference = _reference(request)
         if not 0 <= body.overlap_seconds <= MAX_OVERLAP:
-            raise Refused("bad_request", f"overlapSeconds is a whole number from 0 to {MAX_OVERLAP}")
+            raise Refused("bad_request", f"overlapSeconds must be a whole number from 0 to {MAX_OVERLAP}")
         overlap = body.overlap_seconds * SECOND
         secret, key, old = await self._run(request, lambda admin: admin.rotate(reference, overlap))
-        return _answer({"key": secret, **self._show(key), "replaces": self._show(old)}, 201)
+        return _answer({"key": secret, **self._show(key), "replaces": self._show(old)}, HTTPStatus.CREATED)
 
     async def revoke(self, request: web.Request) -> web.Response:
         await self._body(request, EmptyBody)
@@ -180,12 +181,12 @@ class _Admin:
         return await self._desk.run(self._actor(request), operation)
 
     async def _body(self, request: web.Request, kind: type[S]) -> S:
-        """The request's body; none is an empty object. Nothing is read before the key was looked at."""
+        """Read the request's body; no body counts as an empty object. Call it after the key was checked."""
         self._actor(request)
         raw = await _bounded(_read(request))
         try:
             return msgspec.json.decode(raw or b"{}", type=kind)
-        except msgspec.DecodeError as error:  # with the path of what is wrong, never a value
+        except msgspec.DecodeError as error:  # its text names the path of what is wrong, never a value
             raise Refused("bad_request", f"The body is not what is expected: {error}") from None
         except UnicodeDecodeError:
             raise Refused("bad_request", "The body is not UTF-8") from None
@@ -198,7 +199,7 @@ async def _bounded(body: Awaitable[bytes]) -> bytes:
     except TimeoutError:
         raise Refused("bad_request", f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds") from None
     except RequestPayloadError:
-        raise Refused("bad_request", "The body breaks off or is not well framed") from None
+        raise Refused("bad_request", "The body is cut off or not well framed") from None
 
 
 async def _read(request: web.Request) -> bytes:
@@ -213,7 +214,7 @@ async def _read(request: web.Request) -> bytes:
 def _reference(request: web.Request) -> str:
     reference = request.match_info["id"]
     if is_well_formed(reference):
-        raise Refused("bad_request", "Name a key by its id or prefix; the key itself has no place in a path")
+        raise Refused("bad_request", "Name a key by its id or prefix: a path must not contain the key itself")
     return reference
 
 
@@ -221,7 +222,7 @@ def _time(text: str) -> int:
     try:
         return parse_timestamp(text)
     except ValueError:
-        raise Refused("bad_request", "expires is a time like 2027-01-31T00:00:00Z") from None
+        raise Refused("bad_request", "expires must be a time like 2027-01-31T00:00:00Z") from None
 
 
 def _answer(body: object, status: int = 200) -> web.Response:

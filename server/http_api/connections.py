@@ -1,4 +1,4 @@
-"""What keeps many, slow and idle connections of the HTTP API from being a burden."""
+"""The connections of the HTTP API: their number, their timeouts, and how they pass batches through the gate."""
 
 import asyncio
 import logging
@@ -15,51 +15,52 @@ from server.errors import Refused
 from server.http_api import gate
 from server.http_api.fast_path import Arrival, FastPath
 from server.http_api.gate import MAX_HEAD, Gate
+from server.http_api.responses import protocol_error
 from server.limits.admission import Admission, network_of
 from server.limits.connection_watch import MAX_GRPC, peer_of
-from server.status import API_HEADERS, http_body, http_response, reason_of
+from server.status import TABLE, UNKNOWN_EXPECTATION, http_response
 
 PATIENCE: Final = 1.0
 """Seconds in which the body of a usual batch arrives."""
 KEEPALIVE: Final = 75.0
-"""Seconds in which a connection has to bring the head of its first or next request, however it trickles in."""
+"""Seconds that a connection has to send the whole head of its first or next request."""
 MAX_HTTP: Final = 8192
-"""HTTP connections at once, where the process may have the files for them."""
+"""Most HTTP connections at once, if the process may open as many files."""
 PROBE_CONNECTIONS: Final = 256
-"""HTTP connections beyond those, on which nothing but probes is answered."""
+"""HTTP connections beyond those, on which only probes are answered."""
 OWN_FILES: Final = 256
 """Open files of the process besides its connections."""
 BACKLOG: Final = 1024
-"""Connections that wait to be accepted, and may be within one turn of the event loop: so many are open for a moment
-although they are refused."""
+"""Connections that may wait to be accepted. All of them may be accepted within one turn of the event loop, so that many
+are open for a moment although they are refused."""
 MAX_HEADERS: Final = 128
-"""Headers of a request; `gate.MAX_HEAD` bounds its head in bytes. Beyond them the answer is 400."""
+"""Most headers of a request; `gate.MAX_HEAD` bounds its head in bytes. Beyond either the answer is 400."""
 SHUTDOWN_TIMEOUT: Final = 3.0
-"""Seconds that requests get to end when the server stops."""
+"""Seconds that requests have to end when the server stops."""
 
 
 def too_many_connections() -> Refused:
-    """Why a request is refused on a connection beyond the bounds."""
+    """Return the refusal of requests on a connection beyond the bounds."""
     return Refused("unavailable", "Too many connections; try again", retry_after=1)
 
 
 class Budget(NamedTuple):
-    """The process's open files, divided."""
+    """How the process's open files are divided."""
 
     http: int
     """Connections of the HTTP API."""
     handshakes: int
-    """Those that have not done their TLS handshake; none are kept for them where there is no TLS."""
+    """Connections that have not finished their TLS handshake; 0 without TLS."""
     grpc: int
     """Connections of the gRPC API."""
     backlog: int
-    """Connections that may wait to be accepted by the HTTP API, and of which so many may be refused at once."""
+    """Connections that may wait to be accepted by the HTTP API, all of which may be open while they are refused."""
 
 
 def budget_of(files: int | None, *, tls: bool = False) -> Budget:
-    """Divide a limit of open files, None for no limit: two thirds of the connections are for HTTP, one is for gRPC.
+    """Divide a limit of open files (None: no limit): two thirds of the connections are for HTTP, one third for gRPC.
 
-    All of it and PROBE_CONNECTIONS and OWN_FILES are within `files`, if those are 1,024 or more.
+    With 1,024 `files` or more, all of it, PROBE_CONNECTIONS and OWN_FILES are within the limit.
     """
     backlog = BACKLOG if files is None else max(min(BACKLOG, files // 8), 16)
     if files is None:
@@ -72,7 +73,7 @@ def budget_of(files: int | None, *, tls: bool = False) -> Budget:
 
 
 def budget_of_process(*, tls: bool) -> Budget:
-    """Raise this process's limit of open files as far as it may go and is of use, and divide it."""
+    """Raise this process's limit of open files as far as allowed and useful, and divide it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_HTTP + PROBE_CONNECTIONS + MAX_GRPC + BACKLOG + OWN_FILES
     if hard != resource.RLIM_INFINITY:
@@ -84,7 +85,7 @@ def budget_of_process(*, tls: bool) -> Budget:
 
 
 class Runner(web.AppRunner):
-    """Runs an application with at most so many `connections` at once, and PROBE_CONNECTIONS more for probes.
+    """Runs an application with at most `connections` at once, and PROBE_CONNECTIONS more for probes.
 
     `admission` decides on them; connections are closed after `keepalive` seconds without a request.
     """
@@ -103,7 +104,7 @@ class Runner(web.AppRunner):
     ) -> None:
         self._bounds: dict[str, Any] = {
             "access_log": None,
-            "auto_decompress": False,  # bodies come as they were sent, for we inflate them ourselves, with a bound
+            "auto_decompress": False,  # bodies stay as sent: they are inflated here, with a bound
             "logger": logger,
             "keepalive_timeout": keepalive,
             "max_line_size": MAX_HEAD,
@@ -167,24 +168,24 @@ class Connection(web.RequestHandler):
     ) -> None:
         super().__init__(server, **bounds)
         self.held: bytes | None = None
-        """What has arrived of a batch that waits."""
+        """The bytes of a batch that waits at the gate; None: none waits."""
         self.is_refused = False
-        """Whether what is under way is refused: the request that was held, and any that came behind it."""
+        """Whether the requests under way are refused: the one that was held, and any pipelined behind it."""
         self.is_probe_only = False
-        """Whether there are too many connections for this one to be of use for more than a probe."""
+        """Whether there are too many connections, so that only probes are answered on this one."""
         self.peer = ("", 0)
         """Address and port of the client."""
         self.network = ""
-        """What it shares connections with: `network_of` the address."""
+        """The network with which it shares a bound: `network_of` the address."""
         self._gate = gate
         self._admission = admission
         self._answers = 0
         self._body: StreamReader = EMPTY_PAYLOAD
-        """Of the request that arrived last."""
+        """The body of the request that arrived last."""
         self._head = 0
-        """Bytes that the parser has of a head that is not complete."""
+        """Bytes of an incomplete head that the parser has."""
         self._end = b""
-        """The last of them."""
+        """The last three bytes of them."""
         self._has_ended = False
         """Whether the client has ended its side: nothing more will come."""
         self._fast_path = fast_path
@@ -203,7 +204,7 @@ class Connection(web.RequestHandler):
         """Done with the next answer of the fast path, where the end of the server waits for it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection; beyond the bounds it is for probes only."""
+        """Count the connection; beyond the bounds only probes are answered on it."""
         super().connection_made(transport)
         address = transport.get_extra_info("peername")
         if isinstance(address, tuple):
@@ -230,10 +231,10 @@ class Connection(web.RequestHandler):
             self._gate.wait(self)
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's own returns None: False
-        """The client has ended its side. What it has asked for is answered first; False: nothing is, so close.
+        """The client has closed its side. Return True to answer its requests first; False: nothing is due, so close.
 
-        Over TLS there is no such thing: the connection ends as a whole. Nor is there once an answer has begun: it is
-        with the transport, or it is a stream, which ends with its client.
+        TLS has no half-closed connections. Once an answer has begun, nothing is due either: the transport has it, or it
+        is a stream, which ends with its client.
         """
         if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
             return False
@@ -246,11 +247,11 @@ class Connection(web.RequestHandler):
         return self.held is not None or self._has_to_answer()
 
     def let_in(self) -> None:
-        """Go on with the request that was held."""
+        """Continue with the request that was held."""
         self._begin(self._take())
 
     def refuse(self) -> None:
-        """Answer the request that was held."""
+        """Refuse the request that was held."""
         data = self._take()
         refused = self._gate.on_refused
         if refused is None or self.transport is None or self.writing_paused or not gate.is_whole(data):
@@ -262,7 +263,7 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def close(self) -> None:
-        """The server stops: who is held is told so first."""
+        """Close, as the server stops; a request that is held is refused first."""
         if self.held is not None:
             self.refuse()
         if self._missing:
@@ -392,9 +393,9 @@ class Connection(web.RequestHandler):
     # --- aiohttp ----------------------------------------------------------------------------------------------------
 
     async def finish_response(self, request: Any, resp: Any, start_time: float | None) -> tuple[Any, bool]:
-        """Send an answer; the last one to a client that has ended its side ends the connection."""
-        if isinstance(resp, web.HTTPException):  # of aiohttp itself, before there was a handler to be asked
-            resp = _json_error(resp.status, UNKNOWN_EXPECT if resp.status == 417 else resp.reason)
+        """Send an answer; the last one to a client that has closed its side ends the connection."""
+        if isinstance(resp, web.HTTPException):  # made by aiohttp itself, before a handler was found
+            resp = protocol_error(resp.status, UNKNOWN_EXPECT if resp.status == UNKNOWN_EXPECTATION else resp.reason)
         done = await super().finish_response(request, resp, start_time)
         self._answers += 1
         if self._has_ended and self._answers == self._request_count:
@@ -402,17 +403,21 @@ class Connection(web.RequestHandler):
         return done
 
     def handle_error(
-        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: Any,
+        status: int = TABLE["internal"].http,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP request, or one whose handler failed, without a word of what was sent."""
+        """Answer what is not an HTTP request, or one whose handler failed; the text repeats nothing that was sent."""
         if request.writer.output_size > 0:
-            raise ConnectionError("An answer has begun, so there can be none of the error")
-        if status == 400:
+            raise ConnectionError("An answer has begun, so no error can be answered")
+        if status == TABLE["bad_request"].http:
             text = head_fault(exc)
         else:
             self.log_exception("Error handling a request", exc_info=exc)
             text = "Internal server error"
-        response = _json_error(status, text)
+        response = protocol_error(status, text)
         response.force_close()
         return response
 
@@ -453,7 +458,7 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     def _fits(self, data: bytes) -> bool:
-        """Whether the head that goes on with `data` ends within its bound."""
+        """Return whether the head that continues with `data` ends within its bound."""
         end = (self._end + data).find(b"\r\n\r\n", 0, MAX_HEAD - self._head + len(self._end))
         return end >= 0
 
@@ -463,9 +468,9 @@ class Connection(web.RequestHandler):
         self.force_close()
 
     def _go_on(self, data: bytes) -> None:
-        """Parse bytes that came while a request is under way: of its body or its trailers, or of requests behind it.
+        """Parse bytes that came while a request is under way: of its body or trailers, or of pipelined requests.
 
-        What is neither a request nor of a body, however many pieces it comes in, is bounded like a head.
+        Bytes that complete neither a request nor a part of a body are bounded like a head.
         """
         count, size = self._request_count, self._body.total_bytes
         super().data_received(data)
@@ -484,11 +489,11 @@ class Connection(web.RequestHandler):
             super().close()  # nothing more is taken; what came before is answered
 
     def _has_to_answer(self) -> bool:
-        """Whether there are requests to be answered. Nothing more will come: a body that is not complete never is."""
+        """Return whether requests are still to be answered. Nothing more will come: incomplete bodies stay so."""
         if self._answers == self._request_count:
             return False
         if self._reading_paused or self._buffer_paused:
-            return True  # the parser has not seen all; this is looked at again when it has
+            return True  # the parser has not seen everything; this is checked again when it has
         current = self._current_request
         if not self._messages and current is not None and current.writer.output_size > 0:
             return False
@@ -496,9 +501,9 @@ class Connection(web.RequestHandler):
         return True
 
     def _break_off(self) -> None:
-        """Nothing more of a body will come: one that is not complete is an error for whoever reads it."""
+        """End the body: reading one that is not complete raises an error."""
         if not self._body.is_eof():
-            self._body.set_exception(RequestPayloadError("The body breaks off"))
+            self._body.set_exception(RequestPayloadError("The body is cut off"))
             self._body.feed_eof()
 
 
@@ -509,9 +514,9 @@ _PARSER: Final = re.compile(r"(?:Bad status line:\n +)?([A-Za-z][^\n]*?):\n\n")
 
 
 def head_fault(error: BaseException | None) -> str:
-    """Say what is wrong with a request that the HTTP parser refuses.
+    """Return what is wrong with a request that the HTTP parser refuses.
 
-    aiohttp's own texts repeat what was sent, and with it keys; of those only what llhttp says of itself is used.
+    aiohttp's own texts repeat what was sent, which may contain keys; only llhttp's fixed part of them is used.
     """
     text = error.message if isinstance(error, BadHttpMessage) else ""
     if isinstance(error, LineTooLong):
@@ -519,29 +524,24 @@ def head_fault(error: BaseException | None) -> str:
     if text == "Too many headers received":
         return f"The request has more than {MAX_HEADERS} headers"
     if text == "Missing 'Host' header in request.":
-        return "The Host header is missing, which HTTP/1.1 asks for"
+        return "The Host header is missing, which HTTP/1.1 requires"
     if found := _DUPLICATE.fullmatch(text):
-        return f"The header {found[1]} is there more than once"
+        return f"The header {found[1]} occurs more than once"
     if isinstance(error, InvalidHeader):
-        return "A header is one that is not taken, or has a character that no header may have"
+        return "A header is not allowed, or has a character that is not allowed in headers"
     if isinstance(error, BadHttpMethod) and text.startswith("Received HTTPS traffic"):
-        return "This is TLS, on a port that is without it: use http://"
+        return "This is TLS, on a port without TLS: use http://"
     if isinstance(error, InvalidURLError):
         return "The request target is not a path or an address"
     if "PRI/Upgrade" in text:
-        return "This is HTTP/2, on a port of HTTP/1.1: the gRPC API has a port of its own"
+        return "This is HTTP/2, on a port for HTTP/1.1: the gRPC API has a port of its own"
     if found := _PARSER.match(text):
         return f"This is not a well-formed HTTP/1.1 request: {found[1]}"
     return "This is not a well-formed HTTP/1.1 request"
 
 
-UNKNOWN_EXPECT: Final = "Expect has to be 100-continue, if it is there"
+UNKNOWN_EXPECT: Final = "Expect must be 100-continue, or absent"
 HEAD_TOO_LONG: Final = f"The request line and the headers are longer than {MAX_HEAD} bytes"
-
-
-def _json_error(status: int, text: str) -> web.Response:
-    body = http_body(Refused(reason_of(status), text))
-    return web.Response(body=body, status=status, headers=API_HEADERS, content_type="application/json")
 
 
 _HEAD_TOO_LONG: Final = http_response(Refused("bad_request", HEAD_TOO_LONG), close=True)

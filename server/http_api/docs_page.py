@@ -1,4 +1,4 @@
-"""`/openapi.json`, and `/docs`: Swagger UI over it, all of it from this machine."""
+"""`/openapi.json`, and `/docs`: Swagger UI over it, served without any other host."""
 
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from server.http_api.static_files import Asset
 CARRIER: Final = "swagger_ui"
 """The package of the distribution swagger-ui-py, which brings Swagger UI. None of its code is imported; record 19."""
 FILES: Final = {"swagger-ui.js": "static/swagger-ui-bundle.js", "swagger-ui.css": "static/swagger-ui.css"}
-"""The name here -> the file in the carrier."""
+"""The name under which a file is served -> the file in the package."""
 FOLDER: Final = Path(__file__).parent / "docs"
 ROOT: Final = "/docs/"
 
@@ -23,11 +23,11 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Swagger UI styles elements from its script, and its icons are in its style sheet; script comes from here alone."""
+"""Swagger UI sets styles from its script and has its icons in its style sheet; scripts come from this server only."""
 
 
 def load() -> dict[str, Asset]:
-    """The files of the page by their names."""
+    """Return the files of the page by their names."""
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in static_files.TYPES}
     spec = find_spec(CARRIER)
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -1,6 +1,6 @@
-"""Which request is next when many wait: one organization after the other, of each the oldest, none for too long.
+"""Fair queueing (Nagle, RFC 970) of waiting requests: organizations take turns, of each the oldest request is next.
 
-Fair queueing (Nagle, RFC 970): an organization that has a thousand waiting gets as many turns as one with a single one.
+So an organization with a thousand waiting requests gets as many turns as one with a single request.
 """
 
 from collections import deque
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """What waits. Moments are of any clock that does not go back."""
+    """The waiting items of several owners. Moments are of any monotonic clock."""
 
     def __init__(self) -> None:
         self._queues: dict[str, deque[tuple[float, T]]] = {}
-        """Owner -> (the moment it came, item). The owner whose turn is next is the first."""
+        """Owner -> (arrival, item), oldest first. The owner whose turn is next comes first."""
         self._arrivals: deque[tuple[float, str]] = deque()
-        """The same over all owners: of an item, and of those that are gone by now."""
+        """(arrival, owner) over all owners in order, including items that are gone by now."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -30,8 +30,8 @@ class FairQueue(Generic[T]):
         self._arrivals.append((now, owner))
 
     def admit(self, number: int, may_go: Callable[[str], bool], late: float) -> Iterator[T]:
-        """Remove the next items, `number` at most, of owners who may go now: of each the one that came first; of an
-        owner with items from before the moment `late`, the one that came last."""
+        """Remove and return at most `number` next items, one of each owner that may go now: its oldest item, or its
+        newest if it has items from before the moment `late`."""
         passed = 0
         while number and passed < len(self._queues):
             owner = next(iter(self._queues))
@@ -49,14 +49,14 @@ class FairQueue(Generic[T]):
             yield item
 
     def give_up(self, number: int, before: float) -> Iterator[T]:
-        """Remove items that came before a moment, `number` at most, those first that came first."""
+        """Remove and return at most `number` items that came before a moment, the oldest first."""
         if not self._count:
             self._arrivals.clear()
         while number and self._arrivals and self._arrivals[0][0] < before:
             came, owner = self._arrivals.popleft()
             queue = self._queues.get(owner)
             if queue is None or queue[0][0] > came:
-                continue  # it had its turn
+                continue  # the item has been removed already
             number -= 1
             self._count -= 1
             _, item = queue.popleft()

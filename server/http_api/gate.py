@@ -1,9 +1,9 @@
-"""Before the HTTP API: of batches that arrive together a few come in in each turn of the event loop, the others wait.
+"""The gate before the HTTP API: it admits a few batches in each turn of the event loop; the others wait as bytes.
 
-An event loop looks at all that has arrived before the first of it is done. With thousands of batches before it, it
-would read, parse and inflate every one of them, be seconds late for each, and refuse most in the end: the more is asked
-of it, the less it does. Here they wait as bytes, and who has waited for `PATIENCE` is refused for hardly more than the
-answer costs. docs/decisions/0027.
+An event loop handles all sockets that are readable before the first request is done. With thousands of batches it would
+read, parse and inflate every one, be seconds late for each, and refuse most in the end: throughput would fall under
+load. Behind the gate they wait unparsed, and a batch that has waited for `PATIENCE` is refused at hardly more than the
+cost of the answer. docs/decisions/0027.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from server.limits.memory_budget import MemoryBudget
 from server.status import http_response
 
 PER_TURN: Final = 32
-"""Batches that come in in a turn of the event loop."""
+"""Batches that are admitted in one turn of the event loop."""
 REFUSED_PER_TURN: Final = 256
 PATIENCE: Final = 1.0
-"""Seconds that a batch waits at most."""
+"""Most seconds that a batch waits."""
 PAUSE: Final = 0.02
-"""Seconds until the next look when no request may come in."""
+"""Seconds until the next try when no batch can be admitted."""
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of all that waits; beyond them the next one is refused at once."""
+"""Most bytes of all that waits; beyond them the next batch is refused at once."""
 
 START: Final = b"POST /v1/ingest"
 """How a batch begins."""
 MAX_HEAD: Final = 32 * 1024
-"""Bytes of a request line and its headers."""
+"""Most bytes of a request line and its headers."""
 _LINE: Final = START + b" HTTP/1.1\r\n"
 _KEY: Final = re.compile(rb"\r\nx-api-key:[ \t]*([!-~]*)", re.IGNORECASE)
 LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -39,36 +39,38 @@ _PECULIAR: Final = re.compile(
 
 
 def full() -> Refused:
-    """Why a batch is refused that has waited too long."""
-    return Refused("unavailable", "More batches arrive than can be taken; send it again", retry_after=1)
+    """Return the refusal of a batch that has waited too long."""
+    return Refused(
+        "unavailable", "More batches arrive than can be accepted; retry the request unchanged", retry_after=1
+    )
 
 
 ANSWER: Final = http_response(full())
-"""The response to a refused batch, as it is on the wire."""
+"""The response to a refused batch, in bytes."""
 
 
 class Waiting(Protocol):
-    """A connection whose next request has begun to arrive, and is held."""
+    """A connection whose next request has begun to arrive and is held back."""
 
     @property
     def held(self) -> bytes | None:
-        """What has arrived of it; None: it is gone."""
+        """The bytes of the request so far; None: the connection is gone."""
         ...
 
     def let_in(self) -> None:
-        """Go on with the request."""
+        """Continue with the request."""
         ...
 
     def refuse(self) -> None:
-        """Answer it: it is `full`."""
+        """Answer the request with `full`."""
         ...
 
 
 class Gate:
-    """The turns of one event loop.
+    """The gate of one event loop.
 
-    `owner_of` names the organization of a key, `room` is what its batches wait in for the disk. `on_refused` counts a
-    batch that is refused without a request being made of it; None: there is always one, for those who want to see each.
+    `owner_of` returns the organization of a key; `room` is the memory in which its batches wait for the disk.
+    `on_refused` counts a batch that is refused without being parsed; None: each is parsed, to be logged or traced.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class Gate:
         self._turning = False
 
     def lets_in(self) -> bool:
-        """Whether a batch may come in at once; counts it."""
+        """Return whether a batch is admitted at once, and count it then."""
         if not self._turning:
             self._turning = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -96,7 +98,7 @@ class Gate:
         return True
 
     def wait(self, waiting: Waiting) -> None:
-        """Call it when its turn has come."""
+        """Queue a connection; it is called back when its turn has come."""
         head = waiting.held
         if head is None or self._bytes > MAX_BYTES:
             waiting.refuse()
@@ -106,7 +108,7 @@ class Gate:
         self._waiting.add(owner, waiting, asyncio.get_running_loop().time())
 
     def hold(self, size: int) -> None:
-        """So many bytes more are held, or fewer."""
+        """Count `size` more bytes as held; negative: fewer."""
         self._bytes += size
 
     def _has_room(self, owner: str) -> bool:
@@ -135,9 +137,9 @@ class Gate:
 
 
 def is_whole(data: bytes) -> bool:
-    """True if these are all bytes of one usual request, after which the connection goes on.
+    """Return True if these are exactly the bytes of one request, after which the connection stays usable.
 
-    In doubt False: what it says decides only whether the HTTP parser has to see a request that is refused anyway.
+    False if in doubt: the HTTP parser then has to see the request, which is refused anyway.
     """
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
     if end < 0 or not data.startswith(_LINE):

@@ -1,4 +1,4 @@
-"""The shapes that the OpenAPI document names: the event by the table of its fields, answers as `render` has them."""
+"""The schemas of the OpenAPI document: the event from the table of its fields, answers as `read_json` writes them."""
 
 from typing import Any, Final, get_args
 
@@ -17,7 +17,7 @@ REFERENCE: Final = "#/components/schemas/{name}"
 
 TEXT: Final[Schema] = {"type": "string"}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-DOLLARS: Final[Schema] = {"type": "number", "minimum": 0, "description": "US dollars, a decimal with all its digits"}
+DOLLARS: Final[Schema] = {"type": "number", "minimum": 0, "description": "US dollars, an exact decimal"}
 RATIO: Final[Schema] = {"type": "number", "minimum": 0, "maximum": 1}
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 DAY: Final[Schema] = {"type": "string", "format": "date"}
@@ -26,22 +26,22 @@ POSITION: Final[Schema] = {"type": "string", "pattern": "^[A-Za-z0-9_.~-]+$"}
 
 
 def ref(name: str) -> Schema:
-    """A reference to a component."""
+    """Return a reference to a component."""
     return {"$ref": REFERENCE.format(name=name)}
 
 
 def nullable(schema: Schema) -> Schema:
-    """The same, or null."""
+    """Return a schema that also allows null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
 def listed(schema: Schema) -> Schema:
-    """A list of it."""
+    """Return the schema of a list."""
     return {"type": "array", "items": schema}
 
 
 def record(optional: tuple[str, ...] = (), /, **fields: Schema) -> Schema:
-    """An object of these members and no others."""
+    """Return the schema of an object with these members and no others; those in `optional` may be absent."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
@@ -57,7 +57,7 @@ SUMS: Final = {
 }
 _USER: Final = {"user_id": nullable(TEXT), **SUMS, "first_seen": nullable(TIME), "last_seen": nullable(TIME)}
 _MODEL: Final = {"provider": TEXT, "model": TEXT}
-_MILLIS: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds, less than 5 % off from 1 on"}
+_MILLIS: Final[Schema] = {"type": "number", "minimum": 0, "description": "Milliseconds; from 1 ms on less than 5 % off"}
 _LATENCY: Final = record(p50=_MILLIS, p95=_MILLIS, p99=_MILLIS, measured=COUNT)
 _WINDOW: Final = record(start=TIME, used=COUNT, limit=nullable(COUNT))
 _KEY: Final = {
@@ -103,7 +103,7 @@ ANSWERS: Final[dict[str, Schema]] = {
     ),
     "Reason": {
         "enum": list(get_args(Reason)),
-        "description": "Why, for programs: the list is closed.\n\n"
+        "description": "The reason of an error, for programs. The list is closed.\n\n"
         + "\n".join(f"- `{reason}` ({each.http}): {each.meaning}" for reason, each in TABLE.items()),
     },
     "Error": {
@@ -190,7 +190,7 @@ ANSWERS: Final[dict[str, Schema]] = {
 
 
 def _event(found: Schema) -> Schema:
-    """The schema of an event: what its type says, and of the table of fields what a type cannot say."""
+    """Return the schema of an event: that of its type, and what only the table of fields has."""
     for field in FIELDS:
         member = found["properties"][field.name]
         match field.kind:
@@ -207,11 +207,11 @@ def _event(found: Schema) -> Schema:
 
 
 _IN_WORDS: Final = {"uuid", "timestamp", "cost"}
-"""Kinds of fields whose rule a schema cannot say as a whole."""
+"""Kinds of fields whose rule a schema cannot express in full."""
 
 
 def components() -> dict[str, Schema]:
-    """Every named shape."""
+    """Return every named schema."""
     bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, RotateBody, EmptyBody, BudgetBody)
     _, found = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
     found["Event"] = _event(found.pop("JsonEvent"))

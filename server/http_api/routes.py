@@ -1,9 +1,10 @@
-"""The HTTP API: requests into `Batch`es and read parameters, receipts, answers and `Refused` into responses."""
+"""The routes of the HTTP API: turn requests into `Batch`es and parameters, results and `Refused` into responses."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ from server.http_api import admin, docs_page, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.fast_path import FastPath, body_of
 from server.http_api.gate import Gate, full
+from server.http_api.responses import error_response, json_response, protocol_error
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
 from server.ingest.inflate import Encoding, encoding_of, inflate, kept, refuse_compressed, too_large
@@ -31,7 +33,7 @@ from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
-from server.status import API_HEADERS, NDJSON, POSITION, TABLE, http_body, http_headers, reason_of
+from server.status import API_HEADERS, NDJSON, POSITION, TABLE, UNKNOWN_TRANSFER_CODING, error_members
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
 from server.tenancy.admin_service import AdminService
@@ -46,13 +48,13 @@ NAMELESS: Final = (
     "ask for GET /v1/users/?user_id=ID"
 )
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-"""What is answered also while there are too many connections."""
+"""Paths that are answered even while there are too many connections."""
 
 BODY_TIMEOUT: Final = 120.0
 """Seconds in which a body has to arrive."""
 INLINE_IN: Final = 256 * 1024
 INLINE_OUT: Final = 1024 * 1024
-"""Bytes in and out up to which a body is inflated on the event loop; below a thread's own cost."""
+"""Bytes in and out up to which a body is inflated on the event loop: a thread would cost more."""
 
 GATE: Final = web.AppKey("gate", Gate)
 FAST_PATH: Final = web.AppKey("fast_path", FastPath)
@@ -66,9 +68,9 @@ def create_app(
     registry: CollectorRegistry | None = None,
     gather: Gather | None = None,
 ) -> web.Application:
-    """The application; `make_runner` serves it. A `desk` adds the admin API, a `registry` the metrics: what `gather`
-    makes of it, if it is there."""
-    door = _Door(services)
+    """Return the application, to be served by `make_runner`. A `desk` adds the admin API, a `registry` the metrics;
+    `gather` turns that registry into the one of all API processes."""
+    routes = _Routes(services)
     outer = [access_log.log_requests] if services.access_log else []
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
@@ -79,16 +81,16 @@ def create_app(
     app[GATE] = Gate(services.directory.owner_of, services.intake.pending, on_refused)
     if not is_watched:
         app[FAST_PATH] = FastPath(services)
-    app.router.add_route("POST", "/v1/ingest", door.ingest, expect_handler=_expect_later)
-    app.router.add_get("/v1/users", door.list_users)
-    app.router.add_get(USERS, door.get_user_by_parameter)
-    app.router.add_get(USERS + r"{user_id:[\s\S]+}", door.get_user)
-    app.router.add_get("/v1/costs", door.get_costs)
+    app.router.add_route("POST", "/v1/ingest", routes.ingest, expect_handler=_expect_later)
+    app.router.add_get("/v1/users", routes.list_users)
+    app.router.add_get(USERS, routes.get_user_by_parameter)
+    app.router.add_get(USERS + r"{user_id:[\s\S]+}", routes.get_user)
+    app.router.add_get("/v1/costs", routes.get_costs)
     app.router.add_get("/v1/stream/users", partial(stream_users, services), allow_head=False)
-    app.router.add_get("/v1/quota", door.get_quota)
-    app.router.add_get("/v1/budgets", door.get_budgets)
-    app.router.add_get("/healthz", door.healthz)
-    app.router.add_get("/readyz", door.readyz)
+    app.router.add_get("/v1/quota", routes.get_quota)
+    app.router.add_get("/v1/budgets", routes.get_budgets)
+    app.router.add_get("/healthz", routes.healthz)
+    app.router.add_get("/readyz", routes.readyz)
     static_files.add_routes(app)
     docs_page.add_routes(app)
     if registry is not None:
@@ -103,7 +105,7 @@ def make_runner(app: web.Application, **bounds: Any) -> Runner:
     return Runner(app, _server_logger(), app[GATE], app.get(FAST_PATH), **bounds)
 
 
-class _Door:
+class _Routes:
     def __init__(self, services: Services) -> None:
         self._services = services
 
@@ -127,7 +129,8 @@ class _Door:
             response = error_response(outcome)
         else:
             headers = {**API_HEADERS, POSITION: outcome.position}
-            response = web.Response(body=body_of(outcome), status=202, headers=headers, content_type="application/json")
+            body, status = body_of(outcome), HTTPStatus.ACCEPTED
+            response = web.Response(body=body, status=status, headers=headers, content_type="application/json")
         response.headers.update(services.intake.limits(key))
         if wanted:
             response.headers["Preference-Applied"] = f"handling={wanted}"
@@ -190,9 +193,9 @@ class _Door:
         told: dict[str, Any] = {"warnings": warnings} if warnings else {}
         if not reasons:
             return json_response({"status": "ready", **told})
-        error = f"Not ready: {'; '.join(reasons)}"
-        refusal = {"error": error, "reason": reason_of(503)}
-        return json_response({"status": "unready", **refusal, "reasons": reasons, **told}, 503)
+        refused = Refused("unavailable", f"Not ready: {'; '.join(reasons)}")
+        body = {"status": "unready", **error_members(refused), "reasons": reasons, **told}
+        return json_response(body, TABLE[refused.reason].http)
 
     def _read(self, request: web.Request) -> tuple[Key, Mapping[str, str], str | None]:
         """The key of a read, its parameters, the first of each name, and the position it waits for."""
@@ -208,7 +211,7 @@ class _Door:
 
 
 async def _expect_later(_: web.Request) -> None:
-    """Instead of a 100 Continue before anything is known of the request: `_read_body` sends it."""
+    """Send no 100 Continue yet: `_read_body` does, once the request has been checked."""
 
 
 async def _read_body(request: web.Request, hold: Hold) -> bytes:
@@ -231,7 +234,7 @@ async def _read_body(request: web.Request, hold: Hold) -> bytes:
     except TimeoutError:
         raise Refused("bad_batch", f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds") from None
     except RequestPayloadError:
-        raise Refused("bad_batch", "The body breaks off or is not well framed") from None
+        raise Refused("bad_batch", "The body is cut off or not well framed") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -251,7 +254,7 @@ async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
 
 
 def _user_id(request: web.Request) -> str:
-    """What stands behind `/v1/users/`, decoded once; the router's own match would keep a `%2F` apart from a `/`."""
+    """Return what follows `/v1/users/`, decoded once; the router's match would leave `%2F` undecoded."""
     text = unquote(request.rel_url.raw_path.removeprefix(USERS))
     return text.encode(errors="replace").decode()
 
@@ -263,27 +266,7 @@ def _unknown_coding(request: web.Request) -> str | None:
     return next((each for each in codings if each not in ("chunked", "")), None)
 
 
-# --- responses -------------------------------------------------------------------------------------------------------
-
-
-def json_response(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return `body` as JSON; `headers` are added to those of every answer of the API."""
-    every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
-    return web.Response(body=read_json.encode(body), status=status, headers=every, content_type="application/json")
-
-
-def error_response(refused: Refused) -> web.Response:
-    """The answer to a refused request."""
-    status = TABLE[refused.reason].http
-    headers = {**API_HEADERS, **http_headers(refused)}
-    return web.Response(body=http_body(refused), status=status, headers=headers, content_type="application/json")
-
-
-def _http_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """The answer that HTTP itself asks for, without the headers of refusals of the same reason."""
-    refused = Refused(reason_of(status), message)
-    every = API_HEADERS if headers is None else {**API_HEADERS, **headers}
-    return web.Response(body=http_body(refused), status=status, headers=every, content_type="application/json")
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @web.middleware
@@ -292,7 +275,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         if hdrs.TRANSFER_ENCODING in request.headers and (coding := _unknown_coding(request)):
             message = f"Transfer-Encoding: {coding} is not supported, only chunked; pack the body by Content-Encoding"
-            return _http_error(501, message)
+            return protocol_error(UNKNOWN_TRANSFER_CODING, message)
         connection = request.protocol
         if isinstance(connection, Connection) and connection.is_probe_only:
             response = await handler(request) if request.path in PROBES else error_response(too_many_connections())
@@ -303,16 +286,17 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(refused)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        return _http_error(405, f"{request.method} is not allowed here, only {allowed}", {"Allow": allowed})
+        message = f"{request.method} is not allowed here, only {allowed}"
+        return error_response(Refused("method_not_allowed", message), {"Allow": allowed})
     except web.HTTPNotFound:
-        return _http_error(404, "There is nothing at this path; GET /openapi.json lists the paths")
+        return error_response(Refused("not_found", "There is nothing at this path; GET /openapi.json lists the paths"))
     except web.HTTPException as error:
-        return _http_error(error.status, error.reason)
+        return protocol_error(error.status, error.reason)
     except ConnectionError:  # the client went away: nobody reads this
-        return _http_error(400, "The client closed the connection")
+        return error_response(Refused("bad_request", "The client closed the connection"))
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return _http_error(500, "Internal server error")
+        return error_response(Refused("internal", "Internal server error"))
 
 
 def _guard_keys(services: Services) -> Any:
@@ -333,8 +317,8 @@ def _guard_keys(services: Services) -> Any:
     return guard_keys
 
 
-class _Unremarkable(logging.Filter):
-    """Keeps out of the log what only clients can cause: connections that end, requests that are not HTTP."""
+class _ClientFaults(logging.Filter):
+    """Keeps faults of clients out of the log: connections that end, requests that are not HTTP."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -344,5 +328,5 @@ class _Unremarkable(logging.Filter):
 def _server_logger() -> logging.Logger:
     logger = logging.getLogger("spendstream.http")
     if not logger.filters:
-        logger.addFilter(_Unremarkable())
+        logger.addFilter(_ClientFaults())
     return logger

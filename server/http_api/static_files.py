@@ -1,9 +1,10 @@
-"""The page at `/`: its files, and the headers they go out with. Everything the page needs comes from here."""
+"""The page at `/`: its files and their headers. The page needs no other host."""
 
 import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 ROOT: Final = "/page/"
-"""Where the files of the page are; the page itself is at `/`."""
+"""The path of the page's files; the page itself is at `/`."""
 
 FOLDER: Final = Path(__file__).parent / "page"
 INDEX: Final = "index.html"
@@ -19,11 +20,11 @@ INDEX: Final = "index.html"
 CARRIER: Final = "youplot"
 """The distribution that brings uPlot, the chart library. None of its code is imported; decision record 16."""
 CHART_FILES: Final = {"uplot.js": "vendor/uplot.iife.min.js", "uplot.css": "vendor/uplot.min.css"}
-"""The name here -> the file in the carrier. `index.html` says which bytes it accepts (`integrity`)."""
+"""The name under which a file is served -> the file in the package. `index.html` has their hashes (`integrity`)."""
 
 TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-# The last two: no string of anybody's becomes markup or code.
+# The last two keep the page from turning any string into markup or code.
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -36,14 +37,14 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    hdrs.CACHE_CONTROL: "no-cache",  # asked for again, answered with 304: a new release is seen at once
+    hdrs.CACHE_CONTROL: "no-cache",  # revalidated each time (304), so that a new release is seen at once
     hdrs.VARY: hdrs.ACCEPT_ENCODING,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file, as it is and compressed; `tag` names its content."""
+    """One file, plain and compressed; `tag` is a digest of its content."""
 
     plain: bytes
     packed: bytes
@@ -52,14 +53,14 @@ class Asset:
 
     @classmethod
     def read(cls, path: Path) -> "Asset":
-        """Read it now: what is served does not change while the process runs. Raises `OSError`."""
+        """Read a file once: what is served does not change while the process runs. Raises `OSError`."""
         plain = path.read_bytes()
         packed = gzip.compress(plain, mtime=0)
         return cls(plain, packed, TYPES[path.suffix], hashlib.sha256(plain).hexdigest()[:32])
 
 
 def load() -> dict[str, Asset]:
-    """Every file of the page by its name. Without its carrier the charts are missing, and the page says so."""
+    """Return every file of the page by its name. Without `CARRIER` the charts are missing, and the page says so."""
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES} | dict(_chart_files())
     return {name: Asset.read(path) for name, path in sorted(files.items())}
 
@@ -73,13 +74,13 @@ def _chart_files() -> Iterator[tuple[str, Path]]:
 
 
 def add_routes(app: web.Application) -> None:
-    """Serve the page and its files; any other path stays what it was."""
+    """Serve the page and its files."""
     for name, asset in load().items():
         app.router.add_get("/" if name == INDEX else ROOT + name, handler(asset))
 
 
 def handler(asset: Asset, policy: str = POLICY) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """What answers with a file; `policy`: its Content-Security-Policy."""
+    """Return a handler that answers with a file; `policy` is its Content-Security-Policy."""
     headers = {**HEADERS, "Content-Security-Policy": policy}
 
     async def answer(request: web.Request) -> web.Response:
@@ -87,7 +88,7 @@ def handler(asset: Asset, policy: str = POLICY) -> Callable[[web.Request], Await
         tag = f"{asset.tag}-gzip" if packed else asset.tag
         known = request.if_none_match or ()
         if any(each.value in {tag, "*"} for each in known):
-            response = web.Response(status=304, headers=headers)
+            response = web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         else:
             body = asset.packed if packed else asset.plain
             response = web.Response(body=body, headers=headers, content_type=asset.content_type, charset="utf-8")

@@ -1,4 +1,4 @@
-"""The feed as server-sent events (WHATWG HTML, section 9.2): `GET /v1/stream/users`."""
+"""The live feed as server-sent events (WHATWG HTML, section 9.2): `GET /v1/stream/users`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -20,27 +20,30 @@ from server.tenancy.keys import Key
 HEADERS: Final = {
     **API_HEADERS,
     "Content-Type": "text/event-stream",
-    "X-Accel-Buffering": "no",  # a proxy that knows it passes events on as they come
+    "X-Accel-Buffering": "no",  # proxies that know the header pass events on without buffering
 }
 HELLO: Final = b": spendstream\nretry: 1000\n\n"
 HEARTBEAT: Final = b": heartbeat\n\n"
 
 
 async def stream_users(services: Services, request: web.Request) -> web.StreamResponse:
-    """Answer with events until the client goes, its key ends or the server stops. Raises `Refused` before the first."""
+    """Answer with events until the client leaves, its key ends or the server stops.
+
+    Raises `Refused` only before the first event.
+    """
     secret = secret_of(request.headers.get("x-api-key"), request.headers.get(hdrs.AUTHORIZATION))
 
     def check() -> Key:
         return services.authenticate(secret, "read")
 
-    check()  # before anything else of the request is looked at
+    check()  # before anything else of the request
     params = _first(request)
     subscription = await services.feed.open(
         secret,
         check,
         {name: value for name, value in params.items() if name != "after"},
         request.query.getall("user_id", ()),
-        # A browser that reconnects by itself repeats the address, but its header is the newer one.
+        # A browser that reconnects repeats the URL, so its header is newer than the parameter.
         request.headers.get("Last-Event-ID") or params.get("lastEventId"),
         params.get("after"),
         lambda: request.transport is None or request.transport.is_closing(),
@@ -59,7 +62,7 @@ async def stream_users(services: Services, request: web.Request) -> web.StreamRe
         return response
     except asyncio.CancelledError:
         if request.transport is not None:
-            request.transport.abort()  # what it has not read yet it will not read any more
+            request.transport.abort()  # the client does not read: do not wait until it has
         raise
     await response.write_eof()
     return response
@@ -79,12 +82,12 @@ def _written(frame: Frame | Reached | None) -> bytes:
 
 
 def budget_event(reached: Reached) -> bytes:
-    """A budget that was reached as one event; without an `id:`, for it is no place to go on from."""
+    """Return a reached budget as one event, without an `id:`, as a stream cannot be resumed there."""
     return b"event: budget\ndata: %b\n\n" % read_json.encode(budget_reached(reached))
 
 
 def event(frame: Frame) -> bytes:
-    """A frame as one event."""
+    """Return a frame as one event."""
     kind = b"snapshot" if frame.snapshot else b"update"
     data = read_json.user_rows(frame.rows), format_timestamp(frame.as_of).encode()
     return b'id: %b\nevent: %b\ndata: {"users":%b,"asOf":"%b"}\n\n' % (frame.token.encode(), kind, *data)

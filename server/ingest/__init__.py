@@ -1,1 +1,1 @@
-"""Bytes in, receipt out: sans-I/O parts, the publisher port, the group commit. May import `limits` and below."""
+"""Ingest, from bytes to receipt: sans-I/O parsers, the publisher port, group commit. May import `limits` and below."""

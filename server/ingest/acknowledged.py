@@ -1,8 +1,8 @@
-"""How far this process has acknowledged events: a file, so that its next life knows it.
+"""How far this process has acknowledged events, kept in a file for its next start.
 
-A broker that stopped without a flush may come back with less than it acknowledged. What was given to senders is kept
-beside the log, then, in a few bytes written before each answer: not to the disk, for it need not outlive a power cut of
-this machine, only the end of this process and of the broker.
+A broker that stopped without a flush may come back with less than it acknowledged. So the last acknowledged offsets are
+kept beside the log, in a few bytes written before each answer. They are not flushed: they need not survive a power cut
+of this machine, only the end of this process and of the broker.
 
     8 bytes: the log's name       8 bytes for each partition: the last offset that was acknowledged, -1: none
 """
@@ -18,10 +18,10 @@ from processor.core.tables.table_rows import NEVER
 
 
 class Acknowledged:
-    """partition -> the last offset that was acknowledged; `NEVER`: none. One thread at a time."""
+    """partition -> the last offset that was acknowledged; `NEVER`: none. For one thread at a time."""
 
     def __init__(self, path: Path | None, identity: str, partitions: int) -> None:
-        """Without a `path` it begins anew with each process, as it does for another log."""
+        """Read the file. Without a `path`, or if the file is of another log, begin with nothing."""
         self._name = identity.encode()[:8].ljust(8)
         self._form = f"<8s{partitions}q"
         self._offsets = [NEVER] * partitions
@@ -45,18 +45,18 @@ class Acknowledged:
         return self._offsets[partition]
 
     def advance(self, offsets: Mapping[int, int]) -> None:
-        """These are acknowledged next."""
+        """Note offsets (partition -> offset) that are about to be acknowledged."""
         for partition, offset in offsets.items():
             self._offsets[partition] = max(offset, self._offsets[partition])
         self._write()
 
     def forget(self, partition: int) -> None:
-        """The log lost what was acknowledged, and that was reported."""
+        """Forget a partition's offset: the log lost what was acknowledged, and that was reported."""
         self._offsets[partition] = NEVER
         self._write()
 
     def _go_without(self, error: OSError) -> None:
-        """A disk that is full, or failing: this life of the process keeps it in memory."""
+        """Continue in memory only, as the disk is full or failing."""
         get_logger().warning("acknowledged.not_kept", error=str(error))
         self.close()
 

@@ -1,6 +1,6 @@
-"""The one path both APIs take: check a batch, charge it, make it durable, answer with a receipt.
+"""Intake, the same for both APIs: check a batch, charge it, make it durable, answer with a receipt.
 
-Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and whatever is refused raises `Refused`.
+Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and a refused batch raises `Refused`.
 """
 
 import asyncio
@@ -34,20 +34,20 @@ MAX_EVENTS: Final = 100
 
 
 class Batch(Struct):
-    """One request's events as they were sent."""
+    """The events of one request as they were sent."""
 
     api: Api
     payload: PayloadFormat
     records: Sequence[bytes]
     lines: Sequence[int]
-    """The number of each record in the request as sent, from 1: what `rejected[]` names."""
+    """The number of each record in the request as sent, from 1, for `rejected`."""
     handling: Handling
     body: Body | None = None
     """What the records were cut from, if it was packed: the log keeps it as it came where it can."""
 
 
 class Receipt(Struct, frozen=True):
-    """What became of a batch: `accepted` events are durable."""
+    """The result of a batch: `accepted` events are durable."""
 
     accepted: int
     rejected: tuple[Rejection, ...]
@@ -55,9 +55,11 @@ class Receipt(Struct, frozen=True):
 
 
 class Intake:
-    """Accepts batches. `clock` gives the arrival, microseconds since the epoch; `pending` bounds what waits for the
-    disk, fairly between organizations; `lease`: see `Source.lease`. `latest` is the last instant that it may be now, if
-    that is not the clock's: an event's own time may lie 24 h after it.
+    """Accepts batches.
+
+    `clock` returns the arrival, in microseconds since the epoch. `pending` bounds the bytes that wait for the disk,
+    fairly between organizations. `lease`: see `Source.lease`. `latest` returns the latest instant that it may be now,
+    for a clock that may be behind: an event's own time may lie up to 24 h after that.
     """
 
     def __init__(
@@ -88,10 +90,10 @@ class Intake:
         return rate_limit_headers.headers(allowances, now) if allowances else {}
 
     async def accept(self, key: Key, batch: Batch) -> Receipt:
-        """Take a batch for `key`, which has been authenticated.
+        """Accept a batch for `key`, which has been authenticated.
 
-        Returns once every valid event is durable; a duplicate counts as accepted. Raises `Refused` if the batch as a
-        whole is not taken: nothing of it is charged then.
+        Returns once every valid event is durable; a duplicate counts as accepted. Raises `Refused` if the batch is
+        refused as a whole: then nothing of it is charged.
         """
         now, began = self._clock(), time.monotonic()
         self._quotas.admit_request(key, now)
@@ -206,7 +208,7 @@ class Intake:
         return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))
 
     def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
-        """What is valid of a batch, and what is not; raises `Refused` if nothing of it may be taken."""
+        """Return the valid events of a batch, and the rejections. Raises `Refused` if it is refused as a whole."""
         with tracing.span("events.decode", events=len(batch.records)):
             decoded = codec.decode(batch.payload, batch.records, batch.handling, latest)
         if self._cardinality is not None:

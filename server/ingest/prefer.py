@@ -1,4 +1,4 @@
-"""Sans-I/O: the header `Prefer` (RFC 7240), as far as it chooses how a batch is handled."""
+"""Sans-I/O: parse the header `Prefer` (RFC 7240) for how a batch is handled."""
 
 import re
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ _PREFERENCE = re.compile(
 
 
 def handling(headers: Iterable[str]) -> Handling | None:
-    """`strict` or `lenient` if that is what the `Prefer` headers of a request ask for.
+    """Return `strict` or `lenient` if the `Prefer` headers of a request ask for it, else None.
 
-    Only the first `handling` counts; a value that is not known, and all behind a form that is not, is ignored.
+    Only the first `handling` counts. An unknown value is ignored, as is everything after a syntax error.
     """
     text = ",".join(headers)
     position = 0

@@ -1,7 +1,7 @@
-"""Sans-I/O: opens an `IngestRequest` as far as its events, and leaves those as the bytes they are.
+"""Sans-I/O: split an `IngestRequest` into the bytes of its events.
 
-A tag walker instead of the generated class: the events are kept as sent, and a message of millions of empty ones costs
-no more than its first hundred. Wire format: protobuf.dev/programming-guides/encoding.
+It walks the tags instead of using the generated class: the events are kept as sent, and a message of millions of empty
+events costs no more than its first hundred. Encoding: protobuf.dev/programming-guides/encoding.
 """
 
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES: Final = 10
 
 MAX_FIELDS: Final = 1024
-"""Fields of a refused request that are looked at for its sequence: ten times those of the largest sound batch."""
+"""Fields of a refused request that are searched for its sequence: ten times those of the largest valid batch."""
 
 
 class RawRequest(NamedTuple):
@@ -25,7 +25,7 @@ class RawRequest(NamedTuple):
 
 
 def parse(raw: bytes, limit: int) -> RawRequest:
-    """Split a request; stops after `limit` + 1 events. Raises `Refused("bad_batch")` if it is not well formed."""
+    """Split a request; stop after `limit` + 1 events. Raises `Refused("bad_batch")` if it is not well formed."""
     sequence = 0
     events: list[bytes] = []
     position = 0
@@ -60,9 +60,9 @@ def parse(raw: bytes, limit: int) -> RawRequest:
 
 
 def sequence_of(raw: bytes) -> int:
-    """The sequence of a request that is refused, wherever it stands among the fields; 0 if that cannot be found.
+    """Return the sequence of a refused request, wherever it is among the fields; 0 if it is not found.
 
-    Looks at `MAX_FIELDS` fields at most: a refusal must cost no more than what it refuses.
+    Searches at most `MAX_FIELDS` fields: a refusal must not cost more than the request it refuses.
     """
     sequence = 0
     position = 0
@@ -82,7 +82,7 @@ def sequence_of(raw: bytes) -> int:
 
 
 def _varint(raw: bytes, position: int) -> tuple[int, int]:
-    """The number at `position`, and where it ends; raises `IndexError` if it does not."""
+    """Return the varint at `position`, and the position after it. Raises `IndexError` if it does not end."""
     byte = raw[position]
     if byte < 0x80:
         return byte, position + 1
@@ -96,7 +96,7 @@ def _varint(raw: bytes, position: int) -> tuple[int, int]:
 
 
 def _skip(raw: bytes, tag: int, position: int) -> int:
-    """Where a field that is not ours ends; raises `IndexError` for one without number, of no known type, or cut off."""
+    """Return the position after an unknown field. Raises `IndexError` for a bad tag or type, or if it is cut off."""
     kind = tag & 7
     if tag < 8 or kind not in (_VARINT, _FIXED64, _BYTES, _FIXED32):
         raise IndexError

@@ -18,7 +18,7 @@ Done = Callable[[Outcome], None]
 
 
 class NotPublished(Refused):
-    """Nothing of a batch is in the log, nor ever will be."""
+    """Nothing of a batch is in the log, or ever will be."""
 
     def __init__(self, message: str) -> None:
         super().__init__("unavailable", message, retry_after=1)
@@ -29,7 +29,7 @@ class Publisher(Protocol):
 
     @property
     def partitions(self) -> int:
-        """How many partitions the events topic has."""
+        """The number of partitions of the events topic."""
         ...
 
     @property

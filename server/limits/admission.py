@@ -1,10 +1,10 @@
-"""Which connections of the HTTP API are let in: a bound for all, a share for each address, and a way for probes.
+"""Admission of connections to the HTTP API: a bound for all, a share for each address, and a reserve for probes.
 
 Pure bookkeeping: the event loop's time is an argument, in seconds.
 
-Beyond a bound the connection that has been idle for longest makes room, first of those that never made a request. If
-none is idle the new one is for probes only; of those the oldest makes room for the newest. So a client that opens
-connections without end and does nothing with them ends its own.
+Beyond a bound the connection that has been idle longest is closed, first of those that never made a request. If none is
+idle, the new connection is for probes only; of those the oldest is closed for the newest. So a client that opens
+connections without end and does not use them closes its own.
 """
 
 from collections.abc import Hashable
@@ -13,20 +13,20 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final, Generic, Protocol, TypeVar
 
 SHARE: Final = 0.75
-"""Of all connections, what those of one address may be: so many, for an address can be a proxy's."""
+"""The part of all connections that one address may have: that many, as it may be a proxy's."""
 MIN_IDLE: Final = 1.0
-"""Seconds that a connection has to be idle between two requests before it makes room for another one."""
+"""Seconds that a connection has to be idle between two requests before it may be closed for another one."""
 MIN_SILENT: Final = 0.25
 """The same before its first request."""
 RESCAN: Final = 0.1
-"""Seconds between two looks at all connections, if the first one found less than `FOUND`."""
+"""Seconds between two scans of all connections, if the first one found less than `FOUND`."""
 FOUND: Final = 256
-"""Idle connections that one look at all of them remembers."""
+"""Idle connections that one scan remembers."""
 
 
 @lru_cache(maxsize=16_384)
 def network_of(address: str) -> str:
-    """Return what a share belongs to: an IPv4 address, or the /64 that one owner of IPv6 addresses has at least."""
+    """Return the network that has a share: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         ip = ip_address(address.partition("%")[0])
     except ValueError:
@@ -44,7 +44,7 @@ class Admitted(Hashable, Protocol):
     peer: tuple[str, int]
     """Address and port."""
     network: str
-    """What the share belongs to: `network_of` the address."""
+    """The network that has the share: `network_of` the address."""
 
     @property
     def requests(self) -> int: ...
@@ -67,17 +67,17 @@ class Admission(Generic[C]):
         self._probe_only: dict[C, None] = {}
         """The oldest first."""
         self._idle: dict[str | None, tuple[float, list[C]]] = {}
-        """Of an address, None for all: when to look for more, and what was found, the first to go last."""
+        """Address (None: all) -> when to scan again, and the idle connections found; the next one to close is last."""
 
     def __len__(self) -> int:
         return len(self._admitted) + len(self._probe_only)
 
     def peers(self) -> list[tuple[str, int]]:
-        """Return address and port of all of them."""
+        """Return address and port of all connections."""
         return [each.peer for each in (*self._admitted, *self._probe_only)]
 
     def admit(self, connection: C, now: float) -> bool:
-        """Count a connection, closing another one where that makes room; return False if it is for probes only."""
+        """Count a connection, closing an idle one if there is no room; return False if it is for probes only."""
         address = connection.network
         has_share = self._by_address.get(address, 0) < self.share
         if (has_share and len(self._admitted) < self.limit) or self._make_room(None if has_share else address, now):
@@ -92,7 +92,7 @@ class Admission(Generic[C]):
         return False
 
     def forget(self, connection: C) -> None:
-        """The connection is closed; nothing happens if it is not known any more."""
+        """Forget a closed connection; does nothing if it is not known."""
         self._probe_only.pop(connection, None)
         if connection not in self._admitted:
             return

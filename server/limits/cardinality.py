@@ -1,11 +1,11 @@
-"""How much a project may have: an answer for who goes beyond, not a slow death for all.
+"""Bounds on how many users, models, environments, days and rows a project may have.
 
-Users, models, environments, days and rows are what a project costs the memory of every API process and of the worker,
-for ever. Tags, sessions and the like are kept with the event only and need no bound but its size.
+These cost memory in every API process and in the worker, for ever: an event beyond a bound is rejected, so that one
+project cannot exhaust it for all. Tags, sessions and the like are kept with the event only and are bounded by its size.
 
-What is known of a project is what the view has, and of days, models and environments also what this process has let in
-since: these bounds are exact where there is one API process. Several let in, together, what each alone may while none
-of them sees it in the tables yet. Users and rows can exceed their bounds by what is on its way to the tables.
+A project's present numbers are those of the view and, for days, models and environments, what this process has admitted
+since: with one API process these bounds are exact. Several processes may each admit up to the bound what none of them
+sees in the tables yet. Users and rows can exceed their bounds by what is on its way to the tables.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ MAX_ROWS: Final = 20_000_000
 MIN_SETTLED: Final = 100
 
 MAX_SEEN: Final = 20_000
-"""Known rows that are kept at hand: a few MB."""
+"""Known rows that are cached: a few MB."""
 
 _T = TypeVar("_T", int, str)
 
@@ -41,11 +41,11 @@ _Kinds = tuple[frozenset[int], frozenset[str], frozenset[str]]
 """Days, models and environments."""
 
 _ROWS: Final = 3
-"""An event makes at most so many new rows: its user's, its hour's, that hour's latencies."""
+"""New rows of one event at most: its user's, its hour's, that hour's latencies."""
 
 
 class Beyond(NamedTuple):
-    """An event that cannot be taken: its number among the valid ones, and why."""
+    """An event beyond a bound: its number among the valid ones, and why it is rejected."""
 
     row: int
     field: str
@@ -53,7 +53,7 @@ class Beyond(NamedTuple):
 
 
 class Admitted:
-    """What was let in of a project that the view did not have then: each name with how many batches brought it."""
+    """Names of a project that were admitted and that the view did not have then, with the number of their batches."""
 
     __slots__ = ("days", "environments", "models", "patience", "settled")
 
@@ -64,7 +64,7 @@ class Admitted:
         self.settled: dict[_Kinds, tuple[dict[int, int], DimValues]] = {}
         """Names with the position (partition -> offset) of which the view has them, or never will."""
         self.patience = MIN_SETTLED
-        """How many of them there may be before they are gone through."""
+        """How many entries `settled` may have before `catch_up` is due."""
 
     def withdraw(self, new: DimValues) -> None:
         """Count names once less."""
@@ -75,8 +75,8 @@ class Admitted:
     def settle(self, new: DimValues, end: Mapping[int, int]) -> None:
         """Names are decided with the position `end`.
 
-        Batches that bring the same names are one entry, with the last of their ends: while the tables stand still there
-        are as many as there are new names, not as many as there are batches.
+        Batches with the same names are one entry, with the last of their ends: while the tables make no progress, the
+        number of entries grows with new names, not with batches.
         """
         kinds = frozenset(new.days), frozenset(new.models), frozenset(new.environments)
         known = self.settled.get(kinds)
@@ -88,7 +88,7 @@ class Admitted:
         self.withdraw(new)
 
     def catch_up(self, view: View) -> None:
-        """Withdraw what is decided: either the view has it now, or it will never come."""
+        """Withdraw what is decided: the view has it now, or it will never come."""
         for kinds, (end, new) in list(self.settled.items()):
             if view.contains(end):
                 del self.settled[kinds]
@@ -97,7 +97,7 @@ class Admitted:
 
 
 class Cardinality:
-    """The bounds, on a view. For one event loop."""
+    """The bounds, checked with a view. For one event loop."""
 
     def __init__(
         self,
@@ -117,10 +117,10 @@ class Cardinality:
         self._admitted: dict[str, Admitted] = {}
         """By project."""
         self._rows_seen: set[tuple[str, UserRow]] = set()
-        """Rows of full projects that the view has: it never loses one, and to look for one costs most."""
+        """Rows of full projects that the view has. It never loses one, and looking one up costs most."""
 
     def beyond(self, project: str, columns: Columns) -> list[Beyond]:
-        """The events that would bring something new to a project that is full. A few lookups if it is not."""
+        """Return the events that would add something to a project that is full. Costs few lookups if it is not."""
         view, dims = self._view, columns.dims
         more, admitted = len(dims), self._admitted.get(project, _NOTHING)
         if admitted.settled and self._may_be_full(view.dim_values(project), admitted, more):
@@ -131,7 +131,7 @@ class Cardinality:
             days = [hour // HOURS_PER_DAY for hour in map(_hour_of, dims)]
             why = (
                 f"The project has events of {self._days} days (UTC), the most it may have: only timestamps of these "
-                "days are taken"
+                "days are accepted"
             )
             found += _new(columns, days, known.days, admitted.days.keys(), self._days, "timestamp", why)
         if view.members(project) >= self._users:
@@ -185,7 +185,7 @@ class Cardinality:
     def settle(self, project: str, new: DimValues, end: Mapping[int, int]) -> None:
         """What `admit` noted is in the log up to `end` (partition -> offset), if it is there at all.
 
-        Once the view contains that much, only what the view has counts: the events may have been duplicates.
+        Once the view contains `end`, only what the view has counts: the events may have been duplicates.
         """
         admitted = self._admitted.get(project)
         if admitted is None:
@@ -205,7 +205,7 @@ class Cardinality:
         return [Beyond(row, "user_id", why) for row, code in enumerate(columns.rows["user"].tolist()) if code in new]
 
     def _new_rows(self, project: str, columns: Columns) -> list[Beyond]:
-        """Of the events with new rows, those for which there is no room after the ones before them."""
+        """Return the events with new rows for which there is no room after the events before them."""
         view, dims = self._view, columns.dims
         hours = [(dim[0], *dim[1:4]) for dim in dims]
         new_hours = {hour for hour in set(hours) if not view.has_hour(project, hour)}
@@ -219,8 +219,8 @@ class Cardinality:
         seen.update((project, row) for row, is_there in has.items() if is_there)
         room = self._rows - view.rows_of_all_kinds(project)
         why = (
-            f"The project has {self._rows} rows, the most it may have: only events of users, days, models and hours "
-            "that it has together are taken"
+            f"The project has {self._rows} rows, the most it may have: only events that add to one of these rows, by "
+            "user, day, model and hour, are accepted"
         )
         found = []
         for number, (row, hour) in enumerate(events):
@@ -236,11 +236,11 @@ class Cardinality:
 
 _NOTHING: Final = Admitted()
 _hour_of, _model_of, _environment_of = itemgetter(0), itemgetter(2), itemgetter(3)
-"""Of a dim."""
+"""The parts of a dim."""
 
 
 def _add(counts: Counter[_T], new: Iterable[_T], known: set[_T]) -> None:
-    """Count names once more, and forget those that the view has got meanwhile: it never loses one."""
+    """Count names once more, and drop those that the view has by now: it never loses one."""
     if not known.isdisjoint(counts):
         for name in counts.keys() & known:
             del counts[name]
@@ -248,7 +248,7 @@ def _add(counts: Counter[_T], new: Iterable[_T], known: set[_T]) -> None:
 
 
 def _subtract(counts: Counter[_T], names: Iterable[_T]) -> None:
-    """Count names once less, those that still count."""
+    """Count names once less, if they are still counted."""
     for name in names:
         if counts[name] > 1:
             counts[name] -= 1
@@ -257,7 +257,7 @@ def _subtract(counts: Counter[_T], names: Iterable[_T]) -> None:
 
 
 def _users_and_dims(columns: Columns) -> Iterator[tuple[str | None, int]]:
-    """The user and the number of the dim of each event."""
+    """Yield the user and the number of the dim of each event."""
     rows = columns.rows
     for user, dim in zip(rows["user"].tolist(), rows["dim"].tolist(), strict=True):
         yield columns.users[user], dim
@@ -270,7 +270,7 @@ def _row_of(user: str | None, dim: Dim) -> UserRow:
 def _new(
     columns: Columns, values: Sequence[_T], known: set[_T], admitted: Set[_T], limit: int, field: str, why: str
 ) -> list[Beyond]:
-    """The events whose value, of those of the dims, is new and finds no room after the ones before it."""
+    """Return the events whose dim has a new value for which there is no room after the ones before it."""
     room = limit - len(known) - len(admitted - known)
     new = list(dict.fromkeys(value for value in values if value not in known and value not in admitted))
     refused = set(new[max(room, 0) :])
@@ -288,7 +288,7 @@ def without(
     handling: Handling,
     now: int,
 ) -> Decoded:
-    """What a batch's `records` came to, less the events that are `beyond`: those are faults of it, too."""
+    """Return `decoded`, the result of a batch's `records`, with the events `beyond` as faults instead of events."""
     ids = decoded.columns.rows["id"]
     faulty = {index for index, _ in decoded.faults}
     valid = [index for index in range(len(records)) if index not in faulty]

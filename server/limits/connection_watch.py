@@ -1,19 +1,18 @@
-"""Bounds for connections of which nothing is known when they are accepted: for all, and a share for each address.
+"""Bounds for connections that the libraries accept without asking: for all of them, and a share for each address.
 
-gRPC accepts connections in its own threads and asks nobody. It has a bound for all of them, beyond which a new one is
-closed at once; so whoever holds that many idle connections would keep everybody else out. Over HTTP with TLS the event
-loop says nothing of a connection before its handshake is done. Therefore a look at the process's own sockets, twice a
-second while there are many, ends what is too much: connections on which no call is under way, first of those that never
-made a call with a valid key. To the server and the client it looks as if the other side had closed; clients connect
-again when they have something to say.
+gRPC accepts connections in its own threads. It has one bound, beyond which a new connection is closed at once; so a
+client with that many idle connections would keep all others out. Over HTTP with TLS, the event loop does not report a
+connection before its handshake is done. Therefore the process examines its own sockets, twice a second while there are
+many, and shuts down what exceeds the bounds: connections without a call, first those that never made a call with a
+valid key. To server and client it looks as if the other side had closed; clients connect again when they need to.
 
-Only connections without a call are ended, be it for the sake of others or because one address has more than its share.
-A call begins when its request has arrived as a whole. Where bytes still arrive something may be on its way, so these
-connections go last; they are not spared for ever, for a byte now and then costs nothing. Nor are those with a call that
-needs no key and ends when its client likes: a `Watch` of the health, or reflection.
+Only connections without a call are closed, to make room or because one address has more than its share. A call begins
+when its request has arrived as a whole. Connections that still receive bytes are closed last, as a request may be on
+its way; but they are closed, as a byte now and then costs a client nothing. So are those with a call that needs no key
+and ends when its client likes: `Watch` of the health service, and reflection.
 
-A connection that has never sent a byte goes before one that has: its client waits for nothing, while a handshake that
-is under way may be waiting for a busy server. Those of addresses with more than an even part of the room go before
+A connection that has never sent a byte is closed before one that has: its client waits for nothing, while a handshake
+may be waiting for a busy server. Connections of addresses with more than an even part of the room are closed before
 those of other addresses.
 """
 
@@ -39,26 +38,26 @@ from processor.recurring import Recurring
 from server.limits.admission import MIN_IDLE, MIN_SILENT, SHARE, network_of
 
 MAX_GRPC: Final = 4096
-"""Connections at once, where the process may have the files for them."""
+"""Most connections at once, if the process may open as many files."""
 PERIOD: Final = 0.5
-"""Seconds between two looks."""
+"""Seconds between two examinations."""
 CROWDED: Final = 0.7
-"""Of the bound: with fewer files than that besides the other connections, no socket is looked at. A little less than
-what can make an end necessary, so that it is known by then who is idle."""
+"""Part of the bound: with fewer open files than that, no socket is examined. A little less than what can make closing
+necessary, so that it is known by then which connections are idle."""
 ROOM: Final = 0.75
-"""Of the bound: so many connections are left if there are more, as far as the others are idle."""
+"""Part of the bound: if there are more connections, idle ones are closed until so many are left."""
 GRACE: Final = 10.0
-"""Seconds in which a connection without a key goes after the others without one: its first request may be arriving."""
+"""Seconds for which a new connection without a key is closed after the others: its first request may be arriving."""
 RECENT: Final = 3.0
-"""Seconds since the last bytes of a connection within which it counts as one that receives."""
+"""Seconds after its last bytes for which a connection counts as receiving."""
 STEP: Final = 256
-"""Connections that are ended within one turn of the event loop."""
+"""Connections that are closed within one turn of the event loop."""
 _LAST_DATA_RECEIVED: Final = 52
-"""Where Linux's `struct tcp_info` has that time: 32 bits, in milliseconds."""
+"""Offset of that time in Linux's `struct tcp_info`: 32 bits, in milliseconds."""
 _BYTES_RECEIVED: Final = 128
-"""Where it has the number of all bytes, 64 bits; from Linux 4.1 on."""
+"""Offset of the number of all bytes received, 64 bits; from Linux 4.1 on."""
 _FILES: Final = next(path for path in (Path("/proc/self/fd"), Path("/dev/fd"), Path("/")) if path.is_dir())
-"""Where the system lists the process's open files by number."""
+"""The directory in which the system lists the process's open files by number."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,9 +76,9 @@ class Heard(NamedTuple):
     """What a connection has received."""
 
     silent: float
-    """Seconds since the last bytes, be it since it was accepted."""
+    """Seconds since the last bytes, or since it was accepted."""
     is_mute: bool
-    """It has never sent a byte. False where the system does not say."""
+    """Whether it has never sent a byte; False if the system does not report that."""
 
 
 class ConnectionWatch:

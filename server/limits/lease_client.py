@@ -1,4 +1,4 @@
-"""An API process's side of the leases: what it may use, and the statements that say what it needs."""
+"""An API process's side of the leases: what it holds, and the statements of what it needs."""
 
 import asyncio
 import secrets
@@ -17,35 +17,35 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import STATEMENTS
 
 BEAT: Final = 1.0
-"""Seconds at most between two statements."""
+"""Most seconds between two statements."""
 
 SPACING: Final = 0.04
-"""Seconds at least between two statements."""
+"""Least seconds between two statements."""
 
 
 class LeaseHoldings:
-    """What this process may use of each account. The follower's thread writes, the event loop reads."""
+    """The caps of this process's lease. The follower's thread writes, the event loop reads."""
 
     def __init__(self) -> None:
         self.instance = secrets.token_hex(4)
-        """The name of this process among API processes: one that starts again is another one."""
+        """The name of this process among API processes, a new one after each start."""
         self._lock = Lock()
         self._lease = Lease(0, 0, [])
         self._caps: dict[Account, int] = {}
         self._stated = -1e9
         self._answer_to = 0
-        """What was granted without knowing of this statement counts no longer."""
+        """Leases that do not take this statement into account do not count."""
         self.is_asked = False
-        """Whether a new grantor waits for a statement that confirms its lease: it grants nothing before."""
+        """Whether a new grantor waits for a statement that confirms its lease; it grants nothing before that."""
 
     def drop(self) -> None:
-        """The topic lost leases: go by none until there is another one."""
+        """Use no lease until there is another one: the topic has lost some."""
         with self._lock:
             self._caps = {}
 
     def apply(self, name: bytes | None, value: bytes | None) -> None:
-        """Take in one record of the leases. One that is older than the newest known is passed over: it comes again
-        where the topic has lost its end, and what it allowed may be somebody else's by now."""
+        """Apply one record of the leases. One older than the newest known is ignored: it is read again where the topic
+        has lost its end, and what it granted may belong to another process by now."""
         if (name or b"").decode() != self.instance:
             return
         lease = None if value is None else decode_lease(value)
@@ -59,7 +59,7 @@ class LeaseHoldings:
 
     @property
     def version(self) -> int:
-        """Of the lease that is gone by."""
+        """The version of the lease in use."""
         return self._lease.version
 
     @property
@@ -68,14 +68,14 @@ class LeaseHoldings:
         return self._lease.answers
 
     def cap(self, account: Account) -> int:
-        """Unique events this process may be charged with, over its whole life."""
+        """Return how many unique events this process may be charged with, since its start."""
         return self._caps.get(account, 0)
 
     def stated(self, number: int, began: float) -> None:
-        """A statement whose making began then (monotonic seconds) is durable.
+        """Note that a statement that was begun at `began` (monotonic seconds) is durable.
 
-        If the one before it is too long ago, the lease may have been given to others meanwhile: nothing of it counts
-        until there is one that takes this statement into account.
+        If the one before is too long ago, the lease may have been granted to others meanwhile: no lease counts until
+        there is one that takes this statement into account.
         """
         with self._lock:
             if not self.is_fresh:
@@ -84,29 +84,29 @@ class LeaseHoldings:
 
     @property
     def is_fresh(self) -> bool:
-        """False if others may take this process for gone soon, and use what its lease leaves them."""
+        """False if the grantor may soon count this process as gone and grant its lease to others."""
         return time.monotonic() - self._stated < FRESH
 
     def check(self) -> None:
-        """Called right before events are written. Raises `LogUnavailable` if the lease has run out."""
+        """Raise `LogUnavailable` if the lease has expired; called right before events are written."""
         if not self.is_fresh:
             raise LogUnavailable("this process could not renew its lease")
 
 
 class Speaker(Protocol):
-    """Who knows what is needed."""
+    """Knows what this process needs."""
 
     def needs(self) -> list[Need]:
-        """What is needed now, of every account that anything is on its way for or wanted of."""
+        """Return what is needed now, for every account with events on their way or waiting."""
         ...
 
     def directory(self) -> int:
-        """See `Statement.directory`."""
+        """Return `Statement.directory`."""
         ...
 
 
 class LeaseStatements:
-    """Makes statements durable: one a second, and at once when `wake` is called."""
+    """Writes statements: one a second, and at once when `wake` is called."""
 
     def __init__(self, address: LogAddress, book: LeaseHoldings, clock: Callable[[], int]) -> None:
         self._address = address
@@ -124,11 +124,11 @@ class LeaseStatements:
         return self._number
 
     def wake(self) -> None:
-        """Something is needed now."""
+        """Make a statement now."""
         self._wake.set()
 
     async def run(self) -> None:
-        """State needs, for ever."""
+        """Make statements, for ever."""
         while True:
             self._wake.clear()
             await self.state()
@@ -140,11 +140,11 @@ class LeaseStatements:
                 pass
 
     async def state(self, *, leaving: bool = False) -> bool:
-        """One statement; False if the log did not take it."""
+        """Make one statement durable; return False if the log refused it."""
         began = time.monotonic()
         self._number += 1
         speaker = self.speaker
-        # The version first: what is admitted meanwhile went by this lease or a later one.
+        # The version first: what is admitted from here on uses this lease or a later one.
         self._book.is_asked = False
         version = self._book.version
         needs: list[Need] = []
@@ -166,7 +166,7 @@ class LeaseStatements:
         self._log.append([Append(TopicPartition(STATEMENTS, 0), [record])], self._clock())
 
     async def leave(self) -> None:
-        """The last statement: all that was written is in the log, nothing follows."""
+        """Make the last statement, when all that was written is in the log."""
         self.speaker = None
         await self.state(leaving=True)
         if self._log is not None:

@@ -13,7 +13,7 @@ from server.limits.lease_client import LeaseHoldings
 
 
 class LeaseFollower(FollowerThread):
-    """Tails the leases of quotas. `notify` is called in this thread when there is a new one for this process."""
+    """Tails the leases of quotas. `notify` is called in this thread when there is a new lease for this process."""
 
     def __init__(self, address: LogAddress, book: LeaseHoldings, notify: Callable[[], None]) -> None:
         super().__init__("leases", address.tail([TopicPartition(LEASES, 0)]))
@@ -23,14 +23,14 @@ class LeaseFollower(FollowerThread):
 
     def _round(self) -> None:
         try:
-            self._take()
-        except LogBroken as error:  # what is known here may not be in the log any more: nothing is taken by it
+            self._apply()
+        except LogBroken as error:  # what is known here may no longer be in the log: nothing may be admitted by it
             get_logger().warning("leases.lost", error=str(error))
             self._book.drop()
             before, self._tail = self._tail, self._address.tail([TopicPartition(LEASES, 0)])
             before.close()
 
-    def _take(self) -> None:
+    def _apply(self) -> None:
         version = self._book.version
         for _, records in self._tail.poll():
             for record in records:

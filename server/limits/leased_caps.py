@@ -1,4 +1,4 @@
-"""`Caps` for one API process among several on Kafka: the cap is its lease, which the grantor of leases decides."""
+"""`Caps` for API processes on Kafka: the cap is that of the process's lease, which the grantor decides."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ from server.limits.monthly_usage import MonthlyUsage
 from server.tenancy.directory import Directory
 
 UNUSED: Final = 86_400.0
-"""Seconds after which an account of a month that is over is not stated any more: by the clock alone, one that is wrong
-for a moment would end a month that goes on."""
+"""Seconds without use after which an account of an earlier month is no longer stated. Time alone does not decide: a
+clock that is wrong for a moment would end the current month."""
 
 
 class _Pace:
-    """How many events were admitted in the second before this one, and so far in this one."""
+    """How many events were admitted in the last second, and so far in this one."""
 
     __slots__ = ("_before", "_since", "_so_far")
 
@@ -41,7 +41,7 @@ class _Pace:
 
 
 class Statements(Protocol):
-    """Who makes statements: see `LeaseStatements`."""
+    """What is used of `LeaseStatements`."""
 
     @property
     def number(self) -> int:
@@ -49,7 +49,7 @@ class Statements(Protocol):
         ...
 
     def wake(self) -> None:
-        """Something is needed now."""
+        """Make a statement now."""
         ...
 
 
@@ -58,8 +58,8 @@ class LeasedCaps:
 
         charged through this process (in the view) + reserved (on its way)  <=  the cap of its lease
 
-    and says, as the `Speaker` of `statements`, how high a cap it needs. `directory_end` gives the offset in the
-    directory up to which this process has read; `clock`, monotonic seconds.
+    and is the `Speaker` of `statements`. `directory_end` returns the offset in the directory up to which this process
+    has read; `clock`, monotonic seconds.
     """
 
     def __init__(
@@ -82,16 +82,17 @@ class LeasedCaps:
         self._demand: dict[Account, int] = {}
         """Events of the batches that wait."""
         self._used: dict[Account, float] = {}
-        """When anything was last taken from the accounts of this month and the one before: the grantor may not know yet
-        of what the view has charged to them."""
+        """Account -> when events were last admitted, for this month and the one before: the grantor may not know yet
+        what the view has charged to them."""
         self._paces: dict[Account, _Pace] = {}
 
     # --- admission --------------------------------------------------------------------------------------------------
 
     def admit(self, account: Account, events: int) -> bool:
-        """See `Caps.admit`: nothing is admitted once the lease has run out."""
+        """See `Caps.admit`: nothing is admitted once the lease has expired."""
         if not self._holdings.is_fresh:
-            raise Refused("unavailable", "The lease of the quota has run out; send again", retry_after=1)
+            message = "The lease of the quota has expired; retry the request unchanged"
+            raise Refused("unavailable", message, retry_after=1)
         left = self._holdings.cap(account) - self._floor(account) - events
         if left < 0:
             return False
@@ -99,7 +100,7 @@ class LeasedCaps:
         return True
 
     def _note(self, account: Account, events: int, left: int) -> None:
-        """Remember what goes, and ask for more before it is all gone."""
+        """Note an admission, and ask for a higher cap before this one is used up."""
         at = self._clock()
         if account not in self._used:
             oldest = month_start(account.month - 1)
@@ -115,13 +116,15 @@ class LeasedCaps:
 
     @contextmanager
     def ask(self, account: Account, events: int) -> Iterator[Callable[[], str | None]]:
-        """See `Caps.ask`: the next statement says that the batch waits, and a lease that answers it decides."""
+        """See `Caps.ask`: the next statement includes the batch, and a lease that answers it decides."""
         self._demand[account] = self._demand.get(account, 0) + events
         asked = self._statements.number + 1
         self._statements.wake()
 
         def why_unknown() -> str | None:
-            return "No lease of the quota could be had; send again" if self._holdings.answers < asked else None
+            if self._holdings.answers < asked:
+                return "No lease of the quota was granted in time; retry the request unchanged"
+            return None
 
         try:
             yield why_unknown

@@ -1,8 +1,8 @@
-"""How much the process may hold of what requests bring: bytes over all requests, and requests of one key.
+"""The memory that request bodies may use: bytes over all requests, and a number of requests for each key.
 
-Fair when it is short: an organization may hold no more than is still free (the dynamic threshold of Choudhury and
-Hahne, 1998, with a factor of one). One alone gets at most half, n that want everything an n+1-th each, and there is
-always as much left for the next one.
+It is shared fairly: an organization may hold no more than is still free (the dynamic threshold of Choudhury and Hahne,
+1998, with a factor of one). One alone gets at most half, n that want everything get 1/(n+1) each, and as much is always
+left for the next one.
 """
 
 from types import TracebackType
@@ -12,14 +12,14 @@ from server.errors import Refused
 
 DEFAULT_ROOM: Final = 256 * 1024 * 1024
 DEFAULT_REQUESTS: Final = 1024
-"""Requests of one key under way at once."""
+"""Most requests of one key under way at once."""
 
 ENOUGH: Final = 8
-"""The part of what an owner held that has to be given back before it is asked what it brings: one in so many."""
+"""An owner that was refused has to give back 1/`ENOUGH` of what it held before its next request is read."""
 
 
 class MemoryBudget:
-    """The bound and what is taken of it. For one event loop: nothing here waits or locks."""
+    """The bound and what is in use. For one event loop: nothing here waits or locks. An owner is an organization."""
 
     def __init__(self, limit: int = DEFAULT_ROOM, requests: int = DEFAULT_REQUESTS) -> None:
         self.limit = limit
@@ -33,7 +33,7 @@ class MemoryBudget:
         """Owner -> bytes it held when there was no room for more."""
 
     def is_short(self, owner: str) -> bool:
-        """True while there is hardly more room for this owner than when it was last refused.
+        """Return True while there is hardly more room for this owner than when it was last refused.
 
         It costs nothing, where to find out by `reserve` one has to read and inflate. An eighth of what it held has to
         be given back first, so that it is not the next request that finds out again.
@@ -53,8 +53,8 @@ class MemoryBudget:
     def hold(self, owner: str, member: str) -> "Hold":
         """An empty share of it, to use with `with`: the end gives all of it back.
 
-        `owner` (an organization) shares the bytes with others, `member` (a key) is what requests are counted by.
-        Raises `Refused("unavailable")` if the member has too many of them.
+        `owner` is the organization, among which the bytes are shared; `member` the key, by which requests are counted.
+        The block raises `Refused("unavailable")` if the member has too many requests.
         """
         if self.by_member.get(member, 0) >= self.requests:
             raise Refused("unavailable", f"This key has {self.requests} requests under way already", retry_after=1)

@@ -1,9 +1,9 @@
-"""What each organization's month has used, as one API process sees it: charged in its view, and reserved here.
+"""The usage of each organization's month as one API process sees it: charged in its view, and reserved here.
 
 `reserved` counts every event of a batch that is on its way (published, or about to be), `charged` only the unique ones:
 a batch may come to less than its reservation, never to more. A reservation ends when the view *contains* the offsets
-its batch went to, and the view has the charge by then. So an event may count twice for a moment, but at no moment does
-it count nowhere.
+that its batch went to, and by then the view has the charge. So an event may count twice for a moment, but it always
+counts at least once.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ def call_later(seconds: float, then: Callable[[], None]) -> None:
 
 
 class MonthlyUsage:
-    """The accounts of one API process. `log_end` gives partition -> last offset of the log (absent or -1: empty); it is
-    cheap, does not raise, and contains all that was acknowledged before it is called.
+    """The accounts of one API process. `log_end` returns partition -> last offset of the log (absent or -1: empty); it
+    is cheap, does not raise, and includes all that was acknowledged before the call.
 
     Construct it before the first batch is accepted: what is in the log by then came from an earlier process, and until
-    the view contains it the usage of no organization is known. All methods belong to the event loop's thread; only the
-    view changes from another one, and its charges only grow.
+    the view contains it no organization's usage is known. All methods belong to the event loop's thread; only the view
+    changes from another one, and its charges only grow.
     """
 
     def __init__(
@@ -57,15 +57,16 @@ class MonthlyUsage:
     # --- charged ----------------------------------------------------------------------------------------------------
 
     def charged(self, account: Account) -> int:
-        """Unique events charged to an account, through all processes."""
+        """Return the unique events charged to an account, through all processes."""
         return self._view.charged(account.organization, account.month).unique
 
     def charged_through(self, process: str, account: Account) -> int:
-        """Unique events charged to an account through one API process, by its name."""
+        """Return the unique events charged to an account through one API process, by its name."""
         return self._view.leased(owner(process, account.organization), account.month)
 
     def charged_elsewhere(self, processes: Sequence[str], account: Account) -> int | None:
-        """Unique events charged to an account through none of `processes`. None: the view holds half a flush now."""
+        """Return the unique events charged to an account through none of `processes`; None: not known at this moment,
+        as the view contains only a part of a flush."""
         owners = [owner(name, account.organization) for name in processes]
         return self._view.unleased(account.organization, owners, account.month)
 
@@ -73,22 +74,23 @@ class MonthlyUsage:
 
     @property
     def accounts(self) -> list[Account]:
-        """Those that anything is reserved in."""
+        """The accounts with reservations."""
         return list(self._reserved)
 
     def reserved(self, account: Account) -> int:
-        """Events on their way from this process."""
+        """Return the events on their way from this process."""
         held = self._reserved.get(account)
         return 0 if held is None else held.events
 
     def floor(self, process: str, account: Account) -> int:
-        """What is charged through this process, whose name is given, or on its way: its cap must not be lower."""
+        """Return the events charged through this process, whose name is given, or on their way. Its cap must not be
+        lower."""
         # The reservations first: what leaves them is charged by then.
         reserved = self.reserved(account)
         return reserved + self.charged_through(process, account)
 
     def reserve(self, account: Account, events: int) -> Reservation:
-        """Count `events` as on their way, whether there is room or not."""
+        """Count `events` as on their way; does not check whether there is room."""
         held = self._reserved.get(account)
         if held is None:
             held = self._reserved[account] = _Reserved()
@@ -116,7 +118,7 @@ class MonthlyUsage:
         return list(self._unmetered)
 
     def pass_unmetered(self, organization: str) -> Reservation:
-        """Let a batch through without reserving: only how many such batches are under way is counted."""
+        """Admit a batch without reserving; count only how many such batches are under way."""
         unmetered = self._unmetered.get(organization)
         if unmetered is None:
             unmetered = self._unmetered[organization] = _Unmetered(self)
@@ -124,7 +126,7 @@ class MonthlyUsage:
         return unmetered
 
     def is_known(self, organization: str) -> bool:
-        """True if all that counts for an organization with a quota is either in the view or reserved."""
+        """Return True if all events of an organization with a quota are either in the view or reserved."""
         unmetered = self._unmetered.get(organization)
         if unmetered is not None:  # its quota is new: what it sent before was not reserved
             if unmetered.under_way:
@@ -144,7 +146,7 @@ class MonthlyUsage:
         self._listeners.append(listener)
 
     def changed(self) -> None:
-        """There may be more room than before."""
+        """Call the listeners: there may be more room than before."""
         for listener in self._listeners:
             listener()
 
@@ -154,13 +156,13 @@ class MonthlyUsage:
 
 
 class _Reserved:
-    """What an account has on its way."""
+    """The events that an account has on their way."""
 
     __slots__ = ("_pending", "events")
 
     def __init__(self) -> None:
         self.events = 0
-        """Those in `_pending` included."""
+        """Including those in `_pending`."""
         self._pending: dict[Offsets, int] = {}
 
     def settle(self, events: int, offsets: Mapping[int, int]) -> None:
@@ -174,7 +176,7 @@ class _Reserved:
 
 
 class _Held:
-    """A `Reservation` in an account. Only the first of its ends counts."""
+    """A `Reservation` in an account. Only the first call that ends it counts."""
 
     __slots__ = ("_events", "_reserved", "_usage")
 
@@ -201,7 +203,7 @@ class _Held:
 
 
 class _Unmetered:
-    """The `Reservation` of all batches of an organization without a quota: only counts those that are under way."""
+    """The `Reservation` of all batches of an organization without a quota: counts those that are under way."""
 
     __slots__ = ("_usage", "under_way")
 

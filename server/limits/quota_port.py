@@ -8,14 +8,14 @@ from server.tenancy.keys import Key
 
 
 class Reservation(Protocol):
-    """Room in an organization's quota, taken before the events are durable."""
+    """Room in an organization's quota, reserved before the events are durable. End it by one of its methods."""
 
     def settle(self, offsets: dict[int, int]) -> None:
-        """The events went to these offsets: the tables will charge them from there on."""
+        """The events are durable at `offsets` (partition -> offset), and the tables will charge them."""
         ...
 
     def release(self) -> None:
-        """Nothing was taken: give the room back."""
+        """No event was stored: free the room."""
         ...
 
     def doubt(self) -> None:
@@ -24,14 +24,17 @@ class Reservation(Protocol):
 
 
 class QuotaPort(Protocol):
-    """Who may send how much."""
+    """The quotas, as intake uses them."""
 
     def admit_request(self, key: Key, now: int) -> None:
         """Count one request against the key's rate limit; raises `Refused("rate_limited")`."""
         ...
 
     async def reserve(self, key: Key, events: int, now: int) -> Reservation:
-        """Take room for `events` in the organization's monthly quota; raises `Refused("quota_exceeded")`."""
+        """Reserve room for `events` in the organization's monthly quota at `now` (microseconds).
+
+        May wait. Raises `Refused`: quota_exceeded, or unavailable if what is left is not known.
+        """
         ...
 
     def try_reserve(self, key: Key, events: int, now: int) -> Reservation | None:
@@ -44,5 +47,5 @@ class QuotaPort(Protocol):
         ...
 
     def allowances(self, key: Key, now: int) -> Sequence[Allowance]:
-        """What the key has left; empty without limits."""
+        """Return what the key has left; empty without limits."""
         ...

@@ -1,6 +1,6 @@
 """Quotas: requests a minute of a key, events a month of an organization.
 
-The monthly quota is exact: `MonthlyUsage` says what a month has used, `Caps` how far this process may go in it.
+The monthly quota is exact: `MonthlyUsage` knows what a month has used, `Caps` how much of it this process may use.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from processor.core.clock import MINUTE, SECOND, format_timestamp, month_start, 
 from processor.leases.lease_messages import Account
 from processor.view.arrivals import Arrivals
 from server.errors import Refused
-from server.limits.caps import Caps
+from server.limits.caps import NOT_KNOWN_YET, Caps
 from server.limits.monthly_usage import MonthlyUsage
 from server.limits.quota_port import Reservation
 from server.limits.rate_limit_headers import Allowance
@@ -23,7 +23,7 @@ PATIENCE: Final = 1.0
 """Seconds a batch waits if only reservations, not charges, stand between it and the limit."""
 
 MAX_RETRY: Final = 60
-"""Seconds: the longest a client is told to wait."""
+"""Seconds: the longest wait that an answer asks for."""
 
 
 class Quotas:
@@ -67,7 +67,8 @@ class Quotas:
     # --- what is left -----------------------------------------------------------------------------------------------
 
     def allowances(self, key: Key, now: int) -> tuple[Allowance, ...]:
-        """What is left at `now` of the key's requests and its organization's events; what is on its way is used."""
+        """Return what is left at `now` of the key's requests and its organization's events, those on their way counted
+        as used."""
         found: tuple[Allowance, ...] = ()
         if key.rate_limit is not None:
             ends = now - now % MINUTE + MINUTE
@@ -80,7 +81,7 @@ class Quotas:
         return found
 
     def _used(self, account: Account) -> int:
-        """Events that are charged or on their way."""
+        """Return the events that are charged or on their way."""
         self._usage.collect(account)
         reserved = self._usage.reserved(account)  # first: what leaves the reservations is charged by then
         return max(reserved + self._usage.charged(account), self._caps.taken(account))
@@ -91,7 +92,7 @@ class Quotas:
     # --- events a month ---------------------------------------------------------------------------------------------
 
     async def reserve(self, key: Key, events: int, now: int) -> Reservation:
-        """Take room for `events` in the month of `now`, the batch's arrival.
+        """Reserve room for `events` in the month of `now`, the batch's arrival in microseconds.
 
         Waits for up to `patience` if that may help. Raises `Refused`: quota_exceeded, or unavailable if what is left
         for the organization is not known: after a start, after its first quota was set, and while other processes do
@@ -112,16 +113,16 @@ class Quotas:
         return None if isinstance(outcome, Refused) else outcome
 
     def _attempt(self, account: Account, events: int, now: int) -> Reservation | Refused:
-        """A reservation, or why there is none yet. Raises `Refused` if waiting would not help."""
+        """Return a reservation, or why there is none yet. Raises `Refused` if waiting would not help."""
         limit = self._limit(account.organization)
         if limit is None:  # there is no quota, or it was lifted while the batch waited
             return self._usage.pass_unmetered(account.organization)
         if not self._usage.is_known(account.organization):
-            return Refused("unavailable", "What is left of the quota is not known yet; send again", retry_after=1)
+            return Refused("unavailable", NOT_KNOWN_YET, retry_after=1)
         if not self._caps.admit(account, events):
-            # Reservations that the view contains by now may be what is in the way.
+            # Reservations that the view contains by now may take the room: end them and try again.
             self._usage.collect(account)
-            charged = self._usage.charged(account)  # after the reservations: what left them is in here
+            charged = self._usage.charged(account)  # after `collect`: what leaves the reservations is charged by then
             refusal = _refused("quota_exceeded", "Monthly quota exceeded", limit, charged, next_month(now), now)
             if charged + events > limit:
                 raise refusal
@@ -156,7 +157,7 @@ class Quotas:
         self._wake()
 
     def _wake(self) -> None:
-        """Let those who wait try again."""
+        """Let waiting batches try again."""
         if self._waiting:
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()

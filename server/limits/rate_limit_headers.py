@@ -1,8 +1,8 @@
-"""What a key has left, as the fields `RateLimit` and `RateLimit-Policy` say it.
+"""The header fields `RateLimit` and `RateLimit-Policy`: what a key has left.
 
 Source of the form: draft-ietf-httpapi-ratelimit-headers-10, structured fields (RFC 9651): a list of quoted policy names
 with their parameters; `q` quota, `w` window, `r` remaining, `t` seconds until that is available again. All numbers are
-whole. The month has no `w`: it is not of one length.
+whole. The month has no `w`, as months differ in length.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ MAX_INTEGER: Final = 999_999_999_999_999
 
 
 class Allowance(Struct, frozen=True):
-    """One limit, as it stands."""
+    """One limit, and what is used of it."""
 
     name: str
     limit: int
@@ -25,7 +25,7 @@ class Allowance(Struct, frozen=True):
     resets_at: int
     """Microseconds since the epoch."""
     window: int | None = None
-    """Seconds, if it is always as long."""
+    """The length in seconds; None: it is not constant."""
 
 
 def headers(allowances: Sequence[Allowance], now: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Requests a minute: how many a key has made, as one process counts them or all of this machine together."""
+"""Requests a minute of each key, counted by one process or by all API processes of this machine together."""
 
 from typing import Protocol
 
@@ -9,14 +9,14 @@ from server.processes.shared_table import Busy, SharedTable
 
 
 class Rates(Protocol):
-    """Counts by name. `at` is the time in microseconds; a minute begins with a whole one since the epoch."""
+    """Counts of requests by name. `at` is in microseconds since the epoch; minutes are aligned to the epoch."""
 
     def reserve(self, name: str, limit: int, at: int) -> int:
-        """Count one request, unless there have been `limit` in this minute; returns how many there were before it."""
+        """Count one request, unless there have been `limit` in this minute; return how many there were before it."""
         ...
 
     def used(self, name: str, at: int) -> int:
-        """Requests that were counted in this minute."""
+        """Return the requests that were counted in this minute."""
         ...
 
 
@@ -44,7 +44,7 @@ class OwnRates:
 
 
 class SharedRates:
-    """`Rates` over all processes that have the table open: a word for each name, its minute and the count in it."""
+    """`Rates` over all processes that share the table: a word for each name, with its minute and the count in it."""
 
     def __init__(self, table: SharedTable) -> None:
         self._table = table
@@ -79,8 +79,8 @@ class SharedRates:
 
 
 def _is_of(word: int, minute: int) -> bool:
-    """True if a count is of this minute, or of a later one in which another process has been asked a moment ago.
+    """Return True if a count is of this minute, or of one a little later, by another process's clock.
 
-    One of long after it was made by a clock that was wrong: nobody would be let in until then.
+    A count of a much later minute was made by a wrong clock; it is ignored, or the key would be refused until then.
     """
     return minute <= word >> 32 <= minute + MAX_STEP // MINUTE

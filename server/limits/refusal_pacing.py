@@ -1,8 +1,8 @@
-"""Refusals, paced: who sends what cannot be taken waits for the answers, so that others do not wait for theirs.
+"""Refusals are paced: a client whose requests are refused again and again waits for the answers.
 
-A refused batch costs the event loop as much as one that is taken. A sender that goes on and on with garbage, or beyond
-its limits, would take the process from everybody else. The generic cell rate algorithm (ITU-T I.371) spaces the
-refusals of each sender: a burst at once, then so many a second.
+A refused batch costs the event loop as much as an accepted one. A client that keeps sending garbage, or beyond its
+limits, would take that time from all others. The generic cell rate algorithm (ITU-T I.371) spaces the refusals of each
+client: `BURST` at once, then `RATE` a second.
 """
 
 import asyncio
@@ -13,21 +13,22 @@ from typing import Final
 from server.errors import Reason, Refused
 
 RATE: Final = 50.0
-"""Refusals a second that one sender gets."""
+"""Refusals a second for one client."""
 BURST: Final = 50
 """Refusals that are answered at once."""
 LONGEST: Final = 10.0
-"""Seconds that an answer is held back at most."""
+"""Most seconds that an answer is delayed."""
 MAX_SENDERS: Final = 10_000
 SWEEP_INTERVAL: Final = 1.0
-"""Seconds between two looks for senders that are past their pace: in a crowd each look costs half a millisecond."""
+"""Seconds between two sweeps of clients whose pace is over: with many clients a sweep costs half a millisecond."""
 
 NOT_THE_SENDERS: Final[frozenset[Reason]] = frozenset({"unavailable", "disk_full", "not_yet_visible"})
-"""Refusals that are ours: whoever gets one may well come back at once."""
+"""Refusals that the client has not caused; they are not paced."""
 
 
 class RefusalPacer:
-    """The pace of each sender: the id of a key, or an address where no key is known. For one event loop."""
+    """The pace of each client, named by the id of its key, or by its address if it has no valid key. For one event
+    loop."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class RefusalPacer:
         self._sweep_at = 0.0
 
     def __len__(self) -> int:
-        """Senders that are remembered."""
+        """Return the number of clients with a pace."""
         return len(self._due)
 
     async def pace(self, sender: str, refused: Refused) -> None:
@@ -51,14 +52,14 @@ class RefusalPacer:
             await self._sleep(wait)
 
     def delay(self, sender: str) -> float:
-        """Count a refusal; returns the seconds, 0 to `LONGEST`, until it may be answered."""
+        """Count a refusal; return the seconds, 0 to `LONGEST`, until it may be answered."""
         now = self._clock()
         due = max(self._due.get(sender, now), now) + 1 / RATE
         if len(self._due) >= MAX_SENDERS and sender not in self._due:
             if now >= self._sweep_at:
                 self._sweep_at = now + SWEEP_INTERVAL
                 self._due = {name: at for name, at in self._due.items() if at > now}
-            if len(self._due) >= MAX_SENDERS:  # a crowd of strangers: they share one pace
+            if len(self._due) >= MAX_SENDERS:  # too many clients: new ones share one pace
                 sender, due = "", max(self._due.get("", now), now) + 1 / RATE
         self._due[sender] = min(due, now + BURST / RATE + LONGEST)
         return min(max(due - now - BURST / RATE, 0.0), LONGEST)

@@ -1,18 +1,18 @@
 """`Caps` for several API processes on the embedded log: each has its cap in a table that they share.
 
-The tables count what was charged through each process, by its name, so all figures are absolute. At any moment
+The worker's tables count what was charged through each process, by its name, so all figures are absolute. At any moment
 
     charged through none of the processes (before them, by imports)  +  the caps of all processes  <=  limit
     charged through a process + reserved by it (on its way)  <=  its cap
 
 A process raises its cap under the lock, batch by batch, to exactly what it needs, and lowers it again when the view
-says that a batch came to less. No figure depends on how far a process's view is behind another's. A process that is
-killed leaves its cap, which is at least what it wrote; its successor has its name, and goes on from there when its view
-has caught up with the log.
+shows that a batch came to less. No figure depends on how far one process's view is behind another's. A process that is
+killed leaves its cap, which covers at least what it wrote; its successor has the same name, and continues from there
+when its view has caught up with the log.
 
-A quota is the record of the directory that says it; a changed one is another quota. Nothing is admitted under it
-before each process has a cap in its row: then all of them know of the quota, and none has anything on its way that the
-caps do not cover.
+A quota is identified by its record in the directory; a changed one is another quota, with a row of its own. Nothing is
+admitted under it before each process has a cap in that row: then all of them know of the quota, and none has events on
+their way that the caps do not cover.
 """
 
 import asyncio
@@ -25,27 +25,28 @@ from structlog.stdlib import get_logger
 
 from processor.core.clock import month_start
 from processor.leases.lease_messages import Account
+from server.limits.caps import NOT_KNOWN_YET
 from server.limits.monthly_usage import MonthlyUsage
 from server.processes.shared_table import Busy, SharedTable
 from server.processes.siblings import ApiSibling
 from server.tenancy.directory import Directory
 
 TICK: Final = 0.02
-"""Seconds between two looks for quotas that others wait for, while batches wait or there are any."""
+"""Seconds between two checks for quotas that other processes wait for, while batches wait or there are any."""
 
 SETTLE: Final = 0.25
-"""Seconds at most until a cap is lowered that is higher than it need be, where no flush does it."""
+"""Most seconds until a cap is lowered that is higher than necessary, if no flush causes that."""
 
 MAX_REMEMBERED: Final = 100_000
 
 MAX_CAP: Final = 2**63 - 1
 
 NONE: Final = -1
-"""The cap of a process that does not go by the quota yet."""
+"""The cap of a process that does not apply the quota yet."""
 
 
 class _Row(NamedTuple):
-    """What a row of the table is about: an account under one of its organization's quotas."""
+    """The key of a row in the table: an account under one of its organization's quotas."""
 
     organization: str
     month: int
@@ -67,7 +68,7 @@ class _Row(NamedTuple):
 
 
 class SharedCaps:
-    """`Caps` of one of several API processes. `table` has a word for each process, after the month."""
+    """`Caps` of one of several API processes. A row of `table` has the month, then a word for each process."""
 
     def __init__(self, usage: MonthlyUsage, directory: Directory, sibling: ApiSibling, table: SharedTable) -> None:
         self._usage = usage
@@ -79,18 +80,18 @@ class SharedCaps:
         self._unconfirmed: set[_Row] = set()
         """Rows in which this process has no cap yet."""
         self._raised: set[_Row] = set()
-        """Rows in which this process's cap may be higher than it need be."""
+        """Rows in which this process's cap may be higher than necessary."""
         self._elsewhere: dict[Account, int] = {}
         """What was charged through none of the processes, as last seen."""
         self._undecided: set[str] = set()
-        """Organizations of which it was not known, at the last try, what they have left."""
+        """Organizations whose remaining quota was not known at the last try."""
         self._seen = -1
         """The version of the table up to which all of its rows are known here."""
 
     # --- admission --------------------------------------------------------------------------------------------------
 
     def admit(self, account: Account, events: int) -> bool:
-        """See `Caps.admit`: raises the cap to exactly what it has to be, if all caps together allow it."""
+        """See `Caps.admit`: raises the cap to exactly what is needed, if all caps together allow it."""
         known = self._directory.quota(account.organization)
         if known.limit is None:  # lifted this moment
             return False
@@ -126,7 +127,8 @@ class SharedCaps:
         return caps[: self._mine - 1] + caps[self._mine :]
 
     def _charged_elsewhere(self, account: Account) -> int | None:
-        """Unique events charged through none of the processes; None: not known yet. For a view that has caught up."""
+        """Return the unique events charged through none of the processes; None: not known yet. The view must have
+        caught up."""
         found = self._usage.charged_elsewhere(self._names, account)
         if found is None:  # what it was a moment ago: others only add to it by an import
             return self._elsewhere.get(account)
@@ -137,11 +139,11 @@ class SharedCaps:
 
     @contextmanager
     def ask(self, account: Account, events: int) -> Iterator[Callable[[], str | None]]:
-        """See `Caps.ask`: what others give back is seen at the next `tick`, there is nobody to ask."""
+        """See `Caps.ask`: what other processes give back is noticed at the next `tick`."""
 
         def why_unknown() -> str | None:
             if account.organization in self._undecided:
-                return "What is left of the quota is not known yet; send again"
+                return NOT_KNOWN_YET
             return None
 
         yield why_unknown
@@ -155,14 +157,14 @@ class SharedCaps:
                 others = [] if place is None else self._others(self._table.words(place)[1:])
         except Busy:
             return 0
-        # Not `_charged_elsewhere`: this is asked of views, too, that have not caught up.
+        # Not `_charged_elsewhere`: this is also called before the view has caught up.
         elsewhere = self._usage.charged_elsewhere(self._names, account)
         return (elsewhere or 0) + self._usage.floor(self._name, account) + sum(cap for cap in others if cap != NONE)
 
-    # --- what the others wait for -----------------------------------------------------------------------------------
+    # --- what other processes wait for ------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Say what the other processes have to know, for ever."""
+        """Confirm quotas and lower caps for the other processes, for ever."""
         settled = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
@@ -175,7 +177,7 @@ class SharedCaps:
                 get_logger().exception("quotas.failed")
 
     def tick(self) -> None:
-        """Go by the quotas that others have found, and let batches that wait try again."""
+        """Confirm the quotas that other processes have found, and let waiting batches try again."""
         version = self._table.version
         if version != self._seen or self._unconfirmed:
             try:
@@ -189,13 +191,13 @@ class SharedCaps:
 
     def _look(self) -> None:
         self._unconfirmed = set(map(_Row.of, self._table.where(self._mine, NONE, NONE)))
-        if self._seen < 0:  # a predecessor may have left caps that are higher than what it wrote
+        if self._seen < 0:  # an earlier process of this name may have left caps that are higher than what it wrote
             self._raised |= set(map(_Row.of, self._table.where(self._mine, 1, MAX_CAP)))
 
     def _confirm(self) -> None:
         for row in list(self._unconfirmed):
             known = self._directory.quota(row.organization).offset
-            if known > row.offset:  # nobody asks for it any more
+            if known > row.offset:  # of a quota that was changed since
                 self._unconfirmed.discard(row)
             elif known == row.offset and self._usage.is_known(row.organization):
                 place = self._table.find(row.key)
@@ -208,7 +210,7 @@ class SharedCaps:
         self.lower()
 
     def lower(self) -> None:
-        """Give back what batches did not need."""
+        """Lower this process's caps by what batches did not need."""
         if not self._raised:
             return
         try:
@@ -229,6 +231,6 @@ class SharedCaps:
             self._raised.discard(row)
 
     def _floor(self, row: _Row) -> int:
-        """What this process's cap has to be at least, of which the view contains as much as it can."""
+        """Return the least cap of this process: what is charged through it or on its way."""
         self._usage.collect(row.account)
         return self._usage.floor(self._name, row.account)

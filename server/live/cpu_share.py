@@ -1,4 +1,4 @@
-"""How much of the event loop the feed may use, so that ingest keeps the rest however many subscribers there are."""
+"""The share of the event loop that the feed may use: ingest keeps the rest, however many subscribers there are."""
 
 import asyncio
 import time
@@ -6,24 +6,24 @@ from collections.abc import Callable
 from typing import Final
 
 SHARE: Final = 0.15
-"""Seconds of work a second, when the process has other things to do."""
+"""Least share: seconds of work per second while the process is busy with other things."""
 MAX_SHARE: Final = 8.0
-"""The same when it has not: by estimates that are rather too high, so more than one."""
+"""Greatest share, while the process is idle. More than one second per second: the costs are estimated too high."""
 BUSY: Final = 0.6
-"""Of one core, what the process may use all in all for the feed to be given more: its threads share one interpreter."""
+"""The share grows while the whole process uses less than this part of one core: its threads share one interpreter."""
 SPAN: Final = 0.1
-"""Seconds between two looks at that."""
+"""Seconds between two adaptations of the share."""
 GROWTH, DECAY = 1.25, 0.6
+"""Factors of one adaptation, up and down."""
 BURST: Final = 0.1
-"""Seconds of work that may come at once after a rest."""
+"""Seconds of work that may be done at once after a pause."""
 
 
 class CpuShare:
-    """A token bucket of seconds of work. Who asks first gets on first; who finds it empty waits, and nothing queues up:
-    what changes meanwhile goes with the frame that is sent then.
+    """A token bucket of seconds of work, first come, first served.
 
-    Its rate follows how busy the process is (`worked`: its processor time in seconds): quickly down when there is much
-    to do, up again step by step.
+    Nothing queues up behind an empty bucket: what changes while a frame waits goes along with it. The rate follows how
+    busy the process is (`worked` gives its processor time in seconds): down fast under load, up again step by step.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CpuShare:
         self._turn = asyncio.Lock()
 
     async def reserve(self, seconds: float) -> None:
-        """Wait until there is room, then take it up, beyond what is there if need be: the next one waits for that."""
+        """Wait until the bucket is not empty, then take `seconds`. It may be in debt then: the next caller waits."""
         if not self._turn.locked() and self._filled() > 0:
             self._level -= seconds
             return

@@ -1,117 +1,54 @@
 """The live feed of a project's users: a snapshot, then the users that changed, for many subscribers.
 
-All subscribers of a process share one clock of ticks, `INTERVAL` apart at least. In a tick the view is asked once which
-users changed; subscribers that wait for them are woken, and get the present rows of all users that changed since their
-own last frame. So a slow reader has no queue, only an older mark, and receives merged rows when it comes back to read.
-A frame claims, by its token, only what the view surely contains: the progress of each partition, never rows that came
+All subscribers of a process share one series of ticks, at least `INTERVAL` apart. In a tick the view is asked once
+which users changed. Subscribers that wait for them are woken, and get the present rows of all users that changed since
+their own last frame. So a slow reader has no queue, only an older mark, and receives merged rows when it reads again.
+The token of a frame names only what the view surely contains: the progress of each partition, never rows that came
 before it.
 
-Everything here belongs to one event loop; `Arrivals` tells it of what the follower thread brought.
+Everything here belongs to one event loop; `Arrivals` calls it after each flush that the follower thread applied.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from copy import copy
-from functools import partial
 from hashlib import blake2b
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn
 
 import msgspec
 
 from processor.core.growing_arrays import I64
 from processor.view.arrivals import Arrivals
-from processor.view.view import SMALL, View
+from processor.view.view import View
 from server import position
 from server.alerts.budgets import Reached
 from server.alerts.notices import BudgetNotices
 from server.errors import Refused
 from server.live import resume_token
-from server.live.cpu_share import CpuShare
-from server.live.frames import ELSEWHERE, FRAME_ROWS, Frame, Mark, Shared, Ticks
-from server.live.resume_token import Bookmark
-from server.reads.answers import UserRow, user_row
+from server.live.frame_maker import FrameMaker
+from server.live.frames import ELSEWHERE, Frame, Mark
+from server.live.subscription import Group, Subscription
 from server.reads.params import check_names
 from server.reads.read_service import PATIENCE
 from server.tenancy.keys import Key
 
 INTERVAL: Final = 0.25
-"""Seconds between two ticks, at least."""
+"""Least seconds between two ticks."""
 HEARTBEAT: Final = 15.0
-"""Seconds of silence after which a subscriber is told that the feed is still there."""
+"""Seconds without a frame after which a subscriber gets a heartbeat."""
 CHECK_EVERY: Final = 0.4
-"""Seconds between two looks at keys and connections."""
+"""Seconds between two checks of the subscribers' keys and connections."""
 BEHIND: Final = 0.05
-"""Seconds between two looks at a view that is behind a reader."""
+"""Seconds between two checks of a view that has not reached a reader's token yet."""
 GRACE: Final = 0.3
-"""Seconds in which a subscriber whose key has ended may take its last word."""
+"""Seconds that an ended subscription has to send what it is sending and its error, before its task is cancelled."""
 MAX_SUBSCRIBERS: Final = 20_000
 MAX_USERS: Final = 100
 """Users that a filter may name."""
-BLOCK: Final = 16 * FRAME_ROWS
-"""Users of a large snapshot that are looked up at a time."""
-OPENING: Final = 2.0
-"""Seconds for which a snapshot serves new subscribers."""
-ROW_COST: Final = 1e-5
-SEND_COST: Final = 3e-5
-SEND_ROW_COST: Final = 2e-6
-"""Seconds of work, about: to make a row; to send a frame, and each of its rows, with what the kernel does for it."""
-
-T = TypeVar("T")
-
-
-class Subscription:
-    """One reader of the feed, and how far it has got."""
-
-    def __init__(
-        self,
-        secret: str | None,
-        check: Callable[[], Key],
-        gone: Callable[[], bool],
-        project: str,
-        users: tuple[str, ...],
-        binding: str,
-    ) -> None:
-        self.secret = secret
-        self.check = check
-        self.gone = gone
-        """True once the subscriber is gone."""
-        self.project = project
-        self.users = users
-        """Only these; empty: all."""
-        self.binding = binding
-        self.bookmark: Bookmark | None = None
-        """Where to go on."""
-        self.mark = Mark(ELSEWHERE, {})
-        self.token = ""
-        """Of the last frame."""
-        self.noticed = 0
-        """Up to where it has seen the notices."""
-        self.numbers: set[int] = set()
-        """Of those of `users` that there are."""
-        self.members = 0
-        """How many users there were when they were looked up."""
-        self.wake = asyncio.Event()
-        self.is_waiting = False
-        self.refused: Refused | None = None
-        self.is_over = False
-        self.last_sent = 0.0
-        self.task: asyncio.Task[object] | None = None
-
-
-class Group:
-    """The subscribers of one project."""
-
-    def __init__(self, name: str, tick: int) -> None:
-        self.name = name
-        self.subscriptions: set[Subscription] = set()
-        self.ticks = Ticks(tick)
-        self.shared = Shared()
-        self.opening: tuple[float, Mark, asyncio.Future[list[Frame]]] | None = None
 
 
 class Feed:
-    """The subscribers of a process. `identity` is the log's name in tokens."""
+    """The subscribers of a process. `identity` is the log's name in tokens; `monotonic` gives seconds."""
 
     def __init__(
         self,
@@ -132,21 +69,20 @@ class Feed:
         self._timer: asyncio.TimerHandle | None = None
         self._guard: asyncio.Task[None] | None = None
         self._closed = False
-        self._pace: CpuShare | None = None
-        self._scan = asyncio.Semaphore(1)
+        self._maker = FrameMaker(view, identity, monotonic, lambda: self._mark)
         self._notices = notices or BudgetNotices()
-        arrivals.listen(self._heard)
-        self._notices.listen(self._told)
+        arrivals.listen(self._on_arrival)
+        self._notices.listen(self._on_notice)
 
     @classmethod
     def of_nothing(cls) -> "Feed":
-        """A feed that never has anything to say."""
+        """Return a feed over an empty view, which never sends a user."""
         view = View()
         return cls(view, Arrivals(view), "")
 
     @property
     def subscribers(self) -> int:
-        """How many there are now."""
+        """How many subscribers are connected now."""
         return self._count
 
     async def open(
@@ -159,10 +95,12 @@ class Feed:
         after: str | None = None,
         gone: Callable[[], bool] = lambda: False,
     ) -> Subscription:
-        """A subscription that `frames` can be asked of. Raises `Refused` like a read.
+        """Return a subscription to be passed to `frames`. Raises `Refused` like a read.
 
-        `check` gives the key that `secret` opens or raises `Refused`; `token` is that of the last frame received;
-        `params` are the other query parameters, by their HTTP names; `gone` says that the subscriber is gone.
+        `check` returns the key that `secret` opens or raises `Refused`. `params` are the query parameters beside
+        `user_id`, by their HTTP names. `token` is that of the last frame received; one of another log, project or
+        filter is ignored. `after` is a position of the log that the view must contain first: waits for up to
+        `PATIENCE` seconds. `gone` returns True once the client has left.
         """
         key = check()
         check_names(params, ("user_id", "lastEventId", "projectId"), key.project)
@@ -179,7 +117,7 @@ class Feed:
                 found = resume_token.decode(token)
             except ValueError:
                 _bad("Last-Event-ID is not one that this server gave out")
-            # One of another log, project or filter says nothing about this feed: a new snapshot does.
+            # A token of another log, project or filter says nothing about this feed: begin with a snapshot.
             if (found.identity, found.binding) == (self._identity, binding):
                 subscription.bookmark = found
         if after is not None and not await self._arrivals.wait_for(position.decode(self._identity, after), PATIENCE):
@@ -187,12 +125,11 @@ class Feed:
         return subscription
 
     async def frames(self, subscription: Subscription) -> AsyncGenerator[Frame | Reached | None, None]:
-        """The feed, for ever; None now and then, when there is nothing to say. One call for each subscription.
+        """Yield the feed without end; call it once for each subscription.
 
-        Between the frames stands which budgets were reached: those of the windows of now at first, then each new one.
-
-        Raises `Refused` when the key is not valid any more or the server stops. The next frame is looked for when the
-        last one has been sent: who is slow gets fewer of them, and no older ones.
+        Yields frames; budgets that were reached, at first all of the current windows, then each new one; and None after
+        `HEARTBEAT` seconds of silence. The next frame is made only when it is asked for: a slow reader gets fewer
+        frames, never older ones. Raises `Refused` when the key is no longer valid or the server stops.
         """
         group = self._enter(subscription)
         try:
@@ -209,7 +146,7 @@ class Feed:
             self._leave(group, subscription)
 
     def close(self) -> None:
-        """End all subscriptions, and let no more in."""
+        """End all subscriptions, and refuse new ones."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -221,19 +158,19 @@ class Feed:
     # --- one subscriber ---------------------------------------------------------------------------------------------
 
     async def _run(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame | Reached | None]:
-        mark = subscription.bookmark
-        if mark is None:
-            async for frame in self._begin(group, subscription):
+        bookmark = subscription.bookmark
+        if bookmark is None:
+            async for frame in self._maker.snapshot(group, subscription):
                 yield frame
         else:
-            subscription.mark = Mark(ELSEWHERE, mark.position)
-            async for silence in self._until(subscription, mark.position):
+            subscription.mark = Mark(ELSEWHERE, bookmark.position)
+            async for silence in self._until(subscription, bookmark.position):
                 yield silence
-            if mark.place is not None and not subscription.is_over:
-                async for frame in self._snapshot(subscription, mark.place):
+            if bookmark.place is not None and not subscription.is_over:
+                async for frame in self._maker.rest_of_snapshot(subscription, bookmark.place):
                     yield frame
         while not subscription.is_over:
-            async for frame in self._updates(group, subscription):
+            async for frame in self._maker.updates(group, subscription):
                 yield frame
             for notice in self._news(subscription):
                 yield notice
@@ -246,7 +183,7 @@ class Feed:
         return found
 
     async def _until(self, subscription: Subscription, wanted: Mapping[int, int]) -> AsyncIterator[None]:
-        """Wait until the view has got to where the reader was before."""
+        """Wait until the view contains `wanted`, the position of the reader's token; yield None for each heartbeat."""
         since = self._monotonic()
         while not (self._view.contains(wanted) or subscription.is_over):
             await asyncio.sleep(BEHIND)
@@ -254,115 +191,10 @@ class Feed:
                 since = self._monotonic()
                 yield None
         if not all(self._mark.position.get(partition, -1) >= offset for partition, offset in wanted.items()):
-            self._tick()  # the shared mark must not take the reader back
-
-    async def _begin(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame]:
-        """A new snapshot; a small one is made for all who come about now."""
-        if subscription.users or self._view.members(group.name) > BLOCK:
-            subscription.mark = self._mark
-            async for frame in self._snapshot(subscription, None, is_first=True):
-                yield frame
-            return
-        now = self._monotonic()
-        if group.opening is None or now - group.opening[0] > OPENING:
-            future = asyncio.ensure_future(self._opening(subscription, self._mark))
-            group.opening = now, self._mark, future
-        _, subscription.mark, made = group.opening
-        async for frame in self._sent(await asyncio.shield(made), subscription):
-            yield frame
-
-    async def _opening(self, subscription: Subscription, mark: Mark) -> list[Frame]:
-        like = copy(subscription)
-        like.mark = mark
-        return [frame async for frame in self._snapshot(like, None, is_first=True)]
-
-    async def _snapshot(
-        self, subscription: Subscription, place: str | None, *, is_first: bool = False
-    ) -> AsyncIterator[Frame]:
-        """All users behind `place`, by their ids, as they are now, and so at least as of the subscription's mark."""
-        view, project = self._view, subscription.project
-        while True:
-            if subscription.users:
-                found = sorted(view.find(project, subscription.users).items())
-                block = [(number, name) for name, number in found if place is None or name > place]
-            else:
-                block = await self._look(view.members(project), partial(view.next_people, project, place, BLOCK))
-            is_last = bool(subscription.users) or len(block) < BLOCK
-            for start in range(0, max(len(block), is_first), FRAME_ROWS):
-                piece = block[start : start + FRAME_ROWS]
-                ends = is_last and start + FRAME_ROWS >= len(block)
-                rows = await self._rows(project, [number for number, _ in piece])
-                place = piece[-1][1] if piece else None
-                token = self._token(subscription, subscription.mark, None if ends else place)
-                yield Frame(is_first, rows, view.as_of, token)
-                is_first = False
-            if is_last:
-                return
-
-    async def _updates(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame]:
-        """The users that changed since the subscription's mark; then that mark is the present one."""
-        since = subscription.mark
-        if since.tick == self._mark.tick:
-            return
-        await self._get_pace().reserve(SEND_COST)
-        mark = self._mark
-        users = group.ticks.since(since.tick)
-        if subscription.users:
-            self._recognise(subscription)
-            if users is None:
-                users = self._view.changed(group.name, since.position, subscription.numbers)
-            else:
-                users = [user for user in users if user in subscription.numbers]
-        elif users is None:
-            view = self._view
-            users = await self._look(view.row_count(group.name), lambda: view.changed(group.name, since.position))
-        if since.tick == ELSEWHERE or subscription.users or len(users) > BLOCK:
-            frames = self._frames(subscription, since, mark, users)
-        else:
-            frames = self._shared(group, subscription, since, mark, users)
-        async for frame in frames:
-            yield frame
-        subscription.mark = mark
-
-    async def _shared(
-        self, group: Group, subscription: Subscription, since: Mark, until: Mark, users: Sequence[int]
-    ) -> AsyncIterator[Frame]:
-        """The same frames for all who were at the same tick and have nothing of their own to ask for."""
-
-        async def make() -> list[Frame]:
-            return [frame async for frame in self._frames(subscription, since, until, users)]
-
-        made = group.shared.get(since.tick, until.tick, lambda: asyncio.ensure_future(make()))
-        async for frame in self._sent(await asyncio.shield(made), subscription):
-            yield frame
-
-    async def _sent(self, frames: Sequence[Frame], subscription: Subscription) -> AsyncIterator[Frame]:
-        for frame in frames:
-            if subscription.is_over:
-                return
-            await self._get_pace().reserve(SEND_COST + SEND_ROW_COST * len(frame.rows))
-            yield frame
-
-    async def _frames(
-        self, subscription: Subscription, since: Mark, until: Mark, users: Sequence[int]
-    ) -> AsyncIterator[Frame]:
-        """Only the last one takes its reader to the new mark: who has lost it gets all of them again."""
-        before, after = self._token(subscription, since), self._token(subscription, until)
-        for start in range(0, len(users), FRAME_ROWS):
-            rows = await self._rows(subscription.project, users[start : start + FRAME_ROWS])
-            is_last = start + FRAME_ROWS >= len(users)
-            yield Frame(False, rows, self._view.as_of, after if is_last else before)
-
-    async def _rows(self, project: str, users: Sequence[int]) -> list[UserRow]:
-        await self._get_pace().reserve(ROW_COST * len(users))
-
-        def make() -> list[UserRow]:
-            return [user_row(user_id, numbers) for user_id, numbers in self._view.people(project, users)]
-
-        return await self._look(len(users), make)
+            self._tick()  # the shared mark must not be older than the reader's own
 
     async def _nothing_new(self, group: Group, subscription: Subscription) -> bool:
-        """Wait until there may be something; True after a long silence."""
+        """Wait until there may be something to send; True if a heartbeat is due instead."""
         if subscription.mark.tick != self._mark.tick or subscription.is_over or self._has_news(subscription):
             return False
         subscription.wake.clear()
@@ -380,36 +212,16 @@ class Feed:
     def _is_silent(self, subscription: Subscription) -> bool:
         return not subscription.is_over and self._monotonic() - subscription.last_sent >= HEARTBEAT
 
-    def _recognise(self, subscription: Subscription) -> None:
-        """Find those of the users named in a filter that have come."""
-        members = self._view.members(subscription.project)
-        if subscription.members != members:
-            subscription.members = members
-            subscription.numbers = set(self._view.find(subscription.project, subscription.users).values())
-
-    def _token(self, subscription: Subscription, mark: Mark, place: str | None = None) -> str:
-        return resume_token.encode(self._identity, subscription.binding, mark.position, place)
-
-    async def _look(self, size: int, work: Callable[[], T]) -> T:
-        if size <= SMALL:
-            return work()
-        async with self._scan:
-            return await asyncio.to_thread(work)
-
-    def _get_pace(self) -> CpuShare:
-        self._pace = self._pace or CpuShare(self._monotonic)
-        return self._pace
-
-    def _told(self, project: str) -> None:
-        """Something was posted: who waits is to look."""
+    def _on_notice(self, project: str) -> None:
+        """Wake the subscribers of a project that has a new budget notice."""
         group = self._groups.get(project)
         for subscription in group.subscriptions if group else ():
             subscription.wake.set()
 
     # --- all of them ------------------------------------------------------------------------------------------------
 
-    def _heard(self) -> None:
-        """The view contains more: there is a tick as soon as it is time."""
+    def _on_arrival(self) -> None:
+        """The view contains more: schedule a tick, `INTERVAL` after the last one."""
         if self._groups and self._timer is None and not self._closed:
             wait = max(0.0, self._next_tick - self._monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait, self._on_time)
@@ -420,38 +232,36 @@ class Feed:
         self._tick()
 
     def _tick(self) -> None:
-        """Ask the view once who changed, and wake those whom it concerns."""
+        """Ask the view once which users changed, and wake the subscribers that they concern."""
         held, changed = self._view.changes(self._mark.position)
         if held == self._mark.position:
             return
         self._mark = mark = Mark(self._mark.tick + 1, held)
         for group in self._groups.values():
-            if changed is None:
+            if changed is None:  # longer ago than the view remembers: each subscriber asks for itself
                 group.ticks.forget(mark.tick)
                 self._wake(group, mark, None)
                 continue
             number = self._view.number_of(group.name)
             users = None if number is None else changed.get(number)
             if users is None:
-                self._pass_by(group, mark)
+                for subscription in group.subscriptions:
+                    subscription.skip_to(mark)
             else:
                 group.ticks.add(mark.tick, users)
                 self._wake(group, mark, users)
 
     def _wake(self, group: Group, mark: Mark, users: I64 | None) -> None:
+        """Wake the subscribers that `users` (None: perhaps all) concern; the others skip to `mark`."""
         touched = None
         for subscription in group.subscriptions:
             if subscription.users and users is not None:
-                self._recognise(subscription)
+                subscription.find_numbers(self._view)
                 touched = touched or set(users.tolist())
                 if subscription.numbers.isdisjoint(touched):
-                    _advance(subscription, mark)
+                    subscription.skip_to(mark)
                     continue
             subscription.wake.set()
-
-    def _pass_by(self, group: Group, mark: Mark) -> None:
-        for subscription in group.subscriptions:
-            _advance(subscription, mark)
 
     def _enter(self, subscription: Subscription) -> Group:
         if not self._groups:
@@ -478,7 +288,7 @@ class Feed:
             self._guard = None
 
     async def _watch(self) -> None:
-        """End subscriptions whose key has ended or whose reader has gone; break long silences."""
+        """End subscriptions whose key is no longer valid or whose client has left; wake those due a heartbeat."""
         while True:
             await asyncio.sleep(CHECK_EVERY)
             now = self._monotonic()
@@ -505,7 +315,7 @@ class Feed:
             asyncio.get_running_loop().call_later(GRACE, self._cancel, subscription)
 
     def _cancel(self, subscription: Subscription) -> None:
-        """End one that still waits for its reader to read."""
+        """Cancel the task of an ended subscription that still waits for its client to read."""
         group = self._groups.get(subscription.project)
         if group and subscription in group.subscriptions and subscription.task:
             subscription.task.cancel()
@@ -519,14 +329,8 @@ def _verdict(check: Callable[[], Key]) -> Refused | None:
     return None
 
 
-def _advance(subscription: Subscription, mark: Mark) -> None:
-    """Nothing that concerns it has changed: who waits has seen everything up to `mark`."""
-    if subscription.is_waiting and not subscription.wake.is_set():
-        subscription.mark = mark
-
-
 def _stopping() -> Refused:
-    return Refused("unavailable", "The server is stopping; go on with the last id", retry_after=1)
+    return Refused("unavailable", "The server is stopping; connect again with the last id received", retry_after=1)
 
 
 def _bad(message: str) -> NoReturn:

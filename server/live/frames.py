@@ -1,4 +1,4 @@
-"""What a project's subscribers share: the ticks of its feed, and the frames made for those who are at the same one."""
+"""What the subscribers of a project share: the ticks of its feed, and the frames from one tick to another."""
 
 import asyncio
 from collections import deque
@@ -11,45 +11,46 @@ from processor.core.growing_arrays import I64
 from server.reads.answers import UserRow
 
 FRAME_ROWS: Final = 1000
-"""Rows of one frame at most."""
+"""Most rows in one frame."""
 HISTORY: Final = 1 << 17
-"""Users in the ticks that a project remembers."""
+"""Changed users that a project remembers, over all of its ticks."""
 TICKS: Final = 64
+"""Ticks that a project remembers."""
 ELSEWHERE: Final = -1
 """The tick of a mark that came with a token: no tick of this process."""
 
 
 class Mark(NamedTuple):
-    """A moment of the feed: everything up to `position` (partition -> offset) has been seen."""
+    """A moment of the feed: everything up to `position` (partition -> offset) has been sent."""
 
     tick: int
     position: Mapping[int, int]
 
 
 class Frame:
-    """Some rows that are sent together, encoded once for each wire however many subscribers receive them."""
+    """Rows that are sent together, encoded once for each API however many subscribers receive them."""
 
     __slots__ = ("_encoded", "as_of", "rows", "snapshot", "token")
 
     def __init__(self, snapshot: bool, rows: Sequence[UserRow], as_of: int, token: str) -> None:
         self.snapshot = snapshot
-        """True: a new table begins with these rows."""
+        """True: the client discards the rows it has and begins with these."""
         self.rows = rows
         self.as_of = as_of
         self.token = token
-        """Who has received this frame, and all before it, resumes with this."""
+        """A client that has received this frame, and all before it, resumes with this."""
         self._encoded: dict[str, bytes] = {}
 
-    def encoded(self, wire: str, encode: Callable[["Frame"], bytes]) -> bytes:
-        """The frame as `encode` writes it for `wire`."""
-        found = self._encoded.get(wire)
+    def encoded(self, form: str, encode: Callable[["Frame"], bytes]) -> bytes:
+        """Return what `encode` makes of the frame, made once for each `form` ("sse", "grpc")."""
+        found = self._encoded.get(form)
         if found is None:
-            found = self._encoded[wire] = encode(self)
+            found = self._encoded[form] = encode(self)
         return found
 
 
 class Ticks:
-    """Which users changed in the last ticks, as long as that is not too much to remember."""
+    """Which users changed in the last ticks: at most `TICKS` of them, with at most `history` users together."""
 
     def __init__(self, tick: int, history: int = HISTORY) -> None:
         self._known_from = tick
@@ -58,7 +59,7 @@ class Ticks:
         self._ticks: deque[tuple[int, I64]] = deque()
 
     def add(self, tick: int, users: I64) -> None:
-        """Some users changed in `tick`."""
+        """Remember that `users` changed in `tick`."""
         self._ticks.append((tick, users))
         self._size += len(users)
         while self._size > self._history or len(self._ticks) > TICKS:
@@ -66,13 +67,13 @@ class Ticks:
             self._size -= len(gone)
 
     def forget(self, tick: int) -> None:
-        """It is not known which users changed in `tick` and before."""
+        """Forget all: which users changed in `tick` and before is not known."""
         self._ticks.clear()
         self._size = 0
         self._known_from = tick
 
     def since(self, tick: int) -> list[int] | None:
-        """Users that changed after `tick`, ascending; None: not known any more."""
+        """Return the users that changed after `tick`, ascending; None: not known any more."""
         if tick < self._known_from:
             return None
         later = [users for at, users in self._ticks if at > tick]
@@ -82,8 +83,8 @@ class Ticks:
         return found
 
 
-class Shared:
-    """Frames under way from one tick to another, made once: who asks while they are being made waits for them."""
+class SharedFrames:
+    """Frames from earlier ticks to the latest one, made once: a reader that asks while they are made waits for them."""
 
     def __init__(self) -> None:
         self._until = ELSEWHERE
@@ -92,7 +93,7 @@ class Shared:
     def get(
         self, since: int, until: int, make: Callable[[], "asyncio.Future[list[Frame]]"]
     ) -> "asyncio.Future[list[Frame]]":
-        """The frames from tick `since` to tick `until`. Those to other ticks are dropped: they are not asked for."""
+        """Return the frames from tick `since` to tick `until`; drop those to other ticks, which no reader asks for."""
         if until != self._until:
             self._until = until
             self._frames.clear()

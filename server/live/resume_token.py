@@ -1,4 +1,4 @@
-"""A place in a feed of changes, as a token of URL-safe characters that any process of the cluster understands."""
+"""The resume token: a place in the live feed, in URL-safe characters, that any API process of the log understands."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ MAX_PARTITIONS: Final = 1024
 
 
 class Bookmark(Struct, array_like=True, frozen=True):
-    """What a reader has: all users as they were at a position in the log, or of a snapshot the users up to `place`."""
+    """What a reader has received: all users as of a position of the log, or of a snapshot the users up to `place`."""
 
     identity: str
-    """The log's."""
+    """The identity of the log."""
     binding: str
-    """Stands for the project and the filters."""
+    """A digest of the project and the filter."""
     offsets: list[int]
-    """By partition: the last message whose effects the reader has."""
+    """By partition: the last message whose effects the reader has received; -1: none."""
     place: str | None = None
     """The id of the last user received of a snapshot ("": the events without one); None: the snapshot is complete."""
 
@@ -35,13 +35,13 @@ _decoder = msgspec.msgpack.Decoder(Bookmark)
 
 
 def encode(identity: str, binding: str, position: Mapping[int, int], place: str | None = None) -> str:
-    """The token of a bookmark."""
+    """Return the token for a place; `position` is partition -> offset."""
     offsets = [position.get(partition, NEVER) for partition in range(max(position, default=NEVER) + 1)]
     return urlsafe_b64encode(_encoder.encode(Bookmark(identity, binding, offsets, place))).decode().rstrip("=")
 
 
 def decode(token: str) -> Bookmark:
-    """Read a token back; raises `ValueError` for anything that is none."""
+    """Return what a token says. Raises `ValueError` for anything that `encode` did not make."""
     try:
         found = _decoder.decode(urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4)))
     except (ValueError, msgspec.MsgspecError):

@@ -1,1 +1,1 @@
-"""Several API processes on one machine: who they are, what they share. May import `tenancy`, and the log."""
+"""Several API processes on one machine: their numbers, and what they share. May import `tenancy`, and the log."""

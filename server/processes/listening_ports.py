@@ -1,7 +1,8 @@
-"""Ports that several processes are to listen on: held by their supervisor, who does not listen.
+"""Ports on which several processes listen, reserved by their supervisor.
 
-A socket that is bound with SO_REUSEPORT and does not listen gets no connection. It keeps the port for the children, who
-come and go, and keeps others out of it: but for processes of the same user that ask to share, for whom `hold` looks.
+A socket that is bound with SO_REUSEPORT and does not listen gets no connection. It reserves the port for the child
+processes while they are restarted, and keeps others out, except processes of the same user that also set SO_REUSEPORT:
+`hold` checks for those.
 """
 
 import asyncio
@@ -13,19 +14,19 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 PATIENCE: Final = 3.0
-"""Seconds to wait for a port that a predecessor is just giving up."""
+"""Seconds to wait for a port that an earlier server is just releasing."""
 
 
 class HeldPort:
-    """A port, until `close`."""
+    """A port that is reserved until `close`."""
 
     def __init__(self, bind: str) -> None:
-        """Take it; 0 takes a free one. Raises `OSError`, EADDRINUSE if anybody else listens there."""
+        """Reserve the port of `bind`; 0: a free one. Raises `OSError`, with EADDRINUSE if a process listens there."""
         host, port = split_bind(bind)
         with ExitStack() as stack:
             infos = _resolve(host, port)
             if port:
-                for info in infos:  # whoever shares the port already is not asked by the kernel, so we ask
+                for info in infos:  # the kernel would let this one share the port with another server: check first
                     _bound(*info, share=False).close()
             self._sockets = []
             for family, address in infos:
@@ -34,10 +35,10 @@ class HeldPort:
                 self._sockets.append(made)
             stack.pop_all()
         self.bind = f"{bind.rpartition(':')[0]}:{port}"
-        """The address with the port that was taken."""
+        """The address with the port that was reserved."""
 
     def close(self) -> None:
-        """Give it up."""
+        """Release the port."""
         for each in self._sockets:
             each.close()
 
@@ -63,7 +64,7 @@ def _bound(family: int, address: Any, *, share: bool) -> socket.socket:
 
 
 async def hold(bind: str) -> HeldPort:
-    """Take a port, waiting a little for it. Raises `OSError`."""
+    """Reserve a port, waiting up to `PATIENCE` seconds for it. Raises `OSError`, with what to do."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -75,7 +76,7 @@ async def hold(bind: str) -> HeldPort:
 
 
 def taken(bind: str, error: OSError) -> str:
-    """Say of an address that it cannot be listened on, why, and what to do."""
+    """Return the error text for an address on which the process cannot listen: why, and what to do."""
     return (
         f"cannot listen on {bind}: {error.strerror or error}; stop what listens there, or set another address as "
         "SPENDSTREAM_HTTP_BIND or SPENDSTREAM_GRPC_BIND"
@@ -83,7 +84,7 @@ def taken(bind: str, error: OSError) -> str:
 
 
 def is_local(bind: str) -> bool:
-    """True for an address that only this machine reaches; a name other than localhost may be anything."""
+    """Return True for an address that only this machine reaches; of names only localhost counts."""
     host, _ = split_bind(bind)
     try:
         return ip_address(host).is_loopback
@@ -92,6 +93,6 @@ def is_local(bind: str) -> bool:
 
 
 def split_bind(bind: str) -> tuple[str, int]:
-    """Host (without brackets) and port."""
+    """Return host (without brackets) and port."""
     host, _, port = bind.rpartition(":")
     return host.strip("[]"), int(port)

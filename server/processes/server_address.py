@@ -1,4 +1,4 @@
-"""Where the server of a data directory listens: noted by its supervisor, found by commands beside it."""
+"""The address of the server that runs on a data directory: noted by its supervisor, read by commands."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ from msgspec import Struct
 from processor.log.file_lock import holder_of
 
 LOCK: Final = "serve.lock"
-"""The file of the data directory that a server has locked for as long as it runs."""
+"""The file of the data directory that a server locks while it runs."""
 FILE: Final = "server.json"
 
 _LOCAL: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what is listened on, not listening
-"""An address that stands for all of this machine -> one of them."""
+"""A wildcard address -> the loopback address to connect to."""
 
 
 class _Note(Struct):
@@ -24,7 +24,7 @@ class _Note(Struct):
 
 
 def note(data_dir: Path, scheme: str, bind: str) -> None:
-    """Note that this process, which holds `LOCK`, serves HTTP at `bind`. A disk that is full goes without a note."""
+    """Note that this process, which holds `LOCK`, serves HTTP at `bind`. Does nothing if the disk is full."""
     host, _, port = bind.rpartition(":")
     raw = msgspec.json.encode(_Note(os.getpid(), f"{scheme}://{_LOCAL.get(host, host)}:{port}"))
     new = data_dir / f"{FILE}.new"

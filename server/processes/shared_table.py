@@ -1,8 +1,8 @@
-"""Rows of numbers that several processes of this machine share: a file mapped into each of them, changed under a lock.
+"""A table of integers that several processes of this machine share: a file mapped into each of them, with a lock.
 
-A row has a key, given once, and some signed words of 64 bits. A word is written in one store: a process killed in
-between leaves the old one or the new one. The lock (`flock`) belongs to the kernel, which frees it with its holder;
-it is held for microseconds. Nothing here outlives the processes: the file is made anew when all of them are.
+A row has a key, set once, and signed words of 64 bits. A word is written in one store: a process that is killed leaves
+the old value or the new one. The lock (`flock`) is released by the kernel when its holder ends; it is held for
+microseconds. The content does not outlive the processes: the file is made anew when all of them are started.
 
 One thread of a process uses a table.
 """
@@ -18,13 +18,13 @@ import numpy as np
 
 WORD: Final = 8
 KEY: Final = 128
-"""Bytes of a key, at most; zeros fill it up."""
+"""Most bytes of a key; zeros fill it up."""
 HEADER: Final = 4096
 ROWS: Final = 65_536
-"""Rows of a table. The file has room for all of them from the start, and no pages on the disk before they are used."""
+"""Rows of a table. The file has its full size from the start, but is sparse: only used pages are on the disk."""
 
 PATIENCE: Final = 0.05
-"""Seconds in which to get the lock: its holder needs microseconds, unless it is stopped in the middle of them."""
+"""Seconds to wait for the lock: its holder needs microseconds, unless it is suspended meanwhile."""
 PAUSE: Final = 0.0002
 
 _COUNT: Final = 0
@@ -32,14 +32,14 @@ _REUSES: Final = 1
 
 
 class Busy(Exception):
-    """The table cannot be had now: its lock is held by a process that stands still, or it is full."""
+    """The table cannot be used now: a suspended process holds its lock, or it is full."""
 
 
 class SharedTable:
     """The table in a file that `create` has made. `with table:` holds the lock, or raises `Busy`."""
 
     def __init__(self, path: Path, words: int, rows: int = ROWS) -> None:
-        """Open the file; `words` and `rows` are those it was made with."""
+        """Open the file; `words` (in a row) and `rows` are those of `create`."""
         self._width = KEY // WORD + words
         self._words = words
         self._capacity = rows
@@ -52,14 +52,14 @@ class SharedTable:
 
     @staticmethod
     def create(path: Path, words: int, rows: int = ROWS) -> None:
-        """Make an empty table; one of that name that is still mapped somewhere stays as it is, without a name."""
+        """Make an empty table in place of an older file; processes that still map that one keep it."""
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.truncate(fd, _size(words, rows))
         os.close(fd)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Unmap and close the file."""
         self._all.release()
         self._map.close()
         os.close(self._fd)
@@ -81,7 +81,7 @@ class SharedTable:
             except BlockingIOError:
                 continue
             return
-        raise Busy("another process holds what all of them share, and stands still")
+        raise Busy("another API process holds the lock of the table they share, and does not run")
 
     def __exit__(self, *raised: object) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
@@ -90,24 +90,24 @@ class SharedTable:
 
     @property
     def version(self) -> int:
-        """Another number whenever a process has added a row. Cheap, without the lock."""
+        """A number that changes whenever a process has added a row. Cheap; needs no lock."""
         return int(self._all[_COUNT] + self._all[_REUSES])
 
     def find(self, key: bytes) -> int | None:
-        """The row of a key. Under the lock."""
+        """Return the row of a key; None: it has none. Call it under the lock."""
         self._learn()
         return self._keys.get(key)
 
     def where(self, word: int, low: int, high: int) -> list[bytes]:
-        """The keys of all rows in which a word is from `low` to `high`. Under the lock."""
+        """Return the keys of all rows in which `word` is from `low` to `high`. Call it under the lock."""
         self._learn()
         rows = self._select(self._known, word, low, high)
         return [key for key in map(self._key, rows) if key in self._keys]
 
     def add(self, key: bytes, words: list[int], stale: int) -> int:
-        """A row for a key that has none. Under the lock.
+        """Add a row for a key that has none, and return it. Call it under the lock.
 
-        In a full table it takes the place of a row whose first word is below `stale`; raises `Busy` if there is none.
+        In a full table it replaces a row whose first word is below `stale`; raises `Busy` if there is none.
         """
         if len(key) > KEY or b"\0" in key:
             raise ValueError(f"not a key of a shared table: {key!r}")
@@ -117,7 +117,7 @@ class SharedTable:
         start = at * WORD
         self._map[start : start + KEY] = key.ljust(KEY, b"\0")
         at += KEY // WORD
-        for number, word in reversed(list(enumerate(words))):  # the first one last: until then the row is stale
+        for number, word in reversed(list(enumerate(words))):  # the first word last: until then the row counts as stale
             self._all[at + number] = word
         self._keys[key] = row
         if row == self._known:
@@ -126,13 +126,13 @@ class SharedTable:
         return row
 
     def words(self, row: int) -> list[int]:
-        """What a row says."""
+        """Return all words of a row."""
         at = self._at(row) + KEY // WORD
         found: list[int] = self._all[at : at + self._words].tolist()
         return found
 
     def get(self, row: int, word: int) -> int:
-        """One word of a row."""
+        """Return one word of a row."""
         found: int = self._all[self._at(row) + KEY // WORD + word]
         return found
 
@@ -156,7 +156,7 @@ class SharedTable:
         return found
 
     def _learn(self) -> None:
-        """Read the keys of rows that others have added."""
+        """Read the keys of rows that other processes have added."""
         if self._all[_REUSES] != self._reuses:
             self._reuses, self._known = self._all[_REUSES], 0
             self._keys.clear()
@@ -166,11 +166,11 @@ class SharedTable:
             self._known += 1
 
     def _retire(self, stale: int) -> int:
-        """A row to be used again; its key is forgotten by everybody."""
+        """Free a stale row and return it; all processes forget its key."""
         found = self._select(self._capacity, 0, -(2**63), stale - 1)
         row = found[0] if found else -1
         if row < 0:
-            raise Busy(f"all {self._capacity} rows of what the processes share are in use")
+            raise Busy(f"all {self._capacity} rows of the table that the API processes share are in use")
         self._keys.pop(self._key(row), None)
         self.put(row, 0, stale - 1)
         self._reuses += 1

@@ -1,8 +1,8 @@
-"""The API processes of one `serve`: which of them this one is, and what they share.
+"""The API processes of one `serve`: which of them this one is, and the tables that they share.
 
-What they share are three tables in the data directory (`shared_table`), made anew whenever all of the processes are.
-Each process holds a lock on them for as long as it lives, so that a server that is started while a process of the one
-before is still dying waits for its end.
+There are three tables in the data directory (`shared_table`), made anew when all of the processes are started. Each
+process holds a lock on them while it runs, so a server that is started while a process of the earlier one is still
+ending waits for it.
 """
 
 import fcntl
@@ -19,12 +19,12 @@ from processor.log.file_lock import FileLock
 from server.processes.shared_table import SharedTable
 
 VARIABLE: Final = "SPENDSTREAM_API_CREW"
-"""Where the supervisor tells its children: number/count/epoch."""
+"""The variable in which the supervisor passes number/count/epoch to its children."""
 
 MAX_PROCESSES: Final = 16
 
 PATIENCE: Final = 5.0
-"""Seconds in which processes whose supervisor has gone are gone, too."""
+"""Seconds within which processes end whose supervisor has ended."""
 
 REQUESTS: Final = "requests"
 QUOTAS: Final = "quotas"
@@ -42,13 +42,13 @@ class ApiSibling(Struct, frozen=True):
     """From 0. A process that is started again has the number of its predecessor."""
     count: int
     epoch: str
-    """The name of all of them together: of one life of their supervisor."""
+    """A name for this run of the supervisor, shared by all of its processes."""
 
     @classmethod
     def create_all(cls, data_dir: Path, count: int) -> list["ApiSibling"]:
-        """Make the tables for `count` processes and name those. Raises `LogError` while old ones will not end. Blocks.
+        """Make the tables for `count` processes, and return their places. Only for the holder of the directory's lock.
 
-        For the holder of the lock on the data directory.
+        Blocks for up to `PATIENCE` seconds. Raises `LogError` if processes of an earlier server do not end by then.
         """
         lock = FileLock(data_dir / _LOCK)
         try:
@@ -64,7 +64,7 @@ class ApiSibling(Struct, frozen=True):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], data_dir: Path) -> "ApiSibling | None":
-        """The place of this process; None for one that is alone."""
+        """Return the place of this process; None: it is the only one."""
         said = environment.get(VARIABLE)
         if said is None:
             return None
@@ -78,15 +78,15 @@ class ApiSibling(Struct, frozen=True):
 
     @property
     def is_first(self) -> bool:
-        """True for the one process that does what only one has to do."""
+        """True for the one process that does the tasks of which there is one for all."""
         return self.number == 0
 
     def name(self, number: int) -> str:
-        """What events that come in through a process are counted under (`Source.lease`)."""
+        """Return the name under which the tables count a process's events (`Source.lease`)."""
         return f"{self.epoch}-{number}"
 
     def hold(self) -> int:
-        """Hold the tables until the descriptor that this returns is closed. Raises `LogError`."""
+        """Lock the tables, shared, until the returned file descriptor is closed. Raises `LogError`."""
         fd = os.open(self.data_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -96,10 +96,10 @@ class ApiSibling(Struct, frozen=True):
         return fd
 
     def table(self, name: str) -> SharedTable:
-        """One of the tables."""
+        """Open one of the tables: `REQUESTS`, `QUOTAS` or `DOORS`."""
         return SharedTable(self.data_dir / _FOLDER / name, _words(self.count)[name])
 
 
 def _words(count: int) -> dict[str, int]:
-    """The tables, and the words in a row of each."""
+    """Return the tables, and the words in a row of each."""
     return {REQUESTS: 1, QUOTAS: 1 + count, DOORS: 1 + count}

@@ -1,1 +1,1 @@
-"""Questions about tables, and their answers. May import `alerts`, `limits` and below, and the view."""
+"""The reads: parameters, answers and their service. May import `alerts`, `limits` and below, and the view."""

@@ -1,4 +1,4 @@
-"""What the reads answer, the same for every API. Sums are exact: picodollars and Python integers."""
+"""The answers of the reads, the same for both APIs. Sums are exact: picodollars and Python integers."""
 
 from msgspec import Struct
 
@@ -7,7 +7,7 @@ from processor.core.tables.row_sums import RowSums, Totals
 
 
 class UserRow(Struct):
-    """One user's row; `user_id` None: the events without a user.
+    """One user's row; `user_id` None: the unattributed events.
 
     Times are in microseconds since the epoch; None if the user has no event in the range that was asked for.
     """
@@ -80,6 +80,6 @@ class QuotaAnswer(Struct):
 
 
 def user_row(user_id: str | None, sums: RowSums) -> UserRow:
-    """A user's sums as every answer and the feed show them."""
+    """Return a user's sums as all answers and the live feed show them."""
     first, last = (sums.first_seen, sums.last_seen) if sums.requests else (None, None)
     return UserRow(user_id, sums.totals(), first, last)

@@ -1,7 +1,7 @@
-"""What a project costs: by model, by day, this month so far, and at this pace the next 30 days.
+"""The costs of a project: by model, by day, this month so far, and a forecast of the next 30 days.
 
-Everything comes from the project's hours, by the events' own time. Sums are exact; what is divided (averages, rates and
-the forecast) is rounded half-even to 12 places, as intake rounds a cost.
+All is computed from the project's hours, by the events' own time. Sums are exact; quotients (averages, rates and the
+forecast) are rounded half-even to 12 places, as intake rounds a cost.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,20 +20,20 @@ from server.errors import Refused
 from server.reads.params import check_names, parse_instant
 
 DAYS: Final = 30
-"""Days of the default range, of the past a forecast is made from, and of the future it is made for."""
+"""Days of the default range, of the past that a forecast is made from, and of the forecast itself."""
 HOURS: Final = 24
 STEADY: Final = 7
-"""Days of history from which on a forecast follows their trend. With less, a trend is noise: their mean stands."""
+"""Least days of history for a forecast by trend. With fewer a trend is noise, and the forecast is their mean."""
 
 
 class Latency(Struct):
-    """How long requests took, in milliseconds: percentiles of a histogram, less than 5 % off (from 1 ms on)."""
+    """The latency of requests in milliseconds: percentiles of a histogram, less than 5 % off from 1 ms on."""
 
     p50: float
     p95: float
     p99: float
     measured: int
-    """Requests that came with a latency above 0."""
+    """Requests with a latency above 0."""
 
 
 class ModelCost(Struct):
@@ -63,7 +63,7 @@ class ModelDay(Struct):
 
 
 class Costs(Struct):
-    """Costs are in picodollars."""
+    """The answer of the costs read. Costs are in picodollars."""
 
     by_model: list[ModelCost]
     """The most expensive first."""
@@ -75,12 +75,12 @@ class Costs(Struct):
     month_to_date: int
     """From the start of the UTC month to the end of the current hour, whatever the range."""
     forecast: int
-    """What the next 30 days will come to, whatever the range."""
+    """The forecast of the next 30 days, whatever the range."""
     as_of: int
 
 
 def parse_costs(project: str, params: Mapping[str, str], now: int) -> Range:
-    """Read the parameters as a range of hours since the epoch; without any, the last 30 days. Raises `Refused`."""
+    """Return the range of the parameters, in hours since the epoch; by default the last 30 days. Raises `Refused`."""
     check_names(params, ("start", "end", "projectId"), project)
     hours = Range(_hour(params, "start"), _hour(params, "end"))
     return Range(now // HOUR - DAYS * HOURS, None) if hours.is_all_time else hours
@@ -91,12 +91,12 @@ def _hour(params: Mapping[str, str], name: str) -> int | None:
         return None
     hour, rest = divmod(parse_instant(name, params[name]), HOUR)
     if rest:
-        raise Refused("bad_request", f"{name} must be a whole hour UTC: a project is kept by whole hours")
+        raise Refused("bad_request", f"{name} must be a whole hour UTC: a project's costs are kept by the hour")
     return hour
 
 
 def needed(hours: Range, now: int) -> Range:
-    """The hours that `summarise` has to see: those of the range, this month's, and those of the last 30 days."""
+    """Return the hours that `summarise` needs: those of the range, of this month, and of the last 30 days."""
     recent = min(month_start(now) // HOUR, now // HOUR - DAYS * HOURS + 1)
     start = None if hours.start is None else min(hours.start, recent)
     end = None if hours.end is None else max(hours.end, now // HOUR + 1)
@@ -110,7 +110,7 @@ def summarise(
     as_of: int,
     latencies: Mapping[tuple[str, str], Mapping[int, int]] = MappingProxyType({}),
 ) -> Costs:
-    """Add up the hours of a project, those of `needed` at least. `latencies`: (provider, model) -> bucket -> events."""
+    """Sum up the hours of a project, at least those of `needed`. `latencies`: (provider, model) -> bucket -> events."""
     this_hour, month = now // HOUR, month_start(now) // HOUR
     cells: dict[tuple[int, str, str], Totals] = {}
     nothing = Totals()
@@ -156,10 +156,10 @@ def _latency(counts: Mapping[int, int] | None) -> Latency | None:
 
 
 def forecast(past: list[int]) -> int:
-    """What the next 30 days come to if costs go on as a straight line.
+    """Return the picodollars of the next 30 days if costs continue as a straight line.
 
-    `past` is what each day cost, the oldest first, from the first day with events on. The line is that of the least
-    squares; the days on which it is below zero cost nothing. With fewer than `STEADY` days it is flat, at their mean.
+    `past` has the cost of each day, oldest first, from the first day with events on. The line is the least-squares fit;
+    days on which it is below zero cost nothing. With fewer than `STEADY` days it is flat, at their mean.
     """
     n = len(past)
     if not n:
@@ -167,7 +167,7 @@ def forecast(past: list[int]) -> int:
     total = sum(past)
     if n < STEADY:
         return _ratio(DAYS * total, n)
-    # With days counted in halves from the middle of the past, all of it is whole numbers over one denominator:
+    # With days counted in halves from the middle of the past, all terms are integers over one denominator:
     # day x, at 2x - (n - 1), costs total / n + slope * at, and slope = 3 * moment / (n * (n * n - 1)).
     moment = sum((2 * day - (n - 1)) * cost for day, cost in enumerate(past))
     denominator = n * (n * n - 1)
@@ -176,18 +176,18 @@ def forecast(past: list[int]) -> int:
 
 
 def average_cost(totals: Totals) -> int:
-    """Picodollars a request; 0 without requests."""
+    """Return the picodollars per request; 0 without requests."""
     return _ratio(totals.cost, totals.requests)
 
 
 def cache_hit_rate(totals: Totals) -> int:
-    """Cached tokens for an input token, in 10^-12; 0 without input tokens. 1 at most: there may be more of them than of
-    input tokens, from a sender that counts them apart."""
+    """Return cached tokens per input token, in units of 10^-12; 0 without input tokens. It is at most 1: a client that
+    counts cached tokens apart may report more of them than input tokens."""
     return min(_ratio(totals.cached_tokens * PICO, totals.input_tokens), PICO)
 
 
 def _ratio(numerator: int, denominator: int) -> int:
-    """Rounded half-even; 0 for nothing of nothing."""
+    """Return the quotient in units of 10^-12, rounded half-even; 0 for 0 / 0."""
     if not denominator:
         return 0
     whole, rest = divmod(numerator, denominator)

@@ -1,4 +1,4 @@
-"""What a read asks for: query parameters checked, and the cursor that goes from page to page."""
+"""The parameters of reads: checks of query parameters, and the cursor of pages."""
 
 import re
 from base64 import urlsafe_b64decode
@@ -20,7 +20,7 @@ _LIMIT = re.compile(r"[0-9]{1,4}").fullmatch
 
 
 def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:
-    """Read the parameters of a list of users; raises `Refused`."""
+    """Return the query of a list of users. Raises `Refused`."""
     check_names(
         params,
         ("start", "end", "model", "environment", "unattributed", "sort", "limit", "cursor", "projectId"),
@@ -53,27 +53,27 @@ def parse_users(project: str, params: Mapping[str, str]) -> UserQuery:
 
 
 def parse_user(project: str, params: Mapping[str, str]) -> Range:
-    """Read the parameters of one user's detail; raises `Refused`."""
+    """Return the range, in days, of one user's detail. Raises `Refused`."""
     check_names(params, ("start", "end", "projectId"), project)
     return parse_days(params)
 
 
 def check_names(params: Mapping[str, str], known: Collection[str], project: str) -> None:
-    """Refuse a parameter that is not `known`, and another project than the key's."""
+    """Raise `Refused` for a parameter that is not `known`, or a project other than the key's."""
     for name in params:
-        if name not in known and name != "after":  # `after` has been taken out, or is still there: either is fine
+        if name not in known and name != "after":  # `after` is handled by the caller
             _bad(f"unknown parameter {name[:64]!r}; known are {', '.join(known)}, after")
     if params.get("projectId", project) != project:
         raise Refused("forbidden", "projectId is not the project of this API key")
 
 
 def parse_days(params: Mapping[str, str]) -> Range:
-    """`start` and `end` as whole UTC days."""
+    """Return `start` and `end` as whole UTC days since the epoch. Raises `Refused`."""
     return Range(_day(params, "start"), _day(params, "end"))
 
 
 def parse_instant(name: str, text: str) -> int:
-    """RFC 3339, or a date alone for its midnight UTC, in microseconds since the epoch."""
+    """Return an RFC 3339 time, or a date as its midnight UTC, in microseconds since the epoch. Raises `Refused`."""
     try:
         return parse_timestamp(f"{text}T00:00:00Z" if _DATE(text) else text)
     except ValueError:
@@ -85,7 +85,7 @@ def _day(params: Mapping[str, str], name: str) -> int | None:
         return None
     day, rest = divmod(parse_instant(name, params[name]), DAY)
     if rest:
-        _bad(f"{name} must be midnight UTC: users are kept by whole UTC days")
+        _bad(f"{name} must be midnight UTC: users' costs are kept by UTC day")
     return day
 
 

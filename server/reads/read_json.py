@@ -1,4 +1,4 @@
-"""The reads' answers as JSON: the names and forms of the published contract. Sums keep all their digits."""
+"""The reads' answers as JSON, as the HTTP API documents them. Sums keep all their digits."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def user_page(page: UserPage) -> dict[str, Any]:
-    """The answer of `GET /v1/users`."""
+    """Return the answer of `GET /v1/users`."""
     return {
         "users": [user_row(row) for row in page.users],
         "total": {"users": page.users_total, **totals(page.total)},
@@ -31,7 +31,7 @@ def user_page(page: UserPage) -> dict[str, Any]:
 
 
 def user_detail(detail: UserDetail) -> dict[str, Any]:
-    """The answer of `GET /v1/users/{user_id}`."""
+    """Return the answer of `GET /v1/users/{user_id}`."""
     return {
         **user_row(detail.user),
         "byModel": [{"provider": row.provider, "model": row.model, **totals(row.totals)} for row in detail.by_model],
@@ -41,7 +41,7 @@ def user_detail(detail: UserDetail) -> dict[str, Any]:
 
 
 def user_row(row: UserRow) -> dict[str, Any]:
-    """One user, as every answer and the feed show it."""
+    """Return one user, as all answers and the live feed show it."""
     return {
         "user_id": row.user_id,
         **totals(row.totals),
@@ -51,7 +51,7 @@ def user_row(row: UserRow) -> dict[str, Any]:
 
 
 def user_rows(rows: Iterable[UserRow]) -> bytes:
-    """A JSON list of what `user_row` gives, in a third of the time: the feed writes thousands of them a second."""
+    """Return the JSON list of `user_row`s, in a third of the time: the live feed writes thousands of them a second."""
     return b"[%b]" % b",".join(map(_user_row, rows))
 
 
@@ -76,7 +76,7 @@ def _stamp(micros: int | None) -> bytes:
 
 
 def totals(sums: Totals) -> dict[str, Any]:
-    """Sums as plain JSON numbers."""
+    """Return sums as plain JSON numbers."""
     return {
         "requests": exact_number(sums.requests),
         "errors": exact_number(sums.errors),
@@ -89,7 +89,7 @@ def totals(sums: Totals) -> dict[str, Any]:
 
 
 def costs(answer: Costs) -> dict[str, Any]:
-    """The answer of `GET /v1/costs`."""
+    """Return the answer of `GET /v1/costs`."""
     return {
         "byModel": [
             {
@@ -130,7 +130,7 @@ def _latency(found: Latency) -> dict[str, Any]:
 
 
 def quota(answer: QuotaAnswer) -> dict[str, Any]:
-    """The answer of `GET /v1/quota`."""
+    """Return the answer of `GET /v1/quota`."""
     return {
         "organization": answer.organization,
         "period": answer.period,

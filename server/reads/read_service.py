@@ -1,4 +1,4 @@
-"""The reads on a view: lists of users, one user, an organization's quota; the same answers for every API."""
+"""The reads, answered from the view: lists of users, one user, costs, quota, budgets; the same for both APIs."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -31,20 +31,20 @@ from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
 
 PATIENCE: Final = 5.0
-"""Seconds a read waits for the position it was asked to contain."""
+"""Seconds that a read waits until the tables contain the position of `after`."""
 
 SCANS: Final = 2
-"""Threads that look at rows at the same time."""
+"""Threads that scan rows at the same time."""
 
 T = TypeVar("T")
 
 
 class ViewReads:
-    """`Reads` on a view. `identity` is the log's name in position tokens; `clock` gives microseconds.
+    """`Reads` on a view. `identity` is the log's name in position tokens; `clock` returns microseconds.
 
-    Users come in descending order of a value and then in ascending order of their id. The events without a user are a
-    user too, with the id null: first on a tie, and part of every list and its total; `unattributed=true` asks for that
-    row alone. A range that ends before it starts is empty. A user with no event in the range is answered with zeros.
+    Users are in descending order of a value, then in ascending order of their id. The unattributed events are a user
+    with the id null: first on a tie, and part of every list and its total; `unattributed=true` asks for that row alone.
+    A range that ends before it starts is empty. A user without events in the range is answered with zeros.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ViewReads:
         self._scans = asyncio.Semaphore(SCANS)
 
     async def list_users(self, key: Key, params: Mapping[str, str], after: str | None) -> UserPage:
-        """One page of the key's project's users, and the totals of all pages."""
+        """Return one page of the users of the key's project, and the totals of all pages."""
         query = parse_users(key.project, params)
         await self._catch_up(after)
         as_of = self._view.as_of
@@ -87,7 +87,7 @@ class ViewReads:
         return UserPage(users, listing.totals, listing.size, cursor, as_of)
 
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:
-        """One user's sums, by model and by day."""
+        """Return one user's sums, by model and by day."""
         days = parse_user(key.project, params)
         await self._catch_up(after)
         as_of = self._view.as_of
@@ -98,7 +98,7 @@ class ViewReads:
         return await self._run(size, lambda: _detail(user_id, view.user(key.project, user_id, size), days, as_of))
 
     async def get_costs(self, key: Key, params: Mapping[str, str], after: str | None) -> Costs:
-        """What the key's project costs, over all its users."""
+        """Return the costs of the key's project, over all of its users."""
         now = self._clock()
         hours = costs.parse_costs(key.project, params, now)
         await self._catch_up(after)
@@ -111,9 +111,9 @@ class ViewReads:
         return await self._run(view.hour_count(key.project), add_up)
 
     async def get_quota(self, key: Key, after: str | None) -> QuotaAnswer:
-        """The month of the key's organization, over all its projects, and its current windows.
+        """Return the month of the key's organization, over all of its projects, and its current windows.
 
-        The limit is one of the month only: a key's rate limit counts requests, not events.
+        Only the month has a limit: a key's rate limit counts requests, not events.
         """
         await self._catch_up(after)
         now = self._clock()
@@ -138,7 +138,7 @@ class ViewReads:
         )
 
     async def get_budgets(self, key: Key, after: str | None) -> BudgetList:
-        """The budgets of the key's project and how they stand now."""
+        """Return the budgets of the key's project, and what is spent of them now."""
         await self._catch_up(after)
         as_of = self._view.as_of
         return BudgetList(

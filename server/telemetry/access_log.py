@@ -10,7 +10,7 @@ from aiohttp import web
 from server.tenancy.keys import is_well_formed
 
 GONE: Final = 499
-"""The status, as nginx has it, of a request whose client went away."""
+"""The status that is logged for a request whose client went away, as nginx does."""
 PREFIX: Final = 12
 
 log = structlog.get_logger("spendstream.access")
@@ -18,7 +18,7 @@ log = structlog.get_logger("spendstream.access")
 
 @web.middleware
 async def log_requests(request: web.Request, handler: Any) -> web.StreamResponse:
-    """The outermost middleware: what it sees is what the client gets. A stream is logged when it ends."""
+    """Log each request. The outermost middleware, so that it sees the final response. A stream is logged at its end."""
     began = time.monotonic()
     status, size = GONE, 0
     try:
@@ -30,7 +30,7 @@ async def log_requests(request: web.Request, handler: Any) -> web.StreamResponse
         log.info(
             "http.request",
             method=request.method,
-            path="" if resource is None else resource.canonical,  # not as sent: there may be a user's id in it
+            path="" if resource is None else resource.canonical,  # not the path: that may contain a user's id
             status=status,
             bytes_in=request.content_length,
             bytes_out=size,
@@ -41,12 +41,12 @@ async def log_requests(request: web.Request, handler: Any) -> web.StreamResponse
 
 
 def log_call(method: str, code: grpc.StatusCode, began: float, peer: str, secret: str | None) -> None:
-    """A gRPC call has ended; a stream is one call. `began` is of `time.monotonic`."""
+    """Log a gRPC call that has ended; a stream is one call. `began` is from `time.monotonic`."""
     log.info("grpc.call", method=method, code=code.name, ms=_milliseconds(began), peer=peer, key=prefix_of(secret))
 
 
 def prefix_of(secret: str | None) -> str | None:
-    """What a key is listed by; None for what is no key."""
+    """Return the prefix by which a key is listed; None for text that is not a key."""
     return secret[:PREFIX] if secret is not None and is_well_formed(secret) else None
 
 

@@ -1,7 +1,7 @@
-"""What this process counts and times itself, for `/metrics`: batches, events, refusals, acknowledgement and visibility.
+"""Counters and histograms of this process for `/metrics`: batches, events, refusals, acknowledgement and visibility.
 
-Names follow the Prometheus guide: base units, `_total` for what only grows, and no label without a bound. Nothing here
-names a tenant: whoever may scrape learns how much there is, not whose.
+Names follow the Prometheus guide: base units, `_total` for counters, and no label without a bound. No label names a
+tenant: a scrape shows how much there is, not of which tenant.
 """
 
 from collections import deque
@@ -36,10 +36,10 @@ NOT_OF_BATCHES: Final[frozenset[Reason]] = frozenset(
         "event_store_missing",
     }
 )
-"""Reasons for which no batch is refused: without a series of their own."""
+"""Reasons for which no batch is refused; they get no series."""
 
 MAX_WAITING: Final = 65_536
-"""Batches of a partition that are remembered until they are visible; beyond that they are joined to the last one."""
+"""Batches of a partition that are remembered until they are visible; further ones are merged with the last one."""
 
 
 class _Batch(Struct):
@@ -49,13 +49,13 @@ class _Batch(Struct):
 
 
 class Waiting:
-    """Batches of this process that are durable and not in the tables yet, by partition."""
+    """Batches of this process that are durable but not in the tables yet, by partition."""
 
     def __init__(self) -> None:
         self._batches: dict[int, deque[_Batch]] = {}
 
     def add(self, partition: int, offset: int, events: int, at: float) -> None:
-        """`events` are durable at `offset` since the instant `at`."""
+        """Note that `events` are durable at `offset` since the instant `at` (monotonic seconds)."""
         batches = self._batches.setdefault(partition, deque())
         if len(batches) < MAX_WAITING:
             batches.append(_Batch(offset, events, at))
@@ -64,25 +64,25 @@ class Waiting:
             batches[-1].events += events
 
     def pop(self, position: Mapping[int, int]) -> Iterator[float]:
-        """Forget what a view at `position` contains; gives the instants at which that had become durable."""
+        """Remove the batches that a view at `position` contains; yield the instants at which they became durable."""
         for partition, batches in self._batches.items():
             held = position.get(partition, NEVER)
             while batches and batches[0].offset <= held:
                 yield batches.popleft().at
 
     def events(self) -> dict[int, int]:
-        """partition -> events that are waiting."""
+        """Return partition -> events that are waiting."""
         return {partition: sum(each.events for each in batches) for partition, batches in self._batches.items()}
 
     def since(self) -> dict[int, float]:
-        """partition -> since when the first one is waiting; only partitions with any."""
+        """Return partition -> since when the first batch is waiting; only partitions with any."""
         return {partition: batches[0].at for partition, batches in self._batches.items() if batches}
 
 
 class Meters:
     """The instruments of one process, in a registry of their own. For one event loop.
 
-    `position` gives what the tables contain at the moment, partition -> offset.
+    `position` returns what the tables contain now, partition -> offset.
     """
 
     def __init__(self, position: Callable[[], Mapping[int, int]] = dict) -> None:
@@ -108,7 +108,7 @@ class Meters:
         )
         apis: tuple[Api, ...] = ("http", "grpc")
         self._taken = {api: (batches.labels(api), taken.labels(api), ack.labels(api)) for api in apis}
-        for api in apis:  # there from the start: a rate needs a zero to begin with
+        for api in apis:  # all series exist from the start: a rate needs an initial zero
             for code in get_args(Code):
                 self._rejected.labels(api, code)
             for reason in sorted(set(get_args(Reason)) - NOT_OF_BATCHES):
@@ -120,29 +120,29 @@ class Meters:
     def accepted(
         self, api: Api, offsets: Mapping[int, int], events: Mapping[int, int], began: float, at: float
     ) -> None:
-        """A batch is durable since `at` (seconds of a monotonic clock, as is `began`); both mappings by partition."""
+        """Count a batch that is durable since `at` (monotonic seconds, as `began`); both mappings are by partition."""
         batches, taken, ack = self._taken[api]
         batches.inc()
         taken.inc(sum(events.values()))
         ack.observe(at - began)
         held = self._position()
         for partition, offset in offsets.items():
-            if offset <= held.get(partition, NEVER):  # the tables were quicker than this coroutine
+            if offset <= held.get(partition, NEVER):  # visible already, before this coroutine ran
                 self._visible.observe(0)
             else:
                 self.waiting.add(partition, offset, events[partition], at)
 
     def rejected(self, api: Api, code: Code) -> None:
-        """An event was not valid."""
+        """Count an event that was not valid."""
         self._rejected.labels(api, code).inc()
 
     def refused(self, api: Api, refused: Refused) -> None:
-        """A batch was refused, with all its events."""
+        """Count a batch that was refused with all its events."""
         self._refused.labels(api, refused.reason).inc()
         for item in refused.rejected:
             self.rejected(api, item.code)
 
     def seen(self, position: Mapping[int, int], at: float) -> None:
-        """The tables contain everything up to `position`."""
+        """Observe the batches that became visible: the tables contain everything up to `position`."""
         for since in self.waiting.pop(position):
             self._visible.observe(at - since)

@@ -1,4 +1,4 @@
-"""`GET /metrics`: the instruments of this process, and what is looked up at a scrape."""
+"""`GET /metrics`: the instruments of this process, and the values that are looked up at a scrape."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,51 +15,51 @@ from processor.log.embedded.log import FILE_NAME
 from server.telemetry.meters import Meters
 
 NEAR: Final = 0.8
-"""The share of a quota from which on an organization counts as near its end."""
+"""The used share of a quota from which an organization counts as near its limit."""
 
 
 class State(Protocol):
-    """What is looked up at a scrape; counts are over all organizations and since ever."""
+    """The values that are looked up at a scrape; counts are over all organizations and all time."""
 
     def lag(self) -> Mapping[int, int]:
-        """partition -> messages of the log that the tables do not contain yet."""
+        """Return partition -> messages of the log that the tables do not contain yet."""
         ...
 
     def counted(self) -> tuple[int, int, int, int]:
-        """Events in the tables, duplicates, conflicts, events without a price."""
+        """Return events in the tables, duplicates, conflicts, events without a price."""
         ...
 
     def sizes(self) -> tuple[int, int]:
-        """Rows and users of the view."""
+        """Return the numbers of rows and users of the view."""
         ...
 
     def age(self) -> float:
-        """Seconds since the view was last known to hold all there is; 0 or more."""
+        """Return the seconds since the view last contained the whole changelog; 0 or more."""
         ...
 
     def quotas(self) -> Sequence[float]:
-        """The used share of each organization's quota, of those that have one."""
+        """Return the used share of each quota, for the organizations that have one."""
         ...
 
     def pending(self) -> int:
-        """Bytes of batches that wait for the disk."""
+        """Return the bytes of batches that wait for the disk."""
         ...
 
     def subscribers(self) -> int:
-        """Subscribers of the live stream."""
+        """Return the number of subscribers of the live stream."""
         ...
 
     def lost(self) -> Mapping[int, int]:
-        """partition -> messages of events that are gone and in no table, of those partitions that lost any."""
+        """Return partition -> messages of events that are gone and in no table, for partitions that lost any."""
         ...
 
     def unready(self) -> Sequence[str]:
-        """Why the process is not ready."""
+        """Return why the process is not ready; empty: it is."""
         ...
 
 
 class StateCollector(Collector):
-    """Asks `State` at every scrape. `log_dir`: of the embedded log."""
+    """Asks `State` at every scrape. `log_dir`: the directory of the embedded log, if that is used."""
 
     def __init__(
         self, state: State, meters: Meters, log_dir: Path | None, monotonic: Callable[[], float] = time.monotonic
@@ -70,12 +70,12 @@ class StateCollector(Collector):
         self._monotonic = monotonic
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: names are checked in a test, not by asking for everything at the start."""
+        """Return nothing: else registering would look up all values; a test checks the names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
         state = self._state
-        yield _gauge("ready", "1 while events can be taken and the tables follow, else 0", int(not state.unready()))
+        yield _gauge("ready", "1 while events can be accepted and the tables follow, else 0", int(not state.unready()))
         yield from self._lag()
         for name, text, value in zip(
             ("", "_duplicate", "_conflicting", "_unpriced"), _COUNTED, state.counted(), strict=True
@@ -84,9 +84,9 @@ class StateCollector(Collector):
         rows, users = state.sizes()
         yield _gauge("view_rows", "Rows of all kinds that this process answers from", rows)
         yield _gauge("view_users", "Users of all projects that this process answers from", users)
-        yield _gauge("view_age_seconds", "Seconds since the view held all that was in the changelog", state.age())
+        yield _gauge("view_age_seconds", "Seconds since the view contained the whole changelog", state.age())
         yield _gauge("pending_bytes", "Bytes of events that wait for the disk", state.pending())
-        yield _gauge("subscribers", "Subscribers of the live stream, of both wires", state.subscribers())
+        yield _gauge("subscribers", "Subscribers of the live stream, over HTTP and gRPC", state.subscribers())
         lost = _gauge("events_lost", "Messages of events that are gone and in no table", labels=["partition"])
         for partition, messages in sorted(state.lost().items()):
             lost.add_metric([str(partition)], messages)
@@ -132,7 +132,7 @@ def _gauge(name: str, text: str, value: float | None = None, labels: Sequence[st
 
 
 def _quotas(shares: Sequence[float]) -> Iterator[Metric]:
-    """How full the quotas are, without a name: a label for each organization would have no bound."""
+    """Yield how full the quotas are, without names: a label for each organization would have no bound."""
     counts = {
         "free": sum(share < NEAR for share in shares),
         "near": sum(NEAR <= share < 1 for share in shares),
@@ -147,7 +147,7 @@ def _quotas(shares: Sequence[float]) -> Iterator[Metric]:
 
 
 def make_registry(state: State, meters: Meters, log_dir: Path | None) -> CollectorRegistry:
-    """Everything that `/metrics` shows: `meters`, `state`, and the process itself."""
+    """Return a registry of everything that `/metrics` shows: `meters`, `state`, and the process itself."""
     registry = meters.registry
     registry.register(StateCollector(state, meters, log_dir))
     for kind in (ProcessCollector, PlatformCollector, GCCollector):
@@ -156,11 +156,11 @@ def make_registry(state: State, meters: Meters, log_dir: Path | None) -> Collect
 
 
 Gather = Callable[[CollectorRegistry], Awaitable[CollectorRegistry]]
-"""What is shown instead of the registry of this process: that of all."""
+"""Returns the registry that is shown instead of that of this process: one of all API processes."""
 
 
 def add_routes(app: web.Application, registry: CollectorRegistry, gather: Gather | None = None) -> None:
-    """Serve `/metrics`: the text format, or OpenMetrics if that is asked for."""
+    """Serve `/metrics` in the text format, or in OpenMetrics if the client asks for it."""
 
     async def metrics(request: web.Request) -> web.Response:
         encoder, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))

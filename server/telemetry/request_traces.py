@@ -1,4 +1,4 @@
-"""Spans of requests and calls, in the words of OpenTelemetry's semantic conventions for HTTP and RPC servers."""
+"""Spans of requests and calls, named by OpenTelemetry's semantic conventions for HTTP and RPC servers."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -9,7 +9,7 @@ from aiohttp import web
 from processor import tracing
 
 PROBES: Final = {"/healthz", "/readyz", "/metrics"}
-"""Asked every few seconds, and of no interest to anybody."""
+"""Paths without a span: they are requested every few seconds."""
 
 BROKEN: Final = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE}
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @web.middleware
 async def trace_requests(request: web.Request, handler: Any) -> web.StreamResponse:
-    """A span for each request; a stream's ends with it. It has the route, not the path: a user's id may be in that."""
+    """Make a span for each request, a stream included. It has the route, not the path: that may contain a user's id."""
     resource = request.match_info.route.resource
     route = "" if resource is None else resource.canonical
     if route in PROBES:
@@ -40,7 +40,7 @@ async def trace_call(
     code: Callable[[], grpc.StatusCode | None],
     answer: Awaitable[T],
 ) -> T:
-    """`answer` within a span of its call; a stream is one call."""
+    """Await `answer` within a span of its call; a stream is one call."""
     attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
     with tracing.server_span(f"{service}/{method}", metadata, attributes) as span:
         try:

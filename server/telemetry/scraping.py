@@ -1,7 +1,7 @@
-"""`/metrics` of several API processes on one port: whichever is asked, it asks the others and shows all of them.
+"""`/metrics` of several API processes on one port: the one that is scraped asks the others and shows all of them.
 
-Each sample has the label `api`, the number of the process; nothing is added up here. Each process has a port of its own
-for that, on the loopback, which stands in the table `doors`.
+Each sample has the label `api`, the number of the process; nothing is summed here. For this each process listens on a
+loopback port of its own, noted in the shared table `doors`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from server.telemetry import metrics
 
 LABEL: Final = "api"
 PATIENCE: Final = 2.0
-"""Seconds in which another process answers, or is left out."""
+"""Seconds that another process has to answer, or it is left out."""
 
 _ROW: Final = b"metrics"
 _FOR_EVER: Final = 2**62
@@ -37,20 +37,20 @@ class Scraping:
 
     @contextlib.asynccontextmanager
     async def door(self, registry: CollectorRegistry) -> AsyncIterator[None]:
-        """Listen for the other processes, for the length of the block. Raises `OSError`, `Busy`."""
+        """Answer the other processes on a loopback port while the block runs. Raises `OSError`, `Busy`."""
         app = web.Application()
         metrics.add_routes(app, registry)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            self._tell(runner.addresses[0][1])
+            self._note(runner.addresses[0][1])
             yield
         finally:
             await runner.cleanup()
             self._table.close()
 
-    def _tell(self, port: int) -> None:
+    def _note(self, port: int) -> None:
         with self._table:
             row = self._table.find(_ROW)
             if row is None:
@@ -67,7 +67,7 @@ class Scraping:
         return {number: port for number, port in enumerate(ports) if port and number != self._sibling.number}
 
     async def gather(self, registry: CollectorRegistry) -> CollectorRegistry:
-        """What all processes say, that of this one in `registry`; who does not answer is left out."""
+        """Return the metrics of all processes that answer; those of this one are in `registry`."""
         others = self._ports()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
             texts = await asyncio.gather(*(_ask(session, port) for port in others.values()))
@@ -88,14 +88,14 @@ async def _ask(session: aiohttp.ClientSession, port: int) -> str | None:
 
 
 class _Joined(Collector):
-    """The families of several texts, each once, with the samples of all."""
+    """The metric families of several scrapes, each once, with the samples of all."""
 
     def __init__(self, texts: dict[int, str], count: int) -> None:
         self._texts = texts
         self._count = count
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: it is made for one answer."""
+        """Return nothing: the collector is made for one answer."""
         return ()
 
     def collect(self) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ from server.tenancy.keys import Key, Organization, Project
 
 
 def of_key(key: Key, now: int) -> dict[str, Any]:
-    """A key, without what would open anything."""
+    """Return a key without its hash."""
     if key.revoked is not None:
         state = "revoked"
     else:
@@ -29,13 +29,13 @@ def of_key(key: Key, now: int) -> dict[str, Any]:
 
 
 def of_project(project: Project) -> dict[str, Any]:
-    """A project."""
+    """Return a project."""
     created = format_timestamp(project.created)
     return {"project": project.id, "organization": project.organization, "created": created}
 
 
 def of_organization(organization: Organization) -> dict[str, Any]:
-    """An organization and its quota."""
+    """Return an organization and its quota."""
     return {"organization": organization.id, "monthlyQuota": organization.monthly_quota}
 
 

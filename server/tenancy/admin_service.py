@@ -1,4 +1,4 @@
-"""What an admin key asks of a running process, for both APIs: one thing at a time, off the event loop."""
+"""Administration in a running process, for both APIs: one operation at a time, in a thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
 
 PATIENCE: Final = 2.0
-"""Seconds that an answer waits until this process itself goes by what was changed."""
+"""Seconds that an answer waits until this process itself has applied the change."""
 
 POLL: Final = 0.005
 
@@ -29,12 +29,15 @@ class AdminService:
         self._busy = asyncio.Lock()
 
     async def run(self, actor: Key, operation: Callable[[Administration], T]) -> T:
-        """What `operation` returns; it is durable, and seen by this process. Raises `Refused`."""
+        """Run `operation` and return its result, once the change is durable and this process has applied it.
+
+        Waits at most `PATIENCE` seconds for the latter. Raises `Refused`.
+        """
         async with self._busy:
             try:
                 result, written = await asyncio.to_thread(self._run, actor, operation)
             except LogError as error:
-                raise Refused("unavailable", f"The log cannot be asked now ({error})", retry_after=1) from None
+                raise Refused("unavailable", f"The log cannot be reached now ({error})", retry_after=1) from None
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while not all(map(self._directory.has, written)):  # it belongs to the follower's thread
             if asyncio.get_running_loop().time() >= deadline:

@@ -1,6 +1,6 @@
-"""What may be done with organizations, projects and keys, and by whom: for the command line and the admin API alike.
+"""Operations on organizations, projects and keys, with their permissions: for the command line and the admin API alike.
 
-Everything is decided on the directory as the log has it at that moment, never on what a process remembers of it.
+Each operation reads the directory from the log first; it does not use what a process has cached of it.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from server.tenancy.keys import (
 )
 
 OVERLAP: Final = 24 * HOUR
-"""Microseconds for which a key that was rotated stays valid beside its successor."""
+"""Microseconds for which a rotated key stays valid beside its successor, by default."""
 
 MAX_QUOTA: Final = 2**53 - 1
 MAX_RATE: Final = 2**31 - 1
@@ -39,7 +39,7 @@ Record = tuple[bytes, bytes | None]
 
 
 class NewKey(Struct, frozen=True):
-    """What is asked for in a new key. Left out: the default project, and the organization that has the project."""
+    """The properties of a new key. By default: the default project, and the organization that has the project."""
 
     project: str | None = None
     organization: str | None = None
@@ -54,9 +54,9 @@ class NewKey(Struct, frozen=True):
 class Administration:
     """Operations on the directory of a log, at the time `at` (microseconds since the epoch). They block.
 
-    `actor` is the admin key that asks; None is the command line, which may do everything. A key acts within its own
-    organization, unless it was made for all of them; only such a one sets quotas. What an actor may not see is not
-    found. All operations raise `Refused`, and `LogError` if the log cannot be read or written.
+    `actor` is the admin key of the request; None is the command line, which may do everything. A key acts within its
+    own organization, unless it was made for all of them; only such a key sets quotas. What an actor may not see is
+    reported as not found. All operations raise `Refused`, and `LogError` if the log cannot be read or written.
     """
 
     def __init__(self, log: LogWriter, at: int, actor: Key | None = None) -> None:
@@ -65,18 +65,18 @@ class Administration:
         self._actor = actor
         self._directory = directory_log.read_directory(log)
         self.written: list[Record] = []
-        """The records that were appended, in order."""
+        """The records appended so far, in order."""
 
     # --- organizations ----------------------------------------------------------------------------------------------
 
     def organizations(self) -> list[Organization]:
-        """Those with a quota, a project or a key, by name."""
+        """Return the organizations that have a quota, a project or a key, by name."""
         directory = self._directory
         names = {org.id for org in directory.organizations()} | {each.organization for each in directory.projects()}
         return [directory.organization(name) for name in sorted(names) if self._sees(name)]
 
     def set_quota(self, name: str, monthly_quota: int | None) -> Organization:
-        """Set how many unique events an organization may send in a month; None: any number."""
+        """Set how many unique events an organization may send in a calendar month (UTC); None: no limit."""
         if self._actor is not None and not self._actor.everywhere:
             raise Refused("forbidden", "Only an admin key made for all organizations sets quotas")
         _check_name("an organization", name)
@@ -89,11 +89,11 @@ class Administration:
     # --- projects ---------------------------------------------------------------------------------------------------
 
     def projects(self) -> list[Project]:
-        """All projects, by name."""
+        """Return all projects that the actor may see, by name."""
         return [project for project in self._directory.projects() if self._sees(project.organization)]
 
     def create_project(self, name: str, organization: str | None = None) -> Project:
-        """Make a project; one that the organization has already is given back as it is."""
+        """Create a project and return it; one that the organization has already is returned as it is."""
         wanted = organization or self._home()
         _check_name("a project", name)
         _check_name("an organization", wanted)
@@ -110,30 +110,30 @@ class Administration:
         return found
 
     def project_of(self, name: str | None) -> str:
-        """A project that the actor may see; its own if none is named."""
+        """Return the id of a project that the actor may see; its own if `name` is None."""
         own = DEFAULT_PROJECT if self._actor is None else self._actor.project
         found = self._directory.project(name or own)
         if found is not None and self._sees(found.organization):
             return found.id
         if name is None or name == own:
             return own
-        raise Refused("forbidden", f"There is no project {name!r}, or it is not for this API key to administer")
+        raise Refused("forbidden", f"There is no project {name!r}, or this API key may not administer it")
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
     def all_keys(self) -> list[Key]:
-        """All keys, oldest first."""
+        """Return all keys that the actor may see, oldest first."""
         return [key for key in self._directory.all_keys() if self._sees(key.organization)]
 
     def create_key(self, wanted: NewKey) -> tuple[str, Key]:
-        """Make a key, and its project if there is none; returns the key, never shown again, and the record."""
+        """Create a key, and its project if there is none; return the secret, never shown again, and the key."""
         scopes: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope in wanted.scopes)
         if not scopes or len(scopes) != len(set(wanted.scopes)):
             raise Refused("bad_request", f"A key's scopes are a choice of {', '.join(SCOPES)}")
         if wanted.rate_limit is not None and not 1 <= wanted.rate_limit <= MAX_RATE:
             raise Refused("bad_request", f"A rate limit is a whole number of requests a minute from 1 to {MAX_RATE}")
         if wanted.expires is not None and wanted.expires <= self.at:
-            raise Refused("bad_request", "A key expires in the future")
+            raise Refused("bad_request", "expires must be in the future")
         if wanted.everywhere and (self._actor is not None or "admin" not in scopes):
             raise Refused("forbidden", "Only the command line makes keys for all organizations, and with scope admin")
         name = wanted.project or DEFAULT_PROJECT
@@ -155,9 +155,9 @@ class Administration:
         return secret, key
 
     def rotate(self, reference: str, overlap: int = OVERLAP) -> tuple[str, Key, Key]:
-        """Make a successor of a key, which ends `overlap` microseconds from now; returns the secret, new and old.
+        """Create the successor of a key, which stays valid for `overlap` microseconds; return secret, new and old key.
 
-        The successor is what the key was, with as long to live as that had at first.
+        The successor has the properties of the key, and the lifetime that the key had at first.
         """
         key = self._find(reference)
         if overlap < 0:
@@ -182,11 +182,11 @@ class Administration:
             replaces=key.hash,
             replaced_expires=self.at + overlap,
         )
-        self.write(key_record(successor))  # nothing else: the predecessor's end is in it
+        self.write(key_record(successor))  # one record: it also says when the predecessor ends
         return secret, successor, rotated(key, successor)
 
     def revoke(self, reference: str) -> Key:
-        """End a key, for good. One that was revoked before stays as it is."""
+        """Revoke a key, for good; return it. A key that was revoked before stays as it is."""
         key = self._find(reference)
         if key.everywhere and self._actor is not None and not self._actor.everywhere:
             raise Refused("forbidden", "This key is for all organizations")
@@ -198,7 +198,7 @@ class Administration:
     # --- what these have in common ----------------------------------------------------------------------------------
 
     def _find(self, reference: str) -> Key:
-        """A key by its id, its first characters as listed, or the whole of it."""
+        """Return the key with this id, this prefix as listed, or this secret."""
         found = [key for key in self.all_keys() if reference in (key.id, key.prefix)]
         whole = self._directory.find(reference)
         if whole is not None and self._sees(whole.organization):
@@ -206,7 +206,7 @@ class Administration:
         if len(found) > 1:
             raise Refused("conflict", f"{len(found)} keys start with {reference!r}: name one by its id")
         if not found:
-            raise Refused("not_found", f"0 keys start with {reference[:12]!r}")
+            raise Refused("not_found", f"No key starts with {reference[:12]!r}")
         return found[0]
 
     def _sees(self, organization: str) -> bool:
@@ -217,14 +217,14 @@ class Administration:
         return DEFAULT_ORGANIZATION if self._actor is None else self._actor.organization
 
     def write(self, record: Record) -> None:
-        """Append a record to the directory. Durable on return, and seen in `directory`."""
+        """Append a record to the directory. On return it is durable, and applied to `directory`."""
         directory_log.write(self._log, record, self.at)
         self.written.append(record)
         self._directory.apply(*record)
 
     @property
     def directory(self) -> Directory:
-        """The directory with what was written."""
+        """The directory as read from the log, with what was written since."""
         return self._directory
 
 

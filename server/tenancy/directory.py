@@ -1,4 +1,4 @@
-"""Keys, projects and organizations, and what else the directory topic says, as one process knows it."""
+"""The directory: keys, projects and organizations of the directory topic, and registered shelves for other records."""
 
 from collections.abc import Callable, Collection
 from hmac import compare_digest
@@ -13,11 +13,11 @@ from server.tenancy.keys import NO_QUOTA, Key, Organization, Project, Quota, Sco
 
 
 class Shelf(Protocol):
-    """What another room keeps of the directory: the records of its own kinds. One thread applies, others may read."""
+    """What another package keeps of the directory: records of its own kinds. One thread applies, others may read."""
 
     @property
     def kinds(self) -> Collection[str]:
-        """The kinds of record, as their keys begin."""
+        """The kinds of record that it keeps: what their keys begin with."""
         ...
 
     def apply(self, kind: str, name: str, value: bytes | None) -> None:
@@ -32,20 +32,20 @@ S = TypeVar("S", bound=Shelf)
 
 
 class Directory:
-    """Keys, projects and organizations as read from the directory topic, and the shelves of other rooms beside them.
+    """Keys, projects and organizations as read from the directory topic, and the shelves of other packages.
 
-    The newest record of each wins, with two exceptions that hold whatever order writers come in: a revocation is a
-    record of its own, which no later record of the key takes back; and a project stays with the organization that
-    the log names first, by a record of the project or by a key for it.
+    The newest record of each wins, with two exceptions, whatever the order of writers: a revocation is a separate
+    record, which no later record of the key undoes; and a project stays with the organization that the log names first,
+    in a record of the project or of a key for it.
     """
 
     def __init__(self, *shelves: Shelf, is_snapshot: bool = False) -> None:
-        """`shelves` keep the records of other rooms. A snapshot, which one thread reads, makes its shelves when they
-        are asked for; without it a kind of record that no shelf is for is an error."""
+        """`shelves` keep the records of other packages. A snapshot, which one thread reads, makes its shelves when they
+        are asked for; otherwise a record of a kind without a shelf is an error."""
         self._by_hash: dict[str, Key] = {}
         self._revoked: dict[str, int] = {}
         self._rotated: dict[str, Key] = {}
-        """The hash of a key that was replaced -> the key that did."""
+        """The hash of a key that was replaced -> its successor."""
         self._organizations: dict[str, Organization] = {}
         self._quotas: dict[str, Quota] = {}
         self._projects: dict[str, Project] = {}
@@ -59,7 +59,7 @@ class Directory:
             "org": self._apply_organization,
             "project": self._apply_project,
             losses.KIND: self._apply_loss,
-            "meta": lambda name, value, offset: None,  # what the log itself keeps there
+            "meta": lambda name, value, offset: None,  # the log's own settings
         }
         for shelf in shelves:
             self._register(shelf)
@@ -71,7 +71,7 @@ class Directory:
         self._appliers |= {kind: applier(kind) for kind in shelf.kinds}
 
     def shelf(self, of: type[S]) -> S:
-        """The shelf of a class. Raises `LookupError` if the directory was made without it and is no snapshot."""
+        """Return the shelf of a class. Raises `LookupError` if the directory was made without it and is no snapshot."""
         found = self._shelves.get(of)
         if found is None:
             if not self._is_snapshot:
@@ -96,7 +96,7 @@ class Directory:
         self._records[key] = value
 
     def has(self, record: tuple[bytes, bytes | None]) -> bool:
-        """True if `record` is the newest of its key that has been applied."""
+        """Return True if `record` is the newest of its key that has been applied."""
         return self._records.get(record[0]) == record[1]
 
     def _apply_organization(self, name: str, value: bytes | None, offset: int) -> None:
@@ -105,7 +105,7 @@ class Directory:
             self._organizations.pop(name, None)
         else:
             self._organizations[name] = organization
-        # Last: who knows of a quota (`quota`) takes nothing without it any more.
+        # Last: a thread that sees the new quota (`quota`) must not find the old organization.
         self._quotas[name] = Quota(organization.monthly_quota, offset)
 
     def _apply_project(self, _: str, value: bytes | None, __: int) -> None:
@@ -152,11 +152,11 @@ class Directory:
         return sorted(self._by_hash.values(), key=lambda key: key.created)
 
     def find(self, secret: str) -> Key | None:
-        """The record of a key, revoked or not."""
+        """Return the record of a key, revoked or not; None: there is none."""
         return self._by_hash.get(digest(secret))
 
     def owner_of(self, secret: str) -> str:
-        """The organization of a key, "" if there is none."""
+        """Return the organization of a key; "" if the key is not known."""
         key = self.find(secret)
         return "" if key is None else key.organization
 
@@ -165,29 +165,29 @@ class Directory:
         return sorted(self._projects.values(), key=lambda project: project.id)
 
     def project(self, name: str) -> Project | None:
-        """A project; None if there is none of that name."""
+        """Return a project; None if there is none of that name."""
         return self._projects.get(name)
 
     def lost(self) -> list[Lost]:
-        """What is gone from the log, in the order in which it was reported."""
+        """Return what is gone from the log, in the order in which it was reported."""
         return list(self._lost.values())
 
     def organizations(self) -> list[Organization]:
-        """All organizations with settings of their own."""
+        """Return all organizations that have settings."""
         return sorted(self._organizations.values(), key=lambda org: org.id)
 
     def organization(self, name: str) -> Organization:
-        """An organization; one without settings has no limits."""
+        """Return an organization; one without settings has no limits."""
         return self._organizations.get(name) or Organization(name)
 
     def quota(self, name: str) -> Quota:
-        """An organization's quota, and which one it is."""
+        """Return an organization's quota, and the offset of its record."""
         return self._quotas.get(name, NO_QUOTA)
 
     def authenticate(self, secret: str | None, scope: Scope, now: int) -> Key:
-        """The key that `secret` opens, if it is valid at `now` and has `scope`; raises `Refused` otherwise.
+        """Return the key of `secret` if it is valid at `now` (microseconds) and has `scope`; raise `Refused` otherwise.
 
-        Looked up by its hash, and compared in constant time: what a caller can time is a hash, not a key.
+        It is looked up by its hash and compared in constant time, so response times say nothing of keys.
         """
         hashed = digest(secret) if secret else ""
         key = self._by_hash.get(hashed)
@@ -205,26 +205,26 @@ class Directory:
 
 
 def _split(key: bytes | None) -> tuple[str, str]:
-    """Kind and name of a record."""
+    """Return kind and name from a record's key."""
     kind, _, name = (key or b"").decode().partition("/")
     return kind, name
 
 
 def key_record(key: Key) -> tuple[bytes, bytes]:
-    """Key and value of a key's record in the directory topic."""
+    """Return the record of a key in the directory topic."""
     return f"key/{key.hash}".encode(), msgspec.json.encode(key)
 
 
 def organization_record(organization: Organization) -> tuple[bytes, bytes]:
-    """Key and value of an organization's record in the directory topic."""
+    """Return the record of an organization in the directory topic."""
     return f"org/{organization.id}".encode(), msgspec.json.encode(organization)
 
 
 def revocation_record(key: Key, at: int) -> tuple[bytes, bytes]:
-    """Key and value of the record that revokes a key, for good."""
+    """Return the record that revokes a key, for good."""
     return f"revoked/{key.hash}".encode(), msgspec.json.encode(at)
 
 
 def project_record(project: Project) -> tuple[bytes, bytes]:
-    """Key and value of a project's record; one of each organization that asked for the name, and the first has it."""
+    """Return the record of a project. Of several organizations with one of that name, the first in the log has it."""
     return f"project/{project.id}/{project.organization}".encode(), msgspec.json.encode(project)

@@ -13,12 +13,12 @@ HOME: Final = TopicPartition(DIRECTORY, 0)
 
 
 LOOK: Final = 0.05
-"""Seconds between two looks at the directory: a key's end is to be known within one, and each look takes the GIL from
-the event loop seven times."""
+"""Seconds between two polls of the directory. A revocation has to be known within a second; each poll takes the GIL
+from the event loop seven times, so more of them would cost ingest."""
 
 
 class DirectoryFollower(FollowerThread):
-    """Tails the directory. A thread of its own: a revoked key does not wait for any number of rows."""
+    """Tails the directory in a thread of its own, so that revocations do not wait behind the rows of the tables."""
 
     def __init__(self, address: LogAddress, directory: Directory, mark: DirectoryMark | None = None) -> None:
         super().__init__("directory", address.tail([HOME], LOOK))
@@ -27,7 +27,7 @@ class DirectoryFollower(FollowerThread):
         self.known_at = float("-inf")
         """Until when (`time.monotonic`) the directory is known: see `Tail.known_at`."""
         self.end = -1
-        """The last offset that was taken in."""
+        """The last offset that was applied."""
 
     def _round(self) -> None:
         for _, records in self._tail.poll():

@@ -11,7 +11,7 @@ HOME = TopicPartition(DIRECTORY, 0)
 
 
 def read_directory(log: LogWriter) -> Directory:
-    """The directory as it is now, for one thread."""
+    """Read the directory as it is now, for one thread. Blocks. Raises `LogUnavailable`."""
     directory = Directory(is_snapshot=True)
     for record in scan(log, HOME):
         directory.apply(record.key, record.value)
@@ -24,5 +24,5 @@ def write(log: LogWriter, record: tuple[bytes, bytes | None], at: int) -> None:
 
 
 def write_all(log: LogWriter, records: Sequence[tuple[bytes, bytes | None]], at: int) -> None:
-    """Append some; see `write`."""
+    """Append several records; see `write`."""
     log.append([Append(HOME, records)], at)

@@ -1,7 +1,7 @@
-"""How far this process has read the directory: a file, so that its next life notices one that lost its end.
+"""How far this process has read the directory, kept in a file: the next start notices if the directory lost its end.
 
-A broker that stopped without a flush may come back with less than it acknowledged. Keys, revocations and quotas among
-it cannot be computed anew, and no start can see that they are missing but one of a process that has read them.
+A broker that stopped without a flush may come back with less than it acknowledged. Lost keys, revocations and quotas
+cannot be computed from anything else, and only a process that has read them can notice that they are missing.
 
     8 bytes: the log's name       8 bytes: the last offset that was read       8 bytes: the digest of that record
 """
@@ -23,10 +23,11 @@ _FORM: Final = struct.Struct("<8sqq")
 
 
 class DirectoryMark:
-    """The last record of the directory that was read. One thread at a time."""
+    """The last record of the directory that was read. For one thread at a time."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        """A file that is not there, or of another log, says nothing. One that cannot be written is warned of."""
+        """Open the file. A missing file or one of another log is empty; for one that cannot be written a warning is
+        logged."""
         self._name = identity.encode()[:8].ljust(8)
         self._offset, self._digest = NEVER, 0
         self._file: int | None = None
@@ -42,8 +43,10 @@ class DirectoryMark:
                 self._offset, self._digest = offset, digest
 
     def check(self, log: LogWriter, at: int) -> None:
-        """Report what a life of this process before this one has read, and the log does not have. `at`: now, in
-        microseconds since the epoch. Raises `LogUnavailable`."""
+        """Report records that an earlier run of this process has read and the log no longer has.
+
+        `at` is now, in microseconds since the epoch. Raises `LogUnavailable`.
+        """
         start = self._offset if self._is_another(log) else log.end(losses.HOME)
         loss = Loss(start, self._offset + 1, counted=False, reason="the log lost its end", topic=DIRECTORY)
         if start > self._offset:
@@ -54,14 +57,14 @@ class DirectoryMark:
         self._write()
 
     def _is_another(self, log: LogWriter) -> bool:
-        """Whether another record stands where the last one stood; the broker may have compacted that one away."""
+        """Return whether there is another record at the offset of the last one. If there is none, it was compacted."""
         if self._offset == NEVER:
             return False
         found = log.read(losses.HOME, self._offset, 1)
         return bool(found) and found[0].offset == self._offset and _digest(found[0]) != self._digest
 
     def advance(self, record: Record) -> None:
-        """This one has been read."""
+        """Note that this record has been read."""
         self._offset, self._digest = record.offset, _digest(record)
         self._write()
 
@@ -74,7 +77,7 @@ class DirectoryMark:
             self._go_without(error)
 
     def _go_without(self, error: OSError) -> None:
-        """A disk that is full, or failing: the next life knows less."""
+        """Continue without the file, as the disk is full or failing."""
         get_logger().warning("directory.mark_not_kept", error=str(error))
         self.close()
 

@@ -15,9 +15,9 @@ def write_key(log: LogWriter, directory: Directory, key: Key, at: int) -> None:
 
 
 def ensure_key(log: LogWriter, given: str | None, at: int, *, make: bool) -> str | None:
-    """See to the bootstrap key; returns a key only if it was made up here (`make`, and the directory is empty).
+    """Create the first key of a log: the `given` one, or with `make` a random one if the directory has no keys.
 
-    A `given` key is created once; if it is known already, revoked or not, nothing happens.
+    Return the secret only if it was made here. A `given` key that is known already, revoked or not, stays as it is.
     """
     directory = read_directory(log)
     if given is not None:

@@ -1,4 +1,4 @@
-"""Whether the keys that this process knows may be trusted: not if a revocation could have been missed for long."""
+"""Whether the keys that this process knows are up to date: if not, it may have missed a revocation."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from typing import Final
 from server.errors import Refused
 
 MAX_AGE: Final = 1.0
-"""Seconds that the directory of a process may be behind."""
+"""Seconds by which the directory of a process may be out of date."""
 
 PATIENCE: Final = 0.5
-"""Seconds that a request waits for a directory that is being caught up with, as after a process that stood still."""
+"""Seconds that a request waits for the directory to catch up, as after the process was suspended."""
 
 POLL: Final = 0.01
 
@@ -29,12 +29,13 @@ class DirectoryFreshness:
         return self._monotonic() - self._known_at() <= self._max_age
 
     def check(self) -> None:
-        """Raises `Refused("unavailable")` if it is not."""
+        """Raise `Refused("unavailable")` if the directory is out of date."""
         if not self.is_fresh:
-            raise Refused("unavailable", "The keys known here may be out of date; send it again", retry_after=1)
+            message = "The keys known here may be out of date; retry the request unchanged"
+            raise Refused("unavailable", message, retry_after=1)
 
     async def settle(self, patience: float = PATIENCE) -> None:
-        """Wait a moment for it to become so; returns either way."""
+        """Wait up to `patience` seconds until the directory is up to date; return either way."""
         deadline = self._monotonic() + patience
         while not self.is_fresh:  # the directory belongs to a thread
             if self._monotonic() >= deadline:
@@ -43,5 +44,5 @@ class DirectoryFreshness:
 
 
 def always() -> DirectoryFreshness:
-    """Of a directory that no other process can change."""
+    """Return the freshness of a directory that no other process can change."""
     return DirectoryFreshness(lambda: 0.0, lambda: 0.0)

@@ -1,4 +1,4 @@
-"""API keys: their form, their record in the directory topic, and the directory as a process sees it, with all in it.
+"""API keys, projects and organizations: the records of the directory topic, and the form of a key.
 
 A key is `lqt_` + 64 hex characters (256 random bits), shown once and stored only as its SHA-256.
 """
@@ -23,13 +23,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch
 
 
 class Key(Struct, frozen=True):
-    """What the directory knows of a key; never the key itself."""
+    """The directory's record of a key; never the secret itself."""
 
     id: str
     hash: str
-    """SHA-256 of the key, hex."""
+    """SHA-256 of the secret, hex."""
     prefix: str
-    """`lqt_` and the first eight characters, to recognise it by."""
+    """`lqt_` and the next eight characters of the secret, by which people recognise it."""
     project: str
     organization: str
     scopes: tuple[Scope, ...]
@@ -42,22 +42,23 @@ class Key(Struct, frozen=True):
     everywhere: bool = False
     """With scope `admin`: acts for all organizations, not only its own. Only the command line makes such a key."""
     family: str | None = None
-    """The id of the first key of those that came from one another by rotation; they share one rate. None: its own."""
+    """The id of the first key in a chain of rotations, which share one rate limit. None: this is the first."""
     successor: str | None = None
     """The id of the key that replaced this one by rotation."""
     replaces: str | None = None
     """The hash of the key that this one replaced by rotation."""
     replaced_expires: int | None = None
-    """When that one ends at the latest. One record says all of a rotation, so that no half of it can be durable."""
+    """When that key ends at the latest. It is in this record so that a rotation is one record: it cannot be durable by
+    half."""
 
     @property
     def lineage(self) -> str:
-        """What the key's requests are counted under."""
+        """The name under which the key's requests are counted."""
         return self.family or self.id
 
 
 class Project(Struct, frozen=True):
-    """What events and rows belong to. A project is of one organization, for ever."""
+    """A project, to which events and rows belong. It belongs to one organization, for ever."""
 
     id: str
     organization: str
@@ -66,7 +67,7 @@ class Project(Struct, frozen=True):
 
 
 class Organization(Struct, frozen=True):
-    """Who pays: projects of one organization share its monthly quota."""
+    """An organization: its projects share its monthly quota."""
 
     id: str
     monthly_quota: int | None = None
@@ -74,33 +75,33 @@ class Organization(Struct, frozen=True):
 
 
 class Quota(NamedTuple):
-    """An organization's quota, as one record of the directory says it."""
+    """An organization's quota, as one record of the directory has it."""
 
     limit: int | None
     offset: int
-    """Of the record: another one is another quota, were it of the same size. -1: there is none."""
+    """The offset of the record; a new record is another quota, even with the same limit. -1: there is no record."""
 
 
 NO_QUOTA: Final = Quota(None, -1)
 
 
 def new_secret() -> str:
-    """A fresh key."""
+    """Return a new random key."""
     return "lqt_" + secrets.token_hex(32)
 
 
 def is_well_formed(secret: str) -> bool:
-    """True for `lqt_` + 64 hex characters."""
+    """Return True for `lqt_` + 64 hex characters."""
     return _FORM(secret) is not None
 
 
 def is_name(text: str) -> bool:
-    """True for a name a project or organization may have."""
+    """Return True for a name that a project or organization may have."""
     return _NAME(text) is not None
 
 
 def digest(secret: str) -> str:
-    """What is stored of a key."""
+    """Return what is stored of a key: its SHA-256, hex."""
     return sha256(secret.encode()).hexdigest()
 
 
@@ -118,7 +119,7 @@ def make_key(
     replaces: str | None = None,
     replaced_expires: int | None = None,
 ) -> Key:
-    """The directory's record of a new key; its id is the start of its hash."""
+    """Return the directory's record of a new key; its id is the start of its hash."""
     hashed = digest(secret)
     return Key(
         hashed[:16],
@@ -138,6 +139,6 @@ def make_key(
 
 
 def rotated(key: Key, successor: Key) -> Key:
-    """What becomes of a key that `successor` replaces."""
+    """Return the record of `key` after `successor` has replaced it."""
     ends = [end for end in (key.expires, successor.replaced_expires) if end is not None]
     return msgspec.structs.replace(key, expires=min(ends, default=None), successor=successor.id)

@@ -167,7 +167,7 @@ async def test_only_keys_with_the_scope_are_let_in(tmp_path: Path) -> None:
         ("PUT", "/orgs/acme", {"monthlyQuota": 1.5}, 400, "Expected `int | null`"),
         ("POST", "/keys/x/rotate", {"overlapSeconds": -1}, 400, "from 0 to"),
         ("POST", "/keys/x/rotate", {"overlapSeconds": 10**12}, 400, "from 0 to"),
-        ("POST", "/keys/x/rotate", None, 404, "0 keys start with 'x'"),
+        ("POST", "/keys/x/rotate", None, 404, "No key starts with 'x'"),
         ("POST", "/keys/x/revoke", {"why": 1}, 400, "unknown field"),
         ("DELETE", "/keys", None, 405, "not allowed"),
         ("GET", "/nothing", None, 404, "nothing at this path"),

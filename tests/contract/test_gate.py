@@ -17,7 +17,7 @@ from tests.support.events import make_event, to_ndjson
 
 BODY = to_ndjson([make_event()])
 CHUNKED = b"\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
-FULL = b'{"error":"More batches arrive than can be taken; send it again","reason":"unavailable"}'
+FULL = b'{"error":"More batches arrive than can be accepted; retry the request unchanged","reason":"unavailable"}'
 
 
 def request(event: dict[str, object] | None = None, *more: str, length: bool = True) -> bytes:

@@ -163,7 +163,7 @@ FORM_FEED = "\x0c"
         (HEAD + "Transfer-Encoding: chunked\r\n\r\n", "not a well-formed HTTP/1.1 request"),
         (HEAD + "Transfer-Encoding: gzip\r\n\r\n", "not a well-formed HTTP/1.1 request"),
         (HEAD.replace("Host: x\r\n", "") + "\r\n", "Host header is missing"),
-        (HEAD + "Host: y\r\n\r\n", "Host is there more than once"),
+        (HEAD + "Host: y\r\n\r\n", "Host occurs more than once"),
         (HEAD.replace("\r\n", "\n") + "\n", "not a well-formed HTTP/1.1 request"),
         (HEAD + f"x-mark: {MARK}\n\r\n\r\n", "not a well-formed HTTP/1.1 request"),
         (HEAD + f"x-mark {MARK}\r\n\r\n", "not a well-formed HTTP/1.1 request"),
@@ -201,7 +201,7 @@ async def test_an_expectation_that_is_not_known_is_not_repeated() -> None:
         writer.write(PROBE[:-2] + f"Expect: {MARK}\r\nConnection: close\r\n\r\n".encode())
         status, headers, body = await read_closed(reader)
         assert (status, headers["cache-control"]) == (b"HTTP/1.1 417 Expectation Failed", "no-store")
-        assert json.loads(body) == {"error": "Expect has to be 100-continue, if it is there", "reason": "bad_request"}
+        assert json.loads(body) == {"error": "Expect must be 100-continue, or absent", "reason": "bad_request"}
         writer.close()
 
 
@@ -254,7 +254,7 @@ async def test_trailers_are_bounded() -> None:
             await asyncio.sleep(0.02)
         status, _, body = await read_closed(reader)
         assert status.startswith(b"HTTP/1.1 400 "), status
-        assert json.loads(body)["error"] == "The body breaks off or is not well framed"
+        assert json.loads(body)["error"] == "The body is cut off or not well framed"
         assert not doors.stored()
         writer.close()
 
@@ -298,7 +298,7 @@ async def test_a_body_that_ends_too_early_is_refused() -> None:
         writer.write_eof()
         status, _, body = await read_closed(reader)
         assert status.startswith(b"HTTP/1.1 400 ")
-        assert json.loads(body)["error"] == "The body breaks off or is not well framed"
+        assert json.loads(body)["error"] == "The body is cut off or not well framed"
         writer.close()
         assert not doors.stored()
         assert not doors.services.bodies.used

@@ -193,7 +193,7 @@ async def test_a_server_that_stops_ends_the_feed(doors: Doors, subscribe: Subscr
         await soon(anext(events))
         doors.services.feed.close()
         message, _ = await end_of(events)
-        assert message == "The server is stopping; go on with the last id"
+        assert message == "The server is stopping; connect again with the last id received"
 
 
 async def test_a_client_that_goes_is_forgotten(doors: Doors, subscribe: Subscribe) -> None:

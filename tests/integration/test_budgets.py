@@ -144,7 +144,7 @@ async def test_budgets_from_the_command_line(tmp_path: Path) -> None:
         made = cli(started, "budgets", "set", "--usd", "10.50", "--window", "day")
         assert (made["usd"], made["thresholds"]) == (Decimal("10.5"), [80, 100])
         done = started.cli("budgets", "set", "--usd", "5", "--window", "month", "--model", "gpt-4o")
-        assert "model gpt-4o, 5 USD a month, told at 80 %, 100 %" in done.stdout
+        assert "model gpt-4o, 5 USD a month, notified at 80 %, 100 %" in done.stdout
         shown = "".join(started.cli("budgets", "list").stdout.split())  # columns may be folded
         assert "gpt-4o" in shown
         assert made["id"][:12] in shown

@@ -102,7 +102,7 @@ def test_users_quota_and_budgets_ask_the_server(tmp_path: Path, monkeypatch: pyt
         wait_until(lambda: in_process(elsewhere, "quota", "--url", url, key=admin).exit_code == 0, 10)
         made = in_process(elsewhere, *day, "--url", url, key=admin)
         assert (made.exit_code, made.stderr) == (0, "")
-        assert "the project, 0.01 USD a day, told at 80 %, 100 %" in made.stdout
+        assert "the project, 0.01 USD a day, notified at 80 %, 100 %" in made.stdout
         refused = in_process(elsewhere, *day, "--url", url, key=KEY)
         assert refused.exit_code == 2
         assert "403 forbidden: This API key lacks the scope 'admin'" in refused.stderr

@@ -93,7 +93,7 @@ async def test_a_project_whose_days_are_full_goes_on_with_those_it_has() -> None
     taken, publisher = intake(view, days=4)
     receipt = await taken.accept(KEY, batch(*({"timestamp": day(-number)} for number in (9, 0, 10, 9, 11, 3))))
     assert receipt.accepted == 5  # two days more, the known ones and a second event of a new one
-    why = "The project has events of 4 days (UTC), the most it may have: only timestamps of these days are taken"
+    why = "The project has events of 4 days (UTC), the most it may have: only timestamps of these days are accepted"
     assert [(each.line, each.field, each.code, each.message) for each in receipt.rejected] == [
         (5, "timestamp", "out_of_range", why)
     ]

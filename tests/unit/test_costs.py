@@ -129,7 +129,7 @@ async def test_the_month_may_reach_further_back_than_thirty_days() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"start": "2026-04-20T12:30:00Z"}, "start must be a whole hour UTC: a project is kept by whole hours"),
+        ({"start": "2026-04-20T12:30:00Z"}, "start must be a whole hour UTC: a project's costs are kept by the hour"),
         ({"end": "noon"}, "end must be an RFC 3339 time with Z, or a date (YYYY-MM-DD)"),
         ({"model": "m"}, "unknown parameter 'model'; known are start, end, projectId, after"),
     ],

@@ -46,7 +46,10 @@ def test_a_damaged_record_makes_an_api_unready_by_name_until_it_can_be_read(
     with pytest.raises(DamagedRecord, match=r"record spendstream\.rows:0:7 is damaged"):
         follower.wait_read_all()  # at the start: the process ends with it
     (reason,) = [each for each in health.unready() if "damaged" in each]
-    assert reason == "the log cannot be read on: record spendstream.rows:0:7 is damaged: its checksum does not match"
+    assert (
+        reason
+        == "the log cannot be read any further: record spendstream.rows:0:7 is damaged: its checksum does not match"
+    )
     monkeypatch.undo()
     wait_until(lambda: follower.damage is None, 10)
     follower.wait_read_all()

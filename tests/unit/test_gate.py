@@ -52,7 +52,10 @@ def test_the_answer_is_that_of_the_table() -> None:
         "Retry-After: 1",
         f"Content-Length: {len(body)}",
     ]
-    assert body == '{"error":"More batches arrive than can be taken; send it again","reason":"unavailable"}'
+    assert (
+        body
+        == '{"error":"More batches arrive than can be accepted; retry the request unchanged","reason":"unavailable"}'
+    )
 
 
 class Held:

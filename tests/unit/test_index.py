@@ -818,7 +818,7 @@ def test_an_index_made_with_other_void_events_is_thrown_away_once(tmp_path: Path
         with capture_logs() as said_of:
             index = IdIndex(tmp_path, "log", log.digest, void=void, first_capacity=64, max_capacity=256)
         assert (len(index), len(said_of)) == (ids, 0 if ids else 1)
-        assert ids or "(none), and has to of 3 to 3, 7 to 8" in said_of[0]["reason"]
+        assert ids or "(none), but must skip 3 to 3, 7 to 8" in said_of[0]["reason"]
         is_exact(log.replay(index), log)
         index.sync(log.covered(index), final=True)
         index.close()

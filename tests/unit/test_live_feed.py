@@ -18,9 +18,10 @@ from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
 from server.alerts.budgets import Reached
 from server.errors import Refused
-from server.live import feed, resume_token
-from server.live.feed import Feed, Subscription
-from server.live.frames import Frame, Shared, Ticks
+from server.live import frame_maker, resume_token
+from server.live.feed import Feed
+from server.live.frames import Frame, SharedFrames, Ticks
+from server.live.subscription import Subscription
 from server.reads.answers import UserRow, user_row
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.support.examples import examples
@@ -106,7 +107,7 @@ class Client:
 
 
 def frame_rows() -> int:
-    rows: int = vars(feed)["FRAME_ROWS"]
+    rows: int = vars(frame_maker)["FRAME_ROWS"]
     return rows
 
 
@@ -123,8 +124,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"INTERVAL": 0.0, "BEHIND": 0.0, "FRAME_ROWS": 2, "BLOCK": 4}.items():
-        monkeypatch.setattr(f"server.live.feed.{name}", value)
+    for name, value in {
+        "feed.INTERVAL": 0.0,
+        "feed.BEHIND": 0.0,
+        "frame_maker.FRAME_ROWS": 2,
+        "frame_maker.BLOCK": 4,
+    }.items():
+        monkeypatch.setattr(f"server.live.{name}", value)
 
 
 @asynccontextmanager
@@ -640,7 +646,7 @@ def test_ticks_are_remembered_as_far_as_there_is_room() -> None:
 
 
 async def test_frames_are_made_once_for_each_pair_of_ticks() -> None:
-    shared = Shared()
+    shared = SharedFrames()
     made: list[asyncio.Future[list[Frame]]] = []
 
     def make() -> asyncio.Future[list[Frame]]:

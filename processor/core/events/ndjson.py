@@ -1,4 +1,4 @@
-"""Sans-I/O: cuts an NDJSON body into its events. Nothing here looks into a line."""
+"""Sans-I/O: split an NDJSON body into lines, one for each event. Lines are not parsed here."""
 
 import re
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from processor.core.events.lines import Lines
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
-"""White space as JSON has it; a vertical tab is none, and a line of it is not blank."""
+"""White space as JSON defines it; a vertical tab is none, so a line with one is not blank."""
 _USUAL = 1024 * 1024
-"""Bytes up to which a body is looked at as an array: the places of its line ends may take eight times as much."""
+"""Bodies up to so many bytes are split by numpy: the positions of line ends may take eight times the memory."""
 _END, _OPENS, _CLOSES = b"\n{}"
 _skip_blank = re.compile(rb"[%b]*" % _SPACE).match
 

@@ -1,4 +1,4 @@
-"""What a message does to its partition's tables: the one place where a number changes that somebody is billed on.
+"""Apply messages to their partition's tables: the one place where numbers that are billed change.
 
 `prepare` may fail and changes nothing; `apply` does not fail. A row takes a message only if the message is newer than
 the row (its offset), so applying any part of the log again, in order, changes nothing.
@@ -45,14 +45,14 @@ Kind = tuple[str, Dim]
 T = TypeVar("T", Sums, Histogram)
 
 MAX_PADS: Final = 10_000
-"""Projects whose pads are kept at hand."""
+"""Projects whose pads are cached."""
 
 
 class Changes:
-    """What to make durable before the messages it came from are acknowledged.
+    """The changes of a flush, to be made durable before their messages are acknowledged.
 
-    The values are those of the moment in which it was made. The progress comes last: who reads the changelog has a
-    whole flush when it has the progress.
+    The values are those at the time of `drain_changes`. The progress comes last: a reader of the changelog has a whole
+    flush when it has the progress.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class Changes:
         self._rows = rows
         self.claimed = claimed
         self.offset = offset
-        """The last source offset these changes contain."""
+        """The last offset of the events that these changes contain."""
 
     def __len__(self) -> int:
-        """Changed rows."""
+        """Return the number of changed rows."""
         return len(self._users.rows) + len(self._users.wide) + len(self._rows)
 
     def packed(self) -> list[Record]:
-        """Keys and values for the changelog, rows of users by the block; None: the row is gone (a tombstone)."""
+        """Return keys and values for the changelog, with users' rows in blocks; value None: a tombstone."""
         key = row_block.key_of(self._tables.partition)
         blocks: list[Record] = [(key, row_block.encode(block)) for _, block in blocks_of(self._users)]
         return blocks + self._others()
 
     def singles(self) -> list[Record]:
-        """The same with a record for each row."""
+        """Return the same with a record for each row."""
         return [*self._users.block.pairs(), *self._others()]
 
     def _others(self) -> list[Record]:
@@ -89,7 +89,7 @@ class Changes:
         return wide + [(row.key, value) for row, value in self._rows]
 
     def wrote_packed(self, first: int) -> list[Dead]:
-        """The records of `packed` are in the changelog, from the offset `first` on; returns those that this ends."""
+        """Note that the records of `packed` are in the changelog from `first` on; return those that they replace."""
         dead = []
         for rows, _ in blocks_of(self._users):
             dead += self._tables.users.wrote(rows, first)
@@ -97,7 +97,7 @@ class Changes:
         return dead + self._wrote_others(range(first, first + len(self._users.wide) + len(self._rows)))
 
     def wrote_singly(self, offsets: Sequence[int]) -> list[Dead]:
-        """The records of `singles` are in the changelog at `offsets`; returns those that this ends."""
+        """Note that the records of `singles` are in the changelog at `offsets`; return those they replace."""
         rows = self._users.rows
         dead = self._tables.users.wrote_singly(rows, np.array(offsets[: len(rows)], np.int64))
         return dead + self._wrote_others(offsets[len(rows) :])
@@ -109,7 +109,7 @@ class Changes:
         for offset, (row, value) in zip(offsets[len(wide) :], self._rows, strict=True):
             if row.changelog != NEVER:
                 dead.append(Dead(row.changelog, 1))
-            if value is None:  # a tombstone goes when all that it buries has gone
+            if value is None:  # a tombstone may be deleted once the records before it are
                 dead.append(Dead(offset, 1))
             row.changelog = offset
         return dead
@@ -133,7 +133,7 @@ class Tables:
         self._gone: dict[bytes, Counts] = {}
         self._claimed: list[Claimed] = []
         self._horizon: Horizon | None = None
-        """None: nothing was read back of it, and nothing asked of it yet."""
+        """None: it was neither read back nor used yet."""
         self._has_swept = False
 
     def __len__(self) -> int:
@@ -197,7 +197,7 @@ class Tables:
             self._add(offsets, [message for _, message, _ in messages], rows, chosen)
 
     def skip(self, offset: int) -> None:
-        """Pass over a message that went to the dead letters."""
+        """Skip a message that is a dead letter."""
         self._advance(offset, 0)
 
     # --- rows of cost -----------------------------------------------------------------------------------------------

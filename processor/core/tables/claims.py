@@ -2,7 +2,7 @@
 
     value = msgpack [version, [[offset, keys, digests], ...]]
 
-It is what the id index is rebuilt from; the index on disk is only a picture of it.
+The id index on disk is derived from it, and rebuilt from it.
 """
 
 from typing import Final
@@ -38,12 +38,12 @@ def encode(claimed: list[Claimed]) -> bytes:
 
 
 def digest(value: bytes) -> str:
-    """What tells one record from another: XXH3 of 128 bits over its value, hex."""
+    """Return the digest that identifies a record: XXH3 of 128 bits over its value, hex."""
     return xxhash.xxh3_128_hexdigest(value)
 
 
 def decode(value: bytes) -> list[Claimed]:
-    """Read a record back. Raises `ValueError` for one of another format."""
+    """Decode a record's value. Raises `ValueError` for another format."""
     try:
         record = _decode(value)
     except msgspec.MsgspecError as error:

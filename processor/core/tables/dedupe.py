@@ -1,7 +1,7 @@
 """Deduplication by event_id within a project.
 
 An id becomes a 128-bit *claim key*: the UUID XOR a pad derived from its project and the log's secret salt, so that the
-same UUID in two projects gives two keys and nobody can aim at another project's. The first copy of an event *claims*
+same UUID in two projects gives two keys and no client can target another project's. The first copy of an event *claims*
 its key with the offset of its message; a copy is fresh if the key was not claimed before, or was claimed at the very
 offset now applied: so a replay from anywhere makes the same decisions again.
 """
@@ -28,7 +28,7 @@ def claim_keys(ids: U64, pads: U64) -> U64:
 
 
 class ClaimIndex(Protocol):
-    """Who claimed what: one partition's ids."""
+    """The claims of one partition: which message claimed each id."""
 
     def claim(self, keys: U64, digests: U64, offset: int | Places) -> tuple[NDArray[np.int64], U64]:
         """Claim `keys` (shape (n, 2), no two the same), those not claimed before, at `offset`: one for all, or each its

@@ -1,8 +1,8 @@
-"""Do the pieces of a partition's state belong to one history? Facts in, verdict out.
+"""Decide whether the pieces of a partition's state belong to one history: facts in, verdict out.
 
-The events, the rows, the claims and the committed offset are stored one by one, and each can lose its beginning
-(retention), its end (a broker that stopped without a flush) or records in the middle (a person with a tool). The rows'
-progress says how far the others must reach (`processor.core.tables.table_rows.Progress`); what follows from that is
+The events, the rows, the claims and the committed offset are stored separately, and each can lose its beginning
+(retention), its end (a broker that stopped without a flush) or records in the middle (manual deletion). The rows'
+progress says how far the others must reach (`processor.core.tables.table_rows.Progress`). What follows from that is
 decided here, and done in `processor.state.recovery`.
 
 Offsets without another word are those of the events topic. A range is [start, end).
@@ -20,7 +20,7 @@ EVENTS: Final = "events"
 CLAIMS: Final = "claims"
 DIRECTORY: Final = "directory"
 ACKNOWLEDGED: Final = "acknowledged"
-"""Events again, as an API process that acknowledged them reports them: it cannot know for certain what was counted."""
+"""The events as an API process reports them that acknowledged them: it does not know which of them were counted."""
 
 Found = Literal["same", "other", "missing", "unknown"]
 """What stands at the offset of the progress: the message whose digest it has, another one, or none. `unknown`: there is
@@ -52,7 +52,7 @@ class Loss(NamedTuple):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What a start finds of one partition."""
+    """What a start finds in one partition."""
 
     first: int
     """The first event that is kept."""
@@ -108,7 +108,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
     @property
     def is_fine(self) -> bool:
-        """Whether nothing has to be done but to go on reading at `resume`."""
+        """Whether nothing has to be done but to continue reading at `resume`."""
         return not (self.refuse or self.losses or self.rebuild_rows or self.rebuild_claims) and self.cut is None
 
 

@@ -1,11 +1,11 @@
-"""Up to where windows of arrivals may be closed: the largest arrival that a clock which was wrong for less than a day
-cannot have made.
+"""The horizon: the instant up to which windows of arrivals may be closed. A clock that is wrong for less than a day
+cannot move it.
 
-What destroys must not go by the largest arrival ever seen: seconds of a clock that is months ahead would close every
-window, and the leases' with them. So it goes by an arrival that is a day of *running time* old, time in which the owner
-of the partition ran and read its clock. And by no more than that clock has shown at every reading since: an arrival of
-the day after tomorrow closes nothing before that day has come. It is a row of the changelog, written with what it has
-closed: a restart goes on, and another owner of the partition does.
+Deleting by the largest arrival ever seen would be unsafe: a few seconds of a clock that is months ahead would close
+every window, those of leases included. So the horizon is an arrival that is a day of *running time* old, which is time
+in which the owner of the partition ran and read its clock; and it is at most what that clock has shown at every reading
+since, so an arrival from the day after tomorrow closes nothing before that day. It is a row of the changelog, written
+together with what it has closed, so that a restart and another owner continue with it.
 """
 
 from typing import Final

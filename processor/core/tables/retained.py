@@ -1,10 +1,9 @@
-"""How far a round of retention may go: no clock can make it delete more than a few days of arrivals at a time.
+"""How far a round of retention may go: no wrong clock can make it delete more than a few days of arrivals at a time.
 
-What is asked for is the horizon (`processor.core.tables.horizon`) less the retention. A round goes there from where the
-last one ended, in steps: four days of arrivals in a day of running time and three days at a look are the most. Only the
-way to what was past its time when retention first looked with its present setting is not held up by the running time: a
-log with years of events gets there in as many looks as it has steps. A log that has had retention from the beginning
-has no such way, as nothing was past its time then.
+The target is the horizon (`processor.core.tables.horizon`) less the retention. Rounds approach it in steps from where
+the last one ended: at most four days of arrivals in a day of running time, and three days in a round. Events that were
+past their time when retention first ran with its present setting are not limited by the running time: a log with years
+of events gets there in as many rounds as it has steps. A log that has had retention from the beginning has none.
 """
 
 from typing import Final

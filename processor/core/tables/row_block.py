@@ -1,4 +1,4 @@
-"""Rows of users by the thousand as one record of the changelog, so that nobody has a record in hand for each.
+"""Blocks: thousands of users' rows in one record of the changelog, to avoid the cost of a record for each.
 
     key   = [partition, "rows"], JSON like the key of every record
     value = msgpack [version, the rows' keys with a line break between two, n hashes of 16 bytes, n values of 72]
@@ -7,8 +7,8 @@ Each row keeps its own key and value, those of a record of its own (`table_rows`
 to write so many records, no other kind of row. Its order is that of the log; no key is in a block twice. Only the
 embedded log has blocks: a broker that compacts by key needs a record for each row.
 
-The hashes are those of the keys, 128 bits of XXH3 with a seed from the log's secret salt: who reads looks rows up
-without a call for each.
+The hashes are those of the keys, 128 bits of XXH3 with a seed from the log's secret salt. With them a reader looks rows
+up without a call for each.
 """
 
 from collections.abc import Collection, Sequence
@@ -34,7 +34,7 @@ class RowBlock(Struct):
     """Rows of users, no two of one key."""
 
     keys: Sequence[bytes]
-    """Cut up only when one is asked for: who has met all of the rows needs none."""
+    """The keys, split only when one is read: a reader that knows all rows needs none."""
     hashes: Records
     """`HASH`: shape (n,)."""
     values: Records

@@ -1,4 +1,4 @@
-"""Rows of sums as 72 bytes each, so that a reader takes in a whole batch of them with one `np.frombuffer`.
+"""Rows of sums in 72 bytes each, so that a reader decodes a whole batch with one `np.frombuffer`.
 
 Little-endian. The first byte is 0, which no JSON text begins with: a value that does not fit (a count of 2^32, a sum of
 2^63) stays a JSON list, and so does every value that was written before there was this form.

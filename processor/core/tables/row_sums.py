@@ -1,4 +1,4 @@
-"""What a row says of the unique events that it stands for: exact sums by name, and how they lie in a record.
+"""The exact sums of a row, by name, and their layout in a record.
 
 Sums are Python integers without a bound. In a record of 72 bytes (`record`), of which there are millions, counts have
 32 bits and everything else 64; what does not fit is kept beside the records.
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 
 class Totals(Struct, frozen=True, gc=False):
-    """What can be added up and taken away again."""
+    """Sums that can be added and subtracted."""
 
     requests: int = 0
     """Unique events."""
@@ -51,7 +51,7 @@ class Totals(Struct, frozen=True, gc=False):
 
 
 class RowSums(Totals, frozen=True, gc=False):
-    """What a row says, or several rows together, in the order in which the changelog lists it."""
+    """The sums and times of a row, or of several rows together, in the order of the changelog."""
 
     first_seen: int = 0
     """Microseconds since the epoch, of the events' own times; 0 if there are no requests."""

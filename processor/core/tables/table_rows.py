@@ -1,4 +1,4 @@
-"""The tables: which rows there are, how they are keyed, and how they look in the changelog.
+"""The tables: the kinds of rows, their keys, and their form in the changelog.
 
 Five kinds of row, all partial (one partition's share; readers add the partials up) and all carrying the last source
 offset applied to them, so that applying a message again changes nothing:

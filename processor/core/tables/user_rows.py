@@ -1,4 +1,4 @@
-"""One partition's rows of users, in columns: nearly every event has a row of its own here, and there may be millions.
+"""One partition's rows of users, in columns: there may be millions, and nearly every event of a message has its own.
 
 A row is a number. Its sums are 72 bytes (`row_bytes`), found by 128 bits of hash of its user and of what else it is
 kept by; so the events of a message are added with a few calls of numpy, without an object or a look-up for each. A
@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Dead(NamedTuple):
-    """A record of the changelog that says nothing any more."""
+    """A record of the changelog that newer ones have replaced."""
 
     offset: int
     rows: int
@@ -74,7 +74,7 @@ class UserChanges(NamedTuple):
 
 
 class UserRows:
-    """The rows, and which of them have changed since the last `take`."""
+    """The rows, and which of them have changed since the last `drain`."""
 
     def __init__(self, partition: int, seed: int) -> None:
         """`seed`: see `row_block.seed_of`."""
@@ -90,7 +90,7 @@ class UserRows:
         self._wide: dict[int, Sums] = {}
         self._dirty: list[I64] = []
         self.changed = 0
-        """Rows waiting for `take`."""
+        """Rows waiting for `drain`."""
         self._written: dict[int, _Written] = {}
         self._tally: tuple[int, int] | None = (0, 0)
         """Rows that have events, and these events; None: rows were read back since they were counted."""

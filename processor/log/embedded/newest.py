@@ -1,7 +1,7 @@
-"""Reading a long changelog back: the newest record of each key is enough, as after compaction.
+"""Read a long changelog back by the newest record of each key, as if it were compacted.
 
-The embedded log is read from its end, so that what was replaced is only looked at: by the hash of its key, thousands at
-a time. A broker hands records out in the other direction only.
+The embedded log is read from its end backwards, so that replaced records are only recognised, by the hash of their key,
+thousands together, and not decoded. A broker can only be read forwards.
 """
 
 import gc
@@ -19,30 +19,30 @@ from processor.log.embedded.log import Block, Log
 from processor.log.records import Found, Record, Row, TopicPartition
 
 FOLD: Final = 1_000_000
-"""Rows kept at a time, about 400 bytes each."""
+"""Rows kept together, about 400 bytes each."""
 
 BLOCK: Final = 5000
 """Records looked at together."""
 
 
 class Kept:
-    """What was read forwards of one partition and is applied later: of each key only the newest record.
+    """Records of one partition that were read forwards and are applied later: the newest of each key.
 
-    Of blocks of rows every one, for they share a key: each stands for rows of its own.
+    All blocks of rows are kept: they share one key, but each has rows of its own.
     """
 
     def __init__(self, partition: int) -> None:
         self._blocks = row_block.key_of(partition)
         self._records: dict[bytes | int, Record] = {}
-        """By key, a block by its offset; in the order of the log."""
+        """By key, blocks by their offset; in the order of the log."""
         self._in_blocks = 0
 
     def __len__(self) -> int:
-        """Rows, those of blocks roughly."""
+        """Return the number of rows, approximate for blocks."""
         return len(self._records) + self._in_blocks
 
     def add(self, records: Iterable[Record]) -> None:
-        """Take in the next records."""
+        """Add the next records."""
         kept, blocks = self._records, self._blocks
         pop = kept.pop
         for record in records:
@@ -55,7 +55,7 @@ class Kept:
                 kept[key] = record
 
     def drain(self) -> list[Record]:
-        """All of them, in the order of the log; nothing is kept then."""
+        """Return all records in the order of the log, and keep none."""
         found = list(self._records.values())
         self._records.clear()
         self._in_blocks = 0
@@ -63,10 +63,10 @@ class Kept:
 
 
 def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found]:
-    """The newest record of each key between two offsets, from the last one on downwards.
+    """Yield the newest record of each key between two offsets, from the last offset downwards. Blocks.
 
-    About 1 µs a record that was replaced, less in a block. Raises `ValueError` for a block of another format, and
-    `DamagedRecord` for a record that says something and whose checksum does not match.
+    A replaced record costs about 1 µs, less in a block. Raises `ValueError` for a block of another format, and
+    `DamagedRecord` for a record that is not replaced and whose checksum does not match.
     """
     seen, seed = HashIndex(), row_block.seed_of(log.salt)
     blocks = log.offsets_of(tp, row_block.key_of(tp.partition), start, end)
@@ -90,7 +90,7 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found
 
 
 def _found_in(record: Record, seen: HashIndex) -> Found:
-    """Those of a block's rows that were not met before."""
+    """Return the rows of a block that no newer record has replaced."""
     block = row_block.decode(record.value or b"")
     unknown = np.flatnonzero(seen.find(block.hashes) < 0)
     hashes = block.hashes.take(unknown)
@@ -102,7 +102,7 @@ def _found_in(record: Record, seen: HashIndex) -> Found:
 
 
 def _found(block: Block, hashes: Records, places: list[int]) -> Found:
-    """Sort out those of some records that are at these places."""
+    """Return the records at these places, by their kinds."""
     offsets, keys, lengths, values, *_ = block
     ends = list(accumulate(length or 0 for length in lengths))
     packed_at: list[int] = []
@@ -128,7 +128,7 @@ def _found(block: Block, hashes: Records, places: list[int]) -> Found:
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """No garbage collection inside: of millions of objects that are made to stay, it would look at all again and again.
+    """Switch garbage collection off for the block: it would walk millions of new objects again and again.
 
     Saves a quarter of the time of reading back.
     """

@@ -20,15 +20,15 @@ from processor.log.topics import EVENTS, GROUP
 from processor.wall_clock import now
 
 POLL: Final = 0.005
-"""Seconds between two looks for new records."""
+"""Seconds between two checks for new records."""
 
 FETCH_RECORDS: Final = 64
 FETCH_BYTES: Final = 8 * 1024 * 1024
-"""Bounds of one fetch from one partition."""
+"""Most records and bytes of one fetch from one partition."""
 
 
 def data_dir(url: Any) -> Path:
-    """The data directory a broker URL names."""
+    """Return the data directory that a broker URL names."""
     return Path(url.path)
 
 
@@ -43,7 +43,7 @@ class Consumer(faust_transport.Consumer):
         self._ends: dict[TP, int] = {}
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Take all partitions of `topics`. Returns at once: the rebalance is a task of its own."""
+        """Subscribe to all partitions of `topics`. Returns at once: the rebalance is a separate task."""
         self.add_future(self._change({TP(topic, n) for topic in topics for n in range(self.counts[topic])}))
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Consumer(faust_transport.Consumer):
     # --- offsets ----------------------------------------------------------------------------------------------------
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Move every source partition to where it goes on (see `Application.resume_at`)."""
+        """Seek every source partition to its next offset (see `Application.resume_at`)."""
         committed = await self._call(self._committed)
         self._positions.update(committed)
         return committed
@@ -125,7 +125,7 @@ class Producer(faust_transport.Producer):
         return await loop.run_in_executor(self._thread, self._store.append, appends, now())
 
     async def delete(self, tp: TopicPartition, offsets: list[int]) -> None:
-        """`Log.delete` between two appends."""
+        """Call `Log.delete` between two appends."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._store.delete, tp, offsets)
 
@@ -136,7 +136,7 @@ class Producer(faust_transport.Producer):
 
 
 class Transport(base.Transport):
-    """What the entry point `faust.transports` names."""
+    """The transport that the entry point `faust.transports` names."""
 
     Consumer: ClassVar[Any] = Consumer
     Producer: ClassVar[Any] = Producer

@@ -1,7 +1,6 @@
-"""How to reach a Kafka cluster, and how librdkafka is set up for each use.
+"""The address of a Kafka cluster, and librdkafka's configuration for each use.
 
-The names are librdkafka's (its CONFIGURATION.md). What is set here is what exactness and bounds need; the rest is its
-own default.
+The names are librdkafka's (its CONFIGURATION.md). Only what exactness and bounds need is set; the rest are defaults.
 """
 
 from dataclasses import dataclass
@@ -13,21 +12,21 @@ from processor.settings import Settings
 ROOT: Final = PREFIX.rstrip(".")
 
 MAX_RECORD_BYTES: Final = 32 * 1024 * 1024
-"""The largest record a topic takes: one message of one request of 20 MiB, and room."""
+"""Most bytes of a record that a topic has to accept: one message of a request of 20 MiB, with a margin."""
 
 DELIVERY_MS: Final = 8_000
-"""How long an append waits for all in-sync replicas before it has failed."""
+"""Milliseconds for which an append waits for all in-sync replicas before it fails."""
 
 SESSION_MS: Final = 10_000
-"""A worker that is silent for so long has lost its partitions."""
+"""Milliseconds of silence after which a worker loses its partitions."""
 
 TRANSACTION_MS: Final = 60_000
-"""A flush that is not committed after so long is aborted by the broker."""
+"""Milliseconds after which the broker aborts a flush that is not committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaAccess:
-    """The cluster's addresses and what it wants to know of us."""
+    """The cluster's addresses, security settings, and the prefix of the product's names."""
 
     servers: str
     """host:port, separated by commas."""
@@ -36,11 +35,11 @@ class KafkaAccess:
     replication: int = 3
     """Copies of each partition when topics are made; fewer if there are fewer brokers."""
     prefix: str = PREFIX
-    """What the names of this product's topics, groups and transactional ids begin with on the cluster."""
+    """The prefix of this product's topics, groups and transactional ids on the cluster."""
 
     @classmethod
     def of(cls, settings: Settings) -> "KafkaAccess":
-        """From `kafka://host:port;host:port` and the settings beside it."""
+        """Make it from `kafka://host:port;host:port` and the other settings."""
         hosts = settings.broker.removeprefix("kafka://").split(";")
         servers = ",".join(host if ":" in host else f"{host}:9092" for host in hosts)
         given = {
@@ -56,7 +55,7 @@ class KafkaAccess:
         return cls(servers, security, settings.kafka_replication, settings.kafka_prefix)
 
     def wire(self, name: str) -> str:
-        """The name on the cluster of what the program calls `name`: a topic, a group or a transactional id.
+        """Return the name on the cluster of what the program calls `name`: a topic, a group or a transactional id.
 
         With the default prefix they are the same. With `team-a.` the topic `spendstream.rows` is `team-a.rows` and the
         group `spendstream` is `team-a.workers`. No other module knows names of the cluster.
@@ -66,23 +65,23 @@ class KafkaAccess:
         return self.prefix + (name.removeprefix(ROOT).lstrip(".-") or "workers")
 
     def topic(self, wire: str) -> str:
-        """What the program calls the topic that is called `wire` on the cluster."""
+        """Return the program's name of the topic that is called `wire` on the cluster."""
         return PREFIX + wire.removeprefix(self.prefix)
 
     def client(self) -> dict[str, Any]:
-        """What every client has in common."""
+        """Return the configuration that all clients have in common."""
         return {
             "bootstrap.servers": self.servers,
             "client.id": "spendstream",
             "socket.keepalive.enable": True,
             "reconnect.backoff.max.ms": 1_000,
-            "log_level": 2,  # a broker that is away is told once, by us
+            "log_level": 2,  # a missing broker is logged once, by this program
             "receive.message.max.bytes": 4 * MAX_RECORD_BYTES,
             **dict(self.security),
         }
 
     def reader(self) -> dict[str, Any]:
-        """A consumer that is told what to read and never commits."""
+        """Return the configuration of a consumer with manual assignment that never commits."""
         return {
             **self.client(),
             "group.id": self.wire("spendstream-reader"),
@@ -97,7 +96,7 @@ class KafkaAccess:
         }
 
     def producer(self) -> dict[str, Any]:
-        """A producer whose deliveries are on all in-sync replicas, once and in order."""
+        """Return the configuration of a producer whose records are on all in-sync replicas, once and in order."""
         return {
             **self.client(),
             "enable.idempotence": True,
@@ -109,7 +108,7 @@ class KafkaAccess:
         }
 
     def writer(self, transactional_id: str) -> dict[str, Any]:
-        """A transactional producer: the process that initialises the same id later fences it."""
+        """Return the configuration of a transactional producer; a process that later uses the same id fences it."""
         return {
             **self.producer(),
             "transactional.id": self.wire(transactional_id),
@@ -120,10 +119,12 @@ class KafkaAccess:
         }
 
     def member(self, group: str, instance: str) -> dict[str, Any]:
-        """A static member of the workers' group: back within the session it keeps its partitions.
+        """Return the configuration of a static member of the workers' group: if it is back within the session, it keeps
+        its partitions.
 
-        Not cooperative: a static member that is killed between giving partitions up and joining again leaves them
-        without an owner, for its return starts no rebalance. What is given up and comes back is kept warm instead.
+        Not cooperative: a static member that is killed between giving partitions up and joining again would leave them
+        without an owner, as its return starts no rebalance. Partitions that are given up are kept as warm copies
+        instead, so that getting them back is fast.
         """
         return {
             **self.client(),

@@ -1,6 +1,6 @@
 """The log on Kafka, with the methods of the embedded one: blocking, one thread at a time.
 
-Readers see only what was committed. Offsets may have gaps: transactions leave markers, compaction takes records away.
+Readers see only committed records. Offsets may have gaps: transactions leave markers, compaction removes records.
 """
 
 import threading
@@ -24,7 +24,7 @@ from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, ROWS, SINGLE
 HOME: Final = TopicPartition(DIRECTORY, 0)
 
 _known: dict[tuple[str, str], Meta] = {}
-"""Servers and prefix -> what is chosen once for a log. The servers of one in here are new enough, too."""
+"""Servers and prefix -> what is chosen once for a log. The version of these brokers has been checked."""
 
 END_WAIT_MS: Final = 10
 SILENCE: Final = 0.02
@@ -35,7 +35,7 @@ class KafkaLog:
     """One process's view of the log on a cluster. Raises `LogError` when it cannot be opened."""
 
     def __init__(self, access: KafkaAccess, *, partitions: int | None = None, create: bool = True) -> None:
-        """Open the log, making its topics if there are none yet and `create` is true."""
+        """Open the log; with `create` make its topics if there are none yet."""
         self._access = access
         self._appender = Appender(access)
         self._readers: dict[TopicPartition, _Reader] = {}
@@ -79,8 +79,8 @@ class KafkaLog:
         return f"the log at {self._access.servers}"
 
     def _say_missing(self, found: Layout) -> None:
-        """Topics of a log that has been there before are made anew, empty. What they had is computed anew, published
-        again or reported as lost by whoever needs it; it is no new log, whatever comes of it."""
+        """Make missing topics of an existing log anew, empty. Their content is computed anew, published again or
+        reported as lost by its users; the log keeps its identity."""
         missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics]
         get_logger().error(
             "topic.missing",
@@ -90,7 +90,7 @@ class KafkaLog:
         )
 
     def _await_topics(self) -> Layout:
-        """New topics take a moment until every broker knows of them."""
+        """Wait until every broker knows the new topics. Raises `LogUnavailable` if that takes too long."""
         waiting = threading.Event()
         for _ in range(100):
             found = topics.layout(self._access)
@@ -100,7 +100,7 @@ class KafkaLog:
         raise LogUnavailable(f"the topics at {self._access.servers} were created, but do not appear")
 
     def _read_meta(self) -> Meta | None:
-        """What is chosen once for the log; None if no process has written it yet."""
+        """Return what is chosen once for the log; None if no process has written it yet."""
         try:
             records = scan(self, HOME)
             values = (record.value or b"" for record in records if (record.key or b"").startswith(META))
@@ -109,10 +109,8 @@ class KafkaLog:
             self._readers.pop(HOME).close()
 
     def _check_is_new(self, partitions: int) -> None:
-        """No new name and salt for topics that have had others: ids would not be recognised, and events count twice.
-
-        Raises `HistoryMismatch`.
-        """
+        """Raise `HistoryMismatch` for topics that have had another identity and salt: with new ones ids would not be
+        recognised, and events would count twice."""
         used = [
             f"{self._access.wire(topic)} {number}"
             for topic in (EVENTS, ROWS, CLAIMS)
@@ -139,27 +137,28 @@ class KafkaLog:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def append(self, appends: Iterable[Append], at: int) -> list[int]:
-        """Append to any number of partitions; returns the offset of each append's first record. Durable on return.
+        """Append to any number of partitions; return the offset of each append's first record. Durable on return.
 
         `at` is the time of the append in microseconds; Kafka keeps milliseconds. Not atomic: raises `LogUnavailable`
-        when something of it was not acknowledged; other parts, or even that, may be in the log all the same.
+        when a part was not acknowledged; other parts, and even that one, may be in the log nevertheless.
         """
         return self._appender.append(list(appends), at)
 
     def probe(self, at: int) -> None:
-        """Find out whether the log takes writes. Raises `LogUnavailable` if it does not."""
+        """Check whether the log accepts writes. Raises `LogUnavailable` if it does not."""
         topics.check_writable(self._access)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def topics(self) -> dict[str, int]:
-        """Topic name -> number of partitions that are used: an administrator may have added others."""
+        """Return topic name -> number of partitions that are used: an administrator may have added others."""
         return dict(self._topics)
 
     def read(self, tp: TopicPartition, offset: int, limit: int = 1000, max_bytes: int = 16 << 20) -> list[Record]:
-        """Records from `offset` on, at most `limit`; empty only at the end of what was committed when it got there.
+        """Return at most `limit` records from `offset` on; empty only at the end of what was committed by then.
 
-        Going on where the last read of the partition ended costs no seek. `max_bytes` is librdkafka's to bound.
+        Continuing where the last read of the partition ended costs no seek. librdkafka bounds the bytes, not
+        `max_bytes`.
         """
         reader = self._readers.get(tp)
         if reader is None:
@@ -167,11 +166,11 @@ class KafkaLog:
         return reader.read(offset, limit)
 
     def end(self, tp: TopicPartition) -> int:
-        """The next offset to be given in the partition."""
+        """Return the next offset to be assigned in the partition."""
         return self._watermarks(tp)[1]
 
     def first(self, tp: TopicPartition) -> int:
-        """The first offset that retention has left."""
+        """Return the first offset that retention has left."""
         return self._watermarks(tp)[0]
 
     def _watermarks(self, tp: TopicPartition) -> tuple[int, int]:
@@ -192,7 +191,7 @@ class KafkaLog:
         return Assigned(self._access.wire(tp.topic), tp.partition)
 
     def committed(self, consumer: str, tp: TopicPartition) -> int | None:
-        """The next offset to read for a consumer group; None if it has committed none."""
+        """Return the next offset to read for a consumer group; None if it has committed none."""
         asking = Consumer({**self._access.reader(), "group.id": self._access.wire(consumer)})
         try:
             (found,) = asking.committed([self._wire(tp)], timeout=PATIENCE)
@@ -204,11 +203,11 @@ class KafkaLog:
 
 
 class _Reader:
-    """One partition, read in order."""
+    """Reads one partition in order."""
 
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
         self._servers = access.servers
-        # Who reads to the end waits for word that it is the end: the broker is not to think about it for long.
+        # A read to the end waits for the broker to report the end, so the broker must not wait long for more records.
         self._settings = {**access.reader(), "fetch.wait.max.ms": END_WAIT_MS}
         self._consumer = Consumer(self._settings)
         self._at = access.wire(tp.topic), tp.partition
@@ -233,7 +232,7 @@ class _Reader:
                 if goes_on:
                     self._begin_anew()
                     raise LogUnavailable(gone_back(self._at, offset, records[0].offset))
-                # The partition ends before `offset`, and librdkafka began anew.
+                # The partition ends before `offset`, and librdkafka has started again at its beginning.
                 records = [record for record in records if record.offset >= offset]
             if records:
                 return records
@@ -246,14 +245,14 @@ class _Reader:
                 raise LogUnavailable(self._why_silent())
 
     def _begin_anew(self) -> None:
-        """After a damaged record the consumer may go on anywhere, and have records from there in its queue."""
+        """Assign the partition anew: after a damaged record the consumer's position and queue are undefined."""
         self._consumer.close()
         self._consumer = Consumer(self._settings)
         self._position = -1
         self._at_end = False
 
     def _why_silent(self) -> str:
-        """A batch whose length is damaged is no error: nothing comes any more, though the broker is there."""
+        """Return why nothing comes though the broker answers: a batch with a damaged length raises no error."""
         try:
             _, end = self._consumer.get_watermark_offsets(Assigned(*self._at), timeout=PATIENCE)
         except KafkaException:
@@ -271,7 +270,7 @@ class _Reader:
 
 
 def sound_records(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool]:
-    """The records among what librdkafka handed out, and whether the partition's end was reached after the last one.
+    """Return the records among librdkafka's messages, and whether the partition's end was reached after the last one.
 
     Raises `LogUnavailable` for an error that is not one of the connection: those pass. Raises `DamagedRecord`.
     """
@@ -282,11 +281,11 @@ def sound_records(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], 
 
 
 def records_until_damage(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool, DamagedRecord | None]:
-    """`take`, with the records before a damaged one, and the error that names it.
+    """Return also the records before a damaged one, and its error, instead of raising that.
 
-    All messages of one partition. Nothing after a damaged record is to be believed: librdkafka (2.16) goes on reading
-    inside of it, and its position may be anywhere then (`rd_kafka_msgset_reader_v2`). So a partition has to be assigned
-    or sought anew after it.
+    All messages are of one partition. Nothing after a damaged record can be trusted: librdkafka (2.16) continues to
+    read inside of it, and its position is undefined then (`rd_kafka_msgset_reader_v2`). So the partition has to be
+    assigned or sought anew.
     """
     records: list[Record] = []
     before = -1
@@ -294,7 +293,7 @@ def records_until_damage(messages: Sequence[Any], at_end: bool) -> tuple[list[Re
         error = message.error()
         if error is None:
             offset = message.offset()
-            if offset <= before:  # the checksum leaves the first offset of a batch out
+            if offset <= before:  # the checksum does not cover the first offset of a batch
                 reason = f"the offsets go back from it to {offset}"
                 return records[:-1], False, DamagedRecord(message.topic(), message.partition(), before, reason)
             before = offset
@@ -311,7 +310,7 @@ def records_until_damage(messages: Sequence[Any], at_end: bool) -> tuple[list[Re
 
 
 def gone_back(tp: tuple[str, int], offset: int, to: int) -> str:
-    """What is wrong with a partition that was read up to `offset` and goes on with `to`."""
+    """Return the text for a partition that was read up to `offset` and continues with the lower offset `to`."""
     return (
         f"the offsets of {tp[0]}:{tp[1]} go back from {offset} to {to}: the log was cut off, or a record before "
         "that is damaged"
@@ -319,7 +318,7 @@ def gone_back(tp: tuple[str, int], offset: int, to: int) -> str:
 
 
 def record_of(message: Any) -> Record:
-    """A message as the embedded log gives it; times are of milliseconds."""
+    """Return a message as a `Record`; its time has milliseconds."""
     return Record(message.offset(), message.timestamp()[1] * 1000, message.key(), message.value())
 
 
@@ -328,7 +327,7 @@ _NO_LEADER: Final = (
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 )
-"""A topic that was just made, or a broker that was just started: it takes a moment."""
+"""Errors that pass: of a topic that was just made, or a broker that was just started."""
 
 _DAMAGE: Final = (
     KafkaError._BAD_MSG,  # the checksum of a batch, CRC32C over all but the first 21 bytes of it

@@ -1,4 +1,4 @@
-"""Standing in for the workers of a log on Kafka while none of them runs: their place in the group, and their pen."""
+"""A stand-in for the workers of a log on Kafka while none of them runs: the only writer of their partitions."""
 
 import time
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 
 TRANSACTION_MS: Final = 900_000
-"""The longest transaction that a broker allows unless it is set up otherwise."""
+"""The longest transaction that a broker allows by default, in milliseconds."""
 
 LEAVE_PATIENCE: Final = SESSION_MS / 1000 + 10
-"""Seconds to wait for members that were stopped: they are static, and their group misses them after a session."""
+"""Seconds to wait for members that were stopped: static members leave the group only after their session's timeout."""
 
 
 class Owner:
-    """The only one who writes to partitions of the tables (`processor.state.rebuild.Target`): if a worker joins, it is
-    that one's partition, or its commit is refused. `at` is the time of what is appended, in microseconds."""
+    """The only writer of partitions of the tables (`processor.state.rebuild.Target`). If a worker joins meanwhile,
+    either this writer is fenced or its commit is refused. `at` is the time of what is appended, in microseconds."""
 
     packs = False
     """A broker that compacts by key needs a record for each row."""
@@ -57,10 +57,10 @@ class Owner:
         return sorted(f"{member.group_instance_id or member.client_id} on {member.host}" for member in found.members)
 
     def append(self, number: int, appends: Sequence[Append]) -> list[int]:
-        """Append to partitions of one number in one transaction, having fenced the process that wrote to them before.
+        """Append to partitions of one number in one transaction, after fencing the process that wrote to them before.
 
-        Returns the offset of each append's first record. Durable on return, or none of it is there. Raises `Locked` if
-        a worker has taken the partition meanwhile, `LogUnavailable`.
+        Return the offset of each append's first record. Durable on return, or nothing is appended. Raises `Locked` if a
+        worker has taken over the partition meanwhile, `LogUnavailable`.
         """
         writer = PartitionWriter(self._access, f"{GROUP}.tables.{number}", TRANSACTION_MS)
         try:
@@ -72,10 +72,10 @@ class Owner:
             ) from None
 
     def delete(self, tp: TopicPartition, before: int) -> None:
-        """Nothing: what was replaced goes by compaction."""
+        """Do nothing: the broker compacts replaced records."""
 
     def drop_damaged(self, tp: TopicPartition, offset: int) -> None:
-        """Nothing: a broker deletes no single record."""
+        """Do nothing: a broker cannot delete a single record."""
 
     def commit(self, number: int, offset: int) -> None:
         """Commit the next offset of the events for the workers' group. Raises `LogError` if it has members."""

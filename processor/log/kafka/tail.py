@@ -1,4 +1,4 @@
-"""Following partitions on Kafka, and knowing where they end."""
+"""Follow partitions on Kafka, and know where they end."""
 
 import threading
 import time
@@ -20,10 +20,10 @@ BATCH: Final = 5000
 ASK_EVERY: Final = 0.5
 ASK_PATIENCE: Final = 2.0
 FRESH: Final = 2.0
-"""Seconds for which a sign of life from the cluster says that nothing was missed."""
+"""Seconds for which an answer of the cluster proves that nothing was missed."""
 PULSE: Final = 0.2
 PULSE_PATIENCE: Final = 0.8
-"""Seconds between two questions where a partition that must be known ends, and until one counts as lost."""
+"""Seconds between two requests for the end of a partition, and until one counts as lost."""
 
 
 class KafkaTail:
@@ -39,13 +39,13 @@ class KafkaTail:
         self._known = dict.fromkeys(self._ends, float("-inf"))
         self._positions = dict(positions)
         self.reached = dict(positions)
-        """All that was committed before these offsets has been handed out; the end of a partition is among them, though
-        its last records may be markers, or gone."""
+        """All that was committed before these offsets has been returned. The end of a partition is reached even if its
+        last records are markers, or gone."""
         self._sound = False
-        """False until what was fetched has been handed out: what failed on the way is fetched again."""
+        """False until all that was fetched has been returned: after a failure it is fetched again."""
         self._heard = 0.0
         self._fresh: set[TopicPartition] = set()
-        """Partitions that were assigned anew, and of which nothing has come since."""
+        """Partitions that were assigned anew and of which nothing has arrived since."""
 
     @property
     def is_current(self) -> bool:
@@ -53,7 +53,7 @@ class KafkaTail:
         return all(self._ends.values()) and time.monotonic() - self._heard < FRESH
 
     def known_at(self, tp: TopicPartition) -> float:
-        """See `Tail.known_at`. The first question about a partition starts a thread that asks where it ends."""
+        """See `Tail.known_at`. The first call for a partition starts a thread that asks for its end."""
         pulse = self._pulses.get(tp)
         if pulse is None:
             pulse = self._pulses[tp] = Pulse(self._access, tp)
@@ -68,7 +68,7 @@ class KafkaTail:
         return False
 
     def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
-        """See `Tail.newest`: a broker hands records out forwards."""
+        """See `Tail.newest`: a broker can only be read forwards."""
         return iter(())
 
     def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
@@ -114,7 +114,7 @@ class KafkaTail:
             self._ask()
 
     def _ask(self) -> None:
-        """Silence: is there nothing new, or no broker?"""
+        """Find out, when no records come, whether there are none or the broker does not answer."""
         if not self._ends:
             return
         try:
@@ -124,33 +124,33 @@ class KafkaTail:
         self._heard = time.monotonic()
 
     def ends(self, patience: float = ASK_PATIENCE) -> dict[TopicPartition, int]:
-        """Where what is committed ends now, for `reached` to get to. Blocks. Raises `LogUnavailable`."""
+        """Return the present ends of what is committed, to compare with `reached`. Blocks. Raises `LogUnavailable`."""
         try:
             return {tp: _end_of(self._consumer, self._access, tp, patience) for tp in self._ends}
         except KafkaException as error:
             raise LogUnavailable(f"Kafka does not answer: {error.args[0].str()}") from None
 
     def close(self) -> None:
-        """Leave."""
+        """Close the consumer."""
         for pulse in self._pulses.values():
             pulse.stop()
         self._consumer.close()
 
 
 def _end_of(consumer: Consumer, access: KafkaAccess, tp: TopicPartition, patience: float) -> int:
-    """The next offset of a partition. Blocks for at most `patience` seconds. Raises `KafkaException`."""
+    """Return the next offset of a partition. Blocks for at most `patience` seconds. Raises `KafkaException`."""
     asked = Assigned(access.wire(tp.topic), tp.partition)
     return int(consumer.get_watermark_offsets(asked, timeout=patience)[1])
 
 
 def _end(messages: Iterable[Any]) -> int:
-    """The end of the partition, if it was met; it is further on than all records before."""
+    """Return the end of the partition, if it was reached; it is beyond all records before."""
     errors = ((message.error(), message) for message in messages)
     return max((m.offset() for error, m in errors if error and error.code() == KafkaError._PARTITION_EOF), default=0)
 
 
 class Pulse(threading.Thread):
-    """Asks again and again where a partition ends, whatever is in it: what is open in a transaction counts."""
+    """Asks repeatedly for the end of a partition, including records of open transactions."""
 
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
         super().__init__(name="log-pulse", daemon=True)
@@ -159,7 +159,7 @@ class Pulse(threading.Thread):
         self._tp = tp
         self._pause = threading.Event()
         self.end: tuple[int, float] = (0, float("-inf"))
-        """The end of the partition, and the moment (`time.monotonic`) at which the question was asked."""
+        """The end of the partition, and the moment (`time.monotonic`) of the request."""
 
     def run(self) -> None:
         while not self._pause.wait(PULSE):
@@ -171,12 +171,12 @@ class Pulse(threading.Thread):
         self._consumer.close()
 
     def stop(self) -> None:
-        """End the thread; it leaves by itself."""
+        """Tell the thread to end; does not wait."""
         self._pause.set()
 
 
 class Ends(threading.Thread):
-    """partition -> last offset of a topic, asked for twice a second on a thread of its own."""
+    """partition -> last offset of a topic, requested twice a second in a thread of its own."""
 
     def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
         super().__init__(name="log-ends", daemon=True)

@@ -63,7 +63,7 @@ class Fault(NamedTuple):
 
 
 def faults(topic: str, replicas: int, found: Mapping[str, str]) -> Iterator[Fault]:
-    """What is wrong with the settings `found` of a topic. A setting that the broker does not know is no fault."""
+    """Return what is wrong with the settings `found` of a topic. A setting that the broker does not know is ignored."""
     needed = wanted(topic, replicas)
     deletes = "delete" in found.get("cleanup.policy", "")
     if found.get("cleanup.policy", needed["cleanup.policy"]) != needed["cleanup.policy"]:
@@ -82,10 +82,10 @@ def faults(topic: str, replicas: int, found: Mapping[str, str]) -> Iterator[Faul
 
 
 def check(access: KafkaAccess, replicas: Mapping[str, int]) -> None:
-    """Refuse topics whose settings would lose or repeat events; log a warning for those that make them less safe.
+    """Check the settings of topics; log a warning for those that make events less safe.
 
-    `replicas` has the topics that are there, by the names of the program. Raises `LogError` that names every fault,
-    `LogUnavailable`.
+    `replicas` has the topics that exist, by the names of the program. Raises `LogError`, with a list of all faults, for
+    settings that would lose or repeat events; `LogUnavailable`.
     """
     fatal: list[str] = []
     for topic, found in _describe(access, replicas):
@@ -98,13 +98,13 @@ def check(access: KafkaAccess, replicas: Mapping[str, int]) -> None:
     if fatal:
         lines = "\n  ".join(fatal)
         raise LogError(
-            f"topics at {access.servers} have settings under which events are lost or counted twice. Mend them, run "
+            f"topics at {access.servers} have settings under which events are lost or counted twice. Correct them, run "
             f"`spendstream verify`, and start again:\n  {lines}"
         )
 
 
 def check_size(access: KafkaAccess) -> None:
-    """Raises `LogUnavailable` where the events topic does not take the largest message."""
+    """Raise `LogUnavailable` if the events topic does not accept the largest message."""
     for _, found in _describe(access, [EVENTS]):
         for fault in faults(EVENTS, 1, found):
             if fault.setting == MAX_BYTES:
@@ -112,11 +112,11 @@ def check_size(access: KafkaAccess) -> None:
 
 
 def _describe(access: KafkaAccess, topics: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The settings of topics; of one that we may not ask about nothing, with a warning."""
+    """Return the settings of topics; log a warning for a topic that this client may not describe, and leave it out."""
     asked = {topic: ConfigResource(ConfigResource.Type.TOPIC, access.wire(topic)) for topic in topics}
     if not asked:
         return
-    admin = AdminClient(access.client())  # kept: without it nothing comes of what was asked
+    admin = AdminClient(access.client())  # has to live until the answers are there
     answers = admin.describe_configs(list(asked.values()), request_timeout=PATIENCE)
     for topic, resource in asked.items():
         try:

@@ -29,8 +29,8 @@ _TOPICS: Final = "kafka-topics.sh"
 ALL: Final = (*PARTITIONED_ON_KAFKA, *SINGLE)
 
 META: Final = b"meta/"
-"""Key prefix of the meta record in the directory. The first one counts; every try has a key of its own, so that
-compaction keeps the first."""
+"""Key prefix of the meta record in the directory. The first one counts; each has a key of its own, so that compaction
+keeps the first."""
 
 
 class Meta(Struct, frozen=True):
@@ -40,11 +40,11 @@ class Meta(Struct, frozen=True):
     salt: str
     identity: str
     partitions: int | None = None
-    """Of the events and their tables. None in a record of before this was kept: then one that follows has it."""
+    """Partitions of the events and their tables. None in records of earlier versions: a later record has it."""
 
 
 class Layout(NamedTuple):
-    """What is there."""
+    """The topics that exist."""
 
     topics: Mapping[str, int]
     """topic -> partitions"""
@@ -54,16 +54,17 @@ class Layout(NamedTuple):
 
     @property
     def fewest(self) -> int:
-        """The smallest number of partitions among the topics that are partitioned; 0 if there are none yet.
+        """The least number of partitions among the topics that are partitioned; 0 if there are none yet.
 
-        An administrator can only add partitions: where no record says how many there were, this is the best guess.
+        An administrator can only add partitions: where no record has the number, this is the best guess.
         """
         counts = [count for name, count in self.topics.items() if name not in SINGLE and count]
         return min(counts, default=0)
 
 
 def layout(access: KafkaAccess) -> Layout:
-    """The topics of the cluster that are ours. Raises `LogUnavailable` if no broker answers, and says why if known."""
+    """Return the product's topics on the cluster. Raises `LogUnavailable`, with the reason if known, if no broker
+    answers."""
     found = _ask(access)
     wires = {name: access.wire(name) for name in ALL}
     there = {name: found.topics[wire].partitions for name, wire in wires.items() if wire in found.topics}
@@ -79,17 +80,17 @@ def _ask(access: KafkaAccess) -> Any:
     try:
         return admin.list_topics(timeout=PATIENCE)
     except KafkaException as error:
-        admin.poll(0)  # what it met on the way: a wrong password, a certificate that is not trusted
+        admin.poll(0)  # collects the client's errors, like a wrong password or an untrusted certificate
         told = next(iter(reasons), _text(error))
         raise LogUnavailable(f"no Kafka broker answers at {access.servers}: {told}") from None
 
 
 def check_version(access: KafkaAccess) -> None:
-    """Refuse brokers that are too old for what the workers need, before anything is made there.
+    """Raise `LogError` for brokers that are too old for the workers, before anything is created there.
 
-    No client is told a broker's version. But IncrementalAlterConfigs (KIP-339) came with the same release as static
-    members, and librdkafka knows without asking further which brokers have it: so one is asked to validate, and not to
-    make, a change of nothing. All other answers, a refusal too, come from a broker that is new enough.
+    Kafka's protocol does not report a broker's version. But IncrementalAlterConfigs (KIP-339) came with the same
+    release as static members, and librdkafka knows which brokers have it. So one is asked to validate, without applying
+    it, an empty change. Any other answer, even a refusal, comes from a broker that is new enough.
     """
     entry = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, access.wire(EVENTS), incremental_configs=[entry])
@@ -103,11 +104,11 @@ def check_version(access: KafkaAccess) -> None:
                 "that keep their partitions over a restart. Upgrade the cluster, or name another one"
             ) from None
     except TimeoutError:
-        pass  # what needs an answer next says that there is none
+        pass  # the next call that needs an answer reports that there is none
 
 
 def check_writable(access: KafkaAccess) -> None:
-    """Raises `LogUnavailable` unless every partition of the events has a leader and enough replicas in sync, and takes
+    """Raise `LogUnavailable` unless every partition of the events has a leader and enough replicas in sync, and accepts
     the largest message."""
     wire = access.wire(EVENTS)
     events = _ask(access).topics.get(wire)

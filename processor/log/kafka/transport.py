@@ -1,9 +1,9 @@
 """The Faust transport over Kafka: `spendstream-kafka://`, with librdkafka's consumer group behind it.
 
-The group assigns partitions of the events topic only, to static members; the tables' changelog follows by its number.
-All calls of the consumer, and so all of the group's callbacks, are made on one thread. Before a partition is given up
-its changes are flushed and its offset committed; its next owner fences the one before, so that neither a stopped nor
-a slow owner can write to its changelog any more.
+The group assigns only partitions of the events topic, to static members; the changelog partition of the same number
+goes with it. All calls of the consumer, and so the group's callbacks, are made on one thread. Before a partition is
+given up its changes are flushed and its offset is committed. Its next owner fences the earlier one, so that neither a
+stopped nor a slow owner can write to the changelog any more.
 """
 
 import asyncio
@@ -38,20 +38,20 @@ FETCH_RECORDS: Final = 64
 FETCH_WAIT: Final = 0.02
 FULL_WAIT: Final = 0.005
 IDLE: Final = 0.1
-"""Seconds without a fetch after which the group's callbacks are served all the same."""
+"""Seconds without a fetch after which the group's callbacks are served nevertheless."""
 
 MAX_STASH: Final = 128
-"""Records held for Faust when it cannot take them; from there on nothing more is fetched."""
+"""Most records that are kept while Faust is not ready for them; with more, nothing is fetched."""
 
 PATIENCE: Final = 10.0
 EXIT_FENCED: Final = 70
 
 LOOK_AGAIN: Final = 5.0
-"""Seconds between two tries to read a record that was damaged: it may come from another replica then."""
+"""Seconds between two tries to read a damaged record: another replica may have it undamaged."""
 
 
 class Holder(Protocol):
-    """Who keeps the state of the partitions. Found on the Faust app, `app.spendstream`: transports are made by URL."""
+    """The keeper of the partitions' state, found as `app.spendstream` on the Faust app: transports are made by URL."""
 
     access: KafkaAccess
     counts: dict[str, int]
@@ -61,30 +61,30 @@ class Holder(Protocol):
     writers: "Writers"
 
     async def bring(self, partitions: set[int]) -> None:
-        """Become the only owner of these partitions and have all of their state."""
+        """Become the only owner of these partitions and load all of their state."""
         ...
 
     async def release(self, partitions: set[int]) -> Mapping[int, int]:
-        """Make what these have applied durable and give them up; returns partition -> next offset to read."""
+        """Make durable what these partitions have applied and give them up; return partition -> next offset to read."""
         ...
 
     async def drop(self, partitions: set[int]) -> None:
-        """Forget partitions that may belong to another worker by now."""
+        """Drop partitions that may belong to another worker by now."""
         ...
 
 
 class Consumer(faust_transport.Consumer):
     """A member of the workers' group.
 
-    A partition whose next record is damaged stands still: what comes after it is not read before it.
+    A partition whose next record is damaged is not read any further until that record can be read.
     """
 
     _topic: str = EVENTS
-    """What the events are called on the cluster."""
+    """The name of the events topic on the cluster."""
     _damaged: Mapping[int, tuple[int, float]] = MappingProxyType({})
-    """Partition that stands still -> the offset it stands at, and when (monotonic) it is looked at again."""
+    """Partition with a damaged next record -> its offset, and when it is tried again (monotonic seconds)."""
     _floors: Mapping[int, int] = MappingProxyType({})
-    """Partition that stood still -> the offset it stood at: what was before it has been delivered."""
+    """Partition that had one -> its offset: all before it has been delivered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,7 +102,7 @@ class Consumer(faust_transport.Consumer):
         self._fetched_at = 0.0
         self._ends: dict[TP, int] = {}
         self._positions: dict[TP, int] = {}
-        """Where the next message of each partition stands at least, since the last seek."""
+        """Partition -> the least offset of its next message, since the last seek."""
         self._leaving = False
 
     async def subscribe(self, topics: Iterable[str]) -> None:
@@ -119,7 +119,7 @@ class Consumer(faust_transport.Consumer):
         )
 
     async def _serve(self) -> None:
-        """The group's callbacks are made inside of a fetch; Faust does not fetch all the time."""
+        """Serve the group's callbacks, which run inside of a fetch, while Faust does not fetch."""
         while not self.should_stop:
             await asyncio.sleep(IDLE)
             if time.monotonic() - self._fetched_at > IDLE and not self.should_stop:
@@ -278,7 +278,7 @@ class Consumer(faust_transport.Consumer):
                     get_logger().warning("log.unavailable", error=str(error))
 
     def _stand_still(self, client: Client, error: DamagedRecord) -> None:
-        """Where librdkafka goes on after a damaged record is anywhere: from here on it is told where to."""
+        """Seek explicitly after a damaged record: where librdkafka itself would continue is not defined."""
         if error.partition not in self._damaged:
             get_logger().critical("record.damaged", error=str(error), partition=error.partition, offset=error.offset)
             client.pause([Assigned(self._topic, error.partition)])
@@ -303,7 +303,7 @@ class Consumer(faust_transport.Consumer):
     # --- offsets ----------------------------------------------------------------------------------------------------
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Move every source partition to where it goes on (see `Application.resume_at`)."""
+        """Seek every source partition to its next offset (see `Application.resume_at`)."""
         self._epoch += 1
         wanted = [tp for tp in self._assigned if tp.topic == EVENTS]
         return await self._call(self._seek_committed, wanted) if wanted else {}

@@ -1,7 +1,7 @@
-"""Appending to Kafka: what is returned is on all in-sync replicas.
+"""Append to Kafka: on return the records are on all in-sync replicas.
 
-`deliver` hands records to librdkafka and waits; `PartitionWriter` does it in transactions of one partition's owner,
-whom the next owner fences.
+One writer appends without transactions; `PartitionWriter` appends in transactions of one partition's owner, which the
+next owner fences.
 """
 
 import threading
@@ -21,17 +21,17 @@ INIT_PATIENCE: Final = 30.0
 
 
 class Fenced(Exception):
-    """Another process owns the partition now: what this one has in memory is not to be written any more."""
+    """Another process owns the partition now: this one must not write what it has in memory."""
 
 
 class _Delivery:
-    """Collects what became of the records of one call: the offset of each append's first, and the first error."""
+    """Collects the outcome of one call: the offset of each append's first record, and the first error."""
 
     def __init__(self, count: int) -> None:
         self.offsets = [-1] * count
         self.error: KafkaError | None = None
         self._topic = ""
-        """Of the record that met the error, on the cluster."""
+        """The topic, by its name on the cluster, of the record with the error."""
 
     def first_of(self, number: int) -> Any:
         def report(error: KafkaError | None, message: Any) -> None:
@@ -47,7 +47,7 @@ class _Delivery:
             self.error, self._topic = error, message.topic()
 
     def told(self, error: KafkaError) -> str:
-        """Why nothing was written; `error` is what the producer itself said."""
+        """Return why nothing was written; `error` is the producer's own error."""
         if self.error is not None and self.error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             return (
                 f"a record is too large for the topic {self._topic}: its max.message.bytes was lowered, and must be "
@@ -71,7 +71,7 @@ def _produce(producer: Producer, access: KafkaAccess, appends: Iterable[Append],
 
 
 class Appender:
-    """Appends in no transaction: events and the directory. One thread at a time; others wait."""
+    """Appends without transactions: events and the directory. One thread at a time; others block."""
 
     def __init__(self, access: KafkaAccess) -> None:
         self._access = access
@@ -79,9 +79,9 @@ class Appender:
         self._lock = threading.Lock()
 
     def append(self, appends: Sequence[Append], at: int) -> list[int]:
-        """Append all records; returns the offset of each append's first one. Durable on return.
+        """Append all records; return the offset of each append's first one. Durable on return.
 
-        Raises `LogUnavailable`: then some of it may be in the log, or come into it yet.
+        Raises `LogUnavailable`: then some records may be in the log, or still reach it.
         """
         with self._lock:
             if self._producer is None:
@@ -89,13 +89,13 @@ class Appender:
             delivery = _Delivery(len(appends))
             try:
                 _produce(self._producer, self._access, appends, at, delivery)
-                self._producer.flush()  # ends: every record is delivered or fails after its timeout
+                self._producer.flush()  # terminates: every record is delivered or fails after its timeout
             except KafkaException as error:
                 delivery.error = delivery.error or error.args[0]
             if delivery.error is None:
                 return delivery.offsets
             self._producer.purge()
-            self._producer = None  # the next append starts with a sound one
+            self._producer = None  # the next append starts with a new one
             raise LogUnavailable(f"Kafka at {self._access.servers} took no write: {delivery.told(delivery.error)}")
 
 
@@ -115,7 +115,7 @@ class PartitionWriter:
         deadline = time.monotonic() + INIT_PATIENCE
         while True:
             try:
-                # Without a connection the search for the coordinator fails at first, and is made again after a second.
+                # Without a connection the search for the coordinator fails at first, and is repeated after a second.
                 self._producer.list_topics(access.wire(EVENTS), timeout=5)
                 self._producer.init_transactions(5)
             except KafkaException as error:
@@ -127,9 +127,9 @@ class PartitionWriter:
                 return
 
     def append(self, appends: Sequence[Append], at: int) -> list[int]:
-        """Append all records in one transaction; returns the offset of each append's first one. Durable on return.
+        """Append all records in one transaction; return the offset of each append's first one. Durable on return.
 
-        Raises `LogUnavailable`: none of it is visible, it may be tried again. Raises `Fenced`: never try again.
+        Raises `LogUnavailable`: nothing of it is visible, and it may be tried again. Raises `Fenced`: never try again.
         """
         with self._lock:
             delivery = _Delivery(len(appends))
