@@ -36,6 +36,7 @@ LONG: Final = (
 """Files whose tests come first: what begins last should be short."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, which it does in each of its processes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (group := _group(item)) is not None:
