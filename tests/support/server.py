@@ -273,10 +273,9 @@ def run_cli(
 ) -> "subprocess.CompletedProcess[str]":
     """Run `spendstream` with `arguments` on a data directory; does not raise for an exit code.
 
-    Roles are started as they are shipped; other commands are forked (see `cli_host`), but where a clock or a disk is
-    another one from the start.
+    It is forked (see `cli_host`), but where a clock or a disk is another one from the start; roles only in a test.
     """
-    if arguments[0] not in _COMMANDS and not AT_START & os.environ.keys():
+    if (FORKED or arguments[0] not in _COMMANDS) and not AT_START & os.environ.keys():
         done = cli_host.run(arguments, environment(data_dir, settings), data_dir.parent, timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
     return subprocess.run(
