@@ -69,7 +69,7 @@ def by_uv() -> bool:
         only = Path(scratch) / "uv.txt"
         only.write_text(pinned[0])
         pip("install", *QUIET, "--require-hashes", "-r", str(only))
-    command = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(PYTHON)]
+    command = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--compile-bytecode", "--python", str(PYTHON)]
     done = subprocess.run([*command, "--require-hashes", "-r", str(lock)], cwd=ROOT, check=False, stdout=sys.stderr)
     return done.returncode == 0
 
