@@ -218,6 +218,9 @@ def main() -> None:
     """Fork for each question until nobody can ask any more."""
     for name in LOADED:
         import_module(name)
+    from server.cli import commands
+
+    list(commands.main.commands.values())  # each is loaded as it is asked for
     gc.collect()
     gc.freeze()  # what is loaded is not walked again in each process
     host = socket.socket(fileno=int(sys.argv[1]))
