@@ -2,6 +2,8 @@
 # PYTHON=... chooses the interpreter, ARGS=... goes to the program behind the target.
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Whatever the environment says of it: the tests start hundreds of processes, which are not to compile the same again.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 SPREAD := --dist loadgroup --no-loadscope-reorder
 SMALL := tests/unit tests/contract tests/test_architecture.py tests/test_documents.py

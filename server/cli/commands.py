@@ -14,20 +14,9 @@ from processor.core.visible import visible, visible_lines
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
 from server.cli import output
-from server.cli.backup import backup
-from server.cli.budgets import budgets
 from server.cli.common import export, fail, fail_to_start, load_or_exit
-from server.cli.dlq import dlq
 from server.cli.grouped_help import Command, Group
-from server.cli.keys import keys, orgs, projects
-from server.cli.loadtest import loadtest
-from server.cli.quota import quota
-from server.cli.rebuild import rebuild
 from server.cli.settings_flags import settings_options
-from server.cli.tail import tail
-from server.cli.transfer import export_events, import_events
-from server.cli.users import users
-from server.cli.verify import verify
 from server.settings import ServerSettings
 
 
@@ -140,6 +129,26 @@ def worker(**flags: Any) -> None:
 
 
 main.add_section("Serving", serve, api, worker)
-main.add_section("Tables", users, quota, budgets, tail)
-main.add_section("Operations", verify, rebuild, backup, export_events, import_events, dlq, loadtest)
-main.add_section("Administration", keys, projects, orgs)
+# Only what is asked for is loaded: all of them take half as long again to start as one.
+main.name_section(
+    "Tables",
+    users="server.cli.users:users",
+    quota="server.cli.quota:quota",
+    budgets="server.cli.budgets:budgets",
+    tail="server.cli.tail:tail",
+)
+main.name_section(
+    "Operations",
+    verify="server.cli.verify:verify",
+    rebuild="server.cli.rebuild:rebuild",
+    backup="server.cli.backup:backup",
+    **{"export": "server.cli.transfer:export_events", "import": "server.cli.transfer:import_events"},
+    dlq="server.cli.dlq:dlq",
+    loadtest="server.cli.loadtest:loadtest",
+)
+main.name_section(
+    "Administration",
+    keys="server.cli.keys:keys",
+    projects="server.cli.keys:projects",
+    orgs="server.cli.keys:orgs",
+)

@@ -1,6 +1,8 @@
 """Help texts with headings: for groups of a command's options, and for groups of the program's commands."""
 
+from collections.abc import Iterator, MutableMapping
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, Final
 
 import click
@@ -33,6 +35,39 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
+class LazyCommands(MutableMapping[str, click.Command]):
+    """Commands by name; one that was named by its module is loaded when it is asked for."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, click.Command | tuple[str, str]] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = self._found[name]
+        if isinstance(found, tuple):
+            module, attribute = found
+            found = self._found[name] = getattr(import_module(module), attribute)
+        return found
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
+    def name(self, name: str, module: str, attribute: str) -> None:
+        """The command is this attribute of a module."""
+        self._found[name] = module, attribute
+
+
 class Group(click.Group):
     """A group of such commands, which may have headings too."""
 
@@ -40,6 +75,7 @@ class Group(click.Group):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.commands = self._lazy = LazyCommands()
         self.sections: dict[str, list[str]] = {}
         """Heading -> names of commands; without any, all commands are under one."""
 
@@ -48,6 +84,13 @@ class Group(click.Group):
         for command in commands:
             self.add_command(command)
             self.sections.setdefault(title, []).append(command.name or "")
+
+    def name_section(self, title: str, **attributes: str) -> None:
+        """Add commands by name, to be shown under `title`: each `module:attribute` is loaded when it is needed."""
+        for name, where in attributes.items():
+            module, _, attribute = where.partition(":")
+            self._lazy.name(name, module, attribute)
+            self.sections.setdefault(title, []).append(name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

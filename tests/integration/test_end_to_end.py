@@ -63,7 +63,7 @@ async def post(tables: Reader, events: list[dict[str, Any]], key: str | None = N
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests that leave it as it was."""
-    with server(tmp_path_factory.mktemp("running") / "data") as started:
+    with server(tmp_path_factory.mktemp("running") / "data", as_shipped=True) as started:
         yield started
 
 
@@ -444,7 +444,10 @@ async def test_a_dead_child_is_started_again_where_it_was(tmp_path: Path) -> Non
 
 async def test_the_roles_work_as_processes_of_their_own(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with server(data, "api") as api, server(data, "worker", start=False) as worker:
+    with (
+        server(data, "api", as_shipped=True) as api,
+        server(data, "worker", as_shipped=True, start=False) as worker,
+    ):
         async with reader(api) as tables:
             assert (await tables.request("GET", "/readyz")).status == 200  # nothing to catch up: it needs no worker
             answer = await post(tables, [make_event(user_id="u1")])

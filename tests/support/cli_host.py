@@ -4,13 +4,19 @@ A start costs six tenths of a CPU second, nearly all of it for imports, and the 
 process of its own all the same, with its own environment, directory, streams and end. What Python decides at its start
 (the encoding of its streams, what it has of the locale) is that of the host: tests of those start Python themselves.
 
+The same holds for the processes that a supervisor starts. It asks `asyncio` and `subprocess` for them as ever, with the
+same command, environment, descriptors and `preexec_fn`, and is their parent; but where the kernel would replace the
+program in the child (exec), the child becomes the role as it is.
+
 The host, `python -m tests.support.cli_host FD`, is asked over a socket; it has one thread, and no connection or file
 of the program is open in it.
 """
 
 import array
+import asyncio
 import atexit
 import contextlib
+import gc
 import json
 import os
 import select
@@ -20,7 +26,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -29,6 +36,28 @@ LARGEST: Final = 1 << 20
 """Bytes of a question."""
 FDS: Final = 4
 """Standard input, output and error, and a pipe for what becomes of it."""
+
+LOADED: Final = (
+    "server.cli.commands",
+    "server.supervisor",
+    "server.api",
+    "processor.__main__",
+    # What these load once they run.
+    "uvloop",
+    "numpy.ma",
+    "processor.log.embedded.transport",
+    "processor.log.kafka.transport",
+    "faust.app.router",
+    "faust.assignor.leader_assignor",
+    "faust.events",
+    "faust.fixups.django",
+    "faust.tables.objects",
+    "faust.tables.sets",
+    "faust.topics",
+    "faust.transport.conductor",
+    "faust.worker",
+)
+"""What the host has for those who become one of these."""
 
 _lock = threading.Lock()
 _host: list[tuple[int, socket.socket, "subprocess.Popen[bytes]"]] = []
@@ -187,9 +216,13 @@ def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
 
 def main() -> None:
     """Fork for each question until nobody can ask any more."""
-    from server import supervisor  # noqa: F401 - loaded for those who become one
+    for name in LOADED:
+        import_module(name)
     from server.cli import commands
 
+    list(commands.main.commands.values())  # each is loaded as it is asked for
+    gc.collect()
+    gc.freeze()  # what is loaded is not walked again in each process
     host = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for commands
     while True:
@@ -201,12 +234,12 @@ def main() -> None:
             fds.frombytes(data)
         if os.fork() == 0:
             host.close()
-            _wait_for(json.loads(question), list(fds), commands.main)
+            _wait_for(json.loads(question), list(fds))
         for fd in fds:
             os.close(fd)
 
 
-def _wait_for(question: dict[str, Any], fds: list[int], program: Any) -> NoReturn:
+def _wait_for(question: dict[str, Any], fds: list[int]) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *streams, said = fds
     os.setsid()
@@ -214,7 +247,13 @@ def _wait_for(question: dict[str, Any], fds: list[int], program: Any) -> NoRetur
     if pid == 0:
         os.setsid()
         os.close(said)
-        _become(question, streams, program)
+        for number, fd in enumerate(streams):
+            os.dup2(fd, number)
+            os.close(fd)
+        os.chdir(question["directory"])
+        for module, name, own in ((asyncio, "create_subprocess_exec", _start_role), (os, "execv", _replace)):
+            setattr(module, name, own)
+        _become(["-m", "server", *question["arguments"]], question["variables"])
     for fd in streams:
         os.close(fd)
     os.write(said, b"%d\n" % pid)
@@ -223,21 +262,16 @@ def _wait_for(question: dict[str, Any], fds: list[int], program: Any) -> NoRetur
     os._exit(0)
 
 
-def _become(question: dict[str, Any], streams: list[int], program: Any) -> NoReturn:
-    """Be the command: as if Python had started with these streams and variables."""
+def _become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+    """Be `python` with these arguments and variables: as if it had started with the descriptors that are open."""
     code = 1
     try:
-        for number, fd in enumerate(streams):
-            os.dup2(fd, number)
-            os.close(fd)
         os.environ.clear()
-        os.environ.update(question["variables"])
-        os.chdir(question["directory"])
+        os.environ.update(variables)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process
         sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
-        sys.argv = ["spendstream", *question["arguments"]]
-        program(prog_name="spendstream")
+        _run_module(command)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - it ends the process, as in Python
@@ -247,6 +281,81 @@ def _become(question: dict[str, Any], streams: list[int], program: Any) -> NoRet
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _run_module(command: Sequence[str]) -> NoReturn:
+    flag, module, *arguments = command
+    assert flag == "-m", command
+    if module == "processor":
+        from processor.__main__ import main as worker
+
+        sys.argv = ["processor", *arguments]
+        sys.exit(worker())
+    assert module == "server", command
+    from server.cli import commands
+
+    sys.argv = ["spendstream", *arguments]
+    commands.main(prog_name="spendstream")
+    raise AssertionError("click ends the program")
+
+
+# --- what a process that was forked has instead of exec ---------------------------------------------------------------
+
+_create_subprocess_exec: Final = asyncio.create_subprocess_exec
+_execv: Final = os.execv
+_AT_START: Final[dict[int, Any]] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGCHLD: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGPIPE: signal.SIG_IGN,
+    signal.SIGXFSZ: signal.SIG_IGN,
+}
+"""As Python has them when it has started."""
+
+
+async def _start_role(
+    program: str,
+    *command: str,
+    env: Mapping[str, str],
+    pass_fds: Sequence[int] = (),
+    preexec_fn: Callable[[], None] | None = None,
+    **options: Any,
+) -> asyncio.subprocess.Process:
+    """`asyncio.create_subprocess_exec`, for a child that becomes the role."""
+    assert program == sys.executable
+
+    def instead_of_exec() -> None:
+        if preexec_fn is not None:
+            preexec_fn()
+        _forget(keep=pass_fds)
+        _become(command, env)
+
+    return await _create_subprocess_exec(
+        program, *command, env=env, pass_fds=pass_fds, preexec_fn=instead_of_exec, **options
+    )
+
+
+def _replace(program: str, command: list[str]) -> NoReturn:
+    """`os.execv`, where the program that comes is one of ours."""
+    assert program == command[0] == sys.executable
+    if threading.active_count() > 1:  # they would live on
+        _execv(program, command)
+    _forget(keep=[])
+    _become(command[1:], dict(os.environ))
+
+
+def _forget(keep: Sequence[int]) -> None:
+    """What exec makes of a process: no handlers of signals, no descriptors but those that are passed on."""
+    signal.set_wakeup_fd(-1)
+    for signum, handler in _AT_START.items():
+        signal.signal(signum, handler)
+    gc.freeze()  # what the one before has left is not to be tidied away here: it may belong to threads that are gone
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
 if __name__ == "__main__":

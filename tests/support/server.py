@@ -26,7 +26,7 @@ AT_START: Final = frozenset({"CHAOS_CLOCK", "LD_PRELOAD"})
 """Variables that change a process as it starts."""
 
 FORKED: Final = "PYTEST_VERSION" in os.environ
-"""In a test the supervisor is forked, too (see `cli_host`); its children, which do the work, are started as always."""
+"""In a test the roles are forked, too (see `cli_host`), but where `as_shipped` says otherwise."""
 
 _COMMANDS: Final[dict[str, list[str]]] = {
     "serve": ["-m", "server", "serve"],
@@ -74,9 +74,13 @@ class Server:
         *,
         key: str | None = KEY,
         files: int | None = None,
+        as_shipped: bool = False,
         **settings: object,
     ) -> None:
-        """`files` is the limit of open files it runs with, if not that of the tests."""
+        """`files` is the limit of open files it runs with, if not that of the tests.
+
+        `as_shipped`: each process is a program that Python starts; else one that was forked where that is quicker.
+        """
         self.data_dir = data_dir
         self.role = role
         self.key = key or ""
@@ -86,6 +90,7 @@ class Server:
         self.log_path = data_dir.with_name(f"{data_dir.name}-{role}.log")
         limited = ["sh", "-c", f'ulimit -n {files} && exec "$0" "$@"']
         self._before = [] if files is None else limited
+        self._is_forked = FORKED and files is None and not as_shipped
         self._settings: dict[str, object] = {"log_format": "json", **settings}
         if role != "worker":
             self._settings = {"http_bind": "127.0.0.1:0", "grpc_bind": "127.0.0.1:0", **self._settings}
@@ -111,7 +116,7 @@ class Server:
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             variables = environment(self.data_dir, self._settings)
-            if self.role == "serve" and not self._before and FORKED and not AT_START & os.environ.keys():
+            if self._is_forked and not AT_START & os.environ.keys():
                 started = cli_host.Started([self.role], variables, self.data_dir.parent, log.fileno())
                 self._process = cast("subprocess.Popen[bytes]", started)  # the part of it that is used here
             else:
@@ -268,10 +273,9 @@ def run_cli(
 ) -> "subprocess.CompletedProcess[str]":
     """Run `spendstream` with `arguments` on a data directory; does not raise for an exit code.
 
-    Roles are started as they are shipped; other commands are forked (see `cli_host`), but where a clock or a disk is
-    another one from the start.
+    It is forked (see `cli_host`), but where a clock or a disk is another one from the start; roles only in a test.
     """
-    if arguments[0] not in _COMMANDS and not AT_START & os.environ.keys():
+    if (FORKED or arguments[0] not in _COMMANDS) and not AT_START & os.environ.keys():
         done = cli_host.run(arguments, environment(data_dir, settings), data_dir.parent, timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
     return subprocess.run(

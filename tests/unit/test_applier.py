@@ -4,6 +4,7 @@ import asyncio
 import errno
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -514,7 +515,9 @@ async def test_a_log_without_the_newest_claims_makes_the_ids_new_again(worker: W
 
 
 async def test_a_damaged_index_ends_the_process_and_no_message(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = [value_of(*map(Usage, range(start, start + 2000))) for start in range(0, 60_000, 2000)]
+    monkeypatch.setattr("processor.state.loader.IdIndex", partial(IdIndex, first_capacity=1 << 13))
+    worker = worker.restart()
+    every = [value_of(*map(Usage, range(start, start + 250))) for start in range(0, 7_500, 250)]
     await worker.take(worker.send(*every))
     await worker.applier.finish()
     again = worker.restart()
@@ -526,9 +529,9 @@ async def test_a_damaged_index_ends_the_process_and_no_message(worker: Worker, m
     with pytest.raises(Broken, match=r"could not be applied.*0000\.idx, block 0|applied after a restart.*block 0"):
         await again.work(sent)
     once_more = again.restart()
-    assert len(once_more.partition.index) == 60_000
+    assert len(once_more.partition.index) == 7_500
     await once_more.work(sent)
-    assert once_more.requests() == 60_000
+    assert once_more.requests() == 7_500
     assert once_more.log.read(TopicPartition(DEAD_LETTERS, 0), 0) == []
     assert once_more.differences() == []
 

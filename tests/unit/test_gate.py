@@ -133,8 +133,8 @@ def test_so_many_come_in_in_a_turn_owner_by_owner(loop: Loop) -> None:
 
 
 def test_who_has_waited_for_too_long_is_refused_and_who_left_is_forgotten(loop: Loop) -> None:
-    made, told = Gate(lambda secret: secret[:1], MemoryBudget()), list[str]()
-    room_for = made._room
+    room_for = MemoryBudget()
+    made, told = Gate(lambda secret: secret[:1], room_for), list[str]()
     with room_for.hold("a", "k") as hold:
         hold.reserve(room_for.limit)
         with room_for.hold("a", "k") as other, pytest.raises(Refused):

@@ -1,6 +1,8 @@
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,8 +134,9 @@ def test_changes_since_any_position_make_up_the_table(
     steps: list[tuple[list[Usage], str, bool, int]], kept: int
 ) -> None:
     """Whoever has the table as it was at a position, and takes in who changed since, has the table as it is."""
-    worker, view = Worker(2), View()
-    view._trail._kept = kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("processor.view.view.RecentChanges", partial(RecentChanges, kept))
+        worker, view = Worker(2), View()
 
     def table(project: str) -> dict[str | None, RowSums]:
         numbered = [number for number, _ in view.next_people(project, None, 100)]

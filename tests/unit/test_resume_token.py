@@ -1,5 +1,6 @@
 from base64 import urlsafe_b64encode
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,6 @@ def test_nothing_else_is_a_token(text: str) -> None:
 
 @pytest.mark.parametrize("offsets", [[-2], [0] * 1025])
 def test_a_forged_token_is_none(offsets: list[int]) -> None:
-    raw = resume_token._encoder.encode(Bookmark("fa4e", "b1", offsets))
+    raw = msgspec.msgpack.encode(Bookmark("fa4e", "b1", offsets))
     with pytest.raises(ValueError, match="not a token"):
         resume_token.decode(urlsafe_b64encode(raw).decode())
