@@ -157,7 +157,7 @@ async def test_only_keys_with_the_scope_are_let_in(tmp_path: Path) -> None:
         ("POST", "/keys", {"rateLimit": "60"}, 400, "at `$.rateLimit`"),
         ("POST", "/keys", {"rateLimit": 0}, 400, "from 1 to"),
         ("POST", "/keys", {"scopes": ["root"]}, 400, "ingest, read, admin"),
-        ("POST", "/keys", {"expires": "soon"}, 400, "expires is a time"),
+        ("POST", "/keys", {"expires": "soon"}, 400, "expires must be a time"),
         ("POST", "/keys", {"expires": "2001-01-01T00:00:00Z"}, 400, "in the future"),
         ("POST", "/keys", {"project": "a b"}, 400, "letters, digits"),
         ("POST", "/keys", b" " * 65_537, 413, "larger than 65536 bytes"),

@@ -180,6 +180,8 @@ SMUGGLED = {
 @pytest.mark.parametrize("behind", [b"", batch(), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"], ids=len)
 @pytest.mark.parametrize("sent", [*USUAL, *UNUSUAL, *SMUGGLED])
 async def test_every_answer_is_the_one_of_the_other_way(sent: str, behind: bytes, spy: Spy) -> None:
+    if sent == "a body that breaks off":  # what is behind it would be its end
+        behind = b""
     data = (USUAL | UNUSUAL | SMUGGLED)[sent] + behind
     limits = [Allowance("requests", 60, 7, NOW + 5, 60)]
     answers, stored = [], []
@@ -329,7 +331,7 @@ async def test_who_does_not_read_is_not_written_to_without_end(spy: Spy) -> None
             sent, data = 0, batch() * 500
             for _ in range(100):
                 try:
-                    sent += client.send(data)
+                    sent += client.send(data[sent % len(data) :])
                 except BlockingIOError:
                     await asyncio.sleep(0.05)
             assert spy.taken < 100 * 500, "some was refused to be read"

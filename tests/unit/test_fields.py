@@ -86,7 +86,7 @@ def test_a_field_is_required_or_may_be_missing(field: Field, payload: PayloadFor
 def test_the_event_has_the_fields_of_the_table() -> None:
     parts = {"cost_usd": ["cost", "priced"]}
     expected = [name for field in FIELDS for name in parts.get(field.name, [field.name])]
-    assert list(Event.__struct_fields__) == [*expected, "extra"]
+    assert list(Event.__struct_fields__) == [*expected, "extra", "cost_source"]
 
 
 def test_what_a_fast_way_reads_has_the_fields_of_the_table() -> None:
@@ -116,7 +116,7 @@ def test_the_protobuf_message_has_the_fields_of_the_table() -> None:
 
 
 def test_no_field_is_newer_than_the_message() -> None:
-    assert {field.since for field in FIELDS} == {message.VERSION}
+    assert max(field.since for field in FIELDS) <= message.VERSION
 
 
 def test_the_reference_has_a_row_for_each_field_that_fits_into_a_table() -> None:

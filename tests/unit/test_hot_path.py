@@ -36,7 +36,7 @@ USUAL = {
     "both: build_blocks": (1.0, 0.1),
     "grpc: split events": (110.0, 1.3),
     "grpc: decode": (80.0, 2.2),
-    "both: message encode": (0.5, 0.1),
+    "both: message encode": (4.0, 0.1),
     "both: append of a message, fsync": (1.5, 0.1),
     "worker: message decode": (2.0, 2.1),
     "worker: claim": (1.8, 0.1),

@@ -269,7 +269,7 @@ def test_an_index_is_thrown_away_once_for_what_was_lost(data: Path) -> None:
     catch_up(data)
     assert reported(data) == [("events", ROUNDS, ROUNDS + 2, False)]
     [reason] = discarded(data)
-    assert f"the lost events (none), and has to of {ROUNDS} to {ROUNDS + 1}" in reason
+    assert f"the lost events (none), but must skip {ROUNDS} to {ROUNDS + 1}" in reason
     assert discarded(data) == []
     with closing(Log(data, create=False)) as log:
         send(log, ROUNDS)

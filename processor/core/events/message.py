@@ -24,7 +24,17 @@ from msgspec import Raw, Struct
 from processor.core.clock import LAST
 from processor.core.events import message_v4, ndjson
 from processor.core.events.codec import decode_event
-from processor.core.events.columns import CLIENT, ROW, UNPRICED_FLAG, Columns, Dim, Rows, join_dictionaries, numbered
+from processor.core.events.columns import (
+    CLIENT,
+    ROW,
+    UNPRICED_FLAG,
+    Columns,
+    Dim,
+    Rows,
+    concatenated,
+    join_dictionaries,
+    numbered,
+)
 from processor.core.events.content_coding import Coding, inflate
 from processor.core.events.event import Event
 from processor.core.events.lines import SEPARATOR, Lines, size_of
@@ -226,7 +236,7 @@ def joined(blocks: Sequence[Block]) -> Block:
     """All blocks, at least one, as one: their dictionaries become one of each kind."""
     if len(blocks) == 1:
         return blocks[0]
-    rows = np.concatenate([block.rows for block in blocks])
+    rows = concatenated([block.rows for block in blocks])
     sizes = list(map(len, blocks))
     users = join_dictionaries(rows["user"], [block.users for block in blocks], sizes)
     dims = join_dictionaries(rows["dim"], [block.dims for block in blocks], sizes)

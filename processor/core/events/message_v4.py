@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct
 
 from processor.core.events.codec import PayloadFormat
-from processor.core.events.columns import ROW, UNPRICED_FLAG, Dim, join_dictionaries
+from processor.core.events.columns import ROW, UNPRICED_FLAG, Dim, concatenated, join_dictionaries
 from processor.core.events.event import Handling
 from processor.core.events.source import Api, Request, Source
 
@@ -67,7 +67,7 @@ def read(value: bytes) -> Parts:
     if not blocks or any(len(block.rows) % ROW.itemsize for block in blocks):
         raise ValueError("torn rows")
     requests = [Request(_source(block.source), len(block.rows) // ROW.itemsize) for block in blocks]
-    rows = np.frombuffer(bytearray().join([block.rows for block in blocks]), ROW)
+    rows = concatenated([np.frombuffer(block.rows, ROW) for block in blocks])
     sizes = [request.count for request in requests]
     users = join_dictionaries(rows["user"], [block.users for block in blocks], sizes)
     dims = join_dictionaries(rows["dim"], [block.dims for block in blocks], sizes)

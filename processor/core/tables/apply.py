@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.events import latency
-from processor.core.events.columns import Dim, Rows
+from processor.core.events.columns import Dim, Rows, concatenated
 from processor.core.events.fields import ERRORS
 from processor.core.events.message import Message
 from processor.core.events.source import Request
@@ -176,7 +176,7 @@ class Tables:
         the other, but with as many calls of numpy as for one."""
         sizes = [len(message) for _, message, _ in messages]
         offsets = np.repeat(np.array([offset for offset, _, _ in messages], np.int64), sizes)
-        rows = _joined([message.rows for _, message, _ in messages])
+        rows = messages[0][1].rows if len(messages) == 1 else concatenated([found.rows for _, found, _ in messages])
         keys = _joined([keys for _, _, keys in messages])
         digests = np.ascontiguousarray(rows["digest"])
         fresh, conflicting = dedupe.resolve(self._index, keys, digests, offsets)
