@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -57,7 +57,8 @@ async def stream_users(services: Services, request: web.Request) -> web.StreamRe
             async for frame in frames:
                 await response.write(_written(frame))
     except Refused as refused:
-        await response.write(b"event: error\ndata: %b\n\n" % http_body(refused))
+        with suppress(ConnectionError):
+            await response.write(b"event: error\ndata: %b\n\n" % http_body(refused))
     except ConnectionError:  # the client went away
         return response
     except asyncio.CancelledError:

@@ -16,6 +16,7 @@ from hashlib import blake2b
 from typing import Final, NoReturn
 
 import msgspec
+import structlog
 
 from processor.core.growing_arrays import I64
 from processor.view.arrivals import Arrivals
@@ -45,6 +46,8 @@ GRACE: Final = 0.3
 MAX_SUBSCRIBERS: Final = 20_000
 MAX_USERS: Final = 100
 """Users that a filter may name."""
+
+log = structlog.get_logger(__name__)
 
 
 class Feed:
@@ -107,7 +110,7 @@ class Feed:
         if len(users) > MAX_USERS or any(not user for user in users):
             _bad(f"user_id must be given at most {MAX_USERS} times, and never be empty")
         if self._closed or self._count >= MAX_SUBSCRIBERS:
-            raise Refused("unavailable", "This server takes no more subscribers now; try again", retry_after=2)
+            raise _too_many()
         chosen = tuple(sorted(set(users)))
         binding = blake2b(msgspec.json.encode((key.project, chosen)), digest_size=6).hexdigest()
         subscription = Subscription(secret, check, gone, key.project, chosen, binding)
@@ -264,6 +267,8 @@ class Feed:
             subscription.wake.set()
 
     def _enter(self, subscription: Subscription) -> Group:
+        if self._count >= MAX_SUBSCRIBERS:  # others came while this one waited for `after`
+            raise _too_many()
         if not self._groups:
             self._mark = Mark(self._mark.tick + 1, self._view.held())
             self._guard = asyncio.ensure_future(self._watch())
@@ -326,7 +331,14 @@ def _verdict(check: Callable[[], Key]) -> Refused | None:
         check()
     except Refused as refused:
         return refused
+    except Exception:  # nobody knows whether the key is valid: end, and let the client connect again
+        log.exception("feed_check_failed")
+        return Refused("internal", "Internal server error")
     return None
+
+
+def _too_many() -> Refused:
+    return Refused("unavailable", "This server takes no more subscribers now; try again", retry_after=2)
 
 
 def _stopping() -> Refused:

@@ -59,7 +59,12 @@ class FrameMaker:
             mark = self._latest()
             group.opening = now, mark, asyncio.ensure_future(self._make_opening(subscription, mark))
         _, subscription.mark, made = group.opening
-        async for frame in self._send(await asyncio.shield(made), subscription):
+        try:
+            frames = await asyncio.shield(made)
+        finally:
+            if made.done() and (made.cancelled() or made.exception() is not None):
+                group.opening = None  # the next subscriber tries again
+        async for frame in self._send(frames, subscription):
             yield frame
 
     async def _make_opening(self, subscription: Subscription, mark: Mark) -> list[Frame]:
@@ -130,7 +135,12 @@ class FrameMaker:
             return [frame async for frame in self._make(subscription, since, until, users)]
 
         made = group.shared.get(since.tick, until.tick, lambda: asyncio.ensure_future(make()))
-        async for frame in self._send(await asyncio.shield(made), subscription):
+        try:
+            frames = await asyncio.shield(made)
+        finally:
+            if made.done() and (made.cancelled() or made.exception() is not None):
+                group.opening = None  # the next subscriber tries again
+        async for frame in self._send(frames, subscription):
             yield frame
 
     async def _make(

@@ -555,6 +555,67 @@ async def test_the_end_of_a_key_ends_its_subscriptions_and_no_others() -> None:
         assert other.has_read_all
 
 
+async def test_a_check_that_fails_ends_its_own_subscriptions_only() -> None:
+    """Whether the key is still valid is not known then; and the keys of all others are looked at as before."""
+    process, lock = Process(Worker()), Lock()
+
+    def broken() -> Key:
+        if process.feed.subscribers:
+            raise RuntimeError("of the test")
+        return KEY
+
+    theirs = process.feed.frames(await process.feed.open("theirs", broken, {}, (), None))
+    assert await anext(theirs) is not None
+    other = process.feed.frames(await process.feed.open("other", lock.check, {}, (), None))
+    assert await anext(other) is not None
+    with pytest.raises(Refused) as caught:
+        await anext(theirs)
+    assert caught.value.reason == "internal"
+    lock.refused = Refused("unauthenticated", "Invalid API key")
+    with pytest.raises(Refused) as caught:
+        await anext(other)
+    assert caught.value is lock.refused
+
+
+async def test_subscribers_that_wait_for_a_write_together_do_not_exceed_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.live.feed.MAX_SUBSCRIBERS", 2)
+    process = Process(Worker())
+    opened = [await process.feed.open("secret", lambda: KEY, {}, (), None) for _ in range(3)]
+    *first, last = [process.feed.frames(subscription) for subscription in opened]
+    for frames in first:
+        assert await anext(frames) is not None
+    with pytest.raises(Refused, match="no more subscribers"):
+        await anext(last)
+    for frames in first:
+        await frames.aclose()
+    assert process.feed.subscribers == 0
+
+
+async def test_a_snapshot_that_fails_is_made_anew_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(Worker())
+    subscriptions = [await process.feed.open("secret", lambda: KEY, {}, (), None) for _ in range(2)]
+    find, failures = View.people, [RuntimeError("of the test")]
+
+    def failing(view: View, *arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return find(view, *arguments)
+
+    monkeypatch.setattr(View, "people", failing)
+    process.worker.send([Usage(1)])
+    process.worker.work_all()
+    process.see()
+    first, second = [process.feed.frames(subscription) for subscription in subscriptions]
+    with pytest.raises(RuntimeError, match="of the test"):
+        await anext(first)
+    frame = await anext(second)
+    assert isinstance(frame, Frame)
+    assert len(frame.rows) == 1
+    await second.aclose()
+
+
 async def test_one_that_does_not_read_is_ended_too() -> None:
     process, lock = Process(Worker()), Lock()
     subscription = await process.feed.open("theirs", lock.check, {}, (), None)
