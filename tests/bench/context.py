@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from tests.bench.machine import percentile
 from tests.bench.passes import Pass
 from tests.bench.programs import Failed, Program, running
 from tests.bench.results import Figures, Row
+from tests.support.traffic import Wide
 
 DATA: Final = "data"
 KEY: Final = "lqt_" + "be" * 32
@@ -60,6 +62,11 @@ class Bench:
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 
+    @cached_property
+    def wide(self) -> Corpus:
+        """As many events of another kind (`traffic.Wide`): nearly each has a row and an hour of its own."""
+        return Corpus(self.directory, self.corpus.count, Wide)
+
     @contextmanager
     def fresh(self) -> Iterator[Path]:
         """An empty directory for one run; afterwards it is gone."""
@@ -97,13 +104,14 @@ class Bench:
         *,
         cpu: int | None = None,
         limit: int | None = None,
+        corpus: Corpus | None = None,
         **order: Any,
     ) -> Iterator[Program]:
         """A load generator with all its requests made, that starts at a line on its standard input."""
         lanes, depth = LANES[payload]
         encoding = "gzip" if payload == "json" else "identity"
         settings = {"lanes": lanes, "depth": depth, "encoding": encoding, "key": KEY, **order}
-        bodies = settings.pop("bodies", None) or self.corpus.bodies(payload, limit)
+        bodies = settings.pop("bodies", None) or (corpus or self.corpus).bodies(payload, limit)
         made = Order(port=port_of(said, payload), bodies=str(bodies), **settings)
         with (
             self.fresh() as directory,

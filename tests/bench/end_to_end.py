@@ -1,4 +1,4 @@
-"""Rows `e2e-http`, `e2e-http-by-two`, `e2e-grpc`: `spendstream serve`, until all is in the tables, exact."""
+"""Rows `e2e-...`: `spendstream serve`, until all is in the tables, exact."""
 
 import http.client
 import json
@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from processor.core.events.codec import PayloadFormat
 from tests.bench import machine
 from tests.bench.context import KEY, Bench, outcome_of, port_of, quantiles
+from tests.bench.corpus import Corpus
 from tests.bench.loading import now
 from tests.bench.programs import Failed, Meter, Program
 from tests.bench.results import RATE, Figures
@@ -87,9 +88,15 @@ def over_grpc(bench: Bench) -> Figures:
     return _end_to_end(bench, "protobuf")
 
 
-def _end_to_end(bench: Bench, payload: PayloadFormat, *options: str) -> Figures:
-    events, truth = bench.corpus.count, bench.corpus.truth
-    with bench.server("serve", *options) as (server, said), bench.load(payload, said) as load:
+def wide_over_http(bench: Bench) -> Figures:
+    """As `over_http`, with events that nearly all have a row of a user and an hour of their own."""
+    return _end_to_end(bench, "json", corpus=bench.wide)
+
+
+def _end_to_end(bench: Bench, payload: PayloadFormat, *options: str, corpus: Corpus | None = None) -> Figures:
+    corpus = corpus or bench.corpus
+    events, truth = corpus.count, corpus.truth
+    with bench.server("serve", *options) as (server, said), bench.load(payload, said, corpus=corpus) as load:
         roles = server.roles()
         time.sleep(0.5)
         rest = _memory(server, "at rest")

@@ -1,4 +1,4 @@
-"""Row `postgres`: the same traffic through FastAPI and PostgreSQL (`peer_app.py`), until it is in its tables, exact."""
+"""Rows `postgres`, `postgres-wide`: the same traffic through FastAPI and PostgreSQL (`peer_app.py`), exact, too."""
 
 import os
 import pwd
@@ -12,6 +12,7 @@ from typing import Final
 
 from tests.bench import machine
 from tests.bench.context import KEY, Bench, outcome_of, quantiles
+from tests.bench.corpus import Corpus
 from tests.bench.end_to_end import Reader
 from tests.bench.programs import Failed, Meter, running
 from tests.bench.results import RATE, Figures
@@ -32,12 +33,21 @@ fsync = on
 
 def postgres(bench: Bench) -> Figures:
     """gzip bodies of 100 events over 16 connections, as for `e2e-http`."""
-    events, truth = bench.corpus.count, bench.corpus.truth
+    return _end_to_end(bench, bench.corpus)
+
+
+def postgres_wide(bench: Bench) -> Figures:
+    """The same, as for `e2e-http-wide`."""
+    return _end_to_end(bench, bench.wide)
+
+
+def _end_to_end(bench: Bench, corpus: Corpus) -> Figures:
+    events, truth = corpus.count, corpus.truth
     with bench.fresh() as directory, database(directory) as (dsn, pid):
         arguments = ["-m", "tests.bench.peer_app", dsn, KEY]
         with running(arguments, directory / "app") as program:
             said = program.line()
-            with bench.load("json", said) as load:
+            with bench.load("json", said, corpus=corpus) as load:
                 meter = Meter({"api": program.pid, "loader": load.pid})
                 before = _backends(pid)
                 load.tell("go")
