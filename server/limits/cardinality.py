@@ -161,6 +161,11 @@ class Cardinality:
         or `settle`. None: nothing.
         """
         known, dims = self._view.dim_values(project), columns.dims
+        if all(
+            hour // HOURS_PER_DAY in known.days and model in known.models and environment in known.environments
+            for hour, _, model, environment, _, _ in dims
+        ):
+            return None  # nearly always
         new = DimValues()
         new.days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days
         new.models = set(map(_model_of, dims)) - known.models

@@ -240,13 +240,15 @@ def joined(blocks: Sequence[Block]) -> Block:
     sizes = list(map(len, blocks))
     users = join_dictionaries(rows["user"], [block.users for block in blocks], sizes)
     dims = join_dictionaries(rows["dim"], [block.dims for block in blocks], sizes)
-    sources = [[None, *block.cost_sources] for block in blocks]
-    _, *cost_sources = join_dictionaries(rows["cost_source"], sources, sizes)
+    cost_sources = blocks[0].cost_sources
+    if any(block.cost_sources != cost_sources for block in blocks):
+        every = [[None, *block.cost_sources] for block in blocks]
+        cost_sources = [name for name in join_dictionaries(rows["cost_source"], every, sizes) if name is not None]
     return Block(
         [request for block in blocks for request in block.requests],
         users,
         dims,
-        [name for name in cost_sources if name is not None],
+        cost_sources,
         rows,
         [each for block in blocks for each in block.originals],
     )

@@ -10,8 +10,10 @@ from processor.core.events.lines import Lines
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 """White space as JSON defines it; a vertical tab is none, so a line with one is not blank."""
+_FEW = 8 * 1024
+"""Bytes up to which it is faster to count than to look at the body as an array."""
 _USUAL = 1024 * 1024
-"""Bodies up to so many bytes are split by numpy: the positions of line ends may take eight times the memory."""
+"""Bytes up to which a body is looked at as an array: the places of its line ends may take eight times as much."""
 _END, _OPENS, _CLOSES = b"\n{}"
 _skip_blank = re.compile(rb"[%b]*" % _SPACE).match
 
@@ -22,12 +24,24 @@ def split(body: bytes, limit: int) -> tuple[Sequence[bytes], Sequence[int]]:
     Lines end with LF or CRLF, the last one may lack its end, and a UTF-8 byte order mark at the start is skipped. Stops
     after `limit` + 1 lines: enough to see that there are too many, whatever else the body holds.
     """
-    if len(body) <= _USUAL and body.startswith(b"{") and body.endswith((b"}", b"}\n")):
-        found = np.frombuffer(body, np.uint8, len(body) - body.endswith(b"\n"))
-        ends = np.flatnonzero(found == _END)
-        if len(ends) < limit and (found[ends - 1] == _CLOSES).all() and (found[ends + 1] == _OPENS).all():
-            return Lines(body.removesuffix(b"\n"), len(ends) + 1), range(1, len(ends) + 2)  # nearly always
+    if body.startswith(b"{") and body.endswith((b"}", b"}\n")):
+        count = _objects(body)
+        if 0 < count <= limit:  # nearly always
+            return Lines(body.removesuffix(b"\n"), count), range(1, count + 1)
     return _split(body, limit)
+
+
+def _objects(body: bytes) -> int:
+    """How many lines a body has, if each begins and ends as an object does, as the first and the last do; 0 if not."""
+    if len(body) <= _FEW:
+        ends = body.count(b"\n", 0, -1)
+        return ends + 1 if ends == body.count(b"}\n{") else 0
+    if len(body) > _USUAL:
+        return 0
+    found = np.frombuffer(body, np.uint8, len(body) - body.endswith(b"\n"))
+    places = np.flatnonzero(found == _END)
+    is_usual = (found[places - 1] == _CLOSES).all() and (found[places + 1] == _OPENS).all()
+    return len(places) + 1 if is_usual else 0
 
 
 def _split(body: bytes, limit: int) -> tuple[list[bytes], list[int]]:
