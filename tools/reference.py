@@ -172,7 +172,10 @@ def members(schema: Schema, before: str = "") -> Iterator[tuple[str, str, str, s
 def event_fields() -> str:
     """Return the page of the event's fields."""
     rows = [
-        (code(row.name), row.type, row.required, row.rule, cell(row.lenient), cell(row.description), code(row.protobuf))
+        (
+            *(code(row.name), row.type, row.required, row.rule, cell(row.lenient), cell(row.span)),
+            *(cell(row.description), code(row.protobuf)),
+        )
         for row in reference()
     ]
     return page(
@@ -182,7 +185,11 @@ def event_fields() -> str:
             f"a request carries 1 to {MAX_EVENTS} of them, in a body of at most {MAX_BODY >> 20} MiB when inflated. "
             "Over gRPC it is the message `Event`, with the same names and rules."
         ),
-        table(("field", "JSON type", "required", "rule", "under `lenient`", "meaning", "protobuf"), rows),
+        prose(
+            "A span is an event whose `kind` is `span`: a step that is no call to a model (agent, tool, retrieval, "
+            "chain). It is deduplicated, charged to the quota and stored like any other, and counts in no row of cost."
+        ),
+        table(("field", "JSON type", "required", "rule", "under `lenient`", "in a span", "meaning", "protobuf"), rows),
         "## Reading of values",
         _READING,
         "## Codes of rejected events",

@@ -106,7 +106,7 @@ class Importer:
     def _take_together(self, source: Source, members: Sequence[tuple[int, Opened]], as_counted: bool) -> None:
         """Events that arrived together, in order. Whether their own time lay in the future was decided back then."""
         sent = [found.record for _, found in members]
-        decoded = codec.decode(source.payload, sent, source.handling, LAST, as_counted=as_counted)
+        decoded = codec.decode(source.payload, sent, source.handling, LAST, as_counted=as_counted, rules=source.rules)
         faulty = {index for index, _ in decoded.faults}
         for index, fault in decoded.faults:
             self.tally.refuse(members[index][0], fault)

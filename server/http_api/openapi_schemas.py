@@ -202,7 +202,15 @@ def _event(found: Schema) -> Schema:
                 member |= {"type": "number", "minimum": field.least, "maximum": field.most}
         said = f"{field.description} ({rule(field)})" if field.kind in _IN_WORDS or field.is_cut else field.description
         member["description"] = said
-    found["description"] = "One line of the body. Unknown fields are kept with the event; null is the same as absent."
+    of_calls = [field.name for field in FIELDS if field.required and field.span is not None]
+    found["required"] = [name for name in found["required"] if name not in of_calls]
+    found["if"] = {"properties": {"kind": {"const": "span"}}, "required": ["kind"]}
+    found["then"] = {"required": [field.name for field in FIELDS if field.span == "required"]}
+    found["else"] = {"required": of_calls}
+    found["description"] = (
+        "One line of the body. Unknown fields are kept with the event; null is the same as absent. A `kind` or a "
+        "`name` of another form is kept as an unknown field."
+    )
     return found
 
 

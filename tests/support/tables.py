@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from processor.core.events.columns import UNPRICED_FLAG, Columns, Hot, columns_of
+from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Columns, Hot, columns_of
 from processor.core.events.message import Message, build_blocks, opened
 from processor.core.events.source import Source
 from processor.core.tables.apply import Tables
@@ -38,6 +38,7 @@ class Usage(NamedTuple):
     unpriced: bool = False
     latency: int = 0
     """Its bucket."""
+    span: bool = False
 
     def hot(self) -> Hot:
         """What a decoder makes of it."""
@@ -54,8 +55,9 @@ class Usage(NamedTuple):
             self.output_tokens,
             self.cached_tokens,
             self.cost,
-            UNPRICED_FLAG * self.unpriced,
+            UNPRICED_FLAG * self.unpriced | SPAN_FLAG * self.span,
             self.latency,
+            0,
             b"{}",
         )
 

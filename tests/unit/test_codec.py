@@ -16,6 +16,7 @@ from processor.core.events import codec
 from processor.core.events.codec import decode, decode_event
 from processor.core.events.columns import Columns, Hot, columns_of
 from processor.core.events.event import MAX_EVENT_BYTES, Fault, check
+from processor.core.events.fields import RULES
 from processor.core.events.latency import bucket_of
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 from tests.support.examples import examples
@@ -58,26 +59,87 @@ odd: dict[str, st.SearchStrategy[Any]] = {
         ]
     ),
     "event_id": st.sampled_from(["nope", "550E8400-E29B-41D4-A716-446655440001", None, 1]),
+    "kind": st.sampled_from(["call", "span", "span", "span", "agent", "", None, 1, ["span"]]),
+    "name": st.sampled_from(["plan", "plan", "\u00fc", "", "x" * 256, "x" * 257, None, 7, {"a": 1}]),
+    "cache_write_tokens": st.sampled_from([ABSENT, None, 0, 1, -1, 2**53 - 1, 2**53, Num("5e2"), "7"]),
+    "reasoning_tokens": st.sampled_from([ABSENT, None, 0, 3, -1, 2**53, Num("5.0"), True]),
+    "operation": st.sampled_from(["chat", "tts", "dance", "", ABSENT, None]),
+    "output_tokens": st.sampled_from([0, 7, -1, ABSENT, None]),
     "surprise": st.recursive(
         st.none() | st.integers() | texts, lambda inner: st.lists(inner, max_size=3), max_leaves=5
     ),
 }
 
 
+steps: dict[str, st.SearchStrategy[Any]] = {
+    "provider": st.sampled_from([ABSENT, None, "openai", "", "acme"]),
+    "model": st.sampled_from([ABSENT, None, "m", "", "x" * 257]),
+    "operation": st.sampled_from([ABSENT, None, "tts", "", "dance"]),
+    "stream": st.sampled_from([ABSENT, None, True]),
+    "input_tokens": st.sampled_from([ABSENT, None, 0, 5, -1]),
+    "output_tokens": st.sampled_from([ABSENT, None, 0, 5]),
+    "cached_tokens": st.sampled_from([ABSENT, None, 0, 9]),
+    "cost_usd": st.sampled_from([ABSENT, None, 0, Num("0.0"), Num("0e5"), Num("-0"), Num("0.1"), Num("1e-400")]),
+    "cache_write_tokens": odd["cache_write_tokens"],
+    "name": odd["name"],
+    "latency_ms": st.sampled_from([0, 1.5, ABSENT]),
+    "surprise": st.sampled_from([ABSENT, {"a": [1]}]),
+}
+"""What may be odd about a span."""
+
+
+def a_step(overrides: dict[str, Any]) -> dict[str, Any]:
+    return make_event(**{"kind": "span", "name": "plan", "cost_usd": ABSENT, **overrides})
+
+
+@examples(150)
+@given(
+    st.sampled_from(["json", "protobuf"]),
+    st.lists(st.fixed_dictionaries({}, optional=steps), min_size=1, max_size=3),
+    st.integers(0, 2 * codec.FEW),
+    st.integers(0, 2 * codec.FEW),
+    st.sampled_from(["partial", "strict", "lenient"]),
+    st.randoms(),
+)
+def test_spans_among_calls_are_what_each_is_alone(
+    payload: codec.PayloadFormat, odd_ones: list[Any], spans: int, usual: int, handling: Any, random: Any
+) -> None:
+    events = [a_step(overrides) for overrides in odd_ones]
+    events += [a_step({"model": random.choice([ABSENT, "m"]), "stream": ABSENT}) for _ in range(spans)]
+    events += [usual_event(random) for _ in range(usual)]
+    random.shuffle(events)
+    if payload == "protobuf":
+        events = [
+            {name: value for name, value in event.items() if not (name == "name" and not isinstance(value, str))}
+            for event in events
+        ]
+        for event in events:
+            if isinstance(event.get("cache_write_tokens"), str):
+                event["cache_write_tokens"] = 7
+            if event.get("cache_write_tokens") == 2**53 or event.get("name") is None:
+                event.pop("cache_write_tokens", None)
+    encoded = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
+    agrees_with_the_slow_way(payload, encoded, handling)
+    agrees_with_the_slow_way(payload, encoded, handling, rules=4)
+
+
 @given(st.fixed_dictionaries({}, optional=odd), st.sampled_from(["partial", "strict", "lenient"]))
 def test_the_fast_way_takes_what_the_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
     agrees_with_the_slow_way("json", [to_json_line(make_event(**overrides))], handling)
+    agrees_with_the_slow_way("json", [to_json_line(make_event(**overrides))], handling, rules=4)
 
 
-def agrees_with_the_slow_way(payload: codec.PayloadFormat, records: list[bytes], handling: Any) -> None:
+def agrees_with_the_slow_way(
+    payload: codec.PayloadFormat, records: list[bytes], handling: Any, rules: int = RULES
+) -> None:
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
     for index, record in enumerate(records):
         try:
-            hot.append(codec._hot(check(codec.fields(payload, record), handling, NOW), record))
+            hot.append(codec._hot(check(codec.fields(payload, record, rules=rules), handling, NOW), record))
         except Fault as fault:
             faults.append((index, fault))
-    decoded = decode(payload, records, handling, NOW)
+    decoded = decode(payload, records, handling, NOW, rules=rules)
     found = [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in decoded.faults]
     assert found == [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in faults]
     assert plain(decoded.columns) == plain(columns_of(hot))
@@ -115,6 +177,7 @@ def usual_event(random: Any) -> dict[str, Any]:
         cached_tokens=random.choice([ABSENT, None, 0, 7, 20_000]),
         cost_usd=random.choice([0, Decimal("0.0034"), Decimal("0.0000000000015"), 1_000_000, Num("3e-05")]),
         project_id=random.choice([ABSENT, None, "other"]),
+        **random.choice([{}, {}, {}, {"name": "n", "cache_write_tokens": 3}, {"kind": "call", "reasoning_tokens": 1}]),
         event_id=random.choice([str, lambda text: str(text).upper()])(make_event()["event_id"]),
     )
 
@@ -133,6 +196,12 @@ BREAKS: list[bytes] = [
     to_json_line(make_event())[:-1] + b',"unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     to_json_line(make_event())[:-1] + b',"project_id":' + b"[" * 64 + b"]" * 64 + b"}",
     to_json_line(make_event())[:-1] + b',"project_id":5}',
+    to_json_line(make_event())[:-1] + b',"kind":"\\ud800"}',
+    to_json_line(make_event())[:-1] + b',"name":"\xff"}',
+    to_json_line(make_event())[:-1] + b',"name":' + b"[" * 63 + b"]" * 63 + b"}",
+    to_json_line(make_event())[:-1] + b',"name":' + b"[" * 64 + b"]" * 64 + b"}",
+    to_json_line(make_event())[:-1] + b',"kind":"s\\u0070an","name":"\\u00fc"}',
+    to_json_line(make_event(kind="span", name="x", cost_usd=ABSENT))[:-1] + b',"cost_usd":[0,\n0]}',
     to_json_line(make_event(error_message="x" * MAX_EVENT_BYTES)),
     to_json_line(make_event(cost_usd=ABSENT))[:-1] + b',"cost_usd":' + b"[" * 64 + b"]" * 64 + b"}",
     to_json_line(make_event(cost_usd=ABSENT))[:-1] + b',"cost_usd":[1,\n2]}',
@@ -457,12 +526,29 @@ def test_a_copy_that_differs_has_another_digest() -> None:
         "cost_usd": 1,
     }.items():
         assert digest({**base, name: value}) != kept, name
+    recent: list[dict[str, Any]] = [
+        {"name": "a"},
+        {"name": "b"},
+        {"cache_write_tokens": 1},
+        {"reasoning_tokens": 1},
+        {"name": "a", **SPAN},
+    ]
+    assert len({kept, *(digest({**base, **each}) for each in recent)}) == 6
+    assert digest({**base, "kind": "call", "cache_write_tokens": 0, "reasoning_tokens": 0}) == kept
+    assert digest({**base, "name": "a", **SPAN, "cost_usd": None}) == digest({**base, "name": "a", **SPAN})
     same = {**base, "trace_id": "other", "event_id": base["event_id"].upper(), "timestamp": "2026-04-20T12:00:00+02:00"}
     assert digest(same) == kept
 
 
 def test_the_digest_of_an_event_never_changes() -> None:
     assert digest(make_event(user_id="u", cached_tokens=1)) == 17526840914195277495
+    assert digest(make_event(user_id="u", cached_tokens=1, kind="call")) == 17526840914195277495
+    assert digest(make_event(user_id="u", kind="agent", name="")) == digest(make_event(user_id="u"))
+    assert digest(make_event(name="n", cache_write_tokens=3, reasoning_tokens=4)) == 2444155396158550968
+    assert digest(make_event(name="plan", **SPAN)) == 828516256567663540
+
+
+SPAN: dict[str, Any] = {"kind": "span", "cost_usd": 0}
 
 
 def digest(event: dict[str, Any]) -> int:
@@ -479,6 +565,9 @@ proto_odd: dict[str, st.SearchStrategy[Any]] = {
     "event_id": st.sampled_from(["nope", "550E8400-E29B-41D4-A716-446655440001", ABSENT]),
     **dict.fromkeys(("trace_id", "span_id", "environment", "sdk_version"), edges),
     **dict.fromkeys(("user_id", "session_id", "prompt_hash", "error_code"), edges),
+    "kind": st.sampled_from(["call", "span", "span", "agent", "", ABSENT]),
+    "name": st.sampled_from(["plan", "", "x" * 257, ABSENT]),
+    **dict.fromkeys(("cache_write_tokens", "reasoning_tokens"), counts),
     **dict.fromkeys(
         ("input_tokens", "output_tokens", "cached_tokens"), st.sampled_from([0, -1, 7, 2**53, 2**53 - 1, ABSENT])
     ),
@@ -497,6 +586,7 @@ proto_odd: dict[str, st.SearchStrategy[Any]] = {
 @given(st.fixed_dictionaries({}, optional=proto_odd), st.sampled_from(["partial", "strict", "lenient"]))
 def test_the_fast_way_of_the_other_wire_takes_what_its_slow_way_takes(overrides: dict[str, Any], handling: Any) -> None:
     agrees_with_the_slow_way("protobuf", [to_proto(make_event(**overrides)).SerializeToString()], handling)
+    agrees_with_the_slow_way("protobuf", [to_proto(make_event(**overrides)).SerializeToString()], handling, rules=4)
 
 
 @examples(150)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from processor.core.events import codec, export_line
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import MAX_EVENT_BYTES, Fault, Handling
-from processor.core.events.source import Source
+from processor.core.events.fields import RECENT, RULES
+from processor.core.events.source import Api, Source
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 from tests.support.examples import examples
 
@@ -22,24 +23,29 @@ def raw(event: dict[str, Any], payload: PayloadFormat) -> bytes:
 
 
 def there_and_back(
-    event: dict[str, Any], payload: PayloadFormat = "json", handling: Handling = "partial", arrival: int = NOW
+    event: dict[str, Any],
+    payload: PayloadFormat = "json",
+    handling: Handling = "partial",
+    arrival: int = NOW,
+    rules: int = RULES,
 ) -> dict[str, Any]:
     """Export an event, import it, and see that the log says the same; returns the line."""
     record = raw(event, payload)
-    source = Source("org", "project", "key", arrival, payload, handling, api="http" if payload == "json" else "grpc")
-    before = codec.decode_event(payload, record, handling, arrival)
+    api: Api = "http" if payload == "json" else "grpc"
+    source = Source("org", "project", "key", arrival, payload, handling, api=api, rules=rules)
+    before = codec.decode_event(payload, record, handling, arrival, rules=rules)
     line = export_line.encode_line(source, before, lambda: record)
     assert b"\n" not in line
     opened_line = export_line.open_line(line)
     again, imported = opened_line.source, opened_line.record
-    assert msgspec.structs.replace(again, payload=payload) == source
-    after = codec.decode_event(again.payload, imported, again.handling, again.arrival)
+    assert msgspec.structs.replace(again, payload=payload, rules=rules) == source
+    after = codec.decode_event(again.payload, imported, again.handling, again.arrival, rules=again.rules)
     # In what white space an unknown field was written is all that may change.
     opened = [{name: parse(value) for name, value in event.extra.items()} for event in (before, after)]
     assert opened[0] == opened[1]
     assert msgspec.structs.replace(after, extra={}) == msgspec.structs.replace(before, extra={})
     first, copy = (
-        codec.decode(from_.payload, [bytes_], from_.handling, from_.arrival).columns
+        codec.decode(from_.payload, [bytes_], from_.handling, from_.arrival, rules=from_.rules).columns
         for from_, bytes_ in ((source, record), (again, imported))
     )
     assert first.rows.tobytes() == copy.rows.tobytes(), "the columns and the digest of copies"
@@ -226,3 +232,73 @@ def test_what_is_no_line_is_named(change: bytes, code: str, field: str | None) -
     with pytest.raises(Fault) as caught:
         export_line.open_line(change)
     assert (caught.value.code, caught.value.field) == (code, field)
+
+
+recent: dict[str, st.SearchStrategy[Any]] = {
+    "kind": st.sampled_from(["call", "span", "agent", "", None]),
+    "name": st.sampled_from(["plan", "\u00fc", "", "x" * 257, None]),
+    "cache_write_tokens": st.sampled_from([None, 0, 5]),
+    "reasoning_tokens": st.sampled_from([None, 0, 7]),
+    "tags": st.sampled_from([{}, {str(number): "" for number in range(64)}]),
+    "provider": st.sampled_from(["openai", "acme"]),
+}
+
+
+@given(
+    st.fixed_dictionaries({}, optional=recent),
+    st.sampled_from(["json", "protobuf"]),
+    st.sampled_from(["partial", "lenient"]),
+    st.sampled_from([4, 5]),
+)
+def test_the_newest_fields_come_back_by_the_rules_they_were_read_by(
+    said: dict[str, Any], payload: PayloadFormat, handling: Handling, rules: int
+) -> None:
+    if handling == "partial":
+        said = {**said, "provider": "openai"}
+    if (
+        said.get("kind") == "span"
+        and rules == 5
+        and handling == "partial"
+        and not 0 < len(said.get("name") or "") < 257
+    ):
+        said = {**said, "name": "plan"}
+    there_and_back(make_event(**{"cost_usd": 0, **said}), payload, handling, rules=rules)
+
+
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+@pytest.mark.parametrize("cost", [0, ABSENT])
+def test_a_span_comes_back_with_what_it_has(payload: PayloadFormat, cost: Any) -> None:
+    missing = dict.fromkeys(("provider", "model", "operation", "stream", "input_tokens", "output_tokens"), ABSENT)
+    shown = there_and_back(make_event(kind="span", name="plan", cost_usd=cost, **missing), payload)
+    assert (shown["kind"], shown["name"], shown["model"], shown["provider"]) == ("span", "plan", "plan", "custom")
+    assert "input_tokens" not in shown
+    assert shown["cost_usd"] == (0 if cost == 0 else None)
+    assert shown["_spendstream"]["rules"] == 5
+
+
+@pytest.mark.parametrize("value", [{"kind": "span", "name": "plan"}, {"cache_write_tokens": -1}, {"name": 7}])
+def test_a_line_says_by_which_rules_it_is_read_where_that_matters(value: dict[str, Any]) -> None:
+    line = there_and_back(make_event(**value), rules=4)
+    assert "rules" not in line["_spendstream"], "as those wrote it that knew of one way only"
+    assert {name: line[name] for name in value} == value
+    assert "rules" not in there_and_back(make_event())["_spendstream"]
+    opened = export_line.open_line(json.dumps(line, default=float).encode())
+    assert opened.source.rules == 4
+    assert export_line.open_line(json.dumps(there_and_back(make_event()), default=float).encode()).source.rules == 5
+
+
+def test_unknown_fields_of_protobuf_with_recent_names_come_back() -> None:
+    record = to_proto(make_event())
+    record.extra_json.update({"kind": '"span"', "name": '"plan"', "reasoning_tokens": "[]"})
+    bytes_ = record.SerializeToString()
+    source = Source("org", "project", "key", NOW, "protobuf", "partial", api="grpc")
+    before = codec.decode_event("protobuf", bytes_, "partial", NOW)
+    assert RECENT - {"cache_write_tokens"} == set(before.extra)
+    opened = export_line.open_line(export_line.encode_line(source, before, lambda: bytes_))
+    assert (opened.record, opened.source) == (bytes_, source)
+
+
+def test_rules_that_nobody_knows_are_refused() -> None:
+    line = json.dumps(there_and_back(make_event(name="x")), default=float)
+    with pytest.raises(Fault, match="rules"):
+        export_line.open_line(line.replace('"rules": 5', '"rules": 6').encode())

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.events import codec, message, message_v4, ndjson
-from processor.core.events.columns import CLIENT, UNPRICED_FLAG, Columns, with_prices
+from processor.core.events.columns import CLIENT, SPAN_FLAG, UNPRICED_FLAG, Columns, with_prices
 from processor.core.events.content_coding import Coding
 from processor.core.events.lines import Lines
 from processor.core.events.message import Block, Body, Message, MessageError, UnknownVersion, build_blocks
+from processor.core.events.originals import differences
 from processor.core.events.source import Request, Source
 from processor.core.tables import claims
-from tests.support.events import make_event, to_json_line, to_ndjson, to_proto
+from tests.support.events import ABSENT, make_event, to_json_line, to_ndjson, to_proto
 from tests.support.messages import encode_v4
 
 NOW = 1_790_000_000_000_000
@@ -265,16 +266,50 @@ def test_what_intake_has_decided_is_read_from_the_columns() -> None:
 def test_messages_of_version_4_are_what_they_were() -> None:
     blocks: list[Block] = []
     for number in range(2):
-        json = Source("org", f"project {number}", "key", NOW + number, "json", "partial", "lease")
+        json = Source("org", f"project {number}", "key", NOW + number, "json", "partial", "lease", rules=4)
         protobuf = msgspec.structs.replace(json, payload="protobuf", api="grpc")
         blocks += [build_blocks(each, sent_columns(each.payload, 4, number), 1)[0] for each in (json, protobuf)]
     unpriced = codec.decode("json", [to_json_line(make_event(cost_usd=None))], "lenient", NOW).columns
-    blocks.append(build_blocks(msgspec.structs.replace(SOURCE, handling="lenient"), unpriced, 1)[0])
+    blocks.append(build_blocks(msgspec.structs.replace(SOURCE, handling="lenient", rules=4), unpriced, 1)[0])
     old, new = message.decode(encode_v4(blocks)), message.decode(message.encode(blocks))
     assert (old.version, new.version) == (4, 5)
+    assert {request.source.rules for request in old.requests} == {4}
     assert facts(old) == facts(new)
     assert message.events(old) == message.events(new)
     assert np.array_equal(old.rows, new.rows)
+
+
+RECENT = {"kind": "span", "name": "plan", "cache_write_tokens": -1, "reasoning_tokens": "many"}
+
+
+def test_events_are_read_by_the_rules_of_their_message() -> None:
+    line = to_json_line(make_event(**RECENT))
+    columns = codec.decode("json", [line], "partial", NOW, rules=4).columns
+    old = message.decode(encode_v4([*build_blocks(msgspec.structs.replace(SOURCE, rules=4), columns, 1).values()]))
+    [(request, [event])] = message.events(old)
+    assert (event.kind, event.name, event.priced, set(event.extra)) == ("call", None, True, set(RECENT))
+    assert request.source.rules == 4
+    kept = message.decode(message.encode(build_blocks(request.source, columns, 1).values()))
+    assert message.events(kept) == message.events(old)
+    assert list(differences(old)) == list(differences(kept)) == []
+    with pytest.raises(MessageError):  # it would be refused today
+        message.events(message.decode(message.encode(build_blocks(SOURCE, columns, 1).values())))
+
+
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_what_a_span_says_comes_back(payload: codec.PayloadFormat) -> None:
+    source = msgspec.structs.replace(SOURCE, payload=payload)
+    said = {"kind": "span", "name": "plan", "reasoning_tokens": 2}
+    events = [make_event(**said, cost_usd=cost, input_tokens=tokens) for cost, tokens in ((0, 5), (ABSENT, ABSENT))]
+    lines = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
+    columns = codec.decode(payload, lines, "partial", NOW).columns
+    found = message.decode(message.encode(build_blocks(source, columns, 1).values()))
+    [(_, [first, second])] = message.events(found)
+    assert (first.kind, first.name, first.reasoning_tokens) == ("span", "plan", 2)
+    assert (first.priced, first.cost, first.cost_source, first.input_tokens) == (True, 0, None, 5)
+    assert (second.priced, second.cost, second.cost_source, second.input_tokens) == (False, 0, None, None)
+    assert found.rows["flags"].tolist() == [SPAN_FLAG] * 2
+    assert list(differences(found)) == []
 
 
 def test_a_row_of_version_4_that_points_to_nothing_is_refused() -> None:

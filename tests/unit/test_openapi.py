@@ -53,8 +53,17 @@ def test_the_event_has_every_field_and_says_which_it_needs() -> None:
     optional = {name for name in NAMES if name not in event["required"]}
     assert optional == {
         *("parent_span_id", "ttft_ms", "cached_tokens", "error_code", "error_message", "finish_reason", "user_id"),
-        *("session_id", "tags", "tools_used", "eval_scores", "prompt_hash"),
+        *("session_id", "tags", "tools_used", "eval_scores", "prompt_hash", "kind", "name", "cache_write_tokens"),
+        "reasoning_tokens",
+        *event["else"]["required"],
     }
+    of_calls = ["provider", "model", "operation", "input_tokens", "output_tokens", "cost_usd", "stream"]
+    assert event["else"]["required"] == of_calls
+    span = {name: value for name, value in json.loads(EXAMPLE_EVENT).items() if name not in of_calls}
+    is_valid({**span, "kind": "span", "name": "plan"}, "Event")
+    schema = {"$ref": "#/components/schemas/Event", "components": DOCUMENT["components"]}
+    for wrong in (span, {**span, "kind": "call", "name": "plan"}, {**span, "kind": "span"}):
+        assert not Draft202012Validator(schema).is_valid(wrong)
     is_valid(json.loads(EXAMPLE_EVENT), "Event")
     is_valid(json.loads(to_json_line(make_event())), "Event")
 

@@ -10,15 +10,25 @@ why.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import Raw, Struct
 
 from processor.core import money
 from processor.core.clock import parse_timestamp
 from processor.core.events import bulk_checks, proto_event
-from processor.core.events.columns import UNPRICED_FLAG, Columns, Hot, assemble, columns_of
+from processor.core.events.columns import (
+    SPAN_FLAG,
+    UNPRICED_FLAG,
+    Columns,
+    Hot,
+    Recent,
+    assemble,
+    columns_of,
+    recent_part,
+)
 from processor.core.events.event import (
     MAX_EVENT_BYTES,
     MAX_FUTURE,
@@ -28,12 +38,16 @@ from processor.core.events.event import (
     Fields,
     Handling,
     HotFields,
-    JsonEvent,
     JsonFields,
-    KnownFields,
+    OldEvent,
+    PlainFields,
+    RecentEvent,
+    RecentFields,
     check,
+    is_of_form,
     is_uuid4,
 )
+from processor.core.events.fields import FIELDS, RULES, Field
 from processor.core.events.latency import bucket_of, buckets_of
 from processor.core.events.lines import Lines, size_of
 from processor.core.events.nesting import is_deeper
@@ -55,35 +69,51 @@ class Decoded(Struct):
     """(index in the request, why)."""
 
 
+class _Reading(NamedTuple):
+    """How the events of a request are read."""
+
+    now: int
+    """When they arrived, in microseconds."""
+    beside: bool
+    """Cached tokens above the input tokens of a call are added to those (`event.check`)."""
+    rules: int
+    """The version of the log's message that says which names are fields (`Field.since`)."""
+
+
 def decode(
-    payload: PayloadFormat, records: Sequence[bytes], handling: Handling, now: int, *, as_counted: bool = False
+    payload: PayloadFormat,
+    records: Sequence[bytes],
+    handling: Handling,
+    now: int,
+    *,
+    as_counted: bool = False,
+    rules: int = RULES,
 ) -> Decoded:
     """Check and decode the raw events of one request; `now` is its arrival in microseconds. `as_counted`: see
-    `event.check`.
+    `event.check`. `rules`: those of new events, or of the message that has them (`Source.rules`).
 
     Never raises for bad input: every record ends up in `columns` or in `faults`.
     """
-    beside = handling == "lenient" and not as_counted
+    reading = _Reading(now, handling == "lenient" and not as_counted, rules)
     if len(records) > FEW:
         try:
-            return Decoded(_AT_ONCE[payload](records, now, beside), [])
+            return Decoded(_AT_ONCE[payload](records, reading), [])
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass
-    return _one_by_one(payload, records, handling, now, beside)
+    return _one_by_one(payload, records, handling, reading)
 
 
-def _one_by_one(
-    payload: PayloadFormat, records: Sequence[bytes], handling: Handling, now: int, beside: bool
-) -> Decoded:
+def _one_by_one(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading) -> Decoded:
     fast = _ONE[payload]
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
     budget = Budget()
     for index, record in enumerate(records):
-        found = fast(record, now, beside)
+        found = fast(record, reading)
         if found is None:
             try:
-                found = _hot(check(fields(payload, record, budget), handling, now, as_counted=not beside), record)
+                opened = fields(payload, record, budget, reading.rules)
+                found = _hot(check(opened, handling, reading.now, as_counted=not reading.beside), record)
             except Fault as fault:
                 faults.append((index, fault))
                 continue
@@ -92,43 +122,54 @@ def _one_by_one(
 
 
 def decode_event(
-    payload: PayloadFormat, record: bytes, handling: Handling, now: int, *, as_counted: bool = False
+    payload: PayloadFormat,
+    record: bytes,
+    handling: Handling,
+    now: int,
+    *,
+    as_counted: bool = False,
+    rules: int = RULES,
 ) -> Event:
-    """Decode one stored event in full; `as_counted`: see `event.check`. Raises `Fault` for one that intake would not
-    have taken."""
-    return check(fields(payload, record), handling, now, as_counted=as_counted)
+    """Decode one stored event in full; `as_counted`: see `event.check`, `rules`: see `decode`. Raises `Fault` for one
+    that intake would not have taken."""
+    return check(fields(payload, record, rules=rules), handling, now, as_counted=as_counted)
 
 
-def fields(payload: PayloadFormat, record: bytes, budget: Budget | None = None) -> Fields:
+def fields(payload: PayloadFormat, record: bytes, budget: Budget | None = None, rules: int = RULES) -> Fields:
     """Open a raw event for the slow way; `budget`: what its request has left for telling why a line is not JSON.
 
     Raises `Fault` if it is too large, not decodable or not an object.
     """
     if len(record) > MAX_EVENT_BYTES:
         raise Fault("out_of_range", None, f"an event must have at most {MAX_EVENT_BYTES} bytes, not {len(record)}")
-    return proto_event.fields(record) if payload == "protobuf" else _json_fields(record, budget)
+    return proto_event.fields(record, rules) if payload == "protobuf" else _json_fields(record, budget, rules)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
-_decode_known: Callable[[bytes], HotFields] = msgspec.json.Decoder(KnownFields).decode
-_decode_lines: Callable[[bytes], list[HotFields]] = msgspec.json.Decoder(KnownFields).decode_lines
-_decode_json: Callable[[bytes], HotFields] = msgspec.json.Decoder(JsonEvent).decode
+_decode_plain: Callable[[bytes], HotFields] = msgspec.json.Decoder(PlainFields).decode
+_decode_lines: Callable[[bytes], list[HotFields]] = msgspec.json.Decoder(PlainFields).decode_lines
+_decode_old: Callable[[bytes], HotFields] = msgspec.json.Decoder(OldEvent).decode
+_decode_recent: Callable[[bytes], RecentFields] = msgspec.json.Decoder(RecentEvent).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_texts = msgspec.json.Decoder(list[str]).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def _json_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
+def _json_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     if size_of(records) > MAX_EVENT_BYTES and max(map(len, records)) > MAX_EVENT_BYTES:
         raise ValueError
     try:
         # Where every field is known the decoder looks into every byte: no encoding or nesting is left to check.
-        events: list[HotFields] = list(_all_known(records))
+        events: list[HotFields] = list(_all_plain(records))
     except msgspec.ValidationError as error:
         if "unknown field" not in str(error):
             raise
         for record in records:
             _look(record)
-        events = list(map(_decode_json, records))
+        if reading.rules >= RULES:
+            return _recent_at_once(records, reading)
+        events = list(map(_decode_old, records))
     # Attribute by attribute: half the time of `attrgetter` with all of them on each event.
     return _columns(
         [event.event_id for event in events],
@@ -149,19 +190,103 @@ def _json_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
         b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
         [event.latency_ms for event in events],
         records,
-        now,
-        beside,
+        reading,
     )
 
 
-def _all_known(records: Sequence[bytes]) -> Iterable[HotFields]:
+def _all_plain(records: Sequence[bytes]) -> Iterable[HotFields]:
     if not isinstance(records, Lines):
-        return map(_decode_known, records)
+        return map(_decode_plain, records)
     events = _decode_lines(records.text)
     # Each line begins and ends as an object does, so if there are as many events as lines, there is one on each.
     if len(events) != len(records):
         raise ValueError
     return events
+
+
+def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
+    """The same for lines with unknown fields, or with those of version 5, some of which may be spans."""
+    events = list(map(_decode_recent, records))
+    kinds = _texts_in([event.kind for event in events], _KIND)
+    names = _texts_in([event.name for event in events], _NAME)
+    spans = [place for place, kind in enumerate(kinds) if kind == "span"] if "span" in kinds else []
+    for place in spans:
+        _complete(events[place], names[place])
+    providers: list[Any] = [event.provider for event in events]
+    models: list[Any] = [event.model for event in events]
+    operations: list[Any] = [event.operation for event in events]
+    streams: list[Any] = [event.stream for event in events]
+    inputs: list[Any] = [event.input_tokens for event in events]
+    outputs: list[Any] = [event.output_tokens for event in events]
+    if any(None in column for column in (providers, models, operations, streams, inputs, outputs)):
+        raise ValueError
+    writes, thoughts = [event.cache_write_tokens for event in events], [event.reasoning_tokens for event in events]
+    return _columns(
+        [event.event_id for event in events],
+        [event.user_id for event in events],
+        [event.timestamp for event in events],
+        (providers, models, [event.environment for event in events], operations, [event.status for event in events]),
+        (inputs, outputs, [event.cached_tokens for event in events]),
+        b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        [event.latency_ms for event in events],
+        records,
+        reading,
+        _recent(spans, names, writes, thoughts),
+    )
+
+
+def _complete(span: RecentFields, name: str | None) -> None:
+    """Have a span say what stands for what it lacks. Raises `ValueError` unless it has a name, and a cost that is
+    missing or plainly 0."""
+    if name is None or bytes(span.cost_usd) not in _FREE:
+        raise ValueError
+    span.provider = span.provider or "custom"
+    span.model = span.model or name
+    span.operation = span.operation or "custom"
+    span.stream = span.stream or False
+    span.input_tokens = span.input_tokens or 0
+    span.output_tokens = span.output_tokens or 0
+    span.cost_usd = _ZERO
+
+
+_FREE: Final = frozenset({b"null", b"0", b"0.0"})
+_ZERO: Final = Raw(b"0")
+
+
+def _recent(
+    spans: list[int], names: Sequence[Any], writes: Sequence[int | None], thoughts: Sequence[int | None]
+) -> Recent | None:
+    if not (spans or any(names) or any(writes) or any(thoughts)):
+        return None
+    said = list(zip(names, writes, thoughts, strict=True))
+    parts = {each: recent_part(*each) for each in set(said)}
+    return Recent(spans, np.fromiter(map(parts.__getitem__, said), np.uint64, len(said)))
+
+
+_KIND, _NAME = (next(field for field in FIELDS if field.name == name) for name in ("kind", "name"))
+
+
+def _texts_in(values: Sequence[Raw | None], field: Field) -> Sequence[str | None]:
+    """`_text_in` of each value that is there: if all of them are strings, they are decoded at once."""
+    sent = [value for value in values if value is not None]
+    if not sent:
+        return [None] * len(values)
+    try:
+        texts: list[str] = _decode_texts(b"[%b]" % b",".join(sent))
+    except msgspec.ValidationError:
+        return [None if value is None else _text_in(value, field) for value in values]
+    forms = {text: text if is_of_form(field, text) else None for text in set(texts)}
+    found = map(forms.__getitem__, texts)
+    return [None if value is None else next(found) for value in values]
+
+
+def _text_in(value: Raw, field: Field) -> str | None:
+    """The value of a field that is lax; None if there is none of its form."""
+    try:
+        text = _decode_text(value)
+    except msgspec.ValidationError:
+        return None
+    return text if is_of_form(field, text) else None
 
 
 _NOTHING: Final = Budget(0)
@@ -174,20 +299,32 @@ def _look(record: bytes) -> None:
         _inspect(record, _NOTHING)
 
 
-def _one_json(record: bytes, now: int, beside: bool) -> Hot | None:
+def _one_json(record: bytes, reading: _Reading) -> Hot | None:
     try:
         _look(record)
-        event = _decode_json(record)
-        return _hot_of(event, money.parse_cost(str(event.cost_usd, "ascii")), record, now, beside)
+        if reading.rules < RULES:
+            old = _decode_old(record)
+            return _hot_of(old, money.parse_cost(str(old.cost_usd, "ascii")), record, reading)
+        event = _decode_recent(record)
+        name = None if event.name is None else _text_in(event.name, _NAME)
+        is_span = event.kind is not None and _text_in(event.kind, _KIND) == "span"
+        if is_span:
+            _complete(event, name)
+        needed = event.provider, event.model, event.operation, event.stream, event.input_tokens, event.output_tokens
+        if None in needed:
+            return None
+        recent = recent_part(name, event.cache_write_tokens, event.reasoning_tokens)
+        cost = money.parse_cost(str(event.cost_usd, "ascii"))
+        return _hot_of(event, cost, record, reading, recent, is_span=is_span)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 
-def _json_fields(record: bytes, budget: Budget | None) -> Fields:
+def _json_fields(record: bytes, budget: Budget | None, rules: int) -> Fields:
     _inspect(record, budget)
     try:
         try:
-            return JsonFields(_decode_raw(record))
+            return JsonFields(_decode_raw(record), rules)
         except msgspec.ValidationError:
             msgspec.json.decode(record)  # it may be no JSON at all
             raise Fault("invalid", None, "an event must be a JSON object") from None
@@ -210,10 +347,16 @@ def _inspect(record: bytes, budget: Budget | None = None) -> None:
 # --- protobuf --------------------------------------------------------------------------------------------------------
 
 
-def _proto_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
+def _proto_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     if max(map(len, records), default=0) > MAX_EVENT_BYTES:
         raise ValueError
     found = proto_event.decode_all(records)
+    names = [name if is_of_form(_NAME, name) else None for name in found["name"]] if any(found["name"]) else []
+    recent = _recent(
+        found.spans, names or [None] * len(records), found["cache_write_tokens"], found["reasoning_tokens"]
+    )
+    if recent is not None and reading.rules < RULES:
+        raise ValueError
     return _columns(
         found["event_id"],
         found["user_id"],
@@ -223,30 +366,37 @@ def _proto_at_once(records: Sequence[bytes], now: int, beside: bool) -> Columns:
         found["cost_usd"],
         found["latency_ms"],
         records,
-        now,
-        beside,
+        reading,
+        recent,
     )
 
 
-def _one_proto(record: bytes, now: int, beside: bool) -> Hot | None:
+def _one_proto(record: bytes, reading: _Reading) -> Hot | None:
     if len(record) > MAX_EVENT_BYTES:
         return None
     try:
         event = proto_event.decode(record)
-        return None if event is None else _hot_of(event, money.parse_cost(event.cost_usd), record, now, beside)
+        if event is None:
+            return None
+        name = event.name if is_of_form(_NAME, event.name) else None
+        recent = recent_part(name, event.cache_write_tokens, event.reasoning_tokens)
+        is_span = event.kind == "span"
+        if (recent or is_span) and reading.rules < RULES:
+            return None
+        return _hot_of(event, money.parse_cost(event.cost_usd), record, reading, recent, is_span=is_span)
     except ValueError:
         return None
 
 
 # --- hot values ------------------------------------------------------------------------------------------------------
 
-_AT_ONCE: Final[dict[PayloadFormat, Callable[[Sequence[bytes], int, bool], Columns]]] = {
+_AT_ONCE: Final[dict[PayloadFormat, Callable[[Sequence[bytes], _Reading], Columns]]] = {
     "json": _json_at_once,
     "protobuf": _proto_at_once,
 }
 """Raise `MsgspecError`, `ValueError` or `RecursionError` if not every event is plainly valid."""
 
-_ONE: Final[dict[PayloadFormat, Callable[[bytes, int, bool], Hot | None]]] = {"json": _one_json, "protobuf": _one_proto}
+_ONE: Final[dict[PayloadFormat, Callable[[bytes, _Reading], Hot | None]]] = {"json": _one_json, "protobuf": _one_proto}
 
 
 def _columns(
@@ -258,22 +408,22 @@ def _columns(
     costs: Sequence[str],
     latencies: Sequence[float],
     records: Sequence[bytes],
-    now: int,
-    beside: bool,
+    reading: _Reading,
+    recent: Recent | None = None,
 ) -> Columns:
-    """Columns of decoded events, of which the ids, the times and the costs are not checked yet.
-
-    `beside`: cached tokens above the input tokens of an event are added to those (`event.check`).
-    """
+    """Columns of decoded events, of which the ids, the times and the costs are not checked yet."""
     times = bulk_checks.parse_timestamps(timestamps)
-    if times.max(initial=0) - now > MAX_FUTURE:
+    if times.max(initial=0) - reading.now > MAX_FUTURE:
         raise ValueError
     if "" in users:
         users = [user or None for user in users]
     inputs, outputs, found = tokens
     cached = [count or 0 for count in found]
-    if beside:
-        inputs = bulk_checks.with_cached(inputs, cached)
+    if reading.beside:
+        counted = list(cached)
+        for place in recent.spans if recent else ():
+            counted[place] = 0
+        inputs = bulk_checks.with_cached(inputs, counted)
     return assemble(
         bulk_checks.uuid_bytes(ids),
         users,
@@ -283,15 +433,24 @@ def _columns(
         bulk_checks.parse_costs(costs),
         buckets_of(latencies),
         records,
+        recent,
     )
 
 
-def _hot_of(event: HotFields | pb.Event, cost: int, record: bytes, now: int, beside: bool) -> Hot:
+def _hot_of(
+    event: HotFields | pb.Event,
+    cost: int,
+    record: bytes,
+    reading: _Reading,
+    recent: int = 0,
+    *,
+    is_span: bool = False,
+) -> Hot:
     at = parse_timestamp(event.timestamp)
-    if at - now > MAX_FUTURE or not is_uuid4(event.event_id):
+    if at - reading.now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
     inputs, outputs, cached = _tokens(event)
-    if beside and cached > inputs:
+    if reading.beside and cached > inputs and not is_span:
         (inputs,) = bulk_checks.with_cached([inputs], [cached])
     latency = bucket_of(event.latency_ms)
     return (
@@ -303,14 +462,15 @@ def _hot_of(event: HotFields | pb.Event, cost: int, record: bytes, now: int, bes
         outputs,
         cached,
         cost,
-        0,
+        SPAN_FLAG * is_span,
         latency,
+        recent,
         record,
     )
 
 
 def _hot(event: Event, record: bytes) -> Hot:
-    flags = 0 if event.priced else UNPRICED_FLAG
+    flags = SPAN_FLAG if event.is_span else 0 if event.priced else UNPRICED_FLAG
     return (
         event.event_id,
         event.user_id,
@@ -320,6 +480,7 @@ def _hot(event: Event, record: bytes) -> Hot:
         event.cost,
         flags,
         bucket_of(event.latency_ms),
+        recent_part(event.name, event.cache_write_tokens, event.reasoning_tokens),
         record,
     )
 
@@ -329,4 +490,4 @@ def _names(event: HotFields | pb.Event | Event) -> tuple[str, str, str, str, str
 
 
 def _tokens(event: HotFields | pb.Event | Event) -> tuple[int, int, int]:
-    return event.input_tokens, event.output_tokens, event.cached_tokens or 0
+    return event.input_tokens or 0, event.output_tokens or 0, event.cached_tokens or 0

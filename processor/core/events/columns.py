@@ -5,11 +5,12 @@ events are told apart by. A request of a hundred events has a handful of the sec
 these strings, from here to the tables, is done a handful of times.
 """
 
+import operator
 import struct
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain, count
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +25,8 @@ Dim = tuple[int, str, str, str, str, str]
 """Hour since the epoch (event time), provider, model, environment, operation, status."""
 
 UNPRICED_FLAG: Final = 1
+SPAN_FLAG: Final = 2
+"""A step that is no call: it counts in no row of cost, and its tokens are information."""
 
 CLIENT: Final = "client"
 """The `cost_source` of a cost that the sender has stated."""
@@ -55,9 +58,9 @@ SUMMED: Final = ("input", "output", "cached", "cost")
 Rows = NDArray[np.void]
 """An array of `ROW`."""
 
-Hot = tuple[str, str | None, int, str, str, str, str, str, int, int, int, int, int, int, bytes]
+Hot = tuple[str, str | None, int, str, str, str, str, str, int, int, int, int, int, int, int, bytes]
 """One event by itself: event_id, user, timestamp, provider, model, environment, operation, status, input, output and
-cached tokens, cost, flags, bucket of the latency, original bytes."""
+cached tokens, cost, flags, bucket of the latency, `recent_part` of its digest, original bytes."""
 
 
 class Columns(Struct):
@@ -76,6 +79,36 @@ class Columns(Struct):
     def __len__(self) -> int:
         return len(self.records)
 
+    def without_spans(self) -> "tuple[Columns, Sequence[int]]":
+        """The calls, and the place of each among all events."""
+        flags = self.rows["flags"]
+        if flags.max(initial=0) < SPAN_FLAG:
+            return self, range(len(self))
+        places = np.flatnonzero(flags & SPAN_FLAG == 0)
+        return self.at(places), places.tolist()
+
+    def at(self, places: NDArray[np.int64]) -> "Columns":
+        """Those of the events at these places, with dictionaries of what they point to."""
+        rows, chosen = self.rows[places], places.tolist()
+        rows["user"], users = numbered(rows["user"].tolist(), len(rows))
+        rows["dim"], dims = numbered(rows["dim"].tolist(), len(rows))
+        return Columns(
+            rows,
+            [self.users[number] for number in users],
+            [self.dims[number] for number in dims],
+            [self.records[place] for place in chosen],
+            self.cost_sources,
+        )
+
+
+class Recent(NamedTuple):
+    """What the fields that are new in version 5 say of some events."""
+
+    spans: list[int]
+    """The places of those that are spans."""
+    digests: NDArray[np.uint64]
+    """`recent_part` of each."""
+
 
 def columns_of(events: Iterable[Hot]) -> Columns:
     """Columns of events one by one: the way for the few, for which the calls of `assemble` cost more than they save."""
@@ -83,15 +116,15 @@ def columns_of(events: Iterable[Hot]) -> Columns:
     dims: dict[Dim, int] = {}
     rows: list[bytes] = []
     records: list[bytes] = []
-    for event_id, user, at, provider, model, environment, operation, status, *numbers, flags, latency, record in events:
+    for event in events:
+        event_id, user, at, provider, model, environment, operation, status = event[:8]
+        *numbers, flags, latency, recent, record = event[8:]
         dim = (at // HOUR, provider, model, environment, operation, status)
         named = (_hash_of_user(user), _hash_of_dim(dim), at, *numbers, flags)
-        digest = _mixed(sum(value * factor for value, factor in zip(named, _FACTORS.tolist(), strict=True)))
+        digest = _mixed(recent + sum(value * factor for value, factor in zip(named, _FACTORS.tolist(), strict=True)))
         user_code, dim_code = users.setdefault(user, len(users)), dims.setdefault(dim, len(dims))
         raw_id = bytes.fromhex(event_id.replace("-", ""))
-        rows.append(
-            _pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags, latency, int(not flags & UNPRICED_FLAG))
-        )
+        rows.append(_pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags, latency, int(not flags)))
         records.append(record)
     return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records, [CLIENT])
 
@@ -105,8 +138,10 @@ def assemble(
     costs: Ints,
     latencies: NDArray[np.uint8],
     records: Sequence[bytes],
+    recent: Recent | None = None,
 ) -> Columns:
-    """Put columns of priced events together; `names` are those of `Dim` after the hour, `tokens` those of `ROW`."""
+    """Put columns of priced events and spans together; `names` are those of `Dim` after the hour, `tokens` those of
+    `ROW`."""
     size = len(records)
     rows = np.empty(size, ROW)
     rows["id"] = np.frombuffer(ids, "<u8").reshape(-1, 2)
@@ -115,11 +150,13 @@ def assemble(
         rows[name] = np.fromiter(column, np.int64, size)
     rows["cost"] = costs
     rows["flags"] = rows["spare"] = 0
-    rows["cost_source"] = 1  # whatever has none goes the way of the few
+    rows["cost_source"] = 1  # of calls, whatever has none goes the way of the few
     rows["latency"] = latencies
     rows["user"], found_users = numbered(users, size)
     rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
-    rows["digest"] = _digests(rows, found_users, found_dims)
+    if recent is not None and recent.spans:
+        rows["flags"][recent.spans], rows["cost_source"][recent.spans] = SPAN_FLAG, 0
+    rows["digest"] = _digests(rows, found_users, found_dims, None if recent is None else recent.digests)
     return Columns(rows, found_users, found_dims, records, [CLIENT])
 
 
@@ -178,7 +215,20 @@ _FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], 
 """Odd, so that no change of a single number is lost. Part of the log's format, like all of `_digests`."""
 
 
-def _digests(rows: Rows, users: Sequence[str | None], dims: Sequence[Dim]) -> NDArray[np.uint64]:
+_RECENT_FACTORS: Final = [_hash(bytes([number])) | 1 for number in range(8, 11)]
+
+
+def recent_part(name: str | None, cache_write: int | None, reasoning: int | None) -> int:
+    """What a name and the recent counts of tokens add to an event's digest: 0 for those that are missing, so that
+    events without them keep theirs."""
+    numbers = _hash(name.encode()) if name else 0, cache_write or 0, reasoning or 0
+    found: int = sum(map(operator.mul, numbers, _RECENT_FACTORS)) % 2**64
+    return found
+
+
+def _digests(
+    rows: Rows, users: Sequence[str | None], dims: Sequence[Dim], recent: NDArray[np.uint64] | None = None
+) -> NDArray[np.uint64]:
     """64 bits for all that a second copy of an event may differ in (contract, "conflict").
 
     A hash of each distinct user and dim, and of the numbers their sum of products modulo 2^64, mixed. A sender
@@ -189,6 +239,8 @@ def _digests(rows: Rows, users: Sequence[str | None], dims: Sequence[Dim]) -> ND
     found: NDArray[np.uint64] = names[rows["user"]] * _FACTORS[0] + kinds[rows["dim"]] * _FACTORS[1]
     for factor, name in zip(_FACTORS[2:], ("at", *SUMMED, "flags"), strict=True):
         found += rows[name].astype(np.uint64) * factor
+    if recent is not None:
+        found += recent
     found ^= found >> np.uint64(32)
     found *= _FACTORS[0]
     found ^= found >> np.uint64(29)

@@ -8,7 +8,7 @@ same values.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal, Protocol, TypeVar
 
@@ -17,7 +17,22 @@ from msgspec import Raw, Struct
 
 from processor.core import money
 from processor.core.clock import DAY, parse_timestamp
-from processor.core.events.fields import FIELDS, IGNORED, MAX_FLOAT, MAX_INT, MAX_TEXT, NAMES, Field, Kind, json_type
+from processor.core.events.fields import (
+    FIELDS,
+    IGNORED,
+    MAX_FLOAT,
+    MAX_INT,
+    MAX_TEXT,
+    NAMES,
+    RECENT,
+    RULES,
+    EventKind,
+    Field,
+    Kind,
+    fields_of,
+    json_type,
+    plain_json_type,
+)
 
 Code = Literal["missing", "invalid", "out_of_range", "unknown_value", "syntax"]
 Handling = Literal["partial", "strict", "lenient"]
@@ -49,18 +64,47 @@ class HotFields(Protocol):
     user_id: str | None
 
 
-_MEMBERS: Final = [
-    (field.name, json_type(field)) if field.required else (field.name, json_type(field), None) for field in FIELDS
-]
+class RecentFields(HotFields, Protocol):
+    """The same where it may be a span, which lacks some of them: then they are None, and the cost is `null`."""
 
-JsonEvent: Final[type[Any]] = msgspec.defstruct("JsonEvent", _MEMBERS, kw_only=True, gc=False)
-"""One NDJSON line as the fast way reads it (`HotFields`). `event_id`, `timestamp` and the cost are checked after the
-decoding."""
+    stream: bool | None
+    kind: Raw | None
+    """As JSON text, like `name`: any value is taken."""
+    name: Raw | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
 
-KnownFields: Final[type[Any]] = msgspec.defstruct(
-    "KnownFields", [*_MEMBERS, (IGNORED, str | None, None)], kw_only=True, gc=False, forbid_unknown_fields=True
+
+def _member(field: Field) -> tuple[str, Any] | tuple[str, Any, None]:
+    return (field.name, json_type(field)) if field.required else (field.name, json_type(field), None)
+
+
+def _recent_member(field: Field) -> tuple[str, Any] | tuple[str, Any, Any]:
+    if field.is_lax:
+        return field.name, Raw, None
+    if field.kind == "cost":
+        return field.name, Raw, Raw(b"null")
+    if field.required and field.span is None:
+        return field.name, json_type(field)
+    return field.name, plain_json_type(field) | None, None
+
+
+JsonEvent: Final[type[Any]] = msgspec.defstruct("JsonEvent", map(_member, FIELDS), kw_only=True, gc=False)
+"""One NDJSON line that is a call, as the OpenAPI document says it."""
+
+_OLD_MEMBERS: Final = [_member(field) for field in fields_of(RULES - 1)]
+
+OldEvent: Final[type[Any]] = msgspec.defstruct("OldEvent", _OLD_MEMBERS, kw_only=True, gc=False)
+"""One line as the fast way reads it by the rules of version 4 (`HotFields`). `event_id`, `timestamp` and the cost are
+checked after the decoding."""
+
+PlainFields: Final[type[Any]] = msgspec.defstruct(
+    "PlainFields", [*_OLD_MEMBERS, (IGNORED, str | None, None)], kw_only=True, gc=False, forbid_unknown_fields=True
 )
-"""A line with no other fields, which is most of them, and the one that is ignored."""
+"""A line with no other fields, which is most of them, and the one that is ignored: the same by all rules."""
+
+RecentEvent: Final[type[Any]] = msgspec.defstruct("RecentEvent", map(_recent_member, FIELDS), kw_only=True, gc=False)
+"""One line by today's rules (`RecentFields`). What a call must have is checked after the decoding, too."""
 
 
 class Event(Struct, kw_only=True, gc=False):
@@ -81,13 +125,14 @@ class Event(Struct, kw_only=True, gc=False):
     operation: str
     latency_ms: float
     ttft_ms: float | None
-    input_tokens: int
-    output_tokens: int
+    input_tokens: int | None
+    """None: a span that came without them, like `output_tokens`."""
+    output_tokens: int | None
     cached_tokens: int | None
     cost: int
     """Picodollars."""
     priced: bool
-    """False if the event came without a price (lenient handling)."""
+    """False if the event came without a price (lenient handling, or a span)."""
     status: str
     error_code: str | None
     error_message: str | None
@@ -101,10 +146,19 @@ class Event(Struct, kw_only=True, gc=False):
     eval_scores: dict[str, float]
     prompt_hash: str | None
     sdk_version: str
+    kind: EventKind = "call"
+    name: str | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
     extra: dict[str, Raw]
     """Unknown fields: name -> the value as JSON text."""
     cost_source: str | None = None
-    """Where the cost is from, as intake has decided; None: unpriced, or read without its columns."""
+    """Where the cost is from, as intake has decided; None: unpriced, a span, or read without its columns."""
+
+    @property
+    def is_span(self) -> bool:
+        """A step that is no call to a model, and counts in no row of cost."""
+        return self.kind == "span"
 
 
 class Fault(ValueError):
@@ -128,6 +182,11 @@ class Fields(Protocol):
     Every reader returns None for an absent or null field and raises `Fault` for one of the wrong form.
     """
 
+    @property
+    def rules(self) -> int:
+        """The version of the log's message that says which names are fields (`Field.since`)."""
+        ...
+
     def names(self) -> list[str]: ...
     def text(self, name: str) -> str | None: ...
     def number(self, name: str) -> Decimal | None: ...
@@ -135,14 +194,17 @@ class Fields(Protocol):
     def strings(self, name: str) -> list[str] | None: ...
     def string_map(self, name: str) -> dict[str, str] | None: ...
     def number_map(self, name: str) -> dict[str, float] | None: ...
-    def extra(self) -> dict[str, Raw]: ...
+    def unknown(self, kept: Collection[str]) -> dict[str, Raw]:
+        """The unknown fields; `kept`: fields whose values count as unknown ones (`Field.is_lax`)."""
+        ...
 
 
 class JsonFields:
     """`Fields` of a JSON object whose values have not been decoded yet."""
 
-    def __init__(self, raw: Mapping[str, Raw]) -> None:
+    def __init__(self, raw: Mapping[str, Raw], rules: int = RULES) -> None:
         self._raw = raw
+        self.rules = rules
 
     def names(self) -> list[str]:
         return list(self._raw)
@@ -159,7 +221,7 @@ class JsonFields:
         if raw is None:
             return None
         if raw[:1] != b'"':
-            raise Fault("invalid", name, f"{name} must be a string, not {_kind(raw)}")
+            raise Fault("invalid", name, f"{name} must be a string, not {_json_kind(raw)}")
         return msgspec.json.decode(raw, type=str)
 
     def number(self, name: str) -> Decimal | None:
@@ -167,7 +229,7 @@ class JsonFields:
         if raw is None:
             return None
         if raw[:1] not in b"-0123456789":
-            raise Fault("invalid", name, f"{name} must be a number, not {_kind(raw)}")
+            raise Fault("invalid", name, f"{name} must be a number, not {_json_kind(raw)}")
         return _decimal(name, raw.decode())
 
     def flag(self, name: str) -> bool | None:
@@ -175,7 +237,7 @@ class JsonFields:
         if raw is None:
             return None
         if raw not in (b"true", b"false"):
-            raise Fault("invalid", name, f"{name} must be true or false, not {_kind(raw)}")
+            raise Fault("invalid", name, f"{name} must be true or false, not {_json_kind(raw)}")
         return raw == b"true"
 
     def strings(self, name: str) -> list[str] | None:
@@ -205,8 +267,18 @@ class JsonFields:
         values = _opened(name, raw, dict[str, Raw], "an object of numbers")
         return {key: _score(name, key, bytes(value)) for key, value in values.items()}
 
-    def extra(self) -> dict[str, Raw]:
-        return {name: value.copy() for name, value in self._raw.items() if name not in NAMES and name != IGNORED}
+    def unknown(self, kept: Collection[str]) -> dict[str, Raw]:
+        known = names_of(self.rules)
+        return {
+            name: value.copy()
+            for name, value in self._raw.items()
+            if (name not in known and name != IGNORED) or name in kept
+        }
+
+
+def names_of(rules: int) -> frozenset[str]:
+    """The names that are fields by the rules of a version of the log's message."""
+    return NAMES if rules >= RULES else NAMES - RECENT
 
 
 _T = TypeVar("_T")
@@ -217,7 +289,7 @@ def _opened(name: str, raw: bytes, kind: type[_T], wanted: str) -> _T:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.ValidationError, RecursionError):
-        raise Fault("invalid", name, f"{name} must be {wanted}, not {_kind(raw)}") from None
+        raise Fault("invalid", name, f"{name} must be {wanted}, not {_json_kind(raw)}") from None
 
 
 def _not_strings(name: str, items: Iterable[tuple[str | int, Raw]]) -> Fault:
@@ -225,13 +297,13 @@ def _not_strings(name: str, items: Iterable[tuple[str | int, Raw]]) -> Fault:
     for key, value in items:
         raw = bytes(value)
         if raw[:1] != b'"':
-            return Fault("invalid", name, f"{item_of(name, key)} must be a string, not {_kind(raw)}")
+            return Fault("invalid", name, f"{item_of(name, key)} must be a string, not {_json_kind(raw)}")
     return Fault("invalid", name, f"{name} must hold strings only")
 
 
 def _score(name: str, key: str, raw: bytes) -> float:
     if raw[:1] not in b"-0123456789":
-        raise Fault("invalid", name, f"{item_of(name, key)} must be a number, not {_kind(raw)}")
+        raise Fault("invalid", name, f"{item_of(name, key)} must be a number, not {_json_kind(raw)}")
     where = item_of(name, key)
     try:
         return to_float(where, _decimal(where, raw.decode()))
@@ -244,7 +316,7 @@ def item_of(name: str, key: str | int) -> str:
     return f"{name}[{key if isinstance(key, int) else key[:MAX_KEY_SHOWN]!r}]"
 
 
-def _kind(raw: bytes) -> str:
+def _json_kind(raw: bytes) -> str:
     return _KINDS.get(raw[:1], "a number")
 
 
@@ -277,11 +349,45 @@ class _Draft(Struct, kw_only=True):
     beside: bool
     """Cached tokens above the input tokens stand beside them, not within."""
     now: int
+    is_span: bool = False
+    name: str | None = None
+    """What the step is called; None: it has no name, or none by these rules."""
     values: dict[str, object]
     tags: dict[str, str]
+    kept: set[str]
+    """Fields whose values count as unknown ones."""
 
 
 _Rule = Callable[[_Draft, Field], None]
+
+
+def _lax_text(draft: _Draft, field: Field) -> str | None:
+    """The value of a field that is lax; None if there is none of its form."""
+    name = field.name
+    try:
+        text = draft.fields.text(name)
+    except Fault:
+        draft.kept.add(name)
+        return None
+    if text is None or is_of_form(field, text):
+        return text
+    draft.kept.add(name)
+    return None
+
+
+def is_of_form(field: Field, text: str) -> bool:
+    """Whether a text may stand in a choice, or in a text with limits."""
+    return text in field.values if field.values else field.least <= len(text) <= (field.most or MAX_FLOAT)
+
+
+def _kind(draft: _Draft, field: Field) -> None:
+    draft.values[field.name] = "span" if draft.is_span else "call"
+
+
+def _name(draft: _Draft, field: Field) -> None:
+    if draft.is_span and draft.name is None:
+        raise _missing(field.name)
+    draft.values[field.name] = draft.name
 
 
 def _uuid(draft: _Draft, field: Field) -> None:
@@ -305,7 +411,9 @@ _UUID4 = re.compile("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a
 def _text(draft: _Draft, field: Field) -> None:
     name, most = field.name, field.most
     text = draft.fields.text(name)
-    if draft.lenient and field.lenient == "unknown":
+    if draft.is_span and field.span == "name" and (text is None or (draft.lenient and not text)):
+        text = draft.name or "unknown"  # without a name it is refused for that
+    elif draft.lenient and field.lenient == "unknown":
         text = text or "unknown"
     if text is None and field.required:
         raise _missing(name)
@@ -347,6 +455,8 @@ def _choice(draft: _Draft, field: Field) -> None:
         if text is not None:
             draft.tags[f"{name}.raw"] = text
         text = "custom"
+    elif text is None and draft.is_span and field.span == "custom":
+        text = "custom"
     if text is None:
         raise _missing(name)
     if text not in field.values:
@@ -363,7 +473,7 @@ def _has(fields: Fields, name: str) -> bool:
 
 def _number(draft: _Draft, field: Field) -> Decimal | None:
     value = draft.fields.number(field.name)
-    if value is None and field.required:
+    if value is None and field.required and not (draft.is_span and field.span == "optional"):
         if not (draft.lenient and field.lenient == "zero"):
             raise _missing(field.name)
         return Decimal(0)
@@ -376,7 +486,7 @@ def _count(draft: _Draft, field: Field) -> None:
     name = field.name
     value = _number(draft, field)
     count = draft.values[name] = None if value is None else whole(name, value)
-    if field.lenient == "with_input" and draft.beside and count is not None:
+    if field.lenient == "with_input" and draft.beside and count is not None and not draft.is_span:
         inputs = draft.values["input_tokens"]
         if isinstance(inputs, int) and count > inputs:
             if inputs + count > MAX_INT:
@@ -401,8 +511,10 @@ def _millis(draft: _Draft, field: Field) -> None:
 def _cost(draft: _Draft, field: Field) -> None:
     name = field.name
     value = draft.fields.number(name)
-    if value is None and not draft.lenient:
+    if value is None and not (draft.lenient or draft.is_span):
         raise _missing(name)
+    if value and draft.is_span:
+        raise Fault("out_of_range", name, f"{name} of a span must be 0 or absent: only calls cost something")
     draft.values["priced"] = value is not None
     try:
         draft.values["cost"] = 0 if value is None else money.parse_cost(str(value))
@@ -412,7 +524,7 @@ def _cost(draft: _Draft, field: Field) -> None:
 
 def _flag(draft: _Draft, field: Field) -> None:
     value = draft.fields.flag(field.name)
-    if value is None and not draft.lenient:
+    if value is None and not (draft.lenient or draft.is_span):
         raise _missing(field.name)
     draft.values[field.name] = bool(value)
 
@@ -452,7 +564,14 @@ _RULES: Final[dict[Kind, _Rule]] = {
 }
 """A rule takes a field's value into the draft, or raises its `Fault`."""
 
-_CHECKS: Final = [(_RULES[field.kind], field) for field in FIELDS]
+_KIND, _NAME = (next(field for field in FIELDS if field.name == name) for name in ("kind", "name"))
+_LAX: Final[dict[str, _Rule]] = {_KIND.name: _kind, _NAME.name: _name}
+
+_CHECKS: Final = {
+    rules: [(_LAX.get(field.name) or _RULES[field.kind], field) for field in fields_of(rules)]
+    for rules in (RULES - 1, RULES)
+}
+"""By the version whose rules they are."""
 
 
 def check(fields: Fields, handling: Handling, now: int, *, as_counted: bool = False) -> Event:
@@ -464,11 +583,16 @@ def check(fields: Fields, handling: Handling, now: int, *, as_counted: bool = Fa
     taken before there was that rule.
     """
     lenient = handling == "lenient"
-    draft = _Draft(fields=fields, lenient=lenient, beside=lenient and not as_counted, now=now, values={}, tags={})
+    draft = _Draft(
+        fields=fields, lenient=lenient, beside=lenient and not as_counted, now=now, values={}, tags={}, kept=set()
+    )
+    if fields.rules >= RULES:  # these two first: whether others are needed depends on them
+        draft.is_span = _lax_text(draft, _KIND) == "span"
+        draft.name = _lax_text(draft, _NAME) or ("unknown" if draft.is_span and lenient else None)
     try:
-        for rule, field in _CHECKS:
+        for rule, field in _CHECKS[fields.rules]:
             rule(draft, field)
-        return msgspec.convert({**draft.values, "extra": fields.extra()}, Event)
+        return msgspec.convert({**draft.values, "extra": fields.unknown(draft.kept)}, Event)
     except Fault as fault:
         fault.event_id = readable_id(fields)
         raise

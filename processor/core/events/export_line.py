@@ -9,10 +9,13 @@ log knows beside the event stands under one more name:
 and, where they are needed to put the event back exactly as it was:
 
     "api"           what it came in by, if that was not HTTP
+    "rules"         the version of the message whose rules it is read by (`Field.since`), where that matters; without it
+                    4, which knew of no `kind`, `name`, `cache_write_tokens` and `reasoning_tokens`
     "cost_source"   the price list that its cost is from; it came without one
     "shadowed"      the value of an unknown field that was itself called `_spendstream`
     "wire", "raw"   the original bytes (base64), of an event that intake would not take in the form of the line:
-                    it is too long when written as JSON, or has a 65th tag from lenient handling
+                    it is too long when written as JSON, has a 65th tag from lenient handling, or an unknown field that
+                    is one in JSON
 """
 
 from base64 import b64decode, b64encode
@@ -26,7 +29,7 @@ from processor.core.clock import format_timestamp, parse_timestamp
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.columns import CLIENT
 from processor.core.events.event import MAX_EVENT_BYTES, Event, Fault, Handling
-from processor.core.events.fields import MAX_TAGS
+from processor.core.events.fields import MAX_TAGS, RECENT, RULES
 from processor.core.events.source import Api, Source
 from processor.core.events.syntax_faults import syntax_fault
 from processor.core.money import format_cost, parse_cost
@@ -44,6 +47,7 @@ class _Meta(Struct, kw_only=True, omit_defaults=True):
     arrival: str
     handling: Handling
     api: Api = "http"
+    rules: Literal[4, 5] = 4
     cost_source: str | None = None
     shadowed: Raw | msgspec.UnsetType = msgspec.UNSET
     wire: Literal["json", "proto"] = "json"
@@ -73,9 +77,12 @@ def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> by
         cost_source=None if event.cost_source == CLIENT else event.cost_source,
     )
     line = _encode(fields)
-    if len(line) > MAX_EVENT_BYTES or len(event.tags) > MAX_TAGS:
+    unknown = source.rules >= RULES and source.payload == "protobuf" and not RECENT.isdisjoint(event.extra)
+    if len(line) > MAX_EVENT_BYTES or len(event.tags) > MAX_TAGS or unknown:
         meta.wire = "proto" if source.payload == "protobuf" else "json"
         meta.raw = b64encode(record()).decode()
+    if source.rules >= RULES and (meta.raw is not None or not RECENT.isdisjoint(fields)):
+        meta.rules = 5
     if META in fields:
         meta.shadowed = fields.pop(META)
         line = _encode(fields)
@@ -90,6 +97,9 @@ def _fields(event: Event) -> dict[str, Any]:
             fields[name] = format_timestamp(value)
         elif name == "cost":
             fields["cost_usd"] = Raw(format_cost(value).encode()) if event.priced else None
+        elif name == "kind":
+            if event.is_span:
+                fields[name] = value
         elif name not in {"priced", "extra", "cost_source"} and value is not None and value not in ({}, []):
             fields[name] = value
     fields.update((name, Raw(_one_line(bytes(value)))) for name, value in event.extra.items())
@@ -140,7 +150,17 @@ def open_line(line: bytes) -> Opened:
     except ValueError as error:
         raise Fault("invalid", f"{META}.arrival", f"{META}.arrival {error}") from None
     payload: PayloadFormat = "protobuf" if meta.wire == "proto" else "json"
-    source = Source(meta.organization, meta.project, meta.key_id, arrival, payload, meta.handling, api=meta.api)
+    is_same = meta.raw is None and RECENT.isdisjoint(fields)
+    source = Source(
+        meta.organization,
+        meta.project,
+        meta.key_id,
+        arrival,
+        payload,
+        meta.handling,
+        api=meta.api,
+        rules=RULES if is_same else meta.rules,
+    )
     return Opened(source, record, as_counted, price)
 
 

@@ -20,6 +20,10 @@ Kind = Literal[
 Lenient = Literal["unknown", "custom", "zero", "false", "unpriced", "by_error_code", "with_input"]
 """What `lenient` handling makes of a field that others reject or take as it is; see `_LENIENT`."""
 
+Span = Literal["required", "optional", "custom", "name", "false", "nothing"]
+"""What a span, a step that is no call to a model, has in a field: `name` and `custom` stand for a missing one,
+`nothing` is 0 or missing; see `_SPAN`."""
+
 MAX_INT: Final = 2**53 - 1
 MAX_FLOAT: Final = 1.7976931348623157e308
 MAX_TEXT: Final = 256
@@ -31,6 +35,9 @@ OPERATIONS: Final = ("chat", "embed", "image", "tts", "custom")
 STATUSES: Final = ("success", "error", "timeout", "rate_limited", "cancelled")
 ERRORS: Final = frozenset({"error", "timeout", "rate_limited"})
 """The statuses that count as errors in the tables."""
+
+EventKind = Literal["call", "span"]
+KINDS: Final[tuple[EventKind, ...]] = ("call", "span")
 
 IGNORED: Final = "project_id"
 """A name that is neither a field nor kept as an unknown one: the key decides the project."""
@@ -59,21 +66,38 @@ class Field(Struct, frozen=True):
     is_empty_absent: bool = False
     """An empty text is the same as none."""
     lenient: Lenient | None = None
+    span: Span | None = None
+    """What becomes of the field in a span; None: what becomes of it in a call."""
+    is_lax: bool = False
+    """A value of another form is kept as an unknown field, and the event has none: senders used the name before."""
     since: int = 4
     """The first version of the log's message (`message.VERSION`) in which the name is a field; in earlier ones it is an
     unknown field."""
 
 
-def _name(name: str, number: int, description: str, least: int = 1) -> Field:
-    return Field(name, "text", number, description, required=True, least=least, most=MAX_TEXT, lenient="unknown")
+def _name(name: str, number: int, description: str, least: int = 1, span: Span | None = None) -> Field:
+    return Field(
+        name, "text", number, description, required=True, least=least, most=MAX_TEXT, lenient="unknown", span=span
+    )
 
 
 def _text(name: str, number: int, description: str, *, is_empty_absent: bool = False) -> Field:
     return Field(name, "text", number, description, most=MAX_TEXT, is_empty_absent=is_empty_absent)
 
 
-def _choice(name: str, number: int, description: str, values: tuple[str, ...], lenient: Lenient = "custom") -> Field:
-    return Field(name, "choice", number, description, required=True, values=values, lenient=lenient)
+def _choice(
+    name: str,
+    number: int,
+    description: str,
+    values: tuple[str, ...],
+    lenient: Lenient = "custom",
+    span: Span | None = None,
+) -> Field:
+    return Field(name, "choice", number, description, required=True, values=values, lenient=lenient, span=span)
+
+
+def _tokens(name: str, number: int, description: str) -> Field:
+    return Field(name, "count", number, description, required=True, most=MAX_INT, lenient="zero", span="optional")
 
 
 FIELDS: Final[tuple[Field, ...]] = (
@@ -82,20 +106,29 @@ FIELDS: Final[tuple[Field, ...]] = (
     _name("span_id", 3, "The call's span in its trace"),
     Field("parent_span_id", "text", 4, "The span that the call was made in"),
     Field("timestamp", "timestamp", 5, "When the call was made, not more than 24 h in the future", required=True),
-    _choice("provider", 6, "The provider that serves the model", PROVIDERS),
-    _name("model", 7, "The model that was called"),
-    _choice("operation", 8, "What the model was called for", OPERATIONS),
+    _choice("provider", 6, "The provider that serves the model", PROVIDERS, span="custom"),
+    _name("model", 7, "The model that was called", span="name"),
+    _choice("operation", 8, "What the model was called for", OPERATIONS, span="custom"),
     Field("latency_ms", "millis", 9, "How long the call took", required=True, most=MAX_FLOAT, lenient="zero"),
     Field("ttft_ms", "millis", 10, "Time to the first token", most=MAX_FLOAT),
-    Field("input_tokens", "count", 11, "Tokens of the prompt", required=True, most=MAX_INT, lenient="zero"),
-    Field("output_tokens", "count", 12, "Tokens of the answer", required=True, most=MAX_INT, lenient="zero"),
+    _tokens("input_tokens", 11, "Tokens of the prompt"),
+    _tokens("output_tokens", 12, "Tokens of the answer"),
     Field("cached_tokens", "count", 13, "Input tokens that came from a cache", most=MAX_INT, lenient="with_input"),
-    Field("cost_usd", "cost", 14, "US dollars, as a decimal", required=True, most=MAX_COST, lenient="unpriced"),
+    Field(
+        "cost_usd",
+        "cost",
+        14,
+        "US dollars, as a decimal",
+        required=True,
+        most=MAX_COST,
+        lenient="unpriced",
+        span="nothing",
+    ),
     _choice("status", 15, "How the call ended", STATUSES, "by_error_code"),
     _text("error_code", 16, "The provider's code of the error"),
     Field("error_message", "text", 17, "The provider's message of the error", most=MAX_ERROR_MESSAGE, is_cut=True),
     _text("finish_reason", 18, "Why the model stopped"),
-    Field("stream", "flag", 19, "Whether the answer was streamed", required=True, lenient="false"),
+    Field("stream", "flag", 19, "Whether the answer was streamed", required=True, lenient="false", span="false"),
     _name("environment", 20, "Where the call was made: production, staging, ..."),
     _text("user_id", 21, "The user that the call is attributed to", is_empty_absent=True),
     _text("session_id", 22, "The user's session", is_empty_absent=True),
@@ -104,10 +137,36 @@ FIELDS: Final[tuple[Field, ...]] = (
     Field("eval_scores", "scores", 25, "Scores of the answer"),
     _text("prompt_hash", 26, "The version of the prompt"),
     _name("sdk_version", 27, "Name and version of the sender's SDK", least=0),
+    Field("kind", "choice", 28, "A call to a model, or a span: another step", values=KINDS, is_lax=True, since=5),
+    Field(
+        "name",
+        "text",
+        29,
+        "What the step is called",
+        least=1,
+        most=MAX_TEXT,
+        span="required",
+        is_lax=True,
+        since=5,
+    ),
+    Field("cache_write_tokens", "count", 30, "Input tokens that were written to a cache", most=MAX_INT, since=5),
+    Field("reasoning_tokens", "count", 31, "Output tokens that the model spent on reasoning", most=MAX_INT, since=5),
 )
 """In the published order: of several faults of an event the one of the first field is reported."""
 
 NAMES: Final = frozenset(field.name for field in FIELDS)
+
+RULES: Final = 5
+"""The rules that new events are read by: those of the newest message that has fields of its own."""
+
+
+def fields_of(rules: int) -> tuple[Field, ...]:
+    """The fields of events of messages of a version, in the order of the table."""
+    return tuple(field for field in FIELDS if field.since <= rules)
+
+
+RECENT: Final = NAMES - {field.name for field in fields_of(RULES - 1)}
+"""Names that messages of version 4 have as those of unknown fields."""
 
 
 def of_kind(*kinds: Kind) -> tuple[Field, ...]:
@@ -118,11 +177,13 @@ def of_kind(*kinds: Kind) -> tuple[Field, ...]:
 def json_type(field: Field) -> Any:
     """What msgspec reads the field as, limits included. It does not check the form of ids and times, and leaves a cost
     as the number's own text."""
-    found = _json_type(field)
+    found = plain_json_type(field)
     return found if field.required else found | None
 
 
-def _json_type(field: Field) -> Any:
+def plain_json_type(field: Field) -> Any:
+    """The same of a field that is there."""
+
     match field.kind:
         case "text" if field.most is not UNLIMITED and not field.is_cut:
             return Annotated[str, Meta(min_length=field.least or None, max_length=int(field.most))]
@@ -188,6 +249,16 @@ _LENIENT: Final[dict[Lenient, str]] = {
 }
 
 
+_SPAN: Final[dict[Span, str]] = {
+    "required": "required; missing under `lenient`: `unknown`",
+    "optional": "may be missing; enters no sum",
+    "custom": "missing: `custom`",
+    "name": "missing: the name",
+    "false": "missing: false",
+    "nothing": "missing or 0",
+}
+
+
 class ReferenceRow(NamedTuple):
     """What the reference says of a field. Every member fits into a cell of a Markdown table."""
 
@@ -201,6 +272,8 @@ class ReferenceRow(NamedTuple):
     """Limits, values and form."""
     lenient: str
     """What `lenient` handling does; empty: nothing."""
+    span: str
+    """What is different in a span; empty: nothing."""
     since: str
     description: str
 
@@ -215,6 +288,7 @@ def reference() -> Iterator[ReferenceRow]:
             "yes" if field.required else "",
             rule(field),
             _LENIENT[field.lenient].format(name=field.name) if field.lenient else "",
+            _SPAN[field.span] if field.span else "",
             str(field.since),
             field.description,
         )
@@ -243,4 +317,6 @@ def rule(field: Field) -> str:
             found = f"at most {field.most} entries"
         case _:
             found = ""
+    if field.is_lax:
+        found += "; any other value is kept as an unknown field"
     return f"{found}; empty is the same as absent" if field.is_empty_absent else found

@@ -33,7 +33,6 @@ from processor.core.events.columns import (
     Rows,
     concatenated,
     join_dictionaries,
-    numbered,
 )
 from processor.core.events.content_coding import Coding, inflate
 from processor.core.events.event import Event
@@ -118,7 +117,7 @@ class Message(Struct):
     originals: Raw
     """`_StoredOriginals`, not opened yet; see `events` and `records`."""
     version: int = VERSION
-    """The one it is stored with: its events are read by the rules of that one."""
+    """The one it is stored with."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -174,19 +173,8 @@ def build_blocks(source: Source, columns: Columns, partitions: int, body: Body |
         return {home: _block(source, columns, rows, body or columns.records) for home in places}
     found = {}
     for home, chosen in places.items():
-        part = rows[chosen]
-        codes, users = numbered(part["user"].tolist(), len(part))
-        part["user"] = codes
-        codes, dims = numbered(part["dim"].tolist(), len(part))
-        part["dim"] = codes
-        smaller = Columns(
-            part,
-            [columns.users[n] for n in users],
-            [columns.dims[n] for n in dims],
-            [columns.records[n] for n in chosen.tolist()],
-            columns.cost_sources,
-        )
-        found[home] = _block(source, smaller, part, smaller.records)
+        part = columns.at(chosen)
+        found[home] = _block(source, part, part.rows, part.records)
     return found
 
 
@@ -345,8 +333,11 @@ def events(message: Message) -> list[tuple[Request, list[Event]]]:
     try:
         for (request, rows), raws in zip(message.by_request(), records(message), strict=True):
             source = request.source
-            decoded = [decode_event(source.payload, raw, source.handling, LAST, as_counted=True) for raw in raws]
+            payload, handling, rules = source.payload, source.handling, source.rules
+            decoded = [decode_event(payload, raw, handling, LAST, as_counted=True, rules=rules) for raw in raws]
             for event, row in zip(decoded, rows, strict=True):
+                if event.is_span:
+                    continue  # nothing was to be decided
                 event.input_tokens = int(row["input"])
                 event.cost = int(row["cost"])
                 event.priced = not row["flags"] & UNPRICED_FLAG

@@ -79,5 +79,13 @@ def read(value: bytes) -> Parts:
 def _source(stored: _Source) -> Source:
     payload, api = _PAYLOADS[stored.stored_format]
     return Source(
-        stored.organization, stored.project, stored.key_id, stored.arrival, payload, stored.handling, stored.lease, api
+        stored.organization,
+        stored.project,
+        stored.key_id,
+        stored.arrival,
+        payload,
+        stored.handling,
+        stored.lease,
+        api,
+        VERSION,
     )

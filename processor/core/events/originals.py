@@ -1,9 +1,10 @@
 """Do a message's columns say what the original bytes beside them say?
 
 A message keeps its events twice (`processor.core.events.message`): tables are made of the columns, people read the
-bytes. The bytes are decoded again here, by today's rules, which may take more than those of the day on which they were
-stored, and under `lenient` handling may read a field in another way. So columns are compared only where no rule that
-may change has a say: for events that any handling takes as they are. Of all others the id is compared.
+bytes. The bytes are decoded again here, by what is a field in messages of their version and otherwise by today's rules,
+which may take more than those of the day on which they were stored, and under `lenient` handling may read a field in
+another way. So columns are compared only where no rule that may change has a say: for events that any handling takes as
+they are. Of all others the id is compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,12 +43,12 @@ def differences(found: Message) -> Iterator[str]:
 
 
 def _in_request(found: Message, source: Source, rows: Rows, records: Sequence[bytes]) -> Iterator[str]:
-    plainly = codec.decode(source.payload, records, "partial", NO_FUTURE)
+    plainly = codec.decode(source.payload, records, "partial", NO_FUTURE, rules=source.rules)
     plain = np.ones(len(records), np.bool_)
     plain[[place for place, _ in plainly.faults]] = False
     yield from _in_columns(found, source, rows, np.flatnonzero(plain), plainly.columns)
     for place in np.flatnonzero(~plain).tolist():
-        again = codec.decode(source.payload, [records[place]], source.handling, NO_FUTURE)
+        again = codec.decode(source.payload, [records[place]], source.handling, NO_FUTURE, rules=source.rules)
         if again.faults:
             yield f"event {place}: its original bytes are no event: {again.faults[0][1]}"
         elif (again.columns.rows["id"][0] != rows["id"][place]).any():

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -12,7 +12,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import Raw
 
-from processor.core.events.event import MAX_NESTING, Fault, item_of, readable_id
+from processor.core.events.event import MAX_NESTING, Fault, is_of_form, item_of, names_of, readable_id
 from processor.core.events.fields import (
     FIELDS,
     IGNORED,
@@ -21,6 +21,8 @@ from processor.core.events.fields import (
     MAX_TAGS,
     MAX_TEXT,
     NAMES,
+    RECENT,
+    RULES,
     UNLIMITED,
     Field,
     of_kind,
@@ -34,9 +36,9 @@ _is_decimal = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
 
 # --- the table of fields, sorted by what is asked of them ------------------------------------------------------------
 
-_CHOICES: Final = of_kind("choice")
+_CHOICES: Final = [field for field in of_kind("choice") if not field.is_lax]
 _TEXTS: Final = sorted(
-    (field for field in of_kind("text") if field.most is not UNLIMITED and not field.is_cut),
+    (field for field in of_kind("text") if field.most is not UNLIMITED and not (field.is_cut or field.is_lax)),
     key=lambda field: not field.required,
 )
 """Those with a limit, which is the same for all; the required ones first."""
@@ -46,7 +48,8 @@ _TAGS: Final = of_kind("tags")
 _SCORES: Final = of_kind("scores")
 _COSTS: Final = of_kind("cost")
 _FLAGS: Final = of_kind("flag")
-_ASKED: Final[list[str]] = ["extra_json", "event_id", "timestamp"]
+_LAX: Final = [field for field in FIELDS if field.is_lax]
+_ASKED: Final[list[str]] = ["extra_json", "event_id", "timestamp", *(field.name for field in _LAX)]
 """What is read of each message, in this order: in C, for which an attribute of protobuf costs 50 ns; `ListFields` takes
 4 µs an event."""
 
@@ -64,6 +67,8 @@ _AT_REQUIRED: Final = slice(_AT_TEXTS.start, _AT_TEXTS.start + sum(field.require
 _VALUES: Final = [frozenset(field.values) for field in _CHOICES]
 _TO_FIND: Final[list[Any]] = [field.name for field in (*_COUNTS, *_MILLIS, *_FLAGS) if field.required]
 """Fields whose value may be their type's default, 0 or false: then the message tells whether they are there at all."""
+_AT_KIND: Final = _ASKED.index("kind")
+_NAME: Final = next(field for field in _LAX if field.name == "name")
 _may_be_default = itemgetter(*map(_ASKED.index, _TO_FIND))
 _every = attrgetter(*_ASKED)
 
@@ -72,6 +77,8 @@ def _condition(field: Field) -> str:
     """What must hold of a field of a parsed message, as Python; empty: nothing. It may say no to what `event.check`
     takes."""
     value = f"event.{field.name}"
+    if field.is_lax:
+        return ""
     match field.kind:
         case "choice":
             return f"{value} in {set(field.values)!r}"
@@ -101,8 +108,12 @@ _is_plain: Final[Callable[[pb.Event], bool]] = eval(  # noqa: S307 - in a loop o
     {"is_decimal": _is_decimal, "are_finite": _are_finite},
 )
 
-Columns = Mapping[str, Sequence[Any]]
-"""A field -> its value in each event, as protobuf has it: the type's default where there is none."""
+
+class Columns(dict[str, Sequence[Any]]):
+    """A field -> its value in each event, as protobuf has it: the type's default where there is none."""
+
+    spans: list[int]
+    """The places of the events that are spans, whose missing values are filled in."""
 
 
 def decode_all(records: Sequence[bytes]) -> Columns:
@@ -114,7 +125,12 @@ def decode_all(records: Sequence[bytes]) -> Columns:
         events = list(map(_parse, records))
     except DecodeError:
         raise ValueError from None
-    columns: list[tuple[Any, ...]] = list(zip(*map(_every, events), strict=True))
+    columns: list[Sequence[Any]] = list(zip(*map(_every, events), strict=True))
+    spans = [place for place, kind in enumerate(columns[_AT_KIND]) if kind == "span"] if any(columns[_AT_KIND]) else []
+    if spans:
+        for place in spans:
+            _complete(events[place])
+        columns = list(zip(*map(_every, events), strict=True))
     valid = (
         not any(columns[0])
         and all(map(frozenset.issuperset, _VALUES, columns[_AT_CHOICES]))
@@ -133,7 +149,31 @@ def decode_all(records: Sequence[bytes]) -> Columns:
     )
     if not valid:
         raise ValueError
-    return dict(zip(_ASKED, columns, strict=True))
+    found = Columns(zip(_ASKED, columns, strict=True))
+    found.spans = spans
+    return found
+
+
+def _complete(span: Any) -> None:
+    """Have a span, a parsed message, say what stands for what it lacks. Raises `ValueError` unless it has a name, and a
+    cost that is missing or plainly 0."""
+    if not is_of_form(_NAME, span.name) or (span.HasField("cost_usd") and span.cost_usd not in {"0", "0.0"}):
+        raise ValueError
+    missing = {**_IN_SPANS, "model": span.name}
+    for name, value in missing.items():
+        if not span.HasField(name):
+            setattr(span, name, value)
+
+
+_IN_SPANS: Final = {
+    "provider": "custom",
+    "operation": "custom",
+    "stream": False,
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "cost_usd": "0",
+}
+"""What stands for the fields that a span may lack, the model aside."""
 
 
 def decode(record: bytes) -> pb.Event | None:
@@ -143,15 +183,17 @@ def decode(record: bytes) -> pb.Event | None:
     """
     try:
         event = _parse(record)
-    except DecodeError:
+        if event.kind == "span":
+            _complete(event)
+    except (DecodeError, ValueError):
         return None
     return event if _is_plain(event) else None
 
 
-def fields(record: bytes) -> "ProtoFields":
+def fields(record: bytes, rules: int = RULES) -> "ProtoFields":
     """Open one event for the slow way; raises `Fault` if it is not a protobuf `Event`, or its `extra_json` not JSON."""
     try:
-        return ProtoFields(_parse(record))
+        return ProtoFields(_parse(record), rules)
     except DecodeError:
         raise Fault("syntax", None, "not a valid protobuf Event (strings must be UTF-8)") from None
 
@@ -159,8 +201,10 @@ def fields(record: bytes) -> "ProtoFields":
 class ProtoFields:
     """`Fields` of a parsed protobuf event. The schema has checked the types already; doubles may still be NaN."""
 
-    def __init__(self, message: pb.Event) -> None:
-        self._values = {field.name: value for field, value in message.ListFields()}
+    def __init__(self, message: pb.Event, rules: int) -> None:
+        self.rules = rules
+        known = names_of(rules)
+        self._values = {field.name: value for field, value in message.ListFields() if field.name in known}
         try:
             self._extra = _extra(message.extra_json)
         except Fault as fault:
@@ -203,16 +247,17 @@ class ProtoFields:
             return None
         return {key: float(_finite(name, item, item_of(name, key))) + 0.0 for key, item in value.items()}
 
-    def extra(self) -> dict[str, Raw]:
-        return self._extra
+    def unknown(self, kept: Collection[str]) -> dict[str, Raw]:
+        found = {name: value for name, value in self._extra.items() if name not in self._values}
+        return found | {name: Raw(msgspec.json.encode(self._values[name])) for name in kept}
 
 
 def _extra(texts: Mapping[str, str]) -> dict[str, Raw]:
     """The unknown fields, judged as if they stood in a JSON event: numbers of any size, nested as deep as there."""
     found = {}
     for name, text in texts.items():
-        if name in NAMES or name == IGNORED:
-            continue
+        if (name in NAMES and name not in RECENT) or name == IGNORED:
+            continue  # a recent name may be that of an unknown field: senders used it before
         value = text.strip(" \t\r\n").encode()
         if is_deeper(value, MAX_NESTING - 1):
             raise Fault("out_of_range", None, f"an event must not be nested deeper than {MAX_NESTING}")

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
+from processor.core.events.fields import RULES
 
 Api = Literal["http", "grpc", "otlp"]
 """What events came in by, however they are encoded."""
@@ -25,6 +26,9 @@ class Source(Struct, array_like=True, frozen=True, gc=False):
     lease: str = ""
     """The API process through whose lease of the quota this is paid for (`processor.leases`); empty: none is needed."""
     api: Api = "http"
+    rules: int = RULES
+    """The version of the message whose rules the events are read by (`Field.since`): that of the message they are in,
+    or were in before they were exported from there."""
 
 
 class Request(Struct, array_like=True, frozen=True, gc=False):

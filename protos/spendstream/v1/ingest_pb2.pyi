@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Event(_message.Message):
-    """One call to a model. Scalars are `optional` so that missing is not zero.
+    """One call to a model, or another step. Scalars are `optional` so that missing is not zero.
     The rules for each field are the same as for the JSON form on `POST /v1/ingest`.
     """
 
@@ -117,6 +117,10 @@ class Event(_message.Message):
     EVAL_SCORES_FIELD_NUMBER: _builtins.int
     PROMPT_HASH_FIELD_NUMBER: _builtins.int
     SDK_VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUID version 4, any case; unique within the key's project."""
@@ -149,6 +153,15 @@ class Event(_message.Message):
     session_id: _builtins.str
     prompt_hash: _builtins.str
     sdk_version: _builtins.str
+    kind: _builtins.str
+    """call (the default) or span: a step that is no call to a model (agent, tool, retrieval, chain), and counts in no
+    cost. Any other value is kept as an unknown field, like a name that does not have 1 to 256 characters.
+    """
+    name: _builtins.str
+    """A span needs one."""
+    cache_write_tokens: _builtins.int
+    """Parts of the input tokens and of the output tokens."""
+    reasoning_tokens: _builtins.int
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -189,12 +202,18 @@ class Event(_message.Message):
         eval_scores: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         prompt_hash: _builtins.str | None = ...,
         sdk_version: _builtins.str | None = ...,
+        kind: _builtins.str | None = ...,
+        name: _builtins.str | None = ...,
+        cache_write_tokens: _builtins.int | None = ...,
+        reasoning_tokens: _builtins.int | None = ...,
         extra_json: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "_cost_usd", b"_cost_usd", "_environment", b"_environment", "_error_code", b"_error_code", "_error_message", b"_error_message", "_event_id", b"_event_id", "_finish_reason", b"_finish_reason", "_input_tokens", b"_input_tokens", "_latency_ms", b"_latency_ms", "_model", b"_model", "_operation", b"_operation", "_output_tokens", b"_output_tokens", "_parent_span_id", b"_parent_span_id", "_prompt_hash", b"_prompt_hash", "_provider", b"_provider", "_sdk_version", b"_sdk_version", "_session_id", b"_session_id", "_span_id", b"_span_id", "_status", b"_status", "_stream", b"_stream", "_timestamp", b"_timestamp", "_trace_id", b"_trace_id", "_ttft_ms", b"_ttft_ms", "_user_id", b"_user_id", "cached_tokens", b"cached_tokens", "cost_usd", b"cost_usd", "environment", b"environment", "error_code", b"error_code", "error_message", b"error_message", "event_id", b"event_id", "finish_reason", b"finish_reason", "input_tokens", b"input_tokens", "latency_ms", b"latency_ms", "model", b"model", "operation", b"operation", "output_tokens", b"output_tokens", "parent_span_id", b"parent_span_id", "prompt_hash", b"prompt_hash", "provider", b"provider", "sdk_version", b"sdk_version", "session_id", b"session_id", "span_id", b"span_id", "status", b"status", "stream", b"stream", "timestamp", b"timestamp", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_write_tokens", b"_cache_write_tokens", "_cached_tokens", b"_cached_tokens", "_cost_usd", b"_cost_usd", "_environment", b"_environment", "_error_code", b"_error_code", "_error_message", b"_error_message", "_event_id", b"_event_id", "_finish_reason", b"_finish_reason", "_input_tokens", b"_input_tokens", "_kind", b"_kind", "_latency_ms", b"_latency_ms", "_model", b"_model", "_name", b"_name", "_operation", b"_operation", "_output_tokens", b"_output_tokens", "_parent_span_id", b"_parent_span_id", "_prompt_hash", b"_prompt_hash", "_provider", b"_provider", "_reasoning_tokens", b"_reasoning_tokens", "_sdk_version", b"_sdk_version", "_session_id", b"_session_id", "_span_id", b"_span_id", "_status", b"_status", "_stream", b"_stream", "_timestamp", b"_timestamp", "_trace_id", b"_trace_id", "_ttft_ms", b"_ttft_ms", "_user_id", b"_user_id", "cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "cost_usd", b"cost_usd", "environment", b"environment", "error_code", b"error_code", "error_message", b"error_message", "event_id", b"event_id", "finish_reason", b"finish_reason", "input_tokens", b"input_tokens", "kind", b"kind", "latency_ms", b"latency_ms", "model", b"model", "name", b"name", "operation", b"operation", "output_tokens", b"output_tokens", "parent_span_id", b"parent_span_id", "prompt_hash", b"prompt_hash", "provider", b"provider", "reasoning_tokens", b"reasoning_tokens", "sdk_version", b"sdk_version", "session_id", b"session_id", "span_id", b"span_id", "status", b"status", "stream", b"stream", "timestamp", b"timestamp", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens", "_cost_usd", b"_cost_usd", "_environment", b"_environment", "_error_code", b"_error_code", "_error_message", b"_error_message", "_event_id", b"_event_id", "_finish_reason", b"_finish_reason", "_input_tokens", b"_input_tokens", "_latency_ms", b"_latency_ms", "_model", b"_model", "_operation", b"_operation", "_output_tokens", b"_output_tokens", "_parent_span_id", b"_parent_span_id", "_prompt_hash", b"_prompt_hash", "_provider", b"_provider", "_sdk_version", b"_sdk_version", "_session_id", b"_session_id", "_span_id", b"_span_id", "_status", b"_status", "_stream", b"_stream", "_timestamp", b"_timestamp", "_trace_id", b"_trace_id", "_ttft_ms", b"_ttft_ms", "_user_id", b"_user_id", "cached_tokens", b"cached_tokens", "cost_usd", b"cost_usd", "environment", b"environment", "error_code", b"error_code", "error_message", b"error_message", "eval_scores", b"eval_scores", "event_id", b"event_id", "extra_json", b"extra_json", "finish_reason", b"finish_reason", "input_tokens", b"input_tokens", "latency_ms", b"latency_ms", "model", b"model", "operation", b"operation", "output_tokens", b"output_tokens", "parent_span_id", b"parent_span_id", "prompt_hash", b"prompt_hash", "provider", b"provider", "sdk_version", b"sdk_version", "session_id", b"session_id", "span_id", b"span_id", "status", b"status", "stream", b"stream", "tags", b"tags", "timestamp", b"timestamp", "tools_used", b"tools_used", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_write_tokens", b"_cache_write_tokens", "_cached_tokens", b"_cached_tokens", "_cost_usd", b"_cost_usd", "_environment", b"_environment", "_error_code", b"_error_code", "_error_message", b"_error_message", "_event_id", b"_event_id", "_finish_reason", b"_finish_reason", "_input_tokens", b"_input_tokens", "_kind", b"_kind", "_latency_ms", b"_latency_ms", "_model", b"_model", "_name", b"_name", "_operation", b"_operation", "_output_tokens", b"_output_tokens", "_parent_span_id", b"_parent_span_id", "_prompt_hash", b"_prompt_hash", "_provider", b"_provider", "_reasoning_tokens", b"_reasoning_tokens", "_sdk_version", b"_sdk_version", "_session_id", b"_session_id", "_span_id", b"_span_id", "_status", b"_status", "_stream", b"_stream", "_timestamp", b"_timestamp", "_trace_id", b"_trace_id", "_ttft_ms", b"_ttft_ms", "_user_id", b"_user_id", "cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "cost_usd", b"cost_usd", "environment", b"environment", "error_code", b"error_code", "error_message", b"error_message", "eval_scores", b"eval_scores", "event_id", b"event_id", "extra_json", b"extra_json", "finish_reason", b"finish_reason", "input_tokens", b"input_tokens", "kind", b"kind", "latency_ms", b"latency_ms", "model", b"model", "name", b"name", "operation", b"operation", "output_tokens", b"output_tokens", "parent_span_id", b"parent_span_id", "prompt_hash", b"prompt_hash", "provider", b"provider", "reasoning_tokens", b"reasoning_tokens", "sdk_version", b"sdk_version", "session_id", b"session_id", "span_id", b"span_id", "status", b"status", "stream", b"stream", "tags", b"tags", "timestamp", b"timestamp", "tools_used", b"tools_used", "trace_id", b"trace_id", "ttft_ms", b"ttft_ms", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_write_tokens: _TypeAlias = _typing.Literal["cache_write_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cache_write_tokens: _TypeAlias = _typing.Literal["_cache_write_tokens", b"_cache_write_tokens"]  # noqa: Y015
     _WhichOneofReturnType__cached_tokens: _TypeAlias = _typing.Literal["cached_tokens"]  # noqa: Y015
     _WhichOneofArgType__cached_tokens: _TypeAlias = _typing.Literal["_cached_tokens", b"_cached_tokens"]  # noqa: Y015
     _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
@@ -211,10 +230,14 @@ class Event(_message.Message):
     _WhichOneofArgType__finish_reason: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason"]  # noqa: Y015
     _WhichOneofReturnType__input_tokens: _TypeAlias = _typing.Literal["input_tokens"]  # noqa: Y015
     _WhichOneofArgType__input_tokens: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__kind: _TypeAlias = _typing.Literal["kind"]  # noqa: Y015
+    _WhichOneofArgType__kind: _TypeAlias = _typing.Literal["_kind", b"_kind"]  # noqa: Y015
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
     _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
     _WhichOneofReturnType__operation: _TypeAlias = _typing.Literal["operation"]  # noqa: Y015
     _WhichOneofArgType__operation: _TypeAlias = _typing.Literal["_operation", b"_operation"]  # noqa: Y015
     _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
@@ -225,6 +248,8 @@ class Event(_message.Message):
     _WhichOneofArgType__prompt_hash: _TypeAlias = _typing.Literal["_prompt_hash", b"_prompt_hash"]  # noqa: Y015
     _WhichOneofReturnType__provider: _TypeAlias = _typing.Literal["provider"]  # noqa: Y015
     _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
+    _WhichOneofReturnType__reasoning_tokens: _TypeAlias = _typing.Literal["reasoning_tokens"]  # noqa: Y015
+    _WhichOneofArgType__reasoning_tokens: _TypeAlias = _typing.Literal["_reasoning_tokens", b"_reasoning_tokens"]  # noqa: Y015
     _WhichOneofReturnType__sdk_version: _TypeAlias = _typing.Literal["sdk_version"]  # noqa: Y015
     _WhichOneofArgType__sdk_version: _TypeAlias = _typing.Literal["_sdk_version", b"_sdk_version"]  # noqa: Y015
     _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
@@ -244,6 +269,8 @@ class Event(_message.Message):
     _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
     _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_write_tokens) -> _WhichOneofReturnType__cache_write_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_tokens) -> _WhichOneofReturnType__cached_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_usd) -> _WhichOneofReturnType__cost_usd | None: ...
@@ -260,9 +287,13 @@ class Event(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens) -> _WhichOneofReturnType__input_tokens | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kind) -> _WhichOneofReturnType__kind | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__operation) -> _WhichOneofReturnType__operation | None: ...
     @_typing.overload
@@ -273,6 +304,8 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_hash) -> _WhichOneofReturnType__prompt_hash | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_tokens) -> _WhichOneofReturnType__reasoning_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sdk_version) -> _WhichOneofReturnType__sdk_version | None: ...
     @_typing.overload
