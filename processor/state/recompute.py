@@ -152,7 +152,7 @@ class Recomputation:
         if not unusable:
             self.tables = base
             self.base = base.progress.offset
-            self.counted = sum(row.requests for _, row in base.users.rows())
+            self.counted = sum(row.requests for _, row in base.users.rows()) + base.progress.spans
 
     def read_lost(self) -> None:
         """Read what was reported as lost. Call it before everything else."""

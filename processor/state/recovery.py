@@ -407,7 +407,8 @@ class Recovery:
             again.close_by(self._horizon_of(again, verdict))
             written = self._compute(again, verdict)
             again.progress.claims_from = self._tables.progress.claims_from
-            missing = self._tables.progress.events - again.tally[1]
+            before = self._tables.progress
+            missing = before.events + before.spans - again.tally[1] - again.progress.spans
             if missing > 0:
                 raise HistoryMismatch(
                     f"partition {self._number}: {what} are missing, and the events that are left come to {missing} "

@@ -120,7 +120,12 @@ class Cardinality:
         """Rows of full projects that the view has. It never loses one, and looking one up costs most."""
 
     def beyond(self, project: str, columns: Columns) -> list[Beyond]:
-        """Return the events that would add something to a project that is full. Costs few lookups if it is not."""
+        """Return the events that would add something to a project that is full. Costs few lookups if it is not. Spans
+        add nothing."""
+        calls, places = columns.without_spans()
+        return [each._replace(row=places[each.row]) for each in self._beyond(project, calls)]
+
+    def _beyond(self, project: str, columns: Columns) -> list[Beyond]:
         view, dims = self._view, columns.dims
         more, admitted = len(dims), self._admitted.get(project, _NOTHING)
         if admitted.settled and self._may_be_full(view.dim_values(project), admitted, more):
@@ -160,7 +165,7 @@ class Cardinality:
         """Note what events bring that are going to be taken; returns what of it the view does not have, for `withdraw`
         or `settle`. None: nothing.
         """
-        known, dims = self._view.dim_values(project), columns.dims
+        known, dims = self._view.dim_values(project), columns.without_spans()[0].dims
         if all(
             hour // HOURS_PER_DAY in known.days and model in known.models and environment in known.environments
             for hour, _, model, environment, _, _ in dims

@@ -39,6 +39,7 @@ usages = st.builds(
     error=st.booleans(),
     unpriced=st.booleans(),
     latency=st.sampled_from([0, 0, 1, 77, 255]),
+    span=st.sampled_from([False, False, True]),
 )
 
 
@@ -187,8 +188,9 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
     first: dict[int, Usage] = {}
     for event in events:
         first.setdefault(event.id, event)
+    calls = [event for event in first.values() if not event.span]
     by_user: dict[str | None, list[Usage]] = defaultdict(list)
-    for event in first.values():
+    for event in calls:
         by_user[event.user].append(event)
     for user, theirs in by_user.items():
         rows = [row for key, row in by_key(found.users).items() if key[1] == user]
@@ -200,11 +202,12 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
         assert min(row.first_seen for row in rows) == min(event.at for event in theirs)
         assert max(row.last_seen for row in rows) == max(event.at for event in theirs)
     assert {key[1] for key in by_key(found.users)} == by_user.keys()
-    assert sum(row.requests for row in found.hours.values()) == len(first)
+    assert sum(row.requests for row in found.hours.values()) == len(calls)
+    assert found.progress.spans == len(first) - len(calls)
     found_latencies: Counter[int] = Counter()
     for histogram in found.latencies.values():
         found_latencies.update(histogram.counts)
-    assert found_latencies == Counter(event.latency for event in first.values() if event.latency)
+    assert found_latencies == Counter(event.latency for event in calls if event.latency)
     [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
     assert (month.unique, month.duplicates) == (len(first), len(events) - len(first))
     conflicts = sum(event != first[event.id]._replace(latency=event.latency) for event in events)
@@ -233,6 +236,7 @@ def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data
     again.restore_all((key, value, position) for position, (key, value) in enumerate(changelog))
     apply_all(again, messages, start=data.draw(st.integers(0, flushed)))
     assert rows_of(again) == rows_of(straight)
+    assert again.progress.spans == straight.progress.spans
 
     flush(again, changelog, packs=data.draw(st.booleans()))
     restored = Tables(0, b"salt", index)
@@ -240,6 +244,7 @@ def test_a_replay_from_anywhere_changes_nothing(batches: list[list[Usage]], data
         restored.restore(key, value, position)
     assert rows_of(restored) == rows_of(straight)
     assert restored.progress.value() == straight.progress.value()
+    assert restored.progress.spans == straight.progress.spans
 
 
 def flush(found: Tables, changelog: list[tuple[bytes, bytes | None]], *, packs: bool = False) -> None:
@@ -284,6 +289,26 @@ def run_for(found: Tables, hours: int, clock: int, running: int = 0) -> int:
         running += HOUR
         found.tick(running, clock + running)
     return running
+
+
+def test_spans_are_charged_and_in_no_row_of_cost() -> None:
+    found = Tables(0, b"salt", DictIndex())
+    spans = [Usage(number, user="s", model="plan", span=True, error=True, latency=9) for number in range(3)]
+    apply_all(found, [message_of([*spans, spans[0]])[0]])
+    assert (by_key(found.users), found.hours, found.latencies) == ({}, {}, {})
+    assert found.tally == (len(found.windows), 0)
+    apply_all(found, [message_of(spans)[0], message_of([*spans, Usage(7)])[0]])
+    assert [(key[1], row.requests, row.errors) for key, row in by_key(found.users).items()] == [("u1", 1, 0)]
+    [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
+    assert (month.unique, month.duplicates, month.conflicts) == (4, 4, 0)
+    assert found.progress.spans == 3
+
+
+def test_a_span_and_a_call_of_one_id_are_a_conflict() -> None:
+    found = Tables(0, b"salt", DictIndex())
+    apply_all(found, [message_of([Usage(1)])[0], message_of([Usage(1, span=True)])[0]])
+    [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
+    assert (month.unique, month.conflicts, found.progress.spans) == (1, 1, 0)
 
 
 def test_minute_windows_are_closed_behind_the_horizon_and_stay_closed() -> None:

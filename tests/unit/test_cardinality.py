@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from processor.core.clock import DAY, HOUR, format_timestamp
+from processor.core.events import codec
 from processor.view.projects import DimValues
 from processor.view.view import View
 from server.errors import Refused
@@ -65,6 +66,34 @@ async def test_below_the_bound_everything_is_taken() -> None:
     taken, _ = intake(known(*TWO), users=3, models=2, environments=2)
     wanted = batch({"user_id": "u3", "model": "new"}, {"user_id": "u4", "environment": "new"})
     assert (await taken.accept(KEY, wanted)).rejected == ()
+
+
+SPAN = {"kind": "span", "name": "plan", "cost_usd": 0}
+
+
+async def test_spans_bring_no_users_models_environments_days_and_rows() -> None:
+    bounds = {"users": 2, "models": 1, "environments": 1, "days": 1, "rows": 1}
+    known_ones = {"user_id": "u1", "timestamp": format_timestamp(NOON)}
+    strange = {**SPAN, "user_id": "u9", "model": "new", "environment": "new", "timestamp": "2020-01-01T00:00:00Z"}
+    for bound, value in bounds.items():
+        if bound == "rows":
+            value = 3 * len(TWO)
+        taken, _ = intake(known(*TWO), **{bound: value})
+        wanted = batch(strange, known_ones, {**strange, "name": "another"}, {**known_ones, "user_id": "u2"})
+        receipt = await taken.accept(KEY, wanted)
+        assert (receipt.accepted, receipt.rejected) == (4, ())
+    taken, _ = intake(known(*TWO), users=2)
+    receipt = await taken.accept(KEY, batch(strange, {"user_id": "u3"}, strange, {"user_id": "u4"}))
+    assert [each.line for each in receipt.rejected] == [2, 4]
+
+
+def test_spans_alone_are_nothing_to_admit() -> None:
+    view = known(*TWO)
+    records = [to_json_line(make_event(**SPAN, model="new")) for _ in range(3)]
+    columns = codec.decode("json", records, "partial", NOW).columns
+    cardinality = Cardinality(view, models=1)
+    assert cardinality.beyond("default", columns) == []
+    assert cardinality.admit("default", columns) is None
 
 
 @pytest.mark.parametrize(("field", "bound"), [("model", "models"), ("environment", "environments")])

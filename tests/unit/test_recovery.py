@@ -38,12 +38,18 @@ from tests.support.tables import NOON
 E0 = TopicPartition(EVENTS, 0)
 ROUNDS = 6
 EACH = 20
+CALLS = 18
+"""The others are spans."""
 
 
 def send(log: Log, number: int) -> list[dict[str, Any]]:
     """One message; a fifth of its events came before."""
     events = [
-        make_event(event_id=id_of(EACH * number + each), user_id=f"u{(EACH * number + each) // 5}")
+        make_event(
+            event_id=id_of(EACH * number + each),
+            user_id=f"u{(EACH * number + each) // 5}",
+            **({"kind": "span", "name": "plan", "cost_usd": 0} if each % 10 == 7 else {}),
+        )
         for each in range(-4, EACH)
     ]
     put(log, events[4 if number == 0 else 0 :])
@@ -110,7 +116,7 @@ def send_again(data: Path) -> None:
     catch_up(data)
 
 
-ALL = ROUNDS * EACH
+ALL = ROUNDS * CALLS
 
 
 @pytest.mark.parametrize("part", ["head", "middle", "tail", "all"])
@@ -201,7 +207,7 @@ def test_events_that_no_worker_had_read_are_lost_by_name(data: Path, tmp_path: P
             send(log, number)
     delete(data, EVENTS, ROUNDS + 1, ROUNDS + 3)
     catch_up(data)
-    assert counted(data) == ALL + 3 * EACH + 4  # the message behind the lost ones has copies of four of their events
+    assert counted(data) == ALL + 3 * CALLS + 3  # the message behind the lost ones has copies of four of their events
     assert reported(data) == [("events", ROUNDS + 1, ROUNDS + 3, False)]
     catch_up(data)
     assert len(reported(data)) == 1
@@ -209,7 +215,7 @@ def test_events_that_no_worker_had_read_are_lost_by_name(data: Path, tmp_path: P
         send(log, ROUNDS + 1)
         send(log, ROUNDS + 2)
     catch_up(data)
-    assert counted(data) == ALL + 5 * EACH
+    assert counted(data) == ALL + 5 * CALLS
 
 
 def test_the_last_events_are_lost_by_name_and_nothing_waits_for_them(data: Path) -> None:
@@ -219,7 +225,7 @@ def test_the_last_events_are_lost_by_name_and_nothing_waits_for_them(data: Path)
     delete(data, EVENTS, ROUNDS + 1, ROUNDS + 3)
     catch_up(data)
     assert reported(data) == [("events", ROUNDS + 1, ROUNDS + 3, False)]
-    assert counted(data) == ALL + EACH
+    assert counted(data) == ALL + CALLS
     with closing(Log(data, create=False)) as log:
         progress = newest_rows(log)[table_rows.encode_key(0, "progress")]
         assert table_rows.decode_value(progress)[0] == log.end(E0) - 1
@@ -275,9 +281,9 @@ def test_an_index_is_thrown_away_once_for_what_was_lost(data: Path) -> None:
         send(log, ROUNDS)
     catch_up(data)
     assert discarded(data) == []
-    assert counted(data) == ALL + 2 * EACH + 4
+    assert counted(data) == ALL + 2 * CALLS + 3
     send_again(data)
-    assert counted(data) == ALL + 2 * EACH + 4
+    assert counted(data) == ALL + 2 * CALLS + 3
 
 
 def test_a_start_looks_for_the_last_messages_and_a_few_before(
@@ -390,7 +396,7 @@ def test_dead_letters_that_are_gone_are_written_again(data: Path, tmp_path: Path
         catch_up(data)
         with closing(Log(data, create=False)) as log:
             assert sorted((each.dead.offset, each.dead.reason, each.size) for each in letters(log, 0)) == before
-    assert counted(data) == ROUNDS * EACH
+    assert counted(data) == ALL
     assert differences(data, tmp_path) == []
 
 
@@ -461,13 +467,13 @@ def test_rows_of_the_format_before_are_believed(data: Path, tmp_path: Path) -> N
         send(log, ROUNDS)
     catch_up(data)
     with closing(Log(data, create=False)) as log:
-        offset, _, digest, claimed, claims_from, events, rows, dead = table_rows.decode_value(
+        offset, _, digest, claimed, claims_from, events, rows, dead, spans = table_rows.decode_value(
             newest_rows(log)[progress]
         )
-        assert (offset, claimed, claims_from, events) == (ROUNDS, ROUNDS, 0, ALL + EACH)
+        assert (offset, claimed, claims_from, events) == (ROUNDS, ROUNDS, 0, ALL + CALLS)
         assert digest >= 0
         assert rows == len(newest_rows(log)) - 2  # this one, and the horizon
-        assert dead == 0
+        assert (dead, spans) == (0, EACH - CALLS)  # before there were none
     assert differences(data, tmp_path) == []
 
 

@@ -30,6 +30,7 @@ from tests.support.tables import NOON
 
 E0, C0 = TopicPartition(EVENTS, 0), TopicPartition(CHECKPOINTS, 0)
 RETENTION = 3
+SPAN = {"kind": "span", "name": "plan", "cost_usd": 0}
 
 
 def identified(number: int, **changes: Any) -> dict[str, Any]:
@@ -39,8 +40,11 @@ def identified(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def batch(day: int) -> list[dict[str, Any]]:
-    """A day's events: some are copies of the days before, some of them say something else."""
-    return [identified(7 * day + n, user_id=f"u{n % 4}", input_tokens=n if n < 8 else 512) for n in range(12)]
+    """A day's events: some are copies of the days before, some of them say something else, one is a span."""
+    return [
+        identified(7 * day + n, user_id=f"u{n % 4}", input_tokens=n if n < 8 else 512, **(SPAN if n == 3 else {}))
+        for n in range(12)
+    ]
 
 
 @pytest.fixture

@@ -35,12 +35,17 @@ from tests.support.tables import NOON
 KINDS = ["user", "hour", "latency", "window"]
 
 
+def kind_of(number: int) -> dict[str, Any]:
+    """One event of five is a span."""
+    return {"kind": "span", "name": "plan", "cost_usd": 0} if number % 5 == 4 else {}
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
     data = tmp_path / "data"
     made = Log(data, partitions=2)
     for number in range(5):
-        put(made, [make_event(user_id=f"u{number}", model=f"m{n % 2}") for n in range(20)])
+        put(made, [make_event(user_id=f"u{number}", model=f"m{n % 2}", **kind_of(n)) for n in range(20)])
         catch_up(data)
     return made
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from processor.core.clock import KINDS, month_start, window_start
 from processor.core.events import latency
-from processor.core.events.columns import Dim, Rows, concatenated
+from processor.core.events.columns import SPAN_FLAG, Dim, Rows, concatenated
 from processor.core.events.fields import ERRORS
 from processor.core.events.message import Message
 from processor.core.events.source import Request
@@ -180,6 +180,7 @@ class Tables:
         keys = _joined([keys for _, _, keys in messages])
         digests = np.ascontiguousarray(rows["digest"])
         fresh, conflicting = dedupe.resolve(self._index, keys, digests, offsets)
+        has_spans = rows["flags"].max() >= SPAN_FLAG
         start = 0
         for (offset, message, _), size in zip(messages, sizes, strict=True):
             part = slice(start, start + size)
@@ -191,6 +192,8 @@ class Tables:
                 which: slice | I64 = part if mine.all() else part.start + np.flatnonzero(mine)
                 self._claimed.append(Claimed(offset, keys[which].tobytes(), digests[which].tobytes()))
                 self.progress.claimed = max(self.progress.claimed, offset)
+            if has_spans and offset > self.progress.offset:
+                self.progress.spans += int(np.count_nonzero(rows["flags"][part][mine] & SPAN_FLAG))
             self._advance(offset, message.arrival)
         if fresh.any():
             chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
@@ -203,7 +206,13 @@ class Tables:
     # --- rows of cost -----------------------------------------------------------------------------------------------
 
     def _add(self, offsets: I64, messages: list[Message], rows: Rows, fresh: dedupe.Mask | slice) -> None:
-        """Add the fresh events of some messages to their rows, of which there is at least one."""
+        """Add the fresh calls of some messages to their rows; of fresh events there is at least one."""
+        if rows["flags"].max() >= SPAN_FLAG:
+            calls = rows["flags"] & SPAN_FLAG == 0
+            chosen: dedupe.Mask = calls if isinstance(fresh, slice) else calls & fresh
+            if not chosen.any():
+                return
+            fresh = chosen
         rows, offsets = rows[fresh], offsets[fresh]
         # What the rows point to in the dictionaries of their own message, in one dictionary of all messages.
         sizes = list(map(len, messages))

@@ -221,13 +221,13 @@ def _claims_are_missing(facts: Facts) -> bool:
         return True
     if progress.claimed > facts.reach:  # it claims none at all
         return True
-    return progress.events > facts.ids + sum(loss.ids for loss in facts.lost)
+    return progress.events + progress.spans > facts.ids + sum(loss.ids for loss in facts.lost)
 
 
 def _lost_claims(facts: Facts) -> Loss | None:
     """The loss, where it can be gone on with: the index has all ids, or the events that are gone were reported."""
     progress = facts.progress
-    missing = max(progress.events - facts.ids, 0)
+    missing = max(progress.events + progress.spans - facts.ids, 0)
     start, end = progress.claims_from, max(facts.claims_first, progress.claims_from + 1)
     if not missing:
         return Loss(start, end, counted=True, reason="only this worker's id index has these ids", topic=CLAIMS)

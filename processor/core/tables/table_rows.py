@@ -162,11 +162,13 @@ class Progress(Struct, gc=False):
     claims_from: int = 0
     """The offset in the claims log from which on it is complete."""
     events: int = UNKNOWN
-    """Unique events in the rows of users; those of hours have as many."""
+    """Unique calls in the rows of users; those of hours have as many."""
     rows: int = UNKNOWN
     """Rows of all kinds, without this one and the horizon."""
     letters: int = UNKNOWN
     """Messages of the partition that are dead letters."""
+    spans: int = 0
+    """Unique events that are spans: they have claims, and are in no row of users or hours."""
     changelog: int = NEVER
     dirty: int = 0
 
@@ -175,13 +177,15 @@ class Progress(Struct, gc=False):
         return [self.offset, self.watermark]
 
     def record(self) -> list[int]:
-        """The numbers in the changelog. Programs up to log format 3 wrote the first two."""
-        return [*self.value(), self.digest, self.claimed, self.claims_from, self.events, self.rows, self.letters]
+        """The numbers in the changelog. Programs up to log format 3 wrote the first two; the last is there if it is
+        not 0."""
+        found = [*self.value(), self.digest, self.claimed, self.claims_from, self.events, self.rows, self.letters]
+        return [*found, self.spans] if self.spans else found
 
 
 def progress_of(key: bytes, numbers: Sequence[int], changelog: int = NEVER) -> Progress:
     """The progress that the changelog has as `numbers`. Raises `ValueError` for another form."""
-    if len(numbers) not in (2, 7, 8):
+    if len(numbers) not in (2, 7, 8, 9):
         raise ValueError(f"not a row of the changelog: a progress of {len(numbers)} numbers")
     progress = Progress(key, *numbers)  # what an earlier program did not write is not known
     progress.changelog = changelog
