@@ -54,7 +54,7 @@ class Services:
     clock: Callable[[], int]
     """Microseconds since the epoch."""
     handling: Handling = "partial"
-    """The default for requests that do not choose."""
+    """The default for requests that do not choose, nor their key; see `handling_of`."""
     feed: Feed = field(default_factory=Feed.of_nothing)
     bodies: MemoryBudget = field(default_factory=MemoryBudget)
     trust: DirectoryFreshness = field(default_factory=always)
@@ -70,6 +70,10 @@ class Services:
         self.trust.check()
         known = secret if secret is not None and secret.isascii() else None  # headers may hold any byte
         return self.directory.authenticate(known, scope, self.clock())
+
+    def handling_of(self, key: Key, preferred: Handling | None = None) -> Handling:
+        """How a batch of `key` is handled that asks for `preferred`."""
+        return preferred or key.handling or self.handling
 
 
 def secret_of(api_key: str | None, authorization: str | None) -> str | None:

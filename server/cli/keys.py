@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from processor.core.clock import DAY, HOUR, MINUTE, SECOND
+from processor.core.events.event import HANDLINGS
 from processor.settings import Settings
 from processor.wall_clock import now
 from server.cli.common import UNICODE, fail, open_log
@@ -50,7 +51,7 @@ def _cell(value: Any) -> Cell:
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Create, list, rotate and revoke API keys.
+    """Create, list, change, rotate and revoke API keys.
 
     A running server sees every change within a second.
     """
@@ -72,6 +73,11 @@ def keys() -> None:
 )
 @click.option("--rate-limit", metavar="N/min", help="Requests a minute  [default: no limit]")
 @click.option("--expires", metavar="DAYS", type=click.IntRange(1, 36_500), help="Days until the key expires")
+@click.option(
+    "--handling",
+    type=click.Choice(HANDLINGS),
+    help="How its batches are handled where they do not say  [default: as the server's setting has it]",
+)
 @click.option("--all-orgs", is_flag=True, help="With scope admin: for all organizations, not only its own")
 @_json
 @_data_dir
@@ -81,6 +87,7 @@ def create(
     scopes: str,
     rate_limit: str | None,
     expires: int | None,
+    handling: str | None,
     all_orgs: bool,
     as_json: bool,
     **flags: Any,
@@ -88,7 +95,7 @@ def create(
     """Create a key and print it. It is shown only this once."""
     end = None if expires is None else now() + expires * DAY
     limit = None if rate_limit is None else _per_minute(rate_limit)
-    wanted = NewKey(project, org, scopes.split(","), limit, end, all_orgs)
+    wanted = NewKey(project, org, scopes.split(","), limit, end, all_orgs, handling)
     with administration(flags) as admin:
         secret, key = admin.create_key(wanted)
     if as_json:
@@ -117,6 +124,28 @@ def list_keys(as_json: bool, **flags: Any) -> None:
         print_json(found)
         return
     _table(found, key="prefix", project="project", organization="organization", scopes="scopes", state="state")
+
+
+@keys.command("set")
+@click.argument("key", type=UNICODE)
+@click.option(
+    "--handling",
+    type=click.Choice([*HANDLINGS, "none"]),
+    required=True,
+    help="How its batches are handled where they do not say; none: as the server's setting has it",
+)
+@_json
+@_data_dir
+def set_key(key: str, handling: str, as_json: bool, **flags: Any) -> None:
+    """Change KEY: every server goes by it a second later.
+
+    KEY is its id, or `lqt_` and 8 characters as listed. The whole key works too, but other users of this machine can
+    see the arguments of its processes.
+    """
+    with administration(flags) as admin:
+        changed = admin.set_handling(key, None if handling == "none" else handling)
+    said = changed.handling or "as the server's setting has it"
+    print_json(of_key(changed, now())) if as_json else say(f"handling of {changed.prefix}…: {said}")
 
 
 @keys.command()

@@ -127,7 +127,7 @@ class _Ingest:
         metadata = _metadata(context)
         key = self._sender(context, metadata)
         try:
-            sequence, receipt = await self._accept(key, raw, self._handling(metadata))
+            sequence, receipt = await self._accept(key, raw, _preferred(metadata))
         except Refused as refused:
             self._services.intake.meters.refused("grpc", refused)
             await self._services.throttle.pace(key.id, refused)
@@ -137,12 +137,12 @@ class _Ingest:
 
     async def IngestStream(self, context: Context) -> None:
         metadata = _metadata(context)
-        handling = self._handling(metadata)
+        preferred = _preferred(metadata)
         self._sender(context, metadata)
 
         async def answer(key: Key, raw: bytes) -> ingest_pb2.IngestResponse:
             try:
-                return messages.receipt(*await self._accept(key, raw, handling))
+                return messages.receipt(*await self._accept(key, raw, preferred))
             except Refused as refused:
                 self._services.intake.meters.refused("grpc", refused)
                 await self._services.throttle.pace(key.id, refused)
@@ -152,7 +152,9 @@ class _Ingest:
                 return messages.failure(protobuf.sequence_of(raw), _INTERNAL)
 
         def start(key: Key, raw: bytes) -> asyncio.Future[ingest_pb2.IngestResponse]:
-            return self._take_at_once(key, raw, handling) or asyncio.create_task(answer(key, raw))
+            return self._take_at_once(key, raw, self._services.handling_of(key, preferred)) or asyncio.create_task(
+                answer(key, raw)
+            )
 
         await IngestStream(context, lambda: _authenticate(self._services, metadata, "ingest"), start).run()
 
@@ -202,16 +204,14 @@ class _Ingest:
         self._connections.know(context.peer())
         return key
 
-    def _handling(self, metadata: dict[str, str]) -> Handling:
-        return prefer.handling([metadata.get("prefer", "")]) or self._services.handling
-
-    async def _accept(self, key: Key, raw: bytes, handling: Handling) -> tuple[int, Receipt]:
+    async def _accept(self, key: Key, raw: bytes, preferred: Handling | None) -> tuple[int, Receipt]:
         if len(raw) > MAX_BODY:
             raise too_large()
         with self._services.bodies.hold(key.organization, key.id) as hold:
             hold.reserve(len(raw))
             sequence, events = protobuf.parse(raw, MAX_EVENTS)
             lines = range(1, len(events) + 1)
+            handling = self._services.handling_of(key, preferred)
             return sequence, await self._services.intake.accept(key, Batch("grpc", "protobuf", events, lines, handling))
 
 
@@ -265,6 +265,10 @@ def _metadata(context: Context) -> dict[str, str]:
         if isinstance(value, str):
             found[name] = f"{found[name]},{value}" if name in found else value
     return found
+
+
+def _preferred(metadata: dict[str, str]) -> Handling | None:
+    return prefer.handling([metadata.get("prefer", "")])
 
 
 def _authenticate(services: Services, metadata: dict[str, str], scope: Scope) -> Key:

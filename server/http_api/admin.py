@@ -3,7 +3,8 @@
     GET  /v1/admin/orgs                  PUT  /v1/admin/orgs/{name}         {"monthlyQuota": 10000 | null}
     GET  /v1/admin/projects              PUT  /v1/admin/projects/{name}     {"organization"?}
     GET  /v1/admin/keys                  POST /v1/admin/keys                {"project"?, "organization"?, "scopes"?,
-                                                                             "rateLimit"?, "expires"?}
+                                                                             "rateLimit"?, "expires"?, "handling"?}
+    PATCH /v1/admin/keys/{id}            {"handling": "partial" | "strict" | "lenient" | null}
     POST /v1/admin/keys/{id}/rotate      {"overlapSeconds"?}
     POST /v1/admin/keys/{id}/revoke
 
@@ -27,6 +28,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
 from processor.core.clock import SECOND, parse_timestamp
+from processor.core.events.event import Handling
 from server.alerts.budget_admin import BudgetAdmin, NewBudget
 from server.alerts.budget_json import budget_alone
 from server.alerts.budgets import DEFAULT_THRESHOLDS, Window
@@ -69,6 +71,13 @@ class KeyBody(Struct, rename="camel", forbid_unknown_fields=True):
     scopes: tuple[str, ...] = DEFAULT_SCOPES
     rate_limit: int | None = None
     expires: str | None = None
+    handling: Handling | None = None
+
+
+class KeyChangeBody(Struct, rename="camel", forbid_unknown_fields=True):
+    """Of `PATCH /v1/admin/keys/{id}`."""
+
+    handling: Handling | None
 
 
 class RotateBody(Struct, rename="camel", forbid_unknown_fields=True):
@@ -100,6 +109,7 @@ def add_routes(app: web.Application, services: Services, desk: AdminService) -> 
     app.router.add_put(ROOT + "/projects/{name}", admin.create_project)
     app.router.add_get(f"{ROOT}/keys", admin.keys)
     app.router.add_post(f"{ROOT}/keys", admin.create_key)
+    app.router.add_patch(ROOT + "/keys/{id}", admin.change_key)
     app.router.add_post(ROOT + "/keys/{id}/rotate", admin.rotate)
     app.router.add_post(ROOT + "/keys/{id}/revoke", admin.revoke)
     app.router.add_put(BUDGETS, admin.set_budget)
@@ -138,9 +148,14 @@ class _Admin:
     async def create_key(self, request: web.Request) -> web.Response:
         body = await self._body(request, KeyBody)
         expires = None if body.expires is None else _time(body.expires)
-        wanted = NewKey(body.project, body.organization, body.scopes, body.rate_limit, expires)
+        wanted = NewKey(body.project, body.organization, body.scopes, body.rate_limit, expires, handling=body.handling)
         secret, key = await self._run(request, lambda admin: admin.create_key(wanted))
         return _answer({"key": secret, **self._show(key)}, HTTPStatus.CREATED)
+
+    async def change_key(self, request: web.Request) -> web.Response:
+        body = await self._body(request, KeyChangeBody)
+        reference = _reference(request)
+        return _answer(self._show(await self._run(request, lambda admin: admin.set_handling(reference, body.handling))))
 
     async def rotate(self, request: web.Request) -> web.Response:
         body = await self._body(request, RotateBody)

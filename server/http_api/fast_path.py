@@ -165,7 +165,7 @@ class FastPath:
         except Refused:
             return False
         records, lines = ndjson.split(text, MAX_EVENTS)
-        batch = Batch("http", "json", records, lines, services.handling, kept(sent, arrival.encoding, text))
+        batch = Batch("http", "json", records, lines, services.handling_of(key), kept(sent, arrival.encoding, text))
 
         def done(outcome: Receipt | Refused) -> None:
             arrival.hold.close()

@@ -150,7 +150,10 @@ def _ingest() -> dict[str, Any]:
                 "name": "Prefer",
                 "in": "header",
                 "schema": {"enum": ["handling=strict", "handling=lenient"]},
-                "description": "RFC 7240. strict: one bad line refuses the batch; lenient: fill in what SDKs leave out",
+                "description": (
+                    "RFC 7240. strict: one bad line refuses the batch; lenient: fill in what SDKs leave out. Else the "
+                    "handling of the key counts, then that of the server"
+                ),
             },
             {"name": "Content-Encoding", "in": "header", "schema": {"enum": list(ENCODINGS)}},
         ],
@@ -269,6 +272,9 @@ def _admin() -> dict[str, Any]:
         f"{ROOT}/keys": {
             "get": _manage("List the keys, without their secrets", _list("keys", "Key")),
             "post": _manage("Create a key, which is shown this once", ref("NewKey"), body="KeyBody", status=_CREATED),
+        },
+        f"{ROOT}/keys/{{id}}": {
+            "patch": _manage("Set how a key's batches are handled by default", ref("Key"), key, body="KeyChangeBody")
         },
         f"{ROOT}/keys/{{id}}/rotate": {
             "post": _manage(

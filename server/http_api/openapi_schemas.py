@@ -4,11 +4,11 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from processor.core.events.event import Code, JsonEvent
+from processor.core.events.event import HANDLINGS, Code, JsonEvent
 from processor.core.events.fields import FIELDS, rule
 from server.alerts.budgets import MAX_THRESHOLD, MAX_THRESHOLDS, MAX_USD, WINDOWS
 from server.errors import Reason
-from server.http_api.admin import BudgetBody, EmptyBody, KeyBody, ProjectBody, QuotaBody, RotateBody
+from server.http_api.admin import BudgetBody, EmptyBody, KeyBody, KeyChangeBody, ProjectBody, QuotaBody, RotateBody
 from server.status import TABLE
 
 Schema = dict[str, Any]
@@ -71,6 +71,7 @@ _KEY: Final = {
     "expires": nullable(TIME),
     "revoked": nullable(TIME),
     "rateLimit": nullable(COUNT),
+    "handling": nullable({"enum": list(HANDLINGS)}),
     "replacedBy": nullable(TEXT),
     "state": {"enum": ["active", "revoked", "expired"]},
 }
@@ -220,7 +221,7 @@ _IN_WORDS: Final = {"uuid", "timestamp", "cost"}
 
 def components() -> dict[str, Schema]:
     """Return every named schema."""
-    bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, RotateBody, EmptyBody, BudgetBody)
+    bodies = (JsonEvent, QuotaBody, ProjectBody, KeyBody, KeyChangeBody, RotateBody, EmptyBody, BudgetBody)
     _, found = msgspec.json.schema_components(bodies, ref_template=REFERENCE)
     found["Event"] = _event(found.pop("JsonEvent"))
     budget = found["BudgetBody"]["properties"]

@@ -119,7 +119,7 @@ class _Routes:
         preferences = request.headers.getall("Prefer", ())
         wanted = prefer.handling(preferences) if preferences else None
         try:
-            outcome: Receipt | Refused = await self._accept(request, key, wanted or services.handling)
+            outcome: Receipt | Refused = await self._accept(request, key, services.handling_of(key, wanted))
         except Refused as refused:
             outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
             outcome.__context__ = None

@@ -23,6 +23,7 @@ def of_key(key: Key, now: int) -> dict[str, Any]:
         "expires": _time(key.expires),
         "revoked": _time(key.revoked),
         "rateLimit": key.rate_limit,
+        "handling": key.handling,
         "replacedBy": key.successor,
         "state": state,
     }

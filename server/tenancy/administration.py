@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from processor.core.clock import HOUR
+from processor.core.events.event import HANDLINGS, Handling
 from processor.log.port import LogWriter
 from server.errors import Refused
 from server.tenancy import directory_log
@@ -49,6 +50,8 @@ class NewKey(Struct, frozen=True):
     expires: int | None = None
     """Microseconds since the epoch; None: never."""
     everywhere: bool = False
+    handling: str | None = None
+    """Of batches that do not say; None: the server's."""
 
 
 class Administration:
@@ -136,6 +139,7 @@ class Administration:
             raise Refused("bad_request", "expires must be in the future")
         if wanted.everywhere and (self._actor is not None or "admin" not in scopes):
             raise Refused("forbidden", "Only the command line makes keys for all organizations, and with scope admin")
+        handling = _handling(wanted.handling)
         name = wanted.project or DEFAULT_PROJECT
         owner = self._directory.project(name)
         visible = owner.organization if owner is not None and self._sees(owner.organization) else None
@@ -150,6 +154,7 @@ class Administration:
             expires=wanted.expires,
             rate_limit=wanted.rate_limit,
             everywhere=wanted.everywhere,
+            handling=handling,
         )
         self.write(key_record(key))
         return secret, key
@@ -162,10 +167,8 @@ class Administration:
         key = self._find(reference)
         if overlap < 0:
             raise Refused("bad_request", "The time in which both keys are valid cannot be negative")
-        if key.everywhere and self._actor is not None and not self._actor.everywhere:
-            raise Refused("forbidden", "This key is for all organizations")
-        if key.revoked is not None or (key.expires is not None and key.expires <= self.at):
-            raise Refused("conflict", f"The key {key.prefix}… is not valid any more: create a new one")
+        self._check_reach(key)
+        _check_valid(key, self.at)
         if key.successor is not None:
             raise Refused("conflict", f"The key {key.prefix}… was rotated already: rotate its successor")
         secret = new_secret()
@@ -181,15 +184,26 @@ class Administration:
             family=key.lineage,
             replaces=key.hash,
             replaced_expires=self.at + overlap,
+            handling=key.handling,
         )
         self.write(key_record(successor))  # one record: it also says when the predecessor ends
         return secret, successor, rotated(key, successor)
 
+    def set_handling(self, reference: str, handling: str | None) -> Key:
+        """Set how batches of a key are handled that do not say; None: as the server's setting has it."""
+        wanted = _handling(handling)
+        key = self._find(reference)
+        self._check_reach(key)
+        _check_valid(key, self.at)
+        if key.handling != wanted:
+            key = msgspec.structs.replace(key, handling=wanted)
+            self.write(key_record(key))
+        return key
+
     def revoke(self, reference: str) -> Key:
         """Revoke a key, for good; return it. A key that was revoked before stays as it is."""
         key = self._find(reference)
-        if key.everywhere and self._actor is not None and not self._actor.everywhere:
-            raise Refused("forbidden", "This key is for all organizations")
+        self._check_reach(key)
         if key.revoked is None:
             self.write(revocation_record(key, self.at))
             key = msgspec.structs.replace(key, revoked=self.at)
@@ -209,6 +223,11 @@ class Administration:
             raise Refused("not_found", f"No key starts with {reference[:12]!r}")
         return found[0]
 
+    def _check_reach(self, key: Key) -> None:
+        """Refuse to change a key for all organizations, unless the actor is for all of them."""
+        if key.everywhere and self._actor is not None and not self._actor.everywhere:
+            raise Refused("forbidden", "This key is for all organizations")
+
     def _sees(self, organization: str) -> bool:
         actor = self._actor
         return actor is None or actor.everywhere or actor.organization == organization
@@ -226,6 +245,20 @@ class Administration:
     def directory(self) -> Directory:
         """The directory as read from the log, with what was written since."""
         return self._directory
+
+
+def _check_valid(key: Key, at: int) -> None:
+    if key.revoked is not None or (key.expires is not None and key.expires <= at):
+        raise Refused("conflict", f"The key {key.prefix}… is not valid any more: create a new one")
+
+
+def _handling(wanted: str | None) -> Handling | None:
+    for known in HANDLINGS:
+        if wanted == known:
+            return known
+    if wanted is not None:
+        raise Refused("bad_request", f"A key's handling is one of {', '.join(HANDLINGS)}, or the server's")
+    return None
 
 
 def _check_name(what: str, name: str) -> None:

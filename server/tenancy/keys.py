@@ -11,6 +11,8 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from processor.core.events.event import Handling
+
 Scope = Literal["ingest", "read", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("ingest", "read", "admin")
 
@@ -50,6 +52,8 @@ class Key(Struct, frozen=True):
     replaced_expires: int | None = None
     """When that key ends at the latest. It is in this record so that a rotation is one record: it cannot be durable by
     half."""
+    handling: Handling | None = None
+    """Of batches that do not say how they are to be handled; None: the server's."""
 
     @property
     def lineage(self) -> str:
@@ -118,6 +122,7 @@ def make_key(
     family: str | None = None,
     replaces: str | None = None,
     replaced_expires: int | None = None,
+    handling: Handling | None = None,
 ) -> Key:
     """Return the directory's record of a new key; its id is the start of its hash."""
     hashed = digest(secret)
@@ -135,6 +140,7 @@ def make_key(
         family=family,
         replaces=replaces,
         replaced_expires=replaced_expires,
+        handling=handling,
     )
 
 

@@ -75,6 +75,7 @@ async def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
             "expires": format_timestamp(NOW + DAY),
             "revoked": None,
             "rateLimit": 60,
+            "handling": None,
             "replacedBy": None,
             "state": "active",
         }
@@ -112,6 +113,37 @@ async def test_projects_and_organizations(tmp_path: Path) -> None:
         assert [each["organization"] for each in everything] == ["acme", "default"]
 
 
+async def test_a_keys_handling_holds_at_once_and_its_successor_keeps_it(tmp_path: Path) -> None:
+    async with open_office(tmp_path) as office:
+
+        async def accepted(key: str, **headers: str) -> int | None:
+            body = to_ndjson([make_event(), make_event(model=None)])
+            answer = await office.doors.post(body, x_api_key=key, **headers)
+            found: int | None = answer.json.get("accepted")
+            return found
+
+        made = (await office.call("POST", "/keys", {"project": "web", "handling": "lenient"})).json
+        assert (made["handling"], await accepted(made["key"])) == ("lenient", 2)
+        strict = {"handling": "strict"}
+        changed = await office.call("PATCH", f"/keys/{made['prefix']}", strict)
+        assert (changed.status, changed.json["handling"]) == (200, "strict")
+        assert changed.json == {**{name: value for name, value in made.items() if name != "key"}, **strict}
+        assert await accepted(made["key"]) is None
+        assert await accepted(made["key"], Prefer="handling=lenient") == 2
+        rotated = (await office.call("POST", f"/keys/{made['id']}/rotate", {"overlapSeconds": 60})).json
+        assert (rotated["handling"], await accepted(rotated["key"])) == ("strict", None)
+        replaced = await office.call("PATCH", f"/keys/{made['id']}", {"handling": None})
+        assert (replaced.json["replacedBy"], replaced.json["expires"]) == (
+            rotated["id"],
+            format_timestamp(NOW + 60_000_000),
+        )
+        assert await accepted(made["key"]) == 1
+        assert await accepted(rotated["key"]) is None
+        await office.call("POST", f"/keys/{made['id']}/revoke")
+        assert (await office.call("PATCH", f"/keys/{made['id']}", strict)).status == 409
+        assert await office.ingest(made["key"]) == 401
+
+
 async def test_another_organization_is_not_there(tmp_path: Path) -> None:
     async with open_office(tmp_path) as office:
         wanted = {"project": "theirs", "organization": "beta"}
@@ -120,6 +152,7 @@ async def test_another_organization_is_not_there(tmp_path: Path) -> None:
         for what in ("rotate", "revoke"):
             for name in (theirs["id"], theirs["prefix"]):
                 assert (await office.call("POST", f"/keys/{name}/{what}")).status == 404
+                assert (await office.call("PATCH", f"/keys/{name}", {"handling": None})).status == 404
         assert (await office.call("POST", "/keys", wanted)).status == 403
         assert (await office.call("POST", "/keys", {"project": "theirs"})).status == 409
         assert await office.ingest(theirs["key"]) == 202
@@ -134,6 +167,8 @@ async def test_only_keys_with_the_scope_are_let_in(tmp_path: Path) -> None:
             ("PUT", "/orgs/acme"),
             ("GET", "/projects"),
             ("PUT", "/projects/x"),
+            ("PATCH", "/keys/x"),
+            ("PATCH", f"/keys/{SECRET}"),
             ("POST", "/keys/x/rotate"),
             ("POST", "/keys/x/revoke"),
             ("POST", f"/keys/{SECRET}/rotate"),
@@ -165,6 +200,11 @@ async def test_only_keys_with_the_scope_are_let_in(tmp_path: Path) -> None:
         ("PUT", "/orgs/acme", {}, 400, "monthlyQuota"),
         ("PUT", "/orgs/acme", {"monthlyQuota": -1}, 400, "whole number"),
         ("PUT", "/orgs/acme", {"monthlyQuota": 1.5}, 400, "Expected `int | null`"),
+        ("POST", "/keys", {"handling": "odd"}, 400, "at `$.handling`"),
+        ("PATCH", "/keys/x", {"handling": "odd"}, 400, "at `$.handling`"),
+        ("PATCH", "/keys/x", {}, 400, "missing required field `handling`"),
+        ("PATCH", "/keys/x", {"handling": None, "rateLimit": 5}, 400, "unknown field `rateLimit`"),
+        ("PATCH", "/keys/x", {"handling": None}, 404, "No key starts with 'x'"),
         ("POST", "/keys/x/rotate", {"overlapSeconds": -1}, 400, "from 0 to"),
         ("POST", "/keys/x/rotate", {"overlapSeconds": 10**12}, 400, "from 0 to"),
         ("POST", "/keys/x/rotate", None, 404, "No key starts with 'x'"),

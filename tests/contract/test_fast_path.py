@@ -224,6 +224,39 @@ async def test_batches_in_one_write_are_answered_in_order(spy: Spy) -> None:
     assert spy.taken == 20
 
 
+async def test_a_keys_handling_holds_on_both_ways(spy: Spy) -> None:
+    missing = to_ndjson([make_event(), make_event(model=None)])
+    for sent, handlings in ((batch(MANY), ("strict", "lenient", "partial", None)), (batch(missing), ("lenient",))):
+        for handling in handlings:
+            answers = []
+            for watched in (False, True):
+                async with open_doors(handling="strict", watched=watched) as doors:
+                    doors.add_key(SECRET, handling=handling)
+                    answers.append(await exchange(doors, sent))
+                    [(request, _)] = doors.stored()[:1]
+                    assert request.source.handling == (handling or "strict")
+            assert answers[0] == answers[1]
+            assert answers[0].count(b"HTTP/1.1 202 Accepted") == 1
+    assert spy.taken == 5
+
+
+@pytest.mark.parametrize("what", ["spans", "spans and calls", "other kinds"])
+async def test_a_span_is_a_usual_event(what: str, spy: Spy) -> None:
+    span = {"kind": "span", "name": "plan", "cost_usd": 0}
+    odd = {"kind": "tool", "name": ""}
+    chosen: dict[str, list[dict[str, Any]]] = {"spans": [span], "spans and calls": [span, {}], "other kinds": [odd]}
+    kinds = chosen[what]
+    sent = batch(to_ndjson([make_event(**each) for each in kinds for _ in range(20)]))
+    answers = []
+    for watched in (False, True):
+        async with open_doors(watched=watched) as doors:
+            answers.append(await exchange(doors, sent))
+            found = [event.kind for _, events in doors.stored() for event in events]
+            assert sorted(found) == sorted(each.get("kind", "call").replace("tool", "call") for each in kinds * 20)
+    assert answers[0] == answers[1]
+    assert spy.taken == 1
+
+
 @pytest.mark.parametrize("why", ["rate", "quota", "log", "fault"])
 async def test_who_is_refused_is_told_as_by_the_other_way(why: str) -> None:
     answers = []

@@ -116,6 +116,20 @@ async def test_the_servers_default_handling() -> None:
         assert (await call(to_request([make_event(model=None)]), metadata=key_metadata())).accepted == 1
 
 
+async def test_a_keys_handling_goes_before_the_servers_and_behind_prefer() -> None:
+    async with open_doors(handling="lenient") as doors:
+        call = doors.unary("IngestService/Ingest", pb.IngestResponse)
+        request = to_request([make_event(), make_event(model=None)])
+        for handling, accepted in (("partial", 1), ("lenient", 2), (None, 2)):
+            doors.add_key(SECRET, handling=handling)
+            assert (await call(request, metadata=key_metadata())).accepted == accepted
+        doors.add_key(SECRET, handling="strict")
+        status = await status_of(call(request, metadata=key_metadata()))
+        assert status.code == CODE.INVALID_ARGUMENT.value[0]
+        lenient = await call(request, metadata=(*key_metadata(), ("prefer", "handling=lenient")))
+        assert lenient.accepted == 2
+
+
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 async def test_compressed(doors: Doors, compression: grpc.Compression) -> None:
     call = doors.unary("IngestService/Ingest", pb.IngestResponse)

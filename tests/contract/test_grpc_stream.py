@@ -137,6 +137,20 @@ async def test_a_refused_batch_says_why_in_full(doors: Doors) -> None:
     stream.cancel()
 
 
+async def test_a_change_of_a_keys_handling_holds_for_the_next_batch_of_a_stream(doors: Doors) -> None:
+    stream = doors.stream()
+    for number, (handling, accepted) in enumerate((("lenient", 2), ("partial", 1), ("strict", 0), (None, 1)), start=1):
+        doors.add_key(SECRET, handling=handling)
+        await stream.write(to_request([make_event(), make_event(model=None)], number))
+        assert (await stream.read()).accepted == accepted
+    stream.cancel()
+    preferring = doors.stream([("prefer", "handling=lenient")])
+    doors.add_key(SECRET, handling="strict")
+    await preferring.write(to_request([make_event(model=None)], 1))
+    assert (await preferring.read()).accepted == 1
+    preferring.cancel()
+
+
 async def test_a_fault_of_ours_is_one_answer(doors: Doors) -> None:
     stream = doors.stream()
     doors.quotas.refuse_request = RuntimeError("secret detail")  # type: ignore[assignment] # what nobody expects

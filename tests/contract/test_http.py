@@ -469,6 +469,25 @@ async def test_the_servers_default_handling() -> None:
         assert (await doors.post(body, Prefer="handling=lenient")).json == {"accepted": 2}
 
 
+async def test_a_keys_handling_goes_before_the_servers_and_behind_prefer() -> None:
+    async with open_doors(handling="strict") as doors:
+        body = to_ndjson([make_event(), make_event(model=None)])
+        for handling, status, accepted in (
+            ("lenient", 202, 2),
+            ("partial", 202, 1),
+            ("strict", 400, None),
+            (None, 400, None),
+        ):
+            doors.add_key(SECRET, handling=handling)
+            answer = await doors.post(body)
+            assert (answer.status, answer.json.get("accepted")) == (status, accepted)
+            assert "Preference-Applied" not in answer.headers
+            assert (await doors.post(body, Prefer="handling=lenient")).json == {"accepted": 2}
+            assert (await doors.post(body, Prefer="handling=strict")).status == 400
+        stored = [request.source.handling for request, _ in doors.stored()]
+        assert set(stored) == {"lenient", "partial"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "secret", "status"),
     [

@@ -75,6 +75,13 @@ async def test_every_process_goes_by_a_change_within_a_second(
     for each in two:
         for key in (made["key"], rotated["key"]):
             assert (await post(session, each.http, key, [make_event()]))[0] == 202
+    assert cli(first, "keys", "set", rotated["id"], "--handling", "strict")["handling"] == "strict"
+    await asyncio.sleep(WITHIN)
+    odd = [make_event(), make_event(model=None)]
+    for each in two:
+        assert (await post(session, each.http, rotated["key"], odd))[0] == 400
+        assert (await post(session, each.http, made["key"], odd))[1]["accepted"] == 1
+    assert cli(first, "keys", "set", rotated["id"], "--handling", "none")["handling"] is None
     cli(first, "keys", "revoke", made["id"])
     await asyncio.sleep(WITHIN)
     for each in two:
@@ -83,6 +90,12 @@ async def test_every_process_goes_by_a_change_within_a_second(
         assert (await post(session, each.http, rotated["key"], [make_event()]))[0] == 202
 
     # what one process is asked for, it does at once, and the other within a second
+    url = f"http://{two[1].http}/v1/admin/keys/{rotated['id']}"
+    async with session.patch(url, headers={"x-api-key": admin}, json={"handling": "lenient"}) as response:
+        assert response.status == 200
+    assert (await post(session, two[1].http, rotated["key"], odd))[1] == {"accepted": 2}
+    await asyncio.sleep(WITHIN)
+    assert (await post(session, two[0].http, rotated["key"], odd))[1] == {"accepted": 2}
     url = f"http://{two[1].http}/v1/admin/keys/{rotated['id']}/revoke"
     async with session.post(url, headers={"x-api-key": admin}) as response:
         assert response.status == 200

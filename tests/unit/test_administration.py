@@ -142,6 +142,39 @@ def test_a_rotated_key_and_its_successor_are_both_valid_for_a_day(office: Office
     assert not office.valid(successor)
 
 
+def test_a_keys_handling_is_set_and_kept_over_a_rotation(office: Office) -> None:
+    _, key = office.by().create_key(NewKey(handling="strict"))
+    assert office.by().set_handling(key.prefix, "lenient").handling == "lenient"
+    assert office.by().set_handling(key.id, "lenient").handling == "lenient"
+    successor, made, old = office.by().rotate(key.id)
+    assert (made.handling, old.handling) == ("lenient", "lenient")
+    assert office.by().set_handling(key.id, None) == msgspec.structs.replace(old, handling=None)
+    found = {each.id: each for each in office.by().all_keys()}
+    assert found == {key.id: msgspec.structs.replace(old, handling=None), made.id: made}
+    assert office.valid(successor)
+
+
+def test_what_no_handling_can_be(office: Office) -> None:
+    _, key = office.by().create_key(NewKey("web", "acme"))
+    _, whole = office.by().create_key(NewKey(scopes=("admin",), everywhere=True))
+    for attempt, reason in (
+        (lambda: office.by().create_key(NewKey(handling="odd")), "bad_request"),
+        (lambda: office.by().set_handling(key.id, "odd"), "bad_request"),
+        (lambda: office.by(admin_of("other")).set_handling(key.id, "strict"), "not_found"),
+        (lambda: office.by(admin_of("default")).set_handling(whole.id, "strict"), "forbidden"),
+    ):
+        with pytest.raises(Refused) as caught:
+            attempt()
+        assert why(caught) == reason
+    late = office.by()
+    office.by().revoke(key.id)
+    assert late.set_handling(key.id, "strict").handling == "strict"  # it had read the directory before
+    [found] = [each for each in office.by().all_keys() if each.id == key.id]
+    assert (found.revoked, found.handling) == (NOW, "strict")
+    with pytest.raises(Refused, match="not valid any more"):
+        office.by().set_handling(key.id, None)
+
+
 class Dying:
     """A log under a process that is killed after so many appends."""
 

@@ -36,6 +36,7 @@ from processor.core.events.fields import (
 
 Code = Literal["missing", "invalid", "out_of_range", "unknown_value", "syntax"]
 Handling = Literal["partial", "strict", "lenient"]
+HANDLINGS: Final[tuple[Handling, ...]] = ("partial", "strict", "lenient")
 
 MAX_EVENT_BYTES = 256 * 1024
 MAX_NESTING = 64
