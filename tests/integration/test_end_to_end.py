@@ -177,6 +177,56 @@ async def test_40_000_events_through_both_doors_are_exact(tmp_path: Path) -> Non
         assert started.cli("verify").returncode == 0
 
 
+# --- spans -----------------------------------------------------------------------------------------------------------
+
+
+async def test_spans_are_kept_and_charged_and_in_no_row_of_cost(tmp_path: Path) -> None:
+    step = {"kind": "span", "name": "plan", "status": "error", "user_id": "nobody", "model": "no model"}
+    spans = [make_event(**{**step, "cost_usd": 0, "input_tokens": 9}) for _ in range(15)]
+    call = make_event(user_id="alice", name="answer", cache_write_tokens=3, reasoning_tokens=4)
+    with server(tmp_path / "data") as started:
+        async with reader(started) as tables:
+            answer = await post(tables, [*spans, call, spans[0], make_event(kind="agent", user_id="alice")])
+            assert answer.json == {"accepted": 18}
+            refused = await post(tables, [make_event(**step), make_event(kind="span", cost_usd=0)])
+            assert [(each["field"], each["code"]) for each in refused.json["rejected"]] == [
+                ("cost_usd", "out_of_range"),
+                ("name", "missing"),
+            ]
+            async with grpc.aio.insecure_channel(started.grpc) as channel:
+                request = pb.IngestRequest(events=[to_proto(spans[1]), to_proto(make_event(**{**step, "cost_usd": 0}))])
+                service: Any = ingest_pb2_grpc.IngestServiceStub(channel)
+                assert (await service.Ingest(request, metadata=(("x-api-key", KEY),))).accepted == 2
+            await tables.caught_up(18)
+        await asyncio.to_thread(started.kill_all)
+        await asyncio.to_thread(started.start)
+        async with reader(started) as tables:
+            quota = await tables.caught_up(18)
+            assert (quota["duplicates"], quota["conflicts"]) == (2, 0)
+            shown = await tables.get("/v1/users")
+            assert [(user["user_id"], user["requests"], user["errors"]) for user in shown["users"]] == [("alice", 2, 0)]
+            assert (shown["total"]["input_tokens"], shown["total"]["unpriced"]) == (2 * call["input_tokens"], 0)
+            costs = await tables.get("/v1/costs?start=2026-04-20&end=2026-04-21")
+            assert [(each["model"], each["requests"]) for each in costs["byModel"]] == [("gpt-4o", 2)]
+        assert clients.verify(started) == []
+        assert started.cli("verify").returncode == 0
+        file = tmp_path / "events.ndjson"
+        assert started.cli("export", "--output", str(file)).returncode == 0
+
+    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    assert len(lines) == 20
+    assert sorted(line.get("kind", "call") for line in lines) == ["agent", "call", *["span"] * 18]
+    assert run_cli(tmp_path / "copy", "import", str(file)).returncode == 0
+    with server(tmp_path / "copy") as restored:
+        async with reader(restored) as tables:
+            assert await tables.caught_up(18)
+            again = await tables.get("/v1/users")
+            assert {**again, "asOf": None} == {**shown, "asOf": None}
+        assert clients.verify(restored) == []
+    assert run_cli(tmp_path / "copy", "rebuild").returncode == 0
+    assert run_cli(tmp_path / "copy", "verify").returncode == 0
+
+
 # --- read your own writes --------------------------------------------------------------------------------------------
 
 
