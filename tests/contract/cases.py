@@ -43,6 +43,11 @@ class Case:
     stored: Mapping[str, Any] = field(default_factory=dict)
 
 
+SPAN: Final[dict[str, Any]] = {"kind": "span", "name": "plan", "cost_usd": 0}
+OF_CALLS: Final = ("provider", "model", "operation", "stream", "input_tokens", "output_tokens", "cost_usd")
+"""What a span may lack."""
+
+
 # --- how cases are made ----------------------------------------------------------------------------------------------
 
 
@@ -343,6 +348,51 @@ HANDLING: Final = (
         prefer="handling=lenient",
         accepted=1,
         stored={"input_tokens": 20_000, "cached_tokens": 20_000},
+    ),
+    good(
+        "a call with all that is new",
+        {"kind": "call", "name": "n" * 256, "cache_write_tokens": BIG - 1, "reasoning_tokens": 0, "extra": {}},
+        kind="call",
+        name="n" * 256,
+        cache_write_tokens=BIG - 1,
+        reasoning_tokens=0,
+    ),
+    bad("cache_write_tokens below 0", ("cache_write_tokens", "out_of_range"), cache_write_tokens=-1),
+    bad("reasoning_tokens above 2^53 - 1", ("reasoning_tokens", "out_of_range"), reasoning_tokens=BIG),
+    bad_json("reasoning_tokens as a string", ("reasoning_tokens", "invalid"), reasoning_tokens="1"),
+    good(
+        "a kind and a name of another form are unknown fields",
+        {"kind": "call", "name": None, "extra": {"kind": "agent", "name": "n" * 257}},
+        kind="agent",
+        name="n" * 257,
+    ),
+    good("a span with the fields of a call", {"kind": "span", "model": "gpt-4o", "input_tokens": 512}, **SPAN),
+    good(
+        "a span with what it needs",
+        {
+            "kind": "span",
+            "name": "plan",
+            "provider": "custom",
+            "model": "plan",
+            "operation": "custom",
+            "stream": False,
+            "input_tokens": None,
+            "output_tokens": None,
+            "cost": 0,
+            "priced": False,
+        },
+        **{**SPAN, **dict.fromkeys(OF_CALLS)},
+    ),
+    bad("a span that costs something", ("cost_usd", "out_of_range"), **{**SPAN, "cost_usd": Num("0.000001")}),
+    bad("a span without a name", ("name", "missing"), **{**SPAN, "name": None}),
+    bad("a span without an environment", ("environment", "missing"), **{**SPAN, "environment": None}),
+    bad("a span of another provider", ("provider", "unknown_value"), **{**SPAN, "provider": "acme"}),
+    Case(
+        "a lenient span without names",
+        [make_event(**{**SPAN, **dict.fromkeys((*OF_CALLS, "name", "trace_id", "status"))})],
+        prefer="handling=lenient",
+        accepted=1,
+        stored={"kind": "span", "name": "unknown", "model": "unknown", "trace_id": "unknown", "status": "success"},
     ),
     Case(
         "partial leaves cached tokens beside the input tokens",
