@@ -14,7 +14,7 @@ from processor.core.tables.apply import Tables
 from processor.core.tables.claims import Claimed
 from processor.core.tables.dedupe import resolve
 from processor.core.tables.history import RESTORE, Range, void_ranges
-from processor.core.tables.user_rows import Dead
+from processor.core.tables.row_marks import Dead
 from processor.ids.index import MAX_CAPACITY, IdIndex
 from processor.ids.manifest import NOTHING, Covered
 from processor.log import losses
@@ -225,15 +225,12 @@ def _read_newest(store: Log, partition: Partition) -> None:
     log = get_logger()
     tp = TopicPartition(ROWS, partition.number)
     end = store.end(tp)
-    restore = partition.tables.restore
     replaced = partition.replaced = array("q")
     with collector_off():
         for found in newest(store, tp, partition.rows_end, end):
             partition.tables.restore_newest(found.keys, found.values, found.offsets, found.hashes, found.size)
-            for offset, key, value in found.others:
-                restore(key, value, offset)
-                if value is None:
-                    replaced.append(offset)
+            partition.tables.restore_all((key, value, offset) for offset, key, value in found.others)
+            replaced.extend(offset for offset, _, value in found.others if value is None)
             replaced.extend(found.replaced)
             if found.size > 1:
                 partition.sizes.update(dict.fromkeys(found.replaced, found.size))

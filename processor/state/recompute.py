@@ -5,7 +5,8 @@ else comes from the events, also which copy of an id was the first. So the ids a
 a directory that is empty at the start.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,6 +33,9 @@ from processor.log.topics import CHECKPOINTS, CLAIMS, EVENTS
 
 MESSAGES: Final = 100
 """Event messages, or records of claims, read at a time."""
+
+ROWS_TOGETHER: Final = 10_000
+"""Rows of the checkpoint read back together."""
 
 FORGET: Final = 500
 """Messages after which the list of changed rows, which is not needed, is dropped."""
@@ -139,15 +143,14 @@ class Recomputation:
 
         base = Tables(self._number, self._log.salt, self.ids)
         tp = TopicPartition(CHECKPOINTS, self._number)
-        for record in scan_sound(self._log, tp, count):
-            key = record.key or b""
-            try:
-                base.restore(key, record.value, record.offset)
-            except ValueError as error:
-                unusable += 1
-                self._on_unusable(Unusable(*tp, record.offset, str(error)))
-                continue
-            keys.add(key)
+        records = scan_sound(self._log, tp, count)
+        while rows := [(record.key or b"", record.value, record.offset) for record in islice(records, ROWS_TOGETHER)]:
+            for key, offset, error in _restored(base, rows):
+                if error is None:
+                    keys.add(key)
+                else:
+                    unusable += 1
+                    self._on_unusable(Unusable(*tp, offset, str(error)))
         self.checkpoint = Checkpoint(not unusable, frozenset(keys))
         if not unusable:
             self.tables = base
@@ -270,6 +273,24 @@ class Recomputation:
         """Return the ids claimed since the last call; forgets which rows have changed."""
         changes = self.tables.drain_changes()
         return [] if changes is None else changes.claimed
+
+
+def _restored(
+    base: Tables, rows: Sequence[tuple[bytes, bytes | None, int]]
+) -> Iterator[tuple[bytes, int, ValueError | None]]:
+    """Read back rows, all at once if there is nothing wrong with any: the key and offset of each, and what is wrong."""
+    try:
+        base.restore_all(rows)
+    except ValueError:  # one by one, then: what was read back before it is so once more
+        for key, value, offset in rows:
+            try:
+                base.restore(key, value, offset)
+            except ValueError as error:
+                yield key, offset, error
+            else:
+                yield key, offset, None
+    else:
+        yield from ((key, offset, None) for key, _, offset in rows)
 
 
 def arrays_of(claimed: Claimed) -> tuple[U64, U64]:

@@ -153,7 +153,7 @@ class Recovery:
             found=found,
             rows=rows,
             events=events,
-            events_of_hours=sum(row.requests for row in self._tables.hours.values()),
+            events_of_hours=self._tables.hours.tally[1],
             claims_first=self._claims_first(),
             reach=max((claimed.offset for claimed in tail), default=NEVER),
             ids=len(self._index),
@@ -232,8 +232,8 @@ class Recovery:
 
     def _sealed(self, index: IdIndex) -> Tables:
         base = Tables(self._number, self._log.salt, index)
-        for record in scan(self._log, TopicPartition(CHECKPOINTS, self._number)):
-            base.restore(record.key or b"", record.value, record.offset)
+        records = scan(self._log, TopicPartition(CHECKPOINTS, self._number))
+        base.restore_all((record.key or b"", record.value, record.offset) for record in records)
         return base
 
     def _regrown(self, end: int) -> int | None:
@@ -531,10 +531,8 @@ def refuse(error: HistoryMismatch) -> NoReturn:
 
 def rows_of(found: Tables) -> Iterator[table_rows.Row]:
     """Yield all rows but the progress and the horizon."""
-    for _, row in found.users.rows():
-        yield row
-    yield from found.hours.values()
-    yield from found.latencies.values()
+    for columns in (found.users, found.hours, found.latencies):
+        yield from (row for _, row in columns.rows())
     yield from found.windows.values()
 
 

@@ -522,9 +522,8 @@ def rows_of(found: Tables, horizon: Horizon) -> Iterator[Row]:
     """Return the rows that must exist: all but closed windows, which may or may not have been removed yet."""
     for _, row in found.users.rows():
         yield row
-    kinds: tuple[dict[Any, Any], ...] = (found.hours, found.latencies)
-    for kind in kinds:
-        yield from kind.values()
+    for kind in (found.hours, found.latencies):
+        yield from (row for _, row in kind.rows())
     for (_, _, window, start), counts in found.windows.items():
         if not horizon.may_lack(window, start):
             yield counts

@@ -51,9 +51,13 @@ def message_of(
     return {partition: opened([block]) for partition, block in built.items()}
 
 
+def kinds_of(found: Tables) -> tuple[dict[Any, Any], ...]:
+    """All rows, each by what it is kept by."""
+    return by_key(found.users), dict(found.hours.rows()), dict(found.latencies.rows()), found.windows
+
+
 def rows_of(found: Tables) -> dict[str, list[int]]:
-    kinds: tuple[dict[Any, Any], ...] = (by_key(found.users), found.hours, found.latencies, found.windows)
-    return {row.key.decode(): row.value()[1:] for kind in kinds for row in kind.values()}
+    return {row.key.decode(): row.value()[1:] for kind in kinds_of(found) for row in kind.values()}
 
 
 def summed(partitions: list[Tables]) -> dict[str, list[int]]:
@@ -77,8 +81,7 @@ def apply_together(found: Tables, messages: Sequence[Message], start: int, end: 
 
 def state_of(found: Tables) -> list[Any]:
     """All rows with the offsets they have, and the progress."""
-    kinds: tuple[dict[Any, Any], ...] = (by_key(found.users), found.hours, found.latencies, found.windows)
-    return [{key: row.value() for key, row in kind.items()} for kind in kinds] + [found.progress.value()]
+    return [{key: row.value() for key, row in kind.items()} for kind in kinds_of(found)] + [found.progress.value()]
 
 
 @given(st.lists(usages, min_size=1, max_size=60, unique_by=lambda usage: usage.id), st.data())
@@ -202,10 +205,10 @@ def test_the_tables_are_the_sums_over_the_first_copies(events: list[Usage]) -> N
         assert min(row.first_seen for row in rows) == min(event.at for event in theirs)
         assert max(row.last_seen for row in rows) == max(event.at for event in theirs)
     assert {key[1] for key in by_key(found.users)} == by_user.keys()
-    assert sum(row.requests for row in found.hours.values()) == len(calls)
+    assert sum(row.requests for _, row in found.hours.rows()) == len(calls)
     assert found.progress.spans == len(first) - len(calls)
     found_latencies: Counter[int] = Counter()
-    for histogram in found.latencies.values():
+    for _, histogram in found.latencies.rows():
         found_latencies.update(histogram.counts)
     assert found_latencies == Counter(event.latency for event in calls if event.latency)
     [month] = [row for key, row in found.windows.items() if key[0] == "org" and key[2] == "month"]
@@ -295,7 +298,7 @@ def test_spans_are_charged_and_in_no_row_of_cost() -> None:
     found = Tables(0, b"salt", DictIndex())
     spans = [Usage(number, user="s", model="plan", span=True, error=True, latency=9) for number in range(3)]
     apply_all(found, [message_of([*spans, spans[0]])[0]])
-    assert (by_key(found.users), found.hours, found.latencies) == ({}, {}, {})
+    assert kinds_of(found)[:3] == ({}, {}, {})
     assert found.tally == (len(found.windows), 0)
     apply_all(found, [message_of(spans)[0], message_of([*spans, Usage(7)])[0]])
     assert [(key[1], row.requests, row.errors) for key, row in by_key(found.users).items()] == [("u1", 1, 0)]

@@ -30,7 +30,7 @@ from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from server.reads.params import parse_users
 from tests.support.dict_index import DictIndex
-from tests.support.tables import NOON, Usage, Worker, by_key
+from tests.support.tables import NOON, Usage, Worker
 
 keys = st.sampled_from([b"a", b"b", b"c", b"d"])
 
@@ -70,8 +70,9 @@ def few_at_a_time(read: Read, tp: TopicPartition, start: int) -> Iterator[Sequen
 
 def everything_in(tables: Tables) -> dict[bytes, tuple[bytes, int]]:
     assert tables.horizon.value()[3:] == [0, 0]
-    rows: list[Any] = [tables.progress, *tables.hours.values(), *tables.windows.values()]
-    rows += by_key(tables.users).values()
+    rows: list[Any] = [tables.progress, *tables.windows.values()]
+    for columns in (tables.users, tables.hours, tables.latencies):
+        rows += (row for _, row in columns.rows())
     return {row.key: (encode_value(row), row.changelog) for row in rows}
 
 

@@ -305,6 +305,23 @@ def test_a_damaged_checkpoint_is_taken_away_where_the_events_are_all_there(log: 
     check(log, before)
 
 
+def test_a_checkpoint_of_another_format_is_taken_away_too(log: Log) -> None:
+    before = newest_rows(log)
+    checkpoints = TopicPartition(CHECKPOINTS, 0)
+    rows = tables_until(log, 0, 5)
+    strange = (table_rows.encode_key(0, "latency", "p", 1, "a", "b", "c"), b"[1,999,1]")
+    log.append([Append(checkpoints, [*rows[:3], strange, *rows[3:]])], NOON)
+    code, answer = run(log, "verify")
+    assert code == 1
+    named = (
+        f"record {CHECKPOINTS}:0:3: not a row of the changelog: latencies are an offset, and pairs of bucket and count"
+    )
+    assert named in str(answer)
+    assert str(answer).count(f"record {CHECKPOINTS}:0:") == 1, "the others are read"
+    assert rebuilt(log)[0]["lost"] == []
+    check(log, before)
+
+
 def test_keys_and_what_else_the_directory_has_stay(log: Log) -> None:
     directory = TopicPartition(DIRECTORY, 0)
     log.append([Append(directory, [(b"key/1", b"{}")])], NOON)

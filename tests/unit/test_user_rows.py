@@ -12,7 +12,8 @@ from processor.core.events.message import build_blocks, opened
 from processor.core.events.source import Source
 from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.apply import Changes, Tables
-from processor.core.tables.user_rows import MAX_BLOCK, Dead
+from processor.core.tables.row_marks import Dead
+from processor.core.tables.user_rows import MAX_BLOCK
 from tests.support.dict_index import DictIndex
 from tests.support.examples import examples
 from tests.support.tables import NOON, Usage, by_key, columns

@@ -4,45 +4,32 @@
 the row (its offset), so applying any part of the log again, in order, changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from sys import intern
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.clock import KINDS, month_start, window_start
-from processor.core.events import latency
-from processor.core.events.columns import SPAN_FLAG, Dim, Rows, concatenated
-from processor.core.events.fields import ERRORS
+from processor.core.events.columns import SPAN_FLAG, Rows, concatenated
 from processor.core.events.message import Message
 from processor.core.events.source import Request
 from processor.core.growing_arrays import I64, Records
 from processor.core.partitioning import U64
-from processor.core.tables import dedupe, grouped_sums, row_block, row_bytes, table_rows
+from processor.core.tables import dedupe, row_block, row_bytes, table_rows
 from processor.core.tables.claims import Claimed
+from processor.core.tables.event_kinds import EventKinds
 from processor.core.tables.horizon import Horizon
-from processor.core.tables.table_rows import (
-    HOURS_PER_DAY,
-    NEVER,
-    WINDOW_SIZE,
-    Counts,
-    Histogram,
-    HourKey,
-    Progress,
-    Row,
-    Scope,
-    Sums,
-    WindowKey,
-)
-from processor.core.tables.user_rows import Dead, UserChanges, UserRows, blocks_of
+from processor.core.tables.hour_rows import HourRows
+from processor.core.tables.latency_rows import LatencyRows
+from processor.core.tables.row_marks import Dead, Singles
+from processor.core.tables.table_rows import NEVER, WINDOW_SIZE, Counts, Progress, Scope, Sums, WindowKey
+from processor.core.tables.user_rows import UserChanges, UserRows, blocks_of
 
 Record = tuple[bytes, bytes | None]
 
-Kind = tuple[str, Dim]
-"""A project, and what else its events are told apart by."""
-
-T = TypeVar("T", Sums, Histogram)
+Row = Counts | Progress | Horizon
+"""A row that is an object."""
 
 MAX_PADS: Final = 10_000
 """Projects whose pads are cached."""
@@ -59,12 +46,16 @@ class Changes:
         self,
         tables_: "Tables",
         users: UserChanges,
-        rows: list[tuple[Row | Horizon, bytes | None]],
+        hours: Singles,
+        latencies: Singles,
+        rows: list[tuple[Row, bytes | None]],
         claimed: list[Claimed],
         offset: int,
     ) -> None:
         self._tables = tables_
         self._users = users
+        self._hours = hours
+        self._latencies = latencies
         self._rows = rows
         self.claimed = claimed
         self.offset = offset
@@ -72,7 +63,7 @@ class Changes:
 
     def __len__(self) -> int:
         """Return the number of changed rows."""
-        return len(self._users.rows) + len(self._users.wide) + len(self._rows)
+        return len(self._users.rows) + self._count_of_others()
 
     def packed(self) -> list[Record]:
         """Return keys and values for the changelog, with users' rows in blocks; value None: a tombstone."""
@@ -85,8 +76,12 @@ class Changes:
         return [*self._users.block.pairs(), *self._others()]
 
     def _others(self) -> list[Record]:
-        wide: list[Record] = [(key, value) for _, key, value in self._users.wide]
-        return wide + [(row.key, value) for row, value in self._rows]
+        rows: list[Record] = [(row.key, value) for row, value in self._rows]
+        return [*self._users.wide.records, *self._hours.records, *self._latencies.records, *rows]
+
+    def _count_of_others(self) -> int:
+        columns = (self._users.wide, self._hours, self._latencies)
+        return sum(len(changed.rows) for changed in columns) + len(self._rows)
 
     def wrote_packed(self, first: int) -> list[Dead]:
         """Note that the records of `packed` are in the changelog from `first` on; return those that they replace."""
@@ -94,19 +89,27 @@ class Changes:
         for rows, _ in blocks_of(self._users):
             dead += self._tables.users.wrote(rows, first)
             first += 1
-        return dead + self._wrote_others(range(first, first + len(self._users.wide) + len(self._rows)))
+        return dead + self._wrote_others(np.arange(first, first + self._count_of_others()))
 
     def wrote_singly(self, offsets: Sequence[int]) -> list[Dead]:
         """Note that the records of `singles` are in the changelog at `offsets`; return those they replace."""
         rows = self._users.rows
-        dead = self._tables.users.wrote_singly(rows, np.array(offsets[: len(rows)], np.int64))
-        return dead + self._wrote_others(offsets[len(rows) :])
+        places = np.array(offsets, np.int64)
+        dead = self._tables.users.wrote_singly(rows, places[: len(rows)])
+        return dead + self._wrote_others(places[len(rows) :])
 
-    def _wrote_others(self, offsets: Sequence[int]) -> list[Dead]:
-        wide = self._users.wide
-        rows = np.array([row for row, _, _ in wide], np.int64)
-        dead = self._tables.users.wrote_singly(rows, np.array(offsets[: len(wide)], np.int64))
-        for offset, (row, value) in zip(offsets[len(wide) :], self._rows, strict=True):
+    def _wrote_others(self, offsets: I64) -> list[Dead]:
+        dead = []
+        tables_, start = self._tables, 0
+        for wrote, (rows, _) in (
+            (tables_.users.wrote_singly, self._users.wide),
+            (tables_.hours.wrote, self._hours),
+            (tables_.latencies.wrote, self._latencies),
+        ):
+            if len(rows):
+                dead += wrote(rows, offsets[start : start + len(rows)])
+                start += len(rows)
+        for offset, (row, value) in zip(offsets[start:].tolist(), self._rows, strict=True):
             if row.changelog != NEVER:
                 dead.append(Dead(row.changelog, 1))
             if value is None:  # a tombstone may be deleted once the records before it are
@@ -122,14 +125,15 @@ class Tables:
         self.partition = partition
         self.progress = Progress(table_rows.encode_key(partition, "progress"))
         self.users = UserRows(partition, row_block.seed_of(salt))
-        self.hours: dict[HourKey, Sums] = {}
-        self.latencies: dict[HourKey, Histogram] = {}
+        self.hours = HourRows(partition)
+        self.latencies = LatencyRows(self.hours, partition)
         self.windows: dict[WindowKey, Counts] = {}
         self._index = index
         self._salt = salt
         self._pads: dict[str, U64] = {}
         self._pass = 0
-        self._dirty: list[Row] = []
+        self._kinds = EventKinds(self.users, self.hours)
+        self._dirty: list[Counts] = []
         self._gone: dict[bytes, Counts] = {}
         self._claimed: list[Claimed] = []
         self._horizon: Horizon | None = None
@@ -143,12 +147,13 @@ class Tables:
     def tally(self) -> tuple[int, int]:
         """How many rows of all kinds there are, the progress aside, and how many unique events those of users have."""
         users, events = self.users.tally
-        return users + len(self.hours) + len(self.latencies) + len(self.windows), events
+        return users + self.hours.tally[0] + len(self.latencies) + len(self.windows), events
 
     @property
     def changed(self) -> int:
         """Rows waiting for `drain_changes`."""
-        return self.users.changed + len(self._dirty) + len(self._gone)
+        columns = self.users.changed + self.hours.changed + self.latencies.changed
+        return columns + len(self._dirty) + len(self._gone)
 
     # --- applying messages ------------------------------------------------------------------------------------------
 
@@ -196,8 +201,7 @@ class Tables:
                 self.progress.spans += int(np.count_nonzero(rows["flags"][part][mine] & SPAN_FLAG))
             self._advance(offset, message.arrival)
         if fresh.any():
-            chosen: dedupe.Mask | slice = slice(None) if fresh.all() else fresh
-            self._add(offsets, [message for _, message, _ in messages], rows, chosen)
+            self._add(offsets, [message for _, message, _ in messages], rows, fresh)
 
     def skip(self, offset: int) -> None:
         """Skip a message that is a dead letter."""
@@ -205,85 +209,24 @@ class Tables:
 
     # --- rows of cost -----------------------------------------------------------------------------------------------
 
-    def _add(self, offsets: I64, messages: list[Message], rows: Rows, fresh: dedupe.Mask | slice) -> None:
+    def _add(self, offsets: I64, messages: list[Message], rows: Rows, fresh: dedupe.Mask) -> None:
         """Add the fresh calls of some messages to their rows; of fresh events there is at least one."""
         if rows["flags"].max() >= SPAN_FLAG:
-            calls = rows["flags"] & SPAN_FLAG == 0
-            chosen: dedupe.Mask = calls if isinstance(fresh, slice) else calls & fresh
-            if not chosen.any():
+            fresh = fresh & (rows["flags"] & SPAN_FLAG == 0)
+            if not fresh.any():
                 return
-            fresh = chosen
-        rows, offsets = rows[fresh], offsets[fresh]
+        chosen: slice | I64 = slice(None) if fresh.all() else np.flatnonzero(fresh)
         # What the rows point to in the dictionaries of their own message, in one dictionary of all messages.
         sizes = list(map(len, messages))
         first_users = np.cumsum([0, *(len(message.users) for message in messages[:-1])])
-        users = rows["user"] + np.repeat(first_users, sizes)[fresh]
+        users = (rows["user"] + np.repeat(first_users, sizes))[chosen]
         names = [user for message in messages for user in message.users]
-        kinds, places = _kinds_of(messages)
-        dims = rows["dim"] + places[fresh]
-        errors = np.array([dim[-1] in ERRORS for _, dim in kinds])[dims]
-        groups = np.zeros(len(kinds), np.int64)
-        for number in np.flatnonzero(np.bincount(dims)).tolist():  # a group must not appear because of a duplicate
-            project, (hour, provider, model, environment, _, _) = kinds[number]
-            groups[number] = self.users.group((project, hour // HOURS_PER_DAY, provider, model, environment))
-        self.users.add(offsets, groups.take(dims), users, names, rows, errors)
-        numbers: dict[HourKey, int] = {}
-        hours = np.array([numbers.setdefault((project, *dim[:4]), len(numbers)) for project, dim in kinds])[dims]
-        keys = list(numbers)
-        self._add_latencies(offsets, keys, hours, rows)
-        self._add_to_hours(offsets, keys, hours, rows, errors)
-
-    def _add_to_hours(
-        self, offsets: I64, keys: list[HourKey], codes: grouped_sums.Codes, rows: Rows, errors: dedupe.Mask
-    ) -> None:
-        """Add up the events of each hour; `codes` counts in `keys`."""
-        rows_of, is_open = self._open("hour", self.hours, Sums, offsets, keys, codes)
-        if not is_open.any():
-            return
-        for found in grouped_sums.grouped(codes[is_open], offsets[is_open], rows[is_open], errors[is_open]).each():
-            found.add_to(rows_of[found.code])
-
-    def _add_latencies(self, offsets: I64, keys: list[HourKey], codes: grouped_sums.Codes, rows: Rows) -> None:
-        """Count the events of each hour (`codes` counts in `keys`) by the bucket of their latency."""
-        known = rows["latency"] != latency.UNKNOWN
-        codes, offsets = codes[known], offsets[known]
-        rows_of, is_open = self._open("latency", self.latencies, Histogram, offsets, keys, codes)
-        codes, offsets, buckets = codes[is_open], offsets[is_open], rows["latency"][known][is_open]
-        by_hour = np.bincount(codes * latency.BUCKETS + buckets, minlength=len(keys) * latency.BUCKETS)
-        newest = np.full(len(keys), NEVER)
-        np.maximum.at(newest, codes, offsets)
-        for code in np.flatnonzero(newest != NEVER).tolist():
-            row = rows_of[code]
-            row.offset = int(newest[code])
-            row.add(by_hour[code * latency.BUCKETS : (code + 1) * latency.BUCKETS])
-
-    def _open(
-        self,
-        kind: str,
-        rows: dict[HourKey, T],
-        make: Callable[[bytes], T],
-        offsets: I64,
-        keys: list[HourKey],
-        codes: grouped_sums.Codes,
-    ) -> tuple[dict[int, T], dedupe.Mask]:
-        """Return the rows of these hours by their `codes`, and which events may be added to them: those of messages
-        that a row does not have.
-
-        Rows that there are not are made; all of them are written again, see `_add_to_window`.
-        """
-        found: dict[int, T] = {}
-        for code in np.flatnonzero(np.bincount(codes)).tolist():
-            row = rows.get(keys[code])
-            if row is None:
-                key = _hour_key(keys[code])
-                row = rows[key] = make(table_rows.encode_key(self.partition, kind, *key))
-            if not row.dirty:
-                row.dirty = 1
-                self._dirty.append(row)
-            found[code] = row
-        held = np.full(len(keys), NEVER)
-        held[list(found)] = [row.offset for row in found.values()]
-        return found, held[codes] < offsets
+        kinds = self._kinds.of(messages, rows["dim"].astype(np.int64), chosen)
+        rows, offsets, errors = rows[chosen], offsets[chosen], kinds["error"]
+        hours = kinds["hour"].astype(np.int64)
+        self.users.add(offsets, kinds["group"].astype(np.int64), users, names, rows, errors)
+        self.hours.add_to(hours, offsets, rows, errors)
+        self.latencies.add(hours, offsets, rows["latency"])
 
     def _count(self, offset: int, requests: list[Request], fresh: dedupe.Mask, conflicting: dedupe.Mask) -> None:
         """Count each request's events where its key, its organization and its minute of arrival count."""
@@ -390,16 +333,15 @@ class Tables:
             row.dirty = 0
         if gone:
             changed = [row for row in changed if row.key not in gone]
-        rows: list[tuple[Row | Horizon, bytes | None]] = list(
-            zip(changed, table_rows.encode_values(changed), strict=True)
-        )
+        rows: list[tuple[Row, bytes | None]] = list(zip(changed, table_rows.encode_values(changed), strict=True))
         rows += [(row, None) for row in gone.values() if row.changelog != NEVER]
         if self.horizon.dirty:  # with the tombstones of what it has closed
             self.horizon.dirty = 0
             rows.append((self.horizon, self.horizon.encode()))
         self.progress.rows, self.progress.events = self.tally
         rows.append((self.progress, table_rows.encode_value(self.progress)))
-        changes = Changes(self, self.users.drain(), rows, self._claimed, self.progress.offset)
+        columns = self.users.drain(), self.hours.drain(), self.latencies.drain()
+        changes = Changes(self, *columns, rows, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes
 
@@ -412,9 +354,9 @@ class Tables:
 
     def touch_all(self) -> None:
         """The next `drain_changes` has every row there is."""
-        self.users.touch_all()
-        kinds: tuple[Mapping[Any, Sums | Histogram | Counts], ...] = (self.hours, self.latencies, self.windows)
-        fresh = [row for kind in kinds for row in kind.values() if not row.dirty]
+        for columns in (self.users, self.hours, self.latencies):
+            columns.touch_all()
+        fresh = [row for row in self.windows.values() if not row.dirty]
         for row in fresh:
             row.dirty = 1
         self._dirty += fresh
@@ -428,38 +370,53 @@ class Tables:
         Raises `ValueError` for one of another format.
         """
         key_of_blocks = row_block.key_of(self.partition)
-        start = b'[%d,"user",' % self.partition
-        ours: dict[bytes, tuple[bytes, int]] = {}
+        of_users, of_hours, of_latencies = starts = self._starts()
+        found: dict[bytes, dict[bytes, tuple[bytes, int]]] = {start: {} for start in starts}
         for key, value, offset in records:
-            if value is not None and value[:1] == row_bytes.MARK and key.startswith(start):
-                ours[key] = value, offset
-                continue
-            if key == key_of_blocks or key.startswith(start):
-                self._restore_users(ours)
-                ours = {}
+            if value is not None and key.startswith(starts):
+                start = of_users if key.startswith(of_users) else of_hours if key.startswith(of_hours) else of_latencies
+                # Sums that fit are packed, histograms never are. Neither needs a look at the numbers here.
+                if (value[:1] == row_bytes.MARK) != (start == of_latencies):
+                    found[start][key] = value, offset
+                    continue
+            if key == key_of_blocks or key.startswith(starts):  # it may be newer than one of those found so far
+                self._restore_found(*found.values())
+                found = {start: {} for start in starts}
             self.restore(key, value, offset)
-        self._restore_users(ours)
+        self._restore_found(*found.values())
+
+    def _starts(self) -> tuple[bytes, bytes, bytes]:
+        """Return the beginnings of the keys of users' rows, of hours' rows and of latencies."""
+        return b'[%d,"user",' % self.partition, b'[%d,"hour",' % self.partition, b'[%d,"latency",' % self.partition
 
     def restore_newest(self, keys: list[bytes], values: Records, offsets: I64, hashes: Records, size: int) -> None:
         """Read back sums in their packed form: the newest records of different keys. See `UserRows.restore`."""
-        start = b'[%d,"user",' % self.partition
-        others = [place for place, key in enumerate(keys) if not key.startswith(start)]
-        for place in others:
-            self.restore(keys[place], values[place].tobytes(), int(offsets[place]))
+        of_users, of_hours, _ = self._starts()
+        others = [place for place, key in enumerate(keys) if not key.startswith(of_users)]
         if others:
-            of_users = np.delete(np.arange(len(keys)), others)
-            keys = [keys[place] for place in of_users.tolist()]
-            values, offsets, hashes = values.take(of_users), offsets.take(of_users), hashes.take(of_users)
+            hours = [place for place in others if keys[place].startswith(of_hours)]
+            for place in set(others) - set(hours):
+                self.restore(keys[place], values[place].tobytes(), int(offsets[place]))
+            if hours:
+                self.hours.restore([keys[place] for place in hours], values.take(hours), offsets.take(hours))
+            users = np.delete(np.arange(len(keys)), others)
+            keys = [keys[place] for place in users.tolist()]
+            values, offsets, hashes = values.take(users), offsets.take(users), hashes.take(users)
         if keys:
             self.users.restore(keys, values, offsets, hashes, size)
 
-    def _restore_users(self, found: dict[bytes, tuple[bytes, int]]) -> None:
-        if found:
-            values = [value for value, _ in found.values()]
-            if set(map(len, values)) != {row_bytes.SIZE}:
-                raise ValueError("not a row of the changelog: the numbers of a row have another length")
-            offsets = np.array([offset for _, offset in found.values()], np.int64)
-            self.users.restore(list(found), np.frombuffer(b"".join(values), row_bytes.DTYPE), offsets)
+    def _restore_found(self, *found: dict[bytes, tuple[bytes, int]]) -> None:
+        """Read back values by their keys, with the offsets of their records: packed ones of users and of hours, and
+        latencies."""
+        users, hours, latencies = found
+        for restore, rows in ((self.users.restore, users), (self.hours.restore, hours)):
+            if rows:
+                values = [value for value, _ in rows.values()]
+                if set(map(len, values)) != {row_bytes.SIZE}:
+                    raise ValueError("not a row of the changelog: the numbers of a row have another length")
+                restore(list(rows), np.frombuffer(b"".join(values), row_bytes.DTYPE), _offsets_of(rows))
+        if latencies:
+            self.latencies.restore(list(latencies), [value for value, _ in latencies.values()], _offsets_of(latencies))
 
     def restore(self, key: bytes, value: bytes | None, changelog: int) -> None:
         """Read back one changelog record, in the order of the log. Raises `ValueError` for one of another format."""
@@ -468,23 +425,18 @@ class Tables:
             self.progress = table_rows.progress_of(key, table_rows.decode_value(value), changelog)
         elif kind == "horizon" and value is not None:
             self._horizon = Horizon(key, table_rows.decode_value(value), changelog)
-        elif kind == "user":
-            self.users.restore_one(
-                key, None if value is None else Sums(key, *table_rows.decode_value(value)), changelog
-            )
+        elif kind in {"user", "hour"}:
+            rows = self.users if kind == "user" else self.hours
+            rows.restore_one(key, None if value is None else Sums(key, *table_rows.decode_value(value)), changelog)
         elif kind == row_block.KIND and value is not None:
             block = row_block.decode(value)
             offsets = np.full(len(block), changelog)
             self.users.restore(block.keys, block.values, offsets, block.hashes, len(block))
-        elif kind == "hour":
-            self._restore_hour(_hour_key(parts), key, value, changelog)
         elif kind == "latency":
-            hour_key = _hour_key(parts)
             if value is None:
-                self.latencies.pop(hour_key, None)
+                self.latencies.remove(key)
             else:
-                numbers = table_rows.decode_value(value)
-                self.latencies[hour_key] = Histogram(key, numbers[0], table_rows.histogram_of(numbers), changelog)
+                self.latencies.restore([key], [value], np.array([changelog]))
         elif kind == "window":
             if value is None:
                 self.windows.pop(cast(WindowKey, parts), None)
@@ -495,50 +447,16 @@ class Tables:
         elif kind != "retained":  # which is no table's
             raise ValueError(f"unknown kind of row: {key[:80]!r}")
 
-    def _restore_hour(self, at: HourKey, key: bytes, value: bytes | None, changelog: int) -> None:
-        if value is None:
-            self.hours.pop(at, None)
-        else:
-            found = self.hours[at] = Sums(key, *table_rows.decode_value(value))
-            found.changelog = changelog
-
     def newest_offsets(self) -> I64:
         """Ascending: the changelog records that hold the newest values. Every older one has been replaced."""
-        others: list[Row | Horizon] = [
-            self.progress,
-            self.horizon,
-            *self.hours.values(),
-            *self.latencies.values(),
-            *self.windows.values(),
-        ]
-        found = np.concatenate((self.users.changelogs(), np.array([row.changelog for row in others], np.int64)))
+        others: list[Row] = [self.progress, self.horizon, *self.windows.values()]
+        columns = [rows.changelogs() for rows in (self.users, self.hours, self.latencies)]
+        found = np.concatenate((*columns, np.array([row.changelog for row in others], np.int64)))
         return np.unique(found[found != NEVER])
 
 
-def _hour_key(parts: tuple[Any, ...]) -> HourKey:
-    """The key of an hour with its strings kept once."""
-    project, hour, provider, model, environment = parts
-    return intern(project), hour, intern(provider), intern(model), intern(environment)
-
-
-def _kinds_of(messages: list[Message]) -> tuple[list[Kind], I64]:
-    """The kinds of events in some messages, and where those of each event's project and message begin.
-
-    Each project of a message has all the dims of it, of which its events may use some.
-    """
-    kinds: list[Kind] = []
-    starts: list[int] = []
-    counts: list[int] = []
-    for message in messages:
-        begins: dict[str, int] = {}
-        for request in message.requests:
-            project = request.source.project
-            if project not in begins:
-                begins[project] = len(kinds)
-                kinds += [(project, dim) for dim in message.dims]
-            starts.append(begins[project])
-            counts.append(request.count)
-    return kinds, np.repeat(np.array(starts, np.int64), counts)
+def _offsets_of(found: dict[bytes, tuple[bytes, int]]) -> I64:
+    return np.array([offset for _, offset in found.values()], np.int64)
 
 
 def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":

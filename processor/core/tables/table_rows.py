@@ -27,12 +27,9 @@ from operator import attrgetter
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Struct, field
-from numpy.typing import NDArray
 
 from processor.core.clock import DAY, HOUR, MINUTE, Kind
-from processor.core.events import latency
 from processor.core.tables import row_bytes
 from processor.core.tables.row_sums import SUMS, RowSums
 
@@ -119,25 +116,9 @@ class Histogram(Struct, gc=False):
 
     key: bytes
     offset: int = NEVER
-    kept: dict[int, int] = field(default_factory=dict)
-    """See `counts`; without what was added since that was last asked for."""
+    counts: dict[int, int] = field(default_factory=dict)
+    """Bucket -> events; those that were not measured are left out."""
     changelog: int = NEVER
-    dirty: int = 0
-    added: NDArray[np.int64] | None = None
-
-    def add(self, counts: NDArray[np.int64]) -> None:
-        """Count events by bucket: shape (`latency.BUCKETS`,)."""
-        self.added = counts.copy() if self.added is None else self.added + counts
-
-    @property
-    def counts(self) -> dict[int, int]:
-        """Bucket -> events; those that were not measured are left out."""
-        if self.added is not None:
-            self.added[latency.UNKNOWN] = 0
-            for bucket in np.flatnonzero(self.added).tolist():
-                self.kept[bucket] = self.kept.get(bucket, 0) + int(self.added[bucket])
-            self.added = None
-        return self.kept
 
     def value(self) -> list[int]:
         return [self.offset, *(number for pair in sorted(self.counts.items()) for number in pair)]
@@ -232,6 +213,7 @@ _decode_users = msgspec.json.Decoder(list[UserPlace]).decode
 _decode_hours = msgspec.json.Decoder(list[HourPlace]).decode
 _decode_key = msgspec.json.Decoder(list[Any]).decode
 _decode_value = msgspec.json.Decoder(list[int]).decode
+_decode_values = msgspec.json.Decoder(list[list[int]]).decode
 
 
 def encode_key(partition: int, kind: str, *parts: object) -> bytes:
@@ -278,6 +260,11 @@ def decode_users(keys: Sequence[bytes]) -> list[UserPlace]:
 def decode_hours(keys: Sequence[bytes]) -> list[HourPlace]:
     """The same for the keys of hours' rows."""
     return _decode_all(_decode_hours, keys)
+
+
+def decode_lists(values: Sequence[bytes]) -> list[list[int]]:
+    """The numbers of rows that have no fixed width. Raises `ValueError` for a value of another form."""
+    return _decode_all(_decode_values, values)
 
 
 def _decode_all(decode: Callable[[bytes], list[Place]], keys: Sequence[bytes]) -> list[Place]:

@@ -1,0 +1,190 @@
+"""Numbered rows of exact sums, in columns: 72 bytes each (`row_bytes`).
+
+The events of many messages are added with a few calls of numpy, without an object for each row. Sums in columns stay
+below 2^62, and so does what messages add to them, so no addition overflows. A row beyond that is *wide*: its numbers
+are Python integers in an object of its own.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processor.core.events.columns import Rows
+from processor.core.growing_arrays import I64, Records, Segments
+from processor.core.tables import grouped_sums, row_bytes
+from processor.core.tables.row_marks import RowMarks
+from processor.core.tables.row_sums import AMOUNTS, words_of
+from processor.core.tables.table_rows import NEVER, Sums
+
+_BOUND: Final = grouped_sums.SAFE
+_MAX_COUNT: Final = 2**31
+_WORDS: Final = row_bytes.SIZE // 8
+_AMOUNTS: Final = words_of(row_bytes.DTYPE, AMOUNTS)
+
+_NOTHING: Final = np.zeros((), row_bytes.DTYPE)
+_NOTHING["offset"] = NEVER
+
+Mask = NDArray[np.bool_]
+
+
+class SumRows:
+    """The sums and marks of rows. A subclass maps keys to the numbers of rows."""
+
+    def __init__(self) -> None:
+        self._values = Segments(_NOTHING)
+        self._marks = RowMarks()
+        self._keys: list[bytes] = []
+        self._wide: dict[int, Sums] = {}
+        self._tally: tuple[int, int] | None = (0, 0)
+        """Rows that have events, and these events; None: rows were read back since they were counted."""
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def changed(self) -> int:
+        """Rows waiting for the next flush."""
+        return self._marks.changed
+
+    @property
+    def tally(self) -> tuple[int, int]:
+        """How many rows have events, and how many unique events these are.
+
+        Kept up with what is added; after rows were read back it looks at all of them once (20 ms for a million).
+        """
+        if self._tally is None:
+            requests = self._values.column("requests", np.arange(len(self._keys)), ascending=True)
+            wide = list(self._wide.values())
+            events = int(requests.sum(dtype=np.int64)) + sum(row.requests for row in wide)
+            self._tally = int(np.count_nonzero(requests)) + sum(row.requests > 0 for row in wide), events
+        return self._tally
+
+    def _all(self) -> Iterator[tuple[int, Sums]]:
+        """Yield number and sums of all rows that have events. Makes an object for each: not for the hot path."""
+        values, changelogs = self._values.take(np.arange(len(self._keys))), self._marks.all_changelogs()
+        for row, (value, changelog) in enumerate(zip(values.tolist(), changelogs.tolist(), strict=True)):
+            found = self._wide.get(row) or sums_of(self._keys[row], value)
+            if found.requests:  # one that was taken away has none
+                found.changelog = changelog
+                yield row, found
+
+    def _grow(self) -> None:
+        """Add a row without events for each key that has none."""
+        count = len(self._keys) - len(self._marks)
+        self._values.extend(count)
+        self._marks.extend(count)
+
+    # --- adding events ----------------------------------------------------------------------------------------------
+
+    def add_to(self, rows: I64, offsets: I64, events: Rows, errors: Mask) -> None:
+        """Add events, at least one, to those of their rows that do not contain the event's message yet.
+
+        `rows` and `offsets` have the row and the message's offset of each event, in the order of the log. All these
+        rows are written with the next flush, also those that contain the message: memory may be ahead of the changelog.
+        """
+        is_open = self._values.column("offset", rows) < offsets
+        if not is_open.all():
+            self._marks.touch_each(rows[~is_open])
+            rows, offsets, events, errors = rows[is_open], offsets[is_open], events[is_open], errors[is_open]
+            if not len(rows):
+                return
+        added = grouped_sums.grouped(rows, offsets, events, errors)
+        if self._tally is not None:
+            empty = self._values.column("requests", added.codes) == 0  # of a wide row these are 0, too
+            fresh = np.count_nonzero(empty) - (sum(map(added.codes.__contains__, self._wide)) if self._wide else 0)
+            self._tally = self._tally[0] + int(fresh), self._tally[1] + len(rows)
+        self._marks.touch(added.codes)
+        if added.amounts.dtype == object:
+            self._add_exactly(added)
+            return
+        if self._wide:
+            is_wide = np.isin(added.codes, list(self._wide))
+            if is_wide.any():
+                self._add_exactly(added.where(is_wide))
+                added = added.where(~is_wide)
+        self._add(added)
+
+    def _add(self, added: grouped_sums.Grouped) -> None:
+        values = self._values.take(added.codes)
+        is_new = values["requests"] == 0
+        values["offset"] = added.offsets
+        values["requests"] += added.requests.astype(np.uint32)
+        values["errors"] += added.errors.astype(np.uint32)
+        values["unpriced"] += added.unpriced.astype(np.uint32)
+        values["first_seen"] = np.where(is_new, added.first_seen, np.minimum(values["first_seen"], added.first_seen))
+        values["last_seen"] = np.where(is_new, added.last_seen, np.maximum(values["last_seen"], added.last_seen))
+        _amounts(values)[:] += added.amounts
+        self._values.put(added.codes, values)
+        for row in added.codes[_is_over(values)].tolist():
+            self._put(row, self._get(row))
+
+    def _add_exactly(self, added: grouped_sums.Grouped) -> None:
+        for group in added.each():
+            row = self._get(group.code)
+            group.add_to(row)
+            self._put(group.code, row)
+
+    def _get(self, row: int) -> Sums:
+        """A row by itself; to be given back to `_put`."""
+        return self._wide.get(row) or sums_of(self._keys[row], self._values.take(np.array([row])).tolist()[0])
+
+    def _put(self, row: int, found: Sums) -> None:
+        """Set what a row says: in columns if it fits."""
+        amounts = (found.input_tokens, found.output_tokens, found.cached_tokens, found.cost)
+        value = np.zeros(1, row_bytes.DTYPE)
+        value["offset"] = found.offset
+        if found.requests < _MAX_COUNT and all(-_BOUND < amount < _BOUND for amount in amounts):
+            self._wide.pop(row, None)
+            value[0] = (0, *row_bytes.members_of(found))
+        else:
+            self._wide[row] = found
+        self._values.put(np.array([row]), value)
+
+    def touch_all(self) -> None:
+        """Have every row with events written with the next flush."""
+        numbers = np.arange(len(self._keys))
+        is_there = self._values.column("requests", numbers) > 0
+        is_there[list(self._wide)] = True
+        self._marks.touch(numbers[is_there])
+
+    # --- the changelog ----------------------------------------------------------------------------------------------
+
+    def _replace(self, rows: I64, values: Records) -> None:
+        """Replace the sums of distinct rows with those read back."""
+        self._tally = None
+        for row in rows.tolist() if self._wide else ():
+            self._wide.pop(row, None)
+        self._values.put(rows, values)
+        for place in np.flatnonzero(_is_over(values)).tolist():
+            row = int(rows[place])
+            self._put(row, sums_of(self._keys[row], values[place].tolist()))
+
+    def _replace_one(self, row: int, found: Sums | None) -> None:
+        """Replace the sums of a row, which may not fit into columns. None: the row is deleted."""
+        self._tally = None
+        self._put(row, found or Sums(self._keys[row]))
+
+    def changelogs(self) -> I64:
+        """Return the offset of each row's newest record, `NEVER` for a row that has none."""
+        return self._marks.all_changelogs()
+
+
+def _amounts(values: Records) -> I64:
+    """The `AMOUNTS` of records of `row_bytes.DTYPE`: a view, shape (n, 4)."""
+    return values.view(np.int64).reshape(-1, _WORDS)[:, _AMOUNTS]
+
+
+def _is_over(values: Records) -> Mask:
+    """Which of these are not to stay in columns."""
+    amounts = _amounts(values)
+    counts: Mask = values["requests"] >= _MAX_COUNT
+    if not len(values) or (amounts.max() < _BOUND and amounts.min() > -_BOUND):
+        return counts
+    return counts | (amounts >= _BOUND).any(axis=1) | (amounts <= -_BOUND).any(axis=1)
+
+
+def sums_of(key: bytes, value: tuple[int, ...]) -> Sums:
+    """A record of `row_bytes.DTYPE` as an object."""
+    return Sums(key, *row_bytes.listed(value))
