@@ -222,7 +222,8 @@ class Tables:
         users = (rows["user"] + np.repeat(first_users, sizes))[chosen]
         names = [user for message in messages for user in message.users]
         kinds = self._kinds.of(messages, rows["dim"].astype(np.int64), chosen)
-        rows, offsets, errors = rows[chosen], offsets[chosen], kinds["error"]
+        rows = rows if isinstance(chosen, slice) else rows.take(chosen)  # an index would copy them field by field
+        offsets, errors = offsets[chosen], kinds["error"]
         hours = kinds["hour"].astype(np.int64)
         self.users.add(offsets, kinds["group"].astype(np.int64), users, names, rows, errors)
         self.hours.add_to(hours, offsets, rows, errors)

@@ -66,7 +66,7 @@ def grouped(codes: Codes, offsets: Codes, rows: Rows, errors: NDArray[np.bool_])
     """The sums over the rows of each code; `offsets` are those of their messages, `errors` tells the failed events.
     There is at least one row."""
     order = np.argsort(codes, kind="stable")
-    codes, rows, errors = codes[order], rows[order], errors[order]
+    codes, rows, errors = codes[order], rows.take(order), errors[order]  # an index would copy rows field by field
     starts = np.concatenate(([0], np.flatnonzero(codes[1:] != codes[:-1]) + 1))
     amounts = rows.view(np.int64).reshape(-1, _WORDS)[:, _AMOUNTS]
     # Nothing is summed in 64 bits that might not fit; as objects, Python's own integers add up.
