@@ -34,8 +34,9 @@ from processor.core.tables.apply import Tables
 real = getattr(Tables, sys.argv[1])
 
 def fail(self, *args):
-    blocks = [arg if isinstance(arg, list) else getattr(arg, "blocks", ()) for arg in args]
-    if any(block.source.project == "poison" for found in blocks for block in found):
+    messages = [each for arg in args for each in (arg if isinstance(arg, list) else [arg])]
+    requests = [request for each in messages for request in getattr(each, "requests", ())]
+    if any(request.source.project == "poison" for request in requests):
         raise ArithmeticError("a fault of this version")
     return real(self, *args)
 
@@ -138,7 +139,7 @@ def test_a_retry_says_what_it_needs(tmp_path: Path) -> None:
     for arguments in (["--partition", "0"], [], ["--all", "--partition", "0", "--offset", "0"]):
         done = run_cli(tmp_path, "dlq", "retry", *arguments)
         assert done.returncode == 2
-        assert "--partition and --offset together" in done.stderr
+        assert "give --partition and --offset, as" in done.stderr
     assert (
         "no dead letter at partition 0, offset 7"
         in run_cli(tmp_path, "dlq", "retry", "--partition", "0", "--offset", "7").stderr
