@@ -75,16 +75,17 @@ class Columns(Struct):
     """The events' original bytes."""
     cost_sources: list[str]
     """Where costs are from: the sender, or a price list by its name."""
+    has_spans: bool = False
+    """False: all are calls."""
 
     def __len__(self) -> int:
         return len(self.records)
 
     def without_spans(self) -> "tuple[Columns, Sequence[int]]":
         """The calls, and the place of each among all events."""
-        flags = self.rows["flags"]
-        if flags.max(initial=0) < SPAN_FLAG:
+        if not self.has_spans:
             return self, range(len(self))
-        places = np.flatnonzero(flags & SPAN_FLAG == 0)
+        places = np.flatnonzero(self.rows["flags"] & SPAN_FLAG == 0)
         return self.at(places), places.tolist()
 
     def at(self, places: NDArray[np.int64]) -> "Columns":
@@ -116,17 +117,20 @@ def columns_of(events: Iterable[Hot]) -> Columns:
     dims: dict[Dim, int] = {}
     rows: list[bytes] = []
     records: list[bytes] = []
+    every_flag = 0
     for event in events:
         event_id, user, at, provider, model, environment, operation, status = event[:8]
         *numbers, flags, latency, recent, record = event[8:]
         dim = (at // HOUR, provider, model, environment, operation, status)
         named = (_hash_of_user(user), _hash_of_dim(dim), at, *numbers, flags)
-        digest = _mixed(recent + sum(value * factor for value, factor in zip(named, _FACTORS.tolist(), strict=True)))
+        digest = _mixed(recent + sum(map(operator.mul, named, _FACTOR_NUMBERS)))
+        every_flag |= flags
         user_code, dim_code = users.setdefault(user, len(users)), dims.setdefault(dim, len(dims))
         raw_id = bytes.fromhex(event_id.replace("-", ""))
         rows.append(_pack_row(raw_id, digest, at, *numbers, user_code, dim_code, flags, latency, int(not flags)))
         records.append(record)
-    return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records, [CLIENT])
+    has_spans = bool(every_flag & SPAN_FLAG)
+    return Columns(np.frombuffer(b"".join(rows), ROW), list(users), list(dims), records, [CLIENT], has_spans)
 
 
 def assemble(
@@ -157,7 +161,7 @@ def assemble(
     if recent is not None and recent.spans:
         rows["flags"][recent.spans], rows["cost_source"][recent.spans] = SPAN_FLAG, 0
     rows["digest"] = _digests(rows, found_users, found_dims, None if recent is None else recent.digests)
-    return Columns(rows, found_users, found_dims, records, [CLIENT])
+    return Columns(rows, found_users, found_dims, records, [CLIENT], recent is not None and bool(recent.spans))
 
 
 _T = TypeVar("_T", bound=Hashable)
@@ -184,7 +188,7 @@ def with_prices(columns: Columns, prices: Mapping[int, tuple[int, str]]) -> Colu
         row = rows[place]
         row["cost"], row["cost_source"] = cost, 1 + cost_sources.index(name)
         row["flags"] &= ~UNPRICED_FLAG & 0xFF
-    return Columns(rows, columns.users, columns.dims, columns.records, cost_sources)
+    return Columns(rows, columns.users, columns.dims, columns.records, cost_sources, columns.has_spans)
 
 
 def concatenated(parts: Sequence[Rows]) -> Rows:
@@ -213,6 +217,7 @@ _hash = xxhash.xxh3_64_intdigest
 _pack_row: Final = struct.Struct("<16sQ5qHHBBBx").pack
 _FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], np.uint64)
 """Odd, so that no change of a single number is lost. Part of the log's format, like all of `_digests`."""
+_FACTOR_NUMBERS: Final[list[int]] = _FACTORS.tolist()
 
 
 _RECENT_FACTORS: Final = [_hash(bytes([number])) | 1 for number in range(8, 11)]

@@ -25,6 +25,8 @@ _SKIPPED: Final = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50
 """How a frame begins that zstd passes over (RFC 8878, 3.1.2)."""
 
 _STEP = 1024 * 1024  # bytes out of one call
+_SMALL = 16 * 1024  # bytes of a body for which a buffer of a megabyte would cost more than what it holds
+_SMALL_STEP = 96 * 1024
 _PIECE = 64 * 1024  # bytes into one call: what follows a member is copied once per member
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
@@ -89,6 +91,7 @@ def _is_zlib(body: bytes) -> bool:
 
 def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
     """Inflate up to `allowed` streams one after the other; raises `ValueError` if there is more, or less than one."""
+    step = _SMALL_STEP if len(body) <= _SMALL else _STEP
     stream = isal_zlib.decompressobj(wbits)
     for start in range(0, len(body), _PIECE):
         data, full = body[start : start + _PIECE], False
@@ -102,10 +105,10 @@ def _members(body: bytes, wbits: int, allowed: int) -> Iterator[bytes]:
                 if not allowed:
                     raise ValueError("it has too many members")
                 stream = isal_zlib.decompressobj(wbits)
-            piece = stream.decompress(data, _STEP)
+            piece = stream.decompress(data, step)
             yield piece
             # A full piece may have more behind it although all the input is used up.
-            data, full = (stream.unused_data, False) if stream.eof else (stream.unconsumed_tail, len(piece) == _STEP)
+            data, full = (stream.unused_data, False) if stream.eof else (stream.unconsumed_tail, len(piece) == step)
     if not stream.eof:
         raise ValueError("it is truncated")
 
