@@ -329,6 +329,11 @@ class Connection(web.RequestHandler):
             self._behind += data
             return
         self._parts.append(data)
+        try:
+            arrival.hold.reserve(len(data))
+        except Refused:  # which is for aiohttp to say
+            self.leave_fast_path(b"".join(self._parts))
+            return
         self._missing -= len(data)
         if self._missing > 0:
             return

@@ -1,8 +1,8 @@
 """Usual batches, from the bytes of a connection to the answer, without a request, a task or a stream for each.
 
 All whole batches that a turn of the event loop brings are taken together, and answered from the log's callback. What is
-unusual about a batch (another header, a key that is not valid, a bad line, a quota that waits) makes it go to aiohttp
-as the same bytes; so each of those answers is made in one place. docs/decisions/0035.
+unusual about a batch (another header, a key that is not valid, a refusal, a quota that waits) makes it go to aiohttp as
+the same bytes, so that each of those answers is made in one place. docs/decisions/0035.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Arrival(NamedTuple):
     key: Key
     encoding: Encoding
     hold: Hold
-    """Room for the body, given back with the answer."""
+    """What has arrived is reserved in it; given back with the answer."""
     begin: int
     """Where the body begins."""
     end: int
@@ -96,8 +96,8 @@ class FastPath:
         self._waiting: list[tuple[Sender, Arrival, bytes]] = []
 
     def open(self, data: bytes) -> Arrival | None:
-        """Look at the first bytes of a request; None: aiohttp has to take it. Of a batch that is usual so far, room for
-        its body is taken."""
+        """Look at the first bytes of a request; None: aiohttp has to take it. Of a batch that is usual so far, one more
+        request of its key is under way."""
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
         length = LENGTH.search(data, 0, end + 2) if end >= 0 else None
         if length is None:
@@ -115,11 +115,6 @@ class FastPath:
             key = services.authenticate(head.secret, "ingest")
             hold = services.bodies.begin(key.organization, key.id)
         except Refused:
-            return None
-        try:
-            hold.reserve(size)
-        except Refused:
-            hold.close()
             return None
         return Arrival(key, head.encoding, hold, end + 4, end + 4 + size)
 
@@ -145,9 +140,10 @@ class FastPath:
                 sender.leave_fast_path(data)
 
     def _try(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:
+        """`_is_taken`, which must not keep the others of the turn from being taken."""
         try:
             return self._is_taken(sender, arrival, data)
-        except Exception:  # noqa: BLE001 - whatever it is, the other way has it again, logs it and answers 500
+        except Exception:  # noqa: BLE001 - aiohttp's way meets it again, logs it and answers 500
             return False
 
     def _is_taken(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:

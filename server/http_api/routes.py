@@ -75,7 +75,7 @@ def create_app(
     if tracing.is_on():
         outer.append(request_traces.trace_requests)
     app = web.Application(middlewares=[*outer, _answer_errors, _guard_keys(services)])
-    # Who wants to see each request, or each batch that is refused, wants a request of it.
+    # With an access log or traces every batch is a request that they see: no fast path, and no refusal without one.
     is_watched = services.access_log or tracing.is_on()
     on_refused = None if is_watched else partial(services.intake.meters.refused, "http")
     app[GATE] = Gate(services.directory.owner_of, services.intake.pending, on_refused)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+import structlog
 from msgspec import Struct
 
 from processor import tracing
@@ -18,16 +19,19 @@ from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import Block, Body, build_blocks
 from processor.core.events.source import Api, Source
+from processor.recurring import Recurring
 from processor.view.projects import DimValues
 from server import position
 from server.errors import Refused, Rejection
 from server.ingest.publisher import Done, NotPublished, Outcome, Parts, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
-from server.limits.memory_budget import MemoryBudget
+from server.limits.memory_budget import Hold, MemoryBudget
 from server.limits.quota_port import QuotaPort, Reservation
 from server.telemetry.meters import Meters
 from server.tenancy.keys import Key
+
+log = structlog.get_logger(__name__)
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""
@@ -81,6 +85,7 @@ class Intake:
         self._quotas = quotas
         self._clock = clock
         self._latest = latest or clock
+        self._fails_at_once = Recurring("intake.at_once_failed", "intake.at_once_works_again")
         self._lease = lease
 
     def limits(self, key: Key) -> dict[str, str]:
@@ -123,44 +128,62 @@ class Intake:
         """Take a batch as `accept` does, without a task of its own, if nothing about it is unusual.
 
         `done` is called once, in a later turn of the loop. False: it is for `accept` to take or to refuse, and nothing
-        of it is counted yet. Spans of a trace are not made.
+        of it is counted yet. Spans of a trace are not made. Does not raise.
         """
-        now, began = self._clock(), time.monotonic()
-        size = size_of(batch.records)
         try:
-            check_count(len(batch.records))
             hold = self.pending.begin(key.organization, key.id)
         except Refused:
             return False
-        reservation: Reservation | None = None
+        is_taken = False
         try:
-            hold.reserve(size)
-            decoded = codec.decode(batch.payload, batch.records, batch.handling, max(now, self._latest()))
-            is_usual = (
-                bool(decoded.columns)
-                and not (decoded.faults and batch.handling == "strict")
-                and (self._cardinality is None or not self._cardinality.beyond(key.project, decoded.columns))
-            )
-            reservation = self._quotas.try_reserve(key, len(decoded.columns), now) if is_usual else None
-            if reservation is None:
+            is_taken = self._take(key, batch, hold, done)
+            self._fails_at_once.worked()
+        except Refused:
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, `accept` has the batch again and says so
+            self._fails_at_once.failed(error=repr(error))
+        finally:
+            if not is_taken:
                 hold.close()
-                return False
-            self._quotas.admit_request(key, now)  # last: what it counts is not given back
-        except BaseException as error:
-            hold.close()
-            if reservation is not None:
-                reservation.release()
-            if isinstance(error, Refused):
-                return False
-            raise
-        parts = self._build(key, batch, decoded, now)
-        new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
+        return is_taken
 
-        rejected = _rejections(batch, decoded)
+    def _take(self, key: Key, batch: Batch, hold: Hold, done: Callable[[Receipt | Refused], None]) -> bool:
+        """See `take_at_once`. Closes `hold` once the batch is durable or refused, if it is taken; may raise."""
+        now, began = self._clock(), time.monotonic()
+        check_count(len(batch.records))
+        size = size_of(batch.records)
+        hold.reserve(size)
+        decoded = codec.decode(batch.payload, batch.records, batch.handling, max(now, self._latest()))
+        if not decoded.columns or (decoded.faults and batch.handling == "strict"):
+            return False
+        if self._cardinality is not None and self._cardinality.beyond(key.project, decoded.columns):
+            return False
+        parts, rejected = self._build(key, batch, decoded, now), _rejections(batch, decoded)
+        reservation = self._quotas.try_reserve(key, len(decoded.columns), now)
+        if reservation is None:
+            return False
+        try:
+            new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
+            try:
+                self._quotas.admit_request(key, now)  # last: what it counts is not given back
+            except BaseException:
+                self._withdraw(key, new)
+                raise
+        except BaseException:
+            reservation.release()
+            raise
 
         def end(outcome: Outcome) -> None:
             hold.close()
-            done(outcome if isinstance(outcome, Refused) else self._receipt(batch, parts, rejected, outcome, began))
+            if isinstance(outcome, Refused):
+                done(outcome)
+                return
+            try:
+                receipt: Receipt | Refused = self._receipt(batch, parts, rejected, outcome, began)
+            except Exception:  # it is durable: a client that sends it again changes nothing
+                log.exception("receipt_failed")
+                receipt = Refused("internal", "Internal server error")
+            done(receipt)
 
         try:
             self._submit(key, parts, size, new, reservation, end)
@@ -180,21 +203,29 @@ class Intake:
     ) -> None:
         """Hand a batch to the log; what it has reserved ends with it, before `done`. Raises `NotPublished`."""
 
+        def doubt() -> None:
+            reservation.doubt()
+            if new is not None:
+                self._quotas.after_grace(partial(self._settle, key, new))
+
         def end(outcome: Outcome) -> None:
-            if isinstance(outcome, Refused):  # some of it may be durable all the same
-                reservation.doubt()
-                if new is not None:
-                    self._quotas.after_grace(partial(self._settle, key, new))
-            else:
-                reservation.settle(outcome)
-                self._settle(key, new, outcome)
-            done(outcome)
+            try:
+                if isinstance(outcome, Refused):  # some of it may be durable all the same
+                    doubt()
+                else:
+                    reservation.settle(outcome)
+                    self._settle(key, new, outcome)
+            finally:
+                done(outcome)
 
         try:
             self._publisher.submit(parts, size, end)
         except NotPublished:
             reservation.release()
             self._withdraw(key, new)
+            raise
+        except BaseException:  # nobody foresaw it: the log may have the batch
+            doubt()
             raise
 
     def _receipt(

@@ -135,12 +135,7 @@ class FrameMaker:
             return [frame async for frame in self._make(subscription, since, until, users)]
 
         made = group.shared.get(since.tick, until.tick, lambda: asyncio.ensure_future(make()))
-        try:
-            frames = await asyncio.shield(made)
-        finally:
-            if made.done() and (made.cancelled() or made.exception() is not None):
-                group.opening = None  # the next subscriber tries again
-        async for frame in self._send(frames, subscription):
+        async for frame in self._send(await asyncio.shield(made), subscription):
             yield frame
 
     async def _make(

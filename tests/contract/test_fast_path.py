@@ -20,7 +20,7 @@ from server.http_api.fast_path import FastPath, Head, read_head
 from server.ingest.intake import Intake
 from server.limits.rate_limit_headers import Allowance
 from tests.contract.doors import READ_ONLY, SECRET, Doors, open_doors
-from tests.contract.fakes import NOW
+from tests.contract.fakes import NOW, FakeReservation
 from tests.contract.test_gate import read_answer
 from tests.contract.test_hardening import HeldPublisher
 from tests.support.events import make_event, to_ndjson
@@ -286,6 +286,62 @@ async def test_a_body_that_comes_slowly_is_left_to_the_other_way(spy: Spy, monke
             assert b'"accepted":%d}' % count in await reader.readuntil(b"}")
         assert doors.services.bodies.used == 0
     assert spy.taken == 0
+
+
+async def test_only_what_has_arrived_of_a_body_takes_room() -> None:
+    async with open_doors() as doors, connected(doors) as (reader, writer):
+        writer.write(batch(MANY)[:700])
+        await asyncio.sleep(0.05)
+        assert doors.services.bodies.used == 700
+        writer.write(batch(MANY)[700:])
+        assert (await read_answer(reader))[0] == 202
+        assert doors.services.bodies.used == 0
+
+
+async def test_a_body_without_room_is_refused_as_by_the_other_way(spy: Spy) -> None:
+    answers = []
+    for watched in (False, True):
+        async with open_doors(watched=watched) as doors:
+            doors.services.bodies.limit = 1000
+            answers.append(await exchange(doors, batch(MANY)))
+            assert doors.services.bodies.used == 0
+    assert answers[0] == answers[1]
+    assert b" 503 " in answers[0]
+    assert spy.taken == 0
+
+
+@pytest.mark.parametrize("what", ["submit", "admit_request", "settle", "accepted"])
+async def test_a_fault_of_ours_is_answered_and_holds_nothing(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is: nobody waits for an answer that never comes, nothing that was reserved stays so."""
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    async with open_doors() as doors:
+        owner: Any = {
+            "submit": doors.publisher,
+            "admit_request": doors.quotas,
+            "settle": FakeReservation,
+            "accepted": doors.services.intake.meters,
+        }[what]
+
+        def fail(*_: Any) -> None:
+            raise RuntimeError("of the test")
+
+        monkeypatch.setattr(owner, what, fail)
+        answer = await exchange(doors, batch())
+        assert answer.split()[1] == (b"202" if what == "settle" else b"500")
+        assert b"of the test" not in answer
+        assert doors.services.bodies.used == doors.services.intake.pending.used == 0
+        ends = [each.ended for each in doors.quotas.reservations]
+        assert (
+            ends
+            == {
+                "submit": [["doubted"], ["doubted"]],
+                "admit_request": [["released"]],
+                "settle": [[]],
+                "accepted": [["settled"]],
+            }[what]
+        )
+        assert [str(error) for error in reported] == ["of the test"] * (what == "settle")
 
 
 async def test_what_a_client_leaves_behind_is_given_back(spy: Spy) -> None:

@@ -159,7 +159,7 @@ async def test_a_fault_of_ours_is_one_answer(doors: Doors) -> None:
         answer = await stream.read()
     assert (answer.sequence, answer.status.code) == (1, CODE.INTERNAL.value[0])
     assert answer.status.message == "Internal server error"
-    assert [entry["event"] for entry in logs] == ["grpc_batch_failed"]
+    assert [entry["event"] for entry in logs] == ["intake.at_once_failed", "grpc_batch_failed"]
     doors.quotas.refuse_request = None
     await stream.write(good(2))
     assert (await stream.read()).accepted == 1

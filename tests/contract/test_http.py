@@ -168,7 +168,8 @@ async def test_a_fault_of_ours_shows_nothing_of_us(doors: Doors) -> None:
     with capture_logs() as logs:
         answer = await doors.post(BODY)
     assert (answer.status, answer.json) == (500, {"error": "Internal server error", "reason": "internal"})
-    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("http_request_failed", "error")]
+    said = [(entry["event"], entry["log_level"]) for entry in logs]
+    assert said == [("intake.at_once_failed", "warning"), ("http_request_failed", "error")]
 
 
 async def slowly(body: bytes, chunk: int = 100_000) -> AsyncIterator[bytes]:
