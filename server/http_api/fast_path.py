@@ -8,6 +8,7 @@ the same bytes, so that each of those answers is made in one place. docs/decisio
 import asyncio
 import re
 from collections import Counter
+from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -181,7 +182,7 @@ class FastPath:
         if isinstance(outcome, Refused):
             status, body, headers = TABLE[outcome.reason].http, http_body(outcome), http_headers(outcome)
         else:
-            status, body, headers = 202, body_of(outcome), {POSITION: outcome.position}
+            status, body, headers = HTTPStatus.ACCEPTED.value, body_of(outcome), {POSITION: outcome.position}
         limits = self._services.intake.limits(key)
         fields = "".join(
             [f"{name}: {value}\r\n" for each in (API_HEADERS, headers, limits) for name, value in each.items()]

@@ -317,8 +317,9 @@ async def test_nothing_is_sent_twice_and_nothing_of_others(small: None) -> None:
         feed_in(process, Usage(5, "z"), Usage(6, "a"))
         await until(lambda: filtered.table == process.table(["b", "z"]))
         assert [[row.user_id for row in frame.rows] for frame in filtered.frames if frame] == [["z"]]
-        token = client.token
+        await until(lambda: client.table == process.table())
         await settled(process, client)
+        token = client.token
         await client.drop()
         client.frames.clear()
         client.permits = asyncio.Semaphore(100)
