@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from tests.support import cli_host
+from tests.support.ports import next_bind
 
 KEY: Final = "lqt_" + "5" * 64
 """The bootstrap key of servers that are started with one."""
@@ -93,7 +94,7 @@ class Server:
         self._is_forked = FORKED and files is None and not as_shipped
         self._settings: dict[str, object] = {"log_format": "json", **settings}
         if role != "worker":
-            self._settings = {"http_bind": "127.0.0.1:0", "grpc_bind": "127.0.0.1:0", **self._settings}
+            self._settings = {"http_bind": next_bind(), "grpc_bind": next_bind(), **self._settings}
         if key is not None:
             self._settings["bootstrap_key"] = key
         self._process: subprocess.Popen[bytes] | None = None
