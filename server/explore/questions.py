@@ -7,7 +7,7 @@ microseconds since the epoch, `start` inclusive, `end` exclusive; None: no bound
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 Kinds = Literal["call", "span", "all"]
 Order = Literal["asc", "desc"]
@@ -23,12 +23,14 @@ TEXT_FILTERS: Final = (
     "user_id",
     "session_id",
     "trace_id",
+    "event_id",
     "prompt_hash",
     "error_code",
     "finish_reason",
     "name",
 )
-"""Fields that a filter compares as text; `tool`, `tag`, `kind` and the four bounds have members of their own."""
+"""Fields that a filter compares as text; `tool`, `tag`, `kind` and the four bounds have members of their own. Event ids
+are asked for in lower case, as they are stored."""
 
 
 class Filters(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,12 +88,26 @@ class EventQuestion(Asked, frozen=True, kw_only=True, tag="event"):
 
 
 class NewEventsQuestion(Asked, frozen=True, kw_only=True, tag="new_events", omit_defaults=True):
-    """One step of `GET /v1/stream/events`: what has become visible behind a position."""
+    """One step of `GET /v1/stream/events`: what has become visible behind a position.
+
+    The answer is `NewEvents`: at most `limit` events, how many more there were, and the position behind all of them.
+    """
 
     filters: Filters
     position: Mapping[int, int] | None = None
     """Partition -> first offset that has not been seen; None: only tells the present one."""
     limit: int = 200
+
+
+class NewEvents(Struct, frozen=True):
+    """The JSON of the answer to a `NewEventsQuestion`, as far as the API process looks into it."""
+
+    events: Raw
+    """A list of events, each as in a list."""
+    skipped: int
+    """Matching events beyond those."""
+    position: dict[int, int]
+    """Partition -> first offset that has not been looked at; the position of the next question."""
 
 
 class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaults=True):
