@@ -89,7 +89,7 @@ class Engine:
     # --- bounds ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin the question's time."""
+        """Begin the question's time; without it each statement has that time for itself."""
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
 
     def overdue(self) -> float:
@@ -157,14 +157,13 @@ class Engine:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Run a piece of a statement within the bounds."""
-        if self._deadline is None:
-            self.start()
         self.check()
+        deadline = self._deadline
+        if deadline is None and self.timeout is not None:
+            deadline = time.monotonic() + self.timeout
         with self._lock:
             self._is_running = True
-        timer = None
-        if self._deadline is not None:
-            timer = _timer.add(self._deadline, self._connection)
+        timer = None if deadline is None else _timer.add(deadline, self._connection)
         try:
             yield
         except duckdb.Error as error:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
 
+from processor.core.clock import SECOND, format_timestamp
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
@@ -68,19 +69,19 @@ class Snapshot:
         bounds: Mapping[int, int],
         *,
         as_of: int,
-        now: int,
+        lag: int,
     ) -> None:
         """Make a snapshot.
 
         `segments` are the live ones, `bounds` the first offset of each partition that is not in the snapshot, `as_of`
-        the arrival up to which it is complete and `now` the present time, in microseconds. Raises `Refused`
+        the arrival up to which it is complete and `lag` how far the store is behind, in microseconds. Raises `Refused`
         (unavailable) if the store does not reach the bounds, because it is being built anew.
         """
         self.engine = engine
         self.files = files
         self.bounds = dict(bounds)
         self.as_of = as_of
-        self.now = now
+        self.lag = lag
         self.segments = tuple(each for each in segments if each.start < self.bounds.get(each.partition, 0))
         self._check()
 
@@ -93,7 +94,11 @@ class Snapshot:
 
     def frozen(self, bounds: Mapping[int, int], as_of: int) -> "Snapshot":
         """Return an earlier snapshot of the same rows, as far as retention has left them. Raises `Refused`."""
-        return Snapshot(self.engine, self.files, self.segments, bounds, as_of=as_of, now=self.now)
+        return Snapshot(self.engine, self.files, self.segments, bounds, as_of=as_of, lag=self.lag)
+
+    def stamp(self) -> dict[str, Any]:
+        """Return the members that every answer has: how far it is complete."""
+        return {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
 
     @property
     def floor(self) -> int:

@@ -91,7 +91,7 @@ def random_row(rng: random.Random, **overrides: Any) -> Row:
         "extra": rng.choice([None, '{"n":1.50,"o":{"p":[1,2]}}']),
         "project": rng.choice(["default", "default", "other"]),
     }
-    return make_row(rng, **found, **overrides)
+    return make_row(rng, **{**found, **overrides})
 
 
 class ListIndex:
@@ -231,9 +231,9 @@ class StoreDirectory:
         live[:count] = [Stored(segment, [])]
         self._delete(parts)
 
-    def snapshot(self, engine: Engine, *, now: int = NOON + 10**9) -> Snapshot:
+    def snapshot(self, engine: Engine, *, as_of: int = NOON + 10**9) -> Snapshot:
         """Return what a question sees now."""
-        return Snapshot(engine, self.files, self.catalog.live(), self.catalog.reached, as_of=now - 10**6, now=now)
+        return Snapshot(engine, self.files, self.catalog.live(), self.catalog.reached, as_of=as_of, lag=10**6)
 
     def engine(self, **settings: Any) -> Engine:
         """Return an engine that reads this directory."""
