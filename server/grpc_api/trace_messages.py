@@ -14,6 +14,7 @@ MAX_RESPONSE: Final = 1024 * 1024
 _FRAME: Final = 6
 """Bytes around a span in a response."""
 
+_NULL: Final = Raw(b"null")
 _TYPES: Final[dict[Kind, Any]] = {
     "uuid": str,
     "text": str,
@@ -21,14 +22,19 @@ _TYPES: Final[dict[Kind, Any]] = {
     "choice": str,
     "count": int,
     "millis": float,
-    "cost": Raw,
     "flag": bool,
     "tags": dict[str, str],
     "strings": list[str],
     "scores": dict[str, float],
 }
-_Fields: Final[Any] = msgspec.defstruct("_Fields", [(each.name, _TYPES[each.kind] | None, None) for each in FIELDS])
-"""The fields of an event, as answers have them."""
+_Fields: Final[Any] = msgspec.defstruct(
+    "_Fields",
+    [
+        (each.name, Raw, _NULL) if each.kind == "cost" else (each.name, _TYPES[each.kind] | None, None)
+        for each in FIELDS
+    ],
+)
+"""The fields of an event, as answers have them; the cost stays text."""
 
 
 class _Place(Struct):
@@ -118,9 +124,9 @@ def span(text: bytes) -> usage_pb2.TraceSpan:
 
 def _event(text: bytes, extra: dict[str, Raw]) -> ingest_pb2.Event:
     fields = msgspec.structs.asdict(_decode_fields(text))
-    cost = fields.pop("cost_usd")
-    if cost is not None:
-        fields["cost_usd"] = bytes(cost).decode()
+    cost = bytes(fields.pop("cost_usd"))
+    if cost != b"null":
+        fields["cost_usd"] = cost.decode()  # every digit, as the answer has it
     known = {name: value for name, value in fields.items() if value is not None}
     return ingest_pb2.Event(**known, extra_json={name: bytes(value).decode() for name, value in extra.items()})
 

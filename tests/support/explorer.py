@@ -26,6 +26,8 @@ AS_OF: Final = {"asOf": "2026-04-20T12:00:00.000Z", "lagSeconds": 0.25}
 
 Event = dict[str, Any]
 
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
 
 class FakeExplorer:
     """Remembers what it was asked; `refuse` makes it refuse everything."""
@@ -68,14 +70,14 @@ class FakeExplorer:
             raise self.refuse
         if any(offset >= len(self.events) for offset in question.after.values()):
             raise Refused("not_yet_visible", "The event store does not contain that position yet", retry_after=1)
-        return msgspec.json.encode({**self._answer(question), **AS_OF})
+        return _encode({**self._answer(question), **AS_OF})
 
     async def stream(self, question: ExportQuestion) -> Download:
         self.asked.append(question)
         if self.refuse is not None:
             raise self.refuse
         found = self._matching(question.project, question.filters)
-        lines = [msgspec.json.encode(event) + b"\n" for event in found]
+        lines = [_encode(event) + b"\n" for event in found]
         rows = len(lines) if self.chunks is None else self.rows
         return Download(self._send(lines if self.chunks is None else self.chunks), rows)
 
@@ -107,7 +109,7 @@ class FakeExplorer:
                 matching = [event for event in new if _matches(event, question.filters)]
                 skipped = max(0, len(matching) - question.limit)
                 return {"events": matching[skipped:], "skipped": skipped, "position": {"0": len(self.events)}}
-            case TraceQuestion() if question.trace_id not in {"", "t"}:
+            case TraceQuestion(trace_id="" | "nothing"):
                 raise Refused("not_found", "This project has no such trace")
             case _:
                 return self.answers.get(type(question), {})
