@@ -7,12 +7,15 @@ microseconds since the epoch, `start` inclusive, `end` exclusive; None: no bound
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 
 Kinds = Literal["call", "span", "all"]
 Order = Literal["asc", "desc"]
 Interval = Literal["none", "minute", "hour", "day", "week", "month"]
 ExportFormat = Literal["csv", "parquet", "ndjson"]
+TraceSort = Literal["start", "duration_ms", "cost_usd", "errors"]
+TraceFormat = Literal["flat", "tree"]
+SessionSort = Literal["start", "cost_usd", "calls"]
 
 TEXT_FILTERS: Final = (
     "model",
@@ -108,6 +111,8 @@ class NewEvents(Struct, frozen=True):
     """Matching events beyond those."""
     position: dict[int, int]
     """Partition -> first offset that has not been looked at; the position of the next question."""
+    as_of: str | None = field(default=None, name="asOf")
+    lag: float | None = field(default=None, name="lagSeconds")
 
 
 class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaults=True):
@@ -115,7 +120,7 @@ class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaul
 
     filters: Filters
     times: Times
-    sort: Literal["start", "duration_ms", "cost_usd", "errors"] = "start"
+    sort: TraceSort = "start"
     limit: int = 50
     cursor: str | None = None
 
@@ -124,7 +129,7 @@ class TraceQuestion(Asked, frozen=True, kw_only=True, tag="trace", omit_defaults
     """`GET /v1/traces/{trace_id}`."""
 
     trace_id: str
-    format: Literal["flat", "tree"] = "flat"
+    format: TraceFormat = "flat"
     extra: bool = True
 
 
@@ -133,7 +138,7 @@ class SessionsQuestion(Asked, frozen=True, kw_only=True, tag="sessions", omit_de
 
     filters: Filters
     times: Times
-    sort: Literal["start", "cost_usd", "calls"] = "start"
+    sort: SessionSort = "start"
     limit: int = 50
     cursor: str | None = None
 
