@@ -7,12 +7,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
 from structlog.stdlib import get_logger
@@ -25,14 +26,15 @@ from processor.settings import Settings
 from processor.wall_clock import now
 from server.errors import Refused
 from server.explore import answers, wire
+from server.explore.completeness import Completeness
 from server.explore.engine import Engine, SegmentGone, Stopped
 from server.explore.export import Export, open_export
 from server.explore.lanes import Lane, busy
 from server.explore.query_bounds import QueryBounds, QueryGuard
 from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question
-from server.explore.segment_files import SegmentFiles
+from server.explore.segment_files import IdIndex, SegmentFiles
 from server.explore.snapshot import Snapshot
-from server.explore.store_follower import StoreFollower
+from server.explore.store_follower import StoreFollower, StoreState
 
 LOCK: Final = "query.lock"
 """The file of the data directory that the query process locks while it runs: there is one a data directory."""
@@ -64,15 +66,33 @@ GRACE: Final = 2.0
 T = TypeVar("T")
 
 
+class Followed(Protocol):
+    """What is known of the store and the log: see `StoreFollower`."""
+
+    @property
+    def state(self) -> StoreState: ...
+    @property
+    def completeness(self) -> Completeness: ...
+    @property
+    def read_all(self) -> threading.Event: ...
+
+
 class QueryServer:
     """Answers questions on connections. All methods belong to one event loop."""
 
-    def __init__(self, directory: Path, engine: Engine, follower: StoreFollower, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        engine: Engine,
+        follower: Followed,
+        clock: Callable[[], int],
+        open_index: Callable[[Path], IdIndex] = answers.open_index,
+    ) -> None:
         self._directory = directory
         self._engine = engine
         self._follower = follower
         self._clock = clock
-        self._files = SegmentFiles(directory, answers.open_index)
+        self._files = SegmentFiles(directory, open_index)
         self._heavy = Lane(HEAVY_SLOTS, 1, WAITING)
         self._by_id = Lane(BY_ID_SLOTS, BY_ID_SLOTS, WAITING_BY_ID)
         self._live = Lane(LIVE_SLOTS, 1, WAITING_BY_ID)
