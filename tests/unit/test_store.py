@@ -116,11 +116,12 @@ async def test_nothing_is_stored_before_the_worker_has_committed_it(world: World
 
 
 async def test_another_store_goes_on_where_one_has_ended(world: World) -> None:
+    store = await world.started()
     for _ in range(4):
+        await store.store.close()
         world.send(10)
         await world.work()
         store = await world.stored()
-        await store.store.close()
     world.check(store)
     assert len(store.catalog().live(0)) == 4
 
@@ -204,6 +205,7 @@ async def test_what_is_replaced_stays_for_those_who_read_it(world: World) -> Non
 
 @pytest.mark.parametrize("what", ["directory", "files", "one file", "torn file"])
 async def test_a_store_without_its_files_is_made_anew_with_equal_rows(world: World, what: str) -> None:
+    store = await world.started()
     for _ in range(3):
         world.send(10)
         await world.work()
