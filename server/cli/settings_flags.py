@@ -28,6 +28,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "retention_interval",
         "flush_interval",
     ),
+    "Event store": ("event_store", "store_dir", "store_min_free", "payload_retention"),
     "APIs": (
         "http_bind",
         "grpc_bind",
