@@ -31,6 +31,7 @@ from tests.bench import (
     processing,
     results,
     stages,
+    store_write,
 )
 from tests.bench.context import Bench
 from tests.bench.corpus import Corpus
@@ -59,6 +60,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
     "ids": ("the id index", ids.ids),
+    "store-write": ("event store: from messages to merged segments", store_write.store_write),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 LONG: Final = frozenset({"growth"})
