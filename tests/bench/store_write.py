@@ -1,11 +1,10 @@
 """Row `store-write`: what the event store does with an event, from a message to the last level of its segments.
 
 CPU of one process that does nothing else, in µs an event, and the bytes that are left on the disk. The traffic is
-`Wide`, in requests of 100 events, as NDJSON and as protobuf. Fresh segments have as many events as half a second brings;
+`Wide`, in requests of 100 events, as NDJSON and as protobuf. Fresh segments have what half a second brings;
 then they are merged as the role `store` merges them, so that every event is written three times.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -114,5 +113,5 @@ def _over(start: int, end: int, level: int = 0) -> Segment:
 
 def _sizes(directory: Path, segment: Segment) -> Figures:
     rows, index = segment.parquet_bytes / segment.rows, segment.index_bytes / segment.rows
-    on_disk = sum(os.stat(directory / f"{segment.id}{suffix}").st_size for suffix in (".parquet", ".idx"))
+    on_disk = sum((directory / f"{segment.id}{suffix}").stat().st_size for suffix in (".parquet", ".idx"))
     return {"bytes/event": on_disk / segment.rows, "bytes/event of rows": rows, "bytes/event of the index": index}
