@@ -5,12 +5,12 @@ from the events' original bytes (`event_values`). A row says what `message.event
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401 - makes `pa.compute`
+import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -95,7 +95,7 @@ def table_of(parts: Sequence[MessageRows]) -> Any:
     for name in (*TEXTS, "kind", "extra"):
         columns[name] = pa.array(_all(parts, name), pa.string())
     for name in MILLIS:
-        columns[name] = pa.compute.add(pa.array(_all(parts, name), pa.float64()), 0.0)  # -0.0 becomes 0.0
+        columns[name] = pc.add(pa.array(_all(parts, name), pa.float64()), 0.0)  # -0.0 becomes 0.0
     for name in COUNTS:
         columns[name] = pa.array(_all(parts, name), pa.int64())
     table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -110,7 +110,7 @@ def _all(parts: Sequence[MessageRows], name: str) -> list[Any]:
 
 
 def _starts(parts: Sequence[MessageRows]) -> list[int]:
-    return np.cumsum([0, *map(len, parts)])[:-1].tolist()
+    return list(accumulate(map(len, parts), initial=0))[:-1]
 
 
 def _absent(parts: Sequence[MessageRows], name: str, size: int) -> Mask | None:
@@ -158,7 +158,7 @@ def _event_ids(rows: Rows) -> Any:
     text[:, _DASHES] = ord("-")
     digits = np.ascontiguousarray(rows["id"]).tobytes().hex().encode()
     text[:, _DIGITS] = np.frombuffer(digits, np.uint8).reshape(size, 32)
-    offsets = np.arange(0, 36 * (size + 1), 36, np.int32)
+    offsets = np.arange(0, 36 * (size + 1), 36, dtype=np.int32)
     return pa.StringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
@@ -204,7 +204,7 @@ def _map(values: Sequence[dict[str, Any] | None], kind: Any) -> Any:
     keys = pa.array(list(chain.from_iterable(there)), pa.string())
     items = pa.array(list(chain.from_iterable(value.values() for value in there)), kind)
     if kind == pa.float64():
-        items = pa.compute.add(items, 0.0)
+        items = pc.add(items, 0.0)
     return pa.MapArray.from_arrays(offsets, keys, items, mask=absent)
 
 

@@ -3,6 +3,7 @@
 The files have their names only when they are durable, and the names are durable when the writing returns.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ class SegmentFileWriter:
     ) -> None:
         """Leave nothing behind that was not finished."""
         if not self._file.closed:
+            with contextlib.suppress(pa.ArrowException, OSError):  # it wants to write its end
+                self._writer.close()
             self._file.close()
             self._draft.unlink(missing_ok=True)
 
