@@ -148,7 +148,7 @@ class SegmentFileWriter:
         rest = table.slice(rows)
         self._pending = [rest] if rest.num_rows else []
         self._pending_rows = rest.num_rows
-        table = table.slice(0, rows).combine_chunks()
+        table = table.slice(0, rows)
         self._writer.write_table(table, row_group_size=rows)
         self._add_to_index(table)
         self._add_up(table)
