@@ -32,9 +32,13 @@ _LENGTH: Final = 4
 _HASH: Final = np.dtype("<u4")
 _GROUP: Final = np.dtype("<u2")
 _ENTRY_BYTES: Final = _HASH.itemsize + _GROUP.itemsize
-_MIX: Final = 0x9E3779B97F4A7C15
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+_HALF: Final = np.uint64(32)
+_MASKS: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+"""How many of the eight bytes of a word belong to a text -> those."""
 
 U32 = NDArray[np.uint32]
+I64 = NDArray[np.int64]
 
 
 class IndexDamaged(OSError):
@@ -50,8 +54,30 @@ class _Section(Struct, array_like=True):
 
 def text_hashes(texts: Iterable[str]) -> U32:
     """Return the hashes of traces, sessions or users."""
-    hashed = xxhash.xxh3_64_intdigest
-    return np.array([hashed(text.encode()) & 0xFFFFFFFF for text in texts], np.uint32)
+    parts = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, parts)])
+    return hashes_at(b"".join(parts), ends[:-1], ends[1:])
+
+
+def hashes_at(data: bytes | memoryview, starts: I64, ends: I64) -> U32:
+    """Return the hashes of texts that lie in UTF-8 one behind the other, with these bounds in bytes.
+
+    All texts together, eight bytes at a time: a third of what a call of XXH3 for each of them takes.
+    """
+    lengths = ends - starts
+    found = lengths.astype(np.uint64) * _MIX
+    if not len(found) or not lengths.max():
+        return (found >> _HALF).astype(np.uint32)
+    padded = np.zeros(len(data) + 7, np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    words: NDArray[np.uint64] = np.ndarray((len(data),), "<u8", padded, 0, (1,))
+    for done in range(0, int(lengths.max()), 8):
+        open_ = slice(None) if done == 0 and lengths.min() else np.flatnonzero(lengths > done)
+        rest = np.minimum(lengths[open_] - done, 8)
+        word = words[starts[open_] + done] & _MASKS[rest]
+        mixed = (found[open_] ^ word) * _MIX
+        found[open_] = mixed ^ (mixed >> _HALF)
+    return ((found * _MIX) >> _HALF).astype(np.uint32)
 
 
 def event_hashes(ids: bytes) -> U32:
@@ -75,14 +101,14 @@ class IndexBuilder:
         """Add the ids of a row group. Raises `ValueError` for more row groups than an index can name."""
         if group >= MAX_GROUPS:
             raise ValueError(f"a segment has at most {MAX_GROUPS} row groups")
-        self._pairs[kind].append(np.unique(hashes).astype(np.uint64) << np.uint64(16) | np.uint64(group))
+        self._pairs[kind].append(hashes.astype(np.uint64) << np.uint64(16) | np.uint64(group))
 
     def encode(self) -> bytes:
         """Return the content of the file."""
         sections: list[_Section] = []
         pages: list[bytes] = []
         for kind, parts in self._pairs.items():
-            pairs = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+            pairs = _distinct(parts)
             hashes, groups = (pairs >> np.uint64(16)).astype(_HASH), pairs.astype(_GROUP)
             made = [
                 hashes[start : start + PAGE].tobytes() + groups[start : start + PAGE].tobytes()
@@ -94,6 +120,17 @@ class IndexBuilder:
         listed = msgspec.msgpack.encode(sections)
         header = msgspec.msgpack.encode([xxhash.xxh3_64_intdigest(listed), Raw(listed)])
         return b"".join([MAGIC, len(header).to_bytes(_LENGTH, "little"), header, *pages])
+
+
+def _distinct(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Return what is in the arrays, sorted, each once. `np.unique` takes five times as long for so many."""
+    found = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
+    if not len(found):
+        return found
+    is_first = np.ones(len(found), np.bool_)
+    np.not_equal(found[1:], found[:-1], out=is_first[1:])
+    distinct: NDArray[np.uint64] = found[is_first]
+    return distinct
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -1,20 +1,29 @@
-"""Merging the rows of several segments of a partition into the order of one, a row group of each at a time."""
+"""Merging the rows of several segments of a partition into the order of one, a row group at a time.
+
+The order is known before any row is read: of every segment the projects and times alone are read, and sorted. Each
+segment is in order itself, so a row group of the result takes the next rows of each, and they are read as they are
+needed, a few pages at a time. Memory holds 30 bytes a row for the order, and of each segment that is being read a page
+of each column.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from processor.event_store.schema import SCHEMA
+from processor.event_store import segment_file
+from processor.event_store.schema import FEW_VALUES
 
-_Key = tuple[int, int]
-"""Rank of the project, event time in microseconds."""
+BATCH: Final = 1024
+"""Rows that are unpacked at a time."""
+READ: Final = 16 << 10
+"""Bytes that are read from a column at a time."""
 
-_BEFORE_ALL: Final = -(1 << 62)
+I64 = NDArray[np.int64]
 
 
 class SegmentUnreadable(OSError):
@@ -22,133 +31,111 @@ class SegmentUnreadable(OSError):
 
 
 def merged(paths: Sequence[Path]) -> Iterator[Any]:
-    """Yield tables with all rows of the segments, in the order of segments. The paths are in the order of offsets.
-
-    A row group is read when rows of it may come next, so memory holds as many of them as overlap in time. Raises
-    `FileNotFoundError`, and `SegmentUnreadable`.
+    """Yield tables with all rows of the segments, in the order of segments, a row group each. The paths are in the
+    order of offsets. Raises `FileNotFoundError`, and `SegmentUnreadable`.
     """
     sources: list[_Source] = []
     try:
-        sources += map(_Source, paths)
-        ranks = {name: rank for rank, name in enumerate(sorted({name for each in sources for name in each.projects}))}
-        for each in sources:
-            each.begin(ranks)
-        while True:
-            waiting = [each for each in sources if each.next_key is not None]
-            bound = min((each.next_key for each in waiting if each.next_key is not None), default=None)
-            ready = [part for each in sources if (part := each.before(bound)) is not None]
-            if ready:
-                yield _in_order(ready)
-            elif bound is None:
-                return
-            for each in waiting:
-                if each.next_key == bound:
-                    each.load()
+        sources.extend(map(_Source.open, paths))  # those that could be opened are closed, too
+        homes = _order(sources)
+        for start in range(0, len(homes), segment_file.ROW_GROUP):
+            yield _next_rows(sources, homes[start : start + segment_file.ROW_GROUP])
     finally:
         for each in sources:
             each.close()
 
 
-class _Part:
-    """Rows of one source that are in order, with their keys."""
-
-    def __init__(self, table: Any, ranks: NDArray[np.int64], times: NDArray[np.int64]) -> None:
-        self.table = table
-        self.ranks = ranks
-        self.times = times
-
-    def cut(self, start: int, end: int) -> "_Part":
-        return _Part(self.table.slice(start, end - start), self.ranks[start:end], self.times[start:end])
-
-
 class _Source:
-    """One segment: the row groups that are loaded, and where the next one begins."""
+    """One segment, whose rows are read in order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: Any) -> None:
         self._path = path
-        try:
-            self._file = pq.ParquetFile(path)
-            footer = self._file.metadata
-            names = [footer.schema.column(number).path for number in range(footer.num_columns)]
-            self._time, self._project = names.index("timestamp"), names.index("project")
-            self._footer = footer
-            ends = [
-                footer.row_group(number).column(self._project).statistics for number in range(footer.num_row_groups)
-            ]
-            self.projects = {name for each in ends for name in (each.min, each.max)} | self._between(ends)
-        except (pa.ArrowException, ValueError) as error:
-            raise SegmentUnreadable(f"the segment {path.name} cannot be read: {error}") from error
-        self._group = 0
-        self._loaded: list[_Part] = []
-        self._ranks: dict[str, int] = {}
-        self.next_key: _Key | None = None
-        """A lower bound of the keys that are not loaded; None: all are."""
+        self._file = file
+        self._batches: Iterator[Any] = file.iter_batches(BATCH, use_threads=False)
+        self._rest: Any = None
+        """The rows of the last batch that were not asked for."""
 
-    def _between(self, ends: Sequence[Any]) -> set[str]:
-        """Return the projects of row groups with more than one, which may have some between the first and the last."""
-        mixed = [number for number, each in enumerate(ends) if each.min != each.max]
-        found: set[str] = set()
-        for number in mixed:
-            found.update(self._file.read_row_group(number, columns=["project"]).column(0).unique().to_pylist())
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the footer. Raises `FileNotFoundError`, and `SegmentUnreadable`."""
+        try:
+            return cls(path, pq.ParquetFile(path, read_dictionary=list(FEW_VALUES), buffer_size=READ, pre_buffer=False))
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from error
+
+    def keys(self) -> tuple[Any, I64]:
+        """Return the project of each row, dictionary-encoded, and its time."""
+        try:
+            table = self._file.read(["project", "timestamp"], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(self._path, error) from error
+        projects = table.column("project").unify_dictionaries().combine_chunks()
+        return projects, table.column("timestamp").cast(pa.int64()).to_numpy()
+
+    def take(self, count: int) -> list[Any]:
+        """Return the next `count` rows as batches."""
+        found: list[Any] = []
+        while count:
+            batch = self._rest if self._rest is not None else self._read()
+            mine = batch.slice(0, count)
+            self._rest = batch.slice(count) if len(batch) > count else None
+            count -= len(mine)
+            found.append(mine)
         return found
 
-    def begin(self, ranks: dict[str, int]) -> None:
-        self._ranks = ranks
-        self._look()
-
-    def _look(self) -> None:
-        if self._group == self._footer.num_row_groups:
-            self.next_key = None
-            return
-        group = self._footer.row_group(self._group)
-        project, time = (group.column(number).statistics for number in (self._project, self._time))
-        if project.min == project.max:
-            self.next_key = (self._ranks[project.min], pa.scalar(time.min, SCHEMA.field("timestamp").type).value)
-        else:
-            self.next_key = (self._ranks[project.min], _BEFORE_ALL)
-
-    def load(self) -> None:
-        """Read the next row group. Raises `SegmentUnreadable`."""
+    def _read(self) -> Any:
         try:
-            table = self._file.read_row_group(self._group, use_threads=False)
+            batch = next(self._batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise SegmentUnreadable(f"the segment {self._path.name} cannot be read: {error}") from error
-        self._group += 1
-        encoded = table.column("project").combine_chunks().dictionary_encode()
-        ranks = np.array([self._ranks[name] for name in encoded.dictionary.to_pylist()], np.int64)
-        times = table.column("timestamp").cast(pa.int64()).combine_chunks().to_numpy()
-        self._loaded.append(_Part(table, ranks[encoded.indices.to_numpy()], times))
-        self._look()
-
-    def before(self, bound: _Key | None) -> _Part | None:
-        """Take the loaded rows whose keys are below the bound; None: there are none."""
-        if not self._loaded:
-            return None
-        whole = self._loaded[0] if len(self._loaded) == 1 else _joined(self._loaded)
-        end = len(whole.times)
-        if bound is not None:
-            start = int(np.searchsorted(whole.ranks, bound[0], "left"))
-            stop = int(np.searchsorted(whole.ranks, bound[0], "right"))
-            end = start + int(np.searchsorted(whole.times[start:stop], bound[1], "left"))
-        self._loaded = [] if end == len(whole.times) else [whole.cut(end, len(whole.times))]
-        return whole.cut(0, end) if end else None
+            raise _unreadable(self._path, error) from error
+        if batch is None:
+            raise _unreadable(self._path, "it has fewer rows than its footer says")
+        return batch
 
     def close(self) -> None:
+        """Close the file."""
+        self._rest = None
+        self._batches = iter(())
         self._file.close(force=True)
 
 
-def _joined(parts: Sequence[_Part]) -> _Part:
-    return _Part(
-        pa.concat_tables([part.table for part in parts]),
-        np.concatenate([part.ranks for part in parts]),
-        np.concatenate([part.times for part in parts]),
-    )
+def _unreadable(path: Path, why: object) -> SegmentUnreadable:
+    return SegmentUnreadable(f"the segment {path.name} cannot be read: {why}")
 
 
-def _in_order(parts: Sequence[_Part]) -> Any:
-    """Return the rows of parts in the order of segments. Of equal keys the earlier offsets come first: the parts are in
-    the order of offsets, each in order itself, and the sorting is stable."""
-    if len(parts) == 1:
-        return parts[0].table
-    whole = _joined(parts)
-    return whole.table.take(pa.array(np.lexsort((whole.times, whole.ranks))))
+def _order(sources: Sequence[_Source]) -> NDArray[np.uint16]:
+    """Return for each row of the result which source it comes from: the next row of that.
+
+    Of equal projects and times the earlier offsets come first, which are those of earlier sources: the sort is stable.
+    """
+    keys = [each.keys() for each in sources]
+    names = sorted({name for projects, _ in keys for name in projects.dictionary.to_pylist()})
+    times = np.concatenate([found for _, found in keys])
+    homes = np.repeat(np.arange(len(sources), dtype=np.uint16), [len(found) for _, found in keys])
+    if len(names) == 1:
+        return homes[np.argsort(times, kind="stable")]
+    places = {name: number for number, name in enumerate(names)}
+    ranks = [
+        np.array([places[name] for name in projects.dictionary.to_pylist()], np.int32)[projects.indices.to_numpy()]
+        for projects, _ in keys
+    ]
+    return homes[np.lexsort((times, np.concatenate(ranks)))]
+
+
+def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16]) -> Any:
+    """Return a table of the next rows, of which each comes from the source that `homes` names."""
+    counts = np.bincount(homes, minlength=len(sources))
+    batches = [batch for each, count in zip(sources, counts.tolist(), strict=True) for batch in each.take(count)]
+    table = _joined(batches)
+    if np.count_nonzero(counts) == 1:
+        return table
+    # The rows lie source by source: those of a source are the places of `homes` that name it, in their order.
+    places = np.empty(len(homes), np.int64)
+    places[np.argsort(homes, kind="stable")] = np.arange(len(homes))
+    return table.take(pa.array(places))
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    return pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()

@@ -37,3 +37,9 @@ SCHEMA: Final[Any] = pa.schema(
     ],
     metadata={"spendstream.schema": str(VERSION)},
 )
+
+FEW_VALUES: Final = (
+    *("provider", "model", "operation", "status", "finish_reason", "environment", "sdk_version"),
+    *("kind", "cost_source", "project"),
+)
+"""Texts of which a segment has few different ones: they are written, and read to be merged, as dictionaries."""

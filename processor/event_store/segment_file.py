@@ -5,7 +5,7 @@ The files have their names only when they are durable, and the names are durable
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from processor.core.events.fields import ERRORS
-from processor.event_store.id_index import IndexBuilder, Kind, event_hashes, text_hashes
+from processor.event_store.id_index import U32, IndexBuilder, Kind, event_hashes, hashes_at
 from processor.event_store.manifest import ProjectSums, Segment
-from processor.event_store.schema import SCHEMA
+from processor.event_store.schema import FEW_VALUES, SCHEMA
 from processor.log.durable_names import sync_directory
 
 ROW_GROUP: Final = 16_384
@@ -32,18 +32,26 @@ FRESH_LEVEL: Final = 1
 MERGED_LEVEL: Final = 1
 """Levels of zstd."""
 
+PAGE: Final = 64 << 10
+"""Bytes of a page before it is packed: what the merging holds of each column of a segment."""
+
+_SCHEMA: Final = pa.schema(
+    [pa.field(each.name, pa.dictionary(pa.int32(), each.type)) if each.name in FEW_VALUES else each for each in SCHEMA],
+    metadata=SCHEMA.metadata,
+)
+"""What is handed to the writer; in the file dictionaries are texts like others."""
 _DICTIONARIES: Final = [
-    *("parent_span_id", "trace_id", "session_id", "user_id", "prompt_hash"),
-    *("provider", "model", "operation", "status", "error_code", "error_message", "finish_reason", "environment"),
-    *("sdk_version", "kind", "name", "cost_source", "project", "log_partition", "latency_ms", "ttft_ms", "cost_usd"),
-    *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"),
+    *FEW_VALUES,
+    *("user_id", "error_code", "error_message", "name", "log_partition"),
     *("tags.key_value.key", "tags.key_value.value", "tools_used.list.element", "eval_scores.key_value.key"),
 ]
-_DELTAS: Final = dict.fromkeys(("timestamp", "received_at", "log_offset", "log_index"), "DELTA_BINARY_PACKED")
+"""Columns with values that come again; of ids a dictionary would only be given up after a while."""
+_COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_DELTAS: Final = dict.fromkeys(("timestamp", "received_at", "log_offset", "log_index", *_COUNTS), "DELTA_BINARY_PACKED")
 _STATISTICS: Final = [
-    *("timestamp", "received_at", "log_offset", "log_partition", "kind", "project", "provider", "model"),
-    *("environment", "operation", "status", "latency_ms", "cost_usd", "user_id", "session_id", "trace_id"),
+    *("timestamp", "received_at", "log_offset", "log_partition", "kind", "project", "model", "latency_ms", "cost_usd"),
 ]
+"""What readers leave out row groups by; ids are looked up in the index."""
 _INDEXED: Final[tuple[tuple[Kind, str], ...]] = (("trace", "trace_id"), ("session", "session_id"), ("user", "user_id"))
 
 
@@ -74,14 +82,17 @@ class SegmentFileWriter:
         self._file = self._draft.open("wb")
         self._writer: Any = pq.ParquetWriter(
             self._file,
-            SCHEMA,
+            _SCHEMA,
             version="2.6",
+            store_schema=False,
+            data_page_size=PAGE,
             compression="zstd",
             compression_level=level,
             use_dictionary=_DICTIONARIES,
             column_encoding=_DELTAS,
             write_statistics=_STATISTICS,
         )
+        self._writer.add_key_value_metadata(SCHEMA.metadata)
         self._index = IndexBuilder()
         self._pending: list[Any] = []
         self._pending_rows = 0
@@ -144,11 +155,11 @@ class SegmentFileWriter:
         )
 
     def _write_group(self, rows: int) -> None:
-        table = pa.concat_tables(self._pending)
+        table = self._pending[0] if len(self._pending) == 1 else pa.concat_tables(self._pending)
         rest = table.slice(rows)
         self._pending = [rest] if rest.num_rows else []
         self._pending_rows = rest.num_rows
-        table = table.slice(0, rows)
+        table = _prepared(table.slice(0, rows))
         self._writer.write_table(table, row_group_size=rows)
         self._add_to_index(table)
         self._add_up(table)
@@ -156,24 +167,63 @@ class SegmentFileWriter:
         self._rows += rows
 
     def _add_to_index(self, table: Any) -> None:
-        ids = "".join(table.column("event_id").to_pylist()).replace("-", "")
-        self._index.add(self._groups, "event", event_hashes(bytes.fromhex(ids)))
+        self._index.add(self._groups, "event", event_hashes(_event_ids(_chunk(table, "event_id"))))
         for kind, column in _INDEXED:
-            texts = pc.unique(table.column(column)).drop_null().to_pylist()
-            self._index.add(self._groups, kind, text_hashes(texts))
+            texts = _chunk(table, column)
+            if kind == "user":
+                texts = texts.unique()
+            self._index.add(self._groups, kind, _hashes(texts.drop_null() if texts.null_count else texts))
 
     def _add_up(self, table: Any) -> None:
         """Add the rows to the sums of their projects, which follow each other."""
         arrivals = _micros(table.column("received_at"))
         self._arrivals = (min(self._arrivals[0], int(arrivals.min())), max(self._arrivals[1], int(arrivals.max())))
         found = _Columns.of(table)
-        encoded = table.column("project").combine_chunks().dictionary_encode()
-        codes = encoded.indices.to_numpy()
+        projects = _chunk(table, "project")
+        codes = projects.indices.to_numpy()
         starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]])).tolist()
-        names = encoded.dictionary.to_pylist()
+        names = projects.dictionary.to_pylist()
         for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
             sums = self._sums.setdefault(names[codes[start]], _Sums(self._rows + start))
             found.add(sums, slice(start, end))
+
+
+def _prepared(table: Any) -> Any:
+    """Return the table in one chunk a column, with dictionaries of what has few different values."""
+    columns = []
+    for field in _SCHEMA:
+        column = table.column(field.name)
+        if field.name in FEW_VALUES:
+            is_encoded = pa.types.is_dictionary(column.type)
+            column = column.unify_dictionaries() if is_encoded else column.dictionary_encode()
+        columns.append(column.combine_chunks())
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def _chunk(table: Any, name: str) -> Any:
+    """Return a column of a table that is prepared as one array."""
+    return table.column(name).chunk(0)
+
+
+def _event_ids(texts: Any) -> bytes:
+    """Return the 16 bytes of each event id."""
+    size = len(texts)
+    data = np.frombuffer(texts.buffers()[2], np.uint8)
+    start = int(np.frombuffer(texts.buffers()[1], np.int32)[texts.offset]) if size else 0
+    written = data[start : start + _ID_CHARACTERS * size].reshape(size, _ID_CHARACTERS)
+    return bytes.fromhex(written[:, _DIGITS].tobytes().decode())
+
+
+def _hashes(texts: Any) -> U32:
+    """Return the hashes of an array of texts without nulls."""
+    if not len(texts):
+        return np.empty(0, np.uint32)
+    bounds = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return hashes_at(texts.buffers()[2] or b"", bounds[:-1], bounds[1:])
+
+
+_ID_CHARACTERS: Final = 36
+_DIGITS: Final = np.delete(np.arange(_ID_CHARACTERS), (8, 13, 18, 23))
 
 
 class _Columns(Struct):
@@ -189,15 +239,15 @@ class _Columns(Struct):
     def of(cls, table: Any) -> Self:
         """Take them from a table without chunks."""
         counts = {
-            name: pc.fill_null(table.column(name), 0).combine_chunks().to_numpy(zero_copy_only=False)
+            name: pc.fill_null(_chunk(table, name), 0).to_numpy(zero_copy_only=False)
             for name in ("input_tokens", "output_tokens", "cached_tokens")
         }
-        costs = table.column("cost_usd").combine_chunks()
+        costs = _chunk(table, "cost_usd")
         return cls(
             _micros(table.column("timestamp")),
-            _mask(pc.equal(table.column("kind"), "call")),
-            _mask(pc.is_in(table.column("status"), pa.array(sorted(ERRORS)))),
-            _mask(costs.is_null()),
+            _is_one_of(_chunk(table, "kind"), {"call"}),
+            _is_one_of(_chunk(table, "status"), ERRORS),
+            costs.is_null().to_numpy(zero_copy_only=False),
             {**counts, "cost": picodollars(costs)},
         )
 
@@ -232,10 +282,11 @@ def _micros(column: Any) -> NDArray[np.int64]:
     return found
 
 
-def _mask(column: Any) -> NDArray[np.bool_]:
-    chunk = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    found: NDArray[np.bool_] = chunk.to_numpy(zero_copy_only=False)
-    return found
+def _is_one_of(column: Any, values: Collection[str]) -> NDArray[np.bool_]:
+    """Return of each text of a dictionary whether it is one of some."""
+    found = np.array([text in values for text in column.dictionary.to_pylist()], np.bool_)
+    mask: NDArray[np.bool_] = found[column.indices.to_numpy()]
+    return mask
 
 
 def _published(project: str, sums: _Sums) -> ProjectSums:
