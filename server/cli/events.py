@@ -24,9 +24,10 @@ SHOWN: Final = 20
 @filter_options
 @server_options
 def events(limit: int, as_json: bool, **flags: Any) -> None:
-    """List the events of a project, the latest first; without a range those of the last 24 hours.
+    """List the events of a project, the latest first.
 
-    Asks the server that --url names, or the one that runs on the data directory.
+    Without a range those of the last 24 hours. Asks the server that --url names, or the one that runs on the data
+    directory.
 
     \b
     Examples:

@@ -79,10 +79,10 @@ def filter_options(command: F) -> F:
     ]
     made += [_flag(name, _meaning(name), multiple=True, type=_type(name)) for name in TEXT_FILTERS]
     made.append(_flag("tool", "A tool that the model used", multiple=True, type=UNICODE))
-    made.append(_flag("tag", "A tag; several have to be there all", multiple=True, type=UNICODE, metavar="KEY:VALUE"))
+    made.append(_flag("tag", "A tag; several have to be there all", multiple=True, type=UNICODE, metavar="KEY:TEXT"))
     made.append(_flag("kind", "Calls to models, other steps, or both", multiple=True, type=click.Choice(ALL_KINDS)))
     made += [_flag(name, _bound(name), type=str, metavar="NUMBER") for name in _ONCE[:4]]
-    made.append(_flag("not", "Leave out, like `model=gpt-4o`", multiple=True, type=UNICODE, metavar="FILTER=VALUE"))
+    made.append(_flag("not", "Leave out, like `model=gpt-4o`", multiple=True, type=UNICODE, metavar="FILTER=TEXT"))
     for add in reversed(made):
         command = add(command)
     return command
@@ -95,7 +95,7 @@ def filters_of(flags: dict[str, Any]) -> Params:
     for text in flags.pop("not"):
         name, sign, value = text.partition("=")
         if not sign:
-            fail(f"--not must be FILTER=VALUE, like --not model=gpt-4o, and not {text}")
+            fail(f"--not must be FILTER=TEXT, like --not model=gpt-4o, and not {text}")
         found.append((f"{name}!", value))
     return found
 

@@ -29,9 +29,9 @@ Span = dict[str, Any]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/traces/{trace_id} answers")
 @server_options
 def trace(trace_id: str, as_json: bool, **flags: Any) -> None:
-    """Show one trace: its steps as a tree, with durations, costs and errors.
+    """Show one trace as a tree.
 
-    Asks the server that --url names, or the one that runs on the data directory.
+    Its steps have a time line, durations, tokens, costs and errors. Asks the server that --url names, or the one that runs on the data directory.
 
     \b
     Examples:

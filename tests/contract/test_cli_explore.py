@@ -195,7 +195,7 @@ async def test_metrics_on_a_terminal(doors: Doors, capsys: pytest.CaptureFixture
 
 async def test_what_ends_a_command(doors: Doors, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     for words, says in (
-        (["events", "--not", "model"], "--not must be FILTER=VALUE"),
+        (["events", "--not", "model"], "--not must be FILTER=TEXT"),
         (["events", "--start", "2020-01-01"], "400 range_too_wide"),
         (["trace", "nothing"], "404 not_found"),
         (["metrics", "--measure", "median"], "400 bad_request: measures"),
