@@ -31,7 +31,8 @@ Span = dict[str, Any]
 def trace(trace_id: str, as_json: bool, **flags: Any) -> None:
     """Show one trace as a tree.
 
-    Its steps have a time line, durations, tokens, costs and errors. Asks the server that --url names, or the one that runs on the data directory.
+    Its steps have a time line, durations, tokens, costs and errors. Asks the server that --url names, or the one that
+    runs on the data directory.
 
     \b
     Examples:
