@@ -46,8 +46,8 @@ def metrics(group_by: tuple[str, ...], measures: tuple[str, ...], as_json: bool,
     """Show sums, averages and quantiles of events.
 
     Without a range those of the last 24 hours. A terminal shows a bar of the first measure, or with --interval its
-    course; a pipe gets a line a group, or with --interval a line a group and interval. Asks the server that --url names,
-    or the one that runs on the data directory.
+    course; a pipe gets a line a group, or with --interval a line a group and interval. Asks the server that --url
+    names, or the one that runs on the data directory.
 
     \b
     Examples:
