@@ -158,6 +158,12 @@ main.name_section(
     tail="server.cli.tail:tail",
 )
 main.name_section(
+    "Events",
+    events="server.cli.events:events",
+    trace="server.cli.trace_tree:trace",
+    metrics="server.cli.metrics:metrics",
+)
+main.name_section(
     "Operations",
     verify="server.cli.verify:verify",
     rebuild="server.cli.rebuild:rebuild",
