@@ -21,7 +21,7 @@ from tests.support.ports import next_bind
 KEY: Final = "lqt_" + "5" * 64
 """The bootstrap key of servers that are started with one."""
 
-Part = Literal["supervisor", "api", "worker", "api-0", "api-1"]
+Part = Literal["supervisor", "api", "worker", "query", "api-0", "api-1"]
 
 AT_START: Final = frozenset({"CHAOS_CLOCK", "LD_PRELOAD"})
 """Variables that change a process as it starts."""
