@@ -17,7 +17,7 @@ from tests.support.server import KEY, Server, server, wait_until
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Server]:
-    with server(tmp_path / "data") as found:
+    with server(tmp_path / "data", event_store="on") as found:
         (tmp_path / "data" / "events").mkdir(exist_ok=True)
         yield found
 
@@ -84,10 +84,10 @@ def test_a_stopped_query_process_does_not_hold_up_the_end(started: Server) -> No
 
 def test_apis_alone_share_one_and_the_other_takes_over(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with server(data, "api") as first:
+    with server(data, "api", event_store="on") as first:
         (data / "events").mkdir(exist_ok=True)
         wait_until(lambda: answers(first), 20)
-        with server(data, "api") as second:
+        with server(data, "api", event_store="on") as second:
             wait_until(lambda: answers(second), 20)
             assert first.stop()[0] == 0
             wait_until(lambda: answers(second), 20)
