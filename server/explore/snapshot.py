@@ -5,6 +5,7 @@ with the same rows, and rows behind the upper offsets are left out wherever they
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from server.errors import Refused
 from server.explore.conditions import Condition, condition
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Times
-from server.explore.segment_files import SegmentFile, SegmentFiles
+from server.explore.segment_files import SegmentFile, SegmentFiles, plain
 
 INDEXED: Final = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
@@ -217,9 +218,13 @@ class Snapshot:
                 self.engine.check()
                 rows = _rows_with(opened.read(group, list(wanted)), wanted)
                 if len(rows):
-                    tables.append(opened.read(group, names).take(rows).select(schema.names).cast(schema))
+                    tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
             opened.close()
         return pa.concat_tables(tables)
+
+    def path(self, piece: Piece) -> Path:
+        """Return where the file of a piece is."""
+        return self.files.path(piece.segment.id)
 
     def file(self, piece: Piece) -> SegmentFile:
         """Return the file of a piece. Raises `SegmentGone`."""
