@@ -291,6 +291,11 @@ def _run_module(command: Sequence[str]) -> NoReturn:
 
         sys.argv = ["processor", *arguments]
         sys.exit(worker())
+    if module == "processor.event_store":
+        from processor.event_store.__main__ import main as store
+
+        sys.argv = ["processor", *arguments]
+        sys.exit(store())
     assert module == "server", command
     from server.cli import commands
 
