@@ -18,6 +18,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from processor.core.clock import EPOCH
+from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
@@ -177,7 +178,7 @@ class Kept(Generic[T]):
 class IdIndex(Protocol):
     """The index of a segment: which row groups may have an id."""
 
-    def row_groups(self, kind: str, text: str, /) -> Sequence[int]:
+    def row_groups(self, kind: Kind, text: str, /) -> Sequence[int]:
         """Return row groups that may have `text` as their `event`, `trace`, `session` or `user` id; no other has it."""
         ...
 
@@ -202,9 +203,11 @@ class SegmentFiles:
         """Return a segment's Parquet file. Raises `SegmentGone`."""
         return self._files.get(segment.id)
 
-    def index(self, segment: Segment) -> IdIndex:
-        """Return a segment's index. Raises `SegmentGone`."""
-        return self._indexes.get(segment.id)
+    def groups_with(self, segment: Segment, kind: Kind, texts: Iterable[str]) -> set[int]:
+        """Return the row groups of a segment that may have one of some ids. Raises `SegmentGone` and `Refused`."""
+        index = self._indexes.get(segment.id)
+        path = self.path(segment.id, ".idx")
+        return _reading(path, lambda: {group for text in texts for group in index.row_groups(kind, text)})
 
     def forget_all_but(self, segments: Iterable[Segment]) -> None:
         """Drop what is kept of segments that are no longer live."""

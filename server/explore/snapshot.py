@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from processor.core.clock import SECOND, format_timestamp
+from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
@@ -22,7 +23,7 @@ from server.explore.engine import Engine
 from server.explore.questions import Filters, Times
 from server.explore.segment_files import SegmentFile, SegmentFiles, plain
 
-INDEXED: Final = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
+INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
 
 FEW: Final = 64
@@ -164,8 +165,7 @@ class Snapshot:
         groups = piece.groups
         for column, values in wanted.items():
             self.engine.check()
-            index = self.files.index(piece.segment)
-            found = {group for value in values if value for group in index.row_groups(INDEXED[column], value)}
+            found = self.files.groups_with(piece.segment, INDEXED[column], filter(None, values))
             groups = tuple(sorted(found if groups is None else found.intersection(groups)))
             if not groups:
                 return
