@@ -19,7 +19,8 @@ from processor.log.kafka.topics import DEFAULT_PARTITIONS, META, PATIENCE, Layou
 from processor.log.kafka.writer import Appender
 from processor.log.port import scan
 from processor.log.records import Append, Record, TopicPartition
-from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, ROWS, SINGLE
+from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, LATER, ROWS
+from processor.log.topics import SINGLE_ON_KAFKA as SINGLE
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
 
@@ -81,7 +82,9 @@ class KafkaLog:
     def _say_missing(self, found: Layout) -> None:
         """Make missing topics of an existing log anew, empty. Their content is computed anew, published again or
         reported as lost by its users; the log keeps its identity."""
-        missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics]
+        missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics and topic not in LATER]
+        if not missing:
+            return
         get_logger().error(
             "topic.missing",
             topics=missing,
