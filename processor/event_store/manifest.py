@@ -75,6 +75,9 @@ class Segment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     claims_from: int = 0
     """Offset in the claims topic from which on all claims of messages from `end` on are found."""
     projects: tuple[ProjectSums, ...] = ()
+    is_absent: bool = False
+    """Whether its rows are not kept: retention has removed them, or the log had deleted the messages before they were
+    read. Else one without rows has messages that were not counted."""
 
     @property
     def has_files(self) -> bool:

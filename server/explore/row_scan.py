@@ -61,7 +61,7 @@ class Span(Struct, frozen=True, order=False, eq=False):
     time_min: int
     time_max: int
     is_whole: bool
-    """Whether all its rows are below the snapshot's upper offset, and their kinds are known."""
+    """Whether all its rows are of the snapshot, and their kinds are known."""
     calls: int
     """How many are calls, if `is_whole`."""
 
@@ -154,8 +154,8 @@ class RowScan:
 
     # --- how many ----------------------------------------------------------------------------------------------------
 
-    def count(self) -> int | None:
-        """Return how many rows match: exactly, or None for more than `COUNTED` that have to be looked at."""
+    def count(self, most: int | None = COUNTED) -> int | None:
+        """Return how many rows match: exactly, or None for more than `most` of which some have to be looked at."""
         total, unread = 0, []
         for piece in self._pieces:
             known = self._known(piece)
@@ -172,11 +172,11 @@ class RowScan:
                 total += known
         if not spans:
             return total
-        return self._counted(spans, total)
+        return self._counted(spans, total, most)
 
     def _known(self, piece: Piece) -> int | None:
         """Return what the manifest says of the piece; None: its rows have to be looked at."""
-        if not is_plain(self._filters) or piece.before is not None or not piece.is_within(self._times):
+        if not is_plain(self._filters) or not piece.is_whole or not piece.is_within(self._times):
             return None
         sums = piece.sums
         return {"all": sums.rows, "call": sums.calls, "span": sums.rows - sums.calls}[self._filters.kinds]
@@ -192,17 +192,35 @@ class RowScan:
         rows = span.end - span.begin
         return {"all": rows, "call": span.calls, "span": rows - span.calls}[self._filters.kinds]
 
-    def _counted(self, spans: Sequence[Span], known: int) -> int | None:
-        total, counted = known, 0
+    def _counted(self, spans: Sequence[Span], known: int, most: int | None) -> int | None:
+        total = known
         for start in range(0, len(spans), MOST_GROUPS):
             table = self._table(spans[start : start + MOST_GROUPS], self._where.columns)
             name = self._engine.register(table)
             ((rows,),) = self._engine.rows(f"SELECT count(*) FROM {name} WHERE {self._where.sql}", self._where.params)
             self._engine.release(name)
-            counted += rows
-            if total + counted > COUNTED and start + MOST_GROUPS < len(spans):
+            total += rows
+            if most is not None and total > most and start + MOST_GROUPS < len(spans):
                 return None
-        return total + counted
+        return total
+
+    def matching(self, span: Span, columns: Sequence[str]) -> Any:
+        """Return the matching rows of a row group, in its order, as a `pyarrow.Table`."""
+        table = self._table([span], {*columns, *self._where.columns})
+        name = self._engine.register(table)
+        rows = self._engine.rows(
+            f"SELECT source FROM {name} WHERE {self._where.sql} ORDER BY source", self._where.params
+        )
+        self._engine.release(name)
+        if len(rows) < len(table):
+            table = table.take(pa.array([row - span.begin for (row,) in rows], pa.int64()))
+        return table.select(list(columns))
+
+    def open_all(self) -> list[Span]:
+        """Open all files, so that they stay readable when they are deleted; return their row groups."""
+        for piece in self._pieces:
+            self._file(piece)
+        return [span for piece in self._pieces for span in self.spans(piece)]
 
     def spans(self, piece: Piece) -> Iterator[Span]:
         """Yield the row groups of a piece that may have rows of the times asked for; reads the footer."""
@@ -227,7 +245,7 @@ def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> S
     calls = int(groups.calls[number])
     if calls == rows:  # all are calls, so of a part of them all are
         calls = end - begin
-    below = piece.before is None or int(groups.offset_max[number]) < piece.before
+    below = piece.since is None and (piece.before is None or int(groups.offset_max[number]) < piece.before)
     return Span(
         piece=piece,
         group=number,

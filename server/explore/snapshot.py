@@ -7,6 +7,7 @@ with the same rows, and rows behind the upper offsets are left out wherever they
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
@@ -30,15 +31,25 @@ EVERYTHING: Final = Filters(kinds="all")
 ALWAYS: Final = Times()
 
 
+_PLACE: Final = frozenset({"log_partition", "log_offset"})
+
+
 class Piece(Struct, frozen=True, kw_only=True):
     """The rows of one project in one segment, as far as they may be among those that are asked for."""
 
     segment: Segment
     sums: ProjectSums
+    since: int | None
+    """Rows of messages before this offset are not asked for; None: there are none in this segment."""
     before: int | None
     """Rows of messages from this offset on are behind the snapshot; None: there are none in this segment."""
     groups: tuple[int, ...] | None = None
     """Row groups that may have one of the ids asked for; None: any."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row of the segment is left out for the offset of its message."""
+        return self.since is None and self.before is None
 
     def is_within(self, times: Times) -> bool:
         """Return whether all rows of the piece are of these times."""
@@ -70,31 +81,45 @@ class Snapshot:
         *,
         as_of: int,
         lag: int,
+        since: Mapping[int, int] = {},
     ) -> None:
         """Make a snapshot.
 
         `segments` are the live ones, `bounds` the first offset of each partition that is not in the snapshot, `as_of`
-        the arrival up to which it is complete and `lag` how far the store is behind, in microseconds. Raises `Refused`
-        (unavailable) if the store does not reach the bounds, because it is being built anew.
+        the arrival up to which it is complete and `lag` how far the store is behind, in microseconds. Of each partition
+        rows from the offset in `since` on are seen; without one there all are. Raises `Refused` (unavailable) if the
+        store does not reach the bounds, because it is being built anew.
         """
         self.engine = engine
         self.files = files
         self.bounds = dict(bounds)
+        self.since = dict(since)
         self.as_of = as_of
         self.lag = lag
-        self.segments = tuple(each for each in segments if each.start < self.bounds.get(each.partition, 0))
+        self._live = tuple(segments)
         self._check()
+        self.segments = tuple(each for each in self._live if self._sees(each))
 
     def _check(self) -> None:
         reached: dict[int, int] = {}
-        for each in self.segments:
+        for each in self._live:
             reached[each.partition] = max(each.end, reached.get(each.partition, 0))
         if any(bound > reached.get(partition, 0) for partition, bound in self.bounds.items()):
             raise Refused("unavailable", "The event store is being built anew from the log; ask again", retry_after=5)
 
+    def _sees(self, segment: Segment) -> bool:
+        bound, since = self.bounds.get(segment.partition, 0), self.since.get(segment.partition, 0)
+        return segment.start < bound and segment.end > since
+
     def frozen(self, bounds: Mapping[int, int], as_of: int) -> "Snapshot":
         """Return an earlier snapshot of the same rows, as far as retention has left them. Raises `Refused`."""
-        return Snapshot(self.engine, self.files, self.segments, bounds, as_of=as_of, lag=self.lag)
+        return Snapshot(self.engine, self.files, self._live, bounds, as_of=as_of, lag=self.lag)
+
+    def behind(self, position: Mapping[int, int]) -> "Snapshot":
+        """Return a snapshot of the rows from these offsets on."""
+        return Snapshot(
+            self.engine, self.files, self._live, self.bounds, as_of=self.as_of, lag=self.lag, since=position
+        )
 
     def stamp(self) -> dict[str, Any]:
         """Return the members that every answer has: how far it is complete."""
@@ -122,8 +147,16 @@ class Snapshot:
             if sums is None or (times.start is not None and sums.time_max < times.start):
                 continue
             if times.end is None or sums.time_min < times.end:
-                bound = self.bounds[segment.partition]
-                yield Piece(segment=segment, sums=sums, before=bound if segment.end > bound else None)
+                yield self._piece(segment, sums)
+
+    def _piece(self, segment: Segment, sums: ProjectSums) -> Piece:
+        since, before = self.since.get(segment.partition, 0), self.bounds[segment.partition]
+        return Piece(
+            segment=segment,
+            sums=sums,
+            since=since if segment.start < since else None,
+            before=before if segment.end > before else None,
+        )
 
     def _narrowed(self, piece: Piece, wanted: Mapping[str, Sequence[str | None]]) -> Iterator[Piece]:
         """Yield the piece with the row groups that may have the ids, if there are any."""
@@ -135,18 +168,14 @@ class Snapshot:
             groups = tuple(sorted(found if groups is None else found.intersection(groups)))
             if not groups:
                 return
-        yield Piece(segment=piece.segment, sums=piece.sums, before=piece.before, groups=groups)
+        yield msgspec.structs.replace(piece, groups=groups)
 
     def condition(self, project: str, filters: Filters, times: Times, pieces: Iterable[Piece]) -> Condition:
         """Return what rows of these pieces have to meet: those of the project, below the snapshot's upper offsets."""
         found = condition(project, filters, times)
-        bounds = {piece.segment.partition: piece.before for piece in pieces if piece.before is not None}
-        for partition, before in bounds.items():
-            found &= Condition(
-                "(log_partition <> ? OR log_offset < ?)",
-                [partition, before],
-                frozenset({"log_partition", "log_offset"}),
-            )
+        limits = [(piece.segment.partition, sign, at) for piece in pieces for sign, at in _limits(piece)]
+        for partition, sign, at in dict.fromkeys(limits):
+            found &= Condition(f"(log_partition <> ? OR log_offset {sign} ?)", [partition, at], _PLACE)
         return found
 
     def relation(
@@ -197,9 +226,15 @@ class Snapshot:
         return self.files.get(piece.segment)
 
 
+def _limits(piece: Piece) -> Iterator[tuple[str, int]]:
+    if piece.since is not None:
+        yield ">=", piece.since
+    if piece.before is not None:
+        yield "<", piece.before
+
+
 def _both_kinds(filters: Filters) -> Filters:
-    members = {name: getattr(filters, name) for name in Filters.__struct_fields__}
-    return Filters(**{**members, "kinds": "all"})
+    return msgspec.structs.replace(filters, kinds="all")
 
 
 def _sums_of(segment: Segment, project: str) -> ProjectSums | None:

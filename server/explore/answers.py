@@ -1,0 +1,40 @@
+"""Which function answers which question."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from server.errors import Refused
+from server.explore.engine import Engine
+from server.explore.events import answer_event, answer_events
+from server.explore.new_events import answer_new_events
+from server.explore.questions import EventQuestion, EventsQuestion, NewEventsQuestion, Question
+from server.explore.segment_files import IdIndex
+from server.explore.snapshot import Snapshot
+
+_ANSWERS: Final[dict[type[Any], Callable[[Engine, Snapshot, Any], bytes]]] = {
+    EventsQuestion: lambda engine, snapshot, question: answer_events(snapshot, question),
+    EventQuestion: lambda engine, snapshot, question: answer_event(snapshot, question),
+    NewEventsQuestion: lambda engine, snapshot, question: answer_new_events(snapshot, question),
+}
+
+IDS: Final = ("event_id", "trace_id", "session_id")
+
+
+def answer(engine: Engine, snapshot: Snapshot, question: Question) -> bytes:
+    """Return the JSON of the answer; blocks. Raises `Refused`, `Stopped`, `SegmentGone`."""
+    found = _ANSWERS.get(type(question))
+    if found is None:
+        raise Refused("not_found", "This server does not answer that yet")
+    return found(engine, snapshot, question)
+
+
+def names_one(question: Question) -> bool:
+    """Return whether a list is of one event, trace or session, so that an index says where its rows are."""
+    filters = getattr(question, "filters", None)
+    return filters is not None and any(name in filters.equal and None not in filters.equal[name] for name in IDS)
+
+
+def open_index(path: Path) -> IdIndex:
+    """Open the id index of a segment. Raises `OSError`."""
+    raise NotImplementedError(str(path))
