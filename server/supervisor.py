@@ -46,6 +46,9 @@ MODULES: Final = {
 BESIDE: Final = frozenset({"query", "store"})
 """Roles that nothing waits for: one that cannot start is tried again and again."""
 
+START_PATIENCE: Final = 10.0
+"""Seconds for which they wait for the others to be ready."""
+
 FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 5.0
 STABLE: Final = 20.0
@@ -177,7 +180,8 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
         for child in (*children, *beside):
             child.on_broken = partial(_kill_all, [*children, *beside])
             child.on_damaged = partial(_start_anew, worker)
-        tasks = [asyncio.create_task(child.run()) for child in (*children, *beside)]
+        tasks = [asyncio.create_task(child.run()) for child in children]
+        tasks += [asyncio.create_task(_run_after(children, child)) for child in beside]
         try:
             return await _serve(settings, children, made, stop)
         finally:
@@ -192,6 +196,12 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
             os.close(write_end)
             os.close(read_end)
             lock.close()
+
+
+async def _run_after(others: Sequence[Child], child: Child) -> None:
+    """Run a child once the others are ready, which it would take the cores from while they start."""
+    await asyncio.wait([other.ready for other in others], timeout=START_PATIENCE)
+    await child.run()
 
 
 def _kill_all(children: Sequence[Child]) -> None:
