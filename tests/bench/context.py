@@ -59,6 +59,8 @@ class Bench:
         """How long the row `overload` lasts."""
         self.ids = ids
         """With how many the id index is filled."""
+        self.event_store: Path | None = None
+        """A data directory made by `event_segments`, for the row `event-reads`; None: it makes one of a million."""
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 
