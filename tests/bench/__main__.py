@@ -49,6 +49,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "e2e-http": ("end to end over HTTP", end_to_end.over_http),
     "e2e-http-by-two": ("end to end over HTTP, two API processes", end_to_end.over_http_by_two),
     "e2e-http-wide": ("end to end over HTTP, wide traffic", end_to_end.wide_over_http),
+    "e2e-event-store": ("end to end over HTTP, wide traffic, event store on", end_to_end.with_event_store),
     "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
     "kafka": ("end to end over HTTP, on Kafka", kafka.kafka),
     "kafka-one": ("end to end over HTTP, on Kafka, one partition", kafka.kafka_one),

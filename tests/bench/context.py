@@ -93,6 +93,7 @@ class Bench:
                 "SPENDSTREAM_GRPC_BIND": "127.0.0.1:0",
                 "SPENDSTREAM_BOOTSTRAP_KEY": KEY,
                 "SPENDSTREAM_LOG_LEVEL": "warning",
+                "SPENDSTREAM_EVENT_STORE": "off",
                 **{f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()},
             }
             with running(["-m", "server", *role], directory, environment, cpu) as program:
