@@ -14,6 +14,7 @@ from processor.core.tables.history import RESTORE, Loss, unrecorded
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
+from processor.log.faust_tables import TableManager
 from processor.log.records import TopicPartition
 from processor.log.topics import (
     CHECKPOINTS,
@@ -43,15 +44,6 @@ if TYPE_CHECKING:
 
 EXIT_BROKEN: Final = 70
 """Exit code of a process whose rows in memory cannot be trusted; the next start reads them back."""
-
-
-class TableManager(faust.tables.TableManager):
-    """Starts without the second that Faust's own class sleeps for late tables: ours exist before it starts."""
-
-    async def on_start(self) -> None:
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
 
 
 class Delivery:

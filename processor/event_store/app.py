@@ -8,14 +8,15 @@ from faust.types import TP, EventT
 from structlog.stdlib import get_logger
 
 from processor import restart
+from processor.event_store.parquet_writer import ParquetWriter
 from processor.event_store.store import Overtaken, Store
 from processor.event_store.store_directory import StoreDirectory
 from processor.event_store.upkeep import Upkeep
-from processor.event_store.writer import ParquetWriter
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import end_process
 from processor.log.errors import LogBroken
+from processor.log.faust_tables import TableManager
 from processor.log.topics import EVENTS, STORE_GROUP
 from processor.settings import Settings
 
@@ -154,4 +155,5 @@ def _faust_app(address: LogAddress, partitions: int) -> Any:
         stream_recovery_delay=0.0,
         producer_partitioner=None,
         autodiscover=False,
+        TableManager=TableManager,
     )

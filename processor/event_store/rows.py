@@ -201,24 +201,29 @@ def _joined(parts: Iterable[tuple[Sequence[_T], NDArray[Any]]]) -> tuple[list[_T
     return list(numbers), pa.array(np.concatenate(codes))
 
 
+_NOTHING: Final[dict[str, Any]] = {}
+
+
 def _list(values: Sequence[Sequence[str] | None]) -> Any:
-    offsets, absent = _offsets(values)
-    flat = pa.array(list(chain.from_iterable(value for value in values if value)), pa.string())
+    there = [value or () for value in values]
+    offsets, absent = _offsets(there)
+    flat = pa.array(list(chain.from_iterable(there)), pa.string())
     return pa.ListArray.from_arrays(offsets, flat, mask=absent)
 
 
 def _map(values: Sequence[dict[str, Any] | None], kind: Any) -> Any:
-    offsets, absent = _offsets(values)
-    there = [value for value in values if value]
+    there = [value or _NOTHING for value in values]
+    offsets, absent = _offsets(there)
     keys = pa.array(list(chain.from_iterable(there)), pa.string())
-    items = pa.array(list(chain.from_iterable(value.values() for value in there)), kind)
+    items = pa.array(list(chain.from_iterable(map(dict.values, there))), kind)
     if kind == pa.float64():
         items = pc.add(items, 0.0)
     return pa.MapArray.from_arrays(offsets, keys, items, mask=absent)
 
 
-def _offsets(values: Iterable[Any]) -> tuple[Any, Any]:
+def _offsets(values: Sequence[Any]) -> tuple[Any, Any]:
     """Return where each collection begins among all items, and which are null: those that have none."""
-    lengths = np.array([len(value) if value else 0 for value in values], np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    lengths = np.fromiter(map(len, values), np.int32, len(values))
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
     return pa.array(offsets), pa.array(lengths == 0)

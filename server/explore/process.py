@@ -5,6 +5,7 @@ Nothing but questions depends on it: it may run out of memory, hang or crash, an
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -15,7 +16,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-from msgspec import Struct
 from structlog.stdlib import get_logger
 
 from processor import open_files
@@ -41,6 +41,9 @@ LOCK: Final = "query.lock"
 SPILL: Final = "query-spill"
 """The folder of the data directory for what does not fit into memory. Emptied at the start."""
 
+NICENESS: Final = 10
+"""Ingest and the tables go first."""
+
 BY_ID_SLOTS: Final = 2
 LIVE_SLOTS: Final = 1
 HEAVY_SLOTS: Final = 3
@@ -60,9 +63,6 @@ STALLED: Final = 120.0
 MAX_CONNECTIONS: Final = 1024
 RETRIES: Final = 3
 """Snapshots that are tried, where compaction deletes files between the snapshot and the reading."""
-GRACE: Final = 2.0
-"""Seconds that questions under way get to finish when the process is told to stop."""
-
 T = TypeVar("T")
 
 
@@ -281,15 +281,7 @@ async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
 # --- the role --------------------------------------------------------------------------------------------------------
 
 
-class QuerySettings(Struct, frozen=True):
-    """What the role needs to know."""
-
-    data_dir: Path
-    store_dir: Path
-    bounds: QueryBounds
-
-
-async def run(settings: Settings, query: QuerySettings) -> None:
+async def run(settings: Settings, bounds: QueryBounds) -> None:
     """Answer questions until SIGTERM or SIGINT. Raises `LogError` and `OSError`.
 
     Where another query process serves the data directory, waits until that one has ended.
@@ -298,16 +290,17 @@ async def run(settings: Settings, query: QuerySettings) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
+    os.nice(NICENESS)
     open_files.raise_limit()
-    query.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
-        lock = FileLock(query.data_dir / LOCK)
+        lock = FileLock(settings.data_dir / LOCK)
         stack.callback(lock.close)
         if not await _acquire(lock, stop):
             return
-        spill = query.data_dir / SPILL
+        spill = settings.data_dir / SPILL
         _empty(spill)
-        engine = Engine(query.store_dir, spill, query.bounds.memory, query.bounds.threads, query.bounds.timeout)
+        engine = Engine(settings.segments_dir, spill, bounds.memory, bounds.threads, bounds.timeout)
         stack.callback(engine.close)
         address = LogAddress.of(settings)
         log = await asyncio.to_thread(address.open)
@@ -315,16 +308,17 @@ async def run(settings: Settings, query: QuerySettings) -> None:
         log.close()
         notifier = _Notifier(loop)
         follower = StoreFollower(address, partitions, now, notifier)
-        server = QueryServer(query.store_dir, engine, follower, now)
+        server = QueryServer(settings.segments_dir, engine, follower, now)
         notifier.server = server
         follower.start()
         stack.push_async_callback(asyncio.to_thread, follower.stop)
         stack.push_async_callback(server.close)
-        guard = asyncio.ensure_future(QueryGuard(query.bounds, server.running, spill).run())
+        guard = asyncio.ensure_future(QueryGuard(bounds, server.running, spill).run())
         stack.callback(guard.cancel)
-        listening = await asyncio.start_unix_server(server.serve, sock=wire.listen(query.data_dir))
+        listening = await asyncio.start_unix_server(server.serve, sock=wire.listen(settings.data_dir))
         stack.callback(listening.close)
-        get_logger().info("query.ready", memory=query.bounds.memory, threads=query.bounds.threads)
+        get_logger().info("query.ready", memory=bounds.memory, threads=bounds.threads, timeout=bounds.timeout)
+        print(json.dumps({"event": "ready", "role": "query"}), flush=True)  # noqa: T201 - the ready line
         await stop.wait()
 
 

@@ -22,6 +22,8 @@ HUNG: Final = 5.0
 EXIT_HUNG: Final = 76
 """A question did not end, or memory was not freed: the process ends, and its parent starts it again."""
 
+MIN_FREE: Final = 2 << 30
+
 OVER: Final = 1.25
 """Of the memory bound: what the process takes at most, before it ends itself."""
 
@@ -34,8 +36,8 @@ class QueryBounds(Struct, frozen=True):
     threads: int
     timeout: float
     """Seconds of one question, from when it is its turn."""
-    min_free: int
-    """Bytes that are left free on the disk of the spill directory."""
+    min_free: int | None = None
+    """Bytes that are left free on the disk of the spill directory; None: 2 GiB, or 5 % where that is more."""
 
 
 class QueryGuard:
@@ -56,7 +58,7 @@ class QueryGuard:
             if any(engine.overdue() > HUNG for engine in engines):
                 get_logger().critical("query.hung", questions=len(engines))
                 os._exit(EXIT_HUNG)
-            if engines and _free(self._spill) < self._bounds.min_free and any(self._spill.iterdir()):
+            if engines and _is_full(self._spill, self._bounds.min_free) and any(self._spill.iterdir()):
                 self._stop(engines, Refused("disk_full", "The disk has no room for large questions", retry_after=30))
 
     def _look_at_memory(self, engines: list[Engine]) -> None:
@@ -90,6 +92,7 @@ def anonymous_memory() -> int:
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGESIZE")
 
 
-def _free(folder: Path) -> int:
+def _is_full(folder: Path, min_free: int | None) -> bool:
     found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    reserve = max(MIN_FREE, found.f_blocks * found.f_frsize // 20) if min_free is None else min_free
+    return found.f_bavail * found.f_frsize < reserve

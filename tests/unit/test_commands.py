@@ -80,6 +80,7 @@ def test_commands_are_under_headings() -> None:
     assert found == {
         "Serving": ["serve", "api", "worker"],
         "Tables": ["users", "quota", "budgets", "tail"],
+        "Events": ["events", "trace", "metrics"],
         "Operations": ["verify", "rebuild", "backup", "export", "import", "dlq", "loadtest"],
         "Administration": ["keys", "projects", "orgs"],
     }
@@ -143,7 +144,7 @@ def test_no_secret_is_a_flag_without_its_variable_and_a_warning() -> None:
                 assert SEEN_BY_ALL in record[1], path
                 assert f"env var: {variable}" in record[1], path
                 seen += 1
-    assert seen == 2 * 3 + 1 + 7  # serve and api, worker; --key of the commands that ask a server
+    assert seen == 2 * 3 + 1 + 10  # serve and api, worker; --key of the commands that ask a server
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
