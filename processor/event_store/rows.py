@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Rows
+from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Rows, concatenated
 from processor.core.events.message import Message
 from processor.event_store import event_values
-from processor.event_store.event_values import COUNTS, MILLIS, TEXTS, Values
-from processor.event_store.schema import SCHEMA
+from processor.event_store.event_values import COLLECTIONS, COUNTS, MILLIS, TEXTS, Values
+from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 
 I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -72,82 +72,144 @@ def rows_of(found: Message, partition: int, offset: int, kept: Mask) -> MessageR
 
 
 def table_of(parts: Sequence[MessageRows]) -> Any:
-    """Return a `pyarrow.Table` of the schema with all rows, at least one, in the order of segments."""
-    rows = np.concatenate([part.rows.view(_BYTES) for part in parts]).view(parts[0].rows.dtype)
+    """Return a `pyarrow.Table` of `WRITTEN` with all rows, at least one, in the order of segments."""
+    rows = concatenated([part.rows for part in parts])
+    projects, homes = _joined((part.projects, part.homes) for part in parts)
+    order = _order(projects, homes, rows["at"])
+    table = _Table(parts, rows[order], order)
     columns = {
-        "event_id": _event_ids(rows),
-        "timestamp": _times(rows["at"]),
-        "input_tokens": _counts(rows["input"], _absent(parts, "input_tokens", len(rows))),
-        "output_tokens": _counts(rows["output"], _absent(parts, "output_tokens", len(rows))),
-        "cost_usd": _costs(rows, _free(parts, len(rows))),
-        "received_at": _times(np.concatenate([part.arrivals for part in parts])),
-        "user_id": _named([(part.users, part.rows["user"]) for part in parts]),
-        "cost_source": _named([([None, *part.cost_sources], part.rows["cost_source"]) for part in parts]),
-        "project": _named([(part.projects, part.homes) for part in parts]),
-        "log_partition": pa.array(np.repeat([part.partition for part in parts], list(map(len, parts))), pa.int32()),
-        "log_offset": pa.array(np.repeat([part.offset for part in parts], list(map(len, parts))), pa.int64()),
-        "log_index": pa.array(np.concatenate([part.places for part in parts]), pa.int32()),
-        "stream": pa.array(_all(parts, "stream"), pa.bool_()),
-        "tags": _map(_all(parts, "tags"), pa.string()),
-        "tools_used": _list(_all(parts, "tools_used")),
-        "eval_scores": _map(_all(parts, "eval_scores"), pa.float64()),
+        "event_id": _event_ids(table.rows),
+        "timestamp": _times(table.rows["at"]),
+        "input_tokens": _counts(table.rows["input"], table.absent("input_tokens")),
+        "output_tokens": _counts(table.rows["output"], table.absent("output_tokens")),
+        "cost_usd": _costs(table.rows, table.free()),
+        "received_at": _times(table.ordered([part.arrivals for part in parts])),
+        "user_id": table.named([part.users for part in parts], "user"),
+        "cost_source": _encoded(
+            *_joined(([None, *part.cost_sources], part.rows["cost_source"]) for part in parts), order
+        ),
+        "project": _encoded(projects, homes, order),
+        "log_partition": pa.array(np.repeat([part.partition for part in parts], table.sizes), pa.int32()),
+        "log_offset": pa.array(np.repeat([part.offset for part in parts], table.sizes)[order], pa.int64()),
+        "log_index": pa.array(table.ordered([part.places for part in parts]), pa.int32()),
+        "stream": pa.array(np.array(table.values("stream"), np.bool_)[order]),
+        **table.dims(),
     }
-    dims, codes = _joined(([dim[1:] for dim in part.dims], part.rows["dim"]) for part in parts)
-    for name, texts in zip(
-        ("provider", "model", "environment", "operation", "status"), zip(*dims, strict=True), strict=True
-    ):
-        columns[name] = pa.array(texts, pa.string()).take(codes)
-    for name in (*TEXTS, "kind", "extra"):
-        columns[name] = pa.array(_all(parts, name), pa.string())
-    for name in MILLIS:
-        columns[name] = pc.add(pa.array(_all(parts, name), pa.float64()), 0.0)  # -0.0 becomes 0.0
-    for name in COUNTS:
-        columns[name] = pa.array(_all(parts, name), pa.int64())
-    table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-    return table.take(pa.array(_order(columns["project"], rows["at"])))
+    columns |= {
+        name: table.few(name) if name in FEW_VALUES else table.texts(name) for name in (*TEXTS, "kind", "extra")
+    }
+    columns |= {name: table.numbers(name, pa.float64()) for name in MILLIS}
+    columns |= {name: table.numbers(name, pa.int64()) for name in COUNTS}
+    columns |= {name: table.collection(name, SCHEMA.field(name).type) for name in COLLECTIONS}
+    return pa.table([columns[name] for name in WRITTEN.names], schema=WRITTEN)
 
 
-_BYTES: Final = np.dtype("V72")
+class _Table:
+    """What columns are made of: the rows in their order, and the other values in that of the messages."""
+
+    def __init__(self, parts: Sequence[MessageRows], rows: Rows, order: I64) -> None:
+        self.rows = rows
+        self.sizes = list(map(len, parts))
+        self._parts = parts
+        self._order = order
+        self._places = pa.array(order)
+        self._starts = list(accumulate(self.sizes, initial=0))
+
+    def values(self, name: str) -> list[Any]:
+        """Return a field of `event_values.VALUES`, in the order of the messages."""
+        return list(chain.from_iterable(part.values.columns[name] for part in self._parts))
+
+    def ordered(self, arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return arrays of each message as one, in order."""
+        found: NDArray[Any] = np.concatenate(arrays)[self._order]
+        return found
+
+    def absent(self, name: str) -> Mask | None:
+        """Return which events have no such count; None: all have it."""
+        places = [[place for place, field in part.values.absent if field == name] for part in self._parts]
+        return self._marked(places) if any(places) else None
+
+    def free(self) -> Mask | None:
+        """Return which spans say that they cost 0; None: none."""
+        places = [part.values.free for part in self._parts]
+        return self._marked(places) if any(places) else None
+
+    def _marked(self, places: Sequence[Sequence[int]]) -> Mask:
+        found = np.zeros(len(self.rows), np.bool_)
+        for start, mine in zip(self._starts, places, strict=False):
+            found[[start + place for place in mine]] = True
+        return found[self._order]
+
+    def named(self, names: Sequence[Sequence[str | None]], column: str) -> Any:
+        """Return texts that a column of the rows points to, in a dictionary of each message."""
+        texts, codes = _joined((mine, part.rows[column]) for mine, part in zip(names, self._parts, strict=True))
+        return pa.array(texts, pa.string()).take(pa.array(codes[self._order]))
+
+    def dims(self) -> dict[str, Any]:
+        """Return the columns that `Dim` has, as dictionaries."""
+        dims, codes = _joined(([dim[1:] for dim in part.dims], part.rows["dim"]) for part in self._parts)
+        found = {}
+        for name, texts in zip(_DIMS, zip(*dims, strict=True), strict=True):
+            distinct, places = _joined([(texts, np.arange(len(texts)))])
+            found[name] = _encoded(distinct, places[codes], self._order)
+        return found
+
+    def few(self, name: str) -> Any:
+        """Return texts as a dictionary."""
+        values = self.values(name)
+        numbers = _numbers()
+        codes = np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
+        return _encoded(list(numbers), codes, self._order)
+
+    def texts(self, name: str) -> Any:
+        """Return texts."""
+        values = self.values(name)
+        if values.count(None) == len(values):
+            return pa.nulls(len(values), pa.string())
+        return pa.array(values, pa.string()).take(self._places)
+
+    def numbers(self, name: str, kind: Any) -> Any:
+        """Return numbers."""
+        values = self.values(name)
+        missing = values.count(None)
+        if missing == len(values):
+            return pa.nulls(len(values), kind)
+        found = pa.array(values, kind).take(self._places)
+        return pc.add(found, 0.0) if kind == pa.float64() else found  # -0.0 becomes 0.0
+
+    def collection(self, name: str, kind: Any) -> Any:
+        """Return a column of maps or lists; those without an item are null."""
+        parts = [part.values.collections[name] for part in self._parts]
+        counts = np.fromiter(chain.from_iterable(part.counts for part in parts), np.int64, len(self.rows))
+        if not counts.any():
+            return pa.nulls(len(counts), kind)
+        firsts, lengths = (np.cumsum(counts) - counts)[self._order], counts[self._order]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = pa.array(np.repeat(firsts - offsets[:-1], lengths) + np.arange(offsets[-1]))
+        bounds, absent = pa.array(offsets, pa.int32()), pa.array(lengths == 0)
+        is_map = pa.types.is_map(kind)
+        items = pa.array(
+            list(chain.from_iterable(part.items for part in parts)), kind.item_type if is_map else kind.value_type
+        )
+        items = items.take(places)
+        if not is_map:
+            return pa.ListArray.from_arrays(bounds, items, mask=absent)
+        if kind.item_type == pa.float64():
+            items = pc.add(items, 0.0)
+        keys = pa.array(list(chain.from_iterable(part.keys for part in parts)), pa.string()).take(places)
+        return pa.MapArray.from_arrays(bounds, keys, items, mask=absent)
 
 
-def _all(parts: Sequence[MessageRows], name: str) -> list[Any]:
-    return list(chain.from_iterable(part.values.columns[name] for part in parts))
+_DIMS: Final = ("provider", "model", "environment", "operation", "status")
 
 
-def _starts(parts: Sequence[MessageRows]) -> list[int]:
-    return list(accumulate(map(len, parts), initial=0))[:-1]
-
-
-def _absent(parts: Sequence[MessageRows], name: str, size: int) -> Mask | None:
-    """Return which events have no such count; None: all have it."""
-    places = [
-        start + place
-        for start, part in zip(_starts(parts), parts, strict=True)
-        for place, field in part.values.absent
-        if field == name
-    ]
-    return _mask(places, size) if places else None
-
-
-def _free(parts: Sequence[MessageRows], size: int) -> Mask:
-    return _mask(
-        [start + place for start, part in zip(_starts(parts), parts, strict=True) for place in part.values.free], size
-    )
-
-
-def _mask(places: Sequence[int], size: int) -> Mask:
-    found = np.zeros(size, np.bool_)
-    found[places] = True
-    return found
-
-
-def _order(projects: Any, times: I64) -> I64:
+def _order(projects: Sequence[str], homes: NDArray[np.int32], times: I64) -> I64:
     """Return the order of a segment: by project, time, offset and place, of which the last two are there already."""
-    encoded = projects.dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    ranks = np.empty(len(names), np.int64)
-    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
-    return np.lexsort((times, ranks[encoded.indices.to_numpy()]))
+    if len(projects) == 1:
+        return np.argsort(times, kind="stable")
+    ranks = np.empty(len(projects), np.int64)
+    ranks[sorted(range(len(projects)), key=projects.__getitem__)] = np.arange(len(projects))
+    return np.lexsort((times, ranks[homes]))
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
@@ -175,55 +237,34 @@ def _counts(counts: I64, absent: Mask | None) -> Any:
     return pa.array(np.ascontiguousarray(counts), pa.int64(), mask=absent)
 
 
-def _costs(rows: Rows, free: Mask) -> Any:
+def _costs(rows: Rows, free: Mask | None) -> Any:
     """Return the costs as decimals of 12 places, which are whole picodollars; null: unpriced."""
-    flags = rows["flags"]
-    priced = (flags & (UNPRICED_FLAG | SPAN_FLAG)) == 0
-    priced |= free
+    priced = (rows["flags"] & (UNPRICED_FLAG | SPAN_FLAG)) == 0
+    if free is not None:
+        priced |= free
     wide = np.zeros((len(rows), 2), "<i8")
     wide[:, 0] = rows["cost"]  # none is negative: the upper half is 0
     bitmap = pa.py_buffer(np.packbits(priced, bitorder="little"))
     return pa.Array.from_buffers(pa.decimal128(19, 12), len(rows), [bitmap, pa.py_buffer(wide)])
 
 
-def _named(parts: Iterable[tuple[Sequence[str | None], NDArray[Any]]]) -> Any:
-    """Return texts: of each part a dictionary, and the place of each row in it."""
-    texts, codes = _joined(parts)
-    return pa.array(texts, pa.string()).take(codes)
+def _numbers() -> defaultdict[Any, int]:
+    """Return a dict that numbers what it is asked for, without Python code for a new one."""
+    return defaultdict(count().__next__)
 
 
-def _joined(parts: Iterable[tuple[Sequence[_T], NDArray[Any]]]) -> tuple[list[_T], Any]:
+def _joined(parts: Iterable[tuple[Sequence[_T], NDArray[Any]]]) -> tuple[list[_T], NDArray[np.int32]]:
     """Return one dictionary of all parts, and the place of each row in it."""
-    numbers: defaultdict[_T, int] = defaultdict(count().__next__)  # so that a new one is numbered without Python code
-    codes = []
-    for values, places in parts:
-        codes.append(np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))[places])
-    return list(numbers), pa.array(np.concatenate(codes))
+    numbers: defaultdict[_T, int] = _numbers()
+    codes = [np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))[places] for values, places in parts]
+    return list(numbers), np.concatenate(codes)
 
 
-_NOTHING: Final[dict[str, Any]] = {}
-
-
-def _list(values: Sequence[Sequence[str] | None]) -> Any:
-    there = [value or () for value in values]
-    offsets, absent = _offsets(there)
-    flat = pa.array(list(chain.from_iterable(there)), pa.string())
-    return pa.ListArray.from_arrays(offsets, flat, mask=absent)
-
-
-def _map(values: Sequence[dict[str, Any] | None], kind: Any) -> Any:
-    there = [value or _NOTHING for value in values]
-    offsets, absent = _offsets(there)
-    keys = pa.array(list(chain.from_iterable(there)), pa.string())
-    items = pa.array(list(chain.from_iterable(map(dict.values, there))), kind)
-    if kind == pa.float64():
-        items = pc.add(items, 0.0)
-    return pa.MapArray.from_arrays(offsets, keys, items, mask=absent)
-
-
-def _offsets(values: Sequence[Any]) -> tuple[Any, Any]:
-    """Return where each collection begins among all items, and which are null: those that have none."""
-    lengths = np.fromiter(map(len, values), np.int32, len(values))
-    offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.array(offsets), pa.array(lengths == 0)
+def _encoded(texts: Sequence[str | None], codes: NDArray[np.int32], order: I64) -> Any:
+    """Return a dictionary of texts, each there once, in which None stands for null."""
+    ordered = codes[order]
+    absent = None
+    if None in texts:
+        absent = ordered == texts.index(None)
+        texts = [text or "" for text in texts]
+    return pa.DictionaryArray.from_arrays(pa.array(ordered, mask=absent), pa.array(texts, pa.string()))

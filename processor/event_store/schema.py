@@ -43,3 +43,9 @@ FEW_VALUES: Final = (
     *("kind", "cost_source", "project"),
 )
 """Texts of which a segment has few different ones: they are written, and read to be merged, as dictionaries."""
+
+WRITTEN: Final[Any] = pa.schema(
+    [pa.field(each.name, pa.dictionary(pa.int32(), each.type)) if each.name in FEW_VALUES else each for each in SCHEMA],
+    metadata=SCHEMA.metadata,
+)
+"""What tables are on their way into a file. In the file dictionaries are texts like others."""

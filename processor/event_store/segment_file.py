@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from processor.core.events.fields import ERRORS
 from processor.event_store.id_index import U32, IndexBuilder, Kind, event_hashes, hashes_at
 from processor.event_store.manifest import ProjectSums, Segment
-from processor.event_store.schema import FEW_VALUES, SCHEMA
+from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 from processor.log.durable_names import sync_directory
 
 ROW_GROUP: Final = 16_384
@@ -35,11 +35,6 @@ MERGED_LEVEL: Final = 1
 PAGE: Final = 64 << 10
 """Bytes of a page before it is packed: what the merging holds of each column of a segment."""
 
-_SCHEMA: Final = pa.schema(
-    [pa.field(each.name, pa.dictionary(pa.int32(), each.type)) if each.name in FEW_VALUES else each for each in SCHEMA],
-    metadata=SCHEMA.metadata,
-)
-"""What is handed to the writer; in the file dictionaries are texts like others."""
 _DICTIONARIES: Final = [
     *FEW_VALUES,
     *("user_id", "error_code", "error_message", "name", "log_partition"),
@@ -82,7 +77,7 @@ class SegmentFileWriter:
         self._file = self._draft.open("wb")
         self._writer: Any = pq.ParquetWriter(
             self._file,
-            _SCHEMA,
+            WRITTEN,
             version="2.6",
             store_schema=False,
             data_page_size=PAGE,
@@ -191,13 +186,13 @@ class SegmentFileWriter:
 def _prepared(table: Any) -> Any:
     """Return the table in one chunk a column, with dictionaries of what has few different values."""
     columns = []
-    for field in _SCHEMA:
+    for field in WRITTEN:
         column = table.column(field.name)
         if field.name in FEW_VALUES:
             is_encoded = pa.types.is_dictionary(column.type)
             column = column.unify_dictionaries() if is_encoded else column.dictionary_encode()
         columns.append(column.combine_chunks())
-    return pa.table(columns, schema=_SCHEMA)
+    return pa.table(columns, schema=WRITTEN)
 
 
 def _chunk(table: Any, name: str) -> Any:
