@@ -85,7 +85,7 @@ async def settle(tables: Reader, position: str) -> None:
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
     events = [*calls(random.Random(7), 1200), *one_trace()]
-    with server(tmp_path_factory.mktemp("store") / "data", partitions=3) as started:
+    with server(tmp_path_factory.mktemp("store") / "data", event_store="on", partitions=3) as started:
 
         async def prepare() -> str:
             position = await fill(started, [*events, *events[:200]])  # some come twice
@@ -336,7 +336,7 @@ async def _frames(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, 
 
 
 async def test_new_events_are_seen_and_resumed(tmp_path: Path) -> None:
-    with server(tmp_path / "data") as started:
+    with server(tmp_path / "data", event_store="on") as started:
         async with reader(started) as tables, asyncio.timeout(60):
             async with following(started, tables.session) as frames:
                 token, data = await anext(frames)
@@ -421,7 +421,7 @@ async def test_a_server_without_an_event_store(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 async def test_on_kafka(kafka: Broker, tmp_path: Path, prefix: str) -> None:
     events = [*calls(random.Random(8), 300), *one_trace()]
-    with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=2) as started:
+    with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=2, event_store="on") as started:
         position = await fill(started, [*events, *events[:50]])
         async with reader(started) as tables:
             await settle(tables, position)
