@@ -21,7 +21,8 @@ from jsonschema import Draft202012Validator
 
 from protos.spendstream.v1 import usage_pb2, usage_pb2_grpc
 from server.http_api.openapi import document
-from tests.support.clients import Reader, reader, unary
+from tests.support import clients
+from tests.support.clients import Reader, unary
 from tests.support.events import make_event
 from tests.support.server import Server, run_cli, server
 from tests.support.stored_events import (
@@ -34,7 +35,6 @@ from tests.support.stored_events import (
     one_trace,
     sums,
 )
-from tests.support.truth import plain_decimal
 from tools.kafka import Broker
 
 REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
@@ -44,6 +44,17 @@ MEASURES: Final = ("requests", "errors", "input_tokens", "output_tokens", "cache
 ASKED: Final = "&".join(f"measures={name}" for name in MEASURES)
 
 pytestmark = pytest.mark.timeout(180)
+
+
+@asynccontextmanager
+async def reader(started: Server) -> AsyncIterator[Reader]:
+    """A reader of answers with any decimal, 843.0 among them; the event store's start is waited for."""
+    async with clients.reader(started) as opened:
+        opened.number = Decimal
+        async with asyncio.timeout(30):
+            while (await opened.request("GET", "/v1/events")).status == 503:  # noqa: ASYNC110 - of a server
+                await asyncio.sleep(0.1)
+        yield opened
 
 
 class Filled:
@@ -171,7 +182,7 @@ async def test_an_event_is_what_was_sent(filled: Filled, tables: Reader) -> None
         if request:
             sent.pop("request", None)
             assert found["extra"] == json.loads(
-                json.dumps({"request" if "request" in event else "prompt": request}), parse_float=plain_decimal
+                json.dumps({"request" if "request" in event else "prompt": request}), parse_float=Decimal
             )
         for name, value in sent.items():
             assert found[name] == value, name
@@ -307,7 +318,7 @@ async def test_exports_are_whole(filled: Filled, tables: Reader, tmp_path: Path)
         async with tables.session.get(url, headers={"x-api-key": filled.server.key}) as answer:
             assert (answer.status, answer.headers["x-rows-expected"]) == (200, str(len(wanted)))
             found[form] = await answer.read()
-    lines = [json.loads(line, parse_float=plain_decimal) for line in found["ndjson"].splitlines()]
+    lines = [json.loads(line, parse_float=Decimal) for line in found["ndjson"].splitlines()]
     rows = list(csv.DictReader(io.StringIO(found["csv"].decode())))
     (tmp_path / "events.parquet").write_bytes(found["parquet"])
     table = pq.read_table(tmp_path / "events.parquet").to_pylist()
