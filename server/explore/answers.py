@@ -8,8 +8,9 @@ from processor.event_store.id_index import SegmentIndex
 from server.errors import Refused
 from server.explore.engine import Engine
 from server.explore.events import answer_event, answer_events
+from server.explore.metrics import answer_metrics
 from server.explore.new_events import answer_new_events
-from server.explore.questions import EventQuestion, EventsQuestion, NewEventsQuestion, Question
+from server.explore.questions import EventQuestion, EventsQuestion, MetricsQuestion, NewEventsQuestion, Question
 from server.explore.segment_files import IdIndex
 from server.explore.snapshot import Snapshot
 
@@ -17,6 +18,7 @@ _ANSWERS: Final[dict[type[Any], Callable[[Engine, Snapshot, Any], bytes]]] = {
     EventsQuestion: lambda engine, snapshot, question: answer_events(snapshot, question),
     EventQuestion: lambda engine, snapshot, question: answer_event(snapshot, question),
     NewEventsQuestion: lambda engine, snapshot, question: answer_new_events(snapshot, question),
+    MetricsQuestion: lambda engine, snapshot, question: answer_metrics(snapshot, question),
 }
 
 IDS: Final = ("event_id", "trace_id", "session_id")
