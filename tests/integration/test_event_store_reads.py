@@ -22,7 +22,7 @@ from jsonschema import Draft202012Validator
 from protos.spendstream.v1 import usage_pb2, usage_pb2_grpc
 from server.http_api.openapi import document
 from tests.support import clients
-from tests.support.clients import Reader, unary
+from tests.support.clients import Answer, Reader, unary
 from tests.support.events import make_event
 from tests.support.server import Server, run_cli, server
 from tests.support.stored_events import (
@@ -51,10 +51,16 @@ async def reader(started: Server) -> AsyncIterator[Reader]:
     """A reader of answers with any decimal, 843.0 among them; the event store's start is waited for."""
     async with clients.reader(started) as opened:
         opened.number = Decimal
-        async with asyncio.timeout(30):
-            while (await opened.request("GET", "/v1/events")).status == 503:  # noqa: ASYNC110 - of a server
-                await asyncio.sleep(0.1)
+        await past(503, opened, "/v1/events", patience=30)
         yield opened
+
+
+async def past(status: int, tables: Reader, path: str, key: str | None = None, patience: float = 5) -> Answer:
+    """The first answer that has another status."""
+    async with asyncio.timeout(patience):
+        while (answer := await tables.request("GET", path, key)).status == status:  # noqa: ASYNC110 - a server's
+            await asyncio.sleep(0.1)
+    return answer
 
 
 class Filled:
@@ -87,10 +93,8 @@ async def fill(started: Server, events: list[Sent]) -> str:
 
 async def settle(tables: Reader, position: str) -> None:
     """Wait until the event store and the tables contain a position."""
-    async with asyncio.timeout(60):
-        for path in ("/v1/events?limit=1&", "/v1/users?limit=1&"):
-            while (await tables.request("GET", f"{path}after={position}")).status != 200:  # noqa: ASYNC110 - of a server
-                await asyncio.sleep(0.1)
+    for path in ("/v1/events?limit=1&", "/v1/users?limit=1&"):
+        await past(504, tables, f"{path}after={position}", patience=60)
 
 
 @pytest.fixture(scope="module")
@@ -395,9 +399,7 @@ async def test_another_project_sees_nothing(filled: Filled, tables: Reader) -> N
     made = filled.server.cli("keys", "create", "--project", "other", "--json")
     key = json.loads(made.stdout)["key"]
     page = await tables.get(f"/v1/events?{SPAN}&limit=10")
-    async with asyncio.timeout(5):  # a new key is known within a second
-        while (empty := await tables.request("GET", f"/v1/events?{SPAN}", key)).status == 401:
-            await asyncio.sleep(0.1)
+    empty = await past(401, tables, f"/v1/events?{SPAN}", key)  # a new key is known within a second
     assert (empty.status, empty.json["events"], empty.json["total"]) == (200, [], 0)
     for path in (f"/v1/events/{EVENT}", f"/v1/traces/{TRACE}", f"/v1/sessions/{SESSION}"):
         assert (await tables.request("GET", path, key)).status == 404
