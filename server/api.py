@@ -113,6 +113,7 @@ async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
             stack.push_async_callback(_stop_reporting, asyncio.create_task(handshakes.run(port)))
         stack.push_async_callback(_close_apis, runner, server)
         stack.callback(services.feed.close)
+        stack.callback(services.event_feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
         stopped = asyncio.create_task(stop.wait())
@@ -231,7 +232,6 @@ async def _build(
     asked = settings.access_log
     explorer: Explorer = QueryClient(settings.data_dir) if settings.event_store else OffExplorer()
     event_feed = EventFeed(explorer, publisher.identity)
-    stack.callback(event_feed.close)
     services = Services(
         intake,
         directory,

@@ -31,14 +31,19 @@ from server.processes.siblings import VARIABLE, ApiSibling
 from server.settings import ServerSettings
 from server.tenancy.first_key import ensure_key
 
-STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0, "query": 3.0}
+STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0, "query": 3.0, "store": 4.0}
 """Seconds that a child has to drain before it is killed; API and worker stop one after the other, within ten in all,
 the others beside them."""
 
-MODULES: Final = {"api": ("server", "api"), "query": ("server", "query"), "worker": ("processor",)}
+MODULES: Final = {
+    "api": ("server", "api"),
+    "query": ("server", "query"),
+    "worker": ("processor",),
+    "store": ("processor.event_store",),
+}
 """Role -> what `python -m` runs."""
 
-BESIDE: Final = frozenset({"query"})
+BESIDE: Final = frozenset({"query", "store"})
 """Roles that nothing waits for: one that cannot start is tried again and again."""
 
 FIRST_BACKOFF: Final = 0.1
@@ -167,7 +172,8 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
         apis = await _apis(settings, environment, read_end, held)
         worker = Child("worker", environment, read_end)
         children = [worker, *apis]
-        beside = [Child("query", environment, read_end)] if settings.event_store else []
+        roles = ("store", "query") if settings.event_store else ()
+        beside = [Child(role, environment, read_end) for role in roles]
         for child in (*children, *beside):
             child.on_broken = partial(_kill_all, [*children, *beside])
             child.on_damaged = partial(_start_anew, worker)

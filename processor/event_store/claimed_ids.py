@@ -1,9 +1,9 @@
 """The ids that messages have claimed, read from the claims topic along with the messages.
 
 A worker that starts again claims the ids of some messages once more, with a record further on. So what a message has
-claimed is the union of all records that name its offset, and all of it is known once the topic was read up to where it
-ended when the message's offset had been committed. An old log has more claims than fit into memory: then the ids of the
-messages ahead are kept, the rest of the topic is looked through, and of that only which records go back is kept.
+claimed is the union of all records that name its offset. All of it is known once the topic was read to its end after
+the message's offset had been committed. An old log has more claims than fit into memory: then the ids of the messages
+ahead are kept, the rest of the topic is looked through, and of that only which records go back is kept.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from processor.core.partitioning import U64
 from processor.core.tables import claims
 from processor.core.tables.claims import Claimed
-from processor.log.port import Read, polls
+from processor.log.port import Read
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS
 
@@ -78,11 +78,10 @@ class ClaimedIds:
         self._late: list[_Reach] = []
         """Records from `_kept_to` on that name a message which an earlier record goes beyond."""
 
-    def read_on(self, end: int) -> None:
-        """Look through all records before the offset `end` of the topic. Raises `LogError`, and may be repeated."""
-        self._keep_more(end)
-        while self._seen_to < end:
-            records = self._poll(self._seen_to, end)
+    def read_on(self) -> None:
+        """Look through all records that are in the topic. Raises `LogError`, and may be repeated."""
+        self._keep_more()
+        while records := self._poll(self._seen_to):
             for record in records:
                 self._seen_to = record.offset + 1
                 reach = _reach_of(record.offset, self._decode(record))
@@ -90,8 +89,6 @@ class ClaimedIds:
                     if reach.first <= self._seen_newest:
                         self._late.append(reach)
                     self._seen_newest = max(self._seen_newest, reach.last)
-            if not records:  # an end without records, as that of a transaction
-                self._seen_to = end
 
     def known_before(self, wanted: int) -> int:
         """Return up to which message, exclusive and at most `wanted`, all ids that were in the topic are kept here.
@@ -135,22 +132,21 @@ class ClaimedIds:
         """Return the offset in the claims topic from which on all claims of messages from `end` on are found."""
         return min((each.offset for each in self._kept if each.last >= end), default=self._kept_to)
 
-    def _keep_more(self, end: int) -> None:
+    def _keep_more(self) -> None:
         """Keep the ids of further records as long as there is room, or as long as no message could be gone on with."""
-        while self._kept_to < end and self._has_room:
-            records = self._poll(self._kept_to, end)
+        while self._has_room():
+            records = self._poll(self._kept_to)
+            if not records:
+                break
             for record in records:
                 self._keep(record.offset, self._decode(record))
                 self._kept_to = record.offset + 1
-                if not self._has_room:
+                if not self._has_room():
                     break
-            if not records:
-                self._kept_to = end
         self._late = [each for each in self._late if each.offset >= self._kept_to]
         if self._kept_to > self._seen_to:
             self._seen_to, self._seen_newest = self._kept_to, max(self._newest, self._seen_newest)
 
-    @property
     def _has_room(self) -> bool:
         return self._bytes < self._max_bytes or self._newest < self._reached
 
@@ -181,10 +177,8 @@ class ClaimedIds:
                 known.append(keys)
                 self._bytes += len(keys) + OVERHEAD
 
-    def _poll(self, start: int, end: int) -> Sequence[Record]:
-        for records in polls(self._read, self._tp, start, end, BATCH):
-            return records
-        return ()
+    def _poll(self, start: int) -> Sequence[Record]:
+        return self._read(self._tp, start, BATCH)
 
     def _decode(self, record: Record) -> list[Claimed]:
         try:

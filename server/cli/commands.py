@@ -1,4 +1,4 @@
-"""The `spendstream` command: the group of all commands, and those of the roles `serve`, `api` and `worker`."""
+"""The `spendstream` command: the group of all commands, and those of the roles."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ def main() -> None:
 @click.command(cls=Command)
 @settings_options(ServerSettings)
 def serve(**flags: Any) -> None:
-    """Serve on this machine: the APIs and the worker.
+    """Serve on this machine: the APIs, the worker and the event store.
 
     They are processes of one supervisor, which restarts those that end.
     """
@@ -148,7 +148,20 @@ def worker(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 
-main.add_section("Serving", serve, api, worker, query)
+@click.command(cls=Command)
+@settings_options(Settings)
+def store(**flags: Any) -> None:
+    """Write the event store only: every counted event, to be found and asked about.
+
+    A worker on the same log counts them.
+    """
+    export(flags)
+    _warn_of_memory("store")
+    os.execv(sys.executable, [sys.executable, "-m", "processor.event_store"])  # noqa: S606 - the role is a program of its own
+
+
+main.add_section("Serving", serve, api, worker, store)
+main.add_command(query)  # which the roles start by themselves
 # Only what is asked for is loaded: all of them take half as long again to start as one.
 main.name_section(
     "Tables",

@@ -5,6 +5,7 @@ with the same rows, and rows behind the upper offsets are left out wherever they
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,15 +14,16 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from processor.core.clock import SECOND, format_timestamp
+from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore.conditions import Condition, condition
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Times
-from server.explore.segment_files import SegmentFile, SegmentFiles
+from server.explore.segment_files import SegmentFile, SegmentFiles, plain
 
-INDEXED: Final = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
+INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
 
 FEW: Final = 64
@@ -163,8 +165,7 @@ class Snapshot:
         groups = piece.groups
         for column, values in wanted.items():
             self.engine.check()
-            index = self.files.index(piece.segment)
-            found = {group for value in values if value for group in index.row_groups(INDEXED[column], value)}
+            found = self.files.groups_with(piece.segment, INDEXED[column], filter(None, values))
             groups = tuple(sorted(found if groups is None else found.intersection(groups)))
             if not groups:
                 return
@@ -217,9 +218,13 @@ class Snapshot:
                 self.engine.check()
                 rows = _rows_with(opened.read(group, list(wanted)), wanted)
                 if len(rows):
-                    tables.append(opened.read(group, names).take(rows).select(schema.names).cast(schema))
+                    tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
             opened.close()
         return pa.concat_tables(tables)
+
+    def path(self, piece: Piece) -> Path:
+        """Return where the file of a piece is."""
+        return self.files.path(piece.segment.id)
 
     def file(self, piece: Piece) -> SegmentFile:
         """Return the file of a piece. Raises `SegmentGone`."""

@@ -46,7 +46,7 @@ def test_the_first_copy_of_each_claimed_id_is_kept() -> None:
     topic = Topic()
     topic.append({5: [1, 3], 7: [9, 8]})
     found = ClaimedIds(topic.read, 3, 0, 0, never)
-    found.read_on(topic.end)
+    found.read_on()
     assert found.kept(5, keys_of(1, 2, 3, 1)).tolist() == [True, False, True, False]
     assert found.kept(7, keys_of(9, 8)).tolist() == [True, True]
     assert found.kept(6, keys_of(1)).tolist() == [False]
@@ -56,10 +56,9 @@ def test_the_first_copy_of_each_claimed_id_is_kept() -> None:
 def test_a_damaged_record_is_reported_and_claims_nothing() -> None:
     topic = Topic()
     topic.records.append(Record(0, 0, None, b"junk"))
-    topic.end = 1
     reports: list[str] = []
     found = ClaimedIds(topic.read, 3, 0, 0, reports.append)
-    found.read_on(1)
+    found.read_on()
     assert "spendstream.claims:3:0" in reports[0]
 
 
@@ -91,13 +90,13 @@ def test_what_is_known_is_the_union_of_all_records(seed: int, room: int) -> None
         for offset, ids in claimed.items():
             expected.setdefault(offset, set()).update(ids)
         if chance.random() < 0.4:
-            found.read_on(topic.end)
+            found.read_on()
             known = found.known_before(committed)
             reached = check(found, chance.randint(reached, max(known, reached)), reached, expected)
             if chance.random() < 0.2:  # another store goes on
                 found = ClaimedIds(topic.read, 3, found.claims_from(reached), reached, never, room)
     for _ in range(200):
-        found.read_on(topic.end)
+        found.read_on()
         reached = check(found, found.known_before(committed), reached, expected)
     assert reached == committed == 60
 
