@@ -1,6 +1,6 @@
 """Faust's table manager, as every Faust app of this program has it."""
 
-import faust
+import faust.tables
 
 
 class TableManager(faust.tables.TableManager):
