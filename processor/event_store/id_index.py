@@ -181,7 +181,7 @@ class SegmentIndex:
             digits = bytes.fromhex(text.replace("-", ""))
         except ValueError:
             return None
-        return np.uint32(event_hashes(digits)[0]) if len(digits) == 16 else None  # noqa: PLR2004 - bytes of a UUID
+        return np.uint32(event_hashes(digits)[0]) if len(digits) == 16 else None
 
     def _page(self, section: _Pages, page: int) -> tuple[U32, NDArray[np.uint16]]:
         count = min(PAGE, section.entries - page * PAGE)

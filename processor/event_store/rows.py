@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401 - makes `pa.compute`
+import pyarrow.compute
 from msgspec import Struct
 from numpy.typing import NDArray
 
