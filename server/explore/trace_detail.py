@@ -105,7 +105,7 @@ def _by_group(found: Sequence[Found]) -> list[list[Found]]:
     """Return rows by the row group that they are in."""
     groups: dict[tuple[str, int], list[Found]] = {}
     for each in found:
-        groups.setdefault((each.span.piece.segment.id, each.span.group), []).append(each)
+        groups.setdefault((each.piece.segment.id, each.group), []).append(each)
     return [*groups.values()]
 
 
