@@ -113,6 +113,7 @@ async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
             stack.push_async_callback(_stop_reporting, asyncio.create_task(handshakes.run(port)))
         stack.push_async_callback(_close_apis, runner, server)
         stack.callback(services.feed.close)
+        stack.callback(services.event_feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
         stopped = asyncio.create_task(stop.wait())
@@ -226,12 +227,11 @@ async def _build(
     stack.push_async_callback(budgeter.stop)
     feed = Feed(view, arrivals, publisher.identity, notices=notices)
     arrivals.listen(lambda: intake.meters.seen(view.position, time.monotonic()))
-    signals = Signals(view, publisher, directory, health, pending, feed, now)
-    registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
-    asked = settings.access_log
     explorer: Explorer = QueryClient(settings.data_dir) if settings.event_store else OffExplorer()
     event_feed = EventFeed(explorer, publisher.identity)
-    stack.callback(event_feed.close)
+    signals = Signals(view, publisher, directory, health, pending, (feed, event_feed), now)
+    registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
+    asked = settings.access_log
     services = Services(
         intake,
         directory,

@@ -55,10 +55,10 @@ def _print(found: dict[str, Any]) -> None:
         first = drawn.cells(place) if drawn is not None else _plain_cells(span)
         last = () if is_terminal else (span["span_id"],)
         table.add(*first, number(span.get("latency_ms")), _tokens(span), number(span["cost_usd"]), _status(span), *last)
-    shown = [_said(summary)]
+    table.notes += _said(summary)
     if found["truncated"]:
-        shown.append(f"{len(spans):,} of {found['total']:,} steps are shown")
-    table.notes += [*shown, complete(found)]
+        table.notes.append(f"{len(spans):,} of {found['total']:,} steps are shown")
+    table.notes.append(complete(found))
     table.print()
 
 
@@ -89,18 +89,17 @@ def _status(span: Span) -> str:
     return ", ".join(marks) + (f": {message}" if message else "")
 
 
-def _said(summary: dict[str, Any]) -> str:
-    """Return the trace in a line."""
-    parts = [
-        f"{summary['spans']:,} steps, {summary['calls']:,} calls, {summary['errors']:,} errors",
-        f"{number(summary['duration_ms'])} ms from {summary['start']}",
-        f"{summary['input_tokens']:,} + {summary['output_tokens']:,} tokens",
-        f"{number(summary['cost_usd'])} USD",
-    ]
-    parts += [
-        f"{name} {summary[key]}" for name, key in (("user", "user_id"), ("session", "session_id")) if summary[key]
-    ]
-    return "; ".join(parts) + ("" if summary["complete"] else "; its root has not arrived")
+def _said(summary: dict[str, Any]) -> tuple[str, str]:
+    """Return the trace in two lines."""
+    counts = (("step", "spans"), ("call", "calls"), ("error", "errors"))
+    numbers = (f"{summary[key]:,} {word}{'' if summary[key] == 1 else 's'}" for word, key in counts)
+    missing = "" if summary["complete"] else "; its root has not arrived"
+    parts = [f"{summary['input_tokens']:,} + {summary['output_tokens']:,} tokens", f"{number(summary['cost_usd'])} USD"]
+    names = (("user", "user_id"), ("session", "session_id"), ("environment", "environment"))
+    parts += [f"{word} {summary[key]}" for word, key in names if summary[key] is not None]
+    return f"{', '.join(numbers)}; {number(summary['duration_ms'])} ms from {summary['start']}{missing}", ", ".join(
+        parts
+    )
 
 
 class _Drawing:

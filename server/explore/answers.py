@@ -4,18 +4,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from processor.event_store.id_index import SegmentIndex
 from server.errors import Refused
 from server.explore.engine import Engine
 from server.explore.events import answer_event, answer_events
+from server.explore.metrics import answer_metrics
 from server.explore.new_events import answer_new_events
-from server.explore.questions import EventQuestion, EventsQuestion, NewEventsQuestion, Question
+from server.explore.prompts import answer_prompts
+from server.explore.questions import (
+    EventQuestion,
+    EventsQuestion,
+    MetricsQuestion,
+    NewEventsQuestion,
+    PromptsQuestion,
+    Question,
+    SessionQuestion,
+    SessionsQuestion,
+    TraceQuestion,
+    TracesQuestion,
+)
 from server.explore.segment_files import IdIndex
+from server.explore.sessions import answer_session, answer_sessions
 from server.explore.snapshot import Snapshot
+from server.explore.trace_detail import answer_trace
+from server.explore.traces import answer_traces
 
 _ANSWERS: Final[dict[type[Any], Callable[[Engine, Snapshot, Any], bytes]]] = {
     EventsQuestion: lambda engine, snapshot, question: answer_events(snapshot, question),
     EventQuestion: lambda engine, snapshot, question: answer_event(snapshot, question),
     NewEventsQuestion: lambda engine, snapshot, question: answer_new_events(snapshot, question),
+    TracesQuestion: lambda engine, snapshot, question: answer_traces(snapshot, question),
+    TraceQuestion: lambda engine, snapshot, question: answer_trace(snapshot, question),
+    SessionsQuestion: lambda engine, snapshot, question: answer_sessions(snapshot, question),
+    SessionQuestion: lambda engine, snapshot, question: answer_session(snapshot, question),
+    PromptsQuestion: lambda engine, snapshot, question: answer_prompts(snapshot, question),
+    MetricsQuestion: lambda engine, snapshot, question: answer_metrics(snapshot, question),
 }
 
 IDS: Final = ("event_id", "trace_id", "session_id")
@@ -37,4 +60,4 @@ def names_one(question: Question) -> bool:
 
 def open_index(path: Path) -> IdIndex:
     """Open the id index of a segment. Raises `OSError`."""
-    raise NotImplementedError(str(path))
+    return SegmentIndex(path)

@@ -29,9 +29,21 @@ class Condition(NamedTuple):
 def condition(project: str, filters: Filters, times: Times) -> Condition:
     """Return the condition of the rows of `project` that agree to all of `filters` and `times`."""
     found = Condition("project = ?", [project], frozenset({"project"}))
-    for each in (*_texts(filters), *_lists(filters), *_bounds(filters, times)):
+    for each in (*_texts(filters), *_lists(filters), *_bounds(filters)):
         found &= each
-    return found
+    return found & within(times)
+
+
+def within(times: Times) -> Condition:
+    """Return the condition of the rows of a range of time."""
+    parts, params = ["true"], []
+    if times.start is not None:
+        parts.append("timestamp >= ?")
+        params.append(instant(times.start))
+    if times.end is not None:  # nothing lies behind the last instant that can be written
+        parts.append("timestamp <= ?" if times.end > LAST else "timestamp < ?")
+        params.append(instant(times.end))
+    return Condition(" AND ".join(parts), params, frozenset({"timestamp"} if params else ()))
 
 
 def is_plain(filters: Filters) -> bool:
@@ -104,7 +116,7 @@ def _tag(key: str, value: str | None, form: str) -> Condition:
     return Condition(form.format(f"coalesce({_TAG} = ?, false)"), [key, value], columns)
 
 
-def _bounds(filters: Filters, times: Times) -> Iterator[Condition]:
+def _bounds(filters: Filters) -> Iterator[Condition]:
     for column, sign, cost in (("cost_usd", ">=", filters.min_cost), ("cost_usd", "<=", filters.max_cost)):
         if cost is not None:
             text = format_cost(min(max(cost, -MOST_COST), MOST_COST))
@@ -112,8 +124,3 @@ def _bounds(filters: Filters, times: Times) -> Iterator[Condition]:
     for sign, latency in ((">=", filters.min_latency), ("<=", filters.max_latency)):
         if latency is not None:
             yield Condition(f"latency_ms {sign} ?", [float(latency)], frozenset({"latency_ms"}))
-    if times.start is not None:
-        yield Condition("timestamp >= ?", [instant(times.start)], frozenset({"timestamp"}))
-    if times.end is not None:
-        past = times.end > LAST  # nothing lies behind the last instant that can be written
-        yield Condition("timestamp <= ?" if past else "timestamp < ?", [instant(times.end)], frozenset({"timestamp"}))

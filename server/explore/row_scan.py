@@ -14,14 +14,18 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Struct
 
-from server.explore.conditions import Condition, instant, is_plain
+from server.explore.conditions import Condition, instant, is_plain, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Order, Times
-from server.explore.segment_files import Groups, OpenFile
+from server.explore.segment_files import Groups, OpenFile, plain
 from server.explore.snapshot import Piece, Snapshot
 
-MOST_GROUPS: Final = 16
-"""Row groups that are read before DuckDB looks at them together; the first look is at one."""
+FEW_GROUPS: Final = 8
+"""Row groups that are read here, one by one; more of them DuckDB reads from the files, by the times in question. It
+parses all footers then, but compares a million texts in 7 ms instead of 40."""
+
+NESTED: Final = frozenset({"tags", "tools_used"})
+"""Columns that DuckDB reads ten times as fast from files as from tables in memory."""
 
 COUNTED: Final = 1_000_000
 """Matching events up to which they are counted."""
@@ -45,7 +49,8 @@ class Found(NamedTuple):
     """A row, and where it is."""
 
     key: Key
-    span: "Span"
+    piece: Piece
+    group: int
     row: int
     """Its number within the row group."""
 
@@ -58,8 +63,10 @@ class Span(Struct, frozen=True, order=False, eq=False):
     begin: int
     """First row, within the row group."""
     end: int
-    time_min: int
-    time_max: int
+    low: tuple[int, int, int]
+    """No row comes before this (timestamp, partition, offset)."""
+    high: tuple[int, int, int]
+    """No row comes after this."""
     is_whole: bool
     """Whether all its rows are of the snapshot, and their kinds are known."""
     calls: int
@@ -95,30 +102,53 @@ class RowScan:
 
     def first(self, order: Order, want: int, after: Key | None = None) -> list[Found]:
         """Return the first `want` rows behind `after`. Raises `Refused`, `Stopped`, `SegmentGone`."""
-        found: list[Found] = []
-        spans = _Frontier(self, order, after)
+        found: dict[Key, Found] = {}
+        spans, last = _Frontier(self, order, after), None
+        is_nested = not NESTED.isdisjoint(self._where.columns)
         size = 1
-        while batch := spans.take(size, found[-1].key if len(found) >= want else None):
-            found += self._best(batch, order, want, after)
-            found.sort(key=lambda each: each.key, reverse=order == "desc")
-            del found[want:]
-            size = min(size * 2, MOST_GROUPS)
-        return found
+        while batch := spans.take(size, last):
+            few = len(batch) <= FEW_GROUPS and not is_nested
+            best = self._best(batch, order, want, after) if few else self._best_of_files(batch, order, want, after)
+            found |= {each.key: each for each in best}  # times overlap, so a row may be found again
+            keys = sorted(found, reverse=order == "desc")[:want]
+            found = {key: found[key] for key in keys}
+            last = keys[-1] if len(keys) >= want else None
+            size *= 8 if is_nested or size >= FEW_GROUPS else 2
+        return [*found.values()]
 
     def _best(self, spans: Sequence[Span], order: Order, want: int, after: Key | None) -> list[Found]:
         """Return the first rows of some row groups."""
         where = self._where if after is None else self._where & _behind(after, order)
-        table = self._table(spans, where.columns | _KEY_COLUMNS)
-        name = self._engine.register(table)
-        down = " DESC" if order == "desc" else ""
-        keys = ", ".join(f"{column}{down}" for column in ("timestamp", "log_partition", "log_offset", "log_index"))
+        name = self._engine.register(self._table(spans, where.columns | _KEY_COLUMNS))
         rows = self._engine.rows(
-            f"SELECT epoch_us(timestamp), log_partition, log_offset, log_index, source FROM {name} "
-            f"WHERE {where.sql} ORDER BY {keys} LIMIT ?",
+            f"SELECT {_KEY}, source FROM {name} WHERE {where.sql} ORDER BY {_sorting(order)} LIMIT ?",
             [*where.params, want],
         )
         self._engine.release(name)
-        return [Found(Key(*key), spans[source >> _GROUP], source & ((1 << _GROUP) - 1)) for *key, source in rows]
+        found = []
+        for *key, source in rows:
+            span = spans[source >> _GROUP]
+            found.append(Found(Key(*key), span.piece, span.group, source & ((1 << _GROUP) - 1)))
+        return found
+
+    def _best_of_files(self, spans: Sequence[Span], order: Order, want: int, after: Key | None) -> list[Found]:
+        """Return the first rows of the times of some row groups, in their files."""
+        start, end = min(span.low[0] for span in spans), max(span.high[0] for span in spans) + 1
+        where = self._where & within(Times(start, end))
+        where = where if after is None else where & _behind(after, order)
+        pieces = {str(self._snapshot.path(span.piece)): span.piece for span in spans}
+        rows = self._engine.rows(
+            f"SELECT {_KEY}, filename, file_row_number FROM read_parquet(?, filename = true, file_row_number = true) "
+            f"WHERE {where.sql} ORDER BY {_sorting(order)} LIMIT ?",
+            [[*pieces], *where.params, want],
+        )
+        return [self._at(Key(*key), pieces[path], row) for *key, path, row in rows]
+
+    def _at(self, key: Key, piece: Piece, row: int) -> Found:
+        """Return a row by its number in the file."""
+        starts = self._snapshot.file(piece).groups.first_row
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        return Found(key, piece, group, row - int(starts[group]))
 
     def _table(self, spans: Sequence[Span], columns: Iterable[str]) -> Any:
         """Return the rows of row groups, with a column `source` that says where each is from."""
@@ -128,7 +158,7 @@ class RowScan:
             table = self._file(span.piece).read(span.group, names).slice(span.begin, span.end - span.begin)
             sources = np.arange(span.begin, span.end, dtype=np.int64) + (number << _GROUP)
             tables.append(table.select(names).append_column("source", pa.array(sources)))
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables).unify_dictionaries()
 
     def _file(self, piece: Piece) -> OpenFile:
         found = self._opened.get(piece.segment.id)
@@ -142,13 +172,13 @@ class RowScan:
         """Return rows that `first` has found, in their order, as a `pyarrow.Table`. `found` is not empty."""
         by_group: dict[tuple[str, int], list[int]] = {}
         for number, each in enumerate(found):
-            by_group.setdefault((each.span.piece.segment.id, each.span.group), []).append(number)
+            by_group.setdefault((each.piece.segment.id, each.group), []).append(number)
         tables, numbers = [], []
         for members in by_group.values():
             self._engine.check()
-            span = found[members[0]].span
+            first = found[members[0]]
             rows = pa.array([found[number].row for number in members], pa.int64())
-            tables.append(self._file(span.piece).read(span.group, columns).take(rows))
+            tables.append(plain(self._file(first.piece).read(first.group, columns).take(rows)))
             numbers += members
         return pa.concat_tables(tables).take(pa.array(np.argsort(numbers)))
 
@@ -156,23 +186,24 @@ class RowScan:
 
     def count(self, most: int | None = COUNTED) -> int | None:
         """Return how many rows match: exactly, or None for more than `most` of which some have to be looked at."""
-        total, unread = 0, []
+        total = 0
+        spans: list[Span] = []
+        scanned: list[Piece] = []
         for piece in self._pieces:
             known = self._known(piece)
-            if known is None:
-                unread.append(piece)
-            else:
+            if known is not None:
                 total += known
-        spans: list[Span] = []
-        for span in (span for piece in unread for span in self.spans(piece)):
-            known = self._known_of(span)
-            if known is None:
-                spans.append(span)
-            else:
-                total += known
-        if not spans:
-            return total
-        return self._counted(spans, total, most)
+                continue
+            unread = [(span, self._known_of(span)) for span in self.spans(piece)]
+            some = [span for span, known in unread if known is None]
+            if len(some) > FEW_GROUPS or (some and not NESTED.isdisjoint(self._where.columns)):
+                scanned.append(piece)
+                continue
+            spans += some
+            total += sum(known or 0 for _, known in unread)
+        for start in range(0, len(spans), FEW_GROUPS):
+            total += self._counted(spans[start : start + FEW_GROUPS])
+        return self._counted_in_files(scanned, total, most) if scanned else total
 
     def _known(self, piece: Piece) -> int | None:
         """Return what the manifest says of the piece; None: its rows have to be looked at."""
@@ -184,25 +215,28 @@ class RowScan:
     def _known_of(self, span: Span) -> int | None:
         """Return what the footer says of a row group."""
         times = self._times
-        inside = (times.start is None or span.time_min >= times.start) and (
-            times.end is None or span.time_max < times.end
-        )
+        inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
         if not (inside and span.is_whole and is_plain(self._filters)):
             return None
         rows = span.end - span.begin
         return {"all": rows, "call": span.calls, "span": rows - span.calls}[self._filters.kinds]
 
-    def _counted(self, spans: Sequence[Span], known: int, most: int | None) -> int | None:
-        total = known
-        for start in range(0, len(spans), MOST_GROUPS):
-            table = self._table(spans[start : start + MOST_GROUPS], self._where.columns)
-            name = self._engine.register(table)
-            ((rows,),) = self._engine.rows(f"SELECT count(*) FROM {name} WHERE {self._where.sql}", self._where.params)
-            self._engine.release(name)
-            total += rows
-            if most is not None and total > most and start + MOST_GROUPS < len(spans):
-                return None
-        return total
+    def _counted(self, spans: Sequence[Span]) -> int:
+        name = self._engine.register(self._table(spans, self._where.columns))
+        ((rows,),) = self._engine.rows(f"SELECT count(*) FROM {name} WHERE {self._where.sql}", self._where.params)
+        self._engine.release(name)
+        return int(rows)
+
+    def _counted_in_files(self, pieces: Sequence[Piece], known: int, most: int | None) -> int | None:
+        """Return `known` and the matching rows of some files; None for more than `most`."""
+        paths = [str(self._snapshot.path(piece)) for piece in pieces]
+        limit = 2**62 if most is None else max(most + 1 - known, 0)
+        ((rows,),) = self._engine.rows(
+            f"SELECT count(*) FROM (SELECT 1 FROM read_parquet(?) WHERE {self._where.sql} LIMIT ?)",
+            [paths, *self._where.params, limit],
+        )
+        total = known + int(rows)
+        return total if most is None or total <= most else None
 
     def matching(self, span: Span, columns: Sequence[str]) -> Any:
         """Return the matching rows of a row group, in its order, as a `pyarrow.Table`."""
@@ -214,7 +248,7 @@ class RowScan:
         self._engine.release(name)
         if len(rows) < len(table):
             table = table.take(pa.array([row - span.begin for (row,) in rows], pa.int64()))
-        return table.select(list(columns))
+        return plain(table.select(list(columns)))
 
     def open_all(self) -> list[Span]:
         """Open all files, so that they stay readable when they are deleted; return their row groups."""
@@ -245,14 +279,15 @@ def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> S
     calls = int(groups.calls[number])
     if calls == rows:  # all are calls, so of a part of them all are
         calls = end - begin
+    partition = piece.segment.partition
     below = piece.since is None and (piece.before is None or int(groups.offset_max[number]) < piece.before)
     return Span(
         piece=piece,
         group=number,
         begin=begin,
         end=end,
-        time_min=int(groups.time_min[number]),
-        time_max=int(groups.time_max[number]),
+        low=(int(groups.time_min[number]), partition, int(groups.offset_min[number])),
+        high=(int(groups.time_max[number]), partition, int(groups.offset_max[number])),
         is_whole=below and calls >= 0,
         calls=calls,
     )
@@ -270,37 +305,46 @@ def _behind(after: Key, order: Order) -> Condition:
     return Condition(sql, params, _KEY_COLUMNS)
 
 
+_KEY: Final = "epoch_us(timestamp), log_partition, log_offset, log_index"
+
+
+def _sorting(order: Order) -> str:
+    down = " DESC" if order == "desc" else ""
+    return ", ".join(f"{column}{down}" for column in ("timestamp", "log_partition", "log_offset", "log_index"))
+
+
 class _Frontier:
     """The row groups that have not been read, those that may have the first rows before the others."""
 
     def __init__(self, scan: RowScan, order: Order, after: Key | None) -> None:
         self._scan = scan
-        self._sign = -1 if order == "desc" else 1
-        self._after = after
+        self._is_down = order == "desc"
+        self._after = None if after is None else after[:3]
         self._count = 0
-        self._heap: list[tuple[int, int, Piece | Span]] = []
+        self._heap: list[tuple[tuple[int, ...], int, Piece | Span]] = []
         for piece in scan._pieces:  # noqa: SLF001 - a part of it
-            self._push(piece, piece.sums.time_min, piece.sums.time_max)
+            segment, sums = piece.segment, piece.sums
+            low = (sums.time_min, segment.partition, segment.start)
+            self._push(piece, low, (sums.time_max, segment.partition, segment.end))
 
-    def _push(self, what: Piece | Span, time_min: int, time_max: int) -> None:
-        if self._after is not None:  # what lies wholly before the place has been on earlier pages
-            at = self._after.timestamp
-            if (time_min > at) if self._sign < 0 else (time_max < at):
-                return
+    def _push(self, what: Piece | Span, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+        if self._after is not None and (low > self._after if self._is_down else high < self._after):
+            return  # all of it has been on earlier pages
         self._count += 1
-        heapq.heappush(self._heap, (-time_max if self._sign < 0 else time_min, self._count, what))
+        heapq.heappush(self._heap, (tuple(-each for each in high) if self._is_down else low, self._count, what))
 
     def take(self, most: int, last: Key | None) -> list[Span]:
         """Return up to `most` row groups; none that can only have rows behind `last`, the last one that is needed."""
         taken: list[Span] = []
+        limit = None if last is None else tuple(-each if self._is_down else each for each in last[:3])
         while self._heap and len(taken) < most:
-            time, _, what = self._heap[0]
-            if last is not None and time > self._sign * last.timestamp:
+            first, _, what = self._heap[0]
+            if limit is not None and first > limit:
                 break
             heapq.heappop(self._heap)
             if isinstance(what, Span):
                 taken.append(what)
                 continue
             for span in self._scan.spans(what):
-                self._push(span, span.time_min, span.time_max)
+                self._push(span, span.low, span.high)
         return taken

@@ -18,13 +18,22 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from processor.core.clock import EPOCH
+from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ID_FORM, Segment
+from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore.conditions import FIRST
 from server.explore.engine import SegmentGone
 
 KEPT_GROUPS: Final = 20_000
 """Row groups whose footers are kept, about 6 KiB each."""
+
+FEW_VALUES: Final = [
+    *("provider", "model", "operation", "status", "error_code", "finish_reason", "environment", "prompt_hash"),
+    *("sdk_version", "kind", "name", "cost_source", "project"),
+]
+"""Columns with few different values: they are read as dictionaries. Of a row group of 32,768 rows all columns then take
+20 ms instead of 27."""
 
 KEPT_INDEXES: Final = 4096
 
@@ -41,8 +50,9 @@ class Groups(Struct, frozen=True):
     time_min: NDArray[np.int64]
     """Event times of the rows, microseconds since the epoch."""
     time_max: NDArray[np.int64]
+    offset_min: NDArray[np.int64]
+    """The lowest and highest offset of a message that a row is from."""
     offset_max: NDArray[np.int64]
-    """The highest offset of a message that a row is from."""
     calls: NDArray[np.int64]
     """How many of the rows are calls, where that is known without reading them; else -1."""
 
@@ -67,15 +77,20 @@ class OpenFile:
 
     def __init__(self, path: Path, footer: Any) -> None:
         self._path = path
-        self._file = _reading(path, lambda: pq.ParquetFile(path, metadata=footer))
+        self._file = _reading(path, lambda: pq.ParquetFile(path, metadata=footer, read_dictionary=FEW_VALUES))
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
-        """Return a row group as a `pyarrow.Table`; of all columns, or of some."""
+        """Return a row group as a `pyarrow.Table`; of all columns, or of some. `plain` makes it one of the schema."""
         return _reading(self._path, lambda: self._file.read_row_group(group, columns=columns, use_threads=False))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close(force=True)
+
+
+def plain(table: Any) -> Any:
+    """Return a table with the types of the store's schema."""
+    return table.cast(pa.schema([SCHEMA.field(name) for name in table.schema.names]))
 
 
 def _reading(path: Path, work: Callable[[], T]) -> T:
@@ -92,24 +107,25 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
 
 
 def _groups(footer: Any) -> Groups:
-    places = {footer.schema.column(number).path: number for number in range(footer.num_columns)}
-    time, offset, kind = places["timestamp"], places["log_offset"], places["kind"]
+    columns = {footer.schema.column(number).path: number for number in range(footer.num_columns)}
+    time, offset, kind = columns["timestamp"], columns["log_offset"], columns["kind"]
     rows, times, offsets, calls = [], [], [], []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
         rows.append(group.num_rows)
         times.append(_range(group.column(time).statistics, _micros, (FIRST, 2**62)))
-        offsets.append(_range(group.column(offset).statistics, int, (0, 2**62))[1])
+        offsets.append(_range(group.column(offset).statistics, int, (0, 2**62)))
         kinds = _range(group.column(kind).statistics, str, ("", "~"))
         calls.append({("call", "call"): group.num_rows, ("span", "span"): 0}.get(kinds, -1))
     counts = np.array(rows, np.int64)
-    bounds = np.array(times, np.int64).reshape(-1, 2)
+    bounds, places = (np.array(each, np.int64).reshape(-1, 2) for each in (times, offsets))
     return Groups(
         np.cumsum(counts) - counts,
         counts,
         bounds[:, 0],
         bounds[:, 1],
-        np.array(offsets, np.int64),
+        places[:, 0],
+        places[:, 1],
         np.array(calls, np.int64),
     )
 
@@ -164,7 +180,7 @@ class Kept(Generic[T]):
 class IdIndex(Protocol):
     """The index of a segment: which row groups may have an id."""
 
-    def row_groups(self, kind: str, text: str, /) -> Sequence[int]:
+    def row_groups(self, kind: Kind, text: str, /) -> Sequence[int]:
         """Return row groups that may have `text` as their `event`, `trace`, `session` or `user` id; no other has it."""
         ...
 
@@ -189,9 +205,11 @@ class SegmentFiles:
         """Return a segment's Parquet file. Raises `SegmentGone`."""
         return self._files.get(segment.id)
 
-    def index(self, segment: Segment) -> IdIndex:
-        """Return a segment's index. Raises `SegmentGone`."""
-        return self._indexes.get(segment.id)
+    def groups_with(self, segment: Segment, kind: Kind, texts: Iterable[str]) -> set[int]:
+        """Return the row groups of a segment that may have one of some ids. Raises `SegmentGone` and `Refused`."""
+        index = self._indexes.get(segment.id)
+        path = self.path(segment.id, ".idx")
+        return _reading(path, lambda: {group for text in texts for group in index.row_groups(kind, text)})
 
     def forget_all_but(self, segments: Iterable[Segment]) -> None:
         """Drop what is kept of segments that are no longer live."""

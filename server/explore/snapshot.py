@@ -4,7 +4,9 @@ A snapshot never changes, so that all pages of a list are those of the first: co
 with the same rows, and rows behind the upper offsets are left out wherever they have come to lie.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,15 +15,16 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from processor.core.clock import SECOND, format_timestamp
+from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
 from server.explore.conditions import Condition, condition
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Times
-from server.explore.segment_files import SegmentFile, SegmentFiles
+from server.explore.segment_files import SegmentFile, SegmentFiles, plain
 
-INDEXED: Final = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
+INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
 
 FEW: Final = 64
@@ -163,8 +166,7 @@ class Snapshot:
         groups = piece.groups
         for column, values in wanted.items():
             self.engine.check()
-            index = self.files.index(piece.segment)
-            found = {group for value in values if value for group in index.row_groups(INDEXED[column], value)}
+            found = self.files.groups_with(piece.segment, INDEXED[column], filter(None, values))
             groups = tuple(sorted(found if groups is None else found.intersection(groups)))
             if not groups:
                 return
@@ -217,9 +219,13 @@ class Snapshot:
                 self.engine.check()
                 rows = _rows_with(opened.read(group, list(wanted)), wanted)
                 if len(rows):
-                    tables.append(opened.read(group, names).take(rows).select(schema.names).cast(schema))
+                    tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
             opened.close()
         return pa.concat_tables(tables)
+
+    def path(self, piece: Piece) -> Path:
+        """Return where the file of a piece is."""
+        return self.files.path(piece.segment.id)
 
     def file(self, piece: Piece) -> SegmentFile:
         """Return the file of a piece. Raises `SegmentGone`."""
@@ -238,7 +244,9 @@ def _both_kinds(filters: Filters) -> Filters:
 
 
 def _sums_of(segment: Segment, project: str) -> ProjectSums | None:
-    return next((each for each in segment.projects if each.project == project), None)
+    place = bisect_left(segment.projects, project, key=lambda each: each.project)  # they are in the order of the rows
+    found = segment.projects[place : place + 1]
+    return found[0] if found and found[0].project == project else None
 
 
 def _rows_with(table: Any, wanted: Mapping[str, Sequence[str | None]]) -> Any:
