@@ -21,6 +21,12 @@ pytestmark = pytest.mark.kafka
 PARTITIONS = 4
 
 
+def on(kafka: Broker, prefix: str, directory: Path) -> dict[str, Any]:
+    """The settings of roles that share a log and the directory of its store."""
+    store = {"event_store": True, "store_dir": directory / "events"}
+    return {"broker": kafka.url, "kafka_prefix": prefix, **store}
+
+
 def partitions(started: Server) -> list[int]:
     """What a store owned last, by its log."""
     found = [entry["partitions"] for entry in started.entries("store.partitions")]
@@ -38,12 +44,7 @@ async def check(started: Server, kafka: Broker, prefix: str, events: int, genera
 @pytest.mark.timeout(240)
 async def test_partitions_move_between_stores(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     chance = random.Random(11)
-    settings: dict[str, Any] = {
-        "broker": kafka.url,
-        "kafka_prefix": prefix,
-        "store_dir": tmp_path / "events",
-        "event_store": True,
-    }
+    settings = on(kafka, prefix, tmp_path)
     with (
         server(tmp_path / "data", partitions=PARTITIONS, **settings) as started,
         server(tmp_path / "other", "store", start=False, **settings) as other,
@@ -87,12 +88,7 @@ async def test_a_store_that_does_not_see_the_directory_makes_nothing_anew(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     chance = random.Random(12)
-    settings: dict[str, Any] = {
-        "broker": kafka.url,
-        "kafka_prefix": prefix,
-        "store_dir": tmp_path / "events",
-        "event_store": True,
-    }
+    settings = on(kafka, prefix, tmp_path)
     with server(tmp_path / "data", partitions=1, **settings) as started:
         async with clients.reader(started) as reader:
             await send(reader, some(40, chance))
