@@ -227,11 +227,11 @@ async def _build(
     stack.push_async_callback(budgeter.stop)
     feed = Feed(view, arrivals, publisher.identity, notices=notices)
     arrivals.listen(lambda: intake.meters.seen(view.position, time.monotonic()))
-    signals = Signals(view, publisher, directory, health, pending, feed, now)
-    registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
-    asked = settings.access_log
     explorer: Explorer = QueryClient(settings.data_dir) if settings.event_store else OffExplorer()
     event_feed = EventFeed(explorer, publisher.identity)
+    signals = Signals(view, publisher, directory, health, pending, (feed, event_feed), now)
+    registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
+    asked = settings.access_log
     services = Services(
         intake,
         directory,

@@ -160,7 +160,8 @@ def store(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor.event_store"])  # noqa: S606 - the role is a program of its own
 
 
-main.add_section("Serving", serve, api, worker, store, query)
+main.add_section("Serving", serve, api, worker, store)
+main.add_command(query)  # which the roles start by themselves
 # Only what is asked for is loaded: all of them take half as long again to start as one.
 main.name_section(
     "Tables",

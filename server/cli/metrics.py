@@ -72,7 +72,7 @@ def _print(found: dict[str, Any], measures: Sequence[str], has_series: bool) -> 
     if has_series and not sys.stdout.isatty():
         table = Sheet(*keys, Column("start", "whole"), *numbers)
         for group in groups:
-            for point in group.get("series", ()):
+            for point in group["series"]:
                 table.add(*_key(group, names), point["start"], *(number(point.get(name)) for name in measures))
     else:
         title = f"{measures[0]} over time" if has_series else measures[0]
@@ -96,9 +96,8 @@ def _key(group: Group, names: Sequence[str]) -> list[Cell]:
     return [group["key"][name] for name in names] or ["all"]
 
 
-def _cells(values: Any, measures: Sequence[str]) -> list[Cell]:
-    found = values.get("values", values)
-    cells = (found.get(name) for name in measures)
+def _cells(values: dict[str, Any], measures: Sequence[str]) -> list[Cell]:
+    cells = (values[name] for name in measures)
     return [cell if isinstance(cell, str) else "" if cell is None else number(cell) for cell in cells]
 
 
@@ -107,10 +106,10 @@ def _charts(groups: Sequence[Group], measure: str, has_series: bool) -> Iterator
     is_ascii = (sys.stdout.encoding or "").lower().replace("-", "").replace("_", "") != "utf8"
     values = [_float(group["values"].get(measure)) for group in groups]
     most = max((value for value in values if value is not None), default=0.0)
-    starts = sorted({point["start"] for group in groups for point in group.get("series", ())})
+    starts = sorted({point["start"] for group in groups for point in group["series"]})
     for group, value in zip(groups, values, strict=True):
         if has_series:
-            course = {point["start"]: _float(point.get(measure)) for point in group.get("series", ())}
+            course = {point["start"]: _float(point.get(measure)) for point in group["series"]}
             yield sparkline([course.get(start) for start in starts], WIDTH, ascii_only=is_ascii)
         else:
             yield bar(value or 0.0, most, WIDTH, ascii_only=is_ascii)

@@ -116,6 +116,7 @@ _PLAIN: Final = {
     measure.name: measure
     for measure in (
         _count("requests", sums.REQUESTS),
+        _count("calls", sums.CALLS),
         _count("errors", sums.ERROR_COUNT),
         _ratio("error_rate", sums.ERROR_COUNT, sums.REQUESTS),
         *(_count(name, sums.tokens(name)) for name in _TOKENS),
@@ -151,17 +152,14 @@ def _statistic(name: str, column: str, condition: str | None, statistic: str) ->
     if statistic == "count":
         return _count(name, f"count({column}){where}")
     if statistic == "avg":
-        total = f"sum({column})" if column == "cost_usd" else f"fsum({_clamped(column)})"
+        total = f"sum({column})" if column == "cost_usd" else f"fsum({clamped(column)})"
         return _ratio(name, f"{total}{where}", f"count({column}){where}")
     if statistic == "sd":
-        return Measure(name, (f"stddev_samp({_clamped(column)}){where}",), _deviation)
+        return Measure(name, (f"stddev_samp({clamped(column)}){where}",), lambda cells: sums.deviation_json(cells[0]))
     return Measure(name, (Quantile(column, condition, QUANTILES[statistic]),), lambda cells: sums.number_json(cells[0]))
 
 
-def _clamped(column: str) -> str:
+def clamped(column: str) -> str:
+    """Return a column of numbers, those beyond `WIDEST` as this."""
     number = f"{column}::DOUBLE"  # not least() and greatest(): for them null is no number, but no null either
     return f"CASE WHEN {number} > {WIDEST} THEN {WIDEST} WHEN {number} < -{WIDEST} THEN -{WIDEST} ELSE {number} END"
-
-
-def _deviation(cells: Cells) -> Any:
-    return None if cells[0] is None else sums.rounded_json(Fraction(cells[0]))

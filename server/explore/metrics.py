@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from server.errors import Refused
+from server.explore.aggregation import aggregate, is_exact
 from server.explore.cursor import stamped
 from server.explore.engine import Row
-from server.explore.measures import Measure, Quantile, measures, score_column
-from server.explore.quantiles import EXACT, approximate
+from server.explore.measures import Measure, measures, score_column
 from server.explore.questions import MetricsQuestion
 from server.explore.series_slots import MAX_INTERVALS, MAX_POINTS, Slots, slots_of, too_many_points
 from server.explore.snapshot import Relation, Snapshot
@@ -67,17 +67,7 @@ class _Answer:
         )
         self._keys = [f"key_{number}" for number in range(len(question.group_by))]
         self._parts = list(dict.fromkeys(part for measure in self._measures for part in measure.parts))
-        self._is_exact = self._count_is_at_most(EXACT)
-
-    def _count_is_at_most(self, most: int) -> bool:
-        """Return whether exact quantiles fit into memory."""
-        if not any(isinstance(part, Quantile) for part in self._parts):
-            return True
-        sums = [each for segment in self.relation.segments for each in segment.projects]
-        if sum(each.rows for each in sums if each.project == self._question.project) <= most:
-            return True
-        ((rows,),) = self._engine.rows(f"SELECT count(*) FROM ({self.relation.sql})", self.relation.params)
-        return bool(rows <= most)
+        self._is_exact = is_exact(self._engine, self.relation, question.project, self._parts)
 
     # --- what is asked of the engine ---------------------------------------------------------------------------------
 
@@ -96,15 +86,7 @@ class _Answer:
 
     def _summed(self, base: _Statement, source: str, params: Iterable[Any], keys: Sequence[str]) -> _Statement:
         """Return the parts of all measures of the events of `source`, by `keys`, as `WITH ..., summed AS (...)`."""
-        if not self._is_exact:
-            sql = approximate("source", keys, self._parts)
-        else:
-            parts = ", ".join(
-                f"{part.sql if isinstance(part, Quantile) else part} AS part_{number}"
-                for number, part in enumerate(self._parts)
-            )
-            group = f" GROUP BY {', '.join(keys)}" if keys else ""
-            sql = f"SELECT {', '.join([*keys, ''])}{parts}, count(*) AS rows FROM source{group}"
+        sql = aggregate("source", keys, self._parts, exact=self._is_exact)
         with_source = f"{base.sql}, source AS NOT MATERIALIZED (SELECT * FROM {source})"
         return _Statement(f"{with_source}, summed AS ({sql})", [*base.params, *params])
 

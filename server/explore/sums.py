@@ -6,7 +6,7 @@ those of all events, as in the cost tables.
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Raw
 
@@ -87,6 +87,11 @@ def ratio_json(numerator: int | float | Decimal | None, denominator: int | None)
     return rounded_json(Fraction(numerator) / denominator)
 
 
+def deviation_json(value: float | None) -> Raw | None:
+    """Return a deviation as a JSON number, rounded half-even to 12 places; None: there are fewer than two values."""
+    return None if value is None else rounded_json(Fraction(value))
+
+
 def number_json(value: float | None) -> int | float | None:
     """Return a number as it was sent: a whole one without `.0`."""
     if value is None or not value.is_integer() or abs(value) >= 2**53:
@@ -107,8 +112,3 @@ def time_json(micros: int | None) -> str | None:
 def end_json(nanos: int) -> str:
     """Return an end as it is written, to the microsecond; one that cannot be written is the last that can."""
     return format_timestamp(min(int(nanos) // NANOS, LAST))
-
-
-def texts(values: Any) -> list[str]:
-    """Return a list of texts, sorted, each once."""
-    return sorted(set(values or ()))

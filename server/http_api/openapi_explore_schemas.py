@@ -177,13 +177,15 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
     "SessionDetail": record(
         session=ref("SessionSummary"),
         traces={**listed(ref("TraceSummary")), "description": "In order of time"},
+        truncated={**FLAG, "description": "The session has more traces than are listed"},
+        total={**COUNT, "description": "All of its traces"},
         **STAMP,
     ),
-    "MetricsGroup": record(("series",), key=_KEY, values=_VALUES, series=_SERIES),
+    "MetricsGroup": record(key=_KEY, values=_VALUES, series=_SERIES),
     "Metrics": record(
         groups=listed(ref("MetricsGroup")),
-        other={"type": ["object", "null"], "description": "The groups beyond `limit`, computed from their events"},
-        total={"type": "object", "description": "All matching events"},
+        other=nullable(_VALUES) | {"description": "The groups beyond `limit`, computed from their events; null: none"},
+        total={**_VALUES, "description": "All matching events"},
         multi={**listed(TEXT), "description": "What puts an event into several groups: their sum is more than `total`"},
         **STAMP,
     ),

@@ -118,11 +118,11 @@ def stopped_with_log_free(program: Program, data_dir: Path) -> Iterator[None]:
     program.signal(signal.SIGCONT)
 
 
-def _role(command: str) -> str:
+def _role(command: list[str]) -> str:
     """What a child of a supervisor does."""
-    if "processor" in command:
-        return "store" if "event_store" in command else "worker"
-    return "query" if "query" in command else "api"
+    if "processor.event_store" in command:
+        return "store"
+    return next((role for word, role in (("processor", "worker"), ("query", "query")) if word in command), "api")
 
 
 @contextmanager

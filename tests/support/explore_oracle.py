@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from processor.core.clock import EPOCH, format_timestamp
+from processor.core.clock import EPOCH, format_timestamp, parse_timestamp
 from server.explore.questions import Filters, MetricsQuestion, Times
 from server.explore.time_buckets import start_of
 from tests.support.event_store import Row
@@ -147,11 +147,7 @@ def metrics(rows: Iterable[Row], question: MetricsQuestion) -> Values:
 
     def rank(key: tuple[str | None, ...]) -> Any:
         value = measure(groups[key], sort)
-        if isinstance(value, str):
-            value = [-ord(letter) for letter in value]
-        elif value is not None:
-            value = -value
-        return value is None, value or 0, [(part is None, part or "") for part in key]
+        return value is None, -number(value or 0), [(part is None, part or "") for part in key]
 
     ranked = sorted(groups, key=rank)
     shown, hidden = ranked[: question.limit], set(ranked[question.limit :])
@@ -191,3 +187,144 @@ def _series(rows: Sequence[Row], question: MetricsQuestion) -> list[Values]:
 def instant(micros: int) -> Any:
     """Return a time as a datetime."""
     return EPOCH + timedelta(microseconds=micros)
+
+
+# --- traces and sessions ---------------------------------------------------------------------------------------------
+
+
+def first_value(rows: Iterable[Row], field: str) -> Any:
+    """Return the first value that is not None, by start."""
+    return next((row[field] for row in sorted(rows, key=by_start) if row[field] is not None), None)
+
+
+def sums_of(rows: Sequence[Row]) -> Values:
+    """Return what summaries of traces and of sessions have in common."""
+    calls = [row for row in rows if row["kind"] == "call"]
+    start, end = min(row["timestamp"] for row in rows), max(map(_end, rows))
+    found: Values = {
+        "start": format_timestamp(start),
+        "end": format_timestamp(int(end)),
+        "duration_ms": (end - start) / 1000,
+        "calls": len(calls),
+        "errors": sum(row["status"] in ERRORS for row in rows),
+        "cost_usd": Fraction(sum(row["cost_usd"] or 0 for row in calls), 10**12),
+        "user_id": first_value(rows, "user_id"),
+        "models": sorted({row["model"] for row in calls}),
+    }
+    found |= {
+        f"{kind}_tokens": sum(row[f"{kind}_tokens"] or 0 for row in calls) for kind in ("input", "output", "cached")
+    }
+    return found
+
+
+def _end(row: Row) -> Fraction:
+    return Fraction(row["timestamp"]) + Fraction(row["latency_ms"]) * 1000
+
+
+def trace(rows: Sequence[Row]) -> Values:
+    """Return the summary of a trace."""
+    ids = {row["span_id"] for row in rows}
+    roots = [row for row in rows if not row["parent_span_id"]]
+    orphans = [row for row in rows if row["parent_span_id"] and row["parent_span_id"] not in ids]
+    first = min(roots or orphans or rows, key=by_start)
+    return {
+        **sums_of(rows),
+        "trace_id": rows[0]["trace_id"],
+        "name": first["name"],
+        "environment": first["environment"],
+        "spans": len(rows),
+        "session_id": first_value(rows, "session_id"),
+        "complete": bool(roots),
+    }
+
+
+def by_field(rows: Iterable[Row], field: str, project: str) -> dict[Any, list[Row]]:
+    """Return the rows of a project by the value of a field."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row["project"] == project:
+            found.setdefault(row[field], []).append(row)
+    return found
+
+
+def traces(rows: Sequence[Row], project: str, filters: Filters, times: Times, sort: str) -> list[Values]:
+    """Return the summaries of the traces with a matching event."""
+    found = [
+        trace(members)
+        for members in by_field(rows, "trace_id", project).values()
+        if any(matches(row, project, filters, times) for row in members)
+    ]
+    return ranked(found, sort, "trace_id")
+
+
+def ranked(found: Sequence[Values], sort: str, name: str) -> list[Values]:
+    """Sort summaries by a value, descending, then by id."""
+    ordered = sorted(found, key=lambda each: each[name])
+    return sorted(ordered, key=lambda each: number(each[sort]), reverse=True)
+
+
+def number(value: Any) -> Any:
+    """Return a value, a time as microseconds: texts of times do not sort."""
+    return parse_timestamp(value) if isinstance(value, str) else value
+
+
+def sessions_of(rows: Iterable[Row], project: str) -> dict[str, list[Row]]:
+    """Return the events of each session."""
+    found: dict[str, list[Row]] = {}
+    for members in by_field(rows, "trace_id", project).values():
+        of_trace = first_value(members, "session_id")
+        for row in members:
+            session = row["session_id"] or of_trace
+            if session is not None:
+                found.setdefault(session, []).append(row)
+    return found
+
+
+def session(session_id: str, rows: Sequence[Row]) -> Values:
+    """Return the summary of a session."""
+    found = sums_of(rows)
+    del found["duration_ms"], found["cached_tokens"]
+    return {**found, "session_id": session_id, "traces": len({row["trace_id"] for row in rows})}
+
+
+def sessions(rows: Sequence[Row], project: str, filters: Filters, times: Times, sort: str) -> list[Values]:
+    """Return the summaries of the sessions with a matching event."""
+    found = [
+        session(session_id, members)
+        for session_id, members in sessions_of(rows, project).items()
+        if any(matches(row, project, filters, times) for row in members)
+    ]
+    return ranked(found, sort, "session_id")
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def prompts(rows: Iterable[Row], project: str, filters: Filters, times: Times, sort: str) -> list[Values]:
+    """Return the versions of prompts."""
+    versions: dict[str, list[Row]] = {}
+    for row in rows:
+        if matches(row, project, filters, times) and row["prompt_hash"] is not None:
+            versions.setdefault(row["prompt_hash"], []).append(row)
+    return ranked([_version(key, members) for key, members in versions.items()], sort, "prompt_hash")
+
+
+def _version(prompt_hash: str, rows: Sequence[Row]) -> Values:
+    plain = ("first_seen", "last_seen", "requests", "errors", "error_rate", "cost_usd", "unpriced")
+    calls = [row for row in rows if row["kind"] == "call"]
+    means = ("input_tokens", "output_tokens", "cached_tokens")
+    scores = sorted({name for row in rows for name in row["eval_scores"] or {}})
+    return {
+        "prompt_hash": prompt_hash,
+        **values_of(rows, plain),
+        **{f"mean_{name}": mean([row[name] or 0 for row in calls]) for name in means},
+        "latency_ms": _compared(rows, "latency_ms", 50, 90, 95, 99),
+        "ttft_ms": _compared(rows, "ttft_ms", 50, 90, 95, 99),
+        "cost": _compared(rows, "cost_usd"),
+        "scores": {name: _compared(rows, f"score:{name}") for name in scores},
+    }
+
+
+def _compared(rows: Sequence[Row], field: str, *percents: int) -> Values:
+    names = {"mean": "avg", "sd": "sd", "count": "count", **{f"p{percent}": f"p{percent}" for percent in percents}}
+    return {shown: measure(rows, f"{field}:{statistic}") for shown, statistic in names.items()}
