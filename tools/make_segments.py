@@ -33,6 +33,7 @@ from processor.event_store.segments_topic import SegmentsTopic
 from processor.event_store.store_directory import StoreDirectory
 from processor.log.embedded.log import Log
 from server.cli.progress import Show, progress_bar
+from server.tenancy.first_key import ensure_key
 from tests.bench.generated_messages import EVENTS, GeneratedMessages
 
 FRESH: Final = 20
@@ -40,6 +41,7 @@ FRESH: Final = 20
 STRETCH: Final = merging.MAX_ROWS // EVENTS
 """Messages of a segment of the last level."""
 FOLDER: Final = "events"
+DAYS: Final = 30
 
 
 class Plan(Struct, frozen=True):
@@ -116,33 +118,59 @@ def run(plan: Plan, log: Log, jobs: int, show: Show) -> None:
             show(segment.end * EVENTS, plan.messages * EVENTS)
 
 
-@click.command()
-@click.argument("data_dir", type=click.Path(path_type=Path))
-@click.option("--events", default=10_000_000, show_default=True, type=click.IntRange(EVENTS), help="Rounded up.")
-@click.option("--days", default=30, show_default=True, type=click.IntRange(1), help="Days over which they arrive.")
-@click.option(
-    "--end",
-    type=click.DateTime(),
-    help="When the last one arrives, UTC; default: now. A run that goes on needs the same.",
-)
-@click.option("--project", "projects", multiple=True, default=["default"], help="Of whom they are; may be repeated.")
-@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, type=click.IntRange(1), help="Processes.")
-@click.option("--seed", default=1, show_default=True, help="Of the events.")
-def main(
-    data_dir: Path, events: int, days: int, end: datetime | None, projects: tuple[str, ...], jobs: int, seed: int
-) -> None:
-    """Make an event store in DATA_DIR, for measurements of questions."""
+def make_store(
+    data_dir: Path,
+    events: int,
+    days: int = DAYS,
+    end: datetime | None = None,
+    projects: tuple[str, ...] = ("default",),
+    jobs: int = 1,
+    seed: int = 1,
+    key: str | None = None,
+) -> int:
+    """Make a store of so many events, rounded up, of the days before `end`; return how many they are.
+
+    `key`: a key of the first project, with which the API answers.
+    """
     messages = -(-events // EVENTS)
     last = time.time_ns() // 1000 if end is None else int(end.replace(tzinfo=UTC).timestamp()) * SECOND
     step = days * DAY // messages
     directory = StoreDirectory(data_dir / FOLDER, 0)
     with closing(Log(data_dir, partitions=1)) as log:
+        ensure_key(log, key, last, make=False)
         directory.claim(log.identity, is_shared=False, has_segments=False)
         plan = Plan(directory.path, messages, last - messages * step, step, seed, projects)
         with progress_bar("make_segments") as bar:
             run(plan, log, jobs, bar("events"))
-    size = sum(path.stat().st_size for path in directory.path.iterdir())
-    click.echo(f"{messages * EVENTS:,} events in {directory.path}, {size / (messages * EVENTS):.1f} bytes each")
+    return messages * EVENTS
+
+
+@click.command()
+@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.option("--events", default=10_000_000, show_default=True, type=click.IntRange(EVENTS), help="Rounded up.")
+@click.option("--days", default=DAYS, show_default=True, type=click.IntRange(1), help="Days over which they arrive.")
+@click.option(
+    "--end", type=click.DateTime(), help="When the last one arrives, UTC; default: now. A run that goes on needs it."
+)
+@click.option("--project", "projects", multiple=True, default=["default"], help="Of whom they are; may be repeated.")
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, type=click.IntRange(1), help="Processes.")
+@click.option("--seed", default=1, show_default=True, help="Of the events.")
+@click.option("--key", help="A key to ask the API with.")
+def main(
+    data_dir: Path,
+    events: int,
+    days: int,
+    end: datetime | None,
+    projects: tuple[str, ...],
+    jobs: int,
+    seed: int,
+    key: str | None,
+) -> None:
+    """Make an event store in DATA_DIR, for measurements of questions."""
+    began = time.monotonic()
+    made = make_store(data_dir, events, days, end, projects, jobs, seed, key)
+    size = sum(path.stat().st_size for path in (data_dir / FOLDER).iterdir()) / made
+    click.echo(f"{made:,} events in {data_dir}, {size:.1f} bytes each, {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

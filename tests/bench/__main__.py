@@ -61,7 +61,6 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "memory": ("memory of rows", memory.memory),
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
-    "store-write": ("the event store, writing", event_reads.store_write),
     "event-reads": ("questions about events", event_reads.event_reads),
     "ids": ("the id index", ids.ids),
     "store-write": ("event store: from messages to merged segments", store_write.store_write),
@@ -81,7 +80,7 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
 @click.option(
     "--ids", "id_count", default=100_000_000, show_default=True, type=click.IntRange(500_000), help="Ids of row `ids`."
 )
-@click.option("--event-store", type=click.Path(path_type=Path), help="Made by tests.bench.event_segments.")
+@click.option("--event-store", type=click.Path(path_type=Path), help="Made by tools.make_segments.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
 def main(

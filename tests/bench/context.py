@@ -60,7 +60,7 @@ class Bench:
         self.ids = ids
         """With how many the id index is filled."""
         self.event_store: Path | None = None
-        """A data directory made by `event_segments`, for the row `event-reads`; None: it makes one of a million."""
+        """A data directory of `tools.make_segments`, for the row `event-reads`; None: it makes one of a million."""
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 

@@ -1,32 +1,20 @@
-"""Row `event-reads`: questions about the events of a store that is there already, asked of a lone API process.
-
-`store-write`: what the store does with messages, in this process, from the log's bytes to segments of the last level.
-"""
+"""Row `event-reads`: questions about the events of a store that is there already, asked of a lone API process."""
 
 import http.client
 import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-import numpy as np
-
-from processor.core.events import message
-from processor.event_store.manifest import Segment, segment_id
-from processor.event_store.parquet_writer import ParquetWriter
-from tests.bench import event_segments
 from tests.bench.context import Bench, port_of, quantiles
 from tests.bench.programs import Failed
 from tests.bench.results import Figures
 from tests.support.server import KEY
+from tools import make_segments
 
 REPEATED: Final = 20
-FRESH: Final = 40_000
-"""Rows of a fresh segment."""
 DAYS: Final = 30
 
 Ask = Callable[..., Any]
@@ -36,7 +24,7 @@ def event_reads(bench: Bench) -> Figures:
     """Medians and 99th percentiles of `REPEATED` answers each, warm; the first of each kind apart."""
     directory = bench.event_store or bench.directory / "events"
     if not directory.exists():
-        event_segments.make(directory, 1_000_000)
+        make_segments.make_store(directory, 1_000_000, key=KEY)
     began = time.monotonic()
     settings = {"data_dir": directory, "event_store": "on", "bootstrap_key": KEY, "query_timeout": 60}
     with bench.server("api", settings=settings) as (_, said):
@@ -112,38 +100,3 @@ class _Reader:
             if time.monotonic() > deadline:
                 raise Failed("no question about events is answered")
             time.sleep(0.02)
-
-
-def store_write(bench: Bench) -> Figures:
-    """CPU of one thread, µs an event, and bytes an event; merged once, as segments of a busy store are."""
-    values = event_segments.messages(min(bench.corpus.count, 200_000))
-    with TemporaryDirectory(dir=bench.directory) as directory:
-        return _write(ParquetWriter(Path(directory)), values)
-
-
-def _write(writer: ParquetWriter, values: list[bytes]) -> Figures:
-    clock, spent = time.process_time, dict.fromkeys(("rows", "fresh segments", "merged"), 0.0)
-    found: list[Segment] = []
-    pending: list[Any] = []
-    start = count = events = 0
-    for offset, value in enumerate(values, 1):
-        began = clock()
-        decoded = message.decode(value)
-        pending.append(writer.table_of(decoded, 0, offset - 1, np.ones(len(decoded), np.bool_)))
-        spent["rows"] += clock() - began
-        count += len(decoded)
-        if count >= FRESH or offset == len(values):
-            began = clock()
-            segment = Segment(id=segment_id(0, start, offset), partition=0, start=start, end=offset)
-            found.append(writer.write(pending, segment, 0))
-            spent["fresh segments"] += clock() - began
-            events, start, count, pending = events + count, offset, 0, []
-    began = clock()
-    whole = writer.merge(found, Segment(id=segment_id(0, 0, start), partition=0, start=0, end=start, level=1), 0)
-    spent["merged"] = clock() - began
-    return {
-        **{f"{name}, CPU µs an event": seconds / events * 1e6 for name, seconds in spent.items()},
-        "in all, CPU µs an event": sum(spent.values()) / events * 1e6,
-        "bytes an event": (whole.parquet_bytes + whole.index_bytes) / events,
-        "of these the index": whole.index_bytes / events,
-    }

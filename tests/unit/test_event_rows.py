@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from processor.core.clock import EPOCH
 from processor.core.events import codec, message, ndjson
 from processor.core.events.columns import with_prices
-from processor.core.events.event import Event
+from processor.core.events.event import Event, Handling
 from processor.core.events.message import Message, MessageError
 from processor.core.events.source import Source
 from processor.event_store import rows
@@ -24,7 +24,7 @@ from tests.support.examples import examples
 from tests.unit.test_codec import NOW, odd, proto_odd, steps, usual_event
 
 ARRIVAL = 1_700_000_000_000_123
-HANDLINGS = ["partial", "strict", "lenient"]
+HANDLINGS: list[Handling] = ["partial", "strict", "lenient"]
 
 
 def message_of(
@@ -189,3 +189,46 @@ def test_bytes_that_are_no_event_are_an_error() -> None:
     ).originals
     with pytest.raises(MessageError, match="records"):
         rows.rows_of(found, 0, 0, np.array([True, True]))
+
+
+@pytest.mark.parametrize("handling", HANDLINGS)
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_what_lenient_handling_fills_in_is_in_the_row(payload: codec.PayloadFormat, handling: Any) -> None:
+    events = [make_event(sdk_version="") for _ in range(3)]
+    records = [to_json_line(each) if payload == "json" else to_proto(each).SerializeToString() for each in events]
+    found = message_of(payload, records, handling)
+    assert found is not None
+    says_the_same(found, [True, False, True])
+    [row, *_] = read(rows.table_of([rows.rows_of(found, 0, 0, np.ones(3, np.bool_))]))
+    assert row["sdk_version"] == ("unknown" if handling == "lenient" else "")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"kind": "call", "name": "step"},
+        {"kind": ""},
+        {"kind": "other"},
+        {"name": ""},
+        {"name": "n" * 257},
+        {"cache_write_tokens": 0, "reasoning_tokens": 0},
+        {"parent_span_id": "", "session_id": "", "error_message": "", "finish_reason": "", "prompt_hash": ""},
+        {"tags": {}, "tools_used": [], "eval_scores": {}},
+        {"provider": "mistral", "operation": "rerank"},
+        {"ttft_ms": 0, "cached_tokens": 0, "latency_ms": 0},
+        {"kind": "span", "name": "tool", "cost_usd": 0, "input_tokens": ABSENT},
+    ],
+)
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_what_is_nearly_plain(payload: codec.PayloadFormat, overrides: dict[str, Any]) -> None:
+    for version in (4, 5):
+        for handling in HANDLINGS:
+            events = [make_event(**overrides), make_event(tags={"a": "b"}), make_event(**overrides)]
+            records = [
+                to_json_line(each) if payload == "json" else to_proto(each).SerializeToString() for each in events
+            ]
+            source = Source("o", "p", "k", ARRIVAL, payload, handling, rules=version)
+            columns = codec.decode(payload, records, handling, NOW, rules=version).columns
+            if len(columns):
+                found = message.opened(message.build_blocks(source, columns, 1).values())
+                says_the_same(found, [True] * len(found))
