@@ -84,7 +84,7 @@ def table_of(parts: Sequence[MessageRows]) -> Any:
         "output_tokens": _counts(table.rows["output"], table.absent("output_tokens")),
         "cost_usd": _costs(table.rows, table.free()),
         "received_at": _times(table.ordered([part.arrivals for part in parts])),
-        "user_id": table.named([part.users for part in parts], "user"),
+        "user_id": table.users(),
         "cost_source": _encoded(
             *_joined(([None, *part.cost_sources], part.rows["cost_source"]) for part in parts), order
         ),
@@ -140,26 +140,29 @@ class _Table:
             found[[start + place for place in mine]] = True
         return found[self._order]
 
-    def named(self, names: Sequence[Sequence[str | None]], column: str) -> Any:
-        """Return texts that a column of the rows points to, in a dictionary of each message."""
-        texts, codes = _joined((mine, part.rows[column]) for mine, part in zip(names, self._parts, strict=True))
-        return pa.array(texts, pa.string()).take(pa.array(codes[self._order]))
+    def users(self) -> Any:
+        """Return the users that the rows point to: most messages have nearly one a row, so none is looked up."""
+        texts = list(chain.from_iterable(part.users for part in self._parts))
+        return pa.array(texts, pa.string()).take(
+            pa.array(self._places_in("user", [len(part.users) for part in self._parts]))
+        )
+
+    def _places_in(self, column: str, sizes: Sequence[int]) -> I64:
+        """Return where each row points to, in order, in the messages' dictionaries of these sizes laid end to end."""
+        places = np.concatenate([part.rows[column] for part in self._parts]).astype(np.int64)
+        starts = np.cumsum([0, *sizes[:-1]])
+        found: I64 = (places + np.repeat(starts, self.sizes))[self._order]
+        return found
 
     def dims(self) -> dict[str, Any]:
         """Return the columns that `Dim` has, as dictionaries."""
-        dims, codes = _joined(([dim[1:] for dim in part.dims], part.rows["dim"]) for part in self._parts)
-        found = {}
-        for name, texts in zip(_DIMS, zip(*dims, strict=True), strict=True):
-            distinct, places = _joined([(texts, np.arange(len(texts)))])
-            found[name] = _encoded(distinct, places[codes], self._order)
-        return found
+        codes = self._places_in("dim", [len(part.dims) for part in self._parts])
+        columns = list(zip(*chain.from_iterable(part.dims for part in self._parts), strict=True))[1:]
+        return {name: _numbered(texts, codes) for name, texts in zip(_DIMS, columns, strict=True)}
 
     def few(self, name: str) -> Any:
         """Return texts as a dictionary."""
-        values = self.values(name)
-        numbers = _numbers()
-        codes = np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))
-        return _encoded(list(numbers), codes, self._order)
+        return _numbered(self.values(name), self._order)
 
     def texts(self, name: str) -> Any:
         """Return texts."""
@@ -260,7 +263,14 @@ def _joined(parts: Iterable[tuple[Sequence[_T], NDArray[Any]]]) -> tuple[list[_T
     return list(numbers), np.concatenate(codes)
 
 
-def _encoded(texts: Sequence[str | None], codes: NDArray[np.int32], order: I64) -> Any:
+def _numbered(texts: Sequence[str | None], places: NDArray[np.integer[Any]]) -> Any:
+    """Return the texts at places as a dictionary."""
+    numbers = _numbers()
+    codes = np.fromiter(map(numbers.__getitem__, texts), np.int32, len(texts))
+    return _encoded(list(numbers), codes, places)
+
+
+def _encoded(texts: Sequence[str | None], codes: NDArray[np.int32], order: NDArray[np.integer[Any]]) -> Any:
     """Return a dictionary of texts, each there once, in which None stands for null."""
     ordered = codes[order]
     absent = None

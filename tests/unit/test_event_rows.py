@@ -232,3 +232,21 @@ def test_what_is_nearly_plain(payload: codec.PayloadFormat, overrides: dict[str,
             if len(columns):
                 found = message.opened(message.build_blocks(source, columns, 1).values())
                 says_the_same(found, [True] * len(found))
+
+
+def test_messages_point_to_more_users_than_a_row_can_count() -> None:
+    made, expected = [], []
+    for number in range(3):
+        users = [f"user-{number}-{place}" for place in range(30_000)]
+        text = to_json_line(make_event(user_id="?"))
+        head, tail = text.split(b"?")
+        event_id = text[13:49]
+        records = [
+            head.replace(event_id, b"%08x-0000-4000-8000-%012x" % (number, place)) + user.encode() + tail
+            for place, user in enumerate(users)
+        ]
+        found = message_of("json", records)
+        assert found is not None
+        made.append(rows.rows_of(found, 0, number, np.ones(len(users), np.bool_)))
+        expected += users
+    assert rows.table_of(made).column("user_id").to_pylist() == expected
