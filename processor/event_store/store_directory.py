@@ -54,6 +54,11 @@ class StoreDirectory:
         if found is None:
             self._write_mark(identity)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the directory has its mark."""
+        return (self.path / MARK).exists()
+
     def _mark(self) -> str | None:
         try:
             return (self.path / MARK).read_text().strip()
@@ -96,6 +101,13 @@ class StoreDirectory:
         """Delete the files of a segment, if there are any."""
         for suffix in SUFFIXES:
             self._path(name, suffix).unlink(missing_ok=True)
+
+    def clear(self) -> int:
+        """Delete the files of all segments, and leave the mark; return how many. The next store begins anew then."""
+        paths = [path for suffix in SUFFIXES for path in self.path.glob(f"*{suffix}")]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return len(paths)
 
     def unnamed(self, known: Iterable[str], partitions: Iterable[int], older: float = UNNAMED_AGE) -> Iterator[Path]:
         """Yield files of these partitions that belong to no known segment and are older than so many seconds."""

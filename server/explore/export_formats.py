@@ -12,7 +12,7 @@ from msgspec import Raw
 from processor.event_store.schema import SCHEMA
 from server.explore.event_json import MEMBERS, events_of
 
-GROUP: Final = 32_768
+GROUP: Final = 16_384
 """Rows of a row group of an exported Parquet file."""
 
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")

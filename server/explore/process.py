@@ -108,6 +108,7 @@ class QueryServer:
 
     def notify(self) -> None:
         """Look at the follower's state again."""
+        self._files.forget_all_but(self._follower.state.segments)
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -63,8 +63,10 @@ class Span(Struct, frozen=True, order=False, eq=False):
     begin: int
     """First row, within the row group."""
     end: int
-    time_min: int
-    time_max: int
+    low: tuple[int, int, int]
+    """No row comes before this (timestamp, partition, offset)."""
+    high: tuple[int, int, int]
+    """No row comes after this."""
     is_whole: bool
     """Whether all its rows are of the snapshot, and their kinds are known."""
     calls: int
@@ -131,7 +133,7 @@ class RowScan:
 
     def _best_of_files(self, spans: Sequence[Span], order: Order, want: int, after: Key | None) -> list[Found]:
         """Return the first rows of the times of some row groups, in their files."""
-        start, end = min(span.time_min for span in spans), max(span.time_max for span in spans) + 1
+        start, end = min(span.low[0] for span in spans), max(span.high[0] for span in spans) + 1
         where = self._where & within(Times(start, end))
         where = where if after is None else where & _behind(after, order)
         pieces = {str(self._snapshot.path(span.piece)): span.piece for span in spans}
@@ -213,9 +215,7 @@ class RowScan:
     def _known_of(self, span: Span) -> int | None:
         """Return what the footer says of a row group."""
         times = self._times
-        inside = (times.start is None or span.time_min >= times.start) and (
-            times.end is None or span.time_max < times.end
-        )
+        inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
         if not (inside and span.is_whole and is_plain(self._filters)):
             return None
         rows = span.end - span.begin
@@ -279,14 +279,15 @@ def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> S
     calls = int(groups.calls[number])
     if calls == rows:  # all are calls, so of a part of them all are
         calls = end - begin
+    partition = piece.segment.partition
     below = piece.since is None and (piece.before is None or int(groups.offset_max[number]) < piece.before)
     return Span(
         piece=piece,
         group=number,
         begin=begin,
         end=end,
-        time_min=int(groups.time_min[number]),
-        time_max=int(groups.time_max[number]),
+        low=(int(groups.time_min[number]), partition, int(groups.offset_min[number])),
+        high=(int(groups.time_max[number]), partition, int(groups.offset_max[number])),
         is_whole=below and calls >= 0,
         calls=calls,
     )
@@ -317,32 +318,33 @@ class _Frontier:
 
     def __init__(self, scan: RowScan, order: Order, after: Key | None) -> None:
         self._scan = scan
-        self._sign = -1 if order == "desc" else 1
-        self._after = after
+        self._is_down = order == "desc"
+        self._after = None if after is None else after[:3]
         self._count = 0
-        self._heap: list[tuple[int, int, Piece | Span]] = []
+        self._heap: list[tuple[tuple[int, ...], int, Piece | Span]] = []
         for piece in scan._pieces:  # noqa: SLF001 - a part of it
-            self._push(piece, piece.sums.time_min, piece.sums.time_max)
+            segment, sums = piece.segment, piece.sums
+            low = (sums.time_min, segment.partition, segment.start)
+            self._push(piece, low, (sums.time_max, segment.partition, segment.end))
 
-    def _push(self, what: Piece | Span, time_min: int, time_max: int) -> None:
-        if self._after is not None:  # what lies wholly before the place has been on earlier pages
-            at = self._after.timestamp
-            if (time_min > at) if self._sign < 0 else (time_max < at):
-                return
+    def _push(self, what: Piece | Span, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+        if self._after is not None and (low > self._after if self._is_down else high < self._after):
+            return  # all of it has been on earlier pages
         self._count += 1
-        heapq.heappush(self._heap, (-time_max if self._sign < 0 else time_min, self._count, what))
+        heapq.heappush(self._heap, (tuple(-each for each in high) if self._is_down else low, self._count, what))
 
     def take(self, most: int, last: Key | None) -> list[Span]:
         """Return up to `most` row groups; none that can only have rows behind `last`, the last one that is needed."""
         taken: list[Span] = []
+        limit = None if last is None else tuple(-each if self._is_down else each for each in last[:3])
         while self._heap and len(taken) < most:
-            time, _, what = self._heap[0]
-            if last is not None and time > self._sign * last.timestamp:
+            first, _, what = self._heap[0]
+            if limit is not None and first > limit:
                 break
             heapq.heappop(self._heap)
             if isinstance(what, Span):
                 taken.append(what)
                 continue
             for span in self._scan.spans(what):
-                self._push(span, span.time_min, span.time_max)
+                self._push(span, span.low, span.high)
         return taken

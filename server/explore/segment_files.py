@@ -50,8 +50,9 @@ class Groups(Struct, frozen=True):
     time_min: NDArray[np.int64]
     """Event times of the rows, microseconds since the epoch."""
     time_max: NDArray[np.int64]
+    offset_min: NDArray[np.int64]
+    """The lowest and highest offset of a message that a row is from."""
     offset_max: NDArray[np.int64]
-    """The highest offset of a message that a row is from."""
     calls: NDArray[np.int64]
     """How many of the rows are calls, where that is known without reading them; else -1."""
 
@@ -106,24 +107,25 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
 
 
 def _groups(footer: Any) -> Groups:
-    places = {footer.schema.column(number).path: number for number in range(footer.num_columns)}
-    time, offset, kind = places["timestamp"], places["log_offset"], places["kind"]
+    columns = {footer.schema.column(number).path: number for number in range(footer.num_columns)}
+    time, offset, kind = columns["timestamp"], columns["log_offset"], columns["kind"]
     rows, times, offsets, calls = [], [], [], []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
         rows.append(group.num_rows)
         times.append(_range(group.column(time).statistics, _micros, (FIRST, 2**62)))
-        offsets.append(_range(group.column(offset).statistics, int, (0, 2**62))[1])
+        offsets.append(_range(group.column(offset).statistics, int, (0, 2**62)))
         kinds = _range(group.column(kind).statistics, str, ("", "~"))
         calls.append({("call", "call"): group.num_rows, ("span", "span"): 0}.get(kinds, -1))
     counts = np.array(rows, np.int64)
-    bounds = np.array(times, np.int64).reshape(-1, 2)
+    bounds, places = (np.array(each, np.int64).reshape(-1, 2) for each in (times, offsets))
     return Groups(
         np.cumsum(counts) - counts,
         counts,
         bounds[:, 0],
         bounds[:, 1],
-        np.array(offsets, np.int64),
+        places[:, 0],
+        places[:, 1],
         np.array(calls, np.int64),
     )
 

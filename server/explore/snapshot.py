@@ -4,6 +4,7 @@ A snapshot never changes, so that all pages of a list are those of the first: co
 with the same rows, and rows behind the upper offsets are left out wherever they have come to lie.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -243,7 +244,9 @@ def _both_kinds(filters: Filters) -> Filters:
 
 
 def _sums_of(segment: Segment, project: str) -> ProjectSums | None:
-    return next((each for each in segment.projects if each.project == project), None)
+    place = bisect_left(segment.projects, project, key=lambda each: each.project)  # they are in the order of the rows
+    found = segment.projects[place : place + 1]
+    return found[0] if found and found[0].project == project else None
 
 
 def _rows_with(table: Any, wanted: Mapping[str, Sequence[str | None]]) -> Any:

@@ -26,6 +26,9 @@ Part = Literal["supervisor", "api", "worker", "store", "query", "api-0", "api-1"
 USUAL: Final = {"SPENDSTREAM_EVENT_STORE": "off", "SPENDSTREAM_STORE_MIN_FREE": "0"}
 """Most tests need no event store, and no machine of theirs is to have gigabytes free."""
 
+KEPT_FOR_COMMANDS: Final = ("broker", "kafka_prefix", "event_store", "store_dir")
+"""Settings of a server that commands on its data directory are given, too."""
+
 AT_START: Final = frozenset({"CHAOS_CLOCK", "LD_PRELOAD"})
 """Variables that change a process as it starts."""
 
@@ -271,7 +274,7 @@ class Server:
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line on the data directory."""
-        log = {name: self._settings[name] for name in ("broker", "kafka_prefix") if name in self._settings}
+        log = {name: self._settings[name] for name in KEPT_FOR_COMMANDS if name in self._settings}
         return run_cli(self.data_dir, *arguments, timeout=timeout, **log)
 
 
