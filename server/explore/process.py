@@ -59,7 +59,7 @@ PATIENCE: Final = 5.0
 START_PATIENCE: Final = 5.0
 """Seconds that a question waits for a process that has just been started and reads the manifests."""
 STALLED: Final = 120.0
-"""Seconds after which an export ends whose client reads nothing."""
+"""Seconds after which an answer ends whose client reads nothing."""
 MAX_CONNECTIONS: Final = 1024
 RETRIES: Final = 3
 """Snapshots that are tried, where compaction deletes files between the snapshot and the reading."""
@@ -275,7 +275,8 @@ async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
     writer.write(wire.pack(wire.Head()))
     for start in range(0, len(answer), wire.CHUNK):
         writer.write(wire.pack(wire.Chunk(answer[start : start + wire.CHUNK])))
-        await writer.drain()
+        async with asyncio.timeout(STALLED):
+            await writer.drain()
     writer.write(wire.pack(wire.End()))
 
 
