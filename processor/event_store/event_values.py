@@ -13,7 +13,6 @@ from msgspec import Raw, Struct
 from processor.core.clock import LAST
 from processor.core.events import message, proto_event
 from processor.core.events.codec import PayloadFormat, decode_event
-from processor.core.events.columns import Rows
 from processor.core.events.event import PlainFields, is_of_form
 from processor.core.events.fields import FIELDS, MAX_ERROR_MESSAGE, RECENT, RULES
 from processor.core.events.lines import Lines
@@ -70,18 +69,20 @@ def read(into: Values, found: Message, kept: Sequence[bool]) -> None:
     """Add the values of the message's events that are kept. Raises `MessageError` if its bytes cannot be read."""
     start = 0
     try:
-        for (request, rows), records in zip(found.by_request(), message.records(found), strict=True):
+        for request, records in zip(found.requests, message.records(found), strict=True):
             chosen = kept[start : start + request.count]
             start += request.count
+            if len(records) != request.count:
+                raise MessageError(f"event message with {len(records)} records of a request of {request.count} events")
             if any(chosen):
-                _request(into, request.source, rows, records, chosen)
+                _add_request(into, request.source, records, chosen)
     except MessageError:
         raise
     except ValueError as error:  # those of faults, too
         raise MessageError(f"event message with unreadable records: {error}") from None
 
 
-def _request(into: Values, source: Source, rows: Rows, records: Sequence[bytes], kept: Sequence[bool]) -> None:
+def _add_request(into: Values, source: Source, records: Sequence[bytes], kept: Sequence[bool]) -> None:
     plain = _plain_lines(records) if source.payload == "json" else None
     if plain is not None:
         _add_plain(into, plain if all(kept) else [event for event, is_kept in zip(plain, kept, strict=True) if is_kept])

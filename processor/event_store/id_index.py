@@ -58,7 +58,8 @@ def event_hashes(ids: bytes) -> U32:
     """Return the hashes of events, whose ids are 16 bytes each."""
     halves = np.frombuffer(ids, "<u8").reshape(-1, 2)
     mixed = halves[:, 0] * np.uint64(_MIX) + halves[:, 1]
-    return ((mixed * np.uint64(_MIX)) >> np.uint64(32)).astype(np.uint32)
+    found: U32 = ((mixed * np.uint64(_MIX)) >> np.uint64(32)).astype(np.uint32)
+    return found
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

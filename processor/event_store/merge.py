@@ -27,8 +27,9 @@ def merged(paths: Sequence[Path]) -> Iterator[Any]:
     A row group is read when rows of it may come next, so memory holds as many of them as overlap in time. Raises
     `FileNotFoundError`, and `SegmentUnreadable`.
     """
-    sources = [_Source(path) for path in paths]
+    sources: list[_Source] = []
     try:
+        sources += map(_Source, paths)
         ranks = {name: rank for rank, name in enumerate(sorted({name for each in sources for name in each.projects}))}
         for each in sources:
             each.begin(ranks)

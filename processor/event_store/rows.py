@@ -4,13 +4,14 @@ What intake has decided (time, tokens, cost and where it is from) is taken from 
 from the events' original bytes (`event_values`). A row says what `message.events` says of its event.
 """
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import chain
+from itertools import accumulate, chain, count
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -34,7 +35,9 @@ class MessageRows(Struct, gc=False):
     dims: list[tuple[int, str, str, str, str, str]]
     cost_sources: list[str]
     projects: list[str]
-    """Of each row, like `arrivals`."""
+    """Of each request."""
+    homes: I64
+    """The request of each row."""
     arrivals: I64
     places: I64
     """Where each row stands in its message."""
@@ -53,14 +56,13 @@ def rows_of(found: Message, partition: int, offset: int, kept: Mask) -> MessageR
     places = np.flatnonzero(kept)
     counts = [request.count for request in found.requests]
     arrivals = np.repeat(np.array([request.source.arrival for request in found.requests], np.int64), counts)
-    homes = np.repeat(np.arange(len(counts)), counts)[places].tolist()
-    projects = [request.source.project for request in found.requests]
     return MessageRows(
         found.rows if len(places) == len(found.rows) else found.rows[places],
         found.users,
         found.dims,
         found.cost_sources,
-        [projects[home] for home in homes],
+        [request.source.project for request in found.requests],
+        np.repeat(np.arange(len(counts)), counts)[places],
         arrivals[places],
         places,
         partition,
@@ -79,9 +81,9 @@ def table_of(parts: Sequence[MessageRows]) -> Any:
         "output_tokens": _counts(rows["output"], _absent(parts, "output_tokens", len(rows))),
         "cost_usd": _costs(rows, _free(parts, len(rows))),
         "received_at": _times(np.concatenate([part.arrivals for part in parts])),
-        "user_id": _named(parts, "user", [part.users for part in parts]),
-        "cost_source": _named(parts, "cost_source", [[None, *part.cost_sources] for part in parts]),
-        "project": pa.array(list(chain.from_iterable(part.projects for part in parts)), pa.string()),
+        "user_id": _named([(part.users, part.rows["user"]) for part in parts]),
+        "cost_source": _named([([None, *part.cost_sources], part.rows["cost_source"]) for part in parts]),
+        "project": _named([(part.projects, part.homes) for part in parts]),
         "log_partition": pa.array(np.repeat([part.partition for part in parts], list(map(len, parts))), pa.int32()),
         "log_offset": pa.array(np.repeat([part.offset for part in parts], list(map(len, parts))), pa.int64()),
         "log_index": pa.array(np.concatenate([part.places for part in parts]), pa.int32()),
@@ -90,12 +92,15 @@ def table_of(parts: Sequence[MessageRows]) -> Any:
         "tools_used": _list(_all(parts, "tools_used")),
         "eval_scores": _map(_all(parts, "eval_scores"), pa.float64()),
     }
-    for place, name in enumerate(("provider", "model", "environment", "operation", "status"), 1):
-        columns[name] = _named(parts, "dim", [[dim[place] for dim in part.dims] for part in parts])
+    dims, codes = _joined(([dim[1:] for dim in part.dims], part.rows["dim"]) for part in parts)
+    for name, texts in zip(
+        ("provider", "model", "environment", "operation", "status"), zip(*dims, strict=True), strict=True
+    ):
+        columns[name] = pa.array(texts, pa.string()).take(codes)
     for name in (*TEXTS, "kind", "extra"):
         columns[name] = pa.array(_all(parts, name), pa.string())
     for name in MILLIS:
-        columns[name] = pa.compute.add(pa.array(_all(parts, name), pa.float64()), 0.0)  # -0.0 becomes 0.0
+        columns[name] = pc.add(pa.array(_all(parts, name), pa.float64()), 0.0)  # -0.0 becomes 0.0
     for name in COUNTS:
         columns[name] = pa.array(_all(parts, name), pa.int64())
     table = pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
@@ -110,7 +115,7 @@ def _all(parts: Sequence[MessageRows], name: str) -> list[Any]:
 
 
 def _starts(parts: Sequence[MessageRows]) -> list[int]:
-    return np.cumsum([0, *map(len, parts)])[:-1].tolist()
+    return list(accumulate(map(len, parts), initial=0))[:-1]
 
 
 def _absent(parts: Sequence[MessageRows], name: str, size: int) -> Mask | None:
@@ -158,7 +163,7 @@ def _event_ids(rows: Rows) -> Any:
     text[:, _DASHES] = ord("-")
     digits = np.ascontiguousarray(rows["id"]).tobytes().hex().encode()
     text[:, _DIGITS] = np.frombuffer(digits, np.uint8).reshape(size, 32)
-    offsets = np.arange(0, 36 * (size + 1), 36, np.int32)
+    offsets = np.arange(0, 36 * (size + 1), 36, dtype=np.int32)
     return pa.StringArray.from_buffers(size, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
@@ -181,15 +186,19 @@ def _costs(rows: Rows, free: Mask) -> Any:
     return pa.Array.from_buffers(pa.decimal128(19, 12), len(rows), [bitmap, pa.py_buffer(wide)])
 
 
-def _named(parts: Sequence[MessageRows], column: str, names: Sequence[Sequence[_T]]) -> Any:
-    """Return the texts that a column of the rows points to, in dictionaries of each message."""
-    numbers: dict[_T, int] = {}
+def _named(parts: Iterable[tuple[Sequence[str | None], NDArray[Any]]]) -> Any:
+    """Return texts: of each part a dictionary, and the place of each row in it."""
+    texts, codes = _joined(parts)
+    return pa.array(texts, pa.string()).take(codes)
+
+
+def _joined(parts: Iterable[tuple[Sequence[_T], NDArray[Any]]]) -> tuple[list[_T], Any]:
+    """Return one dictionary of all parts, and the place of each row in it."""
+    numbers: defaultdict[_T, int] = defaultdict(count().__next__)  # so that a new one is numbered without Python code
     codes = []
-    for part, values in zip(parts, names, strict=True):
-        places = np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int32)
-        codes.append(places[part.rows[column]])
-    texts = pa.array(list(numbers), pa.string())
-    return texts.take(pa.array(np.concatenate(codes)))
+    for values, places in parts:
+        codes.append(np.fromiter(map(numbers.__getitem__, values), np.int32, len(values))[places])
+    return list(numbers), pa.array(np.concatenate(codes))
 
 
 def _list(values: Sequence[Sequence[str] | None]) -> Any:
@@ -204,7 +213,7 @@ def _map(values: Sequence[dict[str, Any] | None], kind: Any) -> Any:
     keys = pa.array(list(chain.from_iterable(there)), pa.string())
     items = pa.array(list(chain.from_iterable(value.values() for value in there)), kind)
     if kind == pa.float64():
-        items = pa.compute.add(items, 0.0)
+        items = pc.add(items, 0.0)
     return pa.MapArray.from_arrays(offsets, keys, items, mask=absent)
 
 

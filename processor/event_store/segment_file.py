@@ -3,6 +3,7 @@
 The files have their names only when they are durable, and the names are durable when the writing returns.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ class SegmentFileWriter:
     ) -> None:
         """Leave nothing behind that was not finished."""
         if not self._file.closed:
+            with contextlib.suppress(pa.ArrowException, OSError):  # it wants to write its end
+                self._writer.close()
             self._file.close()
             self._draft.unlink(missing_ok=True)
 
@@ -145,7 +148,7 @@ class SegmentFileWriter:
         rest = table.slice(rows)
         self._pending = [rest] if rest.num_rows else []
         self._pending_rows = rest.num_rows
-        table = table.slice(0, rows).combine_chunks()
+        table = table.slice(0, rows)
         self._writer.write_table(table, row_group_size=rows)
         self._add_to_index(table)
         self._add_up(table)

@@ -47,6 +47,10 @@ class Overtaken(Exception):
     """Another store has begun a partition anew: what is known here about it is not true any more."""
 
 
+class DirectoryGone(Exception):
+    """The directory of the store was deleted, or is mounted no longer."""
+
+
 class Store:
     """The partitions of one store. `hold` and `go_on` stop and continue fetching the messages of a partition."""
 
@@ -213,6 +217,8 @@ class Store:
                     await self._go_on(number)
 
     def _look_for_room(self) -> bool:
+        if not self.directory.is_there:
+            raise DirectoryGone(f"{self.directory.path} is not there any more")
         found = self.directory.has_room()
         if found != self._has_room:
             self._has_room = found

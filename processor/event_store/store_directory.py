@@ -54,6 +54,11 @@ class StoreDirectory:
         if found is None:
             self._write_mark(identity)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the directory has its mark."""
+        return (self.path / MARK).exists()
+
     def _mark(self) -> str | None:
         try:
             return (self.path / MARK).read_text().strip()

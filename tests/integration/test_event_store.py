@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def some(count: int, chance: random.Random) -> list[dict[str, Any]]:
             user_id=chance.choice([None, "anna", "bert", "élise"]),
             model=chance.choice(["gpt-4o", "claude"]),
             status=chance.choice(["success", "success", "error"]),
-            cost_usd=chance.choice([0, "0.000000000001", "0.0034", 12]),
+            cost_usd=chance.choice([0, Decimal("0.000000000001"), Decimal("0.0034"), 12]),
             timestamp=chance.choice(["2026-04-20T12:00:00Z", "2026-04-20T23:59:59.999999Z", "2026-04-21T00:00:00Z"]),
         )
         for _ in range(count)
@@ -39,12 +40,13 @@ def some(count: int, chance: random.Random) -> list[dict[str, Any]]:
 
 
 async def send(reader: Reader, events: list[dict[str, Any]]) -> None:
-    assert (await reader.ingest(events)).status == 202
+    answer = await reader.ingest(events)
+    assert answer.status == 202, answer.json
 
 
-async def check(started: Server, events: int) -> list[dict[str, Any]]:
+async def check(started: Server, events: int, generation: int = 0) -> list[dict[str, Any]]:
     """Everything sent is in the store, and adds up to the tables; returns the rows."""
-    segments = await asyncio.to_thread(stored.wait_stored, address(started))
+    segments = await asyncio.to_thread(stored.wait_stored, address(started), generation)
     assert sum(each.rows for each in segments) == events
     assert await asyncio.to_thread(clients.verify, started) == []
     return await asyncio.to_thread(stored.rows, started.data_dir / "events", segments)
@@ -85,12 +87,12 @@ async def test_a_deleted_store_is_made_anew_with_equal_rows(tmp_path: Path) -> N
             shutil.rmtree(started.data_dir / "events")  # beside the running server
             await send(reader, some(1, chance))
             await reader.caught_up(201)
-            again = await check(started, 201)
+            again = await check(started, 201, generation=1)
             assert again[:-1] == rows
         await asyncio.to_thread(started.stop)
         shutil.rmtree(started.data_dir / "events")
         await asyncio.to_thread(started.start)
-        assert await check(started, 201) == again
+        assert await check(started, 201, generation=2) == again
 
 
 @pytest.mark.timeout(120)

@@ -495,7 +495,8 @@ def verify(server: Target, timeout: float = 300.0) -> list[str]:
     done = server.cli("verify", "--json", timeout=timeout)
     if done.returncode not in {0, 1}:
         return [f"verify ended with {done.returncode}: {done.stderr[-1000:]}"]
-    differences = [str(difference) for difference in json.loads(done.stdout)["differences"]]
+    said = json.loads(done.stdout)
+    differences = [str(difference) for difference in [*said["differences"], *said["problems"]]]
     if (done.returncode == 1) is not bool(differences):
         differences.append(f"verify ended with {done.returncode} for {len(differences)} differences")
     return differences

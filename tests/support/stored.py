@@ -28,15 +28,22 @@ def live(address: LogAddress) -> list[Segment]:
         return catalog_of(log).live()
 
 
-def wait_stored(address: LogAddress, patience: float = 30.0) -> list[Segment]:
-    """Wait until everything that is in the log is in segments; return these. Blocks."""
+def generations(address: LogAddress) -> dict[int, int]:
+    """The generation of each partition's segments."""
+    with closing(address.open()) as log:
+        catalog = catalog_of(log)
+        return {number: catalog.generation(number) for number in range(log.partitions)}
+
+
+def wait_stored(address: LogAddress, generation: int = 0, patience: float = 60.0) -> list[Segment]:
+    """Wait until everything that is in the log is in segments, of this generation at least; return these. Blocks."""
     deadline = time.monotonic() + patience
     with closing(address.open()) as log:
         while True:
             ends = {number: log.end(TopicPartition(EVENTS, number)) for number in range(log.partitions)}
             catalog = catalog_of(log)
             reached = {number: catalog.reached.get(number, 0) for number in ends}
-            if reached == ends:
+            if reached == ends and all(catalog.generation(number) >= generation for number in ends):
                 return catalog.live()
             assert time.monotonic() < deadline, f"the store has reached {reached} of {ends}"
             time.sleep(0.1)

@@ -41,6 +41,8 @@ class KafkaLog:
         self._appender = Appender(access)
         self._readers: dict[TopicPartition, _Reader] = {}
         self._asking: Consumer | None = None
+        self._groups: dict[str, Consumer] = {}
+        """Group -> what asks for its offsets, without joining it."""
         found = topics.layout(access)
         place = access.servers, access.prefix
         meta = _known.get(place)
@@ -133,6 +135,9 @@ class KafkaLog:
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+        for asking in self._groups.values():
+            asking.close()
+        self._groups.clear()
         if self._asking is not None:
             self._asking.close()
             self._asking = None
@@ -195,13 +200,14 @@ class KafkaLog:
 
     def committed(self, consumer: str, tp: TopicPartition) -> int | None:
         """Return the next offset to read for a consumer group; None if it has committed none."""
-        asking = Consumer({**self._access.reader(), "group.id": self._access.wire(consumer)})
+        asking = self._groups.get(consumer)
+        if asking is None:
+            settings = {**self._access.reader(), "group.id": self._access.wire(consumer)}
+            asking = self._groups[consumer] = Consumer(settings)
         try:
             (found,) = asking.committed([self._wire(tp)], timeout=PATIENCE)
         except KafkaException as error:
             raise LogUnavailable(f"no answer from Kafka at {self._access.servers}: {error.args[0].str()}") from None
-        finally:
-            asking.close()
         return found.offset if found.offset >= 0 else None
 
 
