@@ -139,6 +139,11 @@ class Engine:
             with self._running():
                 found = result.fetchmany(size)
 
+    def table(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        """Return all rows of a SELECT as a `pyarrow.Table`; raises as `rows`."""
+        with self._running():
+            return self._connection.sql(sql, params=list(params)).to_arrow_table()
+
     def register(self, table: Any) -> str:
         """Make a `pyarrow.Table` known to statements, until `release`; return its name there."""
         self._count += 1
