@@ -158,6 +158,6 @@ def test_nothing_is_left_when_it_is_killed(tmp_path: Path, clusters: list[Cluste
     clusters.append(cluster := Cluster(tmp_path))
     cluster.ready()
     pids = cluster.pids()
-    assert len(pids) == 4
+    assert len(pids) == 5
     cluster.process.kill()
     wait_until(lambda: all_gone(pids), 5)
