@@ -26,7 +26,7 @@ from server.explore.questions import (
 from server.explore.segment_files import IdIndex
 from server.explore.sessions import answer_session, answer_sessions
 from server.explore.snapshot import Snapshot
-from server.explore.trace_detail import answer_trace
+from server.explore.trace_detail import answer_trace, trace_chunks
 from server.explore.traces import answer_traces
 
 _ANSWERS: Final[dict[type[Any], Callable[[Engine, Snapshot, Any], bytes]]] = {
@@ -34,12 +34,15 @@ _ANSWERS: Final[dict[type[Any], Callable[[Engine, Snapshot, Any], bytes]]] = {
     EventQuestion: lambda engine, snapshot, question: answer_event(snapshot, question),
     NewEventsQuestion: lambda engine, snapshot, question: answer_new_events(snapshot, question),
     TracesQuestion: lambda engine, snapshot, question: answer_traces(snapshot, question),
-    TraceQuestion: lambda engine, snapshot, question: answer_trace(snapshot, question),
+    TraceQuestion: lambda engine, snapshot, question: _trace(snapshot, question),
     SessionsQuestion: lambda engine, snapshot, question: answer_sessions(snapshot, question),
     SessionQuestion: lambda engine, snapshot, question: answer_session(snapshot, question),
     PromptsQuestion: lambda engine, snapshot, question: answer_prompts(snapshot, question),
     MetricsQuestion: lambda engine, snapshot, question: answer_metrics(snapshot, question),
 }
+
+PIECE: Final = 960 * 1024
+"""Bytes of JSON in a piece of a trace. As a message, which has no names of fields, a piece is smaller."""
 
 IDS: Final = ("event_id", "trace_id", "session_id")
 
@@ -50,6 +53,12 @@ def answer(engine: Engine, snapshot: Snapshot, question: Question) -> bytes:
     if found is None:
         raise Refused("not_found", "This server does not answer that yet")
     return found(engine, snapshot, question)
+
+
+def _trace(snapshot: Snapshot, question: TraceQuestion) -> bytes:
+    if question.format == "pieces":
+        return b"\n".join(trace_chunks(snapshot, question, PIECE))
+    return answer_trace(snapshot, question)
 
 
 def names_one(question: Question) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 from server.errors import Refused
 from server.explore import wire
 from server.explore.explorer import Download
-from server.explore.questions import ExportQuestion, Question
+from server.explore.questions import Question
 
 CONNECT_PATIENCE: Final = 1.0
 """Seconds to wait for a query process that is just being started again."""
@@ -39,7 +39,7 @@ class QueryClient:
                     pieces.append(frame.data)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def stream(self, question: ExportQuestion) -> Download:
+    async def stream(self, question: Question) -> Download:
         """See `Explorer`."""
         chunks = self._stream(question)
         try:
@@ -50,8 +50,8 @@ class QueryClient:
         assert isinstance(head, wire.Head)
         return Download(_data(chunks), head.rows)
 
-    async def _stream(self, question: ExportQuestion) -> AsyncGenerator[wire.Head | bytes, None]:
-        """Yield the head and the pieces of an export. Raises `Refused` where it breaks off."""
+    async def _stream(self, question: Question) -> AsyncGenerator[wire.Head | bytes, None]:
+        """Yield the head and the pieces of an answer. Raises `Refused` where it breaks off."""
         async with self._connected(question) as (reader, _):
             while not isinstance(frame := await _next(reader), wire.End):
                 if isinstance(frame, wire.Head):

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from server.errors import Refused
-from server.explore.questions import ExportQuestion, Question
+from server.explore.questions import Question
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """The answer to an export, in pieces of any size."""
+    """An answer in pieces of any size, which come as they are read."""
 
     chunks: AsyncGenerator[bytes, None]
     """Raises `Refused` or `ConnectionError` where the answer breaks off. Closing it (`aclose`) ends the question."""
     rows: int | None = None
-    """How many events the whole answer has, where that is known exactly."""
+    """How many events the whole of an export has, where that is known exactly."""
 
 
 class Explorer(Protocol):
@@ -34,8 +34,8 @@ class Explorer(Protocol):
         """Return the JSON that answers a question. Cancelling the call ends the question."""
         ...
 
-    async def stream(self, question: ExportQuestion) -> Download:
-        """Begin to answer an export; the caller closes `chunks`."""
+    async def stream(self, question: Question) -> Download:
+        """Begin to answer a question, of any size; the caller closes `chunks`."""
         ...
 
 
@@ -50,7 +50,7 @@ class OffExplorer:
         """Refuse."""
         self._refuse()
 
-    async def stream(self, question: ExportQuestion) -> Download:
+    async def stream(self, question: Question) -> Download:
         """Refuse."""
         self._refuse()
 

@@ -45,7 +45,7 @@ MAX_CURSOR: Final = 2048
 
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
 TRACE_SORTS: Final[tuple[TraceSort, ...]] = get_args(TraceSort)
-TRACE_FORMATS: Final[tuple[TraceFormat, ...]] = get_args(TraceFormat)
+TRACE_FORMATS: Final[tuple[TraceFormat, ...]] = ("flat", "tree")
 SESSION_SORTS: Final[tuple[SessionSort, ...]] = get_args(SessionSort)
 PROMPT_SORTS: Final = ("last_seen", "first_seen", "requests", "cost_usd", "error_rate")
 EXPORT_FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)

@@ -14,7 +14,8 @@ Order = Literal["asc", "desc"]
 Interval = Literal["none", "minute", "hour", "day", "week", "month"]
 ExportFormat = Literal["csv", "parquet", "ndjson"]
 TraceSort = Literal["start", "duration_ms", "cost_usd", "errors"]
-TraceFormat = Literal["flat", "tree"]
+TraceFormat = Literal["flat", "tree", "pieces"]
+"""`pieces` is of the gRPC API: lines of JSON, each with some of the spans of the flat answer."""
 SessionSort = Literal["start", "cost_usd", "calls"]
 
 TEXT_FILTERS: Final = (

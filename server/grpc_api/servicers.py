@@ -6,6 +6,7 @@ Requests arrive as raw bytes and are parsed here, so that a malformed one gets a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
+from msgspec import structs
 
 from processor import tracing
 from processor.core.events.content_coding import MAX_BODY
@@ -259,11 +261,12 @@ class _Usage:
         params += [("extra", "none")] if request.without_extra else []
         params += [("after", after)] if after is not None else []
         inquiry = Inquiry(key.project, params, services.clock(), services.identity)
-        answer = await services.explorer.ask(parse_trace(inquiry, request.trace_id))
-        found = await asyncio.to_thread(trace_messages.decode, answer)
-        for response in trace_messages.responses(found):
-            await context.write(response)
-            await asyncio.sleep(0)  # a response takes milliseconds to make, and writing one may not wait
+        question = structs.replace(parse_trace(inquiry, request.trace_id), format="pieces")
+        download = await services.explorer.stream(question)
+        async with aclosing(download.chunks) as chunks:
+            async for response in trace_messages.responses(chunks):
+                await context.write(response)
+                await asyncio.sleep(0)  # a response takes milliseconds to make, and writing one may not wait
 
     def _reader(self, context: Context) -> tuple[Key, str | None]:
         metadata = _metadata(context)

@@ -1,6 +1,6 @@
-"""A trace as messages of `spendstream.v1`: the JSON of the flat answer, cut into responses of bounded size."""
+"""A trace as messages of `spendstream.v1`: the lines of its answer in pieces, in responses of bounded size."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +10,7 @@ from processor.core.events.fields import FIELDS, Kind
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 
 MAX_RESPONSE: Final = 1024 * 1024
-"""Most bytes of a response; one with a single span may have more, if that span has."""
+"""Most bytes of a response; an event has less."""
 _FRAME: Final = 6
 """Bytes around a span in a response."""
 
@@ -71,26 +71,44 @@ class _Summary(Struct):
     complete: bool
 
 
-class FlatTrace(Struct):
-    """The answer of `GET /v1/traces/{trace_id}`, its spans not decoded."""
+class _Piece(Struct):
+    """A line of the answer: some spans; the first line has the other members, too."""
 
-    trace: _Summary
     spans: list[Raw]
-    truncated: bool
-    total: int
-    as_of: str = field(name="asOf")
-    lag: float = field(name="lagSeconds")
+    trace: _Summary | None = None
+    truncated: bool = False
+    total: int = 0
+    as_of: str = field(default="", name="asOf")
+    lag: float = field(default=0.0, name="lagSeconds")
 
 
-decode = msgspec.json.Decoder(FlatTrace).decode
+_decode_piece: Final = msgspec.json.Decoder(_Piece).decode
 _decode_fields: Final = msgspec.json.Decoder(_Fields).decode
 _decode_place: Final = msgspec.json.Decoder(_Place).decode
 
 
-def responses(found: FlatTrace) -> Iterator[bytes]:
-    """Yield the serialized responses; the first has the summary."""
+async def responses(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the serialized responses to the lines of the answer, whose pieces may end anywhere."""
+    rest: list[bytes] = []
+    async for chunk in chunks:
+        *lines, last = chunk.split(b"\n")
+        for line in lines:
+            for each in cut(b"".join([*rest, line])):
+                yield each
+            rest.clear()
+        rest.append(last)
+    for each in cut(b"".join(rest)):
+        yield each
+
+
+def cut(line: bytes) -> Iterator[bytes]:
+    """Yield one line of the answer as serialized responses, of at most `MAX_RESPONSE` bytes each.
+
+    Most lines are one: a message has no names of fields, but some values take more room in it than as JSON.
+    """
+    found = _decode_piece(line)
     response = usage_pb2.GetTraceResponse(
-        trace=_summary(found.trace),
+        trace=None if found.trace is None else _summary(found.trace),
         truncated=found.truncated,
         total=found.total,
         as_of=found.as_of,
@@ -100,7 +118,7 @@ def responses(found: FlatTrace) -> Iterator[bytes]:
     for raw in found.spans:
         made = span(bytes(raw))
         more = made.ByteSize() + _FRAME
-        if size + more > MAX_RESPONSE and (response.spans or response.HasField("trace")):
+        if size + more > MAX_RESPONSE and response.spans:
             yield response.SerializeToString()
             response, size = usage_pb2.GetTraceResponse(), 0
         response.spans.append(made)

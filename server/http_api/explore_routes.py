@@ -11,11 +11,11 @@ from server.explore import params
 from server.explore.param_list import ALIASES
 from server.explore.params import Inquiry
 from server.explore.questions import Question
+from server.http_api.chunked_answers import answer_json
 from server.http_api.event_download import download_events
 from server.http_api.event_stream import stream_events
 from server.http_api.explore_requests import id_in_path, inquiry_of, while_connected
 from server.services import Services
-from server.status import API_HEADERS
 
 EVENTS: Final = "/v1/events/"
 TRACES: Final = "/v1/traces/"
@@ -29,7 +29,7 @@ def add_routes(app: web.Application, services: Services) -> None:
     """Add the routes."""
 
     def answer(parse: Callable[[Inquiry], Question]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handler(request: web.Request) -> web.Response:
+        async def handler(request: web.Request) -> web.StreamResponse:
             return await _answer(services, request, parse(inquiry_of(services, request)))
 
         return handler
@@ -37,7 +37,7 @@ def add_routes(app: web.Application, services: Services) -> None:
     def answer_id(
         parse: Callable[[Inquiry, str], Question], folder: str
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handler(request: web.Request) -> web.Response:
+        async def handler(request: web.Request) -> web.StreamResponse:
             question = parse(inquiry_of(services, request), id_in_path(request, folder))
             return await _answer(services, request, question)
 
@@ -46,7 +46,7 @@ def add_routes(app: web.Application, services: Services) -> None:
     def answer_parameter(
         parse: Callable[[Inquiry, str], Question], name: str
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handler(request: web.Request) -> web.Response:
+        async def handler(request: web.Request) -> web.StreamResponse:
             inquiry, found = _without(inquiry_of(services, request), name)
             return await _answer(services, request, parse(inquiry, found))
 
@@ -66,9 +66,9 @@ def add_routes(app: web.Application, services: Services) -> None:
     app.router.add_get("/v1/export", partial(download_events, services))
 
 
-async def _answer(services: Services, request: web.Request, question: Question) -> web.Response:
-    body = await while_connected(request, services.explorer.ask(question))
-    return web.Response(body=body, headers=API_HEADERS, content_type="application/json")
+async def _answer(services: Services, request: web.Request, question: Question) -> web.StreamResponse:
+    download = await while_connected(request, services.explorer.stream(question))
+    return await answer_json(services, request, download)
 
 
 def _without(inquiry: Inquiry, name: str) -> tuple[Inquiry, str]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import grpc
+import msgspec
 import pytest
 from msgspec import Raw
 
@@ -60,14 +61,20 @@ def span(depth: int, parent: int | None, extra: dict[str, Any] | None = None, **
     }
 
 
-def answer(doors: Doors, spans: Sequence[dict[str, Any]], **more: Any) -> None:
-    doors.explorer.answers[TraceQuestion] = {
-        "trace": SUMMARY,
-        "spans": spans,
-        "truncated": False,
-        "total": len(spans),
-        **more,
-    }
+def answer(doors: Doors, *pieces: Sequence[dict[str, Any]], sizes: Sequence[int] = (), **more: Any) -> None:
+    """Have the query process answer with some pieces, and send them in chunks of these sizes."""
+    total = sum(map(len, pieces))
+    head = {"trace": SUMMARY, "truncated": False, "total": total, **AS_OF, **more}
+    lines = [_encode({**(head if number == 0 else {}), "spans": spans}) for number, spans in enumerate(pieces)]
+    text = b"\n".join(lines)
+    chunks: list[bytes | BaseException] = []
+    for size in sizes:
+        chunks.append(text[:size])
+        text = text[size:]
+    doors.explorer.chunks = [*chunks, text]
+
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 async def get_trace(
@@ -106,7 +113,7 @@ async def test_a_trace(doors: Doors) -> None:
         event = {name: value for name, value in sent.items() if name in {field.name for field in FIELDS}}
         assert each.event == to_proto(event)
     [question] = doors.explorer.asked
-    assert question == TraceQuestion(project="default", trace_id="t")
+    assert question == TraceQuestion(project="default", trace_id="t", format="pieces")
 
 
 async def test_every_field_arrives(doors: Doors) -> None:
@@ -126,22 +133,35 @@ async def test_every_field_arrives(doors: Doors) -> None:
     assert event == to_proto({**sent, "cost_usd": "0.000000000001"})
 
 
-async def test_responses_are_bounded(doors: Doors) -> None:
+async def test_pieces_end_anywhere(doors: Doors) -> None:
     rng = random.Random(1)
-    spans = [
-        span(n, n - 1 if n else None, {"prompt": "p" * rng.choice([1, 200, 60_000])}, span_id=str(n))
-        for n in range(300)
-    ]
-    answer(doors, spans, truncated=True, total=60_000)
+    spans = [span(n, n - 1 if n else None, span_id=str(n), name="ä" * 50) for n in range(300)]
+    for _ in range(5):
+        sizes = [rng.randrange(1, 5000) for _ in range(100)]
+        answer(doors, spans[:100], spans[100:101], [], spans[101:], sizes=sizes, truncated=True, total=60_000)
+        found = await get_trace(doors)
+        assert [len(each.spans) for each in found] == [100, 1, 0, 199]
+        assert [each.event.span_id for response in found for each in response.spans] == [str(n) for n in range(300)]
+        assert [(each.HasField("trace"), each.truncated, each.total) for each in found[:2]] == [
+            (True, True, 60_000),
+            (False, False, 0),
+        ]
+
+
+async def test_responses_are_bounded(doors: Doors) -> None:
+    """Some values take more room in a message than as JSON."""
+    scores = {str(number): 1.0 for number in range(20_000)}
+    answer(doors, [span(n, n - 1 if n else None, eval_scores=scores, span_id=str(n)) for n in range(6)])
     found = await get_trace(doors)
-    assert len(found) > 3
-    assert all(each.ByteSize() <= MAX_RESPONSE for each in found)
-    assert sum(each.ByteSize() for each in found[1:-1]) > (len(found) - 2) * MAX_RESPONSE * 0.8
-    assert [each.event.span_id for response in found for each in response.spans] == [str(n) for n in range(300)]
-    assert [(each.HasField("trace"), each.truncated, each.total) for each in found[:2]] == [
-        (True, True, 60_000),
-        (False, False, 0),
-    ]
+    assert [len(each.spans) for each in found] == [2, 2, 2]
+    assert all(MAX_RESPONSE // 2 < each.ByteSize() <= MAX_RESPONSE for each in found)
+
+
+async def test_an_answer_that_breaks_off_is_an_error(doors: Doors) -> None:
+    answer(doors, [span(0, None)], sizes=[10])
+    assert doors.explorer.chunks is not None
+    doors.explorer.chunks[1] = Refused("unavailable", "It has ended")
+    assert await failed(get_trace(doors)) == (grpc.StatusCode.UNAVAILABLE, "unavailable")
 
 
 async def test_what_a_call_can_ask_for(doors: Doors) -> None:
@@ -150,7 +170,7 @@ async def test_what_a_call_can_ask_for(doors: Doors) -> None:
     doors.explorer.add({})
     await get_trace(doors, ("x-ingest-position", token), without_extra=True, project_id="default", trace_id="t")
     [question] = doors.explorer.asked
-    assert question == TraceQuestion(project="default", trace_id="t", extra=False, after={0: 0})
+    assert question == TraceQuestion(project="default", trace_id="t", format="pieces", extra=False, after={0: 0})
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,40 @@ async def test_a_client_that_leaves_ends_its_export(doors: Doors) -> None:
     await until(lambda: doors.explorer.closed == 1)
 
 
+# --- answers that are large -----------------------------------------------------------------------------------------
+
+
+async def test_a_large_answer_is_passed_on_in_pieces(doors: Doors) -> None:
+    doors.explorer.chunks = [b"[", b"1," * 400_000, b"1]"]
+    answer = await doors.get("/v1/traces/t")
+    assert (answer.status, answer.body) == (200, b"[" + b"1," * 400_000 + b"1]")
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert answer.headers["Content-Type"] == "application/json"
+    doors.explorer.chunks = [b"[", b"1]"]
+    assert (await doors.get("/v1/traces/t")).headers["Content-Length"] == "3"
+    await until(lambda: doors.explorer.closed == 2)
+
+
+async def test_a_slow_reader_of_a_large_answer_costs_no_memory(doors: Doors) -> None:
+    doors.explorer.chunks = [bytes(1 << 20)] * 100
+    reader, writer = await raw_get(doors, "/v1/traces/t")
+    assert await reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(0.5)
+    assert doors.explorer.sent < 32
+    writer.transport.abort()
+    await until(lambda: doors.explorer.closed == 1)
+
+
+async def test_a_large_answer_that_breaks_resets_the_connection(doors: Doors) -> None:
+    doors.explorer.chunks = [bytes(1 << 20), Refused("unavailable", "gone")]
+    reader, writer = await raw_get(doors, "/v1/traces/t")
+    with pytest.raises(ConnectionResetError):
+        await rest(reader)
+    writer.close()
+    doors.explorer.chunks = [b"[", Refused("unavailable", "gone", retry_after=1)]
+    assert (await doors.get("/v1/traces/t")).status == 503
+
+
 # --- new events ------------------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,16 @@ async def test_a_position_that_is_not_there_yet(stage: Stage, monkeypatch: pytes
     assert (refused.value.reason, refused.value.retry_after) == ("not_yet_visible", 1)
 
 
+async def test_any_answer_can_be_streamed(stage: Stage) -> None:
+    stored = stage.put(*"abc")
+    download = await stage.explorer.stream(LIST)
+    async with aclosing(download.chunks) as chunks:
+        assert ids(json.loads(b"".join([chunk async for chunk in chunks]))) == stored
+    with pytest.raises(Refused) as refused:
+        await stage.explorer.stream(EventQuestion(project="default", event_id="nothing"))
+    assert refused.value.reason == "not_found"
+
+
 async def test_an_export(stage: Stage) -> None:
     stored = stage.put(*"abc")
     stage.put("a", project="other")

@@ -46,7 +46,9 @@ class FakeExplorer:
         self.cancelled = 0
         self.rows: int | None = None
         self.chunks: list[bytes | BaseException] | None = None
-        """The pieces of an export; None: one an event."""
+        """The pieces of what is streamed; None: of an export one an event, of other answers the whole."""
+        self.sent = 0
+        """Pieces that were asked for."""
         self.closed = 0
         """Exports that have ended, or were left."""
 
@@ -72,7 +74,10 @@ class FakeExplorer:
             raise Refused("not_yet_visible", "The event store does not contain that position yet", retry_after=1)
         return _encode({**self._answer(question), **AS_OF})
 
-    async def stream(self, question: ExportQuestion) -> Download:
+    async def stream(self, question: Question) -> Download:
+        if not isinstance(question, ExportQuestion):
+            whole = await self.ask(question)
+            return Download(self._send([whole] if self.chunks is None else self.chunks))
         self.asked.append(question)
         if self.refuse is not None:
             raise self.refuse
@@ -86,6 +91,7 @@ class FakeExplorer:
             for chunk in chunks:
                 if isinstance(chunk, BaseException):
                     raise chunk
+                self.sent += 1
                 yield chunk
                 if self.hold is not None:
                     await self.hold.wait()

@@ -3,10 +3,14 @@ import { parse } from "./exact.js";
 
 const SLOT = "spendstream.key";
 
+/** A request that was not answered with what was asked: `status` 0 if nobody answered; `reason` and `body` as the server gave them. */
 export class Failed extends Error {
-  constructor(status, message) {
+  constructor(status, message, body = {}, wait = null) {
     super(message);
     this.status = status;
+    this.body = body;
+    this.reason = body.reason ?? null;
+    this.wait = wait; // seconds of Retry-After
   }
 }
 
@@ -27,20 +31,48 @@ export async function request(path, options = {}) {
     throw new Failed(0, "The server does not answer");
   }
   if (response.ok) return response;
-  let message = `The server answered ${response.status}`;
+  let body = {};
   try {
-    message = parse(await response.text()).error || message;
+    body = parse(await response.text());
   } catch {
     // not JSON: something in between answered
   }
-  throw new Failed(response.status, message);
+  const wait = Number(response.headers.get("Retry-After")) || null;
+  throw new Failed(response.status, body.error || `The server answered ${response.status}`, body, wait);
+}
+
+/** A path with parameters: an object, or pairs where names repeat. What is undefined is left out. */
+export function address(path, parameters = {}) {
+  const pairs = Array.isArray(parameters) ? parameters : Object.entries(parameters);
+  const query = new URLSearchParams(pairs.filter(([, value]) => value !== undefined));
+  return query.size ? `${path}?${query}` : path;
 }
 
 /** A read: its JSON, numbers as text. Throws `Failed`. */
 export async function get(path, parameters = {}, signal) {
-  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== undefined));
-  const response = await request(query.size ? `${path}?${query}` : path, { signal });
+  const response = await request(address(path, parameters), { signal });
   return parse(await response.text());
+}
+
+/** Reads of one place of the page: a newer one aborts the older. */
+export class Latest {
+  #controller = new AbortController();
+
+  /** The signal of a new read, after the one before was aborted. `outer`: ends it as well. */
+  begin(outer) {
+    this.#controller.abort();
+    this.#controller = new AbortController();
+    return outer ? AbortSignal.any([outer, this.#controller.signal]) : this.#controller.signal;
+  }
+
+  abort() {
+    this.#controller.abort();
+  }
+}
+
+/** The path of a single thing, its id encoded once. */
+export function pathOf(collection, id) {
+  return `${collection}/${encodeURIComponent(id)}`;
 }
 
 /** One user: the answer of GET /v1/users/ID. Browsers take "." and ".." out of a path; these two go as a parameter. */

@@ -61,7 +61,9 @@ export class Chart {
   #days = [];
   #series = [];
 
-  constructor(host, caption) {
+  /** `events(day)`: the address of a day's events, if a click is to lead there. */
+  constructor(host, caption, events) {
+    this.events = events;
     this.stage = el("div", { class: "stage", "aria-hidden": "true" });
     this.when = el("span", { class: "sub when" });
     this.legend = el("ul", { class: "legend" });
@@ -151,8 +153,13 @@ export class Chart {
         {},
         ...swatches.map((fill) => ({ fill, width: 0, points: { show: false }, paths: window.uPlot.paths.bars({ size: [0.72, 48, 2], radius: 0 }) })),
       ],
-      hooks: { setCursor: [(plot) => this.#read(plot.cursor.idx)] },
+      hooks: { setCursor: [(plot) => this.#read(plot.cursor.idx)], ready: [(plot) => plot.over.addEventListener("click", () => this.#open(plot.cursor.idx))] },
     };
+  }
+
+  #open(at) {
+    const day = this.#days[at];
+    if (day && this.events) location.hash = this.events(day);
   }
 
   #size() {
@@ -169,7 +176,7 @@ export class Chart {
     const names = this.#series.map((each) => each.name).join("\n");
     if (names !== this.tabledNames) {
       const columns = this.#series.map((each, at) => ({ title: shown(each.name), money: (day) => decimal(this.#series[at].value(day)) }));
-      this.table = new Table(this.tabled, this.caption, [{ title: "Day", text: (day) => day }, ...columns]);
+      this.table = new Table(this.tabled, this.caption, [this.events ? { title: "Day", link: (day) => ({ text: day, href: this.events(day) }) } : { title: "Day", text: (day) => day }, ...columns]);
       this.tabledNames = names;
     }
     this.table.update([...this.#days].reverse(), (day) => day);

@@ -1,151 +1,131 @@
-// Signing in, which view is shown, and when it is read again.
+// Signing in, and which view is shown. A view's module is loaded when it is opened first.
 import { explain, get, key } from "./api.js";
-import { Budgets } from "./budgets.js";
-import { $, show, write } from "./dom.js";
-import { pico } from "./exact.js";
+import { Bar, drawNavigation } from "./bar.js";
+import { copy } from "./clipboard.js";
+import { $, el, show, write } from "./dom.js";
+import { sharedOf } from "./filters.js";
+import { LivePage } from "./live_page.js";
 import { shown } from "./names.js";
-import { Overview } from "./overview.js";
-import { BEGINNING, firstDay } from "./period.js";
-import { Person } from "./person.js";
-import { follow } from "./stream.js";
-import { Live, Users } from "./users.js";
+import { current, entry, format, go, listen } from "./router.js";
+import { browserZone } from "./zone.js";
 
-const STREAMED = 20_000; // users up to which the page follows every row; beyond, it asks
-const APART = 1000; // milliseconds between two readings, however much happens
-const ASK = 5000; // milliseconds between two readings without a stream
-const IDLE = 30_000; // milliseconds after which figures that move with the clock are read again
-const MINUTE = 60_000;
-
-const live = new Live();
-const overview = new Overview();
-const budgets = new Budgets();
-const person = new Person();
-const users = new Users(live, failed);
+const PERIODS = { 7: "7d", 30: null, month: "month", 90: "90d", all: "all" }; // of the overview -> `range` of the address
+const TITLES = { explore: "Explore", events: "Events", traces: "Traces", sessions: "Sessions", prompts: "Prompts" };
 
 let session = null; // an AbortController while signed in
-let today = new Date().toISOString().slice(0, 10);
-let samples = []; // what all of it came to, and when: [milliseconds, picodollars]
-let link = "off"; // the stream: "off", "live", "lost", or "none" if this server or project is without
-let busy = false;
-let again = false;
-let lastRead = 0;
-let timer;
+let shownRoute = null;
+let cameFrom = null; // the route before, if this one was reached by a link of the page
+const places = new Map(); // of entries of the history: {scroll, focus}
+let place = null;
 
-// --- reading ---------------------------------------------------------------------------------------------------------
+const livePage = new LivePage({ failed, worked: () => show($("problem"), false) });
+const bar = new Bar($("bar"));
+const views = new Map(); // name -> {view, host, module}
 
-const period = () => $("range").value;
+// --- views -----------------------------------------------------------------------------------------------------------
 
-/** Read what is shown; soon, but not more often than `APART`. */
-function refresh(wait = 0) {
+const context = {
+  get signal() {
+    return session.signal;
+  },
+  /** Whether a failure ended the session. */
+  failed(error) {
+    const isOver = error.status === 401 || error.status === 403;
+    if (isOver) failed(error);
+    return isOver;
+  },
+  /** Whether Back leads from an opened detail to its list. */
+  cameFromList: () => cameFrom !== null && cameFrom.view === shownRoute.view && cameFrom.id === null,
+};
+
+async function loaded(name) {
+  if (!views.has(name)) {
+    const module = await import(`./${name}_view.js`);
+    if (!views.has(name)) {
+      const host = el("div", { class: "view", id: `view-${name}` });
+      $("views-hosts").append(host);
+      views.set(name, { host, module, view: new module.View(host, context) });
+    }
+  }
+  return views.get(name);
+}
+
+function remember() {
+  if (place === null || !shownRoute) return;
+  places.set(place, { scroll: scrollY, focus: views.get(shownRoute.view)?.view.place?.() ?? -1 });
+}
+
+async function navigate(route, restored) {
   if (!session) return;
-  if (busy) {
-    again = true;
-    return;
-  }
-  clearTimeout(timer);
-  timer = setTimeout(read, Math.max(wait, lastRead + APART - Date.now()));
+  const before = shownRoute;
+  cameFrom = restored ? null : before;
+  shownRoute = route;
+  place = entry();
+  const { view, id, params } = route;
+  const shared = sharedOf(params);
+  drawNavigation(route, shared);
+  const isToday = view === "" || (view === "users" && id !== null);
+  const isUser = view === "users" && id !== null;
+  show($("overview"), isToday && !isUser);
+  show($("person"), isUser);
+  show($("range-pick"), isToday);
+  show($("bar"), !isToday);
+  show($("footer-note"), isToday);
+  document.body.classList.toggle("wide-view", !isToday);
+  for (const [name, each] of views) if (name !== view) leave(name, each);
+  document.title = isUser ? `${shown(id)} · spendstream` : isToday ? "spendstream" : `${TITLES[view] ?? "Overview"} · spendstream`;
+  if (isToday) return navigateToday(route, before, shared);
+  livePage.pause();
+  show($("live"), false);
+  show($("problem"), false);
+  await navigateView(route, restored, before);
 }
 
-async function read() {
-  if (document.hidden && lastRead) return; // read when somebody looks
+function navigateToday({ id, view, params }, before, shared) {
+  const range = params.get("range");
+  const period = Object.entries(PERIODS).find(([, name]) => name === range)?.[0] ?? "30";
+  if ($("range").value !== period) $("range").value = period;
+  const unused = [...new Set(shared.keys())].filter((name) => !(name === "range" && Object.values(PERIODS).includes(range)));
+  write($("kept"), unused.length ? `Kept for the other views, but not used here: ${unused.map(shown).join(", ")}. Days are UTC days.` : "");
+  show($("kept"), unused.length > 0);
+  livePage.resume();
+  if (livePage.isOn && $("live").textContent) show($("live"), true);
+  livePage.show(view === "users" ? id : null, shared);
+  if (!before || (before.view === view && before.id === id)) return;
+  (id === null ? $("content") : $("person-title")).focus();
+  scrollTo(0, 0);
+}
+
+async function navigateView(route, restored, before) {
   const mine = session;
-  [busy, again, lastRead] = [true, false, Date.now()];
+  let made;
   try {
-    await (route() === null ? readOverview(mine) : readPerson(mine));
-    if (mine === session) show($("problem"), false);
+    made = await loaded(route.view);
   } catch (error) {
-    if (mine === session) failed(error);
-  }
-  busy = false;
-  if (mine === session && session) refresh(again ? 0 : link === "live" ? IDLE : ASK);
-  else if (session) refresh();
-}
-
-async function readOverview(mine) {
-  const first = firstDay(period(), today);
-  const [costs, quota, spent, all] = await Promise.all([
-    get("/v1/costs", { start: `${first ?? BEGINNING}T00:00:00Z` }, mine.signal),
-    get("/v1/quota", {}, mine.signal),
-    get("/v1/budgets", {}, mine.signal),
-    everything(mine),
-  ]);
-  if (mine !== session) return;
-  today = costs.asOf.slice(0, 10);
-  write($("who"), quota.organization === "default" ? "" : shown(quota.organization));
-  write($("as-of"), `As of ${costs.asOf.slice(0, 19).replace("T", " ")} UTC.`);
-  sample(pico(all.total.cost_usd));
-  const empty = all.total.requests === "0";
-  show($("empty"), empty);
-  budgets.update(spent);
-  overview.update(costs, quota, period(), first);
-  users.reset(period(), first, empty);
-  await users.refresh();
-  stream(mine, all);
-}
-
-async function readPerson(mine) {
-  const [all] = await Promise.all([everything(mine), person.refresh(period(), firstDay(period(), today))]);
-  if (mine === session) stream(mine, all);
-}
-
-/** The sums over all users and all time. */
-function everything(mine) {
-  return get("/v1/users", { limit: 1 }, mine.signal);
-}
-
-function sample(cost) {
-  const now = Date.now();
-  samples.push([now, cost]);
-  while (samples.length > 2 && samples[1][0] <= now - MINUTE) samples.shift();
-  pace();
-}
-
-function pace() {
-  if (!samples.length) return overview.pace(null);
-  const [[then, cost], latest] = [samples[0], samples.at(-1)[1]];
-  const age = Date.now() - then;
-  overview.pace({ cost: latest - cost, words: age >= MINUTE ? "in the last minute" : "since the page was opened" });
-}
-
-// --- the stream ------------------------------------------------------------------------------------------------------
-
-async function stream(mine, all) {
-  const count = Number(all.total.users);
-  live.complete = link === "live" && live.size >= count;
-  if (link !== "off") return;
-  if (count > STREAMED) {
-    state("none");
+    failed(error);
     return;
   }
-  link = "lost";
-  try {
-    await follow("/v1/stream/users", mine.signal, (name, body) => mine === session && name !== "error" && changed(name, body.users), state);
-  } catch (error) {
-    if (mine !== session) return;
-    if (error.status === 401 || error.status === 403) return failed(error);
-    state("none"); // this server has no stream
-  }
+  if (mine !== session || shownRoute !== route) return;
+  const { host, view, module } = made;
+  show(host, true);
+  const names = [...new Set(sharedOf(route.params).keys())];
+  bar.update(route, { signal: session.signal, own: module.own, unused: module.unused(route, names) });
+  show($("bar"), true);
+  const isNew = !before || before.view !== route.view;
+  const saved = restored ? places.get(place) : undefined;
+  const isMoved = !before || before.view !== route.view || before.id !== route.id;
+  if (isMoved && !restored && before && route.id === null) $("content").focus({ preventScroll: true });
+  if (isMoved && !restored && (isNew || route.view !== "events")) scrollTo(0, 0);
+  await view.update(route, restored, isNew);
+  if (shownRoute !== route || !saved) return;
+  scrollTo(0, saved.scroll);
+  view.restore?.(saved.focus);
 }
 
-function changed(name, rows) {
-  if (name === "budget") return refresh();
-  if (name === "snapshot") live.clear();
-  live.apply(rows);
-  const id = route();
-  if (id !== null && !rows.some((row) => row.user_id === id)) return;
-  if (id === null && users.isLive) users.refresh().catch(failed);
-  refresh();
-}
-
-function state(now) {
-  if (now === link && !$("live").hidden) return;
-  link = now;
-  const texts = { live: "Live", lost: "Connection lost, trying again", none: "Read every 5 seconds" };
-  write($("live"), texts[now]);
-  $("live").dataset.state = now;
-  show($("live"), true);
-  if (now !== "live") live.complete = false;
-  refresh(now === "live" ? 0 : ASK);
+function leave(name, { host, view }) {
+  if (host.hidden) return;
+  show(host, false);
+  view.close?.();
 }
 
 // --- signing in ------------------------------------------------------------------------------------------------------
@@ -196,51 +176,43 @@ function signOut(text = "") {
   key.forget();
   session?.abort();
   session = null;
-  clearTimeout(timer);
-  live.clear();
-  users.clear();
-  samples = [];
-  for (const id of ["live", "range-pick", "sign-out", "overview", "person", "problem"]) show($(id), false);
-  write($("who"), "");
-  write($("as-of"), "");
+  livePage.stop();
+  for (const [name, each] of views) leave(name, each);
+  $("views-hosts").replaceChildren();
+  views.clear();
+  [shownRoute, cameFrom, place] = [null, null, null];
+  places.clear();
+  for (const id of ["live", "range-pick", "sign-out", "overview", "person", "problem", "views", "bar", "kept"]) show($(id), false);
+  write($("live"), "");
+  document.body.classList.remove("wide-view");
   show($("sign-in"), true);
   if (text) refuse(text);
   else $("key").focus();
 }
 
+/** The zone that was chosen in this browser goes into an address that names none. */
+function withZone() {
+  let wanted = null;
+  try {
+    wanted = localStorage.getItem("spendstream.zone");
+  } catch {
+    // storage is switched off
+  }
+  const { view, id, params } = current();
+  if (wanted !== "browser" || params.has("tz") || browserZone() === "UTC") return;
+  params.set("tz", browserZone());
+  go(format(view, id, params), { replace: true, silent: true });
+}
+
 function enter() {
   session = new AbortController();
-  [link, lastRead, busy, again] = ["off", 0, false, false];
+  livePage.start(session);
   $("key").removeAttribute("aria-invalid");
   show($("sign-in"), false);
-  show($("range-pick"), true);
   show($("sign-out"), true);
-  navigate();
-}
-
-// --- which view ------------------------------------------------------------------------------------------------------
-
-/** The user whose page is shown; null: the overview. */
-function route() {
-  const [, id] = /^#\/users\/(.+)$/s.exec(location.hash) ?? [];
-  try {
-    return id === undefined ? null : decodeURIComponent(id);
-  } catch {
-    return null;
-  }
-}
-
-function navigate(event) {
-  if (!session) return;
-  const id = route();
-  show($("overview"), id === null);
-  show($("person"), id !== null);
-  document.title = id === null ? "spendstream" : `${shown(id)} · spendstream`;
-  if (id !== null) person.open(id);
-  if (event) (id === null ? $("content") : $("person-title")).focus();
-  if (event) scrollTo(0, 0);
-  lastRead = 0;
-  refresh();
+  show($("views"), true);
+  withZone();
+  navigate(current(), false);
 }
 
 // --- light and dark --------------------------------------------------------------------------------------------------
@@ -260,44 +232,13 @@ function theme(next) {
   } catch {
     // storage is switched off: until the tab is closed, then
   }
-  overview.chart.redraw();
-  person.chart.redraw();
+  livePage.redraw();
+  dispatchEvent(new Event("spendstream:theme"));
 }
 
-// --- the first event -------------------------------------------------------------------------------------------------
+// --- what is clicked -------------------------------------------------------------------------------------------------
 
-function firstEvent() {
-  const event = {
-    event_id: crypto.randomUUID?.() ?? "550e8400-e29b-41d4-a716-446655440001",
-    trace_id: "first",
-    span_id: "first",
-    timestamp: new Date().toISOString(),
-    provider: "openai",
-    model: "gpt-4o",
-    operation: "chat",
-    latency_ms: 843,
-    input_tokens: 512,
-    output_tokens: 128,
-    cost_usd: 0.0034,
-    status: "success",
-    stream: false,
-    environment: "production",
-    sdk_version: "1.0.0",
-    user_id: "first-user",
-  };
-  const head = `curl -X POST ${location.origin}/v1/ingest \\\n  -H "x-api-key: lqt_your_api_key_here" \\\n  -H "Content-Type: application/x-ndjson" \\\n`;
-  return `${head}  --data-binary '${JSON.stringify(event)}'`;
-}
-
-write($("first-event"), firstEvent());
-$("copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText($("first-event").textContent);
-    write($("copied"), "Copied");
-  } catch {
-    write($("copied"), "The browser does not let this page copy: select the text instead");
-  }
-});
+$("copy").addEventListener("click", () => copy($("first-event").textContent, $("copy")));
 $("skip").addEventListener("click", (event) => {
   event.preventDefault();
   $("content").focus();
@@ -306,12 +247,16 @@ $("sign-in-form").addEventListener("submit", signIn);
 $("sign-out").addEventListener("click", () => signOut());
 $("theme").addEventListener("click", () => theme(true));
 $("range").addEventListener("change", () => {
-  lastRead = 0;
-  refresh();
+  const { view, id, params } = current();
+  for (const name of ["range", "start", "end"]) params.delete(name);
+  const name = PERIODS[$("range").value];
+  if (name) params.set("range", name);
+  go(format(view, id, params));
 });
-addEventListener("hashchange", navigate);
-document.addEventListener("visibilitychange", () => document.hidden || refresh());
-setInterval(() => session && pace(), 5000);
+history.scrollRestoration = "manual";
+addEventListener("scroll", remember, { passive: true });
+addEventListener("focusin", remember);
+listen((route, restored) => navigate(route, restored));
 theme(false);
 if (key.get()) enter();
 else show($("sign-in"), true);

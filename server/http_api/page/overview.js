@@ -2,10 +2,13 @@
 import { Chart, daysOf, stack } from "./chart.js";
 import { $, show, write, writeMoney } from "./dom.js";
 import { compact, count, decimal, dollars, money, percent, pico, rate } from "./exact.js";
+import { withOnly } from "./filters.js";
 import { shown } from "./names.js";
 import { NAMES } from "./period.js";
 import { outlook } from "./quota.js";
+import { format } from "./router.js";
 import { Table } from "./table.js";
+import { withRange } from "./time_range.js";
 
 export const modelName = (row) => `${row.provider} / ${row.model}`;
 
@@ -20,10 +23,11 @@ function latencyText({ latencyMs: found }) {
   return [`${took(found.p50)} / ${took(found.p95)}`, `${all}, of ${count(found.measured)} requests`];
 }
 
-/** The columns of a table of models, for the project and for a user. */
-export function modelColumns(average) {
+/** The columns of a table of models, for the project and for a user; with `kept()` each is a link to its events. */
+export function modelColumns(average, kept) {
+  const link = (row) => ({ text: shown(row.model), href: format("events", null, withOnly(withOnly(kept(), "model", row.model), "provider", row.provider)) });
   return [
-    { title: "Model", text: (row) => shown(row.model) },
+    kept ? { title: "Model", link } : { title: "Model", text: (row) => shown(row.model) },
     { title: "Provider", text: (row) => shown(row.provider), left: true, wide: true },
     { title: "Spend", money: (row) => row.cost_usd, bar: true },
     { title: "Requests", text: (row) => count(row.requests), wide: true },
@@ -42,9 +46,21 @@ export function shares(rows) {
 }
 
 export class Overview {
+  #kept = new URLSearchParams();
+
   constructor() {
-    this.chart = new Chart($("chart"), "Spend by day and model, in US dollars");
-    this.models = new Table($("models"), "Models, the most expensive first", modelColumns(true));
+    const events = (day) => {
+      const made = withRange(this.#kept, { start: `${day}T00:00:00.000Z`, end: new Date(Date.parse(day) + 86_400_000).toISOString() });
+      made.delete("tz"); // days here are UTC days
+      return format("events", null, made);
+    };
+    this.chart = new Chart($("chart"), "Spend by day and model, in US dollars", events);
+    this.models = new Table($("models"), "Models, the most expensive first", modelColumns(true, () => this.#kept));
+  }
+
+  /** What links keep of the address. */
+  keep(params) {
+    this.#kept = params;
   }
 
   /** `costs` of /v1/costs over `period`, which began on `first` (undefined: with the first event). */

@@ -1,11 +1,13 @@
 // One user's page.
 import { getUser } from "./api.js";
 import { Chart, daysOf } from "./chart.js";
-import { $, show, write, writeMoney } from "./dom.js";
+import { $, el, show, write, writeMoney } from "./dom.js";
 import { compact, count, money, percent, pico, rate } from "./exact.js";
+import { withOnly } from "./filters.js";
 import { shown } from "./names.js";
 import { modelColumns, modelName, shares } from "./overview.js";
 import { NAMES } from "./period.js";
+import { format } from "./router.js";
 import { Table } from "./table.js";
 
 export class Person {
@@ -14,9 +16,13 @@ export class Person {
     this.models = new Table($("p-models"), "Models of this user, the most expensive first", modelColumns(false));
   }
 
-  /** Another user: nothing of the last one stays. */
-  open(id) {
+  /** Another user: nothing of the last one stays. Links keep `params`. */
+  open(id, params) {
     this.id = id;
+    const own = withOnly(params, "user_id", id);
+    const views = { explore: "Explore", events: "Events", traces: "Traces", sessions: "Sessions" };
+    $("person-links").replaceChildren(...Object.entries(views).flatMap(([view, text]) => [el("a", { href: format(view, null, own) }, `${text} of this user`), " "]));
+    $("back").setAttribute("href", format("", null, params));
     write($("person-title"), shown(id));
     write($("person-sub"), "");
     show($("person-body"), false);

@@ -5,6 +5,7 @@ import { compact, count, pico } from "./exact.js";
 import { shown } from "./names.js";
 import { shares, tokenText } from "./overview.js";
 import { NAMES } from "./period.js";
+import { format } from "./router.js";
 import { Table } from "./table.js";
 
 const STEP = 50; // rows shown at once, and added by "Show more"
@@ -13,12 +14,12 @@ const SEARCHED = 20_000; // users a search looks through
 const FRESH = 10_000; // milliseconds for which a search uses what it has loaded
 
 export const nameOf = (row) => row.user_id ?? "no user";
-export const addressOf = (id) => `#/users/${encodeURIComponent(id)}`;
+export const addressOf = (id, params) => format("users", id, params);
 
-const COLUMNS = [
+const columns = (kept) => [
   {
     title: "User",
-    link: (row) => (row.user_id === null ? { text: "no user", aside: true } : { text: shown(row.user_id), href: addressOf(row.user_id) }),
+    link: (row) => (row.user_id === null ? { text: "no user", aside: true } : { text: shown(row.user_id), href: addressOf(row.user_id, kept()) }),
   },
   { title: "Spend", money: (row) => row.cost_usd, bar: true, sort: "cost_usd" },
   { title: "Requests", text: (row) => count(row.requests), sort: "requests" },
@@ -34,12 +35,13 @@ export class Users {
   #text = "";
   #all = null;
   #run = 0;
+  #kept = new URLSearchParams();
 
   /** `live`: all users' rows of all time as the stream gives them, if it does; `onFail` is told what went wrong. */
   constructor(live, onFail) {
     this.live = live;
     this.onFail = onFail;
-    this.table = new Table($("users"), "Users", COLUMNS, (sort) => {
+    this.table = new Table($("users"), "Users", columns(() => this.#kept), (sort) => {
       this.#sort = sort;
       this.#shown = STEP;
       this.#all = null;
@@ -66,6 +68,11 @@ export class Users {
     [this.period, this.first, this.isEmpty] = [period, first, isEmpty];
     this.#all = null;
     this.#shown = STEP;
+  }
+
+  /** What links keep of the address. */
+  keep(params) {
+    this.#kept = params;
   }
 
   clear() {

@@ -1,0 +1,676 @@
+"""The views of the page on events, in a real browser, against a stand-in for the server with events in memory."""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support import browser as browsers
+from tests.support.agent_traffic import event, month
+from tests.support.browser import visit
+from tests.support.fake_events_api import Fake, fake_api, live_frame, sums
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+
+NOW: Final = datetime.now(UTC)
+SMALL: Final = {"width": 375, "height": 812}
+HOSTILE: Final = (
+    "<img src=x onerror=alert(1)>",
+    "../../healthz",
+    "a/b?c#d&e=%2F",
+    "\u202eabc",
+    "😀" * 256,
+    "x" * 10_000,
+)
+
+expect.set_options(timeout=browsers.PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[Fake]:
+    """A month of an agent's events; tests leave it as it is."""
+    with fake_api(month(400, NOW)) as started:
+        yield started
+
+
+@pytest.fixture
+def opened(chrome: Browser, fake: Fake) -> Iterator[Callable[[str], Page]]:
+    """`opened(hash)`: a signed-in tab at an address. What should not have been in it fails the test."""
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.sign_in(fake.key)
+        expect(seen.page.get_by_label("API key")).to_be_hidden()
+        fake.asked.clear()
+
+        def open_at(address: str) -> Page:
+            seen.page.goto(f"{seen.origin}/{address}")
+            return seen.page
+
+        yield open_at
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def asked(fake: Fake, path: str) -> list[dict[str, list[str]]]:
+    """The parameters of the requests to a path, in order; times that move with the clock left out."""
+    found = []
+    for each in fake.asked:
+        parts = urlsplit(each)
+        if parts.path == path:
+            parameters: dict[str, list[str]] = {}
+            for name, value in parse_qsl(parts.query, keep_blank_values=True):
+                parameters.setdefault(name, []).append(value)
+            found.append(parameters)
+    return found
+
+
+def rows(page: Page, view: str) -> Any:
+    """The rows of a view's first list."""
+    return page.locator(f"#view-{view} table.list tbody tr")
+
+
+def dollars(text: str) -> Decimal:
+    return Decimal(re.sub(r"[$,]", "", text))
+
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("#/events?range=yesterday&model=gpt-5&status!=success&cols=model,cost_usd&order=asc", "/v1/events"),
+        ("#/traces?range=yesterday&user_id=ada&sort=cost_usd&tz=Asia/Kolkata", "/v1/traces"),
+        ("#/sessions?range=yesterday&environment=production&sort=calls", "/v1/sessions"),
+        ("#/prompts?range=last-month&model=gpt-5&hash=9f2c1ab0&hash=c41d77e2", "/v1/prompts"),
+        (
+            "#/explore?range=yesterday&measures=requests&group_by=user_id&interval=hour&limit=5&view=lines",
+            "/v1/metrics",
+        ),
+    ],
+)
+def test_an_address_is_the_whole_question(
+    opened: Callable[[str], Page], fake: Fake, chrome: Browser, address: str, path: str
+) -> None:
+    page = opened(address)
+    page.wait_for_load_state("networkidle")
+    first = asked(fake, path)
+    assert first
+    fake.asked.clear()
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    assert asked(fake, path) == first
+    fake.asked.clear()
+    with visit(chrome, cast(Any, fake)) as other:
+        other.page.goto(f"{other.origin}/{address}")
+        other.sign_in(fake.key)
+        other.page.wait_for_load_state("networkidle")
+        assert asked(fake, path) == first
+        assert other.page.url == page.url
+
+
+def test_three_choices_are_three_entries_and_back_undoes_them(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened("#/events?range=30d")
+    expect(rows(page, "events")).to_have_count(50)
+    start = page.evaluate("history.length")
+    page.get_by_role("button", name="Newest first").click()
+    page.locator("#range-button").click()
+    page.get_by_role("link", name="Last 7 days").click()
+    page.get_by_role("button", name="Add filter").click()
+    page.get_by_label("Value").fill("gpt-5")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator(".chip")).to_have_text(re.compile("Model is gpt-5"))
+    assert page.evaluate("history.length") == start + 3
+    expect(rows(page, "events").nth(3)).to_contain_text("gpt-5")
+    before = len(fake.asked)
+    for chips, label in ((0, "Last 7 days"), (0, "Last 30 days"), (0, "Last 30 days")):
+        page.go_back()
+        expect(page.locator(".chip")).to_have_count(chips)
+        expect(page.locator("#range-button")).to_have_text(label)
+    expect(page.get_by_role("button", name="Newest first")).to_be_visible()
+    lists = [each for each in fake.asked[before:] if each.startswith("/v1/events")]
+    assert lists == [], "lists that were seen are shown again without a request"
+
+
+def test_what_is_shared_goes_along_between_views(opened: Callable[[str], Page]) -> None:
+    page = opened("#/events?range=7d&environment=production&tz=Europe/Berlin&model=gpt-5")
+    for name in ("Explore", "Traces", "Sessions", "Prompts", "Overview"):
+        page.locator("#views").get_by_role("link", name=name).click()
+        assert "range=7d" in page.url
+        assert "environment=production" in page.url
+        assert "tz=Europe%2FBerlin" in page.url
+        assert "model=gpt-5" in page.url
+    expect(page.locator("#kept")).to_contain_text("not used here")
+
+
+def test_an_unknown_parameter_is_named_and_kept(opened: Callable[[str], Page]) -> None:
+    page = opened("#/events?colour=red&range=7d")
+    expect(page.locator("#bar-note")).to_contain_text("colour")
+    page.get_by_role("button", name="Newest first").click()
+    assert "colour=red" in page.url
+
+
+def test_the_zone_is_one_for_the_whole_page(chrome: Browser, fake: Fake) -> None:
+    with visit(chrome, cast(Any, fake), timezone_id="America/New_York", locale="de-DE") as seen:
+        seen.page.goto(f"{seen.origin}/#/events")
+        seen.sign_in(fake.key)
+        first = rows(seen.page, "events").first.locator("time")
+        utc = first.inner_text()
+        expect(seen.page.locator("#zone")).to_have_text("UTC")
+        seen.page.locator("#zone").click()
+        expect(seen.page.locator("#zone")).to_have_text("America/New_York (browser)")
+        expect(first).not_to_have_text(utc)
+        local = datetime.fromisoformat(first.inner_text())
+        assert datetime.fromisoformat(utc) - local in (timedelta(hours=4), timedelta(hours=5))
+        assert "tz=America%2FNew_York" in seen.page.url
+
+
+def test_find_by_id(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened("#/events")
+    for wanted, view in (
+        (fake.events[3]["event_id"], "events"),
+        (fake.events[3]["trace_id"], "traces"),
+        (fake.events[3]["session_id"], "sessions"),
+    ):
+        page.get_by_label("Find by id").fill(wanted)
+        page.get_by_label("Find by id").press("Enter")
+        page.wait_for_url(re.compile(f"#/{view}/"))
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_events_from_the_list_to_one_and_back(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened("#/events?model=gpt-5")
+    expect(rows(page, "events")).to_have_count(50)
+    calls = [each for each in fake.events if each["kind"] == "call" and each["model"] == "gpt-5"]
+    expect(page.locator("#view-events .head").first).to_contain_text(f"{len(calls)} in all, 50 shown")
+    page.get_by_role("button", name="Show more").click()
+    expect(rows(page, "events")).to_have_count(100)
+    link = rows(page, "events").nth(70).get_by_role("link")
+    wanted = calls[::-1][70]
+    link.click()
+    pane = page.get_by_role("complementary", name="One event")
+    expect(pane).to_contain_text(wanted["event_id"])
+    expect(pane).to_contain_text("temperature")
+    cost = "unpriced" if wanted["cost_usd"] is None else f"${wanted['cost_usd'].normalize():f}"
+    expect(pane.locator("dd", has=page.locator(".sum, .none")).first).to_contain_text(cost)
+    expect(rows(page, "events")).to_have_count(100)
+    before = len(fake.asked)
+    page.keyboard.press("Escape")
+    expect(pane).to_be_hidden()
+    expect(rows(page, "events")).to_have_count(100)
+    expect(rows(page, "events").nth(70).get_by_role("link")).to_be_focused()
+    assert fake.asked[before:] == []
+
+
+def test_columns_can_be_chosen(opened: Callable[[str], Page]) -> None:
+    page = opened("#/events")
+    expect(rows(page, "events")).to_have_count(50)
+    page.get_by_role("button", name="Columns").click()
+    page.get_by_label("Trace", exact=True).check()
+    expect(page.locator("#view-events thead th", has_text="Trace")).to_have_count(1)
+    assert "cols=" in page.url
+    page.reload()
+    expect(page.locator("#view-events thead th", has_text="Trace")).to_have_count(1)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_ids_and_names_are_text(chrome: Browser, name: str) -> None:
+    deep: Any = "end"
+    for _ in range(1000):
+        deep = {"a": deep}
+    made = [
+        event(1, NOW - timedelta(hours=1), name=name, user_id=name, session_id=name, trace_id=name, model=name),
+        event(2, NOW - timedelta(hours=2), name=name, trace_id=name, span_id=name, parent_span_id=name),
+    ]
+    made[0]["extra"] = {name: "y" * 1_000_000, "deep": deep}
+    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/events")
+        seen.sign_in(fake.key)
+        expect(rows(seen.page, "events")).to_have_count(2)
+        rows(seen.page, "events").first.get_by_role("link").click()
+        expect(seen.page.get_by_role("button", name="Copy JSON")).to_be_visible()
+        for view in ("traces", "sessions"):
+            seen.page.goto(f"{seen.origin}/#/{view}/{quote(name, safe='')}")
+            expect(seen.page.locator(f"#view-{view} .facts").first).not_to_be_empty()
+            assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def test_live_shows_what_comes_and_what_was_skipped(chrome: Browser) -> None:
+    made = [event(number, NOW - timedelta(minutes=5)) for number in range(5)]
+    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/events?live=1")
+        seen.sign_in(fake.key)
+        expect(seen.page.get_by_text("Following: waiting for events")).to_be_visible()
+        fake.live.append(live_frame(1, [event(100, NOW, name="first"), event(101, NOW, name="second")], 1204))
+        expect(rows(seen.page, "events")).to_have_count(2)
+        expect(rows(seen.page, "events").first).to_contain_text("second")
+        expect(seen.page.get_by_text("1,204 skipped")).to_be_visible()
+        rows(seen.page, "events").first.hover()
+        fake.live.append(live_frame(2, [event(200 + number, NOW) for number in range(600)]))
+        expect(seen.page.get_by_role("button", name="500 or more new")).to_be_visible()
+        expect(rows(seen.page, "events").first).to_contain_text("second")
+        seen.page.get_by_role("button", name="500 or more new").click()
+        expect(rows(seen.page, "events")).to_have_count(500)
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_adds_up_to_its_header(opened: Callable[[str], Page], fake: Fake) -> None:
+    wanted = max({each["trace_id"] for each in fake.events})
+    spans = [each for each in fake.events if each["trace_id"] == wanted]
+    page = opened(f"#/traces/{wanted}")
+    expect(page.get_by_role("treegrid").locator("[role=row][aria-level]")).to_have_count(len(spans))
+    total = sums(spans)["cost_usd"]
+    assert dollars(page.locator("#view-traces .t-total .sum").inner_text()) == total
+    page.get_by_role("treegrid").press("Home")
+    page.get_by_role("treegrid").press("Enter")
+    pane = page.get_by_role("complementary", name="The selected step")
+    expect(pane).to_contain_text("Self time")
+    assert dollars(pane.locator(".t-subtree .sum").inner_text()) == total
+    assert "event=" in page.url
+    page.reload()
+    expect(pane).to_contain_text("Self time")
+
+
+def test_a_trace_by_keyboard(opened: Callable[[str], Page], fake: Fake) -> None:
+    failed = next(each for each in fake.events if each["status"] != "success")
+    page = opened(f"#/traces/{failed['trace_id']}")
+    tree = page.get_by_role("treegrid")
+    expect(tree).to_be_focused()
+    count = tree.locator("[role=row][aria-level]").count()
+    page.keyboard.press("ArrowLeft")
+    expect(tree.locator("[role=row][aria-level]:visible")).to_have_count(1)
+    page.keyboard.press("ArrowRight")
+    expect(tree.locator("[role=row][aria-level]:visible")).to_have_count(count)
+    page.keyboard.press("e")
+    active = tree.get_attribute("aria-activedescendant")
+    expect(page.locator(f"#{active}")).to_contain_text(failed["name"])
+    page.keyboard.press("/")
+    page.keyboard.type("plan")
+    expect(page.locator(".t-tools [role=status]")).to_have_text("1")
+    page.keyboard.press("Enter")
+    expect(page.locator(".t-tools [role=status]")).to_have_text("1 of 1")
+    page.keyboard.press("Escape")
+    expect(tree).to_be_focused()
+    page.keyboard.press("c")
+    expect(page.locator(".t-row.critical").first).to_be_visible()
+
+
+def odd_trace() -> list[dict[str, Any]]:
+    """An orphan, a cycle, a repeated span, an unpriced call, a step outside its parent."""
+    own = {"trace_id": "odd", "user_id": "u"}
+    at = NOW - timedelta(hours=1)
+    return [
+        event(1, at, span_id="root", name="root", latency_ms=1000, kind="span", cost_usd=None, **own),
+        event(2, at, span_id="a", parent_span_id="root", name="late", latency_ms=2000, cost_usd=Decimal("0.1"), **own),
+        event(3, at, span_id="a", parent_span_id="root", name="again", cost_usd=None, **own),
+        event(4, at, span_id="o", parent_span_id="gone", name="orphan", cost_usd=Decimal("0.000000000001"), **own),
+        event(5, at, span_id="x", parent_span_id="y", name="x", cost_usd=Decimal(2), **own),
+        event(6, at, span_id="y", parent_span_id="x", name="y", cost_usd=Decimal(3), **own),
+    ]
+
+
+def test_an_odd_trace_says_what_is_odd(chrome: Browser) -> None:
+    with fake_api(odd_trace()) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/traces/odd")
+        seen.sign_in(fake.key)
+        expect(seen.page.locator(".t-row:visible")).to_have_count(6)
+        expect(seen.page.locator(".t-row.orphan:visible")).to_have_count(1)
+        expect(seen.page.locator(".t-row.cycle:visible")).to_have_count(1)
+        expect(seen.page.locator(".t-row.out:visible")).to_have_count(1)
+        assert dollars(seen.page.locator(".t-total .sum").inner_text()) == Decimal("5.100000000001")
+        expect(seen.page.locator(".t-total")).to_contain_text("+1 unpriced")
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def large_trace(count: int, shape: str) -> list[dict[str, Any]]:
+    """A trace of `count` spans: "agent" (hundreds below a few), "chain" or "star"."""
+    start = NOW - timedelta(hours=2)
+    made = []
+    for number in range(count):
+        parent = {"chain": number - 1, "star": 0, "agent": (number - 1) // 8}[shape] if number else None
+        made.append(
+            event(
+                number,
+                start + timedelta(milliseconds=number),
+                trace_id="large",
+                span_id=f"s{number}",
+                parent_span_id=None if parent is None else f"s{parent}",
+                name=f"step {number}",
+                status="error" if number % 997 == 996 else "success",
+                latency_ms=max(1, 60_000 - number) if shape == "chain" else 20,
+            )
+        )
+    return made
+
+
+LONG_TASKS: Final = """() => {
+    window.tasks = [];
+    new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((each) => each.duration)))
+        .observe({ entryTypes: ["longtask"] });
+}"""
+
+
+@pytest.mark.parametrize("size", [{"width": 1280, "height": 900}, {"width": 2560, "height": 1440}], ids=["hd", "qhd"])
+def test_five_thousand_steps_scroll_smoothly(chrome: Browser, size: dict[str, int]) -> None:
+    with fake_api(large_trace(5000, "agent")) as fake, visit(chrome, cast(Any, fake), viewport=size) as seen:
+        page = seen.page
+        seen.sign_in(fake.key)
+        worst = []
+        for _ in range(5):
+            page.goto(f"{seen.origin}/#/traces")
+            expect(rows(page, "traces")).to_have_count(1)
+            page.evaluate(LONG_TASKS)
+            page.goto(f"{seen.origin}/#/traces/large")
+            expect(page.get_by_role("treegrid")).to_be_focused()
+            page.get_by_role("button", name="Collapse all").click()
+            page.get_by_role("button", name="Open all").click()
+            page.get_by_label("Search in this trace").fill("step 4")
+            expect(page.locator(".t-tools [role=status]")).to_have_text("1,111")
+            page.get_by_label("Search in this trace").fill("")
+            most = page.evaluate("""async () => {
+                const scroller = document.querySelector(".t-scroll");
+                let most = 0;
+                for (let top = 0; top < scroller.scrollHeight; top += 700) {
+                    scroller.scrollTop = top;
+                    await new Promise(requestAnimationFrame);
+                    most = Math.max(most, document.querySelectorAll("[role=treegrid] *").length);
+                }
+                return most;
+            }""")
+            assert most <= 400
+            worst.append(max(page.evaluate("window.tasks"), default=0))
+            page.get_by_role("button", name="Open all").or_(
+                page.get_by_role("button", name="Collapse all")
+            ).first.wait_for()
+        assert sorted(worst)[2] <= 50, worst
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+@pytest.mark.parametrize(("count", "shape"), [(50_000, "star"), (10_000, "chain")])
+def test_very_large_and_very_deep_traces_open(chrome: Browser, count: int, shape: str) -> None:
+    with fake_api(large_trace(count, shape)) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/traces/large")
+        seen.sign_in(fake.key)
+        tree = seen.page.get_by_role("treegrid")
+        expect(tree).to_be_focused(timeout=60_000)
+        seen.page.keyboard.press("*")
+        if shape == "chain":
+            seen.page.get_by_role("button", name="Collapse all").click()
+            seen.page.get_by_role("button", name="Open all").click()
+            tree.focus()
+        seen.page.keyboard.press("End")
+        expect(seen.page.locator(f"#step-{count - 1}")).to_contain_text(f"step {count - 1}")
+        heap = seen.page.evaluate("performance.memory?.usedJSHeapSize ?? 0")
+        assert heap < 60 * 1024 * 1024 or heap == 0, heap
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+# --- explore ---------------------------------------------------------------------------------------------------------
+
+
+def test_explore_adds_up_in_table_series_and_csv(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened("#/explore?measures=cost_usd&measures=requests&group_by=user_id&limit=3&range=7d")
+    table = page.locator(".explore-table tbody tr")
+    expect(table).to_have_count(5)
+    cells = [row.locator("td").all_inner_texts() for row in table.all()]
+    assert sum(dollars(cell[0]) for cell in cells[:-1]) == dollars(cells[-1][0])
+    assert sum(int(cell[2].replace(",", "")) for cell in cells[:-1]) == int(cells[-1][2].replace(",", ""))
+    page.get_by_text("By interval, as a table").click()
+    days = page.get_by_role("region", name="Cost over time: table").locator("tbody tr")
+    expect(days.first).to_be_visible()
+    parts = [[dollars(text) for text in row.locator("td").all_inner_texts()] for row in days.all()]
+    assert all(sum(part[:-1]) == part[-1] for part in parts)
+    assert sum(part[-1] for part in parts) == dollars(cells[-1][0])
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="CSV").click()
+    lines = Path(waiting.value.path()).read_text().splitlines()
+    assert lines[0].startswith("start_utc,start UTC,user_id,cost_usd,requests")
+    total = next(line for line in lines if line.startswith(",,Total"))
+    assert Decimal(total.split(",")[3]) == dollars(cells[-1][0])
+    series = [line.split(",") for line in lines[1:] if line.split(",")[0] and ",Total," in line]
+    assert sum(Decimal(line[3]) for line in series) == dollars(cells[-1][0])
+    assert "largest groups" in lines[-1]
+    table.first.get_by_role("link").click()
+    expect(page.locator(".chip")).to_have_count(1)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])
+def test_days_add_up_in_every_zone(chrome: Browser, zone: str) -> None:
+    made = [
+        event(
+            number,
+            datetime(2026, 10, 28, tzinfo=UTC) + timedelta(minutes=31 * number),
+            cost_usd=Decimal(number) / 10**9,
+        )
+        for number in range(400)
+    ]
+    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
+        address = "#/explore?measures=cost_usd&start=2026-10-29T00:00:00.000Z&end=2026-11-04T12:00:00.000Z"
+        seen.page.goto(f"{seen.origin}/{address}&tz={quote(zone, safe='')}")
+        seen.sign_in(fake.key)
+        seen.page.get_by_text("By interval, as a table").click()
+        days = seen.page.get_by_role("region", name="Cost over time: table").locator("tbody tr")
+        expect(days.first).to_be_visible()
+        sums_of_days = [dollars(row.locator("td").last.inner_text()) for row in days.all()]
+        total = dollars(seen.page.locator(".explore-table .total td").first.inner_text())
+        assert sum(sums_of_days) == total
+        assert total == sum(
+            each["cost_usd"] for each in made if "2026-10-29" <= each["timestamp"] < "2026-11-04T12:00:00"
+        )
+
+
+def test_a_bar_leads_to_its_events(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened("#/explore?range=7d&measures=requests")
+    chart = page.locator("#view-explore .stage").first
+    expect(chart.locator("canvas")).to_be_visible()
+    chart.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    said = page.locator("#view-explore .when").first.inner_text()
+    count = page.locator("#view-explore .legend .total b").first.inner_text()
+    page.keyboard.press("Enter")
+    expect(page.locator("#range-button")).to_have_text(said)
+    expect(page.locator("#view-events .head").first).to_contain_text(f"{count} in all")
+
+
+def test_a_saved_question_comes_back(opened: Callable[[str], Page]) -> None:
+    page = opened("#/explore?measures=requests&group_by=status")
+    expect(page.locator(".explore-table")).to_be_visible()
+    page.get_by_role("button", name="Saved").click()
+    page.get_by_label("Name of this question").fill("By status")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.goto(page.url.split("#", maxsplit=1)[0] + "#/explore")
+    page.get_by_role("button", name="Saved").click()
+    page.get_by_role("link", name="By status").click()
+    assert "group_by=status" in page.url
+
+
+# --- sessions, prompts -----------------------------------------------------------------------------------------------
+
+
+def test_a_session_in_order_of_time(opened: Callable[[str], Page], fake: Fake) -> None:
+    wanted = fake.events[10]["session_id"]
+    events = [each for each in fake.events if each.get("session_id") == wanted]
+    page = opened("#/sessions")
+    expect(rows(page, "sessions").first).to_be_visible()
+    page.goto(page.url.split("#", maxsplit=1)[0] + f"#/sessions/{quote(wanted)}")
+    lines = page.locator("ol.session > li")
+    expect(lines).to_have_count(len({each["trace_id"] for each in events}))
+    assert dollars(page.locator("#view-sessions .facts .sum").first.inner_text()) == sums(events)["cost_usd"]
+    last = lines.last.locator(".sub .sum").inner_text()
+    assert dollars(last) == sums(events)["cost_usd"]
+    lines.first.get_by_text("slowest and dearest steps").click()
+    lines.first.locator("li a").first.click()
+    expect(page.get_by_role("complementary", name="The selected step")).to_contain_text("Self time")
+
+
+def test_versions_of_a_prompt_beside_each_other(opened: Callable[[str], Page]) -> None:
+    page = opened("#/prompts")
+    expect(rows(page, "prompts")).to_have_count(3)
+    boxes = page.locator("#view-prompts input[type=checkbox]")
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    compared = page.locator("table.compare")
+    expect(compared.locator("tbody tr").first).to_contain_text("Cost per request")
+    expect(compared).to_contain_text("Score helpful")
+    page.get_by_role("radio").nth(1).check()
+    assert "base=" in page.url
+
+
+def test_a_difference_that_is_no_chance_is_marked(chrome: Browser) -> None:
+    made = []
+    for number in range(600):
+        slow = number % 2
+        made.append(
+            event(
+                number,
+                NOW - timedelta(minutes=number),
+                prompt_hash="slow" if slow else "fast",
+                latency_ms=900 + number % 7 + 200 * slow,
+                cost_usd=Decimal("0.001") * (1 + number % 5),
+                name="answer",
+            )
+        )
+    made += [event(1000 + number, NOW - timedelta(minutes=number), prompt_hash="rare") for number in range(20)]
+    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/prompts?hash=fast&hash=slow&hash=rare&base=fast")
+        seen.sign_in(fake.key)
+        latency = seen.page.locator("table.compare tbody tr", has_text="Latency, mean").locator("td")
+        expect(latency.nth(1)).to_contain_text("▲ higher, p < 0.001")
+        expect(latency.nth(2)).to_contain_text("too few to tell")
+        cost = seen.page.locator("table.compare tbody tr", has_text="Cost per request").locator("td")
+        assert "p <" not in cost.nth(1).inner_text()
+
+
+# --- when something is missing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])
+def test_an_empty_project_says_how_to_begin(chrome: Browser, view: str) -> None:
+    with fake_api([]) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/{view}")
+        seen.sign_in(fake.key)
+        expect(seen.page.locator(f"#view-{view}").get_by_role("heading", name="No events yet")).to_be_visible()
+        expect(seen.page.locator(f"#view-{view}")).to_contain_text("/v1/ingest")
+        fake.events.append(
+            event(1, datetime.now(UTC) - timedelta(seconds=5), session_id="s", prompt_hash="p", name="n")
+        )
+        expect(seen.page.locator(f"#view-{view} tbody tr").first).to_be_visible()
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def test_nothing_in_the_range_is_not_an_empty_project(opened: Callable[[str], Page]) -> None:
+    page = opened("#/events?model=nobody")
+    expect(page.get_by_role("heading", name="Nothing in this range")).to_be_visible()
+    page.get_by_role("link", name="Clear filters").click()
+    expect(rows(page, "events")).to_have_count(50)
+
+
+def test_a_missing_field_is_named(chrome: Browser) -> None:
+    with fake_api([event(1, NOW - timedelta(hours=1))]) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/sessions")
+        seen.sign_in(fake.key)
+        expect(seen.page.get_by_role("heading", name="No events with a session_id")).to_be_visible()
+        seen.page.goto(f"{seen.origin}/#/prompts")
+        expect(seen.page.get_by_role("heading", name="No events with a prompt_hash")).to_be_visible()
+
+
+@pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])
+@pytest.mark.parametrize(
+    ("status", "reason", "words", "button"),
+    [
+        (501, "event_store_off", "SPENDSTREAM_EVENT_STORE", None),
+        (404, "not_found", "SPENDSTREAM_EVENT_STORE", None),
+        (503, "event_store_missing", "SPENDSTREAM_STORE_DIR", None),
+        (400, "range_too_wide", "too wide", "Show the last 400 days of it"),
+        (422, "query_too_heavy", "too heavy", "Take half of the range"),
+        (503, "queries_busy", "Trying again in", "Try again"),
+    ],
+)
+def test_a_failure_says_what_it_is(
+    chrome: Browser, view: str, status: int, reason: str, words: str, button: str | None
+) -> None:
+    path = "/v1/metrics" if view == "explore" else f"/v1/{view}"
+    with fake_api(month(3, NOW)) as fake, visit(chrome, cast(Any, fake)) as seen:
+        fake.fail[path] = (status, {"error": "that is so", "reason": reason}, {"Retry-After": "2"})
+        seen.page.goto(f"{seen.origin}/#/{view}")
+        seen.sign_in(fake.key)
+        card = seen.page.locator(f"#view-{view} [role=alert]")
+        expect(card).to_contain_text(words)
+        if button:
+            expect(card.get_by_role("button", name=button)).to_be_visible()
+        if reason == "queries_busy":
+            del fake.fail[path]
+            expect(seen.page.locator(f"#view-{view} tbody tr").first).to_be_visible()
+
+
+def test_an_id_that_is_not_there(opened: Callable[[str], Page], fake: Fake, chrome: Browser) -> None:
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.sign_in(fake.key)
+        for address in ("#/traces/none", "#/sessions/none", "#/events/none"):
+            seen.page.goto(f"{seen.origin}/{address}")
+            expect(seen.page.get_by_role("alert").filter(has_text="newer than")).to_be_visible()
+
+
+# --- everybody -------------------------------------------------------------------------------------------------------
+
+ADDRESSES: Final = (
+    "#/explore?compare=1",
+    "#/events",
+    "#/traces",
+    "#/sessions",
+    "#/prompts?hash=9f2c1ab0&hash=c41d77e2",
+)
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", browsers.DESKTOP), ("dark", SMALL)], ids=["desktop", "phone"])
+def test_axe_finds_nothing(chrome: Browser, fake: Fake, scheme: str, size: dict[str, int]) -> None:
+    ids = {"#/events/": "event_id", "#/traces/": "trace_id", "#/sessions/": "session_id"}
+    failed = next(each for each in fake.events if each["status"] != "success")
+    addresses = (*ADDRESSES, *(f"{view}{quote(failed[name])}" for view, name in ids.items()))
+    options: dict[str, Any] = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}
+    with visit(chrome, cast(Any, fake), **options) as seen:
+        seen.sign_in(fake.key)
+        for address in addresses:
+            seen.page.goto(f"{seen.origin}/{address}")
+            seen.page.wait_for_load_state("networkidle")
+            seen.page.wait_for_timeout(300)
+            found = Axe().run(seen.page).response["violations"]
+            said = [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found]
+            assert (address, said) == (address, [])
+            assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+
+
+def test_without_a_secure_context_copying_says_what_to_press(chrome: Browser, fake: Fake) -> None:
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        seen.page.goto(f"{seen.origin}/#/events/{fake.events[0]['event_id']}")
+        seen.page.reload()
+        seen.sign_in(fake.key)
+        seen.page.get_by_role("button", name="Copy id").click()
+        expect(seen.page.get_by_role("dialog", name="Copy")).to_contain_text("Ctrl+C")
+        assert (
+            seen.page.evaluate("getSelection().toString() || document.activeElement.value")
+            == fake.events[0]["event_id"]
+        )
+
+
+def test_a_wrong_key_ends_the_session(chrome: Browser, fake: Fake) -> None:
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/traces?range=7d")
+        seen.sign_in("lqt_" + "0" * 64)
+        expect(seen.page.get_by_role("alert")).to_contain_text("not known here")
+        seen.sign_in(fake.key)
+        expect(rows(seen.page, "traces").first).to_be_visible()
+        assert "range=7d" in seen.page.url
