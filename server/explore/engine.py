@@ -19,8 +19,8 @@ from server.errors import Refused
 MIB: Final = 1 << 20
 
 RESERVED: Final = 320 * MIB
-"""Bytes of the process's memory that are not DuckDB's: programs (130 MiB), the interpreter, footers, row groups that are
-being read, the answer."""
+"""Bytes of the process's memory that are not DuckDB's: programs (130 MiB), the interpreter, footers, row groups
+that are being read, the answer."""
 LEAST: Final = 0.4
 """DuckDB's share of the memory at least."""
 
