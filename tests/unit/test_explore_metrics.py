@@ -95,7 +95,11 @@ def check(store: StoreDirectory, engine: Engine, **asked: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_each_measure_by_group_and_day(store: StoreDirectory, engine: Engine, name: str) -> None:
+@pytest.mark.parametrize("few", [-1, 200])
+def test_each_measure_by_group_and_day(
+    store: StoreDirectory, engine: Engine, name: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "FEW_GROUPS", few)
     check(store, engine, measures=(name,), group_by=("model",), interval="day", tz="Asia/Kolkata", limit=2)
 
 
@@ -123,6 +127,7 @@ def test_each_group(store: StoreDirectory, engine: Engine, field: str, kinds: An
         ]
     ),
     st.sampled_from([Times(), Times(NOON - DAY, NOON + DAY), Times(NOON, None), Times(None, NOON)]),
+    st.sampled_from([-1, 200]),
 )
 def test_equals_plain_python(
     store: StoreDirectory,
@@ -134,9 +139,12 @@ def test_equals_plain_python(
     limit: int,
     filters: Filters,
     times: Times,
+    few: int,
 ) -> None:
     asked = {"measures": tuple(names), "group_by": tuple(fields), "interval": interval, "tz": tz, "limit": limit}
-    check(store, engine, **asked, filters=filters, times=times)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "FEW_GROUPS", few)  # all in one pass, or in one each
+        check(store, engine, **asked, filters=filters, times=times)
 
 
 def test_groups_and_other_add_up_to_the_total(store: StoreDirectory, engine: Engine) -> None:
