@@ -7,6 +7,9 @@ together, `other`, is computed from their events, as is the total: a quantile or
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+from msgspec import Raw
+
 from server.errors import Refused
 from server.explore.aggregation import aggregate, aggregate_sets, is_exact
 from server.explore.cursor import stamped
@@ -46,6 +49,9 @@ _COLUMNS: Final = (
     *("log_partition", "log_offset", "log_index"),
 )
 
+MAX_VALUES: Final = 2_000_000
+"""Of all series of an answer: points times what is computed for each."""
+
 SAMPLE: Final = 50_000
 """Events that are looked at for how many groups there are."""
 FEW_GROUPS: Final = 200
@@ -83,6 +89,11 @@ class _Answer:
         self._keys = [f"key_{number}" for number in range(len(question.group_by))]
         self._parts = list(dict.fromkeys(part for measure in self._measures for part in measure.parts))
         self._is_exact = is_exact(self._engine, self.relation, question.project, self._parts)
+
+    @property
+    def most_points(self) -> int:
+        """Points that an answer may have."""
+        return min(MAX_POINTS, MAX_VALUES // len(self._parts))
 
     # --- what is asked of the engine ---------------------------------------------------------------------------------
 
@@ -141,7 +152,7 @@ class _Answer:
             source, params = f"{source} SEMI JOIN {listed.sql}", [*params, *listed.params]
         summed = self._summed(base, source, params, [*self._keys, "interval_start"])
         return self._engine.rows(
-            f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, MAX_POINTS + 1]
+            f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, self.most_points + 1]
         )
 
     def _listed(self, keys: Sequence[Key]) -> _Statement:
@@ -177,9 +188,9 @@ class _Answer:
         rows = self._engine.rows(
             f"{base.sql}, source AS NOT MATERIALIZED (SELECT * FROM {source}) "
             f"{aggregate_sets('source', sets, self._parts)} LIMIT ?",
-            [*base.params, *params, MAX_POINTS + 1],
+            [*base.params, *params, self.most_points + 1],
         )
-        if len(rows) > MAX_POINTS:
+        if len(rows) > self.most_points:
             return None
         return self._sorted_out(rows, len(keys), has_series=slots is not None)
 
@@ -241,14 +252,15 @@ class _Answer:
         found = self._sorted_by.rank(self._cells(self._sorted_by, row[width:]))
         return found is None, -(found or 0), [(part is None, part or "") for part in row[:width]]
 
-    def group(self, row: Row, series: Sequence[Row]) -> dict[str, Any]:
-        """Return one group of the answer."""
+    def group(self, row: Row, series: Sequence[Row]) -> Raw:
+        """Return the JSON of one group: many thousand points take less room as bytes."""
         width = len(self._keys)
-        return {
+        found = {
             "key": dict(zip(self._question.group_by, row[:width], strict=True)),
             "values": self.values(row[width:]),
             "series": [{"start": time_json(point[width]), **self.values(point[width + 1 :])} for point in series],
         }
+        return Raw(msgspec.json.encode(found))
 
 
 def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
@@ -268,12 +280,14 @@ def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
             series[point[:width]].append(point)
     if sum(map(len, series.values())) > MAX_POINTS:
         raise too_many_points(question.interval, f"{MAX_POINTS:,} points in all")
+    if sum(map(len, series.values())) > answer.most_points:
+        raise Refused("query_too_heavy", "The series have too many values; ask for fewer measures or groups at a time")
     if any(len(each) > MAX_INTERVALS for each in series.values()):
         raise too_many_points(question.interval, f"{MAX_INTERVALS:,} intervals of a group")
     return stamped(
         snapshot,
         {
-            "groups": [answer.group(row, series[row[:width]]) for row in shown],
+            "groups": [answer.group(row, series.pop(row[:width])) for row in shown],
             "other": answer.values(answer.other(keys)) if has_more else None,
             "total": answer.values(found.total),
             "multi": [field for field in question.group_by if field == MULTI],

@@ -193,6 +193,12 @@ def test_too_many_points_name_the_longer_interval(
         ask(store, engine, interval="day", group_by=("model",))
 
 
+def test_too_many_values_are_refused(store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_VALUES", 5)
+    with pytest.raises(Refused, match="fewer measures"):
+        ask(store, engine, interval="day", group_by=("model",))
+
+
 def test_days_of_events_thousands_of_years_apart(tmp_path: Path) -> None:
     store = StoreDirectory(tmp_path / "events")
     first = -62_135_596_800_000_000
