@@ -28,7 +28,7 @@ _Event: Final[type[Any]] = msgspec.defstruct(
 
 
 def event_lines(table: Any, *, extra: bool = True) -> list[bytes]:
-    """Return the JSON object of each row of a `pyarrow.Table` that has the columns of `MEMBERS`; not empty."""
+    """Return the JSON object of each row of a `pyarrow.Table` that has the columns of `MEMBERS`."""
     names = [name for name in MEMBERS if extra or name != "extra"]
     columns = [_READERS.get(name, _plain)(table[name].combine_chunks()) for name in names]
     encode = msgspec.json.Encoder().encode
