@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,16 +34,17 @@ def merged(paths: Sequence[Path]) -> Iterator[Any]:
         for each in sources:
             each.begin(ranks)
         while True:
-            waiting = [each for each in sources if each.next_key is not None]
-            bound = min((each.next_key for each in waiting if each.next_key is not None), default=None)
-            ready = [part for each in sources if (part := each.before(bound)) is not None]
+            waiting = [(each.next_key, place) for place, each in enumerate(sources) if each.next_key is not None]
+            # Of equal keys the rows of earlier segments come first, so only one segment has the next row group.
+            bound, first = min(waiting, default=(None, 0))
+            parts = [each.before(bound, is_inclusive=place <= first) for place, each in enumerate(sources)]
+            ready = [part for part in parts if part is not None]
             if ready:
                 yield _in_order(ready)
             elif bound is None:
                 return
-            for each in waiting:
-                if each.next_key == bound:
-                    each.load()
+            if bound is not None:
+                sources[first].load()
     finally:
         for each in sources:
             each.close()
@@ -120,8 +121,8 @@ class _Source:
         self._loaded.append(_Part(table, ranks[encoded.indices.to_numpy()], times))
         self._look()
 
-    def before(self, bound: _Key | None) -> _Part | None:
-        """Take the loaded rows whose keys are below the bound; None: there are none."""
+    def before(self, bound: _Key | None, *, is_inclusive: bool) -> _Part | None:
+        """Take the loaded rows whose keys are below the bound, or equal if it is inclusive; None: there are none."""
         if not self._loaded:
             return None
         whole = self._loaded[0] if len(self._loaded) == 1 else _joined(self._loaded)
@@ -129,7 +130,8 @@ class _Source:
         if bound is not None:
             start = int(np.searchsorted(whole.ranks, bound[0], "left"))
             stop = int(np.searchsorted(whole.ranks, bound[0], "right"))
-            end = start + int(np.searchsorted(whole.times[start:stop], bound[1], "left"))
+            side: Literal["left", "right"] = "right" if is_inclusive else "left"
+            end = start + int(np.searchsorted(whole.times[start:stop], bound[1], side))
         self._loaded = [] if end == len(whole.times) else [whole.cut(end, len(whole.times))]
         return whole.cut(0, end) if end else None
 
