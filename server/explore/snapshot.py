@@ -228,9 +228,10 @@ class Snapshot:
                 rows = _rows_with(opened.read(group, list(wanted)), wanted)
                 if len(rows):
                     tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
+                if sum(map(len, tables)) > GATHERED:
+                    opened.close()
+                    return None
             opened.close()
-            if sum(map(len, tables)) > GATHERED:
-                return None
         return pa.concat_tables(tables)
 
     def path(self, piece: Piece) -> Path:
