@@ -248,7 +248,7 @@ def _faust_app(address: LogAddress, partitions: int) -> Any:
         topic_disable_leader=True,
         topic_allow_declare=True,
         web_enabled=False,
-        broker_commit_interval=1.0,
+        broker_commit_interval=0.5,  # the event store goes no further
         stream_wait_empty=False,
         stream_buffer_maxsize=64,
         stream_recovery_delay=0.0,

@@ -1,4 +1,4 @@
-"""A cluster on this machine: a broker, APIs and workers, as processes of one program: `make cluster`.
+"""A cluster on this machine: a broker, APIs, workers and an event store, as processes of one program: `make cluster`.
 
 Every process logs under its name, is started again when it ends, and ends with this program. All they keep is in one
 directory, `.kafka/cluster`: remove it to begin anew.
@@ -28,8 +28,8 @@ MAX_BACKOFF: Final = 5.0
 STABLE: Final = 20.0
 """Seconds after which a process counts as sound and its backoff starts anew."""
 
-STOP_PATIENCE: Final[Mapping[str, float]] = {"api": 4.0, "worker": 3.0}
-"""Seconds to drain before it is killed; the APIs first, then the workers, then the broker: under ten in all."""
+STOP_PATIENCE: Final[Mapping[str, float]] = {"api": 4.0, "worker": 3.0, "store": 3.0}
+"""Seconds to drain before it is killed; the APIs first, then workers and stores, then the broker: under ten in all."""
 
 BROKER_PATIENCE: Final = 2.5
 EXIT_USAGE: Final = 2
@@ -137,7 +137,7 @@ class Plan:
 
     directory: Path
     program: Sequence[str]
-    """The command that takes `api` or `worker` as its last word."""
+    """The command that takes `api`, `worker` or `store` as its last word."""
     broker: str | None
     """kafka://... of a broker that runs already; with none, one is started."""
     broker_port: int
@@ -146,15 +146,19 @@ class Plan:
     grpc_port: int
     apis: int
     workers: int
+    stores: int
 
     def environments(self, broker: str, key: str) -> dict[str, tuple[str, dict[str, str]]]:
         """The name of each process of the product -> its role and its environment."""
         shared = {"SPENDSTREAM_PARTITIONS": PARTITIONS, **os.environ}
         shared |= {"SPENDSTREAM_BROKER": broker, "SPENDSTREAM_BOOTSTRAP_KEY": key}
+        shared |= {"SPENDSTREAM_STORE_DIR": str(self.directory / "events")}
+        if not self.stores:
+            shared |= {"SPENDSTREAM_EVENT_STORE": "off"}
         if sys.stderr.isatty():
             shared.setdefault("SPENDSTREAM_LOG_FORMAT", "console")
         made: dict[str, tuple[str, dict[str, str]]] = {}
-        for role, count in (("worker", self.workers), ("api", self.apis)):
+        for role, count in (("worker", self.workers), ("store", self.stores), ("api", self.apis)):
             for index in range(count):
                 name = f"{role}-{index + 1}"
                 made[name] = (role, shared | {"SPENDSTREAM_DATA_DIR": str(self.directory / name)})
@@ -197,8 +201,8 @@ async def run(plan: Plan) -> int:
         print(error, file=sys.stderr)
         return 1
     finally:
-        for role in ("api", "worker"):  # first no more events come in, then the workers have the last of them
-            await asyncio.gather(*(member.stop() for member in members if member.role == role))
+        for roles in ({"api"}, {"worker", "store"}):  # first no more events come in, then these have the last of them
+            await asyncio.gather(*(member.stop() for member in members if member.role in roles))
         if keeper is not None:
             keeper.cancel()
         if broker is not None:
@@ -264,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--grpc-port", type=int, default=50051, help="of the first API; 0 takes free ones (50051)")
     parser.add_argument("--apis", type=int, default=2, help="how many (2)")
     parser.add_argument("--workers", type=int, default=2, help="how many (2)")
+    parser.add_argument("--stores", type=int, default=1, help="how many; 0: no event store (1)")
     parser.add_argument("--program", default=shlex.join([sys.executable, "-m", "server"]), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     plan = Plan(
@@ -275,6 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grpc_port=given.grpc_port,
         apis=given.apis,
         workers=given.workers,
+        stores=given.stores,
     )
     try:
         if plan.broker is None:

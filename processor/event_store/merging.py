@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from processor.core.clock import DAY
 from processor.event_store.manifest import Segment
 
-FAN_IN: Final = 16
+FAN_IN: Final = 8
 MAX_ROWS: Final = 2_000_000
 """Rows of one segment."""
 

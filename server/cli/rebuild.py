@@ -43,14 +43,14 @@ EXIT_LOST: Final = 1
 def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
     """Rebuild all rows, the id index and the event store from the events.
 
-    The server (on Kafka: every worker and store) has to be stopped. Where retention has deleted events, it starts from their
-    checkpoint. Missing claims are written again; keys, quotas, budgets and dead letters stay as they are. What cannot
-    be recovered is listed, and the exit code is 1 then. A partition whose rows contain something that the events do not
-    is left as it is (exit code 2), unless --allow-loss is given.
+    The server (on Kafka: every worker and store) has to be stopped. Where retention has deleted events, it starts from
+    their checkpoint. Missing claims are written again; keys, quotas, budgets and dead letters stay as they are. What
+    cannot be recovered is listed, and the exit code is 1 then. A partition whose rows contain something that the events
+    do not is left as it is (exit code 2), unless --allow-loss is given.
 
     It may be stopped or killed at any moment and run again: each partition is replaced as a whole. The next start makes
-    the id index and the event store. It needs memory for the rows of one partition, twice, and disk space for its rows and ids (56 bytes
-    each).
+    the id index and the event store. It needs memory for the rows of one partition, twice, and disk space for its rows
+    and ids (56 bytes each).
 
     \b
     Example:

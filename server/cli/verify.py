@@ -112,8 +112,8 @@ def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> Verd
     with tempfile.TemporaryDirectory(dir=where, prefix="verify-") as scratch:
         try:
             store = settings.segments_dir if settings.event_store else None
-            if settings.broker != "sqlite://" and store is not None and not store.is_dir():
-                store = None  # it is on another machine
+            if store is not None and not store.is_dir():
+                store = None  # it is on another machine, or this is a backup
             return Verdict(number, Verification(log, number, Path(scratch), show, index, store))
         except VerifyError as error:
             fail(str(error))

@@ -38,10 +38,25 @@ def aggregate(source: str, keys: Sequence[str], parts: Parts, *, exact: bool) ->
     """
     if not exact:
         return _approximate(source, keys, parts)
-    listed = "".join(
+    return f"SELECT {_list(keys)}{_exact(parts)}count(*) AS rows FROM {source}{_group_by(keys)}"
+
+
+def aggregate_sets(source: str, sets: Sequence[Sequence[str]], parts: Parts) -> str:
+    """Return the same for several sets of keys at once, each one of the first, with exact quantiles.
+
+    `level` says by which of the sets a row is: it is the number of keys that it is not by, read as bits.
+    """
+    keys = sets[0]
+    level = f"grouping({', '.join(keys)})" if keys else "0"
+    grouped = ", ".join(f"({', '.join(each)})" for each in sets)
+    listed = f"{_list(keys)}{_exact(parts)}count(*) AS rows, {level} AS level"
+    return f"SELECT {listed} FROM {source} GROUP BY GROUPING SETS ({grouped})"
+
+
+def _exact(parts: Parts) -> str:
+    return "".join(
         f"{part.sql if isinstance(part, Quantile) else part} AS part_{number}, " for number, part in enumerate(parts)
     )
-    return f"SELECT {_list(keys)}{listed}count(*) AS rows FROM {source}{_group_by(keys)}"
 
 
 def _list(keys: Sequence[str]) -> str:

@@ -18,10 +18,11 @@ from server.errors import Refused
 
 MIB: Final = 1 << 20
 
-RESERVED: Final = 256 * MIB
-"""Bytes of the process's memory that are not DuckDB's: the interpreter, footers, row groups that are being read."""
-LEAST: Final = 64 * MIB
-"""Bytes below which DuckDB cannot answer much."""
+RESERVED: Final = 320 * MIB
+"""Bytes of the process's memory that are not DuckDB's: programs (130 MiB), the interpreter, footers, row groups
+that are being read, the answer."""
+LEAST: Final = 0.4
+"""DuckDB's share of the memory at least."""
 
 MAX_SPILL: Final = 4 << 30
 """Bytes that all questions may have on disk at a time."""
@@ -203,7 +204,7 @@ def _open(directory: Path, spill: Path, memory: int, threads: int) -> duckdb.Duc
     database = duckdb.connect(":memory:")
     allowed = [f"{each.absolute()}/" for each in (directory, spill)]
     settings: Mapping[str, Any] = {
-        "memory_limit": f"{max(memory - RESERVED, memory // 2, LEAST) // MIB}MiB",
+        "memory_limit": f"{max(memory - RESERVED, int(LEAST * memory)) // MIB}MiB",
         "threads": threads,
         "temp_directory": str(spill.absolute()),
         "max_temp_directory_size": f"{MAX_SPILL // MIB}MiB",

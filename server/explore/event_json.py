@@ -41,7 +41,7 @@ def _column(name: str, column: Any) -> Iterable[Any]:
         return [None if cost is None else Raw(cost_text(cost).encode()) for cost in found]
     if name in _MAPS:
         return [None if each is None else dict(each) for each in found]
-    return [None if text is None else Raw(text.encode()) for text in found] if name == "extra" else found
+    return [None if text is None else sent_json(text) for text in found] if name == "extra" else found
 
 
 def _event(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
@@ -50,6 +50,13 @@ def _event(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
         for name, value in zip(names, values, strict=True)
         if name in _ALWAYS or not (value is None or (name in _MANY and not value))
     }
+
+
+def sent_json(text: str) -> Raw:
+    """Return JSON as it was sent, but on one line: events are lines of exports and of streams. Only gRPC clients can
+    send values of several lines."""
+    value = text.encode()
+    return Raw(msgspec.json.format(value, indent=-1) if b"\n" in value or b"\r" in value else value)
 
 
 def cost_text(cost: Decimal) -> str:

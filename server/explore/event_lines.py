@@ -14,7 +14,7 @@ import pyarrow as pa
 from msgspec import Raw
 
 from processor.core.money import format_cost
-from server.explore.event_json import MEMBERS
+from server.explore.event_json import MEMBERS, sent_json
 
 _NOTHING: Final = Raw(b"")
 """The default of a member that is never left out: no value is this one."""
@@ -28,7 +28,7 @@ _Event: Final[type[Any]] = msgspec.defstruct(
 
 
 def event_lines(table: Any, *, extra: bool = True) -> list[bytes]:
-    """Return the JSON object of each row of a `pyarrow.Table` that has the columns of `MEMBERS`; not empty."""
+    """Return the JSON object of each row of a `pyarrow.Table` that has the columns of `MEMBERS`."""
     names = [name for name in MEMBERS if extra or name != "extra"]
     columns = [_READERS.get(name, _plain)(table[name].combine_chunks()) for name in names]
     encode = msgspec.json.Encoder().encode
@@ -76,7 +76,7 @@ def _lists(column: Any) -> Iterable[Any]:
 
 
 def _raws(column: Any) -> Iterable[Any]:
-    return [None if text is None else Raw(text.encode()) for text in column.to_pylist()]
+    return [None if text is None else sent_json(text) for text in column.to_pylist()]
 
 
 _READERS: Final[dict[str, Callable[[Any], Iterable[Any]]]] = {

@@ -7,8 +7,11 @@ together, `other`, is computed from their events, as is the total: a quantile or
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+from msgspec import Raw
+
 from server.errors import Refused
-from server.explore.aggregation import aggregate, is_exact
+from server.explore.aggregation import aggregate, aggregate_sets, is_exact
 from server.explore.cursor import stamped
 from server.explore.engine import Row
 from server.explore.measures import Measure, measures, score_column
@@ -46,12 +49,30 @@ _COLUMNS: Final = (
     *("log_partition", "log_offset", "log_index"),
 )
 
+MAX_VALUES: Final = 2_000_000
+"""Of all series of an answer: points times what is computed for each."""
+
+SAMPLE: Final = 50_000
+"""Events that are looked at for how many groups there are."""
+FEW_GROUPS: Final = 200
+"""Groups among them up to which all groups, their series and the total are computed in one pass over the events."""
+
 Key = tuple[str | None, ...]
 
 
 class _Statement(NamedTuple):
     sql: str
     params: list[Any]
+
+
+class _Found(NamedTuple):
+    """What the engine has answered."""
+
+    total: Row
+    groups: list[Row]
+    """Keys and parts, the best first; more than are to be shown where there are."""
+    points: list[Row]
+    """Keys, start and parts, in order of time."""
 
 
 class _Answer:
@@ -68,6 +89,11 @@ class _Answer:
         self._keys = [f"key_{number}" for number in range(len(question.group_by))]
         self._parts = list(dict.fromkeys(part for measure in self._measures for part in measure.parts))
         self._is_exact = is_exact(self._engine, self.relation, question.project, self._parts)
+
+    @property
+    def most_points(self) -> int:
+        """Points that an answer may have."""
+        return min(MAX_POINTS, MAX_VALUES // len(self._parts))
 
     # --- what is asked of the engine ---------------------------------------------------------------------------------
 
@@ -126,7 +152,7 @@ class _Answer:
             source, params = f"{source} SEMI JOIN {listed.sql}", [*params, *listed.params]
         summed = self._summed(base, source, params, [*self._keys, "interval_start"])
         return self._engine.rows(
-            f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, MAX_POINTS + 1]
+            f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, self.most_points + 1]
         )
 
     def _listed(self, keys: Sequence[Key]) -> _Statement:
@@ -142,6 +168,69 @@ class _Answer:
         if question.interval == "none":
             return None
         return slots_of(self._engine, self.relation, question.project, question.times, question.interval, question.tz)
+
+    # --- in one pass -------------------------------------------------------------------------------------------------
+
+    def together(self, slots: Slots | None) -> "_Found | None":
+        """Return all that `total`, `groups` and `series` do, of all groups; None: there may be too many.
+
+        Three passes over ten million events, by a model and a tag, take half as long again: it is their keys that cost.
+        """
+        keys = [*self._keys, *(() if slots is None else ("interval_start",))]
+        if not keys or not self._is_exact or not self._has_few_groups():
+            return None
+        is_multi = MULTI in self._question.group_by  # then the rows of the base are more than the events
+        sets = list(dict.fromkeys([tuple(keys), tuple(self._keys), *([] if is_multi else [()])]))
+        base = self._base(grouped=True)
+        source, params = (
+            ("base", []) if slots is None else (f"base JOIN {slots.table} ON {slots.condition}", slots.params)
+        )
+        rows = self._engine.rows(
+            f"{base.sql}, source AS NOT MATERIALIZED (SELECT * FROM {source}) "
+            f"{aggregate_sets('source', sets, self._parts)} LIMIT ?",
+            [*base.params, *params, self.most_points + 1],
+        )
+        if len(rows) > self.most_points:
+            return None
+        return self._sorted_out(rows, len(keys), has_series=slots is not None)
+
+    def _has_few_groups(self) -> bool:
+        if not self._keys:
+            return True
+        base, keys = self._base(grouped=True), ", ".join(self._keys)
+        ((count,),) = self._engine.rows(
+            f"{base.sql} SELECT count(*) FROM (SELECT DISTINCT {keys} FROM (SELECT {keys} FROM base LIMIT ?))",
+            [*base.params, SAMPLE],
+        )
+        return bool(count <= FEW_GROUPS)
+
+    def _sorted_out(self, rows: Iterable[Row], count: int, *, has_series: bool) -> "_Found":
+        """Return the rows of the sets of keys apart; the last column of each says of which it is."""
+        width = len(self._keys)
+        total: Row | None = None
+        groups, points = [], []
+        for *row, level in rows:
+            if level == 2**count - 1:
+                total = tuple(row[count:])
+            elif has_series and level == 0:
+                points.append(tuple(row))
+            else:
+                groups.append((*row[:width], *row[count:]))
+        total = self.total() if total is None else total
+        points.sort(key=lambda point: int(point[width]))
+        return _Found(total, sorted(groups, key=self.rank) if width else self._only_group(total), points)
+
+    def _only_group(self, total: Row) -> list[Row]:
+        return [total] if total[-1] else []
+
+    def apart(self, slots: Slots | None) -> "_Found":
+        """Return the total, the best groups and their series, each in a pass of its own."""
+        total = self.total()
+        groups = self.groups() if self._keys else self._only_group(total)
+        shown = [row[: len(self._keys)] for row in groups[: self._question.limit]]
+        is_all = len(groups) == len(shown)
+        points = [] if slots is None or not shown else self.series(shown, slots, is_all=is_all)
+        return _Found(total, groups, points)
 
     # --- what is made of it ------------------------------------------------------------------------------------------
 
@@ -163,14 +252,15 @@ class _Answer:
         found = self._sorted_by.rank(self._cells(self._sorted_by, row[width:]))
         return found is None, -(found or 0), [(part is None, part or "") for part in row[:width]]
 
-    def group(self, row: Row, series: Sequence[Row]) -> dict[str, Any]:
-        """Return one group of the answer."""
+    def group(self, row: Row, series: Sequence[Row]) -> Raw:
+        """Return the JSON of one group: many thousand points take less room as bytes."""
         width = len(self._keys)
-        return {
+        found = {
             "key": dict(zip(self._question.group_by, row[:width], strict=True)),
             "values": self.values(row[width:]),
             "series": [{"start": time_json(point[width]), **self.values(point[width + 1 :])} for point in series],
         }
+        return Raw(msgspec.json.encode(found))
 
 
 def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
@@ -178,26 +268,28 @@ def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
 
     Raises `Refused`: range_too_wide for too many intervals, query_too_heavy; `Stopped`, `SegmentGone`.
     """
-    answer = _Answer(snapshot, question)
-    total, width = answer.total(), len(question.group_by)
-    groups = answer.groups() if width else [total] if total[-1] else []
-    shown, has_more = sorted(groups[: question.limit], key=answer.rank), len(groups) > question.limit
+    answer, width = _Answer(snapshot, question), len(question.group_by)
+    slots = answer.slots()
+    found = answer.together(slots) or answer.apart(slots)
+    shown = sorted(found.groups[: question.limit], key=answer.rank)
+    has_more = len(found.groups) > len(shown)
     keys = [row[:width] for row in shown]
-    slots = answer.slots() if shown else None
-    points = [] if slots is None else answer.series(keys, slots, is_all=not has_more)
-    if len(points) > MAX_POINTS:
-        raise too_many_points(question.interval, f"{MAX_POINTS:,} points in all")
     series: dict[Key, list[Row]] = {key: [] for key in keys}
-    for point in points:
-        series[point[:width]].append(point)
+    for point in found.points:
+        if point[:width] in series:
+            series[point[:width]].append(point)
+    if sum(map(len, series.values())) > MAX_POINTS:
+        raise too_many_points(question.interval, f"{MAX_POINTS:,} points in all")
+    if sum(map(len, series.values())) > answer.most_points:
+        raise Refused("query_too_heavy", "The series have too many values; ask for fewer measures or groups at a time")
     if any(len(each) > MAX_INTERVALS for each in series.values()):
         raise too_many_points(question.interval, f"{MAX_INTERVALS:,} intervals of a group")
     return stamped(
         snapshot,
         {
-            "groups": [answer.group(row, series[row[:width]]) for row in shown],
+            "groups": [answer.group(row, series.pop(row[:width])) for row in shown],
             "other": answer.values(answer.other(keys)) if has_more else None,
-            "total": answer.values(total),
+            "total": answer.values(found.total),
             "multi": [field for field in question.group_by if field == MULTI],
         },
     )

@@ -1,7 +1,7 @@
 """`GET /v1/prompts`: the versions of prompts, by `prompt_hash`: when they were used, what they cost, how well they did.
 
 Only matching events count, and those without a prompt_hash are of no version. Cost, latency, time to the first token
-and every score have mean, deviation and count, so that versions can be compared by a test.
+and every score have average, deviation and count, so that versions can be compared by a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def _values(snapshot: Snapshot, named: Relation, project: str) -> dict[str, dict
         key: {
             measure.name: measure.value([parts[_PARTS.index(part)] for part in measure.parts]) for measure in _MEASURES
         }
-        | {"mean": {name: sums.ratio_json(parts[_PARTS.index(sums.tokens(name))], parts[_CALLS]) for name in _TOKENS}}
+        | {"avg": {name: sums.ratio_json(parts[_PARTS.index(sums.tokens(name))], parts[_CALLS]) for name in _TOKENS}}
         for key, *parts in rows
     }
 
@@ -117,7 +117,7 @@ def _scores(snapshot: Snapshot, named: Relation) -> dict[str, dict[str, Any]]:
         )
     found: dict[str, dict[str, Any]] = {}
     for version, name, total, deviation, count in rows:
-        statistics = {"mean": sums.ratio_json(total, count), "sd": sums.deviation_json(deviation), "count": count}
+        statistics = {"avg": sums.ratio_json(total, count), "sd": sums.deviation_json(deviation), "count": count}
         found.setdefault(version, {})[name] = statistics
     return found
 
@@ -127,11 +127,9 @@ def _version(prompt_hash: str, values: Mapping[str, Any], scores: Mapping[str, A
     return {
         "prompt_hash": prompt_hash,
         **{name: values[name] for name in _PLAIN},
-        **{f"mean_{name}": values["mean"][name] for name in _TOKENS},
+        **{f"avg_{name}": values["avg"][name] for name in _TOKENS},
         **{
-            "cost" if field == "cost_usd" else field: {
-                "mean" if each == "avg" else each: values[f"{field}:{each}"] for each in names
-            }
+            "cost" if field == "cost_usd" else field: {each: values[f"{field}:{each}"] for each in names}
             for field, names in _FIELDS.items()
         },
         "scores": dict(scores),

@@ -30,6 +30,9 @@ INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "se
 FEW: Final = 64
 """Row groups up to which an id is looked for row group by row group; from there on DuckDB scans the files."""
 
+GATHERED: Final = 200_000
+"""Rows with an id that are held in memory. More of them, as of a trace that has millions, DuckDB reads in the files."""
+
 EVERYTHING: Final = Filters(kinds="all")
 ALWAYS: Final = Times()
 
@@ -200,15 +203,20 @@ class Snapshot:
         where = self.condition(project, filters, times, pieces)
         segments = tuple(piece.segment for piece in pieces)
         if sum(FEW + 1 if piece.groups is None else len(piece.groups) for piece in pieces) <= FEW:
-            source = self.engine.register(self._gather(pieces, filters, where, columns))
-            return Relation(f"SELECT * FROM {source} WHERE {where.sql}", where.params, segments)
+            gathered = self._gather(pieces, filters, where, columns)
+            if gathered is not None:
+                source = self.engine.register(gathered)
+                return Relation(f"SELECT * FROM {source} WHERE {where.sql}", where.params, segments)
         paths = [str(self.files.path(segment.id)) for segment in segments]
         return Relation(f"SELECT * FROM read_parquet(?) WHERE {where.sql}", [paths, *where.params], segments)
 
     def _gather(
         self, pieces: Iterable[Piece], filters: Filters, where: Condition, columns: Sequence[str] | None
     ) -> Any:
-        """Return the rows that have the ids asked for, as a table in memory; nothing else is checked."""
+        """Return the rows that have the ids asked for, as a table in memory; nothing else is checked.
+
+        None: there are more than `GATHERED` of them.
+        """
         wanted = {column: values for column, values in filters.equal.items() if column in INDEXED}
         names = None if columns is None else sorted({*columns, *where.columns})
         schema = SCHEMA if names is None else pa.schema([SCHEMA.field(name) for name in names])
@@ -220,6 +228,9 @@ class Snapshot:
                 rows = _rows_with(opened.read(group, list(wanted)), wanted)
                 if len(rows):
                     tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
+                if sum(map(len, tables)) > GATHERED:
+                    opened.close()
+                    return None
             opened.close()
         return pa.concat_tables(tables)
 

@@ -71,7 +71,7 @@ class Cluster:
         return [(int(match[1]), json.loads(match[2])) for match in found if match]
 
     def pids(self) -> list[int]:
-        names = ("api-1", "api-2", "worker-1", "worker-2")
+        names = ("api-1", "api-2", "worker-1", "worker-2", "store-1")
         return [self.started(name)[-1][0] for name in names if self.started(name)]
 
     def ended(self, patience: float) -> int:
@@ -101,12 +101,12 @@ def test_it_tells_the_addresses_and_stops_everything(tmp_path: Path, clusters: l
     assert f"curl http://127.0.0.1:8080/v1/users -H 'x-api-key: {said['key']}'" in banner
     assert "api-1    | a banner" in cluster.log
     directories = set()
-    for name in ("api-1", "api-2", "worker-1", "worker-2"):
+    for name in ("api-1", "api-2", "worker-1", "worker-2", "store-1"):
         _, settings = cluster.started(name)[0]
         assert settings["SPENDSTREAM_BROKER"] == "kafka://127.0.0.1:9"
         assert settings["SPENDSTREAM_BOOTSTRAP_KEY"] == said["key"]
         directories.add(settings["SPENDSTREAM_DATA_DIR"])
-    assert len(directories) == 4
+    assert len(directories) == 5
 
     cluster.process.send_signal(signal.SIGTERM)
     assert cluster.ended(10) == 0
@@ -158,6 +158,6 @@ def test_nothing_is_left_when_it_is_killed(tmp_path: Path, clusters: list[Cluste
     clusters.append(cluster := Cluster(tmp_path))
     cluster.ready()
     pids = cluster.pids()
-    assert len(pids) == 4
+    assert len(pids) == 5
     cluster.process.kill()
     wait_until(lambda: all_gone(pids), 5)

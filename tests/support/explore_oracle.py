@@ -317,7 +317,7 @@ def _version(prompt_hash: str, rows: Sequence[Row]) -> Values:
     return {
         "prompt_hash": prompt_hash,
         **values_of(rows, plain),
-        **{f"mean_{name}": mean([row[name] or 0 for row in calls]) for name in means},
+        **{f"avg_{name}": mean([row[name] or 0 for row in calls]) for name in means},
         "latency_ms": _compared(rows, "latency_ms", 50, 90, 95, 99),
         "ttft_ms": _compared(rows, "ttft_ms", 50, 90, 95, 99),
         "cost": _compared(rows, "cost_usd"),
@@ -326,5 +326,5 @@ def _version(prompt_hash: str, rows: Sequence[Row]) -> Values:
 
 
 def _compared(rows: Sequence[Row], field: str, *percents: int) -> Values:
-    names = {"mean": "avg", "sd": "sd", "count": "count", **{f"p{percent}": f"p{percent}" for percent in percents}}
-    return {shown: measure(rows, f"{field}:{statistic}") for shown, statistic in names.items()}
+    names = ("avg", "sd", "count", *(f"p{percent}" for percent in percents))
+    return {name: measure(rows, f"{field}:{name}") for name in names}

@@ -1,7 +1,7 @@
 """A store without Faust and without Parquet: messages are read from the log, segments are JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,16 @@ class _Delivered:
 class StoreInProcess:
     """A store over an embedded log, driven by hand."""
 
-    def __init__(self, data_dir: Path, now: int = 0, payload_retention: int | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        now: int = 0,
+        payload_retention: int | None = None,
+        writer: Callable[[Path], Any] = JsonWriter,
+    ) -> None:
         self.address = LogAddress(data_dir)
         self.path = data_dir / "events"
-        self.writer = JsonWriter(self.path)
+        self.writer = writer(self.path)
         self.now = now
         self.acks: list[tuple[int, int]] = []
         self.held: list[int] = []

@@ -16,6 +16,9 @@ SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 BROKERS: Final = ("kafka-1", "kafka-2", "kafka-3")
 APIS: Final = ("api-1", "api-2")
 WORKERS: Final = ("worker-1", "worker-2")
+STORES: Final = ("store-1",)
+SHARED: Final = "events:/events"
+"""The volume of the event store."""
 
 DOCKERFILE: Final = (ROOT / "deploy" / "Dockerfile").read_text()
 KNOWN: Final = {f"SPENDSTREAM_{name.upper()}" for name in ServerSettings.model_fields}
@@ -36,12 +39,18 @@ def published(service: str) -> list[tuple[str, int, int]]:
     return [(address, int(outside), int(inside)) for address, outside, inside in parts]
 
 
-def test_it_is_three_brokers_two_apis_and_two_workers() -> None:
-    assert set(SERVICES) == {*BROKERS, *APIS, *WORKERS}
+def test_it_is_three_brokers_two_apis_two_workers_and_a_store() -> None:
+    assert set(SERVICES) == {*BROKERS, *APIS, *WORKERS, *STORES}
     assert [SERVICES[name]["command"] for name in APIS + WORKERS] == [["api"], ["api"], ["worker"], ["worker"]]
+    assert SERVICES["store-1"]["command"] == ["store"]
 
 
-@pytest.mark.parametrize("service", APIS + WORKERS)
+def test_stores_and_apis_see_one_directory() -> None:
+    assert all(SHARED in SERVICES[name]["volumes"] for name in APIS + STORES)
+    assert {environment(name)["SPENDSTREAM_STORE_DIR"] for name in APIS + STORES} == {"/events"}
+
+
+@pytest.mark.parametrize("service", APIS + WORKERS + STORES)
 def test_every_setting_is_known_and_its_value_right(service: str) -> None:
     used = image_settings() | environment(service)
     assert set(used) <= KNOWN
@@ -55,7 +64,7 @@ def test_the_key_has_to_be_given() -> None:
         assert environment(service)["SPENDSTREAM_BOOTSTRAP_KEY"].startswith("${SPENDSTREAM_BOOTSTRAP_KEY:?")
 
 
-@pytest.mark.parametrize("service", APIS + WORKERS)
+@pytest.mark.parametrize("service", APIS + WORKERS + STORES)
 def test_the_product_knows_every_broker_and_waits_for_it(service: str) -> None:
     scheme, _, hosts = environment(service)["SPENDSTREAM_BROKER"].partition("://")
     assert (scheme, hosts.split(";")) == ("kafka", [f"{name}:9092" for name in BROKERS])
@@ -85,18 +94,18 @@ def test_the_ports_are_those_that_are_listened_on_and_open_to_this_machine_only(
         assert {address for address, _, _ in published(name)} == {"127.0.0.1"}
         outside += [port for _, port, _ in published(name)]
     assert sorted(outside) == [8080, 8081, 50051, 50052]
-    assert not any(published(name) for name in BROKERS + WORKERS)
+    assert not any(published(name) for name in BROKERS + WORKERS + STORES)
 
 
 def test_everything_that_is_kept_is_in_a_volume_of_its_own() -> None:
     used = []
     for name, service in SERVICES.items():
-        [mount] = service["volumes"]
+        [mount] = (each for each in service["volumes"] if each != SHARED)
         volume, _, path = mount.partition(":")
         assert path == (environment(name).get("KAFKA_LOG_DIRS") or image_settings()["SPENDSTREAM_DATA_DIR"])
         used.append(volume)
     assert len(set(used)) == len(used)
-    assert set(used) == set(COMPOSE["volumes"])
+    assert {*used, "events"} == set(COMPOSE["volumes"])
 
 
 def test_every_image_has_a_version() -> None:

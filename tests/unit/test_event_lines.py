@@ -23,3 +23,9 @@ def test_the_bytes_are_those_of_single_events(extra: bool) -> None:
     table = table_of(rows)
     for part in (table, table.slice(3), table.slice(490, 12)):
         assert event_lines(part, extra=extra) == [msgspec.json.encode(event) for event in events_of(part, extra=extra)]
+
+
+def test_a_value_of_several_lines_is_put_on_one() -> None:
+    sent = '{"a":{\r\n  "b": [1.50, "c\\n d"]\n}}'
+    (line,) = event_lines(table_of([make_row(extra=sent)]))
+    assert b'"extra":{"a":{"b":[1.50,"c\\n d"]}}' in line

@@ -2,16 +2,19 @@
 
 import random
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processor.core.clock import EPOCH, HOUR
 from server.errors import Refused
 from server.explore import aggregation, metrics
 from server.explore.engine import Engine
@@ -95,7 +98,11 @@ def check(store: StoreDirectory, engine: Engine, **asked: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_each_measure_by_group_and_day(store: StoreDirectory, engine: Engine, name: str) -> None:
+@pytest.mark.parametrize("few", [-1, 200])
+def test_each_measure_by_group_and_day(
+    store: StoreDirectory, engine: Engine, name: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "FEW_GROUPS", few)
     check(store, engine, measures=(name,), group_by=("model",), interval="day", tz="Asia/Kolkata", limit=2)
 
 
@@ -123,6 +130,7 @@ def test_each_group(store: StoreDirectory, engine: Engine, field: str, kinds: An
         ]
     ),
     st.sampled_from([Times(), Times(NOON - DAY, NOON + DAY), Times(NOON, None), Times(None, NOON)]),
+    st.sampled_from([-1, 200]),
 )
 def test_equals_plain_python(
     store: StoreDirectory,
@@ -134,9 +142,12 @@ def test_equals_plain_python(
     limit: int,
     filters: Filters,
     times: Times,
+    few: int,
 ) -> None:
     asked = {"measures": tuple(names), "group_by": tuple(fields), "interval": interval, "tz": tz, "limit": limit}
-    check(store, engine, **asked, filters=filters, times=times)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "FEW_GROUPS", few)  # all in one pass, or in one each
+        check(store, engine, **asked, filters=filters, times=times)
 
 
 def test_groups_and_other_add_up_to_the_total(store: StoreDirectory, engine: Engine) -> None:
@@ -182,6 +193,12 @@ def test_too_many_points_name_the_longer_interval(
 ) -> None:
     monkeypatch.setattr(metrics, "MAX_POINTS", 5)
     with pytest.raises(Refused, match="interval=week"):
+        ask(store, engine, interval="day", group_by=("model",))
+
+
+def test_too_many_values_are_refused(store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_VALUES", 5)
+    with pytest.raises(Refused, match="fewer measures"):
         ask(store, engine, interval="day", group_by=("model",))
 
 
@@ -238,3 +255,30 @@ def test_quantiles_of_very_many_events_are_within_one_percent(
                 assert float(two[name]) == pytest.approx(float(one[name]), rel=0.01)
                 compared += 1
     assert compared > 100
+
+
+@pytest.mark.parametrize("tz", ["UTC", "Asia/Kolkata", "America/New_York", "Pacific/Chatham", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("month", [3, 4, 10, 11])
+def test_days_add_up_to_the_range_over_changes_of_the_clocks(tmp_path: Path, tz: str, month: int) -> None:
+    zone, rng = ZoneInfo(tz), random.Random(month)
+    midnights = [datetime(2026, month, day, tzinfo=zone) for day in range(1, 29)]
+    edges = [(moment - EPOCH) // timedelta(microseconds=1) for moment in midnights]
+    store = StoreDirectory(tmp_path / "events", group_rows=512)
+    store.append(
+        [make_row(rng, timestamp=edge + rng.choice([-1, -1000, 0, 1, HOUR])) for edge in edges for _ in range(5)]
+    )
+    engine = store.engine()
+    found = check(store, engine, interval="day", tz=tz, measures=("requests", "cost_usd"))
+    (group,) = found["groups"]
+    for name in ("requests", "cost_usd"):
+        assert sum(Fraction(point[name]) for point in group["series"]) == Fraction(found["total"][name])
+    for at in (edges[3], edges[3] - 1):
+        day = ask(store, engine, interval="day", tz=tz, times=Times(at, at + 1))
+        assert day["total"]["requests"] == sum(row["timestamp"] == at for row in store.rows)
+
+
+def test_a_question_has_an_end(store: StoreDirectory) -> None:
+    engine = store.engine(timeout=0.0)
+    with pytest.raises(Refused) as raised:
+        ask(store, engine, group_by=("user_id",))
+    assert raised.value.reason == "query_too_heavy"
