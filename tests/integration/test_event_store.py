@@ -96,6 +96,23 @@ async def test_a_deleted_store_is_made_anew_with_equal_rows(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(120)
+async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
+    with server(tmp_path / "data", event_store=True) as started:
+        async with clients.reader(started) as reader:
+            await send(reader, some(60, random.Random(8)))
+            await reader.caught_up(60)
+            rows = await check(started, 60)
+        refused = await asyncio.to_thread(started.cli, "rebuild")
+        assert refused.returncode == 2
+        await asyncio.to_thread(started.stop)
+        done = await asyncio.to_thread(started.cli, "rebuild")
+        assert done.returncode == 0, done.stderr
+        assert "the event store are made by the next start" in done.stdout
+        await asyncio.to_thread(started.start)
+        assert await check(started, 60, generation=1) == rows
+
+
+@pytest.mark.timeout(120)
 async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
     chance = random.Random(3)
     with server(tmp_path / "data", event_store=True, partitions=2) as started:
