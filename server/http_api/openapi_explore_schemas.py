@@ -3,7 +3,6 @@
 from typing import Final
 
 from processor.core.events.fields import FIELDS, Field, Kind
-from server.explore.metric_params import QUANTILES, SCORES
 from server.http_api.openapi_schemas import (
     COUNT,
     DOLLARS,
@@ -123,21 +122,30 @@ _SERIES: Final[Schema] = {
 }
 
 
-def _spread(words: tuple[str, ...]) -> Schema:
-    return {
-        "type": "object",
-        "properties": {word: COUNT if word == "count" else nullable(_NUMBER) for word in words},
-        "additionalProperties": True,
-    }
+def _spread(*quantiles: str) -> Schema:
+    """Return the schema of what is said of many values; null: too few of them."""
+    return record(
+        avg=nullable(_NUMBER), sd=nullable(_NUMBER), count=COUNT, **dict.fromkeys(quantiles, nullable(_NUMBER))
+    )
 
 
+_QUANTILES: Final = ("p50", "p90", "p95", "p99")
 _PROMPT: Final[dict[str, Schema]] = {
-    "prompt_hash": nullable(TEXT),
-    "first_seen": nullable(TIME),
-    "last_seen": nullable(TIME),
+    "prompt_hash": TEXT,
+    "first_seen": TIME,
+    "last_seen": TIME,
     "requests": COUNT,
-    "cost_usd": DOLLARS,
+    "errors": COUNT,
     "error_rate": nullable(RATIO),
+    "cost_usd": DOLLARS,
+    "unpriced": COUNT,
+    "avg_input_tokens": nullable(_NUMBER),
+    "avg_output_tokens": nullable(_NUMBER),
+    "avg_cached_tokens": nullable(_NUMBER),
+    "latency_ms": _spread(*_QUANTILES),
+    "ttft_ms": _spread(*_QUANTILES),
+    "cost": _spread(),
+    "scores": {"type": "object", "additionalProperties": _spread()},
 }
 
 EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
@@ -189,17 +197,7 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
         multi={**listed(TEXT), "description": "What puts an event into several groups: their sum is more than `total`"},
         **STAMP,
     ),
-    "PromptVersion": {
-        "type": "object",
-        "properties": {
-            **_PROMPT,
-            "latency_ms": _spread(QUANTILES),
-            "ttft_ms": _spread(QUANTILES),
-            "scores": {"type": "object", "additionalProperties": _spread(SCORES)},
-        },
-        "required": list(_PROMPT),
-        "additionalProperties": True,
-    },
+    "PromptVersion": record(**_PROMPT),
     "PromptPage": record(("expired",), prompts=listed(ref("PromptVersion")), **_PAGE),
 }
 """Named schemas of answers."""

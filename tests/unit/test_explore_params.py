@@ -12,9 +12,9 @@ from processor.core.clock import DAY, HOUR, parse_timestamp
 from processor.core.money import MAX_COST, PICO
 from server import position
 from server.errors import Refused
-from server.explore import params
+from server.explore import measures, metrics, params, prompts, sessions
 from server.explore.filter_params import escape_tag_key, parse_tag, parse_tag_key
-from server.explore.metric_params import DEFAULT_MEASURES, PLAIN_MEASURES, is_measure
+from server.explore.metric_params import DEFAULT_MEASURES, GROUPS, PLAIN_MEASURES, SCORES, STATISTICS, is_measure
 from server.explore.params import Inquiry
 from server.explore.questions import TEXT_FILTERS, Filters, Question, Times
 
@@ -293,6 +293,15 @@ def test_measures() -> None:
     assert all(map(is_measure, PLAIN_MEASURES))
     assert all(map(is_measure, ("ttft_ms:p99", "cost_usd:sd", "score::count", "score:a\nb:avg")))
     assert not any(map(is_measure, ("", "score", "score:x", "latency_ms:", "requests:avg", "tokens")))
+
+
+def test_what_can_be_asked_for_is_answered() -> None:
+    assert sorted(params.PROMPT_SORTS) == sorted(prompts.SORTS)
+    assert set(params.SESSION_SORTS) == set(sessions.VALUES)
+    assert {*GROUPS} == {*metrics.GROUPS, metrics.MULTI}
+    names = [*PLAIN_MEASURES, *(f"{field}:{each}" for field, words in STATISTICS.items() for each in words)]
+    found, _ = measures.measures([*names, *(f"score:x:{each}" for each in SCORES)])
+    assert len(found) == len(names) + len(SCORES)
 
 
 def test_pages() -> None:
