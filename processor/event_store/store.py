@@ -51,6 +51,10 @@ class DirectoryGone(Exception):
     """The directory of the store was deleted, or is mounted no longer."""
 
 
+class FileDamaged(Exception):
+    """Files of live segments were damaged, and are deleted now."""
+
+
 class Store:
     """The partitions of one store. `hold` and `go_on` stop and continue fetching the messages of a partition."""
 

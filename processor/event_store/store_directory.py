@@ -102,6 +102,13 @@ class StoreDirectory:
         for suffix in SUFFIXES:
             self._path(name, suffix).unlink(missing_ok=True)
 
+    def clear(self) -> int:
+        """Delete the files of all segments, and leave the mark; return how many. The next store begins anew then."""
+        paths = [path for suffix in SUFFIXES for path in self.path.glob(f"*{suffix}")]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return len(paths)
+
     def unnamed(self, known: Iterable[str], partitions: Iterable[int], older: float = UNNAMED_AGE) -> Iterator[Path]:
         """Yield files of these partitions that belong to no known segment and are older than so many seconds."""
         names, owned = set(known), {f"{number:04d}" for number in partitions}

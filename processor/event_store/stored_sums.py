@@ -33,6 +33,8 @@ class DamagedSegment(Exception):
 
 def check(directory: Path, segment: Segment) -> None:
     """Compare the digests of a segment's files. Raises `DamagedSegment`, `OSError`."""
+    if not segment.has_files:
+        return
     for suffix, wanted in ((".parquet", segment.parquet_digest), (".idx", segment.index_digest)):
         path = directory / f"{segment.id}{suffix}"
         found = xxhash.xxh3_128()

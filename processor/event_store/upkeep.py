@@ -9,11 +9,13 @@ from typing import Any, Final, NamedTuple
 from structlog.stdlib import get_logger
 
 from processor.core.clock import DAY
-from processor.event_store import merging
+from processor.event_store import merging, stored_sums
 from processor.event_store.manifest import Manifest, Segment, segment_id
+from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.merging import Bounds
-from processor.event_store.store import Store
+from processor.event_store.store import FileDamaged, Store
 from processor.event_store.store_directory import UNNAMED_AGE
+from processor.event_store.stored_sums import DamagedSegment
 from processor.log.errors import LogBroken, LogError
 
 MERGE_EVERY: Final = 0.5
@@ -56,6 +58,8 @@ class Upkeep:
         self._bounds = Bounds(span=merging.MAX_SPAN_RETAINED) if retention else Bounds()
         self._thread = ThreadPoolExecutor(1, "store-merge")
         self._replaced: dict[str, _Replaced] = {}
+        self._unreadable: set[str] = set()
+        """Segments that cannot be read, though their files are those that were written."""
         self.merged = 0
         """Segments that were written in place of others."""
 
@@ -88,12 +92,19 @@ class Upkeep:
     # --- merging ----------------------------------------------------------------------------------------------------
 
     async def merge_one(self) -> bool:
-        """Merge the segments of one partition that need it most; return whether there were any. Raises `LogError`,
-        `OSError`."""
+        """Merge the segments of one partition that need it most; return whether there were any.
+
+        Raises `LogError`, `OSError`, and `FileDamaged`: then the partition has to be brought anew.
+        """
         chosen = await self._store.call(self._choose)
         if not chosen:
             return False
-        replacement = await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, chosen)
+        try:
+            replacement = await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, chosen)
+        except SegmentUnreadable as error:
+            get_logger().error("store.unreadable", error=str(error))
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._remove_damaged, chosen)
+            return True
         if replacement.partition in self._store.owned:
             await self._store.call(self._replace, "merged", chosen, replacement)
             self.merged += 1
@@ -101,7 +112,7 @@ class Upkeep:
 
     def _choose(self) -> Sequence[Segment]:
         runs = [merging.choose(self._live(number), self._bounds, self._fan_in) for number in sorted(self._store.owned)]
-        runs = [run for run in runs if run]
+        runs = [run for run in runs if run and not any(each.id in self._unreadable for each in run)]
         if not runs:
             return ()
         chosen = min(runs, key=lambda run: (run[0].level, sum(each.rows for each in run)))
@@ -115,6 +126,20 @@ class Upkeep:
             return segment
         before = self._store.clock() - self._payload_retention * DAY if self._payload_retention else 0
         return self._store.writer.merge(with_rows, segment, before)
+
+    def _remove_damaged(self, parts: Sequence[Segment]) -> None:
+        """Delete those files that are not the ones that were written. Raises `FileDamaged` if there are any; else what
+        cannot be read stays, and is not merged."""
+        damaged = []
+        for each in parts:
+            try:
+                stored_sums.check(self._store.directory.path, each)
+            except DamagedSegment as error:
+                damaged.append(str(error))
+                self._store.directory.remove(each.id)
+        if damaged:
+            raise FileDamaged(f"{'; '.join(damaged)}. The partition is made anew from the log")
+        self._unreadable.update(each.id for each in parts)
 
     def _replace(self, kind: Any, parts: Sequence[Segment], segment: Segment) -> None:
         """Append a replacement, if what it replaces is still live."""

@@ -108,7 +108,8 @@ def number(value: Any) -> Cell:
     if value is None or isinstance(value, int):
         return value
     text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return int(text) if "." not in text else text
 
 
 def complete(answer: dict[str, Any]) -> str:

@@ -97,9 +97,9 @@ def _said(summary: dict[str, Any]) -> tuple[str, str]:
     parts = [f"{summary['input_tokens']:,} + {summary['output_tokens']:,} tokens", f"{number(summary['cost_usd'])} USD"]
     names = (("user", "user_id"), ("session", "session_id"), ("environment", "environment"))
     parts += [f"{word} {summary[key]}" for word, key in names if summary[key] is not None]
-    return f"{', '.join(numbers)}; {number(summary['duration_ms'])} ms from {summary['start']}{missing}", ", ".join(
-        parts
-    )
+    lasted = number(summary["duration_ms"])
+    shown = f"{lasted:,}" if isinstance(lasted, int) else lasted
+    return f"{', '.join(numbers)}; {shown} ms from {summary['start']}{missing}", ", ".join(parts)
 
 
 class _Drawing:

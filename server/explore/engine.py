@@ -4,6 +4,7 @@ External access is off but for the segments' and the spill directory, no extensi
 configuration is locked. Values reach a statement as parameters only, never as text.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ ADVICE: Final = (
 )
 
 Row = tuple[Any, ...]
+
+_numbers: Final = itertools.count()
+"""For the names of tables: only the connection that has registered one sees it, and no other has one of its name."""
 
 
 class Stopped(Exception):
@@ -69,7 +73,6 @@ class Engine:
         self._is_stopped = False
         self._deadline: float | None = None
         self._sources: list[str] = []
-        self._count = 0
         self._lock = threading.Lock()
         self._is_running = False
 
@@ -139,10 +142,14 @@ class Engine:
             with self._running():
                 found = result.fetchmany(size)
 
+    def table(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        """Return all rows of a SELECT as a `pyarrow.Table`; raises as `rows`."""
+        with self._running():
+            return self._connection.sql(sql, params=list(params)).to_arrow_table()
+
     def register(self, table: Any) -> str:
         """Make a `pyarrow.Table` known to statements, until `release`; return its name there."""
-        self._count += 1
-        name = f"arrow_{self._count}"
+        name = f"arrow_{next(_numbers)}"
         self._connection.register(name, table)
         self._sources.append(name)
         return name

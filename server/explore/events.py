@@ -40,9 +40,9 @@ def answer_events(snapshot: Snapshot, question: EventsQuestion) -> bytes:
     after = None if place is None else place.key
     with RowScan(step.snapshot, question.project, question.filters, step.times) as scan:
         found = scan.first(question.order, question.limit + 1, after)
-        total = scan.count() if place is None else place.total
-        page = found[: question.limit]
-        cursor = step.cursor((*page[-1].key, total)) if len(found) > len(page) else None
+        page, is_last = found[: question.limit], len(found) <= question.limit
+        total = place.total if place is not None else len(found) if is_last else scan.count()
+        cursor = None if is_last else step.cursor((*page[-1].key, total))
         events = _events(scan, page, extra=question.extra)
     return step.answer({"events": encode_events(events), "nextCursor": cursor, "total": total})
 

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from processor.event_store.schema import SCHEMA
 from server.explore.event_json import MEMBERS, events_of
+from server.explore.event_lines import event_lines
 
 GROUP: Final = 16_384
 """Rows of a row group of an exported Parquet file."""
@@ -33,16 +34,13 @@ class Form(Protocol):
 class NdjsonForm:
     """One event a line, as in a list."""
 
-    def __init__(self) -> None:
-        self._encoder = msgspec.json.Encoder()
-
     def head(self) -> bytes:
         """There is none."""
         return b""
 
     def rows(self, table: Any) -> bytes:
         """Return a line for each row."""
-        return self._encoder.encode_lines(events_of(table))
+        return b"".join(line + b"\n" for line in event_lines(table))
 
     def tail(self) -> bytes:
         """There is none."""

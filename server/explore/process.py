@@ -44,13 +44,17 @@ SPILL: Final = "query-spill"
 NICENESS: Final = 10
 """Ingest and the tables go first."""
 
-BY_ID_SLOTS: Final = 2
+BY_ID_SLOTS: Final = 3
+BY_ID_RUNNING: Final = 2
+"""Of them, of one project."""
 LIVE_SLOTS: Final = 1
 HEAVY_SLOTS: Final = 3
 """Questions that run at once, of different projects: a long one of one project does not keep the others waiting."""
 WAITING: Final = 8
 """Questions of a project that may wait in the heavy lane."""
 WAITING_BY_ID: Final = 64
+LARGE: Final = 4 << 20
+"""Bytes of an answer whose question keeps its place until the client has read it."""
 EXPORTS: Final = 2
 """Exports at once; of a project one."""
 
@@ -94,7 +98,7 @@ class QueryServer:
         self._clock = clock
         self._files = SegmentFiles(directory, open_index)
         self._heavy = Lane(HEAVY_SLOTS, 1, WAITING)
-        self._by_id = Lane(BY_ID_SLOTS, BY_ID_SLOTS, WAITING_BY_ID)
+        self._by_id = Lane(BY_ID_SLOTS, BY_ID_RUNNING, WAITING_BY_ID)
         self._live = Lane(LIVE_SLOTS, 1, WAITING_BY_ID)
         self._exports = Lane(EXPORTS, 1, 0)
         slots = HEAVY_SLOTS + BY_ID_SLOTS + LIVE_SLOTS + EXPORTS
@@ -183,7 +187,7 @@ class QueryServer:
             if isinstance(question, ExportQuestion):
                 await self._export(question, writer)
             else:
-                await _send(writer, await self._ask(question))
+                await self._ask(question, writer)
         except Stopped:
             return
         except (ConnectionError, TimeoutError):
@@ -194,10 +198,15 @@ class QueryServer:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, question: Question) -> bytes:
-        async with self._lane(question).turn(question.project), self._forked(self._engine.timeout) as engine:
-            engine.start()
-            return await self._work(engine, lambda: self._in_time(engine, question))
+    async def _ask(self, question: Question, writer: asyncio.StreamWriter) -> None:
+        async with self._lane(question).turn(question.project):
+            async with self._forked(self._engine.timeout) as engine:
+                engine.start()
+                answer = await self._work(engine, lambda: self._in_time(engine, question))
+            if len(answer) > LARGE:  # of these there are no more in memory than questions run
+                await _send(writer, answer)
+                return
+        await _send(writer, answer)
 
     def _lane(self, question: Question) -> Lane:
         if isinstance(question, NewEventsQuestion):

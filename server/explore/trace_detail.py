@@ -4,14 +4,15 @@ Events become JSON row group by row group, before they are ordered, so that a tr
 memory than its answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from server.errors import Refused
-from server.explore.event_json import MEMBERS, events_of
+from server.explore.event_json import MEMBERS
+from server.explore.event_lines import event_lines
 from server.explore.questions import Filters, TraceQuestion
 from server.explore.row_scan import Found, RowScan
 from server.explore.snapshot import ALWAYS, Snapshot
@@ -34,7 +35,7 @@ class Trace(Struct, frozen=True):
 
     summary: dict[str, Any]
     events: list[bytes]
-    """The JSON object of each event."""
+    """The JSON object of each event, without the brace that ends it."""
     places: list[Place]
 
     @property
@@ -57,10 +58,16 @@ def answer_trace(snapshot: Snapshot, question: TraceQuestion) -> bytes:
     nested = question.format == "tree"
     if nested and any(place.depth > MOST_DEPTH for place in trace.places):
         raise Refused("too_deep", f"The trace is deeper than {MOST_DEPTH}; ask for format=flat, which has any depth")
-    parts = [b'{"trace":', msgspec.json.encode(trace.summary), b',"roots":[' if nested else b',"spans":[']
-    parts += _nested(trace) if nested else [b",".join(flat_spans(trace))]
     rest = {"truncated": trace.is_truncated, "total": trace.total, **snapshot.stamp()}
-    return b"".join([*parts, b"],", msgspec.json.encode(rest)[1:]])
+    return b"".join(
+        [
+            b'{"trace":',
+            msgspec.json.encode(trace.summary),
+            *(_nested(trace) if nested else _flat(trace)),
+            b"],",
+            msgspec.json.encode(rest)[1:],
+        ]
+    )
 
 
 def trace_chunks(snapshot: Snapshot, question: TraceQuestion, most: int) -> Iterator[bytes]:
@@ -72,15 +79,53 @@ def trace_chunks(snapshot: Snapshot, question: TraceQuestion, most: int) -> Iter
     trace = read_trace(snapshot, question)
     head = {"trace": trace.summary, "truncated": trace.is_truncated, "total": trace.total, **snapshot.stamp()}
     before = msgspec.json.encode(head)[:-1] + b',"spans":['
-    spans: list[bytes] = []
+    parts: list[bytes] = []
     size = len(before)
-    for span in flat_spans(trace):
-        if spans and size + len(span) > most:
-            yield b"".join([before, b",".join(spans), b"]}"])
-            before, spans, size = b'{"spans":[', [], 0
-        spans.append(span)
-        size += len(span) + 1
-    yield b"".join([before, b",".join(spans), b"]}"])
+    for place in trace.places:
+        event, rest = trace.events[place.span], _rest(place)
+        if parts and size + len(event) + len(rest) > most:
+            yield b"".join([before, *parts[:-1], b"]}"])
+            before, parts, size = b'{"spans":[', [], 0
+        parts += event, rest, b","
+        size += len(event) + len(rest) + 1
+    yield b"".join([before, *parts[:-1], b"]}"])
+
+
+def _flat(trace: Trace) -> Iterator[bytes]:
+    """Yield the list of spans, in depth-first order."""
+    comma = b',"spans":['
+    for place in trace.places:
+        yield comma
+        yield trace.events[place.span]
+        yield _rest(place)
+        comma = b","
+
+
+def _rest(place: Place) -> bytes:
+    """Return what stands behind the members of an event."""
+    parent = b"null" if place.parent is None else b"%d" % place.parent
+    return b',"parent":%b,"depth":%d%b}' % (parent, place.depth, _flaw(place))
+
+
+def _flaw(place: Place) -> bytes:
+    return b"" if place.flaw is None else b',"%b":true' % place.flaw.encode()
+
+
+def _nested(trace: Trace) -> Iterator[bytes]:
+    """Yield the list of roots, each with its children."""
+    yield b',"roots":['
+    depth = -1
+    for place in trace.places:
+        if place.depth <= depth:  # it is no child of the one before, which ends, and whatever is around both
+            yield b"]}" * (depth - place.depth + 1)
+            yield b","
+        depth = place.depth
+        yield trace.events[place.span]
+        yield b',"depth":%d%b,"children":[' % (depth, _flaw(place))
+    yield b"]}" * (depth + 1)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_trace(snapshot: Snapshot, question: TraceQuestion) -> Trace:
@@ -90,14 +135,16 @@ def read_trace(snapshot: Snapshot, question: TraceQuestion) -> Trace:
         raise Refused("not_found", "This project has no such trace, or it is not in the event store yet")
     filters = Filters(equal={"trace_id": (question.trace_id,)}, kinds="all")
     with RowScan(snapshot, question.project, filters, ALWAYS) as scan:
-        found = scan.first("asc", MOST_SPANS)
         spans: list[Span] = []
         events: list[bytes] = []
         size = 0
-        for rows in _by_group(found):
-            size += _read(snapshot, scan, rows, question.extra, spans, events)
-            if size > MOST_BYTES:
-                raise _too_large()
+        for rows in _by_group(scan.first("asc", MOST_SPANS)):
+            for part, lines in _read(snapshot, scan, rows, question.extra):
+                spans += part
+                events += lines
+                size += sum(map(len, lines))
+                if size > MOST_BYTES:
+                    raise _too_large()
     return Trace(summary, events, arrange(spans))
 
 
@@ -110,24 +157,18 @@ def _by_group(found: Sequence[Found]) -> list[list[Found]]:
 
 
 def _read(
-    snapshot: Snapshot, scan: RowScan, rows: list[Found], extra: bool, spans: list[Span], events: list[bytes]
-) -> int:
-    """Append the rows of one row group: what their places depend on, and their JSON. Return the bytes of it."""
-    size = 0
+    snapshot: Snapshot, scan: RowScan, rows: list[Found], extra: bool
+) -> Iterator[tuple[Iterable[Span], list[bytes]]]:
+    """Yield the rows of one row group, some at a time: what their places depend on, and their JSON."""
     table = scan.table(rows, [name for name in MEMBERS if extra or name != "extra"])
     for start in range(0, len(rows), _ROWS):
         snapshot.engine.check()
         part = table.slice(start, _ROWS)
-        arrivals = part["received_at"].cast("int64").to_pylist()
-        for row, arrival, event in zip(rows[start:], arrivals, events_of(part, extra=extra), strict=False):
-            key = row.key
-            place = (arrival, key.partition, key.offset, key.number)
-            spans.append(Span(event["span_id"], event.get("parent_span_id"), key.timestamp, place))
-            events.append(msgspec.json.encode(event))
-            size += len(events[-1])
-        if size > MOST_BYTES:
-            raise _too_large()
-    return size
+        names, parents = part["span_id"].to_pylist(), part["parent_span_id"].to_pylist()
+        keys = [row.key for row in rows[start : start + _ROWS]]
+        arrivals = zip(part["received_at"].cast("int64").to_pylist(), (key[1:] for key in keys), strict=True)
+        spans = map(Span, names, parents, (key.timestamp for key in keys), arrivals)
+        yield spans, [line[:-1] for line in event_lines(part, extra=extra)]
 
 
 def _too_large() -> Refused:
@@ -136,30 +177,3 @@ def _too_large() -> Refused:
         f"The events of the trace have more than {MOST_BYTES >> 20} MiB; ask with extra=none, or for pages of "
         "/v1/events with its trace_id",
     )
-
-
-def flat_spans(trace: Trace) -> Iterator[bytes]:
-    """Yield the JSON object of each span, in depth-first order."""
-    for place in trace.places:
-        parent = b"null" if place.parent is None else b"%d" % place.parent
-        yield b'%b,"parent":%b,"depth":%d%b}' % (trace.events[place.span][:-1], parent, place.depth, _flaw(place))
-
-
-def _flaw(place: Place) -> bytes:
-    return b"" if place.flaw is None else b',"%b":true' % place.flaw.encode()
-
-
-def _nested(trace: Trace) -> list[bytes]:
-    """Return the pieces of the list of roots, each with its children."""
-    parts: list[bytes] = []
-    depth = -1
-    for place in trace.places:
-        if place.depth > depth:
-            depth = place.depth
-        else:
-            parts.append(b"]}" * (depth - place.depth + 1))
-            parts.append(b",")
-            depth = place.depth
-        parts.append(b'%b,"depth":%d%b,"children":[' % (trace.events[place.span][:-1], place.depth, _flaw(place)))
-    parts.append(b"]}" * (depth + 1))
-    return parts

@@ -6,9 +6,9 @@ nothing but which of several events with one span id has the children, and the o
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-Arrival = tuple[int, ...]
+Arrival = tuple[Any, ...]
 """When an event arrived, comparable and different for any two events."""
 
 Flaw = Literal["orphan", "cycle"]
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 def arrange(spans: Sequence[Span]) -> list[Place]:
     """Return the places of all spans, each once: a parent before its children, siblings by start, then by arrival."""
     parents, flaws = _parents(spans)
-    order = sorted(range(len(spans)), key=lambda number: (spans[number].start, spans[number].arrival))
+    order = sorted(range(len(spans)), key=[(span.start, span.arrival) for span in spans].__getitem__)
     _cut_cycles(parents, order, flaws)
     children: dict[int, list[int]] = {}
     for number in reversed(order):  # the last first, as a stack wants them
@@ -64,7 +64,7 @@ def _parents(spans: Sequence[Span]) -> tuple[list[int], dict[int, Flaw]]:
     """Return the number of each span's parent, or `NO_PARENT`, and the spans whose parents are not there."""
     owners: dict[str, int] = {}
     """Span id -> the event of it that arrived first."""
-    for number in sorted(range(len(spans)), key=lambda number: spans[number].arrival):
+    for number in sorted(range(len(spans)), key=[span.arrival for span in spans].__getitem__):
         owners.setdefault(spans[number].span_id, number)
     parents = [NO_PARENT if not span.parent_span_id else owners.get(span.parent_span_id, NO_PARENT) for span in spans]
     flaws: dict[int, Flaw] = {

@@ -37,7 +37,7 @@ async def stream_events(services: Services, request: web.Request) -> web.StreamR
         await response.write(HELLO)
         async with aclosing(services.event_feed.frames(subscription)) as frames:
             async for frame in frames:
-                await response.write(HEARTBEAT if frame is None else event(frame))
+                await response.write(HEARTBEAT if frame is None else frame.encoded(event))
     except Refused as refused:
         with suppress(ConnectionError):
             await response.write(b"event: error\ndata: %b\n\n" % http_body(refused))

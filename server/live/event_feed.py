@@ -3,7 +3,8 @@
 Each subscriber asks again every `INTERVAL` what has become visible behind its own position; subscribers with the same
 filters at the same position share one question and its answer. A slow reader has no queue, only an older position: it
 gets the next `LIMIT` events when it reads again, and the number of those beyond them. At most `QUESTIONS` questions of
-a process are under way at once, so that many different filters slow their streams down and not the store.
+a process are under way at once, so that many different filters slow their streams down and not the store; and all work
+for subscribers is paid for in `CpuShare`, so that ingest keeps the rest of the process.
 
 Everything here belongs to one event loop.
 """
@@ -12,7 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from msgspec import structs
@@ -21,6 +22,7 @@ from server.errors import Refused
 from server.explore.explorer import Explorer
 from server.explore.questions import NewEvents, NewEventsQuestion
 from server.live import resume_token
+from server.live.cpu_share import CpuShare
 from server.live.endings import CHECK_EVERY, GRACE, HEARTBEAT, MAX_SUBSCRIBERS, stopping, too_many, verdict
 from server.tenancy.keys import Key
 
@@ -30,25 +32,41 @@ LIMIT: Final = 200
 """Most events of one answer."""
 QUESTIONS: Final = 2
 """Questions under way at once."""
+WAKE_COST: Final = 1e-4
+"""Seconds of work to look for news for one subscriber, estimated."""
+SEND_COST: Final = 3e-5
+"""Seconds of work to send a frame, the kernel's included, estimated."""
+BYTE_COST: Final = 5e-10
+"""The same for each byte of its events."""
 
 
-class EventFrame(NamedTuple):
-    """What has become visible between two positions."""
+class EventFrame:
+    """What has become visible between two positions, encoded once however many subscribers receive it."""
 
-    events: bytes
-    """A JSON list."""
-    skipped: int
-    """Matching events beyond those."""
-    token: str
-    """A client that has received this frame resumes with this."""
-    position: Mapping[int, int]
-    as_of: str | None
-    lag: float | None
+    __slots__ = ("_encoded", "as_of", "events", "lag", "position", "skipped", "token")
+
+    def __init__(self, answer: NewEvents, token: str) -> None:
+        self.events = bytes(answer.events)
+        """A JSON list."""
+        self.skipped = answer.skipped
+        """Matching events beyond those."""
+        self.position = answer.position
+        self.as_of = answer.as_of
+        self.lag = answer.lag
+        self.token = token
+        """A client that has received this frame resumes with this."""
+        self._encoded: bytes | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing has become visible."""
         return not self.skipped and self.events == b"[]"
+
+    def encoded(self, encode: Callable[["EventFrame"], bytes]) -> bytes:
+        """Return what `encode` makes of the frame, always the same function."""
+        if self._encoded is None:
+            self._encoded = encode(self)
+        return self._encoded
 
 
 class EventSubscription:
@@ -92,6 +110,7 @@ class EventFeed:
         self._turn = asyncio.Semaphore(QUESTIONS)
         self._guard: asyncio.Task[None] | None = None
         self._closed = False
+        self._cpu_share: CpuShare | None = None
 
     @property
     def subscribers(self) -> int:
@@ -132,6 +151,7 @@ class EventFeed:
             frame = subscription.first
             while not subscription.ended.is_set():
                 if frame is not None and (frame is subscription.first or not frame.is_empty):
+                    await self._share().reserve(SEND_COST + BYTE_COST * len(frame.events))
                     yield frame
                     sent = self._monotonic()
                 elif self._monotonic() - sent >= HEARTBEAT:
@@ -167,7 +187,8 @@ class EventFeed:
         return {partition: offset + 1 for partition, offset in found.position.items()}
 
     async def _next(self, subscription: EventSubscription) -> EventFrame | None:
-        """Return what has become visible; None: nobody can say now."""
+        """Return what has become visible; None: that cannot be known now."""
+        await self._share().reserve(WAKE_COST)
         try:
             return await self._ask(subscription)
         except Refused as refused:
@@ -192,8 +213,12 @@ class EventFeed:
     async def _answer(self, question: NewEventsQuestion, binding: str) -> EventFrame:
         async with self._turn:
             answer = msgspec.json.decode(await self._explorer.ask(question), type=NewEvents)
-        token = self._token(binding, answer.position)
-        return EventFrame(bytes(answer.events), answer.skipped, token, answer.position, answer.as_of, answer.lag)
+        return EventFrame(answer, self._token(binding, answer.position))
+
+    def _share(self) -> CpuShare:
+        """Return the share of the event loop; its clock begins with the first subscriber."""
+        self._cpu_share = self._cpu_share or CpuShare(self._monotonic)
+        return self._cpu_share
 
     def _token(self, binding: str, position: Mapping[int, int]) -> str:
         read = {partition: offset - 1 for partition, offset in position.items()}

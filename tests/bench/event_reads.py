@@ -53,7 +53,7 @@ def _questions(reader: "_Reader") -> dict[str, Callable[[], Any]]:
         "one event": one("/v1/events", "event_id"),
         "one trace": one("/v1/traces", "trace_id"),
         "page of 24 h": lambda: reader.ask("/v1/events"),
-        "page of a user": lambda: reader.ask("/v1/events", user_id=next(some)["user_id"], **month),
+        "page of a user": lambda: reader.ask("/v1/events", user_id=next(some).get("user_id", ""), **month),
         "traces of 24 h": lambda: reader.ask("/v1/traces"),
         "metrics by model and tag, by day": lambda: reader.ask(
             "/v1/metrics",

@@ -142,7 +142,7 @@ async def test_a_trace_in_a_pipe(doors: Doors, capsys: pytest.CaptureFixture[str
     assert [line[:2] for line in lines[1:]] == [["0", "plan"], ["1", "ask (gpt-4o)"], ["2", "gpt-4o"], ["1", "gpt-4o"]]
     assert lines[4][5:] == ["0.0034", "error: 429: slow down\\\\x1b[2J".replace("\\\\", "\\"), "d"]
     assert err.startswith(
-        "3 steps, 2 calls, 1 error; 2000 ms from 2026-04-20T10:00:00.000Z\n1,024 + 256 tokens, 0.0068 USD"
+        "3 steps, 2 calls, 1 error; 2,000 ms from 2026-04-20T10:00:00.000Z\n1,024 + 256 tokens, 0.0068 USD"
     )
     [question] = doors.explorer.asked
     assert question == TraceQuestion(project="default", trace_id="..", extra=False)

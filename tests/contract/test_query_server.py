@@ -25,6 +25,7 @@ from server.explore.questions import (
     Question,
     Times,
 )
+from server.explore.segment_files import OpenFile
 from server.explore.snapshot import Snapshot
 from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
 from tests.support.query_server import query_server
@@ -155,6 +156,29 @@ async def test_export_goes_on_when_its_files_are_deleted(store: StoreDirectory, 
             each.unlink()
         text = b"".join([chunk async for chunk in found.chunks])
         assert len(text.splitlines()) == len(own(store)) == found.rows
+
+
+async def test_a_broken_export_does_not_end_as_a_whole_one(
+    store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    real = OpenFile.read
+
+    def read(file: OpenFile, group: int, columns: Any = None) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 3:
+            raise OSError("input/output error")
+        return real(file, group, columns)
+
+    monkeypatch.setattr(OpenFile, "read", read)
+    async with query_server(store, tmp_path) as asked:
+        found = await asked.client.stream(
+            ExportQuestion(project="default", filters=ALL, times=Times(), format="ndjson")
+        )
+        assert await anext(found.chunks)
+        with pytest.raises(Refused):
+            assert [chunk async for chunk in found.chunks]
 
 
 async def test_one_export_a_project_and_none_after_it_was_left(store: StoreDirectory, tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from protos.spendstream.v1 import usage_pb2, usage_pb2_grpc
+from server.grpc_api.trace_messages import MAX_RESPONSE
 from server.http_api.openapi import document
 from tests.support import clients
 from tests.support.clients import Answer, Reader, unary
-from tests.support.events import make_event
+from tests.support.events import ABSENT, make_event
 from tests.support.server import Server, run_cli, server
 from tests.support.stored_events import (
     EVENT,
@@ -309,6 +310,42 @@ async def test_one_trace(filled: Filled, tables: Reader) -> None:
         (name, depth, orphan) for name, _, depth, orphan in places
     ]
     assert json.loads(response.spans[1].event.extra_json["prompt"]) == {"text": "…"}
+
+
+async def test_a_deep_trace(filled: Filled, tables: Reader) -> None:
+    """Of a project of its own, sent with the last step first."""
+    filled.server.cli("projects", "create", "deep")
+    key = json.loads(filled.server.cli("keys", "create", "--project", "deep", "--json").stdout)["key"]
+    await past(401, tables, "/v1/events", key)
+    depth = 3000
+    steps = [
+        make_event(
+            trace_id="deep",
+            span_id=str(number),
+            parent_span_id=str(number - 1) if number else ABSENT,
+            timestamp=f"2026-04-20T10:{number // 60:02d}:{number % 60:02d}Z",
+            prompt="x" * 900,
+        )
+        for number in range(depth)
+    ]
+    sent = [await tables.ingest(batch, key, patience=10) for batch in batches(steps[::-1], 100)]
+    assert {answer.status for answer in sent} == {202}
+    position = sent[-1].headers["x-ingest-position"]
+    flat = await past(504, tables, f"/v1/traces/deep?after={position}", key, patience=30)
+    while len(flat.json["spans"]) < depth:  # the position is of the last batch only
+        flat = await tables.request("GET", "/v1/traces/deep", key)
+    assert [(span["span_id"], span["depth"]) for span in flat.json["spans"]] == [(str(n), n) for n in range(depth)]
+    assert flat.headers["Transfer-Encoding"] == "chunked"
+    nested = await tables.request("GET", "/v1/traces/deep?format=tree", key)
+    assert (nested.status, nested.json["reason"]) == (400, "too_deep")
+    async with grpc.aio.insecure_channel(filled.server.grpc) as channel:
+        stub: Any = usage_pb2_grpc.UsageServiceStub(channel)
+        request = usage_pb2.GetTraceRequest(trace_id="deep")
+        found = [each async for each in stub.GetTrace(request, metadata=[("x-api-key", key)])]
+    assert len(found) > 2
+    assert all(each.ByteSize() <= MAX_RESPONSE for each in found)
+    assert [span.event.span_id for each in found for span in each.spans] == [str(n) for n in range(depth)]
+    assert [each.HasField("trace") for each in found] == [True] + [False] * (len(found) - 1)
 
 
 # --- downloads, streams, commands ------------------------------------------------------------------------------------

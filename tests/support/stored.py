@@ -28,6 +28,13 @@ def live(address: LogAddress) -> list[Segment]:
         return catalog_of(log).live()
 
 
+def generations(address: LogAddress) -> dict[int, int]:
+    """The generation of each partition's segments."""
+    with closing(address.open()) as log:
+        catalog = catalog_of(log)
+        return {number: catalog.generation(number) for number in range(log.partitions)}
+
+
 def wait_stored(address: LogAddress, generation: int = 0, patience: float = 60.0) -> list[Segment]:
     """Wait until everything that is in the log is in segments, of this generation at least; return these. Blocks."""
     deadline = time.monotonic() + patience

@@ -34,6 +34,18 @@ def test_rows_and_batches(engine: Engine) -> None:
     engine.release()
 
 
+def test_a_table_is_seen_by_its_own_question_only(engine: Engine) -> None:
+    first, second = engine.fork(1), engine.fork(1)
+    name, other = first.register(pa.table({"y": [1]})), second.register(pa.table({"y": [2]}))
+    assert name != other
+    assert first.table(f"SELECT y FROM {name}").to_pylist() == [{"y": 1}]
+    for each in (engine, second):
+        with pytest.raises(Exception, match="does not exist"):
+            each.rows(f"SELECT y FROM {name}")
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -2,6 +2,7 @@
 
 import json
 import random
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.events import answer_event, answer_events
 from server.explore.questions import EventQuestion, EventsQuestion, Filters, Order, Times
+from server.explore.segment_files import OpenFile
 from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
 from tests.unit.test_snapshot import all_filters, matches, one_filter, times
 
@@ -224,3 +226,46 @@ def test_a_store_that_is_built_anew_refuses_older_cursors(tmp_path: Path) -> Non
     with pytest.raises(Refused, match="built anew") as refused:
         answer_events(empty.snapshot(engine), msgspec.structs.replace(question, cursor=cursor))
     assert refused.value.retry_after == 5
+
+
+def test_a_cursor_that_was_made_up_shows_nothing_of_others(store: StoreDirectory, engine: Engine) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=200)
+    mine = {row["event_id"] for row in store.rows if row["project"] == "default"}
+    cursor = next(pages(store, engine, msgspec.structs.replace(question, limit=2)))["nextCursor"]
+    members = msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    for place in ([2**60, 2**60, 2**60, 2**60, None], [NOON, -1, -1, -1, 5], [-(2**60), 0, 0, 0, 0]):
+        members[-1] = place
+        forged = urlsafe_b64encode(msgspec.msgpack.encode(members)).decode()
+        page = decode(answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=forged)))
+        assert {event["event_id"] for event in page["events"]} <= mine
+    for wrong in ([2**63, 0, 0, 0, None], [0, 0, 0], ["x", 0, 0, 0, 1], [0, 0, 0, 0, -1]):
+        members[-1] = wrong
+        forged = urlsafe_b64encode(msgspec.msgpack.encode(members)).decode()
+        with pytest.raises(Refused):
+            answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=forged))
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_among_many_of_one_time_reads_few_row_groups(
+    tmp_path: Path, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreDirectory(tmp_path / "events", group_rows=50)
+    for number in range(4):
+        store.append([make_row() for _ in range(500)], partition=number % 2, messages=50)
+    engine = store.engine()
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, order=order, limit=40)
+    steps = pages(store, engine, question)
+    seen = [event["event_id"] for _ in range(20) for event in next(steps)["events"]]
+    reads: list[int] = []
+    real = OpenFile.read
+
+    def read(file: OpenFile, group: int, columns: Any = None) -> Any:
+        reads.append(group)
+        return real(file, group, columns)
+
+    monkeypatch.setattr(OpenFile, "read", read)
+    for _ in range(10):
+        reads.clear()
+        seen += [event["event_id"] for event in next(steps)["events"]]
+        assert len(reads) <= 6
+    assert seen == expected(store.rows, "default", ALL, ALWAYS, order)[: len(seen)]

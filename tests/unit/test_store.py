@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -11,9 +12,12 @@ from uuid import UUID
 import pytest
 
 from processor.core.clock import DAY
+from processor.event_store.manifest import Segment
+from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.segments_topic import TP
-from processor.event_store.store import Overtaken
+from processor.event_store.store import FileDamaged, Overtaken
 from processor.event_store.store_directory import MARK, StoreDirectory
+from processor.event_store.stored_sums import DamagedSegment
 from processor.event_store.upkeep import Upkeep
 from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
@@ -377,3 +381,42 @@ async def test_a_log_of_an_earlier_version_gets_a_store(world: World) -> None:
     db.close()
     store = await world.stored()
     world.check(store)
+
+
+async def test_a_damaged_file_is_deleted_and_its_partition_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await world.started()
+    for _ in range(3):
+        world.send(5)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    rows = store.rows()
+
+    def unreadable(*_: object) -> None:
+        raise SegmentUnreadable("it cannot be read")
+
+    monkeypatch.setattr(store.writer, "merge", unreadable)
+    upkeep = Upkeep(store.store, fan_in=3)
+    path = next(store.path.glob("0000-*.parquet"))
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    monkeypatch.setattr("processor.event_store.upkeep.stored_sums.check", digests(path.stem))
+    with pytest.raises(FileDamaged, match="made anew"):
+        await merge_all(upkeep)
+    assert not path.exists()
+    again = await world.stored()
+    assert again.rows() == rows
+
+
+async def merge_all(upkeep: Upkeep) -> None:
+    while await upkeep.merge_one():
+        pass
+
+
+def digests(damaged: str) -> Callable[[Path, Segment], None]:
+    def check(directory: Path, segment: Segment) -> None:
+        if segment.id == damaged:
+            raise DamagedSegment(f"{segment.id} is damaged")
+
+    return check
