@@ -1,6 +1,7 @@
 """The role `store`: `python -m processor.event_store`. Settings come from the environment and the TOML file."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,10 @@ NICE: Final = 10
 
 STOP_PATIENCE: Final = 3.0
 """Seconds for the cut that is being made when the store has to stop: what it leaves, the next start does again."""
+
+COLLECT_AFTER: Final = (50_000, 20, 100)
+"""For `gc.set_threshold`. With Python's default (700, 10, 10) collections took a tenth of the reading of events: their
+values lie in lists until a segment is cut, and hardly any object is part of a cycle."""
 
 EXIT_USAGE: Final = 2
 EXIT_CRASHED: Final = 70
@@ -79,6 +84,9 @@ async def _run(application: Application) -> int:
         ready = asyncio.ensure_future(application.has_partitions.wait())
         await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*COLLECT_AFTER)
             log.info("store.ready", seconds=round(time.monotonic() - began, 2), partitions=application.partitions)
             print(json.dumps({"event": "ready", "role": "store"}), flush=True)  # noqa: T201 - the ready line
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)

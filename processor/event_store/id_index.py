@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Kind = Literal["event", "trace", "session", "user"]
 KINDS: Final[tuple[Kind, ...]] = ("event", "trace", "session", "user")
 
-MAGIC: Final = b"SPSIDX01"
+MAGIC: Final = b"SPSIDX02"
 PAGE: Final = 4096
 """Entries of a page."""
 MAX_GROUPS: Final = 1 << 16

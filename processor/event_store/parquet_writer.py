@@ -32,7 +32,7 @@ class ParquetWriter:
         """See `SegmentWriter`. Raises `SegmentUnreadable` if a part is damaged."""
         paths = [self._directory / f"{part.id}.parquet" for part in parts if part.has_files]
         tables = (segment_file.without_payload(table, payload_before) for table in merged(paths))
-        found = segment_file.write(self._directory, segment, tables, level=segment_file.MERGED_LEVEL)
+        found = segment_file.write(self._directory, segment, tables, packing="zstd")
         if found.rows != sum(part.rows for part in parts):
             names = ", ".join(part.id for part in parts)
             raise SegmentUnreadable(f"the segments {names} have {found.rows} rows, other than their manifests say")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +28,8 @@ from processor.log.durable_names import sync_directory
 ROW_GROUP: Final = 16_384
 """Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
 
-FRESH_LEVEL: Final = 1
-MERGED_LEVEL: Final = 1
-"""Levels of zstd."""
+Packing = Literal["none", "zstd"]
+"""Fresh segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
 
 PAGE: Final = 64 << 10
 """Bytes of a page before it is packed: what the merging holds of each column of a segment."""
@@ -69,8 +68,8 @@ class _Sums(Struct):
 class SegmentFileWriter:
     """Writes one segment: `add` its rows in the order of segments, then `finish`. Calls block and raise `OSError`."""
 
-    def __init__(self, directory: Path, segment: Segment, *, level: int = FRESH_LEVEL) -> None:
-        """`segment` has everything but the figures of its rows; `level` is that of zstd."""
+    def __init__(self, directory: Path, segment: Segment, *, packing: Packing = "none") -> None:
+        """`segment` has everything but the figures of its rows."""
         self._directory = directory
         self._segment = segment
         self._draft = directory / f"{segment.id}.parquet.new"
@@ -81,8 +80,8 @@ class SegmentFileWriter:
             version="2.6",
             store_schema=False,
             data_page_size=PAGE,
-            compression="zstd",
-            compression_level=level,
+            compression=packing,
+            compression_level=1 if packing == "zstd" else None,
             use_dictionary=_DICTIONARIES,
             column_encoding=_DELTAS,
             write_statistics=_STATISTICS,
@@ -297,9 +296,9 @@ def _digest(path: Path) -> tuple[str, int]:
     return found.hexdigest(), size
 
 
-def write(directory: Path, segment: Segment, tables: Iterable[Any], *, level: int = FRESH_LEVEL) -> Segment:
+def write(directory: Path, segment: Segment, tables: Iterable[Any], *, packing: Packing = "none") -> Segment:
     """Write a segment of tables that together are in order, with at least one row; see `SegmentFileWriter`."""
-    with SegmentFileWriter(directory, segment, level=level) as writer:
+    with SegmentFileWriter(directory, segment, packing=packing) as writer:
         for table in tables:
             writer.add(table)
         return writer.finish()

@@ -75,6 +75,7 @@ def _sums(project: str, numbered: list[tuple[int, Row]]) -> ProjectSums:
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_file, "ROW_GROUP", 8)
+    monkeypatch.setattr(merge, "BATCH", 3)
 
 
 def test_a_segment_says_what_is_in_it(tmp_path: Path) -> None:
