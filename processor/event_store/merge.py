@@ -38,8 +38,9 @@ def merged(paths: Sequence[Path]) -> Iterator[Any]:
     try:
         sources.extend(map(_Source.open, paths))  # those that could be opened are closed, too
         homes = _order(sources)
-        for start in range(0, len(homes), segment_file.ROW_GROUP):
-            yield _next_rows(sources, homes[start : start + segment_file.ROW_GROUP])
+        rows = segment_file.rows_of_group(sum(each.size for each in sources), len(homes))
+        for start in range(0, len(homes), rows):
+            yield _next_rows(sources, homes[start : start + rows])
     finally:
         for each in sources:
             each.close()
@@ -64,6 +65,12 @@ class _Source:
             raise
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from error
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rows, before they were compressed."""
+        footer = self._file.metadata
+        return sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
 
     def keys(self) -> tuple[Any, I64]:
         """Return the project of each row, dictionary-encoded, and its time."""

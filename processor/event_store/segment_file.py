@@ -28,6 +28,9 @@ from processor.log.durable_names import sync_directory
 ROW_GROUP: Final = 16_384
 """Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
 
+GROUP_BYTES: Final = 32 << 20
+"""Bytes that a row group may take unpacked: with large unknown fields it has fewer rows."""
+
 Packing = Literal["none", "zstd"]
 """Fresh segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
 
@@ -112,8 +115,9 @@ class SegmentFileWriter:
         """Add rows; full row groups are written at once."""
         self._pending.append(table)
         self._pending_rows += table.num_rows
-        while self._pending_rows >= ROW_GROUP:
-            self._write_group(ROW_GROUP)
+        rows = rows_of_group(sum(each.nbytes for each in self._pending), self._pending_rows)
+        while self._pending_rows >= rows:
+            self._write_group(rows)
 
     def finish(self) -> Segment:
         """Write what is left, make both files durable under their names, and return the segment with its figures."""
@@ -256,6 +260,11 @@ class _Columns(Struct):
             setattr(sums, name, getattr(sums, name) + exact_sum(column[rows][is_call]))
         sums.time_min = min(sums.time_min, int(self.times[rows].min()))
         sums.time_max = max(sums.time_max, int(self.times[rows].max()))
+
+
+def rows_of_group(size: int, rows: int) -> int:
+    """Return how many rows a row group has, of rows that take so many bytes in all."""
+    return max(1, min(ROW_GROUP, GROUP_BYTES * rows // max(size, 1)))
 
 
 def picodollars(costs: Any) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Segments on the disk: their rows in order, what their manifests say of them, the index of their ids, and merging."""
 
+import json
 import random
 from collections import defaultdict
 from contextlib import suppress
@@ -92,6 +93,26 @@ def test_a_segment_says_what_is_in_it(tmp_path: Path) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {parquet.name, index.name}
     assert pq.read_schema(parquet).equals(SCHEMA)
     assert pq.read_schema(parquet).metadata[b"spendstream.schema"] == b"1"
+
+
+def test_a_row_group_of_large_rows_has_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 16_384)
+    monkeypatch.setattr(segment_file, "GROUP_BYTES", 1 << 20)
+    rng = random.Random(8)
+    parts, rows = [], []
+    for start in (0, 5):
+        large = made(rng, 30, start, start + 5)
+        for row in large:
+            row["extra"] = json.dumps({"text": f"{rng.getrandbits(400_000):0100000x}"})
+        parts.append(write(tmp_path, large, start, start + 5))
+        rows += large
+    merged = ParquetWriter(tmp_path).merge(parts, new(0, 10, 1), 0)
+    assert read(tmp_path, merged) == sorted(rows, key=key)
+    for segment in (*parts, merged):
+        footer = pq.read_metadata(tmp_path / f"{segment.id}.parquet")
+        groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+        assert max(groups) in (9, 10)  # of 100,000 bytes each
+        assert sum(groups) == segment.rows
 
 
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
