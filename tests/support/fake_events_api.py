@@ -16,7 +16,6 @@ from itertools import groupby
 from math import ceil
 from statistics import stdev
 from typing import Any, Final
-from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -40,7 +39,22 @@ BOUNDS: Final = {
     "max_latency_ms": "latency_ms",
 }
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def _encode(body: object) -> bytes:
+    return _ENCODER.encode(_plain(body))
+
+
+def _plain(value: Any) -> Any:
+    """The value with its decimals as the server writes numbers: all digits, no exponent."""
+    if isinstance(value, Decimal):
+        return msgspec.Raw(f"{value:f}".encode())
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
 
 
 @dataclass
@@ -306,7 +320,7 @@ class _Answers:
         return {"events": rows, "nextCursor": cursor, "total": len(found), **stamp()}
 
     async def event(self, request: web.Request) -> Any:
-        wanted = unquote(request.match_info["id"])
+        wanted = request.match_info["id"]
         found = next((event for event in self.fake.events if event["event_id"] == wanted), None)
         return None if found is None else {**found, **stamp()}
 
@@ -322,7 +336,7 @@ class _Answers:
         return {"traces": rows, "nextCursor": cursor, **stamp()}
 
     async def trace(self, request: web.Request) -> Any:
-        wanted = unquote(request.match_info["id"])
+        wanted = request.match_info["id"]
         spans = [event for event in self.fake.events if event["trace_id"] == wanted]
         if not spans:
             return None
@@ -338,7 +352,7 @@ class _Answers:
         return {"sessions": rows, "nextCursor": cursor, **stamp()}
 
     async def session(self, request: web.Request) -> Any:
-        wanted = unquote(request.match_info["id"])
+        wanted = request.match_info["id"]
         events = [event for event in self.fake.events if event.get("session_id") == wanted]
         if not events:
             return None
@@ -530,9 +544,10 @@ def fake_api(events: list[Event]) -> Iterator[Fake]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         fake.http = f"127.0.0.1:{runner.addresses[0][1]}"
 
-    loop.run_until_complete(start())
+    # Playwright has an event loop running in the calling thread: this one must not run there, not even to begin.
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
+    asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     try:
         yield fake
     finally:
