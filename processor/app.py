@@ -14,8 +14,20 @@ from processor.core.tables.history import RESTORE, Loss, unrecorded
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
+from processor.log.faust_tables import TableManager
 from processor.log.records import TopicPartition
-from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.log.topics import (
+    CHECKPOINTS,
+    CLAIMS,
+    DEAD_LETTERS,
+    EVENT_CONSUMERS,
+    EVENTS,
+    GROUP,
+    ROWS,
+    STORE_GROUP,
+    STORE_PATIENCE,
+    Consumer,
+)
 from processor.settings import Settings
 from processor.state import loader
 from processor.state.applier import Applier
@@ -30,18 +42,8 @@ if TYPE_CHECKING:
     from processor.state.partitions import Holder
     from processor.users_topic.row_publisher import UsersTopicPublisher
 
-NAME: Final = "spendstream"
 EXIT_BROKEN: Final = 70
 """Exit code of a process whose rows in memory cannot be trusted; the next start reads them back."""
-
-
-class TableManager(faust.tables.TableManager):
-    """Starts without the second that Faust's own class sleeps for late tables: ours exist before it starts."""
-
-    async def on_start(self) -> None:
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
 
 
 class Delivery:
@@ -101,12 +103,20 @@ class Application:
         self.applier = Applier(
             self.owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
         )
-        self.faust.agent(self._topic(EVENTS), name=f"{NAME}.tables", concurrency=1)(self._tables)
+        self.faust.agent(self._topic(EVENTS), name=f"{GROUP}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
             self.faust.task(Compactor(self.owned, self._delete, self._flush).run)
             if settings.retention:
-                sealer = Sealer(address.data_dir, self.owned, clock, settings.retention, settings.retention_interval)
+                store = (Consumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
+                sealer = Sealer(
+                    address.data_dir,
+                    self.owned,
+                    clock,
+                    settings.retention,
+                    settings.retention_interval,
+                    (*EVENT_CONSUMERS, *store),
+                )
                 self.faust.task(sealer.run)
         if self.holder is not None:
             from processor.leases.grantor import HOME, Grantor
@@ -230,7 +240,7 @@ class Application:
 def _faust_app(address: LogAddress, partitions: int) -> Any:
     embedded = f"spendstream-sqlite://{address.data_dir}"
     return faust.App(
-        NAME,
+        GROUP,  # the transports take the name of the app as that of its group
         broker=embedded if address.kafka is None else "spendstream-kafka://cluster",
         store="memory://",
         datadir=str(address.data_dir / "faust"),

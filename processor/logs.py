@@ -25,6 +25,7 @@ QUIET: Final = (
     "opentelemetry",
     "urllib3",
     "processor.log.embedded.transport",
+    "processor.log.faust_tables",
     "processor.state.faust_table",
 )
 """Libraries (and our classes that are their services) whose chatter is of no use to an operator."""

@@ -9,7 +9,7 @@ from typing import Final
 
 MIB: Final = 1 << 20
 
-NEEDED: Final = {"worker": 128 * MIB, "api": 128 * MIB, "serve": 256 * MIB}
+NEEDED: Final = {"worker": 128 * MIB, "store": 128 * MIB, "api": 128 * MIB, "serve": 256 * MIB}
 """Bytes that a role takes with empty tables, and some room. `serve` is the supervisor, one API and the worker."""
 
 _UNLIMITED: Final = 1 << 60

@@ -1,4 +1,4 @@
-"""A worker without a supervisor begins anew by itself where it would end with exit code 70.
+"""A worker or store without a supervisor begins anew by itself where it would end with exit code 70.
 
 What it has in memory then is not to be used any more: another process owns its partitions, or its rows may be wrong. To
 replace the program in the process (exec) is as good as its end, and needs no service manager. One that is killed, or
@@ -23,26 +23,27 @@ MAX_PAUSE: Final = 5.0
 STABLE: Final = 20.0
 """Seconds after which a life counts as sound, and the pauses begin anew."""
 
-_began: list[float] = []
-"""When this life began, if it is to be followed by another one."""
+_began: list[tuple[float, str]] = []
+"""When this life began and what runs the next one, if it is to be followed by another one."""
 
 
-def arm() -> None:
-    """From here on `end` begins anew."""
-    _began[:] = [time.monotonic()]
+def arm(module: str = "processor") -> None:
+    """From here on `end` begins anew, with this module."""
+    _began[:] = [(time.monotonic(), module)]
 
 
 def end(code: int) -> NoReturn:
     """End the process at once with this exit code, or begin anew. Nothing in memory is saved. From any thread."""
     if _began:
-        lived = time.monotonic() - _began[0]
+        began, module = _began[0]
+        lived = time.monotonic() - began
         restarts = 1 if lived > STABLE else _restarts() + 1
         pause = min(FIRST_PAUSE * 2 ** (restarts - 1), MAX_PAUSE)
         get_logger().error("worker.restarting", code=code, restart_in=pause)
         os.environ[VARIABLE] = f"{restarts}:{pause}"
         try:
             _close_on_exec()
-            os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - itself
+            os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 - itself
         except OSError as error:
             get_logger().critical("worker.cannot_restart", error=str(error))
     os._exit(code)

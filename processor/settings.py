@@ -3,9 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 CONFIG_VARIABLE = "SPENDSTREAM_CONFIG"
@@ -35,6 +35,20 @@ _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,98}[._-]").fullmatch
 _KAFKA = re.compile(r"kafka://[^\s;,/:]+(:[0-9]{1,5})?(;[^\s;,/:]+(:[0-9]{1,5})?)*").fullmatch
 
 
+def _size(value: object) -> object:
+    found = _SIZE(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        return value
+    number, unit = found.groups()
+    return int(float(number) * _UNITS[(unit or "b").lower()])
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([bkmgt]|[kmgt]ib)?", re.IGNORECASE).fullmatch
+_UNITS = {"b": 1} | {unit: 1024**power for power, name in enumerate("kmgt", 1) for unit in (name, f"{name}ib")}
+Size = Annotated[int, BeforeValidator(_size)]
+"""A number of bytes, like 1073741824, 512MiB or 2 GiB."""
+
+
 class Settings(BaseSettings):
     """The settings of the worker, which all other roles have too."""
 
@@ -48,8 +62,35 @@ class Settings(BaseSettings):
         None, ge=1, le=1024, description="Partitions of the log; cannot be changed after the log is made"
     )
     dedupe_horizon: int = Field(0, ge=0, description="Days after which an event_id may be forgotten; 0: never")
-    retention: int = Field(0, ge=0, le=36_500, description="Days after which events may be deleted; 0: never")
+    retention: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Days after which events may be deleted, from the log and the event store; on Kafka from the store "
+        "only; 0: never",
+    )
     retention_interval: float = Field(60, ge=0.05, description="Seconds between two checks for events past retention")
+    event_store: bool = Field(
+        True, description="Keep the events in a store of their own, and answer questions about them; off: sums only"
+    )
+    store_dir: Path | None = Field(
+        None,
+        description="Directory of the event store; on Kafka one that all stores and queries see. Not given: events in "
+        "the data directory",
+    )
+    store_min_free: Size | None = Field(
+        None,
+        ge=0,
+        description="Bytes of its file system that the event store leaves free, like 4GiB. Not given: 2 GiB, or 5 % "
+        "where that is more",
+    )
+    payload_retention: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Days after which unknown fields and error messages go from the event store. Not given: with their "
+        "events",
+    )
     flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
     kafka_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
         "spendstream.",
@@ -80,11 +121,10 @@ class Settings(BaseSettings):
         False, description="Export OpenTelemetry traces by OTLP/HTTP, to where the OTEL_* variables say"
     )
 
-    @model_validator(mode="after")
-    def _retention_has_checkpoints(self) -> Self:
-        if self.retention and self.broker != "sqlite://":
-            raise ValueError("SPENDSTREAM_RETENTION is of the embedded log only: leave it out, or SPENDSTREAM_BROKER")
-        return self
+    @property
+    def segments_dir(self) -> Path:
+        """The directory of the event store."""
+        return self.store_dir or self.data_dir / "events"
 
     @classmethod
     def settings_customise_sources(
@@ -112,6 +152,8 @@ def load(kind: type[S], **flags: Any) -> S:
     except ValueError as error:  # the file is not TOML
         raise SettingsError(f"cannot read {os.environ.get(CONFIG_VARIABLE, CONFIG_FILE)}: {error}") from None
     settings.data_dir = settings.data_dir.expanduser().absolute()
+    if settings.store_dir is not None:
+        settings.store_dir = settings.store_dir.expanduser().absolute()
     return settings
 
 

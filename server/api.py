@@ -8,8 +8,8 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -31,6 +31,8 @@ from server.alerts.delivery import Alerter
 from server.alerts.notices import BudgetNotices
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
+from server.explore.client import QueryClient
+from server.explore.explorer import Explorer, OffExplorer
 from server.grpc_api.servicers import make_server
 from server.health import LogHealth, Signals
 from server.http_api.connections import Budget, Runner, budget_of_process
@@ -43,6 +45,7 @@ from server.limits.connection_watch import ConnectionWatch
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.lease_follower import LeaseFollower
 from server.limits.memory_budget import MemoryBudget
+from server.live.event_feed import EventFeed
 from server.live.feed import Feed
 from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
@@ -50,6 +53,7 @@ from server.processes.siblings import ApiSibling
 from server.reads.read_service import ViewReads
 from server.services import Services
 from server.settings import ServerSettings
+from server.supervisor import Child
 from server.telemetry.meters import Meters
 from server.telemetry.metrics import Gather, make_registry
 from server.telemetry.scraping import Scraping
@@ -76,8 +80,11 @@ the time: a hundred events make enough objects for one, and full ones walk all c
 T = TypeVar("T")
 
 
-async def run(settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `LogError`, or `OSError` if it cannot listen on a port."""
+async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `LogError`, or `OSError` if it cannot listen on a port.
+
+    If `is_alone`, without a supervisor, it starts the process that answers questions about events by itself.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -92,6 +99,8 @@ async def run(settings: ServerSettings) -> None:
             scraping = Scraping(sibling)
             await stack.enter_async_context(scraping.door(registry))
             gather = scraping.gather
+        if is_alone and settings.event_store:
+            await stack.enter_async_context(_query_process(settings))
         desk = AdminService(LogAddress.of(settings), services.directory, now)
         budget = budget_of_process(tls=settings.tls_cert is not None)
         runner, http, port = await _serve_http(settings, services, desk, registry, gather, budget)
@@ -104,6 +113,7 @@ async def run(settings: ServerSettings) -> None:
             stack.push_async_callback(_stop_reporting, asyncio.create_task(handshakes.run(port)))
         stack.push_async_callback(_close_apis, runner, server)
         stack.callback(services.feed.close)
+        stack.callback(services.event_feed.close)
         stack.push_async_callback(_stop_reporting, asyncio.create_task(_watch(health)))
         caught_up = asyncio.create_task(_until(lambda: health.caught_up))
         stopped = asyncio.create_task(stop.wait())
@@ -117,6 +127,21 @@ async def run(settings: ServerSettings) -> None:
             print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line
             await stopped
         get_logger().info("api.draining")
+
+
+@asynccontextmanager
+async def _query_process(settings: ServerSettings) -> AsyncIterator[None]:
+    """Keep a query process running beside this one."""
+    read_end, write_end = os.pipe()
+    child = Child("query", {"SPENDSTREAM_DATA_DIR": str(settings.data_dir)}, read_end)
+    running = asyncio.create_task(child.run())
+    try:
+        yield
+    finally:
+        await child.stop()
+        running.cancel()
+        os.close(write_end)
+        os.close(read_end)
 
 
 async def _build(
@@ -202,10 +227,25 @@ async def _build(
     stack.push_async_callback(budgeter.stop)
     feed = Feed(view, arrivals, publisher.identity, notices=notices)
     arrivals.listen(lambda: intake.meters.seen(view.position, time.monotonic()))
-    signals = Signals(view, publisher, directory, health, pending, feed, now)
+    explorer: Explorer = QueryClient(settings.data_dir) if settings.event_store else OffExplorer()
+    event_feed = EventFeed(explorer, publisher.identity)
+    signals = Signals(view, publisher, directory, health, pending, (feed, event_feed), now)
     registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
     asked = settings.access_log
-    services = Services(intake, directory, reads, health, now, settings.handling, feed, trust=trust, access_log=asked)
+    services = Services(
+        intake,
+        directory,
+        reads,
+        health,
+        now,
+        settings.handling,
+        feed,
+        trust=trust,
+        access_log=asked,
+        explorer=explorer,
+        event_feed=event_feed,
+        identity=publisher.identity,
+    )
     return services, health, registry
 
 

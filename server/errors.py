@@ -31,9 +31,9 @@ Reason = Literal[
     "event_store_missing",
     "not_yet_visible",
 ]
-"""The closed list of `reason` in error bodies, and in upper case of `ErrorInfo.reason` over gRPC. Clients branch on it.
+"""The closed list of `reason` in error bodies, and in upper case of `ErrorInfo.reason` over gRPC.
 
-Those of the event store and its queries are not used yet; they are listed so that the list does not grow for clients.
+Clients branch on it.
 """
 
 RETRYABLE: Final[frozenset[Reason]] = frozenset(

@@ -10,6 +10,7 @@ from processor.log.losses import Lost
 from processor.view.view import View
 from server.ingest.log_publisher import LogPublisher
 from server.limits.memory_budget import MemoryBudget
+from server.live.event_feed import EventFeed
 from server.live.feed import Feed
 from server.tenancy.directory import Directory
 from server.tenancy.freshness import DirectoryFreshness, always
@@ -128,7 +129,7 @@ class Signals:
         directory: Directory,
         health: LogHealth,
         pending: MemoryBudget,
-        feed: Feed,
+        feeds: Sequence[Feed | EventFeed],
         clock: Callable[[], int],
     ) -> None:
         self._view = view
@@ -136,7 +137,7 @@ class Signals:
         self._directory = directory
         self._health = health
         self._pending = pending
-        self._feed = feed
+        self._feeds = feeds
         self._clock = clock
 
     def lag(self) -> Mapping[int, int]:
@@ -174,7 +175,7 @@ class Signals:
 
     def subscribers(self) -> int:
         """See `State.subscribers`."""
-        return self._feed.subscribers
+        return sum(feed.subscribers for feed in self._feeds)
 
     def lost(self) -> Mapping[int, int]:
         """See `State.lost`."""

@@ -6,9 +6,11 @@ from typing import Protocol
 
 from processor.core.events.event import Handling
 from server.alerts.budgets import BudgetList
+from server.explore.explorer import Explorer, OffExplorer
 from server.ingest.intake import Intake
 from server.limits.memory_budget import MemoryBudget
 from server.limits.refusal_pacing import RefusalPacer
+from server.live.event_feed import EventFeed
 from server.live.feed import Feed
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage
 from server.reads.costs import Costs
@@ -61,6 +63,10 @@ class Services:
     throttle: RefusalPacer = field(default_factory=RefusalPacer)
     access_log: bool = False
     """Whether each request and call is logged."""
+    explorer: Explorer = field(default_factory=OffExplorer)
+    event_feed: EventFeed = field(default_factory=lambda: EventFeed(OffExplorer(), ""))
+    identity: str = ""
+    """The log's name in position tokens."""
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
         """Return the key of `secret`.

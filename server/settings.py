@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from processor.core.events.event import Handling
-from processor.settings import Settings
+from processor.settings import Settings, Size
 from server.alerts.signing import secret_bytes
 from server.processes.listening_ports import is_local
 from server.processes.siblings import MAX_PROCESSES
@@ -95,6 +95,13 @@ class ServerSettings(Settings):
     alert_allow_private: bool = Field(
         False, description="Allow a webhook with http://, or at an address of this machine or network"
     )
+    query_memory: Size = Field(
+        1 << 30,
+        ge=256 << 20,
+        description="Bytes of memory for the process that answers questions about events, like 2GiB",
+    )
+    query_threads: int = Field(1, ge=1, le=64, description="Threads of one question about events")
+    query_timeout: float = Field(10, ge=0.1, le=3600, description="Seconds that a question about events may take")
     access_log: bool = Field(False, description="Log a line for each request and gRPC call")
     insecure: bool = Field(False, description="Allow listening beyond this machine without TLS, as behind a proxy")
 

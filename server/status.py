@@ -44,7 +44,11 @@ TABLE: Final[dict[Reason, Status]] = {
     "too_deep": Status(400, _Code.INVALID_ARGUMENT, "The trace is nested too deep to be answered as a tree"),
     "unauthenticated": Status(401, _Code.UNAUTHENTICATED, "The API key is missing, unknown, revoked or expired"),
     "forbidden": Status(403, _Code.PERMISSION_DENIED, "The API key lacks the scope, or may not ask for this project"),
-    "not_found": Status(404, _Code.NOT_FOUND, "There is nothing at this path, or no user, key or budget of this name"),
+    "not_found": Status(
+        404,
+        _Code.NOT_FOUND,
+        "There is nothing at this path, or no user, event, trace, session, key or budget of this id",
+    ),
     "method_not_allowed": Status(405, _Code.UNIMPLEMENTED, "The path has no such method; `Allow` names those it has"),
     "conflict": Status(409, _Code.ABORTED, "It exists already as something else, or its state does not allow it"),
     "too_large": Status(413, _Code.INVALID_ARGUMENT, "The body is too large, counted while it is inflated"),
@@ -66,7 +70,7 @@ TABLE: Final[dict[Reason, Status]] = {
     "queries_busy": Status(503, _Code.UNAVAILABLE, "Too many queries of the project are waiting already; retry it"),
     "event_store_missing": Status(503, _Code.UNAVAILABLE, "The API process does not see the event store's directory"),
     "not_yet_visible": Status(
-        504, _Code.DEADLINE_EXCEEDED, "The tables did not contain the position in time; retry it"
+        504, _Code.DEADLINE_EXCEEDED, "The tables, or the event store, did not contain the position in time; retry it"
     ),
 }
 """In the order of the HTTP statuses."""

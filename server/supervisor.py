@@ -31,8 +31,23 @@ from server.processes.siblings import VARIABLE, ApiSibling
 from server.settings import ServerSettings
 from server.tenancy.first_key import ensure_key
 
-STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0}
-"""Seconds that a child has to drain before it is killed; the roles stop one after the other, within ten in all."""
+STOP_PATIENCE: Final = {"api": 5.0, "worker": 4.0, "query": 3.0, "store": 4.0}
+"""Seconds that a child has to drain before it is killed; API and worker stop one after the other, within ten in all,
+the others beside them."""
+
+MODULES: Final = {
+    "api": ("server", "api"),
+    "query": ("server", "query"),
+    "worker": ("processor",),
+    "store": ("processor.event_store",),
+}
+"""Role -> what `python -m` runs."""
+
+BESIDE: Final = frozenset({"query", "store"})
+"""Roles that nothing waits for: one that cannot start is tried again and again."""
+
+START_PATIENCE: Final = 10.0
+"""Seconds for which they wait for the others to be ready."""
 
 FIRST_BACKOFF: Final = 0.1
 MAX_BACKOFF: Final = 5.0
@@ -71,7 +86,7 @@ class Child:
             code = await self._once()
             if self._let_go.is_set():
                 return
-            if code == EXIT_USAGE and not self.ready.done():
+            if code == EXIT_USAGE and not self.ready.done() and self.role not in BESIDE:
                 self.ready.set_exception(SystemExit(EXIT_USAGE))
                 return
             self.is_ready_since = None
@@ -87,10 +102,10 @@ class Child:
             backoff = min(2 * backoff, MAX_BACKOFF)
 
     async def _once(self) -> int:
-        module = ["-m", "processor"] if self.role == "worker" else ["-m", "server", "api"]
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *module,
+            "-m",
+            *MODULES[self.role],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, **self.environment, lifeline.VARIABLE: str(self._fd)},
@@ -160,22 +175,33 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
         apis = await _apis(settings, environment, read_end, held)
         worker = Child("worker", environment, read_end)
         children = [worker, *apis]
-        for child in children:
-            child.on_broken = partial(_kill_all, children)
+        roles = ("store", "query") if settings.event_store else ()
+        beside = [Child(role, environment, read_end) for role in roles]
+        for child in (*children, *beside):
+            child.on_broken = partial(_kill_all, [*children, *beside])
             child.on_damaged = partial(_start_anew, worker)
         tasks = [asyncio.create_task(child.run()) for child in children]
+        tasks += [asyncio.create_task(_run_after(children, child)) for child in beside]
         try:
             return await _serve(settings, children, made, stop)
         finally:
-            for child in children:  # a signal to the whole process group may have reached them already
+            for child in (*children, *beside):  # a signal to the whole process group may have reached them already
                 child.let_go()
+            stopping = asyncio.gather(*(child.stop() for child in beside))
             await asyncio.gather(*(api.stop() for api in apis))  # first, so that no more events arrive
             await worker.stop()
+            await stopping
             for task in tasks:
                 task.cancel()
             os.close(write_end)
             os.close(read_end)
             lock.close()
+
+
+async def _run_after(others: Sequence[Child], child: Child) -> None:
+    """Run a child once the others are ready, which it would take the cores from while they start."""
+    await asyncio.wait([other.ready for other in others], timeout=START_PATIENCE)
+    await child.run()
 
 
 def _kill_all(children: Sequence[Child]) -> None:

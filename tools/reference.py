@@ -32,6 +32,7 @@ from processor.settings import Settings
 from server.cli.commands import main as program
 from server.errors import Rejection
 from server.http_api.openapi import document
+from server.http_api.openapi_explore import RULES
 from server.ingest.intake import MAX_EVENTS
 from server.settings import ServerSettings
 from server.status import TABLE
@@ -101,7 +102,7 @@ def shape(schema: Schema) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(shape(each) for each in schema["anyOf"]))
     if "enum" in schema:
-        return ", ".join(map(code, schema["enum"]))
+        return ", ".join(code(each) if each else "empty" for each in schema["enum"])
     if "const" in schema:
         return code(schema["const"])
     choice = _CHOICE(schema.get("pattern", ""))
@@ -284,7 +285,15 @@ def command_variables() -> dict[str, str]:
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
-_TAGS: Final = {"ingest": "Ingest", "read": "Reads", "operate": "Operation", "admin": "Administration"}
+_TAGS: Final = {
+    "ingest": "Ingest",
+    "read": "Reads",
+    "events": "Events, traces, metrics",
+    "operate": "Operation",
+    "admin": "Administration",
+}
+_SHARED: Final = "#/components/parameters/"
+"""Where the filters of the event store are, which several operations have."""
 
 
 def http_api() -> str:
@@ -293,6 +302,8 @@ def http_api() -> str:
     parts = []
     for tag in made["tags"]:
         parts.append(f"## {_TAGS.get(tag['name'], tag['name'].capitalize())}")
+        if tag["name"] == "events":
+            parts += [*paragraphs(RULES), *_filters(made["components"]["parameters"].values())]
         for path, methods in made["paths"].items():
             for method, operation in methods.items():
                 if operation["tags"] == [tag["name"]]:
@@ -329,10 +340,16 @@ def _operation(method: str, path: str, operation: Schema) -> list[str]:
     rows = [
         (code(each["name"]), each["in"], shape(each["schema"]), "yes" if each.get("required") else "", cell(said))
         for each in operation.get("parameters", ())
+        if "$ref" not in each
         for said in [_with_default(each)]
     ]
     if rows:
         parts.append(table(("parameter", "in", "type", "required", "meaning"), rows))
+    shared = [each["$ref"].removeprefix(_SHARED) for each in operation.get("parameters", ()) if "$ref" in each]
+    if shared:
+        times = "`start`, `end` and the " if "start" in shared else "The "
+        parts.append(f"{times}[filters](#filters) are parameters, too.")
+    parts += [f"```sh\n{each['source']}\n```" for each in operation.get("x-codeSamples", ())]
     for media, body in operation.get("requestBody", {}).get("content", {}).items():
         lines = body.get("x-line-schema")
         what = f"lines of {shape(lines)}" if lines else shape(body["schema"])
@@ -344,6 +361,21 @@ def _operation(method: str, path: str, operation: Schema) -> list[str]:
         answers.append((status, cell(answer["description"]), _body(answer, bodies), headers))
     parts.append(table(("status", "when", "body", "headers"), answers))
     return parts
+
+
+def _filters(parameters: Iterable[Schema]) -> Iterator[str]:
+    """Return the section of the filters; one that excludes stands with the one that includes."""
+    rows = []
+    known = {each["name"]: each for each in parameters}
+    for name, each in known.items():
+        if not name.endswith("!"):
+            names = f"{code(name)}, {code(name + '!')}" if f"{name}!" in known else code(name)
+            kind = each["schema"]
+            rows.append(
+                (names, shape(kind["items"] if kind.get("type") == "array" else kind), cell(each["description"]))
+            )
+    yield "### Filters"
+    yield table(("parameter", "type", "meaning"), rows)
 
 
 def _body(answer: Schema, bodies: str) -> str:

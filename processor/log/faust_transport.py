@@ -44,6 +44,12 @@ class Consumer(base.Consumer):
         self._left_out.add(tp)
         self.pause_partitions({tp})
 
+    async def go_on(self, tp: TP) -> None:
+        """Fetch a partition again that was left out, from where its last message was delivered."""
+        self._left_out.discard(tp)
+        if tp in self._assigned:
+            self.resume_partitions({tp})
+
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 

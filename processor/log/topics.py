@@ -32,15 +32,26 @@ STATEMENTS: Final = "spendstream.lease-statements"
 LEASES: Final = "spendstream.leases"
 """What API processes may use of the quotas (compacted, by API process); one partition, written by one grantor."""
 
+SEGMENTS: Final = "spendstream.segments"
+"""Manifests of the event store's segments (compacted, by segment); one partition."""
+
 PARTITIONED: Final = (EVENTS, ROWS, CLAIMS, DEAD_LETTERS, CHECKPOINTS)
 PARTITIONED_ON_KAFKA: Final = (*PARTITIONED, USERS)
-SINGLE: Final = (DIRECTORY, STATEMENTS, LEASES)
-"""Topics of one partition, on Kafka."""
+SINGLE: Final = (DIRECTORY, SEGMENTS)
+"""Topics of one partition."""
 
-COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, USERS, STATEMENTS, LEASES})
+SINGLE_ON_KAFKA: Final = (*SINGLE, STATEMENTS, LEASES)
+
+LATER: Final = frozenset({SEGMENTS})
+"""Topics that logs of earlier versions do not have: they are added, empty, when such a log is opened."""
+
+COMPACTED: Final = frozenset({ROWS, CHECKPOINTS, DIRECTORY, USERS, STATEMENTS, LEASES, SEGMENTS})
 
 GROUP: Final = "spendstream"
 """The consumer group of the worker."""
+
+STORE_GROUP: Final = "spendstream-store"
+"""The consumer group of the event store."""
 
 
 class Consumer(NamedTuple):
@@ -54,3 +65,6 @@ class Consumer(NamedTuple):
 EVENT_CONSUMERS: Final = (Consumer(GROUP, None),)
 """All consumers of the events that are always switched on. Retention waits for the slowest of them, and of those that a
 setting switches on (`processor.app`)."""
+
+STORE_PATIENCE: Final = 7 * 24 * 3600 * 1_000_000
+"""Microseconds for which retention waits for an event store that is switched on."""

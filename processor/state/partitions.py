@@ -5,12 +5,10 @@ its warm copy, or from the beginning. A partition that is given up stays as a wa
 """
 
 import asyncio
-import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from structlog.stdlib import get_logger
@@ -18,10 +16,11 @@ from structlog.stdlib import get_logger
 from processor import restart
 from processor.log.address import LogAddress
 from processor.log.errors import HistoryMismatch, LogBroken, LogError, LogUnavailable
+from processor.log.kafka.member_name import instance
 from processor.log.kafka.tail import KafkaTail
 from processor.log.kafka.transport import Writers
 from processor.log.records import TopicPartition
-from processor.log.topics import CLAIMS, ROWS
+from processor.log.topics import CLAIMS, EVENTS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition
 from processor.state.recovery import refuse
@@ -53,7 +52,8 @@ class Holder:
         assert address.kafka is not None
         self.access = address.kafka
         self.counts = counts
-        self.instance = _instance(address.data_dir)
+        self.topics = (EVENTS, ROWS)
+        self.instance = instance(address.data_dir, "worker")
         self.writers = Writers(address.kafka)
         self._address = address
         self._owned = owned
@@ -239,11 +239,3 @@ class Holder:
                     loader.sync_index(partition)
                     if not self._standby:
                         self._warm.pop(number).index.close()
-
-
-def _instance(directory: Path) -> str:
-    """Return the worker's name in its group: with the same directory it is the same member after a restart."""
-    path = directory / "worker.id"
-    if not path.exists():
-        path.write_text(f"worker-{secrets.token_hex(8)}\n")
-    return path.read_text().strip()

@@ -30,6 +30,7 @@ from processor.log.sound import scan_sound
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, GROUP, PARTITIONED, ROWS
 from processor.state.loader import open_index
 from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
+from processor.state.stored_events import StoredEvents
 
 ATTEMPTS: Final = 3
 """How often to begin again when retention deletes what is being read."""
@@ -49,6 +50,7 @@ Kind = Literal[
     "claims_without_events",
     "claims_without_rows",
     "index",
+    "event_store",
 ]
 """Kinds of problems besides differing rows."""
 
@@ -136,8 +138,8 @@ class Problem(NamedTuple):
 class Verification:
     """The verification of one partition; `progress(done, total)` counts offsets of messages.
 
-    `scratch` is an empty directory for the ids; `index` the directory of the id index, if it is on this machine. `run`
-    blocks for as long as reading all events takes.
+    `scratch` is an empty directory for the ids; `index` the directory of the id index, if it is on this machine, and
+    `store` that of the event store. `run` blocks for as long as reading all events takes.
     """
 
     def __init__(
@@ -147,12 +149,15 @@ class Verification:
         scratch: Path,
         progress: Callable[[int, int], None],
         index: Path | None = None,
+        store: Path | None = None,
     ) -> None:
         self._log = log
         self._number = number
         self._scratch = scratch
         self._progress = progress
         self._index = index
+        self._store = store
+        self._stored: StoredEvents | None = None
         self.messages = 0
         """Messages that were applied again."""
         self.offset = table_rows.NEVER
@@ -206,9 +211,11 @@ class Verification:
                 again.tables.close_by(horizon)
                 again.read_claims()
                 self._check_progress(kept, again)
+                self._begin_stored(again, start)
                 self._recompute(again, start)
                 if self._log.first(tp) > start:
                     continue  # retention has deleted events meanwhile
+                self._check_stored()
                 self._check_claims(again)
                 self._check_index(again)
                 said, largest = (horizon.windows, horizon.leases, horizon.earlier), again.tables.progress.watermark
@@ -361,6 +368,26 @@ class Verification:
             again.apply(offset, found)
         except NotApplied as error:
             raise VerifyError(f"partition {self._number}: {error}; it is no dead letter") from error
+        if self._stored is not None:
+            self._stored.add(offset, found)
+
+    # --- the event store --------------------------------------------------------------------------------------------
+
+    def _begin_stored(self, again: Recomputation, start: int) -> None:
+        """Find out which events from `start` on the store has to hold."""
+        if self._store is None:
+            return
+        stored = StoredEvents(self._log, self._number, self._store, again.ids, start, self.offset + 1)
+        self._stored = None if stored.is_empty else stored
+
+    def _check_stored(self) -> None:
+        """Compare the event store with the events that were applied again."""
+        stored = self._stored
+        if stored is None:
+            return
+        for text in stored.differences():
+            self._note("event_store", text)
+        self.notices.append(f"the event store was compared from message {stored.start} to {stored.end - 1}")
 
     def _look_for(self, again: Recomputation, claimed: list[Claimed]) -> None:
         """Check that the claims log has these ids, each at the offset of its message."""

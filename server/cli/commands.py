@@ -1,4 +1,4 @@
-"""The `spendstream` command: the group of all commands, and those of the roles `serve`, `api` and `worker`."""
+"""The `spendstream` command: the group of all commands, and those of the roles."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ def main() -> None:
 @click.command(cls=Command)
 @settings_options(ServerSettings)
 def serve(**flags: Any) -> None:
-    """Serve on this machine: the APIs and the worker.
+    """Serve on this machine: the APIs, the worker and the event store.
 
     They are processes of one supervisor, which restarts those that end.
     """
@@ -94,8 +94,8 @@ def api(**flags: Any) -> None:
         tracing.configure(settings, "api")
     except SettingsError as error:
         fail(str(error))
-    lifeline.watch()
-    _run_api(role.run(settings))
+    is_alone = not lifeline.watch()
+    _run_api(role.run(settings, is_alone=is_alone))
     tracing.finish()
 
 
@@ -119,6 +119,26 @@ def _run_api(coroutine: Any) -> None:
         fail_to_start(error)
 
 
+@click.command(cls=Command, hidden=True)
+@settings_options(ServerSettings)
+def query(**flags: Any) -> None:
+    """Answer questions about events, for the APIs on this machine.
+
+    They start it by themselves.
+    """
+    from server.explore import process
+    from server.explore.query_bounds import QueryBounds
+
+    settings = load_or_exit(ServerSettings, flags)
+    bounds = QueryBounds(settings.query_memory, settings.query_threads, settings.query_timeout, settings.store_min_free)
+    logs.configure(settings, "query")
+    lifeline.watch()
+    try:
+        asyncio.run(process.run(settings, bounds))
+    except (LogError, OSError) as error:
+        fail_to_start(error)
+
+
 @click.command(cls=Command)
 @settings_options(Settings)
 def worker(**flags: Any) -> None:
@@ -128,7 +148,20 @@ def worker(**flags: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
 
 
-main.add_section("Serving", serve, api, worker)
+@click.command(cls=Command)
+@settings_options(Settings)
+def store(**flags: Any) -> None:
+    """Write the event store only: every counted event, to be found and asked about.
+
+    A worker on the same log counts them.
+    """
+    export(flags)
+    _warn_of_memory("store")
+    os.execv(sys.executable, [sys.executable, "-m", "processor.event_store"])  # noqa: S606 - the role is a program of its own
+
+
+main.add_section("Serving", serve, api, worker, store)
+main.add_command(query)  # which the roles start by themselves
 # Only what is asked for is loaded: all of them take half as long again to start as one.
 main.name_section(
     "Tables",
@@ -136,6 +169,12 @@ main.name_section(
     quota="server.cli.quota:quota",
     budgets="server.cli.budgets:budgets",
     tail="server.cli.tail:tail",
+)
+main.name_section(
+    "Events",
+    events="server.cli.events:events",
+    trace="server.cli.trace_tree:trace",
+    metrics="server.cli.metrics:metrics",
 )
 main.name_section(
     "Operations",

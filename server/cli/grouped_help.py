@@ -99,7 +99,8 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            if near := get_close_matches(args[0], self.commands):
+            listed = [name for names in self.sections.values() for name in names] or list(self.commands)
+            if near := get_close_matches(args[0], listed):
                 error.message += f" Did you mean {' or '.join(near)}?"
             raise
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from processor import logs
+from processor.event_store.store_directory import StoreDirectory
 from processor.log.address import LogAddress
 from processor.log.embedded.checkpointer import Checkpointer
 from processor.log.embedded.log import Log
@@ -38,17 +39,17 @@ EXIT_LOST: Final = 1
     is_flag=True,
     help="Rebuild also where the rows contain something that the events do not: that is lost",
 )
-@settings_options(Settings, "data_dir", "broker")
+@settings_options(Settings, "data_dir", "broker", "store_dir")
 def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
-    """Rebuild all rows and the id index from the events.
+    """Rebuild all rows, the id index and the event store from the events.
 
-    The server (on Kafka: every worker) has to be stopped. Where retention has deleted events, it starts from their
+    The server (on Kafka: every worker and store) has to be stopped. Where retention has deleted events, it starts from their
     checkpoint. Missing claims are written again; keys, quotas, budgets and dead letters stay as they are. What cannot
     be recovered is listed, and the exit code is 1 then. A partition whose rows contain something that the events do not
     is left as it is (exit code 2), unless --allow-loss is given.
 
     It may be stopped or killed at any moment and run again: each partition is replaced as a whole. The next start makes
-    the id index. It needs memory for the rows of one partition, twice, and disk space for its rows and ids (56 bytes
+    the id index and the event store. It needs memory for the rows of one partition, twice, and disk space for its rows and ids (56 bytes
     each).
 
     \b
@@ -67,6 +68,7 @@ def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
                 except Refused as error:
                     _report(done, as_json)
                     fail(str(error))
+            StoreDirectory(settings.segments_dir).clear()
     except LogError as error:
         fail(str(error))
     _report(done, as_json)
@@ -75,14 +77,14 @@ def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the data directory, so that no server or worker runs there. Raises `LogError`."""
+    """Hold the lock of the data directory, so that no server, worker or store runs there. Raises `LogError`."""
     if settings.broker == "sqlite://" and not settings.data_dir.is_dir():
         raise LogError(f"there is no log in {settings.data_dir}: name the data directory of the server")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    locks = [FileLock(settings.data_dir / name) for name in (server_address.LOCK, "worker.lock")]
+    locks = [FileLock(settings.data_dir / name) for name in (server_address.LOCK, "worker.lock", "store.lock")]
     try:
         for lock in locks:
-            lock.acquire(f"a server or worker runs on {settings.data_dir}: stop it first", LOOK)
+            lock.acquire(f"a server, worker or store runs on {settings.data_dir}: stop it first", LOOK)
         remove_scratch(settings.data_dir)
         yield
     finally:
@@ -154,7 +156,7 @@ def _report(done: list[Rebuilt], as_json: bool) -> None:
         )
         for text in each.lost:
             say(f"partition {each.partition}: could not be recovered: {text}")
-    say(f"{len(done)} partitions rebuilt; the id index is made by the next start")
+    say(f"{len(done)} partitions rebuilt; the id index and the event store are made by the next start")
 
 
 def _public(done: Rebuilt) -> dict[str, Any]:

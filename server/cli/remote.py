@@ -1,7 +1,7 @@
 """Helpers of commands that talk to a running server: its address, the key, requests, and server-sent events."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
 
 import click
@@ -62,7 +62,8 @@ class Question(NamedTuple):
     """A request of the HTTP API."""
 
     path: str
-    params: Mapping[str, str] = {}
+    params: Mapping[str, str] | Sequence[tuple[str, str]] = {}
+    """By name, or as pairs where a name may be repeated."""
     method: str = "GET"
     body: bytes | None = None
 

@@ -28,6 +28,15 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "retention_interval",
         "flush_interval",
     ),
+    "Event store": (
+        "event_store",
+        "store_dir",
+        "store_min_free",
+        "payload_retention",
+        "query_memory",
+        "query_threads",
+        "query_timeout",
+    ),
     "APIs": (
         "http_bind",
         "grpc_bind",

@@ -42,14 +42,15 @@ class Verdict:
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
-@settings_options(Settings, "data_dir", "broker")
+@settings_options(Settings, "data_dir", "broker", "event_store", "store_dir")
 def verify(as_json: bool, **flags: Any) -> None:
     """Recompute every table from the log and print the differences.
 
     Exit code 1 if there are any.
 
     Works beside a running server: it compares the tables as of one flush with the events that they contain, the claims
-    with their events, the id index with the claims, and each event with its original bytes. Damaged records of all
+    with their events, the id index with the claims, the event store with the events, user by user, and each event with
+    its original bytes. Damaged records of all
     topics are listed, and records that are missing although other state refers to them.
 
     It needs memory for the rows of one partition, twice, and disk space for its ids (56 bytes each, and a copy of the
@@ -110,7 +111,10 @@ def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> Verd
     index = settings.data_dir / "index" / f"{number:04d}"
     with tempfile.TemporaryDirectory(dir=where, prefix="verify-") as scratch:
         try:
-            return Verdict(number, Verification(log, number, Path(scratch), show, index))
+            store = settings.segments_dir if settings.event_store else None
+            if settings.broker != "sqlite://" and store is not None and not store.is_dir():
+                store = None  # it is on another machine
+            return Verdict(number, Verification(log, number, Path(scratch), show, index, store))
         except VerifyError as error:
             fail(str(error))
 

@@ -7,12 +7,16 @@ microseconds since the epoch, `start` inclusive, `end` exclusive; None: no bound
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Raw, Struct, field
 
 Kinds = Literal["call", "span", "all"]
 Order = Literal["asc", "desc"]
 Interval = Literal["none", "minute", "hour", "day", "week", "month"]
 ExportFormat = Literal["csv", "parquet", "ndjson"]
+TraceSort = Literal["start", "duration_ms", "cost_usd", "errors"]
+TraceFormat = Literal["flat", "tree", "pieces"]
+"""`pieces` is of the gRPC API: lines of JSON, each with some of the spans of the flat answer."""
+SessionSort = Literal["start", "cost_usd", "calls"]
 
 TEXT_FILTERS: Final = (
     "model",
@@ -23,12 +27,14 @@ TEXT_FILTERS: Final = (
     "user_id",
     "session_id",
     "trace_id",
+    "event_id",
     "prompt_hash",
     "error_code",
     "finish_reason",
     "name",
 )
-"""Fields that a filter compares as text; `tool`, `tag`, `kind` and the four bounds have members of their own."""
+"""Fields that a filter compares as text; `tool`, `tag`, `kind` and the four bounds have members of their own. Event ids
+are asked for in lower case, as they are stored."""
 
 
 class Filters(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,7 +92,10 @@ class EventQuestion(Asked, frozen=True, kw_only=True, tag="event"):
 
 
 class NewEventsQuestion(Asked, frozen=True, kw_only=True, tag="new_events", omit_defaults=True):
-    """One step of `GET /v1/stream/events`: what has become visible behind a position."""
+    """One step of `GET /v1/stream/events`: what has become visible behind a position.
+
+    The answer is `NewEvents`: at most `limit` events, how many more there were, and the position behind all of them.
+    """
 
     filters: Filters
     position: Mapping[int, int] | None = None
@@ -94,12 +103,25 @@ class NewEventsQuestion(Asked, frozen=True, kw_only=True, tag="new_events", omit
     limit: int = 200
 
 
+class NewEvents(Struct, frozen=True):
+    """The JSON of the answer to a `NewEventsQuestion`, as far as the API process looks into it."""
+
+    events: Raw
+    """A list of events, each as in a list."""
+    skipped: int
+    """Matching events beyond those."""
+    position: dict[int, int]
+    """Partition -> first offset that has not been looked at; the position of the next question."""
+    as_of: str | None = field(default=None, name="asOf")
+    lag: float | None = field(default=None, name="lagSeconds")
+
+
 class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaults=True):
     """`GET /v1/traces`: summaries of the traces with a matching event."""
 
     filters: Filters
     times: Times
-    sort: Literal["start", "duration_ms", "cost_usd", "errors"] = "start"
+    sort: TraceSort = "start"
     limit: int = 50
     cursor: str | None = None
 
@@ -108,7 +130,7 @@ class TraceQuestion(Asked, frozen=True, kw_only=True, tag="trace", omit_defaults
     """`GET /v1/traces/{trace_id}`."""
 
     trace_id: str
-    format: Literal["flat", "tree"] = "flat"
+    format: TraceFormat = "flat"
     extra: bool = True
 
 
@@ -117,7 +139,7 @@ class SessionsQuestion(Asked, frozen=True, kw_only=True, tag="sessions", omit_de
 
     filters: Filters
     times: Times
-    sort: Literal["start", "cost_usd", "calls"] = "start"
+    sort: SessionSort = "start"
     limit: int = 50
     cursor: str | None = None
 

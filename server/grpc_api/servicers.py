@@ -6,6 +6,7 @@ Requests arrive as raw bytes and are parsed here, so that a malformed one gets a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
@@ -14,13 +15,15 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
+from msgspec import structs
 
 from processor import tracing
 from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused
-from server.grpc_api import messages
+from server.explore.params import Inquiry, parse_trace
+from server.grpc_api import messages, trace_messages
 from server.grpc_api.health_servicer import HealthService, Reflection
 from server.grpc_api.ingest_stream import IngestStream
 from server.grpc_api.watch import watch_users
@@ -108,6 +111,7 @@ async def make_server(
                     "GetCosts": _unary(usage.GetCosts, around),
                     "GetQuota": _unary(usage.GetQuota, around),
                     "WatchUsers": _server_stream(usage.WatchUsers, around),
+                    "GetTrace": _server_stream(usage.GetTrace, around),
                 },
             ),
         )
@@ -247,6 +251,22 @@ class _Usage:
         request = _parse(usage_pb2.WatchUsersRequest, raw)
         secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
         await watch_users(services.feed, request, secret, lambda: services.authenticate(secret, "read"), after, context)
+
+    async def GetTrace(self, raw: bytes, context: Context) -> None:
+        services = self._services
+        key, after = self._reader(context)
+        services.explorer.check()
+        request = _parse(usage_pb2.GetTraceRequest, raw)
+        params = [("projectId", request.project_id)] if request.HasField("project_id") else []
+        params += [("extra", "none")] if request.without_extra else []
+        params += [("after", after)] if after is not None else []
+        inquiry = Inquiry(key.project, params, services.clock(), services.identity)
+        question = structs.replace(parse_trace(inquiry, request.trace_id), format="pieces")
+        download = await services.explorer.stream(question)
+        async with aclosing(download.chunks) as chunks:
+            async for response in trace_messages.responses(chunks):
+                await context.write(response)
+                await asyncio.sleep(0)  # a response takes milliseconds to make, and writing one may not wait
 
     def _reader(self, context: Context) -> tuple[Key, str | None]:
         metadata = _metadata(context)

@@ -7,7 +7,9 @@ from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.fields import OPERATIONS, PROVIDERS, STATUSES
 from processor.view.query import DEFAULT_SORT, SORTS
 from server.errors import RETRYABLE, Reason
+from server.http_api import openapi_explore
 from server.http_api.admin import BUDGETS, ROOT
+from server.http_api.openapi_explore_schemas import EXPLORE_ANSWERS
 from server.http_api.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref
 from server.ingest.inflate import ENCODINGS
 from server.ingest.intake import MAX_EVENTS
@@ -49,18 +51,20 @@ def document(version: str) -> dict[str, Any]:
             "version": version,
             "summary": "Ingest and metering of LLM usage",
             "description": (
-                "Takes events of LLM calls, and answers with exact costs by user, model and day. The gRPC services of "
-                "spendstream.v1 answer the same. Every error body has `error`, a sentence for people, and `reason`, a "
-                "word for programs (schema `Reason`); over gRPC `google.rpc.ErrorInfo` has that word in upper case."
+                "Takes events of LLM calls, and answers with exact costs by user, model and day, and with the events, "
+                "traces and sessions behind them. The gRPC services of spendstream.v1 answer the same. Every error "
+                "body has `error`, a sentence for people, and `reason`, a word for programs (schema `Reason`); over "
+                "gRPC `google.rpc.ErrorInfo` has that word in upper case."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in ("ingest", "read", "operate", "admin")],
+        "tags": [{"name": name} for name in ("ingest", "read", "events", "operate", "admin")],
         "security": [{"key": []}, {"bearer": []}],
-        "paths": {"/v1/ingest": {"post": _ingest()}, **_reads(), **_operate(), **_admin()},
+        "paths": {"/v1/ingest": {"post": _ingest()}, **_reads(), **openapi_explore.paths(), **_operate(), **_admin()},
         "components": {
-            "schemas": components(),
+            "schemas": {**components(), **EXPLORE_ANSWERS},
+            "parameters": openapi_explore.parameters(),
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "bearer": {"type": "http", "scheme": "bearer"},

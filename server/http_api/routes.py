@@ -20,7 +20,7 @@ from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
 from server.alerts.budget_json import budget_list
 from server.errors import Refused
-from server.http_api import admin, docs_page, static_files
+from server.http_api import admin, docs_page, explore_routes, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.fast_path import FastPath, body_of
 from server.http_api.gate import Gate, full
@@ -89,6 +89,7 @@ def create_app(
     app.router.add_get("/v1/stream/users", partial(stream_users, services), allow_head=False)
     app.router.add_get("/v1/quota", routes.get_quota)
     app.router.add_get("/v1/budgets", routes.get_budgets)
+    explore_routes.add_routes(app, services)
     app.router.add_get("/healthz", routes.healthz)
     app.router.add_get("/readyz", routes.readyz)
     static_files.add_routes(app)

@@ -16,7 +16,6 @@ from hashlib import blake2b
 from typing import Final, NoReturn
 
 import msgspec
-import structlog
 
 from processor.core.growing_arrays import I64
 from processor.view.arrivals import Arrivals
@@ -26,6 +25,7 @@ from server.alerts.budgets import Reached
 from server.alerts.notices import BudgetNotices
 from server.errors import Refused
 from server.live import resume_token
+from server.live.endings import CHECK_EVERY, GRACE, HEARTBEAT, MAX_SUBSCRIBERS, stopping, too_many, verdict
 from server.live.frame_maker import FrameMaker
 from server.live.frames import ELSEWHERE, Frame, Mark
 from server.live.subscription import Group, Subscription
@@ -35,19 +35,10 @@ from server.tenancy.keys import Key
 
 INTERVAL: Final = 0.25
 """Least seconds between two ticks."""
-HEARTBEAT: Final = 15.0
-"""Seconds without a frame after which a subscriber gets a heartbeat."""
-CHECK_EVERY: Final = 0.4
-"""Seconds between two checks of the subscribers' keys and connections."""
 BEHIND: Final = 0.05
 """Seconds between two checks of a view that has not reached a reader's token yet."""
-GRACE: Final = 0.3
-"""Seconds that an ended subscription has to send what it is sending and its error, before its task is cancelled."""
-MAX_SUBSCRIBERS: Final = 20_000
 MAX_USERS: Final = 100
 """Users that a filter may name."""
-
-log = structlog.get_logger(__name__)
 
 
 class Feed:
@@ -110,7 +101,7 @@ class Feed:
         if len(users) > MAX_USERS or any(not user for user in users):
             _bad(f"user_id must be given at most {MAX_USERS} times, and never be empty")
         if self._closed or self._count >= MAX_SUBSCRIBERS:
-            raise _too_many()
+            raise too_many()
         chosen = tuple(sorted(set(users)))
         binding = blake2b(msgspec.json.encode((key.project, chosen)), digest_size=6).hexdigest()
         subscription = Subscription(secret, check, gone, key.project, chosen, binding)
@@ -153,10 +144,10 @@ class Feed:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        stopping = _stopping()
+        end = stopping()
         for group in self._groups.values():
             for subscription in group.subscriptions:
-                self._end(subscription, stopping)
+                self._end(subscription, end)
 
     # --- one subscriber ---------------------------------------------------------------------------------------------
 
@@ -268,7 +259,7 @@ class Feed:
 
     def _enter(self, subscription: Subscription) -> Group:
         if self._count >= MAX_SUBSCRIBERS:  # others came while this one waited for `after`
-            raise _too_many()
+            raise too_many()
         if not self._groups:
             self._mark = Mark(self._mark.tick + 1, self._view.held())
             self._guard = asyncio.ensure_future(self._watch())
@@ -276,7 +267,7 @@ class Feed:
         if group is None:
             group = self._groups[subscription.project] = Group(subscription.project, self._mark.tick)
         if self._closed:
-            self._end(subscription, _stopping())
+            self._end(subscription, stopping())
         subscription.task = asyncio.current_task()
         subscription.last_sent = self._monotonic()
         group.subscriptions.add(subscription)
@@ -301,7 +292,7 @@ class Feed:
             for group in list(self._groups.values()):
                 for subscription in list(group.subscriptions):
                     if subscription.secret not in verdicts:
-                        verdicts[subscription.secret] = _verdict(subscription.check)
+                        verdicts[subscription.secret] = verdict(subscription.check)
                     self._look_after(subscription, verdicts[subscription.secret], now)
 
     def _look_after(self, subscription: Subscription, refused: Refused | None, now: float) -> None:
@@ -324,25 +315,6 @@ class Feed:
         group = self._groups.get(subscription.project)
         if group and subscription in group.subscriptions and subscription.task:
             subscription.task.cancel()
-
-
-def _verdict(check: Callable[[], Key]) -> Refused | None:
-    try:
-        check()
-    except Refused as refused:
-        return refused
-    except Exception:  # nobody knows whether the key is valid: end, and let the client connect again
-        log.exception("feed_check_failed")
-        return Refused("internal", "Internal server error")
-    return None
-
-
-def _too_many() -> Refused:
-    return Refused("unavailable", "This server takes no more subscribers now; try again", retry_after=2)
-
-
-def _stopping() -> Refused:
-    return Refused("unavailable", "The server is stopping; connect again with the last id received", retry_after=1)
 
 
 def _bad(message: str) -> NoReturn:

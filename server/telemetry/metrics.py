@@ -46,7 +46,7 @@ class State(Protocol):
         ...
 
     def subscribers(self) -> int:
-        """Return the number of subscribers of the live stream."""
+        """Return the number of subscribers of the live streams."""
         ...
 
     def lost(self) -> Mapping[int, int]:
@@ -86,7 +86,7 @@ class StateCollector(Collector):
         yield _gauge("view_users", "Users of all projects that this process answers from", users)
         yield _gauge("view_age_seconds", "Seconds since the view contained the whole changelog", state.age())
         yield _gauge("pending_bytes", "Bytes of events that wait for the disk", state.pending())
-        yield _gauge("subscribers", "Subscribers of the live stream, over HTTP and gRPC", state.subscribers())
+        yield _gauge("subscribers", "Subscribers of the live streams, over HTTP and gRPC", state.subscribers())
         lost = _gauge("events_lost", "Messages of events that are gone and in no table", labels=["partition"])
         for partition, messages in sorted(state.lost().items()):
             lost.add_metric([str(partition)], messages)

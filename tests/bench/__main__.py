@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.bench import (
     baseline,
     end_to_end,
+    event_reads,
     first_page,
     growth,
     hostile,
@@ -31,6 +32,7 @@ from tests.bench import (
     processing,
     results,
     stages,
+    store_write,
 )
 from tests.bench.context import Bench
 from tests.bench.corpus import Corpus
@@ -48,6 +50,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "e2e-http": ("end to end over HTTP", end_to_end.over_http),
     "e2e-http-by-two": ("end to end over HTTP, two API processes", end_to_end.over_http_by_two),
     "e2e-http-wide": ("end to end over HTTP, wide traffic", end_to_end.wide_over_http),
+    "e2e-event-store": ("end to end over HTTP, wide traffic, event store on", end_to_end.with_event_store),
     "e2e-grpc": ("end to end over gRPC", end_to_end.over_grpc),
     "kafka": ("end to end over HTTP, on Kafka", kafka.kafka),
     "kafka-one": ("end to end over HTTP, on Kafka, one partition", kafka.kafka_one),
@@ -58,7 +61,9 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "memory": ("memory of rows", memory.memory),
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
+    "event-reads": ("questions about events", event_reads.event_reads),
     "ids": ("the id index", ids.ids),
+    "store-write": ("event store: from messages to merged segments", store_write.store_write),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 LONG: Final = frozenset({"growth"})
@@ -75,6 +80,7 @@ BASELINES: Final = {"baseline": "textbook", "postgres": "PostgreSQL"}
 @click.option(
     "--ids", "id_count", default=100_000_000, show_default=True, type=click.IntRange(500_000), help="Ids of row `ids`."
 )
+@click.option("--event-store", type=click.Path(path_type=Path), help="Made by tools.make_segments.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every run's figures to this file.")
 @click.option("--dir", "parent", type=click.Path(path_type=Path, exists=True), help="Where the logs lie meanwhile.")
 def main(
@@ -83,6 +89,7 @@ def main(
     events: int,
     overload_seconds: float,
     id_count: int,
+    event_store: Path | None,
     json_file: Path | None,
     parent: Path | None,
 ) -> None:
@@ -93,7 +100,7 @@ def main(
         conditions = machine.conditions(Path(directory))
         with progress_console.status(f"making {events:,} events"):
             bench = Bench(Path(directory), Corpus(Path(directory), events), ids=id_count)
-        bench.overload_seconds = overload_seconds
+        bench.overload_seconds, bench.event_store = overload_seconds, event_store
         conditions["traffic"] = (
             f"{bench.corpus.count:,} events a run, {bench.corpus.truth.unique:,} unique, "
             f"{len(bench.corpus.truth.users):,} users x 8 models; {runs} runs"

@@ -59,6 +59,8 @@ class Bench:
         """How long the row `overload` lasts."""
         self.ids = ids
         """With how many the id index is filled."""
+        self.event_store: Path | None = None
+        """A data directory of `tools.make_segments`, for the row `event-reads`; None: it makes one of a million."""
         self.rows: dict[str, Row] = {}
         """What has been measured so far."""
 
@@ -91,6 +93,7 @@ class Bench:
                 "SPENDSTREAM_GRPC_BIND": "127.0.0.1:0",
                 "SPENDSTREAM_BOOTSTRAP_KEY": KEY,
                 "SPENDSTREAM_LOG_LEVEL": "warning",
+                "SPENDSTREAM_EVENT_STORE": "off",
                 **{f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()},
             }
             with running(["-m", "server", *role], directory, environment, cpu) as program:

@@ -32,11 +32,11 @@ class Corpus:
         self.truth = GroundTruth(has_details=False)
         self.lines: list[list[bytes]] = []
         """The events' JSON, by request."""
-        for batch in self._batches():
+        for batch in self.batches():
             self.truth.count(made.fact for made in batch if not made.is_copy)
             self.lines.append([to_json_line(made.event) for made in batch])
 
-    def _batches(self) -> Iterator[list[Streamed]]:
+    def batches(self) -> Iterator[list[Streamed]]:
         """The events by the request; made anew each time, for so many of them would fill the memory."""
         rng = random.Random(self._seed)
         events = stream(self._profile(rng), rng, self.count)
@@ -52,7 +52,7 @@ class Corpus:
             else:
                 made = [
                     pb.IngestRequest(sequence=number, events=[to_proto(each.event) for each in batch])
-                    for number, batch in zip(range(1, 1 + (limit or len(self.lines))), self._batches(), strict=False)
+                    for number, batch in zip(range(1, 1 + (limit or len(self.lines))), self.batches(), strict=False)
                 ]
                 path.write_bytes(msgspec.msgpack.encode([request.SerializeToString() for request in made]))
         return path

@@ -19,6 +19,10 @@ from tests.bench.results import RATE, Figures
 from tests.support.truth import GroundTruth
 
 PATIENCE: Final = 120.0
+START_OF_STORE: Final = 5.0
+"""Seconds until the store and the query process, which start after the others, run, too."""
+_RANGE: Final = "start=2026-01-01&end=2027-01-01"
+"""Event times of all traffic."""
 SHOWN: Final = 3
 """Differences that a failure names."""
 
@@ -49,6 +53,25 @@ class Reader:
                 raise Failed(f"the tables hold {seen} events, there were only {unique}")
             time.sleep(0.005)
         raise Failed(f"the tables do not contain {unique} events after {PATIENCE:.0f} s")
+
+    def wait_for_store(self, unique: int) -> float:
+        """When the event store contains `unique` events; raises `Failed` if it never does, or has more."""
+        deadline = now() + PATIENCE
+        while now() < deadline:
+            seen = self._stored()
+            if seen == unique:
+                return now()
+            if seen > unique:
+                raise Failed(f"the event store holds {seen} events, there were only {unique}")
+            time.sleep(0.05)
+        raise Failed(f"the event store does not contain {unique} events after {PATIENCE:.0f} s")
+
+    def _stored(self) -> int:
+        """How many events the store says it has; 0 while nothing answers."""
+        self._connection.request("GET", f"/v1/metrics?{_RANGE}&measures=requests", headers={"x-api-key": KEY})
+        response = self._connection.getresponse()
+        body = response.read()
+        return int(json.loads(body)["total"]["requests"]) if response.status == 200 else 0
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All pages, a row at a time."""
@@ -93,12 +116,23 @@ def wide_over_http(bench: Bench) -> Figures:
     return _end_to_end(bench, "json", corpus=bench.wide)
 
 
-def _end_to_end(bench: Bench, payload: PayloadFormat, *options: str, corpus: Corpus | None = None) -> Figures:
+def with_event_store(bench: Bench) -> Figures:
+    """As `wide_over_http`, with the event store on; and when it had all of the events."""
+    return _end_to_end(bench, "json", corpus=bench.wide, has_store=True)
+
+
+def _end_to_end(
+    bench: Bench, payload: PayloadFormat, *options: str, corpus: Corpus | None = None, has_store: bool = False
+) -> Figures:
     corpus = corpus or bench.corpus
     events, truth = corpus.count, corpus.truth
-    with bench.server("serve", *options) as (server, said), bench.load(payload, said, corpus=corpus) as load:
+    settings = {"event_store": "on" if has_store else "off"}
+    with (
+        bench.server("serve", *options, settings=settings) as (server, said),
+        bench.load(payload, said, corpus=corpus) as load,
+    ):
+        time.sleep(START_OF_STORE if has_store else 0.5)
         roles = server.roles()
-        time.sleep(0.5)
         rest = _memory(server, "at rest")
         meter = Meter({**roles, "loader": load.pid})
         load.tell("go")
@@ -106,12 +140,18 @@ def _end_to_end(bench: Bench, payload: PayloadFormat, *options: str, corpus: Cor
         reader = Reader(said)
         seconds = reader.wait_for(truth.unique) - outcome.began
         used = meter.figures(events, seconds)
+        stored = {}
+        if has_store:
+            behind = reader.wait_for_store(truth.unique) - outcome.began
+            stored = {"until all are in the event store, s": behind, "events/s of the event store": events / behind}
+            used |= meter.figures(events, behind)
         memory = _memory(server, "at the end")
         disk = _size(bench.directory) / events
         reader.compare(truth)
         return {
             RATE: events / seconds,
             **used,
+            **stored,
             "accepted, events/s": events / (outcome.ended - outcome.began),
             "last ack to visible, ms": 1e3 * (seconds - (outcome.ended - outcome.began)),
             **quantiles("acknowledged", outcome.latencies),

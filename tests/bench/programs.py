@@ -70,13 +70,13 @@ class Program:
         self._process.send_signal(signum)
 
     def roles(self) -> dict[str, int]:
-        """Role -> process id of itself and its children; of a supervisor: supervisor, worker, api, api 2, and so on."""
+        """Role -> process id of itself and its children; of a supervisor: supervisor, worker, api, api 2, store, ..."""
         below = machine.children(self.pid)
         if not below:
             return {"": self.pid}
         found = {"supervisor": self.pid}
         for pid in sorted(below):
-            role = "worker" if "processor" in machine.command_line(pid) else "api"
+            role = _role(machine.command_line(pid))
             found[f"{role} {sum(name.startswith(role) for name in found) + 1}" if role in found else role] = pid
         return found
 
@@ -116,6 +116,13 @@ def stopped_with_log_free(program: Program, data_dir: Path) -> Iterator[None]:
     lock.close()
     yield
     program.signal(signal.SIGCONT)
+
+
+def _role(command: list[str]) -> str:
+    """What a child of a supervisor does."""
+    if "processor.event_store" in command:
+        return "store"
+    return next((role for word, role in (("processor", "worker"), ("query", "query")) if word in command), "api")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
@@ -22,7 +23,7 @@ from tests.chaos.faults import CannotRun
 from tests.chaos.recovery import Recovery
 from tests.chaos.report import Report
 from tests.chaos.wal import tear
-from tests.support import clients
+from tests.support import clients, stored
 from tests.support.clients import Pace, Tally
 from tests.support.clock import Clock
 from tests.support.server import Part, Server, all_gone, run_cli, server, wait_until
@@ -41,6 +42,8 @@ STOP_PATIENCE: Final = 10.0
 STANDSTILL: Final = 60.0
 DISK_MIB: Final = 160
 PARTITIONS: Final = 2
+STORE_PARTS: Final[tuple[Part, ...]] = ("store", "store", "store", "query", "worker", "worker", "api")
+"""Each as often as it is killed among so many kills."""
 APIS: Final[tuple[Part, ...]] = ("api-0", "api-1")
 ASKED: Final = 20
 """Connections, so that each of two processes is asked."""
@@ -272,6 +275,43 @@ async def _deleted(run: Run) -> list[str]:
     return [] if found > 0 else ["retention has deleted nothing"]
 
 
+async def _store(run: Run) -> None:
+    """One of the processes that the events in the store depend on, at random; days pass at first, so that retention
+    deletes messages and segments meanwhile."""
+    assert run.clock is not None
+    if run.report.kills == 0:
+        await asyncio.sleep(3)
+        for days in (3.0, 1.1):
+            await asyncio.to_thread(run.clock.let_pass, days * faults.DAY)
+            await asyncio.sleep(1)
+    part = run.rng.choice(STORE_PARTS)
+    await asyncio.to_thread(run.server.kill, part)
+    run.killed(f"{part} killed")
+
+
+async def _stored(run: Run) -> list[str]:
+    """The live segments have every counted event once, as the tables say; so has a store that is made anew from the
+    log, the same rows as far as the log goes back."""
+    data = run.server.data_dir
+    address = LogAddress(data)
+    segments = await asyncio.to_thread(stored.wait_stored, address)
+    before = await asyncio.to_thread(stored.rows, data / "events", segments)
+    found = [f"verify: {line}" for line in await asyncio.to_thread(clients.verify, run.server)]
+    levels = max((each.level for each in segments), default=0)
+    run.say(f"{len(before)} rows in {len(segments)} segments, merged {levels} times")
+    generations = await asyncio.to_thread(stored.generations, address)
+    await asyncio.to_thread(run.server.stop)
+    await asyncio.to_thread(shutil.rmtree, data / "events")
+    await asyncio.to_thread(run.server.start)
+    segments = await asyncio.to_thread(stored.wait_stored, address, max(generations.values()) + 1)
+    after = await asyncio.to_thread(stored.rows, data / "events", segments)
+    firsts = {each.partition: each.end for each in segments if each.is_absent}
+    kept = [row for row in before if row["log_offset"] >= firsts.get(row["log_partition"], 0)]
+    if after != kept:
+        found.append(f"the store that was made anew has {len(after)} rows, not the {len(kept)} that it had")
+    return found
+
+
 @contextmanager
 def _small_disk(directory: Path) -> Iterator[None]:
     with faults.small_disk(directory / "data", DISK_MIB):
@@ -307,6 +347,8 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     around: Callable[[Path], AbstractContextManager[Clock | None]] = lambda _: nullcontext()
     """What is there from before the start until after the end; takes the directory of the data directory."""
+    duplicates: float = 0.05
+    """The share of events that are copies."""
     after: Callable[[Run], Awaitable[list[str]]] = _nothing
     """What else must be true in the end."""
 
@@ -342,6 +384,14 @@ ROWS: Final[dict[str, Row]] = {
         around=_early_clock,
         after=_deleted,
     ),
+    "store": Row(
+        "kill -9 of store, query, worker or API, with merging and retention; then the store is deleted",
+        _store,
+        settings={"event_store": True, "retention": 1, "retention_interval": 0.2},
+        around=_early_clock,
+        after=_stored,
+        duplicates=0.3,
+    ),
 }
 
 
@@ -363,7 +413,13 @@ async def run_row(
     what = ROWS[mixed[0] if mixed else row]
     kills = what.times if what.times is not None and not mixed else kills
     say("making events")
-    traffic = await asyncio.to_thread(make_traffic, rng.randrange(2**32), events, conflicts=min(50, events // 100))
+    traffic = await asyncio.to_thread(
+        make_traffic,
+        rng.randrange(2**32),
+        events,
+        conflicts=min(50, events // 100),
+        duplicates=what.duplicates,
+    )
     report.events = traffic.events
     lasts = what.lasts / 10 if short else what.lasts
     pace = Pace(traffic.events, rate=traffic.events / (kills * (SPREAD + lasts)), reserve=traffic.events // 5)

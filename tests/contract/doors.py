@@ -21,6 +21,7 @@ from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.grpc_api.servicers import make_server
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
+from server.live.event_feed import EventFeed
 from server.services import Services
 from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory, key_record
@@ -28,6 +29,7 @@ from server.tenancy.freshness import DirectoryFreshness
 from server.tenancy.keys import DEFAULT_SCOPES, Key, Scope, make_key
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
+from tests.support.explorer import FakeExplorer
 from tests.support.live import Live
 from tests.support.publisher import FakePublisher
 
@@ -46,6 +48,7 @@ class Doors:
     health: FakeHealth = field(default_factory=FakeHealth)
     directory: Directory = field(default_factory=lambda: Directory(BudgetShelf(), NotificationShelf()))
     live: Live = field(default_factory=Live)
+    explorer: FakeExplorer = field(default_factory=FakeExplorer)
     url: str = ""
     address: str = ""
     session: aiohttp.ClientSession = field(init=False)
@@ -137,7 +140,16 @@ async def open_doors(
     doors.add_key(INGEST_ONLY, ("ingest",))
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
     doors.services = Services(
-        intake, doors.directory, doors.reads, doors.health, lambda: NOW, handling, doors.live.feed
+        intake,
+        doors.directory,
+        doors.reads,
+        doors.health,
+        lambda: NOW,
+        handling,
+        doors.live.feed,
+        explorer=doors.explorer,
+        event_feed=EventFeed(doors.explorer, doors.publisher.identity),
+        identity=doors.publisher.identity,
     )
     if watched:
         doors.services = replace(doors.services, access_log=True)

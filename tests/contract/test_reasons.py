@@ -86,8 +86,8 @@ async def open_office(tmp_path: Path) -> AsyncIterator[tuple[Doors, str]]:
 async def test_every_word_on_every_wire(doors: Doors, reason: Reason) -> None:
     wanted = TABLE[reason]
     refused = Refused(reason, "It is refused")
-    doors.reads.refuse = doors.quotas.refuse_request = refused
-    for answer in (await doors.get("/v1/users"), await doors.get("/v1/quota"), await doors.post(BODY)):
+    doors.reads.refuse = doors.quotas.refuse_request = doors.explorer.refuse = refused
+    for answer in (await doors.get("/v1/users"), await doors.get("/v1/events"), await doors.post(BODY)):
         assert (answer.status, reason_of(answer)) == (wanted.http, reason)
         assert list(answer.json)[:2] == ["error", "reason"]
         assert ("Retry-After" in answer.headers) is refused.retryable
@@ -238,7 +238,7 @@ async def test_the_stream_says_why_it_ends(doors: Doors) -> None:
 async def test_every_route_refuses_with_a_reason(tmp_path: Path) -> None:
     async with open_office(tmp_path) as (doors, _):
         app = create_app(doors.services, desk=object(), registry=CollectorRegistry())  # type: ignore[arg-type]
-        names = {"user_id": "u", "name": "web", "id": "x"}
+        names = dict.fromkeys(("user_id", "name", "id", "event_id", "trace_id", "session_id"), "x")
         routes = {
             (route.method, route.resource.canonical.format(**names))
             for route in app.router.routes()

@@ -39,6 +39,15 @@ async def test_a_torn_write_ahead_log_loses_only_what_was_never_acknowledged(tmp
 
 
 @pytest.mark.timeout(240)
+async def test_kills_around_the_event_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    report = await run_row("store", seed=seed, events=6_000, kills=6, data_dir=tmp_path / "data")
+    if report.skipped:
+        pytest.skip(report.skipped)
+    assert report.is_exact, told(report)
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("row", ["file", "disk", "clock", "junk"])
 async def test_other_faults_in_short(tmp_path: Path, row: str) -> None:
     seed = random.SystemRandom().randrange(10**6)

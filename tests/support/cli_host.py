@@ -291,6 +291,11 @@ def _run_module(command: Sequence[str]) -> NoReturn:
 
         sys.argv = ["processor", *arguments]
         sys.exit(worker())
+    if module == "processor.event_store":
+        from processor.event_store.__main__ import main as store
+
+        sys.argv = ["processor", *arguments]
+        sys.exit(store())
     assert module == "server", command
     from server.cli import commands
 
@@ -324,6 +329,10 @@ async def _start_role(
 ) -> asyncio.subprocess.Process:
     """`asyncio.create_subprocess_exec`, for a child that becomes the role."""
     assert program == sys.executable
+    if threading.active_count() > 1:  # an API process, whose locks may be held at the fork
+        return await _create_subprocess_exec(
+            program, *command, env=env, pass_fds=pass_fds, preexec_fn=preexec_fn, **options
+        )
 
     def instead_of_exec() -> None:
         if preexec_fn is not None:

@@ -385,6 +385,8 @@ class Reader:
     session: aiohttp.ClientSession
     page: int = 97
     """Users a page: small enough that there are several."""
+    number: Callable[[str], Any] = plain_decimal
+    """Makes something of a number with a point or an exponent."""
     asked: int = field(default=0)
 
     async def request(self, method: str, path: str, key: str | None = None, **options: Any) -> Answer:
@@ -394,7 +396,7 @@ class Reader:
         self.asked += 1
         async with self.session.request(method, url, headers=headers, **options) as response:
             body = await response.read()
-            parsed = json.loads(body, parse_float=plain_decimal) if body else None
+            parsed = json.loads(body, parse_float=self.number) if body else None
             return Answer(response.status, dict(response.headers), parsed)
 
     async def ingest(
@@ -493,7 +495,8 @@ def verify(server: Target, timeout: float = 300.0) -> list[str]:
     done = server.cli("verify", "--json", timeout=timeout)
     if done.returncode not in {0, 1}:
         return [f"verify ended with {done.returncode}: {done.stderr[-1000:]}"]
-    differences = [str(difference) for difference in json.loads(done.stdout)["differences"]]
+    said = json.loads(done.stdout)
+    differences = [str(difference) for difference in [*said["differences"], *said["problems"]]]
     if (done.returncode == 1) is not bool(differences):
         differences.append(f"verify ended with {done.returncode} for {len(differences)} differences")
     return differences

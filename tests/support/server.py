@@ -21,7 +21,13 @@ from tests.support.ports import next_bind
 KEY: Final = "lqt_" + "5" * 64
 """The bootstrap key of servers that are started with one."""
 
-Part = Literal["supervisor", "api", "worker", "api-0", "api-1"]
+Part = Literal["supervisor", "api", "worker", "store", "query", "api-0", "api-1"]
+
+USUAL: Final = {"SPENDSTREAM_EVENT_STORE": "off", "SPENDSTREAM_STORE_MIN_FREE": "0"}
+"""Most tests need no event store, and no machine of theirs is to have gigabytes free."""
+
+KEPT_FOR_COMMANDS: Final = ("broker", "kafka_prefix", "event_store", "store_dir")
+"""Settings of a server that commands on its data directory are given, too."""
 
 AT_START: Final = frozenset({"CHAOS_CLOCK", "LD_PRELOAD"})
 """Variables that change a process as it starts."""
@@ -33,6 +39,7 @@ _COMMANDS: Final[dict[str, list[str]]] = {
     "serve": ["-m", "server", "serve"],
     "api": ["-m", "server", "api"],
     "worker": ["-m", "server", "worker"],
+    "store": ["-m", "server", "store"],
 }
 
 
@@ -44,7 +51,7 @@ def environment(data_dir: Path, settings: Mapping[str, object] | None = None) ->
     """The environment of a process of the product: this one's without its settings, and `settings` by variable."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
     given = {f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()}
-    return kept | {"SPENDSTREAM_DATA_DIR": str(data_dir)} | given
+    return kept | USUAL | {"SPENDSTREAM_DATA_DIR": str(data_dir)} | given
 
 
 @contextmanager
@@ -93,7 +100,9 @@ class Server:
         self._before = [] if files is None else limited
         self._is_forked = FORKED and files is None and not as_shipped
         self._settings: dict[str, object] = {"log_format": "json", **settings}
-        if role != "worker":
+        if role == "store":
+            self._settings = {"event_store": "on", **self._settings}
+        elif role != "worker":
             self._settings = {"http_bind": next_bind(), "grpc_bind": next_bind(), **self._settings}
         if key is not None:
             self._settings["bootstrap_key"] = key
@@ -265,7 +274,7 @@ class Server:
 
     def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line on the data directory."""
-        log = {name: self._settings[name] for name in ("broker", "kafka_prefix") if name in self._settings}
+        log = {name: self._settings[name] for name in KEPT_FOR_COMMANDS if name in self._settings}
         return run_cli(self.data_dir, *arguments, timeout=timeout, **log)
 
 

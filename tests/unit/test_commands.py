@@ -78,12 +78,14 @@ def test_commands_are_under_headings() -> None:
         elif title and (name := re.fullmatch(r"  (\w+) +(\S.*)", line)):
             found.setdefault(title, []).append(name[1])
     assert found == {
-        "Serving": ["serve", "api", "worker"],
+        "Serving": ["serve", "api", "worker", "store"],
         "Tables": ["users", "quota", "budgets", "tail"],
+        "Events": ["events", "trace", "metrics"],
         "Operations": ["verify", "rebuild", "backup", "export", "import", "dlq", "loadtest"],
         "Administration": ["keys", "projects", "orgs"],
     }
-    assert sorted(name for names in found.values() for name in names) == sorted(main.commands)
+    shown = [name for name, command in main.commands.items() if not command.hidden]
+    assert sorted(name for names in found.values() for name in names) == sorted(shown)
     assert text.count("...") == 1, "but for the usage, each line is a whole sentence"
 
 
@@ -143,7 +145,7 @@ def test_no_secret_is_a_flag_without_its_variable_and_a_warning() -> None:
                 assert SEEN_BY_ALL in record[1], path
                 assert f"env var: {variable}" in record[1], path
                 seen += 1
-    assert seen == 2 * 3 + 1 + 7  # serve and api, worker; --key of the commands that ask a server
+    assert seen == 3 * 3 + 2 + 10  # serve, api and query; worker and store; --key of the commands that ask a server
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)

@@ -33,7 +33,7 @@ from processor.log.errors import (
 )
 from processor.log.file_lock import FileLock
 from processor.log.records import Append, TopicPartition
-from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
+from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS, SEGMENTS
 from tests.support.examples import examples
 
 E0, E1, R0 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1), TopicPartition(ROWS, 0)
@@ -151,7 +151,7 @@ def test_the_number_of_partitions_is_chosen_once(log: Log) -> None:
         Log(log.path.parent, partitions=3)
     with pytest.raises(LogError, match="1 to 1024"):
         Log(log.path.parent / "other", partitions=0)
-    assert log.topics() == {EVENTS: 2, ROWS: 2, CLAIMS: 2, DEAD_LETTERS: 2, CHECKPOINTS: 2, DIRECTORY: 1}
+    assert log.topics() == {EVENTS: 2, ROWS: 2, CLAIMS: 2, DEAD_LETTERS: 2, CHECKPOINTS: 2, DIRECTORY: 1, SEGMENTS: 1}
 
 
 def test_a_newer_format_is_refused(log: Log) -> None:

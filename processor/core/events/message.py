@@ -313,7 +313,7 @@ def records(message: Message) -> list[Sequence[bytes]]:
             if body is not None:
                 found.append(ndjson.split(inflate(body.data, body.coding), request.count)[0])
             elif each is not None:
-                found.append(each.split(SEPARATOR) if isinstance(each, bytes) else each)
+                found.append(Lines(each, each.count(SEPARATOR) + 1) if isinstance(each, bytes) else each)
             else:
                 raise MessageError("event message without the records of a request")
     except MessageError:

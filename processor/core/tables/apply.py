@@ -5,7 +5,7 @@ the row (its offset), so applying any part of the log again, in order, changes n
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from processor.core.events.source import Request
 from processor.core.growing_arrays import I64, Records
 from processor.core.partitioning import U64
 from processor.core.tables import dedupe, row_block, row_bytes, table_rows
+from processor.core.tables.claim_keys import ClaimKeys
 from processor.core.tables.claims import Claimed
 from processor.core.tables.event_kinds import EventKinds
 from processor.core.tables.horizon import Horizon
@@ -30,9 +31,6 @@ Record = tuple[bytes, bytes | None]
 
 Row = Counts | Progress | Horizon
 """A row that is an object."""
-
-MAX_PADS: Final = 10_000
-"""Projects whose pads are cached."""
 
 
 class Changes:
@@ -129,8 +127,7 @@ class Tables:
         self.latencies = LatencyRows(self.hours, partition)
         self.windows: dict[WindowKey, Counts] = {}
         self._index = index
-        self._salt = salt
-        self._pads: dict[str, U64] = {}
+        self._keys = ClaimKeys(salt)
         self._pass = 0
         self._kinds = EventKinds(self.users, self.hours)
         self._dirty: list[Counts] = []
@@ -159,18 +156,7 @@ class Tables:
 
     def prepare(self, message: Message) -> U64:
         """The claim keys of a message, shape (n, 2). May raise; changes no table."""
-        pads = []
-        for request in message.requests:
-            project = request.source.project
-            pad = self._pads.get(project)
-            if pad is None:
-                if len(self._pads) >= MAX_PADS:
-                    self._pads.clear()
-                pad = self._pads[project] = dedupe.project_pad(project, self._salt)
-            pads.append(pad)
-        if all(pad is pads[0] for pad in pads):
-            return dedupe.claim_keys(message.rows["id"], pads[0])
-        return dedupe.claim_keys(message.rows["id"], np.repeat(pads, message.counts, axis=0))
+        return self._keys.of(message)
 
     def apply(self, offset: int, message: Message, keys: U64) -> None:
         """Apply the message at `offset`; `keys` come from `prepare`. Strictly in the order of the offsets."""

@@ -44,7 +44,7 @@ from processor.log.errors import (
 from processor.log.file_lock import FileLock
 from processor.log.port import polls
 from processor.log.records import Append, Record, TopicPartition
-from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, PARTITIONED
+from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, LATER, PARTITIONED, SINGLE
 
 FORMAT: Final = 4
 """4 added a checksum to each record."""
@@ -314,6 +314,7 @@ class Log:
             )
         if version < FORMAT:
             self._migrate()
+        self._add_topics()
 
     def _migrate(self) -> None:
         """Bring a log of format 3 to this one: records from now on have a checksum."""
@@ -322,6 +323,21 @@ class Log:
         with self._transaction():
             db.execute("ALTER TABLE record ADD COLUMN checksum INTEGER")
             db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
+
+    def _add_topics(self) -> None:
+        """Add the topics that the log of an earlier version does not have; no number of another one changes.
+
+        Where nothing can be written now, a later start does it: until then there is no such topic.
+        """
+        query = "SELECT count(*) FROM partition WHERE topic = ?"
+        missing = [(topic, 0) for topic in sorted(LATER) if not self._db.execute(query, (topic,)).get]
+        if missing and not self._is_unrecovered:
+            try:
+                with self._transaction():
+                    self._db.executemany("INSERT INTO partition (topic, partition) VALUES (?, ?)", missing)
+            except apsw.Error as error:
+                if not _has_no_room(error, self._db):
+                    raise
 
     def _create(self, partitions: int) -> None:
         if not 1 <= partitions <= MAX_PARTITIONS:
@@ -332,7 +348,8 @@ class Log:
             db.execute(_SCHEMA)
             meta = {"format": FORMAT, "salt": secrets.token_bytes(32), "identity": secrets.token_hex(4)}
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-            tps = [(topic, number) for topic in PARTITIONED for number in range(partitions)] + [(DIRECTORY, 0)]
+            tps = [(topic, number) for topic in PARTITIONED for number in range(partitions)]
+            tps += [(topic, 0) for topic in SINGLE]
             db.executemany("INSERT INTO partition (topic, partition) VALUES (?, ?)", tps)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from faust.types import TP
 from processor.log import faust_transport
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
-from processor.log.topics import EVENTS, GROUP
+from processor.log.topics import EVENTS
 from processor.wall_clock import now
 
 POLL: Final = 0.005
@@ -87,7 +87,8 @@ class Consumer(faust_transport.Consumer):
         return found
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        await self._call(self._store.commit, GROUP, [(TopicPartition(*tp), at) for tp, at in offsets.items()])
+        group = cast(Any, self.app).conf.id
+        await self._call(self._store.commit, group, [(TopicPartition(*tp), at) for tp, at in offsets.items()])
         return True
 
     async def position(self, tp: TP) -> int | None:

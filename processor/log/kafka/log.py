@@ -19,7 +19,8 @@ from processor.log.kafka.topics import DEFAULT_PARTITIONS, META, PATIENCE, Layou
 from processor.log.kafka.writer import Appender
 from processor.log.port import scan
 from processor.log.records import Append, Record, TopicPartition
-from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, ROWS, SINGLE
+from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, LATER, ROWS
+from processor.log.topics import SINGLE_ON_KAFKA as SINGLE
 
 HOME: Final = TopicPartition(DIRECTORY, 0)
 
@@ -40,6 +41,8 @@ class KafkaLog:
         self._appender = Appender(access)
         self._readers: dict[TopicPartition, _Reader] = {}
         self._asking: Consumer | None = None
+        self._groups: dict[str, Consumer] = {}
+        """Group -> what asks for its offsets, without joining it."""
         found = topics.layout(access)
         place = access.servers, access.prefix
         meta = _known.get(place)
@@ -81,7 +84,9 @@ class KafkaLog:
     def _say_missing(self, found: Layout) -> None:
         """Make missing topics of an existing log anew, empty. Their content is computed anew, published again or
         reported as lost by its users; the log keeps its identity."""
-        missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics]
+        missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics and topic not in LATER]
+        if not missing:
+            return
         get_logger().error(
             "topic.missing",
             topics=missing,
@@ -130,6 +135,9 @@ class KafkaLog:
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+        for asking in self._groups.values():
+            asking.close()
+        self._groups.clear()
         if self._asking is not None:
             self._asking.close()
             self._asking = None
@@ -192,13 +200,14 @@ class KafkaLog:
 
     def committed(self, consumer: str, tp: TopicPartition) -> int | None:
         """Return the next offset to read for a consumer group; None if it has committed none."""
-        asking = Consumer({**self._access.reader(), "group.id": self._access.wire(consumer)})
+        asking = self._groups.get(consumer)
+        if asking is None:
+            settings = {**self._access.reader(), "group.id": self._access.wire(consumer)}
+            asking = self._groups[consumer] = Consumer(settings)
         try:
             (found,) = asking.committed([self._wire(tp)], timeout=PATIENCE)
         except KafkaException as error:
             raise LogUnavailable(f"no answer from Kafka at {self._access.servers}: {error.args[0].str()}") from None
-        finally:
-            asking.close()
         return found.offset if found.offset >= 0 else None
 
 

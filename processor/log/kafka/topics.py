@@ -15,7 +15,8 @@ from processor.log.errors import FormatError, LogError, LogUnavailable, Partitio
 from processor.log.kafka import topic_settings
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.topic_settings import insync, wanted
-from processor.log.topics import EVENTS, PARTITIONED_ON_KAFKA, SINGLE
+from processor.log.topics import EVENTS, PARTITIONED_ON_KAFKA
+from processor.log.topics import SINGLE_ON_KAFKA as SINGLE
 
 FORMAT: Final = 1
 DEFAULT_PARTITIONS: Final = 6

@@ -31,7 +31,7 @@ from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import record_of, sound_records
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.records import Append
-from processor.log.topics import EVENTS, GROUP, ROWS
+from processor.log.topics import EVENTS, GROUP
 from processor.wall_clock import now
 
 FETCH_RECORDS: Final = 64
@@ -57,8 +57,10 @@ class Holder(Protocol):
     counts: dict[str, int]
     """topic -> partitions"""
     instance: str
-    """The worker's name in its group."""
+    """The process's name in its group."""
     writers: "Writers"
+    topics: tuple[str, ...]
+    """The topics whose partitions are assigned with those of the events; the events are one of them."""
 
     async def bring(self, partitions: set[int]) -> None:
         """Become the only owner of these partitions and load all of their state."""
@@ -74,7 +76,7 @@ class Holder(Protocol):
 
 
 class Consumer(faust_transport.Consumer):
-    """A member of the workers' group.
+    """A member of the group that the Faust app is named after.
 
     A partition whose next record is damaged is not read any further until that record can be read.
     """
@@ -113,7 +115,8 @@ class Consumer(faust_transport.Consumer):
             self.add_future(self._serve())
 
     def _join(self) -> None:
-        self._client = Client(self._holder.access.member(GROUP, self._holder.instance))
+        group = cast(Any, self.app).conf.id
+        self._client = Client(self._holder.access.member(group, self._holder.instance))
         self._client.subscribe(
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -169,7 +172,7 @@ class Consumer(faust_transport.Consumer):
             get_logger().info("partitions.assigned", partitions=sorted(partitions))
             self._suspend()
             await self._holder.bring(partitions)
-            await self._change({TP(topic, number) for topic in (EVENTS, ROWS) for number in partitions})
+            await self._change({TP(topic, number) for topic in self._holder.topics for number in partitions})
 
     async def _give_up(self, partitions: set[int]) -> Mapping[int, int]:
         async with self._turn:
@@ -215,6 +218,23 @@ class Consumer(faust_transport.Consumer):
         """See `faust_transport.Consumer.leave_out`."""
         super().leave_out(tp)
         self.add_future(self._call(self._pause, tp))
+
+    async def go_on(self, tp: TP) -> None:
+        """See `faust_transport.Consumer.go_on`."""
+        await self._call(self._go_on, tp)
+        await super().go_on(tp)
+
+    def _go_on(self, tp: TP) -> None:
+        """Seek what comes after the last message that was delivered: what had been read beyond it was dropped."""
+        position = self._ends.get(tp)
+        if self._client is None or position is None:
+            return
+        self._stash = deque(each for each in self._stash if each[0] != tp)
+        self._positions[tp] = position
+        with contextlib.suppress(KafkaException):  # it is not ours any more
+            self._client.seek(Assigned(self._topic, tp.partition, position))
+            if not self._paused:
+                self._client.resume([self._wire(tp)])
 
     def _pause(self, tp: TP) -> None:
         if self._client is not None:

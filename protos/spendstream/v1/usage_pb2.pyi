@@ -10,6 +10,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from protos.spendstream.v1 import ingest_pb2 as _ingest_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -782,3 +783,222 @@ class GetQuotaResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining) -> _WhichOneofReturnType__remaining | None: ...
 
 Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015
+
+@_typing.final
+class GetTraceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    WITHOUT_EXTRA_FIELD_NUMBER: _builtins.int
+    project_id: _builtins.str
+    trace_id: _builtins.str
+    without_extra: _builtins.bool
+    """Leave the events' unknown fields out."""
+    def __init__(
+        self,
+        *,
+        project_id: _builtins.str | None = ...,
+        trace_id: _builtins.str = ...,
+        without_extra: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_project_id", b"_project_id", "_without_extra", b"_without_extra", "project_id", b"project_id", "without_extra", b"without_extra"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_project_id", b"_project_id", "_without_extra", b"_without_extra", "project_id", b"project_id", "trace_id", b"trace_id", "without_extra", b"without_extra"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__project_id: _TypeAlias = _typing.Literal["project_id"]  # noqa: Y015
+    _WhichOneofArgType__project_id: _TypeAlias = _typing.Literal["_project_id", b"_project_id"]  # noqa: Y015
+    _WhichOneofReturnType__without_extra: _TypeAlias = _typing.Literal["without_extra"]  # noqa: Y015
+    _WhichOneofArgType__without_extra: _TypeAlias = _typing.Literal["_without_extra", b"_without_extra"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project_id) -> _WhichOneofReturnType__project_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__without_extra) -> _WhichOneofReturnType__without_extra | None: ...
+
+Global___GetTraceRequest: _TypeAlias = GetTraceRequest  # noqa: Y015
+
+@_typing.final
+class TraceSummary(_message.Message):
+    """A trace as a whole. Sums are over its calls, `spans` and `errors` over all of its events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    trace_id: _builtins.str
+    name: _builtins.str
+    """Of the first root."""
+    start: _builtins.str
+    end: _builtins.str
+    """The latest end of an event: its timestamp and its latency."""
+    duration_ms: _builtins.float
+    spans: _builtins.int
+    calls: _builtins.int
+    errors: _builtins.int
+    input_tokens: _builtins.int
+    output_tokens: _builtins.int
+    cached_tokens: _builtins.int
+    cost_usd: _builtins.str
+    """An exact decimal string."""
+    user_id: _builtins.str
+    """The first by time that is there."""
+    session_id: _builtins.str
+    environment: _builtins.str
+    """Of the first root."""
+    complete: _builtins.bool
+    """A root was seen: an event without a parent."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        trace_id: _builtins.str = ...,
+        name: _builtins.str | None = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        duration_ms: _builtins.float = ...,
+        spans: _builtins.int = ...,
+        calls: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        cost_usd: _builtins.str = ...,
+        user_id: _builtins.str | None = ...,
+        session_id: _builtins.str | None = ...,
+        environment: _builtins.str | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_environment", b"_environment", "_name", b"_name", "_session_id", b"_session_id", "_user_id", b"_user_id", "environment", b"environment", "name", b"name", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_environment", b"_environment", "_name", b"_name", "_session_id", b"_session_id", "_user_id", b"_user_id", "cached_tokens", b"cached_tokens", "calls", b"calls", "complete", b"complete", "cost_usd", b"cost_usd", "duration_ms", b"duration_ms", "end", b"end", "environment", b"environment", "errors", b"errors", "input_tokens", b"input_tokens", "models", b"models", "name", b"name", "output_tokens", b"output_tokens", "session_id", b"session_id", "spans", b"spans", "start", b"start", "trace_id", b"trace_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__environment: _TypeAlias = _typing.Literal["environment"]  # noqa: Y015
+    _WhichOneofArgType__environment: _TypeAlias = _typing.Literal["_environment", b"_environment"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__session_id: _TypeAlias = _typing.Literal["session_id"]  # noqa: Y015
+    _WhichOneofArgType__session_id: _TypeAlias = _typing.Literal["_session_id", b"_session_id"]  # noqa: Y015
+    _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
+    _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__environment) -> _WhichOneofReturnType__environment | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_id) -> _WhichOneofReturnType__session_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_id) -> _WhichOneofReturnType__user_id | None: ...
+
+Global___TraceSummary: _TypeAlias = TraceSummary  # noqa: Y015
+
+@_typing.final
+class TraceSpan(_message.Message):
+    """An event of a trace, with its place there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    ORPHAN_FIELD_NUMBER: _builtins.int
+    CYCLE_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    COST_SOURCE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.int
+    """Index of the parent among all spans of the trace; absent: a root."""
+    depth: _builtins.int
+    orphan: _builtins.bool
+    """A root because the parent that it names is not there."""
+    cycle: _builtins.bool
+    """A root because its parents lead back to it."""
+    received_at: _builtins.str
+    cost_source: _builtins.str
+    """Where the cost comes from: client, or a price list. Absent: unpriced."""
+    @_builtins.property
+    def event(self) -> _ingest_pb2.Event:
+        """Without cost_usd: unpriced."""
+
+    def __init__(
+        self,
+        *,
+        event: _ingest_pb2.Event | None = ...,
+        parent: _builtins.int | None = ...,
+        depth: _builtins.int = ...,
+        orphan: _builtins.bool = ...,
+        cycle: _builtins.bool = ...,
+        received_at: _builtins.str = ...,
+        cost_source: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source", "_parent", b"_parent", "cost_source", b"cost_source", "event", b"event", "parent", b"parent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source", "_parent", b"_parent", "cost_source", b"cost_source", "cycle", b"cycle", "depth", b"depth", "event", b"event", "orphan", b"orphan", "parent", b"parent", "received_at", b"received_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_source: _TypeAlias = _typing.Literal["cost_source"]  # noqa: Y015
+    _WhichOneofArgType__cost_source: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source"]  # noqa: Y015
+    _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
+    _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_source) -> _WhichOneofReturnType__cost_source | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
+
+Global___TraceSpan: _TypeAlias = TraceSpan  # noqa: Y015
+
+@_typing.final
+class GetTraceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    LAG_SECONDS_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """The trace has more spans than are sent; `total` counts all."""
+    total: _builtins.int
+    as_of: _builtins.str
+    """The arrival up to which the event store is complete, and how far it is behind."""
+    lag_seconds: _builtins.float
+    @_builtins.property
+    def trace(self) -> Global___TraceSummary:
+        """In the first response only, like the members below `spans`."""
+
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TraceSpan]:
+        """In depth-first order, children by start, then by arrival."""
+
+    def __init__(
+        self,
+        *,
+        trace: Global___TraceSummary | None = ...,
+        spans: _abc.Iterable[Global___TraceSpan] | None = ...,
+        truncated: _builtins.bool = ...,
+        total: _builtins.int = ...,
+        as_of: _builtins.str = ...,
+        lag_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trace", b"trace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "lag_seconds", b"lag_seconds", "spans", b"spans", "total", b"total", "trace", b"trace", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015

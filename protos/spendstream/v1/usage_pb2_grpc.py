@@ -59,6 +59,11 @@ class UsageServiceStub:
                 request_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaRequest.SerializeToString,
                 response_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaResponse.FromString,
                 _registered_method=True)
+        self.GetTrace = channel.unary_stream(
+                '/spendstream.v1.UsageService/GetTrace',
+                request_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetTraceRequest.SerializeToString,
+                response_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetTraceResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -95,6 +100,13 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrace(self, request, context):
+        """One trace, flat; responses of at most 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +134,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.GetQuota,
                     request_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaRequest.FromString,
                     response_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaResponse.SerializeToString,
+            ),
+            'GetTrace': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetTrace,
+                    request_deserializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetTraceRequest.FromString,
+                    response_serializer=protos_dot_spendstream_dot_v1_dot_usage__pb2.GetTraceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -259,6 +276,33 @@ class UsageService:
             '/spendstream.v1.UsageService/GetQuota',
             protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaRequest.SerializeToString,
             protos_dot_spendstream_dot_v1_dot_usage__pb2.GetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/spendstream.v1.UsageService/GetTrace',
+            protos_dot_spendstream_dot_v1_dot_usage__pb2.GetTraceRequest.SerializeToString,
+            protos_dot_spendstream_dot_v1_dot_usage__pb2.GetTraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class UsageServiceStub:
     WatchUsers: _grpc.UnaryStreamMultiCallable[_usage_pb2.WatchUsersRequest, _usage_pb2.WatchUsersResponse]
     """A snapshot, by parts if it is large, then changed users. Never ends by itself."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_usage_pb2.GetQuotaRequest, _usage_pb2.GetQuotaResponse]
+    GetTrace: _grpc.UnaryStreamMultiCallable[_usage_pb2.GetTraceRequest, _usage_pb2.GetTraceResponse]
+    """One trace, flat; responses of at most 1 MiB."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -50,6 +52,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     WatchUsers: _aio.UnaryStreamMultiCallable[_usage_pb2.WatchUsersRequest, _usage_pb2.WatchUsersResponse]  # type: ignore[assignment]
     """A snapshot, by parts if it is large, then changed users. Never ends by itself."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetQuotaRequest, _usage_pb2.GetQuotaResponse]  # type: ignore[assignment]
+    GetTrace: _aio.UnaryStreamMultiCallable[_usage_pb2.GetTraceRequest, _usage_pb2.GetTraceResponse]  # type: ignore[assignment]
+    """One trace, flat; responses of at most 1 MiB."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -87,5 +91,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.GetQuotaResponse, _abc.Awaitable[_usage_pb2.GetQuotaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetTrace(
+        self,
+        request: _usage_pb2.GetTraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_usage_pb2.GetTraceResponse], _abc.AsyncIterator[_usage_pb2.GetTraceResponse]]:
+        """One trace, flat; responses of at most 1 MiB."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,98 @@
+"""The role `store`: `python -m processor.event_store`. Settings come from the environment and the TOML file."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, Final
+
+from structlog.stdlib import get_logger
+
+from processor import lifeline, logs, open_files, restart
+from processor.core.visible import visible_lines
+from processor.event_store.app import Application
+from processor.log.errors import LogError, LogUnavailable
+from processor.log.file_lock import FileLock
+from processor.settings import Settings, SettingsError, load
+from processor.wall_clock import now
+
+LOCK_PATIENCE: Final = 5.0
+"""Seconds to wait for an earlier store that is ending."""
+
+NICE: Final = 10
+"""How much lower its priority is than that of ingest and the tables."""
+
+STOP_PATIENCE: Final = 3.0
+"""Seconds for the cut that is being made when the store has to stop: what it leaves, the next start does again."""
+
+EXIT_USAGE: Final = 2
+EXIT_CRASHED: Final = 70
+
+
+def main() -> int:
+    """Run the store until SIGTERM; return the exit code."""
+    is_again = restart.pause()
+    open_files.raise_limit()
+    os.nice(NICE)
+    try:
+        settings = load(Settings)
+        logs.configure(settings, "store")
+        if not settings.event_store:
+            raise SettingsError("the event store is switched off: SPENDSTREAM_EVENT_STORE")
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(settings.data_dir / "store.lock")
+        lock.acquire("another store runs on this data directory", LOCK_PATIENCE)
+        application = Application(settings, now)
+    except (SettingsError, LogError) as error:
+        print(visible_lines(f"spendstream store: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly
+        if is_again and isinstance(error, LogUnavailable):
+            restart.arm("processor.event_store")
+            restart.end(EXIT_CRASHED)
+        return EXIT_USAGE
+    if not lifeline.watch() and settings.broker != "sqlite://":
+        restart.arm("processor.event_store")
+    code = asyncio.run(_run(application))
+    sys.stdout.flush()
+    os._exit(code)  # a merge that is under way is not waited for: its files are swept
+
+
+async def _run(application: Application) -> int:
+    log = get_logger()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    began = time.monotonic()
+    app: Any = application.faust
+    stopped = asyncio.ensure_future(stop.wait())
+    started = asyncio.ensure_future(application.start())
+    await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if started.done():
+        try:
+            started.result()
+        except (LogError, OSError) as error:
+            print(visible_lines(f"spendstream store: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly
+            return EXIT_USAGE
+        ended = asyncio.ensure_future(app.wait_until_stopped())
+        ready = asyncio.ensure_future(application.has_partitions.wait())
+        await asyncio.wait({ended, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            log.info("store.ready", seconds=round(time.monotonic() - began, 2), partitions=application.partitions)
+            print(json.dumps({"event": "ready", "role": "store"}), flush=True)  # noqa: T201 - the ready line
+            await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            log.critical("store.crashed", error=repr(app.crash_reason))
+            restart.end(EXIT_CRASHED)
+    try:
+        async with asyncio.timeout(STOP_PATIENCE):
+            await application.stop()
+    except TimeoutError:
+        log.warning("store.killed", after=STOP_PATIENCE)
+    log.info("store.stopped", rows=application.store.rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

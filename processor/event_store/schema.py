@@ -1,0 +1,51 @@
+"""The columns of a segment's Parquet file."""
+
+from typing import Any, Final
+
+import pyarrow as pa
+
+VERSION: Final = 1
+
+_TEXT: Final = pa.string()
+_TIME: Final = pa.timestamp("us", "UTC")
+
+SCHEMA: Final[Any] = pa.schema(
+    [
+        *((name, _TEXT) for name in ("event_id", "trace_id", "span_id", "parent_span_id")),
+        ("timestamp", _TIME),
+        *((name, _TEXT) for name in ("provider", "model", "operation")),
+        ("latency_ms", pa.float64()),
+        ("ttft_ms", pa.float64()),
+        *((name, pa.int64()) for name in ("input_tokens", "output_tokens", "cached_tokens")),
+        ("cost_usd", pa.decimal128(19, 12)),
+        *((name, _TEXT) for name in ("status", "error_code", "error_message", "finish_reason")),
+        ("stream", pa.bool_()),
+        *((name, _TEXT) for name in ("environment", "user_id", "session_id")),
+        ("tags", pa.map_(_TEXT, _TEXT)),
+        ("tools_used", pa.list_(_TEXT)),
+        ("eval_scores", pa.map_(_TEXT, pa.float64())),
+        *((name, _TEXT) for name in ("prompt_hash", "sdk_version", "kind", "name")),
+        ("cache_write_tokens", pa.int64()),
+        ("reasoning_tokens", pa.int64()),
+        ("received_at", _TIME),
+        ("cost_source", _TEXT),
+        ("extra", _TEXT),
+        ("project", _TEXT),
+        ("log_partition", pa.int32()),
+        ("log_offset", pa.int64()),
+        ("log_index", pa.int32()),
+    ],
+    metadata={"spendstream.schema": str(VERSION)},
+)
+
+FEW_VALUES: Final = (
+    *("provider", "model", "operation", "status", "finish_reason", "environment", "sdk_version"),
+    *("kind", "cost_source", "project"),
+)
+"""Texts of which a segment has few different ones: they are written, and read to be merged, as dictionaries."""
+
+WRITTEN: Final[Any] = pa.schema(
+    [pa.field(each.name, pa.dictionary(pa.int32(), each.type)) if each.name in FEW_VALUES else each for each in SCHEMA],
+    metadata=SCHEMA.metadata,
+)
+"""What tables are on their way into a file. In the file dictionaries are texts like others."""

@@ -1,0 +1,322 @@
+"""Writing the two files of a segment: rows of the schema, already in order, and the index of their ids.
+
+The files have their names only when they are durable, and the names are durable when the writing returns.
+"""
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from msgspec import Struct
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from processor.core.events.fields import ERRORS
+from processor.event_store.id_index import U32, IndexBuilder, Kind, event_hashes, hashes_at
+from processor.event_store.manifest import ProjectSums, Segment
+from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
+from processor.log.durable_names import sync_directory
+
+ROW_GROUP: Final = 16_384
+"""Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
+
+FRESH_LEVEL: Final = 1
+MERGED_LEVEL: Final = 1
+"""Levels of zstd."""
+
+PAGE: Final = 64 << 10
+"""Bytes of a page before it is packed: what the merging holds of each column of a segment."""
+
+_DICTIONARIES: Final = [
+    *FEW_VALUES,
+    *("user_id", "error_code", "error_message", "name", "log_partition"),
+    *("tags.key_value.key", "tags.key_value.value", "tools_used.list.element", "eval_scores.key_value.key"),
+]
+"""Columns with values that come again; of ids a dictionary would only be given up after a while."""
+_COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_DELTAS: Final = dict.fromkeys(("timestamp", "received_at", "log_offset", "log_index", *_COUNTS), "DELTA_BINARY_PACKED")
+_STATISTICS: Final = [
+    *("timestamp", "received_at", "log_offset", "log_partition", "kind", "project", "model", "latency_ms", "cost_usd"),
+]
+"""What readers leave out row groups by; ids are looked up in the index."""
+_INDEXED: Final[tuple[tuple[Kind, str], ...]] = (("trace", "trace_id"), ("session", "session_id"), ("user", "user_id"))
+
+
+class _Sums(Struct):
+    """What one project has so far."""
+
+    first_row: int
+    rows: int = 0
+    calls: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: int = 0
+    unpriced: int = 0
+    time_min: int = 1 << 62
+    time_max: int = -(1 << 62)
+
+
+class SegmentFileWriter:
+    """Writes one segment: `add` its rows in the order of segments, then `finish`. Calls block and raise `OSError`."""
+
+    def __init__(self, directory: Path, segment: Segment, *, level: int = FRESH_LEVEL) -> None:
+        """`segment` has everything but the figures of its rows; `level` is that of zstd."""
+        self._directory = directory
+        self._segment = segment
+        self._draft = directory / f"{segment.id}.parquet.new"
+        self._file = self._draft.open("wb")
+        self._writer: Any = pq.ParquetWriter(
+            self._file,
+            WRITTEN,
+            version="2.6",
+            store_schema=False,
+            data_page_size=PAGE,
+            compression="zstd",
+            compression_level=level,
+            use_dictionary=_DICTIONARIES,
+            column_encoding=_DELTAS,
+            write_statistics=_STATISTICS,
+        )
+        self._writer.add_key_value_metadata(SCHEMA.metadata)
+        self._index = IndexBuilder()
+        self._pending: list[Any] = []
+        self._pending_rows = 0
+        self._groups = 0
+        self._rows = 0
+        self._sums: dict[str, _Sums] = {}
+        self._arrivals = (1 << 62, -(1 << 62))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave nothing behind that was not finished."""
+        if not self._file.closed:
+            with contextlib.suppress(pa.ArrowException, OSError):  # it wants to write its end
+                self._writer.close()
+            self._file.close()
+            self._draft.unlink(missing_ok=True)
+
+    def add(self, table: Any) -> None:
+        """Add rows; full row groups are written at once."""
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        while self._pending_rows >= ROW_GROUP:
+            self._write_group(ROW_GROUP)
+
+    def finish(self) -> Segment:
+        """Write what is left, make both files durable under their names, and return the segment with its figures."""
+        if self._pending_rows:
+            self._write_group(self._pending_rows)
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        index = self._index.encode()
+        index_draft = self._directory / f"{self._segment.id}.idx.new"
+        with index_draft.open("wb") as file:
+            file.write(index)
+            file.flush()
+            os.fsync(file.fileno())
+        digest, size = _digest(self._draft)
+        index_draft.replace(self._directory / f"{self._segment.id}.idx")
+        self._draft.replace(self._directory / f"{self._segment.id}.parquet")
+        sync_directory(self._directory)
+        return replace(
+            self._segment,
+            rows=self._rows,
+            calls=sum(each.calls for each in self._sums.values()),
+            parquet_bytes=size,
+            index_bytes=len(index),
+            parquet_digest=digest,
+            index_digest=xxhash.xxh3_128_hexdigest(index),
+            arrival_min=self._arrivals[0],
+            arrival_max=self._arrivals[1],
+            time_min=min(each.time_min for each in self._sums.values()),
+            time_max=max(each.time_max for each in self._sums.values()),
+            projects=tuple(_published(project, each) for project, each in self._sums.items()),
+        )
+
+    def _write_group(self, rows: int) -> None:
+        table = self._pending[0] if len(self._pending) == 1 else pa.concat_tables(self._pending)
+        rest = table.slice(rows)
+        self._pending = [rest] if rest.num_rows else []
+        self._pending_rows = rest.num_rows
+        table = _prepared(table.slice(0, rows))
+        self._writer.write_table(table, row_group_size=rows)
+        self._add_to_index(table)
+        self._add_up(table)
+        self._groups += 1
+        self._rows += rows
+
+    def _add_to_index(self, table: Any) -> None:
+        self._index.add(self._groups, "event", event_hashes(_event_ids(_chunk(table, "event_id"))))
+        for kind, column in _INDEXED:
+            texts = _chunk(table, column)
+            if kind == "user":
+                texts = texts.unique()
+            self._index.add(self._groups, kind, _hashes(texts.drop_null() if texts.null_count else texts))
+
+    def _add_up(self, table: Any) -> None:
+        """Add the rows to the sums of their projects, which follow each other."""
+        arrivals = _micros(table.column("received_at"))
+        self._arrivals = (min(self._arrivals[0], int(arrivals.min())), max(self._arrivals[1], int(arrivals.max())))
+        found = _Columns.of(table)
+        projects = _chunk(table, "project")
+        codes = projects.indices.to_numpy()
+        starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]])).tolist()
+        names = projects.dictionary.to_pylist()
+        for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
+            sums = self._sums.setdefault(names[codes[start]], _Sums(self._rows + start))
+            found.add(sums, slice(start, end))
+
+
+def _prepared(table: Any) -> Any:
+    """Return the table in one chunk a column, with dictionaries of what has few different values."""
+    columns = []
+    for field in WRITTEN:
+        column = table.column(field.name)
+        if field.name in FEW_VALUES:
+            is_encoded = pa.types.is_dictionary(column.type)
+            column = column.unify_dictionaries() if is_encoded else column.dictionary_encode()
+        columns.append(column.combine_chunks())
+    return pa.table(columns, schema=WRITTEN)
+
+
+def _chunk(table: Any, name: str) -> Any:
+    """Return a column of a table that is prepared as one array."""
+    return table.column(name).chunk(0)
+
+
+def _event_ids(texts: Any) -> bytes:
+    """Return the 16 bytes of each event id."""
+    size = len(texts)
+    data = np.frombuffer(texts.buffers()[2], np.uint8)
+    start = int(np.frombuffer(texts.buffers()[1], np.int32)[texts.offset]) if size else 0
+    written = data[start : start + _ID_CHARACTERS * size].reshape(size, _ID_CHARACTERS)
+    return bytes.fromhex(written[:, _DIGITS].tobytes().decode())
+
+
+def _hashes(texts: Any) -> U32:
+    """Return the hashes of an array of texts without nulls."""
+    if not len(texts):
+        return np.empty(0, np.uint32)
+    bounds = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return hashes_at(texts.buffers()[2] or b"", bounds[:-1], bounds[1:])
+
+
+_ID_CHARACTERS: Final = 36
+_DIGITS: Final = np.delete(np.arange(_ID_CHARACTERS), (8, 13, 18, 23))
+
+
+class _Columns(Struct):
+    """What the sums are made of."""
+
+    times: NDArray[np.int64]
+    is_call: NDArray[np.bool_]
+    is_error: NDArray[np.bool_]
+    is_unpriced: NDArray[np.bool_]
+    counts: dict[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, table: Any) -> Self:
+        """Take them from a table without chunks."""
+        counts = {
+            name: pc.fill_null(_chunk(table, name), 0).to_numpy(zero_copy_only=False)
+            for name in ("input_tokens", "output_tokens", "cached_tokens")
+        }
+        costs = _chunk(table, "cost_usd")
+        return cls(
+            _micros(table.column("timestamp")),
+            _is_one_of(_chunk(table, "kind"), {"call"}),
+            _is_one_of(_chunk(table, "status"), ERRORS),
+            costs.is_null().to_numpy(zero_copy_only=False),
+            {**counts, "cost": picodollars(costs)},
+        )
+
+    def add(self, sums: _Sums, rows: slice) -> None:
+        """Add these rows."""
+        is_call = self.is_call[rows]
+        sums.rows += len(is_call)
+        sums.calls += int(is_call.sum())
+        sums.errors += int((self.is_error[rows] & is_call).sum())
+        sums.unpriced += int((self.is_unpriced[rows] & is_call).sum())
+        for name, column in self.counts.items():
+            setattr(sums, name, getattr(sums, name) + exact_sum(column[rows][is_call]))
+        sums.time_min = min(sums.time_min, int(self.times[rows].min()))
+        sums.time_max = max(sums.time_max, int(self.times[rows].max()))
+
+
+def picodollars(costs: Any) -> NDArray[np.int64]:
+    """Return an array of decimals of 12 places as whole picodollars; 0 for null."""
+    data = np.frombuffer(costs.buffers()[1], "<i8").reshape(-1, 2)[costs.offset : costs.offset + len(costs), 0]
+    found = data.copy()
+    found[costs.is_null().to_numpy(zero_copy_only=False)] = 0
+    return found
+
+
+def exact_sum(column: NDArray[np.int64]) -> int:
+    """Return the sum of numbers that are not negative, whatever its size."""
+    return (int((column >> 32).sum()) << 32) + int((column & 0xFFFFFFFF).sum())
+
+
+def _micros(column: Any) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = column.cast(pa.int64()).combine_chunks().to_numpy()
+    return found
+
+
+def _is_one_of(column: Any, values: Collection[str]) -> NDArray[np.bool_]:
+    """Return of each text of a dictionary whether it is one of some."""
+    found = np.array([text in values for text in column.dictionary.to_pylist()], np.bool_)
+    mask: NDArray[np.bool_] = found[column.indices.to_numpy()]
+    return mask
+
+
+def _published(project: str, sums: _Sums) -> ProjectSums:
+    return ProjectSums(project=project, **{name: getattr(sums, name) for name in sums.__struct_fields__})
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    found, size = xxhash.xxh3_128(), 0
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            found.update(data)
+            size += len(data)
+    return found.hexdigest(), size
+
+
+def write(directory: Path, segment: Segment, tables: Iterable[Any], *, level: int = FRESH_LEVEL) -> Segment:
+    """Write a segment of tables that together are in order, with at least one row; see `SegmentFileWriter`."""
+    with SegmentFileWriter(directory, segment, level=level) as writer:
+        for table in tables:
+            writer.add(table)
+        return writer.finish()
+
+
+def without_payload(table: Any, before: int) -> Any:
+    """Return the rows without the unknown fields and error messages of those that arrived before a time (micros)."""
+    if before <= 0:
+        return table
+    is_old = pc.less(table.column("received_at").cast(pa.int64()), before)
+    for name in ("extra", "error_message"):
+        place = SCHEMA.get_field_index(name)
+        empty = pc.if_else(is_old, pa.scalar(None, pa.string()), table.column(name))
+        table = table.set_column(place, SCHEMA.field(name), empty)
+    return table
+
+
+def names_of(segment: Segment) -> Sequence[str]:
+    """Return the names of a segment's files."""
+    return (f"{segment.id}.parquet", f"{segment.id}.idx") if segment.has_files else ()

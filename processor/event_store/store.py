@@ -1,0 +1,293 @@
+"""The event store's role: partitions are brought, their messages cut into segments, and given up again.
+
+What is complete of all partitions is cut together, every half second: files first, then their manifests in one append,
+then the messages are acknowledged. Where to go on is what the catalog says has been reached, not what was committed.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from structlog.stdlib import get_logger
+
+from processor.core.clock import DAY
+from processor.core.tables.claim_keys import ClaimKeys
+from processor.event_store.catalog import Catalog
+from processor.event_store.claimed_ids import ClaimedIds
+from processor.event_store.first_build import FirstBuild
+from processor.event_store.fresh_messages import Cut, Delivered, FreshMessages
+from processor.event_store.manifest import Manifest, Segment
+from processor.event_store.segment_writer import SegmentWriter
+from processor.event_store.segments_topic import SegmentsTopic
+from processor.event_store.store_directory import StoreDirectory
+from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
+from processor.log.errors import LogBroken, LogError
+from processor.log.port import LogWriter
+from processor.log.records import TopicPartition
+from processor.log.topics import EVENTS, GROUP
+
+INTERVAL: Final = 0.5
+"""Seconds between two cuts."""
+
+RETRY: Final = 2.0
+"""Seconds after a failure, or while there is no room, until the next try."""
+
+MAX_WAITING: Final = 48 << 20
+"""Bytes of messages that wait, of all partitions; with more of its share a partition is held."""
+
+MIN_WAITING: Final = 1 << 20
+
+T = TypeVar("T")
+
+
+class Overtaken(Exception):
+    """Another store has begun a partition anew: what is known here about it is not true any more."""
+
+
+class DirectoryGone(Exception):
+    """The directory of the store was deleted, or is mounted no longer."""
+
+
+class FileDamaged(Exception):
+    """Files of live segments were damaged, and are deleted now."""
+
+
+class Store:
+    """The partitions of one store. `hold` and `go_on` stop and continue fetching the messages of a partition."""
+
+    def __init__(
+        self,
+        address: LogAddress,
+        directory: StoreDirectory,
+        writer: SegmentWriter,
+        clock: Callable[[], int],
+        payload_retention: int | None = None,
+        hold: Callable[[int], None] = lambda number: None,
+        go_on: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        self._address = address
+        self.directory = directory
+        self.writer = writer
+        self.clock = clock
+        self._payload_retention = payload_retention
+        self._hold = hold
+        self._go_on = go_on
+        self._thread = ThreadPoolExecutor(1, "store")
+        self._log: LogWriter | None = None
+        self.topic: SegmentsTopic | None = None
+        self._fresh: dict[int, FreshMessages] = {}
+        self._held: set[int] = set()
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._building = FirstBuild()
+        self._has_room = True
+        self.rows = 0
+        """Written since the start, by cuts."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The numbers of the partitions that this store writes."""
+        return frozenset(self._fresh)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other stores may write into the same directory, which they do for other partitions."""
+        return self._address.kafka is not None
+
+    def first(self, number: int) -> int:
+        """Return the first message of a partition that the log has. For the store's thread."""
+        log, _ = self._open()
+        return log.first(TopicPartition(EVENTS, number))
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function on the thread to which the log's connection belongs."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    # --- partitions come and go -------------------------------------------------------------------------------------
+
+    async def bring(self, numbers: Iterable[int]) -> None:
+        """Own these partitions: find out where to go on, and begin anew where files are missing. Raises `LogError`."""
+        async with self._turn:
+            for number in sorted(numbers):
+                self._fresh[number] = await self.call(self._bring, number)
+        get_logger().info("store.partitions", partitions=sorted(self._fresh), reached=self.reached())
+
+    async def release(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Give partitions up; return partition -> next message to read. Waits for the cut that is being made."""
+        async with self._turn:
+            given = [self._fresh.pop(number) for number in numbers if number in self._fresh]
+            self._held.difference_update(fresh.number for fresh in given)
+            return {fresh.number: fresh.reached for fresh in given}
+
+    def reached(self, number: int | None = None) -> Any:
+        """Return the next message of a partition, None if it is not owned; without a number of all, by partition."""
+        if number is None:
+            return {each: fresh.reached for each, fresh in self._fresh.items()}
+        fresh = self._fresh.get(number)
+        return None if fresh is None else fresh.reached
+
+    def _open(self) -> tuple[LogWriter, SegmentsTopic]:
+        if self._log is None or self.topic is None:
+            self._log = log = self._address.open()
+            delete = log.delete if isinstance(log, Log) else None
+            self.topic = SegmentsTopic(log, self.clock, delete)
+            has_segments = any(each.has_files for each in self.topic.read_on().live())
+            self.directory.claim(log.identity, is_shared=self.is_shared, has_segments=has_segments)
+        return self._log, self.topic
+
+    def _bring(self, number: int) -> FreshMessages:
+        log, topic = self._open()
+        catalog = topic.read_on()
+        live = catalog.live(number)
+        generation = catalog.generation(number)
+        lacking = self.directory.lacks(live)
+        if lacking or not catalog.is_whole(number):
+            get_logger().warning("store.begins_anew", partition=number, segments=len(live), missing=len(lacking))
+            live, generation = [], generation + 1
+        last = live[-1] if live else None
+        reached = last.end if last else 0
+        claimed = ClaimedIds(
+            log.read, number, last.claims_from if last else 0, reached, lambda text: _say_damaged(number, text)
+        )
+        fresh = FreshMessages(number, generation, reached, claimed, ClaimKeys(log.salt), self.writer)
+        fresh.previous = last.id if last else None
+        gap = fresh.gap(log.first(TopicPartition(EVENTS, number)))
+        if gap is not None:
+            self._append_gap(fresh, gap)
+        return fresh
+
+    def _append_gap(self, fresh: FreshMessages, gap: Manifest) -> None:
+        segment = gap.segment
+        get_logger().warning("store.gap", partition=fresh.number, first=segment.start, last=segment.end - 1)
+        assert self.topic is not None
+        self._advance(fresh, self.topic.append([gap]), gap)
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def deliver(self, delivered: Delivered) -> None:
+        """Keep a message until it is in a segment. Those of partitions that are not owned are another store's."""
+        fresh = self._fresh.get(delivered.partition)
+        if fresh is None:
+            return
+        fresh.arrive(delivered)
+        if fresh.bytes > self._share and delivered.partition not in self._held:
+            self._held.add(delivered.partition)
+            self._hold(delivered.partition)
+            self._wake.set()
+
+    @property
+    def _share(self) -> int:
+        return max(MIN_WAITING, MAX_WAITING // max(1, len(self._fresh)))
+
+    async def run(self) -> None:
+        """Cut segments, for ever. What fails is tried again."""
+        while True:
+            try:
+                goes_on_at_once = await self.cut()
+            except LogBroken:
+                raise
+            except (LogError, OSError) as error:
+                get_logger().warning("store.waits", error=str(error))
+                await asyncio.sleep(RETRY)
+                continue
+            if not goes_on_at_once:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(INTERVAL):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def cut(self) -> bool:
+        """Make segments of what is complete; return whether there is more at once. Raises `LogError`, `OSError`."""
+        async with self._turn:
+            if not await self.call(self._look_for_room):
+                return False
+            is_full = await self.call(self._cut_all, list(self._fresh.values()))
+            for fresh in self._fresh.values():
+                fresh.release()
+            await self._let_in()
+            return is_full
+
+    async def _let_in(self) -> None:
+        """Fetch again what was held, where there is room."""
+        for number in list(self._held):
+            if self._fresh[number].bytes <= self._share // 2 and not self._fresh[number].is_stopped:
+                self._held.discard(number)
+                if self._go_on is not None:
+                    await self._go_on(number)
+
+    def _look_for_room(self) -> bool:
+        if not self.directory.is_there:
+            raise DirectoryGone(f"{self.directory.path} is not there any more")
+        found = self.directory.has_room()
+        if found != self._has_room:
+            self._has_room = found
+            if found:
+                get_logger().info("store.goes_on", free=self.directory.free())
+            else:
+                get_logger().error("store.disk_full", free=self.directory.free(), reserve=self.directory.reserve())
+        return found
+
+    def _cut_all(self, partitions: list[FreshMessages]) -> bool:
+        log, topic = self._open()
+        before = self.clock() - self._payload_retention * DAY if self._payload_retention else 0
+        cuts: list[tuple[FreshMessages, Cut]] = []
+        behind = 0
+        for fresh in partitions:
+            events = TopicPartition(EVENTS, fresh.number)
+            committed = log.committed(GROUP, events) or 0
+            behind += max(0, committed - fresh.reached)
+            first = fresh.next_offset()
+            if first is not None and first > fresh.reached:
+                gap = fresh.gap(min(first, log.first(events)))
+                if gap is not None:
+                    self._append_gap(fresh, gap)
+            found = fresh.cut(committed, before) if committed > fresh.reached else None
+            if found is not None:
+                cuts.append((fresh, found))
+        goes_on = False
+        if cuts:
+            catalog = topic.append(each.manifest for _, each in cuts)
+            for fresh, each in cuts:
+                goes_on |= not self._advance(fresh, catalog, each.manifest) or each.is_full
+        self._tell(behind)
+        return goes_on
+
+    def _advance(self, fresh: FreshMessages, catalog: Catalog, written: Manifest) -> bool:
+        """Go on behind the last live segment; return whether that is the one written here, not another store's."""
+        if catalog.generation(fresh.number) > fresh.generation:
+            raise Overtaken(f"another store has begun partition {fresh.number} anew")
+        live = catalog.live(fresh.number)
+        last: Segment | None = live[-1] if live else None
+        if last is not None:
+            fresh.advance(last.end, last.id)
+        if last is None or last.id != written.segment.id:
+            get_logger().warning("store.not_first", partition=fresh.number, segment=written.segment.id)
+            return False
+        self.rows += last.rows
+        return True
+
+    def _tell(self, behind: int) -> None:
+        report = self._building.report(behind, time.monotonic())
+        if report is not None:
+            event = "store.built" if report.is_last else "store.building"
+            get_logger().info(event, done=report.done, of=report.of, seconds_left=report.seconds_left)
+
+    async def close(self) -> None:
+        """End the thread, after the cut that is being made, and close the log."""
+        async with self._turn:
+            await self.call(self._close)
+        self._thread.shutdown()
+
+    def _close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def _say_damaged(number: int, text: str) -> None:
+    get_logger().error("store.claims_damaged", partition=number, text=text)

@@ -1,0 +1,249 @@
+"""What a store does beside its cuts: it merges segments, removes what is past retention, and deletes replaced files."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+from structlog.stdlib import get_logger
+
+from processor.core.clock import DAY
+from processor.event_store import merging, stored_sums
+from processor.event_store.manifest import Manifest, Segment, segment_id
+from processor.event_store.merge import SegmentUnreadable
+from processor.event_store.merging import Bounds
+from processor.event_store.store import FileDamaged, Store
+from processor.event_store.store_directory import UNNAMED_AGE
+from processor.event_store.stored_sums import DamagedSegment
+from processor.log.errors import LogBroken, LogError
+
+MERGE_EVERY: Final = 0.5
+"""Seconds between two looks for segments to merge."""
+
+SWEEP_EVERY: Final = 10.0
+EXPIRE_EVERY: Final = 60.0
+
+KEPT_FOR: Final = 120.0
+"""Seconds for which the files of a replaced segment stay, for questions that are being answered from them."""
+
+
+class _Replaced(NamedTuple):
+    """A replaced segment, and since when this process has known that (monotonic seconds)."""
+
+    segment: Segment
+    since: float
+
+
+class Upkeep:
+    """Looks after the segments of the partitions that `store` owns.
+
+    `retention` is in days, 0: none; `kept_for` in seconds, see `KEPT_FOR`. Files are merged in a thread of their own;
+    all calls of the log are made in the store's.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        retention: int = 0,
+        payload_retention: int | None = None,
+        kept_for: float = KEPT_FOR,
+        fan_in: int = merging.FAN_IN,
+    ) -> None:
+        self._store = store
+        self._retention = retention
+        self._payload_retention = payload_retention
+        self._kept_for = kept_for
+        self._fan_in = fan_in
+        self._bounds = Bounds(span=merging.MAX_SPAN_RETAINED) if retention else Bounds()
+        self._thread = ThreadPoolExecutor(1, "store-merge")
+        self._replaced: dict[str, _Replaced] = {}
+        self._unreadable: set[str] = set()
+        """Segments that cannot be read, though their files are those that were written."""
+        self.merged = 0
+        """Segments that were written in place of others."""
+
+    async def run(self) -> None:
+        """Look after the segments, for ever. What fails is tried again."""
+        if not self._store.is_shared:  # nobody else writes there, and nothing is being written
+            await self._store.call(self.remove_unnamed, 0.0)
+        await asyncio.gather(
+            self._repeat(self.merge_one, MERGE_EVERY),
+            self._repeat(self.sweep, SWEEP_EVERY),
+            self._repeat(self.expire, EXPIRE_EVERY),
+        )
+
+    async def _repeat(self, work: Callable[[], Awaitable[Any]], every: float) -> None:
+        while True:
+            try:
+                goes_on_at_once = await work()
+            except LogBroken:
+                raise
+            except (LogError, OSError) as error:
+                get_logger().warning("store.waits", error=str(error))
+                goes_on_at_once = False
+            if not goes_on_at_once:
+                await asyncio.sleep(every)
+
+    def _live(self, number: int) -> list[Segment]:
+        topic = self._store.topic
+        return topic.catalog.live(number) if topic is not None else []
+
+    # --- merging ----------------------------------------------------------------------------------------------------
+
+    async def merge_one(self) -> bool:
+        """Merge the segments of one partition that need it most; return whether there were any.
+
+        Raises `LogError`, `OSError`, and `FileDamaged`: then the partition has to be brought anew.
+        """
+        chosen = await self._store.call(self._choose)
+        if not chosen:
+            return False
+        try:
+            replacement = await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, chosen)
+        except SegmentUnreadable as error:
+            get_logger().error("store.unreadable", error=str(error))
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._remove_damaged, chosen)
+            return True
+        if replacement.partition in self._store.owned:
+            await self._store.call(self._replace, "merged", chosen, replacement)
+            self.merged += 1
+        return True
+
+    def _choose(self) -> Sequence[Segment]:
+        runs = [merging.choose(self._live(number), self._bounds, self._fan_in) for number in sorted(self._store.owned)]
+        runs = [run for run in runs if run and not any(each.id in self._unreadable for each in run)]
+        if not runs:
+            return ()
+        chosen = min(runs, key=lambda run: (run[0].level, sum(each.rows for each in run)))
+        size = sum(each.parquet_bytes + each.index_bytes for each in chosen)
+        return chosen if self._store.directory.has_room(size) else ()
+
+    def _merge(self, parts: Sequence[Segment]) -> Segment:
+        segment = _over(parts, level=parts[0].level + 1)
+        with_rows = [each for each in parts if each.rows]
+        if not with_rows:
+            return segment
+        before = self._store.clock() - self._payload_retention * DAY if self._payload_retention else 0
+        return self._store.writer.merge(with_rows, segment, before)
+
+    def _remove_damaged(self, parts: Sequence[Segment]) -> None:
+        """Delete those files that are not the ones that were written. Raises `FileDamaged` if there are any; else what
+        cannot be read stays, and is not merged."""
+        damaged = []
+        for each in parts:
+            try:
+                stored_sums.check(self._store.directory.path, each)
+            except DamagedSegment as error:
+                damaged.append(str(error))
+                self._store.directory.remove(each.id)
+        if damaged:
+            raise FileDamaged(f"{'; '.join(damaged)}. The partition is made anew from the log")
+        self._unreadable.update(each.id for each in parts)
+
+    def _replace(self, kind: Any, parts: Sequence[Segment], segment: Segment) -> None:
+        """Append a replacement, if what it replaces is still live."""
+        topic = self._store.topic
+        assert topic is not None
+        catalog = topic.read_on()
+        live = {each.id for each in catalog.live(segment.partition)}
+        if all(each.id in live for each in parts):
+            generation = catalog.generation(segment.partition)
+            replaces = tuple(each.id for each in parts)
+            topic.append([Manifest(kind=kind, segment=segment, generation=generation, replaces=replaces)])
+        else:
+            self._store.directory.remove(segment.id)
+
+    # --- retention --------------------------------------------------------------------------------------------------
+
+    async def expire(self) -> None:
+        """Remove the rows of segments whose newest arrival is past retention. Raises `LogError`.
+
+        On the embedded log the worker decides what is past it, by deleting the messages: no wrong clock makes it delete
+        more than a few days at a time. On Kafka the messages stay, and the directory can be made anew from them.
+        """
+        if self._retention:
+            await self._store.call(self._expire)
+
+    def _expire(self) -> None:
+        for number in sorted(self._store.owned):
+            live = self._live(number)
+            is_due = self._due(number, live)
+            run: list[Segment] = []
+            for each in live:
+                if each.is_absent or is_due(each):
+                    run.append(each)
+                else:
+                    self._expire_run(run)
+                    run = []
+            self._expire_run(run)
+
+    def _due(self, number: int, live: Sequence[Segment]) -> Callable[[Segment], bool]:
+        """Return what tells whether a segment of a partition is past retention."""
+        if not self._store.is_shared:
+            first = self._store.first(number)
+            return lambda each: each.end <= first
+        newest = max((each.arrival_max for each in live), default=0)
+        before = min(self._store.clock(), newest) - self._retention * DAY
+        return lambda each: each.has_files and each.arrival_max < before
+
+    def _expire_run(self, run: Sequence[Segment]) -> None:
+        """Replace neighbours without rows, or whose rows are past their time, by one without."""
+        if len(run) > 1 or any(not each.is_absent for each in run):
+            get_logger().info("store.expired", partition=run[0].partition, rows=sum(each.rows for each in run))
+            self._replace("expired", run, _over(run, is_absent=True))
+
+    # --- what was replaced ------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Delete files and records of segments that count no longer. Raises `LogError`, `OSError`."""
+        await self._store.call(self._sweep)
+
+    def _sweep(self) -> None:
+        store, topic = self._store, self._store.topic
+        if topic is None:
+            return
+        catalog, owned, at = topic.read_on(), sorted(store.owned), time.monotonic()
+        self.remove_unnamed()
+        ignored = [each.segment.id for number in owned for each in catalog.ignored(number)]
+        replaced = [each.segment for number in owned for each in catalog.replaced(number)]
+        since = {each.id: self._replaced.get(each.id, _Replaced(each, at)) for each in replaced}
+        self._replaced = since
+        due: list[str] = []
+        for number in owned:
+            for segment in (each for each in replaced if each.partition == number):
+                if at - since[segment.id].since < self._kept_for:
+                    break  # in the order of the topic: what is behind it stays, too
+                due.append(segment.id)
+        for name in [*ignored, *due]:
+            store.directory.remove(name)
+        if ignored or due:
+            topic.bury([*ignored, *due])
+        topic.compact()
+
+    def remove_unnamed(self, older: float = UNNAMED_AGE) -> None:
+        """Delete files of segments whose manifest was never written, as their store was killed: those that are older
+        than so many seconds. For the store's thread."""
+        topic = self._store.topic
+        if topic is None:
+            return
+        topic.read_on()
+        paths = list(self._store.directory.unnamed(topic.known(), self._store.owned, older))
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if paths:
+            get_logger().info("store.swept", files=len(paths))
+
+
+def _over(parts: Sequence[Segment], *, level: int = 0, is_absent: bool = False) -> Segment:
+    """Return a segment that covers neighbours, without figures of rows."""
+    first, last = parts[0], parts[-1]
+    return Segment(
+        id=segment_id(first.partition, first.start, last.end),
+        partition=first.partition,
+        start=first.start,
+        end=last.end,
+        level=level,
+        claims_from=last.claims_from,
+        is_absent=is_absent,
+    )

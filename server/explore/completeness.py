@@ -1,0 +1,58 @@
+"""Up to which arrival the event store is complete.
+
+The ends of the log's partitions are noted from time to time. Once the store has reached the ends of a moment, it has
+everything that had arrived by then, whatever the records' own times say.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+KEPT: Final = 4096
+"""Moments that are kept; of more every second one is dropped, so that a first build of days still has some."""
+
+
+class _Moment(NamedTuple):
+    at: int
+    ends: Mapping[int, int]
+
+
+class Completeness:
+    """Says how far the store is behind. Times are microseconds; for any threads."""
+
+    def __init__(self) -> None:
+        self._moments: deque[_Moment] = deque()
+        self._covered: _Moment | None = None
+        self._lock = threading.Lock()
+
+    def note(self, at: int, ends: Mapping[int, int]) -> None:
+        """Note that at a moment the log's partitions ended before these offsets."""
+        with self._lock:
+            newest = self._moments[-1] if self._moments else self._covered
+            if self._moments and newest is not None and newest.ends == ends:
+                self._moments.pop()
+            self._moments.append(_Moment(at, dict(ends)))
+            if len(self._moments) > KEPT:
+                kept = list(self._moments)
+                self._moments = deque([*kept[:-1:2], kept[-1]])
+
+    def as_of(self, reached: Mapping[int, int], arrivals: Mapping[int, int]) -> int:
+        """Return the latest moment that is known to be covered by a store that has reached these offsets.
+
+        `arrivals` has the newest arrival in the store by partition, for a store that has not reached any moment yet.
+        """
+        with self._lock:
+            while self._moments and _covers(reached, self._moments[0].ends):
+                self._covered = self._moments.popleft()
+            behind = _behind(reached, self._moments[0].ends) if self._moments else []
+            by_arrival = min((arrivals.get(partition, 0) for partition in behind), default=0)
+            return max(by_arrival, self._covered.at if self._covered is not None else 0)
+
+
+def _covers(reached: Mapping[int, int], ends: Mapping[int, int]) -> bool:
+    return all(reached.get(partition, 0) >= end for partition, end in ends.items())
+
+
+def _behind(reached: Mapping[int, int], ends: Mapping[int, int]) -> list[int]:
+    return [partition for partition, end in ends.items() if reached.get(partition, 0) < end]

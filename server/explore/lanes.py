@@ -1,0 +1,94 @@
+"""Who may be answered now: lanes of questions, in each of which the projects take turns.
+
+Everything here belongs to one event loop.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from server.errors import Refused
+
+RETRY_AFTER: Final = 2
+"""Seconds after which a place may be free again."""
+
+
+class Lane:
+    """Runs some questions at a time; the others wait, and projects that have waiting ones take turns."""
+
+    def __init__(self, slots: int, running: int, waiting: int) -> None:
+        """`slots` questions run at once; of one project `running`, while `waiting` may wait."""
+        self._slots = slots
+        self._running = running
+        self._waiting = waiting
+        self._now: Counter[str] = Counter()
+        """Project -> its questions that run."""
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        """Projects with waiting questions; whose turn is next comes first."""
+
+    @property
+    def running(self) -> int:
+        """How many questions run."""
+        return self._now.total()
+
+    @asynccontextmanager
+    async def turn(self, project: str) -> AsyncIterator[None]:
+        """Wait for a turn, and have it for the length of the block. Raises `Refused` (queries_busy)."""
+        await self._enter(project)
+        try:
+            yield
+        finally:
+            self._now[project] -= 1
+            if not self._now[project]:
+                del self._now[project]
+            self._admit()
+
+    async def _enter(self, project: str) -> None:
+        queue = self._queues.get(project)
+        if queue is not None and len(queue) >= self._waiting:
+            raise busy(f"{self._waiting} questions of the project are waiting already; ask again when one is answered")
+        future = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(project, deque()).append(future)
+        self._admit()
+        if not self._waiting and not future.done():
+            self._leave(project, future)
+            raise busy("As many of them as may run are running already; ask again when one has ended")
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._give_up(project, future)
+            raise
+
+    def _give_up(self, project: str, future: "asyncio.Future[None]") -> None:
+        if future.done() and not future.cancelled():  # its turn came at the same moment
+            self._now[project] -= 1
+            self._admit()
+        else:
+            self._leave(project, future)
+
+    def _leave(self, project: str, future: "asyncio.Future[None]") -> None:
+        queue = self._queues.get(project)
+        if queue is not None and future in queue:
+            queue.remove(future)
+            if not queue:
+                del self._queues[project]
+
+    def _admit(self) -> None:
+        """Give free slots to the projects in turn."""
+        for project in [*self._queues]:
+            if self._now.total() >= self._slots:
+                return
+            if self._now[project] >= self._running:
+                continue
+            queue = self._queues.pop(project)
+            queue.popleft().set_result(None)
+            self._now[project] += 1
+            if queue:
+                self._queues[project] = queue  # behind the others
+
+
+def busy(message: str) -> Refused:
+    """Return the refusal of a question for which there is no place."""
+    return Refused("queries_busy", message, retry_after=RETRY_AFTER)

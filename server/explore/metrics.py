@@ -1,0 +1,214 @@
+"""`GET /v1/metrics`: measures of the matching events, by group and by interval.
+
+The groups are found first, the best `limit` of them by the measure that they are sorted by. What the others have
+together, `other`, is computed from their events, as is the total: a quantile or a count of users cannot be added up.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from server.errors import Refused
+from server.explore.aggregation import aggregate, is_exact
+from server.explore.cursor import stamped
+from server.explore.engine import Row
+from server.explore.measures import Measure, measures, score_column
+from server.explore.questions import MetricsQuestion
+from server.explore.series_slots import MAX_INTERVALS, MAX_POINTS, Slots, slots_of, too_many_points
+from server.explore.snapshot import Relation, Snapshot
+from server.explore.sums import time_json
+
+MULTI: Final = "tool"
+"""An event is in one group of each tool that it has used."""
+
+GROUPS: Final = frozenset(
+    {
+        "provider",
+        "model",
+        "operation",
+        "status",
+        "environment",
+        "user_id",
+        "session_id",
+        "prompt_hash",
+        "error_code",
+        "name",
+        "kind",
+    }
+)
+"""Columns to group by, besides the tools and the tags."""
+
+_TAG: Final = "tag:"
+_TOOLS: Final = "unnest(CASE WHEN len(tools_used) > 0 THEN list_distinct(tools_used) ELSE [NULL::VARCHAR] END)"
+_COLUMNS: Final = (
+    *sorted(GROUPS),
+    *("trace_id", "timestamp", "latency_ms", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens"),
+    *("cache_write_tokens", "reasoning_tokens", "cost_usd", "tags", "tools_used", "eval_scores"),
+    *("log_partition", "log_offset", "log_index"),
+)
+
+Key = tuple[str | None, ...]
+
+
+class _Statement(NamedTuple):
+    sql: str
+    params: list[Any]
+
+
+class _Answer:
+    """The making of one answer."""
+
+    def __init__(self, snapshot: Snapshot, question: MetricsQuestion) -> None:
+        self._engine = snapshot.engine
+        self._question = question
+        self._measures, scores = measures(question.measures)
+        self._scores = scores
+        self.relation: Relation = snapshot.relation(
+            question.project, question.filters, question.times, columns=_COLUMNS
+        )
+        self._keys = [f"key_{number}" for number in range(len(question.group_by))]
+        self._parts = list(dict.fromkeys(part for measure in self._measures for part in measure.parts))
+        self._is_exact = is_exact(self._engine, self.relation, question.project, self._parts)
+
+    # --- what is asked of the engine ---------------------------------------------------------------------------------
+
+    def _base(self, *, grouped: bool) -> _Statement:
+        """Return the events with their keys and scores as columns, as `WITH base AS (...)`."""
+        columns, params = ["*"], [*self.relation.params]
+        for column, field in zip(self._keys, self._question.group_by if grouped else (), strict=grouped):
+            sql, values = _key_sql(field)
+            columns.append(f"{sql} AS {column}")
+            params += values
+        for number, score in enumerate(self._scores):
+            columns.append(f"map_extract_value(eval_scores, ?) AS {score_column(number)}")
+            params.append(score)
+        matched = f"WITH matched AS NOT MATERIALIZED ({self.relation.sql}), "
+        return _Statement(f"{matched}base AS NOT MATERIALIZED (SELECT {', '.join(columns)} FROM matched)", params)
+
+    def _summed(self, base: _Statement, source: str, params: Iterable[Any], keys: Sequence[str]) -> _Statement:
+        """Return the parts of all measures of the events of `source`, by `keys`, as `WITH ..., summed AS (...)`."""
+        sql = aggregate("source", keys, self._parts, exact=self._is_exact)
+        with_source = f"{base.sql}, source AS NOT MATERIALIZED (SELECT * FROM {source})"
+        return _Statement(f"{with_source}, summed AS ({sql})", [*base.params, *params])
+
+    def total(self) -> Row:
+        """Return the parts of all matching events; the last one is their number."""
+        base = self._base(grouped=False)
+        summed = self._summed(base, "base", (), ())
+        ((*parts,),) = self._engine.rows(f"{summed.sql} SELECT * FROM summed", summed.params)
+        return tuple(parts)
+
+    def groups(self) -> list[Row]:
+        """Return keys and parts of the best groups, one more than are to be shown."""
+        summed = self._summed(self._base(grouped=True), "base", (), self._keys)
+        order = self._sorted_by.order.format(*(f"part_{self._parts.index(part)}" for part in self._sorted_by.parts))
+        keys = ", ".join(f"{key} NULLS LAST" for key in self._keys)
+        return self._engine.rows(
+            f"{summed.sql} SELECT * FROM summed ORDER BY {order} DESC NULLS LAST, {keys} LIMIT ?",
+            [*summed.params, self._question.limit + 1],
+        )
+
+    def other(self, shown: Sequence[Key]) -> Row:
+        """Return the parts of the events that are in a group which is not shown; each counts once."""
+        base = self._base(grouped=True)
+        listed = self._listed(shown)
+        source = f"base ANTI JOIN {listed.sql}"
+        if MULTI in self._question.group_by:
+            source = f"(SELECT DISTINCT ON (log_partition, log_offset, log_index) * FROM {source}) AS events"
+        summed = self._summed(base, source, listed.params, ())
+        return self._engine.rows(f"{summed.sql} SELECT * FROM summed", summed.params)[0]
+
+    def series(self, shown: Sequence[Key], slots: Slots, *, is_all: bool) -> list[Row]:
+        """Return keys, start and parts of all intervals of the groups that are shown, in order of time."""
+        base = self._base(grouped=True)
+        source, params = f"base JOIN {slots.table} ON {slots.condition}", [*slots.params]
+        if not is_all:
+            listed = self._listed(shown)
+            source, params = f"{source} SEMI JOIN {listed.sql}", [*params, *listed.params]
+        summed = self._summed(base, source, params, [*self._keys, "interval_start"])
+        return self._engine.rows(
+            f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, MAX_POINTS + 1]
+        )
+
+    def _listed(self, keys: Sequence[Key]) -> _Statement:
+        """Return groups as a table to join the base with, and the condition to do so."""
+        columns = ", ".join(f"unnest(?::VARCHAR[]) AS {key}" for key in self._keys)
+        same = " AND ".join(f"base.{key} IS NOT DISTINCT FROM listed.{key}" for key in self._keys)
+        values = [[key[number] for key in keys] for number in range(len(self._keys))]
+        return _Statement(f"(SELECT {columns}) AS listed ON {same}", values)
+
+    def slots(self) -> Slots | None:
+        """Return the intervals that the events may lie in; None: no series is asked for, or there are no events."""
+        question = self._question
+        if question.interval == "none":
+            return None
+        return slots_of(self._engine, self.relation, question.project, question.times, question.interval, question.tz)
+
+    # --- what is made of it ------------------------------------------------------------------------------------------
+
+    @property
+    def _sorted_by(self) -> Measure:
+        wanted = self._question.sort or self._question.measures[0]
+        return next(measure for measure in self._measures if measure.name == wanted)
+
+    def _cells(self, measure: Measure, parts: Sequence[Any]) -> list[Any]:
+        return [parts[self._parts.index(part)] for part in measure.parts]
+
+    def values(self, parts: Sequence[Any]) -> dict[str, Any]:
+        """Return the measures of some events."""
+        return {measure.name: measure.value(self._cells(measure, parts)) for measure in self._measures}
+
+    def rank(self, row: Row) -> tuple[Any, ...]:
+        """Return what groups are sorted by: the exact value, descending, then the key; absent ones come last."""
+        width = len(self._keys)
+        found = self._sorted_by.rank(self._cells(self._sorted_by, row[width:]))
+        return found is None, -(found or 0), [(part is None, part or "") for part in row[:width]]
+
+    def group(self, row: Row, series: Sequence[Row]) -> dict[str, Any]:
+        """Return one group of the answer."""
+        width = len(self._keys)
+        return {
+            "key": dict(zip(self._question.group_by, row[:width], strict=True)),
+            "values": self.values(row[width:]),
+            "series": [{"start": time_json(point[width]), **self.values(point[width + 1 :])} for point in series],
+        }
+
+
+def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
+    """Return the JSON of the answer.
+
+    Raises `Refused`: range_too_wide for too many intervals, query_too_heavy; `Stopped`, `SegmentGone`.
+    """
+    answer = _Answer(snapshot, question)
+    total, width = answer.total(), len(question.group_by)
+    groups = answer.groups() if width else [total] if total[-1] else []
+    shown, has_more = sorted(groups[: question.limit], key=answer.rank), len(groups) > question.limit
+    keys = [row[:width] for row in shown]
+    slots = answer.slots() if shown else None
+    points = [] if slots is None else answer.series(keys, slots, is_all=not has_more)
+    if len(points) > MAX_POINTS:
+        raise too_many_points(question.interval, f"{MAX_POINTS:,} points in all")
+    series: dict[Key, list[Row]] = {key: [] for key in keys}
+    for point in points:
+        series[point[:width]].append(point)
+    if any(len(each) > MAX_INTERVALS for each in series.values()):
+        raise too_many_points(question.interval, f"{MAX_INTERVALS:,} intervals of a group")
+    return stamped(
+        snapshot,
+        {
+            "groups": [answer.group(row, series[row[:width]]) for row in shown],
+            "other": answer.values(answer.other(keys)) if has_more else None,
+            "total": answer.values(total),
+            "multi": [field for field in question.group_by if field == MULTI],
+        },
+    )
+
+
+def _key_sql(field: str) -> tuple[str, list[str]]:
+    """Return the expression of a key, and its parameters."""
+    if field.startswith(_TAG):
+        return "map_extract_value(tags, ?)", [field.removeprefix(_TAG)]
+    if field == MULTI:
+        return _TOOLS, []
+    if field not in GROUPS:
+        raise Refused("bad_request", "group_by names no field of an event")
+    return field, []

@@ -1,0 +1,371 @@
+"""The role `query`: answers the questions of all API processes of this host, in a process with bounds of its own.
+
+Nothing but questions depends on it: it may run out of memory, hang or crash, and its parent starts it again.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from structlog.stdlib import get_logger
+
+from processor import open_files
+from processor.log.address import LogAddress
+from processor.log.errors import Locked
+from processor.log.file_lock import FileLock
+from processor.settings import Settings
+from processor.wall_clock import now
+from server.errors import Refused
+from server.explore import answers, wire
+from server.explore.completeness import Completeness
+from server.explore.engine import Engine, SegmentGone, Stopped
+from server.explore.export import Export, open_export
+from server.explore.lanes import Lane, busy
+from server.explore.query_bounds import QueryBounds, QueryGuard
+from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question
+from server.explore.segment_files import IdIndex, SegmentFiles
+from server.explore.snapshot import Snapshot
+from server.explore.store_follower import StoreFollower, StoreState
+
+LOCK: Final = "query.lock"
+"""The file of the data directory that the query process locks while it runs: there is one a data directory."""
+SPILL: Final = "query-spill"
+"""The folder of the data directory for what does not fit into memory. Emptied at the start."""
+
+NICENESS: Final = 10
+"""Ingest and the tables go first."""
+
+BY_ID_SLOTS: Final = 3
+BY_ID_RUNNING: Final = 2
+"""Of them, of one project."""
+LIVE_SLOTS: Final = 1
+HEAVY_SLOTS: Final = 3
+"""Questions that run at once, of different projects: a long one of one project does not keep the others waiting."""
+WAITING: Final = 8
+"""Questions of a project that may wait in the heavy lane."""
+WAITING_BY_ID: Final = 64
+LARGE: Final = 4 << 20
+"""Bytes of an answer whose question keeps its place until the client has read it."""
+EXPORTS: Final = 2
+"""Exports at once; of a project one."""
+
+PATIENCE: Final = 5.0
+"""Seconds that a question waits until the store contains the position of `after`."""
+START_PATIENCE: Final = 5.0
+"""Seconds that a question waits for a process that has just been started and reads the manifests."""
+STALLED: Final = 120.0
+"""Seconds after which an answer ends whose client reads nothing."""
+MAX_CONNECTIONS: Final = 1024
+RETRIES: Final = 3
+"""Snapshots that are tried, where compaction deletes files between the snapshot and the reading."""
+T = TypeVar("T")
+
+
+class Followed(Protocol):
+    """What is known of the store and the log: see `StoreFollower`."""
+
+    @property
+    def state(self) -> StoreState: ...
+    @property
+    def completeness(self) -> Completeness: ...
+    @property
+    def read_all(self) -> threading.Event: ...
+
+
+class QueryServer:
+    """Answers questions on connections. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        directory: Path,
+        engine: Engine,
+        follower: Followed,
+        clock: Callable[[], int],
+        open_index: Callable[[Path], IdIndex] = answers.open_index,
+    ) -> None:
+        self._directory = directory
+        self._engine = engine
+        self._follower = follower
+        self._clock = clock
+        self._files = SegmentFiles(directory, open_index)
+        self._heavy = Lane(HEAVY_SLOTS, 1, WAITING)
+        self._by_id = Lane(BY_ID_SLOTS, BY_ID_RUNNING, WAITING_BY_ID)
+        self._live = Lane(LIVE_SLOTS, 1, WAITING_BY_ID)
+        self._exports = Lane(EXPORTS, 1, 0)
+        slots = HEAVY_SLOTS + BY_ID_SLOTS + LIVE_SLOTS + EXPORTS
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="question")
+        self._changed = asyncio.Event()
+        self._connections = 0
+        self.running: set[Engine] = set()
+        """Engines of the questions that run now."""
+
+    # --- what the store has ------------------------------------------------------------------------------------------
+
+    def notify(self) -> None:
+        """Look at the follower's state again."""
+        self._files.forget_all_but(self._follower.state.segments)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, condition: Callable[[], bool], patience: float) -> bool:
+        """Wait until the store's state meets a condition; return whether it does."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while not condition():
+                    await self._changed.wait()
+        return condition()
+
+    async def _be_ready(self, question: Question) -> None:
+        """Wait for what the answer has to contain. Raises `Refused`."""
+        if not self._directory.is_dir():
+            raise Refused(
+                "event_store_missing",
+                "This server does not see the event store's directory (SPENDSTREAM_STORE_DIR); the store makes it",
+                retry_after=5,
+            )
+        if not await self._until(self._follower.read_all.is_set, START_PATIENCE):
+            raise Refused("unavailable", "The query process reads what is in the event store; ask again", retry_after=2)
+
+        def contains() -> bool:
+            reached = self._follower.state.reached
+            return all(reached.get(partition, 0) > offset for partition, offset in question.after.items())
+
+        if not await self._until(contains, PATIENCE):
+            raise Refused("not_yet_visible", "The event store does not contain that position yet", retry_after=1)
+
+    def _snapshot(self, engine: Engine) -> Snapshot:
+        state = self._follower.state
+        at, as_of = self._clock(), self._follower.completeness.as_of(state.reached, state.arrivals)
+        return Snapshot(
+            engine, self._files, state.segments, state.reached, as_of=min(as_of, at), lag=max(at - as_of, 0)
+        )
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the question of one connection."""
+        self._connections += 1
+        try:
+            await self._converse(reader, writer)
+        except (ConnectionError, TimeoutError):
+            pass  # the client has gone, or never asked
+        finally:
+            self._connections -= 1
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(PATIENCE):
+            question = await wire.read_question(reader)
+        answering = asyncio.ensure_future(self._answer(question, writer))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            while not answering.done() and not gone.done():
+                await asyncio.wait({answering, gone}, timeout=wire.HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    writer.write(wire.pack(wire.Alive()))
+        finally:
+            gone.cancel()
+            answering.cancel()
+            await asyncio.wait({answering})
+        if not answering.cancelled():
+            answering.result()
+
+    async def _answer(self, question: Question, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self._connections > MAX_CONNECTIONS:
+                raise busy("The server answers as many questions as it can; ask again")
+            await self._be_ready(question)
+            if isinstance(question, ExportQuestion):
+                await self._export(question, writer)
+            else:
+                await self._ask(question, writer)
+        except Stopped:
+            return
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of one answer must not end the others
+            writer.write(wire.pack(wire.Refusal.of(_refused(error, question))))
+        await writer.drain()
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, question: Question, writer: asyncio.StreamWriter) -> None:
+        async with self._lane(question).turn(question.project):
+            async with self._forked(self._engine.timeout) as engine:
+                engine.start()
+                answer = await self._work(engine, lambda: self._in_time(engine, question))
+            if len(answer) > LARGE:  # of these there are no more in memory than questions run
+                await _send(writer, answer)
+                return
+        await _send(writer, answer)
+
+    def _lane(self, question: Question) -> Lane:
+        if isinstance(question, NewEventsQuestion):
+            return self._live
+        return self._by_id if isinstance(question, BY_ID) or answers.names_one(question) else self._heavy
+
+    def _in_time(self, engine: Engine, question: Question) -> bytes:
+        """Answer, in a thread of the pool."""
+        for attempt in range(RETRIES):
+            try:
+                return answers.answer(engine, self._snapshot(engine), question)
+            except SegmentGone:
+                if attempt + 1 == RETRIES:
+                    raise
+                engine.release()
+                time.sleep(wire.HEARTBEAT / 10)  # until the replacement's manifest has been read
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _forked(self, seconds: float | None) -> AsyncIterator[Engine]:
+        engine = self._engine.fork(seconds)
+        self.running.add(engine)
+        try:
+            yield engine
+        finally:
+            self.running.discard(engine)
+            engine.close()
+
+    async def _work(self, engine: Engine, work: Callable[[], T]) -> T:
+        """Run in a thread. A cancelled task waits for the thread to stop: its place is not free before."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            engine.stop()
+            await asyncio.wait({future})
+            if not future.cancelled():
+                future.exception()
+            raise
+
+    async def _export(self, question: ExportQuestion, writer: asyncio.StreamWriter) -> None:
+        async with self._exports.turn(question.project), self._forked(None) as engine:
+            export: Export = await self._work(engine, lambda: open_export(self._snapshot(engine), question))
+            try:
+                writer.write(wire.pack(wire.Head(export.rows)))
+                pieces: Iterator[bytes] = iter(export.pieces)
+                while piece := await self._work(engine, lambda: next(pieces, b"")):
+                    for start in range(0, len(piece), wire.CHUNK):
+                        writer.write(wire.pack(wire.Chunk(piece[start : start + wire.CHUNK])))
+                        async with asyncio.timeout(STALLED):
+                            await writer.drain()
+                writer.write(wire.pack(wire.End()))
+            finally:
+                export.close()
+
+    async def close(self) -> None:
+        """End all questions."""
+        for engine in self.running:
+            engine.stop()
+        await asyncio.to_thread(self._threads.shutdown)
+
+
+def _refused(error: Exception, question: Question) -> Refused:
+    """Return what the client is told of an error, and log what is a fault of ours."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, SegmentGone):
+        get_logger().warning("query.segment_gone", file=str(error))
+        return Refused("unavailable", "The event store was being reorganized; ask again", retry_after=1)
+    get_logger().error("query.failed", question=type(question).__name__, exc_info=error)
+    return Refused("internal", "The query process failed to answer; its log says more")
+
+
+async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
+    writer.write(wire.pack(wire.Head()))
+    for start in range(0, len(answer), wire.CHUNK):
+        writer.write(wire.pack(wire.Chunk(answer[start : start + wire.CHUNK])))
+        async with asyncio.timeout(STALLED):
+            await writer.drain()
+    writer.write(wire.pack(wire.End()))
+
+
+# --- the role --------------------------------------------------------------------------------------------------------
+
+
+async def run(settings: Settings, bounds: QueryBounds) -> None:
+    """Answer questions until SIGTERM or SIGINT. Raises `LogError` and `OSError`.
+
+    Where another query process serves the data directory, waits until that one has ended.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    os.nice(NICENESS)
+    open_files.raise_limit()
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        lock = FileLock(settings.data_dir / LOCK)
+        stack.callback(lock.close)
+        if not await _acquire(lock, stop):
+            return
+        spill = settings.data_dir / SPILL
+        _empty(spill)
+        engine = Engine(settings.segments_dir, spill, bounds.memory, bounds.threads, bounds.timeout)
+        stack.callback(engine.close)
+        address = LogAddress.of(settings)
+        log = await asyncio.to_thread(address.open)
+        partitions = log.partitions
+        log.close()
+        notifier = _Notifier(loop)
+        follower = StoreFollower(address, partitions, now, notifier)
+        server = QueryServer(settings.segments_dir, engine, follower, now)
+        notifier.server = server
+        follower.start()
+        stack.push_async_callback(asyncio.to_thread, follower.stop)
+        stack.push_async_callback(server.close)
+        guard = asyncio.ensure_future(QueryGuard(bounds, server.running, spill).run())
+        stack.callback(guard.cancel)
+        listening = await asyncio.start_unix_server(server.serve, sock=wire.listen(settings.data_dir))
+        stack.callback(listening.close)
+        get_logger().info("query.ready", memory=bounds.memory, threads=bounds.threads, timeout=bounds.timeout)
+        print(json.dumps({"event": "ready", "role": "query"}), flush=True)  # noqa: T201 - the ready line
+        await stop.wait()
+
+
+class _Notifier:
+    """Passes on, into the event loop, that the store has changed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.server: QueryServer | None = None
+
+    def __call__(self) -> None:
+        if self.server is not None:
+            with contextlib.suppress(RuntimeError):  # the event loop has ended before the follower
+                self._loop.call_soon_threadsafe(self.server.notify)
+
+
+async def _acquire(lock: FileLock, stop: asyncio.Event) -> bool:
+    """Wait until this is the data directory's only query process; False: it has been told to stop."""
+    said = False
+    while not stop.is_set():
+        try:
+            lock.acquire("another query process serves the data directory")
+        except Locked as error:
+            if not said:
+                get_logger().info("query.waits", why=str(error))
+                said = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.5)
+        else:
+            return True
+    return False
+
+
+def _empty(folder: Path) -> None:
+    """Delete what an earlier process has left in its spill folder."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for each in os.scandir(folder):
+        if each.is_file(follow_symlinks=False):
+            Path(each.path).unlink(missing_ok=True)

@@ -1,0 +1,138 @@
+"""`GET /v1/prompts`: the versions of prompts, by `prompt_hash`: when they were used, what they cost, how well they did.
+
+Only matching events count, and those without a prompt_hash are of no version. Cost, latency, time to the first token
+and every score have mean, deviation and count, so that versions can be compared by a test.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from server.errors import Refused
+from server.explore import sums
+from server.explore.aggregation import aggregate, is_exact
+from server.explore.cursor import Walk, walk
+from server.explore.measures import clamped, measures
+from server.explore.questions import PromptsQuestion
+from server.explore.ranked import Ranked, RankedPlace, behind
+from server.explore.snapshot import Relation, Snapshot
+
+VALUES: Final = {
+    "last_seen": sums.LAST_SEEN,
+    "first_seen": sums.START,
+    "requests": sums.REQUESTS,
+    "cost_usd": sums.COST,
+    "error_rate": f"CAST(round({sums.ERROR_COUNT} / {sums.REQUESTS}, 12) AS DECIMAL(38, 12))",
+}
+"""What versions are sorted by, descending."""
+
+SORTS: Final = tuple(VALUES)
+
+MOST_SCORES: Final = 10_000
+"""Of all versions of an answer."""
+
+_PLAIN: Final = ("first_seen", "last_seen", "requests", "errors", "error_rate", "cost_usd", "unpriced")
+_TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens")
+_QUANTILES: Final = ("p50", "p90", "p95", "p99")
+_FIELDS: Final = {
+    "latency_ms": ("avg", "sd", "count", *_QUANTILES),
+    "ttft_ms": ("avg", "sd", "count", *_QUANTILES),
+    "cost_usd": ("avg", "sd", "count"),
+}
+_MEASURES, _ = measures(
+    (*_PLAIN, "calls", *_TOKENS, *(f"{field}:{each}" for field, names in _FIELDS.items() for each in names))
+)
+_PARTS: Final = list(dict.fromkeys(part for measure in _MEASURES for part in measure.parts))
+
+_COLUMNS: Final = (
+    *("prompt_hash", "timestamp", "kind", "status", "latency_ms", "ttft_ms", "cost_usd", "eval_scores"),
+    *_TOKENS,
+)
+
+
+def answer_prompts(snapshot: Snapshot, question: PromptsQuestion) -> bytes:
+    """Return the JSON of a page of versions.
+
+    Raises `Refused`: bad_request for a cursor of another question, query_too_heavy; `Stopped`, `SegmentGone`.
+    """
+    step = walk(snapshot, question)
+    matched = step.snapshot.relation(question.project, question.filters, step.times, columns=_COLUMNS)
+    found = _versions(step, matched, question)
+    page = found[: question.limit]
+    named = _only(matched, [each.id for each in page])
+    values = _values(step.snapshot, named, question.project) if page else {}
+    scores = _scores(step.snapshot, named) if page else {}
+    cursor = step.cursor(page[-1].place) if len(found) > len(page) else None
+    prompts = [_version(each.id, values[each.id], scores.get(each.id, {})) for each in page]
+    return step.answer({"prompts": prompts, "nextCursor": cursor})
+
+
+def _versions(step: Walk, matched: Relation, question: PromptsQuestion) -> list[Ranked]:
+    """Return the first versions behind the cursor, one more than are to be shown."""
+    condition, place = behind(step.place_as(RankedPlace))
+    rows = step.snapshot.engine.rows(
+        f"SELECT * FROM (SELECT prompt_hash AS id, {VALUES[question.sort]} AS value FROM ({matched.sql}) "
+        f"WHERE prompt_hash IS NOT NULL GROUP BY prompt_hash) {condition} ORDER BY value DESC, id LIMIT ?",
+        [*matched.params, *place, question.limit + 1],
+    )
+    return [Ranked(*row) for row in rows]
+
+
+def _only(matched: Relation, ids: Sequence[str]) -> Relation:
+    sql = f"SELECT * FROM ({matched.sql}) WHERE prompt_hash IN (SELECT unnest(?::VARCHAR[]))"
+    return Relation(sql, [*matched.params, [*ids]], matched.segments)
+
+
+def _values(snapshot: Snapshot, named: Relation, project: str) -> dict[str, dict[str, Any]]:
+    """Return version -> its measures."""
+    exact = is_exact(snapshot.engine, named, project, _PARTS)
+    rows = snapshot.engine.rows(
+        f"WITH events AS NOT MATERIALIZED ({named.sql}) {aggregate('events', ['prompt_hash'], _PARTS, exact=exact)}",
+        named.params,
+    )
+    return {
+        key: {
+            measure.name: measure.value([parts[_PARTS.index(part)] for part in measure.parts]) for measure in _MEASURES
+        }
+        | {"mean": {name: sums.ratio_json(parts[_PARTS.index(sums.tokens(name))], parts[_CALLS]) for name in _TOKENS}}
+        for key, *parts in rows
+    }
+
+
+_CALLS: Final = _PARTS.index(sums.CALLS)
+
+
+def _scores(snapshot: Snapshot, named: Relation) -> dict[str, dict[str, Any]]:
+    """Return version -> score -> its statistics."""
+    number = clamped("score.value")
+    rows = snapshot.engine.rows(
+        "SELECT prompt_hash, score.key AS name, "
+        f"fsum({number}), stddev_samp({number}), count(score.value) "
+        f"FROM (SELECT prompt_hash, unnest(map_entries(eval_scores)) AS score FROM ({named.sql})) "
+        "GROUP BY prompt_hash, name ORDER BY prompt_hash, name LIMIT ?",
+        [*named.params, MOST_SCORES + 1],
+    )
+    if len(rows) > MOST_SCORES:
+        raise Refused(
+            "query_too_heavy", f"The versions have more than {MOST_SCORES:,} different scores; ask for a lower limit"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for version, name, total, deviation, count in rows:
+        statistics = {"mean": sums.ratio_json(total, count), "sd": sums.deviation_json(deviation), "count": count}
+        found.setdefault(version, {})[name] = statistics
+    return found
+
+
+def _version(prompt_hash: str, values: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one version as the API answers it."""
+    return {
+        "prompt_hash": prompt_hash,
+        **{name: values[name] for name in _PLAIN},
+        **{f"mean_{name}": values["mean"][name] for name in _TOKENS},
+        **{
+            "cost" if field == "cost_usd" else field: {
+                "mean" if each == "avg" else each: values[f"{field}:{each}"] for each in names
+            }
+            for field, names in _FIELDS.items()
+        },
+        "scores": dict(scores),
+    }

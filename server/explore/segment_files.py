@@ -1,0 +1,218 @@
+"""The files of segments, for reading: footers, which are kept, and row groups, each with what it may contain.
+
+Only segments that a manifest names are opened, and only below the store's directory. pyarrow reads row groups one by
+one here; scans of whole files are DuckDB's (`engine`).
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from processor.core.clock import EPOCH
+from processor.event_store.id_index import Kind
+from processor.event_store.manifest import ID_FORM, Segment
+from processor.event_store.schema import SCHEMA
+from server.errors import Refused
+from server.explore.conditions import FIRST
+from server.explore.engine import SegmentGone
+
+KEPT_GROUPS: Final = 20_000
+"""Row groups whose footers are kept, about 6 KiB each."""
+
+FEW_VALUES: Final = [
+    *("provider", "model", "operation", "status", "error_code", "finish_reason", "environment", "prompt_hash"),
+    *("sdk_version", "kind", "name", "cost_source", "project"),
+]
+"""Columns with few different values: they are read as dictionaries. Of a row group of 32,768 rows all columns then take
+20 ms instead of 27."""
+
+KEPT_INDEXES: Final = 4096
+
+_MICRO: Final = timedelta(microseconds=1)
+
+T = TypeVar("T")
+
+
+class Groups(Struct, frozen=True):
+    """The row groups of a file, an item each in every array."""
+
+    first_row: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    time_min: NDArray[np.int64]
+    """Event times of the rows, microseconds since the epoch."""
+    time_max: NDArray[np.int64]
+    offset_min: NDArray[np.int64]
+    """The lowest and highest offset of a message that a row is from."""
+    offset_max: NDArray[np.int64]
+    calls: NDArray[np.int64]
+    """How many of the rows are calls, where that is known without reading them; else -1."""
+
+
+class SegmentFile:
+    """One Parquet file. For any threads, each read opens it anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the footer. Raises `SegmentGone`."""
+        self.path = path
+        self._footer = _reading(path, lambda: pq.read_metadata(path))
+        self._names: list[str] = list(self._footer.schema.to_arrow_schema().names)
+        self.groups = _groups(self._footer)
+
+    def opened(self) -> "OpenFile":
+        """Open it for one thread. Raises `SegmentGone`."""
+        return OpenFile(self.path, self._footer)
+
+
+class OpenFile:
+    """A Parquet file that is open, and stays readable when it is deleted."""
+
+    def __init__(self, path: Path, footer: Any) -> None:
+        self._path = path
+        self._file = _reading(path, lambda: pq.ParquetFile(path, metadata=footer, read_dictionary=FEW_VALUES))
+
+    def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
+        """Return a row group as a `pyarrow.Table`; of all columns, or of some. `plain` makes it one of the schema."""
+        return _reading(self._path, lambda: self._file.read_row_group(group, columns=columns, use_threads=False))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close(force=True)
+
+
+def plain(table: Any) -> Any:
+    """Return a table with the types of the store's schema."""
+    return table.cast(pa.schema([SCHEMA.field(name) for name in table.schema.names]))
+
+
+def _reading(path: Path, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except FileNotFoundError as error:
+        raise SegmentGone(str(path)) from error
+    except (pa.ArrowException, OSError) as error:
+        raise Refused(
+            "unavailable",
+            f"A file of the event store is damaged or cannot be read: {path.name}; `spendstream verify` says more",
+            retry_after=30,
+        ) from error
+
+
+def _groups(footer: Any) -> Groups:
+    columns = {footer.schema.column(number).path: number for number in range(footer.num_columns)}
+    time, offset, kind = columns["timestamp"], columns["log_offset"], columns["kind"]
+    rows, times, offsets, calls = [], [], [], []
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        rows.append(group.num_rows)
+        times.append(_range(group.column(time).statistics, _micros, (FIRST, 2**62)))
+        offsets.append(_range(group.column(offset).statistics, int, (0, 2**62)))
+        kinds = _range(group.column(kind).statistics, str, ("", "~"))
+        calls.append({("call", "call"): group.num_rows, ("span", "span"): 0}.get(kinds, -1))
+    counts = np.array(rows, np.int64)
+    bounds, places = (np.array(each, np.int64).reshape(-1, 2) for each in (times, offsets))
+    return Groups(
+        np.cumsum(counts) - counts,
+        counts,
+        bounds[:, 0],
+        bounds[:, 1],
+        places[:, 0],
+        places[:, 1],
+        np.array(calls, np.int64),
+    )
+
+
+def _range(statistics: Any, read: Callable[[Any], T], unknown: tuple[T, T]) -> tuple[T, T]:
+    if statistics is None or not statistics.has_min_max:
+        return unknown
+    return read(statistics.min), read(statistics.max)
+
+
+def _micros(moment: Any) -> int:
+    micros: int = (moment - EPOCH) // _MICRO
+    return micros
+
+
+class Kept(Generic[T]):
+    """The most recently used of some things that are made from files; for any threads."""
+
+    def __init__(self, make: Callable[[str], T], most: int, weight: Callable[[T], int] = lambda made: 1) -> None:
+        self._make = make
+        self._most = most
+        self._weight = weight
+        self._items: OrderedDict[str, T] = OrderedDict()
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> T:
+        """Return it, made anew where it is not kept; raises what making it raises."""
+        with self._lock:
+            found = self._items.get(name)
+            if found is not None:
+                self._items.move_to_end(name)
+                return found
+        made = self._make(name)
+        with self._lock:
+            if name not in self._items:
+                self._items[name] = made
+                self._total += self._weight(made)
+            while self._total > self._most and len(self._items) > 1:
+                _, oldest = self._items.popitem(last=False)
+                self._total -= self._weight(oldest)
+        return made
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Forget all others."""
+        wanted = set(names)
+        with self._lock:
+            for name in [each for each in self._items if each not in wanted]:
+                self._total -= self._weight(self._items.pop(name))
+
+
+class IdIndex(Protocol):
+    """The index of a segment: which row groups may have an id."""
+
+    def row_groups(self, kind: Kind, text: str, /) -> Sequence[int]:
+        """Return row groups that may have `text` as their `event`, `trace`, `session` or `user` id; no other has it."""
+        ...
+
+
+class SegmentFiles:
+    """All files of the store's directory, as they are needed; for any threads."""
+
+    def __init__(self, directory: Path, open_index: Callable[[Path], IdIndex]) -> None:
+        self._directory = directory
+        self._indexes = Kept(
+            lambda name: _reading(path := self.path(name, ".idx"), lambda: open_index(path)), KEPT_INDEXES
+        )
+        self._files = Kept(lambda name: SegmentFile(self.path(name)), KEPT_GROUPS, lambda made: len(made.groups.rows))
+
+    def path(self, segment_id: str, suffix: str = ".parquet") -> Path:
+        """Return where a file of a segment is. Raises `ValueError` for what is no segment's id."""
+        if ID_FORM(segment_id) is None:
+            raise ValueError(f"not the id of a segment: {segment_id[:80]!r}")
+        return self._directory / f"{segment_id}{suffix}"
+
+    def get(self, segment: Segment) -> SegmentFile:
+        """Return a segment's Parquet file. Raises `SegmentGone`."""
+        return self._files.get(segment.id)
+
+    def groups_with(self, segment: Segment, kind: Kind, texts: Iterable[str]) -> set[int]:
+        """Return the row groups of a segment that may have one of some ids. Raises `SegmentGone` and `Refused`."""
+        index = self._indexes.get(segment.id)
+        path = self.path(segment.id, ".idx")
+        return _reading(path, lambda: {group for text in texts for group in index.row_groups(kind, text)})
+
+    def forget_all_but(self, segments: Iterable[Segment]) -> None:
+        """Drop what is kept of segments that are no longer live."""
+        names = {segment.id for segment in segments}
+        self._files.keep_only(names)
+        self._indexes.keep_only(names)

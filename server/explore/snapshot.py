@@ -1,0 +1,258 @@
+"""What one question sees of the event store: the live segments at one moment, up to an offset of each partition.
+
+A snapshot never changes, so that all pages of a list are those of the first: compaction replaces segments by others
+with the same rows, and rows behind the upper offsets are left out wherever they have come to lie.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+
+from processor.core.clock import SECOND, format_timestamp
+from processor.event_store.id_index import Kind
+from processor.event_store.manifest import ProjectSums, Segment
+from processor.event_store.schema import SCHEMA
+from server.errors import Refused
+from server.explore.conditions import Condition, condition
+from server.explore.engine import Engine
+from server.explore.questions import Filters, Times
+from server.explore.segment_files import SegmentFile, SegmentFiles, plain
+
+INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
+"""Column -> its kind in the id index."""
+
+FEW: Final = 64
+"""Row groups up to which an id is looked for row group by row group; from there on DuckDB scans the files."""
+
+EVERYTHING: Final = Filters(kinds="all")
+ALWAYS: Final = Times()
+
+
+_PLACE: Final = frozenset({"log_partition", "log_offset"})
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """The rows of one project in one segment, as far as they may be among those that are asked for."""
+
+    segment: Segment
+    sums: ProjectSums
+    since: int | None
+    """Rows of messages before this offset are not asked for; None: there are none in this segment."""
+    before: int | None
+    """Rows of messages from this offset on are behind the snapshot; None: there are none in this segment."""
+    groups: tuple[int, ...] | None = None
+    """Row groups that may have one of the ids asked for; None: any."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no row of the segment is left out for the offset of its message."""
+        return self.since is None and self.before is None
+
+    def is_within(self, times: Times) -> bool:
+        """Return whether all rows of the piece are of these times."""
+        after_start = times.start is None or self.sums.time_min >= times.start
+        return after_start and (times.end is None or self.sums.time_max < times.end)
+
+
+class Relation(Struct, frozen=True):
+    """The matching rows, as a SELECT of all columns of `processor.event_store.schema` to put into another one.
+
+    Its `?` come first among the parameters of the whole statement.
+    """
+
+    sql: str
+    params: list[Any]
+    segments: tuple[Segment, ...]
+    """Those that may have matching rows."""
+
+
+class Snapshot:
+    """The rows of the store that one question sees. For one thread; `engine` is that of the question."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        files: SegmentFiles,
+        segments: Iterable[Segment],
+        bounds: Mapping[int, int],
+        *,
+        as_of: int,
+        lag: int,
+        since: Mapping[int, int] = {},
+    ) -> None:
+        """Make a snapshot.
+
+        `segments` are the live ones, `bounds` the first offset of each partition that is not in the snapshot, `as_of`
+        the arrival up to which it is complete and `lag` how far the store is behind, in microseconds. Of each partition
+        rows from the offset in `since` on are seen; without one there all are. Raises `Refused` (unavailable) if the
+        store does not reach the bounds, because it is being built anew.
+        """
+        self.engine = engine
+        self.files = files
+        self.bounds = dict(bounds)
+        self.since = dict(since)
+        self.as_of = as_of
+        self.lag = lag
+        self._live = tuple(segments)
+        self._check()
+        self.segments = tuple(each for each in self._live if self._sees(each))
+
+    def _check(self) -> None:
+        reached: dict[int, int] = {}
+        for each in self._live:
+            reached[each.partition] = max(each.end, reached.get(each.partition, 0))
+        if any(bound > reached.get(partition, 0) for partition, bound in self.bounds.items()):
+            raise Refused("unavailable", "The event store is being built anew from the log; ask again", retry_after=5)
+
+    def _sees(self, segment: Segment) -> bool:
+        bound, since = self.bounds.get(segment.partition, 0), self.since.get(segment.partition, 0)
+        return segment.start < bound and segment.end > since
+
+    def frozen(self, bounds: Mapping[int, int], as_of: int) -> "Snapshot":
+        """Return an earlier snapshot of the same rows, as far as retention has left them. Raises `Refused`."""
+        return Snapshot(self.engine, self.files, self._live, bounds, as_of=as_of, lag=self.lag)
+
+    def behind(self, position: Mapping[int, int]) -> "Snapshot":
+        """Return a snapshot of the rows from these offsets on."""
+        return Snapshot(
+            self.engine, self.files, self._live, self.bounds, as_of=self.as_of, lag=self.lag, since=position
+        )
+
+    def stamp(self) -> dict[str, Any]:
+        """Return the members that every answer has: how far it is complete."""
+        return {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
+
+    @property
+    def floor(self) -> int:
+        """A number that grows when retention deletes rows of the snapshot: the sum of the first offsets that it has."""
+        first = dict(self.bounds)
+        for each in reversed(self.segments):
+            if each.rows:
+                first[each.partition] = min(each.start, first[each.partition])
+        return sum(first.values())
+
+    def pieces(self, project: str, filters: Filters, times: Times) -> list[Piece]:
+        """Return where matching rows may be, by what manifests and id indexes say. Raises `SegmentGone`."""
+        wanted = {
+            column: values for column, values in filters.equal.items() if column in INDEXED and None not in values
+        }
+        return [piece for piece in self._of(project, times) for piece in self._narrowed(piece, wanted)]
+
+    def _of(self, project: str, times: Times) -> Iterator[Piece]:
+        for segment in self.segments:
+            sums = _sums_of(segment, project)
+            if sums is None or (times.start is not None and sums.time_max < times.start):
+                continue
+            if times.end is None or sums.time_min < times.end:
+                yield self._piece(segment, sums)
+
+    def _piece(self, segment: Segment, sums: ProjectSums) -> Piece:
+        since, before = self.since.get(segment.partition, 0), self.bounds[segment.partition]
+        return Piece(
+            segment=segment,
+            sums=sums,
+            since=since if segment.start < since else None,
+            before=before if segment.end > before else None,
+        )
+
+    def _narrowed(self, piece: Piece, wanted: Mapping[str, Sequence[str | None]]) -> Iterator[Piece]:
+        """Yield the piece with the row groups that may have the ids, if there are any."""
+        groups = piece.groups
+        for column, values in wanted.items():
+            self.engine.check()
+            found = self.files.groups_with(piece.segment, INDEXED[column], filter(None, values))
+            groups = tuple(sorted(found if groups is None else found.intersection(groups)))
+            if not groups:
+                return
+        yield msgspec.structs.replace(piece, groups=groups)
+
+    def condition(self, project: str, filters: Filters, times: Times, pieces: Iterable[Piece]) -> Condition:
+        """Return what rows of these pieces have to meet: those of the project, below the snapshot's upper offsets."""
+        found = condition(project, filters, times)
+        limits = [(piece.segment.partition, sign, at) for piece in pieces for sign, at in _limits(piece)]
+        for partition, sign, at in dict.fromkeys(limits):
+            found &= Condition(f"(log_partition <> ? OR log_offset {sign} ?)", [partition, at], _PLACE)
+        return found
+
+    def relation(
+        self,
+        project: str,
+        filters: Filters,
+        times: Times,
+        *,
+        everything: bool = False,
+        columns: Sequence[str] | None = None,
+    ) -> Relation:
+        """Return the rows of `project` that agree to `filters` and `times`, for statements of this snapshot's engine.
+
+        With `everything` those of both kinds, whatever `filters.kinds` says. `columns`: those that the statement reads,
+        where it does not need all. Reads the row groups of ids at once; raises `Refused`, `Stopped`, `SegmentGone`.
+        """
+        if everything:
+            filters = _both_kinds(filters)
+        pieces = self.pieces(project, filters, times)
+        where = self.condition(project, filters, times, pieces)
+        segments = tuple(piece.segment for piece in pieces)
+        if sum(FEW + 1 if piece.groups is None else len(piece.groups) for piece in pieces) <= FEW:
+            source = self.engine.register(self._gather(pieces, filters, where, columns))
+            return Relation(f"SELECT * FROM {source} WHERE {where.sql}", where.params, segments)
+        paths = [str(self.files.path(segment.id)) for segment in segments]
+        return Relation(f"SELECT * FROM read_parquet(?) WHERE {where.sql}", [paths, *where.params], segments)
+
+    def _gather(
+        self, pieces: Iterable[Piece], filters: Filters, where: Condition, columns: Sequence[str] | None
+    ) -> Any:
+        """Return the rows that have the ids asked for, as a table in memory; nothing else is checked."""
+        wanted = {column: values for column, values in filters.equal.items() if column in INDEXED}
+        names = None if columns is None else sorted({*columns, *where.columns})
+        schema = SCHEMA if names is None else pa.schema([SCHEMA.field(name) for name in names])
+        tables = [schema.empty_table()]
+        for piece in pieces:
+            opened = self.files.get(piece.segment).opened()
+            for group in piece.groups or ():
+                self.engine.check()
+                rows = _rows_with(opened.read(group, list(wanted)), wanted)
+                if len(rows):
+                    tables.append(plain(opened.read(group, names).take(rows).select(schema.names)))
+            opened.close()
+        return pa.concat_tables(tables)
+
+    def path(self, piece: Piece) -> Path:
+        """Return where the file of a piece is."""
+        return self.files.path(piece.segment.id)
+
+    def file(self, piece: Piece) -> SegmentFile:
+        """Return the file of a piece. Raises `SegmentGone`."""
+        return self.files.get(piece.segment)
+
+
+def _limits(piece: Piece) -> Iterator[tuple[str, int]]:
+    if piece.since is not None:
+        yield ">=", piece.since
+    if piece.before is not None:
+        yield "<", piece.before
+
+
+def _both_kinds(filters: Filters) -> Filters:
+    return msgspec.structs.replace(filters, kinds="all")
+
+
+def _sums_of(segment: Segment, project: str) -> ProjectSums | None:
+    place = bisect_left(segment.projects, project, key=lambda each: each.project)  # they are in the order of the rows
+    found = segment.projects[place : place + 1]
+    return found[0] if found and found[0].project == project else None
+
+
+def _rows_with(table: Any, wanted: Mapping[str, Sequence[str | None]]) -> Any:
+    """Return the numbers of the rows that have one of the values in each of the columns."""
+    mask = None
+    for column, values in wanted.items():
+        found = pc.is_in(table[column], value_set=pa.array(values, pa.string()))
+        mask = found if mask is None else pc.and_(mask, found)
+    return pc.indices_nonzero(mask) if mask is not None else pa.array(range(len(table)), pa.int64())

@@ -1,0 +1,93 @@
+"""The thread that follows the manifests of segments, and notes how far the log goes."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from msgspec import Struct
+from structlog.stdlib import get_logger
+
+from processor.event_store.catalog import Catalog
+from processor.event_store.manifest import ManifestError, Segment
+from processor.log.address import LogAddress
+from processor.log.following import FollowerThread
+from processor.log.records import Record, TopicPartition
+from processor.log.topics import EVENTS, SEGMENTS
+from server.explore.completeness import Completeness
+
+LOOK: Final = 0.05
+"""Seconds between two looks for new manifests."""
+NOTE_EVERY: Final = 0.1
+"""Seconds between two looks at the ends of the log."""
+FRESHNESS: Final = 1_000_000
+"""Microseconds by which a broker's answer about the ends may be older than the look."""
+
+
+class StoreState(Struct, frozen=True):
+    """The store at one moment."""
+
+    segments: tuple[Segment, ...] = ()
+    """The live ones, by partition and start."""
+    reached: Mapping[int, int] = {}
+    """Partition -> first offset that is in no segment."""
+    arrivals: Mapping[int, int] = {}
+    """Partition -> newest arrival in the store."""
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> "StoreState":
+        """Return the present state of a catalog."""
+        segments = tuple(catalog.live())
+        arrivals: dict[int, int] = {}
+        for each in segments:
+            arrivals[each.partition] = max(each.arrival_max, arrivals.get(each.partition, 0))
+        return cls(segments, dict(catalog.reached), arrivals)
+
+
+class StoreFollower(FollowerThread):
+    """Tails `spendstream.segments`. `notify` is called in this thread whenever `state` has changed."""
+
+    def __init__(
+        self, address: LogAddress, partitions: int, clock: Callable[[], int], notify: Callable[[], None]
+    ) -> None:
+        super().__init__("segments", address.tail([TopicPartition(SEGMENTS, 0)], LOOK))
+        self.state = StoreState()
+        self.completeness = Completeness()
+        self._address = address
+        self._tps = [TopicPartition(EVENTS, number) for number in range(partitions)]
+        self._clock = clock
+        self._notify = notify
+        self._catalog = Catalog()
+        self._version = -1
+        self._noted = float("-inf")
+        self._ends: Callable[[], dict[int, int]] | None = None
+
+    def _round(self) -> None:
+        self._note_ends()
+        for _, records in self._tail.poll():
+            for record in records:
+                self._apply(record)
+            if self._stopping.is_set():
+                return
+        if self._catalog.version != self._version:
+            self._version = self._catalog.version
+            self.state = StoreState.of(self._catalog)
+            self._notify()
+        if self._tail.is_current and not self.read_all.is_set():
+            self.read_all.set()
+            self._notify()
+
+    def _apply(self, record: Record) -> None:
+        try:
+            self._catalog.apply(record.offset, record.key, record.value)
+        except ManifestError as error:
+            get_logger().error("manifest.ignored", offset=record.offset, error=str(error))
+
+    def _note_ends(self) -> None:
+        if time.monotonic() - self._noted < NOTE_EVERY:
+            return
+        if self._ends is None:  # its connection is for the thread that makes it
+            self._ends = self._address.ends(self._tps)
+        at = self._clock()
+        ends = {partition: last + 1 for partition, last in self._ends().items()}
+        self.completeness.note(at if self._address.kafka is None else at - FRESHNESS, ends)
+        self._noted = time.monotonic()

@@ -1,0 +1,78 @@
+"""`GET /v1/traces`: summaries of the traces with a matching event, each of all its events."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from server.explore import sums
+from server.explore.cursor import Walk, walk
+from server.explore.questions import TracesQuestion
+from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, behind, page_of
+from server.explore.snapshot import Snapshot
+from server.explore.summaries import everything, trace_summaries, whole_traces
+
+VALUES: Final = {
+    "start": sums.START,
+    "duration_ms": f"{sums.END} - {sums.START}::HUGEINT * {sums.NANOS}",
+    "cost_usd": sums.COST,
+    "errors": sums.ERROR_COUNT,
+}
+"""What traces are sorted by, descending."""
+
+_COLUMNS: Final = ("trace_id", *sums.SUM_COLUMNS, "timestamp")
+
+
+def answer_traces(snapshot: Snapshot, question: TracesQuestion) -> bytes:
+    """Return the JSON of a page of traces.
+
+    Raises `Refused`: bad_request for a cursor of another question, query_too_heavy; `Stopped`, `SegmentGone`.
+    """
+    step = walk(snapshot, question)
+    after = step.place_as(RankedPlace)
+    found = page_of(_Traces(step, question), question.sort == "start", after, question.limit + 1)
+    page = found[: question.limit]
+    summaries = trace_summaries(step.snapshot, question.project, [each.id for each in page])
+    cursor = step.cursor(page[-1].place) if len(found) > len(page) else None
+    return step.answer({"traces": [summaries[each.id] for each in page], "nextCursor": cursor})
+
+
+class _Traces:
+    """How matching traces are found and valued."""
+
+    def __init__(self, step: Walk, question: TracesQuestion) -> None:
+        self._snapshot = step.snapshot
+        self._project = question.project
+        self._value = VALUES[question.sort]
+        self._matched = step.snapshot.relation(
+            question.project, question.filters, step.times, columns=("trace_id", "timestamp")
+        )
+
+    def candidates(self) -> Candidates:
+        """Return those that have matched last."""
+        rows = self._snapshot.engine.rows(
+            f"SELECT trace_id, {sums.START} AS start FROM ({self._matched.sql}) GROUP BY trace_id "
+            "ORDER BY start DESC, trace_id LIMIT ?",
+            [*self._matched.params, CANDIDATES + 1],
+        )
+        return Candidates(
+            [row[0] for row in rows[:CANDIDATES]], rows[CANDIDATES][1] if len(rows) > CANDIDATES else None
+        )
+
+    def valued(self, ids: Sequence[str], after: RankedPlace | None, limit: int) -> list[Ranked]:
+        """Return the first of some traces."""
+        whole = whole_traces(self._snapshot, self._project, ids, _COLUMNS)
+        return self._first(f"({whole.sql})", whole.params, after, limit)
+
+    def all_valued(self, after: RankedPlace | None, limit: int) -> list[Ranked]:
+        """Return the first of all that match, by reading everything."""
+        whole = everything(self._snapshot, self._project, _COLUMNS)
+        source = f"({whole.sql}) AS whole WHERE trace_id IN (SELECT trace_id FROM ({self._matched.sql}))"
+        return self._first(source, [*whole.params, *self._matched.params], after, limit)
+
+    def _first(self, source: str, params: Sequence[Any], after: RankedPlace | None, limit: int) -> list[Ranked]:
+        condition, place = behind(after)
+        rows = self._snapshot.engine.rows(
+            f"SELECT * FROM (SELECT trace_id AS id, {self._value} AS value FROM {source} GROUP BY trace_id) "
+            f"{condition} ORDER BY value DESC, id LIMIT ?",
+            [*params, *place, limit],
+        )
+        return [Ranked(*row) for row in rows]

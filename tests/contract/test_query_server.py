@@ -1,0 +1,320 @@
+"""The query server and its client, over a real socket and real files."""
+
+import asyncio
+import json
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from server.errors import Refused
+from server.explore import answers, wire
+from server.explore.client import QueryClient
+from server.explore.engine import Engine
+from server.explore.questions import (
+    EventQuestion,
+    EventsQuestion,
+    ExportFormat,
+    ExportQuestion,
+    Filters,
+    NewEventsQuestion,
+    Question,
+    Times,
+)
+from server.explore.segment_files import OpenFile
+from server.explore.snapshot import Snapshot
+from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
+from tests.support.query_server import query_server
+
+ALL = Filters(kinds="all")
+LIST = EventsQuestion(project="default", filters=ALL, times=Times())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StoreDirectory:
+    rng = random.Random(1)
+    made = StoreDirectory(tmp_path / "events")
+    for partition in (0, 1):
+        made.append([random_row(rng) for _ in range(40)], partition=partition)
+    return made
+
+
+def own(store: StoreDirectory) -> list[dict[str, Any]]:
+    return [row for row in store.rows if row["project"] == "default"]
+
+
+async def test_list_and_event(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        page = json.loads(await asked.client.ask(LIST))
+        assert page["total"] == len(own(store))
+        assert (page["asOf"], page["lagSeconds"]) == ("1970-01-01T00:00:00.000Z", NOON / 1e6)
+        asked.store.completeness.note(NOON - 2_500_000, {0: 3, 1: 3})
+        event_id = page["events"][0]["event_id"]
+        event = json.loads(await asked.client.ask(EventQuestion(project="default", event_id=event_id)))
+        assert event["event_id"] == event_id
+        assert (event["asOf"], event["lagSeconds"]) == ("2026-04-20T15:59:57.500Z", 2.5)
+        with pytest.raises(Refused) as refused:
+            await asked.client.ask(EventQuestion(project="default", event_id="x"))
+        assert refused.value.reason == "not_found"
+
+
+async def test_after_is_waited_for(store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with query_server(store, tmp_path) as asked:
+        question = EventsQuestion(project="default", filters=ALL, times=Times(), after={0: 3, 1: 2})
+        asking = asyncio.create_task(asked.client.ask(question))
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        row = make_row()
+        store.append([row])
+        asked.server.notify()
+        assert row["event_id"] in (await asking).decode()
+        monkeypatch.setattr("server.explore.process.PATIENCE", 0.1)
+        later = EventsQuestion(project="default", filters=ALL, times=Times(), after={0: 99})
+        with pytest.raises(Refused) as refused:
+            await asked.client.ask(later)
+        assert (refused.value.reason, refused.value.retry_after) == ("not_yet_visible", 1)
+
+
+async def test_a_missing_directory_is_said(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        store.directory.rename(tmp_path / "elsewhere")
+        with pytest.raises(Refused) as refused:
+            await asked.client.ask(LIST)
+        assert refused.value.reason == "event_store_missing"
+
+
+async def test_missing_and_damaged_files_are_the_servers_fault(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        for each in store.directory.glob("0000-*.parquet"):
+            each.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+        with pytest.raises(Refused, match="damaged") as refused:
+            await asked.client.ask(LIST)
+        assert refused.value.reason == "unavailable"
+        for each in store.directory.glob("0000-*.parquet"):
+            each.unlink()
+        with pytest.raises(Refused, match="reorganized") as refused:
+            await asked.client.ask(LIST)
+        assert refused.value.reason == "unavailable"
+
+
+async def test_new_events_since_a_position(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        question = NewEventsQuestion(project="default", filters=ALL)
+        first = json.loads(await asked.client.ask(question))
+        assert (first["events"], first["skipped"], first["position"]) == ([], 0, {"0": 3, "1": 3})
+        rows = [make_row(timestamp=NOON + number) for number in range(30)]
+        store.append(rows, partition=0)
+        store.append([make_row(project="other")], partition=2)
+        store.merge(0)
+        position = {int(each): offset for each, offset in first["position"].items()}
+        question = NewEventsQuestion(project="default", filters=ALL, position=position, limit=20)
+        second = json.loads(await asked.client.ask(question))
+        assert [event["event_id"] for event in second["events"]] == [row["event_id"] for row in rows[10:]]
+        assert (second["skipped"], second["position"]) == (10, {"0": 6, "1": 3, "2": 3})
+        ahead = NewEventsQuestion(project="default", filters=ALL, position={0: 50, 1: 3, 2: 3})
+        third = json.loads(await asked.client.ask(ahead))
+        assert (third["events"], third["position"]) == ([], {"0": 50, "1": 3, "2": 3})
+
+
+async def download(client: QueryClient, form: ExportFormat, filters: Filters = ALL) -> tuple[int | None, bytes]:
+    found = await client.stream(ExportQuestion(project="default", filters=filters, times=Times(), format=form))
+    return found.rows, b"".join([chunk async for chunk in found.chunks])
+
+
+async def test_exports_are_whole(store: StoreDirectory, tmp_path: Path) -> None:
+    wanted = sorted(row["event_id"] for row in own(store))
+    async with query_server(store, tmp_path) as asked:
+        rows, lines = await download(asked.client, "ndjson")
+        events = [json.loads(line) for line in lines.splitlines()]
+        assert rows == len(wanted)
+        assert sorted(event["event_id"] for event in events) == wanted
+        rows, parquet = await download(asked.client, "parquet")
+        (tmp_path / "export.parquet").write_bytes(parquet)
+        table = pq.read_table(tmp_path / "export.parquet")
+        assert sorted(table["event_id"].to_pylist()) == wanted
+        assert sum(filter(None, table["cost_usd"].to_pylist())) * 10**12 == sum(
+            row["cost_usd"] or 0 for row in own(store)
+        )
+        rows, text = await download(asked.client, "csv")
+        assert len(text.decode().split("\r\n")) == len(wanted) + 2
+        rows, lines = await download(asked.client, "ndjson", Filters(equal={"model": ("claude",)}))
+        assert rows == len(lines.splitlines())
+        rows, nothing = await download(asked.client, "ndjson", Filters(equal={"model": ("no such",)}))
+        assert (rows, nothing) == (0, b"")
+
+
+async def test_export_goes_on_when_its_files_are_deleted(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        found = await asked.client.stream(
+            ExportQuestion(project="default", filters=ALL, times=Times(), format="ndjson")
+        )
+        for each in store.directory.iterdir():
+            each.unlink()
+        text = b"".join([chunk async for chunk in found.chunks])
+        assert len(text.splitlines()) == len(own(store)) == found.rows
+
+
+async def test_a_broken_export_does_not_end_as_a_whole_one(
+    store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    real = OpenFile.read
+
+    def read(file: OpenFile, group: int, columns: Any = None) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 3:
+            raise OSError("input/output error")
+        return real(file, group, columns)
+
+    monkeypatch.setattr(OpenFile, "read", read)
+    async with query_server(store, tmp_path) as asked:
+        found = await asked.client.stream(
+            ExportQuestion(project="default", filters=ALL, times=Times(), format="ndjson")
+        )
+        assert await anext(found.chunks)
+        with pytest.raises(Refused):
+            assert [chunk async for chunk in found.chunks]
+
+
+async def test_one_export_a_project_and_none_after_it_was_left(store: StoreDirectory, tmp_path: Path) -> None:
+    for _ in range(200):  # more than the socket's buffers hold
+        store.append([make_row(extra='{"x":"' + "y" * 20_000 + '"}') for _ in range(2)])
+    async with query_server(store, tmp_path) as asked:
+        question = ExportQuestion(project="default", filters=ALL, times=Times())
+        first = await asked.client.stream(question)
+        await anext(first.chunks)
+        with pytest.raises(Refused) as refused:
+            await asked.client.stream(question)
+        assert refused.value.reason == "queries_busy"
+        await first.chunks.aclose()
+        for _ in range(100):
+            try:
+                again = await asked.client.stream(question)
+            except Refused:
+                await asyncio.sleep(0.05)
+            else:
+                await again.chunks.aclose()
+                return
+    raise AssertionError("the export that was left still has its place")
+
+
+class Blocking:
+    """Stands for answers that take as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.count = 0
+
+    def __call__(self, engine: Engine, snapshot: Snapshot, question: Question) -> bytes:
+        self.count += 1
+        while not self.go.wait(0.01):
+            engine.check()
+        return b"{}"
+
+
+@pytest.fixture
+def blocking(monkeypatch: pytest.MonkeyPatch) -> Blocking:
+    made = Blocking()
+    monkeypatch.setattr(answers, "answer", made)
+    return made
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - it belongs to other threads
+            await asyncio.sleep(0.01)
+
+
+async def test_ids_do_not_wait_for_heavy_questions(
+    store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocking, real = Blocking(), answers.answer
+
+    def answer(engine: Engine, snapshot: Snapshot, question: Question) -> bytes:
+        return (real if isinstance(question, EventQuestion) else blocking)(engine, snapshot, question)
+
+    monkeypatch.setattr(answers, "answer", answer)
+    async with query_server(store, tmp_path) as asked:
+        heavy = [asyncio.create_task(asked.client.ask(LIST)) for _ in range(9)]
+        await until(lambda: blocking.count == 1)
+        with pytest.raises(Refused) as refused:
+            await asked.client.ask(LIST)
+        assert refused.value.reason == "queries_busy"
+        event = EventQuestion(project="default", event_id=own(store)[0]["event_id"])
+        await asked.client.ask(event)
+        blocking.go.set()
+        await asyncio.gather(*heavy)
+
+
+async def test_too_long_is_too_heavy_and_says_what_to_do(
+    store: StoreDirectory, tmp_path: Path, blocking: Blocking
+) -> None:
+    async with query_server(store, tmp_path, timeout=0.2) as asked:
+        with pytest.raises(Refused, match="shorter time") as refused:
+            await asked.client.ask(LIST)
+        assert (refused.value.reason, refused.value.retry_after) == ("query_too_heavy", None)
+
+
+async def test_a_client_that_leaves_ends_its_question(
+    store: StoreDirectory, tmp_path: Path, blocking: Blocking
+) -> None:
+    async with query_server(store, tmp_path) as asked:
+        asking = asyncio.create_task(asked.client.ask(LIST))
+        await until(lambda: asked.server.running)
+        asking.cancel()
+        await until(lambda: not asked.server.running)
+
+
+async def test_a_process_that_is_away_or_hangs_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.explore.client.CONNECT_PATIENCE", 0.1)
+    monkeypatch.setattr("server.explore.client.SILENCE", 0.2)
+    with pytest.raises(Refused) as refused:
+        await QueryClient(tmp_path).ask(LIST)
+    assert (refused.value.reason, refused.value.retry_after) == ("unavailable", 1)
+    listening = wire.listen(tmp_path)  # nobody accepts
+    began = time.monotonic()
+    with pytest.raises(Refused) as refused:
+        await QueryClient(tmp_path).ask(LIST)
+    assert refused.value.reason == "unavailable"
+    assert time.monotonic() - began < 2
+    listening.close()
+
+
+async def test_a_process_that_dies_amid_an_answer_is_unavailable(tmp_path: Path) -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await wire.read_question(reader)
+        writer.write(wire.pack(wire.Head()) + wire.pack(wire.Chunk(b"{")) + b"\0\0")
+        writer.close()
+
+    server = await asyncio.start_unix_server(die, sock=wire.listen(tmp_path))
+    with pytest.raises(Refused) as refused:
+        await QueryClient(tmp_path).ask(LIST)
+    assert refused.value.reason == "unavailable"
+    found = await QueryClient(tmp_path).stream(ExportQuestion(project="default", filters=ALL, times=Times()))
+    with pytest.raises(Refused):
+        assert [chunk async for chunk in found.chunks]
+    server.close()
+
+
+async def test_what_is_no_question_ends_its_connection_only(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        for raw in (b"\xff" * 8, b"\0\0\0\2{}", b"\0\0\0\5abcde", b""):
+            with wire.SocketAddress(tmp_path) as path:
+                reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(raw)
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+        await asked.client.ask(LIST)
+
+
+def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    wire.listen(folder).close()
+    wire.listen(folder).close()  # in place of the one that was left

@@ -1,0 +1,176 @@
+"""The event store beside a server: complete, exact after kills, made anew from the log, and never in the way."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import time
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processor.log.address import LogAddress
+from processor.log.embedded.log import Log
+from tests.support import clients, stored
+from tests.support.clients import Reader
+from tests.support.events import make_event
+from tests.support.logs import put
+from tests.support.server import Server, is_alive, server, wait_until
+
+
+def address(started: Server) -> LogAddress:
+    return LogAddress(started.data_dir)
+
+
+def some(count: int, chance: random.Random) -> list[dict[str, Any]]:
+    return [
+        make_event(
+            user_id=chance.choice([None, "anna", "bert", "élise"]),
+            model=chance.choice(["gpt-4o", "claude"]),
+            status=chance.choice(["success", "success", "error"]),
+            cost_usd=chance.choice([0, Decimal("0.000000000001"), Decimal("0.0034"), 12]),
+            timestamp=chance.choice(["2026-04-20T12:00:00Z", "2026-04-20T23:59:59.999999Z", "2026-04-21T00:00:00Z"]),
+        )
+        for _ in range(count)
+    ]
+
+
+async def send(reader: Reader, events: list[dict[str, Any]]) -> None:
+    answer = await reader.ingest(events)
+    assert answer.status == 202, answer.json
+
+
+async def check(started: Server, events: int, generation: int = 0) -> list[dict[str, Any]]:
+    """Everything sent is in the store, and adds up to the tables; returns the rows."""
+    segments = await asyncio.to_thread(stored.wait_stored, address(started), generation)
+    assert sum(each.rows for each in segments) == events
+    assert await asyncio.to_thread(clients.verify, started) == []
+    return await asyncio.to_thread(stored.rows, started.data_dir / "events", segments)
+
+
+@pytest.mark.timeout(120)
+async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    with server(tmp_path / "data", event_store=True, partitions=2) as started:
+        async with clients.reader(started) as reader:
+            sent = some(300, chance)
+            for start in range(0, 300, 30):
+                await send(reader, sent[start : start + 30] + sent[max(0, start - 30) : start : 3])
+            await reader.caught_up(300)
+            rows = await check(started, 300)
+            assert {row["event_id"] for row in rows} == {event["event_id"] for event in sent}
+            done = await asyncio.to_thread(started.cli, "verify")
+            assert "the event store was compared from message 0 to" in done.stdout
+        code, seconds = await asyncio.to_thread(started.stop)
+        assert (code, seconds < 10) == (0, True)
+        await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:
+            await send(reader, some(10, chance))
+            await reader.caught_up(310)
+            await check(started, 310)
+
+
+@pytest.mark.timeout(120)
+async def test_a_deleted_store_is_made_anew_with_equal_rows(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    with server(tmp_path / "data", event_store=True) as started:
+        async with clients.reader(started) as reader:
+            for _ in range(5):
+                await send(reader, some(40, chance))
+                await asyncio.sleep(0.3)
+            await reader.caught_up(200)
+            rows = await check(started, 200)
+            shutil.rmtree(started.data_dir / "events")  # beside the running server
+            await send(reader, some(1, chance))
+            await reader.caught_up(201)
+            again = await check(started, 201, generation=1)
+            assert again[:-1] == rows
+        await asyncio.to_thread(started.stop)
+        shutil.rmtree(started.data_dir / "events")
+        await asyncio.to_thread(started.start)
+        assert await check(started, 201, generation=2) == again
+
+
+@pytest.mark.timeout(120)
+async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    with server(tmp_path / "data", event_store=True, partitions=2) as started:
+        async with clients.reader(started) as reader:
+            for round_ in range(12):
+                await send(reader, some(50, chance))
+                await asyncio.sleep(chance.random() / 2)
+                if round_ % 3 == 2:
+                    await asyncio.to_thread(started.signal, "store", signal.SIGSTOP)
+                    await send(reader, some(50, chance))
+                    await asyncio.to_thread(started.signal, "store", signal.SIGCONT)
+                else:
+                    await asyncio.to_thread(started.kill, "store")
+            await reader.caught_up(12 * 50 + 4 * 50)
+            await check(started, 800)
+
+
+@pytest.mark.timeout(120)
+async def test_a_store_that_cannot_run_is_not_noticed_by_anyone_else(tmp_path: Path) -> None:
+    """It crashes again and again: events are taken and counted, the server is ready, and stops in time."""
+    (tmp_path / "file").write_text("not a directory")
+    with server(tmp_path / "data", event_store=True, store_dir=tmp_path / "file", retention=1) as started:
+        async with clients.reader(started) as reader:
+            for _ in range(20):
+                await send(reader, some(20, random.Random(4)))
+            await reader.caught_up(400)
+            await asyncio.to_thread(
+                wait_until, lambda: len([e for e in started.entries("child.ended") if e["child"] == "store"]) > 1, 30
+            )
+            assert {entry["child"] for entry in started.entries("child.ended")} <= {"store", "query"}
+            assert (await reader.request("GET", "/readyz")).status == 200
+        _, seconds = await asyncio.to_thread(started.stop)
+        assert seconds < 10
+
+
+@pytest.mark.timeout(120)
+async def test_the_store_stops_at_its_reserve_while_ingest_goes_on(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    with server(tmp_path / "data", event_store=True, store_min_free="900T") as started:
+        async with clients.reader(started) as reader:
+            await send(reader, some(100, chance))
+            await reader.caught_up(100)
+            await asyncio.to_thread(wait_until, lambda: started.entries("store.disk_full") != [], 10)
+            assert await asyncio.to_thread(stored.live, address(started)) == []
+        await asyncio.to_thread(started.stop)
+    with server(tmp_path / "data", event_store=True) as started:
+        await check(started, 100)
+
+
+@pytest.mark.timeout(120)
+async def test_an_old_log_gets_a_store_while_it_is_used(tmp_path: Path) -> None:
+    chance = random.Random(6)
+    with server(tmp_path / "data", partitions=2) as started:  # without an event store
+        async with clients.reader(started) as reader:
+            for _ in range(10):
+                await send(reader, some(50, chance))
+            await reader.caught_up(500)
+        await asyncio.to_thread(started.stop)
+    assert not (tmp_path / "data" / "events").exists()
+    with server(tmp_path / "data", event_store=True) as started:
+        async with clients.reader(started) as reader:
+            await send(reader, some(50, chance))
+            await reader.caught_up(550)
+        await check(started, 550)
+
+
+@pytest.mark.timeout(60)
+async def test_a_store_alone_says_when_it_has_its_partitions_and_stops_at_once(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "data")) as log:
+        put(log, some(5, random.Random(7)))
+    with server(tmp_path / "data", "store") as started:
+        assert os.getpriority(os.PRIO_PROCESS, started.process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+        second = await asyncio.to_thread(started.cli, "store", timeout=20)
+        assert second.returncode == 2
+        began = time.monotonic()
+        assert (await asyncio.to_thread(started.stop))[0] == 0
+        assert time.monotonic() - began < 4
+        assert not is_alive(started.process.pid)

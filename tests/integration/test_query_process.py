@@ -1,0 +1,101 @@
+"""The query process of a real server crashes, hangs and comes back, and nothing else notices."""
+
+import json
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.events import make_event, to_ndjson
+from tests.support.server import KEY, Server, server, wait_until
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Server]:
+    with server(tmp_path / "data", event_store="on") as found:
+        (tmp_path / "data" / "events").mkdir(exist_ok=True)
+        yield found
+
+
+def read(found: Server, path: str = "/v1/events") -> tuple[int, Any, str | None]:
+    """Status, body and Retry-After."""
+    request = urllib.request.Request(f"http://{found.http}{path}", headers={"x-api-key": KEY})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer), None
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error), error.headers["Retry-After"]
+
+
+def ingest(found: Server) -> float:
+    """Send an event, and return the seconds until it was acknowledged."""
+    headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson"}
+    request = urllib.request.Request(f"http://{found.http}/v1/ingest", data=to_ndjson([make_event()]), headers=headers)
+    began = time.monotonic()
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status in {200, 202}
+    return time.monotonic() - began
+
+
+def answers(found: Server) -> bool:
+    return read(found)[0] == 200
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_crash_is_unavailable_for_a_moment_and_no_more(started: Server, signum: int) -> None:
+    wait_until(lambda: answers(started), 20)
+    api = started.pid("api")
+    before = started.signal("query", signum)
+    status, body, retry = read(started)
+    assert (status, body.get("reason"), retry) in {(200, None, None), (503, "unavailable", "1")}
+    assert ingest(started) < 2
+    wait_until(lambda: answers(started), 20)
+    assert started.pid("query") != before
+    assert started.pid("api") == api
+
+
+def test_a_process_that_hangs_holds_up_nothing_else(started: Server) -> None:
+    wait_until(lambda: answers(started), 20)
+    pid = started.signal("query", signal.SIGSTOP)
+    began = time.monotonic()
+    assert ingest(started) < 2
+    status, body, _ = read(started)
+    assert (status, body["reason"]) == (503, "unavailable")
+    assert 5 < time.monotonic() - began < 20
+    assert started.signal("query", signal.SIGCONT) == pid
+    wait_until(lambda: answers(started), 20)
+    code, seconds = started.stop()
+    assert code == 0
+    assert seconds < 10
+
+
+def test_a_stopped_query_process_does_not_hold_up_the_end(started: Server) -> None:
+    wait_until(lambda: answers(started), 20)
+    started.signal("query", signal.SIGSTOP)
+    code, seconds = started.stop()
+    assert code == 0
+    assert seconds < 10
+
+
+def test_apis_alone_share_one_and_the_other_takes_over(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with server(data, "api", event_store="on") as first:
+        (data / "events").mkdir(exist_ok=True)
+        wait_until(lambda: answers(first), 20)
+        with server(data, "api", event_store="on") as second:
+            wait_until(lambda: answers(second), 20)
+            assert first.stop()[0] == 0
+            wait_until(lambda: answers(second), 20)
+
+
+def test_without_a_store_there_is_no_query_process(tmp_path: Path) -> None:
+    with server(tmp_path / "data", event_store="off") as found:
+        status, body, retry = read(found)
+        assert (status, body["reason"], retry) == (501, "event_store_off", None)
+        assert found.pid("query") is None
+        assert not (tmp_path / "data" / "query.sock").exists()

@@ -1,0 +1,142 @@
+"""A store without Faust and without Parquet: messages are read from the log, segments are JSON."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from processor.core.events import message
+from processor.core.events.message import Message
+from processor.event_store.catalog import Catalog
+from processor.event_store.manifest import ProjectSums, Segment
+from processor.event_store.segments_topic import SegmentsTopic
+from processor.event_store.store import Store
+from processor.event_store.store_directory import StoreDirectory
+from processor.log.address import LogAddress
+from processor.log.records import TopicPartition
+from processor.log.topics import EVENTS
+
+
+class JsonWriter:
+    """Rows are [project, offset, index, event id, arrival, cost], sorted."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.error: OSError | None = None
+        """Raised instead of writing."""
+
+    def table_of(self, found: Message, partition: int, offset: int, kept: NDArray[np.bool_]) -> Any:
+        rows, index = [], 0
+        for request, events in message.events(found):
+            for event in events:
+                if kept[index]:
+                    source = request.source
+                    rows.append([source.project, offset, index, event.event_id, source.arrival, event.cost])
+                index += 1
+        return rows
+
+    def write(self, tables: Sequence[Any], segment: Segment, payload_before: int) -> Segment:
+        return self._write([row for table in tables for row in table], segment)
+
+    def merge(self, parts: Sequence[Segment], segment: Segment, payload_before: int) -> Segment:
+        return self._write([row for part in parts for row in read_rows(self.directory, part)], segment)
+
+    def _write(self, rows: list[Any], segment: Segment) -> Segment:
+        if self.error is not None:
+            raise self.error
+        text = json.dumps(sorted(rows))
+        (self.directory / f"{segment.id}.parquet").write_text(text)
+        (self.directory / f"{segment.id}.idx").write_text("")
+        arrivals = [row[4] for row in rows]
+        return replace(
+            segment,
+            rows=len(rows),
+            parquet_bytes=len(text),
+            arrival_min=min(arrivals),
+            arrival_max=max(arrivals),
+            projects=tuple(_sums(rows)),
+        )
+
+
+def _sums(rows: list[Any]) -> Iterator[ProjectSums]:
+    for project in sorted({row[0] for row in rows}):
+        found = [row for row in rows if row[0] == project]
+        yield ProjectSums(
+            project=project,
+            rows=len(found),
+            calls=len(found),
+            errors=0,
+            input_tokens=0,
+            output_tokens=0,
+            cached_tokens=0,
+            cost=sum(row[5] for row in found),
+            unpriced=0,
+            time_min=0,
+            time_max=0,
+            first_row=0,
+        )
+
+
+def read_rows(directory: Path, segment: Segment) -> list[Any]:
+    if not segment.has_files:
+        return []
+    found: list[Any] = json.loads((directory / f"{segment.id}.parquet").read_text())
+    return found
+
+
+class _Delivered:
+    is_damaged = False
+
+    def __init__(self, partition: int, offset: int, value: bytes | None, acks: list[tuple[int, int]]) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.value = value
+        self._acks = acks
+
+    def ack(self) -> None:
+        self._acks.append((self.partition, self.offset))
+
+
+class StoreInProcess:
+    """A store over an embedded log, driven by hand."""
+
+    def __init__(self, data_dir: Path, now: int = 0, payload_retention: int | None = None) -> None:
+        self.address = LogAddress(data_dir)
+        self.path = data_dir / "events"
+        self.writer = JsonWriter(self.path)
+        self.now = now
+        self.acks: list[tuple[int, int]] = []
+        self.held: list[int] = []
+        self.directory = StoreDirectory(self.path, 0)
+        self.store = Store(
+            self.address, self.directory, self.writer, lambda: self.now, payload_retention, self.held.append
+        )
+
+    async def bring(self, numbers: Sequence[int]) -> None:
+        await self.store.bring(numbers)
+
+    def deliver(self) -> None:
+        """Deliver everything that the log has from where the store has to go on."""
+        with closing(self.address.open()) as log:
+            for number in sorted(self.store.owned):
+                for record in log.read(TopicPartition(EVENTS, number), self.store.reached(number), 1_000_000, 1 << 40):
+                    self.store.deliver(_Delivered(number, record.offset, record.value, self.acks))
+
+    async def cut(self) -> None:
+        """Cut until nothing is left that is complete."""
+        while await self.store.cut():
+            pass
+
+    def catalog(self) -> Catalog:
+        """The catalog as a reader that begins now sees it."""
+        with closing(self.address.open()) as log:
+            return SegmentsTopic(log, lambda: 0).read_on()
+
+    def rows(self) -> list[Any]:
+        """The rows of all live segments, sorted."""
+        return sorted(row for segment in self.catalog().live() for row in read_rows(self.path, segment))

@@ -1,0 +1,58 @@
+"""What the event store of a running product holds."""
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from processor.event_store.catalog import Catalog
+from processor.event_store.manifest import Segment
+from processor.event_store.segments_topic import SegmentsTopic
+from processor.log.address import LogAddress
+from processor.log.port import LogWriter
+from processor.log.records import TopicPartition
+from processor.log.topics import EVENTS
+
+ROW_PLACE = ("log_partition", "log_offset", "log_index")
+
+
+def catalog_of(log: LogWriter) -> Catalog:
+    """The catalog as a reader that begins now sees it."""
+    return SegmentsTopic(log, lambda: 0).read_on()
+
+
+def live(address: LogAddress) -> list[Segment]:
+    with closing(address.open()) as log:
+        return catalog_of(log).live()
+
+
+def generations(address: LogAddress) -> dict[int, int]:
+    """The generation of each partition's segments."""
+    with closing(address.open()) as log:
+        catalog = catalog_of(log)
+        return {number: catalog.generation(number) for number in range(log.partitions)}
+
+
+def wait_stored(address: LogAddress, generation: int = 0, patience: float = 60.0) -> list[Segment]:
+    """Wait until everything that is in the log is in segments, of this generation at least; return these. Blocks."""
+    deadline = time.monotonic() + patience
+    with closing(address.open()) as log:
+        while True:
+            ends = {number: log.end(TopicPartition(EVENTS, number)) for number in range(log.partitions)}
+            catalog = catalog_of(log)
+            reached = {number: catalog.reached.get(number, 0) for number in ends}
+            if reached == ends and all(catalog.generation(number) >= generation for number in ends):
+                return catalog.live()
+            assert time.monotonic() < deadline, f"the store has reached {reached} of {ends}"
+            time.sleep(0.1)
+
+
+def rows(directory: Path, segments: list[Segment]) -> list[dict[str, Any]]:
+    """The rows of segments, in the order of the log."""
+    found: list[dict[str, Any]] = []
+    for segment in segments:
+        if segment.has_files:
+            found += pq.read_table(directory / f"{segment.id}.parquet").to_pylist()
+    return sorted(found, key=lambda row: tuple(row[name] for name in ROW_PLACE))

@@ -1,0 +1,271 @@
+"""Lists of events and single ones, against an oracle in plain Python."""
+
+import json
+import random
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processor.core.clock import format_timestamp
+from server.errors import Refused
+from server.explore.engine import Engine
+from server.explore.event_json import MEMBERS
+from server.explore.events import answer_event, answer_events
+from server.explore.questions import EventQuestion, EventsQuestion, Filters, Order, Times
+from server.explore.segment_files import OpenFile
+from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
+from tests.unit.test_snapshot import all_filters, matches, one_filter, times
+
+ALL = Filters(kinds="all")
+ALWAYS = Times()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
+    rng = random.Random(3)
+    made = StoreDirectory(tmp_path_factory.mktemp("store") / "events")
+    for number in range(15):
+        made.append([random_row(rng) for _ in range(rng.randrange(30))], partition=number % 3)
+    made.merge(0, 0, 3)
+    made.merge(2, 1, 4)
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(store: StoreDirectory) -> Iterator[Engine]:
+    made = store.engine()
+    yield made
+    made.close()
+
+
+def decode(answer: bytes) -> Any:
+    return json.loads(answer)
+
+
+def key(row: Row) -> tuple[int, int, int, int]:
+    return row["timestamp"], row["log_partition"], row["log_offset"], row["log_index"]
+
+
+def expected(rows: list[Row], project: str, filters: Filters, when: Times, order: Order) -> list[str]:
+    found = sorted((row for row in rows if matches(row, project, filters, when)), key=key, reverse=order == "desc")
+    return [row["event_id"] for row in found]
+
+
+def pages(store: StoreDirectory, engine: Engine, question: EventsQuestion) -> Iterator[Any]:
+    cursor: str | None = None
+    while True:
+        page = decode(answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=cursor)))
+        yield page
+        cursor = page["nextCursor"]
+        if cursor is None:
+            return
+        assert len(cursor) <= 2048
+
+
+def walked(store: StoreDirectory, engine: Engine, question: EventsQuestion) -> list[str]:
+    return [event["event_id"] for page in pages(store, engine, question) for event in page["events"]]
+
+
+@settings(deadline=None)
+@given(
+    filters=st.just(ALL) | one_filter | all_filters,
+    when=times,
+    project=st.sampled_from(["default", "other", "nobody"]),
+    order=st.sampled_from(["asc", "desc"]),
+    limit=st.sampled_from([20, 50, 200]),
+)
+def test_walk_is_what_the_filters_say_in_order(
+    store: StoreDirectory, engine: Engine, filters: Filters, when: Times, project: str, order: Order, limit: int
+) -> None:
+    question = EventsQuestion(project=project, filters=filters, times=when, order=order, limit=limit)
+    wanted = expected(store.rows, project, filters, when, order)
+    found = list(pages(store, engine, question))
+    assert [event["event_id"] for page in found for event in page["events"]] == wanted
+    assert {page["total"] for page in found} == {len(wanted)}
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_walk_sees_a_frozen_set_while_others_arrive_and_segments_are_merged(tmp_path: Path, order: Order) -> None:
+    rng = random.Random(5)
+    store = StoreDirectory(tmp_path / "events")
+    for number in range(8):
+        rows = [random_row(rng, timestamp=NOON + rng.choice([0, 0, 0, 5])) for _ in range(25)]
+        store.append(rows, partition=number % 2)
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, order=order, limit=9)
+    wanted = expected(store.rows, "default", ALL, ALWAYS, order)
+    found: list[str] = []
+    for turn, page in enumerate(pages(store, store.engine(), question)):  # each page as of a process started anew
+        found += [event["event_id"] for event in page["events"]]
+        assert page["total"] == len(wanted)
+        assert "expired" not in page
+        store.append([random_row(rng, timestamp=NOON + rng.choice([-5, 0, 5])) for _ in range(6)], partition=turn % 3)
+        if turn % 3 == 2:
+            store.merge(turn % 2)
+    assert found == wanted
+
+
+def test_page_after_retention_says_so_and_misses_only_what_it_deleted(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    for minute in range(4):
+        store.append([make_row(timestamp=NOON + minute * 60_000_000 + each) for each in range(10)])
+    engine = store.engine()
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=15)
+    wanted = expected(store.rows, "default", ALL, ALWAYS, "desc")
+    steps = pages(store, engine, question)
+    first = next(steps)
+    store.expire(0)
+    second = next(steps)
+    assert second["expired"] is True
+    assert list(steps) == []
+    ids = [event["event_id"] for page in (first, second) for event in page["events"]]
+    assert ids == wanted[:30]
+
+
+def test_cursor_is_bound_to_its_question(store: StoreDirectory, engine: Engine) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=2)
+    cursor = next(pages(store, engine, question))["nextCursor"]
+    others: list[dict[str, Any]] = [
+        {"project": "other"},
+        {"filters": Filters()},
+        {"filters": Filters(kinds="all", equal={"model": ("gpt-4o",)})},
+        {"order": "asc"},
+        {"cursor": cursor[:-3]},
+        {"cursor": "A" + cursor},
+        {"cursor": "x" * 3000},
+        {"cursor": "ü"},
+        {"cursor": ""},
+    ]
+    for changed in others:
+        asked = msgspec.structs.replace(question, **{"cursor": cursor, **changed})
+        with pytest.raises(Refused, match="cursor") as refused:
+            answer_events(store.snapshot(engine), asked)
+        assert refused.value.reason == "bad_request"
+    later = msgspec.structs.replace(question, cursor=cursor, limit=5, times=Times(start=NOON), extra=False)
+    assert len(decode(answer_events(store.snapshot(engine), later))["events"]) == 5
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode()))
+@settings(deadline=None)
+def test_no_cursor_is_a_fault_of_ours(store: StoreDirectory, engine: Engine, raw: bytes) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, cursor=raw.decode("latin1"), limit=2)
+    with pytest.raises(Refused):
+        answer_events(store.snapshot(engine), question)
+
+
+def as_event(row: Row) -> dict[str, Any]:
+    """The oracle of the answer's form."""
+    found: dict[str, Any] = {}
+    for name in MEMBERS:
+        value = row[name]
+        if name in {"timestamp", "received_at"}:
+            value = format_timestamp(value)
+        elif name == "cost_usd":
+            found[name] = None if value is None else Decimal(value).scaleb(-12)
+            continue
+        elif name == "extra" and value is not None:
+            value = json.loads(value, parse_float=Decimal)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def test_event_has_its_fields_in_order_with_all_digits(store: StoreDirectory, engine: Engine) -> None:
+    for row in store.rows[:60]:
+        question = EventQuestion(project=row["project"], event_id=row["event_id"])
+        answer = answer_event(store.snapshot(engine), question)
+        found = json.loads(answer, parse_float=Decimal)
+        assert (found.pop("asOf"), found.pop("lagSeconds")) == ("2026-04-20T16:16:40.000Z", 1)
+        wanted = as_event(row)
+        assert list(found) == list(wanted)
+        assert found == json.loads(_number(wanted), parse_float=Decimal)
+
+
+def _number(value: Any) -> bytes:
+    return msgspec.json.Encoder(decimal_format="number").encode(value)
+
+
+@pytest.mark.parametrize(
+    ("pico", "text"),
+    [(1, b"0.000000000001"), (10**18, b"1000000"), (0, b"0"), (3_400_000_000, b"0.0034"), (None, b"null")],
+)
+def test_cost_is_a_plain_number(tmp_path: Path, pico: int | None, text: bytes) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    row = make_row(cost_usd=pico, extra='{"a":1.0e2,"b":"\\u00e9"}')
+    store.append([row])
+    answer = answer_event(store.snapshot(store.engine()), EventQuestion(project="default", event_id=row["event_id"]))
+    assert b'"cost_usd":' + text + b"," in answer
+    assert b'"extra":{"a":1.0e2,"b":"\\u00e9"}' in answer
+
+
+def test_another_projects_event_is_not_found(store: StoreDirectory, engine: Engine) -> None:
+    row = next(row for row in store.rows if row["project"] == "other")
+    with pytest.raises(Refused) as refused:
+        answer_event(store.snapshot(engine), EventQuestion(project="default", event_id=row["event_id"]))
+    assert refused.value.reason == "not_found"
+
+
+def test_extra_is_left_out_where_it_is_not_asked_for(store: StoreDirectory, engine: Engine) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=200, extra=False)
+    assert all("extra" not in event for page in pages(store, engine, question) for event in page["events"])
+
+
+def test_a_store_that_is_built_anew_refuses_older_cursors(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row() for _ in range(10)])
+    engine = store.engine()
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=3)
+    cursor = next(pages(store, engine, question))["nextCursor"]
+    empty = StoreDirectory(tmp_path / "anew")
+    with pytest.raises(Refused, match="built anew") as refused:
+        answer_events(empty.snapshot(engine), msgspec.structs.replace(question, cursor=cursor))
+    assert refused.value.retry_after == 5
+
+
+def test_a_cursor_that_was_made_up_shows_nothing_of_others(store: StoreDirectory, engine: Engine) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=200)
+    mine = {row["event_id"] for row in store.rows if row["project"] == "default"}
+    cursor = next(pages(store, engine, msgspec.structs.replace(question, limit=2)))["nextCursor"]
+    members = msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    for place in ([2**60, 2**60, 2**60, 2**60, None], [NOON, -1, -1, -1, 5], [-(2**60), 0, 0, 0, 0]):
+        members[-1] = place
+        forged = urlsafe_b64encode(msgspec.msgpack.encode(members)).decode()
+        page = decode(answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=forged)))
+        assert {event["event_id"] for event in page["events"]} <= mine
+    for wrong in ([2**63, 0, 0, 0, None], [0, 0, 0], ["x", 0, 0, 0, 1], [0, 0, 0, 0, -1]):
+        members[-1] = wrong
+        forged = urlsafe_b64encode(msgspec.msgpack.encode(members)).decode()
+        with pytest.raises(Refused):
+            answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=forged))
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_among_many_of_one_time_reads_few_row_groups(
+    tmp_path: Path, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreDirectory(tmp_path / "events", group_rows=50)
+    for number in range(4):
+        store.append([make_row() for _ in range(500)], partition=number % 2, messages=50)
+    engine = store.engine()
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, order=order, limit=40)
+    steps = pages(store, engine, question)
+    seen = [event["event_id"] for _ in range(20) for event in next(steps)["events"]]
+    reads: list[int] = []
+    real = OpenFile.read
+
+    def read(file: OpenFile, group: int, columns: Any = None) -> Any:
+        reads.append(group)
+        return real(file, group, columns)
+
+    monkeypatch.setattr(OpenFile, "read", read)
+    for _ in range(10):
+        reads.clear()
+        seen += [event["event_id"] for event in next(steps)["events"]]
+        assert len(reads) <= 6
+    assert seen == expected(store.rows, "default", ALL, ALWAYS, order)[: len(seen)]

@@ -1,0 +1,240 @@
+"""Metrics of events, against plain Python."""
+
+import random
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import Refused
+from server.explore import aggregation, metrics
+from server.explore.engine import Engine
+from server.explore.metric_params import GROUPS, PLAIN_MEASURES, SCORES, STATISTICS
+from server.explore.metrics import answer_metrics
+from server.explore.questions import Filters, Interval, MetricsQuestion, Times
+from tests.support import explore_oracle
+from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
+
+DECODER = msgspec.json.Decoder(float_hook=Decimal)
+DAY = 86_400_000_000
+
+MEASURES = (
+    *PLAIN_MEASURES,
+    *(f"{field}:{statistic}" for field, statistics in STATISTICS.items() for statistic in statistics),
+    *(f"score:good:{statistic}" for statistic in SCORES),
+    "score:bad:avg",
+    "score:no ' such:p50",
+)
+FIELDS = (*GROUPS, "tag:team", "tag:a:b", "tag:' OR 1=1 --")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
+    """A store of two partitions and two projects over several days."""
+    rng = random.Random(11)
+    made = StoreDirectory(tmp_path_factory.mktemp("store") / "events")
+    for number in range(10):
+        rows = [random_row(rng, timestamp=NOON + rng.randrange(-20, 20) * 7_201_000_001) for _ in range(40)]
+        made.append(rows, partition=number % 2)
+    made.merge(0, 0, 3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(store: StoreDirectory) -> Iterator[Engine]:
+    """An engine over it."""
+    made = store.engine(timeout=60)
+    yield made
+    made.close()
+
+
+def ask(store: StoreDirectory, engine: Engine, **asked: Any) -> Any:
+    """Return the answer with all numbers exact."""
+    asked = {"project": "default", "filters": Filters(), "times": Times(), **asked}
+    answer = answer_metrics(store.snapshot(engine), MetricsQuestion(**asked))
+    engine.release()
+    return DECODER.decode(answer)
+
+
+def assert_same(found: Any, wanted: Any, place: str = "") -> None:
+    """Compare numbers exactly where they are exact: a deviation is not."""
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted), place
+        for name in wanted:
+            assert_same(found[name], wanted[name], f"{place}.{name}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), place
+        for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            assert_same(one, other, f"{place}[{number}]")
+    elif isinstance(wanted, float | Fraction):
+        assert found is not None, place
+        if place.endswith(":sd") or (place.endswith(":avg") and "score" in place):
+            assert float(found) == pytest.approx(float(wanted), rel=1e-12, abs=1e-12), place
+        else:
+            exact = Fraction(found) if isinstance(wanted, Fraction) else float(found)
+            assert exact == wanted, place
+    else:
+        assert found == wanted, place
+
+
+def check(store: StoreDirectory, engine: Engine, **asked: Any) -> Any:
+    """Compare the answer with the oracle's."""
+    asked = {"project": "default", "filters": Filters(), "times": Times(), **asked}
+    found = ask(store, engine, **asked)
+    wanted = explore_oracle.metrics(store.rows, MetricsQuestion(**asked))
+    assert found.pop("asOf")
+    assert found.pop("lagSeconds") == 1
+    assert_same(found, wanted)
+    return found
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_each_measure_by_group_and_day(store: StoreDirectory, engine: Engine, name: str) -> None:
+    check(store, engine, measures=(name,), group_by=("model",), interval="day", tz="Asia/Kolkata", limit=2)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("kinds", ["call", "span", "all"])
+def test_each_group(store: StoreDirectory, engine: Engine, field: str, kinds: Any) -> None:
+    check(store, engine, measures=("requests", "cost_usd"), group_by=(field,), filters=Filters(kinds=kinds), limit=2)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(MEASURES), min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from(FIELDS), max_size=3, unique=True),
+    st.sampled_from(get_args(Interval)),
+    st.sampled_from(["UTC", "America/New_York", "Pacific/Chatham"]),
+    st.integers(1, 30),
+    st.sampled_from(
+        [
+            Filters(),
+            Filters(kinds="all"),
+            Filters(kinds="all", tools=("grep",)),
+            Filters(equal={"user_id": ("u1", None)}, tags=(("team", "ads"),)),
+            Filters(equal={"trace_id": ("trace-1",)}, kinds="all"),
+            Filters(equal={"model": ("no such",)}),
+        ]
+    ),
+    st.sampled_from([Times(), Times(NOON - DAY, NOON + DAY), Times(NOON, None), Times(None, NOON)]),
+)
+def test_equals_plain_python(
+    store: StoreDirectory,
+    engine: Engine,
+    names: list[str],
+    fields: list[str],
+    interval: Interval,
+    tz: str,
+    limit: int,
+    filters: Filters,
+    times: Times,
+) -> None:
+    asked = {"measures": tuple(names), "group_by": tuple(fields), "interval": interval, "tz": tz, "limit": limit}
+    check(store, engine, **asked, filters=filters, times=times)
+
+
+def test_groups_and_other_add_up_to_the_total(store: StoreDirectory, engine: Engine) -> None:
+    names = ("requests", "errors", "input_tokens", "output_tokens", "cost_usd", "unpriced")
+    found = check(store, engine, measures=names, group_by=("user_id", "tag:team"), limit=3, interval="day")
+    for name in names:
+        values = [group["values"][name] for group in found["groups"]]
+        assert sum(map(Fraction, [*values, found["other"][name]])) == Fraction(found["total"][name])
+        for group in found["groups"]:
+            assert sum(Fraction(point[name]) for point in group["series"]) == Fraction(group["values"][name])
+
+
+def test_an_event_with_two_tools_is_in_both_groups_and_once_in_the_total(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row(tools_used=tools) for tools in (["a", "b", "a"], ["a"], None, ["b", "c"])])
+    engine = store.engine()
+    found = check(store, engine, group_by=("tool",), measures=("requests",), limit=1)
+    assert found["groups"][0]["values"] == {"requests": 2}
+    assert (found["other"], found["total"], found["multi"]) == ({"requests": 3}, {"requests": 4}, ["tool"])
+
+
+def test_a_store_without_a_matching_event(store: StoreDirectory, engine: Engine) -> None:
+    found = check(store, engine, project="nobody", measures=MEASURES, group_by=("model",), interval="day")
+    assert found["groups"] == []
+    assert found["total"]["requests"] == 0
+    assert found["total"]["latency_ms:p95"] is None
+
+
+def test_too_many_intervals_name_the_longer_one(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events", group_rows=4096)
+    store.append([make_row(timestamp=NOON + number * 60_000_000) for number in range(2001)])
+    engine = store.engine()
+    with pytest.raises(Refused, match="interval=hour") as raised:
+        ask(store, engine, interval="minute")
+    assert (raised.value.reason, raised.value.details) == ("range_too_wide", {"interval": "hour"})
+    assert len(ask(store, engine, interval="hour")["groups"][0]["series"]) == 34
+    times = Times(NOON, NOON + 2000 * 60_000_000)
+    assert len(ask(store, engine, interval="minute", times=times)["groups"][0]["series"]) == 2000
+
+
+def test_too_many_points_name_the_longer_interval(
+    store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MAX_POINTS", 5)
+    with pytest.raises(Refused, match="interval=week"):
+        ask(store, engine, interval="day", group_by=("model",))
+
+
+def test_days_of_events_thousands_of_years_apart(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    first = -62_135_596_800_000_000
+    store.append([make_row(timestamp=at) for at in (first, 0, -1, NOON)])
+    engine = store.engine()
+    for interval in ("minute", "hour", "day", "week", "month"):
+        check(store, engine, interval=interval, tz="America/New_York")
+
+
+def test_costs_and_latencies_of_any_size(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    widest = 1.7976931348623157e308
+    rows = [
+        make_row(cost_usd=10**18, latency_ms=widest, ttft_ms=widest, eval_scores={"s": -widest}, input_tokens=2**53 - 1)
+        for _ in range(3)
+    ]
+    store.append(rows)
+    engine = store.engine()
+    names = (
+        "cost_usd",
+        "cost_usd:avg",
+        "cost_usd:sd",
+        "input_tokens",
+        "latency_ms:p99",
+        "latency_ms:sd",
+        "score:s:p50",
+    )
+    found = check(store, engine, measures=names)
+    assert found["total"]["cost_usd"] == 3_000_000
+    ask(store, engine, measures=MEASURES)
+
+
+def test_quantiles_of_very_many_events_are_within_one_percent(
+    store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("latency_ms:p50", "latency_ms:p99", "ttft_ms:p90", "score:good:p50", "score:bad:p95", "requests", "users")
+    asked: dict[str, Any] = {"measures": names, "group_by": ("model", "tool"), "interval": "day", "limit": 3}
+    exact = ask(store, engine, **asked)
+    monkeypatch.setattr(aggregation, "EXACT", 1)
+    near = ask(store, engine, **asked)
+    compared = 0
+    pairs = [(exact["total"], near["total"]), (exact["other"], near["other"])]
+    for one, two in zip(exact["groups"], near["groups"], strict=True):
+        assert one["key"] == two["key"]
+        pairs += [(one["values"], two["values"]), *zip(one["series"], two["series"], strict=True)]
+    for one, two in pairs:
+        for name in names:
+            if one[name] is None:
+                assert two[name] is None
+            else:
+                assert float(two[name]) == pytest.approx(float(one[name]), rel=0.01)
+                compared += 1
+    assert compared > 100

@@ -1,0 +1,103 @@
+"""Versions of prompts, against plain Python."""
+
+import random
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import Refused
+from server.explore import aggregation, prompts
+from server.explore.engine import Engine
+from server.explore.prompts import answer_prompts
+from server.explore.questions import Filters, PromptsQuestion, Times
+from tests.support import explore_oracle as oracle
+from tests.support.event_store import NOON, StoreDirectory, random_row
+
+DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
+    """A store of two partitions and two projects."""
+    rng = random.Random(17)
+    made = StoreDirectory(tmp_path_factory.mktemp("store") / "events")
+    for number in range(6):
+        rows = [random_row(rng, prompt_hash=rng.choice([None, *(f"h{each}" for each in range(9))])) for _ in range(30)]
+        made.append(rows, partition=number % 2)
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(store: StoreDirectory) -> Iterator[Engine]:
+    """An engine over it."""
+    made = store.engine(timeout=60)
+    yield made
+    made.close()
+
+
+def pages(store: StoreDirectory, engine: Engine, **asked: Any) -> list[dict[str, Any]]:
+    """Return what all pages list."""
+    found, cursor = [], None
+    while True:
+        question = PromptsQuestion(**{"project": "default", "cursor": cursor, **asked})
+        answer = DECODER.decode(answer_prompts(store.snapshot(engine), question))
+        engine.release()
+        found += answer["prompts"]
+        cursor = answer["nextCursor"]
+        if cursor is None:
+            return found
+
+
+def assert_same(found: Any, wanted: Any, place: str = "") -> None:
+    """Compare all numbers exactly but deviations and means of scores."""
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted), place
+        for name in wanted:
+            assert_same(found[name], wanted[name], f"{place}.{name}")
+    elif isinstance(wanted, float | Fraction):
+        if place.endswith("sd") or "scores" in place:
+            assert float(found) == pytest.approx(float(wanted), rel=1e-12, abs=1e-12), place
+        else:
+            assert (Fraction(found) if isinstance(wanted, Fraction) else float(found)) == wanted, place
+    else:
+        assert found == wanted, place
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(prompts.SORTS),
+    st.integers(1, 12),
+    st.sampled_from([Filters(), Filters(kinds="all"), Filters(kinds="all", equal={"model": ("gpt-4o",)})]),
+    st.sampled_from([Times(), Times(NOON, None)]),
+)
+def test_equals_plain_python(
+    store: StoreDirectory, engine: Engine, sort: str, limit: int, filters: Filters, times: Times
+) -> None:
+    found = pages(store, engine, filters=filters, times=times, sort=sort, limit=limit)
+    wanted = oracle.prompts(store.rows, "default", filters, times, sort)
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert_same(one, other)
+
+
+def test_quantiles_of_very_many_events_are_within_one_percent(
+    store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"filters": Filters(), "times": Times()}
+    exact = pages(store, engine, **asked)
+    monkeypatch.setattr(aggregation, "EXACT", 1)
+    for one, two in zip(exact, pages(store, engine, **asked), strict=True):
+        assert float(two["latency_ms"]["p95"]) == pytest.approx(float(one["latency_ms"]["p95"]), rel=0.01)
+        assert two["requests"] == one["requests"]
+
+
+def test_too_many_scores_are_refused(store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "MOST_SCORES", 1)
+    with pytest.raises(Refused, match="scores"):
+        pages(store, engine, filters=Filters(), times=Times())

@@ -1,0 +1,354 @@
+"""Traces and sessions: lists, pages and single ones, against plain Python."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import Refused
+from server.explore import ranked, sessions, summaries, trace_detail
+from server.explore.engine import Engine
+from server.explore.event_json import MEMBERS
+from server.explore.questions import (
+    Filters,
+    SessionQuestion,
+    SessionsQuestion,
+    Times,
+    TraceQuestion,
+    TracesQuestion,
+)
+from server.explore.sessions import answer_session, answer_sessions
+from server.explore.trace_detail import answer_trace, trace_chunks
+from server.explore.traces import answer_traces
+from server.explore.tree import Span, arrange
+from tests.support import explore_oracle as oracle
+from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
+
+DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
+EVERY: Final = Filters(kinds="all")
+HOUR: Final = 3_600_000_000
+
+
+def random_span(rng: random.Random) -> Row:
+    """A row of one of few traces, in which spans name each other."""
+    return random_row(
+        rng,
+        trace_id=f"trace-{rng.randrange(30)}",
+        span_id=f"p{rng.randrange(1, 12)}",
+        parent_span_id=rng.choice([None, "", *(f"p{number}" for number in range(1, 14))])
+        if rng.random() < 0.8
+        else "gone",
+        timestamp=NOON + rng.randrange(-20, 20) * HOUR + rng.choice([0, 1, 999, 1000, 1_000_001]),
+        session_id=rng.choice([None, None, None, *(f"s{number}" for number in range(9))]),
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
+    """A store of two partitions and two projects."""
+    rng = random.Random(5)
+    made = StoreDirectory(tmp_path_factory.mktemp("store") / "events")
+    for number in range(8):
+        made.append([random_span(rng) for _ in range(25)], partition=number % 2)
+    made.append([make_row(rng, trace_id="pure", span_id=one, parent_span_id=two) for one, two in ("ab", "bc", "ca")])
+    made.merge(0, 0, 2)
+    return made
+
+
+@pytest.fixture(scope="module")
+def engine(store: StoreDirectory) -> Iterator[Engine]:
+    """An engine over it."""
+    made = store.engine(timeout=60)
+    yield made
+    made.close()
+
+
+def decode(answer: bytes) -> Any:
+    """Return an answer without what every one has."""
+    found = DECODER.decode(answer)
+    assert found.pop("asOf")
+    assert found.pop("lagSeconds") == 1
+    return found
+
+
+def plain(summaries_found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return summaries with exact numbers, in any order of members."""
+    return [
+        {name: Fraction(value) if isinstance(value, int | float | Decimal) else value for name, value in each.items()}
+        for each in summaries_found
+    ]
+
+
+def pages(ask: Callable[[str | None], Any], name: str) -> list[dict[str, Any]]:
+    """Return what all pages list."""
+    found, cursor = [], None
+    while True:
+        answer = ask(cursor)
+        found += answer[name]
+        cursor = answer["nextCursor"]
+        if cursor is None:
+            return found
+
+
+filters = st.sampled_from(
+    [
+        EVERY,
+        Filters(kinds="call"),
+        Filters(kinds="all", equal={"status": ("error",)}),
+        Filters(kinds="all", equal={"user_id": ("u1", None)}, tags=(("team", "ads"),)),
+        Filters(kinds="all", equal={"trace_id": ("trace-3", "pure")}),
+        Filters(kinds="all", equal={"session_id": ("s1",)}),
+        Filters(kinds="all", equal={"model": ("no such",)}),
+    ]
+)
+ranges = st.sampled_from([Times(), Times(NOON, None), Times(NOON - HOUR, NOON + 1), Times(None, NOON - 15 * HOUR)])
+bounds = st.sampled_from([1, 3, 500])
+"""Of candidates and of traces for which the indexes are asked: every way to the answer is taken."""
+
+
+@settings(deadline=None)
+@given(filters, ranges, st.sampled_from(["start", "duration_ms", "cost_usd", "errors"]), st.integers(4, 40), bounds)
+def test_a_list_of_traces(
+    store: StoreDirectory, engine: Engine, wanted: Filters, times: Times, sort: Any, limit: int, bound: int
+) -> None:
+    def ask(cursor: str | None) -> Any:
+        question = TracesQuestion(project="default", filters=wanted, times=times, sort=sort, limit=limit, cursor=cursor)
+        found = decode(answer_traces(store.snapshot(engine), question))
+        engine.release()
+        assert len(found["traces"]) <= limit
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.explore.traces.CANDIDATES", bound)
+        patch.setattr(summaries, "LISTED", bound)
+        found = pages(ask, "traces")
+    assert plain(found) == plain(oracle.traces(store.rows, "default", wanted, times, sort))
+
+
+@settings(deadline=None)
+@given(filters, ranges, st.sampled_from(["start", "cost_usd", "calls"]), st.integers(2, 12), bounds)
+def test_a_list_of_sessions(
+    store: StoreDirectory, engine: Engine, wanted: Filters, times: Times, sort: Any, limit: int, bound: int
+) -> None:
+    def ask(cursor: str | None) -> Any:
+        question = SessionsQuestion(
+            project="default", filters=wanted, times=times, sort=sort, limit=limit, cursor=cursor
+        )
+        found = decode(answer_sessions(store.snapshot(engine), question))
+        engine.release()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "CANDIDATES", bound)
+        patch.setattr(sessions, "LISTED", bound)
+        found = pages(ask, "sessions")
+    assert plain(found) == plain(oracle.sessions(store.rows, "default", wanted, times, sort))
+
+
+def test_members_stand_in_the_published_order(store: StoreDirectory, engine: Engine) -> None:
+    asked: dict[str, Any] = {"project": "default", "filters": EVERY, "times": Times()}
+    trace = decode(answer_traces(store.snapshot(engine), TracesQuestion(**asked)))["traces"][0]
+    assert " ".join(trace) == (
+        "trace_id name start end duration_ms spans calls errors input_tokens output_tokens cached_tokens cost_usd "
+        "user_id session_id environment models complete"
+    )
+    session = decode(answer_sessions(store.snapshot(engine), SessionsQuestion(**asked)))["sessions"][0]
+    assert " ".join(session) == (
+        "session_id user_id start end traces calls errors input_tokens output_tokens cost_usd models"
+    )
+
+
+@pytest.mark.parametrize("listed", [1, 1000])
+def test_one_session(store: StoreDirectory, engine: Engine, listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "LISTED", listed)
+    monkeypatch.setattr(summaries, "LISTED", listed)
+    by_trace = oracle.by_field(store.rows, "trace_id", "default")
+    for session_id, rows in oracle.sessions_of(store.rows, "default").items():
+        found = decode(
+            answer_session(store.snapshot(engine), SessionQuestion(project="default", session_id=session_id))
+        )
+        engine.release()
+        ids = {row["trace_id"] for row in rows}
+        traces = [oracle.trace(by_trace[trace_id]) for trace_id in sorted(ids)]
+        assert plain([found["session"]]) == plain([oracle.session(session_id, rows)])
+        assert plain(found["traces"]) == plain(sorted(traces, key=lambda trace: oracle.number(trace["start"])))
+        assert (found["truncated"], found["total"]) == (False, len(ids))
+
+
+def test_the_session_of_a_root_is_that_of_its_trace(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    rows = [make_row(trace_id="t", span_id="root", session_id="s", timestamp=NOON)]
+    rows += [make_row(trace_id="t", parent_span_id="root", timestamp=NOON + 1) for _ in range(3)]
+    store.append(rows)
+    engine = store.engine()
+    found = decode(answer_session(store.snapshot(engine), SessionQuestion(project="default", session_id="s")))
+    assert found["session"]["calls"] == 4
+    # It is listed for a child that matches, too.
+    question = SessionsQuestion(project="default", filters=EVERY, times=Times(NOON + 1, None))
+    assert decode(answer_sessions(store.snapshot(engine), question))["sessions"] == [found["session"]]
+
+
+def test_unknown_ids_are_not_found(store: StoreDirectory, engine: Engine) -> None:
+    with pytest.raises(Refused, match="no such trace"):
+        answer_trace(store.snapshot(engine), TraceQuestion(project="default", trace_id="no"))
+    with pytest.raises(Refused, match="no such session"):
+        answer_session(store.snapshot(engine), SessionQuestion(project="default", session_id="no"))
+
+
+def test_a_trace_of_another_project_is_not_found(store: StoreDirectory, engine: Engine) -> None:
+    with pytest.raises(Refused) as raised:
+        answer_trace(store.snapshot(engine), TraceQuestion(project="nobody", trace_id="trace-1"))
+    assert raised.value.reason == "not_found"
+
+
+def test_a_cursor_of_another_question_is_refused(store: StoreDirectory, engine: Engine) -> None:
+    question = TracesQuestion(project="default", filters=EVERY, times=Times(), limit=1)
+    cursor = decode(answer_traces(store.snapshot(engine), question))["nextCursor"]
+    for other in (
+        msgspec.structs.replace(question, project="other", cursor=cursor),
+        msgspec.structs.replace(question, sort="errors", cursor=cursor),
+        msgspec.structs.replace(question, cursor="x" + cursor[1:]),
+    ):
+        with pytest.raises(Refused) as raised:
+            answer_traces(store.snapshot(engine), other)
+        assert raised.value.reason == "bad_request"
+
+
+def test_pages_are_of_the_first_ones_snapshot(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    store = StoreDirectory(tmp_path / "events")
+    store.append([random_span(rng) for _ in range(60)])
+    engine = store.engine()
+    wanted = oracle.traces(store.rows, "default", EVERY, Times(), "cost_usd")
+
+    def ask(cursor: str | None) -> Any:
+        question = TracesQuestion(
+            project="default", filters=EVERY, times=Times(), sort="cost_usd", limit=3, cursor=cursor
+        )
+        found = decode(answer_traces(store.snapshot(engine), question))
+        store.append([random_span(rng) for _ in range(20)], partition=rng.randrange(2))
+        if len(store.catalog.live(0)) > 2:
+            store.merge(0, 0, 2)
+        return found
+
+    assert plain(pages(ask, "traces")) == plain(wanted)
+
+
+# --- one trace -------------------------------------------------------------------------------------------------------
+
+
+def read(store: StoreDirectory, engine: Engine, trace_id: str, **asked: Any) -> Any:
+    """Return the answer about one trace."""
+    found = decode(answer_trace(store.snapshot(engine), TraceQuestion(project="default", trace_id=trace_id, **asked)))
+    engine.release()
+    return found
+
+
+def test_all_events_of_a_trace_stand_in_its_tree_once(store: StoreDirectory, engine: Engine) -> None:
+    for trace_id, unordered in oracle.by_field(store.rows, "trace_id", "default").items():
+        rows = sorted(unordered, key=oracle.by_start)
+        found = read(store, engine, trace_id)
+        places = arrange(
+            [Span(row["span_id"], row["parent_span_id"], row["timestamp"], oracle.arrival(row)) for row in rows]
+        )
+        shown = [
+            (span["event_id"], span["parent"], span["depth"], *(flaw for flaw in ("orphan", "cycle") if flaw in span))
+            for span in found["spans"]
+        ]
+        assert shown == [
+            (rows[place.span]["event_id"], place.parent, place.depth, *([place.flaw] if place.flaw else []))
+            for place in places
+        ]
+        assert plain([found["trace"]]) == plain([oracle.trace(rows)])
+        assert (found["truncated"], found["total"]) == (False, len(rows))
+
+
+def test_the_nested_form_is_the_same_tree(store: StoreDirectory, engine: Engine) -> None:
+    for trace_id in oracle.by_field(store.rows, "trace_id", "default"):
+        flat, nested = read(store, engine, trace_id), read(store, engine, trace_id, format="tree")
+        unfolded: list[Any] = []
+        stack: list[tuple[Any, int | None]] = [(root, None) for root in reversed(nested["roots"])]
+        while stack:
+            span, parent = stack.pop()
+            stack += [(child, len(unfolded)) for child in reversed(span.pop("children"))]
+            unfolded.append({**span, "parent": parent})
+        assert unfolded == flat["spans"]
+        assert nested["trace"] == flat["trace"]
+
+
+def test_events_are_whole_and_extra_can_be_left_out(store: StoreDirectory, engine: Engine) -> None:
+    (row, *_) = [row for row in store.rows if row["project"] == "default" and row["extra"] is not None]
+    for extra in (True, False):
+        found = read(store, engine, row["trace_id"], extra=extra)["spans"]
+        (span,) = [span for span in found if span["event_id"] == row["event_id"]]
+        assert [name for name in span if name in MEMBERS] == [name for name in MEMBERS if name in span]
+        assert ("extra" in span) == extra
+        assert span["model"] == row["model"]
+
+
+def chain(length: int) -> list[Row]:
+    """The spans of a trace that is as deep as it has spans."""
+    return [
+        make_row(trace_id="deep", span_id=f"{number}", parent_span_id=f"{number - 1}" if number else None)
+        for number in range(length)
+    ]
+
+
+def test_a_deep_trace_is_flat_only(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events", group_rows=4096)
+    store.append(chain(10_000))
+    engine = store.engine()
+    found = read(store, engine, "deep")
+    assert [span["depth"] for span in found["spans"]] == list(range(10_000))
+    with pytest.raises(Refused, match="format=flat") as raised:
+        read(store, engine, "deep", format="tree")
+    assert raised.value.reason == "too_deep"
+
+
+def test_a_trace_of_depth_100_is_nested(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events", group_rows=4096)
+    store.append(chain(101))
+    assert len(read(store, store.engine(), "deep", format="tree")["roots"]) == 1
+
+
+def test_a_longer_trace_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_detail, "MOST_SPANS", 5)
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row(trace_id="t", span_id=str(number), timestamp=NOON - number) for number in range(8)])
+    found = read(store, store.engine(), "t")
+    assert [span["span_id"] for span in found["spans"]] == ["7", "6", "5", "4", "3"]
+    assert (found["truncated"], found["total"], found["trace"]["spans"]) == (True, 8, 8)
+
+
+def test_pieces_of_a_trace_are_the_whole(store: StoreDirectory, engine: Engine) -> None:
+    question = TraceQuestion(project="default", trace_id="trace-1")
+    whole = read(store, engine, "trace-1")
+    pieces = list(trace_chunks(store.snapshot(engine), question, 1000))
+    assert len(pieces) > 3
+    decoded = [DECODER.decode(piece) for piece in pieces]
+    assert all(len(piece) < 1100 or len(spans["spans"]) == 1 for piece, spans in zip(pieces, decoded, strict=True))
+    assert [span for piece in decoded for span in piece["spans"]] == whole["spans"]
+    assert (decoded[0]["trace"], decoded[0]["total"]) == (whole["trace"], whole["total"])
+
+
+def test_too_large_a_trace_is_refused(store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_detail, "MOST_BYTES", 100)
+    with pytest.raises(Refused, match="extra=none"):
+        read(store, engine, "trace-1")
+
+
+def test_too_many_models_are_refused(store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summaries, "MOST_MODELS", 1)
+    with pytest.raises(Refused, match="models"):
+        answer_traces(store.snapshot(engine), TracesQuestion(project="default", filters=EVERY, times=Times()))
+
+
+def test_candidates_are_bounded() -> None:
+    assert ranked.CANDIDATES <= summaries.LISTED

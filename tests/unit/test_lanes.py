@@ -1,0 +1,89 @@
+"""Who may be answered: projects take turns."""
+
+import asyncio
+
+import pytest
+
+from server.errors import Refused
+from server.explore.lanes import Lane
+
+
+async def ask(lane: Lane, project: str, name: str, done: list[str], gate: asyncio.Event) -> None:
+    async with lane.turn(project):
+        done.append(name)
+        await gate.wait()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_projects_take_turns_and_have_one_running_each() -> None:
+    lane, done, gate = Lane(2, 1, 8), list[str](), asyncio.Event()
+    tasks = [asyncio.create_task(ask(lane, "many", f"m{number}", done, gate)) for number in range(5)]
+    await settle()
+    assert done == ["m0"]
+    tasks += [asyncio.create_task(ask(lane, project, project, done, gate)) for project in ("a", "b")]
+    await settle()
+    assert done == ["m0", "a"]
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert done.index("b") < done.index("m2")
+    assert done[-3:] == ["m2", "m3", "m4"]
+    assert lane.running == 0
+
+
+async def test_nine_waiting_are_one_too_many() -> None:
+    lane, done, gate = Lane(3, 1, 8), list[str](), asyncio.Event()
+    tasks = [asyncio.create_task(ask(lane, "p", str(number), done, gate)) for number in range(9)]
+    await settle()
+    with pytest.raises(Refused, match="8 questions") as refused:
+        async with lane.turn("p"):
+            raise AssertionError
+    assert (refused.value.reason, refused.value.retry_after) == ("queries_busy", 2)
+    gate.set()
+    await asyncio.gather(*tasks)
+    async with lane.turn("p"):
+        pass
+
+
+async def test_without_room_to_wait_the_next_is_refused_at_once() -> None:
+    lane = Lane(2, 1, 0)
+    async with lane.turn("p"), lane.turn("q"):
+        for project in ("p", "r"):
+            with pytest.raises(Refused) as refused:
+                async with lane.turn(project):
+                    raise AssertionError
+            assert refused.value.reason == "queries_busy"
+    async with lane.turn("p"):
+        pass
+
+
+async def test_a_client_that_leaves_gives_up_its_place() -> None:
+    lane, done, gate = Lane(1, 1, 8), list[str](), asyncio.Event()
+    tasks = [asyncio.create_task(ask(lane, "p", str(number), done, gate)) for number in range(3)]
+    await settle()
+    tasks[1].cancel()
+    tasks[0].cancel()
+    await settle()
+    assert done == ["0", "2"]
+    tasks[2].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with lane.turn("q"):
+        assert lane.running == 1
+
+
+async def test_a_turn_that_comes_as_its_client_leaves_goes_to_the_next() -> None:
+    lane, done, gate = Lane(1, 1, 8), list[str](), asyncio.Event()
+    first = asyncio.create_task(ask(lane, "p", "0", done, gate))
+    second = asyncio.create_task(ask(lane, "p", "1", done, gate))
+    third = asyncio.create_task(ask(lane, "p", "2", done, gate))
+    await settle()
+    gate.set()
+    while not first.done():  # noqa: ASYNC110 - exactly as far as this
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, second, third, return_exceptions=True)
+    assert done[-1] == "2"
+    assert lane.running == 0

@@ -1,0 +1,210 @@
+"""Segments on the disk: their rows in order, what their manifests say of them, the index of their ids, and merging."""
+
+import random
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processor.event_store import id_index, merge, segment_file
+from processor.event_store.id_index import IndexBuilder, IndexDamaged, SegmentIndex
+from processor.event_store.manifest import ProjectSums, Segment, segment_id
+from processor.event_store.merge import SegmentUnreadable
+from processor.event_store.parquet_writer import ParquetWriter
+from processor.event_store.schema import SCHEMA
+from tests.support.event_store import Row, plain, random_row, table_of
+from tests.support.examples import examples
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    return row["project"], row["timestamp"], row["log_offset"], row["log_index"]
+
+
+def made(rng: random.Random, count: int, start: int, end: int, **overrides: Any) -> list[Row]:
+    """Rows of the messages from `start` to `end`, in the order of segments."""
+    found = [random_row(rng, **overrides) for _ in range(count)]
+    for number, row in enumerate(found):
+        row.update(log_partition=0, log_offset=start + number * (end - start) // count, log_index=number)
+    return sorted(found, key=key)
+
+
+def new(start: int, end: int, level: int = 0) -> Segment:
+    return Segment(id=segment_id(0, start, end), partition=0, start=start, end=end, level=level, claims_from=7)
+
+
+def write(directory: Path, rows: list[Row], start: int, end: int) -> Segment:
+    return segment_file.write(directory, new(start, end), [table_of(rows)])
+
+
+def read(directory: Path, segment: Segment) -> list[Row]:
+    return [
+        plain(row) for row in pq.read_table(directory / f"{segment.id}.parquet").to_pylist(maps_as_pydicts="strict")
+    ]
+
+
+def sums_of(rows: list[Row]) -> list[ProjectSums]:
+    found: dict[str, list[tuple[int, Row]]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        found[row["project"]].append((number, row))
+    return [_sums(project, numbered) for project, numbered in found.items()]
+
+
+def _sums(project: str, numbered: list[tuple[int, Row]]) -> ProjectSums:
+    rows = [row for _, row in numbered]
+    calls = [row for row in rows if row["kind"] == "call"]
+    return ProjectSums(
+        project=project,
+        rows=len(rows),
+        calls=len(calls),
+        errors=sum(row["status"] in {"error", "timeout", "rate_limited"} for row in calls),
+        **{name: sum(row[name] or 0 for row in calls) for name in ("input_tokens", "output_tokens", "cached_tokens")},
+        cost=sum(row["cost_usd"] or 0 for row in calls),
+        unpriced=sum(row["cost_usd"] is None for row in calls),
+        time_min=min(row["timestamp"] for row in rows),
+        time_max=max(row["timestamp"] for row in rows),
+        first_row=numbered[0][0],
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 8)
+
+
+def test_a_segment_says_what_is_in_it(tmp_path: Path) -> None:
+    rows = made(random.Random(1), 100, 10, 20)
+    segment = write(tmp_path, rows, 10, 20)
+    assert read(tmp_path, segment) == rows
+    assert list(segment.projects) == sums_of(rows)
+    assert (segment.rows, segment.calls) == (100, sum(row["kind"] == "call" for row in rows))
+    assert (segment.start, segment.end, segment.claims_from) == (10, 20, 7)
+    for name, low, high in (("received_at", segment.arrival_min, segment.arrival_max),):
+        assert (min(row[name] for row in rows), max(row[name] for row in rows)) == (low, high)
+    parquet, index = (tmp_path / f"{segment.id}{suffix}" for suffix in (".parquet", ".idx"))
+    assert (parquet.stat().st_size, index.stat().st_size) == (segment.parquet_bytes, segment.index_bytes)
+    assert {each.name for each in tmp_path.iterdir()} == {parquet.name, index.name}
+    assert pq.read_schema(parquet).equals(SCHEMA)
+    assert pq.read_schema(parquet).metadata[b"spendstream.schema"] == b"1"
+
+
+def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
+    large = {"input_tokens": 2**53 - 1, "cost_usd": 10**18, "kind": "call", "project": "p"}
+    rows = made(random.Random(2), 2000, 0, 1, **large)
+    segment = write(tmp_path, rows, 0, 1)
+    assert segment.projects[0].cost == 2000 * 10**18
+    assert segment.projects[0].input_tokens == 2000 * (2**53 - 1)
+
+
+def test_a_segment_that_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    with segment_file.SegmentFileWriter(tmp_path, new(0, 1)) as writer:
+        writer.add(table_of(made(random.Random(3), 20, 0, 1)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_payload_past_its_time_is_left_out(tmp_path: Path) -> None:
+    rows = made(random.Random(4), 60, 0, 3, error_message="failed", extra='{"a":1}')
+    before = sorted(row["received_at"] for row in rows)[30]
+    writer = ParquetWriter(tmp_path)
+    parts = [write(tmp_path, rows, 0, 3)]
+    merged = writer.merge(parts, new(0, 3, 1), before)
+    for row, kept in zip(read(tmp_path, merged), rows, strict=True):
+        is_old = kept["received_at"] < before
+        assert row == kept | ({"error_message": None, "extra": None} if is_old else {})
+
+
+@examples(60)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.sampled_from([1, 7, 8, 30]), st.booleans())
+def test_merged_rows_are_those_of_the_parts_in_order(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, most: int, same: bool
+) -> None:
+    rng, directory = random.Random(seed), tmp_path_factory.mktemp("segments")
+    overrides = {"timestamp": 5_000_000} if same else {}
+    parts, rows = [], []
+    for number in range(count):
+        chosen = made(rng, rng.randint(1, most), 10 * number, 10 * number + 10, **overrides)
+        parts.append(write(directory, chosen, 10 * number, 10 * number + 10))
+        rows += chosen
+    merged = ParquetWriter(directory).merge(parts, new(0, 10 * count, 1), 0)
+    rows.sort(key=key)
+    assert read(directory, merged) == rows
+    assert list(merged.projects) == sums_of(rows)
+    groups = pq.read_metadata(directory / f"{merged.id}.parquet")
+    assert [groups.row_group(each).num_rows for each in range(groups.num_row_groups)][:-1] == [8] * (
+        len(rows) // 8
+    ) or (len(rows) % 8 == 0)
+    finds_every_id(directory, merged, rows)
+
+
+def finds_every_id(directory: Path, segment: Segment, rows: list[Row]) -> None:
+    index = SegmentIndex(directory / f"{segment.id}.idx")
+    kinds: list[id_index.Kind] = ["event", "trace", "session", "user"]
+    for kind in kinds:
+        homes: dict[str, set[int]] = defaultdict(set)
+        for number, row in enumerate(rows):
+            if row[f"{kind}_id"] is not None:
+                homes[row[f"{kind}_id"]].add(number // 8)
+        for text, groups in homes.items():
+            assert groups <= set(index.row_groups(kind, text))
+            assert index.row_groups(kind, text) == sorted(set(index.row_groups(kind, text)))
+        assert index.contain(kind, list(homes)).all() or not homes
+        assert index.row_groups(kind, "00000000-0000-4000-8000-000000000000") == []
+    assert index.row_groups("event", "no id") == []
+
+
+def test_an_index_of_many_pages_finds_all_and_little_else(tmp_path: Path) -> None:
+    builder, texts = IndexBuilder(), [f"trace-{number}" for number in range(30_000)]
+    for group in range(30):
+        builder.add(group, "trace", id_index.text_hashes([*texts[group * 1000 : group * 1000 + 1000], "everywhere"]))
+    (tmp_path / "a.idx").write_bytes(builder.encode())
+    index = SegmentIndex(tmp_path / "a.idx")
+    assert index.row_groups("trace", "everywhere") == list(range(30))
+    for number, text in enumerate(texts):
+        assert number // 1000 in index.row_groups("trace", text)
+    others = [f"other-{number}" for number in range(30_000)]
+    assert sum(bool(index.row_groups("trace", text)) for text in others) <= 5
+    assert index.contain("trace", texts).all()
+    assert index.contain("trace", others).sum() <= 5
+    assert index.row_groups("user", "everywhere") == []
+    assert not index.contain("user", ["everywhere"]).any()
+
+
+def test_any_damage_to_an_index_is_named_or_changes_nothing(tmp_path: Path) -> None:
+    rows = made(random.Random(5), 60, 0, 3)
+    segment = write(tmp_path, rows, 0, 3)
+    path = tmp_path / f"{segment.id}.idx"
+    whole = path.read_bytes()
+    rng = random.Random(6)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        place = rng.randrange(len(whole))
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged[: rng.choice([len(damaged), len(damaged), place])])
+        with suppress(IndexDamaged):
+            finds_every_id(tmp_path, segment, rows)
+
+
+def test_a_damaged_part_stops_the_merging_by_name(tmp_path: Path) -> None:
+    parts = [write(tmp_path, made(random.Random(7), 30, start, start + 5), start, start + 5) for start in (0, 5)]
+    path = tmp_path / f"{parts[1].id}.parquet"
+    path.write_bytes(b"PAR1" + np.random.default_rng(1).bytes(2000))
+    with pytest.raises(SegmentUnreadable, match=parts[1].id):
+        ParquetWriter(tmp_path).merge(parts, new(0, 10, 1), 0)
+    assert not [each for each in tmp_path.iterdir() if each.suffix == ".new"]
+
+
+def test_segments_that_follow_each_other_are_merged_a_row_group_at_a_time(tmp_path: Path) -> None:
+    parts = []
+    for number in range(8):
+        rows = made(random.Random(number), 80, number, number + 1, project="p")
+        for place, row in enumerate(rows):
+            row["timestamp"] = number * 1000 + place
+        parts.append(write(tmp_path, rows, number, number + 1))
+    tables = list(merge.merged([tmp_path / f"{part.id}.parquet" for part in parts]))
+    assert sum(table.num_rows for table in tables) == 640
+    assert max(table.num_rows for table in tables) == 8

@@ -1,0 +1,422 @@
+"""Every counted event is in the live segments once, whatever store wrote them, was killed, or lost its files."""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from processor.core.clock import DAY
+from processor.event_store.manifest import Segment
+from processor.event_store.merge import SegmentUnreadable
+from processor.event_store.segments_topic import TP
+from processor.event_store.store import FileDamaged, Overtaken
+from processor.event_store.store_directory import MARK, StoreDirectory
+from processor.event_store.stored_sums import DamagedSegment
+from processor.event_store.upkeep import Upkeep
+from processor.log.embedded.log import Log
+from processor.log.errors import HistoryMismatch
+from processor.log.records import Append, TopicPartition
+from processor.log.topics import EVENTS, GROUP, SEGMENTS
+from tests.support.events import make_event
+from tests.support.logs import catch_up, put
+from tests.support.store import StoreInProcess
+from tests.support.tables import NOON
+
+PARTITIONS = 2
+
+
+def identified(number: int, **changes: Any) -> dict[str, Any]:
+    return make_event(
+        event_id=str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128, version=4)), **changes
+    )
+
+
+class World:
+    """A log with events of two projects, duplicates and dead letters among them, and what is to be in the store."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        with closing(Log(data, partitions=PARTITIONS)):
+            pass
+        self.chance = Random(7)
+        self.expected: dict[tuple[str, str], None] = {}
+        """Project and event id of each counted event."""
+
+    def send(self, batches: int, arrival: int = NOON) -> None:
+        with closing(Log(self.data, create=False)) as log:
+            for _ in range(batches):
+                project = self.chance.choice(["default", "other"])
+                events = [identified(self.chance.randrange(400), cost_usd=1) for _ in range(self.chance.randint(1, 9))]
+                put(log, events, project=project, arrival=arrival)
+                self.expected.update({(project, event["event_id"]): None for event in events})
+                if self.chance.random() < 0.2:
+                    log.append([Append(TopicPartition(EVENTS, 0), [(None, b"junk")])], arrival)
+
+    async def work(self, *, commit: bool = True) -> None:
+        """Apply everything, as a worker that is started and stopped."""
+        await asyncio.to_thread(catch_up, self.data)
+        if commit:
+            with closing(Log(self.data, create=False)) as log:
+                tps = [TopicPartition(EVENTS, number) for number in range(PARTITIONS)]
+                log.commit(GROUP, [(tp, log.end(tp)) for tp in tps])
+
+    async def started(self, **settings: Any) -> StoreInProcess:
+        store = StoreInProcess(self.data, **settings)
+        await store.bring(range(PARTITIONS))
+        return store
+
+    async def stored(self, **settings: Any) -> StoreInProcess:
+        """A store that has cut all there is."""
+        store = await self.started(**settings)
+        store.deliver()
+        await store.cut()
+        return store
+
+    def check(self, store: StoreInProcess) -> None:
+        found = [(row[0], row[3]) for row in store.rows()]
+        assert sorted(found) == sorted(self.expected)
+        catalog = store.catalog()
+        for number in range(PARTITIONS):
+            live = catalog.live(number)
+            assert [each.start for each in live] == [0, *(each.end for each in live[:-1])]
+            assert live[-1].end == catalog.reached[number]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "data")
+
+
+async def test_every_counted_event_is_a_row_once(world: World) -> None:
+    world.send(40)
+    await world.work()
+    store = await world.stored()
+    world.check(store)
+    with closing(Log(world.data, create=False)) as log:
+        ends = {number: log.end(TopicPartition(EVENTS, number)) for number in range(PARTITIONS)}
+    assert store.store.reached() == ends
+    assert sorted(store.acks) == [(number, offset) for number, end in ends.items() for offset in range(end)]
+
+
+async def test_nothing_is_stored_before_the_worker_has_committed_it(world: World) -> None:
+    world.send(10)
+    await world.work(commit=False)
+    store = await world.stored()
+    assert store.rows() == []
+    assert store.acks == []
+    with closing(Log(world.data, create=False)) as log:
+        log.commit(GROUP, [(TopicPartition(EVENTS, 0), 3)])
+    await store.cut()
+    assert {(row[1], segment.partition) for segment in store.catalog().live() for row in store.rows()} <= {
+        (offset, 0) for offset in range(3)
+    }
+    assert store.store.reached() == {0: 3, 1: 0}
+
+
+async def test_another_store_goes_on_where_one_has_ended(world: World) -> None:
+    store = await world.started()
+    for _ in range(4):
+        await store.store.close()
+        world.send(10)
+        await world.work()
+        store = await world.stored()
+    world.check(store)
+    assert len(store.catalog().live(0)) == 4
+
+
+async def test_of_two_stores_one_counts(world: World) -> None:
+    """The second is brought while the first, which was paused, believes to own the same partitions."""
+    world.send(20)
+    await world.work()
+    paused = await world.started()
+    paused.deliver()
+    store = await world.stored()
+    world.send(20)
+    await world.work()
+    paused.deliver()
+    await paused.cut()
+    world.check(store)
+    assert len(store.catalog().ignored()) == PARTITIONS
+    await Upkeep(store.store).sweep()
+    assert store.catalog().ignored() == []
+    store.deliver()
+    await store.cut()
+    world.check(store)
+    names = {each.id for each in store.catalog().live() if each.has_files}
+    await Upkeep(store.store, kept_for=0).sweep()
+    assert {path.stem for path in store.path.glob("*.parquet")} == names
+
+
+async def test_files_without_a_manifest_are_swept(world: World) -> None:
+    world.send(20)
+    await world.work()
+    store = await world.stored()
+    for name in ("0000-0-5-abcdef01.parquet", "0000-0-5-abcdef01.idx", "0001-0-5-abcdef01.idx"):
+        (store.path / name).write_text("of a store that was killed")
+    (store.path / "0009-0-5-abcdef01.idx").write_text("of a partition of another store")
+    upkeep = Upkeep(store.store)
+    await store.store.call(upkeep.remove_unnamed, 0.0)
+    assert sorted(path.name for path in store.path.glob("*abcdef01*")) == ["0009-0-5-abcdef01.idx"]
+    world.check(store)
+
+
+async def test_merging_changes_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await world.started()
+    upkeep = Upkeep(store.store, kept_for=0, fan_in=3)
+    for _ in range(20):
+        world.send(2)
+        await world.work()
+        store.deliver()
+        await store.cut()
+        while await upkeep.merge_one():
+            pass
+    world.check(store)
+    live = store.catalog().live(0)
+    assert max(each.level for each in live) >= 2
+    assert len(live) <= 6
+    await upkeep.sweep()
+    assert {path.stem for path in store.path.glob("*.parquet")} == {
+        each.id for each in store.catalog().live() if each.has_files
+    }
+    world.check(store)
+    with closing(Log(world.data, create=False)) as log:
+        before = len(log.read(TP, 0, 10_000))
+        monkeypatch.setattr("processor.event_store.segments_topic.BURIED", -1.0)
+        await upkeep.sweep()
+        assert len(log.read(TP, 0, 10_000)) <= len(store.catalog().live()) + 1 < before
+    world.check(store)
+
+
+async def test_what_is_replaced_stays_for_those_who_read_it(world: World) -> None:
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=2)
+    for _ in range(2):
+        world.send(3)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    before = set(store.path.iterdir())
+    assert await upkeep.merge_one()
+    await upkeep.sweep()
+    assert before < set(store.path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["directory", "files", "one file", "torn file"])
+async def test_a_store_without_its_files_is_made_anew_with_equal_rows(world: World, what: str) -> None:
+    store = await world.started()
+    for _ in range(3):
+        world.send(10)
+        await world.work()
+        store = await world.stored()
+    rows = store.rows()
+    files = sorted(store.path.glob("*.parquet"))
+    if what == "directory":
+        shutil.rmtree(store.path)
+    elif what == "files":
+        for path in files:
+            path.unlink()
+    elif what == "one file":
+        files[0].unlink()
+    else:
+        files[0].write_bytes(files[0].read_bytes()[:-1])
+    again = await world.stored()
+    assert again.rows() == rows
+    world.check(again)
+    generations = {number: again.catalog().generation(number) for number in range(PARTITIONS)}
+    assert generations == ({0: 1, 1: 1} if what in {"directory", "files"} else {0: 1, 1: 0})
+    await Upkeep(again.store, kept_for=0).sweep()
+    assert again.rows() == rows
+    world.send(5)
+    await world.work()
+    again.deliver()
+    await again.cut()
+    world.check(again)
+
+
+async def test_a_store_that_others_have_begun_anew_ends(world: World) -> None:
+    world.send(10)
+    await world.work()
+    paused = await world.stored()
+    shutil.rmtree(paused.path)
+    await world.stored()
+    world.send(10)
+    await world.work()
+    paused.deliver()
+    with pytest.raises(Overtaken):
+        await paused.cut()
+
+
+async def test_what_the_log_has_deleted_is_a_gap(world: World) -> None:
+    world.send(30)
+    await world.work()
+    with closing(Log(world.data, create=False)) as log:
+        log.trim(TopicPartition(EVENTS, 0), 7)
+    store = await world.stored()
+    first, *rest = store.catalog().live(0)
+    assert (first.start, first.end, first.is_absent, first.rows) == (0, 7, True, 0)
+    assert rest[0].start == 7
+    assert min(row[1] for row in store.rows()) >= 0
+    with closing(Log(world.data, create=False)) as log:
+        log.trim(TopicPartition(EVENTS, 0), 9)
+    await world.stored()
+    assert store.catalog().live(0)[0].end == 7  # it was stored before
+
+
+async def test_what_is_past_retention_goes_with_its_messages(world: World) -> None:
+    ends, store = list[int](), await world.started()
+    for day in range(4):
+        world.send(6, arrival=NOON + day * DAY)
+        await world.work()
+        store = await world.stored()
+        ends.append(store.catalog().reached[0])
+    upkeep = Upkeep(store.store, retention=1, kept_for=0)
+    await upkeep.expire()
+    assert len(store.catalog().live(0)) == 4
+    with closing(Log(world.data, create=False)) as log:
+        log.trim(TopicPartition(EVENTS, 0), ends[1])
+    await upkeep.expire()
+    live = store.catalog().live(0)
+    assert [(each.start, each.end, each.is_absent) for each in live[:1]] == [(0, ends[1], True)]
+    assert live[1].start == ends[1]
+    await upkeep.sweep()
+    assert {path.stem for path in store.path.glob("0000-*.parquet")} == {each.id for each in live if each.has_files}
+    again = await world.stored()
+    assert again.catalog().live(0) == live
+
+
+async def test_the_store_stops_at_the_reserve_and_goes_on_when_there_is_room(world: World) -> None:
+    world.send(10)
+    await world.work()
+    store = await world.started()
+    store.directory.min_free = 1 << 62
+    store.deliver()
+    await store.cut()
+    assert (store.rows(), store.acks) == ([], [])
+    store.directory.min_free = 0
+    await store.cut()
+    world.check(store)
+
+
+async def test_a_cut_that_fails_is_done_again(world: World) -> None:
+    world.send(10)
+    await world.work()
+    store = await world.started()
+    store.deliver()
+    store.writer.error = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        await store.cut()
+    assert store.acks == []
+    store.writer.error = None
+    await store.cut()
+    world.check(store)
+
+
+async def test_a_partition_whose_messages_wait_is_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processor.event_store.store.MIN_WAITING", 100)
+    monkeypatch.setattr("processor.event_store.store.MAX_WAITING", 200)
+    world.send(20)
+    await world.work(commit=False)
+    store = await world.started()
+    store.deliver()
+    assert store.held == [0, 1]
+
+
+async def test_no_partition_is_cut_after_it_was_given_up(world: World) -> None:
+    world.send(20)
+    await world.work()
+    store = await world.started()
+    store.deliver()
+    assert await store.store.release([0]) == {0: 0}
+    await store.cut()
+    assert store.catalog().reached.keys() == {1}
+    assert store.store.reached(0) is None
+    other = StoreInProcess(world.data)
+    await other.bring([0])
+    other.deliver()
+    await other.cut()
+    world.check(other)
+
+
+def test_a_directory_of_another_log_is_refused(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path / "events")
+    directory.claim("one", is_shared=False, has_segments=False)
+    directory.claim("one", is_shared=True, has_segments=True)
+    with pytest.raises(HistoryMismatch, match="belongs to the log one"):
+        directory.claim("two", is_shared=False, has_segments=False)
+
+
+def test_a_shared_directory_without_its_mark_is_not_made_anew(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path / "events")
+    with pytest.raises(HistoryMismatch, match="Mount it"):
+        directory.claim("one", is_shared=True, has_segments=True)
+    directory.claim("one", is_shared=True, has_segments=False)
+    assert (tmp_path / "events" / MARK).read_text() == "one\n"
+
+
+def test_the_reserve_is_two_gibibytes_or_a_share(tmp_path: Path) -> None:
+    assert StoreDirectory(tmp_path).reserve() >= 2 << 30
+    assert StoreDirectory(tmp_path, 5).reserve() == 5
+    assert StoreDirectory(tmp_path, 0).has_room()
+    assert not StoreDirectory(tmp_path, 0).has_room(1 << 62)
+
+
+def test_no_path_is_made_of_what_is_no_id(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not the id"):
+        StoreDirectory(tmp_path).remove("../0000")
+
+
+async def test_a_log_of_an_earlier_version_gets_a_store(world: World) -> None:
+    import apsw
+
+    world.send(10)
+    await world.work()
+    db = apsw.Connection(str(world.data / "log.db"))
+    db.execute("DELETE FROM partition WHERE topic = ?", (SEGMENTS,))
+    db.close()
+    store = await world.stored()
+    world.check(store)
+
+
+async def test_a_damaged_file_is_deleted_and_its_partition_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await world.started()
+    for _ in range(3):
+        world.send(5)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    rows = store.rows()
+
+    def unreadable(*_: object) -> None:
+        raise SegmentUnreadable("it cannot be read")
+
+    monkeypatch.setattr(store.writer, "merge", unreadable)
+    upkeep = Upkeep(store.store, fan_in=3)
+    path = next(store.path.glob("0000-*.parquet"))
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    monkeypatch.setattr("processor.event_store.upkeep.stored_sums.check", digests(path.stem))
+    with pytest.raises(FileDamaged, match="made anew"):
+        await merge_all(upkeep)
+    assert not path.exists()
+    again = await world.stored()
+    assert again.rows() == rows
+
+
+async def merge_all(upkeep: Upkeep) -> None:
+    while await upkeep.merge_one():
+        pass
+
+
+def digests(damaged: str) -> Callable[[Path, Segment], None]:
+    def check(directory: Path, segment: Segment) -> None:
+        if segment.id == damaged:
+            raise DamagedSegment(f"{segment.id} is damaged")
+
+    return check
