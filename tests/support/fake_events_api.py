@@ -418,22 +418,24 @@ def _series(names: list[str], events: list[Event], interval: str, zone: ZoneInfo
 
 def _prompt(key: str, events: list[Event]) -> dict[str, Any]:
     names = sorted({name for event in events for name in event.get("eval_scores", {})})
-    words = ("avg", "sd", "p50", "p90", "p95", "p99")
-    counted = {of: sum(event.get(of) not in {None, 0} for event in events) for of in ("latency_ms", "ttft_ms")}
+    words = ("p50", "p90", "p95", "p99")
     return {
         "prompt_hash": key,
         "first_seen": min(event["timestamp"] for event in events),
         "last_seen": max(event["timestamp"] for event in events),
-        **_values(("requests", "cost_usd", "error_rate"), events),
+        **_values(("requests", "errors", "error_rate", "cost_usd", "unpriced"), events),
+        "cost": _spread("cost_usd", events),
         **{
-            of: {**{word: _statistic(of, word, events) for word in words}, "count": count}
-            for of, count in counted.items()
+            of: {**_spread(of, events), **{word: _statistic(of, word, events) for word in words}}
+            for of in ("latency_ms", "ttft_ms")
         },
-        "scores": {
-            name: {word: _statistic(f"score:{name}", word, events) for word in ("avg", "sd", "p50", "p95", "count")}
-            for name in names
-        },
+        "scores": {name: _spread(f"score:{name}", events) for name in names},
     }
+
+
+def _spread(of: str, events: list[Event]) -> dict[str, Any]:
+    named = {"mean": "avg", "sd": "sd", "count": "count"}
+    return {name: _statistic(of, word, events) for name, word in named.items()}
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
