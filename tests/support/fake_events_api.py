@@ -534,6 +534,15 @@ def live_frame(number: int, events: list[Event], skipped: int = 0) -> bytes:
     return b"id: %d\nevent: events\ndata: %b\n\n" % (number, _encode(data))
 
 
+async def _end(runner: web.AppRunner) -> None:
+    """Close the server, and end what still streams."""
+    await runner.cleanup()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 @contextmanager
 def fake_api(events: list[Event]) -> Iterator[Fake]:
     """Serve events, sorted by time, from a thread of its own for the length of the block."""
@@ -553,7 +562,7 @@ def fake_api(events: list[Event]) -> Iterator[Fake]:
     try:
         yield fake
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(runner), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
