@@ -184,6 +184,7 @@ main.name_section(
     **{"export": "server.cli.transfer:export_events", "import": "server.cli.transfer:import_events"},
     dlq="server.cli.dlq:dlq",
     loadtest="server.cli.loadtest:loadtest",
+    demo="server.cli.demo:demo",
 )
 main.name_section(
     "Administration",

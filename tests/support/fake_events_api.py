@@ -16,7 +16,6 @@ from itertools import groupby
 from math import ceil
 from statistics import stdev
 from typing import Any, Final
-from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -40,7 +39,22 @@ BOUNDS: Final = {
     "max_latency_ms": "latency_ms",
 }
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def _encode(body: object) -> bytes:
+    return _ENCODER.encode(_plain(body))
+
+
+def _plain(value: Any) -> Any:
+    """The value with its decimals as the server writes numbers: all digits, no exponent."""
+    if isinstance(value, Decimal):
+        return msgspec.Raw(f"{value:f}".encode())
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
 
 
 @dataclass
@@ -306,7 +320,7 @@ class _Answers:
         return {"events": rows, "nextCursor": cursor, "total": len(found), **stamp()}
 
     async def event(self, request: web.Request) -> Any:
-        wanted = unquote(request.match_info["id"])
+        wanted = request.match_info["id"]
         found = next((event for event in self.fake.events if event["event_id"] == wanted), None)
         return None if found is None else {**found, **stamp()}
 
@@ -322,7 +336,7 @@ class _Answers:
         return {"traces": rows, "nextCursor": cursor, **stamp()}
 
     async def trace(self, request: web.Request) -> Any:
-        wanted = unquote(request.match_info["id"])
+        wanted = request.match_info["id"]
         spans = [event for event in self.fake.events if event["trace_id"] == wanted]
         if not spans:
             return None
@@ -338,7 +352,7 @@ class _Answers:
         return {"sessions": rows, "nextCursor": cursor, **stamp()}
 
     async def session(self, request: web.Request) -> Any:
-        wanted = unquote(request.match_info["id"])
+        wanted = request.match_info["id"]
         events = [event for event in self.fake.events if event.get("session_id") == wanted]
         if not events:
             return None
@@ -404,22 +418,24 @@ def _series(names: list[str], events: list[Event], interval: str, zone: ZoneInfo
 
 def _prompt(key: str, events: list[Event]) -> dict[str, Any]:
     names = sorted({name for event in events for name in event.get("eval_scores", {})})
-    words = ("avg", "sd", "p50", "p90", "p95", "p99")
-    counted = {of: sum(event.get(of) not in {None, 0} for event in events) for of in ("latency_ms", "ttft_ms")}
+    words = ("p50", "p90", "p95", "p99")
     return {
         "prompt_hash": key,
         "first_seen": min(event["timestamp"] for event in events),
         "last_seen": max(event["timestamp"] for event in events),
-        **_values(("requests", "cost_usd", "error_rate"), events),
+        **_values(("requests", "errors", "error_rate", "cost_usd", "unpriced"), events),
+        "cost": _spread("cost_usd", events),
         **{
-            of: {**{word: _statistic(of, word, events) for word in words}, "count": count}
-            for of, count in counted.items()
+            of: {**_spread(of, events), **{word: _statistic(of, word, events) for word in words}}
+            for of in ("latency_ms", "ttft_ms")
         },
-        "scores": {
-            name: {word: _statistic(f"score:{name}", word, events) for word in ("avg", "sd", "p50", "p95", "count")}
-            for name in names
-        },
+        "scores": {name: _spread(f"score:{name}", events) for name in names},
     }
+
+
+def _spread(of: str, events: list[Event]) -> dict[str, Any]:
+    named = {"mean": "avg", "sd": "sd", "count": "count"}
+    return {name: _statistic(of, word, events) for name, word in named.items()}
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -518,6 +534,15 @@ def live_frame(number: int, events: list[Event], skipped: int = 0) -> bytes:
     return b"id: %d\nevent: events\ndata: %b\n\n" % (number, _encode(data))
 
 
+async def _end(runner: web.AppRunner) -> None:
+    """Close the server, and end what still streams."""
+    await runner.cleanup()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 @contextmanager
 def fake_api(events: list[Event]) -> Iterator[Fake]:
     """Serve events, sorted by time, from a thread of its own for the length of the block."""
@@ -530,13 +555,14 @@ def fake_api(events: list[Event]) -> Iterator[Fake]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         fake.http = f"127.0.0.1:{runner.addresses[0][1]}"
 
-    loop.run_until_complete(start())
+    # Playwright has an event loop running in the calling thread: this one must not run there, not even to begin.
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
+    asyncio.run_coroutine_threadsafe(start(), loop).result(10)
     try:
         yield fake
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(runner), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

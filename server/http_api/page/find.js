@@ -3,28 +3,32 @@ import { get, getUser, pathOf } from "./api.js";
 import { sharedOf } from "./filters.js";
 import { current, format, go } from "./router.js";
 
-const PLACES = [
-  ["events", (id, signal) => get(pathOf("/v1/events", id), {}, signal)],
-  ["traces", async (id, signal) => needs(await get("/v1/traces", { trace_id: id, limit: 1 }, signal), "traces")],
-  ["sessions", async (id, signal) => needs(await get("/v1/sessions", { session_id: id, limit: 1 }, signal), "sessions")],
-  ["users", (id) => getUser(id)],
-];
+const UUID = /^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$/i;
 
-function needs(answer, name) {
-  if (!answer[name].length) throw new Error("none");
-}
+/** View -> whether it knows an id, in the order of trying. Only lists, which answer without an error, are asked for any id. */
+const PLACES = [
+  ["traces", async (id, signal) => (await get("/v1/traces", { trace_id: id, limit: 1 }, signal)).traces.length > 0],
+  ["sessions", async (id, signal) => (await get("/v1/sessions", { session_id: id, limit: 1 }, signal)).sessions.length > 0],
+  ["events", async (id, signal) => UUID.test(id) && Boolean(await get(pathOf("/v1/events", id), {}, signal))],
+  ["users", async (id) => Boolean(await getUser(id))],
+];
 
 /** Goes to the first place that knows `id`; `say` is told how it goes. Resolves to whether it was found. */
 export async function find(id, signal, say) {
   say("Looking for it…");
-  const tries = await Promise.allSettled(PLACES.map(([, ask]) => ask(id, signal)));
-  if (signal?.aborted) return false;
-  const found = tries.findIndex((each) => each.status === "fulfilled");
-  if (found < 0) {
-    say("No event, trace, session or user has exactly this id.");
-    return false;
+  for (const [view, knows] of PLACES) {
+    try {
+      if (!(await knows(id, signal))) continue;
+    } catch (error) {
+      if (error.name === "AbortError") return false;
+      if (error.status === 404) continue;
+      say(`Could not look for it: ${error.message}`);
+      return false;
+    }
+    say("");
+    go(format(view, id, sharedOf(current().params)));
+    return true;
   }
-  say("");
-  go(format(PLACES[found][0], id, sharedOf(current().params)));
-  return true;
+  say("No event, trace, session or user has exactly this id.");
+  return false;
 }

@@ -188,12 +188,12 @@ export class LivePage {
   }
 
   #state(now) {
-    if (now === this.#link && !$("live").hidden) return;
+    if (now === this.#link && (this.isPaused || !$("live").hidden)) return;
     this.#link = now;
     const texts = { live: "Live", lost: "Connection lost, trying again", none: "Read every 5 seconds" };
     write($("live"), texts[now]);
     $("live").dataset.state = now;
-    show($("live"), true);
+    show($("live"), !this.isPaused);
     if (now !== "live") this.#live.complete = false;
     this.refresh(now === "live" ? 0 : ASK);
   }

@@ -157,7 +157,7 @@ async function signIn(event) {
     await get("/v1/quota");
     field.value = "";
     enter();
-    $("content").focus();
+    $("content").focus({ preventScroll: true });
   } catch (error) {
     key.forget();
     refuse(explain(error));

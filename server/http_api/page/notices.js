@@ -12,7 +12,7 @@ const MISSING = "This API process does not see the directory of the event store.
 /** [what it means, what to do] by reason; a function gets the failure. */
 const WORDS = {
   event_store_off: () => [OFF, "To switch it on: start the server without SPENDSTREAM_EVENT_STORE=off."],
-  event_store_missing: () => ["The event store is not there.", MISSING],
+  event_store_missing: () => ["The event store is not there, or not there yet.", MISSING],
   range_too_wide: (failed) => ["The range is too wide.", failed.message],
   query_too_heavy: (failed) => ["This question is too heavy.", failed.message],
   queries_busy: () => ["Too many questions at once.", "Other questions of this project are being answered."],
@@ -20,7 +20,7 @@ const WORDS = {
   not_found: (failed) => ["Not there.", failed.message],
 };
 
-export const isLasting = (failed) => ["event_store_off", "event_store_missing"].includes(failed.reason) || isWithoutStore(failed);
+export const isLasting = (failed) => failed.reason === "event_store_off" || isWithoutStore(failed);
 
 /** Whether the failure means that this server does not know event reads at all. */
 export function isWithoutStore(failed) {
@@ -45,7 +45,7 @@ export function problem(failed, { retry, narrow, signal }) {
   if (failed.reason === "query_too_heavy") button("Take half of the range", () => narrow({ half: true }));
   if (retry && !isLasting(failed)) button("Try again", retry);
   if (failed.status === undefined) console.error(failed);
-  if (failed.reason === "queries_busy" || failed.reason === "unavailable" || failed.status === 0) countDown(failed.wait ?? 5, said, text, retry, signal);
+  if (failed.reason === "queries_busy" || ["unavailable", "event_store_missing"].includes(failed.reason) || failed.status === 0) countDown(failed.wait ?? 5, said, text, retry, signal);
   return card;
 }
 

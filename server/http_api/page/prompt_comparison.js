@@ -17,7 +17,7 @@ const BARS = 40;
 
 /** Rows that every version has; scores are added. `n(group, version)` counts what a mean is made of. */
 const ROWS = [
-  { name: "Cost per request", measure: "cost_usd:avg", sd: "cost_usd:sd", text: (value) => dollars(trimmed(value)), spread: "cost_usd" },
+  { name: "Cost per request", measure: "cost_usd:avg", sd: "cost_usd:sd", text: (value) => dollars(trimmed(value)), spread: "cost" },
   { name: "Input tokens per request", ratio: ["input_tokens", "requests"] },
   { name: "Output tokens per request", ratio: ["output_tokens", "requests"] },
   { name: "Latency, mean", measure: "latency_ms:avg", sd: "latency_ms:sd", text: took, spread: "latency_ms" },
@@ -165,5 +165,5 @@ function countOf(row, group, versions) {
   const version = versions.get(group.key.prompt_hash);
   const counted = version?.[row.spread]?.count;
   if (counted !== undefined && counted !== null) return Number(counted);
-  return row.spread === "cost_usd" ? Number(group.values.requests) - Number(group.values.unpriced) : null;
+  return row.spread === "cost" ? Number(group.values.requests) - Number(group.values.unpriced) : null;
 }

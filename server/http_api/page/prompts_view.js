@@ -140,6 +140,6 @@ function perRequest(row) {
 }
 
 function scores(row) {
-  const found = Object.entries(row.scores ?? {}).filter(([, spread]) => spread.avg !== null && spread.avg !== undefined);
-  return el("span", {}, ...found.slice(0, 3).map(([name, spread]) => el("span", { class: "score", title: `mean ${spread.avg} of ${spread.count}` }, label(name), ` ${short(spread.avg)} `)));
+  const found = Object.entries(row.scores ?? {}).filter(([, spread]) => spread.mean !== null && spread.mean !== undefined);
+  return el("span", {}, ...found.slice(0, 3).map(([name, spread]) => el("span", { class: "score", title: `mean ${spread.mean} of ${spread.count}` }, label(name), ` ${short(spread.mean)} `)));
 }

@@ -26,7 +26,7 @@ export class TraceTree {
     Object.assign(this, events);
     this.ruler = el("div", { class: "t-ruler", "aria-hidden": "true" });
     const heads = [["t-name", "Step"], ["t-sub", "Model"], ["t-cost", "Cost"]].map(([name, text]) => el("span", { role: "columnheader", class: name }, text));
-    const timeHead = el("span", { role: "columnheader", class: "t-line", "aria-label": "Time" }, this.ruler);
+    const timeHead = el("span", { role: "columnheader", class: "t-line" }, el("span", { class: "unseen" }, "Time"), this.ruler);
     this.inner = el("div", { role: "rowgroup", class: "t-inner" });
     this.scroller = el("div", { class: "t-scroll", role: "presentation" }, this.inner);
     this.grid = el("div", { role: "treegrid", class: "t-grid", tabindex: "0", "aria-label": "Steps of the trace" }, el("div", { role: "rowgroup", class: "t-headgroup" }, el("div", { role: "row", class: "t-head" }, heads[0], heads[1], timeHead, heads[2])), this.scroller);

@@ -10,7 +10,7 @@ import { shown } from "./names.js";
 import { busy, problem } from "./notices.js";
 import { freshness } from "./pages.js";
 import { current, format, go } from "./router.js";
-import { readSliced } from "./slices.js";
+import { pause, readSliced } from "./slices.js";
 import { zoneOf } from "./time_range.js";
 import { FLAG, TraceModel } from "./trace_model.js";
 import { Rows } from "./trace_rows.js";
@@ -99,6 +99,11 @@ export class TraceView {
     this.back.replaceChildren(list, el("span", { class: "grow" }), link("Previous of the list", before), link("Next of the list", after));
   }
 
+  /** The next `update` reads the trace again. */
+  forget() {
+    this.id = null;
+  }
+
   close() {
     for (const each of [this.#latest, this.#search, this.#step]) each.abort();
     this.id = null;
@@ -122,8 +127,10 @@ export class TraceView {
       const model = new TraceModel();
       const response = await request(address(pathOf("/v1/traces", id), { extra: "none" }), { signal });
       const answer = await readSliced(response, "spans", (spans) => model.add(spans));
-      if (signal.aborted) return;
+      await pause();
       model.finish();
+      await pause();
+      if (signal.aborted) return;
       this.answer = answer;
       this.model = model;
       this.rows = new Rows(model);

@@ -37,6 +37,7 @@ export class View {
   }
 
   async update(route, restored, isNew) {
+    if (this.one.hidden && !restored) this.trace.forget(); // opened anew: read anew
     show(this.list, route.id === null);
     show(this.title, route.id === null);
     show(this.one, route.id !== null);
