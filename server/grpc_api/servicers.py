@@ -5,7 +5,7 @@ Requests arrive as raw bytes and are parsed here, so that a malformed one gets a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -29,8 +29,9 @@ from server.grpc_api.ingest_stream import IngestStream
 from server.grpc_api.watch import watch_users
 from server.ingest import prefer, protobuf
 from server.ingest.inflate import too_large
-from server.ingest.intake import MAX_EVENTS, Batch, Receipt
+from server.ingest.intake import MAX_EVENTS, Batch, Incoming, Receipt
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
+from server.limits.memory_budget import Hold
 from server.services import Services, secret_of
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
@@ -122,10 +123,26 @@ async def make_server(
     return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
 
 
+_Response = ingest_pb2.IngestResponse
+_Answer = Callable[[Key, bytes], Coroutine[Any, Any, _Response]]
+
+
+class _Waiting(NamedTuple):
+    """A request of a stream that waits for the turn of the loop to end."""
+
+    incoming: Incoming
+    raw: bytes
+    hold: Hold
+    answered: asyncio.Future[_Response]
+    otherwise: _Answer
+
+
 class _Ingest:
     def __init__(self, services: Services, connections: ConnectionWatch) -> None:
         self._services = services
         self._connections = connections
+        self._waiting: list[_Waiting] = []
+        self._tasks: set[asyncio.Task[_Response]] = set()
 
     async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
         metadata = _metadata(context)
@@ -156,48 +173,83 @@ class _Ingest:
                 return messages.failure(protobuf.sequence_of(raw), _INTERNAL)
 
         def start(key: Key, raw: bytes) -> asyncio.Future[ingest_pb2.IngestResponse]:
-            return self._take_at_once(key, raw, self._services.handling_of(key, preferred)) or asyncio.create_task(
-                answer(key, raw)
-            )
+            return self._start(key, raw, self._services.handling_of(key, preferred), answer)
 
         await IngestStream(context, lambda: _authenticate(self._services, metadata, "ingest"), start).run()
 
-    def _take_at_once(
-        self, key: Key, raw: bytes, handling: Handling
-    ) -> asyncio.Future[ingest_pb2.IngestResponse] | None:
-        """Take a request without a task of its own; None if something is unusual about it: nothing is counted then."""
-        intake = self._services.intake
-        if len(raw) > MAX_BODY or tracing.is_on():
-            return None
+    def _start(self, key: Key, raw: bytes, handling: Handling, otherwise: _Answer) -> asyncio.Future[_Response]:
+        """Begin to take a request of a stream, with those of other streams in this turn of the loop where nothing is
+        unusual about it; `otherwise` takes the others, in a task of their own."""
+        waiting = None if len(raw) > MAX_BODY or tracing.is_on() else self._open(key, raw, handling, otherwise)
+        if waiting is None:
+            return asyncio.create_task(otherwise(key, raw))
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._waiting.append(waiting)
+        return waiting.answered
+
+    def _open(self, key: Key, raw: bytes, handling: Handling, otherwise: _Answer) -> _Waiting | None:
+        """The batch of a request, with how it is answered; None: something is unusual about it."""
+        meters = self._services.intake.meters
         try:
             hold = self._services.bodies.begin(key.organization, key.id)
         except Refused:
             return None
-        answered: asyncio.Future[ingest_pb2.IngestResponse] = asyncio.get_running_loop().create_future()
-        is_taken = False
         try:
             hold.reserve(len(raw))
             sequence, events = protobuf.parse(raw, MAX_EVENTS)
-
-            def done(outcome: Receipt | Refused) -> None:
-                hold.close()
-                if isinstance(outcome, Refused):
-                    intake.meters.refused("grpc", outcome)
-                if answered.done():  # the sender has gone
-                    return
-                if isinstance(outcome, Refused):
-                    answered.set_result(messages.refusal(sequence, outcome))
-                else:
-                    answered.set_result(messages.receipt(sequence, outcome))
-
-            batch = Batch("grpc", "protobuf", events, range(1, len(events) + 1), handling)
-            is_taken = intake.take_at_once(key, batch, done)
         except Exception:  # noqa: BLE001 - whatever it is, the other way has it again, and says so
-            is_taken = False
-        finally:
+            hold.close()
+            return None
+        answered: asyncio.Future[_Response] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Receipt | Refused) -> None:
+            hold.close()
+            if isinstance(outcome, Refused):
+                meters.refused("grpc", outcome)
+            if answered.done():  # the sender has gone
+                return
+            if isinstance(outcome, Refused):
+                answered.set_result(messages.refusal(sequence, outcome))
+            else:
+                answered.set_result(messages.receipt(sequence, outcome))
+
+        batch = Batch("grpc", "protobuf", events, range(1, len(events) + 1), handling)
+        return _Waiting(Incoming(key, batch, done), raw, hold, answered, otherwise)
+
+    def _turn(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        wanted = []
+        for each in waiting:
+            if each.answered.done():  # the stream has ended
+                each.hold.close()
+            else:
+                wanted.append(each)
+        taken = self._services.intake.take_together([each.incoming for each in wanted])
+        for is_taken, each in zip(taken, wanted, strict=True):
             if not is_taken:
-                hold.close()
-        return answered if is_taken else None
+                each.hold.close()
+                self._follow(asyncio.create_task(each.otherwise(each.incoming.key, each.raw)), each.answered)
+
+    def _follow(self, task: asyncio.Task[_Response], answered: asyncio.Future[_Response]) -> None:
+        """Have a request answered with what a task gives, and the task end if nobody wants that any more."""
+        self._tasks.add(task)
+
+        def ended(_: object) -> None:
+            self._tasks.discard(task)
+            if answered.done():
+                return
+            if task.cancelled():
+                answered.cancel()
+            else:
+                answered.set_result(task.result())
+
+        def given_up(_: object) -> None:
+            if answered.cancelled():
+                task.cancel()
+
+        task.add_done_callback(ended)
+        answered.add_done_callback(given_up)
 
     def _sender(self, context: Context, metadata: dict[str, str]) -> Key:
         try:

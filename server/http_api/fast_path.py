@@ -8,6 +8,7 @@ the same bytes, so that each of those answers is made in one place. docs/decisio
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 
@@ -16,10 +17,11 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 from processor.core.events import ndjson
+from processor.core.events.lines import size_of
 from server.errors import Refused
 from server.http_api.gate import LENGTH
 from server.ingest.inflate import ENCODINGS, Encoding, encoding_of, inflate, kept, refuse_compressed
-from server.ingest.intake import MAX_EVENTS, Batch, Receipt
+from server.ingest.intake import MAX_EVENTS, Batch, Incoming, Receipt
 from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.services import Services
@@ -87,6 +89,20 @@ class Sender(Protocol):
         ...
 
 
+class _Whole(NamedTuple):
+    """A batch that has arrived whole: these are all bytes of it."""
+
+    sender: Sender
+    arrival: Arrival
+    data: bytes
+
+
+def _leave(whole: _Whole) -> None:
+    """Leave a batch to aiohttp."""
+    whole.arrival.hold.close()
+    whole.sender.leave_fast_path(whole.data)
+
+
 class FastPath:
     """The usual batches of one event loop."""
 
@@ -94,7 +110,7 @@ class FastPath:
         self._services = services
         self._heads: dict[bytes, Head | None] = {}
         """By all of a head but the digits of its length; None: not usual."""
-        self._waiting: list[tuple[Sender, Arrival, bytes]] = []
+        self._waiting: list[_Whole] = []
 
     def open(self, data: bytes) -> Arrival | None:
         """Look at the first bytes of a request; None: aiohttp has to take it. Of a batch that is usual so far, one more
@@ -129,29 +145,49 @@ class FastPath:
         """A batch has arrived whole, `data`: it is taken with the others of this turn of the loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._turn)
-        self._waiting.append((sender, arrival, data))
+        self._waiting.append(_Whole(sender, arrival, data))
 
     def _turn(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for sender, arrival, data in waiting:
-            if not sender.is_there:
-                arrival.hold.close()
-            elif not self._try(sender, arrival, data):
-                arrival.hold.close()
-                sender.leave_fast_path(data)
+        opened: list[Incoming] = []
+        whose: list[_Whole] = []
+        size = 0
+        for each in waiting:
+            incoming = self._open_body(each)
+            if incoming is None:
+                continue
+            opened.append(incoming)
+            whose.append(each)
+            size += size_of(incoming.batch.records)
+            if size > MAX_TEXT:  # so that no more than this is inflated before it counts as under way
+                self._take_together(opened, whose)
+                opened, whose, size = [], [], 0
+        if opened:
+            self._take_together(opened, whose)
 
-    def _try(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:
-        """`_is_taken`, which must not keep the others of the turn from being taken."""
+    def _take_together(self, opened: Sequence[Incoming], whose: Sequence[_Whole]) -> None:
+        for is_taken, each in zip(self._services.intake.take_together(opened), whose, strict=True):
+            if not is_taken:
+                _leave(each)
+
+    def _open_body(self, whole: _Whole) -> Incoming | None:
+        """The batch of a request; None: its sender has gone, or it is not usual after all and left to aiohttp."""
+        if not whole.sender.is_there:
+            whole.arrival.hold.close()
+            return None
         try:
-            return self._is_taken(sender, arrival, data)
+            incoming = self._opened(*whole)
         except Exception:  # noqa: BLE001 - aiohttp's way meets it again, logs it and answers 500
-            return False
+            incoming = None
+        if incoming is None:
+            _leave(whole)
+        return incoming
 
-    def _is_taken(self, sender: Sender, arrival: Arrival, data: bytes) -> bool:
-        """Hand a batch to the log; False: it is not usual after all, and nothing of it is counted."""
+    def _opened(self, sender: Sender, arrival: Arrival, data: bytes) -> Incoming | None:
+        """The batch of a request, bounded while it is inflated, with how it is answered; None: it is not usual."""
         services, key = self._services, arrival.key
         if not services.trust.is_fresh:
-            return False
+            return None
         sent = data[arrival.begin :]
         try:
             if arrival.encoding == "identity":
@@ -160,7 +196,7 @@ class FastPath:
             else:
                 text = inflate(sent, arrival.encoding, MAX_TEXT)
         except Refused:
-            return False
+            return None
         records, lines = ndjson.split(text, MAX_EVENTS)
         batch = Batch("http", "json", records, lines, services.handling_of(key), kept(sent, arrival.encoding, text))
 
@@ -175,7 +211,7 @@ class FastPath:
                     log.exception("fast_path_answer_failed")
                     sender.force_close()
 
-        return services.intake.take_at_once(key, batch, done)
+        return Incoming(key, batch, done)
 
     def _response(self, key: Key, outcome: Receipt | Refused) -> bytes:
         """The answer as aiohttp would send it."""

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from msgspec import Struct
@@ -15,6 +15,7 @@ from msgspec import Struct
 from processor import tracing
 from processor.core.events import codec
 from processor.core.events.codec import PayloadFormat
+from processor.core.events.columns import Columns
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import Block, Body, build_blocks
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""
+TOGETHER: Final = 500
+"""Events that are decoded together: for arrays of more numpy lets the interpreter's lock go in each of its calls."""
 
 
 class Batch(Struct):
@@ -56,6 +59,14 @@ class Receipt(Struct, frozen=True):
     accepted: int
     rejected: tuple[Rejection, ...]
     position: str
+
+
+class Incoming(NamedTuple):
+    """A batch to take with others of the moment."""
+
+    key: Key
+    batch: Batch
+    done: Callable[[Receipt | Refused], None]
 
 
 class Intake:
@@ -124,19 +135,65 @@ class Intake:
             raise outcome
         return self._receipt(batch, parts, rejected, outcome, began)
 
-    def take_at_once(self, key: Key, batch: Batch, done: Callable[[Receipt | Refused], None]) -> bool:
-        """Take a batch as `accept` does, without a task of its own, if nothing about it is unusual.
+    def take_together(self, batches: Sequence[Incoming]) -> list[bool]:
+        """Take batches that have arrived at the same time as `accept` does, without a task for each, where nothing
+        about one is unusual.
 
-        `done` is called once, in a later turn of the loop. False: it is for `accept` to take or to refuse, and nothing
-        of it is counted yet. Spans of a trace are not made. Does not raise.
+        `Incoming.done` of those is called once, in a later turn of the loop. False: it is for `accept` to take or to
+        refuse, and nothing of it is counted yet. Spans of a trace are not made. Does not raise.
         """
+        now, began = self._clock(), time.monotonic()
+        latest = max(now, self._latest())
+        holds = [self._hold(each) for each in batches]
+        decoded = self._decode_together(batches, holds, latest)
+        return [
+            hold is not None and self._is_taken(each, hold, columns, now, latest, began)
+            for each, hold, columns in zip(batches, holds, decoded, strict=True)
+        ]
+
+    def _hold(self, incoming: Incoming) -> Hold | None:
+        """Room for a batch, reserved before anything of it is decoded; None: it is for `accept` to refuse."""
+        key, records = incoming.key, incoming.batch.records
         try:
+            check_count(len(records))
             hold = self.pending.begin(key.organization, key.id)
         except Refused:
-            return False
+            return None
+        try:
+            hold.reserve(size_of(records))
+        except Refused:
+            hold.close()
+            return None
+        return hold
+
+    def _decode_together(
+        self, batches: Sequence[Incoming], holds: Sequence[Hold | None], latest: int
+    ) -> list[Columns | None]:
+        """The events of those batches that are decoded with others of their project; of the others None.
+
+        By the project, so that no tenant's batches are decoded twice because of what another one has sent.
+        """
+        found: list[Columns | None] = [None] * len(batches)
+        try:
+            for places in _groups(batches, holds):
+                first = batches[places[0]]
+                batch, requests = first.batch, [batches[place].batch.records for place in places]
+                columns = codec.decode_together(batch.payload, requests, batch.handling, latest)
+                if columns is None:
+                    continue
+                for place, each in zip(places, columns, strict=True):
+                    found[place] = each
+        except Exception as error:  # noqa: BLE001 - whatever it is, each one is decoded by itself
+            self._fails_at_once.failed(error=repr(error))
+        return found
+
+    def _is_taken(
+        self, incoming: Incoming, hold: Hold, columns: Columns | None, now: int, latest: int, began: float
+    ) -> bool:
+        """`_take`, which must not keep the others from being taken."""
         is_taken = False
         try:
-            is_taken = self._take(key, batch, hold, done)
+            is_taken = self._take(incoming, hold, columns, now, latest, began)
             self._fails_at_once.worked()
         except Refused:
             pass
@@ -147,13 +204,15 @@ class Intake:
                 hold.close()
         return is_taken
 
-    def _take(self, key: Key, batch: Batch, hold: Hold, done: Callable[[Receipt | Refused], None]) -> bool:
-        """See `take_at_once`. Closes `hold` once the batch is durable or refused, if it is taken; may raise."""
-        now, began = self._clock(), time.monotonic()
-        check_count(len(batch.records))
-        size = size_of(batch.records)
-        hold.reserve(size)
-        decoded = codec.decode(batch.payload, batch.records, batch.handling, max(now, self._latest()))
+    def _take(
+        self, incoming: Incoming, hold: Hold, columns: Columns | None, now: int, latest: int, began: float
+    ) -> bool:
+        """See `take_together`. Closes `hold` once the batch is durable or refused, if it is taken; may raise."""
+        key, batch, done = incoming
+        if columns is None:
+            decoded = codec.decode(batch.payload, batch.records, batch.handling, latest)
+        else:
+            decoded = codec.Decoded(columns, [])
         if not decoded.columns or (decoded.faults and batch.handling == "strict"):
             return False
         if self._cardinality is not None and self._cardinality.beyond(key.project, decoded.columns):
@@ -186,7 +245,7 @@ class Intake:
             done(receipt)
 
         try:
-            self._submit(key, parts, size, new, reservation, end)
+            self._submit(key, parts, size_of(batch.records), new, reservation, end)
         except NotPublished as refused:
             asyncio.get_running_loop().call_soon(end, refused)
         return True
@@ -261,6 +320,24 @@ class Intake:
     def _settle(self, key: Key, new: DimValues | None, end: Mapping[int, int]) -> None:
         if self._cardinality is not None and new is not None:
             self._cardinality.settle(key.project, new, end)
+
+
+def _groups(batches: Sequence[Incoming], holds: Sequence[Hold | None]) -> list[list[int]]:
+    """The places of batches that can be decoded together: of one project, payload format and handling; at least two."""
+    open_groups: dict[tuple[str, str, PayloadFormat, Handling], tuple[list[int], int]] = {}
+    groups: list[list[int]] = []
+    for place, (incoming, hold) in enumerate(zip(batches, holds, strict=True)):
+        key, batch, count = incoming.key, incoming.batch, len(incoming.batch.records)
+        if hold is None:
+            continue
+        kind = key.organization, key.project, batch.payload, batch.handling
+        places, events = open_groups.get(kind, ([], 0))
+        if not places or events + count > TOGETHER:
+            places, events = [], 0
+            groups.append(places)
+        places.append(place)
+        open_groups[kind] = places, events + count
+    return [places for places in groups if len(places) > 1]
 
 
 def _rejections(batch: Batch, decoded: codec.Decoded) -> tuple[Rejection, ...]:

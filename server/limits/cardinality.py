@@ -165,12 +165,13 @@ class Cardinality:
         """Note what events bring that are going to be taken; returns what of it the view does not have, for `withdraw`
         or `settle`. None: nothing.
         """
-        known, dims = self._view.dim_values(project), columns.without_spans()[0].dims
+        known, calls = self._view.dim_values(project), columns.without_spans()[0]
         if all(
             hour // HOURS_PER_DAY in known.days and model in known.models and environment in known.environments
-            for hour, _, model, environment, _, _ in dims
+            for hour, _, model, environment, _, _ in calls.dims
         ):
             return None  # nearly always
+        dims = calls.used_dims()
         new = DimValues()
         new.days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days
         new.models = set(map(_model_of, dims)) - known.models

@@ -66,10 +66,10 @@ ON CONFLICT (user_id, day, provider, model, environment) DO UPDATE SET
 """
 
 USERS: Final = """
-SELECT user_id, sum(requests)::bigint AS requests, sum(errors)::bigint AS errors,
+SELECT nullif(user_id, '') AS user_id, sum(requests)::bigint AS requests, sum(errors)::bigint AS errors,
     sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens,
     sum(cached_tokens)::bigint AS cached_tokens, sum(cost) AS cost
-FROM cost GROUP BY user_id ORDER BY requests DESC, user_id LIMIT $1 OFFSET $2
+FROM cost GROUP BY cost.user_id ORDER BY requests DESC, cost.user_id LIMIT $1 OFFSET $2
 """
 
 
@@ -77,7 +77,6 @@ class Event(msgspec.Struct):
     """What of an event the tables need; the rest is kept as it was sent."""
 
     event_id: UUID
-    user_id: str
     timestamp: str
     provider: str
     model: str
@@ -86,6 +85,7 @@ class Event(msgspec.Struct):
     input_tokens: int
     output_tokens: int
     cost_usd: Decimal
+    user_id: str | None = None
     cached_tokens: int = 0
 
 
@@ -140,7 +140,7 @@ def _row(event: Event, line: bytes) -> tuple[Any, ...]:
     return (
         event.event_id,
         line.decode(),
-        event.user_id,
+        event.user_id or "",  # nobody's: a key has no null
         at // DAY,
         event.provider,
         event.model,

@@ -46,14 +46,14 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken = 0
-        take = Intake.take_at_once
+        take = Intake.take_together
 
-        def spied(*arguments: Any) -> bool:
+        def spied(*arguments: Any) -> list[bool]:
             found = take(*arguments)
-            self.taken += found
+            self.taken += sum(found)
             return found
 
-        monkeypatch.setattr(Intake, "take_at_once", spied)
+        monkeypatch.setattr(Intake, "take_together", spied)
 
 
 @pytest.fixture

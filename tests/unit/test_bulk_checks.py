@@ -1,7 +1,7 @@
 """The checks of a whole batch give what the checks of one give, and refuse a batch of which those refuse one."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import parse_timestamp
-from processor.core.events.bulk_checks import parse_costs, parse_timestamps, uuid_bytes
+from processor.core.events.bulk_checks import MANY_DAYS, parse_costs, parse_timestamps, uuid_bytes
 from processor.core.events.event import is_uuid4
 from processor.core.money import parse_cost
 
@@ -117,6 +117,17 @@ def test_times(moments: list[datetime], form: str, one_day: bool, odd: list[str]
 def test_times_of_any_day(day: str) -> None:
     texts = [f"{day}T00:00:00.000Z", f"{day}T23:59:59.999Z"]
     agree(lambda every: parse_timestamps(every).tolist(), parse_timestamp, texts)
+
+
+@pytest.mark.parametrize("days", [2, MANY_DAYS, MANY_DAYS + 1, 40])
+@pytest.mark.parametrize("rest", ["", ".001", ".999999"])
+@pytest.mark.parametrize("offset", ["Z", "+00:00", "+05:30"])
+def test_times_of_several_days(days: int, rest: str, offset: str) -> None:
+    first = datetime(2026, 2, 1, 23, 59, 7, tzinfo=UTC)
+    texts = [f"{first + number * timedelta(hours=23):%Y-%m-%dT%H:%M:%S}{rest}{offset}" for number in range(days)]
+    agree(lambda every: parse_timestamps(every).tolist(), parse_timestamp, texts)
+    agree(lambda every: parse_timestamps(every).tolist(), parse_timestamp, [*texts, f"2026-02-03T10:60:00{rest}Z"])
+    agree(lambda every: parse_timestamps(every).tolist(), parse_timestamp, [*texts, f"2026-02-30T10:00:00{rest}Z"])
 
 
 numbers = st.one_of(

@@ -81,6 +81,26 @@ def test_requests_that_share_a_message_share_its_dictionaries_and_keep_their_eve
     assert [len(events) for _, events in message.events(together)] == [5, 5, 5]
 
 
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+@pytest.mark.parametrize("chosen", [[0, 1, 2, 3], [1], [0, 2], [3, 0]])
+def test_requests_decoded_together_bring_nothing_but_what_they_have(
+    payload: codec.PayloadFormat, chosen: list[int]
+) -> None:
+    sent = [[make_event(user_id=f"u{each}") for each in range(3 * number, 3 * number + 5)] for number in range(4)]
+    encode = to_json_line if payload == "json" else lambda event: to_proto(event).SerializeToString()
+    requests = [list(map(encode, events)) for events in sent]
+    together = codec.decode_together(payload, requests, "partial", NOW)
+    assert together is not None
+    alone = [codec.decode(payload, records, "partial", NOW).columns for records in requests]
+    source = Source("org", "project", "key", NOW, payload, "partial")
+    found = message.decode(message.encode(build_blocks(source, together[each], 1)[0] for each in chosen))
+    expected = message.decode(message.encode(build_blocks(source, alone[each], 1)[0] for each in chosen))
+    assert facts(found) == facts(expected)
+    assert set(found.users) == set(expected.users)
+    assert set(found.dims) == set(expected.dims)
+    assert message.records(found) == message.records(expected)
+
+
 @given(st.binary(max_size=200))
 def test_junk_is_no_message(junk: bytes) -> None:
     with pytest.raises(MessageError):

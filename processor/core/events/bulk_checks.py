@@ -10,36 +10,34 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from processor.core.clock import HOUR, MINUTE, SECOND, parse_timestamp
+from processor.core.clock import DAY, HOUR, parse_timestamp
 from processor.core.events.fields import MAX_INT
 from processor.core.money import PICO, parse_cost
 
 Ints = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
 
-
-def _classes(*classes: bytes) -> bytes:
-    """A table for `bytes.translate`: each byte becomes one bit for each class it is in."""
-    table = bytearray(256)
-    for bit, members in enumerate(classes):
-        for byte in members:
-            table[byte] |= 1 << bit
-    return bytes(table)
+_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
+"""For `bytes.translate`: every digit is the same."""
 
 
 # --- event ids -------------------------------------------------------------------------------------------------------
 
-_ID_CLASSES: Final = _classes(b"0123456789abcdefABCDEF", b"4", b"89abAB", b"-", b"\n")
-_ID_FORM: Final = np.array([1 << "x4v-\n".index(c) for c in "xxxxxxxx-xxxx-4xxx-vxxx-xxxxxxxxxxxx\n"], np.uint8)
-_ID_LINE: Final = len(_ID_FORM)
+_HEX_AS_ZEROS: Final = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
+_ID_FORM: Final = b"00000000-0000-0000-0000-000000000000\n"
+_VERSION: Final = slice(14, None, len(_ID_FORM))
+_VARIANT: Final = slice(19, None, len(_ID_FORM))
 
 
 def uuid_bytes(texts: Sequence[str]) -> bytes:
     """The 16 bytes of each UUID version 4, one after the other."""
-    # The line ends keep neighbours apart: there are as many as places for them, so no id can hold or lack a character.
+    # The line ends keep neighbours apart: they are where the form has them, so no id can hold or lack a character.
     joined = "\n".join([*texts, ""])
-    classes = np.frombuffer(joined.encode("ascii").translate(_ID_CLASSES), np.uint8)
-    if len(classes) != _ID_LINE * len(texts) or not (classes.reshape(-1, _ID_LINE) & _ID_FORM).all():
+    found = joined.encode("ascii")
+    if (
+        found.translate(_HEX_AS_ZEROS) != _ID_FORM * len(texts)
+        or found[_VERSION] != b"4" * len(texts)
+        or found[_VARIANT].strip(b"89abAB")
+    ):
         raise ValueError("not all are UUIDs of version 4")
     return bytes.fromhex(joined.replace("-", ""))  # passes over the line ends
 
@@ -48,59 +46,82 @@ def uuid_bytes(texts: Sequence[str]) -> bytes:
 
 
 class _Form(NamedTuple):
-    """How times of one length are written: the lowest and the span of each byte, and what the digits weigh."""
+    """How times of one length are written."""
 
-    low: Bytes
-    span: Bytes
-    weights: NDArray[np.float64]
-    """(bytes of a line, 4): hours, minutes, seconds, microseconds; floats, for numpy multiplies those fastest."""
-    limits: NDArray[np.float64]
-    """What hours, minutes, seconds and microseconds stay below."""
+    blank: bytes
+    """A line of it with every digit 0."""
+    offset: bytes
+    """Its end."""
+    second: int
+    """A second in units of the last digit."""
+    unit: int
+    """Microseconds in one of these units."""
 
 
-_UNITS: Final = np.array([HOUR, MINUTE, SECOND, 1], np.float64)
 _DATE: Final = len("2026-04-20T")
-
-
-def _form(text: str) -> _Form:
-    """The form of `text`, in which H, M, S and f stand for the digits of a time, d for any other digit."""
-    line = text + "\n"
-    weights = np.zeros((len(line), 4))
-    for column, letter in enumerate("HMSf"):
-        for rank in range(line.count(letter)):
-            weights[line.index(letter) + rank, column] = 10 ** ((6 if letter == "f" else 2) - 1 - rank)
-    low = line.translate(str.maketrans("dHMSf", "00000"))
-    span = [9 if letter in "dHMSf" else 0 for letter in line]
-    return _Form(
-        np.frombuffer(low.encode(), np.uint8), np.array(span, np.uint8), weights, np.array([24, 60, 60, 10**6], float)
-    )
-
-
+_MINUTES: Final = len("2026-04-20T10:")
+_SECONDS: Final = len("2026-04-20T10:00:")
 _FORMS: Final = {
-    len(text): _form(text)
-    for fraction in ("", ".fff", ".ffffff")
+    len(text): _Form(f"{text}\n".encode(), f"{offset}\n".encode(), 10**places, 10 ** (6 - places))
+    for places, fraction in ((0, ""), (3, ".000"), (6, ".000000"))
     for offset in ("Z", "+00:00")
-    for text in [f"dddd-dd-ddTHH:MM:SS{fraction}{offset}"]
+    for text in [f"0000-00-00T00:00:00{fraction}{offset}"]
 }
 """The ways JavaScript and Python write a time of UTC: six, of six lengths."""
+MANY_DAYS: Final = 16
+"""Days from which on times are read one by one."""
 
 
 def parse_timestamps(texts: Sequence[str]) -> Ints:
-    """Microseconds since the epoch. Fast if all are of one day and written in one of the usual ways, like most."""
+    """Microseconds since the epoch. Fast if all are written in one of the usual ways and are of few days, like most.
+
+    On texts as a whole, not on arrays of their bytes: numpy lets the interpreter's lock go for more than 500 elements,
+    and each time this thread waits for a core that it had.
+    """
     form = _FORMS.get(len(texts[0])) if texts else None
-    if form is not None and texts[0].isascii():
-        line = len(form.low)
-        joined = "\n".join([*texts, ""]).encode()
-        if len(joined) == line * len(texts):
-            found = np.frombuffer(joined, np.uint8).reshape(-1, line)
-            digits = found - form.low  # what lies below wraps round to above the span
-            if (digits <= form.span).all() and (found[:, :_DATE] == found[0, :_DATE]).all():
-                parts = digits @ form.weights
-                if (parts < form.limits).all():
-                    midnight = parse_timestamp(texts[0][:_DATE] + "00:00:00.000Z")
-                    times: Ints = (parts @ _UNITS).astype(np.int64)
-                    return times + midnight
+    if form is not None:
+        times = _of_form(texts, form)
+        if times is not None:
+            return times
     return np.array([parse_timestamp(text) for text in texts], np.int64)
+
+
+def _of_form(texts: Sequence[str], form: _Form) -> Ints | None:
+    """`parse_timestamps` if all are of a form and of few days, else None."""
+    joined = "\n".join([*texts, ""]).encode()
+    line = len(form.blank)
+    if (
+        joined.translate(_ZEROS) != form.blank * len(texts)
+        or joined.count(form.offset) != len(texts)  # those of zeros may have been others
+        or joined[_MINUTES::line].strip(b"012345")
+        or joined[_SECONDS::line].strip(b"012345")
+    ):
+        return None
+    date = texts[0][:_DATE]
+    if joined.count(date.encode()) == len(texts):
+        midnights: Ints | int = _midnight(date)
+        joined = joined.replace(date.encode(), b"")
+    else:
+        dates = [text[:_DATE] for text in texts]
+        days = {date: _midnight(date) for date in set(dates)}
+        if len(days) > MANY_DAYS:
+            return None
+        midnights = np.fromiter(map(days.__getitem__, dates), np.int64, len(dates))
+        for each in days:
+            joined = joined.replace(each.encode(), b"")
+    clocks = joined.replace(form.offset, b"\n").translate(None, b":.").split()
+    # A clock reads hhmmss and the fraction, in decimal digits: to the base of 60 they are less.
+    found = np.fromiter(map(int, clocks), np.int64, len(clocks))
+    hours, minutes = found // (10_000 * form.second), found // (100 * form.second)
+    if hours.max() >= DAY // HOUR:
+        return None
+    seconds = found - 40 * form.second * minutes - 2400 * form.second * hours
+    times: Ints = seconds * form.unit + midnights
+    return times
+
+
+def _midnight(date: str) -> int:
+    return parse_timestamp(date + "00:00:00.000Z")
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

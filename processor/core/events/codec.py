@@ -10,6 +10,7 @@ why.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -49,7 +50,7 @@ from processor.core.events.event import (
 )
 from processor.core.events.fields import FIELDS, RULES, Field
 from processor.core.events.latency import bucket_of, buckets_of
-from processor.core.events.lines import Lines, size_of
+from processor.core.events.lines import Lines, joined, size_of
 from processor.core.events.nesting import is_deeper
 from processor.core.events.syntax_faults import Budget, encoding_fault, syntax_fault
 from protos.spendstream.v1 import ingest_pb2 as pb
@@ -101,6 +102,22 @@ def decode(
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass
     return _one_by_one(payload, records, handling, reading)
+
+
+def decode_together(
+    payload: PayloadFormat, requests: Sequence[Sequence[bytes]], handling: Handling, now: int
+) -> list[Columns] | None:
+    """`decode` of several requests that arrived at the same time, in a fraction of the calls; the columns of one share
+    their dictionaries with those of the others. None if not every event is plainly valid, or there are few."""
+    records = joined(requests)
+    if records is None or len(records) <= FEW:
+        return None
+    try:
+        columns = _AT_ONCE[payload](records, _Reading(now, handling == "lenient", RULES))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    starts = accumulate(map(len, requests), initial=0)
+    return [columns.cut(start, each) for start, each in zip(starts, requests, strict=False)]
 
 
 def _one_by_one(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading) -> Decoded:

@@ -68,7 +68,7 @@ class Columns(Struct):
 
     rows: Rows
     users: list[str | None]
-    """Each once; None: not attributed."""
+    """Each once; None: not attributed. As among `dims` there may be some of others that were decoded with these."""
     dims: list[Dim]
     """Each once."""
     records: Sequence[bytes]
@@ -87,6 +87,16 @@ class Columns(Struct):
             return self, range(len(self))
         places = np.flatnonzero(self.rows["flags"] & SPAN_FLAG == 0)
         return self.at(places), places.tolist()
+
+    def cut(self, start: int, records: Sequence[bytes]) -> "Columns":
+        """The events from a place on whose records these are; they share rows and dictionaries with all others."""
+        rows = self.rows[start : start + len(records)]
+        has_spans = self.has_spans and bool((rows["flags"] & SPAN_FLAG).any())
+        return Columns(rows, self.users, self.dims, records, self.cost_sources, has_spans)
+
+    def used_dims(self) -> list[Dim]:
+        """Those of `dims` that these events have."""
+        return [self.dims[number] for number in dict.fromkeys(self.rows["dim"].tolist())]
 
     def at(self, places: NDArray[np.int64]) -> "Columns":
         """Those of the events at these places, with dictionaries of what they point to."""
@@ -208,6 +218,14 @@ def join_dictionaries(codes: NDArray[Any], dictionaries: Sequence[Sequence[_T]],
     starts = list(accumulate(lengths, initial=0))[:-1]
     codes[:] = places[codes + np.repeat(starts, sizes)]
     return values
+
+
+def only_used(codes: NDArray[Any], values: list[_T]) -> list[_T]:
+    """Let a column point into a dictionary that has nothing that it does not point to, and return that."""
+    if np.bincount(codes, minlength=len(values)).all():
+        return values
+    codes[:], used = numbered(codes.tolist(), len(codes))
+    return [values[number] for number in used]
 
 
 # --- digests ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ are never made.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import overload
 
 SEPARATOR = b"\n"
@@ -64,6 +65,16 @@ class Part(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._whole[self._start : self._start + self._count])
+
+
+def joined(requests: Sequence[Sequence[bytes]]) -> Sequence[bytes] | None:
+    """The records of all requests, one after the other; None if only some of them are lines."""
+    lines = [each for each in requests if isinstance(each, Lines)]
+    if not lines:
+        return list(chain.from_iterable(requests))
+    if len(lines) < len(requests):
+        return None
+    return Lines(SEPARATOR.join([each.text for each in lines]), sum(map(len, lines)))
 
 
 def size_of(records: Sequence[bytes]) -> int:

@@ -11,15 +11,16 @@ events one by one, or the lines of its body as one text, or its body as it came:
 row n of the request.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 import xxhash
 import zstandard
 from msgspec import Raw, Struct
+from numpy.typing import NDArray
 
 from processor.core.clock import LAST
 from processor.core.events import message_v4, ndjson
@@ -33,6 +34,7 @@ from processor.core.events.columns import (
     Rows,
     concatenated,
     join_dictionaries,
+    only_used,
 )
 from processor.core.events.content_coding import Coding, inflate
 from processor.core.events.event import Event
@@ -220,14 +222,15 @@ def _checksum(columns: bytes | memoryview, originals: bytes | memoryview) -> int
     return found.intdigest()
 
 
+_T = TypeVar("_T", bound=Hashable)
+
+
 def joined(blocks: Sequence[Block]) -> Block:
     """All blocks, at least one, as one: their dictionaries become one of each kind."""
-    if len(blocks) == 1:
-        return blocks[0]
     rows = concatenated([block.rows for block in blocks])
     sizes = list(map(len, blocks))
-    users = join_dictionaries(rows["user"], [block.users for block in blocks], sizes)
-    dims = join_dictionaries(rows["dim"], [block.dims for block in blocks], sizes)
+    users = _one_dictionary(rows["user"], [block.users for block in blocks], sizes)
+    dims = _one_dictionary(rows["dim"], [block.dims for block in blocks], sizes)
     cost_sources = blocks[0].cost_sources
     if any(block.cost_sources != cost_sources for block in blocks):
         every = [[None, *block.cost_sources] for block in blocks]
@@ -240,6 +243,20 @@ def joined(blocks: Sequence[Block]) -> Block:
         rows,
         [each for block in blocks for each in block.originals],
     )
+
+
+def _one_dictionary(codes: NDArray[Any], dictionaries: Sequence[list[_T]], sizes: Sequence[int]) -> list[_T]:
+    """`join_dictionaries`, for blocks of which neighbours often share a dictionary, and use some of it."""
+    runs: list[list[_T]] = []
+    lengths: list[int] = []
+    for dictionary, size in zip(dictionaries, sizes, strict=True):
+        if runs and dictionary is runs[-1]:
+            lengths[-1] += size
+        else:
+            runs.append(dictionary)
+            lengths.append(size)
+    values = runs[0] if len(runs) == 1 else join_dictionaries(codes, runs, lengths)
+    return only_used(codes, values)
 
 
 # --- what comes out of one -------------------------------------------------------------------------------------------
