@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from processor.event_store import manifest as manifests
 from processor.event_store.catalog import Catalog
 from processor.event_store.manifest import Manifest
+from processor.log.errors import LogUnavailable
 from processor.log.port import LogWriter, polls
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import SEGMENTS
@@ -19,6 +20,9 @@ BURIED: Final = 60.0
 
 SLEPT: Final = 600.0
 """Seconds without a read after which the topic is read anew: what tells of a replacement may be gone meanwhile."""
+
+PATIENCE: Final = 10.0
+"""Seconds until what was appended must be there to be read."""
 
 Delete = Callable[[TopicPartition, Sequence[int]], None]
 """`Log.delete` of the embedded log."""
@@ -86,17 +90,23 @@ class SegmentsTopic:
 
         Raises `LogUnavailable`: then they may be in the topic, or still come. Never append one of them again.
         """
-        self._append([(each.segment.id.encode(), manifests.encode(each)) for each in found])
-        return self.read_on()
+        return self._append([(each.segment.id.encode(), manifests.encode(each)) for each in found])
 
     def bury(self, names: Iterable[str]) -> None:
         """Append tombstones for the records of these segments, in this order (see `catalog`)."""
         self._append([(name.encode(), None) for name in names])
-        self.read_on()
 
-    def _append(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
-        if records:
-            self._log.append([Append(TP, records)], self._now())
+    def _append(self, records: Sequence[tuple[bytes, bytes | None]]) -> Catalog:
+        """Append records, and read on until they have been read: a broker may show them a moment later."""
+        if not records:
+            return self.read_on()
+        [first] = self._log.append([Append(TP, records)], self._now())
+        deadline = time.monotonic() + PATIENCE
+        while self.read_on() is not None and self._position < first + len(records):
+            if time.monotonic() > deadline:
+                raise LogUnavailable("what was appended to the topic of segments cannot be read")
+            time.sleep(0.01)
+        return self.catalog
 
     def compact(self) -> int:
         """Delete records of the embedded log that have had a tombstone for long enough; return how many."""
