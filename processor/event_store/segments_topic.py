@@ -18,8 +18,15 @@ TP: Final = TopicPartition(SEGMENTS, 0)
 BURIED: Final = 60.0
 """Seconds for which a record and its tombstone stay in the embedded log: those who follow the topic have read both."""
 
-SLEPT: Final = 600.0
-"""Seconds without a read after which the topic is read anew: what tells of a replacement may be gone meanwhile."""
+SLEPT: Final = 45.0
+"""Seconds without a read after which a reader of the topic begins anew: records that tell of a replacement, and their
+tombstones, are deleted `BURIED` seconds after they were written."""
+
+
+def awake() -> float:
+    """Return seconds that go on also while the process is suspended or the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
 
 PATIENCE: Final = 10.0
 """Seconds until what was appended must be there to be read."""
@@ -45,7 +52,7 @@ class SegmentsTopic:
         log: LogWriter,
         now: Callable[[], int],
         delete: Delete | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake,
     ) -> None:
         self._log = log
         self._now = now

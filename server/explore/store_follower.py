@@ -9,6 +9,7 @@ from structlog.stdlib import get_logger
 
 from processor.event_store.catalog import Catalog
 from processor.event_store.manifest import ManifestError, Segment
+from processor.event_store.segments_topic import SLEPT, awake
 from processor.log.address import LogAddress
 from processor.log.following import FollowerThread
 from processor.log.records import Record, TopicPartition
@@ -43,13 +44,24 @@ class StoreState(Struct, frozen=True):
         return cls(segments, dict(catalog.reached), arrivals)
 
 
+_TOPIC: Final = TopicPartition(SEGMENTS, 0)
+
+
 class StoreFollower(FollowerThread):
-    """Tails `spendstream.segments`. `notify` is called in this thread whenever `state` has changed."""
+    """Tails `spendstream.segments`. `notify` is called in this thread whenever `state` has changed.
+
+    After `SLEPT` seconds without a round, by `awake`, it reads the topic anew; until it has, `state` is the old one.
+    """
 
     def __init__(
-        self, address: LogAddress, partitions: int, clock: Callable[[], int], notify: Callable[[], None]
+        self,
+        address: LogAddress,
+        partitions: int,
+        clock: Callable[[], int],
+        notify: Callable[[], None],
+        awake: Callable[[], float] = awake,
     ) -> None:
-        super().__init__("segments", address.tail([TopicPartition(SEGMENTS, 0)], LOOK))
+        super().__init__("segments", address.tail([_TOPIC], LOOK))
         self.state = StoreState()
         self.completeness = Completeness()
         self._address = address
@@ -57,24 +69,41 @@ class StoreFollower(FollowerThread):
         self._clock = clock
         self._notify = notify
         self._catalog = Catalog()
+        self._awake = awake
+        self._looked = awake()
         self._version = -1
+        self._is_behind = False
+        """Whether the catalog has less than `state`."""
         self._noted = float("-inf")
         self._ends: Callable[[], dict[int, int]] | None = None
 
     def _round(self) -> None:
+        at = self._awake()
+        if at - self._looked > SLEPT:
+            self._begin_anew()
+        self._looked = at
         self._note_ends()
         for _, records in self._tail.poll():
             for record in records:
                 self._apply(record)
             if self._stopping.is_set():
                 return
-        if self._catalog.version != self._version:
+        has_changed = self._catalog.version != self._version
+        if has_changed and (self._tail.is_current or not self._is_behind):
+            self._is_behind = False
             self._version = self._catalog.version
             self.state = StoreState.of(self._catalog)
             self._notify()
         if self._tail.is_current and not self.read_all.is_set():
             self.read_all.set()
             self._notify()
+
+    def _begin_anew(self) -> None:
+        get_logger().warning("manifests.read_anew")
+        self._tail.close()
+        self._tail = self._address.tail([_TOPIC], LOOK)
+        self._catalog = Catalog()
+        self._version, self._is_behind = -1, True
 
     def _apply(self, record: Record) -> None:
         try:
