@@ -81,7 +81,7 @@ def test_commands_are_under_headings() -> None:
         "Serving": ["serve", "api", "worker", "store"],
         "Tables": ["users", "quota", "budgets", "tail"],
         "Events": ["events", "trace", "metrics"],
-        "Operations": ["verify", "rebuild", "backup", "export", "import", "dlq", "loadtest"],
+        "Operations": ["verify", "rebuild", "backup", "export", "import", "dlq", "loadtest", "demo"],
         "Administration": ["keys", "projects", "orgs"],
     }
     shown = [name for name, command in main.commands.items() if not command.hidden]
