@@ -12,22 +12,27 @@ MIB: Final = 1 << 20
 NEEDED: Final = {"worker": 128 * MIB, "store": 128 * MIB, "api": 128 * MIB, "serve": 256 * MIB}
 """Bytes that a role takes with empty tables, and some room. `serve` is the supervisor, one API and the worker."""
 
+EVENT_STORE: Final = 384 * MIB
+"""Bytes that the store and the query process take beside them, before the first question."""
+
 _UNLIMITED: Final = 1 << 60
 """What version 1 says where there is no limit is about 2^63."""
 
 
-def too_low(role: str, processes: int = 1, limit: int | None = None) -> str | None:
+def too_low(role: str, processes: int = 1, limit: int | None = None, *, has_store: bool = False) -> str | None:
     """Why the memory is too low for a role with so many API processes to work; None: it is not.
 
-    `limit` is that of this process's control group, in bytes, unless it is given.
+    `limit` is that of this process's control group, in bytes, unless it is given. `has_store`: of `serve`, that it
+    starts the event store and its query process, too.
     """
     found = cgroup_limit() if limit is None else limit
-    needed = NEEDED[role] + (processes - 1) * NEEDED["api"]
+    needed = NEEDED[role] + (processes - 1) * NEEDED["api"] + (EVENT_STORE if has_store else 0)
     if found is None or found >= needed:
         return None
     return (
         f"the memory limit of this container or service is {found // MIB} MiB, and {role} needs {needed // MIB} MiB "
-        "with empty tables: it will be killed without another word. Raise the limit (docs/operations.md, Memory)"
+        "with empty tables: it will be killed without another word. Raise the limit"
+        f"{', or set SPENDSTREAM_EVENT_STORE=off' if has_store else ''} (docs/operations.md, Memory)"
     )
 
 

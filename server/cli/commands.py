@@ -69,7 +69,7 @@ def serve(**flags: Any) -> None:
     from server import supervisor
 
     settings = load_or_exit(ServerSettings, flags)
-    _warn_of_memory("serve", settings.api_processes)
+    _warn_of_memory("serve", settings.api_processes, has_store=settings.event_store)
     logs.configure(settings, "serve")
     try:
         sys.exit(asyncio.run(supervisor.run(settings, {"SPENDSTREAM_DATA_DIR": str(settings.data_dir)})))
@@ -99,9 +99,9 @@ def api(**flags: Any) -> None:
     tracing.finish()
 
 
-def _warn_of_memory(role: str, processes: int = 1) -> None:
+def _warn_of_memory(role: str, processes: int = 1, *, has_store: bool = False) -> None:
     """Warn before anything large is loaded: the process may be killed right after that."""
-    problem = memory.too_low(role, processes)
+    problem = memory.too_low(role, processes, has_store=has_store)
     if problem is not None:
         output.say(f"spendstream: {problem}", err=True)
 

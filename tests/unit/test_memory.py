@@ -44,5 +44,10 @@ def test_what_is_too_low_is_told_with_what_is_needed() -> None:
     assert "100 MiB" in told
     assert "serve needs 256 MiB" in told
     assert memory.too_low("serve", limit=512 << 20) is None, "a container of 512 MiB is a normal place to run"
+    with_store = memory.too_low("serve", limit=512 << 20, has_store=True)
+    assert with_store is not None
+    assert "serve needs 640 MiB" in with_store
+    assert "SPENDSTREAM_EVENT_STORE=off" in with_store
+    assert memory.too_low("serve", limit=1 << 30, has_store=True) is None
     assert memory.too_low("serve", 3, limit=300 << 20) is not None
     assert memory.too_low("worker", limit=256 << 20) is None
