@@ -132,9 +132,10 @@ async def http(server: Server, path: str, source: str = HERE, trust: ssl.SSLCont
 async def again_when_reset(server: Server, path: str, trust: ssl.SSLContext) -> int:
     """See `http`. At the address of a crowd a client that is new cannot always be told from the crowd, and has
     to connect again, as clients do."""
-    for _ in range(4):
+    for number in range(8):
         with contextlib.suppress(aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError, ConnectionResetError):
             return await http(server, path, trust=trust)
+        await asyncio.sleep(0.05 * 2 ** min(number, 4))  # as clients wait
     return await http(server, path, trust=trust)
 
 
