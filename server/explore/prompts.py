@@ -1,7 +1,7 @@
 """`GET /v1/prompts`: the versions of prompts, by `prompt_hash`: when they were used, what they cost, how well they did.
 
-Only matching events count, and those without a prompt_hash are of no version. Cost, latency, time to the first token
-and every score have average, deviation and count, so that versions can be compared by a test.
+Only matching events count, and those without a prompt_hash, or with an empty one, are of no version. Cost, latency, time
+to the first token and every score have average, deviation and count, so that versions can be compared by a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def _versions(step: Walk, matched: Relation, question: PromptsQuestion) -> list[
     condition, place = behind(step.place_as(RankedPlace))
     rows = step.snapshot.engine.rows(
         f"SELECT * FROM (SELECT prompt_hash AS id, {VALUES[question.sort]} AS value FROM ({matched.sql}) "
-        f"WHERE prompt_hash IS NOT NULL GROUP BY prompt_hash) {condition} ORDER BY value DESC, id LIMIT ?",
+        f"WHERE prompt_hash <> '' GROUP BY prompt_hash) {condition} ORDER BY value DESC, id LIMIT ?",
         [*matched.params, *place, question.limit + 1],
     )
     return [Ranked(*row) for row in rows]
