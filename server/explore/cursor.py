@@ -9,11 +9,12 @@ question itself would not.
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from processor.core.clock import LAST
 from server.errors import Refused
 from server.explore.questions import EventsQuestion, PromptsQuestion, SessionsQuestion, Times, TracesQuestion
 from server.explore.snapshot import ALWAYS, Snapshot
@@ -36,7 +37,7 @@ P = TypeVar("P", bound=Paged)
 class _Cursor(Struct, frozen=True, array_like=True):
     binding: bytes
     times: Times
-    as_of: int
+    as_of: Annotated[int, Meta(ge=0, le=LAST)]
     floor: int
     """`Snapshot.floor` of the page before."""
     bounds: bytes

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core.clock import format_timestamp
+from processor.core.clock import LAST, format_timestamp
 from server.errors import Refused
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
@@ -214,6 +214,20 @@ def test_another_projects_event_is_not_found(store: StoreDirectory, engine: Engi
 def test_extra_is_left_out_where_it_is_not_asked_for(store: StoreDirectory, engine: Engine) -> None:
     question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=200, extra=False)
     assert all("extra" not in event for page in pages(store, engine, question) for event in page["events"])
+
+
+@pytest.mark.parametrize("as_of", [-1, LAST + 1, 2**64 - 1])
+def test_a_cursor_that_says_an_impossible_time_is_no_fault_of_ours(
+    store: StoreDirectory, engine: Engine, as_of: int
+) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=2)
+    cursor = next(pages(store, engine, question))["nextCursor"]
+    members = msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    members[2] = as_of
+    made_up = urlsafe_b64encode(msgspec.msgpack.encode(members)).decode().rstrip("=")
+    with pytest.raises(Refused, match="cursor") as refused:
+        answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=made_up))
+    assert refused.value.reason == "bad_request"
 
 
 def test_a_store_that_is_built_anew_refuses_older_cursors(tmp_path: Path) -> None:
