@@ -96,6 +96,38 @@ async def test_a_deleted_store_is_made_anew_with_equal_rows(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(120)
+async def test_an_older_log_under_a_newer_store(tmp_path: Path) -> None:
+    """A restored backup: what is in the store alone is in no answer, and what comes instead is, once."""
+    chance = random.Random(12)
+    with server(tmp_path / "data", event_store=True) as started:
+        async with clients.reader(started) as reader:
+            await send(reader, some(50, chance))
+            await reader.caught_up(50)
+            rows = await check(started, 50)
+        await asyncio.to_thread(started.stop)
+        shutil.copy(started.data_dir / "log.db", tmp_path / "log.db")
+        await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:
+            await send(reader, some(30, chance))
+            await reader.caught_up(80)
+            await check(started, 80)
+        await asyncio.to_thread(started.stop)
+        shutil.copy(tmp_path / "log.db", started.data_dir / "log.db")
+        await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:
+            assert await check(started, 50) == rows
+            newer = some(20, chance)
+            await send(reader, newer)
+            await reader.caught_up(70)
+            found = await check(started, 70)
+            assert {row["event_id"] for row in found[50:]} == {event["event_id"] for event in newer}
+            names = {segment.id for segment in await asyncio.to_thread(stored.live, address(started))}
+            await asyncio.to_thread(
+                wait_until, lambda: {each.stem for each in (started.data_dir / "events").glob("*.parquet")} == names, 20
+            )
+
+
+@pytest.mark.timeout(120)
 async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
     with server(tmp_path / "data", event_store=True) as started:
         async with clients.reader(started) as reader:
