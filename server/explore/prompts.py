@@ -13,7 +13,7 @@ from server.explore.aggregation import aggregate, is_exact
 from server.explore.cursor import Walk, walk
 from server.explore.measures import clamped, measures
 from server.explore.questions import PromptsQuestion
-from server.explore.ranked import Ranked, RankedPlace, behind
+from server.explore.ranked import Ranked, RankedPlace, first_behind
 from server.explore.snapshot import Relation, Snapshot
 
 VALUES: Final = {
@@ -68,12 +68,12 @@ def answer_prompts(snapshot: Snapshot, question: PromptsQuestion) -> bytes:
 
 def _versions(step: Walk, matched: Relation, question: PromptsQuestion) -> list[Ranked]:
     """Return the first versions behind the cursor, one more than are to be shown."""
-    condition, place = behind(step.place_as(RankedPlace))
-    rows = step.snapshot.engine.rows(
-        f"SELECT * FROM (SELECT prompt_hash AS id, {VALUES[question.sort]} AS value FROM ({matched.sql}) "
-        f"WHERE prompt_hash <> '' GROUP BY prompt_hash) {condition} ORDER BY value DESC, id LIMIT ?",
-        [*matched.params, *place, question.limit + 1],
+    sql, place = first_behind(
+        f"SELECT prompt_hash AS id, {VALUES[question.sort]} AS value FROM ({matched.sql}) "
+        "WHERE prompt_hash <> '' GROUP BY prompt_hash",
+        step.place_as(RankedPlace),
     )
+    rows = step.snapshot.engine.rows(sql, [*matched.params, *place, question.limit + 1])
     return [Ranked(*row) for row in rows]
 
 

@@ -136,6 +136,8 @@ def test_cursor_is_bound_to_its_question(store: StoreDirectory, engine: Engine) 
         {"filters": Filters()},
         {"filters": Filters(kinds="all", equal={"model": ("gpt-4o",)})},
         {"order": "asc"},
+        {"times": Times(start=NOON)},
+        {"given": Times(end=NOON)},
         {"cursor": cursor[:-3]},
         {"cursor": "A" + cursor},
         {"cursor": "x" * 3000},
@@ -147,8 +149,18 @@ def test_cursor_is_bound_to_its_question(store: StoreDirectory, engine: Engine) 
         with pytest.raises(Refused, match="cursor") as refused:
             answer_events(store.snapshot(engine), asked)
         assert refused.value.reason == "bad_request"
-    later = msgspec.structs.replace(question, cursor=cursor, limit=5, times=Times(start=NOON), extra=False)
+    later = msgspec.structs.replace(question, cursor=cursor, limit=5, extra=False)
     assert len(decode(answer_events(store.snapshot(engine), later))["events"]) == 5
+
+
+def test_a_default_range_is_that_of_the_first_page(store: StoreDirectory, engine: Engine) -> None:
+    first, later = Times(NOON - 10**6, NOON + 10**6), Times(NOON, NOON + 2 * 10**6)
+    asked = EventsQuestion(project="default", filters=ALL, times=first, given=Times(), limit=2)
+    cursor = next(pages(store, engine, asked))["nextCursor"]
+    found = [event["event_id"] for page in pages(store, engine, asked) for event in page["events"]]
+    second = msgspec.structs.replace(asked, times=later, cursor=cursor, limit=200)
+    page = decode(answer_events(store.snapshot(engine), second))
+    assert [event["event_id"] for event in page["events"]] == found[2:]
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode()))
