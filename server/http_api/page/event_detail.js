@@ -104,8 +104,12 @@ function extraPart(extra) {
   return el("section", {}, el("h3", {}, "Unknown fields"), tree);
 }
 
+const KEPT = 30; // events that are remembered for Back: an event never changes
+
 /** A pane that shows one event after the other; `extraParts(event)` are put above the fields. */
 export class EventPane {
+  #kept = new Map();
+
   constructor(host, context, { close, extraParts = () => [] }) {
     Object.assign(this, { host, context, extraParts });
     this.title = el("h2", { tabindex: "-1" });
@@ -121,7 +125,9 @@ export class EventPane {
     write(this.title, "Event");
     if (focus) this.title.focus({ preventScroll: true });
     try {
-      const read = await readEvent(id, signal);
+      const read = this.#kept.get(id) ?? (await readEvent(id, signal));
+      this.#kept.set(id, read);
+      if (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value);
       if (this.id !== id) return;
       write(this.title, shown(read.event.name ?? `${read.event.operation} ${read.event.model}`));
       this.body.replaceChildren(...this.extraParts(read.event), ...eventParts(read, params));

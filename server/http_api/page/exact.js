@@ -28,6 +28,9 @@ export function decimal(value) {
   return (value < 0n ? "-" : "") + digits.slice(0, -PLACES) + (fraction && `.${fraction}`);
 }
 
+/** The sum of two decimals as the server writes them. */
+export const add = (a, b) => decimal(pico(a) + pico(b));
+
 export function grouped(digits) {
   return digits.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 }
