@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, cast
 
 import pytest
@@ -99,7 +100,11 @@ def still(page: Page, fake: Fake) -> None:
 
 def pick(label: str, value: str) -> Callable[[Page], None]:
     """Choose an option of a list."""
-    return lambda page: page.get_by_label(label, exact=True).select_option(value) and None
+
+    def choose(page: Page) -> None:
+        page.get_by_label(label, exact=True).select_option(value)
+
+    return choose
 
 
 def press(name: str) -> Callable[[Page], None]:
@@ -174,7 +179,7 @@ def test_check_1_every_control_is_in_the_address(tab: Visit, fake: Fake, chrome:
                 still(page, fake)
                 assert page.evaluate("history.length") == entries + 1, (view, page.url)
             reloaded = asked_by(fake, page.reload, page)
-            pasted = asked_by(fake, lambda page=other.page, address=page.url: paste(page, address), other.page)
+            pasted = asked_by(fake, partial(paste, other.page, page.url), other.page)
             assert reloaded == pasted != [], view
             for address, controls in steps[:-4:-1]:
                 page.go_back()

@@ -1,7 +1,9 @@
 """What tests of the page's views on events read from it."""
 
-import os
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -10,13 +12,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.support.fake_events_api import Fake
 
-WATCH: Final = """() => {
-    window.tasks = [];
-    window.watcher?.disconnect();
-    const note = (list) => window.tasks.push(...list.getEntries().map((each) => each.duration));
-    window.watcher = new PerformanceObserver(note);
-    window.watcher.observe({ entryTypes: ["longtask"] });
-}"""
+LONG_TASK: Final = 50.0
+"""Milliseconds of CPU that one task of the page may take: what is longer is felt."""
 
 
 def asked(fake: Fake, path: str) -> list[dict[str, list[str]]]:
@@ -55,19 +52,35 @@ def whole(text: str) -> int:
     return int(text.replace(",", ""))
 
 
-def watch_tasks(page: Page) -> None:
-    """Begin to note tasks of more than 50 ms."""
-    page.evaluate(WATCH)
+class Tasks:
+    """What the page's own thread did in one go, by the CPU that it took: a busy machine makes no task longer."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        """Milliseconds of the longest task, once the watching is over."""
+
+    def read(self, trace: bytes) -> None:
+        """Read a trace of the browser."""
+        events = json.loads(trace)["traceEvents"]
+        names = {(each["pid"], each["tid"]): each["args"]["name"] for each in events if each["name"] == "thread_name"}
+        own = [each for each in events if names.get((each["pid"], each["tid"])) == "CrRendererMain"]
+        took = [each["tdur"] / 1000 for each in own if each["name"].endswith("RunTask") and "tdur" in each]
+        assert took, "the browser noted no task"
+        self.longest = max(took)
 
 
-def longest_task(page: Page) -> float:
-    """Milliseconds of the longest of them; 0: there was none."""
-    return float(max(page.evaluate("window.tasks"), default=0))
-
-
-def allowed_task() -> float:
-    """Milliseconds a task may take: 50, and on a machine with other work as much more as there are others who wait."""
-    return 50 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+@contextmanager
+def watched(page: Page) -> Iterator[Tasks]:
+    """Watch the page's tasks for the length of the block."""
+    browser = page.context.browser
+    assert browser is not None
+    browser.start_tracing(page=page, categories=["toplevel"])
+    tasks = Tasks()
+    try:
+        yield tasks
+    finally:
+        trace = browser.stop_tracing()
+    tasks.read(trace)
 
 
 def heap(page: Page) -> int:

@@ -56,6 +56,23 @@ def test_json_keeps_every_digit(run: Run) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "rest", "value"),
+    [
+        ('{"a":1,"extra":{"x":[1,"}"]},"asOf":"t"}', '{"a":1,"extra":null,"asOf":"t"}', '{"x":[1,"}"]}'),
+        ('{"extra":{}}', '{"extra":null}', "{}"),
+        ('{"a":{"extra":{"no":1}},"b":"\\"extra\\":{}"}', '{"a":{"extra":{"no":1}},"b":"\\"extra\\":{}"}', None),
+        ('{"a":"\\\\","extra":"s,}","z":2}', '{"a":"\\\\","extra":null,"z":2}', '"s,}"'),
+        ('{"a":["extra",{"extra":1}],"extra":-1.5e3}', '{"a":["extra",{"extra":1}],"extra":null}', "-1.5e3"),
+        ("{}", "{}", None),
+    ],
+)
+def test_a_member_is_cut_out_unparsed(run: Run, text: str, rest: str, value: str | None) -> None:
+    found = run("exact.js", "return module.cutMember(argument, 'extra')", text)
+    assert (found["rest"], found["value"]) == (rest, value)
+    json.loads(found["rest"])
+
+
 def test_money_is_exact(run: Run) -> None:
     chance = random.Random(3)
     texts = ["0", "0.000000000001", "-0.5", "1000000", "123456789012345678901234567890.123456789012"]
