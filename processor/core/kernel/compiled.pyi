@@ -1,0 +1,3 @@
+PAD: bytes
+
+def xxh3_of(text: bytes) -> int: ...
