@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -47,7 +47,7 @@ def build(root: Path, into: Path, *, sanitize: bool = False) -> Path:
     before = Path.cwd()
     os.chdir(root)
     try:
-        modules = cythonize([extension], build_dir=str(into / "c"), quiet=True)
+        modules = cast(Any, cythonize)([extension], build_dir=str(into / "c"), quiet=True)
         command = build_ext(Distribution({"name": "spendstream", "ext_modules": modules}))
         command.build_lib, command.build_temp = str(into), str(into / "o")
         command.ensure_finalized()

@@ -10,3 +10,8 @@ cdef extern from "Python.h":
 
 include "bytes.pxi"
 include "xxh3.pxi"
+include "fields.pxi"
+include "values.pxi"
+include "rows.pxi"
+include "json.pxi"
+include "protobuf.pxi"
