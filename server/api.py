@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
 from processor.core.events.content_coding import MAX_BODY
+from processor.core.kernel.loaded import RUNNING
 from processor.core.tables import row_block
 from processor.log import losses
 from processor.log.address import LogAddress
@@ -124,7 +125,7 @@ async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
             gc.freeze()  # these objects stay: collections need not walk them again
             gc.set_threshold(*COLLECT_AFTER)
             addresses = {"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"}
-            get_logger().info("api.ready", **addresses)
+            get_logger().info("api.ready", **addresses, kernel=RUNNING)
             print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line
             await stopped
         get_logger().info("api.draining")
