@@ -36,14 +36,14 @@ def python_client(*, is_older: bool = False) -> list[str]:
     """
     name = "otlp-clients-older" if is_older else "otlp-clients"
     lock = LOCKS / f"{name}.txt"
-    made = _made(name.replace("otlp-clients", "python"), [lock], lambda directory: _make_python(directory, lock))
+    made = made_once(name.replace("otlp-clients", "python"), [lock], lambda directory: _make_python(directory, lock))
     return [str(made / "bin" / "python"), str(PROGRAMS / "app.py")]
 
 
 def javascript_client() -> list[str]:
     """The command that runs app.mjs with its packages, which are brought first: 60 MB. Raises `NoClients`."""
     names = [PROGRAMS / "js" / name for name in ("package.json", "package-lock.json")]
-    made = _made("js", names, _make_javascript)
+    made = made_once("js", names, _make_javascript)
     program = made / "app.mjs"  # Node looks for packages beside the program
     text = (PROGRAMS / "js" / "app.mjs").read_text()
     if not program.exists() or program.read_text() != text:
@@ -51,8 +51,8 @@ def javascript_client() -> list[str]:
     return ["node", str(program)]
 
 
-def _made(name: str, from_files: Sequence[Path], make: Callable[[Path], None]) -> Path:
-    """The directory of an environment that is whole; two programs that ask at once make it once."""
+def made_once(name: str, from_files: Sequence[Path], make: Callable[[Path], None]) -> Path:
+    """The directory that `make` made of these files, and that is whole; two programs that ask at once make it once."""
     content = hashlib.sha256(b"".join(path.read_bytes() for path in from_files) + sys.version.encode())
     directory = HOME / f"{name}-{content.hexdigest()[:12]}"
     stamp = directory / "whole"
@@ -60,7 +60,7 @@ def _made(name: str, from_files: Sequence[Path], make: Callable[[Path], None]) -
     with (HOME / f"{name}.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not stamp.exists():
-            print(f"Making the environment of OTLP clients in {directory} (once) ...", file=sys.stderr)
+            print(f"Making {directory} (once) ...", file=sys.stderr)
             shutil.rmtree(directory, ignore_errors=True)
             make(directory)
             stamp.touch()

@@ -140,6 +140,19 @@ def traceloop_sdk(prompts: list[str]) -> None:
     conversation()
 
 
+@library
+def many_openai_calls(prompts: list[str]) -> None:
+    """Each prompt once by chat completions, as quickly as it goes."""
+    import openai
+    from openinference.instrumentation.openai import OpenAIInstrumentor
+
+    tracing()
+    OpenAIInstrumentor().instrument()
+    client = openai.OpenAI(max_retries=0)
+    for prompt in prompts:
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": prompt}])
+
+
 # --- other providers ------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +306,8 @@ def main(arguments: list[str]) -> None:
 
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)
-    provider.shutdown()  # waits until all is sent, or given up
+    provider.force_flush()  # waits until all is sent, or given up; shutdown alone gives up what waits to be sent again
+    provider.shutdown()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,17 @@ def as_json(request: Any) -> JsonObject:
     return made
 
 
+def with_binary_ids(body: JsonObject) -> JsonObject:
+    """OTLP JSON as protobuf's own JSON, whose ids are base64."""
+    made: JsonObject = json.loads(json.dumps(body))
+    for span in spans_of(made):
+        for holder in [span, *span.get("links", [])]:
+            for name in ("traceId", "spanId", "parentSpanId"):
+                if name in holder:
+                    holder[name] = base64.b64encode(bytes.fromhex(holder[name])).decode()
+    return made
+
+
 def spans_of(body: JsonObject) -> list[JsonObject]:
     """All spans of a request in OTLP JSON, to read or to change."""
     return [

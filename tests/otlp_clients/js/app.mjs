@@ -18,11 +18,15 @@ const experimental_telemetry = {
   metadata: { userId: "ann", sessionId: "s-1" },
 };
 const common = { maxRetries: 0, experimental_telemetry };
-const prompts = process.argv.slice(3);
+const [program, ...prompts] = process.argv.slice(2);
 if (!prompts.length) {
   prompts.push("Say hello: in=1200 out=300", "Say hello: in=2000 cached=1024 out=500 thought=320", "Say hello: status=429");
 }
 
+if (program === "many-openai-calls") {
+  for (const prompt of prompts) await generateText({ ...common, model: openai.chat("gpt-4o"), prompt });
+  prompts.length = 0;
+}
 for (const prompt of prompts) {
   const name = prompt.includes("thought=") ? "o4-mini" : "gpt-4o";
   for (const model of [openai(name), openai.chat(name)]) {
@@ -31,5 +35,6 @@ for (const prompt of prompts) {
     await streamed.consumeStream({ onError: () => {} });
   }
 }
-await embed({ ...common, model: openai.embedding("text-embedding-3-small"), value: "in=57" });
-await provider.shutdown(); // waits until all is sent, or given up
+if (prompts.length) await embed({ ...common, model: openai.embedding("text-embedding-3-small"), value: "in=57" });
+await provider.forceFlush(); // waits until all is sent, or given up
+await provider.shutdown();
