@@ -249,6 +249,8 @@ async def _build(
         explorer=explorer,
         event_feed=event_feed,
         identity=publisher.identity,
+        spans=settings.otlp_spans,
+        content=settings.otlp_content,
     )
     return services, health, registry
 

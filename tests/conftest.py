@@ -4,7 +4,12 @@ import pytest
 
 from tests.support import examples
 
-pytest_plugins = ["tests.support.browser", "tests.support.distribution", "tests.support.kafka"]
+pytest_plugins = [
+    "tests.support.browser",
+    "tests.support.distribution",
+    "tests.support.kafka",
+    "tests.support.otlp_clients",
+]
 
 examples.load()
 
