@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import os
+import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.support.faulty_proxy import EXPORT, Fault, faulty_proxy
 from tests.support.model_api import Call, ModelApi, model_api
 from tests.support.otlp_receiver import JsonObject, with_binary_ids
-from tests.support.server import Server, server
+from tests.support.server import Server, server, wait_until
 from tools.collector import Collector, exporting
 from tools.otlp_clients import javascript_client, python_client
 from tools.record_spans import RECORDINGS, SPANS, Recording, client_environment, run_client
@@ -94,12 +95,21 @@ class Project:
         assert made.returncode == 0, made.stderr
         self.key: str = json.loads(made.stdout)["key"]
         self.running = running
+        wait_until(self._is_known, 10)  # each API process reads a new key within a second
+
+    def _is_known(self) -> bool:
+        asked = urllib.request.Request(f"http://{self.running.http}/v1/quota", headers=self.headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     @property
     def headers(self) -> dict[str, str]:
         return {"x-api-key": self.key}
 
-    async def sums(self, expected: Sums, patience: float = 15.0) -> Sums:
+    async def sums(self, expected: Sums, patience: float = 6.0) -> Sums:
         """What the tables say once they have all requests, or after a while."""
         said = await self._sums()
         deadline = asyncio.get_running_loop().time() + patience
@@ -154,8 +164,10 @@ RECORDED: Final = sorted(path.name.removesuffix(".calls.json") for path in SPANS
 ODD: Final = {
     # One output token too many in each of two streamed answers, and no span of a streamed call that was refused.
     "openllmetry-anthropic": Sums(-1, -1, -1, 0, 2, 2 * 15_000_000),
+    # It does not report cached tokens: they are priced as if they were not, in two answers.
+    "otel-openai-v2": Sums(0, 0, 0, 0, 0, 2 * 1024 * (1_100_000 - 275_000)),
 }
-"""What a library adds to the truth by a fault of its own."""
+"""What a library adds to the truth by what it does not report, or reports wrongly."""
 
 
 def expected_of(name: str, calls: Sequence[Call]) -> Sums:
@@ -167,7 +179,7 @@ def expected_of(name: str, calls: Sequence[Call]) -> Sums:
     return truth
 
 
-@pytest.mark.parametrize("name", [name for name in RECORDED if "anthropic-and-sdk" not in name])
+@pytest.mark.parametrize("name", [name for name in RECORDED if "-and-" not in name])
 async def test_what_was_recorded_counts_as_the_calls_once_over_all_protocols(running: Server, name: str) -> None:
     body: JsonObject = json.loads((SPANS / f"{name}.json").read_text())
     calls = [Call(**each) for each in json.loads((SPANS / f"{name}.calls.json").read_text())]
@@ -175,6 +187,18 @@ async def test_what_was_recorded_counts_as_the_calls_once_over_all_protocols(run
     for send in (post_json, post_protobuf, export_grpc):
         await send(project, body)
         assert await project.sums(expected_of(name, calls)) == expected_of(name, calls), send.__name__
+
+
+@pytest.mark.parametrize("name", [name for name in RECORDED if "-and-" in name])
+async def test_two_layers_that_report_one_call_in_two_traces_are_two_calls(running: Server, name: str) -> None:
+    """What the guide warns of: nothing in such spans says that they are of one call."""
+    body: JsonObject = json.loads((SPANS / f"{name}.json").read_text())
+    calls = [Call(**each) for each in json.loads((SPANS / f"{name}.calls.json").read_text())]
+    # LangChain's spans are apart from all of OpenAI's; OpenInference's of Anthropic from those of streamed calls.
+    apart = [call for call in calls if call.stream or "langchain" in name]
+    project = Project(running, f"recorded-{name}")
+    await post_json(project, body)
+    assert await project.sums(sums_of([*calls, *apart])) == sums_of([*calls, *apart])
 
 
 async def post_json(project: Project, body: JsonObject) -> None:
@@ -217,7 +241,7 @@ NAMED: Final = (
     "traceloop-sdk",
     "vercel-ai",
 )
-EVERY: Final = [each for each in RECORDINGS if "anthropic-and-sdk" not in each.name]
+EVERY: Final = [each for each in RECORDINGS if "-and-" not in each.name]
 LIVE: Final = EVERY if os.environ.get("OTLP_CLIENTS") == "all" else [each for each in EVERY if each.name in NAMED]
 
 
