@@ -16,8 +16,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from processor import logs
 from processor.core.visible import HIDDEN, escape, visible, visible_json
+from processor.uncaught import print_exception
 
 NARROWEST: Final = 12
 """Least cells of a text column where a table has to be narrow."""
@@ -33,7 +33,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.excepthook = logs.print_exception
+    sys.excepthook = print_exception
 
 
 def terminal(*, err: bool = False) -> Console:

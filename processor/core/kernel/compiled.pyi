@@ -1,0 +1,22 @@
+from collections.abc import Sequence
+
+Dim = tuple[int, str, str, str, str, str]
+Found = tuple[bytes, list[str | None], list[Dim], list[int], bool]
+
+PAD: bytes
+
+def configure(
+    rows: Sequence[tuple[str, str, bool, bool, int, int | None, Sequence[str]]],
+    numbers: Sequence[int],
+    extra: int,
+    most_count: int,
+    most_cost: int,
+    most_bytes: int,
+    most_nesting: int,
+    factors: Sequence[int],
+    recent_factors: Sequence[int],
+    bounds: Sequence[float],
+) -> None: ...
+def json_rows(padded: bytes, size: int, latest: int, beside: bool) -> Found | None: ...
+def protobuf_rows(padded: bytes, records: list[bytes], latest: int, beside: bool) -> Found: ...
+def xxh3_of(text: bytes) -> int: ...
