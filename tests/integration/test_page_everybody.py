@@ -166,5 +166,6 @@ def first_content(seen: Visit, view: str) -> float:
     seen.page.goto("about:blank")
     began = time.monotonic()
     seen.page.goto(f"{seen.origin}/#/{view}", wait_until="commit")
-    seen.page.locator(CONTENT[view]).first.wait_for(state="visible")
+    there = "(content) => document.querySelector(content)?.checkVisibility()"
+    seen.page.wait_for_function(there, arg=CONTENT[view], polling="raf")
     return time.monotonic() - began
