@@ -21,7 +21,7 @@ export async function readEvent(id, signal) {
   const [plain, marked] = [parse(text), parseMarked(text)];
   const event = plain.event ?? plain;
   const whole = marked.event ?? marked;
-  for (const each of [event, whole]) for (const name of ["asOf", "lagSeconds"]) delete each[name];
+  for (const each of [event, whole]) for (const name of ["asOf", "lagSeconds", "building"]) delete each[name];
   return { event, marked: whole, path };
 }
 
