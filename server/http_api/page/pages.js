@@ -12,9 +12,10 @@ const MOST_ROWS = 1000; // rows of a list in the document
 
 /** `The event store is being built: 40 % of 1,200,000 messages, 5 min left. `, while it is; else nothing. */
 function building(build) {
-  if (!build?.of) return "";
-  const left = build.secondsLeft == null ? "" : `, ${build.secondsLeft < 120 ? `${build.secondsLeft} s` : `${Math.round(build.secondsLeft / 60)} min`} left`;
-  return `The event store is being built: ${Math.floor((100 * build.done) / build.of)} % of ${build.of.toLocaleString("en-US")} messages${left}. `;
+  if (!build) return "";
+  const [done, of, seconds] = [build.done, build.of, build.secondsLeft ?? NaN].map(Number); // numbers are read as their digits
+  const left = Number.isNaN(seconds) ? "" : `, ${seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} min`} left`;
+  return `The event store is being built: ${Math.floor((100 * done) / of)} % of ${of.toLocaleString("en-US")} messages${left}. `;
 }
 
 /** `complete up to 14:03:11, 4 s behind`, of an answer. */
