@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
-from processor.core.events import codec, compiled_rows
+from processor.core.events import codec, compiled_rows, ndjson
 from processor.core.events.columns import ROW
 from processor.core.events.event import MAX_EVENT_BYTES, MAX_FUTURE
 from processor.core.events.lines import Lines
@@ -128,11 +130,13 @@ def test_lines_and_their_number_must_agree() -> None:
 def test_a_text_without_the_room_behind_it_is_refused() -> None:
     assert kernel is not None
     line = to_json_line(make_event())
-    for text in (b"", line, line + kernel.PAD[1:], line + kernel.PAD[1:] + b"x"):
+    for text in (b"", line, line + b"\n" + kernel.PAD[1:], line + b"\n" + kernel.PAD[1:] + b"x", kernel.PAD):
         with pytest.raises(ValueError, match="PAD"):
             kernel.json_rows(text, 1, NOW, beside=False)
         with pytest.raises(ValueError, match="PAD"):
-            kernel.protobuf_rows(text, [line], NOW, beside=False)
+            kernel.protobuf_rows(text[:-1], [line], NOW, beside=False)
+    with pytest.raises(ValueError, match="line feed"):
+        kernel.json_rows(line + kernel.PAD, 1, NOW, beside=False)
     with pytest.raises(ValueError, match="not the messages"):
         kernel.protobuf_rows(line + kernel.PAD, [line[1:]], NOW, beside=False)
 
@@ -151,3 +155,17 @@ def test_what_is_given_up_has_a_row_of_zeros() -> None:
     assert taken is not None
     assert taken.given_up == [0, 1]
     assert taken.columns.rows.tobytes() == np.zeros(2, ROW).tobytes()
+
+
+@given(
+    st.lists(st.sampled_from([b"{", b"}", b"}\n{", b"\n", b"{}", b" ", b"\r", b"a" * 9000]), max_size=12),
+    st.integers(1, 9),
+)
+def test_bodies_are_split_as_the_twin_splits_them(pieces: list[bytes], limit: int) -> None:
+    body = b"".join(pieces)
+    records, lines = ndjson.split(body, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ndjson, "kernel", None)
+        expected, numbers = ndjson.split(body, limit)
+    assert type(records) is type(expected)
+    assert (list(records), list(lines)) == (list(expected), list(numbers))

@@ -52,8 +52,8 @@ def take(payload: Literal["json", "protobuf"], records: Sequence[bytes], latest:
     found: Found | None
     latest = min(latest, 2**63 - 1)
     if payload == "json":
-        text = records.text if isinstance(records, Lines) else SEPARATOR.join(records)
-        found = kernel.json_rows(text + kernel.PAD, len(records), latest, beside)
+        texts = records.texts if isinstance(records, Lines) else records
+        found = kernel.json_rows(SEPARATOR.join([*texts, kernel.PAD]), len(records), latest, beside)
     else:
         messages = list(records)
         found = kernel.protobuf_rows(b"".join([*messages, kernel.PAD]), messages, latest, beside)
