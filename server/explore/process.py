@@ -62,6 +62,8 @@ PATIENCE: Final = 5.0
 """Seconds that a question waits until the store contains the position of `after`."""
 START_PATIENCE: Final = 5.0
 """Seconds that a question waits for a process that has just been started and reads the manifests."""
+START_OF_STORE: Final = 20.0
+"""Seconds after the start of this process in which a store that starts beside it may not have made its directory."""
 STALLED: Final = 120.0
 """Seconds after which an answer ends whose client reads nothing."""
 MAX_CONNECTIONS: Final = 1024
@@ -96,6 +98,7 @@ class QueryServer:
         self._engine = engine
         self._follower = follower
         self._clock = clock
+        self._began = time.monotonic()
         self._files = SegmentFiles(directory, open_index)
         self._heavy = Lane(HEAVY_SLOTS, 1, WAITING)
         self._by_id = Lane(BY_ID_SLOTS, BY_ID_RUNNING, WAITING_BY_ID)
@@ -126,14 +129,10 @@ class QueryServer:
 
     async def _be_ready(self, question: Question) -> None:
         """Wait for what the answer has to contain. Raises `Refused`."""
-        if not self._directory.is_dir():
-            raise Refused(
-                "event_store_missing",
-                "This server does not see the event store's directory (SPENDSTREAM_STORE_DIR); the store makes it",
-                retry_after=5,
-            )
         if not await self._until(self._follower.read_all.is_set, START_PATIENCE):
             raise Refused("unavailable", "The query process reads what is in the event store; ask again", retry_after=2)
+        if not self._directory.is_dir():
+            raise self._without_directory()
 
         def contains() -> bool:
             reached = self._follower.state.reached
@@ -141,6 +140,17 @@ class QueryServer:
 
         if not await self._until(contains, PATIENCE):
             raise Refused("not_yet_visible", "The event store does not contain that position yet", retry_after=1)
+
+    def _without_directory(self) -> Refused:
+        """Return why there is no directory: nothing was ever stored and the store may be starting, or it is missing."""
+        has_files = any(each.has_files for each in self._follower.state.segments)
+        if not has_files and time.monotonic() - self._began < START_OF_STORE:
+            return Refused("unavailable", "The event store is being started; ask again", retry_after=1)
+        return Refused(
+            "event_store_missing",
+            "This server does not see the event store's directory (SPENDSTREAM_STORE_DIR); the store makes it",
+            retry_after=5,
+        )
 
     def _snapshot(self, engine: Engine) -> Snapshot:
         state = self._follower.state
@@ -327,6 +337,7 @@ async def run(settings: Settings, bounds: QueryBounds) -> None:
         guard = asyncio.ensure_future(QueryGuard(bounds, server.running, spill).run())
         stack.callback(guard.cancel)
         listening = await asyncio.start_unix_server(server.serve, sock=wire.listen(settings.data_dir))
+        stack.callback((settings.data_dir / wire.SOCKET).unlink, missing_ok=True)
         stack.callback(listening.close)
         get_logger().info("query.ready", memory=bounds.memory, threads=bounds.threads, timeout=bounds.timeout)
         print(json.dumps({"event": "ready", "role": "query"}), flush=True)  # noqa: T201 - the ready line

@@ -78,6 +78,9 @@ class EventsQuestion(Asked, frozen=True, kw_only=True, tag="events", omit_defaul
 
     filters: Filters
     times: Times
+    given: Times | None = None
+    """What was given of `times`, where they are relative to the time of the question: what a cursor is bound to. In all
+    questions with a cursor; None: `times` are what was given."""
     order: Order = "desc"
     limit: int = 50
     cursor: str | None = None
@@ -121,6 +124,7 @@ class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaul
 
     filters: Filters
     times: Times
+    given: Times | None = None
     sort: TraceSort = "start"
     limit: int = 50
     cursor: str | None = None
@@ -139,6 +143,7 @@ class SessionsQuestion(Asked, frozen=True, kw_only=True, tag="sessions", omit_de
 
     filters: Filters
     times: Times
+    given: Times | None = None
     sort: SessionSort = "start"
     limit: int = 50
     cursor: str | None = None
@@ -171,6 +176,7 @@ class PromptsQuestion(Asked, frozen=True, kw_only=True, tag="prompts", omit_defa
 
     filters: Filters
     times: Times
+    given: Times | None = None
     sort: str = "last_seen"
     limit: int = 50
     cursor: str | None = None

@@ -303,6 +303,11 @@ class Connection(web.RequestHandler):
     # --- the fast path ----------------------------------------------------------------------------------------------
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the client has closed its side: it may have left, or only wait for its answers."""
+        return self._has_ended
+
+    @property
     def is_there(self) -> bool:
         """False once the client has gone, or was sent away."""
         return self.transport is not None

@@ -19,6 +19,7 @@ from processor.core.events.columns import Columns
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import Block, Body, build_blocks
+from processor.core.events.prices.pricing import Pricer
 from processor.core.events.source import Api, Source
 from processor.recurring import Recurring
 from processor.view.projects import DimValues
@@ -74,7 +75,8 @@ class Intake:
 
     `clock` returns the arrival, in microseconds since the epoch. `pending` bounds the bytes that wait for the disk,
     fairly between organizations. `lease`: see `Source.lease`. `latest` returns the latest instant that it may be now,
-    for a clock that may be behind: an event's own time may lie up to 24 h after that.
+    for a clock that may be behind: an event's own time may lie up to 24 h after that. `pricer` prices what came without
+    a cost.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Intake:
         meters: Meters | None = None,
         *,
         latest: Callable[[], int] | None = None,
+        pricer: Pricer | None = None,
     ) -> None:
+        self._pricer = pricer or Pricer([])
         self.meters = meters or Meters()
         self._cardinality = cardinality
         self.pending = pending or MemoryBudget()
@@ -255,7 +259,10 @@ class Intake:
             key.organization, key.project, key.id, now, batch.payload, batch.handling, self._lease, batch.api
         )
         body = None if decoded.faults else batch.body
-        return build_blocks(source, decoded.columns, self._publisher.partitions, body)
+        # Under other handlings each event has a cost of its own.
+        is_priced = batch.handling != "lenient"
+        columns = decoded.columns if is_priced else self._pricer.priced(decoded.columns, batch.payload)
+        return build_blocks(source, columns, self._publisher.partitions, body)
 
     def _submit(
         self, key: Key, parts: Parts, size: int, new: DimValues | None, reservation: Reservation, done: Done
@@ -293,6 +300,8 @@ class Intake:
         """Count a batch that is durable at `offsets`, and make its receipt."""
         events = {partition: len(block) for partition, block in parts.items()}
         self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
+        if batch.handling == "lenient":
+            self.meters.priced([block.rows for block in parts.values()])
         for rejection in rejected:
             self.meters.rejected(batch.api, rejection.code)
         return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))

@@ -5,12 +5,14 @@ tenant: a scrape shows how much there is, not of which tenant.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, get_args
 
+import numpy as np
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from processor.core.events.columns import UNPRICED_FLAG, Rows
 from processor.core.events.event import Code
 from processor.core.events.source import Api
 from processor.core.tables.table_rows import NEVER
@@ -91,6 +93,8 @@ class Meters:
         self.waiting = Waiting()
         taken = self._counter("events_accepted", "Events that were acknowledged, duplicates among them", "door")
         self._rejected = self._counter("events_rejected", "Events that were not valid", "door", "code")
+        without = self._counter("events_without_cost", "Events that came without a cost, by what priced them", "price")
+        self._listed, self._unpriced = without.labels("list"), without.labels("none")
         batches = self._counter("batches_accepted", "Batches of which at least one event was acknowledged", "door")
         self._refused = self._counter("batches_refused", "Batches that were refused whole", "door", "reason")
         ack = Histogram(
@@ -131,6 +135,12 @@ class Meters:
                 self._visible.observe(0)
             else:
                 self.waiting.add(partition, offset, events[partition], at)
+
+    def priced(self, parts: Iterable[Rows]) -> None:
+        """Count what came without a cost among acknowledged calls: what a price list has priced, and what none has."""
+        for rows in parts:
+            self._listed.inc(int(np.count_nonzero(rows["cost_source"] > 1)))  # 1 is the sender
+            self._unpriced.inc(int(np.count_nonzero(rows["flags"] & UNPRICED_FLAG)))
 
     def rejected(self, api: Api, code: Code) -> None:
         """Count an event that was not valid."""

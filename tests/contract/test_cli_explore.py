@@ -1,6 +1,8 @@
 """What `events`, `trace` and `metrics` ask, and what they show of the answers."""
 
 import asyncio
+import csv
+import io
 import json
 import sys
 from typing import Any, Final
@@ -195,12 +197,32 @@ async def test_metrics_on_a_terminal(doors: Doors, capsys: pytest.CaptureFixture
     assert "▅█" in out
 
 
+async def test_csv_has_the_fields_of_a_pipe(doors: Doors, capsys: pytest.CaptureFixture[str]) -> None:
+    doors.explorer.add({**EVENT, "user_id": '=1+1,"x"', "status": "success"})
+    doors.explorer.answers = {TraceQuestion: TRACE, MetricsQuestion: METRICS}
+    for words in (["events"], ["trace", "t"], ["metrics", "--group-by", "model", "--interval", "day"]):
+        piped, _ = await run(doors, capsys, *words)
+        out, err = await run(doors, capsys, *words, "--csv")
+        rows = list(csv.reader(io.StringIO(out, newline="")))
+        fields = [[text.removeprefix("'") for text in row] for row in rows]
+        assert fields == [line.split("\t") for line in piped.splitlines()]
+        assert f"until {AS_OF['asOf']}" in err
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            assert (await run(doors, capsys, *words, "--csv"))[0] == out
+    events, _ = await run(doors, capsys, "events", "--csv")
+    assert list(csv.reader(io.StringIO(events, newline="")))[1][7] == """'=1+1,"x\""""
+    out, _ = await run(doors, capsys, "metrics", "--group-by", "model", "--measure", "cost_usd", "--csv")
+    assert out.splitlines()[-2:] == ["(other),,2", "total,,3.000000000001"]
+
+
 async def test_what_ends_a_command(doors: Doors, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     for words, says in (
         (["events", "--not", "model"], "--not must be FILTER=TEXT"),
         (["events", "--start", "2020-01-01"], "400 range_too_wide"),
         (["trace", "nothing"], "404 not_found"),
         (["metrics", "--measure", "median"], "400 bad_request: measures"),
+        (["metrics", "--json", "--csv"], "--json and --csv are two forms"),
     ):
         with pytest.raises(SystemExit):
             await run(doors, capsys, *words)

@@ -87,6 +87,27 @@ async def test_a_missing_directory_is_said(store: StoreDirectory, tmp_path: Path
         assert refused.value.reason == "event_store_missing"
 
 
+async def test_a_directory_that_the_store_has_not_made_yet_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = StoreDirectory(tmp_path / "events")
+    async with query_server(empty, tmp_path) as asked:
+        empty.directory.rmdir()
+        asked.store.read_all.clear()
+        monkeypatch.setattr("server.explore.process.START_PATIENCE", 0.1)
+        for reads_all in (False, True):  # the manifests are not known; they are, and there are none
+            with pytest.raises(Refused) as refused:
+                await asked.client.ask(LIST)
+            assert refused.value.reason == "unavailable"
+            assert refused.value.retry_after
+            if not reads_all:
+                asked.store.read_all.set()
+        monkeypatch.setattr("server.explore.process.START_OF_STORE", 0.0)
+        with pytest.raises(Refused) as refused:
+            await asked.client.ask(LIST)
+        assert refused.value.reason == "event_store_missing"
+
+
 async def test_missing_and_damaged_files_are_the_servers_fault(store: StoreDirectory, tmp_path: Path) -> None:
     async with query_server(store, tmp_path) as asked:
         for each in store.directory.glob("0000-*.parquet"):

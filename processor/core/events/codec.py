@@ -77,6 +77,8 @@ class _Reading(NamedTuple):
     """When they arrived, in microseconds."""
     beside: bool
     """Cached tokens above the input tokens of a call are added to those (`event.check`)."""
+    lenient: bool
+    """Calls may lack a cost, token counts and names (`event.check`)."""
     rules: int
     """The version of the log's message that says which names are fields (`Field.since`)."""
 
@@ -95,7 +97,7 @@ def decode(
 
     Never raises for bad input: every record ends up in `columns` or in `faults`.
     """
-    reading = _Reading(now, handling == "lenient" and not as_counted, rules)
+    reading = _Reading(now, handling == "lenient" and not as_counted, handling == "lenient", rules)
     return _compiled(payload, records, handling, reading) or _twin(payload, records, handling, reading)
 
 
@@ -134,7 +136,7 @@ def decode_together(
     records = joined(requests)
     if records is None:
         return None
-    reading = _Reading(now, handling == "lenient", RULES)
+    reading = _Reading(now, handling == "lenient", handling == "lenient", RULES)
     decoded = _compiled(payload, records, handling, reading)
     if decoded is not None:
         if decoded.faults:
@@ -210,14 +212,18 @@ def _json_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     try:
         # Where every field is known the decoder looks into every byte: no encoding or nesting is left to check.
         events: list[HotFields] = list(_all_plain(records))
+        costs = b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n")
+        if reading.lenient and "null" in costs:
+            return _recent_at_once(records, reading)
     except msgspec.ValidationError as error:
-        if "unknown field" not in str(error):
+        if "unknown field" not in str(error) and not reading.lenient:
             raise
         for record in records:
             _look(record)
         if reading.rules >= RULES:
             return _recent_at_once(records, reading)
         events = list(map(_decode_old, records))
+        costs = b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n")
     # Attribute by attribute: half the time of `attrgetter` with all of them on each event.
     return _columns(
         [event.event_id for event in events],
@@ -235,7 +241,7 @@ def _json_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
             [event.output_tokens for event in events],
             [event.cached_tokens for event in events],
         ),
-        b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        costs,
         [event.latency_ms for event in events],
         records,
         reading,
@@ -253,13 +259,20 @@ def _all_plain(records: Sequence[bytes]) -> Iterable[HotFields]:
 
 
 def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
-    """The same for lines with unknown fields, or with those of version 5, some of which may be spans."""
+    """The same for lines with unknown fields, or with those of version 5, some of which may be spans; or for calls that
+    lack what they may under `lenient`."""
     events = list(map(_decode_recent, records))
     kinds = _texts_in([event.kind for event in events], _KIND)
     names = _texts_in([event.name for event in events], _NAME)
     spans = [place for place, kind in enumerate(kinds) if kind == "span"] if "span" in kinds else []
     for place in spans:
         _complete(events[place], names[place])
+    costs = b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n")
+    unpriced: list[int] = []
+    if reading.lenient:
+        unpriced = [place for place, cost in enumerate(costs) if cost == "null"]
+        for place in unpriced:
+            costs[place] = "0"
     providers: list[Any] = [event.provider for event in events]
     models: list[Any] = [event.model for event in events]
     operations: list[Any] = [event.operation for event in events]
@@ -267,7 +280,10 @@ def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     inputs: list[Any] = [event.input_tokens for event in events]
     outputs: list[Any] = [event.output_tokens for event in events]
     if any(None in column for column in (providers, models, operations, streams, inputs, outputs)):
-        raise ValueError
+        if not reading.lenient:
+            raise ValueError
+        providers, operations = _filled(providers, "custom"), _filled(operations, "custom")
+        models, inputs, outputs = _filled(models, "unknown"), _filled(inputs, 0), _filled(outputs, 0)
     writes, thoughts = [event.cache_write_tokens for event in events], [event.reasoning_tokens for event in events]
     return _columns(
         [event.event_id for event in events],
@@ -275,12 +291,28 @@ def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
         [event.timestamp for event in events],
         (providers, models, [event.environment for event in events], operations, [event.status for event in events]),
         (inputs, outputs, [event.cached_tokens for event in events]),
-        b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        costs,
         [event.latency_ms for event in events],
         records,
         reading,
         _recent(spans, names, writes, thoughts),
+        unpriced,
     )
+
+
+def _filled(values: Sequence[Any], default: str | int) -> list[Any]:
+    """What `lenient` handling makes of what calls lack."""
+    return [default if value is None else value for value in values]
+
+
+def _fill(call: RecentFields) -> None:
+    """`_filled`, of one call; the cost aside."""
+    call.provider = call.provider or "custom"
+    call.model = call.model or "unknown"
+    call.operation = call.operation or "custom"
+    call.stream = call.stream or False
+    call.input_tokens = call.input_tokens or 0
+    call.output_tokens = call.output_tokens or 0
 
 
 def _complete(span: RecentFields, name: str | None) -> None:
@@ -299,6 +331,7 @@ def _complete(span: RecentFields, name: str | None) -> None:
 
 _FREE: Final = frozenset({b"null", b"0", b"0.0"})
 _ZERO: Final = Raw(b"0")
+_NULL: Final = Raw(b"null")
 
 
 def _recent(
@@ -358,12 +391,15 @@ def _one_json(record: bytes, reading: _Reading) -> Hot | None:
         is_span = event.kind is not None and _text_in(event.kind, _KIND) == "span"
         if is_span:
             _complete(event, name)
+        elif reading.lenient:
+            _fill(event)
         needed = event.provider, event.model, event.operation, event.stream, event.input_tokens, event.output_tokens
         if None in needed:
             return None
         recent = recent_part(name, event.cache_write_tokens, event.reasoning_tokens)
-        cost = money.parse_cost(str(event.cost_usd, "ascii"))
-        return _hot_of(event, cost, record, reading, recent, is_span=is_span)
+        flags = SPAN_FLAG if is_span else UNPRICED_FLAG if reading.lenient and event.cost_usd == _NULL else 0
+        cost = 0 if flags else money.parse_cost(str(event.cost_usd, "ascii"))
+        return _hot_of(event, cost, record, reading, recent, flags)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
@@ -398,7 +434,7 @@ def _inspect(record: bytes, budget: Budget | None = None) -> None:
 def _proto_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     if max(map(len, records), default=0) > MAX_EVENT_BYTES:
         raise ValueError
-    found = proto_event.decode_all(records)
+    found = proto_event.decode_all(records, lenient=reading.lenient)
     names = [name if is_of_form(_NAME, name) else None for name in found["name"]] if any(found["name"]) else []
     recent = _recent(
         found.spans, names or [None] * len(records), found["cache_write_tokens"], found["reasoning_tokens"]
@@ -411,11 +447,12 @@ def _proto_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
         found["timestamp"],
         (found["provider"], found["model"], found["environment"], found["operation"], found["status"]),
         (found["input_tokens"], found["output_tokens"], found["cached_tokens"]),
-        found["cost_usd"],
+        [cost or "0" for cost in found["cost_usd"]] if found.unpriced else found["cost_usd"],
         found["latency_ms"],
         records,
         reading,
         recent,
+        found.unpriced,
     )
 
 
@@ -423,7 +460,7 @@ def _one_proto(record: bytes, reading: _Reading) -> Hot | None:
     if len(record) > MAX_EVENT_BYTES:
         return None
     try:
-        event = proto_event.decode(record)
+        event = proto_event.decode(record, lenient=reading.lenient)
         if event is None:
             return None
         name = event.name if is_of_form(_NAME, event.name) else None
@@ -431,7 +468,9 @@ def _one_proto(record: bytes, reading: _Reading) -> Hot | None:
         is_span = event.kind == "span"
         if (recent or is_span) and reading.rules < RULES:
             return None
-        return _hot_of(event, money.parse_cost(event.cost_usd), record, reading, recent, is_span=is_span)
+        flags = SPAN_FLAG if is_span else 0 if event.cost_usd else UNPRICED_FLAG
+        cost = 0 if flags else money.parse_cost(event.cost_usd)
+        return _hot_of(event, cost, record, reading, recent, flags)
     except ValueError:
         return None
 
@@ -458,8 +497,10 @@ def _columns(
     records: Sequence[bytes],
     reading: _Reading,
     recent: Recent | None = None,
+    unpriced: Sequence[int] = (),
 ) -> Columns:
-    """Columns of decoded events, of which the ids, the times and the costs are not checked yet."""
+    """Columns of decoded events, of which the ids, the times and the costs are not checked yet; `unpriced`: the places
+    of calls without a cost."""
     times = bulk_checks.parse_timestamps(timestamps)
     if times.max(initial=0) - reading.now > MAX_FUTURE:
         raise ValueError
@@ -482,6 +523,7 @@ def _columns(
         buckets_of(latencies),
         records,
         recent,
+        unpriced,
     )
 
 
@@ -491,14 +533,13 @@ def _hot_of(
     record: bytes,
     reading: _Reading,
     recent: int = 0,
-    *,
-    is_span: bool = False,
+    flags: int = 0,
 ) -> Hot:
     at = parse_timestamp(event.timestamp)
     if at - reading.now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
     inputs, outputs, cached = _tokens(event)
-    if reading.beside and cached > inputs and not is_span:
+    if reading.beside and cached > inputs and flags != SPAN_FLAG:
         (inputs,) = bulk_checks.with_cached([inputs], [cached])
     latency = bucket_of(event.latency_ms)
     return (
@@ -510,7 +551,7 @@ def _hot_of(
         outputs,
         cached,
         cost,
-        SPAN_FLAG * is_span,
+        flags,
         latency,
         recent,
         record,

@@ -153,9 +153,10 @@ def assemble(
     latencies: NDArray[np.uint8],
     records: Sequence[bytes],
     recent: Recent | None = None,
+    unpriced: Sequence[int] = (),
 ) -> Columns:
-    """Put columns of priced events and spans together; `names` are those of `Dim` after the hour, `tokens` those of
-    `ROW`."""
+    """Put columns of events together; `names` are those of `Dim` after the hour, `tokens` those of `ROW`. `unpriced`:
+    the places of calls without a cost, which is 0 for them."""
     size = len(records)
     rows = np.empty(size, ROW)
     rows["id"] = np.frombuffer(ids, "<u8").reshape(-1, 2)
@@ -164,12 +165,14 @@ def assemble(
         rows[name] = np.fromiter(column, np.int64, size)
     rows["cost"] = costs
     rows["flags"] = rows["spare"] = 0
-    rows["cost_source"] = 1  # of calls, whatever has none goes the way of the few
+    rows["cost_source"] = 1
     rows["latency"] = latencies
     rows["user"], found_users = numbered(users, size)
     rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
     if recent is not None and recent.spans:
         rows["flags"][recent.spans], rows["cost_source"][recent.spans] = SPAN_FLAG, 0
+    if unpriced:
+        rows["flags"][unpriced], rows["cost_source"][unpriced] = UNPRICED_FLAG, 0
     rows["digest"] = _digests(rows, found_users, found_dims, None if recent is None else recent.digests)
     return Columns(rows, found_users, found_dims, records, [CLIENT], recent is not None and bool(recent.spans))
 
@@ -194,10 +197,11 @@ def with_prices(columns: Columns, prices: Mapping[int, tuple[int, str]]) -> Colu
     """
     rows = columns.rows.copy()
     cost_sources = list(dict.fromkeys([*columns.cost_sources, *(name for _, name in prices.values())]))
-    for place, (cost, name) in prices.items():
-        row = rows[place]
-        row["cost"], row["cost_source"] = cost, 1 + cost_sources.index(name)
-        row["flags"] &= ~UNPRICED_FLAG & 0xFF
+    numbers = {name: number for number, name in enumerate(cost_sources, start=1)}
+    places = list(prices)
+    rows["cost"][places] = [cost for cost, _ in prices.values()]
+    rows["cost_source"][places] = [numbers[name] for _, name in prices.values()]
+    rows["flags"][places] &= ~UNPRICED_FLAG & 0xFF
     return Columns(rows, columns.users, columns.dims, columns.records, cost_sources, columns.has_spans)
 
 
