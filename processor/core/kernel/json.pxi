@@ -352,9 +352,9 @@ cdef int32_t lines(const uint8_t* p, const uint8_t* end, Row* rows, int32_t* odd
     return -1
 
 
-def json_rows(bytes padded not None, int size, int64_t latest, bint beside):
+def json_rows(bytes padded not None, int size, int64_t latest, bint lenient, bint beside):
     """The rows of `size` lines, at most 65,536, with a line feed behind each and `PAD` behind that of the last one;
-    `latest`: the last instant that an event may have, in microseconds; `beside`: see `codec`.
+    `latest`: the last instant that an event may have, in microseconds; `lenient`, `beside`: see `codec`.
 
     Returns the rows' bytes, the users, the dims, the places of the lines that are given up, whose rows are 0, and
     whether there are spans. None if there are more or fewer lines, or this machine keeps bytes where rows cannot be.
@@ -375,7 +375,7 @@ def json_rows(bytes padded not None, int size, int64_t latest, bint beside):
     cdef Work* work = NULL
     cdef int32_t given_up, i
     try:
-        work = begin(size, latest, beside)
+        work = begin(size, latest, lenient, beside)
         with nogil:
             given_up = lines(text, text + length, row, odd, work)
         return None if given_up < 0 else found(work, rows, [odd[i] for i in range(given_up)])
