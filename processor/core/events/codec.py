@@ -107,7 +107,8 @@ def _compiled(
     """By the compiled kernel, and what it gives up by its twin; None if the twin is to do all of it."""
     if reading.rules < RULES:
         return None
-    taken = compiled_rows.take(payload, records, reading.now + MAX_FUTURE, beside=reading.beside)
+    latest = reading.now + MAX_FUTURE
+    taken = compiled_rows.take(payload, records, latest, lenient=reading.lenient, beside=reading.beside)
     if taken is None or len(taken.given_up) == len(records):
         return None
     if not taken.given_up:
