@@ -19,6 +19,7 @@ LABELS: Final = {
     "door": {"http", "grpc"},
     "code": None,
     "reason": None,
+    "price": {"list", "none"},
     "le": None,
     "partition": None,
     "file": {"log", "wal"},
