@@ -1,21 +1,9 @@
 """Prices on a real server: over both APIs, in every read, through exports, replays and newer lists."""
 
-import asyncio
-import hashlib
-import json
-from collections.abc import Iterator
-from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final
 
-import grpc
-import pytest
-
-from protos.spendstream.v1 import ingest_pb2, ingest_pb2_grpc
 from server.prices.builtin import builtin_list
-from tests.support.clients import reader
-from tests.support.events import ABSENT, make_event, to_proto
-from tests.support.server import KEY, Server, run_cli, server
+from tests.support.events import ABSENT, make_event
 
 LENIENT: Final = {"Prefer": "handling=lenient"}
 BUILTIN: Final = builtin_list().name
