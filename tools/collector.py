@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tools.kafka import free_ports, is_free, until_signalled
+from tools.kafka import free_ports, until_signalled
 from tools.otlp_clients import NoClients, made_once
 from tools.tied_process import tied
 
@@ -149,8 +149,8 @@ class Collector:
                 start_new_session=True,
             )
         deadline = time.monotonic() + patience
-        while is_free(self._http_port) or is_free(self._grpc_port) or not self._answers():
-            if not self.is_running or time.monotonic() > deadline:
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise NotStarted(f"the Collector was late or ended; the end of {self.log_path}:\n{self.log()[-3000:]}")
             time.sleep(0.05)
@@ -159,7 +159,7 @@ class Collector:
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(HOST, self._http_port, timeout=5)
         with contextlib.closing(connection):
-            try:
+            try:  # HTTP is served last
                 connection.request("POST", "/v1/traces", b"{}", {"Content-Type": "application/json"})
                 return connection.getresponse().status == 200
             except OSError:

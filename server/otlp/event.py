@@ -155,6 +155,8 @@ def event_of(
     first = _ttft(found, rest, span)
     if first is not None:
         fields["ttft_ms"] = first
+    if kind.operation == "embed" and usage.input_tokens is not None and usage.output_tokens is None:
+        usage.output_tokens = 0  # an embedding has none, and libraries report none
     counts = (
         usage.input_tokens,
         usage.output_tokens,

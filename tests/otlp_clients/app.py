@@ -252,6 +252,7 @@ def weather(city: str) -> str:
 @library
 def openinference_llama_index(prompts: list[str]) -> None:
     import openai
+    from llama_index.core.llms import ChatMessage
     from llama_index.llms.openai import OpenAI
     from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
 
@@ -262,19 +263,21 @@ def openinference_llama_index(prompts: list[str]) -> None:
         with contextlib.suppress(openai.APIError):
             model.complete(prompt)
         if "wait=" not in prompt:
-            with contextlib.suppress(openai.APIError):
-                for _chunk in model.stream_complete(prompt):
+            with contextlib.suppress(openai.APIError):  # without the option a streamed answer has no usage
+                for _chunk in model.stream_chat([ChatMessage(prompt)], stream_options={"include_usage": True}):
                     pass
 
 
 @library
 def openinference_openai_agents(prompts: list[str]) -> None:
     """Two agents' runs: one plain, one with a tool, which makes two calls."""
-    from agents import Agent, Runner, function_tool
+    import openai
+    from agents import Agent, Runner, function_tool, set_default_openai_client
     from openinference.instrumentation.openai_agents import OpenAIAgentsInstrumentor
 
     tracing()
     OpenAIAgentsInstrumentor().instrument()
+    set_default_openai_client(openai.AsyncOpenAI(max_retries=0))
     plain = Agent(name="greeter", model="gpt-4o", instructions="Be brief.")
     able = Agent(name="forecaster", model="gpt-4o", instructions="Be brief.", tools=[function_tool(weather)])
     for prompt in prompts:
@@ -287,15 +290,23 @@ def openinference_openai_agents(prompts: list[str]) -> None:
 @library
 def pydantic_ai(prompts: list[str]) -> None:
     """Its own spans, without any instrumentation to install."""
+    import openai
     from pydantic_ai import Agent
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
 
     tracing()
     Agent.instrument_all()
-    agent = Agent("openai-chat:gpt-4o", tools=[weather])
-    for prompt in prompts:
-        if "wait=" not in prompt:
-            with contextlib.suppress(Exception):
-                asyncio.run(agent.run(prompt))
+    provider = OpenAIProvider(openai_client=openai.AsyncOpenAI(max_retries=0))
+    agent = Agent(OpenAIChatModel("gpt-4o", provider=provider), tools=[weather])
+
+    async def ask() -> None:
+        for prompt in prompts:
+            if "wait=" not in prompt:
+                with contextlib.suppress(Exception):  # of whatever layer the refusal comes from
+                    await agent.run(prompt)
+
+    asyncio.run(ask())
 
 
 def main(arguments: list[str]) -> None:

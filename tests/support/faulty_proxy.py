@@ -16,6 +16,7 @@ import grpc
 from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from tests.support.clients import CHANNEL
 
@@ -26,7 +27,16 @@ Fault = Literal["none", "refuse-429", "refuse-503", "lose-answer", "kill-before-
 EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SPREAD: Final = 0.012
 HEADERS: Final = ("x-api-key", "content-type", "content-encoding")
-Handler = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+def _too_fast() -> bytes:
+    """The details of a refusal that is to be retried: without them exporters drop what was refused."""
+    status = Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="Too fast")
+    status.details.add().Pack(RetryInfo(retry_delay=Duration(nanos=200_000_000)))
+    return status.SerializeToString()
+
+
+TOO_FAST: Final = _too_fast()
 
 
 class FaultyProxy:
@@ -50,7 +60,7 @@ class FaultyProxy:
         if body in self._seen:
             return "none"
         self._seen.add(body)
-        fault = next(self._plan, "none")
+        fault: Fault = next(self._plan, "none")
         self.met[fault] += 1
         return fault
 
@@ -101,15 +111,17 @@ class FaultyProxy:
         """TraceService/Export."""
         fault = self._next(body)
         if fault == "refuse-429":
-            info = RetryInfo(retry_delay=Duration(nanos=200_000_000)).SerializeToString()
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Too fast", (("google.rpc.retryinfo-bin", info),))
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "Too fast", (("grpc-status-details-bin", TOO_FAST),)
+            )
         if fault == "refuse-503":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Away")
         metadata = [(name, value) for name, value in context.invocation_metadata() if name == "x-api-key"]
-        call = self._channel.unary_unary(EXPORT)(body, metadata=metadata, timeout=30)
+        export: Any = self._channel.unary_unary(EXPORT)
+        answer: Any = None
         try:
-            answer = await self._with_fault(fault, call)
-        except grpc.RpcError as error:
+            answer = await self._with_fault(fault, export(body, metadata=metadata, timeout=30))
+        except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details())
         if answer is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
@@ -127,7 +139,7 @@ class FaultyProxy:
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.http = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         self._grpc = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(self.over_grpc)
+        handler: Any = grpc.unary_unary_rpc_method_handler(self.over_grpc)
         service, _, method = EXPORT.strip("/").partition("/")
         self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         self.grpc = f"127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
