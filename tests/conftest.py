@@ -16,6 +16,6 @@ examples.load()
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own SPENDSTREAM_* variables decide nothing here."""
-    for name in [name for name in os.environ if name.startswith("SPENDSTREAM_")]:
+    """A developer's own SPENDSTREAM_* variables decide nothing here, but whether the compiled kernel is kept out."""
+    for name in [name for name in os.environ if name.startswith("SPENDSTREAM_") and name != "SPENDSTREAM_PURE"]:
         monkeypatch.delenv(name)

@@ -1,7 +1,7 @@
 """`GET /v1/prompts`: the versions of prompts, by `prompt_hash`: when they were used, what they cost, how well they did.
 
-Only matching events count, and those without a prompt_hash, or with an empty one, are of no version. Cost, latency, time
-to the first token and every score have average, deviation and count, so that versions can be compared by a test.
+Only matching events count, and those without a prompt_hash, or with an empty one, are of no version. Cost, latency,
+time to the first token and every score have average, deviation and count, so that versions can be compared by a test.
 """
 
 from collections.abc import Mapping, Sequence

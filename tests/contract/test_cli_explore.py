@@ -4,15 +4,21 @@ import asyncio
 import csv
 import io
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rich.cells import cell_len
 
+from processor.core.visible import HIDDEN, visible
 from server.cli.commands import main
 from server.explore.questions import EventsQuestion, MetricsQuestion, TraceQuestion
 from tests.contract.doors import SECRET, Doors
 from tests.support.explorer import AS_OF
+from tests.support.server import environment
+from tests.support.terminal import on_terminal, plain, squeezed
 
 EVENT: Final[dict[str, Any]] = {
     "event_id": "e1",
@@ -53,7 +59,7 @@ def span(depth: int, parent: int | None, at: float, **changes: Any) -> dict[str,
     return {**EVENT, "timestamp": f"2026-04-20T10:00:0{at:.3f}Z", "depth": depth, "parent": parent, **changes}
 
 
-TRACE: Final = {
+TRACE: Final[dict[str, Any]] = {
     "trace": SUMMARY,
     "spans": [
         span(0, None, 0, kind="span", name="plan", latency_ms=2000, cost_usd=None),
@@ -214,6 +220,33 @@ async def test_csv_has_the_fields_of_a_pipe(doors: Doors, capsys: pytest.Capture
     assert list(csv.reader(io.StringIO(events, newline="")))[1][7] == """'=1+1,"x\""""
     out, _ = await run(doors, capsys, "metrics", "--group-by", "model", "--measure", "cost_usd", "--csv")
     assert out.splitlines()[-2:] == ["(other),,2", "total,,3.000000000001"]
+
+
+PICTURES: Final = (
+    (["events"], "0.0034"),
+    (["trace", "t"], "━"),
+    (["metrics"], "█"),
+    (["metrics", "--interval", "day"], "▅"),
+)
+"""Commands, and what a part of their picture is."""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+async def test_pictures_fit_a_real_terminal_and_are_text(doors: Doors, columns: int, tmp_path: Path) -> None:
+    name = "\x1b[2Jplan\u202e [red]x[/red]\nend"
+    spans = [{**TRACE["spans"][0], "name": name}, *TRACE["spans"][1:]]
+    doors.explorer.add({**EVENT, "user_id": name})
+    doors.explorer.answers = {TraceQuestion: {**TRACE, "spans": spans}, MetricsQuestion: METRICS}
+    variables = environment(tmp_path) | {"SPENDSTREAM_KEY": SECRET, "SPENDSTREAM_URL": doors.url}
+    for words, picture in PICTURES:
+        code, written = await asyncio.to_thread(on_terminal, words, variables, columns)
+        assert code == 0, written
+        lines = plain(written).splitlines()
+        assert max(map(cell_len, lines)) <= columns, words
+        assert HIDDEN.findall("".join(lines)) == []
+        assert picture in written
+        if words[0] != "metrics":
+            assert re.sub(r"\s", "", visible(name)) in squeezed(written)
 
 
 async def test_what_ends_a_command(doors: Doors, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:

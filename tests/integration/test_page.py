@@ -160,6 +160,14 @@ def test_periods_and_orders_are_those_of_the_reads(chrome: Browser, busy: Server
         assert users_shown(page)[-1] == "old"
         choose_range(page, "Last 7 days")
         expect(page.locator("#users-sub")).to_contain_text("last 7 days")
+        now = datetime.now(UTC)
+        first, last = (f"{now - timedelta(days=days):%Y-%m-%d}" for days in (9, 3))
+        page.goto(f"{seen.origin}/#/?start={first}T00:00:00.000Z&end={last}T00:00:00.000Z")
+        expect(page.locator("#chart-sub")).to_contain_text(f"from {first} to {now - timedelta(days=4):%Y-%m-%d}")
+        few = read(busy, f"/v1/users?start={first}&end={last}&sort=last_seen&limit=50")
+        expect(page.locator("#users tbody th")).to_have_text([row["user_id"] or "no user" for row in few["users"]])
+        spent = read(busy, f"/v1/costs?start={first}T00:00:00Z&end={last}T00:00:00Z")["total"]["cost_usd"]
+        assert page.locator("#chart-sub").inner_text().startswith(dollars(spent))
         assert seen.faults == []
 
 

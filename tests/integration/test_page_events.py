@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support import browser as browsers
+from tests.support import fake_events_api
 from tests.support.agent_traffic import event, month
 from tests.support.browser import visit
 from tests.support.event_views import LONG_TASK, asked, dollars, heap, rows, watched
@@ -462,18 +463,30 @@ def test_a_missing_field_is_named(chrome: Browser) -> None:
         expect(seen.page.get_by_role("heading", name="No events with a prompt_hash")).to_be_visible()
 
 
+def test_a_first_build_is_told(chrome: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {**fake_events_api.stamp(), "building": {"done": 12_345, "of": 30_000, "secondsLeft": 90}}
+    monkeypatch.setattr(fake_events_api, "stamp", lambda: said)
+    with fake_api([event(1, NOW - timedelta(hours=1))]) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/events")
+        seen.sign_in(fake.key)
+        text = "The event store is being built: 41 % of 30,000 messages, 90 s left. Complete up to"
+        expect(seen.page.locator("#view-events")).to_contain_text(text)
+
+
 FAILURES: Final = (
     (501, "event_store_off", "SPENDSTREAM_EVENT_STORE", None),
     (404, "not_found", "SPENDSTREAM_EVENT_STORE", None),
     (503, "event_store_missing", "SPENDSTREAM_STORE_DIR", None),
     (400, "range_too_wide", "too wide", "Show the last 400 days of it"),
     (422, "query_too_heavy", "too heavy", "Take half of the range"),
+    (503, "unavailable", "cannot answer now", "Try again"),
 )
 """Status, reason, words on the page, a button that helps."""
+EMPTY: Final = re.compile("No events yet|Nothing in this range")
 
 
 @pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])
-def test_a_failure_says_what_it_is(chrome: Browser, view: str) -> None:
+def test_check_10_a_failure_says_what_it_is(chrome: Browser, view: str) -> None:
     path = "/v1/metrics" if view == "explore" else f"/v1/{view}"
     with fake_api(month(3, NOW)) as fake, visit(chrome, cast(Any, fake)) as seen:
         seen.page.goto(f"{seen.origin}/#/{view}")
@@ -486,6 +499,23 @@ def test_a_failure_says_what_it_is(chrome: Browser, view: str) -> None:
             expect(card).to_contain_text(words)
             if button:
                 expect(card.get_by_role("button", name=button)).to_be_visible()
+            assert seen.page.locator(f"#view-{view}").get_by_text(EMPTY).count() == 0
+
+
+def test_check_10_rows_stay_when_those_after_them_fail(chrome: Browser) -> None:
+    with fake_api(month(60, NOW)) as fake, visit(chrome, cast(Any, fake)) as seen:
+        page = seen.page
+        seen.sign_in(fake.key)
+        page.goto(f"{seen.origin}/#/events?range=90d")
+        expect(rows(page, "events")).to_have_count(50)
+        fake.fail["/v1/events"] = (400, {"error": "the cursor has expired", "reason": "bad_request"}, {})
+        page.get_by_role("button", name="Show more").click()
+        expect(page.get_by_text("The rows after this one could not be read: the cursor has expired")).to_be_visible()
+        expect(rows(page, "events")).to_have_count(50)
+        del fake.fail["/v1/events"]
+        page.get_by_role("button", name="Read the list anew").click()
+        page.get_by_role("button", name="Show more").click()
+        expect(rows(page, "events")).to_have_count(100)
 
 
 @pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support import browser as browsers
 from tests.support.agent_traffic import month
 from tests.support.browser import Visit, read, visit
-from tests.support.fake_events_api import Fake, fake_api
+from tests.support.fake_events_api import Fake, fake_api, live_frame
 from tests.support.server import KEY, Server, server, wait_until
 from tools.make_segments import make_store
 
@@ -55,7 +55,9 @@ def addresses(fake: Fake) -> list[str]:
     ids = {"events": "event_id", "traces": "trace_id", "sessions": "session_id", "users": "user_id"}
     one = [f"#/{view}/{quote(failed[name])}" for view, name in ids.items()]
     prompts = "#/prompts?hash=9f2c1ab0&hash=c41d77e2"
-    return ["#/", "#/?tz=Asia/Kolkata", "#/explore?compare=1", "#/events", "#/traces", "#/sessions", prompts, *one]
+    fake.live.append(live_frame(1, fake.events[:5], 7))
+    lists = ["#/", "#/?tz=Asia/Kolkata", "#/explore?compare=1", "#/events", "#/events?live=1", "#/traces", "#/sessions"]
+    return [*lists, prompts, *one]
 
 
 def complaints(page: Page, **options: Any) -> list[str]:
@@ -164,5 +166,6 @@ def first_content(seen: Visit, view: str) -> float:
     seen.page.goto("about:blank")
     began = time.monotonic()
     seen.page.goto(f"{seen.origin}/#/{view}", wait_until="commit")
-    seen.page.locator(CONTENT[view]).first.wait_for(state="visible")
+    there = "(content) => document.querySelector(content)?.checkVisibility()"
+    seen.page.wait_for_function(there, arg=CONTENT[view], polling="raf")
     return time.monotonic() - began

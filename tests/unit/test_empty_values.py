@@ -1,7 +1,7 @@
 """An empty text is the same as none: the filter that asks for it finds what its group of the metrics counts."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,11 @@ def store(tmp_path: Path) -> StoreDirectory:
 
 
 def ask(store: StoreDirectory, question: Any) -> Any:
-    answers = {EventsQuestion: answer_events, MetricsQuestion: answer_metrics, PromptsQuestion: answer_prompts}
+    answers: dict[type, Callable[[Any, Any], bytes]] = {
+        EventsQuestion: answer_events,
+        MetricsQuestion: answer_metrics,
+        PromptsQuestion: answer_prompts,
+    }
     engine = store.engine()
     try:
         return msgspec.json.decode(answers[type(question)](store.snapshot(engine), question))

@@ -21,6 +21,7 @@ LABELS: Final = {
     "kind": {"call", "span"},
     "code": None,
     "reason": None,
+    "price": {"list", "none"},
     "le": None,
     "partition": None,
     "file": {"log", "wal"},

@@ -132,3 +132,16 @@ def test_a_view_loads_no_more_than_it_needs(route: str) -> None:
 def test_every_module_is_used() -> None:
     modules = {name for name in FILES if name.endswith(".js")} - {"uplot.js"}
     assert modules == loaded("theme.js", "main.js", *ROUTES)
+
+
+NAMES = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";$', re.MULTILINE)
+
+
+def test_everything_that_a_module_imports_is_there_and_used() -> None:
+    texts = {name: asset.plain.decode() for name, asset in FILES.items() if name.endswith(".js") and name != "uplot.js"}
+    for module, text in texts.items():
+        for names, other in NAMES.findall(text):
+            for name in re.split(r",\s*", names.strip(" ,")):
+                word = rf"(?<![\w$]){re.escape(name)}(?![\w$])"
+                assert len(re.findall(word, text)) > 1, f"{module} does not use {name}"
+                assert re.search(rf"^export .*?{word}", texts[other], re.MULTILINE), f"{other} has no {name}"

@@ -6,7 +6,7 @@ import { exampleCurl } from "./examples.js";
 import { pico } from "./exact.js";
 import { freshness } from "./freshness.js";
 import { shown } from "./names.js";
-import { problem } from "./notices.js";
+import { busy, problem } from "./notices.js";
 import { Overview } from "./overview.js";
 import { readCosts, sourceOf } from "./overview_source.js";
 import { asList, narrowed } from "./pages.js";
@@ -60,6 +60,7 @@ export class LivePage {
   stop() {
     this.#session = null;
     $("unanswered").replaceChildren();
+    for (const done of this.#waiting.splice(0)) done();
     clearTimeout(this.#timer);
     this.#live.clear();
     this.#users.clear();
@@ -86,9 +87,11 @@ export class LivePage {
     if (userId !== null) this.#person.open(userId, params);
     if (key !== this.#readKey) this.#unanswered(null);
     this.#lastRead = 0;
-    const done = new Promise((resolve) => this.#waiting.push(resolve));
+    const read = new Promise((resolve) => this.#waiting.push(resolve));
+    const done = busy($(userId === null ? "overview" : "person"));
     this.refresh();
-    await done;
+    await read;
+    done();
   }
 
   #key() {

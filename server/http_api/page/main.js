@@ -62,8 +62,15 @@ function nameOf(element) {
   return { tag, key, at: alike(tag, key).indexOf(element) };
 }
 
+let focused = null; // what has the focus (`nameOf`), looked up when it gets there, not with every scroll
+
 function remember() {
-  if (place !== null && shownRoute) places.set(place, { scroll: scrollY, focus: nameOf(document.activeElement) });
+  if (place !== null && shownRoute) places.set(place, { scroll: scrollY, focus: focused });
+}
+
+function rememberFocus(element) {
+  focused = element ? nameOf(element) : null;
+  remember();
 }
 
 /** Brings somebody back to where they were in a view. */
@@ -89,7 +96,7 @@ async function navigate(route, restored) {
   const isToday = view === "" || isUser;
   show($("overview"), isToday && !isUser);
   show($("person"), isUser);
-  show($("footer-note"), isToday);
+  for (const each of ["footer-note", "as-of"]) show($(each), isToday);
   document.body.classList.toggle("wide-view", !isToday);
   for (const [name, each] of views) if (name !== view) leave(name, each);
   document.title = isUser ? `${shown(id)} · spendstream` : isToday ? "spendstream" : `${TITLES[view] ?? "Overview"} · spendstream`;
@@ -278,7 +285,8 @@ $("sign-out").addEventListener("click", () => signOut());
 $("theme").addEventListener("click", () => theme(true));
 history.scrollRestoration = "manual";
 addEventListener("scroll", remember, { passive: true });
-addEventListener("focusin", remember);
+addEventListener("focusin", (event) => rememberFocus(event.target));
+addEventListener("focusout", (event) => event.relatedTarget === null && rememberFocus(null));
 listen((route, restored) => navigate(route, restored));
 theme(false);
 if (key.get()) enter();

@@ -14,7 +14,7 @@ import { millis, timeText } from "./zone.js";
 export class Person {
   constructor() {
     this.chart = new Chart($("p-chart"), "Spend by day, in US dollars", (day) => eventsOfDay(this.source, this.own, day));
-    this.models = new Table($("p-models"), "Models of this user, the most expensive first", modelColumns(false));
+    this.models = new Table($("p-models"), "Models of this user, the most expensive first", modelColumns(false, () => this.own));
   }
 
   /** Another user: nothing of the last one stays. Links keep `params`. */
