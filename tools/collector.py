@@ -53,9 +53,7 @@ def binary() -> Path:
 def _build(directory: Path) -> None:
     go = shutil.which("go")
     if go is None:
-        raise NoCollector(
-            "the Collector is built by Go 1.25 or newer (Debian: apt-get install golang): there is no `go`"
-        )
+        raise NoCollector("the Collector is built by Go 1.26 or newer: there is no `go` on PATH")
     directory.mkdir()
     command = [go, "build", "-trimpath", "-ldflags=-s -w", "-o", str(directory / "collector"), "."]
     done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False, timeout=BUILD_PATIENCE)
