@@ -174,6 +174,7 @@ class Intake:
                 await taken.wait_for_all()
         if taken.offsets:
             self.meters.accepted(api, taken.offsets, taken.events, began, time.monotonic())
+            self.meters.priced(taken.rows)
         for rejection in taken.rejected:
             self.meters.rejected(api, rejection.code)
         token = position.encode(self._publisher.identity, taken.offsets)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Self
 
+from processor.core.events.columns import Rows
 from processor.core.events.message import Block
 from server.errors import Refused, Rejection
 from server.ingest.publisher import Done, Outcome
@@ -85,6 +86,8 @@ class Parts:
         """Partition -> the last message with events of the request."""
         self.events: dict[int, int] = {}
         """Partition -> events that are durable."""
+        self.rows: list[Rows] = []
+        """The same events' rows."""
         self.rejected: list[Rejection] = []
         self._waiting = 0
         self._under_way = 0
@@ -104,6 +107,7 @@ class Parts:
                 for partition, offset in outcome.items():
                     self.offsets[partition] = max(offset, self.offsets.get(partition, offset))
                     self.events[partition] = self.events.get(partition, 0) + len(blocks[partition])
+                    self.rows.append(blocks[partition].rows)
             self._changed.set()
 
         return done

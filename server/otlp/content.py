@@ -67,6 +67,7 @@ NAMES: Final = frozenset(
         "body",
         "content",
         "message",
+        "tool_calls",
     }
 )
 """Whole names."""
@@ -93,9 +94,10 @@ PREFIXES: Final = (
 )
 """What a name begins with."""
 
-_PLAIN_UNDER_PROMPT: Final = frozenset({"gen_ai.prompt.version", "gen_ai.completion.0.finish_reason"})
+_PLAIN: Final = (".version", ".finish_reason", ".role")
+"""What a name ends with that says nothing of the text."""
 
 
 def is_content(name: str) -> bool:
     """Whether an attribute has something of a prompt, a completion, or what a tool was given or gave."""
-    return name in NAMES or (name.startswith(PREFIXES) and name not in _PLAIN_UNDER_PROMPT)
+    return name in NAMES or (name.startswith(PREFIXES) and not name.endswith(_PLAIN))

@@ -144,7 +144,8 @@ def event_of(
     fields["timestamp"] = timestamp(micros)
     tags: dict[str, str] = {}
     provider = fields["provider"] = _provider(found, rest, tags)
-    model = _take(found, rest, "model")
+    asked = _invocation(found)
+    model = _take(found, rest, "model") or _text(asked.get("model"))[:MAX_TEXT] or None
     if model is None and kind.role == "call":
         model = UNKNOWN
     if model is not None:
@@ -181,7 +182,7 @@ def event_of(
     reason = _take(found, rest, "finish_reason")
     if reason is not None:
         fields["finish_reason"] = reason
-    fields["stream"] = _stream(found, rest)
+    fields["stream"] = _stream(found, rest, asked)
     fields["environment"] = _take(found, rest, "environment") or context.environment
     user = _take(found, rest, "user_id")
     if user is not None:
@@ -316,7 +317,21 @@ def _add_cost(found: _Found, rest: dict[str, Any], fields: dict[str, Any], *, is
     rest[said.name] = said.value
 
 
-def _stream(found: _Found, rest: dict[str, Any]) -> bool:
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+def _invocation(found: _Found) -> Mapping[str, Any]:
+    """The parameters of a call, of which OpenInference names some only there."""
+    said = found.get("invocation")
+    if said is None or ("model" in found and "stream" in found):
+        return _NOTHING
+    try:
+        return _decode_object(said.value)
+    except (msgspec.MsgspecError, TypeError, RecursionError):
+        return _NOTHING
+
+
+def _stream(found: _Found, rest: dict[str, Any], asked: Mapping[str, Any]) -> bool:
     said = found.get("stream")
     if said is not None:
         if isinstance(said.value, bool):
@@ -324,6 +339,8 @@ def _stream(found: _Found, rest: dict[str, Any]) -> bool:
         if isinstance(said.value, str) and said.value.lower() in {"true", "false"}:
             return said.value.lower() == "true"
         rest[said.name] = said.value
+    if asked.get("stream") is True:
+        return True
     operation = found.get("vercel_operation")
     return operation is not None and str(operation.value).endswith(".doStream")
 

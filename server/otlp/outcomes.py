@@ -1,5 +1,6 @@
 """How a span ended: its status, and what is known of its error."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -7,6 +8,12 @@ from server.otlp.spans import SpanEvent
 
 EXCEPTION: Final = "exception"
 """The name of the event that has an error's type and message."""
+MAX_SEARCHED: Final = 256
+"""Characters of a message in which a status code is looked for."""
+_IN_MESSAGE: Final = re.compile(
+    r"(?:\A(?:\w+: )?|\b(?:error code|status[_ ]?code|http)\W{0,3})(408|429)\b", re.IGNORECASE
+)
+"""Errors whose type says nothing begin with the code, or name it."""
 _STATUS_CODES: Final = {"408": "timeout", "429": "rate_limited"}
 
 
@@ -32,6 +39,10 @@ def outcome_of(is_error: bool, message: str, error_type: Any, http_status: Any, 
     status = _status(code or "")
     if status == "error" and http_status is not None:
         status = _STATUS_CODES.get(str(http_status), status)
+    if status == "error" and text:
+        said = _IN_MESSAGE.search(str(text)[:MAX_SEARCHED])
+        if said is not None:
+            status = _STATUS_CODES[said[1]]
     return Outcome(status, code, None if text is None else str(text))
 
 
