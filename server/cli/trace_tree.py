@@ -90,7 +90,7 @@ def _tokens(span: Span) -> Cell:
 
 
 def _status(span: Span) -> str:
-    marks = [with_code(span)] + [mark for mark in ("orphan", "cycle") if span.get(mark)]
+    marks = [with_code(span)] + [mark for mark in ("orphan", "cycle", "nested_model_call") if span.get(mark)]
     message = span.get("error_message")
     return ", ".join(marks) + (f": {message}" if message else "")
 

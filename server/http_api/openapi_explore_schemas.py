@@ -78,6 +78,10 @@ _SPAN: Final[dict[str, Schema]] = {
     "depth": {**COUNT, "description": "How many parents it has in the trace"},
     "orphan": {"const": True, "description": "A root because the parent that it names is not there"},
     "cycle": {"const": True, "description": "A root because its parents lead back to it"},
+    "nested_model_call": {
+        "const": True,
+        "description": "A call that only repeats one below it and came over OTLP in another request: both are charged",
+    },
 }
 _TRACE: Final[dict[str, Schema]] = {
     "trace_id": TEXT,
@@ -166,14 +170,17 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
     "TraceSummary": record(**_TRACE),
     "TracePage": record(_ABSENT, traces=listed(ref("TraceSummary")), **_PAGE),
     "TraceSpan": record(
-        (*_OPTIONAL, "orphan", "cycle"),
+        (*_OPTIONAL, "orphan", "cycle", "nested_model_call"),
         **EVENT_FIELDS,
         parent={"anyOf": [COUNT, {"type": "null"}], "description": "Index of the parent in `spans`; null: a root"},
         **_SPAN,
     )
     | {"description": "An event, and its place in the trace."},
     "TraceNode": record(
-        (*_OPTIONAL, "depth", "orphan", "cycle"), **EVENT_FIELDS, **_SPAN, children=listed(ref("TraceNode"))
+        (*_OPTIONAL, "depth", "orphan", "cycle", "nested_model_call"),
+        **EVENT_FIELDS,
+        **_SPAN,
+        children=listed(ref("TraceNode")),
     )
     | {"description": "An event, and the events below it."},
     "FlatTrace": record(

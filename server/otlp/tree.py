@@ -123,10 +123,14 @@ class Tree:
 
 
 def _repeats(outer: Node, inner: Node) -> bool:
-    """Whether the tokens that a call reports are none, or at least those of another one; what it does not report is
-    not compared."""
-    return _covers(outer.input_tokens, inner.input_tokens) and _covers(outer.output_tokens, inner.output_tokens)
+    return repeats(outer.input_tokens, outer.output_tokens, inner.input_tokens, inner.output_tokens)
 
 
-def _covers(outer: int | None, inner: int | None) -> bool:
-    return outer is None or outer >= (inner or 0)
+def repeats(
+    outer_input: int | None, outer_output: int | None, inner_input: int | None, inner_output: int | None
+) -> bool:
+    """Whether the tokens that an outer call reports are none, or at least those of an inner one; what it does not
+    report is not compared."""
+    return (outer_input is None or outer_input >= (inner_input or 0)) and (
+        outer_output is None or outer_output >= (inner_output or 0)
+    )

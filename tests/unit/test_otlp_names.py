@@ -126,7 +126,7 @@ GENERATIONS: Final[dict[str, tuple[dict[str, Any], Expected]]] = {
     ),
     "OpenInference embedding": (
         {"openinference.span.kind": "EMBEDDING", "embedding.model_name": "e", "llm.token_count.prompt": 7},
-        {"operation": "embed", "model": "e", "input_tokens": 7, "output_tokens": None},
+        {"operation": "embed", "model": "e", "input_tokens": 7, "output_tokens": 0},
     ),
     "OpenInference with parameters only": (
         {"openinference.span.kind": "LLM", "llm.invocation_parameters": '{"model": "gpt-4o", "stream": true}'},
