@@ -48,7 +48,7 @@ from server.limits.lease_follower import LeaseFollower
 from server.limits.memory_budget import MemoryBudget
 from server.live.event_feed import EventFeed
 from server.live.feed import Feed
-from server.prices import price_lists
+from server.prices import price_lists, prices_setting
 from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import ApiSibling
@@ -215,7 +215,7 @@ async def _build(
     )
     if background is not None:
         stack.push_async_callback(_stop_reporting, asyncio.create_task(background()))
-    pricer = price_lists.open_pricer(price_lists.keep(settings.prices, settings.data_dir))
+    pricer = price_lists.open_pricer(prices_setting.keep(settings.prices, settings.data_dir))
     meters = Meters(lambda: view.position)
     intake = Intake(publisher, quotas, now, pending, cardinality, name, meters, latest=latest, pricer=pricer)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)

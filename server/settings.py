@@ -11,7 +11,7 @@ from processor.settings import Settings, Size
 from server.alerts.signing import secret_bytes
 from server.otlp.content import Content
 from server.otlp.export import Which
-from server.prices import price_lists
+from server.prices import prices_setting
 from server.processes.listening_ports import is_local
 from server.processes.siblings import MAX_PROCESSES
 from server.tenancy.keys import is_well_formed
@@ -66,8 +66,8 @@ class ServerSettings(Settings):
     bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
         None, description="A full lqt_ key to create on the first start, instead of a random one"
     )
-    prices: Annotated[str, AfterValidator(price_lists.check)] = Field(
-        price_lists.BUILTIN,
+    prices: Annotated[str, AfterValidator(prices_setting.check)] = Field(
+        prices_setting.BUILTIN,
         description="Prices of events without a cost: builtin, off, or a TOML file of own prices to ask before that",
     )
     max_pending_mib: int = Field(

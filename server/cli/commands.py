@@ -180,6 +180,7 @@ main.name_section(
     events="server.cli.events:events",
     trace="server.cli.trace_tree:trace",
     metrics="server.cli.metrics:metrics",
+    prices="server.cli.prices:prices",
 )
 main.name_section(
     "Operations",

@@ -10,7 +10,7 @@ from processor.core.events.fields import FIELDS
 from processor.settings import Settings
 from server.cli.common import UNICODE, fail, load_or_exit
 from server.cli.grouped_help import GroupedOption
-from server.cli.remote import Question, Unanswered, ask, key_option, url_option
+from server.cli.remote import Question, Unanswered, ask, key_option, read_lines, url_option
 from server.cli.settings_flags import settings_options
 from server.errors import Refused
 from server.explore.filter_params import ALL_KINDS, CHOICES
@@ -74,6 +74,15 @@ class RunningServer:
         """Return the JSON of an answer."""
         try:
             return asyncio.run(ask(self._url, self._key, Question(path, params)))
+        except Refused as refused:
+            fail(refused.message)
+        except Unanswered as error:
+            fail(f"{error}; start that server, or name another one with --url")
+
+    def read_lines(self, path: str, params: Params, take: Callable[[bytes], None]) -> None:
+        """Call `take` with each line of an answer, as it arrives."""
+        try:
+            asyncio.run(read_lines(self._url, self._key, Question(path, params), take))
         except Refused as refused:
             fail(refused.message)
         except Unanswered as error:

@@ -112,6 +112,29 @@ def _exchange(url: str, key: str, question: Question) -> tuple[int, bytes]:
             return response.status, response.read()
 
 
+async def read_lines(url: str, key: str, question: Question, take: Callable[[bytes], None]) -> None:
+    """Call `take` with each line of an answer as it arrives, however long that takes. Raises as `ask` does, also for an
+    answer that breaks off."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=PATIENCE)
+    address = f"{url.rstrip('/')}{question.path}"
+    rest = b""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers={"x-api-key": key}) as session,
+            session.get(address, params=question.params) as response,
+        ):
+            if response.status != 200:
+                raise refusal(url, response.status, await response.read())
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    take(line)
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise Unanswered(f"no whole answer from {url}: {str(error) or type(error).__name__}") from None
+
+
 class _ErrorBody(Struct):
     error: str
     reason: str = ""

@@ -19,14 +19,14 @@ first, then the one that stands earlier in the file.
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from processor.core.events.prices.name_rules import Test, test_of
-from processor.core.events.prices.price_list import DatedRates, Found, Model
+from processor.core.events.prices.price_list import DatedRates, Found, Listed, Model
 from processor.core.events.prices.token_rates import PARTS, Rates
 
 MAX_PRICE: Final = Decimal(1_000_000)
@@ -68,9 +68,9 @@ class OwnPrices:
             if (entry.provider is None or entry.provider in names) and entry.test(name)
         ]
 
-    def models(self) -> Sequence[tuple[str, Model]]:
-        """All of them, with their providers."""
-        return [(entry.provider or "", entry.model) for entry in self._entries]
+    def models(self) -> Iterator[Listed]:
+        """See `Prices.models`."""
+        return (Listed(self.name, entry.provider or "", entry.model) for entry in self._entries)
 
 
 def read(path: Path) -> OwnPrices:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 import time
 import urllib.request
@@ -116,6 +117,27 @@ async def check_sums(tables: Reader, expected: Found, events: Sequence[dict[str,
         assert group == wanted
 
 
+def check_audit(started: Server) -> None:
+    """What was sent against the lists, by which each of the two calls with a cost is $0.0045; and what is unpriced."""
+    asked = ("prices", "audit", "--start", "2026-04-01", "--end", "2026-05-01", "--key", started.key)
+    done = started.cli(*asked, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout, parse_float=Decimal)
+    models = {(each["provider"], each["model"]): each for each in answer["models"]}
+    openai = models["openai", "gpt-4o"]
+    assert (openai["sent"], openai["sent_usd"]) == (2, Decimal("0.5"))
+    assert (openai["comparable"], openai["comparable_usd"]) == (2, Decimal("0.5"))
+    assert (openai["by_list_usd"], openai["over_usd"]) == (Decimal("0.009"), Decimal("0.491"))
+    assert (openai["listed"], openai["listed_usd"]) == (2, Decimal("0.0124"))
+    assert (openai["unpriced"], openai["unpriced_tokens"]) == (1, 1_000)
+    assert models["groq", "llama-3.3-70b-versatile"]["listed"] == 1
+    assert models["custom", "llama-3.3-70b-versatile"]["unpriced_tokens"] == 1_200
+    assert answer["total"]["unpriced"] == sum(each["unpriced"] for each in models.values()) == 3
+    shown = started.cli(*asked)
+    assert f"by {BUILTIN.removeprefix('list:')}, made on" in shown.stderr
+    assert "total: " in shown.stderr
+
+
 def scraped(started: Server) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{started.http}/metrics") as answer:
         text = answer.read().decode()
@@ -157,6 +179,7 @@ async def test_prices_have_a_past(api: str, tmp_path: Path) -> None:
                 (Decimal("0.0084"), name_of(NEWER)),
             ]
         assert clients.verify(started) == []
+        check_audit(started)
         exported = started.cli("export", "--output", str(tmp_path / "all.ndjson"))
         assert exported.returncode == 0, exported.stderr
 

@@ -9,7 +9,7 @@ from processor.core.clock import parse_timestamp
 from processor.core.events.prices.pricing import Pricer
 from processor.core.events.prices.token_rates import Usage
 from processor.settings import SettingsError, load
-from server.prices import own_prices, price_lists
+from server.prices import own_prices, price_lists, prices_setting
 from server.prices.builtin import builtin_list
 from server.prices.own_prices import PricesError
 from server.settings import ServerSettings
@@ -101,9 +101,9 @@ def test_it_goes_before_the_built_in_list_while_it_is_in_force(tmp_path: Path) -
 
 
 def test_it_says_which_prices_were_rounded() -> None:
-    found = {model.name: model.rounded for _, model in own_prices.parse("mine", FILE).models()}
+    found = {model.name: model.rounded for _, _, model in own_prices.parse("mine", FILE).models()}
     assert found == {"llama-*": (), "llama-3": (), "llama-4": (), "gpt-4o": ()} | {"llama-3": found["llama-3"]}
-    assert ("input", "output") in [model.rounded for _, model in own_prices.parse("mine", FILE).models()]
+    assert ("input", "output") in [model.rounded for _, _, model in own_prices.parse("mine", FILE).models()]
 
 
 @pytest.mark.parametrize(
@@ -159,12 +159,12 @@ def test_a_file_in_use_is_kept_as_it_was(tmp_path: Path) -> None:
     """So that processes that start later have the same prices, and an old version can be looked up."""
     file = tmp_path / "mine.toml"
     file.write_bytes(FILE)
-    kept = price_lists.keep(str(file), tmp_path / "data")
-    assert price_lists.keep(kept, tmp_path / "data") == kept
+    kept = prices_setting.keep(str(file), tmp_path / "data")
+    assert prices_setting.keep(kept, tmp_path / "data") == kept
     file.write_bytes(FILE.replace(b"0.5", b"0.6"))
-    other = price_lists.keep(str(file), tmp_path / "data")
+    other = prices_setting.keep(str(file), tmp_path / "data")
     assert Path(kept).read_bytes() == FILE
     names = [price_lists.open_pricer(each).lists[0].name for each in (kept, other)]
     assert names[0] == own_prices.parse("mine", FILE).name
     assert names[0] != names[1]
-    assert [price_lists.keep(each, tmp_path) for each in ("off", "builtin")] == ["off", "builtin"]
+    assert [prices_setting.keep(each, tmp_path) for each in ("off", "builtin")] == ["off", "builtin"]

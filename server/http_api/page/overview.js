@@ -38,6 +38,13 @@ export function modelColumns(average, kept) {
   ];
 }
 
+/** Which models have requests without a price, those with the most first, and how many; of many only the first. */
+export function unpricedModels(rows, most = 5) {
+  const found = rows.filter((row) => row.unpriced !== "0").sort((a, b) => (BigInt(a.unpriced) < BigInt(b.unpriced) ? 1 : -1));
+  const named = found.slice(0, most).map((row) => `${shown(row.model)} ${count(row.unpriced)}`);
+  return [...named, ...(found.length > most ? [`${found.length - most} more models`] : [])].join(", ");
+}
+
 /** The share of the largest, for bars. */
 export function shares(rows) {
   const most = rows.reduce((top, row) => (pico(row.cost_usd) > top ? pico(row.cost_usd) : top), 0n);
@@ -81,7 +88,7 @@ export class Overview {
     this.models.update(costs.byModel, modelName, shares(costs.byModel));
     write($("models-sub"), costs.byModel.length ? source.words : `no events ${during(source)}`);
     show($("unpriced"), total.unpriced !== "0");
-    write($("unpriced"), `${count(total.unpriced)} of these requests came without a price: they are counted, and add nothing to the spend.`);
+    write($("unpriced"), `${count(total.unpriced)} of these requests have no price: they are counted, and add nothing to the spend (${unpricedModels(costs.byModel)}).`);
   }
 
   #wholeProject(costs, source) {

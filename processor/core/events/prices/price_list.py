@@ -1,9 +1,9 @@
 """A price list: models by provider and name, and the rates of each at any time."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -66,6 +66,15 @@ class Found(Struct, frozen=True):
     model: Model
 
 
+class Listed(NamedTuple):
+    """A model of a list, as it stands there."""
+
+    list_name: str
+    provider: str
+    """Empty: any."""
+    model: Model
+
+
 class Prices(Protocol):
     """What finds the prices of a model."""
 
@@ -79,6 +88,10 @@ class Prices(Protocol):
 
         `provider` is one of `fields.PROVIDERS`; `raw`: what the sender calls a provider that is `custom`.
         """
+        ...
+
+    def models(self) -> Iterator[Listed]:
+        """All models of the list, in its order."""
         ...
 
 
@@ -173,6 +186,10 @@ class PriceList(Struct, dict=True):
         name = _OTHER_NAMES.get(name, name)
         exact = self._by_id.get(name)
         return exact if exact is not None else _only([each for each in self.providers if each.is_named(name)])
+
+    def models(self) -> Iterator[Listed]:
+        """See `Prices.models`."""
+        return (Listed(self.name, owner.id, model) for owner in self.providers for model in owner.models)
 
     @cached_property
     def _by_id(self) -> dict[str, Provider]:
