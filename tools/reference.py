@@ -254,6 +254,7 @@ def settings() -> str:
             ("variable", "meaning"),
             (
                 ("`SPENDSTREAM_CONFIG`", "The TOML file with settings"),
+                ("`SPENDSTREAM_PURE`", "`1`: Python does the work of the compiled kernel"),
                 *((code(name), cell(said)) for name, said in sorted(command_variables().items())),
             ),
         ),
