@@ -13,7 +13,7 @@ DOCUMENTS := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run demo kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz fuzz-kernel what-runs loc lock
+.PHONY: help setup setup-run run demo kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz fuzz-kernel what-runs loc lock prices
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
@@ -88,6 +88,9 @@ what-runs: setup ## which of our functions run for one batch, from its arrival t
 
 loc: setup ## lines per module and function
 	@$(BIN)/python -m tools.loc $(ARGS)
+
+prices: setup ## make the built-in price list again; ARGS=--upgrade takes a newer version, ARGS=--check only checks
+	@$(BIN)/python -m tools.prices $(ARGS)
 
 lock: setup ## write requirements/ again; ARGS=--upgrade takes newer versions, ARGS=--check only compares
 	@$(BIN)/python -m tools.lock $(ARGS)

@@ -10,15 +10,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 from structlog.stdlib import get_logger
 
 from processor import open_files
+from processor.core.clock import SECOND
+from processor.event_store.first_build import Report
 from processor.log.address import LogAddress
 from processor.log.errors import Locked
 from processor.log.file_lock import FileLock
@@ -31,9 +34,9 @@ from server.explore.engine import Engine, SegmentGone, Stopped
 from server.explore.export import Export, open_export
 from server.explore.lanes import Lane, busy
 from server.explore.query_bounds import QueryBounds, QueryGuard
-from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question
+from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question, StatusQuestion
 from server.explore.segment_files import IdIndex, SegmentFiles
-from server.explore.snapshot import Snapshot
+from server.explore.snapshot import Snapshot, building_json
 from server.explore.store_follower import StoreFollower, StoreState
 
 LOCK: Final = "query.lock"
@@ -81,6 +84,10 @@ class Followed(Protocol):
     def completeness(self) -> Completeness: ...
     @property
     def read_all(self) -> threading.Event: ...
+    @property
+    def behind(self) -> Mapping[int, int]: ...
+    @property
+    def building(self) -> Report | None: ...
 
 
 class QueryServer:
@@ -155,9 +162,20 @@ class QueryServer:
     def _snapshot(self, engine: Engine) -> Snapshot:
         state = self._follower.state
         at, as_of = self._clock(), self._follower.completeness.as_of(state.reached, state.arrivals)
+        lag, building = max(at - as_of, 0), self._follower.building
         return Snapshot(
-            engine, self._files, state.segments, state.reached, as_of=min(as_of, at), lag=max(at - as_of, 0)
+            engine, self._files, state.segments, state.reached, as_of=min(as_of, at), lag=lag, building=building
         )
+
+    def _status(self) -> bytes:
+        """Return the JSON of `StoreStatus`, which waits for nothing. Raises `Refused` as long as nothing is known."""
+        followed = self._follower
+        if not followed.read_all.is_set():
+            raise Refused("unavailable", "The query process reads what is in the event store; ask again", retry_after=2)
+        at, state = self._clock(), followed.state
+        lag = max(at - followed.completeness.as_of(state.reached, state.arrivals), 0) / SECOND
+        building = None if followed.building is None else building_json(followed.building)
+        return msgspec.json.encode({"lagSeconds": lag, "lagMessages": followed.behind, "building": building})
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -193,6 +211,9 @@ class QueryServer:
         try:
             if self._connections > MAX_CONNECTIONS:
                 raise busy("The server answers as many questions as it can; ask again")
+            if isinstance(question, StatusQuestion):
+                await _send(writer, self._status())
+                return
             await self._be_ready(question)
             if isinstance(question, ExportQuestion):
                 await self._export(question, writer)

@@ -190,6 +190,10 @@ class ExportQuestion(Asked, frozen=True, kw_only=True, tag="export", omit_defaul
     format: ExportFormat = "ndjson"
 
 
+class StatusQuestion(Asked, frozen=True, kw_only=True, tag="status"):
+    """How far the store is, for `/metrics`: the answer is `server.telemetry.store_metrics.StoreStatus`."""
+
+
 Question = (
     EventsQuestion
     | EventQuestion
@@ -201,6 +205,7 @@ Question = (
     | MetricsQuestion
     | PromptsQuestion
     | ExportQuestion
+    | StatusQuestion
 )
 
 BY_ID: Final = (EventQuestion, TraceQuestion, SessionQuestion)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from processor.event_store.first_build import Report
 from server.errors import Refused
 from server.explore import answers, wire
 from server.explore.client import QueryClient
@@ -27,6 +28,7 @@ from server.explore.questions import (
 )
 from server.explore.segment_files import OpenFile
 from server.explore.snapshot import Snapshot
+from server.telemetry.store_metrics import Building, StoreStatus
 from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
 from tests.support.query_server import query_server
 
@@ -60,6 +62,20 @@ async def test_list_and_event(store: StoreDirectory, tmp_path: Path) -> None:
         with pytest.raises(Refused) as refused:
             await asked.client.ask(EventQuestion(project="default", event_id="x"))
         assert refused.value.reason == "not_found"
+
+
+async def test_progress_of_a_first_build(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        asked.store.completeness.note(NOON - 2_500_000, {0: 3, 1: 3})
+        asked.store.behind = {0: 5, 1: 0}
+        assert await asked.client.status() == StoreStatus(2.5, {0: 5, 1: 0})
+        assert "building" not in json.loads(await asked.client.ask(LIST))
+        asked.store.building = Report(400, 1000, 6, is_last=False)
+        assert await asked.client.status() == StoreStatus(2.5, {0: 5, 1: 0}, Building(400, 1000, 6))
+        assert json.loads(await asked.client.ask(LIST))["building"] == {"done": 400, "of": 1000, "secondsLeft": 6}
+        asked.store.read_all.clear()
+        assert await asked.client.status() is None
+    assert await asked.client.status() is None
 
 
 async def test_after_is_waited_for(store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def _steps(rng: random.Random) -> Iterator[dict[str, Any]]:
         yield make_event(kind="call", user_id="u", reasoning_tokens=rng.randrange(9), surprise={"a": [1]}, **recent)
         yield make_event(kind="span", name="plan", cost_usd=rng.choice([0, ABSENT, None]), model=ABSENT, stream=ABSENT)
         yield make_event(kind="span", name="t", provider=ABSENT, operation=ABSENT, input_tokens=ABSENT, cached_tokens=9)
+        yield make_event(cost_usd=rng.choice([ABSENT, None]), cached_tokens=rng.choice([0, 600]))
         yield make_event(project_id="p", cached_tokens=rng.choice([0, 600, None]), framework="é", ratio=1e-9)
 
 

@@ -39,7 +39,8 @@ def compare(number: int) -> Counter[str]:
 
 def _compare_each(payload: codec.PayloadFormat, records: list[bytes], handling: Handling) -> int:
     """Each event that the kernel takes of a request; returns how many."""
-    taken = compiled_rows.take(payload, records, NOW + MAX_FUTURE, beside=handling == "lenient")
+    lenient = handling == "lenient"
+    taken = compiled_rows.take(payload, records, NOW + MAX_FUTURE, lenient=lenient, beside=lenient)
     if taken is None:
         return 0
     places = sorted({*range(len(records))} - {*taken.given_up})

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support import browser as browsers
+from tests.support import fake_events_api
 from tests.support.agent_traffic import event, month
 from tests.support.browser import visit
 from tests.support.event_views import LONG_TASK, asked, dollars, heap, rows, watched
@@ -460,6 +461,16 @@ def test_a_missing_field_is_named(chrome: Browser) -> None:
         expect(seen.page.get_by_role("heading", name="No events with a session_id")).to_be_visible()
         seen.page.goto(f"{seen.origin}/#/prompts")
         expect(seen.page.get_by_role("heading", name="No events with a prompt_hash")).to_be_visible()
+
+
+def test_a_first_build_is_told(chrome: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {**fake_events_api.stamp(), "building": {"done": 12_345, "of": 30_000, "secondsLeft": 90}}
+    monkeypatch.setattr(fake_events_api, "stamp", lambda: said)
+    with fake_api([event(1, NOW - timedelta(hours=1))]) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/events")
+        seen.sign_in(fake.key)
+        text = "The event store is being built: 41 % of 30,000 messages, 90 s left. Complete up to"
+        expect(seen.page.locator("#view-events")).to_contain_text(text)
 
 
 FAILURES: Final = (

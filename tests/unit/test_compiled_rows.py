@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
-from processor.core.events import codec, compiled_rows
-from processor.core.events.columns import ROW
+from processor.core.events import codec, compiled_rows, ndjson
+from processor.core.events.columns import ROW, UNPRICED_FLAG
 from processor.core.events.event import MAX_EVENT_BYTES, MAX_FUTURE
 from processor.core.events.lines import Lines
 from processor.core.kernel.loaded import RUNNING, kernel
@@ -19,9 +21,9 @@ pytestmark = pytest.mark.skipif(RUNNING == "pure", reason="the compiled kernel d
 NOW = 1_790_000_000_000_000
 
 
-def given_up(event: dict[str, Any], payload: codec.PayloadFormat = "json", *, beside: bool = False) -> bool:
+def given_up(event: dict[str, Any], payload: codec.PayloadFormat = "json", *, lenient: bool = False) -> bool:
     record = to_json_line(event) if payload == "json" else to_proto(event).SerializeToString()
-    taken = compiled_rows.take(payload, [record], NOW + MAX_FUTURE, beside=beside)
+    taken = compiled_rows.take(payload, [record], NOW + MAX_FUTURE, lenient=lenient, beside=lenient)
     assert taken is not None
     return taken.given_up == [0]
 
@@ -79,6 +81,18 @@ def test_it_gives_up_what_is_not_plainly_valid(payload: codec.PayloadFormat, ove
     assert given_up(make_event(**overrides), payload)
 
 
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_a_call_without_a_cost_is_unpriced_under_lenient(payload: codec.PayloadFormat) -> None:
+    events = [make_event(cost_usd=ABSENT), make_event(cost_usd=None), make_event()]
+    assert [given_up(event, payload, lenient=True) for event in events] == [False, False, False]
+    assert [given_up(event, payload) for event in events] == [True, True, False]
+    records = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
+    decoded = codec.decode(payload, records, "lenient", NOW)
+    assert decoded.columns.rows["flags"].tolist() == [UNPRICED_FLAG, UNPRICED_FLAG, 0]
+    assert decoded.columns.rows["cost_source"].tolist() == [0, 0, 1]
+    assert slow_way.plain(decoded) == slow_way.plain(slow_way.decode(payload, records, "lenient", NOW))
+
+
 def test_an_event_that_is_too_large_is_given_up() -> None:
     room = MAX_EVENT_BYTES - len(to_json_line(make_event(error_message="")))
     assert not given_up(make_event(error_message="x" * room))
@@ -92,7 +106,7 @@ def test_one_unusual_event_costs_no_other_one(payload: codec.PayloadFormat, is_r
     events[41] |= {"user_id": "user-6", "timestamp": "nope" if is_refused else "2016-12-31T23:59:60Z"}
     events[43] |= {"user_id": "of nobody else", "timestamp": "2016-12-31T23:59:60Z"}
     records = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
-    taken = compiled_rows.take(payload, records, NOW + MAX_FUTURE, beside=False)
+    taken = compiled_rows.take(payload, records, NOW + MAX_FUTURE, lenient=False, beside=False)
     assert taken is not None
     assert taken.given_up == [41, 43]
     decoded = codec.decode(payload, records, "partial", NOW)
@@ -114,7 +128,7 @@ def test_requests_of_a_few_events_are_decoded_together() -> None:
 def test_records_with_line_feeds_in_them_are_for_the_twin() -> None:
     spread = to_json_line(make_event()).replace(b",", b",\n")
     records = [spread, to_json_line(make_event())]
-    assert compiled_rows.take("json", records, NOW, beside=False) is None
+    assert compiled_rows.take("json", records, NOW, lenient=False, beside=False) is None
     decoded = codec.decode("json", records, "partial", NOW)
     assert slow_way.plain(decoded) == slow_way.plain(slow_way.decode("json", records, "partial", NOW))
 
@@ -122,32 +136,48 @@ def test_records_with_line_feeds_in_them_are_for_the_twin() -> None:
 def test_lines_and_their_number_must_agree() -> None:
     text = to_json_line(make_event())
     for wrong in (Lines(text, 2), Lines(text + b"\n" + text, 1)):
-        assert compiled_rows.take("json", wrong, NOW, beside=False) is None
+        assert compiled_rows.take("json", wrong, NOW, lenient=False, beside=False) is None
 
 
 def test_a_text_without_the_room_behind_it_is_refused() -> None:
     assert kernel is not None
     line = to_json_line(make_event())
-    for text in (b"", line, line + kernel.PAD[1:], line + kernel.PAD[1:] + b"x"):
+    for text in (b"", line, line + b"\n" + kernel.PAD[1:], line + b"\n" + kernel.PAD[1:] + b"x", kernel.PAD):
         with pytest.raises(ValueError, match="PAD"):
-            kernel.json_rows(text, 1, NOW, beside=False)
+            kernel.json_rows(text, 1, NOW, lenient=False, beside=False)
         with pytest.raises(ValueError, match="PAD"):
-            kernel.protobuf_rows(text, [line], NOW, beside=False)
+            kernel.protobuf_rows(text[:-1], [line], NOW, lenient=False, beside=False)
+    with pytest.raises(ValueError, match="line feed"):
+        kernel.json_rows(line + kernel.PAD, 1, NOW, lenient=False, beside=False)
     with pytest.raises(ValueError, match="not the messages"):
-        kernel.protobuf_rows(line + kernel.PAD, [line[1:]], NOW, beside=False)
+        kernel.protobuf_rows(line + kernel.PAD, [line[1:]], NOW, lenient=False, beside=False)
 
 
 def test_cached_tokens_beside_the_input_are_added() -> None:
     event = make_event(input_tokens=10, cached_tokens=20)
     for beside, counted in ((False, 10), (True, 30)):
-        taken = compiled_rows.take("json", [to_json_line(event)], NOW, beside=beside)
+        taken = compiled_rows.take("json", [to_json_line(event)], NOW, lenient=beside, beside=beside)
         assert taken is not None
         assert taken.columns.rows["input"].tolist() == [counted]
-    assert given_up(make_event(input_tokens=2**53 - 3, cached_tokens=2**53 - 2), beside=True)
+    assert given_up(make_event(input_tokens=2**53 - 3, cached_tokens=2**53 - 2), lenient=True)
 
 
 def test_what_is_given_up_has_a_row_of_zeros() -> None:
-    taken = compiled_rows.take("json", [b"{}", b""], NOW, beside=False)
+    taken = compiled_rows.take("json", [b"{}", b""], NOW, lenient=False, beside=False)
     assert taken is not None
     assert taken.given_up == [0, 1]
     assert taken.columns.rows.tobytes() == np.zeros(2, ROW).tobytes()
+
+
+@given(
+    st.lists(st.sampled_from([b"{", b"}", b"}\n{", b"\n", b"{}", b" ", b"\r", b"a" * 9000]), max_size=12),
+    st.integers(1, 9),
+)
+def test_bodies_are_split_as_the_twin_splits_them(pieces: list[bytes], limit: int) -> None:
+    body = b"".join(pieces)
+    records, lines = ndjson.split(body, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ndjson, "kernel", None)
+        expected, numbers = ndjson.split(body, limit)
+    assert type(records) is type(expected)
+    assert (list(records), list(lines)) == (list(expected), list(numbers))

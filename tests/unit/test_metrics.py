@@ -17,9 +17,11 @@ DASHBOARD: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "spendstre
 UNITS: Final = ("seconds", "bytes", "ratio", "total", "messages", "events", "organizations", "rows", "users")
 ABBREVIATIONS: Final = {"s", "ms", "us", "ns", "sec", "min", "h", "b", "kb", "mb", "gb", "kib", "mib", "milliseconds"}
 LABELS: Final = {
-    "door": {"http", "grpc"},
+    "door": {"http", "grpc", "otlp"},
+    "kind": {"call", "span"},
     "code": None,
     "reason": None,
+    "price": {"list", "none"},
     "le": None,
     "partition": None,
     "file": {"log", "wal"},

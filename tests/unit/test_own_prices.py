@@ -10,6 +10,7 @@ from processor.core.events.prices.pricing import Pricer
 from processor.core.events.prices.token_rates import Usage
 from processor.settings import SettingsError, load
 from server.prices import own_prices, price_lists
+from server.prices.builtin import builtin_list
 from server.prices.own_prices import PricesError
 from server.settings import ServerSettings
 
@@ -94,9 +95,9 @@ def test_it_goes_before_the_built_in_list_while_it_is_in_force(tmp_path: Path) -
         None,
         None,
     )  # a part without a price is not looked up elsewhere
-    assert quote("2025-12-31T23:59:59.999999Z") == (2_500_000, price_lists.builtin_list().name)
+    assert quote("2025-12-31T23:59:59.999999Z") == (2_500_000, builtin_list().name)
     assert price_lists.open_pricer("off").lists == ()
-    assert [each.name for each in price_lists.open_pricer("builtin").lists] == [price_lists.builtin_list().name]
+    assert [each.name for each in price_lists.open_pricer("builtin").lists] == [builtin_list().name]
 
 
 def test_it_says_which_prices_were_rounded() -> None:

@@ -60,8 +60,8 @@ def test_a_cost_is_the_sum_of_its_parts(prices: tuple[int | None, ...], sent: tu
     priced = Rates(-1, *prices)
     usage = Usage(*sent)
     cost = cost_of(priced, usage)
-    parts = usage.input - usage.cached - usage.cache_write, usage.cached, usage.cache_write
-    parts += usage.output - usage.reasoning, usage.reasoning
+    plain = usage.input - usage.cached - usage.cache_write
+    parts = plain, usage.cached, usage.cache_write, usage.output - usage.reasoning, usage.reasoning
     thinking = priced.output if priced.reasoning is None else priced.reasoning
     each = priced.input, priced.cached, priced.cache_write, priced.output, thinking
     lacks = any(count and rate is None for count, rate in zip(parts, each, strict=True))

@@ -44,19 +44,21 @@ class Taken(NamedTuple):
     """Places of events that the twin decides."""
 
 
-def take(payload: Literal["json", "protobuf"], records: Sequence[bytes], latest: int, *, beside: bool) -> Taken | None:
-    """Decode the events of a request by today's rules; `latest` is the last instant that one may have, `beside` as in
-    `codec`. None: there is no kernel, or it does not take such requests."""
+def take(
+    payload: Literal["json", "protobuf"], records: Sequence[bytes], latest: int, *, lenient: bool, beside: bool
+) -> Taken | None:
+    """Decode the events of a request by today's rules; `latest` is the last instant that one may have, `lenient` and
+    `beside` as in `codec`. None: there is no kernel, or it does not take such requests."""
     if kernel is None or not 0 < len(records) <= MOST:
         return None
     found: Found | None
     latest = min(latest, 2**63 - 1)
     if payload == "json":
-        text = records.text if isinstance(records, Lines) else SEPARATOR.join(records)
-        found = kernel.json_rows(text + kernel.PAD, len(records), latest, beside)
+        texts = records.texts if isinstance(records, Lines) else records
+        found = kernel.json_rows(SEPARATOR.join([*texts, kernel.PAD]), len(records), latest, lenient, beside)
     else:
         messages = list(records)
-        found = kernel.protobuf_rows(b"".join([*messages, kernel.PAD]), messages, latest, beside)
+        found = kernel.protobuf_rows(b"".join([*messages, kernel.PAD]), messages, latest, lenient, beside)
     if found is None:
         return None
     rows, users, dims, given_up, has_spans = found

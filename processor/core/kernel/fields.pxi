@@ -35,6 +35,7 @@ cdef struct Field:
 cdef Field FIELDS[MOST_FIELDS]
 cdef int32_t fields_known = 0
 cdef uint64_t REQUIRED[2]      # of a call, of a span: a bit a field
+cdef uint64_t PRICE_BIT = 0    # of the field that has the cost
 cdef int32_t CUSTOM[2]         # the places of `custom` among the providers and operations
 cdef int32_t CHOSEN[3]         # the fields that are provider, operation and status
 cdef uint8_t BY_NUMBER[256]    # the number of a field in the protobuf message -> its place
@@ -58,7 +59,7 @@ def configure(
     A row of `rows`: name, kind, whether a call and a span must have it, least, most or None, values; `numbers`: those
     of the fields in the protobuf message. Raises `ValueError` for a table that the kernel is not made for.
     """
-    global fields_known, EXTRA, SPAN, MOST_COUNT, MOST_COST, MOST_BYTES, MOST_NESTING
+    global fields_known, EXTRA, SPAN, PRICE_BIT, MOST_COUNT, MOST_COST, MOST_BYTES, MOST_NESTING
     cdef int32_t place, each
     cdef Field* field
     if len(rows) > MOST_FIELDS or len(factors) != 8 or len(recent_factors) != 3 or len(bounds) != 255:
@@ -91,6 +92,8 @@ def configure(
             choices[field.role - PROVIDER] = list(values)
         if field.role == EVENT_KIND:
             SPAN = values.index("span")
+        if field.role == PRICE:
+            PRICE_BIT = <uint64_t>1 << place
         REQUIRED[0] |= <uint64_t>bool(in_call) << place
         REQUIRED[1] |= <uint64_t>bool(in_span) << place
         BY_NUMBER[numbers[place]] = place

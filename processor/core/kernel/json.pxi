@@ -352,17 +352,19 @@ cdef int32_t lines(const uint8_t* p, const uint8_t* end, Row* rows, int32_t* odd
     return -1
 
 
-def json_rows(bytes padded not None, int size, int64_t latest, bint beside):
-    """The rows of `size` lines, at most 65,536, with a line feed between two and `PAD` behind the last; `latest`: the
-    last instant that an event may have, in microseconds; `beside`: see `codec`.
+def json_rows(bytes padded not None, int size, int64_t latest, bint lenient, bint beside):
+    """The rows of `size` lines, at most 65,536, with a line feed behind each and `PAD` behind that of the last one;
+    `latest`: the last instant that an event may have, in microseconds; `lenient`, `beside`: see `codec`.
 
     Returns the rows' bytes, the users, the dims, the places of the lines that are given up, whose rows are 0, and
     whether there are spans. None if there are more or fewer lines, or this machine keeps bytes where rows cannot be.
     """
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AsString(padded)
-    cdef Py_ssize_t length = PyBytes_Size(padded) - PADDING
-    if length < 0 or not 0 < size <= MOST_ROWS or not fields_known or memcmp(text + length, ZEROS, PADDING) != 0:
+    cdef Py_ssize_t length = PyBytes_Size(padded) - PADDING - 1
+    if length < 0 or not 0 < size <= MOST_ROWS or not fields_known or memcmp(text + length + 1, ZEROS, PADDING) != 0:
         raise ValueError("no text with PAD behind it, or no table of fields")
+    if text[length] != 10:
+        raise ValueError("no line feed between the text and PAD")
     rows = PyBytes_FromStringAndSize(NULL, size * sizeof(Row))
     cdef Row* row = <Row*>PyBytes_AsString(rows)
     if <size_t>row & 7:
@@ -373,10 +375,33 @@ def json_rows(bytes padded not None, int size, int64_t latest, bint beside):
     cdef Work* work = NULL
     cdef int32_t given_up, i
     try:
-        work = begin(size, latest, beside)
+        work = begin(size, latest, lenient, beside)
         with nogil:
             given_up = lines(text, text + length, row, odd, work)
         return None if given_up < 0 else found(work, rows, [odd[i] for i in range(given_up)])
     finally:
         free(odd)
         free(work)
+
+
+def objects(bytes body not None):
+    """How many lines a body has, which begins as an object does and ends as one, perhaps with a line feed; 0 if one of
+    them begins or ends in another way."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AsString(body)
+    cdef const uint8_t* end = text + PyBytes_Size(body)
+    cdef const uint8_t* p = text
+    cdef Py_ssize_t count = 1
+    if end - text < 2 or text[0] != 123:
+        return 0
+    if (end - 1)[0] == 10:
+        end -= 1
+    if (end - 1)[0] != 125:
+        return 0
+    while True:
+        p = <const uint8_t*>memchr(p, 10, end - p)
+        if p == NULL:
+            return count
+        if (p - 1)[0] != 125 or p[1] != 123:
+            return 0
+        count += 1
+        p += 1

@@ -214,7 +214,7 @@ cdef int32_t messages(const uint8_t* p, const int32_t* sizes, Row* rows, int32_t
     return given_up
 
 
-def protobuf_rows(bytes padded not None, list records not None, int64_t latest, bint beside):
+def protobuf_rows(bytes padded not None, list records not None, int64_t latest, bint lenient, bint beside):
     """The rows of messages, at most 65,536: `padded` has them one after the other, and `PAD` behind the last. What
     `json_rows` takes and returns beside that."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AsString(padded)
@@ -240,7 +240,7 @@ def protobuf_rows(bytes padded not None, list records not None, int64_t latest, 
             sizes[i] = <int32_t>each
         if total != length:
             raise ValueError("these are not the messages")
-        work = begin(<int32_t>size, latest, beside)
+        work = begin(<int32_t>size, latest, lenient, beside)
         with nogil:
             given_up = messages(text, sizes, row, odd, work)
         return found(work, rows, [odd[i] for i in range(given_up)])

@@ -16,6 +16,7 @@ cdef struct Row:  # `columns.ROW`
     uint8_t spare
 
 cdef enum:
+    UNPRICED_FLAG = 1
     SPAN_FLAG = 2
     MOST_ROWS = 65536  # numbers of users and dims have 16 bits
     MOST_IN_DIM = 180  # bytes of model and environment together
@@ -63,6 +64,7 @@ cdef struct Work:  # what one call needs
     uint32_t mask          # of the places in the two hash tables
     int32_t users
     int32_t dims
+    bint lenient           # calls may lack a cost
     bint beside            # cached tokens above the input tokens of a call are added to those
     bint has_spans
     int64_t latest         # the last instant that an event may have
@@ -75,7 +77,7 @@ cdef struct Work:  # what one call needs
     uint8_t order[64]      # the fields in the order of the record before
 
 
-cdef Work* begin(int32_t size, int64_t latest, bint beside) except NULL:
+cdef Work* begin(int32_t size, int64_t latest, bint lenient, bint beside) except NULL:
     cdef uint32_t slots = 16
     while slots < 2 * <uint32_t>size:
         slots *= 2
@@ -85,7 +87,7 @@ cdef Work* begin(int32_t size, int64_t latest, bint beside) except NULL:
         raise MemoryError
     cdef Work* work = <Work*>memory
     memset(work, 0, sizeof(Work))
-    work.size, work.mask, work.latest, work.beside = size, slots - 1, latest, beside
+    work.size, work.mask, work.latest, work.lenient, work.beside = size, slots - 1, latest, lenient, beside
     work.user = <User*>(memory + sizeof(Work))
     work.dim = <Dim*>(memory + sizeof(Work) + users)
     work.user_slots = <int32_t*>(memory + sizeof(Work) + users + dims)
@@ -196,10 +198,15 @@ cdef inline int32_t dim_number(Work* work, Dim* dim) noexcept nogil:
 
 cdef bint finish(Event* event, Row* row, Work* work) noexcept nogil:
     # The row of an event all of whose fields are valid; False if the event as a whole is not plainly so.
-    cdef uint64_t required = REQUIRED[event.is_span], digest, user_hash
+    cdef uint64_t missing = REQUIRED[event.is_span] & ~event.there, digest, user_hash
+    cdef uint8_t flags = SPAN_FLAG if event.is_span else 0
     cdef Dim dim
-    if event.there & required != required or event.at > work.latest:
+    if event.at > work.latest:
         return False
+    if missing:
+        if missing != PRICE_BIT or not work.lenient:
+            return False
+        flags = UNPRICED_FLAG
     if event.is_span:
         if event.name.length <= 0 or not event.costs_nothing:
             return False
@@ -225,8 +232,8 @@ cdef bint finish(Event* event, Row* row, Work* work) noexcept nogil:
     row.id[0], row.id[1] = event.id[0], event.id[1]
     row.at, row.cost, row.latency = event.at, event.cost, event.latency
     row.input, row.output, row.cached = event.input, event.output, event.cached
-    row.flags = SPAN_FLAG if event.is_span else 0
-    row.cost_source = 0 if event.is_span else 1
+    row.flags = flags
+    row.cost_source = 0 if flags else 1
     row.spare = 0
     work.has_spans |= event.is_span
     digest = user_hash * FACTORS[0] + work.dim[number].hash * FACTORS[1] + <uint64_t>row.at * FACTORS[2]

@@ -25,7 +25,7 @@ export async function readEvent(id, signal) {
   const text = await (await request(path, { signal })).text();
   const { rest, value } = cutMember(text, "extra");
   const [event, marked] = [parse(rest), parseMarked(rest)];
-  for (const each of [event, marked]) for (const name of ["asOf", "lagSeconds", "extra"]) delete each[name];
+  for (const each of [event, marked]) for (const name of ["asOf", "lagSeconds", "building", "extra"]) delete each[name];
   const large = value !== null && value.length > LARGE ? value : null;
   if (value !== null && !large) marked.extra = parseMarked(value);
   return { event, marked, large, path };

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from msgspec import Raw, Struct
 
 from processor.core.events.codec import PayloadFormat
-from processor.core.events.columns import UNPRICED_FLAG, Columns, with_prices
+from processor.core.events.columns import UNPRICED_FLAG, Columns, Dim, with_prices
 from processor.core.events.lines import Lines
 from processor.core.events.prices.price_list import Found, Prices
 from processor.core.events.prices.token_rates import Rates, Usage, cost_of, rates_for
@@ -47,19 +47,11 @@ class Quote(NamedTuple):
     rates: Rates | None = None
 
 
-class Sent(NamedTuple):
-    """What an event says beside its columns."""
-
-    raw: str | None
-    """See `Prices.find`."""
-    has_tokens: bool
-    """Whether its sender has said both token counts."""
-    cache_write: int
-    reasoning: int
-
+Sent = tuple[str | None, int, int]
+"""What an event with both token counts says beside its columns: the name of a custom provider (see `Prices.find`),
+tokens written to a cache, tokens of reasoning."""
 
 _UNKNOWN: Final = Quote(None, why="unknown_model")
-_NO_TOKENS: Final = Quote(None, why="no_tokens")
 _OPERATION: Final = Quote(None, why="operation")
 
 
@@ -106,18 +98,33 @@ class Pricer:
         numbers: list[int] = places.tolist()
         rows = columns.rows[places]
         counts = zip(*(rows[name].tolist() for name in ("dim", "at", "input", "output", "cached")), strict=True)
+        candidates: dict[tuple[int, str | None], tuple[Found, ...]] = {}
         prices: dict[int, tuple[int, str]] = {}
         for place, sent, (dim, at, tokens, answer, cached) in zip(
             numbers, _sent(columns.records, numbers, payload), counts, strict=True
         ):
-            if not sent.has_tokens:
+            if sent is None:
                 continue
-            _, provider, model, _, operation, _ = columns.dims[dim]
-            usage = Usage(tokens, answer, cached, sent.cache_write, sent.reasoning)
-            quote = self.quote(provider, sent.raw if provider == "custom" else None, model, operation, at, usage)
-            if quote.cost is not None and quote.source is not None:
-                prices[place] = quote.cost, quote.source
+            raw, written, reasoning = sent
+            known = candidates.get((dim, raw))
+            if known is None:
+                known = candidates[dim, raw] = self._candidates(columns.dims[dim], raw)
+            for found in known:
+                tiers = found.model.tiers_at(at)
+                if tiers is not None:
+                    cost = cost_of(rates_for(tiers, tokens), Usage(tokens, answer, cached, written, reasoning))
+                    if cost is not None:
+                        prices[place] = cost, found.list_name
+                    break
         return with_prices(columns, prices) if prices else columns
+
+    def _candidates(self, dim: Dim, raw: str | None) -> tuple[Found, ...]:
+        _, provider, model, _, operation, _ = dim
+        return (
+            ()
+            if operation in UNPRICED_OPERATIONS
+            else self.find(provider, raw if provider == "custom" else None, model)
+        )
 
 
 # --- the original bytes ----------------------------------------------------------------------------------------------
@@ -138,10 +145,10 @@ _decode_line = msgspec.json.Decoder(_Counts).decode
 _decode_lines = msgspec.json.Decoder(_Counts).decode_lines
 _decode_tags = msgspec.json.Decoder(dict[str, str] | None).decode
 _parse = pb.Event.FromString
-_NOTHING: Final = Sent(None, has_tokens=False, cache_write=0, reasoning=0)
 
 
-def _sent(records: Sequence[bytes], places: Sequence[int], payload: PayloadFormat) -> list[Sent]:
+def _sent(records: Sequence[bytes], places: Sequence[int], payload: PayloadFormat) -> list[Sent | None]:
+    """None: an event without both token counts."""
     if payload == "protobuf":
         return [_sent_proto(records[place]) for place in places]
     if isinstance(records, Lines) and len(places) == len(records):
@@ -154,27 +161,29 @@ def _sent(records: Sequence[bytes], places: Sequence[int], payload: PayloadForma
     return [_sent_json(records[place]) for place in places]
 
 
-def _sent_json(record: bytes) -> Sent:
+def _sent_json(record: bytes) -> Sent | None:
     try:
         return _sent_of(_decode_line(record))
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return _NOTHING
+        return None
 
 
-def _sent_of(line: _Counts) -> Sent:
-    has_tokens = line.input_tokens is not None and line.output_tokens is not None
+def _sent_of(line: _Counts) -> Sent | None:
+    if line.input_tokens is None or line.output_tokens is None:
+        return None
     raw = line.provider
     if raw is None or raw == "custom":
         raw = (_decode_tags(line.tags) or {}).get(RAW_PROVIDER)
-    return Sent(raw, has_tokens, int(line.cache_write_tokens or 0), int(line.reasoning_tokens or 0))
+    return raw, int(line.cache_write_tokens or 0), int(line.reasoning_tokens or 0)
 
 
-def _sent_proto(record: bytes) -> Sent:
+def _sent_proto(record: bytes) -> Sent | None:
     try:
         event = _parse(record)
     except DecodeError:
-        return _NOTHING
-    has_tokens = event.HasField("input_tokens") and event.HasField("output_tokens")
+        return None
+    if not (event.HasField("input_tokens") and event.HasField("output_tokens")):
+        return None
     is_raw = event.HasField("provider") and event.provider != "custom"
     raw = event.provider if is_raw else event.tags.get(RAW_PROVIDER)
-    return Sent(raw, has_tokens, event.cache_write_tokens, event.reasoning_tokens)
+    return raw, event.cache_write_tokens, event.reasoning_tokens
