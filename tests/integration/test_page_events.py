@@ -356,7 +356,7 @@ def test_scores_are_offered_by_name_and_a_day_that_stands_out_is_named(chrome: B
         weeks = f"start={day - timedelta(days=28):%Y-%m-%d}T00:00:00Z&end={day + timedelta(days=7):%Y-%m-%d}T00:00:00Z"
         page.goto(f"{seen.origin}/#/explore?{weeks}")
         hint = page.get_by_role("note").locator("visible=true")
-        expect(hint).to_have_text(f"{day:%Y-%m-%d} is 3.0 times the median of 4 other {day:%A}s.")
+        expect(hint).to_have_text(f"Cost on {day:%Y-%m-%d} is 3.0 times the median of 4 other {day:%A}s.")
         page.get_by_label("Another measure").select_option("score")
         offered = page.locator("#score-names option")
         expect(offered).to_have_count(2)

@@ -328,6 +328,13 @@ def test_a_day_that_is_not_over_does_not_stand_out(run: Run) -> None:
 BUILT = "The event store is being built"
 
 
+def test_a_first_build_that_has_nothing_yet_says_only_how_far_it_is(run: Run) -> None:
+    building = {"done": "10", "of": "30000", "secondsLeft": None}
+    answer = {"asOf": "1970-01-01T00:00:00.000Z", "lagSeconds": "1795872000", "building": building}
+    said = run("freshness.js", 'return module.freshness(argument, "UTC")', answer)
+    assert said == f"{BUILT}: 0 % of 30,000 messages."
+
+
 def test_an_answer_says_up_to_when_it_is_complete(run: Run) -> None:
     body = """
         const at = (text) => Date.parse(text);

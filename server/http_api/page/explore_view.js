@@ -144,7 +144,9 @@ export class View {
     const { read, question } = this;
     const found = standsOut(read.model, question.measures[0], question);
     show(this.hint, found !== null);
-    if (found) this.hint.replaceChildren(el("a", { href: this.#addressOf(found.at, null) }, found.day), ` ${found.text}.`);
+    if (!found) return;
+    const day = el("a", { href: this.#addressOf(found.at, null) }, found.day);
+    this.hint.replaceChildren(`${measureTitle(question.measures[0])} on `, day, ` ${found.text}.`);
   }
 
   #chart(figure, { measure, group }, { model, view, interval, range, hidden, earlier, top }) {

@@ -17,7 +17,7 @@ export function freshness(answer, zone, now = Date.now()) {
   const asOf = millis(answer.asOf);
   const behind = lag < 1 ? "" : `, ${lag <= BUILDING ? `${Math.round(lag)} s` : wait(lag)} behind`;
   const text = `Complete up to ${timeText(asOf, zone, "second")}${zone === "UTC" ? " UTC" : ""}${behind}.`;
-  if (answer.building) return `${built(answer.building)} ${text}`;
+  if (answer.building) return lag > NOTHING ? built(answer.building) : `${built(answer.building)} ${text}`;
   return isBuilding(answer) ? `${text} ${progress(asOf, lag, now)}` : text;
 }
 

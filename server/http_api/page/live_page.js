@@ -1,5 +1,5 @@
 // The overview and the pages of users: read once a second at most, and followed by the stream of users.
-import { get } from "./api.js";
+import { get, Latest } from "./api.js";
 import { Budgets } from "./budgets.js";
 import { $, show, write } from "./dom.js";
 import { exampleCurl } from "./examples.js";
@@ -31,6 +31,7 @@ export class LivePage {
   #userId = null; // whose page is shown; null: the overview
   #source; // what is asked (`sourceOf`)
   #readKey; // what the page shows, and of whom
+  #reads = new Latest(); // another question ends the reading of the one before
   #waiting = []; // resolved when the next reading is done
   #samples = []; // what all of it came to, and when: [milliseconds, picodollars]
   #link = "off"; // the stream: "off", "live", "lost", or "none" if this server or project is without
@@ -85,7 +86,10 @@ export class LivePage {
     const key = this.#key();
     if (restored && key === this.#readKey && Date.now() - this.#lastRead < IDLE) return this.refresh(IDLE);
     if (userId !== null) this.#person.open(userId, params);
-    if (key !== this.#readKey) this.#unanswered(null);
+    if (key !== this.#readKey) {
+      this.#unanswered(null);
+      this.#reads.abort();
+    }
     this.#lastRead = 0;
     const read = new Promise((resolve) => this.#waiting.push(resolve));
     const done = busy($(userId === null ? "overview" : "person"));
@@ -144,7 +148,8 @@ export class LivePage {
     const key = this.#key();
     const isMine = () => mine === this.#session && key === this.#key() && !this.isPaused;
     try {
-      await (this.#userId === null ? this.#readOverview(mine, isMine) : this.#readPerson(mine, isMine));
+      const signal = this.#reads.begin(mine.signal);
+      await (this.#userId === null ? this.#readOverview(mine, signal, isMine) : this.#readPerson(mine, signal, isMine));
       if (mine === this.#session) this.worked();
       if (isMine()) this.#readKey = key;
     } catch (error) {
@@ -162,13 +167,13 @@ export class LivePage {
     this.#unanswered(error);
   }
 
-  async #readOverview(mine, isMine) {
+  async #readOverview(mine, signal, isMine) {
     const source = this.#source;
     const [costs, quota, spent, all] = await Promise.all([
-      readCosts(source, mine.signal),
-      get("/v1/quota", {}, mine.signal),
-      get("/v1/budgets", {}, mine.signal),
-      everything(mine),
+      readCosts(source, signal),
+      get("/v1/quota", {}, signal),
+      get("/v1/budgets", {}, signal),
+      everything(signal),
     ]);
     if (!isMine()) return;
     this.#unanswered(null);
@@ -184,9 +189,9 @@ export class LivePage {
     this.#stream(mine, all);
   }
 
-  async #readPerson(mine, isMine) {
+  async #readPerson(mine, signal, isMine) {
     const source = this.#source;
-    const [all, user] = await Promise.all([everything(mine), this.#person.refresh(source, mine.signal)]);
+    const [all, user] = await Promise.all([everything(signal), this.#person.refresh(source, signal)]);
     if (!isMine()) return;
     this.#unanswered(null);
     if (user) this.#stamp(user, source);
@@ -257,6 +262,6 @@ export class LivePage {
 }
 
 /** The sums over all users and all time. */
-function everything(mine) {
-  return get("/v1/users", { limit: 1 }, mine.signal);
+function everything(signal) {
+  return get("/v1/users", { limit: 1 }, signal);
 }

@@ -352,7 +352,7 @@ function makeRow() {
   const bar = el("i", { class: "t-bar" });
   const line = el("span", { role: "gridcell", class: "t-line" }, bar);
   const cost = el("span", { role: "gridcell", class: "t-cost" });
-  const row = el("div", { role: "row", class: "t-row" }, name, sub, line, cost);
+  const row = el("div", { role: "row", class: "t-row", hidden: true }, name, sub, line, cost); // until it is written
   return { row, name, sub, line, cost, bar, at: -1, place: -1, isActive: false };
 }
 
