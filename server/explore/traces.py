@@ -18,6 +18,9 @@ VALUES: Final = {
 }
 """What traces are sorted by, descending."""
 
+MOST_MATCHING: Final = 200_000
+"""Traces that are looked for, one by one, in the segments beyond the range of a question."""
+
 _COLUMNS: Final = ("trace_id", *sums.SUM_COLUMNS, "timestamp")
 
 
@@ -41,6 +44,7 @@ class _Traces:
     def __init__(self, step: Walk, question: TracesQuestion) -> None:
         self._snapshot = step.snapshot
         self._project = question.project
+        self._times = step.times
         self._value = VALUES[question.sort]
         self._matched = step.snapshot.relation(
             question.project, question.filters, step.times, columns=("trace_id", "timestamp")
@@ -63,8 +67,19 @@ class _Traces:
         return self._first(f"({whole.sql})", whole.params, after, limit)
 
     def all_valued(self, after: RankedPlace | None, limit: int) -> list[Ranked]:
-        """Return the first of all that match, by reading everything."""
-        whole = everything(self._snapshot, self._project, _COLUMNS)
+        """Return the first of all that match.
+
+        All rows of the segments of the range are read, and of the others those of the traces that match. Where too many
+        match for that, everything is.
+        """
+        ids = self._snapshot.engine.rows(
+            f"SELECT DISTINCT trace_id FROM ({self._matched.sql}) LIMIT ?", [*self._matched.params, MOST_MATCHING + 1]
+        )
+        whole = None
+        if len(ids) <= MOST_MATCHING:
+            whole = self._snapshot.around(self._project, self._times, [row[0] for row in ids], _COLUMNS)
+        if whole is None:
+            whole = everything(self._snapshot, self._project, _COLUMNS)
         source = f"({whole.sql}) AS whole WHERE trace_id IN (SELECT trace_id FROM ({self._matched.sql}))"
         return self._first(source, [*whole.params, *self._matched.params], after, limit)
 
