@@ -41,7 +41,7 @@ export function modelColumns(average, kept) {
 /** Which models have requests without a price, those with the most first, and how many; of many only the first. */
 export function unpricedModels(rows, most = 5) {
   const found = rows.filter((row) => row.unpriced !== "0").sort((a, b) => (BigInt(a.unpriced) < BigInt(b.unpriced) ? 1 : -1));
-  const named = found.slice(0, most).map((row) => `${shown(row.model)} ${count(row.unpriced)}`);
+  const named = found.slice(0, most).map((row) => `${row.model === null ? "other models" : shown(row.model)} ${count(row.unpriced)}`);
   return [...named, ...(found.length > most ? [`${found.length - most} more models`] : [])].join(", ");
 }
 
