@@ -69,10 +69,11 @@ class StoreMetrics(Collector):
 
 def _build(building: Building | None) -> Iterator[Metric]:
     """Yield how far a first build is; all 0: there is none."""
+    done, of, left = (None, None, None) if building is None else (building.done, building.of, building.seconds_left)
     for name, text, value in (
-        ("done_messages", "Messages that a first build has gone through", building and building.done),
-        ("of_messages", "Messages that it has to go through; 0: the event store keeps up", building and building.of),
-        ("left_seconds", "Seconds that it is going to take", building and building.seconds_left),
+        ("done_messages", "Messages that a first build has gone through", done),
+        ("of_messages", "Messages that it has to go through; 0: the event store keeps up", of),
+        ("left_seconds", "Seconds that it is going to take", left),
     ):
         found = GaugeMetricFamily(f"spendstream_store_build_{name}", text, labels=())
         if value is not None:
