@@ -233,7 +233,8 @@ class Snapshot:
 
         None: too much would have to be looked for in the others. Raises as `relation`.
         """
-        near, far = [], []
+        near: list[Piece] = []
+        far: list[Piece] = []
         for piece in self.pieces(project, EVERYTHING, ALWAYS):
             (near if piece.may_be_within(times) else far).append(piece)
         pieces = [found for piece in far for found in self._with_traces(piece, traces)]
