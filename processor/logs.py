@@ -6,14 +6,13 @@ What came from outside (ids, names, the text of an exception) is in it as text: 
 import io
 import logging
 import sys
-import traceback
-from types import TracebackType
 from typing import Any, Final, TextIO
 
 import structlog
 
 from processor.core.visible import visible, visible_json, visible_lines
 from processor.settings import Settings
+from processor.uncaught import print_exception
 
 QUIET: Final = (
     "faust",
@@ -70,11 +69,6 @@ def configure(settings: Settings, role: str) -> None:
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
-
-
-def print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an exception that nobody caught on standard error, as text: a `sys.excepthook`."""
-    sys.stderr.write(visible_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _with_role(role: str) -> structlog.typing.Processor:

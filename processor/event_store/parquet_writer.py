@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.events.message import Message
-from processor.event_store import rows, segment_file
+from processor.event_store import rows, segment_file, stored_sums
 from processor.event_store.manifest import Segment
 from processor.event_store.merge import SegmentUnreadable, merged
 from processor.event_store.rows import MessageRows
+from processor.event_store.stored_sums import DamagedSegment
 
 
 class ParquetWriter:
@@ -29,7 +30,16 @@ class ParquetWriter:
         return segment_file.write(self._directory, segment, [table])
 
     def merge(self, parts: Sequence[Segment], segment: Segment, payload_before: int) -> Segment:
-        """See `SegmentWriter`. Raises `SegmentUnreadable` if a part is damaged."""
+        """See `SegmentWriter`. Raises `SegmentUnreadable` if a part is damaged or missing.
+
+        Every part is compared with its digest first: Parquet would hand out most wrong bytes as values, and the digest
+        of the result would then vouch for them.
+        """
+        for part in parts:
+            try:
+                stored_sums.check(self._directory, part)
+            except (DamagedSegment, FileNotFoundError) as error:
+                raise SegmentUnreadable(f"the segment {part.id} cannot be merged: {error}") from error
         paths = [self._directory / f"{part.id}.parquet" for part in parts if part.has_files]
         tables = (segment_file.without_payload(table, payload_before) for table in merged(paths))
         found = segment_file.write(self._directory, segment, tables, packing="zstd")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processor.log import ownership
-from processor.log.embedded.log import Log
-from processor.log.embedded.tail import EmbeddedTail
 from processor.log.kafka.config import KafkaAccess
 from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
@@ -37,6 +35,8 @@ class LogAddress:
     def open(self, partitions: int | None = None, *, create: bool = False) -> LogWriter:
         """Open the log; with `create` make it, with this number of partitions, if there is none. Raises `LogError`."""
         if self.kafka is None:
+            from processor.log.embedded.log import Log
+
             if create:
                 ownership.check_embedded(self.data_dir)
             return Log(self.data_dir, partitions=partitions, create=create)
@@ -57,6 +57,9 @@ class LogAddress:
         """Return a tail of partitions from their beginning, which checks for records `every` so many seconds (a broker
         pushes them). Raises `LogError`."""
         if self.kafka is None:
+            from processor.log.embedded.log import Log
+            from processor.log.embedded.tail import EmbeddedTail
+
             return EmbeddedTail(Log(self.data_dir, create=False), tps, every)
         from processor.log.kafka.tail import KafkaTail
 
@@ -68,6 +71,8 @@ class LogAddress:
         For the embedded log it is exact; for Kafka it may be half a second old. Its first call may block.
         """
         if self.kafka is None:
+            from processor.log.embedded.log import Log
+
             log, wanted = Log(self.data_dir, create=False), list(tps)
             return lambda: {tp.partition: log.end(tp) - 1 for tp in wanted}
         from processor.log.kafka.tail import Ends

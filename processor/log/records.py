@@ -1,11 +1,14 @@
 """Records as they are read from and appended to any log."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
-from processor.core.growing_arrays import I64, Records
+if TYPE_CHECKING:  # most commands need no numpy, whose loading is a fifth of their start
+    from processor.core.growing_arrays import I64, Records
 
 
 class TopicPartition(NamedTuple):

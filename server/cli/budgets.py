@@ -10,7 +10,6 @@ import click
 import msgspec
 from msgspec import Struct
 
-from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
 from server.alerts.budget_admin import BudgetAdmin, NewBudget
 from server.alerts.budget_json import budget_alone, budget_list
@@ -21,10 +20,7 @@ from server.cli.grouped_help import Group
 from server.cli.keys import administration
 from server.cli.output import Column, Sheet, print_encoded, say
 from server.cli.remote import Question
-from server.cli.users import read_view
 from server.reads import read_json
-from server.reads.read_service import ViewReads
-from server.tenancy import directory_log
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers")
@@ -168,9 +164,10 @@ def _answer(
 
 
 def _read(flags: dict[str, Any], project: str) -> bytes:
+    from server.cli.log_tables import reads_of
+
     with open_log(flags) as log:
-        view, directory = read_view(log), directory_log.read_directory(log)
-    reads = ViewReads(view, Arrivals(view), directory, "", now)
+        reads = reads_of(log)
     return read_json.encode(budget_list(asyncio.run(reads.get_budgets(make_key("", at=now(), project=project), None))))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from processor import lifeline, logs, memory, tracing
+from processor import lifeline, memory
 from processor.core.visible import visible, visible_lines
 from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
@@ -18,6 +18,8 @@ from server.cli.common import export, fail, fail_to_start, load_or_exit
 from server.cli.grouped_help import Command, Group
 from server.cli.settings_flags import settings_options
 from server.settings import ServerSettings
+
+# What only a role needs is loaded by the role: a third of the start of the other commands.
 
 
 class Program(Group):
@@ -66,6 +68,7 @@ def serve(**flags: Any) -> None:
 
     They are processes of one supervisor, which restarts those that end.
     """
+    from processor import logs
     from server import supervisor
 
     settings = load_or_exit(ServerSettings, flags)
@@ -86,6 +89,7 @@ def api(**flags: Any) -> None:
     """
     if lifeline.VARIABLE not in os.environ:
         _warn_of_memory("api")
+    from processor import logs, tracing
     from server import api as role
 
     settings = load_or_exit(ServerSettings, flags)
@@ -126,6 +130,7 @@ def query(**flags: Any) -> None:
 
     They start it by themselves.
     """
+    from processor import logs
     from server.explore import process
     from server.explore.query_bounds import QueryBounds
 
@@ -192,4 +197,5 @@ main.name_section(
     keys="server.cli.keys:keys",
     projects="server.cli.keys:projects",
     orgs="server.cli.keys:orgs",
+    version="server.cli.version:version",
 )

@@ -48,6 +48,18 @@ def server_and_settings(kind: type[Settings], *names: str) -> Callable[[F], F]:
     return decorate
 
 
+def csv_option(command: F) -> F:
+    """Add `--csv`."""
+    text = "Print CSV: the fields of a pipe, with all their digits"
+    return click.option("--csv", "as_csv", is_flag=True, help=text)(command)
+
+
+def one_form(*, as_json: bool, as_csv: bool) -> None:
+    """End the command where two forms of its answer are asked for."""
+    if as_json and as_csv:
+        fail("--json and --csv are two forms of the same answer: give one of them")
+
+
 class RunningServer:
     """The server that answers; ends the command where there is none, or where it refuses."""
 

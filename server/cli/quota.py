@@ -7,18 +7,14 @@ import click
 import msgspec
 from msgspec import Struct
 
-from processor.view.arrivals import Arrivals
 from processor.wall_clock import now
 from server.cli.answer_source import answer, source_options
 from server.cli.common import UNICODE, open_log
 from server.cli.grouped_help import Command
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.remote import Question
-from server.cli.users import read_view
 from server.errors import Refused
 from server.reads import read_json
-from server.reads.read_service import ViewReads
-from server.tenancy import directory_log
 from server.tenancy.keys import DEFAULT_ORGANIZATION, make_key
 
 
@@ -76,9 +72,10 @@ def quota(org: str | None, as_json: bool, **flags: Any) -> None:
 
 
 def _read(flags: dict[str, Any], organization: str) -> bytes:
+    from server.cli.log_tables import reads_of
+
     with open_log(flags) as log:
-        view, directory = read_view(log), directory_log.read_directory(log)
-    reads = ViewReads(view, Arrivals(view), directory, "", now)
+        reads = reads_of(log)
     found = asyncio.run(reads.get_quota(make_key("", at=now(), organization=organization), None))
     return read_json.encode(read_json.quota(found))
 

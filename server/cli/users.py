@@ -8,13 +8,7 @@ import click
 import msgspec
 from msgspec import Struct
 
-from processor.core.tables import row_block
-from processor.log.port import LogWriter, polls
-from processor.log.records import TopicPartition
-from processor.log.topics import ROWS
-from processor.view.arrivals import Arrivals
 from processor.view.query import DEFAULT_SORT, SORTS
-from processor.view.view import View
 from processor.wall_clock import now
 from server.cli.answer_source import answer, source_options
 from server.cli.common import UNICODE, fail, open_log
@@ -24,8 +18,6 @@ from server.cli.remote import Question
 from server.errors import Refused
 from server.reads import read_json
 from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT
-from server.reads.read_service import ViewReads
-from server.tenancy.directory import Directory
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 
@@ -99,25 +91,15 @@ def users(as_json: bool, project: str | None, **given: Any) -> None:
 
 
 def _read(flags: dict[str, Any], project: str, params: dict[str, str]) -> bytes:
+    from server.cli.log_tables import reads_of
+
     with open_log(flags) as log:
-        view = read_view(log)
-    key = make_key("", at=now(), project=project)
+        reads = reads_of(log)
     try:
-        page = asyncio.run(ViewReads(view, Arrivals(view), Directory(), "", now).list_users(key, params, None))
+        page = asyncio.run(reads.list_users(make_key("", at=now(), project=project), params, None))
     except Refused as refused:
         fail(refused.message)
     return read_json.encode(read_json.user_page(page))
-
-
-def read_view(log: LogWriter) -> View:
-    """Read all tables of a log as they are now. Blocks."""
-    view = View(row_block.seed_of(log.salt))
-    for number in range(log.partitions):
-        tp = TopicPartition(ROWS, number)
-        for records in polls(log.read, tp):
-            view.apply(number, [(record.key or b"", record.value) for record in records])
-    view.mark_current(now())
-    return view
 
 
 def _print(page: Page) -> None:

@@ -184,6 +184,10 @@ class IdIndex(Protocol):
         """Return row groups that may have `text` as their `event`, `trace`, `session` or `user` id; no other has it."""
         ...
 
+    def contain(self, kind: Kind, texts: Sequence[str], /) -> NDArray[np.bool_]:
+        """Return of each id whether the segment may have it."""
+        ...
+
 
 class SegmentFiles:
     """All files of the store's directory, as they are needed; for any threads."""
@@ -210,6 +214,12 @@ class SegmentFiles:
         index = self._indexes.get(segment.id)
         path = self.path(segment.id, ".idx")
         return _reading(path, lambda: {group for text in texts for group in index.row_groups(kind, text)})
+
+    def contained(self, segment: Segment, kind: Kind, texts: Sequence[str]) -> list[str]:
+        """Return those of many ids that a segment may have. Raises `SegmentGone` and `Refused`."""
+        index = self._indexes.get(segment.id)
+        found = _reading(self.path(segment.id, ".idx"), lambda: index.contain(kind, texts))
+        return [texts[place] for place in np.flatnonzero(found).tolist()]
 
     def forget_all_but(self, segments: Iterable[Segment]) -> None:
         """Drop what is kept of segments that are no longer live."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from processor.core.clock import SECOND, format_timestamp
+from processor.event_store.first_build import Report
 from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
@@ -30,6 +31,9 @@ INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "se
 FEW: Final = 64
 """Row groups up to which an id is looked for row group by row group; from there on DuckDB scans the files."""
 
+FAR_GROUPS: Final = 2000
+"""Row groups that are looked through for traces beyond the range of a question; a millisecond or two each."""
+
 GATHERED: Final = 200_000
 """Rows with an id that are held in memory. More of them, as of a trace that has millions, DuckDB reads in the files."""
 
@@ -38,6 +42,11 @@ ALWAYS: Final = Times()
 
 
 _PLACE: Final = frozenset({"log_partition", "log_offset"})
+
+
+def building_json(report: Report) -> dict[str, int | None]:
+    """Return how far a first build is, as an answer has it."""
+    return {"done": report.done, "of": report.of, "secondsLeft": report.seconds_left}
 
 
 class Piece(Struct, frozen=True, kw_only=True):
@@ -56,6 +65,11 @@ class Piece(Struct, frozen=True, kw_only=True):
     def is_whole(self) -> bool:
         """Whether no row of the segment is left out for the offset of its message."""
         return self.since is None and self.before is None
+
+    def may_be_within(self, times: Times) -> bool:
+        """Return whether a row of the piece may be of these times."""
+        before_end = times.end is None or self.sums.time_min < times.end
+        return before_end and (times.start is None or self.sums.time_max >= times.start)
 
     def is_within(self, times: Times) -> bool:
         """Return whether all rows of the piece are of these times."""
@@ -88,12 +102,14 @@ class Snapshot:
         as_of: int,
         lag: int,
         since: Mapping[int, int] = {},
+        building: Report | None = None,
     ) -> None:
         """Make a snapshot.
 
         `segments` are the live ones, `bounds` the first offset of each partition that is not in the snapshot, `as_of`
         the arrival up to which it is complete and `lag` how far the store is behind, in microseconds. Of each partition
-        rows from the offset in `since` on are seen; without one there all are. Raises `Refused` (unavailable) if the
+        rows from the offset in `since` on are seen; without one there all are. `building`: how far a store is that has
+        much to go through. Raises `Refused` (unavailable) if the
         store does not reach the bounds, because it is being built anew.
         """
         self.engine = engine
@@ -102,6 +118,7 @@ class Snapshot:
         self.since = dict(since)
         self.as_of = as_of
         self.lag = lag
+        self.building = building
         self._live = tuple(segments)
         self._check()
         self.segments = tuple(each for each in self._live if self._sees(each))
@@ -119,7 +136,7 @@ class Snapshot:
 
     def frozen(self, bounds: Mapping[int, int], as_of: int) -> "Snapshot":
         """Return an earlier snapshot of the same rows, as far as retention has left them. Raises `Refused`."""
-        return Snapshot(self.engine, self.files, self._live, bounds, as_of=as_of, lag=self.lag)
+        return Snapshot(self.engine, self.files, self._live, bounds, as_of=as_of, lag=self.lag, building=self.building)
 
     def behind(self, position: Mapping[int, int]) -> "Snapshot":
         """Return a snapshot of the rows from these offsets on."""
@@ -128,8 +145,9 @@ class Snapshot:
         )
 
     def stamp(self) -> dict[str, Any]:
-        """Return the members that every answer has: how far it is complete."""
-        return {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
+        """Return the members that every answer has: how far it is complete, and how far a first build is."""
+        found = {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
+        return found if self.building is None else {**found, "building": building_json(self.building)}
 
     @property
     def floor(self) -> int:
@@ -209,6 +227,41 @@ class Snapshot:
                 return Relation(f"SELECT * FROM {source} WHERE {where.sql}", where.params, segments)
         paths = [str(self.files.path(segment.id)) for segment in segments]
         return Relation(f"SELECT * FROM read_parquet(?) WHERE {where.sql}", [paths, *where.params], segments)
+
+    def around(self, project: str, times: Times, traces: Sequence[str], columns: Sequence[str]) -> Relation | None:
+        """Return all rows of the segments that may have rows of `times`, and of the others those of these traces.
+
+        None: too much would have to be looked for in the others. Raises as `relation`.
+        """
+        near, far = [], []
+        for piece in self.pieces(project, EVERYTHING, ALWAYS):
+            (near if piece.may_be_within(times) else far).append(piece)
+        pieces = [found for piece in far for found in self._with_traces(piece, traces)]
+        where = self.condition(project, EVERYTHING, ALWAYS, [*near, *(piece for piece, _ in pieces)])
+        if sum(len(piece.groups or ()) for piece, _ in pieces) > FAR_GROUPS:
+            return None
+        names = sorted({*columns, *where.columns})
+        tables = [pa.schema([SCHEMA.field(name) for name in names]).empty_table()]
+        for piece, ids in pieces:
+            gathered = self._gather([piece], Filters(equal={"trace_id": tuple(ids)}), where, columns)
+            if gathered is None or sum(map(len, tables)) > GATHERED:
+                return None
+            tables.append(gathered.select(names))
+        source, listed = self.engine.register(pa.concat_tables(tables)), ", ".join(names)
+        sql = f"SELECT {listed} FROM {source} WHERE {where.sql}"
+        params = where.params
+        if near:
+            sql = f"SELECT {listed} FROM read_parquet(?) WHERE {where.sql} UNION ALL {sql}"
+            params = [[str(self.path(piece)) for piece in near], *where.params, *params]
+        return Relation(sql, params, tuple(piece.segment for piece in near))
+
+    def _with_traces(self, piece: Piece, traces: Sequence[str]) -> Iterator[tuple[Piece, list[str]]]:
+        """Yield the piece with the row groups that may have some of many traces, and these; nothing: it has none."""
+        self.engine.check()
+        ids = self.files.contained(piece.segment, "trace", traces)
+        groups = self.files.groups_with(piece.segment, "trace", ids)
+        if groups:
+            yield msgspec.structs.replace(piece, groups=tuple(sorted(groups))), ids
 
     def _gather(
         self, pieces: Iterable[Piece], filters: Filters, where: Condition, columns: Sequence[str] | None

@@ -13,6 +13,7 @@ from msgspec import Struct
 from server.errors import Refused
 from server.explore.event_json import MEMBERS
 from server.explore.event_lines import event_lines
+from server.explore.nested_calls import nested_model_calls
 from server.explore.questions import Filters, TraceQuestion
 from server.explore.row_scan import Found, RowScan
 from server.explore.snapshot import ALWAYS, Snapshot
@@ -37,6 +38,8 @@ class Trace(Struct, frozen=True):
     events: list[bytes]
     """The JSON object of each event, without the brace that ends it."""
     places: list[Place]
+    nested: set[int]
+    """The places of calls that repeat one below them (`nested_calls`)."""
 
     @property
     def total(self) -> int:
@@ -81,8 +84,8 @@ def trace_chunks(snapshot: Snapshot, question: TraceQuestion, most: int) -> Iter
     before = msgspec.json.encode(head)[:-1] + b',"spans":['
     parts: list[bytes] = []
     size = len(before)
-    for place in trace.places:
-        event, rest = trace.events[place.span], _rest(place)
+    for number, place in enumerate(trace.places):
+        event, rest = trace.events[place.span], _rest(trace, number)
         if parts and size + len(event) + len(rest) > most:
             yield b"".join([before, *parts[:-1], b"]}"])
             before, parts, size = b'{"spans":[', [], 0
@@ -94,34 +97,37 @@ def trace_chunks(snapshot: Snapshot, question: TraceQuestion, most: int) -> Iter
 def _flat(trace: Trace) -> Iterator[bytes]:
     """Yield the list of spans, in depth-first order."""
     comma = b',"spans":['
-    for place in trace.places:
+    for number, place in enumerate(trace.places):
         yield comma
         yield trace.events[place.span]
-        yield _rest(place)
+        yield _rest(trace, number)
         comma = b","
 
 
-def _rest(place: Place) -> bytes:
+def _rest(trace: Trace, number: int) -> bytes:
     """Return what stands behind the members of an event."""
+    place = trace.places[number]
     parent = b"null" if place.parent is None else b"%d" % place.parent
-    return b',"parent":%b,"depth":%d%b}' % (parent, place.depth, _flaw(place))
+    return b',"parent":%b,"depth":%d%b}' % (parent, place.depth, _marks(trace, number))
 
 
-def _flaw(place: Place) -> bytes:
-    return b"" if place.flaw is None else b',"%b":true' % place.flaw.encode()
+def _marks(trace: Trace, number: int) -> bytes:
+    flaw = trace.places[number].flaw
+    found = b"" if flaw is None else b',"%b":true' % flaw.encode()
+    return found + b',"nested_model_call":true' if number in trace.nested else found
 
 
 def _nested(trace: Trace) -> Iterator[bytes]:
     """Yield the list of roots, each with its children."""
     yield b',"roots":['
     depth = -1
-    for place in trace.places:
+    for number, place in enumerate(trace.places):
         if place.depth <= depth:  # it is no child of the one before, which ends, and whatever is around both
             yield b"]}" * (depth - place.depth + 1)
             yield b","
         depth = place.depth
         yield trace.events[place.span]
-        yield b',"depth":%d%b,"children":[' % (depth, _flaw(place))
+        yield b',"depth":%d%b,"children":[' % (depth, _marks(trace, number))
     yield b"]}" * (depth + 1)
 
 
@@ -136,16 +142,20 @@ def read_trace(snapshot: Snapshot, question: TraceQuestion) -> Trace:
     filters = Filters(equal={"trace_id": (question.trace_id,)}, kinds="all")
     with RowScan(snapshot, question.project, filters, ALWAYS) as scan:
         spans: list[Span] = []
+        kinds: list[str] = []
         events: list[bytes] = []
         size = 0
         for rows in _by_group(scan.first("asc", MOST_SPANS)):
-            for part, lines in _read(snapshot, scan, rows, question.extra):
+            for part, part_kinds, lines in _read(snapshot, scan, rows, question.extra):
                 spans += part
+                kinds += part_kinds
                 events += lines
                 size += sum(map(len, lines))
                 if size > MOST_BYTES:
                     raise _too_large()
-    return Trace(summary, events, arrange(spans))
+    places = arrange(spans)
+    nested = nested_model_calls(events, kinds, places) if question.extra else set()
+    return Trace(summary, events, places, nested)
 
 
 def _by_group(found: Sequence[Found]) -> list[list[Found]]:
@@ -158,7 +168,7 @@ def _by_group(found: Sequence[Found]) -> list[list[Found]]:
 
 def _read(
     snapshot: Snapshot, scan: RowScan, rows: list[Found], extra: bool
-) -> Iterator[tuple[Iterable[Span], list[bytes]]]:
+) -> Iterator[tuple[Iterable[Span], list[str], list[bytes]]]:
     """Yield the rows of one row group, some at a time: what their places depend on, and their JSON."""
     table = scan.table(rows, [name for name in MEMBERS if extra or name != "extra"])
     for start in range(0, len(rows), _ROWS):
@@ -168,7 +178,7 @@ def _read(
         keys = [row.key for row in rows[start : start + _ROWS]]
         arrivals = zip(part["received_at"].cast("int64").to_pylist(), (key[1:] for key in keys), strict=True)
         spans = map(Span, names, parents, (key.timestamp for key in keys), arrivals)
-        yield spans, [line[:-1] for line in event_lines(part, extra=extra)]
+        yield spans, part["kind"].to_pylist(), [line[:-1] for line in event_lines(part, extra=extra)]
 
 
 def _too_large() -> Refused:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from server.explore import sums
 from server.explore.cursor import Walk, walk
 from server.explore.questions import TracesQuestion
-from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, behind, page_of
+from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, first_behind, page_of
 from server.explore.snapshot import Snapshot
 from server.explore.summaries import everything, trace_summaries, whole_traces
 
@@ -17,6 +17,9 @@ VALUES: Final = {
     "errors": sums.ERROR_COUNT,
 }
 """What traces are sorted by, descending."""
+
+MOST_MATCHING: Final = 200_000
+"""Traces that are looked for, one by one, in the segments beyond the range of a question."""
 
 _COLUMNS: Final = ("trace_id", *sums.SUM_COLUMNS, "timestamp")
 
@@ -41,6 +44,7 @@ class _Traces:
     def __init__(self, step: Walk, question: TracesQuestion) -> None:
         self._snapshot = step.snapshot
         self._project = question.project
+        self._times = step.times
         self._value = VALUES[question.sort]
         self._matched = step.snapshot.relation(
             question.project, question.filters, step.times, columns=("trace_id", "timestamp")
@@ -63,16 +67,25 @@ class _Traces:
         return self._first(f"({whole.sql})", whole.params, after, limit)
 
     def all_valued(self, after: RankedPlace | None, limit: int) -> list[Ranked]:
-        """Return the first of all that match, by reading everything."""
-        whole = everything(self._snapshot, self._project, _COLUMNS)
+        """Return the first of all that match.
+
+        All rows of the segments of the range are read, and of the others those of the traces that match. Where too many
+        match for that, everything is.
+        """
+        ids = self._snapshot.engine.rows(
+            f"SELECT DISTINCT trace_id FROM ({self._matched.sql}) LIMIT ?", [*self._matched.params, MOST_MATCHING + 1]
+        )
+        whole = None
+        if len(ids) <= MOST_MATCHING:
+            whole = self._snapshot.around(self._project, self._times, [row[0] for row in ids], _COLUMNS)
+        if whole is None:
+            whole = everything(self._snapshot, self._project, _COLUMNS)
         source = f"({whole.sql}) AS whole WHERE trace_id IN (SELECT trace_id FROM ({self._matched.sql}))"
         return self._first(source, [*whole.params, *self._matched.params], after, limit)
 
     def _first(self, source: str, params: Sequence[Any], after: RankedPlace | None, limit: int) -> list[Ranked]:
-        condition, place = behind(after)
-        rows = self._snapshot.engine.rows(
-            f"SELECT * FROM (SELECT trace_id AS id, {self._value} AS value FROM {source} GROUP BY trace_id) "
-            f"{condition} ORDER BY value DESC, id LIMIT ?",
-            [*params, *place, limit],
+        sql, place = first_behind(
+            f"SELECT trace_id AS id, {self._value} AS value FROM {source} GROUP BY trace_id", after
         )
+        rows = self._snapshot.engine.rows(sql, [*params, *place, limit])
         return [Ranked(*row) for row in rows]

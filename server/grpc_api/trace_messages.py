@@ -45,6 +45,7 @@ class _Place(Struct):
     parent: int | None = None
     orphan: bool = False
     cycle: bool = False
+    nested_model_call: bool = False
     cost_source: str | None = None
     extra: dict[str, Raw] = {}
 
@@ -137,6 +138,7 @@ def span(text: bytes) -> usage_pb2.TraceSpan:
         cycle=place.cycle,
         received_at=place.received_at,
         cost_source=place.cost_source,
+        nested_model_call=place.nested_model_call,
     )
 
 

@@ -5,18 +5,22 @@ process holds a lock on them while it runs, so a server that is started while a 
 ending waits for it.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from processor.log.errors import LogError
 from processor.log.file_lock import FileLock
-from server.processes.shared_table import SharedTable
+
+if TYPE_CHECKING:  # every command reads the settings, which read this module; few need numpy
+    from server.processes.shared_table import SharedTable
 
 VARIABLE: Final = "SPENDSTREAM_API_CREW"
 """The variable in which the supervisor passes number/count/epoch to its children."""
@@ -45,11 +49,13 @@ class ApiSibling(Struct, frozen=True):
     """A name for this run of the supervisor, shared by all of its processes."""
 
     @classmethod
-    def create_all(cls, data_dir: Path, count: int) -> list["ApiSibling"]:
+    def create_all(cls, data_dir: Path, count: int) -> list[ApiSibling]:
         """Make the tables for `count` processes, and return their places. Only for the holder of the directory's lock.
 
         Blocks for up to `PATIENCE` seconds. Raises `LogError` if processes of an earlier server do not end by then.
         """
+        from server.processes.shared_table import SharedTable
+
         lock = FileLock(data_dir / _LOCK)
         try:
             lock.acquire("API processes of an earlier server have not ended", PATIENCE)
@@ -63,7 +69,7 @@ class ApiSibling(Struct, frozen=True):
         return [cls(data_dir, number, count, epoch) for number in range(count)]
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], data_dir: Path) -> "ApiSibling | None":
+    def from_environment(cls, environment: Mapping[str, str], data_dir: Path) -> ApiSibling | None:
         """Return the place of this process; None: it is the only one."""
         said = environment.get(VARIABLE)
         if said is None:
@@ -97,6 +103,8 @@ class ApiSibling(Struct, frozen=True):
 
     def table(self, name: str) -> SharedTable:
         """Open one of the tables: `REQUESTS`, `QUOTAS` or `DOORS`."""
+        from server.processes.shared_table import SharedTable
+
         return SharedTable(self.data_dir / _FOLDER / name, _words(self.count)[name])
 
 

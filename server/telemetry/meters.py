@@ -40,6 +40,11 @@ NOT_OF_BATCHES: Final[frozenset[Reason]] = frozenset(
 )
 """Reasons for which no batch is refused; they get no series."""
 
+DROPPED: Final = ("http", "database", "rpc", "messaging", "other")
+"""What spans were of that are dropped."""
+BAD: Final = ("no_ids", "bad_time", "unreadable", "rejected")
+"""Why spans could be no events; `rejected`: as an event they are not valid."""
+
 MAX_WAITING: Final = 65_536
 """Batches of a partition that are remembered until they are visible; further ones are merged with the last one."""
 
@@ -110,8 +115,19 @@ class Meters:
             buckets=VISIBLE_SECONDS,
             registry=self.registry,
         )
-        apis: tuple[Api, ...] = ("http", "grpc")
+        apis: tuple[Api, ...] = get_args(Api)
         self._taken = {api: (batches.labels(api), taken.labels(api), ack.labels(api)) for api in apis}
+        self._spans = self._counter("otlp_spans", "Spans that were taken, by what they became", "kind")
+        self._dropped = self._counter(
+            "otlp_spans_dropped", "Spans of nothing with models, by what they were of", "reason"
+        )
+        self._bad = self._counter("otlp_spans_bad", "Spans that could be no event", "reason")
+        for kind in ("call", "span"):
+            self._spans.labels(kind)
+        for reason in DROPPED:
+            self._dropped.labels(reason)
+        for reason in BAD:
+            self._bad.labels(reason)
         for api in apis:  # all series exist from the start: a rate needs an initial zero
             for code in get_args(Code):
                 self._rejected.labels(api, code)
@@ -151,6 +167,18 @@ class Meters:
         self._refused.labels(api, refused.reason).inc()
         for item in refused.rejected:
             self.rejected(api, item.code)
+
+    def spans(self, kind: str, count: int) -> None:
+        """Count spans that are durable, as calls or as spans."""
+        self._spans.labels(kind).inc(count)
+
+    def dropped_spans(self, reason: str, count: int) -> None:
+        """Count spans that were dropped."""
+        self._dropped.labels(reason).inc(count)
+
+    def bad_spans(self, reason: str, count: int) -> None:
+        """Count spans that could be no event."""
+        self._bad.labels(reason).inc(count)
 
     def seen(self, position: Mapping[int, int], at: float) -> None:
         """Observe the batches that became visible: the tables contain everything up to `position`."""

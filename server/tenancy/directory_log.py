@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from processor.log.port import LogWriter, scan
+from processor.log.port import LogReader, LogWriter, scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import DIRECTORY
 from server.tenancy.directory import Directory
@@ -10,7 +10,7 @@ from server.tenancy.directory import Directory
 HOME = TopicPartition(DIRECTORY, 0)
 
 
-def read_directory(log: LogWriter) -> Directory:
+def read_directory(log: LogReader) -> Directory:
     """Read the directory as it is now, for one thread. Blocks. Raises `LogUnavailable`."""
     directory = Directory(is_snapshot=True)
     for record in scan(log, HOME):

@@ -71,3 +71,17 @@ async def test_what_is_no_server_of_ours_is_no_answer(body: bytes) -> None:
 async def test_what_is_no_address_is_no_answer(url: str) -> None:
     with pytest.raises(Unanswered, match="no answer from"):
         await ask(url, "lqt_x", Question("/v1/quota"))
+
+
+async def test_a_proxy_gets_the_name_and_password_of_the_address() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=f"{request.headers['Authorization']} {request.headers['x-api-key']}")
+
+    app = web.Application()
+    app.router.add_get("/below/v1/quota", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://ops:p%40ss@127.0.0.1:{runner.addresses[0][1]}/below/"
+    assert await ask(url, "lqt_x", Question("/v1/quota")) == b"Basic b3BzOnBAc3M= lqt_x"
+    await runner.cleanup()

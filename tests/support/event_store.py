@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from processor.core.clock import EPOCH
 from processor.core.money import PLACES
@@ -103,6 +105,10 @@ class ListIndex:
     def row_groups(self, kind: str, text: str) -> list[int]:
         """See `server.explore.segment_files.IdIndex`."""
         return self._groups[kind].get(text, [])
+
+    def contain(self, kind: str, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """See `server.explore.segment_files.IdIndex`."""
+        return np.array([text in self._groups[kind] for text in texts], np.bool_)
 
     @staticmethod
     def write(path: Path, rows: Sequence[Row], size: int) -> None:

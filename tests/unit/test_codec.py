@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from processor.core.clock import format_timestamp, parse_timestamp
 from processor.core.events import codec
 from processor.core.events.codec import decode, decode_event
-from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Columns, Hot, columns_of
-from processor.core.events.event import MAX_EVENT_BYTES, Fault, check
+from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Columns
+from processor.core.events.event import MAX_EVENT_BYTES
 from processor.core.events.fields import RULES
 from processor.core.events.latency import bucket_of
+from tests.support import slow_way
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 from tests.support.examples import examples
 
@@ -132,17 +133,8 @@ def test_the_fast_way_takes_what_the_slow_way_takes(overrides: dict[str, Any], h
 def agrees_with_the_slow_way(
     payload: codec.PayloadFormat, records: list[bytes], handling: Any, rules: int = RULES
 ) -> None:
-    hot: list[Hot] = []
-    faults: list[tuple[int, Fault]] = []
-    for index, record in enumerate(records):
-        try:
-            hot.append(codec._hot(check(codec.fields(payload, record, rules=rules), handling, NOW), record))
-        except Fault as fault:
-            faults.append((index, fault))
     decoded = decode(payload, records, handling, NOW, rules=rules)
-    found = [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in decoded.faults]
-    assert found == [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in faults]
-    assert plain(decoded.columns) == plain(columns_of(hot))
+    assert slow_way.plain(decoded) == slow_way.plain(slow_way.decode(payload, records, handling, NOW, rules))
 
 
 def plain(columns: Columns) -> tuple[Any, ...]:

@@ -216,6 +216,7 @@ def test_a_cursor_of_another_question_is_refused(store: StoreDirectory, engine: 
     for other in (
         msgspec.structs.replace(question, project="other", cursor=cursor),
         msgspec.structs.replace(question, sort="errors", cursor=cursor),
+        msgspec.structs.replace(question, times=Times(start=NOON), cursor=cursor),
         msgspec.structs.replace(question, cursor="x" + cursor[1:]),
     ):
         with pytest.raises(Refused) as raised:
@@ -241,6 +242,46 @@ def test_pages_are_of_the_first_ones_snapshot(tmp_path: Path) -> None:
         return found
 
     assert plain(pages(ask, "traces")) == plain(wanted)
+
+
+@pytest.mark.parametrize(
+    ("sort", "bound"), [("cost_usd", None), ("duration_ms", None), ("cost_usd", "FAR_GROUPS"), ("errors", "GATHERED")]
+)
+def test_traces_that_reach_beyond_the_range_are_valued_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any, bound: str | None
+) -> None:
+    """Only the segments of the range are scanned; of the others what their indexes name is read."""
+    monkeypatch.setattr("server.explore.traces.CANDIDATES", 3)
+    if bound is not None:
+        monkeypatch.setattr(snapshot, bound, 0)
+    rng = random.Random(4)
+    store, day = StoreDirectory(tmp_path / "events"), 86_400 * 10**6
+    for number in range(6):
+        spans = [{**random_span(rng), "timestamp": NOON + number * day + each} for each in range(40)]
+        store.append(spans, partition=number % 2)
+    times = Times(NOON + 2 * day, NOON + 3 * day)
+    engine = store.engine()
+    read: list[str] = []
+    real = engine.rows
+
+    def rows(sql: str, params: Sequence[Any] = ()) -> Any:
+        if "GROUP BY trace_id)" in sql.replace("\n", " "):
+            read.extend(path for each in params if isinstance(each, list) for path in each)
+        return real(sql, params)
+
+    monkeypatch.setattr(engine, "rows", rows)
+
+    def ask(cursor: str | None) -> Any:
+        question = TracesQuestion(project="default", filters=EVERY, times=times, sort=sort, limit=9, cursor=cursor)
+        found = decode(answer_traces(store.snapshot(engine), question))
+        engine.release()
+        return found
+
+    found = pages(ask, "traces")
+    assert len(found) > 10
+    assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, sort))
+    assert len(set(read)) == (1 if bound is None else 6)
+    engine.close()
 
 
 # --- one trace -------------------------------------------------------------------------------------------------------

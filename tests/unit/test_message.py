@@ -14,7 +14,7 @@ from processor.core.events.content_coding import Coding
 from processor.core.events.lines import Lines
 from processor.core.events.message import Block, Body, Message, MessageError, UnknownVersion, build_blocks
 from processor.core.events.originals import differences
-from processor.core.events.source import Request, Source
+from processor.core.events.source import Api, Request, Source
 from processor.core.tables import claims
 from tests.support.events import ABSENT, make_event, to_json_line, to_ndjson, to_proto
 from tests.support.messages import encode_v4
@@ -192,6 +192,20 @@ def test_claims_come_back() -> None:
         claims.decode(b"junk")
     with pytest.raises(ValueError, match="version"):
         claims.decode(msgspec.msgpack.encode([2, []]))
+
+
+@pytest.mark.parametrize("api", ["http", "otlp"])
+def test_the_digest_of_a_span_is_not_that_of_its_bytes(api: Api) -> None:
+    columns = sent_columns("json", 3)
+    rows = columns.rows.copy()
+    rows["digest"] += 1
+    changed = Columns(rows, columns.users, columns.dims, columns.records, columns.cost_sources, columns.has_spans)
+    block = build_blocks(msgspec.structs.replace(SOURCE, api=api), changed, 1)[0]
+    found = list(differences(message.decode(message.encode([block]))))
+    assert len(found) == (0 if api == "otlp" else 3)
+    rows["input"] += 1
+    block = build_blocks(msgspec.structs.replace(SOURCE, api=api), changed, 1)[0]
+    assert "input differs" in " ".join(differences(message.decode(message.encode([block]))))
 
 
 # --- original bytes --------------------------------------------------------------------------------------------------

@@ -220,6 +220,27 @@ def test_a_damaged_part_stops_the_merging_by_name(tmp_path: Path) -> None:
     assert not [each for each in tmp_path.iterdir() if each.suffix == ".new"]
 
 
+def test_damage_that_can_be_read_stops_the_merging_too(tmp_path: Path) -> None:
+    """Else another digest would be made of the wrong values, and nothing could ever find them again."""
+    parts = [
+        write(tmp_path, made(random.Random(7), 30, start, start + 5, model="gpt-4o"), start, start + 5)
+        for start in (0, 5)
+    ]
+    path = tmp_path / f"{parts[1].id}.parquet"
+    path.write_bytes(path.read_bytes().replace(b"gpt-4o", b"gpt-4x"))
+    assert {row["model"] for row in read(tmp_path, parts[1])} == {"gpt-4x"}
+    with pytest.raises(SegmentUnreadable, match=parts[1].id):
+        ParquetWriter(tmp_path).merge(parts, new(0, 10, 1), 0)
+    assert not [each for each in tmp_path.iterdir() if each.suffix == ".new"]
+
+
+def test_a_part_without_its_file_stops_the_merging_by_name(tmp_path: Path) -> None:
+    parts = [write(tmp_path, made(random.Random(7), 30, start, start + 5), start, start + 5) for start in (0, 5)]
+    (tmp_path / f"{parts[0].id}.parquet").unlink()
+    with pytest.raises(SegmentUnreadable, match=parts[0].id):
+        ParquetWriter(tmp_path).merge(parts, new(0, 10, 1), 0)
+
+
 def test_segments_that_follow_each_other_are_merged_a_row_group_at_a_time(tmp_path: Path) -> None:
     parts = []
     for number in range(8):

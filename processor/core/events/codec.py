@@ -6,7 +6,7 @@ no field is lost, known or not.
 
 There are three ways, and whatever a faster one takes, the slower ones take with the same values: a whole request of
 plainly valid events at a time; else event by event; and for those that are not plainly valid `event.check`, which says
-why.
+why. Where the compiled kernel runs, it takes what is plainly valid before them (`compiled_rows`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 
 from processor.core import money
 from processor.core.clock import parse_timestamp
-from processor.core.events import bulk_checks, proto_event
+from processor.core.events import bulk_checks, compiled_rows, proto_event
 from processor.core.events.columns import (
     SPAN_FLAG,
     UNPRICED_FLAG,
@@ -98,6 +98,29 @@ def decode(
     Never raises for bad input: every record ends up in `columns` or in `faults`.
     """
     reading = _Reading(now, handling == "lenient" and not as_counted, handling == "lenient", rules)
+    return _compiled(payload, records, handling, reading) or _twin(payload, records, handling, reading)
+
+
+def _compiled(
+    payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading
+) -> Decoded | None:
+    """By the compiled kernel, and what it gives up by its twin; None if the twin is to do all of it."""
+    if reading.rules < RULES:
+        return None
+    latest = reading.now + MAX_FUTURE
+    taken = compiled_rows.take(payload, records, latest, lenient=reading.lenient, beside=reading.beside)
+    if taken is None or len(taken.given_up) == len(records):
+        return None
+    if not taken.given_up:
+        return Decoded(taken.columns, [])
+    others = _twin(payload, [records[place] for place in taken.given_up], handling, reading)
+    faults = [(taken.given_up[index], fault) for index, fault in others.faults]
+    columns = compiled_rows.merged(taken, others.columns, [place for place, _ in faults])
+    return None if columns is None else Decoded(columns, faults)
+
+
+def _twin(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading) -> Decoded:
+    """In Python: what the kernel does, once more, and what it leaves."""
     if len(records) > FEW:
         try:
             return Decoded(_AT_ONCE[payload](records, reading), [])
@@ -112,12 +135,21 @@ def decode_together(
     """`decode` of several requests that arrived at the same time, in a fraction of the calls; the columns of one share
     their dictionaries with those of the others. None if not every event is plainly valid, or there are few."""
     records = joined(requests)
-    if records is None or len(records) <= FEW:
+    if records is None:
         return None
-    try:
-        columns = _AT_ONCE[payload](records, _Reading(now, handling == "lenient", handling == "lenient", RULES))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    reading = _Reading(now, handling == "lenient", handling == "lenient", RULES)
+    decoded = _compiled(payload, records, handling, reading)
+    if decoded is not None:
+        if decoded.faults:
+            return None
+        columns = decoded.columns
+    elif len(records) <= FEW:
         return None
+    else:
+        try:
+            columns = _AT_ONCE[payload](records, reading)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
     starts = accumulate(map(len, requests), initial=0)
     return [columns.cut(start, each) for start, each in zip(starts, requests, strict=False)]
 

@@ -921,6 +921,7 @@ class TraceSpan(_message.Message):
     CYCLE_FIELD_NUMBER: _builtins.int
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     COST_SOURCE_FIELD_NUMBER: _builtins.int
+    NESTED_MODEL_CALL_FIELD_NUMBER: _builtins.int
     parent: _builtins.int
     """Index of the parent among all spans of the trace; absent: a root."""
     depth: _builtins.int
@@ -931,6 +932,8 @@ class TraceSpan(_message.Message):
     received_at: _builtins.str
     cost_source: _builtins.str
     """Where the cost comes from: client, or a price list. Absent: unpriced."""
+    nested_model_call: _builtins.bool
+    """A call that only repeats one below it and came over OTLP in another request: both are charged."""
     @_builtins.property
     def event(self) -> _ingest_pb2.Event:
         """Without cost_usd: unpriced."""
@@ -945,10 +948,11 @@ class TraceSpan(_message.Message):
         cycle: _builtins.bool = ...,
         received_at: _builtins.str = ...,
         cost_source: _builtins.str | None = ...,
+        nested_model_call: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source", "_parent", b"_parent", "cost_source", b"cost_source", "event", b"event", "parent", b"parent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source", "_parent", b"_parent", "cost_source", b"cost_source", "cycle", b"cycle", "depth", b"depth", "event", b"event", "orphan", b"orphan", "parent", b"parent", "received_at", b"received_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source", "_parent", b"_parent", "cost_source", b"cost_source", "cycle", b"cycle", "depth", b"depth", "event", b"event", "nested_model_call", b"nested_model_call", "orphan", b"orphan", "parent", b"parent", "received_at", b"received_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_source: _TypeAlias = _typing.Literal["cost_source"]  # noqa: Y015
     _WhichOneofArgType__cost_source: _TypeAlias = _typing.Literal["_cost_source", b"_cost_source"]  # noqa: Y015

@@ -1,13 +1,13 @@
-// Traces: the list, and one trace in place of it.
+// Traces: the list, and one trace in place of it, whose modules are loaded when one is opened first.
 import { cost, duration, idLink, label, time } from "./cells.js";
 import { el, show, write } from "./dom.js";
 import { count } from "./exact.js";
 import { sharedOf, withOnly } from "./filters.js";
 import { ListTable } from "./list_table.js";
 import { shown } from "./names.js";
+import { problem } from "./notices.js";
 import { Pages } from "./pages.js";
 import { current, format, go } from "./router.js";
-import { TraceView } from "./trace_view.js";
 
 export const own = ["sort", "event", "q", "only", "from", "to", "critical"];
 export const unused = (route, shared) => (route.id === null ? [] : shared.filter((name) => name !== "tz"));
@@ -33,20 +33,31 @@ export class View {
       table: (place, range, route) => this.#table(place, range, route),
       said: (state) => write(this.said, state?.rows.length ? `${count(String(state.rows.length))} shown` : ""),
     });
-    this.trace = new TraceView(this.one, context, { neighbours: (id) => this.#neighbours(id) });
+    this.context = context;
   }
 
   async update(route, restored, isNew) {
-    if (this.one.hidden && !restored) this.trace.forget(); // opened anew: read anew
+    if ((this.one.hidden || isNew) && !restored) this.trace?.forget(); // opened anew: read anew
     show(this.list, route.id === null);
     show(this.title, route.id === null);
     show(this.one, route.id !== null);
-    if (route.id !== null) return this.trace.update(route);
+    if (route.id !== null) return this.#one(route);
     return this.pages.update(route, restored, isNew);
   }
 
+  async #one(route) {
+    try {
+      const { TraceView } = await import("./trace_view.js");
+      this.trace ??= new TraceView(this.one, this.context, { neighbours: (id) => this.#neighbours(id) });
+    } catch (error) {
+      this.one.replaceChildren(problem(error, { retry: () => this.#one(route), signal: this.context.signal }));
+      return;
+    }
+    if (current().view === "traces" && current().id === route.id) await this.trace.update(route);
+  }
+
   close() {
-    this.trace.close();
+    this.trace?.close();
   }
 
   #neighbours(id) {
@@ -64,14 +75,6 @@ export class View {
     });
     made.sorted(sortOf(route.params));
     return made;
-  }
-
-  place() {
-    return this.pages.list?.focused() ?? -1;
-  }
-
-  restore(at) {
-    if (at >= 0) this.pages.list?.focus(at);
   }
 }
 

@@ -1,0 +1,62 @@
+"""Real OTLP clients and a real Collector for tests: the markers `otlp_clients` and `collector`, and two fixtures.
+
+What they need is brought before the first test that has one of them. Where it cannot be had such tests are skipped,
+with the reason; REQUIRE_OTLP_CLIENTS=1 makes that a failure.
+"""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+import pytest
+
+from tests.support.model_api import ModelApi, model_api
+from tests.support.priced_projects import priced_server
+from tests.support.server import Server
+from tools.collector import NoCollector, binary
+from tools.otlp_clients import NoClients, javascript_client, python_client
+
+REQUIRED: Final = "REQUIRE_OTLP_CLIENTS"
+BRINGS: Final[dict[str, tuple[Callable[[], Any], ...]]] = {
+    "otlp_clients": (python_client, lambda: python_client(is_older=True), javascript_client),
+    "collector": (binary,),
+}
+
+_missing = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with prices of its own, for all tests of a module; each has a project of its own, none kills it."""
+    with priced_server(tmp_path_factory.mktemp("priced")) as made:
+        yield made
+
+
+@pytest.fixture
+async def models() -> AsyncIterator[ModelApi]:
+    """A stand-in for the providers of models."""
+    async with model_api() as made:
+        yield made
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Bring what is needed before the first test: a test's timeout may be too short."""
+    missing = session.config.stash.setdefault(_missing, {})
+    if session.config.option.collectonly:
+        return
+    for marker, brings in BRINGS.items():
+        if not any(item.get_closest_marker(marker) for item in session.items):
+            continue
+        try:
+            for bring in brings:
+                bring()
+        except (NoClients, NoCollector) as error:
+            missing[marker] = str(error)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, reason in item.config.stash.get(_missing, {}).items():
+        if item.get_closest_marker(marker):
+            if os.environ.get(REQUIRED) == "1":
+                pytest.fail(f"{REQUIRED}=1, and there is none: {reason}", pytrace=False)
+            pytest.skip(reason)
