@@ -35,8 +35,17 @@ Params = list[tuple[str, str]]
 
 def server_options(command: F) -> F:
     """Add `--url`, `--key`, and the setting that says where a server runs."""
-    command = settings_options(Settings, "data_dir")(command)
-    return url_option("--url", _URL, default=None)(key_option(required=False)(command))
+    return server_and_settings(Settings)(command)
+
+
+def server_and_settings(kind: type[Settings], *names: str) -> Callable[[F], F]:
+    """The same with further settings."""
+
+    def decorate(command: F) -> F:
+        command = settings_options(kind, "data_dir", *names)(command)
+        return url_option("--url", _URL, default=None)(key_option(required=False)(command))
+
+    return decorate
 
 
 def csv_option(command: F) -> F:

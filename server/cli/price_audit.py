@@ -5,12 +5,11 @@ from typing import Any
 import click
 import msgspec
 
-from server.cli.explore_options import RunningServer, given, server_options
+from server.cli.explore_options import RunningServer, given, server_and_settings
 from server.cli.grouped_help import Command
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.price_options import described, pricer_of
 from server.cli.price_sums import SUMS, PriceSums
-from server.cli.settings_flags import settings_options
 from server.settings import ServerSettings
 
 
@@ -18,8 +17,7 @@ from server.settings import ServerSettings
 @click.option("--start", metavar="TIME", required=True, help="From this RFC 3339 time or date on")
 @click.option("--end", metavar="TIME", help="Before this RFC 3339 time or date  [default: now]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON")
-@settings_options(ServerSettings, "prices")
-@server_options
+@server_and_settings(ServerSettings, "prices")
 def audit(as_json: bool, **flags: Any) -> None:
     """Compare the costs that were sent with the price lists, by model, and show what is unpriced.
 
@@ -36,9 +34,7 @@ def audit(as_json: bool, **flags: Any) -> None:
     """
     params = [("format", "ndjson"), ("kind", "call"), *given(flags, ("start", "end"))]
     found = PriceSums(pricer_of({name: flags[name] for name in ("prices", "config")}))
-    RunningServer({name: flags[name] for name in ("url", "key", "data_dir", "config")}).read_lines(
-        "/v1/export", params, found.take
-    )
+    RunningServer(flags).read_lines("/v1/export", params, found.take)
     rows, total = found.rows(), found.total()
     if as_json:
         print_encoded([msgspec.json.encode({"models": [row.encoded() for row in rows], "total": total.encoded()})])
