@@ -43,6 +43,8 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "api_processes",
         "handling",
         "prices",
+        "otlp_spans",
+        "otlp_content",
         "bootstrap_key",
         "tls_cert",
         "tls_key",

@@ -80,7 +80,7 @@ def test_commands_are_under_headings() -> None:
     assert found == {
         "Serving": ["serve", "api", "worker", "store"],
         "Tables": ["users", "quota", "budgets", "tail"],
-        "Events": ["events", "trace", "metrics"],
+        "Events": ["events", "trace", "metrics", "prices"],
         "Operations": ["verify", "rebuild", "backup", "export", "import", "dlq", "loadtest", "demo"],
         "Administration": ["keys", "projects", "orgs", "version"],
     }
@@ -145,7 +145,7 @@ def test_no_secret_is_a_flag_without_its_variable_and_a_warning() -> None:
                 assert SEEN_BY_ALL in record[1], path
                 assert f"env var: {variable}" in record[1], path
                 seen += 1
-    assert seen == 3 * 3 + 2 + 10  # serve, api and query; worker and store; --key of the commands that ask a server
+    assert seen == 3 * 3 + 2 + 11  # serve, api and query; worker and store; --key of the commands that ask a server
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
