@@ -145,7 +145,8 @@ def shallow(body: bytes, limit: int) -> bytes:
     depth = np.cumsum(np.where(opens, 1, -1).astype(np.int32))
     begins = places[opens & (depth == limit + 1)].tolist()
     ends = places[~opens & (depth == limit)].tolist()
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     for begin, end in zip(begins, ends, strict=False):
         parts += body[at:begin], b"null"
         at = end + 1

@@ -14,8 +14,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, seed, settings
 
-from tests.fuzz import inputs
+from tests.fuzz import inputs, otlp_inputs
 from tests.fuzz.inputs import Packed
+from tests.fuzz.otlp_inputs import Export
 from tests.fuzz.target import Target, target
 
 ROUND = 100
@@ -56,7 +57,15 @@ def _kinds(doors: Target, counts: Counter[str]) -> list[tuple[Any, Callable[[Any
     def messages(raw: bytes) -> None:
         counts[doors.call(raw).name] += 1
 
-    return [(inputs.ndjson, ndjson), (inputs.packed, packed), (inputs.messages, messages)]
+    def export(found: Export) -> None:
+        counts[doors.export(found)] += 1
+
+    return [
+        (inputs.ndjson, ndjson),
+        (inputs.packed, packed),
+        (inputs.messages, messages),
+        (otlp_inputs.exports, export),
+    ]
 
 
 def _run(kind: tuple[Any, Callable[[Any], None]], number: int) -> None:

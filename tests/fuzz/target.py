@@ -4,14 +4,17 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
 from processor.core.events import message
 from protos.spendstream.v1 import ingest_pb2 as pb
-from tests.contract.doors import Doors, key_metadata, open_doors
+from server.grpc_api.otlp_servicer import TRACES
+from server.otlp.responses import content_type_of
+from tests.contract.doors import SECRET, Doors, key_metadata, open_doors
 from tests.fuzz.inputs import Packed
+from tests.fuzz.otlp_inputs import Export
 
 HTTP: Final = {202, 400, 413}
 GRPC: Final = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
@@ -60,6 +63,30 @@ class Target:
         assert accepted == self._stored()
         assert (accepted > 0) == (code is grpc.StatusCode.OK)
         return code
+
+    def export(self, export: Export) -> str:
+        """Send it over OTLP; returns the status, of a protobuf body the same over gRPC."""
+        return self._runner.run(self._export(export))
+
+    async def _export(self, export: Export) -> str:
+        doors = self._doors
+        headers = {"x-api-key": SECRET, "Content-Type": content_type_of(export.encoding)}
+        async with doors.session.post(f"{doors.url}/v1/traces", data=export.body, headers=headers) as response:
+            status, body = response.status, await response.read()
+        taken = self._stored()
+        assert status in {200, 400}, (status, body)
+        assert status == 200 or not taken
+        if export.encoding == "protobuf":
+            call: Any = doors.channel.unary_unary(f"/{TRACES}/Export", response_deserializer=bytes)
+            try:
+                told = await call(export.body, metadata=key_metadata())
+            except grpc.aio.AioRpcError as error:
+                expected, found = (400, grpc.StatusCode.INVALID_ARGUMENT), (status, error.code())
+            else:
+                expected, found = (200, body), (status, told)
+            assert found == expected
+            assert self._stored() == taken
+        return f"otlp {status}"
 
     def _stored(self) -> int:
         """How many events have reached the log since the last question; each of them can be read again."""

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given
 
-from tests.fuzz import inputs
+from tests.fuzz import inputs, otlp_inputs
 from tests.fuzz.inputs import Packed
+from tests.fuzz.otlp_inputs import Export
 from tests.fuzz.target import Target, target
 from tests.support.examples import examples
 
@@ -44,6 +45,15 @@ def test_any_message(doors: Target) -> None:
     @given(inputs.messages)
     def run(raw: bytes) -> None:
         doors.call(raw)
+
+    run()
+
+
+def test_any_export(doors: Target) -> None:
+    @SOME
+    @given(otlp_inputs.exports)
+    def run(found: Export) -> None:
+        doors.export(found)
 
     run()
 

@@ -3,6 +3,7 @@
 import copy
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,9 @@ CHAT: Final = {
 }
 
 
+_NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
 def value(found: Any) -> dict[str, Any]:
     """An AnyValue; a dict that is one already stays."""
     match found:
@@ -36,7 +40,7 @@ def value(found: Any) -> dict[str, Any]:
         case int():
             return {"intValue": str(found)}
         case float():
-            return {"doubleValue": found}
+            return {"doubleValue": found if isfinite(found) else _NOT_FINITE[str(found)]}
         case str():
             return {"stringValue": found}
         case bytes():
