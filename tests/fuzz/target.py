@@ -77,6 +77,8 @@ class Target:
         assert status in {200, 400}, (status, body)
         assert status == 200 or not taken
         if export.encoding == "protobuf":
+            expected: tuple[int, object]
+            found: tuple[int, object]
             call: Any = doors.channel.unary_unary(f"/{TRACES}/Export", response_deserializer=bytes)
             try:
                 told = await call(export.body, metadata=key_metadata())
