@@ -13,10 +13,10 @@ DOCUMENTS := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz what-runs loc lock
+.PHONY: help setup setup-run run demo kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz fuzz-kernel what-runs loc lock prices
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with everything a developer needs
 	@$(NEED) dev >&2
@@ -26,6 +26,9 @@ setup-run:
 
 run: setup-run ## serve: HTTP and gRPC ingest, the worker and its embedded log
 	@exec $(BIN)/spendstream serve $(ARGS)
+
+demo: setup-run ## beside `make run`: fill a project with a month of made-up traffic, and print a key to sign in with
+	@exec $(BIN)/spendstream demo $(ARGS)
 
 kafka: setup-run ## a Kafka broker on this machine (Java 17 and Maven have to be there); PORT=9092, data in .kafka/data
 	@exec $(BIN)/python -m tools.kafka --port $(or $(PORT),9092) $(ARGS)
@@ -77,11 +80,17 @@ chaos: setup ## kill processes under load, then compare every table with the log
 fuzz: setup ## send both doors what nobody would; ARGS="--seconds 3600"
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
+fuzz-kernel: setup ## mutated events into the compiled kernel and into its twin; ARGS="--seconds 3600 --sanitize"
+	@$(BIN)/python -m tests.fuzz.kernel $(ARGS)
+
 what-runs: setup ## which of our functions run for one batch, from its arrival to a read; ARGS=--functions
 	@$(BIN)/python -m tools.what_runs $(ARGS)
 
 loc: setup ## lines per module and function
 	@$(BIN)/python -m tools.loc $(ARGS)
+
+prices: setup ## make the built-in price list again; ARGS=--upgrade takes a newer version, ARGS=--check only checks
+	@$(BIN)/python -m tools.prices $(ARGS)
 
 lock: setup ## write requirements/ again; ARGS=--upgrade takes newer versions, ARGS=--check only compares
 	@$(BIN)/python -m tools.lock $(ARGS)

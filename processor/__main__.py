@@ -12,6 +12,7 @@ from structlog.stdlib import get_logger
 
 from processor import lifeline, logs, open_files, restart, tracing
 from processor.app import Application
+from processor.core.kernel.loaded import RUNNING
 from processor.core.visible import visible_lines
 from processor.log.embedded.checkpointer import Checkpointer
 from processor.log.errors import LogError, LogUnavailable
@@ -76,7 +77,8 @@ async def _run(application: Application) -> int:
     if ready.done():
         gc.collect()
         gc.freeze()  # the rows live as long as the process: collections need not walk them
-        log.info("worker.ready", seconds=round(time.monotonic() - began, 2), partitions=application.partitions)
+        took = round(time.monotonic() - began, 2)
+        log.info("worker.ready", seconds=took, partitions=application.partitions, kernel=RUNNING)
         print(json.dumps({"event": "ready", "role": "worker"}), flush=True)  # noqa: T201 - the ready line
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not stopped.done():

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from structlog.stdlib import get_logger
 
 from processor.core.events.content_coding import MAX_BODY
+from processor.core.kernel.loaded import RUNNING
 from processor.core.tables import row_block
 from processor.log import losses
 from processor.log.address import LogAddress
@@ -47,6 +48,7 @@ from server.limits.lease_follower import LeaseFollower
 from server.limits.memory_budget import MemoryBudget
 from server.live.event_feed import EventFeed
 from server.live.feed import Feed
+from server.prices import price_lists
 from server.processes import listening_ports
 from server.processes.listening_ports import split_bind
 from server.processes.siblings import ApiSibling
@@ -57,6 +59,7 @@ from server.supervisor import Child
 from server.telemetry.meters import Meters
 from server.telemetry.metrics import Gather, make_registry
 from server.telemetry.scraping import Scraping
+from server.telemetry.store_metrics import StoreMetrics
 from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory
 from server.tenancy.directory_follower import DirectoryFollower
@@ -123,7 +126,7 @@ async def run(settings: ServerSettings, *, is_alone: bool = False) -> None:
             gc.freeze()  # these objects stay: collections need not walk them again
             gc.set_threshold(*COLLECT_AFTER)
             addresses = {"http": f"{http}:{port}", "grpc": f"{settings.grpc_bind.rpartition(':')[0]}:{grpc_port}"}
-            get_logger().info("api.ready", **addresses)
+            get_logger().info("api.ready", **addresses, kernel=RUNNING)
             print(json.dumps({"event": "ready", "role": "api", **addresses}), flush=True)  # noqa: T201 - the ready line
             await stopped
         get_logger().info("api.draining")
@@ -212,7 +215,9 @@ async def _build(
     )
     if background is not None:
         stack.push_async_callback(_stop_reporting, asyncio.create_task(background()))
-    intake = Intake(publisher, quotas, now, pending, cardinality, name, Meters(lambda: view.position), latest=latest)
+    pricer = price_lists.open_pricer(price_lists.keep(settings.prices, settings.data_dir))
+    meters = Meters(lambda: view.position)
+    intake = Intake(publisher, quotas, now, pending, cardinality, name, meters, latest=latest, pricer=pricer)
     reads = ViewReads(view, arrivals, directory, publisher.identity, now)
     is_first = sibling is None or sibling.is_first
     if settings.alert_webhook is not None and settings.alert_secret is not None and is_first:
@@ -231,6 +236,10 @@ async def _build(
     event_feed = EventFeed(explorer, publisher.identity)
     signals = Signals(view, publisher, directory, health, pending, (feed, event_feed), now)
     registry = make_registry(signals, intake.meters, settings.data_dir if address.kafka is None else None)
+    if isinstance(explorer, QueryClient):
+        store_metrics = StoreMetrics(explorer.status)
+        registry.register(store_metrics)
+        stack.push_async_callback(_stop_reporting, asyncio.create_task(store_metrics.run()))
     asked = settings.access_log
     services = Services(
         intake,
@@ -245,6 +254,8 @@ async def _build(
         explorer=explorer,
         event_feed=event_feed,
         identity=publisher.identity,
+        spans=settings.otlp_spans,
+        content=settings.otlp_content,
     )
     return services, health, registry
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from server.errors import Refused
 
 Position = Mapping[int, int]
-"""partition -> offset of the message that contains the batch's events."""
+"""partition -> offset of the message that contains the batch's events; empty: every table contains it."""
 
-_FORM = re.compile(r"([0-9a-f]{1,16})((?:_[0-9]{1,5}-[0-9]{1,13}){1,1024})").fullmatch
+_FORM = re.compile(r"([0-9a-f]{1,16})((?:_[0-9]{1,5}-[0-9]{1,13}){0,1024})").fullmatch
 
 
 def encode(identity: str, position: Position) -> str:
@@ -21,5 +21,5 @@ def decode(identity: str, token: str) -> dict[int, int]:
     match = _FORM(token)
     if match is None or match[1] != identity:
         raise Refused("bad_request", "not an ingest position of this server")
-    pairs = (pair.split("-") for pair in match[2][1:].split("_"))
+    pairs = (pair.split("-") for pair in match[2].split("_")[1:])
     return {int(partition): int(offset) for partition, offset in pairs}

@@ -12,6 +12,8 @@ from server.limits.memory_budget import MemoryBudget
 from server.limits.refusal_pacing import RefusalPacer
 from server.live.event_feed import EventFeed
 from server.live.feed import Feed
+from server.otlp.content import Content
+from server.otlp.export import Export, Which
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage
 from server.reads.costs import Costs
 from server.tenancy.directory import Directory
@@ -67,6 +69,15 @@ class Services:
     event_feed: EventFeed = field(default_factory=lambda: EventFeed(OffExplorer(), ""))
     identity: str = ""
     """The log's name in position tokens."""
+    spans: Which = "genai"
+    """Which spans are kept that come over OTLP."""
+    content: Content = "keep"
+    """Whether prompts and completions in them are."""
+
+    @property
+    def otlp(self) -> Export:
+        """What takes spans."""
+        return Export(self.intake, self.spans, self.content)
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
         """Return the key of `secret`.

@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Field, model_validator
 from processor.core.events.event import Handling
 from processor.settings import Settings, Size
 from server.alerts.signing import secret_bytes
+from server.otlp.content import Content
+from server.otlp.export import Which
+from server.prices import price_lists
 from server.processes.listening_ports import is_local
 from server.processes.siblings import MAX_PROCESSES
 from server.tenancy.keys import is_well_formed
@@ -63,6 +66,10 @@ class ServerSettings(Settings):
     bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
         None, description="A full lqt_ key to create on the first start, instead of a random one"
     )
+    prices: Annotated[str, AfterValidator(price_lists.check)] = Field(
+        price_lists.BUILTIN,
+        description="Prices of events without a cost: builtin, off, or a TOML file of own prices to ask before that",
+    )
     max_pending_mib: int = Field(
         64, ge=1, le=4096, description="MiB of events that may wait for the disk before ingest answers 503"
     )
@@ -84,6 +91,13 @@ class ServerSettings(Settings):
     )
     max_rows: int = Field(
         20_000_000, ge=1, description="Rows of all kinds of a project; events that need new ones are rejected"
+    )
+    otlp_spans: Which = Field(
+        "genai",
+        description="Spans of OTLP that are kept: `genai`, those of models and what works with them, or `all`",
+    )
+    otlp_content: Content = Field(
+        "keep", description="Prompts and completions in spans that come over OTLP: keep them, or drop them at intake"
     )
     alert_webhook: Annotated[str | None, AfterValidator(_url)] = Field(
         None,

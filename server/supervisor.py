@@ -26,6 +26,7 @@ from processor.log.embedded.checkpointer import EXIT_BROKEN
 from processor.log.file_lock import LOOK, FileLock
 from processor.log.following import EXIT_DAMAGED
 from processor.wall_clock import now
+from server.prices import price_lists
 from server.processes import listening_ports, server_address
 from server.processes.siblings import VARIABLE, ApiSibling
 from server.settings import ServerSettings
@@ -170,6 +171,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
+    environment = {**environment, "SPENDSTREAM_PRICES": price_lists.keep(settings.prices, settings.data_dir)}
     read_end, write_end = os.pipe()
     with ExitStack() as held:
         apis = await _apis(settings, environment, read_end, held)

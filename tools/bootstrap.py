@@ -2,7 +2,8 @@
 
 `run` installs what serving needs, `dev` everything. Needs only the standard library and pip, and whatever Python 3.11
 or newer runs it; for `dev`, whose lock has uv, uv installs the rest of it in a tenth of the time. A stamp in .venv has
-a digest of what went in, so a second call costs a few hundredths of a second.
+a digest of what went in, so a second call costs a few hundredths of a second. The compiled kernel is built beside its
+source where there is a C compiler (tools/build_kernel.py); everything works without one.
 """
 
 import fcntl
@@ -22,6 +23,8 @@ PYTHON = VENV / "bin" / "python"
 
 # The lock of `dev` has every pin of the others (tools/lock.py checks it), so that installing `dev` also serves `run`.
 LOCKS = {"run": ["runtime.txt", "build.txt"], "dev": ["dev.txt"]}
+KERNEL = sorted((ROOT / "processor" / "core" / "kernel").glob("*.p[xy][xi]"))
+"""What the compiled kernel is made from."""
 QUIET = ["--quiet", "--disable-pip-version-check", "--no-input"]
 INCLUDES = {"run": ["run"], "dev": ["run", "dev"]}
 
@@ -32,8 +35,10 @@ def locks(level: str) -> list[Path]:
 
 def digest(level: str) -> str:
     """Of all that decides what .venv holds; its path too, because a virtual environment cannot move."""
-    content = hashlib.sha256(f"{ROOT}\n{sys.version}\n".encode())
-    for path in [*locks(level), ROOT / "pyproject.toml"]:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    pure = os.environ.get("SPENDSTREAM_PURE")
+    content = hashlib.sha256(f"{ROOT}\n{sys.version}\n{compiler}\n{pure}\n".encode())
+    for path in [*locks(level), ROOT / "pyproject.toml", ROOT / "tools" / "build_kernel.py", *KERNEL]:
         content.update(path.read_bytes())
     return content.hexdigest()
 
@@ -86,7 +91,16 @@ def install(level: str) -> None:
     pip("install", *QUIET, "--no-deps", "--no-build-isolation", "--editable", ".")
     for included in INCLUDES[level]:
         stamp(included).write_text(digest(included))
-    print(f"Set up in {time.monotonic() - began:.0f} s.", file=sys.stderr)
+    print(f"Set up in {time.monotonic() - began:.0f} s{which_kernel()}.", file=sys.stderr)
+
+
+def which_kernel() -> str:
+    """Words about the kernel, if it is not there: what `pip` installs, it installs silently."""
+    asked = "from processor.core.kernel.loaded import RUNNING; print(RUNNING)"
+    answer = subprocess.run([str(PYTHON), "-c", asked], cwd=ROOT, capture_output=True, check=False)
+    if answer.stdout.strip() == b"compiled":
+        return ""
+    return ", without the compiled kernel: there is no C compiler, no Python.h, or SPENDSTREAM_PURE=1"
 
 
 def main(level: str) -> int:

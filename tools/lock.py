@@ -22,11 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "requirements"
 # dev first: the other two are held to its versions. `None` is the project's own dependencies.
 FILES: dict[str, list[str | None]] = {"dev.txt": [None, "dev"], "runtime.txt": [None], "build.txt": ["build"]}
+# Of environments of their own, with versions of their own, which are not installed where this runs.
+APART = {f"{group}.txt": group for group in ("otlp-clients", "otlp-clients-older")}
 
 
 def compile_lock(name: str, upgrade: bool) -> None:
-    wanted = [part for group in FILES[name] for part in (["--group", group] if group else ["pyproject.toml"])]
-    bound = [] if name == "dev.txt" else ["--constraint", "requirements/dev.txt"]
+    groups = [APART[name]] if name in APART else FILES[name]
+    wanted = [part for group in groups for part in (["--group", group] if group else ["pyproject.toml"])]
+    bound = [] if name == "dev.txt" or name in APART else ["--constraint", "requirements/dev.txt"]
     uv = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--no-config"]
     portable = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
     words = ["--no-emit-find-links", "--custom-compile-command", "make lock", *(["--upgrade"] if upgrade else [])]
@@ -86,23 +89,31 @@ def closure(roots: Iterable[Requirement]) -> set[str]:
     return {name for name, _ in seen}
 
 
+def misfits(lock: Lock, declared: Iterable[Requirement]) -> Iterator[str]:
+    """What pyproject.toml asks for and the lock does not pin so."""
+    for requirement in declared:
+        versions = lock.versions(canonicalize_name(requirement.name))
+        if not versions or not all(requirement.specifier.contains(version) for version in versions):
+            pinned_as = " and ".join(sorted(versions)) or "no version"
+            yield f"{lock.name} pins {pinned_as} where pyproject.toml asks for {requirement}"
+
+
 def faults() -> list[str]:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = pyproject["dependency-groups"]
     locks = {name: Lock(LOCKS / name) for name in FILES}
     own = [Requirement(each) for each in pyproject["project"]["dependencies"]]
     found = [fault for lock in locks.values() for fault in lock.faults]
+    for name, apart_group in APART.items():
+        apart = Lock(LOCKS / name)
+        found += [*apart.faults, *misfits(apart, group_members(groups, apart_group))]
     if groups["build"] != pyproject["build-system"]["requires"]:
         found.append("pyproject.toml: dependency group build and build-system.requires differ")
     for name, lock in locks.items():
         declared: list[Requirement] = []
         for group in FILES[name]:
             declared += group_members(groups, group) if group else own
-        for requirement in declared:
-            versions = lock.versions(canonicalize_name(requirement.name))
-            if not versions or not all(requirement.specifier.contains(version) for version in versions):
-                pinned_as = " and ".join(sorted(versions)) or "no version"
-                found.append(f"{name} pins {pinned_as} where pyproject.toml asks for {requirement}")
+        found += misfits(lock, declared)
         try:
             needed = closure(declared)
         except metadata.PackageNotFoundError as error:
@@ -119,7 +130,7 @@ def faults() -> list[str]:
 def main(arguments: list[str]) -> int:
     if "--check" not in arguments:
         LOCKS.mkdir(exist_ok=True)
-        for name in FILES:
+        for name in [*FILES, *APART]:
             compile_lock(name, upgrade="--upgrade" in arguments)
         print("Locked. `make setup` installs it.")
         return 0

@@ -34,6 +34,10 @@ from server.errors import Rejection
 from server.http_api.openapi import document
 from server.http_api.openapi_explore import RULES
 from server.ingest.intake import MAX_EVENTS
+from server.otlp import attribute_names, content, tokens
+from server.otlp import kinds as span_kinds
+from server.otlp.extra import MAX_LINE, MAX_ORIGIN
+from server.otlp.values import MAX_DEPTH, MAX_VALUE
 from server.settings import ServerSettings
 from server.status import TABLE
 from tools.protos import GOOGLE_RPC, sources
@@ -406,6 +410,8 @@ def proto_files() -> list[FileDescriptorProto]:
 
 
 _files: list[FileDescriptorProto] = []
+OTLP: Final = "spendstream.otlp.v1"
+"""How we read the messages of OpenTelemetry, whose documentation is theirs."""
 
 
 def files() -> list[FileDescriptorProto]:
@@ -453,6 +459,8 @@ def grpc_api() -> str:
     """Return the page of the gRPC API."""
     parts = []
     for file in files():
+        if file.package == OTLP:
+            continue
         parts += [f"## {file.name}", *map(prose, comment(file, (12,)).split("\n\n"))]
         for index, service in enumerate(file.service):
             parts.append(f"### {service.name}")
@@ -476,7 +484,9 @@ def grpc_api() -> str:
         prose(
             "Package `spendstream.v1`; the server has reflection and `grpc.health.v1`. A field that is marked "
             "`optional` has presence: missing is not zero. Refusals are statuses with `google.rpc` details; their "
-            "reasons are listed in [errors](errors.md)."
+            "reasons are listed in [errors](errors.md). Beside it the port serves "
+            "`opentelemetry.proto.collector.trace.v1.TraceService/Export`, with the messages of OpenTelemetry: see "
+            "[OTLP attributes](otlp-attributes.md)."
         ),
         *(part for part in parts if part),
     )
@@ -485,6 +495,99 @@ def grpc_api() -> str:
 def _streamed(name: str, stream: bool) -> str:
     short = name.rpartition(".")[2]
     return f"{'stream of ' if stream else ''}[{short}](#{short.lower()})"
+
+
+# --- OTLP ------------------------------------------------------------------------------------------------------------
+
+
+def otlp_attributes() -> str:
+    """Return the page of what becomes of a span's attributes."""
+    rows = [
+        (cell(names.meaning), ", ".join(map(code, names.names)), "yes" if names.stays else "")
+        for names in attribute_names.TABLE
+    ]
+    prefixes = ", ".join(map(code, attribute_names.TAG_PREFIXES))
+    kinds = [
+        (code(name), f"`{said}`", _kind(kind))
+        for name, table_of in (
+            ("gen_ai.operation.name", span_kinds.GEN_AI),
+            ("openinference.span.kind", span_kinds.OPENINFERENCE),
+            ("ai.operationId", span_kinds.VERCEL),
+            ("llm.request.type", span_kinds.REQUEST_TYPE),
+            ("traceloop.span.kind", span_kinds.TRACELOOP),
+        )
+        for said, kind in table_of.items()
+    ]
+    beside = [
+        (code(row.scope), code(row.version), code(row.provider), code(row.attribute), cell(row.why))
+        for row in tokens.BESIDE
+    ]
+    return page(
+        "OTLP attributes",
+        prose(
+            "What a span that comes over OTLP becomes. The rows are read in this order, and of several names in a row "
+            "the first that the span has counts. What is not read into a field is kept under `attributes` of `extra`, "
+            "as are names of the rows that are marked."
+        ),
+        table(("becomes", "names", "stays an attribute, too"), rows),
+        prose(
+            f"What stands behind {prefixes} is the name of a tag. A text of more than 256 characters is cut, and stays "
+            "an attribute in full. Providers: `openai` and `azure` with `openai` behind it are openai, `anthropic` is "
+            "anthropic, what begins with `gcp.`, `google`, `vertex` or `gemini` is google; any other is `custom`, and "
+            "what was sent the tag `provider.raw`. An event `exception` has the code and the message of an error that "
+            "no attribute has; `timeout`, `deadline exceeded` or 408 in the type make the status `timeout`, `rate "
+            "limit`, `too many requests`, `resource exhausted` or 429 `rate_limited`."
+        ),
+        "## Calls and spans",
+        prose(
+            "The first of these attributes that a span has decides, in this order. A value that is not here is a "
+            "`span` that is passed through when calls are looked for around a call. Without any of them a span with a "
+            "model and a provider or tokens is a call, one with an agent or a tool a span; all others are dropped, "
+            "unless `SPENDSTREAM_OTLP_SPANS` is `all`."
+        ),
+        table(("attribute", "value", "becomes"), kinds),
+        "## Tokens",
+        prose(
+            "Input tokens include those that were read from and written to a cache, output tokens those of reasoning. "
+            "Where the parts are more than the whole, they are added to it, as they are for the sources below, and the "
+            "event is marked with `usage_normalized` in `extra`. Counts that were not sent stay absent: the event is "
+            "unpriced."
+        ),
+        table(("scope", "version", "provider", "attribute", "why"), beside),
+        "## What else is kept in `extra`",
+        table(
+            ("name", "value"),
+            (
+                ("`attributes`", "The attributes that no field has"),
+                ("`resource`", "Attributes of the resource"),
+                ("`scope`", "`name`, `version` and `attributes` of the instrumentation"),
+                ("`events`", "The span's events: `name`, `time`, `attributes`"),
+                ("`sent_parent_span_id`", "The parent as it was sent, where the event has another one"),
+                ("`usage_normalized`", "true: the tokens that were sent did not include their parts"),
+                ("`wrapper`", "true: a call that repeats one below it, and is kept as a span"),
+                ("`cut`", "Names of what had no room"),
+            ),
+        ),
+        prose(
+            f"A value is cut after {MAX_VALUE >> 10} KiB and says how long it was; lists and objects keep a depth "
+            f"of {MAX_DEPTH}. Of a span of more than {MAX_LINE >> 10} KiB the largest attributes and events are left "
+            f"out first, and of a resource or a scope of more than {MAX_ORIGIN >> 10} KiB, or less where thousands of "
+            "spans share one, the largest attributes; their names stand under `cut`."
+        ),
+        "## Prompts and completions",
+        prose(
+            "`SPENDSTREAM_OTLP_CONTENT=drop` leaves out these attributes of spans, their events, resources and scopes, "
+            "and all whose names begin with one of the prefixes."
+        ),
+        prose(f"Names: {', '.join(map(code, sorted(content.NAMES)))}."),
+        prose(f"Prefixes: {', '.join(map(code, content.PREFIXES))}."),
+    )
+
+
+def _kind(kind: span_kinds.Kind) -> str:
+    if kind.role == "call":
+        return f"call, `{kind.operation}`"
+    return "span: calls below are made for it" if kind.role == "barrier" else "span"
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -583,6 +686,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "event-fields.md": event_fields,
     "grpc-api.md": grpc_api,
     "http-api.md": http_api,
+    "otlp-attributes.md": otlp_attributes,
     "settings.md": settings,
 }
 

@@ -33,6 +33,11 @@ class Segments:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def parts(self) -> list[Records]:
+        """The segments, the last one perhaps with room for more. To be read only."""
+        return self._parts
+
     def extend(self, count: int) -> I64:
         """Add `count` empty records; return their numbers."""
         first, self._length = self._length, self._length + count

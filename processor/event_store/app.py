@@ -9,7 +9,7 @@ from structlog.stdlib import get_logger
 
 from processor import restart
 from processor.event_store.parquet_writer import ParquetWriter
-from processor.event_store.store import DirectoryGone, FileDamaged, Overtaken, Store
+from processor.event_store.store import DirectoryGone, Overtaken, Store
 from processor.event_store.store_directory import StoreDirectory
 from processor.event_store.upkeep import Upkeep
 from processor.log import losses
@@ -109,7 +109,7 @@ class Application:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, a store that stands still must not look alive
-            is_known = isinstance(error, Overtaken | DirectoryGone | FileDamaged)
+            is_known = isinstance(error, Overtaken | DirectoryGone)
             get_logger().critical("store.broken", error=str(error) or repr(error), exc_info=not is_known)
             restart.end(EXIT_BROKEN)
 

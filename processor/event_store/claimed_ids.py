@@ -93,7 +93,7 @@ class ClaimedIds:
     def known_before(self, wanted: int) -> int:
         """Return up to which message, exclusive and at most `wanted`, all ids that were in the topic are kept here.
 
-        `read_on` makes more of them known once `forget` has made room.
+        `read_on` makes more of them known once `forget` has made room. Raises `LogError`, and may be repeated.
         """
         if self._kept_to >= self._seen_to:
             return wanted
@@ -161,10 +161,10 @@ class ClaimedIds:
 
     def _keep_late(self, reach: _Reach) -> None:
         """Keep the ids of one record that lies further on. It is read again in its turn, which changes nothing."""
-        self._late.remove(reach)
         for record in self._read(self._tp, reach.offset, 1):
             if record.offset == reach.offset:
                 self._add(self._decode(record))
+        self._late.remove(reach)  # only now: a read that failed is tried again
 
     def _add(self, claimed: Iterable[Claimed]) -> None:
         for each in claimed:

@@ -30,19 +30,24 @@ class FirstBuild:
 
     def report(self, behind: int, at: float) -> Report | None:
         """Return what is to be said when the store is `behind` by so many messages; None: nothing now."""
+        was_building = bool(self._of)
+        found = self.look(behind, at)
+        if found is None or (was_building and not found.is_last and at - self._told < EVERY):
+            return None
+        self._told = at
+        return found
+
+    def look(self, behind: int, at: float) -> Report | None:
+        """Return how far a store is that is `behind` by so many messages; None: it keeps up."""
         if not self._of:
             if behind < MANY:
                 return None
             self._of, self._began = behind, (at, behind)
-            self._told = at
             return Report(0, behind, None, is_last=False)
         if behind < MANY // 20:
             done, self._of = self._of, 0
             return Report(done, done, 0, is_last=True)
-        if at - self._told < EVERY:
-            return None
-        self._told = at
         self._of = max(self._of, behind)
         began, before = self._began
-        rate = (before - behind) / (at - began)
+        rate = (before - behind) / (at - began) if at > began else 0
         return Report(self._of - behind, self._of, round(behind / rate) if rate > 0 else None, is_last=False)

@@ -51,10 +51,6 @@ class DirectoryGone(Exception):
     """The directory of the store was deleted, or is mounted no longer."""
 
 
-class FileDamaged(Exception):
-    """Files of live segments were damaged, and are deleted now."""
-
-
 class Store:
     """The partitions of one store. `hold` and `go_on` stop and continue fetching the messages of a partition."""
 
@@ -84,6 +80,8 @@ class Store:
         self._wake = asyncio.Event()
         self._building = FirstBuild()
         self._has_room = True
+        self.lacking: dict[str, Segment] = {}
+        """Live segments whose files are missing or were damaged, by id: their rows are to be made anew (`upkeep`)."""
         self.rows = 0
         """Written since the start, by cuts."""
 
@@ -97,10 +95,14 @@ class Store:
         """Whether other stores may write into the same directory, which they do for other partitions."""
         return self._address.kafka is not None
 
+    @property
+    def log(self) -> LogWriter:
+        """The log. For the store's thread; raises `LogError`."""
+        return self._open()[0]
+
     def first(self, number: int) -> int:
         """Return the first message of a partition that the log has. For the store's thread."""
-        log, _ = self._open()
-        return log.first(TopicPartition(EVENTS, number))
+        return self.log.first(TopicPartition(EVENTS, number))
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function on the thread to which the log's connection belongs."""
@@ -120,6 +122,7 @@ class Store:
         async with self._turn:
             given = [self._fresh.pop(number) for number in numbers if number in self._fresh]
             self._held.difference_update(fresh.number for fresh in given)
+            self.lacking = {name: each for name, each in self.lacking.items() if each.partition in self._fresh}
             return {fresh.number: fresh.reached for fresh in given}
 
     def reached(self, number: int | None = None) -> Any:
@@ -144,9 +147,11 @@ class Store:
         live = catalog.live(number)
         generation = catalog.generation(number)
         lacking = self.directory.lacks(live)
-        if lacking or not catalog.is_whole(number):
+        is_most = 2 * sum(each.rows for each in lacking) > sum(each.rows for each in live)
+        if is_most or not catalog.is_whole(number):
             get_logger().warning("store.begins_anew", partition=number, segments=len(live), missing=len(lacking))
-            live, generation = [], generation + 1
+            live, generation, lacking = [], generation + 1, []
+        self.lacking.update({each.id: each for each in lacking})
         last = live[-1] if live else None
         reached = last.end if last else 0
         claimed = ClaimedIds(

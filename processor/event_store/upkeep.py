@@ -1,4 +1,5 @@
-"""What a store does beside its cuts: it merges segments, removes what is past retention, and deletes replaced files."""
+"""What a store does beside its cuts: it merges segments, makes those anew whose files are missing or damaged, removes
+what is past retention, and deletes replaced files."""
 
 import asyncio
 import time
@@ -13,7 +14,8 @@ from processor.event_store import merging, stored_sums
 from processor.event_store.manifest import Manifest, Segment, segment_id
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.merging import Bounds
-from processor.event_store.store import FileDamaged, Store
+from processor.event_store.repair import Repair
+from processor.event_store.store import Store
 from processor.event_store.store_directory import UNNAMED_AGE
 from processor.event_store.stored_sums import DamagedSegment
 from processor.log.errors import LogBroken, LogError
@@ -69,6 +71,7 @@ class Upkeep:
             await self._store.call(self.remove_unnamed, 0.0)
         await asyncio.gather(
             self._repeat(self.merge_one, MERGE_EVERY),
+            self._repeat(self.repair_one, MERGE_EVERY),
             self._repeat(self.sweep, SWEEP_EVERY),
             self._repeat(self.expire, EXPIRE_EVERY),
         )
@@ -94,7 +97,7 @@ class Upkeep:
     async def merge_one(self) -> bool:
         """Merge the segments of one partition that need it most; return whether there were any.
 
-        Raises `LogError`, `OSError`, and `FileDamaged`: then the partition has to be brought anew.
+        Raises `LogError`, `OSError`.
         """
         chosen = await self._store.call(self._choose)
         if not chosen:
@@ -112,7 +115,8 @@ class Upkeep:
 
     def _choose(self) -> Sequence[Segment]:
         runs = [merging.choose(self._live(number), self._bounds, self._fan_in) for number in sorted(self._store.owned)]
-        runs = [run for run in runs if run and not any(each.id in self._unreadable for each in run)]
+        left_out = self._unreadable.union(self._store.lacking)
+        runs = [run for run in runs if run and not any(each.id in left_out for each in run)]
         if not runs:
             return ()
         chosen = min(runs, key=lambda run: (run[0].level, sum(each.rows for each in run)))
@@ -124,22 +128,23 @@ class Upkeep:
         with_rows = [each for each in parts if each.rows]
         if not with_rows:
             return segment
-        before = self._store.clock() - self._payload_retention * DAY if self._payload_retention else 0
-        return self._store.writer.merge(with_rows, segment, before)
+        return self._store.writer.merge(with_rows, segment, self._payload_before())
 
     def _remove_damaged(self, parts: Sequence[Segment]) -> None:
-        """Delete those files that are not the ones that were written. Raises `FileDamaged` if there are any; else what
-        cannot be read stays, and is not merged."""
+        """Delete those files that are not the ones that were written, so that they are made anew. If there are none,
+        what cannot be read stays, and is not merged."""
         damaged = []
         for each in parts:
             try:
                 stored_sums.check(self._store.directory.path, each)
-            except DamagedSegment as error:
-                damaged.append(str(error))
+            except (DamagedSegment, FileNotFoundError) as error:
+                get_logger().error("store.damaged", error=str(error))
+                damaged.append(each)
                 self._store.directory.remove(each.id)
         if damaged:
-            raise FileDamaged(f"{'; '.join(damaged)}. The partition is made anew from the log")
-        self._unreadable.update(each.id for each in parts)
+            self._store.lacking.update({each.id: each for each in damaged})
+        else:
+            self._unreadable.update(each.id for each in parts)
 
     def _replace(self, kind: Any, parts: Sequence[Segment], segment: Segment) -> None:
         """Append a replacement, if what it replaces is still live."""
@@ -153,6 +158,52 @@ class Upkeep:
             topic.append([Manifest(kind=kind, segment=segment, generation=generation, replaces=replaces)])
         else:
             self._store.directory.remove(segment.id)
+
+    # --- repairs ---------------------------------------------------------------------------------------------------
+
+    async def repair_one(self) -> bool:
+        """Make one segment anew that lacks its files; return whether there was any. Raises `LogError`, `OSError`."""
+        store, loop = self._store, asyncio.get_running_loop()
+        repair = await store.call(self._begin_repair)
+        if repair is None:
+            return False
+        old: Segment = repair.segment
+        get_logger().warning("store.repairs", partition=old.partition, first=old.start, last=old.end - 1)
+        try:
+            while await store.call(repair.step, self._payload_before()):
+                if old.partition not in store.owned:
+                    return True
+            made = await loop.run_in_executor(self._thread, repair.finish, self._payload_before())
+            if old.partition in store.owned:
+                kind = "expired" if made.is_absent else "merged"
+                await store.call(self._replace, kind, [old], made)
+        finally:
+            await loop.run_in_executor(self._thread, repair.clean)
+        store.lacking.pop(old.id, None)
+        if made.rows == old.rows:
+            get_logger().info("store.repaired", partition=old.partition, rows=made.rows)
+        else:
+            first, last = old.start, old.start + max(repair.lost, 1) - 1
+            lost = {"rows": old.rows - made.rows, "first": first, "last": last}
+            get_logger().error("store.lost", partition=old.partition, **lost)
+        return True
+
+    def _begin_repair(self) -> Repair | None:
+        store = self._store
+        for old in list(store.lacking.values()):
+            live = self._live(old.partition)
+            names = [each.id for each in live]
+            if old.partition not in store.owned or old.id not in names:
+                del store.lacking[old.id]  # it is replaced, or another store's
+            elif store.directory.has_room(2 * (old.parquet_bytes + old.index_bytes)):
+                place = names.index(old.id)
+                repair = Repair(store.directory, store.writer, old)
+                repair.begin(store.log, live[place - 1].claims_from if place else 0)
+                return repair
+        return None
+
+    def _payload_before(self) -> int:
+        return self._store.clock() - self._payload_retention * DAY if self._payload_retention else 0
 
     # --- retention --------------------------------------------------------------------------------------------------
 

@@ -196,4 +196,5 @@ main.name_section(
     keys="server.cli.keys:keys",
     projects="server.cli.keys:projects",
     orgs="server.cli.keys:orgs",
+    version="server.cli.version:version",
 )

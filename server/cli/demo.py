@@ -11,16 +11,17 @@ import msgspec
 
 from processor.settings import Settings
 from processor.wall_clock import now
-from server.cli.common import fail
+from server.cli.common import fail, load_or_exit
 from server.cli.demo_traffic import month
 from server.cli.grouped_help import Command
 from server.cli.keys import administration
 from server.cli.output import say
 from server.cli.progress import progress_bar
-from server.cli.remote import PATIENCE, Question, Unanswered, ask, refusal, url_option
+from server.cli.remote import PATIENCE, Question, Unanswered, ask, local_url, refusal, url_option
 from server.cli.settings_flags import settings_options
 from server.errors import Refused
 from server.ingest.intake import MAX_EVENTS
+from server.processes import server_address
 from server.status import NDJSON, POSITION
 from server.tenancy.administration import NewKey
 
@@ -28,37 +29,49 @@ if TYPE_CHECKING:
     import aiohttp
 
 PROJECT: Final = "demo"
+URL: Final = (
+    "Fill this server  [default: the one that runs on the data directory, or http:// and SPENDSTREAM_HTTP_BIND]"
+)
 TRIES: Final = 20
 APART: Final = 0.25
 """Seconds between two tries: a new key is known to the server within a second."""
 
 
 @click.command(cls=Command)
-@url_option("--url", "http(s):// and host:port of the server  [default: http:// and SPENDSTREAM_HTTP_BIND]")
+@url_option("--url", URL, default=None)
 @click.option(
     "--traces", metavar="N", type=click.IntRange(1, 100_000), default=3000, show_default=True, help="Runs of an agent"
 )
 @settings_options(Settings, "data_dir", "broker")
-def demo(url: str, traces: int, **flags: Any) -> None:
+def demo(url: str | None, traces: int, **flags: Any) -> None:
     """Fill a project with a month of made-up traffic.
 
     Sends traces of an agent with tools, sessions, versions of prompts and scores to the project `demo`, which it makes,
     and prints a key to sign in with. It refuses a project that has events. Runs beside the server's data directory.
     """
+    url = url or _running(flags)
     with administration(flags) as admin:
         secret, key = admin.create_key(NewKey(project=PROJECT))
+    problem = f"The project {PROJECT!r} has events already: nothing was sent"
+    sent = 0
     try:
         sent = asyncio.run(_fill(url, secret, traces))
-        if not sent:
-            with administration(flags) as admin:
-                admin.revoke(key.id)
-            fail(f"The project {PROJECT!r} has events already: nothing was sent")
     except Refused as refused:
-        fail(refused.message)
+        problem = refused.message
     except Unanswered as error:
-        fail(str(error))
+        problem = str(error)
+    if not sent:
+        with administration(flags) as admin:
+            admin.revoke(key.id)
+        fail(problem)
     say(f"{sent:,} events are in the project {PROJECT}. Sign in at {url}/ with this key:")
     say(secret)
+
+
+def _running(flags: dict[str, Any]) -> str:
+    """Return the address of the server that is meant where none is named."""
+    found = server_address.find(load_or_exit(Settings, dict(flags)).data_dir)
+    return found or local_url()
 
 
 async def _fill(url: str, key: str, traces: int) -> int:

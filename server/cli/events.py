@@ -6,7 +6,15 @@ from typing import Any, Final
 
 import click
 
-from server.cli.explore_options import RunningServer, filter_options, filters_of, given, server_options
+from server.cli.explore_options import (
+    RunningServer,
+    csv_option,
+    filter_options,
+    filters_of,
+    given,
+    one_form,
+    server_options,
+)
 from server.cli.grouped_help import Command
 from server.cli.output import Cell, Column, Sheet, print_encoded
 from server.explore.params import MAX_LIMIT, ORDERS
@@ -21,9 +29,10 @@ SHOWN: Final = 20
 @click.option("--order", type=click.Choice(ORDERS), help="By event time  [default: desc]")
 @click.option("--limit", type=click.IntRange(1, MOST), default=SHOWN, show_default=True, help="Events to show")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a page a line, as GET /v1/events answers")
+@csv_option
 @filter_options
 @server_options
-def events(limit: int, as_json: bool, **flags: Any) -> None:
+def events(limit: int, as_json: bool, as_csv: bool, **flags: Any) -> None:
     """List the events of a project, the latest first.
 
     Without a range those of the last 24 hours. Asks the server that --url names, or the one that runs on the data
@@ -34,10 +43,16 @@ def events(limit: int, as_json: bool, **flags: Any) -> None:
       spendstream events --model gpt-4o --status error
       spendstream events --user-id u1 --min-cost-usd 0.1 --start 2026-11-01 --end 2026-12-01 --limit 500
       spendstream events --tag team:search --not environment=staging --json
+      spendstream events --session-id chat-8123 --limit 10000 --csv > session.csv
     """
+    one_form(as_json=as_json, as_csv=as_csv)
     params = [*filters_of(flags), *given(flags, ["order"])]
     pages = _pages(RunningServer(flags), params, limit)
-    print_encoded(pages) if as_json else _print([json.loads(page, parse_float=Decimal) for page in pages])
+    if as_json:
+        print_encoded(pages)
+    else:
+        table = _table([json.loads(page, parse_float=Decimal) for page in pages])
+        table.print_csv() if as_csv else table.print()
 
 
 def _pages(server: RunningServer, params: list[tuple[str, str]], limit: int) -> list[bytes]:
@@ -55,7 +70,7 @@ def _pages(server: RunningServer, params: list[tuple[str, str]], limit: int) -> 
     return pages
 
 
-def _print(pages: list[dict[str, Any]]) -> None:
+def _table(pages: list[dict[str, Any]]) -> Sheet:
     table = Sheet(
         Column("time", "whole"),
         Column("model"),
@@ -79,7 +94,7 @@ def _print(pages: list[dict[str, Any]]) -> None:
     if not found:
         table.notes.append("no event matches; without --start and --end only the last 24 hours are looked at")
     table.notes.append(complete(last))
-    table.print()
+    return table
 
 
 def _row(event: dict[str, Any]) -> list[Cell]:

@@ -39,6 +39,18 @@ def server_options(command: F) -> F:
     return url_option("--url", _URL, default=None)(key_option(required=False)(command))
 
 
+def csv_option(command: F) -> F:
+    """Add `--csv`."""
+    text = "Print CSV: the fields of a pipe, with all their digits"
+    return click.option("--csv", "as_csv", is_flag=True, help=text)(command)
+
+
+def one_form(*, as_json: bool, as_csv: bool) -> None:
+    """End the command where two forms of its answer are asked for."""
+    if as_json and as_csv:
+        fail("--json and --csv are two forms of the same answer: give one of them")
+
+
 class RunningServer:
     """The server that answers; ends the command where there is none, or where it refuses."""
 

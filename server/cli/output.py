@@ -1,8 +1,9 @@
 """The output of commands. All of it passes through here: text from outside never becomes markup or control characters.
 
-A terminal gets tables that wrap; a pipe or a file gets lines of tab-separated fields, or JSON. Nothing is truncated.
+A terminal gets tables that wrap; a pipe or a file gets lines of tab-separated fields, CSV or JSON. Nothing is cut.
 """
 
+import csv
 import io
 import json
 import sys
@@ -20,6 +21,8 @@ from processor.uncaught import print_exception
 
 NARROWEST: Final = 12
 """Least cells of a text column where a table has to be narrow."""
+FORMULA: Final = ("=", "+", "-", "@")
+"""How a cell begins that a spreadsheet may run."""
 
 
 def prepare() -> None:
@@ -133,6 +136,20 @@ class Sheet:
             say(f"{first[1]}: {', '.join(parts)}", err=True)
         say(*self.notes, err=True)
 
+    def print_csv(self) -> None:
+        """Print the titles, the rows and the sums as CSV (RFC 4180), and the notes on standard error.
+
+        Fields are those of a pipe; a text that a spreadsheet would run as a formula has a `'` before it.
+        """
+        text = io.StringIO()
+        rows = csv.writer(text)
+        rows.writerow(column.title for column in self._columns)
+        for cells in (*self._rows, *([self._sums] if self._sums is not None else [])):
+            rows.writerow(_safe(cell, column) for cell, column in zip(cells, self._columns, strict=True))
+        sys.stdout.write(text.getvalue())
+        sys.stdout.flush()
+        say(*self.notes, err=True)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the table for a terminal of this width."""
         rows = [[self._shown(cell, console.encoding) for cell in cells] for cells in self._rows]
@@ -211,6 +228,11 @@ def _encodable(text: str, encoding: str) -> str:
 
 def _field(cell: Cell) -> str:
     return "" if cell is None else visible(str(cell).replace("\\", "\\\\"))
+
+
+def _safe(cell: Cell, column: Column) -> str:
+    field = _field(cell)
+    return f"'{field}" if column.kind != "number" and field.startswith(FORMULA) else field
 
 
 def _folded(text: Text, width: int) -> list[Text]:

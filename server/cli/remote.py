@@ -29,7 +29,8 @@ SERVER: Final = "Server"
 """The heading of the options with the server and the key."""
 
 
-def _http() -> str:
+def local_url() -> str:
+    """Return the address of a server with the settings of this environment."""
     return f"http://{os.environ.get('SPENDSTREAM_HTTP_BIND', '127.0.0.1:8080')}"
 
 
@@ -47,7 +48,7 @@ def key_option(*, required: bool = True) -> Callable[[F], F]:
     )
 
 
-def url_option(name: str, text: str, *, default: Callable[[], str] | None = _http) -> Callable[[F], F]:
+def url_option(name: str, text: str, *, default: Callable[[], str] | None = local_url) -> Callable[[F], F]:
     """Add the option of the server's address; by default that of a server with the same settings, for HTTP."""
     return click.option(
         name,

@@ -42,6 +42,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "grpc_bind",
         "api_processes",
         "handling",
+        "prices",
         "bootstrap_key",
         "tls_cert",
         "tls_key",
@@ -140,7 +141,13 @@ def _fields(kind: type[Settings], names: tuple[str, ...]) -> Iterator[tuple[str,
 # --- the type of a setting, for people -------------------------------------------------------------------------------
 
 
-_FORMS: Final = {"broker": "URL", "http_bind": "HOST:PORT", "grpc_bind": "HOST:PORT", "alert_webhook": "URL"}
+_FORMS: Final = {
+    "broker": "URL",
+    "http_bind": "HOST:PORT",
+    "grpc_bind": "HOST:PORT",
+    "alert_webhook": "URL",
+    "prices": "[builtin|off|FILE]",
+}
 
 
 def _metavar(name: str, field: FieldInfo) -> str:

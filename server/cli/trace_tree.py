@@ -12,7 +12,7 @@ from processor.core.clock import parse_timestamp
 from server.cli.charts import time_line
 from server.cli.common import UNICODE
 from server.cli.events import complete, number, with_code
-from server.cli.explore_options import RunningServer, server_options
+from server.cli.explore_options import RunningServer, csv_option, one_form, server_options
 from server.cli.grouped_help import Command
 from server.cli.output import Cell, Column, Sheet, print_encoded
 
@@ -27,26 +27,32 @@ Span = dict[str, Any]
 @click.command(cls=Command)
 @click.argument("trace_id", type=UNICODE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /v1/traces/{trace_id} answers")
+@csv_option
 @server_options
-def trace(trace_id: str, as_json: bool, **flags: Any) -> None:
+def trace(trace_id: str, as_json: bool, as_csv: bool, **flags: Any) -> None:
     """Show one trace as a tree.
 
-    Its steps have a time line, durations, tokens, costs and errors. Asks the server that --url names, or the one that
-    runs on the data directory.
+    Its steps have a time line, durations, tokens, costs and errors. In a pipe and as CSV they have their depth instead
+    of lines, and their span. Asks the server that --url names, or the one that runs on the data directory.
 
     \b
     Examples:
       spendstream trace trace-abc
       spendstream trace trace-abc --json
+      spendstream trace trace-abc --csv > trace.csv
     """
+    one_form(as_json=as_json, as_csv=as_csv)
     extra = [] if as_json else [("extra", "none")]
     body = RunningServer(flags).ask("/v1/traces/", [("trace_id", trace_id), *extra])
-    print_encoded([body]) if as_json else _print(json.loads(body, parse_float=Decimal))
+    if as_json:
+        print_encoded([body])
+    else:
+        table = _table(json.loads(body, parse_float=Decimal), is_terminal=sys.stdout.isatty() and not as_csv)
+        table.print_csv() if as_csv else table.print()
 
 
-def _print(found: dict[str, Any]) -> None:
+def _table(found: dict[str, Any], *, is_terminal: bool) -> Sheet:
     summary, spans = found["trace"], found["spans"]
-    is_terminal = sys.stdout.isatty()
     columns = (Column("step"), Column("time", "whole")) if is_terminal else _plain_columns()
     counts = (Column(title, "number") for title in ("ms", "tokens", "cost USD"))
     table = Sheet(*columns, *counts, Column("status"), *(() if is_terminal else (Column("span"),)), nothing="")
@@ -59,7 +65,7 @@ def _print(found: dict[str, Any]) -> None:
     if found["truncated"]:
         table.notes.append(f"{len(spans):,} of {found['total']:,} steps are shown")
     table.notes.append(complete(found))
-    table.print()
+    return table
 
 
 def _plain_columns() -> tuple[Column, ...]:

@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from server.errors import Refused
 from server.explore import wire
 from server.explore.explorer import Download
-from server.explore.questions import Question
+from server.explore.questions import Question, StatusQuestion
+from server.telemetry.store_metrics import StoreStatus
 
 CONNECT_PATIENCE: Final = 1.0
 """Seconds to wait for a query process that is just being started again."""
@@ -19,6 +22,8 @@ PAUSE: Final = 0.05
 SILENCE: Final = 10.0
 """Seconds without a sign of life after which the query process is held to hang."""
 RETRY_AFTER: Final = 1
+STATUS_PATIENCE: Final = 2.0
+"""Seconds to wait for the status of the store."""
 
 
 class QueryClient:
@@ -38,6 +43,14 @@ class QueryClient:
                 if isinstance(frame, wire.Chunk):
                     pieces.append(frame.data)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def status(self) -> StoreStatus | None:
+        """Return how far the store is; None: nobody knows it just now."""
+        try:
+            async with asyncio.timeout(STATUS_PATIENCE):
+                return msgspec.json.decode(await self.ask(StatusQuestion(project="")), type=StoreStatus)
+        except (Refused, TimeoutError):
+            return None
 
     async def stream(self, question: Question) -> Download:
         """See `Explorer`."""

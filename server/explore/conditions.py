@@ -1,4 +1,7 @@
-"""The condition that a row has to meet: SQL of fixed pieces, with every value of a question as a parameter."""
+"""The condition that a row has to meet: SQL of fixed pieces, with every value of a question as a parameter.
+
+An empty text is the same as none: a filter has no other way to ask for either, and metrics have one group of both.
+"""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -76,7 +79,7 @@ def _one_of(column: str, values: Sequence[str | None]) -> Condition:
     texts = [value for value in values if value is not None]
     parts = [f"{column} IN ({_marks(texts)})"] if texts else []
     if None in values:
-        parts.append(f"{column} IS NULL")
+        parts.append(f"{column} IS NULL OR {column} = ''")
     return Condition(f"({' OR '.join(parts) or 'false'})", [*texts], frozenset({column}))
 
 
@@ -84,7 +87,7 @@ def _none_of(column: str, values: Sequence[str | None]) -> Condition:
     texts = [value for value in values if value is not None]
     parts = [f"({column} IS NULL OR {column} NOT IN ({_marks(texts)}))"] if texts else []
     if None in values:
-        parts.append(f"{column} IS NOT NULL")
+        parts.append(f"{column} <> ''")
     return Condition(f"({' AND '.join(parts) or 'true'})", [*texts], frozenset({column}))
 
 
@@ -93,7 +96,7 @@ def _marks(values: Sequence[Any]) -> str:
 
 
 _HAS_TOOL: Final = "coalesce(list_contains(tools_used, ?), false)"
-_NO_TOOL: Final = "(tools_used IS NULL OR len(tools_used) = 0)"
+_NO_TOOL: Final = "(tools_used IS NULL OR len(tools_used) = 0 OR list_contains(tools_used, ''))"
 _TAG: Final = "map_extract_value(tags, ?)"
 
 
@@ -112,7 +115,7 @@ def _lists(filters: Filters) -> Iterator[Condition]:
 def _tag(key: str, value: str | None, form: str) -> Condition:
     columns = frozenset({"tags"})
     if value is None:
-        return Condition(form.format(f"({_TAG} IS NULL)"), [key], columns)
+        return Condition(form.format(f"(coalesce({_TAG}, '') = '')"), [key], columns)
     return Condition(form.format(f"coalesce({_TAG} = ?, false)"), [key, value], columns)
 
 

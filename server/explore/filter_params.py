@@ -53,11 +53,16 @@ def filters_of(params: ParamList, kinds: Kinds) -> Filters:
     )
 
 
-def times_of(params: ParamList, filters: Filters, now: int) -> Times:
-    """Return the range of event time. Raises `Refused`: bad_request, range_too_wide."""
-    start, end = _instant(params, "start"), _instant(params, "end")
+def given_times(params: ParamList) -> Times:
+    """Return `start` and `end` as they were given. Raises `Refused`."""
+    return Times(_instant(params, "start"), _instant(params, "end"))
+
+
+def times_of(given: Times, filters: Filters, now: int) -> Times:
+    """Return the range of event time that is meant. Raises `Refused` (range_too_wide)."""
+    start, end = given.start, given.end
     if names_ids(filters):
-        return Times(start, end)
+        return given
     if start is None:
         start = (now if end is None else end) - DEFAULT_RANGE
     elif end is None:

@@ -83,8 +83,11 @@ class Lane:
             if self._now[project] >= self._running:
                 continue
             queue = self._queues.pop(project)
-            queue.popleft().set_result(None)
-            self._now[project] += 1
+            while queue and queue[0].done():  # given up in this turn of the loop: `_give_up` comes later
+                queue.popleft()
+            if queue:
+                queue.popleft().set_result(None)
+                self._now[project] += 1
             if queue:
                 self._queues[project] = queue  # behind the others
 

@@ -40,8 +40,13 @@ GROUPS: Final = frozenset(
 )
 """Columns to group by, besides the tools and the tags."""
 
+MAY_BE_EMPTY: Final = frozenset({"prompt_hash", "error_code"})
+"""Those of `GROUPS` that may be empty texts, which are in the group of the absent ones, as in the filters."""
+
 _TAG: Final = "tag:"
-_TOOLS: Final = "unnest(CASE WHEN len(tools_used) > 0 THEN list_distinct(tools_used) ELSE [NULL::VARCHAR] END)"
+_TOOLS: Final = (
+    "nullif(unnest(CASE WHEN len(tools_used) > 0 THEN list_distinct(tools_used) ELSE [NULL::VARCHAR] END), '')"
+)
 _COLUMNS: Final = (
     *sorted(GROUPS),
     *("trace_id", "timestamp", "latency_ms", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens"),
@@ -298,9 +303,9 @@ def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
 def _key_sql(field: str) -> tuple[str, list[str]]:
     """Return the expression of a key, and its parameters."""
     if field.startswith(_TAG):
-        return "map_extract_value(tags, ?)", [field.removeprefix(_TAG)]
+        return "nullif(map_extract_value(tags, ?), '')", [field.removeprefix(_TAG)]
     if field == MULTI:
         return _TOOLS, []
     if field not in GROUPS:
         raise Refused("bad_request", "group_by names no field of an event")
-    return field, []
+    return f"nullif({field}, '')" if field in MAY_BE_EMPTY else field, []

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, cast, get_args
 
 from server import position
 from server.errors import Refused
-from server.explore.filter_params import filters_of, times_of
+from server.explore.filter_params import filters_of, given_times, times_of
 from server.explore.metric_params import groups_of, interval_of, measures_of, zone_of
 from server.explore.param_list import ParamList, bad
 from server.explore.questions import (
@@ -69,11 +69,13 @@ def parse_events(inquiry: Inquiry) -> EventsQuestion:
     """Return the question of `GET /v1/events`."""
     params = ParamList(inquiry.pairs)
     asked, extra = _asked(inquiry, params), _with_extra(params)
-    filters, times = _range(inquiry, params, "call")
+    filters, times, given = _range(inquiry, params, "call")
     order = cast(Order, params.choice("order", ORDERS) or "desc")
     limit, cursor = _page(params)
     params.finish()
-    return EventsQuestion(**asked, filters=filters, times=times, order=order, limit=limit, cursor=cursor, extra=extra)
+    return EventsQuestion(
+        **asked, filters=filters, times=times, given=given, order=order, limit=limit, cursor=cursor, extra=extra
+    )
 
 
 def parse_event(inquiry: Inquiry, event_id: str) -> EventQuestion:
@@ -97,11 +99,11 @@ def parse_traces(inquiry: Inquiry) -> TracesQuestion:
     """Return the question of `GET /v1/traces`."""
     params = ParamList(inquiry.pairs)
     asked = _asked(inquiry, params)
-    filters, times = _range(inquiry, params, "all")
+    filters, times, given = _range(inquiry, params, "all")
     sort = cast(TraceSort, params.choice("sort", TRACE_SORTS) or "start")
     limit, cursor = _page(params)
     params.finish()
-    return TracesQuestion(**asked, filters=filters, times=times, sort=sort, limit=limit, cursor=cursor)
+    return TracesQuestion(**asked, filters=filters, times=times, given=given, sort=sort, limit=limit, cursor=cursor)
 
 
 def parse_trace(inquiry: Inquiry, trace_id: str) -> TraceQuestion:
@@ -117,11 +119,11 @@ def parse_sessions(inquiry: Inquiry) -> SessionsQuestion:
     """Return the question of `GET /v1/sessions`."""
     params = ParamList(inquiry.pairs)
     asked = _asked(inquiry, params)
-    filters, times = _range(inquiry, params, "all")
+    filters, times, given = _range(inquiry, params, "all")
     sort = cast(SessionSort, params.choice("sort", SESSION_SORTS) or "start")
     limit, cursor = _page(params)
     params.finish()
-    return SessionsQuestion(**asked, filters=filters, times=times, sort=sort, limit=limit, cursor=cursor)
+    return SessionsQuestion(**asked, filters=filters, times=times, given=given, sort=sort, limit=limit, cursor=cursor)
 
 
 def parse_session(inquiry: Inquiry, session_id: str) -> SessionQuestion:
@@ -136,7 +138,7 @@ def parse_metrics(inquiry: Inquiry) -> MetricsQuestion:
     """Return the question of `GET /v1/metrics`."""
     params = ParamList(inquiry.pairs)
     asked = _asked(inquiry, params)
-    filters, times = _range(inquiry, params, "call")
+    filters, times, _ = _range(inquiry, params, "call")
     groups, measures = groups_of(params), measures_of(params)
     interval, zone = interval_of(params), zone_of(params)
     sort = params.choice("sort", measures)
@@ -159,18 +161,18 @@ def parse_prompts(inquiry: Inquiry) -> PromptsQuestion:
     """Return the question of `GET /v1/prompts`."""
     params = ParamList(inquiry.pairs)
     asked = _asked(inquiry, params)
-    filters, times = _range(inquiry, params, "call")
+    filters, times, given = _range(inquiry, params, "call")
     sort = params.choice("sort", PROMPT_SORTS) or PROMPT_SORTS[0]
     limit, cursor = _page(params)
     params.finish()
-    return PromptsQuestion(**asked, filters=filters, times=times, sort=sort, limit=limit, cursor=cursor)
+    return PromptsQuestion(**asked, filters=filters, times=times, given=given, sort=sort, limit=limit, cursor=cursor)
 
 
 def parse_export(inquiry: Inquiry) -> ExportQuestion:
     """Return the question of `GET /v1/export`."""
     params = ParamList(inquiry.pairs)
     asked = _asked(inquiry, params)
-    filters, times = _range(inquiry, params, "call")
+    filters, times, _ = _range(inquiry, params, "call")
     form = cast(ExportFormat, params.choice("format", EXPORT_FORMATS) or "ndjson")
     params.finish()
     return ExportQuestion(**asked, filters=filters, times=times, format=form)
@@ -195,9 +197,10 @@ def decode_after(identity: str, token: str) -> dict[int, int]:
         bad("after is not an ingest position of this server")
 
 
-def _range(inquiry: Inquiry, params: ParamList, kinds: Kinds) -> tuple[Filters, Times]:
-    filters = filters_of(params, kinds)
-    return filters, times_of(params, filters, inquiry.now)
+def _range(inquiry: Inquiry, params: ParamList, kinds: Kinds) -> tuple[Filters, Times, Times]:
+    """Return the filters, the range of time, and what was given of that."""
+    filters, given = filters_of(params, kinds), given_times(params)
+    return filters, times_of(given, filters, inquiry.now), given
 
 
 def _page(params: ParamList) -> tuple[int, str | None]:

@@ -10,15 +10,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+import msgspec
 from structlog.stdlib import get_logger
 
 from processor import open_files
+from processor.core.clock import SECOND
+from processor.event_store.first_build import Report
 from processor.log.address import LogAddress
 from processor.log.errors import Locked
 from processor.log.file_lock import FileLock
@@ -31,9 +34,9 @@ from server.explore.engine import Engine, SegmentGone, Stopped
 from server.explore.export import Export, open_export
 from server.explore.lanes import Lane, busy
 from server.explore.query_bounds import QueryBounds, QueryGuard
-from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question
+from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question, StatusQuestion
 from server.explore.segment_files import IdIndex, SegmentFiles
-from server.explore.snapshot import Snapshot
+from server.explore.snapshot import Snapshot, building_json
 from server.explore.store_follower import StoreFollower, StoreState
 
 LOCK: Final = "query.lock"
@@ -62,6 +65,8 @@ PATIENCE: Final = 5.0
 """Seconds that a question waits until the store contains the position of `after`."""
 START_PATIENCE: Final = 5.0
 """Seconds that a question waits for a process that has just been started and reads the manifests."""
+START_OF_STORE: Final = 20.0
+"""Seconds after the start of this process in which a store that starts beside it may not have made its directory."""
 STALLED: Final = 120.0
 """Seconds after which an answer ends whose client reads nothing."""
 MAX_CONNECTIONS: Final = 1024
@@ -79,6 +84,10 @@ class Followed(Protocol):
     def completeness(self) -> Completeness: ...
     @property
     def read_all(self) -> threading.Event: ...
+    @property
+    def behind(self) -> Mapping[int, int]: ...
+    @property
+    def building(self) -> Report | None: ...
 
 
 class QueryServer:
@@ -96,6 +105,7 @@ class QueryServer:
         self._engine = engine
         self._follower = follower
         self._clock = clock
+        self._began = time.monotonic()
         self._files = SegmentFiles(directory, open_index)
         self._heavy = Lane(HEAVY_SLOTS, 1, WAITING)
         self._by_id = Lane(BY_ID_SLOTS, BY_ID_RUNNING, WAITING_BY_ID)
@@ -126,14 +136,10 @@ class QueryServer:
 
     async def _be_ready(self, question: Question) -> None:
         """Wait for what the answer has to contain. Raises `Refused`."""
-        if not self._directory.is_dir():
-            raise Refused(
-                "event_store_missing",
-                "This server does not see the event store's directory (SPENDSTREAM_STORE_DIR); the store makes it",
-                retry_after=5,
-            )
         if not await self._until(self._follower.read_all.is_set, START_PATIENCE):
             raise Refused("unavailable", "The query process reads what is in the event store; ask again", retry_after=2)
+        if not self._directory.is_dir():
+            raise self._without_directory()
 
         def contains() -> bool:
             reached = self._follower.state.reached
@@ -142,12 +148,34 @@ class QueryServer:
         if not await self._until(contains, PATIENCE):
             raise Refused("not_yet_visible", "The event store does not contain that position yet", retry_after=1)
 
+    def _without_directory(self) -> Refused:
+        """Return why there is no directory: nothing was ever stored and the store may be starting, or it is missing."""
+        has_files = any(each.has_files for each in self._follower.state.segments)
+        if not has_files and time.monotonic() - self._began < START_OF_STORE:
+            return Refused("unavailable", "The event store is being started; ask again", retry_after=1)
+        return Refused(
+            "event_store_missing",
+            "This server does not see the event store's directory (SPENDSTREAM_STORE_DIR); the store makes it",
+            retry_after=5,
+        )
+
     def _snapshot(self, engine: Engine) -> Snapshot:
         state = self._follower.state
         at, as_of = self._clock(), self._follower.completeness.as_of(state.reached, state.arrivals)
+        lag, building = max(at - as_of, 0), self._follower.building
         return Snapshot(
-            engine, self._files, state.segments, state.reached, as_of=min(as_of, at), lag=max(at - as_of, 0)
+            engine, self._files, state.segments, state.reached, as_of=min(as_of, at), lag=lag, building=building
         )
+
+    def _status(self) -> bytes:
+        """Return the JSON of `StoreStatus`, which waits for nothing. Raises `Refused` as long as nothing is known."""
+        followed = self._follower
+        if not followed.read_all.is_set():
+            raise Refused("unavailable", "The query process reads what is in the event store; ask again", retry_after=2)
+        at, state = self._clock(), followed.state
+        lag = max(at - followed.completeness.as_of(state.reached, state.arrivals), 0) / SECOND
+        building = None if followed.building is None else building_json(followed.building)
+        return msgspec.json.encode({"lagSeconds": lag, "lagMessages": followed.behind, "building": building})
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -183,6 +211,9 @@ class QueryServer:
         try:
             if self._connections > MAX_CONNECTIONS:
                 raise busy("The server answers as many questions as it can; ask again")
+            if isinstance(question, StatusQuestion):
+                await _send(writer, self._status())
+                return
             await self._be_ready(question)
             if isinstance(question, ExportQuestion):
                 await self._export(question, writer)
@@ -327,6 +358,7 @@ async def run(settings: Settings, bounds: QueryBounds) -> None:
         guard = asyncio.ensure_future(QueryGuard(bounds, server.running, spill).run())
         stack.callback(guard.cancel)
         listening = await asyncio.start_unix_server(server.serve, sock=wire.listen(settings.data_dir))
+        stack.callback((settings.data_dir / wire.SOCKET).unlink, missing_ok=True)
         stack.callback(listening.close)
         get_logger().info("query.ready", memory=bounds.memory, threads=bounds.threads, timeout=bounds.timeout)
         print(json.dumps({"event": "ready", "role": "query"}), flush=True)  # noqa: T201 - the ready line

@@ -1,7 +1,7 @@
 """`GET /v1/prompts`: the versions of prompts, by `prompt_hash`: when they were used, what they cost, how well they did.
 
-Only matching events count, and those without a prompt_hash are of no version. Cost, latency, time to the first token
-and every score have average, deviation and count, so that versions can be compared by a test.
+Only matching events count, and those without a prompt_hash, or with an empty one, are of no version. Cost, latency,
+time to the first token and every score have average, deviation and count, so that versions can be compared by a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from server.explore.aggregation import aggregate, is_exact
 from server.explore.cursor import Walk, walk
 from server.explore.measures import clamped, measures
 from server.explore.questions import PromptsQuestion
-from server.explore.ranked import Ranked, RankedPlace, behind
+from server.explore.ranked import Ranked, RankedPlace, first_behind
 from server.explore.snapshot import Relation, Snapshot
 
 VALUES: Final = {
@@ -68,12 +68,12 @@ def answer_prompts(snapshot: Snapshot, question: PromptsQuestion) -> bytes:
 
 def _versions(step: Walk, matched: Relation, question: PromptsQuestion) -> list[Ranked]:
     """Return the first versions behind the cursor, one more than are to be shown."""
-    condition, place = behind(step.place_as(RankedPlace))
-    rows = step.snapshot.engine.rows(
-        f"SELECT * FROM (SELECT prompt_hash AS id, {VALUES[question.sort]} AS value FROM ({matched.sql}) "
-        f"WHERE prompt_hash IS NOT NULL GROUP BY prompt_hash) {condition} ORDER BY value DESC, id LIMIT ?",
-        [*matched.params, *place, question.limit + 1],
+    sql, place = first_behind(
+        f"SELECT prompt_hash AS id, {VALUES[question.sort]} AS value FROM ({matched.sql}) "
+        "WHERE prompt_hash <> '' GROUP BY prompt_hash",
+        step.place_as(RankedPlace),
     )
+    rows = step.snapshot.engine.rows(sql, [*matched.params, *place, question.limit + 1])
     return [Ranked(*row) for row in rows]
 
 

@@ -78,6 +78,9 @@ class EventsQuestion(Asked, frozen=True, kw_only=True, tag="events", omit_defaul
 
     filters: Filters
     times: Times
+    given: Times | None = None
+    """What was given of `times`, where they are relative to the time of the question: what a cursor is bound to. In all
+    questions with a cursor; None: `times` are what was given."""
     order: Order = "desc"
     limit: int = 50
     cursor: str | None = None
@@ -121,6 +124,7 @@ class TracesQuestion(Asked, frozen=True, kw_only=True, tag="traces", omit_defaul
 
     filters: Filters
     times: Times
+    given: Times | None = None
     sort: TraceSort = "start"
     limit: int = 50
     cursor: str | None = None
@@ -139,6 +143,7 @@ class SessionsQuestion(Asked, frozen=True, kw_only=True, tag="sessions", omit_de
 
     filters: Filters
     times: Times
+    given: Times | None = None
     sort: SessionSort = "start"
     limit: int = 50
     cursor: str | None = None
@@ -171,6 +176,7 @@ class PromptsQuestion(Asked, frozen=True, kw_only=True, tag="prompts", omit_defa
 
     filters: Filters
     times: Times
+    given: Times | None = None
     sort: str = "last_seen"
     limit: int = 50
     cursor: str | None = None
@@ -184,6 +190,10 @@ class ExportQuestion(Asked, frozen=True, kw_only=True, tag="export", omit_defaul
     format: ExportFormat = "ndjson"
 
 
+class StatusQuestion(Asked, frozen=True, kw_only=True, tag="status"):
+    """How far the store is, for `/metrics`: the answer is `server.telemetry.store_metrics.StoreStatus`."""
+
+
 Question = (
     EventsQuestion
     | EventQuestion
@@ -195,6 +205,7 @@ Question = (
     | MetricsQuestion
     | PromptsQuestion
     | ExportQuestion
+    | StatusQuestion
 )
 
 BY_ID: Final = (EventQuestion, TraceQuestion, SessionQuestion)

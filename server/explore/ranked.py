@@ -8,12 +8,16 @@ nothing starts later than its first matching event. Else everything is read.
 
 from collections.abc import Sequence
 from decimal import Decimal
+from hashlib import md5
 from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 from msgspec import Meta, Struct
 
 CANDIDATES: Final = 500
 """Candidates that are valued with the id indexes."""
+
+LONG: Final = 128
+"""Bytes of an id that a cursor has room for."""
 
 _Value = Annotated[str, Meta(pattern=r"\A-?[0-9]{1,25}(\.[0-9]{1,12})?\Z")]
 
@@ -24,6 +28,8 @@ class RankedPlace(Struct, frozen=True, array_like=True):
     value: _Value
     """A decimal number."""
     id: Annotated[str, Meta(max_length=256)]
+    digest: Annotated[str, Meta(pattern=r"\A([0-9a-f]{32})?\Z")]
+    """The MD5 of an id that is longer than `LONG`, in its place; else empty."""
 
 
 class Ranked(NamedTuple):
@@ -35,7 +41,9 @@ class Ranked(NamedTuple):
     @property
     def place(self) -> list[str]:
         """Return what `RankedPlace` is made of."""
-        return [f"{self.value:f}" if isinstance(self.value, Decimal) else str(self.value), self.id]
+        text = self.id.encode()
+        value = f"{self.value:f}" if isinstance(self.value, Decimal) else str(self.value)
+        return [value, self.id, ""] if len(text) <= LONG else [value, "", md5(text, usedforsecurity=False).hexdigest()]
 
 
 class Candidates(NamedTuple):
@@ -74,9 +82,16 @@ def page_of(listed: Listed, by_start: bool, after: RankedPlace | None, limit: in
     return listed.all_valued(after, limit)
 
 
-def behind(after: RankedPlace | None) -> tuple[str, list[Any]]:
-    """Return the condition of what stands behind a place, with its parameters, for columns `value` and `id`."""
-    if after is None:
-        return "", []
-    value = "CAST(? AS DECIMAL(38, 12))"
-    return f"WHERE value < {value} OR (value = {value} AND id > ?)", [after.value, after.value, after.id]
+def first_behind(valued: str, after: RankedPlace | None) -> tuple[str, list[Any]]:
+    """Return a SELECT of the first rows behind a place of `valued`, a SELECT of `id` and `value`.
+
+    The parameters come behind those of `valued`; the last one, which is not among them, is how many rows.
+    """
+    condition, params = "", []
+    if after is not None:
+        value, name = "CAST(? AS DECIMAL(38, 12))", "?"
+        params = [after.value, after.value, after.id]
+        if after.digest:
+            name, params[2] = "(SELECT min(id) FROM valued WHERE md5(id) = ?)", after.digest
+        condition = f"WHERE value < {value} OR (value = {value} AND id > {name})"
+    return f"WITH valued AS ({valued}) SELECT * FROM valued {condition} ORDER BY value DESC, id LIMIT ?", params

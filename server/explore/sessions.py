@@ -13,7 +13,7 @@ from server.explore import sums
 from server.explore.cursor import Walk, stamped, walk
 from server.explore.engine import Row
 from server.explore.questions import Filters, SessionQuestion, SessionsQuestion
-from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, behind, page_of
+from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, first_behind, page_of
 from server.explore.snapshot import ALWAYS, Relation, Snapshot
 from server.explore.summaries import COLUMNS, LISTED, everything, models_by, trace_summaries, whole_traces
 
@@ -128,12 +128,8 @@ class _Sessions:
         )
 
     def _first(self, source: str, params: Sequence[Any], after: RankedPlace | None, limit: int) -> list[Ranked]:
-        condition, place = behind(after)
-        rows = self._snapshot.engine.rows(
-            f"SELECT * FROM (SELECT session AS id, {self._value} AS value FROM {source} GROUP BY session) "
-            f"{condition} ORDER BY value DESC, id LIMIT ?",
-            [*params, *place, limit],
-        )
+        sql, place = first_behind(f"SELECT session AS id, {self._value} AS value FROM {source} GROUP BY session", after)
+        rows = self._snapshot.engine.rows(sql, [*params, *place, limit])
         return [Ranked(*row) for row in rows]
 
 

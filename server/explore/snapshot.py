@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from processor.core.clock import SECOND, format_timestamp
+from processor.event_store.first_build import Report
 from processor.event_store.id_index import Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
@@ -38,6 +39,11 @@ ALWAYS: Final = Times()
 
 
 _PLACE: Final = frozenset({"log_partition", "log_offset"})
+
+
+def building_json(report: Report) -> dict[str, int | None]:
+    """Return how far a first build is, as an answer has it."""
+    return {"done": report.done, "of": report.of, "secondsLeft": report.seconds_left}
 
 
 class Piece(Struct, frozen=True, kw_only=True):
@@ -88,12 +94,14 @@ class Snapshot:
         as_of: int,
         lag: int,
         since: Mapping[int, int] = {},
+        building: Report | None = None,
     ) -> None:
         """Make a snapshot.
 
         `segments` are the live ones, `bounds` the first offset of each partition that is not in the snapshot, `as_of`
         the arrival up to which it is complete and `lag` how far the store is behind, in microseconds. Of each partition
-        rows from the offset in `since` on are seen; without one there all are. Raises `Refused` (unavailable) if the
+        rows from the offset in `since` on are seen; without one there all are. `building`: how far a store is that has
+        much to go through. Raises `Refused` (unavailable) if the
         store does not reach the bounds, because it is being built anew.
         """
         self.engine = engine
@@ -102,6 +110,7 @@ class Snapshot:
         self.since = dict(since)
         self.as_of = as_of
         self.lag = lag
+        self.building = building
         self._live = tuple(segments)
         self._check()
         self.segments = tuple(each for each in self._live if self._sees(each))
@@ -119,7 +128,7 @@ class Snapshot:
 
     def frozen(self, bounds: Mapping[int, int], as_of: int) -> "Snapshot":
         """Return an earlier snapshot of the same rows, as far as retention has left them. Raises `Refused`."""
-        return Snapshot(self.engine, self.files, self._live, bounds, as_of=as_of, lag=self.lag)
+        return Snapshot(self.engine, self.files, self._live, bounds, as_of=as_of, lag=self.lag, building=self.building)
 
     def behind(self, position: Mapping[int, int]) -> "Snapshot":
         """Return a snapshot of the rows from these offsets on."""
@@ -128,8 +137,9 @@ class Snapshot:
         )
 
     def stamp(self) -> dict[str, Any]:
-        """Return the members that every answer has: how far it is complete."""
-        return {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
+        """Return the members that every answer has: how far it is complete, and how far a first build is."""
+        found = {"asOf": format_timestamp(self.as_of - self.as_of % 1000), "lagSeconds": round(self.lag / SECOND, 3)}
+        return found if self.building is None else {**found, "building": building_json(self.building)}
 
     @property
     def floor(self) -> int:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from structlog.stdlib import get_logger
 
 from processor.event_store.catalog import Catalog
+from processor.event_store.first_build import FirstBuild, Report
 from processor.event_store.manifest import ManifestError, Segment
 from processor.event_store.segments_topic import SLEPT, awake
 from processor.log.address import LogAddress
@@ -64,6 +65,11 @@ class StoreFollower(FollowerThread):
         super().__init__("segments", address.tail([_TOPIC], LOOK))
         self.state = StoreState()
         self.completeness = Completeness()
+        self.behind: Mapping[int, int] = {}
+        """Partition -> messages of the log that are in no segment, at the last look."""
+        self.building: Report | None = None
+        """How far a store is that has much to go through; None: it keeps up."""
+        self._build = FirstBuild()
         self._address = address
         self._tps = [TopicPartition(EVENTS, number) for number in range(partitions)]
         self._clock = clock
@@ -120,3 +126,8 @@ class StoreFollower(FollowerThread):
         ends = {partition: last + 1 for partition, last in self._ends().items()}
         self.completeness.note(at if self._address.kafka is None else at - FRESHNESS, ends)
         self._noted = time.monotonic()
+        reached = self.state.reached
+        self.behind = {partition: max(end - reached.get(partition, 0), 0) for partition, end in ends.items()}
+        if self.read_all.is_set():
+            found = self._build.look(sum(self.behind.values()), self._noted)
+            self.building = None if found is None or found.is_last else found

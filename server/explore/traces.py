@@ -6,7 +6,7 @@ from typing import Any, Final
 from server.explore import sums
 from server.explore.cursor import Walk, walk
 from server.explore.questions import TracesQuestion
-from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, behind, page_of
+from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, first_behind, page_of
 from server.explore.snapshot import Snapshot
 from server.explore.summaries import everything, trace_summaries, whole_traces
 
@@ -69,10 +69,8 @@ class _Traces:
         return self._first(source, [*whole.params, *self._matched.params], after, limit)
 
     def _first(self, source: str, params: Sequence[Any], after: RankedPlace | None, limit: int) -> list[Ranked]:
-        condition, place = behind(after)
-        rows = self._snapshot.engine.rows(
-            f"SELECT * FROM (SELECT trace_id AS id, {self._value} AS value FROM {source} GROUP BY trace_id) "
-            f"{condition} ORDER BY value DESC, id LIMIT ?",
-            [*params, *place, limit],
+        sql, place = first_behind(
+            f"SELECT trace_id AS id, {self._value} AS value FROM {source} GROUP BY trace_id", after
         )
+        rows = self._snapshot.engine.rows(sql, [*params, *place, limit])
         return [Ranked(*row) for row in rows]

@@ -19,7 +19,8 @@ from server.errors import Reason, Refused
 from server.explore.questions import Question
 
 SOCKET: Final = "query.sock"
-"""In the data directory."""
+"""In the data directory: every process that sees the log there finds it, in whatever container it runs. It goes with
+the query process; one that was left by `kill -9` is replaced at the next start."""
 
 MAX_QUESTION: Final = 1 << 20
 """Bytes of a question; parameters of a request are far shorter."""

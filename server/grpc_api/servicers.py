@@ -23,21 +23,22 @@ from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused
 from server.explore.params import Inquiry, parse_trace
-from server.grpc_api import messages, trace_messages
+from server.grpc_api import messages, otlp_servicer, trace_messages
+from server.grpc_api.call_metadata import Context, metadata_of
 from server.grpc_api.health_servicer import HealthService, Reflection
 from server.grpc_api.ingest_stream import IngestStream
+from server.grpc_api.otlp_servicer import NotServed, OtlpServicer, not_served
 from server.grpc_api.watch import watch_users
 from server.ingest import prefer, protobuf
 from server.ingest.inflate import too_large
 from server.ingest.intake import MAX_EVENTS, Batch, Incoming, Receipt
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
 from server.limits.memory_budget import Hold
+from server.otlp.responses import no_logs, no_metrics
 from server.services import Services, secret_of
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
 from server.tenancy.keys import Key, Scope
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 INGEST: Final = "spendstream.v1.IngestService"
 USAGE: Final = "spendstream.v1.UsageService"
@@ -94,11 +95,17 @@ async def make_server(
         ("grpc.max_allowed_incoming_connections", connections.limit),  # a further one is closed when it is accepted
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
-    ingest, usage, around = (
+    ingest, usage, spans, around = (
         _Ingest(services, connections),
         _Usage(services, connections),
+        OtlpServicer(services, connections),
         _Around(services.access_log, connections),
     )
+    exports = {
+        otlp_servicer.TRACES: spans.Export,
+        otlp_servicer.METRICS: not_served(no_metrics),
+        otlp_servicer.LOGS: not_served(no_logs),
+    }
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
@@ -115,9 +122,15 @@ async def make_server(
                     "GetTrace": _server_stream(usage.GetTrace, around),
                 },
             ),
+            *(
+                grpc.method_handlers_generic_handler(name, {"Export": _unary(method, around)})
+                for name, method in exports.items()
+            ),
         )
     )
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(services.health, (INGEST, USAGE), connections), server)
+    health_pb2_grpc.add_HealthServicer_to_server(
+        HealthService(services.health, (INGEST, USAGE, otlp_servicer.TRACES), connections), server
+    )
     reflected = Reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), connections)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)  # type: ignore[no-untyped-call]
     return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
@@ -145,7 +158,7 @@ class _Ingest:
         self._tasks: set[asyncio.Task[_Response]] = set()
 
     async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
-        metadata = _metadata(context)
+        metadata = metadata_of(context)
         key = self._sender(context, metadata)
         try:
             sequence, receipt = await self._accept(key, raw, _preferred(metadata))
@@ -157,7 +170,7 @@ class _Ingest:
         return messages.receipt(sequence, receipt)
 
     async def IngestStream(self, context: Context) -> None:
-        metadata = _metadata(context)
+        metadata = metadata_of(context)
         preferred = _preferred(metadata)
         self._sender(context, metadata)
 
@@ -298,7 +311,7 @@ class _Usage:
         return messages.quota(await self._services.reads.get_quota(key, after))
 
     async def WatchUsers(self, raw: bytes, context: Context) -> None:
-        services, metadata = self._services, _metadata(context)
+        services, metadata = self._services, metadata_of(context)
         _, after = self._reader(context)
         request = _parse(usage_pb2.WatchUsersRequest, raw)
         secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
@@ -321,22 +334,13 @@ class _Usage:
                 await asyncio.sleep(0)  # a response takes milliseconds to make, and writing one may not wait
 
     def _reader(self, context: Context) -> tuple[Key, str | None]:
-        metadata = _metadata(context)
+        metadata = metadata_of(context)
         key = _authenticate(self._services, metadata, "read")
         self._connections.know(context.peer())
         return key, metadata.get("x-ingest-position")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
-
-
-def _metadata(context: Context) -> dict[str, str]:
-    """Return the text metadata of a call; values of the same name are joined like those of an HTTP header."""
-    found: dict[str, str] = {}
-    for name, value in context.invocation_metadata() or ():
-        if isinstance(value, str):
-            found[name] = f"{found[name]},{value}" if name in found else value
-    return found
 
 
 def _preferred(metadata: dict[str, str]) -> Handling | None:
@@ -411,6 +415,7 @@ def _server_stream(
 
 
 _T = TypeVar("_T")
+_SERVICES: Final = {"Export": otlp_servicer.TRACES}
 
 
 async def _with_status(answer: Awaitable[_T], context: Context, around: _Around) -> _T:
@@ -419,7 +424,7 @@ async def _with_status(answer: Awaitable[_T], context: Context, around: _Around)
     with around.connections.call(peer):
         if not (around.logged or tracing.is_on()):
             return await _answer(answer, context)
-        began, metadata = time.monotonic(), _metadata(context)
+        began, metadata = time.monotonic(), metadata_of(context)
         method = getattr(answer, "__name__", "")
 
         def code() -> grpc.StatusCode:
@@ -428,7 +433,7 @@ async def _with_status(answer: Awaitable[_T], context: Context, around: _Around)
 
         answered = _answer(answer, context)
         if tracing.is_on():
-            service = INGEST if method.startswith("Ingest") else USAGE
+            service = INGEST if method.startswith("Ingest") else _SERVICES.get(method, USAGE)
             answered = request_traces.trace_call(service, method, metadata, code, answered)
         try:
             return await answered
@@ -442,6 +447,8 @@ async def _answer(answer: Awaitable[_T], context: Context) -> _T:
         return await answer
     except Refused as refused:
         status = grpc_status(refused, DETAILS_ROOM)
+        if isinstance(refused, NotServed):
+            status.code = grpc.StatusCode.UNIMPLEMENTED.value[0]
     except Exception:
         log.exception("grpc_call_failed")
         status = _INTERNAL

@@ -222,7 +222,7 @@ class Connection(web.RequestHandler):
             self.held += data
         elif not self._is_idle():
             self._go_on(data)
-        elif self._head or self.is_probe_only or not data.startswith(gate.START) or self._gate.lets_in():
+        elif self._head or self.is_probe_only or not data.startswith(gate.STARTS) or self._gate.lets_in():
             self._begin(data)
         else:
             self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout  # to aiohttp it is idle
@@ -301,6 +301,11 @@ class Connection(web.RequestHandler):
         return self._request_count + self._taken
 
     # --- the fast path ----------------------------------------------------------------------------------------------
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has closed its side: it may have left, or only wait for its answers."""
+        return self._has_ended
 
     @property
     def is_there(self) -> bool:
@@ -441,7 +446,7 @@ class Connection(web.RequestHandler):
     def _begin(self, data: bytes) -> None:
         """Take bytes that came while no request was under way: a head, or a part of it, is first in them."""
         is_first = not self._head and not self.is_probe_only
-        if not (is_first and data.startswith(gate.START) and self._enters_fast_path(data)):
+        if not (is_first and data.startswith(gate.BATCH) and self._enters_fast_path(data)):
             self._parse(data)
 
     def _parse(self, data: bytes, *, is_refused: bool = False) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from server.explore.params import Inquiry
+from server.http_api.connections import Connection
 from server.services import Services, secret_of
 
 CHECK_EVERY: Final = 0.4
@@ -42,12 +43,21 @@ def is_gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
+def has_ended(request: web.Request) -> bool:
+    """Return whether the client has closed its side; most that do have left, and the others are told by a reset."""
+    return isinstance(request.protocol, Connection) and request.protocol.has_ended
+
+
 async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; cancel it and raise `ConnectionError` if the client leaves before."""
+    """Return what `work` returns; cancel it and raise `ConnectionError` if the client leaves before.
+
+    One that has only closed its side gets what is answered within `CHECK_EVERY`.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait((task,), timeout=CHECK_EVERY))[0]:
-            if is_gone(request):
+            if is_gone(request) or has_ended(request):
+                reset(request)
                 raise ConnectionResetError("The client has left")
         return task.result()
     finally:

@@ -26,12 +26,14 @@ PAUSE: Final = 0.02
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Most bytes of all that waits; beyond them the next batch is refused at once."""
 
-START: Final = b"POST /v1/ingest"
-"""How a batch begins."""
+BATCH: Final = b"POST /v1/ingest"
+"""How a batch of events begins."""
+STARTS: Final = (BATCH, b"POST /v1/traces")
+"""How batches begin: of events, of spans."""
 MAX_HEAD: Final = 32 * 1024
 """Most bytes of a request line and its headers."""
-_LINE: Final = START + b" HTTP/1.1\r\n"
-_KEY: Final = re.compile(rb"\r\nx-api-key:[ \t]*([!-~]*)", re.IGNORECASE)
+_LINE: Final = BATCH + b" HTTP/1.1\r\n"
+_KEY: Final = re.compile(rb"\r\n(?:x-api-key:|authorization:[ \t]*bearer[ \t])[ \t]*([!-~]*)", re.IGNORECASE)
 LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _PECULIAR: Final = re.compile(
     rb"\r\n(?:transfer-encoding|expect|upgrade|connection(?!:[ \t]*keep-alive[ \t]*\r\n))", re.IGNORECASE

@@ -7,7 +7,7 @@ from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.fields import OPERATIONS, PROVIDERS, STATUSES
 from processor.view.query import DEFAULT_SORT, SORTS
 from server.errors import RETRYABLE, Reason
-from server.http_api import openapi_explore
+from server.http_api import openapi_explore, openapi_otlp
 from server.http_api.admin import BUDGETS, ROOT
 from server.http_api.openapi_explore_schemas import EXPLORE_ANSWERS
 from server.http_api.openapi_schemas import POSITION, TEXT, TIME, Schema, components, listed, record, ref
@@ -61,9 +61,9 @@ def document(version: str) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": name} for name in ("ingest", "read", "events", "operate", "admin")],
         "security": [{"key": []}, {"bearer": []}],
-        "paths": {"/v1/ingest": {"post": _ingest()}, **_reads(), **openapi_explore.paths(), **_operate(), **_admin()},
+        "paths": _paths(),
         "components": {
-            "schemas": {**components(), **EXPLORE_ANSWERS},
+            "schemas": {**components(), **EXPLORE_ANSWERS, **openapi_otlp.SCHEMAS},
             "parameters": openapi_explore.parameters(),
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -71,6 +71,15 @@ def document(version: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    """Operations by path and method; some paths are read by one and written to by another."""
+    found: dict[str, dict[str, Any]] = {"/v1/ingest": {"post": _ingest()}}
+    for part in (_reads(), openapi_otlp.paths(), openapi_explore.paths(), _operate(), _admin()):
+        for path, methods in part.items():
+            found.setdefault(path, {}).update(methods)
+    return found
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ _MILLIS: Final[Schema] = {"type": "number", "minimum": 0, "description": "Millis
 STAMP: Final[dict[str, Schema]] = {
     "asOf": {**TIME, "description": "The arrival up to which the event store is complete"},
     "lagSeconds": {"type": "number", "minimum": 0, "description": "How far the event store is behind"},
+    "building": {
+        **record(done=COUNT, of=COUNT, secondsLeft=nullable(COUNT)),
+        "description": "While the store is built, or made anew: messages done, of how many, the time left",
+    },
 }
 """Members of every answer."""
 _PAGE: Final[dict[str, Schema]] = {
@@ -30,6 +34,8 @@ _PAGE: Final[dict[str, Schema]] = {
     "expired": {"const": True, "description": "Retention has deleted events of the walk since its first page"},
     **STAMP,
 }
+_ABSENT: Final = ("expired", "building")
+"""Members of a page that may be absent."""
 _TYPES: Final[dict[Kind, Schema]] = {
     "uuid": {"type": "string", "format": "uuid"},
     "text": TEXT,
@@ -152,13 +158,13 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
     "StoredEvent": record((*_OPTIONAL, *STAMP), **EVENT_FIELDS, **STAMP)
     | {"description": "An event as it is answered; absent fields are left out. Within lists it has no `asOf`."},
     "EventPage": record(
-        ("expired",),
+        _ABSENT,
         events=listed(ref("StoredEvent")),
         total={**nullable(COUNT), "description": "Events of all pages; null: more than are counted"},
         **_PAGE,
     ),
     "TraceSummary": record(**_TRACE),
-    "TracePage": record(("expired",), traces=listed(ref("TraceSummary")), **_PAGE),
+    "TracePage": record(_ABSENT, traces=listed(ref("TraceSummary")), **_PAGE),
     "TraceSpan": record(
         (*_OPTIONAL, "orphan", "cycle"),
         **EVENT_FIELDS,
@@ -171,6 +177,7 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
     )
     | {"description": "An event, and the events below it."},
     "FlatTrace": record(
+        ("building",),
         trace=ref("TraceSummary"),
         spans={**listed(ref("TraceSpan")), "description": "In depth-first order, children by start, then arrival"},
         truncated={**FLAG, "description": "The trace has more spans than are listed"},
@@ -178,11 +185,12 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
         **STAMP,
     ),
     "TraceTree": record(
-        trace=ref("TraceSummary"), roots=listed(ref("TraceNode")), truncated=FLAG, total=COUNT, **STAMP
+        ("building",), trace=ref("TraceSummary"), roots=listed(ref("TraceNode")), truncated=FLAG, total=COUNT, **STAMP
     ),
     "SessionSummary": record(**_SESSION),
-    "SessionPage": record(("expired",), sessions=listed(ref("SessionSummary")), **_PAGE),
+    "SessionPage": record(_ABSENT, sessions=listed(ref("SessionSummary")), **_PAGE),
     "SessionDetail": record(
+        ("building",),
         session=ref("SessionSummary"),
         traces={**listed(ref("TraceSummary")), "description": "In order of time"},
         truncated={**FLAG, "description": "The session has more traces than are listed"},
@@ -191,6 +199,7 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
     ),
     "MetricsGroup": record(key=_KEY, values=_VALUES, series=_SERIES),
     "Metrics": record(
+        ("building",),
         groups=listed(ref("MetricsGroup")),
         other=nullable(_VALUES) | {"description": "The groups beyond `limit`, computed from their events; null: none"},
         total={**_VALUES, "description": "All matching events"},
@@ -198,6 +207,6 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
         **STAMP,
     ),
     "PromptVersion": record(**_PROMPT),
-    "PromptPage": record(("expired",), prompts=listed(ref("PromptVersion")), **_PAGE),
+    "PromptPage": record(_ABSENT, prompts=listed(ref("PromptVersion")), **_PAGE),
 }
 """Named schemas of answers."""

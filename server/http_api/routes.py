@@ -1,6 +1,5 @@
 """The routes of the HTTP API: turn requests into `Batch`es and parameters, results and `Refused` into responses."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -9,31 +8,31 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import structlog
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import CollectorRegistry
 
 from processor import tracing
 from processor.core.events import ndjson
-from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
 from server.alerts.budget_json import budget_list
 from server.errors import Refused
-from server.http_api import admin, docs_page, explore_routes, static_files
+from server.http_api import admin, docs_page, explore_routes, otlp_routes, static_files
 from server.http_api.connections import Connection, Runner, too_many_connections
 from server.http_api.fast_path import FastPath, body_of
 from server.http_api.gate import Gate, full
+from server.http_api.otlp_routes import is_export
+from server.http_api.request_bodies import expect_later, inflated, read_body
 from server.http_api.responses import error_response, json_response, protocol_error
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
-from server.ingest.inflate import Encoding, encoding_of, inflate, kept, refuse_compressed, too_large
+from server.ingest.inflate import encoding_of, kept
 from server.ingest.intake import MAX_EVENTS, Batch, Receipt
-from server.limits.memory_budget import Hold
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
-from server.status import API_HEADERS, NDJSON, POSITION, TABLE, UNKNOWN_TRANSFER_CODING, error_members
+from server.status import API_HEADERS, NDJSON, POSITION, TABLE, UNKNOWN_TRANSFER_CODING, error_members, reason_of
 from server.telemetry import access_log, metrics, request_traces
 from server.telemetry.metrics import Gather
 from server.tenancy.admin_service import AdminService
@@ -49,12 +48,6 @@ NAMELESS: Final = (
 )
 PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that are answered even while there are too many connections."""
-
-BODY_TIMEOUT: Final = 120.0
-"""Seconds in which a body has to arrive."""
-INLINE_IN: Final = 256 * 1024
-INLINE_OUT: Final = 1024 * 1024
-"""Bytes in and out up to which a body is inflated on the event loop: a thread would cost more."""
 
 GATE: Final = web.AppKey("gate", Gate)
 FAST_PATH: Final = web.AppKey("fast_path", FastPath)
@@ -81,7 +74,7 @@ def create_app(
     app[GATE] = Gate(services.directory.owner_of, services.intake.pending, on_refused)
     if not is_watched:
         app[FAST_PATH] = FastPath(services)
-    app.router.add_route("POST", "/v1/ingest", routes.ingest, expect_handler=_expect_later)
+    app.router.add_route("POST", "/v1/ingest", routes.ingest, expect_handler=expect_later)
     app.router.add_get("/v1/users", routes.list_users)
     app.router.add_get(USERS, routes.get_user_by_parameter)
     app.router.add_get(USERS + r"{user_id:[\s\S]+}", routes.get_user)
@@ -90,6 +83,7 @@ def create_app(
     app.router.add_get("/v1/quota", routes.get_quota)
     app.router.add_get("/v1/budgets", routes.get_budgets)
     explore_routes.add_routes(app, services)
+    otlp_routes.add_routes(app, services)
     app.router.add_get("/healthz", routes.healthz)
     app.router.add_get("/readyz", routes.readyz)
     static_files.add_routes(app)
@@ -146,8 +140,8 @@ class _Routes:
         if isinstance(request.protocol, Connection) and request.protocol.is_refused:
             raise full()
         with self._services.bodies.hold(key.organization, key.id) as hold:
-            sent = await _read_body(request, hold)
-            text = await _inflated(sent, encoding, hold)
+            sent = await read_body(request, hold)
+            text = await inflated(sent, encoding, hold)
             records, lines = ndjson.split(text, MAX_EVENTS)
             body = kept(sent, encoding, text)
             del sent, text
@@ -211,49 +205,6 @@ class _Routes:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-async def _expect_later(_: web.Request) -> None:
-    """Send no 100 Continue yet: `_read_body` does, once the request has been checked."""
-
-
-async def _read_body(request: web.Request, hold: Hold) -> bytes:
-    """The body as sent. Raises `Refused`, and `ConnectionError` if the client went away."""
-    if (request.content_length or 0) > MAX_BODY:
-        raise too_large()
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            async for chunk in request.content.iter_any():
-                size += len(chunk)
-                if size > MAX_BODY:
-                    raise too_large()
-                hold.reserve(len(chunk))
-                chunks.append(chunk)
-    except TimeoutError:
-        raise Refused("bad_batch", f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds") from None
-    except RequestPayloadError:
-        raise Refused("bad_batch", "The body is cut off or not well framed") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _inflated(body: bytes, encoding: Encoding, hold: Hold) -> bytes:
-    """The body itself; one that is large, or turns out to be, is inflated on a thread."""
-    if encoding == "identity":
-        refuse_compressed(body)
-        return body
-    if len(body) <= INLINE_IN:
-        try:
-            return inflate(body, encoding, INLINE_OUT)
-        except Refused as refused:
-            if refused.reason != "too_large":
-                raise
-    hold.reserve(MAX_BODY)
-    return await asyncio.to_thread(inflate, body, encoding)
-
-
 def _user_id(request: web.Request) -> str:
     """Return what follows `/v1/users/`, decoded once; the router's match would leave `%2F` undecoded."""
     text = unquote(request.rel_url.raw_path.removeprefix(USERS))
@@ -272,19 +223,19 @@ def _unknown_coding(request: web.Request) -> str | None:
 
 @web.middleware
 async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error as JSON, and log only the unexpected one."""
+    """Answer every error as JSON, or as OTLP has it, and log only the unexpected one."""
     try:
         if hdrs.TRANSFER_ENCODING in request.headers and (coding := _unknown_coding(request)):
             message = f"Transfer-Encoding: {coding} is not supported, only chunked; pack the body by Content-Encoding"
-            return protocol_error(UNKNOWN_TRANSFER_CODING, message)
+            return _protocol_error(request, UNKNOWN_TRANSFER_CODING, message)
         connection = request.protocol
         if isinstance(connection, Connection) and connection.is_probe_only:
-            response = await handler(request) if request.path in PROBES else error_response(too_many_connections())
+            response = await handler(request) if request.path in PROBES else _error(request, too_many_connections())
             response.force_close()
             return response
         return await handler(request)
     except Refused as refused:
-        return error_response(refused)
+        return _error(request, refused)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.method} is not allowed here, only {allowed}"
@@ -292,12 +243,22 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPNotFound:
         return error_response(Refused("not_found", "There is nothing at this path; GET /openapi.json lists the paths"))
     except web.HTTPException as error:
-        return protocol_error(error.status, error.reason)
+        return _protocol_error(request, error.status, error.reason)
     except ConnectionError:  # the client went away: nobody reads this
         return error_response(Refused("bad_request", "The client closed the connection"))
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return error_response(Refused("internal", "Internal server error"))
+        return _error(request, Refused("internal", "Internal server error"))
+
+
+def _error(request: web.Request, refused: Refused) -> web.Response:
+    return otlp_routes.status_response(request, refused) if is_export(request) else error_response(refused)
+
+
+def _protocol_error(request: web.Request, status: int, message: str) -> web.Response:
+    if is_export(request):
+        return otlp_routes.status_response(request, Refused(reason_of(status), message), status)
+    return protocol_error(status, message)
 
 
 def _guard_keys(services: Services) -> Any:

@@ -5,10 +5,11 @@ Knows neither HTTP nor gRPC: raw events come in, a `Receipt` goes out, and a ref
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+import numpy as np
 import structlog
 from msgspec import Struct
 
@@ -19,11 +20,14 @@ from processor.core.events.columns import Columns
 from processor.core.events.event import Handling
 from processor.core.events.lines import size_of
 from processor.core.events.message import Block, Body, build_blocks
+from processor.core.events.prices.pricing import Pricer
 from processor.core.events.source import Api, Source
 from processor.recurring import Recurring
 from processor.view.projects import DimValues
 from server import position
 from server.errors import Refused, Rejection
+from server.ingest.parts import Parts as PartsOfRequest
+from server.ingest.parts import SharedReservation
 from server.ingest.publisher import Done, NotPublished, Outcome, Parts, Publisher
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
@@ -51,6 +55,8 @@ class Batch(Struct):
     handling: Handling
     body: Body | None = None
     """What the records were cut from, if it was packed: the log keeps it as it came where it can."""
+    digests: Sequence[int] | None = None
+    """Of each record 64 bits for what a second copy may differ in, where the event's own digest has too much."""
 
 
 class Receipt(Struct, frozen=True):
@@ -74,7 +80,8 @@ class Intake:
 
     `clock` returns the arrival, in microseconds since the epoch. `pending` bounds the bytes that wait for the disk,
     fairly between organizations. `lease`: see `Source.lease`. `latest` returns the latest instant that it may be now,
-    for a clock that may be behind: an event's own time may lie up to 24 h after that.
+    for a clock that may be behind: an event's own time may lie up to 24 h after that. `pricer` prices what came without
+    a cost.
     """
 
     def __init__(
@@ -88,7 +95,9 @@ class Intake:
         meters: Meters | None = None,
         *,
         latest: Callable[[], int] | None = None,
+        pricer: Pricer | None = None,
     ) -> None:
+        self._pricer = pricer or Pricer([])
         self.meters = meters or Meters()
         self._cardinality = cardinality
         self.pending = pending or MemoryBudget()
@@ -98,6 +107,10 @@ class Intake:
         self._latest = latest or clock
         self._fails_at_once = Recurring("intake.at_once_failed", "intake.at_once_works_again")
         self._lease = lease
+
+    def admit(self, key: Key) -> None:
+        """Count one request against the key's rate; raises `Refused("rate_limited")`."""
+        self._quotas.admit_request(key, self._clock())
 
     def limits(self, key: Key) -> dict[str, str]:
         """The header fields that say what the key has left; none without a limit."""
@@ -134,6 +147,73 @@ class Intake:
         if isinstance(outcome, Refused):
             raise outcome
         return self._receipt(batch, parts, rejected, outcome, began)
+
+    async def accept_parts(self, key: Key, api: Api, events: int, parts: Iterable[Batch]) -> Receipt:
+        """Accept the parts of one request of any size, each of at most `parts.MAX_PART` events, and of `events` at
+        most together; the request itself has been admitted (`admit`).
+
+        Returns once every valid event is durable; one that is not valid costs none of the others. Room for all of them
+        is reserved in the quota before anything is written. Parts are made as they are needed: no more of them wait for
+        the disk than `parts.MAX_WAITING`. Raises `Refused` if any part is: what was written of others by then counts
+        once when the request is sent again.
+        """
+        now, began = self._clock(), time.monotonic()
+        latest = max(now, self._latest())
+        taken = PartsOfRequest()
+        if events:
+            with SharedReservation(await self._quotas.reserve(key, events, now)) as reservation:
+                for batch in parts:
+                    await taken.wait_for_room(size_of(batch.records))
+                    hold = await self._hold_part(key, batch, taken)
+                    try:
+                        self._begin_part(key, batch, taken, reservation, hold, now, latest)
+                    except BaseException:
+                        hold.close()
+                        raise
+                    await asyncio.sleep(0)  # others have their turn: a part takes milliseconds
+                await taken.wait_for_all()
+        if taken.offsets:
+            self.meters.accepted(api, taken.offsets, taken.events, began, time.monotonic())
+        for rejection in taken.rejected:
+            self.meters.rejected(api, rejection.code)
+        token = position.encode(self._publisher.identity, taken.offsets)
+        return Receipt(sum(taken.events.values()), tuple(taken.rejected), token)
+
+    async def _hold_part(self, key: Key, batch: Batch, taken: PartsOfRequest) -> Hold:
+        """Room for a part; where there is none, the request waits for its own parts, not for those of others."""
+        while True:
+            hold = self.pending.begin(key.organization, key.id)
+            try:
+                hold.reserve(size_of(batch.records))
+            except Refused:
+                hold.close()
+                if not taken.is_under_way:
+                    raise
+                await taken.wait_for_one()
+            else:
+                return hold
+
+    def _begin_part(
+        self,
+        key: Key,
+        batch: Batch,
+        taken: PartsOfRequest,
+        reservation: SharedReservation,
+        hold: Hold,
+        now: int,
+        latest: int,
+    ) -> None:
+        """Hand a part to the log. Closes `hold` once it is decided, unless it raises."""
+        decoded, rejected = self._decode_valid(key, batch, latest)
+        taken.rejected += rejected
+        if not decoded.columns:
+            hold.close()
+            return
+        blocks = self._build(key, batch, decoded, now)
+        new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
+        size = size_of(batch.records)
+        self._submit(key, blocks, size, new, reservation.part(), taken.done_of(blocks, size, hold))
+        taken.began(size)
 
     def take_together(self, batches: Sequence[Incoming]) -> list[bool]:
         """Take batches that have arrived at the same time as `accept` does, without a task for each, where nothing
@@ -255,7 +335,10 @@ class Intake:
             key.organization, key.project, key.id, now, batch.payload, batch.handling, self._lease, batch.api
         )
         body = None if decoded.faults else batch.body
-        return build_blocks(source, decoded.columns, self._publisher.partitions, body)
+        # Under other handlings each event has a cost of its own.
+        is_priced = batch.handling != "lenient"
+        columns = decoded.columns if is_priced else self._pricer.priced(decoded.columns, batch.payload)
+        return build_blocks(source, columns, self._publisher.partitions, body)
 
     def _submit(
         self, key: Key, parts: Parts, size: int, new: DimValues | None, reservation: Reservation, done: Done
@@ -293,19 +376,27 @@ class Intake:
         """Count a batch that is durable at `offsets`, and make its receipt."""
         events = {partition: len(block) for partition, block in parts.items()}
         self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
+        if batch.handling == "lenient":
+            self.meters.priced([block.rows for block in parts.values()])
         for rejection in rejected:
             self.meters.rejected(batch.api, rejection.code)
         return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))
 
-    def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
-        """Return the valid events of a batch, and the rejections. Raises `Refused` if it is refused as a whole."""
+    def _decode_valid(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
+        """Return the valid events of a batch, and the rejections."""
         with tracing.span("events.decode", events=len(batch.records)):
             decoded = codec.decode(batch.payload, batch.records, batch.handling, latest)
         if self._cardinality is not None:
             beyond = self._cardinality.beyond(key.project, decoded.columns)
             if beyond:
                 decoded = without(beyond, decoded, batch.payload, batch.records, batch.handling, latest)
-        rejected = _rejections(batch, decoded)
+        if batch.digests is not None:
+            _set_digests(decoded, batch.digests)
+        return decoded, _rejections(batch, decoded)
+
+    def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
+        """The same. Raises `Refused` if the batch is refused as a whole."""
+        decoded, rejected = self._decode_valid(key, batch, latest)
         if not decoded.columns:
             raise Refused("bad_batch", "No valid event in the batch", rejected=rejected)
         if rejected and batch.handling == "strict":
@@ -345,6 +436,14 @@ def _rejections(batch: Batch, decoded: codec.Decoded) -> tuple[Rejection, ...]:
         Rejection(batch.lines[index], fault.event_id, fault.field, fault.code, fault.message)
         for index, fault in decoded.faults
     )
+
+
+def _set_digests(decoded: codec.Decoded, digests: Sequence[int]) -> None:
+    """Give the valid events of a batch the digests that it came with."""
+    faulty = {index for index, _ in decoded.faults}
+    rows = decoded.columns.rows.copy()
+    rows["digest"] = np.fromiter((each for index, each in enumerate(digests) if index not in faulty), np.uint64)
+    decoded.columns.rows = rows
 
 
 def _set(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -3,8 +3,9 @@
 Each subscriber asks again every `INTERVAL` what has become visible behind its own position; subscribers with the same
 filters at the same position share one question and its answer. A slow reader has no queue, only an older position: it
 gets the next `LIMIT` events when it reads again, and the number of those beyond them. At most `QUESTIONS` questions of
-a process are under way at once, so that many different filters slow their streams down and not the store; and all work
-for subscribers is paid for in `CpuShare`, so that ingest keeps the rest of the process.
+a process are under way at once, and the projects take turns, so that many different filters slow the streams of their
+project down and not the store, nor other projects; and all work for subscribers is paid for in `CpuShare`, so that
+ingest keeps the rest of the process.
 
 Everything here belongs to one event loop.
 """
@@ -20,6 +21,7 @@ from msgspec import structs
 
 from server.errors import Refused
 from server.explore.explorer import Explorer
+from server.explore.lanes import Lane
 from server.explore.questions import NewEvents, NewEventsQuestion
 from server.live import resume_token
 from server.live.cpu_share import CpuShare
@@ -31,7 +33,10 @@ INTERVAL: Final = 1.0
 LIMIT: Final = 200
 """Most events of one answer."""
 QUESTIONS: Final = 2
-"""Questions under way at once."""
+"""Questions under way at once, each of another project."""
+PATIENT: Final = 64
+"""Questions at once that wait for a position first, which costs nothing."""
+PATIENT_OF_PROJECT: Final = 8
 WAKE_COST: Final = 1e-4
 """Seconds of work to look for news for one subscriber, estimated."""
 SEND_COST: Final = 3e-5
@@ -107,7 +112,8 @@ class EventFeed:
         self._subscriptions: set[EventSubscription] = set()
         self._answers: dict[tuple[str, str], tuple[float, asyncio.Future[EventFrame]]] = {}
         """(binding, token of the position) -> when it was asked, and the answer."""
-        self._turn = asyncio.Semaphore(QUESTIONS)
+        self._turns = Lane(QUESTIONS, 1, MAX_SUBSCRIBERS)
+        self._patient_turns = Lane(PATIENT, PATIENT_OF_PROJECT, MAX_SUBSCRIBERS)
         self._guard: asyncio.Task[None] | None = None
         self._closed = False
         self._cpu_share: CpuShare | None = None
@@ -211,7 +217,8 @@ class EventFeed:
         return await asyncio.shield(found)
 
     async def _answer(self, question: NewEventsQuestion, binding: str) -> EventFrame:
-        async with self._turn:
+        lane = self._patient_turns if question.after else self._turns
+        async with lane.turn(question.project):
             answer = msgspec.json.decode(await self._explorer.ask(question), type=NewEvents)
         return EventFrame(answer, self._token(binding, answer.position))
 

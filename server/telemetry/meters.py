@@ -5,12 +5,14 @@ tenant: a scrape shows how much there is, not of which tenant.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, get_args
 
+import numpy as np
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from processor.core.events.columns import UNPRICED_FLAG, Rows
 from processor.core.events.event import Code
 from processor.core.events.source import Api
 from processor.core.tables.table_rows import NEVER
@@ -37,6 +39,11 @@ NOT_OF_BATCHES: Final[frozenset[Reason]] = frozenset(
     }
 )
 """Reasons for which no batch is refused; they get no series."""
+
+DROPPED: Final = ("http", "database", "rpc", "messaging", "other")
+"""What spans were of that are dropped."""
+BAD: Final = ("no_ids", "bad_time", "unreadable", "rejected")
+"""Why spans could be no events; `rejected`: as an event they are not valid."""
 
 MAX_WAITING: Final = 65_536
 """Batches of a partition that are remembered until they are visible; further ones are merged with the last one."""
@@ -91,6 +98,8 @@ class Meters:
         self.waiting = Waiting()
         taken = self._counter("events_accepted", "Events that were acknowledged, duplicates among them", "door")
         self._rejected = self._counter("events_rejected", "Events that were not valid", "door", "code")
+        without = self._counter("events_without_cost", "Events that came without a cost, by what priced them", "price")
+        self._listed, self._unpriced = without.labels("list"), without.labels("none")
         batches = self._counter("batches_accepted", "Batches of which at least one event was acknowledged", "door")
         self._refused = self._counter("batches_refused", "Batches that were refused whole", "door", "reason")
         ack = Histogram(
@@ -106,8 +115,19 @@ class Meters:
             buckets=VISIBLE_SECONDS,
             registry=self.registry,
         )
-        apis: tuple[Api, ...] = ("http", "grpc")
+        apis: tuple[Api, ...] = get_args(Api)
         self._taken = {api: (batches.labels(api), taken.labels(api), ack.labels(api)) for api in apis}
+        self._spans = self._counter("otlp_spans", "Spans that were taken, by what they became", "kind")
+        self._dropped = self._counter(
+            "otlp_spans_dropped", "Spans of nothing with models, by what they were of", "reason"
+        )
+        self._bad = self._counter("otlp_spans_bad", "Spans that could be no event", "reason")
+        for kind in ("call", "span"):
+            self._spans.labels(kind)
+        for reason in DROPPED:
+            self._dropped.labels(reason)
+        for reason in BAD:
+            self._bad.labels(reason)
         for api in apis:  # all series exist from the start: a rate needs an initial zero
             for code in get_args(Code):
                 self._rejected.labels(api, code)
@@ -132,6 +152,12 @@ class Meters:
             else:
                 self.waiting.add(partition, offset, events[partition], at)
 
+    def priced(self, parts: Iterable[Rows]) -> None:
+        """Count what came without a cost among acknowledged calls: what a price list has priced, and what none has."""
+        for rows in parts:
+            self._listed.inc(int(np.count_nonzero(rows["cost_source"] > 1)))  # 1 is the sender
+            self._unpriced.inc(int(np.count_nonzero(rows["flags"] & UNPRICED_FLAG)))
+
     def rejected(self, api: Api, code: Code) -> None:
         """Count an event that was not valid."""
         self._rejected.labels(api, code).inc()
@@ -141,6 +167,18 @@ class Meters:
         self._refused.labels(api, refused.reason).inc()
         for item in refused.rejected:
             self.rejected(api, item.code)
+
+    def spans(self, kind: str, count: int) -> None:
+        """Count spans that are durable, as calls or as spans."""
+        self._spans.labels(kind).inc(count)
+
+    def dropped_spans(self, reason: str, count: int) -> None:
+        """Count spans that were dropped."""
+        self._dropped.labels(reason).inc(count)
+
+    def bad_spans(self, reason: str, count: int) -> None:
+        """Count spans that could be no event."""
+        self._bad.labels(reason).inc(count)
 
     def seen(self, position: Mapping[int, int], at: float) -> None:
         """Observe the batches that became visible: the tables contain everything up to `position`."""

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from processor.core.kernel.loaded import RUNNING
 from processor.log.embedded.log import FILE_NAME
 from server.telemetry.meters import Meters
 
@@ -76,6 +77,8 @@ class StateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         state = self._state
         yield _gauge("ready", "1 while events can be accepted and the tables follow, else 0", int(not state.unready()))
+        text = "1 if the compiled kernel runs, 0 if Python does its work"
+        yield _gauge("compiled_kernel", text, int(RUNNING == "compiled"))
         yield from self._lag()
         for name, text, value in zip(
             ("", "_duplicate", "_conflicting", "_unpriced"), _COUNTED, state.counted(), strict=True

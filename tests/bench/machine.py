@@ -13,6 +13,8 @@ from typing import Final
 import apsw
 from msgspec import Struct
 
+from processor.core.kernel.loaded import RUNNING
+
 LIBRARIES: Final = ("aiohttp", "apsw", "faust-streaming", "grpcio", "isal", "msgspec", "numpy", "protobuf", "uvloop")
 FSYNCS: Final = 200
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -35,6 +37,7 @@ def conditions(directory: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "compiled kernel": "yes" if RUNNING == "compiled" else "no: pure Python",
         "SQLite": apsw.sqlite_lib_version(),
         "fsync of 8 KiB": f"{_filesystem(directory)}, p50 {1e3 * p50:.2f} ms, p99 {1e3 * p99:.2f} ms",
         "load before": "{:.2f} {:.2f} {:.2f}".format(*os.getloadavg()),

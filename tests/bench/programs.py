@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from processor.core.kernel.loaded import RUNNING
 from processor.log.file_lock import FileLock
 from tests.bench import machine
 from tests.bench.results import CPU, ELSEWHERE
@@ -37,6 +38,8 @@ class Program:
         self._log = directory / "stderr.log"
         self._name = " ".join(arguments)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
+        if RUNNING == "pure":
+            clean["SPENDSTREAM_PURE"] = "1"
         with self._log.open("ab") as stderr, _on(cpu):
             self._process = subprocess.Popen(
                 tied([sys.executable, *arguments]),

@@ -1,16 +1,24 @@
 """What `events`, `trace` and `metrics` ask, and what they show of the answers."""
 
 import asyncio
+import csv
+import io
 import json
+import re
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rich.cells import cell_len
 
+from processor.core.visible import HIDDEN, visible
 from server.cli.commands import main
 from server.explore.questions import EventsQuestion, MetricsQuestion, TraceQuestion
 from tests.contract.doors import SECRET, Doors
 from tests.support.explorer import AS_OF
+from tests.support.server import environment
+from tests.support.terminal import on_terminal, plain, squeezed
 
 EVENT: Final[dict[str, Any]] = {
     "event_id": "e1",
@@ -51,7 +59,7 @@ def span(depth: int, parent: int | None, at: float, **changes: Any) -> dict[str,
     return {**EVENT, "timestamp": f"2026-04-20T10:00:0{at:.3f}Z", "depth": depth, "parent": parent, **changes}
 
 
-TRACE: Final = {
+TRACE: Final[dict[str, Any]] = {
     "trace": SUMMARY,
     "spans": [
         span(0, None, 0, kind="span", name="plan", latency_ms=2000, cost_usd=None),
@@ -195,12 +203,59 @@ async def test_metrics_on_a_terminal(doors: Doors, capsys: pytest.CaptureFixture
     assert "▅█" in out
 
 
+async def test_csv_has_the_fields_of_a_pipe(doors: Doors, capsys: pytest.CaptureFixture[str]) -> None:
+    doors.explorer.add({**EVENT, "user_id": '=1+1,"x"', "status": "success"})
+    doors.explorer.answers = {TraceQuestion: TRACE, MetricsQuestion: METRICS}
+    for words in (["events"], ["trace", "t"], ["metrics", "--group-by", "model", "--interval", "day"]):
+        piped, _ = await run(doors, capsys, *words)
+        out, err = await run(doors, capsys, *words, "--csv")
+        rows = list(csv.reader(io.StringIO(out, newline="")))
+        fields = [[text.removeprefix("'") for text in row] for row in rows]
+        assert fields == [line.split("\t") for line in piped.splitlines()]
+        assert f"until {AS_OF['asOf']}" in err
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            assert (await run(doors, capsys, *words, "--csv"))[0] == out
+    events, _ = await run(doors, capsys, "events", "--csv")
+    assert list(csv.reader(io.StringIO(events, newline="")))[1][7] == """'=1+1,"x\""""
+    out, _ = await run(doors, capsys, "metrics", "--group-by", "model", "--measure", "cost_usd", "--csv")
+    assert out.splitlines()[-2:] == ["(other),,2", "total,,3.000000000001"]
+
+
+PICTURES: Final = (
+    (["events"], "0.0034"),
+    (["trace", "t"], "━"),
+    (["metrics"], "█"),
+    (["metrics", "--interval", "day"], "▅"),
+)
+"""Commands, and what a part of their picture is."""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+async def test_pictures_fit_a_real_terminal_and_are_text(doors: Doors, columns: int, tmp_path: Path) -> None:
+    name = "\x1b[2Jplan\u202e [red]x[/red]\nend"
+    spans = [{**TRACE["spans"][0], "name": name}, *TRACE["spans"][1:]]
+    doors.explorer.add({**EVENT, "user_id": name})
+    doors.explorer.answers = {TraceQuestion: {**TRACE, "spans": spans}, MetricsQuestion: METRICS}
+    variables = environment(tmp_path) | {"SPENDSTREAM_KEY": SECRET, "SPENDSTREAM_URL": doors.url}
+    for words, picture in PICTURES:
+        code, written = await asyncio.to_thread(on_terminal, words, variables, columns)
+        assert code == 0, written
+        lines = plain(written).splitlines()
+        assert max(map(cell_len, lines)) <= columns, words
+        assert HIDDEN.findall("".join(lines)) == []
+        assert picture in written
+        if words[0] != "metrics":
+            assert re.sub(r"\s", "", visible(name)) in squeezed(written)
+
+
 async def test_what_ends_a_command(doors: Doors, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     for words, says in (
         (["events", "--not", "model"], "--not must be FILTER=TEXT"),
         (["events", "--start", "2020-01-01"], "400 range_too_wide"),
         (["trace", "nothing"], "404 not_found"),
         (["metrics", "--measure", "median"], "400 bad_request: measures"),
+        (["metrics", "--json", "--csv"], "--json and --csv are two forms"),
     ):
         with pytest.raises(SystemExit):
             await run(doors, capsys, *words)

@@ -205,7 +205,6 @@ async def test_a_range_that_is_too_wide_asks_nothing(doors: Doors) -> None:
 
 
 async def test_a_client_that_leaves_ends_its_question(doors: Doors) -> None:
-    """One that only ends its side still waits for the answer."""
     doors.explorer.hold = asyncio.Event()
     _, writer = await raw_get(doors, "/v1/metrics")
     await until(lambda: doors.explorer.asked)
@@ -213,6 +212,26 @@ async def test_a_client_that_leaves_ends_its_question(doors: Doors) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
     await until(lambda: doors.explorer.cancelled == 1)
+
+
+@pytest.mark.parametrize("path", ["/v1/metrics", "/v1/events/e", "/v1/export"])
+async def test_a_client_that_has_closed_its_side_ends_a_question_that_takes_long(doors: Doors, path: str) -> None:
+    doors.explorer.hold = asyncio.Event()
+    doors.explorer.hold_export = True
+    reader, writer = await raw_get(doors, path)
+    await until(lambda: doors.explorer.asked)
+    writer.write_eof()
+    await until(lambda: doors.explorer.cancelled == 1)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+
+
+async def test_one_that_has_closed_its_side_gets_a_quick_answer(doors: Doors) -> None:
+    reader, writer = await raw_get(doors, "/v1/events/e")
+    writer.write_eof()
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
 
 
 async def until(condition: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from processor.event_store.first_build import Report
 from server.errors import Refused
 from server.explore import answers, wire
 from server.explore.client import QueryClient
@@ -27,6 +28,7 @@ from server.explore.questions import (
 )
 from server.explore.segment_files import OpenFile
 from server.explore.snapshot import Snapshot
+from server.telemetry.store_metrics import Building, StoreStatus
 from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
 from tests.support.query_server import query_server
 
@@ -62,6 +64,20 @@ async def test_list_and_event(store: StoreDirectory, tmp_path: Path) -> None:
         assert refused.value.reason == "not_found"
 
 
+async def test_progress_of_a_first_build(store: StoreDirectory, tmp_path: Path) -> None:
+    async with query_server(store, tmp_path) as asked:
+        asked.store.completeness.note(NOON - 2_500_000, {0: 3, 1: 3})
+        asked.store.behind = {0: 5, 1: 0}
+        assert await asked.client.status() == StoreStatus(2.5, {0: 5, 1: 0})
+        assert "building" not in json.loads(await asked.client.ask(LIST))
+        asked.store.building = Report(400, 1000, 6, is_last=False)
+        assert await asked.client.status() == StoreStatus(2.5, {0: 5, 1: 0}, Building(400, 1000, 6))
+        assert json.loads(await asked.client.ask(LIST))["building"] == {"done": 400, "of": 1000, "secondsLeft": 6}
+        asked.store.read_all.clear()
+        assert await asked.client.status() is None
+    assert await asked.client.status() is None
+
+
 async def test_after_is_waited_for(store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with query_server(store, tmp_path) as asked:
         question = EventsQuestion(project="default", filters=ALL, times=Times(), after={0: 3, 1: 2})
@@ -82,6 +98,27 @@ async def test_after_is_waited_for(store: StoreDirectory, tmp_path: Path, monkey
 async def test_a_missing_directory_is_said(store: StoreDirectory, tmp_path: Path) -> None:
     async with query_server(store, tmp_path) as asked:
         store.directory.rename(tmp_path / "elsewhere")
+        with pytest.raises(Refused) as refused:
+            await asked.client.ask(LIST)
+        assert refused.value.reason == "event_store_missing"
+
+
+async def test_a_directory_that_the_store_has_not_made_yet_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = StoreDirectory(tmp_path / "events")
+    async with query_server(empty, tmp_path) as asked:
+        empty.directory.rmdir()
+        asked.store.read_all.clear()
+        monkeypatch.setattr("server.explore.process.START_PATIENCE", 0.1)
+        for reads_all in (False, True):  # the manifests are not known; they are, and there are none
+            with pytest.raises(Refused) as refused:
+                await asked.client.ask(LIST)
+            assert refused.value.reason == "unavailable"
+            assert refused.value.retry_after
+            if not reads_all:
+                asked.store.read_all.set()
+        monkeypatch.setattr("server.explore.process.START_OF_STORE", 0.0)
         with pytest.raises(Refused) as refused:
             await asked.client.ask(LIST)
         assert refused.value.reason == "event_store_missing"

@@ -252,6 +252,8 @@ async def test_every_route_refuses_with_a_reason(tmp_path: Path) -> None:
                     answer = Answer(response.status, dict(response.headers), await response.read())
                 if (method, path) not in routes:
                     assert (answer.status, reason_of(answer)) == (405, "method_not_allowed"), (method, path)
+                elif (method, path) in {("POST", "/v1/metrics"), ("POST", "/v1/logs")}:
+                    assert (answer.status, reason_of(answer)) == (404, "not_found"), (method, path)
                 elif path.startswith("/v1/"):
                     assert (answer.status, reason_of(answer)) == (401, "unauthenticated"), (method, path)
                 else:

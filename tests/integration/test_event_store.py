@@ -52,6 +52,11 @@ async def check(started: Server, events: int, generation: int = 0) -> list[dict[
     return await asyncio.to_thread(stored.rows, started.data_dir / "events", segments)
 
 
+def has_all_files(started: Server) -> bool:
+    names = {path.stem for path in (started.data_dir / "events").glob("*.parquet")}
+    return all(each.id in names for each in stored.live(address(started)) if each.rows)
+
+
 @pytest.mark.timeout(120)
 async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -> None:
     chance = random.Random(1)
@@ -65,13 +70,23 @@ async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -
             assert {row["event_id"] for row in rows} == {event["event_id"] for event in sent}
             done = await asyncio.to_thread(started.cli, "verify")
             assert "the event store was compared from message 0 to" in done.stdout
+            await send(reader, some(10, chance))
+            await reader.caught_up(310)
+            rows = await check(started, 310)
         code, seconds = await asyncio.to_thread(started.stop)
         assert (code, seconds < 10) == (0, True)
+        live = await asyncio.to_thread(stored.live, address(started))
+        lost = min((each for each in live if each.rows), key=lambda each: each.rows)
+        assert 2 * lost.rows < sum(each.rows for each in live if each.partition == lost.partition)
+        (started.data_dir / "events" / f"{lost.id}.parquet").unlink()
         await asyncio.to_thread(started.start)
         async with clients.reader(started) as reader:
             await send(reader, some(10, chance))
-            await reader.caught_up(310)
-            await check(started, 310)
+            await reader.caught_up(320)
+            await asyncio.to_thread(wait_until, lambda: has_all_files(started), 20)
+            again = await check(started, 320)
+            assert [row for row in again if row["event_id"] in {row["event_id"] for row in rows}] == rows
+            assert await asyncio.to_thread(stored.generations, address(started)) == {0: 0, 1: 0}
 
 
 @pytest.mark.timeout(120)
@@ -93,6 +108,38 @@ async def test_a_deleted_store_is_made_anew_with_equal_rows(tmp_path: Path) -> N
         shutil.rmtree(started.data_dir / "events")
         await asyncio.to_thread(started.start)
         assert await check(started, 201, generation=2) == again
+
+
+@pytest.mark.timeout(120)
+async def test_an_older_log_under_a_newer_store(tmp_path: Path) -> None:
+    """A restored backup: what is in the store alone is in no answer, and what comes instead is, once."""
+    chance = random.Random(12)
+    with server(tmp_path / "data", event_store=True) as started:
+        async with clients.reader(started) as reader:
+            await send(reader, some(50, chance))
+            await reader.caught_up(50)
+            rows = await check(started, 50)
+        await asyncio.to_thread(started.stop)
+        shutil.copy(started.data_dir / "log.db", tmp_path / "log.db")
+        await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:
+            await send(reader, some(30, chance))
+            await reader.caught_up(80)
+            await check(started, 80)
+        await asyncio.to_thread(started.stop)
+        shutil.copy(tmp_path / "log.db", started.data_dir / "log.db")
+        await asyncio.to_thread(started.start)
+        async with clients.reader(started) as reader:
+            assert await check(started, 50) == rows
+            newer = some(20, chance)
+            await send(reader, newer)
+            await reader.caught_up(70)
+            found = await check(started, 70)
+            assert {row["event_id"] for row in found[50:]} == {event["event_id"] for event in newer}
+            names = {segment.id for segment in await asyncio.to_thread(stored.live, address(started))}
+            await asyncio.to_thread(
+                wait_until, lambda: {each.stem for each in (started.data_dir / "events").glob("*.parquet")} == names, 20
+            )
 
 
 @pytest.mark.timeout(120)

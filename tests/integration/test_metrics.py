@@ -88,6 +88,15 @@ def test_known_traffic_is_counted_exactly(tmp_path: Path) -> None:
         assert found["process_resident_memory_bytes"] > 0
 
 
+def test_the_event_store_is_among_them(tmp_path: Path) -> None:
+    with server(tmp_path / "data", event_store=True) as started:
+        assert post(started, [to_json_line(make_event()) for _ in range(3)], started.key) == 202
+        wait_until(lambda: metrics(started).get("spendstream_store_lag_messages,partition=0") == 0, 30)
+        found = metrics(started)
+        assert found["spendstream_store_lag_seconds"] < 10
+        assert found["spendstream_store_build_of_messages"] == 0
+
+
 def test_it_names_nobody_and_speaks_openmetrics(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         assert post(started, [to_json_line(make_event(user_id="ada@example.org"))], started.key) == 202

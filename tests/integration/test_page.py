@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support import browser as browsers
-from tests.support.browser import PHONE, Visit, ingest, read, visit
+from tests.support.browser import PHONE, Visit, choose_range, ingest, read, visit
 from tests.support.events import ABSENT, make_event
 from tests.support.server import KEY, Server, server
 from tests.support.tenants import Tenant, Tenants
@@ -144,7 +144,7 @@ def test_it_shows_what_the_reads_say_to_the_last_digit(chrome: Browser, busy: Se
 def test_periods_and_orders_are_those_of_the_reads(chrome: Browser, busy: Server) -> None:
     with visit(chrome, busy) as seen:
         page = signed_in(seen, busy)
-        page.get_by_label("Period").select_option("all")
+        choose_range(page, "All time")
         expect(page.locator("#users-sub")).to_contain_text("all time")
         dearest = read(busy, "/v1/users?limit=50")
         expect(page.locator("#users tbody th")).to_have_text([row["user_id"] or "no user" for row in dearest["users"]])
@@ -158,8 +158,16 @@ def test_periods_and_orders_are_those_of_the_reads(chrome: Browser, busy: Server
             expect(page.locator("#users tbody th")).to_have_count(min(shown, total))
         expect(page.get_by_role("button", name="Show more")).to_be_hidden()
         assert users_shown(page)[-1] == "old"
-        page.get_by_label("Period").select_option("7")
+        choose_range(page, "Last 7 days")
         expect(page.locator("#users-sub")).to_contain_text("last 7 days")
+        now = datetime.now(UTC)
+        first, last = (f"{now - timedelta(days=days):%Y-%m-%d}" for days in (9, 3))
+        page.goto(f"{seen.origin}/#/?start={first}T00:00:00.000Z&end={last}T00:00:00.000Z")
+        expect(page.locator("#chart-sub")).to_contain_text(f"from {first} to {now - timedelta(days=4):%Y-%m-%d}")
+        few = read(busy, f"/v1/users?start={first}&end={last}&sort=last_seen&limit=50")
+        expect(page.locator("#users tbody th")).to_have_text([row["user_id"] or "no user" for row in few["users"]])
+        spent = read(busy, f"/v1/costs?start={first}T00:00:00Z&end={last}T00:00:00Z")["total"]["cost_usd"]
+        assert page.locator("#chart-sub").inner_text().startswith(dollars(spent))
         assert seen.faults == []
 
 
@@ -240,7 +248,7 @@ def test_all_time_has_no_beginning(chrome: Browser, fresh: Tenant) -> None:
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#chart-sub")).to_contain_text("$0.50 in the last 30 days")
-        page.get_by_label("Period").select_option("all")
+        choose_range(page, "All time")
         expect(page.locator("#chart-sub")).to_have_text("$0.9375 in all")
         expect(page.locator("#models tbody td.money").first).to_have_text("$0.9375")
         expect(page.locator("#users tbody th")).to_have_text(["now", "0001-01-01", "1970-01-01", "1969-12-31"])
@@ -347,7 +355,7 @@ def test_what_is_ingested_shows_by_itself(chrome: Browser, fresh: Tenant) -> Non
         expect(page.locator("#users tbody th")).to_have_text(["b", "a"])
         expect(page.locator("#t-pace")).to_have_text("+$2.000000000001 since the page was opened")
         expect(page.locator("#t-errors-sub")).to_contain_text("1 of 2 requests")
-        page.get_by_label("Period").select_option("all")
+        choose_range(page, "All time")
         expect(page.locator("#users-sub")).to_contain_text("all time")
         ingest(fresh, [at_now(user_id="a", cost_usd=Decimal(10)), at_now(user_id=ABSENT, cost_usd=Decimal("0.1"))])
         expect(page.locator("#users tbody th")).to_have_text(["a", "b", "no user"])
@@ -410,8 +418,8 @@ def test_ten_thousand_users(chrome: Browser, fresh: Tenant) -> None:
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#users-sub")).to_have_text("10,000 users, last 30 days")
-        for period in ("30", "all"):
-            page.get_by_label("Period").select_option(period)
+        for period in ("Last 30 days", "All time"):
+            choose_range(page, period)
             expect(page.locator("#users tbody th").first).to_have_text("user-09999")
             page.get_by_label("Search").fill("USER-00007")
             expect(page.locator("#users tbody th")).to_have_text(["user-00007"])

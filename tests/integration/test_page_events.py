@@ -1,38 +1,27 @@
 """The views of the page on events, in a real browser, against a stand-in for the server with events in memory."""
 
-import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
-import msgspec
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support import browser as browsers
+from tests.support import fake_events_api
 from tests.support.agent_traffic import event, month
 from tests.support.browser import visit
-from tests.support.fake_events_api import Fake, fake_api, live_frame, sums
+from tests.support.event_views import LONG_TASK, asked, dollars, heap, rows, watched
+from tests.support.fake_events_api import Fake, fake_api, sums
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 NOW: Final = datetime.now(UTC)
 SMALL: Final = {"width": 375, "height": 812}
-HOSTILE: Final = (
-    "<img src=x onerror=alert(1)>",
-    "../../healthz",
-    "a/b?c#d&e=%2F",
-    "\u202eabc",
-    "😀" * 256,
-    "x" * 256,
-)
-
 expect.set_options(timeout=browsers.PATIENCE)
 
 
@@ -59,93 +48,7 @@ def opened(chrome: Browser, fake: Fake) -> Iterator[Callable[[str], Page]]:
         assert (seen.faults, seen.strangers) == ([], [])
 
 
-def asked(fake: Fake, path: str) -> list[dict[str, list[str]]]:
-    """The parameters of the requests to a path, in order; times that move with the clock left out."""
-    found = []
-    for each in fake.asked:
-        parts = urlsplit(each)
-        if parts.path == path:
-            parameters: dict[str, list[str]] = {}
-            for name, value in parse_qsl(parts.query, keep_blank_values=True):
-                parameters.setdefault(name, []).append(value)
-            found.append(parameters)
-    return found
-
-
-def settled(page: Page) -> None:
-    """Wait until nothing is being read."""
-    page.wait_for_selector(".view:visible")
-    page.wait_for_timeout(150)
-    expect(page.locator("[aria-busy]")).to_have_count(0)
-    page.wait_for_timeout(150)
-
-
-def rows(page: Page, view: str) -> Any:
-    """The rows of a view's first list."""
-    return page.locator(f"#view-{view} table.list tbody tr")
-
-
-def dollars(text: str) -> Decimal:
-    return Decimal(re.sub(r"[$,]", "", text))
-
-
 # --- addresses -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("address", "path"),
-    [
-        ("#/events?range=yesterday&model=gpt-5&status!=timeout&cols=model,cost_usd&order=asc", "/v1/events"),
-        ("#/traces?range=yesterday&user_id=ada&sort=cost_usd&tz=Asia/Kolkata", "/v1/traces"),
-        ("#/sessions?range=yesterday&environment=production&sort=calls", "/v1/sessions"),
-        ("#/prompts?range=last-month&model=gpt-5&hash=9f2c1ab0&hash=c41d77e2", "/v1/prompts"),
-        (
-            "#/explore?range=yesterday&measures=requests&group_by=user_id&interval=hour&limit=5&view=lines",
-            "/v1/metrics",
-        ),
-    ],
-)
-def test_an_address_is_the_whole_question(
-    opened: Callable[[str], Page], fake: Fake, chrome: Browser, address: str, path: str
-) -> None:
-    page = opened(address)
-    settled(page)
-    first = asked(fake, path)
-    assert first
-    fake.asked.clear()
-    page.reload()
-    settled(page)
-    assert asked(fake, path) == first
-    fake.asked.clear()
-    with visit(chrome, cast(Any, fake)) as other:
-        other.page.goto(f"{other.origin}/{address}")
-        other.sign_in(fake.key)
-        settled(other.page)
-        assert asked(fake, path) == first
-        assert other.page.url == page.url
-
-
-def test_three_choices_are_three_entries_and_back_undoes_them(opened: Callable[[str], Page], fake: Fake) -> None:
-    page = opened("#/events?range=30d")
-    expect(rows(page, "events")).to_have_count(50)
-    start = page.evaluate("history.length")
-    page.get_by_role("button", name="Newest first").click()
-    page.locator("#range-button").click()
-    page.get_by_role("link", name="Last 7 days").click()
-    page.get_by_role("button", name="Add filter").click()
-    page.get_by_label("Value").fill("gpt-5")
-    page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator(".chip")).to_have_text(re.compile("Model is gpt-5"))
-    assert page.evaluate("history.length") == start + 3
-    expect(rows(page, "events").nth(3)).to_contain_text("gpt-5")
-    before = len(fake.asked)
-    for chips, label in ((0, "Last 7 days"), (0, "Last 30 days"), (0, "Last 30 days")):
-        page.go_back()
-        expect(page.locator(".chip")).to_have_count(chips)
-        expect(page.locator("#range-button")).to_have_text(label)
-    expect(page.get_by_role("button", name="Newest first")).to_be_visible()
-    lists = [each for each in fake.asked[before:] if each.startswith("/v1/events")]
-    assert lists == [], "lists that were seen are shown again without a request"
 
 
 def test_what_is_shared_goes_along_between_views(opened: Callable[[str], Page]) -> None:
@@ -156,7 +59,7 @@ def test_what_is_shared_goes_along_between_views(opened: Callable[[str], Page]) 
         assert "environment=production" in page.url
         assert "tz=Europe%2FBerlin" in page.url
         assert "model=gpt-5" in page.url
-    expect(page.locator("#kept")).to_contain_text("not used here")
+    expect(page.locator("#kept")).to_contain_text("Days are those of Europe/Berlin")
 
 
 def test_an_unknown_parameter_is_named_and_kept(opened: Callable[[str], Page]) -> None:
@@ -231,46 +134,6 @@ def test_columns_can_be_chosen(opened: Callable[[str], Page]) -> None:
     expect(page.locator("#view-events thead th", has_text="Trace")).to_have_count(1)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_ids_and_names_are_text(chrome: Browser, name: str) -> None:
-    deep = '{"a":' * 1000 + "1e3" + "}" * 1000
-    made = [
-        event(1, NOW - timedelta(hours=1), name=name, user_id=name, session_id=name, trace_id=name, model=name),
-        event(2, NOW - timedelta(hours=2), name=name, trace_id=name, span_id=name, parent_span_id=name),
-    ]
-    made[0]["extra"] = msgspec.Raw(f'{{{json.dumps(name)}:"{"y" * 1_000_000}","deep":{deep}}}'.encode())
-    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
-        seen.page.goto(f"{seen.origin}/#/events")
-        seen.sign_in(fake.key)
-        expect(rows(seen.page, "events")).to_have_count(2)
-        rows(seen.page, "events").first.get_by_role("link").click()
-        expect(seen.page.get_by_role("button", name="Copy JSON")).to_be_visible()
-        for view in ("traces", "sessions"):
-            seen.page.goto(f"{seen.origin}/#/{view}/{quote(name, safe='')}")
-            expect(seen.page.locator(f"#view-{view} .facts").first).not_to_be_empty()
-            assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
-        assert (seen.faults, seen.strangers) == ([], [])
-
-
-def test_live_shows_what_comes_and_what_was_skipped(chrome: Browser) -> None:
-    made = [event(number, NOW - timedelta(minutes=5)) for number in range(5)]
-    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
-        seen.page.goto(f"{seen.origin}/#/events?live=1")
-        seen.sign_in(fake.key)
-        expect(seen.page.get_by_text("Following: waiting for events")).to_be_visible()
-        fake.live.append(live_frame(1, [event(100, NOW, name="first"), event(101, NOW, name="second")], 1204))
-        expect(rows(seen.page, "events")).to_have_count(2)
-        expect(rows(seen.page, "events").first).to_contain_text("second")
-        expect(seen.page.get_by_text("1,204 skipped")).to_be_visible()
-        rows(seen.page, "events").first.hover()
-        fake.live.append(live_frame(2, [event(200 + number, NOW) for number in range(600)]))
-        expect(seen.page.get_by_role("button", name="500 or more new")).to_be_visible()
-        expect(rows(seen.page, "events").first).to_contain_text("second")
-        seen.page.get_by_role("button", name="500 or more new").click()
-        expect(rows(seen.page, "events")).to_have_count(500)
-        assert (seen.faults, seen.strangers) == ([], [])
-
-
 # --- traces ----------------------------------------------------------------------------------------------------------
 
 
@@ -315,31 +178,28 @@ def test_a_trace_by_keyboard(opened: Callable[[str], Page], fake: Fake) -> None:
     expect(page.locator(".t-row.critical").first).to_be_visible()
 
 
-def odd_trace() -> list[dict[str, Any]]:
-    """An orphan, a cycle, a repeated span, an unpriced call, a step outside its parent."""
-    own = {"trace_id": "odd", "user_id": "u"}
-    at = NOW - timedelta(hours=1)
-    return [
-        event(1, at, span_id="root", name="root", latency_ms=1000, kind="span", cost_usd=None, **own),
-        event(2, at, span_id="a", parent_span_id="root", name="late", latency_ms=2000, cost_usd=Decimal("0.1"), **own),
-        event(3, at, span_id="a", parent_span_id="root", name="again", cost_usd=None, **own),
-        event(4, at, span_id="o", parent_span_id="gone", name="orphan", cost_usd=Decimal("0.000000000001"), **own),
-        event(5, at, span_id="x", parent_span_id="y", name="x", cost_usd=Decimal(2), **own),
-        event(6, at, span_id="y", parent_span_id="x", name="y", cost_usd=Decimal(3), **own),
-    ]
-
-
-def test_an_odd_trace_says_what_is_odd(chrome: Browser) -> None:
-    with fake_api(odd_trace()) as fake, visit(chrome, cast(Any, fake)) as seen:
-        seen.page.goto(f"{seen.origin}/#/traces/odd")
-        seen.sign_in(fake.key)
-        expect(seen.page.locator(".t-row:visible")).to_have_count(6)
-        expect(seen.page.locator(".t-row.orphan:visible")).to_have_count(1)
-        expect(seen.page.locator(".t-row.cycle:visible")).to_have_count(1)
-        expect(seen.page.locator(".t-row.out:visible")).to_have_count(1)
-        assert dollars(seen.page.locator(".t-total .sum").inner_text()) == Decimal("5.100000000001")
-        expect(seen.page.locator(".t-total")).to_contain_text("+1 unpriced")
-        assert (seen.faults, seen.strangers) == ([], [])
+def test_the_column_of_names_is_made_wider(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened(f"#/traces/{fake.events[0]['trace_id']}")
+    grip, name = page.get_by_role("separator"), page.locator(".t-head .t-name")
+    expect(grip).to_have_attribute("aria-valuenow", "38")
+    before = name.bounding_box()
+    box = grip.bounding_box()
+    assert before is not None
+    assert box is not None
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 205, box["y"] + 5)
+    page.mouse.up()
+    after = name.bounding_box()
+    assert after is not None
+    assert after["width"] == pytest.approx(before["width"] + 200, abs=12)
+    wide = int(str(grip.get_attribute("aria-valuenow")))
+    grip.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(grip).to_have_attribute("aria-valuenow", str(wide - 2))
+    page.reload()
+    expect(grip).to_have_attribute("aria-valuenow", str(wide - 2))
+    expect(page.get_by_role("treegrid")).to_be_focused()
 
 
 def large_trace(count: int, shape: str) -> list[dict[str, Any]]:
@@ -363,53 +223,49 @@ def large_trace(count: int, shape: str) -> list[dict[str, Any]]:
     return made
 
 
-LONG_TASKS: Final = """() => {
-    window.tasks = [];
-    new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((each) => each.duration)))
-        .observe({ entryTypes: ["longtask"] });
-}"""
-
-
-@pytest.mark.parametrize("size", [{"width": 1280, "height": 900}, {"width": 2560, "height": 1440}], ids=["hd", "qhd"])
-def test_five_thousand_steps_scroll_smoothly(chrome: Browser, size: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "runs"),
+    [({"width": 1280, "height": 900}, 5), ({"width": 2560, "height": 1440}, 1)],
+    ids=["hd", "qhd"],
+)
+def test_check_5_five_thousand_steps_scroll_smoothly(chrome: Browser, size: dict[str, int], runs: int) -> None:
     with fake_api(large_trace(5000, "agent")) as fake, visit(chrome, cast(Any, fake), viewport=size) as seen:
-        page = seen.page
         seen.sign_in(fake.key)
         worst = []
-        for _ in range(5):
-            page.goto(f"{seen.origin}/#/traces")
-            expect(rows(page, "traces")).to_have_count(1)
-            page.evaluate(LONG_TASKS)
-            page.goto(f"{seen.origin}/#/traces/large")
-            expect(page.get_by_role("treegrid")).to_be_focused()
-            page.get_by_role("button", name="Collapse all").click()
-            page.get_by_role("button", name="Open all").click()
-            page.get_by_label("Search in this trace").fill("step 4")
-            expect(page.locator(".t-tools [role=status]")).to_have_text("1,111")
-            page.get_by_label("Search in this trace").fill("")
-            most = page.evaluate("""async () => {
-                const scroller = document.querySelector(".t-scroll");
-                let most = 0;
-                for (let top = 0; top < scroller.scrollHeight; top += 700) {
-                    scroller.scrollTop = top;
-                    await new Promise(requestAnimationFrame);
-                    most = Math.max(most, document.querySelectorAll("[role=treegrid] *").length);
-                }
-                return most;
-            }""")
-            assert most <= 400
-            worst.append(max(page.evaluate("window.tasks"), default=0))
-            page.get_by_role("button", name="Open all").or_(
-                page.get_by_role("button", name="Collapse all")
-            ).first.wait_for()
-        # On a machine that has other work a task of 20 ms takes as much longer as there are others who wait.
-        busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-        assert sorted(worst)[2] <= 50 * busy, worst
+        for _ in range(runs):
+            seen.page.goto(f"{seen.origin}/#/traces")
+            expect(rows(seen.page, "traces")).to_have_count(1)
+            with watched(seen.page) as tasks:
+                seen.page.goto(f"{seen.origin}/#/traces/large")
+                assert opened_searched_and_scrolled(seen.page) <= 400
+            worst.append(tasks.longest)
+        assert sorted(worst)[runs // 2] <= LONG_TASK, worst
         assert (seen.faults, seen.strangers) == ([], [])
 
 
+def opened_searched_and_scrolled(page: Page) -> int:
+    """Collapse, open, search and scroll a trace of 5,000 steps; return the most elements that its tree had."""
+    expect(page.get_by_role("treegrid")).to_be_focused()
+    page.get_by_role("button", name="Collapse all").click()
+    page.get_by_role("button", name="Open all").click()
+    page.get_by_label("Search in this trace").fill("step 4")
+    expect(page.locator(".t-tools [role=status]")).to_have_text("1,111")
+    page.get_by_label("Search in this trace").fill("")
+    most = page.evaluate("""async () => {
+        const scroller = document.querySelector(".t-scroll");
+        let most = 0;
+        for (let top = 0; top < scroller.scrollHeight; top += 700) {
+            scroller.scrollTop = top;
+            await new Promise(requestAnimationFrame);
+            most = Math.max(most, document.querySelectorAll("[role=treegrid] *").length);
+        }
+        return most;
+    }""")
+    return int(most)
+
+
 @pytest.mark.parametrize(("count", "shape"), [(50_000, "star"), (10_000, "chain")])
-def test_very_large_and_very_deep_traces_open(chrome: Browser, count: int, shape: str) -> None:
+def test_check_6_very_large_and_very_deep_traces_open(chrome: Browser, count: int, shape: str) -> None:
     with fake_api(large_trace(count, shape)) as fake, visit(chrome, cast(Any, fake)) as seen:
         seen.page.goto(f"{seen.origin}/#/traces/large")
         seen.sign_in(fake.key)
@@ -422,8 +278,7 @@ def test_very_large_and_very_deep_traces_open(chrome: Browser, count: int, shape
             tree.focus()
         seen.page.keyboard.press("End")
         expect(seen.page.locator(f"#step-{count - 1}")).to_contain_text(f"step {count - 1}")
-        heap = seen.page.evaluate("performance.memory?.usedJSHeapSize ?? 0")
-        assert heap < 60 * 1024 * 1024 or heap == 0, heap
+        assert heap(seen.page) < 60 * 1024 * 1024
         assert (seen.faults, seen.strangers) == ([], [])
 
 
@@ -456,31 +311,6 @@ def test_explore_adds_up_in_table_series_and_csv(opened: Callable[[str], Page], 
     expect(page.locator(".chip")).to_have_count(1)
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])
-def test_days_add_up_in_every_zone(chrome: Browser, zone: str) -> None:
-    made = [
-        event(
-            number,
-            datetime(2026, 10, 28, tzinfo=UTC) + timedelta(minutes=31 * number),
-            cost_usd=Decimal(number) / 10**9,
-        )
-        for number in range(400)
-    ]
-    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
-        address = "#/explore?measures=cost_usd&start=2026-10-29T00:00:00.000Z&end=2026-11-04T12:00:00.000Z"
-        seen.page.goto(f"{seen.origin}/{address}&tz={quote(zone, safe='')}")
-        seen.sign_in(fake.key)
-        seen.page.get_by_text("By interval, as a table").click()
-        days = seen.page.get_by_role("region", name="Cost over time: table").locator("tbody tr")
-        expect(days.first).to_be_visible()
-        sums_of_days = [dollars(row.locator("td").last.inner_text()) for row in days.all()]
-        total = dollars(seen.page.locator(".explore-table .total td").first.inner_text())
-        assert sum(sums_of_days) == total
-        assert total == sum(
-            each["cost_usd"] for each in made if "2026-10-29" <= each["timestamp"] < "2026-11-04T12:00:00"
-        )
-
-
 def test_a_bar_leads_to_its_events(opened: Callable[[str], Page], fake: Fake) -> None:
     page = opened("#/explore?range=7d&measures=requests")
     chart = page.locator("#view-explore .stage").first
@@ -506,6 +336,41 @@ def test_a_saved_question_comes_back(opened: Callable[[str], Page]) -> None:
     page.get_by_role("button", name="Saved").click()
     page.get_by_role("link", name="By status").click()
     assert "group_by=status" in page.url
+
+
+def test_scores_are_offered_by_name_and_a_day_that_stands_out_is_named(chrome: Browser) -> None:
+    day = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=8)
+    made = [
+        event(
+            number,
+            day - timedelta(days=7 * (number // 10), hours=-(number % 10)),
+            prompt_hash="p",
+            eval_scores={"helpful": Decimal("0.5"), "polite": Decimal("0.25")},
+            cost_usd=Decimal(3 if number < 10 else 1),
+        )
+        for number in range(50)
+    ]
+    with fake_api(made) as fake, visit(chrome, cast(Any, fake)) as seen:
+        page = seen.page
+        seen.sign_in(fake.key)
+        weeks = f"start={day - timedelta(days=28):%Y-%m-%d}T00:00:00Z&end={day + timedelta(days=7):%Y-%m-%d}T00:00:00Z"
+        page.goto(f"{seen.origin}/#/explore?{weeks}")
+        hint = page.get_by_role("note").locator("visible=true")
+        expect(hint).to_have_text(f"{day:%Y-%m-%d} is 3.0 times the median of 4 other {day:%A}s.")
+        page.get_by_label("Another measure").select_option("score")
+        offered = page.locator("#score-names option")
+        expect(offered).to_have_count(2)
+        assert [each.get_attribute("value") for each in offered.all()] == ["helpful", "polite"]
+        page.get_by_label("Statistic of the score").select_option("p95")
+        page.get_by_label("Name of the score").fill("polite")
+        page.get_by_role("button", name="Take").click()
+        expect(page.locator(".explore-table thead")).to_contain_text("Score polite, 95th percentile")
+        expect(page.locator(".explore-table .total td").last).to_have_text("0.25")
+        assert len(asked(fake, "/v1/metrics")) == 2, "once each"
+        hint.get_by_role("link").click()
+        expect(page.locator("#range-button")).to_have_text(f"{day:%Y-%m-%d}")
+        expect(rows(page, "events")).to_have_count(10)
+        assert (seen.faults, seen.strangers) == ([], [])
 
 
 # --- sessions, prompts -----------------------------------------------------------------------------------------------
@@ -598,18 +463,30 @@ def test_a_missing_field_is_named(chrome: Browser) -> None:
         expect(seen.page.get_by_role("heading", name="No events with a prompt_hash")).to_be_visible()
 
 
+def test_a_first_build_is_told(chrome: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {**fake_events_api.stamp(), "building": {"done": 12_345, "of": 30_000, "secondsLeft": 90}}
+    monkeypatch.setattr(fake_events_api, "stamp", lambda: said)
+    with fake_api([event(1, NOW - timedelta(hours=1))]) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.page.goto(f"{seen.origin}/#/events")
+        seen.sign_in(fake.key)
+        text = "The event store is being built: 41 % of 30,000 messages, 90 s left. Complete up to"
+        expect(seen.page.locator("#view-events")).to_contain_text(text)
+
+
 FAILURES: Final = (
     (501, "event_store_off", "SPENDSTREAM_EVENT_STORE", None),
     (404, "not_found", "SPENDSTREAM_EVENT_STORE", None),
     (503, "event_store_missing", "SPENDSTREAM_STORE_DIR", None),
     (400, "range_too_wide", "too wide", "Show the last 400 days of it"),
     (422, "query_too_heavy", "too heavy", "Take half of the range"),
+    (503, "unavailable", "cannot answer now", "Try again"),
 )
 """Status, reason, words on the page, a button that helps."""
+EMPTY: Final = re.compile("No events yet|Nothing in this range")
 
 
 @pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])
-def test_a_failure_says_what_it_is(chrome: Browser, view: str) -> None:
+def test_check_10_a_failure_says_what_it_is(chrome: Browser, view: str) -> None:
     path = "/v1/metrics" if view == "explore" else f"/v1/{view}"
     with fake_api(month(3, NOW)) as fake, visit(chrome, cast(Any, fake)) as seen:
         seen.page.goto(f"{seen.origin}/#/{view}")
@@ -622,6 +499,23 @@ def test_a_failure_says_what_it_is(chrome: Browser, view: str) -> None:
             expect(card).to_contain_text(words)
             if button:
                 expect(card.get_by_role("button", name=button)).to_be_visible()
+            assert seen.page.locator(f"#view-{view}").get_by_text(EMPTY).count() == 0
+
+
+def test_check_10_rows_stay_when_those_after_them_fail(chrome: Browser) -> None:
+    with fake_api(month(60, NOW)) as fake, visit(chrome, cast(Any, fake)) as seen:
+        page = seen.page
+        seen.sign_in(fake.key)
+        page.goto(f"{seen.origin}/#/events?range=90d")
+        expect(rows(page, "events")).to_have_count(50)
+        fake.fail["/v1/events"] = (400, {"error": "the cursor has expired", "reason": "bad_request"}, {})
+        page.get_by_role("button", name="Show more").click()
+        expect(page.get_by_text("The rows after this one could not be read: the cursor has expired")).to_be_visible()
+        expect(rows(page, "events")).to_have_count(50)
+        del fake.fail["/v1/events"]
+        page.get_by_role("button", name="Read the list anew").click()
+        page.get_by_role("button", name="Show more").click()
+        expect(rows(page, "events")).to_have_count(100)
 
 
 @pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])
@@ -644,49 +538,6 @@ def test_an_id_that_is_not_there(opened: Callable[[str], Page], fake: Fake, chro
         for address in ("#/traces/none", "#/sessions/none", "#/events/none"):
             seen.page.goto(f"{seen.origin}/{address}")
             expect(seen.page.get_by_role("alert").filter(has_text="newer than")).to_be_visible()
-
-
-# --- everybody -------------------------------------------------------------------------------------------------------
-
-ADDRESSES: Final = (
-    "#/explore?compare=1",
-    "#/events",
-    "#/traces",
-    "#/sessions",
-    "#/prompts?hash=9f2c1ab0&hash=c41d77e2",
-)
-
-
-@pytest.mark.parametrize(("scheme", "size"), [("light", browsers.DESKTOP), ("dark", SMALL)], ids=["desktop", "phone"])
-def test_axe_finds_nothing(chrome: Browser, fake: Fake, scheme: str, size: dict[str, int]) -> None:
-    ids = {"#/events/": "event_id", "#/traces/": "trace_id", "#/sessions/": "session_id"}
-    failed = next(each for each in fake.events if each["status"] != "success")
-    addresses = (*ADDRESSES, *(f"{view}{quote(failed[name])}" for view, name in ids.items()))
-    options: dict[str, Any] = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}
-    with visit(chrome, cast(Any, fake), **options) as seen:
-        seen.sign_in(fake.key)
-        for address in addresses:
-            seen.page.goto(f"{seen.origin}/{address}")
-            settled(seen.page)
-            seen.page.wait_for_timeout(300)
-            found = Axe().run(seen.page).response["violations"]
-            said = [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found]
-            assert (address, said) == (address, [])
-            assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
-
-
-def test_without_a_secure_context_copying_says_what_to_press(chrome: Browser, fake: Fake) -> None:
-    with visit(chrome, cast(Any, fake)) as seen:
-        seen.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
-        seen.page.goto(f"{seen.origin}/#/events/{fake.events[0]['event_id']}")
-        seen.page.reload()
-        seen.sign_in(fake.key)
-        seen.page.get_by_role("button", name="Copy id").click()
-        expect(seen.page.get_by_role("dialog", name="Copy")).to_contain_text("Ctrl+C")
-        assert (
-            seen.page.evaluate("getSelection().toString() || document.activeElement.value")
-            == fake.events[0]["event_id"]
-        )
 
 
 def test_a_wrong_key_ends_the_session(chrome: Browser, fake: Fake) -> None:

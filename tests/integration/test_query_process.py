@@ -1,6 +1,7 @@
 """The query process of a real server crashes, hangs and comes back, and nothing else notices."""
 
 import json
+import shutil
 import signal
 import time
 import urllib.error
@@ -72,6 +73,21 @@ def test_a_process_that_hangs_holds_up_nothing_else(started: Server) -> None:
     code, seconds = started.stop()
     assert code == 0
     assert seconds < 10
+
+
+def test_a_server_that_is_stopped_leaves_a_data_directory_that_can_be_copied(started: Server, tmp_path: Path) -> None:
+    """A socket is no file: `shutil.copytree` stops at one."""
+    wait_until(lambda: answers(started), 20)
+    assert started.stop()[0] == 0
+    shutil.copytree(started.data_dir, tmp_path / "copy")
+    started.start()
+    wait_until(lambda: answers(started), 20)
+    started.kill_all()
+    assert (started.data_dir / "query.sock").exists()
+    started.start()
+    wait_until(lambda: answers(started), 20)
+    assert started.stop()[0] == 0
+    shutil.copytree(started.data_dir, tmp_path / "another")
 
 
 def test_a_stopped_query_process_does_not_hold_up_the_end(started: Server) -> None:

@@ -20,6 +20,9 @@ from tests.support.tenants import Tenant
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE: Final = 30_000.0
 """Milliseconds: the machine may have much else to do."""
+ARGUMENTS: Final = ("--disable-gpu", "--disable-dev-shm-usage", "--host-resolver-rules=MAP plain.test 127.0.0.1")
+INSECURE: Final = "plain.test"
+"""A name of this machine that browsers do not trust as they trust 127.0.0.1."""
 DESKTOP: Final = {"width": 1280, "height": 900}
 PHONE: Final = {"width": 390, "height": 844}
 
@@ -40,7 +43,7 @@ def browser() -> Iterator[Browser]:
     path = find()
     assert path is not None, f"none of {', '.join(NAMES)} is on PATH"
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--disable-gpu", "--disable-dev-shm-usage"])
+        started = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS])
         try:
             yield started
         finally:
@@ -105,6 +108,12 @@ def visit(browser: Browser, server: Server | Tenant, *, watch: bool = True, **op
         yield made
     finally:
         context.close()
+
+
+def choose_range(page: Page, name: str) -> None:
+    """Take one of the ranges that the bar offers."""
+    page.locator("#range-button").click()
+    page.get_by_role("link", name=name, exact=True).click()
 
 
 def ingest(server: Server | Tenant, events: Iterable[dict[str, Any]], key: str | None = None) -> str:

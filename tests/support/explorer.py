@@ -43,6 +43,8 @@ class FakeExplorer:
         """Answers to further kinds of questions."""
         self.hold: asyncio.Event | None = None
         """Answers wait for it."""
+        self.hold_export = False
+        """So does the beginning of an export."""
         self.cancelled = 0
         self.rows: int | None = None
         self.chunks: list[bytes | BaseException] | None = None
@@ -62,23 +64,28 @@ class FakeExplorer:
 
     async def ask(self, question: Question) -> bytes:
         self.asked.append(question)
-        try:
-            if self.hold is not None:
-                await self.hold.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
+        if self.hold is not None:
+            await self._wait(self.hold)
         if self.refuse is not None:
             raise self.refuse
         if any(offset >= len(self.events) for offset in question.after.values()):
             raise Refused("not_yet_visible", "The event store does not contain that position yet", retry_after=1)
         return _encode({**self._answer(question), **AS_OF})
 
+    async def _wait(self, hold: asyncio.Event) -> None:
+        try:
+            await hold.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
     async def stream(self, question: Question) -> Download:
         if not isinstance(question, ExportQuestion):
             whole = await self.ask(question)
             return Download(self._send([whole] if self.chunks is None else self.chunks))
         self.asked.append(question)
+        if self.hold is not None and self.hold_export:
+            await self._wait(self.hold)
         if self.refuse is not None:
             raise self.refuse
         found = self._matching(question.project, question.filters)

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from server.explore.questions import TEXT_FILTERS
 from server.http_api import static_files
+from tests.support import fake_tables
 
 Event = dict[str, Any]
 """An event as it is answered; costs are decimals."""
@@ -68,6 +69,8 @@ class Fake:
     """Paths with their queries, of reads of events."""
     fail: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = field(default_factory=dict)
     """Path -> status, body and headers of the error it answers with."""
+    break_export_after: int | None = None
+    """Events after which `/v1/export` breaks the connection, as the server does when it cannot go on."""
     live: list[bytes] = field(default_factory=list)
     """Frames that `/v1/stream/events` sends, in order; each once a connection."""
 
@@ -387,6 +390,19 @@ class _Answers:
         multi = ["tool"] if "tool" in by else []
         return {"groups": answers, "other": other, "total": _values(names, found), "multi": multi, **stamp()}
 
+    async def costs(self, request: web.Request) -> Any:
+        return fake_tables.costs(self.fake.events, request.query.get("start"), request.query.get("end"))
+
+    async def users(self, request: web.Request) -> Any:
+        query = request.query
+        start, end, sort = query.get("start"), query.get("end"), query.get("sort", "cost_usd")
+        limit = int(query.get("limit", "100"))
+        return fake_tables.users(self.fake.events, start, end, sort, limit, query.get("cursor"))
+
+    async def user(self, request: web.Request) -> Any:
+        wanted = request.match_info["id"]
+        return fake_tables.user(self.fake.events, wanted, request.query.get("start"), request.query.get("end"))
+
     async def prompts(self, request: web.Request) -> Any:
         found = [event for event in self.fake.selected(Query(request, "call")) if event.get("prompt_hash")]
         found.sort(key=lambda event: str(event["prompt_hash"]))
@@ -466,6 +482,9 @@ def _app(fake: Fake) -> web.Application:
         serve(rf"/v1/{name}/{{id:[\s\S]+}}", getattr(answers, name[:-1]))
     serve("/v1/metrics", answers.metrics)
     serve("/v1/prompts", answers.prompts)
+    serve("/v1/costs", answers.costs)
+    serve("/v1/users", answers.users)
+    serve(r"/v1/users/{id:[\s\S]+}", answers.user)
     for path, body in _overview().items():
         serve(path, _constant(body))
 
@@ -483,6 +502,19 @@ def _app(fake: Fake) -> web.Application:
                 sent += 1
             await asyncio.sleep(0.02)
 
+    async def export(request: web.Request) -> web.StreamResponse:
+        fake.asked.append(request.path_qs)
+        if request.headers.get("Authorization") != f"Bearer {fake.key}":
+            return _json({"error": "unknown key", "reason": "unauthenticated"}, 401)
+        found = fake.selected(Query(request, "call"))
+        response = web.StreamResponse(headers={"x-rows-expected": str(len(found))})
+        await response.prepare(request)
+        for at, event in enumerate(found):
+            if at == fake.break_export_after and request.transport is not None:
+                request.transport.abort()
+            await response.write(_encode(event) + b"\n")
+        return response
+
     async def silence(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -490,6 +522,7 @@ def _app(fake: Fake) -> web.Application:
         return response
 
     app.router.add_get("/v1/stream/events", stream)
+    app.router.add_get("/v1/export", export)
     app.router.add_get("/v1/stream/users", silence)
     return app
 
@@ -506,25 +539,13 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 
 def _overview() -> dict[str, Any]:
-    """What the overview reads: a project that the tables know nothing of."""
-    row = {"requests": 1, "users": 0, "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "errors": 0}
-    total = {**row, "unpriced": 0, "cost_usd": 0}
+    """What the overview reads beside the tables: no limit, no budget."""
     now = datetime.now(UTC)
     windows = {name: {"start": _iso(now), "used": 0} for name in ("day", "month")}
     quota = {"organization": "default", "period": f"{now:%Y-%m}", "limit": None, "used": 0, "remaining": None}
     return {
         "/v1/quota": {**quota, "resetsAt": _iso(now), "windows": windows},
         "/v1/budgets": {"budgets": []},
-        "/v1/users": {"users": [], "nextCursor": None, "total": total},
-        "/v1/costs": {
-            "asOf": _iso(now),
-            "total": total,
-            "byModel": [],
-            "daily": [],
-            "dailyByModel": [],
-            "monthToDate": 0,
-            "forecast30d": 0,
-        },
     }
 
 

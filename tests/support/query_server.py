@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from processor.event_store.first_build import Report
 from server.explore import wire
 from server.explore.client import QueryClient
 from server.explore.completeness import Completeness
@@ -23,6 +24,8 @@ class FollowedStore:
         self.completeness = Completeness()
         self.read_all = threading.Event()
         self.read_all.set()
+        self.behind: Mapping[int, int] = {}
+        self.building: Report | None = None
 
     @property
     def state(self) -> StoreState:

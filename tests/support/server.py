@@ -49,7 +49,8 @@ class NotReady(Exception):
 
 def environment(data_dir: Path, settings: Mapping[str, object] | None = None) -> dict[str, str]:
     """The environment of a process of the product: this one's without its settings, and `settings` by variable."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
+    ours = {name for name in os.environ if name.startswith("SPENDSTREAM_")} - {"SPENDSTREAM_PURE"}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     given = {f"SPENDSTREAM_{name.upper()}": str(value) for name, value in (settings or {}).items()}
     return kept | USUAL | {"SPENDSTREAM_DATA_DIR": str(data_dir)} | given
 

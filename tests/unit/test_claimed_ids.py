@@ -9,6 +9,7 @@ import pytest
 from processor.core.tables import claims
 from processor.core.tables.claims import Claimed
 from processor.event_store.claimed_ids import ClaimedIds
+from processor.log.errors import LogUnavailable
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS
 
@@ -27,6 +28,7 @@ class Topic:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.end = 0
+        self.is_away = False
 
     def append(self, claimed: dict[int, list[int]]) -> None:
         found = [Claimed(offset, b"".join(map(key, ids)), b"") for offset, ids in claimed.items()]
@@ -35,7 +37,28 @@ class Topic:
 
     def read(self, tp: TopicPartition, offset: int, limit: int) -> list[Record]:
         assert tp == TopicPartition(CLAIMS, 3)
+        if self.is_away:
+            raise LogUnavailable("away")
         return [each for each in self.records if each.offset >= offset][:limit]
+
+
+def test_a_late_record_that_could_not_be_read_is_read_at_the_next_try() -> None:
+    """Else the rows of its message would be left out of the store, though the tables count them."""
+    topic = Topic()
+    topic.append({0: [1]})
+    topic.append({3: [4]})
+    topic.append({1: [2], 2: [3]})  # of a worker that has started again
+    found = ClaimedIds(topic.read, 3, 0, 0, never, max_bytes=1)
+    found.read_on()
+    assert found.known_before(1) == 1
+    found.forget(1)
+    found.read_on()
+    topic.is_away = True
+    with pytest.raises(LogUnavailable):
+        found.known_before(4)
+    topic.is_away = False
+    assert found.known_before(4) == 4
+    assert found.kept(1, keys_of(2)).tolist() == [True]
 
 
 def never(text: str) -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from processor.core.clock import format_timestamp, parse_timestamp
 from processor.core.events import codec
 from processor.core.events.codec import decode, decode_event
-from processor.core.events.columns import Columns, Hot, columns_of
-from processor.core.events.event import MAX_EVENT_BYTES, Fault, check
+from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Columns
+from processor.core.events.event import MAX_EVENT_BYTES
 from processor.core.events.fields import RULES
 from processor.core.events.latency import bucket_of
+from tests.support import slow_way
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
 from tests.support.examples import examples
 
@@ -132,17 +133,8 @@ def test_the_fast_way_takes_what_the_slow_way_takes(overrides: dict[str, Any], h
 def agrees_with_the_slow_way(
     payload: codec.PayloadFormat, records: list[bytes], handling: Any, rules: int = RULES
 ) -> None:
-    hot: list[Hot] = []
-    faults: list[tuple[int, Fault]] = []
-    for index, record in enumerate(records):
-        try:
-            hot.append(codec._hot(check(codec.fields(payload, record, rules=rules), handling, NOW), record))
-        except Fault as fault:
-            faults.append((index, fault))
     decoded = decode(payload, records, handling, NOW, rules=rules)
-    found = [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in decoded.faults]
-    assert found == [(index, fault.code, fault.field, str(fault), fault.event_id) for index, fault in faults]
-    assert plain(decoded.columns) == plain(columns_of(hot))
+    assert slow_way.plain(decoded) == slow_way.plain(slow_way.decode(payload, records, handling, NOW, rules))
 
 
 def plain(columns: Columns) -> tuple[Any, ...]:
@@ -162,6 +154,70 @@ def test_many_at_a_time_are_what_each_is_alone(odd_ones: list[Any], usual: int, 
     events += [usual_event(random) for _ in range(usual)]
     random.shuffle(events)
     agrees_with_the_slow_way("json", [to_json_line(event) for event in events], handling)
+
+
+LACKING: dict[str, Any] = {
+    "cost_usd": [ABSENT, None],
+    "input_tokens": [ABSENT, None, 0, 5],
+    "output_tokens": [ABSENT, None, 0, 5],
+    "provider": [ABSENT, None, "custom", "google"],
+    "operation": [ABSENT, None, "embed"],
+    "model": [ABSENT, None, "m"],
+    "stream": [ABSENT, None, True],
+    "cached_tokens": [ABSENT, 9],
+    "surprise": [ABSENT, 1],
+}
+
+
+@examples(100)
+@given(
+    st.sampled_from(["json", "protobuf"]),
+    st.booleans(),
+    st.lists(st.fixed_dictionaries({}, optional=steps), max_size=1),
+    st.randoms(),
+)
+def test_calls_that_lack_a_cost_are_what_each_is_alone(
+    payload: codec.PayloadFormat, plain_calls: bool, odd_ones: list[Any], random: Any
+) -> None:
+    events = [] if plain_calls else [a_step(overrides) for overrides in odd_ones]
+    names = ["cost_usd"] if payload == "protobuf" or random.random() < 0.3 else list(LACKING)
+    for _ in range(2 * codec.FEW):
+        lacks = {name: random.choice(LACKING[name]) for name in names if random.random() < 0.7}
+        events.append({**usual_event(random), **lacks})
+    events = [{name: value for name, value in event.items() if value is not ABSENT} for event in events]
+    random.shuffle(events)
+    if payload == "protobuf":
+        events = [event for event in events if is_of_the_schema(event)]
+    encoded = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
+    for handling in ("lenient", "partial"):
+        agrees_with_the_slow_way(payload, encoded, handling)
+        agrees_with_the_slow_way(payload, encoded[: codec.FEW], handling)
+    agrees_with_the_slow_way(payload, encoded, "lenient", rules=4)
+
+
+def is_of_the_schema(event: dict[str, Any]) -> bool:
+    try:
+        to_proto(event)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("payload", ["json", "protobuf"])
+def test_calls_without_a_cost_are_decoded_at_once(
+    payload: codec.PayloadFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [make_event(cost_usd=ABSENT if number % 3 else None) for number in range(20)]
+    events += [make_event(), make_event(kind="span", name="plan", cost_usd=ABSENT)]
+    encoded = [to_json_line(e) if payload == "json" else to_proto(e).SerializeToString() for e in events]
+    monkeypatch.setattr(codec, "_one_by_one", None)
+    flags = decode(payload, encoded, "lenient", NOW).columns.rows["flags"].tolist()
+    assert flags == [UNPRICED_FLAG] * 20 + [0, SPAN_FLAG]
+    (columns,) = codec.decode_together(payload, [encoded], "lenient", NOW) or []
+    assert columns.rows["flags"].tolist() == flags
+    monkeypatch.undo()
+    monkeypatch.setattr(codec, "check", None)
+    assert decode(payload, encoded[:2], "lenient", NOW).columns.rows["flags"].tolist() == [UNPRICED_FLAG] * 2
 
 
 def usual_event(random: Any) -> dict[str, Any]:

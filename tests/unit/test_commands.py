@@ -82,7 +82,7 @@ def test_commands_are_under_headings() -> None:
         "Tables": ["users", "quota", "budgets", "tail"],
         "Events": ["events", "trace", "metrics"],
         "Operations": ["verify", "rebuild", "backup", "export", "import", "dlq", "loadtest", "demo"],
-        "Administration": ["keys", "projects", "orgs"],
+        "Administration": ["keys", "projects", "orgs", "version"],
     }
     shown = [name for name, command in main.commands.items() if not command.hidden]
     assert sorted(name for names in found.values() for name in names) == sorted(shown)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processor.core.clock import format_timestamp
+from processor.core.clock import LAST, format_timestamp
 from server.errors import Refused
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
@@ -136,6 +136,8 @@ def test_cursor_is_bound_to_its_question(store: StoreDirectory, engine: Engine) 
         {"filters": Filters()},
         {"filters": Filters(kinds="all", equal={"model": ("gpt-4o",)})},
         {"order": "asc"},
+        {"times": Times(start=NOON)},
+        {"given": Times(end=NOON)},
         {"cursor": cursor[:-3]},
         {"cursor": "A" + cursor},
         {"cursor": "x" * 3000},
@@ -147,8 +149,18 @@ def test_cursor_is_bound_to_its_question(store: StoreDirectory, engine: Engine) 
         with pytest.raises(Refused, match="cursor") as refused:
             answer_events(store.snapshot(engine), asked)
         assert refused.value.reason == "bad_request"
-    later = msgspec.structs.replace(question, cursor=cursor, limit=5, times=Times(start=NOON), extra=False)
+    later = msgspec.structs.replace(question, cursor=cursor, limit=5, extra=False)
     assert len(decode(answer_events(store.snapshot(engine), later))["events"]) == 5
+
+
+def test_a_default_range_is_that_of_the_first_page(store: StoreDirectory, engine: Engine) -> None:
+    first, later = Times(NOON - 10**6, NOON + 10**6), Times(NOON, NOON + 2 * 10**6)
+    asked = EventsQuestion(project="default", filters=ALL, times=first, given=Times(), limit=2)
+    cursor = next(pages(store, engine, asked))["nextCursor"]
+    found = [event["event_id"] for page in pages(store, engine, asked) for event in page["events"]]
+    second = msgspec.structs.replace(asked, times=later, cursor=cursor, limit=200)
+    page = decode(answer_events(store.snapshot(engine), second))
+    assert [event["event_id"] for event in page["events"]] == found[2:]
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode()))
@@ -214,6 +226,20 @@ def test_another_projects_event_is_not_found(store: StoreDirectory, engine: Engi
 def test_extra_is_left_out_where_it_is_not_asked_for(store: StoreDirectory, engine: Engine) -> None:
     question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=200, extra=False)
     assert all("extra" not in event for page in pages(store, engine, question) for event in page["events"])
+
+
+@pytest.mark.parametrize("as_of", [-1, LAST + 1, 2**64 - 1])
+def test_a_cursor_that_says_an_impossible_time_is_no_fault_of_ours(
+    store: StoreDirectory, engine: Engine, as_of: int
+) -> None:
+    question = EventsQuestion(project="default", filters=ALL, times=ALWAYS, limit=2)
+    cursor = next(pages(store, engine, question))["nextCursor"]
+    members = msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    members[2] = as_of
+    made_up = urlsafe_b64encode(msgspec.msgpack.encode(members)).decode().rstrip("=")
+    with pytest.raises(Refused, match="cursor") as refused:
+        answer_events(store.snapshot(engine), msgspec.structs.replace(question, cursor=made_up))
+    assert refused.value.reason == "bad_request"
 
 
 def test_a_store_that_is_built_anew_refuses_older_cursors(tmp_path: Path) -> None:

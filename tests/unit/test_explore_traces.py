@@ -216,6 +216,7 @@ def test_a_cursor_of_another_question_is_refused(store: StoreDirectory, engine: 
     for other in (
         msgspec.structs.replace(question, project="other", cursor=cursor),
         msgspec.structs.replace(question, sort="errors", cursor=cursor),
+        msgspec.structs.replace(question, times=Times(start=NOON), cursor=cursor),
         msgspec.structs.replace(question, cursor="x" + cursor[1:]),
     ):
         with pytest.raises(Refused) as raised:

@@ -87,3 +87,18 @@ async def test_a_turn_that_comes_as_its_client_leaves_goes_to_the_next() -> None
     await asyncio.gather(first, second, third, return_exceptions=True)
     assert done[-1] == "2"
     assert lane.running == 0
+
+
+async def test_a_question_that_is_given_up_when_its_turn_comes_does_not_keep_the_others_waiting() -> None:
+    lane, done, gate, rest = Lane(1, 1, 8), list[str](), asyncio.Event(), asyncio.Event()
+    rest.set()
+    running = asyncio.create_task(ask(lane, "p", "running", done, gate))
+    await settle()
+    given_up, *others = [asyncio.create_task(ask(lane, "p", name, done, rest)) for name in ("gone", "next", "last")]
+    await settle()
+    gate.set()  # both in one turn of the loop: the place becomes free, and the client that is next has left
+    given_up.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(running, *others)
+    assert done == ["running", "next", "last"]
+    assert lane.running == 0

@@ -9,6 +9,7 @@ from typing import Any, Final
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from processor.core.kernel.loaded import RUNNING
 from server.telemetry.meters import Meters
 from server.telemetry.metrics import StateCollector, make_registry
 
@@ -16,9 +17,11 @@ DASHBOARD: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "spendstre
 UNITS: Final = ("seconds", "bytes", "ratio", "total", "messages", "events", "organizations", "rows", "users")
 ABBREVIATIONS: Final = {"s", "ms", "us", "ns", "sec", "min", "h", "b", "kb", "mb", "gb", "kib", "mib", "milliseconds"}
 LABELS: Final = {
-    "door": {"http", "grpc"},
+    "door": {"http", "grpc", "otlp"},
+    "kind": {"call", "span"},
     "code": None,
     "reason": None,
+    "price": {"list", "none"},
     "le": None,
     "partition": None,
     "file": {"log", "wal"},
@@ -76,6 +79,7 @@ def test_what_is_looked_up_is_shown(tmp_path: Path) -> None:
     meters.accepted("http", {0: 5}, {0: 60}, 0.0, 0.0)
     found = samples(state, meters, tmp_path)
     assert found["spendstream_ready", ()] == 1
+    assert found["spendstream_compiled_kernel", ()] == (RUNNING == "compiled")
     assert found["spendstream_lag_messages", (("partition", "0"),)] == 3
     assert found["spendstream_lag_events", (("partition", "0"),)] == 60
     assert found["spendstream_lag_events", (("partition", "1"),)] == 0

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -53,6 +54,23 @@ def test_json_keeps_every_digit(run: Run) -> None:
         "small": "1e-7",
         "t": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "rest", "value"),
+    [
+        ('{"a":1,"extra":{"x":[1,"}"]},"asOf":"t"}', '{"a":1,"extra":null,"asOf":"t"}', '{"x":[1,"}"]}'),
+        ('{"extra":{}}', '{"extra":null}', "{}"),
+        ('{"a":{"extra":{"no":1}},"b":"\\"extra\\":{}"}', '{"a":{"extra":{"no":1}},"b":"\\"extra\\":{}"}', None),
+        ('{"a":"\\\\","extra":"s,}","z":2}', '{"a":"\\\\","extra":null,"z":2}', '"s,}"'),
+        ('{"a":["extra",{"extra":1}],"extra":-1.5e3}', '{"a":["extra",{"extra":1}],"extra":null}', "-1.5e3"),
+        ("{}", "{}", None),
+    ],
+)
+def test_a_member_is_cut_out_unparsed(run: Run, text: str, rest: str, value: str | None) -> None:
+    found = run("exact.js", "return module.cutMember(argument, 'extra')", text)
+    assert (found["rest"], found["value"]) == (rest, value)
+    json.loads(found["rest"])
 
 
 def test_money_is_exact(run: Run) -> None:
@@ -157,9 +175,38 @@ def test_the_rest_of_the_models_is_one_series_and_nothing_is_lost(run: Run) -> N
     assert all(int(total) == int(first) + int(second) for _, total, first, second in series)
 
 
-def test_days_and_periods(run: Run) -> None:
-    body = "return ['7', '30', 'month', 'all'].map((name) => module.firstDay(name, argument) ?? null)"
-    assert run("period.js", body, "2026-03-02") == ["2026-02-24", "2026-02-01", "2026-03-01", None]
+CUSTOM = "start=2026-02-01T0{}:00:00Z&end=2026-02-03T00:00:00Z"
+SOURCES = (
+    ("", True, "last 30 days", "2026-02-01", None),
+    ("range=7d", True, "last 7 days", "2026-02-24", None),
+    ("range=month", True, "this month", "2026-03-01", None),
+    ("range=all", True, "all time", None, None),
+    ("range=yesterday", True, "yesterday", "2026-03-01", "2026-03-01"),
+    ("range=24h", False, "last 24 hours", "2026-03-01", None),
+    (CUSTOM.format(0), True, "2026-02-01 to 2026-02-02", "2026-02-01", "2026-02-02"),
+    (CUSTOM.format(1), False, "2026-02-01 01:00 to 2026-02-03 00:00", "2026-02-01", "2026-02-02"),
+    ("range=7d&model=gpt-4o", False, "last 7 days", "2026-02-24", None),
+    ("range=7d&environment=production", False, "last 7 days", "2026-02-24", None),
+    ("range=all&tz=Asia/Kolkata", False, "last 400 days", "2025-01-29", None),
+    ("range=yesterday&tz=Asia/Kolkata", False, "yesterday", "2026-03-02", "2026-03-02"),
+)
+"""Address, whether the tables answer, the words, the first day and the last; None: from the beginning, until now."""
+
+
+def test_the_overview_asks_the_tables_for_whole_utc_days_of_everything(run: Run) -> None:
+    body = """
+        const now = Date.parse("2026-03-02T21:30:00Z");
+        return argument.map((address) => {
+            const made = module.sourceOf(new URLSearchParams(address), now);
+            return [made.isTables, made.words, made.first ?? null, made.last];
+        });
+    """
+    found = run("overview_source.js", body, [address for address, *_ in SOURCES])
+    for (address, *wanted), said in zip(SOURCES, found, strict=True):
+        assert said == wanted, address
+
+
+def test_days_without_gaps(run: Run) -> None:
     assert run("chart.js", "return module.everyDay(...argument)", ["2024-02-28", "2024-03-01"]) == [
         "2024-02-28",
         "2024-02-29",
@@ -230,3 +277,108 @@ def test_years_on_an_axis(run: Run, first: str, last: str, shown: list[str]) -> 
         return module.years(low, high).map((at) => new Date(at * 1000).toISOString());
     """
     assert run("chart.js", body, [first, last]) == [f"{year}-01-01T00:00:00.000Z" for year in shown]
+
+
+# --- views on events -------------------------------------------------------------------------------------------------
+
+MODEL = """
+    const { model } = await import("/page/series_model.js");
+    const starts = argument.days.map((day) => Date.parse(`${day}T00:00:00Z`));
+    const series = argument.values.map((value, at) => ({ start: new Date(starts[at]).toISOString(), cost_usd: value }));
+    const total = argument.values.reduce((sum, value) => sum + Number(value), 0);
+    const values = { cost_usd: String(total) };
+    const answer = { groups: [{ key: { model: "m" }, values, series }], other: null, total: values };
+    const end = starts.at(-1) + (argument.open ? 3600000 : 86400000);
+    const range = { start: starts[0], end, openEnd: argument.open, zone: "UTC" };
+    return module.standsOut(model(answer, starts), "cost_usd", { interval: "day", range });
+"""
+
+
+def mondays(*values: str) -> tuple[list[str], list[str]]:
+    """Days of six weeks from Monday, 2 March 2026, on; these values on Mondays, 1 on all others."""
+    first = date(2026, 3, 2)
+    days = [first + timedelta(days=at) for at in range(7 * len(values))]
+    return [str(day) for day in days], [values[at // 7] if at % 7 == 0 else "1" for at in range(len(days))]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (("3", "3.1", "2.9", "3", "6.9"), ("2026-03-30", "is 2.3 times the median of 4 other Mondays")),
+        (("3", "3.1", "2.9", "3", "0"), ("2026-03-30", "is 0.0 times the median of 4 other Mondays")),
+        (("3", "3.1", "2.9", "3", "3.15"), None),  # within three deviations of 0.05
+        (("3", "3", "3", "9"), None),  # three others are too few
+        (("0", "0", "0", "0", "5"), None),  # nothing to compare with
+    ],
+)
+def test_a_day_stands_out_against_four_others_of_its_weekday(
+    run: Run, values: tuple[str, ...], said: tuple[str, str] | None
+) -> None:
+    days, shown = mondays(*values)
+    found = run("explore_hint.js", MODEL, {"days": days, "values": shown, "open": False})
+    assert (found and (found["day"], found["text"])) == said
+
+
+def test_a_day_that_is_not_over_does_not_stand_out(run: Run) -> None:
+    days, shown = mondays("3", "3.1", "2.9", "3", "3", "0.1")
+    days, shown = days[:36], shown[:36]
+    assert run("explore_hint.js", MODEL, {"days": days, "values": shown, "open": True}) is None
+
+
+BUILT = "The event store is being built"
+
+
+def test_an_answer_says_up_to_when_it_is_complete(run: Run) -> None:
+    body = """
+        const at = (text) => Date.parse(text);
+        return argument.map(([asOf, lag, now]) => module.freshness({ asOf, lagSeconds: lag }, "UTC", at(now)));
+    """
+    now = "2026-11-28T14:00:00Z"
+    answers = [
+        ("2026-11-28T13:59:59.600Z", "0.4", now),
+        ("2026-11-28T13:59:18Z", "42", now),
+        ("1970-01-01T00:00:00.000Z", "1795872000", now),
+        ("2026-11-28T11:00:00Z", "10800", now),
+        ("2026-11-28T12:30:00Z", "5410", "2026-11-28T14:00:10Z"),
+        ("2026-11-28T14:00:19Z", "1", "2026-11-28T14:00:20Z"),
+    ]
+    assert run("freshness.js", body, answers) == [
+        "Complete up to 2026-11-28 13:59:59 UTC.",
+        "Complete up to 2026-11-28 13:59:18 UTC, 42 s behind.",
+        "The event store has no event yet: it is being built from the log.",
+        f"Complete up to 2026-11-28 11:00:00 UTC, 3 h behind. {BUILT}: later events are not here yet.",
+        f"Complete up to 2026-11-28 12:30:00 UTC, 2 h behind. {BUILT}: about 10 s left.",
+        "Complete up to 2026-11-28 14:00:19 UTC, 1 s behind.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("measures", "other", "multi", "asks"),
+    [
+        (["cost_usd", "requests"], None, [], 1),
+        (["cost_usd"], {"cost_usd": 1}, [], 2),
+        (["cost_usd"], None, ["tool"], 2),
+        (["latency_ms:p95"], None, [], 2),
+    ],
+)
+def test_totals_over_time_are_asked_for_only_where_groups_do_not_add_up_to_them(
+    run: Run, measures: list[str], other: Any, multi: list[str], asks: int
+) -> None:
+    body = """
+        const [measures, other, multi] = argument;
+        const asked = [];
+        const real = window.fetch;
+        const series = [{ start: "2026-03-02T00:00:00.000Z", cost_usd: 2 }];
+        const groups = ["a", "b"].map((model) => ({ key: { model }, values: { cost_usd: 2 }, series }));
+        const answer = JSON.stringify({ groups, other, multi, total: { cost_usd: 4 } });
+        window.fetch = async (path) => (asked.push(path), new Response(answer));
+        try {
+            const range = { start: Date.parse("2026-03-02"), end: Date.parse("2026-03-03"), zone: "UTC" };
+            const question = { measures, groups: ["model"], interval: "day" };
+            const { model } = await module.readMetrics(new URLSearchParams(), range, question);
+            return [asked.length, asked.length === 1 ? model.total.at("cost_usd", 0) : null];
+        } finally {
+            window.fetch = real;
+        }
+    """
+    assert run("metrics_read.js", body, [measures, other, multi]) == [asks, "4" if asks == 1 else None]

@@ -6,7 +6,7 @@ from server import position
 from server.errors import Refused
 
 
-@given(st.dictionaries(st.integers(0, 1023), st.integers(0, 2**40), min_size=1, max_size=20))
+@given(st.dictionaries(st.integers(0, 1023), st.integers(0, 2**40), max_size=20))
 def test_a_token_is_read_back_and_is_safe_in_urls(offsets: dict[int, int]) -> None:
     token = position.encode("c0ffee", offsets)
     assert position.decode("c0ffee", token) == offsets
@@ -14,7 +14,7 @@ def test_a_token_is_read_back_and_is_safe_in_urls(offsets: dict[int, int]) -> No
 
 
 @pytest.mark.parametrize(
-    "token", ["", "x", "c0ffee", "c0ffee_", "c0ffee_1", "beef_0-1", "c0ffee_0-1_", "c0ffee_-1-1", "c0ffee_0-1\n"]
+    "token", ["", "x", "c0ffee_", "c0ffee_1", "beef_0-1", "c0ffee_0-1_", "c0ffee_-1-1", "c0ffee_0-1\n"]
 )
 def test_what_this_log_did_not_give_out_is_refused(token: str) -> None:
     with pytest.raises(Refused, match="not an ingest position"):

@@ -98,3 +98,50 @@ def test_the_chart_library_is_the_one_that_the_page_accepts(name: str) -> None:
 def test_without_the_carrier_only_the_charts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_files, "find_spec", lambda name: None)
     assert set(static_files.load()) == set(FILES) - set(static_files.CHART_FILES)
+
+
+# --- how much of it is loaded ----------------------------------------------------------------------------------------
+
+BUDGET = 160 * 1024
+"""Bytes of modules that one view may need, as they are."""
+IMPORT = re.compile(r'^import (?:[^"]* from )?"\./([\w.]+)";$', re.MULTILINE)
+ROUTES = ("live_page.js", *(f"{view}_view.js" for view in ("explore", "events", "traces", "sessions", "prompts")))
+"""The module that each view is loaded by; the overview and the pages of users have the first."""
+
+
+def loaded(*names: str) -> set[str]:
+    """These modules and all that they import."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += IMPORT.findall(FILES[name].plain.decode())
+    return found
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_view_loads_no_more_than_it_needs(route: str) -> None:
+    modules = loaded("theme.js", "main.js", route)
+    size = sum(len(FILES[name].plain) for name in modules)
+    assert size <= BUDGET, f"{size:,} bytes of {len(modules)} modules"
+    assert modules & set(ROUTES) == {route}, "the others are loaded when they are opened"
+
+
+def test_every_module_is_used() -> None:
+    modules = {name for name in FILES if name.endswith(".js")} - {"uplot.js"}
+    assert modules == loaded("theme.js", "main.js", *ROUTES)
+
+
+NAMES = re.compile(r'^import \{([^}]*)\} from "\./([\w.]+)";$', re.MULTILINE)
+
+
+def test_everything_that_a_module_imports_is_there_and_used() -> None:
+    texts = {name: asset.plain.decode() for name, asset in FILES.items() if name.endswith(".js") and name != "uplot.js"}
+    for module, text in texts.items():
+        for names, other in NAMES.findall(text):
+            for name in re.split(r",\s*", names.strip(" ,")):
+                word = rf"(?<![\w$]){re.escape(name)}(?![\w$])"
+                assert len(re.findall(word, text)) > 1, f"{module} does not use {name}"
+                assert re.search(rf"^export .*?{word}", texts[other], re.MULTILINE), f"{other} has no {name}"

@@ -15,7 +15,7 @@ from processor.core.clock import DAY
 from processor.event_store.manifest import Segment
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.segments_topic import TP
-from processor.event_store.store import FileDamaged, Overtaken
+from processor.event_store.store import Overtaken
 from processor.event_store.store_directory import MARK, StoreDirectory
 from processor.event_store.stored_sums import DamagedSegment
 from processor.event_store.upkeep import Upkeep
@@ -25,7 +25,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, SEGMENTS
 from tests.support.events import make_event
 from tests.support.logs import catch_up, put
-from tests.support.store import StoreInProcess
+from tests.support.store import StoreInProcess, read_rows
 from tests.support.tables import NOON
 
 PARTITIONS = 2
@@ -226,10 +226,14 @@ async def test_a_store_without_its_files_is_made_anew_with_equal_rows(world: Wor
     else:
         files[0].write_bytes(files[0].read_bytes()[:-1])
     again = await world.stored()
+    upkeep = Upkeep(again.store)
+    while await upkeep.repair_one():
+        assert what in {"one file", "torn file"}
     assert again.rows() == rows
     world.check(again)
+    assert {path.stem for path in again.path.glob("*.idx")} >= {each.id for each in again.catalog().live() if each.rows}
     generations = {number: again.catalog().generation(number) for number in range(PARTITIONS)}
-    assert generations == ({0: 1, 1: 1} if what in {"directory", "files"} else {0: 1, 1: 0})
+    assert generations == ({0: 1, 1: 1} if what in {"directory", "files"} else {0: 0, 1: 0})
     await Upkeep(again.store, kept_for=0).sweep()
     assert again.rows() == rows
     world.send(5)
@@ -383,30 +387,92 @@ async def test_a_log_of_an_earlier_version_gets_a_store(world: World) -> None:
     world.check(store)
 
 
-async def test_a_damaged_file_is_deleted_and_its_partition_made_anew(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_damaged_file_is_deleted_and_its_range_made_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await world.started()
     for _ in range(3):
         world.send(5)
         await world.work()
         store.deliver()
         await store.cut()
-    rows = store.rows()
+    rows, before = store.rows(), store.catalog()
 
     def unreadable(*_: object) -> None:
         raise SegmentUnreadable("it cannot be read")
 
-    monkeypatch.setattr(store.writer, "merge", unreadable)
     upkeep = Upkeep(store.store, fan_in=3)
     path = next(store.path.glob("0000-*.parquet"))
     path.write_bytes(path.read_bytes()[:-1] + b" ")
-    monkeypatch.setattr("processor.event_store.upkeep.stored_sums.check", digests(path.stem))
-    with pytest.raises(FileDamaged, match="made anew"):
+    with monkeypatch.context() as patched:
+        patched.setattr(store.writer, "merge", unreadable)
+        patched.setattr("processor.event_store.upkeep.stored_sums.check", digests(path.stem))
         await merge_all(upkeep)
     assert not path.exists()
-    again = await world.stored()
-    assert again.rows() == rows
+    assert await upkeep.repair_one()
+    assert not await upkeep.repair_one()
+    assert store.rows() == rows
+    after = store.catalog()
+    assert after.generation(0) == before.generation(0) == 0
+    assert [(each.start, each.end) for each in after.live(0)] == [(each.start, each.end) for each in before.live(0)]
+    others = {each.id for each in before.live() if each.id != path.stem}
+    assert others < {each.id for each in after.live()}
+    await merge_all(upkeep)
+    world.check(store)
+
+
+async def test_a_repair_in_many_pieces_is_one_segment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_ROWS", 3)
+    monkeypatch.setattr("processor.event_store.repair.BATCH", 4)
+    store = await world.started()
+    for _ in range(2):
+        world.send(20)
+        await world.work()
+        store.deliver()
+        await store.cut()
+        await merge_all(Upkeep(store.store))
+    rows, live = store.rows(), store.catalog().live(0)
+    largest = max(live, key=lambda each: each.rows)
+    assert largest.level
+    assert 2 * largest.rows < sum(each.rows for each in live) or len(live) > 1
+    store.directory.remove(largest.id)
+    store.store.lacking[largest.id] = largest
+    assert await Upkeep(store.store).repair_one()
+    assert store.rows() == rows
+    world.check(store)
+    names = {each.id for each in store.catalog().live() if each.rows}
+    assert names <= {path.stem for path in store.path.glob("*.parquet")}
+    (made,) = [each for each in store.catalog().live(0) if each.start == largest.start]
+    assert (made.end, made.level, made.claims_from) == (largest.end, largest.level, largest.claims_from)
+    pieces = [each for each in store.path.glob("*.idx") if each.stem.startswith(f"0000-{made.start}-")]
+    assert [each.stem for each in pieces if each.stem == made.id] == [made.id]
+
+
+@pytest.mark.parametrize("part", [1, 0])
+async def test_what_a_repair_cannot_have_is_said(world: World, capsys: pytest.CaptureFixture[str], part: int) -> None:
+    """The log has deleted all of a range, or all but its last message."""
+    store = await world.started()
+    for _ in range(3):
+        world.send(8)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    first = store.catalog().live(0)[0]
+    last = first.end if part else first.end - 1
+    kept = [
+        row
+        for segment in store.catalog().live()
+        for row in read_rows(store.path, segment)
+        if segment.id != first.id or row[1] >= last
+    ]
+    with closing(Log(world.data, create=False)) as log:
+        log.trim(TopicPartition(EVENTS, 0), last)
+    store.directory.remove(first.id)
+    store.store.lacking[first.id] = first
+    assert await Upkeep(store.store).repair_one()
+    assert store.rows() == sorted(kept)
+    head = store.catalog().live(0)[0]
+    assert (head.start, head.end, head.is_absent) == (0, first.end, bool(part))
+    assert "store.lost" in capsys.readouterr().out
+    assert not store.store.lacking
 
 
 async def merge_all(upkeep: Upkeep) -> None:

@@ -6,7 +6,7 @@ no field is lost, known or not.
 
 There are three ways, and whatever a faster one takes, the slower ones take with the same values: a whole request of
 plainly valid events at a time; else event by event; and for those that are not plainly valid `event.check`, which says
-why.
+why. Where the compiled kernel runs, it takes what is plainly valid before them (`compiled_rows`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 
 from processor.core import money
 from processor.core.clock import parse_timestamp
-from processor.core.events import bulk_checks, proto_event
+from processor.core.events import bulk_checks, compiled_rows, proto_event
 from processor.core.events.columns import (
     SPAN_FLAG,
     UNPRICED_FLAG,
@@ -77,6 +77,8 @@ class _Reading(NamedTuple):
     """When they arrived, in microseconds."""
     beside: bool
     """Cached tokens above the input tokens of a call are added to those (`event.check`)."""
+    lenient: bool
+    """Calls may lack a cost, token counts and names (`event.check`)."""
     rules: int
     """The version of the log's message that says which names are fields (`Field.since`)."""
 
@@ -95,7 +97,30 @@ def decode(
 
     Never raises for bad input: every record ends up in `columns` or in `faults`.
     """
-    reading = _Reading(now, handling == "lenient" and not as_counted, rules)
+    reading = _Reading(now, handling == "lenient" and not as_counted, handling == "lenient", rules)
+    return _compiled(payload, records, handling, reading) or _twin(payload, records, handling, reading)
+
+
+def _compiled(
+    payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading
+) -> Decoded | None:
+    """By the compiled kernel, and what it gives up by its twin; None if the twin is to do all of it."""
+    if reading.rules < RULES:
+        return None
+    latest = reading.now + MAX_FUTURE
+    taken = compiled_rows.take(payload, records, latest, lenient=reading.lenient, beside=reading.beside)
+    if taken is None or len(taken.given_up) == len(records):
+        return None
+    if not taken.given_up:
+        return Decoded(taken.columns, [])
+    others = _twin(payload, [records[place] for place in taken.given_up], handling, reading)
+    faults = [(taken.given_up[index], fault) for index, fault in others.faults]
+    columns = compiled_rows.merged(taken, others.columns, [place for place, _ in faults])
+    return None if columns is None else Decoded(columns, faults)
+
+
+def _twin(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading) -> Decoded:
+    """In Python: what the kernel does, once more, and what it leaves."""
     if len(records) > FEW:
         try:
             return Decoded(_AT_ONCE[payload](records, reading), [])
@@ -110,12 +135,21 @@ def decode_together(
     """`decode` of several requests that arrived at the same time, in a fraction of the calls; the columns of one share
     their dictionaries with those of the others. None if not every event is plainly valid, or there are few."""
     records = joined(requests)
-    if records is None or len(records) <= FEW:
+    if records is None:
         return None
-    try:
-        columns = _AT_ONCE[payload](records, _Reading(now, handling == "lenient", RULES))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    reading = _Reading(now, handling == "lenient", handling == "lenient", RULES)
+    decoded = _compiled(payload, records, handling, reading)
+    if decoded is not None:
+        if decoded.faults:
+            return None
+        columns = decoded.columns
+    elif len(records) <= FEW:
         return None
+    else:
+        try:
+            columns = _AT_ONCE[payload](records, reading)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
     starts = accumulate(map(len, requests), initial=0)
     return [columns.cut(start, each) for start, each in zip(starts, requests, strict=False)]
 
@@ -180,13 +214,14 @@ def _json_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
         # Where every field is known the decoder looks into every byte: no encoding or nesting is left to check.
         events: list[HotFields] = list(_all_plain(records))
     except msgspec.ValidationError as error:
-        if "unknown field" not in str(error):
+        if "unknown field" not in str(error) and not reading.lenient:
             raise
         for record in records:
             _look(record)
         if reading.rules >= RULES:
             return _recent_at_once(records, reading)
         events = list(map(_decode_old, records))
+    costs, unpriced = _costs([event.cost_usd for event in events], reading)
     # Attribute by attribute: half the time of `attrgetter` with all of them on each event.
     return _columns(
         [event.event_id for event in events],
@@ -204,10 +239,11 @@ def _json_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
             [event.output_tokens for event in events],
             [event.cached_tokens for event in events],
         ),
-        b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        costs,
         [event.latency_ms for event in events],
         records,
         reading,
+        unpriced=unpriced,
     )
 
 
@@ -222,13 +258,15 @@ def _all_plain(records: Sequence[bytes]) -> Iterable[HotFields]:
 
 
 def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
-    """The same for lines with unknown fields, or with those of version 5, some of which may be spans."""
+    """The same for lines with unknown fields, or with those of version 5, some of which may be spans; or for calls that
+    lack what they may under `lenient`."""
     events = list(map(_decode_recent, records))
     kinds = _texts_in([event.kind for event in events], _KIND)
     names = _texts_in([event.name for event in events], _NAME)
     spans = [place for place, kind in enumerate(kinds) if kind == "span"] if "span" in kinds else []
     for place in spans:
         _complete(events[place], names[place])
+    costs, unpriced = _costs([event.cost_usd for event in events], reading)
     providers: list[Any] = [event.provider for event in events]
     models: list[Any] = [event.model for event in events]
     operations: list[Any] = [event.operation for event in events]
@@ -236,7 +274,10 @@ def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     inputs: list[Any] = [event.input_tokens for event in events]
     outputs: list[Any] = [event.output_tokens for event in events]
     if any(None in column for column in (providers, models, operations, streams, inputs, outputs)):
-        raise ValueError
+        if not reading.lenient:
+            raise ValueError
+        providers, operations = _filled(providers, "custom"), _filled(operations, "custom")
+        models, inputs, outputs = _filled(models, "unknown"), _filled(inputs, 0), _filled(outputs, 0)
     writes, thoughts = [event.cache_write_tokens for event in events], [event.reasoning_tokens for event in events]
     return _columns(
         [event.event_id for event in events],
@@ -244,12 +285,39 @@ def _recent_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
         [event.timestamp for event in events],
         (providers, models, [event.environment for event in events], operations, [event.status for event in events]),
         (inputs, outputs, [event.cached_tokens for event in events]),
-        b"\n".join([event.cost_usd for event in events]).decode("ascii").split("\n"),
+        costs,
         [event.latency_ms for event in events],
         records,
         reading,
         _recent(spans, names, writes, thoughts),
+        unpriced,
     )
+
+
+def _costs(sent: Sequence[Raw], reading: _Reading) -> tuple[list[str], list[int]]:
+    """The costs as they were written, and the places of calls that may come without one: it is 0 for them."""
+    costs = b"\n".join(sent).decode("ascii").split("\n")
+    if not reading.lenient or "null" not in costs:
+        return costs, []
+    unpriced = [place for place, cost in enumerate(costs) if cost == "null"]
+    for place in unpriced:
+        costs[place] = "0"
+    return costs, unpriced
+
+
+def _filled(values: Sequence[Any], default: str | int) -> list[Any]:
+    """What `lenient` handling makes of what calls lack."""
+    return [default if value is None else value for value in values]
+
+
+def _fill(call: RecentFields) -> None:
+    """`_filled`, of one call; the cost aside."""
+    call.provider = call.provider or "custom"
+    call.model = call.model or "unknown"
+    call.operation = call.operation or "custom"
+    call.stream = call.stream or False
+    call.input_tokens = call.input_tokens or 0
+    call.output_tokens = call.output_tokens or 0
 
 
 def _complete(span: RecentFields, name: str | None) -> None:
@@ -268,6 +336,7 @@ def _complete(span: RecentFields, name: str | None) -> None:
 
 _FREE: Final = frozenset({b"null", b"0", b"0.0"})
 _ZERO: Final = Raw(b"0")
+_NULL: Final = Raw(b"null")
 
 
 def _recent(
@@ -327,12 +396,15 @@ def _one_json(record: bytes, reading: _Reading) -> Hot | None:
         is_span = event.kind is not None and _text_in(event.kind, _KIND) == "span"
         if is_span:
             _complete(event, name)
+        elif reading.lenient:
+            _fill(event)
         needed = event.provider, event.model, event.operation, event.stream, event.input_tokens, event.output_tokens
         if None in needed:
             return None
         recent = recent_part(name, event.cache_write_tokens, event.reasoning_tokens)
-        cost = money.parse_cost(str(event.cost_usd, "ascii"))
-        return _hot_of(event, cost, record, reading, recent, is_span=is_span)
+        flags = SPAN_FLAG if is_span else UNPRICED_FLAG if reading.lenient and event.cost_usd == _NULL else 0
+        cost = 0 if flags else money.parse_cost(str(event.cost_usd, "ascii"))
+        return _hot_of(event, cost, record, reading, recent, flags)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
@@ -367,7 +439,7 @@ def _inspect(record: bytes, budget: Budget | None = None) -> None:
 def _proto_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
     if max(map(len, records), default=0) > MAX_EVENT_BYTES:
         raise ValueError
-    found = proto_event.decode_all(records)
+    found = proto_event.decode_all(records, lenient=reading.lenient)
     names = [name if is_of_form(_NAME, name) else None for name in found["name"]] if any(found["name"]) else []
     recent = _recent(
         found.spans, names or [None] * len(records), found["cache_write_tokens"], found["reasoning_tokens"]
@@ -380,11 +452,12 @@ def _proto_at_once(records: Sequence[bytes], reading: _Reading) -> Columns:
         found["timestamp"],
         (found["provider"], found["model"], found["environment"], found["operation"], found["status"]),
         (found["input_tokens"], found["output_tokens"], found["cached_tokens"]),
-        found["cost_usd"],
+        [cost or "0" for cost in found["cost_usd"]] if found.unpriced else found["cost_usd"],
         found["latency_ms"],
         records,
         reading,
         recent,
+        found.unpriced,
     )
 
 
@@ -392,7 +465,7 @@ def _one_proto(record: bytes, reading: _Reading) -> Hot | None:
     if len(record) > MAX_EVENT_BYTES:
         return None
     try:
-        event = proto_event.decode(record)
+        event = proto_event.decode(record, lenient=reading.lenient)
         if event is None:
             return None
         name = event.name if is_of_form(_NAME, event.name) else None
@@ -400,7 +473,9 @@ def _one_proto(record: bytes, reading: _Reading) -> Hot | None:
         is_span = event.kind == "span"
         if (recent or is_span) and reading.rules < RULES:
             return None
-        return _hot_of(event, money.parse_cost(event.cost_usd), record, reading, recent, is_span=is_span)
+        flags = SPAN_FLAG if is_span else 0 if event.cost_usd else UNPRICED_FLAG
+        cost = 0 if flags else money.parse_cost(event.cost_usd)
+        return _hot_of(event, cost, record, reading, recent, flags)
     except ValueError:
         return None
 
@@ -427,8 +502,10 @@ def _columns(
     records: Sequence[bytes],
     reading: _Reading,
     recent: Recent | None = None,
+    unpriced: Sequence[int] = (),
 ) -> Columns:
-    """Columns of decoded events, of which the ids, the times and the costs are not checked yet."""
+    """Columns of decoded events, of which the ids, the times and the costs are not checked yet; `unpriced`: the places
+    of calls without a cost."""
     times = bulk_checks.parse_timestamps(timestamps)
     if times.max(initial=0) - reading.now > MAX_FUTURE:
         raise ValueError
@@ -451,6 +528,7 @@ def _columns(
         buckets_of(latencies),
         records,
         recent,
+        unpriced,
     )
 
 
@@ -460,14 +538,13 @@ def _hot_of(
     record: bytes,
     reading: _Reading,
     recent: int = 0,
-    *,
-    is_span: bool = False,
+    flags: int = 0,
 ) -> Hot:
     at = parse_timestamp(event.timestamp)
     if at - reading.now > MAX_FUTURE or not is_uuid4(event.event_id):
         raise ValueError
     inputs, outputs, cached = _tokens(event)
-    if reading.beside and cached > inputs and not is_span:
+    if reading.beside and cached > inputs and flags != SPAN_FLAG:
         (inputs,) = bulk_checks.with_cached([inputs], [cached])
     latency = bucket_of(event.latency_ms)
     return (
@@ -479,7 +556,7 @@ def _hot_of(
         outputs,
         cached,
         cost,
-        SPAN_FLAG * is_span,
+        flags,
         latency,
         recent,
         record,

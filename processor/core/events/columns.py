@@ -153,9 +153,10 @@ def assemble(
     latencies: NDArray[np.uint8],
     records: Sequence[bytes],
     recent: Recent | None = None,
+    unpriced: Sequence[int] = (),
 ) -> Columns:
-    """Put columns of priced events and spans together; `names` are those of `Dim` after the hour, `tokens` those of
-    `ROW`."""
+    """Put columns of events together; `names` are those of `Dim` after the hour, `tokens` those of `ROW`. `unpriced`:
+    the places of calls without a cost, which is 0 for them."""
     size = len(records)
     rows = np.empty(size, ROW)
     rows["id"] = np.frombuffer(ids, "<u8").reshape(-1, 2)
@@ -164,12 +165,14 @@ def assemble(
         rows[name] = np.fromiter(column, np.int64, size)
     rows["cost"] = costs
     rows["flags"] = rows["spare"] = 0
-    rows["cost_source"] = 1  # of calls, whatever has none goes the way of the few
+    rows["cost_source"] = 1
     rows["latency"] = latencies
     rows["user"], found_users = numbered(users, size)
     rows["dim"], found_dims = numbered(zip((times // HOUR).tolist(), *names, strict=True), size)
     if recent is not None and recent.spans:
         rows["flags"][recent.spans], rows["cost_source"][recent.spans] = SPAN_FLAG, 0
+    if unpriced:
+        rows["flags"][unpriced], rows["cost_source"][unpriced] = UNPRICED_FLAG, 0
     rows["digest"] = _digests(rows, found_users, found_dims, None if recent is None else recent.digests)
     return Columns(rows, found_users, found_dims, records, [CLIENT], recent is not None and bool(recent.spans))
 
@@ -194,10 +197,11 @@ def with_prices(columns: Columns, prices: Mapping[int, tuple[int, str]]) -> Colu
     """
     rows = columns.rows.copy()
     cost_sources = list(dict.fromkeys([*columns.cost_sources, *(name for _, name in prices.values())]))
-    for place, (cost, name) in prices.items():
-        row = rows[place]
-        row["cost"], row["cost_source"] = cost, 1 + cost_sources.index(name)
-        row["flags"] &= ~UNPRICED_FLAG & 0xFF
+    numbers = {name: number for number, name in enumerate(cost_sources, start=1)}
+    places = list(prices)
+    rows["cost"][places] = [cost for cost, _ in prices.values()]
+    rows["cost_source"][places] = [numbers[name] for _, name in prices.values()]
+    rows["flags"][places] &= ~UNPRICED_FLAG & 0xFF
     return Columns(rows, columns.users, columns.dims, columns.records, cost_sources, columns.has_spans)
 
 
@@ -233,19 +237,19 @@ def only_used(codes: NDArray[Any], values: list[_T]) -> list[_T]:
 _pack = msgspec.msgpack.Encoder().encode
 _hash = xxhash.xxh3_64_intdigest
 _pack_row: Final = struct.Struct("<16sQ5qHHBBBx").pack
-_FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], np.uint64)
+FACTORS: Final = np.array([_hash(bytes([number])) | 1 for number in range(8)], np.uint64)
 """Odd, so that no change of a single number is lost. Part of the log's format, like all of `_digests`."""
-_FACTOR_NUMBERS: Final[list[int]] = _FACTORS.tolist()
+_FACTOR_NUMBERS: Final[list[int]] = FACTORS.tolist()
 
 
-_RECENT_FACTORS: Final = [_hash(bytes([number])) | 1 for number in range(8, 11)]
+RECENT_FACTORS: Final = [_hash(bytes([number])) | 1 for number in range(8, 11)]
 
 
 def recent_part(name: str | None, cache_write: int | None, reasoning: int | None) -> int:
     """What a name and the recent counts of tokens add to an event's digest: 0 for those that are missing, so that
     events without them keep theirs."""
     numbers = _hash(name.encode()) if name else 0, cache_write or 0, reasoning or 0
-    found: int = sum(map(operator.mul, numbers, _RECENT_FACTORS)) % 2**64
+    found: int = sum(map(operator.mul, numbers, RECENT_FACTORS)) % 2**64
     return found
 
 
@@ -259,13 +263,13 @@ def _digests(
     """
     names = np.fromiter([_hash((user or "").encode()) for user in users], np.uint64, len(users))
     kinds = np.fromiter(map(_hash_of_dim, dims), np.uint64, len(dims))
-    found: NDArray[np.uint64] = names[rows["user"]] * _FACTORS[0] + kinds[rows["dim"]] * _FACTORS[1]
-    for factor, name in zip(_FACTORS[2:], ("at", *SUMMED, "flags"), strict=True):
+    found: NDArray[np.uint64] = names[rows["user"]] * FACTORS[0] + kinds[rows["dim"]] * FACTORS[1]
+    for factor, name in zip(FACTORS[2:], ("at", *SUMMED, "flags"), strict=True):
         found += rows[name].astype(np.uint64) * factor
     if recent is not None:
         found += recent
     found ^= found >> np.uint64(32)
-    found *= _FACTORS[0]
+    found *= FACTORS[0]
     found ^= found >> np.uint64(29)
     return found
 
@@ -274,7 +278,7 @@ def _mixed(total: int) -> int:
     """The last steps of `_digests` on a Python integer."""
     total %= 2**64
     total ^= total >> 32
-    total = total * int(_FACTORS[0]) % 2**64
+    total = total * int(FACTORS[0]) % 2**64
     return total ^ total >> 29
 
 

@@ -99,10 +99,17 @@ OldEvent: Final[type[Any]] = msgspec.defstruct("OldEvent", _OLD_MEMBERS, kw_only
 """One line as the fast way reads it by the rules of version 4 (`HotFields`). `event_id`, `timestamp` and the cost are
 checked after the decoding."""
 
+_PLAIN_MEMBERS: Final = [member for member in _OLD_MEMBERS if member[0] != "cost_usd"]
+
 PlainFields: Final[type[Any]] = msgspec.defstruct(
-    "PlainFields", [*_OLD_MEMBERS, (IGNORED, str | None, None)], kw_only=True, gc=False, forbid_unknown_fields=True
+    "PlainFields",
+    [*_PLAIN_MEMBERS, ("cost_usd", Raw, Raw(b"null")), (IGNORED, str | None, None)],
+    kw_only=True,
+    gc=False,
+    forbid_unknown_fields=True,
 )
-"""A line with no other fields, which is most of them, and the one that is ignored: the same by all rules."""
+"""A line with no other fields, which is most of them, and the one that is ignored: the same by all rules. A cost that
+is missing is `null`."""
 
 RecentEvent: Final[type[Any]] = msgspec.defstruct("RecentEvent", map(_recent_member, FIELDS), kw_only=True, gc=False)
 """One line by today's rules (`RecentFields`). What a call must have is checked after the decoding, too."""

@@ -243,7 +243,7 @@ _LENIENT: Final[dict[Lenient, str]] = {
     "custom": "missing: `custom`; any other value: `custom`, and the sent one in the tag `{name}.raw`",
     "zero": "missing: 0",
     "false": "missing: false",
-    "unpriced": "missing: the event counts as unpriced",
+    "unpriced": "missing: by the price lists, else the event counts as unpriced",
     "by_error_code": "missing or empty: `error` with an error_code, else `success`",
     "with_input": "above the input tokens: input becomes the sum of both",
 }

@@ -17,9 +17,9 @@ BUCKETS: Final = 256
 UNKNOWN: Final = 0
 """The bucket of an event that was not measured: a latency of 0."""
 
-_UPPER: Final = [0.0, *(2.0 ** (step / 8) for step in range(BUCKETS - 2))]
+UPPER: Final = [0.0, *(2.0 ** (step / 8) for step in range(BUCKETS - 2))]
 """The longest latency in each bucket, in milliseconds; the last bucket, 255, has no bound."""
-_BOUNDS: Final = np.array(_UPPER)
+_BOUNDS: Final = np.array(UPPER)
 
 
 def buckets_of(latencies: Collection[float]) -> NDArray[np.uint8]:
@@ -30,14 +30,14 @@ def buckets_of(latencies: Collection[float]) -> NDArray[np.uint8]:
 
 def bucket_of(latency: float) -> int:
     """`buckets_of` for one."""
-    return bisect_left(_UPPER, latency)
+    return bisect_left(UPPER, latency)
 
 
 def middle(bucket: int) -> float:
     """The latency that a bucket stands for, in milliseconds, with three digits."""
     if bucket <= 1:
         return float(bucket)
-    lower, upper = _UPPER[bucket - 1], _UPPER[min(bucket, BUCKETS - 2)]
+    lower, upper = UPPER[bucket - 1], UPPER[min(bucket, BUCKETS - 2)]
     return float(f"{(lower * upper) ** 0.5:.3g}")
 
 

@@ -14,13 +14,21 @@ SEPARATOR = b"\n"
 class Lines(Sequence[bytes]):
     """Lines of JSON objects, each on one line, with nothing around them."""
 
-    __slots__ = ("_count", "_lines", "text")
+    __slots__ = ("_count", "_lines", "texts")
 
     def __init__(self, text: bytes, count: int) -> None:
         """`text`: `count` lines, at least one, without an end of the last one."""
-        self.text = text
+        self.texts = [text]
+        """Texts like that, which the lines of this one are together."""
         self._count = count
         self._lines: list[bytes] | None = None
+
+    @property
+    def text(self) -> bytes:
+        """All lines as one text, which is made only if it is asked for."""
+        if len(self.texts) > 1:
+            self.texts = [SEPARATOR.join(self.texts)]
+        return self.texts[0]
 
     def _split(self) -> list[bytes]:
         if self._lines is None:
@@ -74,9 +82,13 @@ def joined(requests: Sequence[Sequence[bytes]]) -> Sequence[bytes] | None:
         return list(chain.from_iterable(requests))
     if len(lines) < len(requests):
         return None
-    return Lines(SEPARATOR.join([each.text for each in lines]), sum(map(len, lines)))
+    together = Lines(b"", sum(map(len, lines)))
+    together.texts = [each.text for each in lines]
+    return together
 
 
 def size_of(records: Sequence[bytes]) -> int:
     """Bytes of all records."""
-    return len(records.text) if isinstance(records, Lines) else sum(map(len, records))
+    if isinstance(records, Lines):
+        return sum(map(len, records.texts)) + len(records.texts) - 1
+    return sum(map(len, records))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from processor.core.events.lines import Lines
+from processor.core.kernel.loaded import kernel
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
@@ -33,6 +34,9 @@ def split(body: bytes, limit: int) -> tuple[Sequence[bytes], Sequence[int]]:
 
 def _objects(body: bytes) -> int:
     """How many lines a body has, if each begins and ends as an object does, as the first and the last do; 0 if not."""
+    if kernel is not None:
+        count: int = kernel.objects(body) if len(body) <= _USUAL else 0
+        return count
     if len(body) <= _FEW:
         ends = body.count(b"\n", 0, -1)
         return ends + 1 if ends == body.count(b"}\n{") else 0

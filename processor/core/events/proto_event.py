@@ -73,7 +73,7 @@ _may_be_default = itemgetter(*map(_ASKED.index, _TO_FIND))
 _every = attrgetter(*_ASKED)
 
 
-def _condition(field: Field) -> str:
+def _condition(field: Field, *, is_priced: bool = True) -> str:
     """What must hold of a field of a parsed message, as Python; empty: nothing. It may say no to what `event.check`
     takes."""
     value = f"event.{field.name}"
@@ -90,7 +90,7 @@ def _condition(field: Field) -> str:
         case "flag":
             return f"({value} or event.HasField({field.name!r}))" if field.required else ""
         case "cost":
-            return f"is_decimal({value})"
+            return f"is_decimal({value})" if is_priced else ""
         case "tags":
             return f"len({value}) <= {field.most}"
         case "scores":
@@ -103,10 +103,17 @@ def _are_finite(scores: Mapping[str, float]) -> bool:
     return all(map(math.isfinite, scores.values()))
 
 
-_is_plain: Final[Callable[[pb.Event], bool]] = eval(  # noqa: S307 - in a loop over the table this takes 70 % longer
-    f"lambda event: {' and '.join(filter(None, ['not event.extra_json', *map(_condition, FIELDS)]))}",
-    {"is_decimal": _is_decimal, "are_finite": _are_finite},
-)
+def _plain(*, is_priced: bool) -> Callable[[pb.Event], bool]:
+    conditions = ["not event.extra_json", *(_condition(field, is_priced=is_priced) for field in FIELDS)]
+    found: Callable[[pb.Event], bool] = eval(  # noqa: S307 - in a loop over the table this takes 70 % longer
+        f"lambda event: {' and '.join(filter(None, conditions))}",
+        {"is_decimal": _is_decimal, "are_finite": _are_finite},
+    )
+    return found
+
+
+_is_plain: Final = _plain(is_priced=True)
+_is_plain_but_for_cost: Final = _plain(is_priced=False)
 
 
 class Columns(dict[str, Sequence[Any]]):
@@ -114,10 +121,13 @@ class Columns(dict[str, Sequence[Any]]):
 
     spans: list[int]
     """The places of the events that are spans, whose missing values are filled in."""
+    unpriced: list[int]
+    """Those of calls without a cost."""
 
 
-def decode_all(records: Sequence[bytes]) -> Columns:
+def decode_all(records: Sequence[bytes], *, lenient: bool = False) -> Columns:
     """Parse and check the events of a request at a time; raises `ValueError` if they are not all plainly valid.
+    `lenient`: calls may lack a cost.
 
     The same conditions as in `decode`, each asked once of a whole column. Ids, times and costs are checked afterwards.
     """
@@ -131,6 +141,13 @@ def decode_all(records: Sequence[bytes]) -> Columns:
         for place in spans:
             _complete(events[place])
         columns = list(zip(*map(_every, events), strict=True))
+    unpriced: list[int] = []
+    (costs,) = columns[_AT_COSTS]
+    if lenient:
+        unpriced = [place for place, cost in enumerate(costs) if not cost and not events[place].HasField("cost_usd")]
+        if unpriced:
+            missing = set(unpriced)
+            costs = [cost for place, cost in enumerate(costs) if place not in missing]
     valid = (
         not any(columns[0])
         and all(map(frozenset.issuperset, _VALUES, columns[_AT_CHOICES]))
@@ -141,7 +158,7 @@ def decode_all(records: Sequence[bytes]) -> Columns:
         and all(0 <= number <= MAX_FLOAT for number in chain.from_iterable(columns[_AT_MILLIS]))
         and max(map(len, chain.from_iterable(columns[_AT_TAGS]))) <= MAX_TAGS
         and all(map(_are_finite, filter(None, chain.from_iterable(columns[_AT_SCORES]))))
-        and all(map(_is_decimal, chain.from_iterable(columns[_AT_COSTS])))
+        and all(map(_is_decimal, costs))
         and all(
             all(column) or all(event.HasField(name) for event in events)
             for name, column in zip(_TO_FIND, _may_be_default(columns), strict=True)
@@ -150,7 +167,7 @@ def decode_all(records: Sequence[bytes]) -> Columns:
     if not valid:
         raise ValueError
     found = Columns(zip(_ASKED, columns, strict=True))
-    found.spans = spans
+    found.spans, found.unpriced = spans, unpriced
     return found
 
 
@@ -176,8 +193,9 @@ _IN_SPANS: Final = {
 """What stands for the fields that a span may lack, the model aside."""
 
 
-def decode(record: bytes) -> pb.Event | None:
+def decode(record: bytes, *, lenient: bool = False) -> pb.Event | None:
     """Parse and check one event the fast way; None if it is not plainly valid: then the slow way says why, or takes it.
+    `lenient`: a call may lack a cost.
 
     The conditions are those of `event.check` that a parsed message can still break.
     """
@@ -187,7 +205,8 @@ def decode(record: bytes) -> pb.Event | None:
             _complete(event)
     except (DecodeError, ValueError):
         return None
-    return event if _is_plain(event) else None
+    may_lack_cost = lenient and not event.HasField("cost_usd")
+    return event if (_is_plain_but_for_cost if may_lack_cost else _is_plain)(event) else None
 
 
 def fields(record: bytes, rules: int = RULES) -> "ProtoFields":

@@ -6,7 +6,7 @@ import { find } from "./find.js";
 import { shown } from "./names.js";
 import { popover } from "./popover.js";
 import { current, format, go } from "./router.js";
-import { asked, fieldParts, fieldText, PRESETS, rangeOf, withRange, zoneOf } from "./time_range.js";
+import { ALL_TIME, asked, fieldParts, fieldText, PRESETS, rangeOf, withRange, zoneOf } from "./time_range.js";
 import { browserZone, instant, iso } from "./zone.js";
 
 const GROUPABLE = new Set(["provider", "model", "operation", "status", "environment", "user_id", "session_id", "prompt_hash", "error_code", "name", "tool"]);
@@ -47,11 +47,12 @@ export class Bar {
   }
 
   /** Draws what `route` says. `unused`: names of shared parameters that the view has no use for; `own`: names the view knows. */
-  update({ params }, { signal, unused = [], own = [] }) {
+  update({ view, params }, { signal, unused = [], own = [] }) {
     this.#signal = signal;
+    this.all = allOf(view, params);
     const range = rangeOf(params, Date.now());
     const { zone, bad } = zoneOf(params);
-    write(this.range.button, range.label);
+    write(this.range.button, range.name === "all" ? this.all : range.label);
     write(this.zone, zone === "UTC" ? "UTC" : `${zone}${zone === browserZone() ? " (browser)" : ""}`);
     this.zone.title = zone === "UTC" ? `Days and times are UTC. Switch to the browser's zone, ${browserZone()}` : "Switch to UTC";
     const environments = params.getAll("environment");
@@ -98,7 +99,7 @@ export class Bar {
     const { params } = current();
     const range = rangeOf(params, Date.now());
     const presets = Object.entries(PRESETS).map(([name, text]) => {
-      const link = el("a", { href: at(withRange(params, { range: name })), ...(range.name === name && { "aria-current": "true" }) }, text);
+      const link = el("a", { href: at(withRange(params, { range: name })), ...(range.name === name && { "aria-current": "true" }) }, name === "all" ? this.all : text);
       link.addEventListener("click", () => panel.hidePopover());
       return el("li", {}, link);
     });
@@ -192,6 +193,12 @@ export class Bar {
     panel.replaceChildren(form);
     changed();
   }
+}
+
+/** What the longest range is called: the tables of the overview have no bound. */
+function allOf(view, params) {
+  const isTables = (view === "" || view === "users") && !filtersOf(params).length && zoneOf(params).zone === "UTC";
+  return isTables ? ALL_TIME : PRESETS.all;
 }
 
 /** The navigation: every view with what all of them share. */

@@ -1,6 +1,6 @@
 // How single values are shown: times, durations, ids, money, rates. Whole values stay in the document; CSS shortens them.
 import { el } from "./dom.js";
-import { decimal, money, pico } from "./exact.js";
+import { decimal, money } from "./exact.js";
 import { shown } from "./names.js";
 import { millis, timeText } from "./zone.js";
 
@@ -61,5 +61,3 @@ export function short(text) {
 
 /** Milliseconds apart, in words: "3 m 12 s later". */
 export const later = (ms) => (ms < 0 ? `overlaps by ${took(-ms)}` : `${took(ms)} later`);
-
-export const sumOf = (texts) => texts.reduce((sum, text) => sum + pico(text), 0n);

@@ -1,9 +1,9 @@
 // One event in full.
 import { address, pathOf, request } from "./api.js";
 import { cost, duration, idLink, label, time } from "./cells.js";
-import { copyButton } from "./clipboard.js";
+import { copyButton, save } from "./clipboard.js";
 import { el, write } from "./dom.js";
-import { count, parse, parseMarked } from "./exact.js";
+import { count, cutMember, parse, parseMarked } from "./exact.js";
 import { asCurl } from "./examples.js";
 import { sharedOf, tagText, withOnly } from "./filters.js";
 import { jsonTree, toJson } from "./json_tree.js";
@@ -13,20 +13,33 @@ import { statusCell, traceLink } from "./event_columns.js";
 import { format } from "./router.js";
 import { zoneOf } from "./time_range.js";
 
-/** Reads an event: {event, marked, path}. Numbers are text; `marked` is the whole as it was sent. Throws `Failed`. */
+const LARGE = 256 * 1024; // characters of unknown fields beyond which they are not taken apart
+
+/**
+ * Reads an event: {event, marked, large, path}. Numbers are text; `marked` is the whole as it was sent, but for unknown
+ * fields that are too many: then `large` is their JSON. Throws `Failed`.
+ */
 export async function readEvent(id, signal) {
   if (id === "." || id === "..") throw Object.assign(new Error("No event has this id."), { status: 404, reason: "not_found" });
   const path = address(pathOf("/v1/events", id));
   const text = await (await request(path, { signal })).text();
-  const [plain, marked] = [parse(text), parseMarked(text)];
-  const event = plain.event ?? plain;
-  const whole = marked.event ?? marked;
-  for (const each of [event, whole]) for (const name of ["asOf", "lagSeconds"]) delete each[name];
-  return { event, marked: whole, path };
+  const { rest, value } = cutMember(text, "extra");
+  const [event, marked] = [parse(rest), parseMarked(rest)];
+  for (const each of [event, marked]) for (const name of ["asOf", "lagSeconds", "building", "extra"]) delete each[name];
+  const large = value !== null && value.length > LARGE ? value : null;
+  if (value !== null && !large) marked.extra = parseMarked(value);
+  return { event, marked, large, path };
+}
+
+/** The JSON of an event, all of it. */
+function wholeText({ marked, large }) {
+  const text = toJson(marked);
+  return large === null ? text : `${text.slice(0, -2)},\n  "extra": ${large}\n}`;
 }
 
 /** The event's parts as elements; links keep what `params` shares. */
-export function eventParts({ event, marked, path }, params) {
+export function eventParts(read, params) {
+  const { event, marked, large, path } = read;
   const { zone } = zoneOf(params);
   const shared = sharedOf(params);
   const to = (view, name, value) => format(view, null, withOnly(shared, name, value));
@@ -76,8 +89,8 @@ export function eventParts({ event, marked, path }, params) {
     ["Scores", Object.entries(event.eval_scores ?? {}).map(([name, value]) => [shown(name), String(value)])],
   ];
   const sections = groups.filter(Boolean).map(([title, rows]) => section(title, rows.filter(Boolean))).filter(Boolean);
-  const extra = marked.extra && Object.keys(marked.extra).length ? extraPart(marked.extra) : null;
-  const buttons = el("p", { class: "row" }, copyButton("Copy id", () => event.event_id), copyButton("Copy JSON", () => toJson(marked)), copyButton("Copy as curl", () => asCurl(path)));
+  const extra = large !== null ? largePart(large) : marked.extra && Object.keys(marked.extra).length ? extraPart(marked.extra) : null;
+  const buttons = el("p", { class: "row" }, copyButton("Copy id", () => event.event_id), copyButton("Copy JSON", () => wholeText(read)), copyButton("Copy as curl", () => asCurl(path)));
   return [buttons, ...sections, ...(extra ? [extra] : [])];
 }
 
@@ -104,8 +117,19 @@ function extraPart(extra) {
   return el("section", {}, el("h3", {}, "Unknown fields"), tree);
 }
 
+const KEPT = 30; // events that are remembered for Back: an event never changes
+
+/** Unknown fields that are too many to be taken apart: how they begin, and all of them as a file. */
+function largePart(text) {
+  const saver = el("button", { type: "button", class: "small" }, `Save all ${text.length.toLocaleString("en-US")} characters`);
+  saver.addEventListener("click", () => save("extra.json", text, "application/json"));
+  return el("section", {}, el("h3", {}, "Unknown fields"), el("pre", { class: "json-text", tabindex: "0", "aria-label": "How the unknown fields begin" }, `${shown(text.slice(0, 2000))}…`), saver);
+}
+
 /** A pane that shows one event after the other; `extraParts(event)` are put above the fields. */
 export class EventPane {
+  #kept = new Map();
+
   constructor(host, context, { close, extraParts = () => [] }) {
     Object.assign(this, { host, context, extraParts });
     this.title = el("h2", { tabindex: "-1" });
@@ -121,7 +145,9 @@ export class EventPane {
     write(this.title, "Event");
     if (focus) this.title.focus({ preventScroll: true });
     try {
-      const read = await readEvent(id, signal);
+      const read = this.#kept.get(id) ?? (await readEvent(id, signal));
+      this.#kept.set(id, read);
+      if (this.#kept.size > KEPT) this.#kept.delete(this.#kept.keys().next().value);
       if (this.id !== id) return;
       write(this.title, shown(read.event.name ?? `${read.event.operation} ${read.event.model}`));
       this.body.replaceChildren(...this.extraParts(read.event), ...eventParts(read, params));

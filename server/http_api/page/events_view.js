@@ -1,11 +1,12 @@
 // Events: a histogram, the list, one event in full beside it, and the live tail.
-import { Latest } from "./api.js";
+import { address, Latest } from "./api.js";
 import { el, show, write } from "./dom.js";
 import { EventPane } from "./event_detail.js";
 import { chosen, COLUMNS, columnsOf, DEFAULT_COLUMNS } from "./event_columns.js";
 import { asCurl } from "./examples.js";
 import { copyButton } from "./clipboard.js";
 import { count } from "./exact.js";
+import { exporter } from "./export.js";
 import { filtersOf } from "./filters.js";
 import { ListTable } from "./list_table.js";
 import { readMetrics } from "./metrics_read.js";
@@ -15,7 +16,7 @@ import { popover } from "./popover.js";
 import { current, format, go } from "./router.js";
 import { SeriesChart } from "./series_chart.js";
 import { LiveTail } from "./live_tail.js";
-import { intervalOf, rangeOf, withRange } from "./time_range.js";
+import { asked, intervalOf, rangeOf, withRange } from "./time_range.js";
 import { iso, step } from "./zone.js";
 
 const BARS = 180;
@@ -40,12 +41,13 @@ export class View {
     this.order = el("button", { type: "button" }, "Newest first");
     this.order.addEventListener("click", () => this.#set("order", current().params.get("order") === "asc" ? null : "asc"));
     const curl = copyButton("Copy as curl", () => asCurl(this.#address()), { class: "" });
+    this.export = exporter(() => this.#pairs(), () => this.context.signal);
     const chart = el("div", { class: "histogram" });
     this.chartCard = el("section", { class: "card", "aria-label": "Requests over time" }, chart);
     this.chart = new SeriesChart(chart, { name: "Requests by status over time", onOpen: (at) => this.#narrow(at, at), onNarrow: (from, to) => this.#narrow(from, to) });
     this.tailHost = el("div");
     const pagesHost = el("div");
-    this.listCard = el("section", { class: "card", "aria-label": "List of events" }, el("div", { class: "head" }, el("h2", {}, "Events"), this.said, el("span", { class: "grow" }), this.live, this.order, this.columns.button, curl), this.columns.panel, this.tailHost, pagesHost);
+    this.listCard = el("section", { class: "card", "aria-label": "List of events" }, el("div", { class: "head" }, el("h2", {}, "Events"), this.said, el("span", { class: "grow" }), this.live, this.order, this.columns.button, this.export.button, curl), this.columns.panel, this.export.panel, this.tailHost, pagesHost);
     this.paneHost = el("aside", { class: "card pane", "aria-label": "One event" });
     const body = el("div", { class: "beside" }, this.listCard, this.paneHost);
     host.replaceChildren(this.title, this.chartCard, body);
@@ -123,8 +125,13 @@ export class View {
   #address() {
     const { params, id } = current();
     if (id !== null) return `/v1/events/${encodeURIComponent(id)}`;
-    const query = new URLSearchParams([...(this.pages.state?.pairs ?? filtersOf(params))]);
-    return `/v1/events?${query}`;
+    return address("/v1/events", this.pages.state?.pairs ?? filtersOf(params));
+  }
+
+  /** What an export asks: the range and the filters of the list. */
+  #pairs() {
+    const { params } = current();
+    return [...Object.entries(asked(this.pages.state?.range ?? rangeOf(params, Date.now()))), ...filtersOf(params)];
   }
 
   async #histogramOf(route, restored, isNew) {
@@ -139,8 +146,8 @@ export class View {
       show(this.chartCard, model.groups.length > 0 && !this.tail.running);
       this.chart.update(model, "requests", { interval, zone: range.zone, open: range.openEnd, height: 130 });
     } catch (error) {
+      if (this.#drawn === key) this.#drawn = null;
       if (error.name === "AbortError") return;
-      this.#drawn = null;
       if (!this.context.failed(error) && !isLasting(error)) show(this.chartCard, false);
       else show(this.chartCard, false);
     }
@@ -201,15 +208,6 @@ export class View {
       return made;
     };
     return at < 0 ? "" : el("p", { class: "row" }, link("Previous of the list", rows[at - 1]), link("Next of the list", rows[at + 1]));
-  }
-
-  /** What Back restores: the row that has the focus. */
-  place() {
-    return this.pages.list?.focused() ?? -1;
-  }
-
-  restore(at) {
-    if (at >= 0) this.pages.list?.focus(at);
   }
 }
 

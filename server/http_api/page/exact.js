@@ -12,6 +12,32 @@ export function parseMarked(text) {
   return JSON.parse(text.replace(TOKEN, (token) => (token[0] === '"' ? token : `{"\\u0000":"${token}"}`)));
 }
 
+/**
+ * Cuts the value of a member of an object out of its JSON, unparsed: {rest, value}, where `rest` has `null` for it. Only
+ * the object's own members are looked at; `value` is null if it has none of this name.
+ */
+export function cutMember(text, name) {
+  const key = JSON.stringify(name);
+  let [depth, inString, from] = [0, false, -1];
+  for (let at = 0; at < text.length; at++) {
+    const code = text.charCodeAt(at);
+    if (inString) {
+      if (code === 92) at += 1;
+      else if (code === 34) inString = false;
+    } else if (code === 34) {
+      inString = true;
+      if (depth === 1 && from < 0 && text.startsWith(`${key}:`, at) && /[{,]\s*$/.test(text.slice(Math.max(0, at - 20), at))) {
+        at += key.length;
+        from = at + 1;
+        inString = false;
+      }
+    } else if (code === 123 || code === 91) depth += 1;
+    else if (code === 125 || code === 93) depth -= 1;
+    if (from >= 0 && !inString && ((depth === 1 && code === 44) || depth === 0) && at > from) return { rest: `${text.slice(0, from)}null${text.slice(at)}`, value: text.slice(from, at) };
+  }
+  return { rest: text, value: null };
+}
+
 const PLACES = 12;
 
 /** Picodollars of a decimal as the server writes it. */
@@ -27,6 +53,9 @@ export function decimal(value) {
   const fraction = digits.slice(-PLACES).replace(/0+$/, "");
   return (value < 0n ? "-" : "") + digits.slice(0, -PLACES) + (fraction && `.${fraction}`);
 }
+
+/** The sum of two decimals as the server writes them. */
+export const add = (a, b) => decimal(pico(a) + pico(b));
 
 export function grouped(digits) {
   return digits.replace(/\B(?=(\d{3})+(?!\d))/g, ",");

@@ -1,21 +1,23 @@
 // Explore: a question to /v1/metrics by pickers, its chart, its table, its CSV.
-import { address, Latest } from "./api.js";
+import { address, get, Latest } from "./api.js";
 import { copyButton, save } from "./clipboard.js";
 import { csv } from "./csv.js";
 import { el, show, write } from "./dom.js";
 import { asCurl } from "./examples.js";
-import { escapeKey } from "./filters.js";
+import { escapeKey, filtersOf } from "./filters.js";
+import { standsOut } from "./explore_hint.js";
 import { eventsOf, eventsOfOther, exploreCsv, exploreTable, intervalTable } from "./explore_table.js";
-import { isAdditive, isDrawn, measureTitle, OFFERED } from "./measures.js";
+import { freshness } from "./freshness.js";
+import { isAdditive, isDrawn, measureTitle, OFFERED, SCORED, STATISTICS } from "./measures.js";
 import { shown } from "./names.js";
 import { readMetrics } from "./metrics_read.js";
 import { busy, problem } from "./notices.js";
-import { asList, freshness, narrowed, whyEmpty } from "./pages.js";
+import { asList, narrowed, whyEmpty } from "./pages.js";
 import { popover } from "./popover.js";
 import { current, format, go } from "./router.js";
 import { forget, keep, saved } from "./saved.js";
 import { SeriesChart } from "./series_chart.js";
-import { before, intervalOf, rangeOf, withRange } from "./time_range.js";
+import { asked, before, intervalOf, rangeOf, withRange } from "./time_range.js";
 import { iso, step } from "./zone.js";
 
 const GROUPS = { model: "model", user_id: "user", environment: "environment", status: "status", provider: "provider", operation: "operation", session_id: "session", prompt_hash: "prompt", error_code: "error code", name: "name", kind: "kind", tool: "tool" };
@@ -56,6 +58,7 @@ export class View {
     this.notice = el("div");
     this.sub = el("p", { class: "sub", role: "status" });
     this.stamp = el("p", { class: "hint" });
+    this.hint = el("p", { class: "hint", role: "note" });
     this.charts = el("div", { class: "charts" });
     this.table = el("div");
     this.series = el("div");
@@ -66,7 +69,7 @@ export class View {
     this.saving = popover("Saved", (panel) => this.#fillSaved(panel));
     const curl = copyButton("Copy as curl", () => asCurl(address("/v1/metrics", this.read?.pairs ?? [])), { class: "" });
     const head = el("div", { class: "head" }, this.sub, el("span", { class: "grow" }), this.csv, curl, this.saving.button);
-    this.result = el("section", { class: "card", "aria-label": "Answer" }, head, this.saving.panel, this.charts, this.table, this.details, this.stamp);
+    this.result = el("section", { class: "card", "aria-label": "Answer" }, head, this.saving.panel, this.hint, this.charts, this.table, this.details, this.stamp);
     host.replaceChildren(this.title, el("section", { class: "card", "aria-label": "Question" }, this.pickers), this.notice, this.result);
   }
 
@@ -119,6 +122,7 @@ export class View {
     const { model } = read;
     write(this.sub, `${range.label}, by ${interval}${question.compare ? `, against ${rangeText(before(range))}` : ""}`);
     write(this.stamp, freshness(read.answer, range.zone));
+    this.#hint();
     const drawn = measures.filter(isDrawn);
     show(this.charts, view !== "table" && drawn.length > 0);
     const wanted = view === "grid" ? model.drawn.map((group) => ({ measure: drawn[0], group })) : drawn.map((measure) => ({ measure }));
@@ -133,6 +137,14 @@ export class View {
     if (model.other) this.table.append(el("p", { class: "hint" }, `The ${model.groups.length} largest groups by ${measureTitle(measures[0]).toLowerCase()} over the whole range. `, this.#more()));
     show(this.details, drawn.length > 0 && model.starts.length > 0);
     this.#tabulate();
+  }
+
+  /** The day that stands out by the first measure, as a link to its events. */
+  #hint() {
+    const { read, question } = this;
+    const found = standsOut(read.model, question.measures[0], question);
+    show(this.hint, found !== null);
+    if (found) this.hint.replaceChildren(el("a", { href: this.#addressOf(found.at, null) }, found.day), ` ${found.text}.`);
   }
 
   #chart(figure, { measure, group }, { model, view, interval, range, hidden, earlier, top }) {
@@ -167,8 +179,12 @@ export class View {
     this.series.replaceChildren(...measures.filter(isDrawn).map((name) => intervalTable(this.read.model, name, interval, range.zone)));
   }
 
-  /** The events of a bar, or of one layer of it. */
   #open(at, layer) {
+    go(this.#addressOf(at, layer));
+  }
+
+  /** The address of the events of a bar, or of one layer of it. */
+  #addressOf(at, layer) {
     const { params } = current();
     const { interval, range, groups } = this.question;
     const start = this.read.model.starts[at];
@@ -176,7 +192,7 @@ export class View {
     const times = { start: iso(Math.max(start, range.start)), end: iso(range.openEnd ? end : Math.min(end, range.end)) };
     const other = layer?.colour === "x" ? eventsOfOther(params, this.read.model.drawn, groups) : null;
     const made = layer?.key ? eventsOf(params, layer.key) : (other ?? eventsOf(params, {}));
-    go(format("events", null, withRange(made, times)));
+    return format("events", null, withRange(made, times));
   }
 
   #narrow(from, to) {
@@ -221,8 +237,7 @@ export class View {
       made.addEventListener("change", () => change(made.value));
       return made;
     };
-    const scores = this.scores ?? [];
-    const offered = [...new Set([...OFFERED, ...measures, ...scores])].map((name) => [name, measureTitle(name)]);
+    const offered = [...new Set([...OFFERED, ...measures])].map((name) => [name, measureTitle(name)]);
     const chosenMeasures = measures.map((name, at) => {
       const options = measures.length > 1 ? [...offered, ["", "remove"]] : offered;
       return select(`Measure ${at + 1}`, options, name, (value) => this.#set("measures", measures.map((each, place) => (place === at ? value : each)).filter(Boolean)));
@@ -257,7 +272,22 @@ export class View {
 
   #addMeasure(value) {
     if (value !== "score") return value && this.#set("measures", [...this.question.measures, value]);
-    this.#ask("Name of the score", (name) => this.#set("measures", [...this.question.measures, `score:${name}:avg`]));
+    const names = el("datalist", { id: "score-names" });
+    const statistic = el("select", { "aria-label": "Statistic of the score" }, ...SCORED.map((word) => el("option", { value: word }, STATISTICS[word])));
+    const add = (name) => this.#set("measures", [...this.question.measures, `score:${name}:${statistic.value}`]);
+    this.#ask("Name of the score", add, { list: "score-names" }, names, statistic);
+    this.#scoreNames().then((found) => names.replaceChildren(...found.map((name) => el("option", { value: name }))));
+  }
+
+  /** The names of scores in the range, as the versions of prompts have them; none if they cannot be had. */
+  async #scoreNames() {
+    const { range } = this.question;
+    try {
+      const { prompts } = await get("/v1/prompts", [...Object.entries(asked(range)), ...filtersOf(current().params), ["limit", 200]], this.context.signal);
+      return [...new Set(prompts.flatMap((row) => Object.keys(row.scores ?? {})))].sort();
+    } catch {
+      return [];
+    }
   }
 
   #setGroup(groups, at, value) {
@@ -269,9 +299,9 @@ export class View {
     else put(value);
   }
 
-  #ask(label, done) {
-    const field = el("input", { "aria-label": label, placeholder: label, spellcheck: "false", autocapitalize: "none" });
-    const form = el("form", { class: "row" }, field, el("button", { type: "submit" }, "Take"));
+  #ask(label, done, attributes = {}, ...more) {
+    const field = el("input", { "aria-label": label, placeholder: label, spellcheck: "false", autocapitalize: "none", ...attributes });
+    const form = el("form", { class: "row" }, field, ...more, el("button", { type: "submit" }, "Take"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (field.value) done(field.value);
@@ -306,12 +336,6 @@ export class View {
     });
     panel.replaceChildren(form, el("ul", { class: "presets" }, ...items), said);
   }
-
-  place() {
-    return -1;
-  }
-
-  restore() {}
 }
 
 const rangeText = ({ start, end }) => `${iso(start).slice(0, 16).replace("T", " ")} to ${iso(end).slice(0, 16).replace("T", " ")} UTC`;

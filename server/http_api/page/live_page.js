@@ -4,10 +4,14 @@ import { Budgets } from "./budgets.js";
 import { $, show, write } from "./dom.js";
 import { exampleCurl } from "./examples.js";
 import { pico } from "./exact.js";
+import { freshness } from "./freshness.js";
 import { shown } from "./names.js";
+import { busy, problem } from "./notices.js";
 import { Overview } from "./overview.js";
-import { BEGINNING, firstDay } from "./period.js";
+import { readCosts, sourceOf } from "./overview_source.js";
+import { asList, narrowed } from "./pages.js";
 import { Person } from "./person.js";
+import { current } from "./router.js";
 import { follow } from "./stream.js";
 import { Live, Users } from "./users.js";
 
@@ -25,7 +29,9 @@ export class LivePage {
   #users;
   #session = null; // an AbortController while it is shown
   #userId = null; // whose page is shown; null: the overview
-  #today = new Date().toISOString().slice(0, 10);
+  #source; // what is asked (`sourceOf`)
+  #readKey; // what the page shows, and of whom
+  #waiting = []; // resolved when the next reading is done
   #samples = []; // what all of it came to, and when: [milliseconds, picodollars]
   #link = "off"; // the stream: "off", "live", "lost", or "none" if this server or project is without
   #busy = false;
@@ -47,11 +53,14 @@ export class LivePage {
   start(session) {
     this.#session = session;
     [this.#link, this.#lastRead, this.#busy, this.#again] = ["off", 0, false, false];
+    [this.#readKey, this.#waiting] = [undefined, []];
   }
 
   /** Forgets all of a project. */
   stop() {
     this.#session = null;
+    $("unanswered").replaceChildren();
+    for (const done of this.#waiting.splice(0)) done();
     clearTimeout(this.#timer);
     this.#live.clear();
     this.#users.clear();
@@ -64,14 +73,40 @@ export class LivePage {
     return this.#session !== null;
   }
 
-  /** Shows the overview, or a user's page; `params` are what its links keep. */
-  show(userId, params) {
+  /**
+   * Shows the overview, or a user's page; `params` are what its links keep. Resolves when it is there; what is come back
+   * to (`restored`) is there already.
+   */
+  async show(userId, params, restored = false) {
     this.#userId = userId;
+    this.#source = sourceOf(params, Date.now(), userId);
     this.#overview.keep(params);
     this.#users.keep(params);
+    const key = this.#key();
+    if (restored && key === this.#readKey && Date.now() - this.#lastRead < IDLE) return this.refresh(IDLE);
     if (userId !== null) this.#person.open(userId, params);
+    if (key !== this.#readKey) this.#unanswered(null);
     this.#lastRead = 0;
+    const read = new Promise((resolve) => this.#waiting.push(resolve));
+    const done = busy($(userId === null ? "overview" : "person"));
     this.refresh();
+    await read;
+    done();
+  }
+
+  #key() {
+    return JSON.stringify([this.#source.key, this.#userId]);
+  }
+
+  /** A question to the event store that was not answered stands in place of the figures; null: it was. */
+  #unanswered(error) {
+    const route = current();
+    const retry = () => this.refresh();
+    const card = error && problem(asList(error), { retry, narrow: (how) => narrowed(route, how), signal: this.#session.signal });
+    const isSaid = card && $("unanswered").firstChild?.textContent.startsWith(card.firstChild.textContent);
+    if (!isSaid) $("unanswered").replaceChildren(...(card ? [card] : []));
+    show($("overview"), !card && this.#userId === null);
+    show($("person"), !card && this.#userId !== null);
   }
 
   /** Nothing of it is seen for a while: it does not read. */
@@ -104,44 +139,66 @@ export class LivePage {
     if (document.hidden && this.#lastRead) return; // read when somebody looks
     const mine = this.#session;
     [this.#busy, this.#again, this.#lastRead] = [true, false, Date.now()];
+    const waiting = this.#waiting.splice(0);
+    this.#source = sourceOf(this.#source.params, Date.now(), this.#userId);
+    const key = this.#key();
+    const isMine = () => mine === this.#session && key === this.#key() && !this.isPaused;
     try {
-      await (this.#userId === null ? this.#readOverview(mine) : this.#readPerson(mine));
+      await (this.#userId === null ? this.#readOverview(mine, isMine) : this.#readPerson(mine, isMine));
       if (mine === this.#session) this.worked();
+      if (isMine()) this.#readKey = key;
     } catch (error) {
-      if (mine === this.#session) this.failed(error);
+      if (mine === this.#session) this.#failed(error, isMine());
     }
+    for (const done of waiting) done();
     this.#busy = false;
     if (mine === this.#session && this.#session) this.refresh(this.#again ? 0 : this.#link === "live" ? IDLE : ASK);
     else if (this.#session) this.refresh();
   }
 
-  async #readOverview(mine) {
-    const period = $("range").value;
-    const first = firstDay(period, this.#today);
+  #failed(error, isMine) {
+    if (!isMine || this.#source.isTables || error.status === 401 || error.status === 403 || error.name === "AbortError") return this.failed(error);
+    this.#readKey = undefined;
+    this.#unanswered(error);
+  }
+
+  async #readOverview(mine, isMine) {
+    const source = this.#source;
     const [costs, quota, spent, all] = await Promise.all([
-      get("/v1/costs", { start: `${first ?? BEGINNING}T00:00:00Z` }, mine.signal),
+      readCosts(source, mine.signal),
       get("/v1/quota", {}, mine.signal),
       get("/v1/budgets", {}, mine.signal),
       everything(mine),
     ]);
-    if (mine !== this.#session) return;
-    this.#today = costs.asOf.slice(0, 10);
+    if (!isMine()) return;
+    this.#unanswered(null);
     write($("who"), quota.organization === "default" ? "" : shown(quota.organization));
-    write($("as-of"), `As of ${costs.asOf.slice(0, 19).replace("T", " ")} UTC.`);
+    this.#stamp(costs, source);
     this.#sample(pico(all.total.cost_usd));
     const empty = all.total.requests === "0";
     show($("empty"), empty);
     this.#budgets.update(spent);
-    this.#overview.update(costs, quota, period, first);
-    this.#users.reset(period, first, empty);
+    this.#overview.update(costs, quota, source);
+    this.#users.reset(source, empty);
     await this.#users.refresh();
     this.#stream(mine, all);
   }
 
-  async #readPerson(mine) {
-    const period = $("range").value;
-    const [all] = await Promise.all([everything(mine), this.#person.refresh(period, firstDay(period, this.#today))]);
-    if (mine === this.#session) this.#stream(mine, all);
+  async #readPerson(mine, isMine) {
+    const source = this.#source;
+    const [all, user] = await Promise.all([everything(mine), this.#person.refresh(source, mine.signal)]);
+    if (!isMine()) return;
+    this.#unanswered(null);
+    if (user) this.#stamp(user, source);
+    this.#stream(mine, all);
+  }
+
+  /** Up to when the figures are complete, and whose days they have. */
+  #stamp(answer, source) {
+    write($("as-of"), source.isTables ? `As of ${answer.asOf.slice(0, 19).replace("T", " ")} UTC.` : freshness(answer, source.zone));
+    const zone = source.zone === "UTC" ? "" : ` Days are those of ${source.zone}.`;
+    write($("kept"), source.isTables ? "" : `These figures are summed up from the events.${zone} The quota and the budgets are those of everything.`);
+    show($("kept"), !source.isTables);
   }
 
   #sample(cost) {
@@ -184,7 +241,7 @@ export class LivePage {
     const id = this.#userId;
     if (id !== null && !rows.some((row) => row.user_id === id)) return;
     if (id === null && this.#users.isLive && !this.isPaused) this.#users.refresh().catch(this.failed);
-    this.refresh();
+    this.refresh(this.#source.isTables ? 0 : Math.max(0, this.#lastRead + ASK - Date.now()));
   }
 
   #state(now) {

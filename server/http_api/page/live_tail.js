@@ -6,6 +6,7 @@ import { problem } from "./notices.js";
 import { follow } from "./stream.js";
 
 const HELD = 500;
+const PART = 50; // rows that are made within one frame
 
 export class LiveTail {
   #controller = null;
@@ -20,10 +21,9 @@ export class LiveTail {
     this.more.addEventListener("click", () => {
       scrollTo({ top: 0 });
       this.list.region.scrollTop = 0;
-      this.#flush();
-      this.list.focus(0);
+      this.#flushAll();
     });
-    this.place = el("div");
+    this.place = el("div", { class: "live-list" });
     host.replaceChildren(el("div", { class: "live-head" }, this.state, this.more), this.place);
     show(host, false);
     document.addEventListener("visibilitychange", () => this.pairs && (document.hidden ? this.#end() : this.#begin()));
@@ -106,16 +106,23 @@ export class LiveTail {
       this.frame = null;
       if (!this.pairs) return;
       // Rows that somebody points at, or has scrolled to, stay where they are: new ones wait.
-      if (!this.isHeld && scrollY < 200 && this.list.focused() < 0) this.#flush();
+      if (!this.isHeld && scrollY < 200 && this.list.focused() < 0 && this.#flush()) this.#soon();
       this.#say();
     });
   }
 
+  /** Puts some of the waiting rows into the list; returns whether there are more. */
   #flush() {
-    const rows = this.#waiting;
-    this.#waiting = [];
-    this.list.prepend(rows, HELD);
+    this.list.prepend(this.#waiting.splice(0, PART), HELD);
     this.#say();
+    return this.#waiting.length > 0;
+  }
+
+  /** Puts all of them there, part by part, and the focus on the newest. */
+  #flushAll() {
+    if (!this.pairs) return;
+    if (this.#flush()) requestAnimationFrame(() => this.#flushAll());
+    else this.list.focus(0);
   }
 
   #say() {

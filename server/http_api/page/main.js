@@ -4,12 +4,10 @@ import { Bar, drawNavigation } from "./bar.js";
 import { copy } from "./clipboard.js";
 import { $, el, show, write } from "./dom.js";
 import { sharedOf } from "./filters.js";
-import { LivePage } from "./live_page.js";
 import { shown } from "./names.js";
 import { current, entry, format, go, listen } from "./router.js";
 import { browserZone } from "./zone.js";
 
-const PERIODS = { 7: "7d", 30: null, month: "month", 90: "90d", all: "all" }; // of the overview -> `range` of the address
 const TITLES = { explore: "Explore", events: "Events", traces: "Traces", sessions: "Sessions", prompts: "Prompts" };
 
 let session = null; // an AbortController while signed in
@@ -17,8 +15,8 @@ let shownRoute = null;
 let cameFrom = null; // the route before, if this one was reached by a link of the page
 const places = new Map(); // of entries of the history: {scroll, focus}
 let place = null;
+let livePage = null; // the overview and the pages of users, once one of them was opened
 
-const livePage = new LivePage({ failed, worked: () => show($("problem"), false) });
 const bar = new Bar($("bar"));
 const views = new Map(); // name -> {view, host, module}
 
@@ -50,9 +48,38 @@ async function loaded(name) {
   return views.get(name);
 }
 
+/** The elements of the content of a tag that have an id, an address or a label. */
+function alike(tag, key) {
+  return [...$("content").querySelectorAll(tag)].filter((each) => keyOf(each) === key);
+}
+
+const keyOf = (element) => element.id || element.getAttribute("href") || element.getAttribute("aria-label") || "";
+
+/** What an element is found again by after its view was drawn anew; null: nothing within the content has the focus. */
+function nameOf(element) {
+  if (!$("content").contains(element) || element === $("content")) return null;
+  const [tag, key] = [element.localName, keyOf(element)];
+  return { tag, key, at: alike(tag, key).indexOf(element) };
+}
+
+let focused = null; // what has the focus (`nameOf`), looked up when it gets there, not with every scroll
+
 function remember() {
-  if (place === null || !shownRoute) return;
-  places.set(place, { scroll: scrollY, focus: views.get(shownRoute.view)?.view.place?.() ?? -1 });
+  if (place !== null && shownRoute) places.set(place, { scroll: scrollY, focus: focused });
+}
+
+function rememberFocus(element) {
+  focused = element ? nameOf(element) : null;
+  remember();
+}
+
+/** Brings somebody back to where they were in a view. */
+function restore(saved) {
+  if (!saved) return;
+  const { focus } = saved;
+  if (focus) alike(focus.tag, focus.key)[focus.at]?.focus({ preventScroll: true });
+  else if ($("content").contains(document.activeElement)) document.activeElement.blur();
+  scrollTo(0, saved.scroll);
 }
 
 async function navigate(route, restored) {
@@ -61,39 +88,53 @@ async function navigate(route, restored) {
   cameFrom = restored ? null : before;
   shownRoute = route;
   place = entry();
+  const saved = restored ? places.get(place) : undefined;
   const { view, id, params } = route;
   const shared = sharedOf(params);
   drawNavigation(route, shared);
-  const isToday = view === "" || (view === "users" && id !== null);
   const isUser = view === "users" && id !== null;
+  const isToday = view === "" || isUser;
   show($("overview"), isToday && !isUser);
   show($("person"), isUser);
-  show($("range-pick"), isToday);
-  show($("bar"), !isToday);
-  show($("footer-note"), isToday);
+  for (const each of ["footer-note", "as-of"]) show($(each), isToday);
   document.body.classList.toggle("wide-view", !isToday);
   for (const [name, each] of views) if (name !== view) leave(name, each);
   document.title = isUser ? `${shown(id)} · spendstream` : isToday ? "spendstream" : `${TITLES[view] ?? "Overview"} · spendstream`;
-  if (isToday) return navigateToday(route, before, shared);
-  livePage.pause();
-  show($("live"), false);
-  show($("problem"), false);
-  await navigateView(route, restored, before);
+  if (!isToday) {
+    livePage?.pause();
+    show($("live"), false);
+    show($("problem"), false);
+    show($("kept"), false);
+  }
+  await (isToday ? navigateToday(route, restored, before, shared) : navigateView(route, restored, before));
+  if (shownRoute === route) restore(saved);
 }
 
-function navigateToday({ id, view, params }, before, shared) {
-  const range = params.get("range");
-  const period = Object.entries(PERIODS).find(([, name]) => name === range)?.[0] ?? "30";
-  if ($("range").value !== period) $("range").value = period;
-  const unused = [...new Set(shared.keys())].filter((name) => !(name === "range" && Object.values(PERIODS).includes(range)));
-  write($("kept"), unused.length ? `Kept for the other views, but not used here: ${unused.map(shown).join(", ")}. Days are UTC days.` : "");
-  show($("kept"), unused.length > 0);
+async function navigateToday(route, restored, before, shared) {
+  const { id, view } = route;
+  const mine = session;
+  bar.update(route, { signal: session.signal });
+  show($("bar"), true);
+  const isMoved = before && (before.view !== view || before.id !== id);
+  if (isMoved && !restored) {
+    (id === null ? $("content") : $("person-title")).focus();
+    scrollTo(0, 0);
+  }
+  try {
+    const { LivePage } = await import("./live_page.js");
+    if (mine !== session) return;
+    if (!livePage) {
+      livePage = new LivePage({ failed, worked: () => show($("problem"), false) });
+      livePage.start(session);
+    }
+  } catch (error) {
+    failed(error);
+    return;
+  }
+  if (shownRoute !== route) return;
   livePage.resume();
   if (livePage.isOn && $("live").textContent) show($("live"), true);
-  livePage.show(view === "users" ? id : null, shared);
-  if (!before || (before.view === view && before.id === id)) return;
-  (id === null ? $("content") : $("person-title")).focus();
-  scrollTo(0, 0);
+  await livePage.show(id, shared, restored);
 }
 
 async function navigateView(route, restored, before) {
@@ -112,14 +153,10 @@ async function navigateView(route, restored, before) {
   bar.update(route, { signal: session.signal, own: module.own, unused: module.unused(route, names) });
   show($("bar"), true);
   const isNew = !before || before.view !== route.view;
-  const saved = restored ? places.get(place) : undefined;
-  const isMoved = !before || before.view !== route.view || before.id !== route.id;
+  const isMoved = isNew || before.id !== route.id;
   if (isMoved && !restored && before && route.id === null) $("content").focus({ preventScroll: true });
   if (isMoved && !restored && (isNew || route.view !== "events")) scrollTo(0, 0);
   await view.update(route, restored, isNew);
-  if (shownRoute !== route || !saved) return;
-  scrollTo(0, saved.scroll);
-  view.restore?.(saved.focus);
 }
 
 function leave(name, { host, view }) {
@@ -176,13 +213,13 @@ function signOut(text = "") {
   key.forget();
   session?.abort();
   session = null;
-  livePage.stop();
+  livePage?.stop();
   for (const [name, each] of views) leave(name, each);
   $("views-hosts").replaceChildren();
   views.clear();
   [shownRoute, cameFrom, place] = [null, null, null];
   places.clear();
-  for (const id of ["live", "range-pick", "sign-out", "overview", "person", "problem", "views", "bar", "kept"]) show($(id), false);
+  for (const id of ["live", "sign-out", "overview", "person", "problem", "views", "bar", "kept"]) show($(id), false);
   write($("live"), "");
   document.body.classList.remove("wide-view");
   show($("sign-in"), true);
@@ -206,7 +243,7 @@ function withZone() {
 
 function enter() {
   session = new AbortController();
-  livePage.start(session);
+  livePage?.start(session);
   $("key").removeAttribute("aria-invalid");
   show($("sign-in"), false);
   show($("sign-out"), true);
@@ -232,7 +269,7 @@ function theme(next) {
   } catch {
     // storage is switched off: until the tab is closed, then
   }
-  livePage.redraw();
+  livePage?.redraw();
   dispatchEvent(new Event("spendstream:theme"));
 }
 
@@ -246,16 +283,10 @@ $("skip").addEventListener("click", (event) => {
 $("sign-in-form").addEventListener("submit", signIn);
 $("sign-out").addEventListener("click", () => signOut());
 $("theme").addEventListener("click", () => theme(true));
-$("range").addEventListener("change", () => {
-  const { view, id, params } = current();
-  for (const name of ["range", "start", "end"]) params.delete(name);
-  const name = PERIODS[$("range").value];
-  if (name) params.set("range", name);
-  go(format(view, id, params));
-});
 history.scrollRestoration = "manual";
 addEventListener("scroll", remember, { passive: true });
-addEventListener("focusin", remember);
+addEventListener("focusin", (event) => rememberFocus(event.target));
+addEventListener("focusout", (event) => event.relatedTarget === null && rememberFocus(null));
 listen((route, restored) => navigate(route, restored));
 theme(false);
 if (key.get()) enter();

@@ -5,9 +5,12 @@ import { timeText, millis } from "./zone.js";
 
 const COUNTS = { requests: "Requests", errors: "Errors", unpriced: "Unpriced requests", input_tokens: "Input tokens", output_tokens: "Output tokens", cached_tokens: "Cached tokens", cache_write_tokens: "Cache write tokens", reasoning_tokens: "Reasoning tokens" };
 const DISTINCT = { users: "Users", traces: "Traces", sessions: "Sessions" };
-const STATISTICS = { avg: "mean", sd: "standard deviation", p50: "median", p90: "90th percentile", p95: "95th percentile", p99: "99th percentile", count: "count" };
+export const STATISTICS = { avg: "mean", sd: "standard deviation", p50: "median", p90: "90th percentile", p95: "95th percentile", p99: "99th percentile", count: "count" };
 
-/** Measures to choose from; scores are added as they are found. */
+/** What can be asked of a score. */
+export const SCORED = ["avg", "sd", "p50", "p95", "count"];
+
+/** Measures to choose from; scores are named by the person who asks. */
 export const OFFERED = [
   "cost_usd", "requests", "errors", "error_rate", "input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "unpriced", "users", "traces", "sessions",
   "latency_ms:p50", "latency_ms:p90", "latency_ms:p95", "latency_ms:p99", "latency_ms:avg", "ttft_ms:p50", "ttft_ms:p95", "cost_usd:avg", "tokens_per_second", "first_seen", "last_seen",

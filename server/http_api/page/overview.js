@@ -4,11 +4,10 @@ import { $, show, write, writeMoney } from "./dom.js";
 import { compact, count, decimal, dollars, money, percent, pico, rate } from "./exact.js";
 import { withOnly } from "./filters.js";
 import { shown } from "./names.js";
-import { NAMES } from "./period.js";
+import { during, eventsOfDay } from "./overview_source.js";
 import { outlook } from "./quota.js";
 import { format } from "./router.js";
 import { Table } from "./table.js";
-import { withRange } from "./time_range.js";
 
 export const modelName = (row) => `${row.provider} / ${row.model}`;
 
@@ -20,12 +19,12 @@ const took = (ms) => (Number(ms) < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000
 function latencyText({ latencyMs: found }) {
   if (!found) return "–";
   const all = `half within ${took(found.p50)}, 95% within ${took(found.p95)}, 99% within ${took(found.p99)}`;
-  return [`${took(found.p50)} / ${took(found.p95)}`, `${all}, of ${count(found.measured)} requests`];
+  return [`${took(found.p50)} / ${took(found.p95)}`, `${all}, of ${found.measured === undefined ? "these" : count(found.measured)} requests`];
 }
 
 /** The columns of a table of models, for the project and for a user; with `kept()` each is a link to its events. */
 export function modelColumns(average, kept) {
-  const link = (row) => ({ text: shown(row.model), href: format("events", null, withOnly(withOnly(kept(), "model", row.model), "provider", row.provider)) });
+  const link = (row) => (row.model === null ? { text: "Other", aside: true } : { text: shown(row.model), href: format("events", null, withOnly(withOnly(kept(), "model", row.model), "provider", row.provider)) });
   return [
     kept ? { title: "Model", link } : { title: "Model", text: (row) => shown(row.model) },
     { title: "Provider", text: (row) => shown(row.provider), left: true, wide: true },
@@ -45,16 +44,16 @@ export function shares(rows) {
   return (row) => (most ? Number((pico(row.cost_usd) * 10_000n) / most) / 10_000 : 0);
 }
 
+/** The last day of a chart: that of the range; of one that goes on to now today, or the last with events where it is later. */
+export function lastDay({ last, today, isTables }, { asOf, daily }) {
+  return last ?? [today, isTables ? asOf.slice(0, 10) : "", daily.at(-1)?.day ?? ""].sort().at(-1);
+}
+
 export class Overview {
   #kept = new URLSearchParams();
 
   constructor() {
-    const events = (day) => {
-      const made = withRange(this.#kept, { start: `${day}T00:00:00.000Z`, end: new Date(Date.parse(day) + 86_400_000).toISOString() });
-      made.delete("tz"); // days here are UTC days
-      return format("events", null, made);
-    };
-    this.chart = new Chart($("chart"), "Spend by day and model, in US dollars", events);
+    this.chart = new Chart($("chart"), "Spend by day and model, in US dollars", (day) => eventsOfDay(this.source, this.#kept, day));
     this.models = new Table($("models"), "Models, the most expensive first", modelColumns(true, () => this.#kept));
   }
 
@@ -63,29 +62,37 @@ export class Overview {
     this.#kept = params;
   }
 
-  /** `costs` of /v1/costs over `period`, which began on `first` (undefined: with the first event). */
-  update(costs, quota, period, first) {
-    const today = costs.asOf.slice(0, 10);
+  /** `costs` of a source (`sourceOf`). Tiles of what only the tables know, by UTC days and without filters, are hidden else. */
+  update(costs, quota, source) {
     const { total } = costs;
+    this.source = source;
+    for (const tile of document.querySelectorAll(".whole-project")) show(tile, source.isTables);
+    show($("t-spend-tile"), !source.isTables);
+    writeMoney($("t-spend"), money(total.cost_usd));
+    write($("t-spend-sub"), source.words);
+    if (source.isTables) this.#wholeProject(costs, source);
+    write($("t-cache"), rate(total.cached_tokens, total.input_tokens));
+    write($("t-cache-sub"), `${compact(total.cached_tokens)} of ${compact(total.input_tokens)} input tokens, ${source.words}`);
+    write($("t-errors"), percent(total.errors, total.requests));
+    write($("t-errors-sub"), `${count(total.errors)} of ${count(total.requests)} requests, ${source.words}`);
+    this.#quota(quota, Date.parse(costs.asOf));
+    this.chart.update(daysOf(costs.daily, source.first, lastDay(source, costs)), stack(costs.dailyByModel, modelName, pico), source.words);
+    write($("chart-sub"), `${dollars(total.cost_usd)} ${during(source)}`);
+    this.models.update(costs.byModel, modelName, shares(costs.byModel));
+    write($("models-sub"), costs.byModel.length ? source.words : `no events ${during(source)}`);
+    show($("unpriced"), total.unpriced !== "0");
+    write($("unpriced"), `${count(total.unpriced)} of these requests came without a price: they are counted, and add nothing to the spend.`);
+  }
+
+  #wholeProject(costs, source) {
+    const today = costs.asOf.slice(0, 10);
+    show($("t-today").parentElement, source.range.openEnd);
     writeMoney($("t-today"), money(costs.daily.find((row) => row.day === today)?.cost_usd ?? "0"));
     writeMoney($("t-month"), money(costs.monthToDate));
     write($("t-month-sub"), `${today.slice(0, 7)}, until now`);
     const [forecast, digits] = money(costs.forecast30d);
     write($("t-forecast"), forecast); // an estimate: cents are more than enough, the rest is in the title
     $("t-forecast").title = forecast + digits;
-    write($("t-cache"), rate(total.cached_tokens, total.input_tokens));
-    write($("t-cache-sub"), `${compact(total.cached_tokens)} of ${compact(total.input_tokens)} input tokens, ${NAMES[period]}`);
-    write($("t-errors"), percent(total.errors, total.requests));
-    write($("t-errors-sub"), `${count(total.errors)} of ${count(total.requests)} requests, ${NAMES[period]}`);
-    this.#quota(quota, Date.parse(costs.asOf));
-    const last = costs.daily.at(-1)?.day ?? today;
-    const days = daysOf(costs.daily, first, last > today ? last : today);
-    this.chart.update(days, stack(costs.dailyByModel, modelName, pico), NAMES[period]);
-    write($("chart-sub"), `${dollars(total.cost_usd)} in the ${NAMES[period]}`.replace("the all time", "all").replace("the this", "this"));
-    this.models.update(costs.byModel, modelName, shares(costs.byModel));
-    write($("models-sub"), costs.byModel.length ? NAMES[period] : `no events in the ${NAMES[period]}`.replace("the this", "this"));
-    show($("unpriced"), total.unpriced !== "0");
-    write($("unpriced"), `${count(total.unpriced)} of these requests came without a price: they are counted, and add nothing to the spend.`);
   }
 
   /** Spend counted since an earlier look, exact. */

@@ -2,21 +2,14 @@
 import { get, Latest } from "./api.js";
 import { el, show, write } from "./dom.js";
 import { filtersOf, sharedOf } from "./filters.js";
-import { busy, missingField, noEvents, nothingMatches, problem } from "./notices.js";
+import { freshness, isBuilding } from "./freshness.js";
+import { beingBuilt, busy, missingField, noEvents, nothingMatches, problem } from "./notices.js";
 import { format, go } from "./router.js";
 import { asked, MOST, rangeOf, withRange } from "./time_range.js";
 import { iso, millis, timeText } from "./zone.js";
 
 const KEPT = 12; // lists that are remembered for Back
 const MOST_ROWS = 1000; // rows of a list in the document
-
-/** `complete up to 14:03:11, 4 s behind`, of an answer. */
-export function freshness(answer, zone) {
-  if (!answer?.asOf) return "";
-  const lag = Number(answer.lagSeconds ?? 0);
-  const behind = lag < 1 ? "" : `, ${lag < 120 ? `${Math.round(lag)} s` : `${Math.round(lag / 60)} min`} behind`;
-  return `Complete up to ${timeText(millis(answer.asOf), zone, "second")}${zone === "UTC" ? " UTC" : ""}${behind}.`;
-}
 
 /** The failure of a list: a path that the server does not know means that it has no event store. */
 export function asList(error) {
@@ -156,7 +149,7 @@ export async function whyEmpty(route, signal, missing) {
     missing && missing !== "traces" ? get(`/v1/${missing}`, { limit: 1, start: iso(Date.now() - MOST + 60_000) }, signal) : null,
   ]);
   if (!any.events.length) {
-    const card = noEvents();
+    const card = isBuilding(any) ? beingBuilt(freshness(any, rangeOf(route.params, Date.now()).zone)) : noEvents();
     card.dataset.waits = "";
     return card;
   }

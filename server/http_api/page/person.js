@@ -5,23 +5,24 @@ import { $, el, show, write, writeMoney } from "./dom.js";
 import { compact, count, money, percent, pico, rate } from "./exact.js";
 import { withOnly } from "./filters.js";
 import { shown } from "./names.js";
-import { modelColumns, modelName, shares } from "./overview.js";
-import { NAMES } from "./period.js";
+import { lastDay, modelColumns, modelName, shares } from "./overview.js";
+import { daysAsked, eventsOfDay, userOfEvents } from "./overview_source.js";
 import { format } from "./router.js";
 import { Table } from "./table.js";
+import { millis, timeText } from "./zone.js";
 
 export class Person {
   constructor() {
-    this.chart = new Chart($("p-chart"), "Spend by day, in US dollars");
-    this.models = new Table($("p-models"), "Models of this user, the most expensive first", modelColumns(false));
+    this.chart = new Chart($("p-chart"), "Spend by day, in US dollars", (day) => eventsOfDay(this.source, this.own, day));
+    this.models = new Table($("p-models"), "Models of this user, the most expensive first", modelColumns(false, () => this.own));
   }
 
   /** Another user: nothing of the last one stays. Links keep `params`. */
   open(id, params) {
     this.id = id;
-    const own = withOnly(params, "user_id", id);
+    this.own = withOnly(params, "user_id", id);
     const views = { explore: "Explore", events: "Events", traces: "Traces", sessions: "Sessions" };
-    $("person-links").replaceChildren(...Object.entries(views).flatMap(([view, text]) => [el("a", { href: format(view, null, own) }, `${text} of this user`), " "]));
+    $("person-links").replaceChildren(...Object.entries(views).flatMap(([view, text]) => [el("a", { href: format(view, null, this.own) }, `${text} of this user`), " "]));
     $("back").setAttribute("href", format("", null, params));
     write($("person-title"), shown(id));
     write($("person-sub"), "");
@@ -29,26 +30,28 @@ export class Person {
     show($("person-none"), false);
   }
 
-  /** Reads and shows; throws `Failed`. */
-  async refresh(period, first) {
+  /** Reads and shows what a source (`sourceOf`) has; resolves to the answer, or undefined. Throws `Failed`. */
+  async refresh(source, signal) {
     const { id } = this;
     let user;
     try {
-      user = await getUser(id, { start: first });
+      user = await (source.isTables ? getUser(id, daysAsked(source)) : userOfEvents(source, id, signal));
     } catch (error) {
-      if (error.status !== 404) throw error;
+      if (error.status !== 404 || !source.isTables) throw error;
     }
-    if (this.id !== id) return;
+    if (this.id !== id) return undefined;
     show($("person-body"), user !== undefined && user.requests !== "0");
     show($("person-none"), user === undefined || user.requests === "0");
     if (!user) write($("person-none"), "This project has no user with this id. Ids are compared letter by letter.");
-    else if (user.requests === "0") write($("person-none"), `No events of this user: ${NAMES[period]}. Choose a longer period.`);
-    else this.#render(user, period, first);
+    else if (user.requests === "0") write($("person-none"), `No events of this user: ${source.words}. Choose a longer range${source.isTables ? "" : ", or fewer filters"}.`);
+    else this.#render(user, source);
+    return user;
   }
 
-  #render(user, period, first) {
-    const seen = (at) => at.slice(0, 16).replace("T", " ");
-    write($("person-sub"), `${NAMES[period]}; first event ${seen(user.first_seen)}, last ${seen(user.last_seen)} UTC`);
+  #render(user, source) {
+    this.source = source;
+    const seen = (at) => timeText(millis(at), source.zone, "minute");
+    write($("person-sub"), `${source.words}; first event ${seen(user.first_seen)}, last ${seen(user.last_seen)} ${source.zone}`);
     writeMoney($("p-cost"), money(user.cost_usd));
     write($("p-cost-sub"), user.unpriced === "0" ? "" : `${count(user.unpriced)} requests without a price`);
     write($("p-requests"), count(user.requests));
@@ -58,9 +61,9 @@ export class Person {
     write($("p-cache"), rate(user.cached_tokens, user.input_tokens));
     write($("p-cache-sub"), `${count(user.cached_tokens)} of the input tokens`);
     const costs = new Map(user.byDay.map((row) => [row.day, pico(row.cost_usd)]));
-    const last = [user.asOf.slice(0, 10), user.byDay.at(-1).day].sort().at(-1);
+    const last = lastDay(source, { asOf: user.asOf, daily: user.byDay });
     const series = { name: "Spend", total: pico(user.cost_usd), value: (day) => costs.get(day) ?? 0n };
-    this.chart.update(daysOf(user.byDay, first, last), [series], NAMES[period]);
+    this.chart.update(daysOf(user.byDay, source.first, last), [series], source.words);
     this.models.update(user.byModel, modelName, shares(user.byModel));
   }
 }

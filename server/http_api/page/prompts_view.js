@@ -123,14 +123,6 @@ export class View {
     }
     go(format("prompts", null, params));
   }
-
-  place() {
-    return this.pages.list?.focused() ?? -1;
-  }
-
-  restore(at) {
-    if (at >= 0) this.pages.list?.focus(at);
-  }
 }
 
 /** Cost per request: the exact sum over the requests, cut to twelve places. */

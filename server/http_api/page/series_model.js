@@ -31,8 +31,8 @@ export function colourOf(name, used) {
 /**
  * The rows of a question's answer: {groups: [{key, name, values, colour, at}], other, total, multi}. `at(measure, start)`
  * is the value of an interval as text; null: none. The rest beyond `COLOURS` groups is `rest`, by measure and start,
- * for additive measures: the total less what is drawn. `sums`: an answer to the same question without groups, where
- * this one's total has no series.
+ * for additive measures: the total less what is drawn. `sums`: an answer to the same question without groups; without
+ * it, and where no group is missing, the total of an interval is what its groups add up to.
  */
 export function model(answer, starts, sums) {
   const used = new Set();
@@ -49,9 +49,13 @@ export function model(answer, starts, sums) {
     const name = groupName(group.key);
     return { key: group.key, name, values: group.values, colour: index < COLOURS ? colourOf(name, used) : null, at: series(group.series) };
   });
-  const total = { name: "Total", values: valuesOf(answer.total), at: series(answer.total?.series ?? sums?.groups[0]?.series ?? (groups.length === 1 && !answer.other ? answer.groups[0].series : null)) };
-  const hasTotal = Boolean(answer.total?.series ?? sums);
   const other = answer.other ? { name: OTHER, values: valuesOf(answer.other) } : null;
+  const multi = answer.multi ?? [];
+  const given = answer.total?.series ?? sums?.groups[0]?.series ?? (groups.length === 1 && !other ? answer.groups[0].series : null);
+  const added = (measure, at) => (isAdditive(measure) ? unwhole(measure, groups.reduce((sum, group) => sum + whole(measure, group.at(measure, at)), 0n)) : null);
+  const isAdded = !given && !other && !multi.length;
+  const total = { name: "Total", values: valuesOf(answer.total), at: isAdded ? added : series(given) };
+  const hasTotal = Boolean(answer.total?.series ?? sums) || isAdded;
   const drawn = groups.slice(0, COLOURS);
   const isWhole = groups.length <= COLOURS && !other;
   const rest = isWhole ? null : {
@@ -64,7 +68,7 @@ export function model(answer, starts, sums) {
       return unwhole(measure, drawn.reduce((left, group) => left - whole(measure, group.at(measure, at)), all));
     },
   };
-  return { starts, groups, drawn, rest, other, total, hasTotal, multi: answer.multi ?? [] };
+  return { starts, groups, drawn, rest, other, total, hasTotal, multi };
 }
 
 /** The layers of a stack of one measure, from the lowest: [{name, colour, values}] of exact text. */

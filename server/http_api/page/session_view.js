@@ -5,9 +5,9 @@ import { copyButton } from "./clipboard.js";
 import { el, show, write } from "./dom.js";
 import { count, percent, pico } from "./exact.js";
 import { sharedOf } from "./filters.js";
+import { freshness } from "./freshness.js";
 import { shown } from "./names.js";
 import { busy, problem } from "./notices.js";
-import { freshness } from "./pages.js";
 import { format } from "./router.js";
 import { readSliced } from "./slices.js";
 import { zoneOf } from "./time_range.js";
@@ -63,9 +63,10 @@ export class SessionView {
     }
   }
 
+  /** What was read stays for Back; what was not read to its end does not. */
   close() {
     this.#latest.abort();
-    this.key = null;
+    if (this.card.hidden) this.key = null;
   }
 
   #show(answer, route) {

@@ -74,12 +74,4 @@ export class View {
     made.sorted(sortOf(params));
     return made;
   }
-
-  place() {
-    return this.pages.list?.focused() ?? -1;
-  }
-
-  restore(at) {
-    if (at >= 0) this.pages.list?.focus(at);
-  }
 }

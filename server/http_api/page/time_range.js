@@ -12,7 +12,11 @@ export const PRESETS = {
   "90d": "Last 90 days",
   month: "This month",
   "last-month": "Last month",
+  all: "Last 400 days",
 };
+
+/** What `all` is called where there is no bound: in the tables. */
+export const ALL_TIME = "All time";
 
 export const DEFAULT = "30d";
 const HOUR = 3_600_000;
@@ -38,9 +42,9 @@ export function rangeOf(params, now) {
     return { name: null, start: from, end, openEnd, zone, label: label(from, openEnd ? null : to, zone) };
   }
   const given = params.get("range");
-  const name = given === "all" || given in PRESETS ? given : DEFAULT;
+  const name = given in PRESETS ? given : DEFAULT;
   const [start, end] = bounds(name, now, zone);
-  return { name, start, end: end ?? now, openEnd: end === null, zone, label: PRESETS[name] ?? "Last 400 days" };
+  return { name, start, end: end ?? now, openEnd: end === null, zone, label: PRESETS[name] };
 }
 
 function bounds(name, now, zone) {

@@ -8,6 +8,7 @@ import { FLAG } from "./trace_model.js";
 const POOL = 64; // rows that are elements, at most
 const LABELS = 60; // pixels right of the time line for durations; the style sheet has the same
 const INDENTED = 16; // levels with an indent of their own
+const NAMES = { least: 15, usual: 38, most: 65, slot: "spendstream.names" }; // width of the names in percent
 
 /** Steps of 1, 2, 5 times a power of ten, so that at most `most` are in `span`. */
 export function tickStep(span, most) {
@@ -39,6 +40,48 @@ export class TraceTree {
     this.ruler.addEventListener("dblclick", () => this.onWindow(0, this.model.span));
     this.sizes = new ResizeObserver(() => this.#resized());
     this.sizes.observe(this.scroller);
+    heads[0].append(this.#grip(heads[0]));
+  }
+
+  /** What the column of names is made wider or narrower by: with the pointer, or with arrows while it has the focus. */
+  #grip(head) {
+    const grip = el("span", { role: "separator", tabindex: "0", class: "t-grip", "aria-orientation": "vertical", "aria-label": "Width of the names", "aria-valuemin": String(NAMES.least), "aria-valuemax": String(NAMES.most) });
+    const set = (percent) => {
+      const width = Math.round(Math.max(NAMES.least, Math.min(NAMES.most, percent || NAMES.usual)));
+      this.grid.style.setProperty("--name", `${width}%`);
+      grip.setAttribute("aria-valuenow", String(width));
+      try {
+        localStorage.setItem(NAMES.slot, String(width));
+      } catch {
+        // storage is switched off: until the tab is closed, then
+      }
+      if (!this.model) return;
+      this.#rule();
+      this.#redraw();
+    };
+    grip.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      grip.setPointerCapture(event.pointerId);
+      const row = head.parentElement.getBoundingClientRect();
+      grip.onpointermove = (each) => set(((each.clientX - row.left) / row.width) * 100);
+    });
+    grip.addEventListener("pointerup", () => (grip.onpointermove = null));
+    grip.addEventListener("dblclick", () => set(NAMES.usual));
+    grip.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -2, ArrowRight: 2 }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      set(Number(grip.getAttribute("aria-valuenow")) + by);
+    });
+    let kept = null;
+    try {
+      kept = localStorage.getItem(NAMES.slot);
+    } catch {
+      // storage is switched off
+    }
+    if (kept) set(Number(kept));
+    else grip.setAttribute("aria-valuenow", String(NAMES.usual));
+    return grip;
   }
 
   close() {
@@ -242,7 +285,7 @@ export class TraceTree {
   }
 
   #key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target !== this.grid) return;
     const { shown, placeOf } = this.rows;
     const at = this.#active;
     const place = at < 0 ? -1 : placeOf[at];

@@ -6,9 +6,9 @@ import { el, show, write } from "./dom.js";
 import { EventPane } from "./event_detail.js";
 import { count } from "./exact.js";
 import { sharedOf } from "./filters.js";
+import { freshness } from "./freshness.js";
 import { shown } from "./names.js";
 import { busy, problem } from "./notices.js";
-import { freshness } from "./pages.js";
 import { current, format, go } from "./router.js";
 import { pause, readSliced } from "./slices.js";
 import { zoneOf } from "./time_range.js";
@@ -104,9 +104,10 @@ export class TraceView {
     this.id = null;
   }
 
+  /** What was read stays for Back; what was not read to its end does not. */
   close() {
     for (const each of [this.#latest, this.#search, this.#step]) each.abort();
-    this.id = null;
+    if (!this.model) this.id = null;
   }
 
   async #read(route) {

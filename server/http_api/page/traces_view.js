@@ -37,7 +37,7 @@ export class View {
   }
 
   async update(route, restored, isNew) {
-    if (this.one.hidden && !restored) this.trace.forget(); // opened anew: read anew
+    if ((this.one.hidden || isNew) && !restored) this.trace.forget(); // opened anew: read anew
     show(this.list, route.id === null);
     show(this.title, route.id === null);
     show(this.one, route.id !== null);
@@ -64,14 +64,6 @@ export class View {
     });
     made.sorted(sortOf(route.params));
     return made;
-  }
-
-  place() {
-    return this.pages.list?.focused() ?? -1;
-  }
-
-  restore(at) {
-    if (at >= 0) this.pages.list?.focus(at);
   }
 }
 

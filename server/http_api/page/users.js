@@ -1,10 +1,10 @@
 // The most expensive users, and the search among them.
 import { Failed, get, getUser } from "./api.js";
 import { $, show, write } from "./dom.js";
-import { compact, count, pico } from "./exact.js";
+import { count, pico } from "./exact.js";
 import { shown } from "./names.js";
 import { shares, tokenText } from "./overview.js";
-import { NAMES } from "./period.js";
+import { daysAsked, during, usersOfEvents } from "./overview_source.js";
 import { format } from "./router.js";
 import { Table } from "./table.js";
 
@@ -47,6 +47,7 @@ export class Users {
       this.#all = null;
       this.#again();
     });
+    this.#text = $("search").value.trim(); // typed before this module was there
     let typing;
     $("search").addEventListener("input", (event) => {
       clearTimeout(typing);
@@ -63,11 +64,11 @@ export class Users {
     });
   }
 
-  /** Another period, or another project: what was loaded is of no use. */
-  reset(period, first, isEmpty) {
-    [this.period, this.first, this.isEmpty] = [period, first, isEmpty];
+  /** The source (`sourceOf`) that was read anew: what was loaded for the search is of no use, nor is "Show more" of another. */
+  reset(source, isEmpty) {
+    if (this.source?.key !== source.key) this.#shown = STEP;
+    [this.source, this.isEmpty] = [source, isEmpty];
     this.#all = null;
-    this.#shown = STEP;
   }
 
   /** What links keep of the address. */
@@ -83,7 +84,7 @@ export class Users {
 
   /** Whether the stream's rows are all this table needs. */
   get isLive() {
-    return this.period === "all" && this.live.complete;
+    return this.source.isAll && this.live.complete;
   }
 
   /** Reads and shows; throws `Failed`. A later call makes an earlier one's answer void. */
@@ -102,6 +103,7 @@ export class Users {
       const rows = this.live.sorted(this.#sort);
       return this.#text ? { rows: rows.filter(this.#matches) } : { rows, total: rows.length };
     }
+    if (!this.source.isTables) return this.#findInEvents();
     if (!this.#text) {
       const page = await get("/v1/users", { ...this.#query(), limit: Math.min(this.#shown, PAGE) });
       const rows = [...page.users];
@@ -117,8 +119,18 @@ export class Users {
     return { rows: rows.length || !all.cut ? rows : await this.#exactly(this.#text), cut: all.cut };
   }
 
+  /** Of events come at most a thousand users at once; the search is among them, and for a whole id. */
+  async #findInEvents() {
+    this.#all ??= await usersOfEvents(this.source, this.#sort);
+    const { rows, total, hasMore } = this.#all;
+    if (!this.#text) return { rows, total, cut: hasMore };
+    const found = rows.filter(this.#matches);
+    if (found.length || !hasMore) return { rows: found, cut: hasMore };
+    return { rows: (await usersOfEvents(this.source, this.#sort, this.#text)).rows, cut: hasMore };
+  }
+
   #query() {
-    return { start: this.first, sort: this.#sort };
+    return { ...daysAsked(this.source), sort: this.#sort };
   }
 
   #matches = (row) => [nameOf(row), shown(nameOf(row))].some((name) => name.toLowerCase().includes(this.#text.toLowerCase()));
@@ -140,7 +152,7 @@ export class Users {
 
   async #exactly(id) {
     try {
-      return [await getUser(id, { start: this.first })];
+      return [await getUser(id, daysAsked(this.source))];
     } catch (error) {
       if (error instanceof Failed && error.status === 404) return [];
       throw error;
@@ -152,11 +164,13 @@ export class Users {
     this.table.sorted(this.#sort);
     this.table.update(first, (row) => JSON.stringify(row.user_id), shares(first));
     const all = total ?? rows.length;
-    const searched = this.#text && cut ? ` among the first ${count(String(SEARCHED))}` : "";
-    write($("users-sub"), `${count(String(all))} ${this.#text ? "found" : all === 1 ? "user" : "users"}${searched}, ${NAMES[this.period]}`);
+    const reach = count(String(this.source.isTables ? SEARCHED : this.#all.total));
+    const searched = this.#text && cut ? ` among the first ${reach}` : "";
+    const least = !this.#text && cut ? "more than " : "";
+    write($("users-sub"), `${least}${count(String(all))} ${this.#text ? "found" : all === 1 ? "user" : "users"}${searched}, ${this.source.words}`);
     show($("users-none"), first.length === 0);
-    const where = cut ? `None of the first ${compact(String(SEARCHED))} users matches, and none is called exactly that.` : "No user's id contains that.";
-    write($("users-none"), this.#text ? where : this.isEmpty ? "No events yet." : "No events in this period: choose a longer one.");
+    const where = cut ? `None of the first ${reach} users matches, and none is called exactly that.` : "No user's id contains that.";
+    write($("users-none"), this.#text ? where : this.isEmpty ? "No events yet." : `No events ${during(this.source)}: choose a longer range${this.source.isTables ? "" : ", or fewer filters"}.`);
     show($("more"), first.length < all);
   }
 }

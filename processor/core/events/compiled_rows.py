@@ -1,0 +1,109 @@
+"""Columns of a request's events by the compiled kernel, where it runs: `codec` is its twin.
+
+The kernel takes every event that is plainly valid, and gives up all others one by one: those the twin decides, and
+here the rows of both are put together in the order of the request. What comes out is what the twin alone makes, byte
+for byte.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from processor.core.events.columns import (
+    CLIENT,
+    FACTORS,
+    RECENT_FACTORS,
+    ROW,
+    SPAN_FLAG,
+    Columns,
+    Dim,
+    numbered,
+)
+from processor.core.events.event import MAX_EVENT_BYTES, MAX_NESTING
+from processor.core.events.fields import FIELDS, MAX_INT, Field
+from processor.core.events.latency import UPPER
+from processor.core.events.lines import SEPARATOR, Lines
+from processor.core.kernel.loaded import kernel
+from processor.core.money import MAX_COST, PICO
+from protos.spendstream.v1 import ingest_pb2 as pb
+
+Found = tuple[bytes, list[str | None], list[Dim], list[int], bool]
+"""What the kernel returns: rows, users, dims, the places of those it gives up, whether there are spans."""
+
+MOST: Final = 65_536
+"""Events that the kernel takes at a time: as many as `ROW` can number users of."""
+
+
+class Taken(NamedTuple):
+    """What the kernel made of a request's events."""
+
+    columns: Columns
+    """Of all events; the rows of those that are given up are 0."""
+    given_up: list[int]
+    """Places of events that the twin decides."""
+
+
+def take(
+    payload: Literal["json", "protobuf"], records: Sequence[bytes], latest: int, *, lenient: bool, beside: bool
+) -> Taken | None:
+    """Decode the events of a request by today's rules; `latest` is the last instant that one may have, `lenient` and
+    `beside` as in `codec`. None: there is no kernel, or it does not take such requests."""
+    if kernel is None or not 0 < len(records) <= MOST:
+        return None
+    found: Found | None
+    latest = min(latest, 2**63 - 1)
+    if payload == "json":
+        texts = records.texts if isinstance(records, Lines) else records
+        found = kernel.json_rows(SEPARATOR.join([*texts, kernel.PAD]), len(records), latest, lenient, beside)
+    else:
+        messages = list(records)
+        found = kernel.protobuf_rows(b"".join([*messages, kernel.PAD]), messages, latest, lenient, beside)
+    if found is None:
+        return None
+    rows, users, dims, given_up, has_spans = found
+    return Taken(Columns(np.frombuffer(rows, ROW), users, dims, records, [CLIENT], has_spans), given_up)
+
+
+def merged(taken: Taken, others: Columns, lost: Sequence[int]) -> Columns | None:
+    """The columns of what the kernel took and of the others, which the twin has taken of those given up; `lost` are the
+    places of the rest, which has faults. None if there are more users or dims than `ROW` can number."""
+    columns, given_up = taken
+    users, dims = [*columns.users, *others.users], [*columns.dims, *others.dims]
+    if max(len(users), len(dims)) > MOST:
+        return None
+    rows, added = columns.rows.copy(), others.rows.copy()
+    added["user"] += len(columns.users)
+    added["dim"] += len(columns.dims)
+    rows[sorted({*given_up} - {*lost})] = added
+    records = columns.records
+    if lost:
+        rows = np.delete(rows, lost)
+        records = [record for place, record in enumerate(records) if place not in {*lost}]
+    # As the twin does it, in the order in which they come, and without those that are in no row.
+    rows["user"], users = numbered(map(users.__getitem__, rows["user"].tolist()), len(rows))
+    rows["dim"], dims = numbered(map(dims.__getitem__, rows["dim"].tolist()), len(rows))
+    return Columns(rows, users, dims, records, [CLIENT], bool((rows["flags"] & SPAN_FLAG).any()))
+
+
+def _row(field: Field) -> tuple[str, str, bool, bool, int, int | None, tuple[str, ...]]:
+    """A field as the kernel knows it."""
+    has_limit = field.most is not None and field.kind in {"text", "tags"} and not field.is_cut
+    most = int(field.most) if has_limit and field.most is not None else None
+    in_span = field.required and field.span is None
+    return field.name, field.kind, field.required, in_span, field.least, most, field.values
+
+
+if kernel is not None:
+    kernel.configure(
+        [_row(field) for field in FIELDS],
+        [field.number for field in FIELDS],
+        pb.Event.DESCRIPTOR.fields_by_name["extra_json"].number,
+        MAX_INT,
+        MAX_COST * PICO,
+        MAX_EVENT_BYTES,
+        MAX_NESTING,
+        FACTORS.tolist(),
+        RECENT_FACTORS,
+        UPPER,
+    )

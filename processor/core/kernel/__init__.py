@@ -1,0 +1,1 @@
+"""The compiled kernel: parts of the core once more, in Cython, to the same bytes. May import nothing of ours."""

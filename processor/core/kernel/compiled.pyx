@@ -1,0 +1,18 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The compiled kernel, one extension module. Whatever it takes, its Python twin takes with the same values."""
+
+from libc.stdlib cimport free, malloc
+
+cdef extern from "Python.h":
+    char* PyBytes_AsString(object) except NULL
+    Py_ssize_t PyBytes_Size(object) except -1
+    object PyBytes_FromStringAndSize(const char*, Py_ssize_t)
+
+include "bytes.pxi"
+include "xxh3.pxi"
+include "fields.pxi"
+include "values.pxi"
+include "rows.pxi"
+include "json.pxi"
+include "protobuf.pxi"
+include "probing.pxi"

@@ -1,0 +1,171 @@
+"""The page for everybody: accessible in light and dark, on phones and desktops, and soon there with many events."""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import quote
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support import browser as browsers
+from tests.support.agent_traffic import month
+from tests.support.browser import Visit, read, visit
+from tests.support.fake_events_api import Fake, fake_api, live_frame
+from tests.support.server import KEY, Server, server, wait_until
+from tools.make_segments import make_store
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+
+expect.set_options(timeout=browsers.PATIENCE)
+
+SCHEMES: Final = ("light", "dark")
+SIZES: Final = ({"width": 1280, "height": 900}, {"width": 375, "height": 812})
+EVENTS: Final = int(os.environ.get("PAGE_EVENTS", "20000"))
+"""Events of the project whose pages are timed; PAGE_STORE names a directory in which they are made once and kept."""
+CONTENT: Final = {
+    "": "#users table",
+    "explore": ".explore-table tbody tr",
+    "events": "#view-events tbody tr",
+    "traces": "#view-traces tbody tr",
+    "sessions": "#view-sessions :is(tbody tr, .notice)",
+    "prompts": "#view-prompts :is(tbody tr, .notice)",
+}
+"""View -> what is there when its first content is."""
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[Fake]:
+    """A month of an agent's events; tests leave it as it is."""
+    with fake_api(month(12, datetime.now(UTC))) as started:
+        yield started
+
+
+# --- axe and contrast ------------------------------------------------------------------------------------------------
+
+
+def addresses(fake: Fake) -> list[str]:
+    """Every view, with all that it can show."""
+    failed = next((each for each in fake.events if each["status"] != "success"), fake.events[-1])
+    ids = {"events": "event_id", "traces": "trace_id", "sessions": "session_id", "users": "user_id"}
+    one = [f"#/{view}/{quote(failed[name])}" for view, name in ids.items()]
+    prompts = "#/prompts?hash=9f2c1ab0&hash=c41d77e2"
+    fake.live.append(live_frame(1, fake.events[:5], 7))
+    lists = ["#/", "#/?tz=Asia/Kolkata", "#/explore?compare=1", "#/events", "#/events?live=1", "#/traces", "#/sessions"]
+    return [*lists, prompts, *one]
+
+
+def complaints(page: Page, **options: Any) -> list[str]:
+    """What axe finds."""
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found]
+
+
+def test_check_12_axe_finds_nothing_in_any_view(chrome: Browser, fake: Fake) -> None:
+    # axe-core itself writes markup into the page, which the page's policy forbids.
+    with visit(chrome, cast(Any, fake), watch=False, bypass_csp=True) as seen:
+        seen.sign_in(fake.key)
+        page = seen.page
+        expect(page.locator("#users tbody tr").first).to_be_visible()
+        for address in addresses(fake):
+            page.goto(f"{seen.origin}/{address}")
+            page.wait_for_timeout(400)
+            expect(page.locator("[aria-busy]")).to_have_count(0)
+            for (size, scheme), at in zip(product(SIZES, SCHEMES), range(4), strict=True):
+                page.set_viewport_size(cast(Any, size))
+                page.emulate_media(color_scheme=cast(Any, scheme))
+                # Colours differ by scheme, all else by size only.
+                rules = {"runOnly": ["color-contrast"]} if at in {1, 2} else {}
+                assert (address, size, scheme, complaints(page, **rules)) == (address, size, scheme, [])
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (address, size)
+        assert seen.faults == []
+
+
+BARS: Final = """() => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const drawn = (...colours) => {
+        for (const colour of colours) (canvas.fillStyle = colour, canvas.fillRect(0, 0, 1, 1));
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const linear = (each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4);
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map((each) => linear(each / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const card = document.body.appendChild(document.createElement("div"));
+    card.className = "card";
+    const ground = getComputedStyle(card).backgroundColor;
+    const colourOf = (name, property, outer = "") => {
+        const host = card.appendChild(document.createElement("div"));
+        host.className = outer;
+        const made = host.appendChild(document.createElement("i"));
+        made.className = name;
+        return getComputedStyle(made)[property];
+    };
+    const series = [0, 1, 2, 3, 4, 5, 6, 7, "x"].map((at) => [`series ${at}`, `swatch s${at}`]);
+    const bars = {
+        ...Object.fromEntries(series.map(([name, swatch]) => [name, colourOf(swatch, "backgroundColor")])),
+        "step": colourOf("t-bar", "backgroundColor", "t-row step"),
+        "call": colourOf("t-bar", "backgroundColor", "t-row"),
+        "error": colourOf("t-bar", "backgroundColor", "t-row error"),
+        "strip": colourOf("t-strip", "color"),
+        "match": colourOf("t-window", "caretColor"),
+    };
+    card.remove();
+    const low = light(drawn(ground));
+    return Object.fromEntries(Object.entries(bars).map(([name, colour]) => {
+        const own = light(drawn(ground, colour));
+        return [name, (Math.max(own, low) + 0.05) / (Math.min(own, low) + 0.05)];
+    }));
+}"""
+"""The contrast of everything that is read off as a bar or a line against the card that it stands on."""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_check_12_bars_stand_out_from_their_ground(chrome: Browser, fake: Fake, scheme: str) -> None:
+    with visit(chrome, cast(Any, fake), color_scheme=scheme) as seen:
+        found = seen.page.evaluate(BARS)
+    assert {name: round(ratio, 2) for name, ratio in found.items() if ratio < 3} == {}
+    assert len(found) == 14
+
+
+# --- many events -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on an event store of many events, in segments as the role `store` merges them."""
+    kept = os.environ.get("PAGE_STORE")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("large")
+    if not (folder / "data").exists():
+        make_store(folder / "data", EVENTS, days=25, key=KEY)
+    with server(folder / "data", role="api", event_store="on") as started:
+        start = (datetime.now(UTC) - timedelta(days=30)).strftime("%Y-%m-%dT00:00:00Z")
+        wait_until(lambda: read(started, f"/v1/events?limit=1&start={start}")["events"], 30)
+        yield started
+
+
+def test_check_12_the_first_content_of_each_view_is_there_within_a_second(chrome: Browser, large: Server) -> None:
+    with visit(chrome, large) as seen:
+        seen.sign_in(large.key)
+        expect(seen.page.locator("#users").first).to_be_visible()
+        took = {view: first_content(seen, view) for view in CONTENT}
+        assert (seen.faults, seen.strangers) == ([], [])
+    # A machine with other work lets the page wait as many times longer as there are others who wait.
+    patience = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert {view: seconds for view, seconds in took.items() if seconds > patience} == {}
+
+
+def first_content(seen: Visit, view: str) -> float:
+    """Seconds from an address to the view's first content, all of the page loaded anew."""
+    seen.page.goto("about:blank")
+    began = time.monotonic()
+    seen.page.goto(f"{seen.origin}/#/{view}", wait_until="commit")
+    there = "(content) => document.querySelector(content)?.checkVisibility()"
+    seen.page.wait_for_function(there, arg=CONTENT[view], polling="raf")
+    return time.monotonic() - began
