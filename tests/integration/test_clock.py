@@ -67,15 +67,7 @@ async def used(started: Server) -> int:
 async def use_up(started: Server) -> set[str]:
     """Have many senders take what is left of the quota; returns the ids that were taken."""
     crowd = Crowd([started], LIMIT, seed=random.SystemRandom().randrange(10**6))
-    held, count = 0.0, -1
-
-    def is_over() -> bool:  # when nothing has been taken for two seconds
-        nonlocal held, count
-        if len(crowd.taken) != count or not crowd.refused:
-            held, count = time.monotonic(), len(crowd.taken)
-        return time.monotonic() - held > 2
-
-    await crowd.run(is_over, 60)
+    await crowd.run(crowd.has_used_up, 60)
     assert not crowd.doubtful
     return crowd.taken
 

@@ -245,7 +245,7 @@ async def test_no_quota_is_overrun_when_leases_or_statements_are_lost(own_broker
             async with reader(api) as tables:
                 while (await tables.get("/v1/quota"))["limit"] != LIMIT:  # noqa: ASYNC110 - it is another process
                     await asyncio.sleep(0.05)
-        crowd = Crowd(apis, LIMIT, seed=17)
+        crowd = Crowd(apis, LIMIT, seed=17, largest=10, pause=0.5)
 
         def later(harm: Callable[[], None], at: int) -> Callable[[], bool]:
             """Do harm in a thread of its own once so many events are taken; over when more are taken after that."""
@@ -294,7 +294,7 @@ async def test_no_quota_is_overrun_when_leases_or_statements_are_lost(own_broker
             [warning] = json.loads(body)["warnings"]
             assert warning.startswith(f"records {end - 1} to {end - 1} of the directory are gone from the log")
         crowd.over.clear()
-        await crowd.run(lambda: len(crowd.taken) >= LIMIT, 60)
+        await crowd.run(crowd.has_used_up, 60)
 
         async with reader(apis[0]) as tables:
             deadline = time.monotonic() + 30

@@ -9,7 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -101,25 +101,14 @@ async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
         cli(started, "orgs", "set", "default", "--monthly-quota", str(LIMIT))
         await until_limited(started, LIMIT)
         crowd = Crowd([started], LIMIT, seed=random.SystemRandom().randrange(10**6))
-        used = 0
-
-        async def watch() -> None:
-            nonlocal used
-            async with reader(started) as tables:
-                while True:
-                    with suppress(aiohttp.ClientError, OSError, clients.WrongAnswer):
-                        used = (await tables.get("/v1/quota"))["used"]
-                    await asyncio.sleep(0.1)
 
         def is_over() -> bool:
             if killed and len(crowd.taken) > LIMIT * 0.4 and not started.entries("child.ended"):
                 os.kill(started.children()["api-1"], signal.SIGKILL)
                 wait_until(lambda: started.entries("child.ended"), 5)
-            return used >= LIMIT and (not killed or ready_apis(started) == 3)
+            return crowd.used >= LIMIT and (not killed or ready_apis(started) == 3)
 
-        watching = asyncio.create_task(watch())
         await crowd.run(is_over, 60)
-        watching.cancel()
         async with reader(started) as tables:
             await asyncio.sleep(0.5)
             quota = await tables.get("/v1/quota")

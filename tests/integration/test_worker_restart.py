@@ -1,7 +1,7 @@
 """A worker that nobody supervises, on a cluster: where it would end with 70 it begins anew, in the same process."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,19 +14,17 @@ from tests.support.server import server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
-OwnBroker = Callable[..., Broker]
-
 
 @pytest.mark.timeout(180)
-async def test_a_fenced_worker_begins_anew_by_itself(own_broker: OwnBroker, tmp_path: Path) -> None:
-    broker = own_broker().start()
-    traffic = make_traffic(21, 3_000)
+async def test_a_fenced_worker_begins_anew_by_itself(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    traffic = make_traffic(21, 2_000)
+    log: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
     with (
-        server(tmp_path / "worker", "worker", broker=broker.url, partitions=2) as worker,
-        server(tmp_path / "api", "api", broker=broker.url) as api,
+        server(tmp_path / "worker", "worker", partitions=2, **log) as worker,
+        server(tmp_path / "api", "api", **log) as api,
     ):
         pid = worker.process.pid
-        PartitionWriter(KafkaAccess(broker.bootstrap), f"{GROUP}.tables.0")  # as another owner would
+        PartitionWriter(KafkaAccess(kafka.bootstrap, prefix=prefix), f"{GROUP}.tables.0")  # as another owner would
         await clients.send(api, traffic, Tally())
         wait_until(lambda: worker.entries("worker.restarting"), 30)
         assert worker.entries("worker.fenced")

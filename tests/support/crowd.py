@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -19,15 +20,23 @@ from tests.support.server import Server
 SENDERS: Final = 64
 CHANNELS: Final = 16
 """gRPC connections to each server."""
+SETTLED: Final = 4.0
+"""Seconds in which what a lease left over reaches the others."""
+AGAIN: Final = 0.4
+"""Seconds after which a sender that was refused, or got no answer, sends again."""
 
 
 class Crowd:
     """Senders that go on until nothing more is taken, each at an API process of its own choice every time."""
 
-    def __init__(self, apis: list[Server], limit: int, seed: int) -> None:
-        """`limit`: of the quota, which the refusals must name."""
+    def __init__(self, apis: list[Server], limit: int, seed: int, *, largest: int = 100, pause: float = 0.0) -> None:
+        """`limit`: of the quota, which the refusals must name. `largest`: events of a batch. `pause`: seconds for which
+        a sender waits after one that was taken; without it all of the quota may be used up within a tenth of a second.
+        """
         self.apis = apis
         self.limit = limit
+        self.largest = largest
+        self.pause = pause
         self.random = random.Random(seed)
         self.taken: set[str] = set()
         """Ids that were acknowledged."""
@@ -36,6 +45,9 @@ class Crowd:
         self.recent: list[str] = []
         self.over = asyncio.Event()
         self.refused = 0
+        self.last_taken = 0.0
+        self.used = 0
+        """What the first server's tables say of the month."""
 
     def ids(self, count: int) -> list[str]:
         """A tenth of them are copies of events that were sent before."""
@@ -50,22 +62,24 @@ class Crowd:
         return list(dict.fromkeys(found))
 
     async def send(self, number: int) -> None:
-        """Batches of up to 100; smaller ones when they are refused."""
-        size = self.random.randint(20, 100)
+        """Send batches until it is over; smaller ones when they are refused."""
+        size = self.random.randint(self.largest // 5, self.largest)
         while not self.over.is_set():
             ids = self.ids(size)
             api = self.random.choice(self.apis)
             outcome = await (self.http(api, ids) if number % 2 else self.unary(api, ids, number % CHANNELS))
             if outcome == "taken":
                 self.taken.update(ids)
-                size = min(100, 2 * size)
+                size = min(self.largest, 2 * size)
+                self.last_taken = time.monotonic()
+                await asyncio.sleep(self.pause)
             elif outcome == "refused":
                 self.refused += 1
                 size = max(1, size // 2)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(AGAIN)
             else:
                 self.doubtful.update(ids)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(AGAIN)
 
     async def http(self, api: Server, ids: list[str]) -> str:
         try:
@@ -87,6 +101,22 @@ class Crowd:
             return codes.get(error.code(), "doubtful")
         assert answer.accepted == len(ids)
         return "taken"
+
+    def has_used_up(self) -> bool:
+        """Whether no more will be taken: the tables say that the quota is used, or nearly, and it stays so.
+
+        What was acknowledged does not say it: of the events without an answer some may have been taken.
+        """
+        still = time.monotonic() - self.last_taken
+        return still > (0.5 if self.used >= self.limit else SETTLED) and self.used >= 0.99 * self.limit
+
+    async def watch(self) -> None:
+        """Keep `used` current while the senders send."""
+        async with clients.reader(self.apis[0]) as tables:
+            while not self.over.is_set():
+                with suppress(aiohttp.ClientError, OSError, TimeoutError, clients.WrongAnswer):
+                    self.used = (await tables.get("/v1/quota"))["used"]
+                await asyncio.sleep(0.1)
 
     def check_log(self, used: int, path: Path) -> None:
         """Exactly `used` events are in the log, all that were acknowledged among them; `path` is for an export."""
@@ -110,6 +140,7 @@ class Crowd:
             aiohttp.ClientSession(timeout=timeout, connector=connector) as self.session,
             asyncio.TaskGroup() as group,
         ):
+            group.create_task(self.watch())
             for number in range(SENDERS):
                 group.create_task(self.send(number))
             deadline = time.monotonic() + patience
