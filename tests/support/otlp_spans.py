@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.support.otlp_receiver import spans_of, with_binary_ids
 from tools.record_spans import SPANS
 
-RECORDING: Final = "openinference-openai-*[0-9].json"
+RECORDING: Final = "openinference-openai-[0-9]*[0-9].json"
 
 
 def template() -> Any:
