@@ -15,7 +15,7 @@ class Load:
         self._order = order
         head = (
             f"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nx-api-key: {order.key}\r\n"
-            "Content-Type: application/x-protobuf\r\nContent-Length: "
+            "Content-Type: application/x-protobuf\r\nContent-Encoding: gzip\r\nContent-Length: "
         ).encode()
         self._requests = [b"%b%d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
         self._next = 0
