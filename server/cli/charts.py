@@ -34,9 +34,14 @@ def time_line(start: float, end: float, length: float, width: int, *, ascii_only
     """Return the time from `start` to `end` as a mark on a line that stands for 0 to `length`."""
     if length <= 0:
         return _mark(ascii_only) * width
-    first = min(int(max(start, 0.0) / length * width), width - 1)
-    behind = min(max(round(end / length * width), first + 1), width)
+    first = min(int(_share(start, length) * width), width - 1)
+    behind = min(max(round(_share(end, length) * width), first + 1), width)
     return (" " * first + _mark(ascii_only) * (behind - first)).ljust(width)
+
+
+def _share(value: float, most: float) -> float:
+    """Return the part of `most`, from 0 to 1; a quotient may be more than a float can hold."""
+    return min(max(value / most, 0.0), 1.0)
 
 
 def _mark(ascii_only: bool) -> str:

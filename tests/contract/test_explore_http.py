@@ -157,9 +157,11 @@ async def test_bearer(doors: Doors) -> None:
 
 @pytest.mark.parametrize("path", EVERY)
 async def test_methods(doors: Doors, path: str) -> None:
-    async with doors.session.post(doors.url + path, headers={"x-api-key": SECRET}) as answer:
+    allowed = "GET" if path == "/v1/stream/events" else "GET, HEAD"
+    if path in {"/v1/traces", "/v1/metrics"}:
+        allowed += ", POST"  # of OTLP
+    async with doors.session.put(doors.url + path, headers={"x-api-key": SECRET}) as answer:
         assert (answer.status, (await answer.json())["reason"]) == (405, "method_not_allowed")
-        allowed = "GET" if path == "/v1/stream/events" else "GET, HEAD"
         assert answer.headers["Allow"] == allowed
     async with doors.session.head(doors.url + path, headers={"x-api-key": SECRET}) as answer:
         assert answer.status == (405 if path == "/v1/stream/events" else 200)

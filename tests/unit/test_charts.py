@@ -43,6 +43,8 @@ def test_time_lines(start: float, end: float, drawn: str) -> None:
 
 def test_a_trace_of_no_length() -> None:
     assert time_line(0, 0, 0, 5) == "━━━━━"
+    assert time_line(1e9, 1e9, 5e-324, 5) == "    ━"
+    assert time_line(0, 1e9, 5e-324, 5) == "━━━━━"
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, st.lists(NUMBERS | st.none()), st.integers(1, 40))

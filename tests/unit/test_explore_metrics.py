@@ -279,6 +279,7 @@ def test_days_add_up_to_the_range_over_changes_of_the_clocks(tmp_path: Path, tz:
 
 def test_a_question_has_an_end(store: StoreDirectory) -> None:
     engine = store.engine(timeout=0.0)
+    engine.start()
     with pytest.raises(Refused) as raised:
         ask(store, engine, group_by=("user_id",))
     assert raised.value.reason == "query_too_heavy"
