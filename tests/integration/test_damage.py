@@ -24,6 +24,7 @@ def flip(data_dir: Path, topic: str, *, first: bool = False) -> int:
     """Flip a bit in the middle of the newest (or first) value of a topic; returns the record's offset."""
     order = "min" if first else "max"
     db = apsw.Connection(str(data_dir / "log.db"))
+    db.set_busy_timeout(10_000)
     number = db.execute("SELECT number FROM partition WHERE topic = ?", (topic,)).get
     where = f"SELECT {order}(id) FROM record WHERE id >> 40 = ? AND value IS NOT NULL"
     record = db.execute(where, (number,)).get

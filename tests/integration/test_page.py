@@ -582,7 +582,7 @@ def test_the_api_is_shown_and_can_be_tried(chrome: Browser, busy: Server) -> Non
         page = seen.page
         page.goto(f"{seen.origin}/docs")
         expect(page.locator("#docs .title")).to_contain_text("spendstream")
-        expect(page.locator("#docs .opblock")).to_have_count(35)
+        expect(page.locator("#docs .opblock")).to_have_count(38)
         page.locator(".opblock-summary", has_text="/healthz").click()
         page.locator(".opblock.is-open .execute").click()
         expect(page.locator(".opblock.is-open .live-responses-table tbody .response-col_status").first).to_contain_text(

@@ -29,7 +29,9 @@ def on_terminal(
     ours, theirs = pty.openpty()
     try:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
-        process = _start(arguments, {**variables, "TERM": "xterm-256color"}, theirs)
+        # pytest-xdist has COLUMNS=80 in the environment of its workers, which goes before the terminal's own width.
+        others = {name: value for name, value in variables.items() if name != "COLUMNS"}
+        process = _start(arguments, {**others, "TERM": "xterm-256color"}, theirs)
         os.close(theirs)
         written = b""
         deadline = time.monotonic() + patience

@@ -1,6 +1,5 @@
 """The worker's limit of open files."""
 
-import resource
 import subprocess
 import sys
 
@@ -13,13 +12,9 @@ print(raise_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 
 def limits(soft: int, hard: int) -> list[int]:
     """What a process that begins with these limits has then."""
-    done = subprocess.run(
-        [sys.executable, "-c", RAISE],
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
-    )
+    shell = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'  # this process has threads: nothing to run at a fork
+    command = ["sh", "-c", shell, "sh", sys.executable, "-c", RAISE]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return list(map(int, done.stdout.split()))
 
 
