@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
@@ -94,20 +95,53 @@ class Visit:
 
 @contextmanager
 def visit(browser: Browser, server: Server | Tenant, *, watch: bool = True, **options: Any) -> Iterator[Visit]:
-    """A fresh tab at `/`. With `watch`, what it asks of others is stopped and written down."""
+    """A fresh tab at `/`. With `watch`, what it asks of others is stopped and written down.
+
+    Tabs without other `options` than the size follow each other in one window, whose storage is emptied after each: a
+    window of its own costs a browser as much as a whole test.
+    """
     origin = f"http://{server.http}"
-    context: BrowserContext = browser.new_context(viewport=options.pop("viewport", DESKTOP), **options)
+    size: Any = options.pop("viewport", DESKTOP)
+    context = browser.new_context(viewport=size, **options) if options else _window(browser)
+    page = context.new_page()
     try:
-        context.set_default_timeout(PATIENCE)
-        made = Visit(context.new_page(), origin)
-        made.page.on("console", made.note)
-        made.page.on("pageerror", lambda error: made.faults.append(str(error)))
+        if not options:
+            page.set_viewport_size(size)
+        made = Visit(page, origin)
+        page.set_default_timeout(PATIENCE)
+        page.on("console", made.note)
+        page.on("pageerror", lambda error: made.faults.append(str(error)))
         if watch:
-            context.route("**/*", made.route)
-        made.page.goto(origin + "/")
+            page.route("**/*", made.route)
+        page.goto(origin + "/")
         yield made
     finally:
-        context.close()
+        if options:
+            context.close()
+        else:
+            _close(page, origin)
+
+
+_windows: Final[WeakKeyDictionary[Browser, BrowserContext]] = WeakKeyDictionary()
+
+
+def _window(browser: Browser) -> BrowserContext:
+    """The window that is shared; an empty tab keeps it open."""
+    if browser not in _windows:
+        _windows[browser] = browser.new_context()
+        _windows[browser].new_page()
+    return _windows[browser]
+
+
+def _close(page: Page, origin: str) -> None:
+    """Close a tab and those that it opened, and leave nothing that the origin has stored."""
+    context = page.context
+    first, *others = context.pages
+    for each in others:
+        each.close()
+    devtools = context.new_cdp_session(first)
+    devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    devtools.detach()
 
 
 def choose_range(page: Page, name: str) -> None:
