@@ -29,11 +29,18 @@ OWN: Final = frozenset({"own_broker", "old_kafka"})
 
 LONG: Final = (
     "test_histories.py",
+    "test_event_store_kafka.py",
     "test_kafka_damage.py",
     "test_kafka_shared.py",
     "test_rebuild.py",
     "test_lost_topics.py",
+    "test_page_walks.py",
+    "test_page_events.py",
+    "test_page_everybody.py",
+    "test_page_strain.py",
     "test_page.py",
+    "test_otlp_faults.py",
+    "test_event_store.py",
     "test_keepalive.py",
     "test_leases.py",
     "test_users_topic.py",
@@ -45,6 +52,8 @@ LONG: Final = (
     "test_retention.py",
     "test_power.py",
     "test_schemathesis.py",
+    "test_otlp_guide.py",
+    "test_otlp_clients.py",
     "test_index_files.py",
 )
 """Files whose tests come first: what begins last should be short."""
