@@ -28,7 +28,7 @@ def matches(row: Row, project: str, filters: Filters, times: Times) -> bool:
         and all(row[name] in values for name, values in filters.equal.items())
         and all(row[name] not in values for name, values in filters.unequal.items())
         and (not filters.tools or any(tool in tools for tool in filters.tools))
-        and all(tags.get(key) == value for key, value in filters.tags)
+        and all((tags.get(key) or None) == value for key, value in filters.tags)
         and (times.start is None or row["timestamp"] >= times.start)
         and (times.end is None or row["timestamp"] < times.end)
     )
@@ -129,7 +129,7 @@ def keys_of(row: Row, fields: Sequence[str]) -> list[tuple[str | None, ...]]:
         if field == "tool":
             values: Sequence[str | None] = sorted(set(row["tools_used"] or [])) or [None]
         elif field.startswith("tag:"):
-            values = [(row["tags"] or {}).get(field.removeprefix("tag:"))]
+            values = [(row["tags"] or {}).get(field.removeprefix("tag:")) or None]
         else:
             values = [row[field]]
         found = [(*key, value) for key in found for value in values]
