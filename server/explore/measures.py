@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
+from processor.core.money import PICO
 from server.explore import sums
 from server.explore.sums import IS_CALL
 
@@ -95,17 +96,27 @@ def _time(name: str, sql: str) -> Measure:
     return Measure(name, (sql,), lambda cells: sums.time_json(cells[0]))
 
 
-def _ratio(name: str, numerator: str, denominator: str, factor: int = 1) -> Measure:
-    def exact(cells: Cells) -> Fraction | None:
+def _ratio(name: str, numerator: str, denominator: str, factor: int = 1, order: str | None = None) -> Measure:
+    def rounded(cells: Cells) -> Fraction | None:
         above, below = cells
-        return Fraction(above) * factor / Fraction(below) if above is not None and below else None
+        if above is None or not below:
+            return None
+        return Fraction(round(Fraction(above) * factor / Fraction(below) * PICO), PICO)
 
     def value(cells: Cells) -> Any:
-        found = exact(cells)
+        found = rounded(cells)
         return None if found is None else sums.rounded_json(found)
 
-    order = f"round({{0}}::DOUBLE * {factor} / nullif({{1}}, 0), 12)"
-    return Measure(name, (numerator, denominator), value, order, exact)
+    order = order or f"round({{0}}::DOUBLE * {factor} / nullif({{1}}, 0), 12)"
+    return Measure(name, (numerator, denominator), value, order, rounded)
+
+
+_SUM: Final = "replace({0}::VARCHAR, '.', '')::HUGEINT"
+_MEAN_COST: Final = (
+    f"{_SUM} // nullif({{1}}, 0) + CASE WHEN 2 * ({_SUM} % nullif({{1}}, 0)) + {_SUM} // nullif({{1}}, 0) % 2 > {{1}} "
+    "THEN 1 ELSE 0 END"
+)
+"""The mean of costs in picodollars, rounded half-even: as a double it would tell equal groups apart."""
 
 
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -153,7 +164,8 @@ def _statistic(name: str, column: str, condition: str | None, statistic: str) ->
         return _count(name, f"count({column}){where}")
     if statistic == "avg":
         total = f"sum({column})" if column == "cost_usd" else f"fsum({clamped(column)})"
-        return _ratio(name, f"{total}{where}", f"count({column}){where}")
+        order = _MEAN_COST if column == "cost_usd" else None
+        return _ratio(name, f"{total}{where}", f"count({column}){where}", order=order)
     if statistic == "sd":
         return Measure(name, (f"stddev_samp({clamped(column)}){where}",), lambda cells: sums.deviation_json(cells[0]))
     return Measure(name, (Quantile(column, condition, QUANTILES[statistic]),), lambda cells: sums.number_json(cells[0]))
