@@ -1,7 +1,9 @@
 """The page in a real browser: what somebody sees who signs in, types, clicks and waits."""
 
 import json
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,10 +12,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support import browser as browsers
+from tests.support.axe import violations
 from tests.support.browser import PHONE, Visit, choose_range, ingest, read, visit
 from tests.support.events import ABSENT, make_event
 from tests.support.server import KEY, Server, server
@@ -59,8 +61,7 @@ def tenants(busy: Server) -> Tenants:
 def odd(tenants: Tenants) -> Tenant:
     """A project with users whose ids an address or the eye takes for something else."""
     made = tenants.new()
-    names = (".", "..", "%2e", "./x", "//", " ", "\u3000", "\u200b")
-    ingest(made, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in names])
+    ingest(made, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in ODD])
     return made
 
 
@@ -194,41 +195,44 @@ def test_a_users_page(chrome: Browser, busy: Server) -> None:
         assert [fault for fault in seen.faults if "404" not in fault] == []
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_text(chrome: Browser, busy: Server, name: str) -> None:
+def test_hostile_names_are_text(chrome: Browser, busy: Server) -> None:
     with visit(chrome, busy) as seen:
         page = signed_in(seen, busy)
-        page.get_by_label("Search").fill(name)
-        expect(page.locator("#users tbody th")).to_have_text([name])
-        page.locator("#users tbody a").click()
-        expect(page.locator("#person-title")).to_have_text(name)
-        expect(page.locator("#p-cost")).to_have_text("$0.000000000001")
-        assert (seen.faults, seen.strangers) == ([], [])
+        for name in HOSTILE:
+            page.get_by_label("Search").fill(name)
+            expect(page.locator("#users tbody th")).to_have_text([name])
+            page.locator("#users tbody a").click()
+            expect(page.locator("#person-title")).to_have_text(name)
+            expect(page.locator("#p-cost")).to_have_text("$0.000000000001")
+            assert (seen.faults, seen.strangers) == ([], []), name
+            page.go_back()
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        (".", "."),
-        ("..", ".."),
-        ("%2e", "%2e"),
-        ("./x", "./x"),
-        ("//", "//"),
-        (" ", "␣"),
-        ("\u3000", r"\u3000"),
-        ("\u200b", r"\u200b"),
-    ],
-)
-def test_every_user_that_is_listed_can_be_opened(chrome: Browser, odd: Tenant, name: str, text: str) -> None:
+ODD: Final = {
+    ".": ".",
+    "..": "..",
+    "%2e": "%2e",
+    "./x": "./x",
+    "//": "//",
+    " ": "␣",
+    "\u3000": r"\u3000",
+    "\u200b": r"\u200b",
+}
+"""Users whose ids an address or the eye takes for something else, and what is shown of them."""
+
+
+def test_every_user_that_is_listed_can_be_opened(chrome: Browser, odd: Tenant) -> None:
     with visit(chrome, odd) as seen:
         page = signed_in(seen, odd)
-        page.get_by_role("link", name=text, exact=True).click()
-        expect(page.locator("#person-title")).to_have_text(text)
-        expect(page.locator("#p-cost")).to_have_text("$0.25")
-        assert page.title() == f"{text} · spendstream"
-        page.reload()
-        expect(page.locator("#p-cost")).to_have_text("$0.25")
-        assert (seen.faults, seen.strangers) == ([], [])
+        for text in ODD.values():
+            page.get_by_role("link", name=text, exact=True).click()
+            expect(page.locator("#person-title")).to_have_text(text)
+            expect(page.locator("#p-cost")).to_have_text("$0.25")
+            assert page.title() == f"{text} · spendstream"
+            page.reload()
+            expect(page.locator("#p-cost")).to_have_text("$0.25")
+            assert (seen.faults, seen.strangers) == ([], []), text
+            page.go_back()
 
 
 def test_an_id_is_found_by_what_is_shown_of_it(chrome: Browser, odd: Tenant) -> None:
@@ -274,7 +278,7 @@ def test_the_footer_says_what_is_so(chrome: Browser, busy: Server) -> None:
 
 
 def test_a_wrong_key_is_told_what_is_wrong_with_it(chrome: Browser, busy: Server) -> None:
-    blind = cli(busy, "keys", "create", "--scopes", "ingest")["key"]
+    blind = busy.create_key("--scopes", "ingest")["key"]
     with visit(chrome, busy) as seen:
         page = seen.page
         for key, said in (
@@ -310,7 +314,7 @@ def test_the_key_stays_in_the_tab_and_goes_with_sign_out(chrome: Browser, busy: 
 
 
 def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Tenant) -> None:
-    key = cli(fresh, "keys", "create", "--scopes", "read", "--project", fresh.name, "--org", fresh.name)["key"]
+    key = fresh.server.create_key("--scopes", "read", "--project", fresh.name, "--org", fresh.name)["key"]
     ingest(fresh, [at_now(user_id="u")])
     with visit(chrome, fresh) as seen:
         seen.sign_in(key)
@@ -323,7 +327,7 @@ def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Tenant) -> None
 # --- live ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh: Tenant) -> None:
+def test_pain_23_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh: Tenant) -> None:
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.get_by_role("heading", name="No events yet")).to_be_visible()
@@ -339,7 +343,28 @@ def test_the_first_event_by_the_line_that_the_page_gives(chrome: Browser, fresh:
         expect(page.locator("#users tbody th")).to_have_text(["first-user"])
         expect(page.locator("#t-today")).to_have_text("$0.0034")
         expect(page.get_by_role("heading", name="No events yet")).to_be_hidden()
+        others = page.evaluate("import('/page/examples.js').then((made) => [made.EXAMPLE_PYTHON, made.EXAMPLE_OTLP])")
+        python, variables = (text.replace("lqt_your_api_key_here", fresh.key) for text in others)
+        subprocess.run([sys.executable, "-c", python], capture_output=True, check=True)
+        expect(page.locator("#t-today")).to_have_text("$0.0068")
+        instrumented = f"{variables}\nexec {shlex.join([sys.executable, '-c', INSTRUMENTED])}"
+        subprocess.run(["bash", "-c", instrumented], capture_output=True, check=True)
+        expect(page.locator("#t-errors-sub")).to_contain_text("0 of 3 requests")
         assert (seen.faults, seen.strangers) == ([], [])
+
+
+INSTRUMENTED: Final = """
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
+call = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o"}
+with provider.get_tracer("example").start_as_current_span("chat gpt-4o", attributes=call):
+    pass
+"""
+"""A program with an instrumentation, which takes all it knows of the server from its environment."""
 
 
 def test_what_is_ingested_shows_by_itself(chrome: Browser, fresh: Tenant) -> None:
@@ -489,31 +514,26 @@ def test_with_the_keyboard_alone(chrome: Browser, busy: Server) -> None:
 
 @pytest.mark.parametrize(("scheme", "size"), [("light", browsers.DESKTOP), ("dark", PHONE)], ids=["desktop", "phone"])
 def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Tenant, scheme: str, size: dict[str, int]) -> None:
-    def look(page: Page) -> list[str]:
-        found = Axe().run(page).response["violations"]
-        return [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found]
-
-    # axe-core itself writes markup into the page, which the page's policy forbids.
     options: dict[str, Any] = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}
     with visit(chrome, busy, **options) as seen:
         page = seen.page
-        assert look(page) == []
+        assert violations(page) == []
         seen.sign_in(UNKNOWN)
         expect(page.get_by_role("alert")).not_to_be_empty()
-        assert look(page) == []
+        assert violations(page) == []
         signed_in(seen, busy)
         expect(page.locator("#users tbody tr").first).to_be_visible()
         page.get_by_text("Show as a table").first.click()
-        assert look(page) == []
+        assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
         page.locator("#users tbody a").first.click()
         expect(page.locator("#p-cost")).not_to_be_empty()
-        assert look(page) == []
+        assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     with visit(chrome, fresh, **options) as seen:
         signed_in(seen, fresh)
         expect(seen.page.get_by_role("heading", name="No events yet")).to_be_visible()
-        assert look(seen.page) == []
+        assert violations(seen.page) == []
 
 
 def test_budgets_and_how_they_fill(chrome: Browser, fresh: Tenant) -> None:
@@ -531,8 +551,10 @@ def test_budgets_and_how_they_fill(chrome: Browser, fresh: Tenant) -> None:
         ingest(fresh, [at_now(user_id=HOSTILE[0], cost_usd=Decimal(1))])
         expect(row.get_by_role("cell").last).to_have_text("100%")
         expect(section).to_contain_text("1 of 1 used up")
+        choose_range(page, "Last 7 days")
         row.get_by_role("link").click()
         expect(page.get_by_role("heading", name=HOSTILE[0])).to_be_visible()
+        assert page.url.endswith("?range=7d")
         assert (seen.faults, seen.strangers) == ([], [])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.support import browser as browsers
 from tests.support import fake_events_api
@@ -51,7 +51,7 @@ def opened(chrome: Browser, fake: Fake) -> Iterator[Callable[[str], Page]]:
 # --- addresses -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_shared_goes_along_between_views(opened: Callable[[str], Page]) -> None:
+def test_pain_2_what_is_shared_goes_along_between_views(opened: Callable[[str], Page]) -> None:
     page = opened("#/events?range=7d&environment=production&tz=Europe/Berlin&model=gpt-5")
     for name in ("Explore", "Traces", "Sessions", "Prompts", "Overview"):
         page.locator("#views").get_by_role("link", name=name).click()
@@ -134,6 +134,38 @@ def test_columns_can_be_chosen(opened: Callable[[str], Page]) -> None:
     expect(page.locator("#view-events thead th", has_text="Trace")).to_have_count(1)
 
 
+CUT: Final = """(view) => [...document.querySelectorAll(`#view-${view} table.list :is(th, td)`)].filter((cell) => {
+    const list = cell.closest(".list-region");
+    if (!cell.checkVisibility()) return false;
+    const [own, whole] = [cell.getBoundingClientRect(), list.getBoundingClientRect()];
+    return own.left < whole.left - 1 || own.right > whole.right + 1
+        || (cell.matches(".time, .number, .c-status") && cell.scrollWidth > cell.clientWidth);
+}).map((cell) => cell.textContent)"""
+"""Cells beside the list's place, and figures, times and states of which a part is cut."""
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_lists_are_whole_on_a_phone(opened: Callable[[str], Page], width: int) -> None:
+    for view in ("events", "traces", "sessions", "prompts"):
+        page = opened(f"#/{view}")
+        page.set_viewport_size({"width": width, "height": 800})
+        expect(rows(page, view).first).to_be_visible()
+        assert page.evaluate(CUT, view) == [], view
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+    page = opened("#/events")
+    first = rows(page, "events").first
+    for name in ("c-name", "c-model", "c-cost_usd", "c-status"):
+        expect(first.locator(f".{name}")).to_be_in_viewport(ratio=1)
+    assert page.locator("#views a").evaluate_all("links => new Set(links.map((each) => each.offsetTop)).size") == 1
+
+
+def test_no_column_is_cut_beside_an_opened_event(opened: Callable[[str], Page], fake: Fake) -> None:
+    page = opened(f"#/events/{fake.events[-1]['event_id']}")
+    expect(page.get_by_role("complementary", name="One event")).to_be_visible()
+    expect(rows(page, "events").first.locator(".c-status")).to_be_in_viewport(ratio=1)
+    assert page.evaluate(CUT, "events") == []
+
+
 # --- traces ----------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +210,23 @@ def test_a_trace_by_keyboard(opened: Callable[[str], Page], fake: Fake) -> None:
     expect(page.locator(".t-row.critical").first).to_be_visible()
 
 
-def test_the_column_of_names_is_made_wider(opened: Callable[[str], Page], fake: Fake) -> None:
+def test_a_touch_that_becomes_a_scroll_zooms_nothing(opened: Callable[[str], Page], fake: Fake) -> None:
+    """The browser ends the pointer with `pointercancel` then; the next one that is lifted anywhere is another."""
+    page = opened(f"#/traces/{fake.events[0]['trace_id']}")
+    ruler = page.locator(".t-ruler")
+    box = ruler.bounding_box()
+    assert box is not None
+    left, right = box["x"] + 10, box["x"] + box["width"] - 10
+    ruler.dispatch_event("pointerdown", {"clientX": left})
+    ruler.dispatch_event("pointercancel", {"bubbles": True})
+    ruler.dispatch_event("pointerup", {"clientX": right, "bubbles": True})
+    assert "from=" not in page.url
+    ruler.dispatch_event("pointerdown", {"clientX": left})
+    ruler.dispatch_event("pointerup", {"clientX": right, "bubbles": True})
+    page.wait_for_url("**from=**")
+
+
+def test_pain_11_the_column_of_names_is_made_wider(opened: Callable[[str], Page], fake: Fake) -> None:
     page = opened(f"#/traces/{fake.events[0]['trace_id']}")
     grip, name = page.get_by_role("separator"), page.locator(".t-head .t-name")
     expect(grip).to_have_attribute("aria-valuenow", "38")
@@ -231,16 +279,22 @@ def large_trace(count: int, shape: str) -> list[dict[str, Any]]:
 def test_check_5_five_thousand_steps_scroll_smoothly(chrome: Browser, size: dict[str, int], runs: int) -> None:
     with fake_api(large_trace(5000, "agent")) as fake, visit(chrome, cast(Any, fake), viewport=size) as seen:
         seen.sign_in(fake.key)
-        worst = []
-        for _ in range(runs):
+        worst: list[float] = []
+        while not is_decided(worst, runs):
             seen.page.goto(f"{seen.origin}/#/traces")
             expect(rows(seen.page, "traces")).to_have_count(1)
             with watched(seen.page) as tasks:
                 seen.page.goto(f"{seen.origin}/#/traces/large")
                 assert opened_searched_and_scrolled(seen.page) <= 400
             worst.append(tasks.longest)
-        assert sorted(worst)[runs // 2] <= LONG_TASK, worst
+        assert sum(took <= LONG_TASK for took in worst) > runs // 2, worst
         assert (seen.faults, seen.strangers) == ([], [])
+
+
+def is_decided(worst: list[float], runs: int) -> bool:
+    """Whether it is known on which side of the bound the median of so many runs is, or would be."""
+    good = sum(took <= LONG_TASK for took in worst)
+    return max(good, len(worst) - good) > runs // 2
 
 
 def opened_searched_and_scrolled(page: Page) -> int:
@@ -265,7 +319,7 @@ def opened_searched_and_scrolled(page: Page) -> int:
 
 
 @pytest.mark.parametrize(("count", "shape"), [(50_000, "star"), (10_000, "chain")])
-def test_check_6_very_large_and_very_deep_traces_open(chrome: Browser, count: int, shape: str) -> None:
+def test_check_6_and_pain_11_very_large_and_very_deep_traces_open(chrome: Browser, count: int, shape: str) -> None:
     with fake_api(large_trace(count, shape)) as fake, visit(chrome, cast(Any, fake)) as seen:
         seen.page.goto(f"{seen.origin}/#/traces/large")
         seen.sign_in(fake.key)
@@ -277,9 +331,27 @@ def test_check_6_very_large_and_very_deep_traces_open(chrome: Browser, count: in
             seen.page.get_by_role("button", name="Open all").click()
             tree.focus()
         seen.page.keyboard.press("End")
-        expect(seen.page.locator(f"#step-{count - 1}")).to_contain_text(f"step {count - 1}")
+        last = seen.page.locator(f"#step-{count - 1}")
+        expect(last).to_contain_text(f"step {count - 1}")
+        if shape == "chain":
+            a_deep_row_is_whole(last, count)
         assert heap(seen.page) < 60 * 1024 * 1024
         assert (seen.faults, seen.strangers) == ([], [])
+
+
+def a_deep_row_is_whole(row: Locator, depth: int) -> None:
+    """At any depth a row says its level, has a guide for each level that is indented, and its name and bar in sight."""
+    expect(row).to_have_attribute("aria-level", str(depth))
+    name = row.locator(".t-name")
+    expect(name).to_have_attribute("data-marks", f"(level {depth:,})")
+    boxes = [each.bounding_box() for each in (row, name, row.locator(".t-bar"))]
+    outer, text, bar = (cast(dict[str, float], each) for each in boxes)
+    assert outer["x"] <= text["x"] < text["x"] + text["width"] <= bar["x"] < outer["x"] + outer["width"]
+    padding, guides = name.evaluate(
+        "each => [parseFloat(getComputedStyle(each).paddingLeft), getComputedStyle(each).backgroundSize]"
+    )
+    assert (padding, guides.split()[0]) == (16 * 12 + 18, f"{16 * 12}px")
+    assert text["width"] > padding + 100, "there is room for the name"
 
 
 # --- explore ---------------------------------------------------------------------------------------------------------
@@ -363,7 +435,7 @@ def test_scores_are_offered_by_name_and_a_day_that_stands_out_is_named(chrome: B
         assert [each.get_attribute("value") for each in offered.all()] == ["helpful", "polite"]
         page.get_by_label("Statistic of the score").select_option("p95")
         page.get_by_label("Name of the score").fill("polite")
-        page.get_by_role("button", name="Take").click()
+        page.get_by_role("button", name="Add", exact=True).click()
         expect(page.locator(".explore-table thead")).to_contain_text("Score polite, 95th percentile")
         expect(page.locator(".explore-table .total td").last).to_have_text("0.25")
         assert len(asked(fake, "/v1/metrics")) == 2, "once each"
@@ -392,6 +464,34 @@ def test_a_session_in_order_of_time(opened: Callable[[str], Page], fake: Fake) -
     expect(page.get_by_role("complementary", name="The selected step")).to_contain_text("Self time")
 
 
+def test_a_session_older_than_the_range_leads_to_all_of_its_events(chrome: Browser) -> None:
+    at = NOW - timedelta(days=90)
+    made = [event(n, at + timedelta(minutes=n), session_id="old", kind=("call", "span")[n % 2]) for n in range(4)]
+    with fake_api([*made, event(9, NOW, session_id="new")]) as fake, visit(chrome, cast(Any, fake)) as seen:
+        seen.sign_in(fake.key)
+        seen.page.goto(f"{seen.origin}/#/sessions/old?model=another&tz=Asia/Kolkata")
+        expect(seen.page.locator("#view-sessions .facts").first).to_contain_text("4 traces, 2 calls0 errors")
+        seen.page.get_by_role("link", name="its events").click()
+        expect(rows(seen.page, "events")).to_have_count(4)
+        expect(seen.page.locator("#zone")).to_have_text(re.compile("^Asia/Kolkata"))
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def test_pain_19_a_session_of_too_many_traces_says_what_is_left_out(opened: Callable[[str], Page]) -> None:
+    page = opened("#/sessions")
+
+    def cut(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        body["session"]["traces"], body["truncated"] = 60_000, True
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/v1/sessions/*", cut)
+    rows(page, "sessions").first.get_by_role("link").first.click()
+    said = page.locator("#view-sessions").get_by_text(" of 60,000 traces are listed")
+    expect(said).to_have_text(re.compile(r"^Only the first \d+ of 60,000 traces are listed"))
+
+
 def test_versions_of_a_prompt_beside_each_other(opened: Callable[[str], Page]) -> None:
     page = opened("#/prompts")
     expect(rows(page, "prompts")).to_have_count(3)
@@ -400,12 +500,15 @@ def test_versions_of_a_prompt_beside_each_other(opened: Callable[[str], Page]) -
     boxes.nth(1).check()
     compared = page.locator("table.compare")
     expect(compared.locator("tbody tr").first).to_contain_text("Cost per request")
+    listed = page.get_by_role("region", name="List of versions").locator("tbody tr").first
+    expect(listed.locator("td").last).to_contain_text(re.compile(r"^helpful 0\.\d+"))
+    assert listed.locator(".sum").inner_text() == compared.locator("tbody td").first.inner_text()
     expect(compared).to_contain_text("Score helpful")
     page.get_by_role("radio").nth(1).check()
     assert "base=" in page.url
 
 
-def test_a_difference_that_is_no_chance_is_marked(chrome: Browser) -> None:
+def test_pain_24_a_difference_that_is_no_chance_is_marked(chrome: Browser) -> None:
     made = []
     for number in range(600):
         slow = number % 2
@@ -425,6 +528,8 @@ def test_a_difference_that_is_no_chance_is_marked(chrome: Browser) -> None:
         seen.sign_in(fake.key)
         latency = seen.page.locator("table.compare tbody tr", has_text="Latency, mean").locator("td")
         expect(latency.nth(1)).to_contain_text("▲ higher, p < 0.001")
+        sizes = "▲ higher, p < 0.001, 300 and 300 requests"
+        expect(latency.nth(1).locator(".mark")).to_have_attribute("title", sizes)
         expect(latency.nth(2)).to_contain_text("too few to tell")
         cost = seen.page.locator("table.compare tbody tr", has_text="Cost per request").locator("td")
         assert "p <" not in cost.nth(1).inner_text()
@@ -434,7 +539,7 @@ def test_a_difference_that_is_no_chance_is_marked(chrome: Browser) -> None:
 
 
 @pytest.mark.parametrize("view", ["explore", "events", "traces", "sessions", "prompts"])
-def test_an_empty_project_says_how_to_begin(chrome: Browser, view: str) -> None:
+def test_pain_23_an_empty_project_says_how_to_begin(chrome: Browser, view: str) -> None:
     with fake_api([]) as fake, visit(chrome, cast(Any, fake)) as seen:
         seen.page.goto(f"{seen.origin}/#/{view}")
         seen.sign_in(fake.key)
@@ -447,14 +552,18 @@ def test_an_empty_project_says_how_to_begin(chrome: Browser, view: str) -> None:
         assert (seen.faults, seen.strangers) == ([], [])
 
 
-def test_nothing_in_the_range_is_not_an_empty_project(opened: Callable[[str], Page]) -> None:
+def test_pain_23_nothing_in_the_range_is_not_an_empty_project(opened: Callable[[str], Page]) -> None:
+    for address, longer in (("range=all&", []), ("", ["Last 400 days"]), ("range=7d&", ["Last 30 days"])):
+        page = opened(f"#/events?{address}model=nobody")
+        links = page.locator(".notice a")
+        expect(links).to_have_text(["Clear filters", *longer])
     page = opened("#/events?model=nobody")
     expect(page.get_by_role("heading", name="Nothing in this range")).to_be_visible()
     page.get_by_role("link", name="Clear filters").click()
     expect(rows(page, "events")).to_have_count(50)
 
 
-def test_a_missing_field_is_named(chrome: Browser) -> None:
+def test_pain_23_a_missing_field_is_named(chrome: Browser) -> None:
     with fake_api([event(1, NOW - timedelta(hours=1))]) as fake, visit(chrome, cast(Any, fake)) as seen:
         seen.page.goto(f"{seen.origin}/#/sessions")
         seen.sign_in(fake.key)

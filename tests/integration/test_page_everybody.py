@@ -1,7 +1,6 @@
 """The page for everybody: accessible in light and dark, on phones and desktops, and soon there with many events."""
 
 import os
-import time
 import urllib.error
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,13 +10,14 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from tests.support import browser as browsers
 from tests.support.agent_traffic import month
-from tests.support.browser import Visit, read, visit
+from tests.support.axe import CONTRAST, violations
+from tests.support.browser import read, visit
 from tests.support.fake_events_api import Fake, fake_api, live_frame
+from tests.support.page_views import CONTENT, first_content
 from tests.support.server import KEY, Server, server, wait_until
 from tools.make_segments import make_store
 
@@ -29,15 +29,6 @@ SCHEMES: Final = ("light", "dark")
 SIZES: Final = ({"width": 1280, "height": 900}, {"width": 375, "height": 812})
 EVENTS: Final = int(os.environ.get("PAGE_EVENTS", "20000"))
 """Events of the project whose pages are timed; PAGE_STORE names a directory in which they are made once and kept."""
-CONTENT: Final = {
-    "": "#users table",
-    "explore": ".explore-table tbody tr",
-    "events": "#view-events tbody tr",
-    "traces": "#view-traces tbody tr",
-    "sessions": "#view-sessions :is(tbody tr, .notice)",
-    "prompts": "#view-prompts :is(tbody tr, .notice)",
-}
-"""View -> what is there when its first content is."""
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +52,11 @@ def addresses(fake: Fake) -> list[str]:
     return [*lists, prompts, *one]
 
 
-AXE: Final = """async (options) => {
-    const { violations } = await axe.run(document, { resultTypes: ["violations"], ...options });
-    return violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map((node) => node.html).join(" ")}`);
-}"""
-
-
 def test_check_12_axe_finds_nothing_in_any_view(chrome: Browser, fake: Fake) -> None:
-    # axe-core itself writes markup into the page, which the page's policy forbids.
     with visit(chrome, cast(Any, fake), watch=False, bypass_csp=True) as seen:
         seen.sign_in(fake.key)
         page = seen.page
         expect(page.locator("#users tbody tr").first).to_be_visible()
-        page.evaluate(Axe().axe_script)  # once: addresses change the hash only
         for address in addresses(fake):
             page.goto(f"{seen.origin}/{address}")
             page.wait_for_timeout(400)
@@ -82,8 +65,8 @@ def test_check_12_axe_finds_nothing_in_any_view(chrome: Browser, fake: Fake) -> 
                 page.set_viewport_size(cast(Any, size))
                 page.emulate_media(color_scheme=cast(Any, scheme))
                 # Colours differ by scheme, all else by size only.
-                rules = {"runOnly": ["color-contrast"]} if at in {1, 2} else {}
-                assert (address, size, scheme, page.evaluate(AXE, rules)) == (address, size, scheme, [])
+                rules = CONTRAST if at in {1, 2} else ()
+                assert (address, size, scheme, violations(page, rules)) == (address, size, scheme, [])
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (address, size)
         assert seen.faults == []
 
@@ -171,13 +154,3 @@ def test_check_12_the_first_content_of_each_view_is_there_within_a_second(chrome
     # A machine with other work lets the page wait as many times longer as there are others who wait.
     patience = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert {view: seconds for view, seconds in took.items() if seconds > patience} == {}
-
-
-def first_content(seen: Visit, view: str) -> float:
-    """Seconds from an address to the view's first content, all of the page loaded anew."""
-    seen.page.goto("about:blank")
-    began = time.monotonic()
-    seen.page.goto(f"{seen.origin}/#/{view}", wait_until="commit")
-    there = "(content) => document.querySelector(content)?.checkVisibility()"
-    seen.page.wait_for_function(there, arg=CONTENT[view], polling="raf")
-    return time.monotonic() - began

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.support import browser as browsers
 from tests.support.agent_traffic import event, stamp
 from tests.support.browser import Visit, visit
-from tests.support.event_views import dollars, rows, settled, whole
+from tests.support.event_views import asked, dollars, rows, settled, whole
 from tests.support.fake_events_api import Fake, fake_api, sums
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -141,7 +141,7 @@ def test_check_3_groups_and_other_are_the_total(seen: Callable[[list[Event]], tu
         for n in range(300)
     ] + [event(1000 + n, began, model=f"model-{n:02}", cost_usd=Decimal(n) / 10**12) for n in range(MODELS)]
     assert len({each["model"] for each in made}) == MODELS
-    tab, _ = seen(made)
+    tab, fake = seen(made)
     page = tab.page
     query = [("measures", name) for name in NAMES] + [
         ("limit", "5"),
@@ -155,6 +155,7 @@ def test_check_3_groups_and_other_are_the_total(seen: Callable[[list[Event]], tu
     head = page.locator(".explore-table thead th").all_inner_texts()
     lines = [row.locator("th, td").all_inner_texts() for row in page.locator(".explore-table tbody tr").all()]
     assert [line[0] for line in lines[-2:]] == ["Other", "Total"]
+    assert len(asked(fake, "/v1/metrics")) == 1, "the total has a series of its own"
     assert len(lines) == 5 + 2
     file = saved(page)
     for name, title in NAMES.items():
@@ -262,6 +263,52 @@ def test_check_7_roots_header_list_and_metrics_say_the_same(
 
 
 # --- the overview ----------------------------------------------------------------------------------------------------
+
+
+def test_of_more_users_than_an_answer_has_the_others_are_counted_and_summed(
+    seen: Callable[[list[Event]], tuple[Visit, Fake]],
+) -> None:
+    now = datetime.now(UTC)
+    made = [
+        event(n, now - timedelta(minutes=n), user_id=f"user-{n}" if n else None, cost_usd=Decimal(n + 1) / 10**6)
+        for n in range(1005)
+    ]
+    tab, _ = seen(made)
+    page = tab.page
+    page.goto(f"{tab.origin}/#/?environment=production")
+    others = sum((Decimal(n + 1) / 10**6 for n in range(5)), Decimal(0))
+    expect(page.locator("#users-sub")).to_have_text(
+        "1,005 users, last 30 days; listed are the first 1,000, "
+        f"the 5 others spent ${others.normalize():f} in 5 requests"
+    )
+    while page.locator("#more").is_visible():
+        shown = page.locator("#users tbody tr").count()
+        page.locator("#more").click()
+        expect(page.locator("#users tbody tr")).not_to_have_count(shown)
+    costs = page.locator("#users tbody td.money").all_inner_texts()
+    assert (len(costs), sum(map(dollars, costs)) + others) == (1000, sums(made)["cost_usd"])
+    page.locator("#search").fill("user-399")
+    expect(page.locator("#users-sub")).to_contain_text("1 found among the first 1,000")
+    page.locator("#search").fill("user-0001")
+    expect(page.locator("#users-none")).to_contain_text("None of the first 1,000 users")
+    page.locator("#search").fill("user-2")  # as it is: the search is among the others too
+    expect(page.locator("#users tbody")).to_contain_text("user-2")
+
+
+def test_a_model_has_the_same_colour_in_every_view(seen: Callable[[list[Event]], tuple[Visit, Fake]]) -> None:
+    now = datetime.now(UTC)
+    tab, _ = seen([event(n, now - timedelta(hours=n), model=f"model-{n % 5}") for n in range(40)])
+    colours = []
+    for address, legend in (("", "#chart .legend"), ("explore?group_by=model", "#view-explore .legend")):
+        tab.page.goto(f"{tab.origin}/#/{address}")
+        items = tab.page.locator(f"{legend} li:has(.swatch)")
+        expect(items).to_have_count(5)
+        found = items.evaluate_all(
+            "items => items.map((each) => [/model-./.exec(each.textContent)[0], each.querySelector('i').className])"
+        )
+        colours.append(dict(found))
+    assert colours[0] == colours[1]
+    assert len(set(colours[0].values())) == 5
 
 
 def test_the_overview_of_a_zone_and_of_filters_is_made_of_the_same_events(

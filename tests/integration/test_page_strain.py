@@ -43,6 +43,8 @@ NUMBERS: Final = "[" + ",".join(f"{n}.{n}e1" for n in range(90_000)) + "]"
 """A megabyte of numbers."""
 LIVE_SECONDS: Final = float(os.environ.get("PAGE_LIVE_SECONDS", "6"))
 """How long the live tail is followed."""
+RUNS: Final = 5
+"""How often the page's tasks are watched for a while, at least: what counts is the median."""
 RATE: Final = 5000
 """Events a second that arrive."""
 SENT: Final = 200
@@ -218,7 +220,7 @@ def test_an_export_has_what_the_list_has_or_is_none(chrome: Browser) -> None:
 # --- live ------------------------------------------------------------------------------------------------------------
 
 
-def test_live_shows_what_comes_and_what_was_skipped(chrome: Browser) -> None:
+def test_pain_18_live_rows_wait_and_what_was_skipped_is_said(chrome: Browser) -> None:
     made = [event(number, NOW - timedelta(minutes=5)) for number in range(5)]
     with opened(chrome, made) as (tab, fake):
         tab.page.goto(f"{tab.origin}/#/events?live=1")
@@ -272,13 +274,17 @@ def test_check_11_a_live_tail_of_5000_events_a_second(chrome: Browser) -> None:
         expect(page.get_by_text("Following: waiting for events")).to_be_visible()
         page.mouse.move(5, 5)  # rows under the pointer would wait
         arrivals = Arrivals(fake)
+        worst: list[float] = []
         with watched(page) as tasks:
             arrivals.start()
             expect(rows(page, "events")).to_have_count(500)
             nothing_moves_under_the_pointer(page)
+        worst.append(tasks.longest)
         used, end = [heap(page)], time.monotonic() + LIVE_SECONDS
-        while time.monotonic() < end:
-            nothing_moves_under_the_pointer(page)
+        while time.monotonic() < end or len(worst) < RUNS:
+            with watched(page) as tasks:
+                nothing_moves_under_the_pointer(page)
+            worst.append(tasks.longest)
             assert rows(page, "events").count() == 500
             used.append(heap(page))
         arrivals.stop()
@@ -287,8 +293,7 @@ def test_check_11_a_live_tail_of_5000_events_a_second(chrome: Browser) -> None:
         expect(rows(page, "events").first).to_contain_text(f"event {arrivals.sent - 1}")
         assert arrivals.sent > 500
         assert used[-1] < used[0] * 1.25 + 2_000_000, used
-        # 30 to 45 ms on a quiet machine, where other work fills the caches half as much again.
-        assert tasks.longest <= 2 * LONG_TASK
+        assert sorted(worst)[len(worst) // 2] <= LONG_TASK, worst
 
 
 def nothing_moves_under_the_pointer(page: Page) -> None:

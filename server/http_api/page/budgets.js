@@ -2,6 +2,7 @@
 import { $, show, write } from "./dom.js";
 import { percent, pico } from "./exact.js";
 import { shown } from "./names.js";
+import { format } from "./router.js";
 import { Table } from "./table.js";
 
 const what = (row) => [row.user_id, row.model].filter((part) => part !== null).map(shown).join(", ") || "The project";
@@ -18,15 +19,22 @@ export function reached(row) {
 }
 
 export class Budgets {
+  #kept = new URLSearchParams();
+
   constructor() {
     this.table = new Table($("budgets"), "Budgets, the fullest first", [
-      { title: "For", link: (row) => ({ href: row.user_id === null ? null : `#/users/${encodeURIComponent(row.user_id)}`, text: what(row) }) },
+      { title: "For", link: (row) => ({ href: row.user_id === null ? null : format("users", row.user_id, this.#kept), text: what(row) }) },
       { title: "Window", text: (row) => `this ${row.window}`, left: true, wide: true },
       { title: "Spent", money: (row) => row.spent, bar: true },
       { title: "Budget", money: (row) => row.usd },
       { title: "Share", text: (row) => percent(pico(row.spent), pico(row.usd)) },
       { title: "Reached", text: (row) => (reached(row) === null ? "–" : `${reached(row)}%`) },
     ]);
+  }
+
+  /** What links keep of the address. */
+  keep(params) {
+    this.#kept = params;
   }
 
   /** `answer` of /v1/budgets. */

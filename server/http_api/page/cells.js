@@ -46,7 +46,7 @@ export function idLink(text, href) {
   return el("a", { class: "id", href }, el("bdi", {}, shown(String(text))));
 }
 
-/** A share of 0 to 1 in percent; the sign of a difference is written out. */
+/** A difference in percent, its sign written out: +12.5%, −3.0%. */
 export function signed(number, digits = 1) {
   if (!Number.isFinite(number)) return "–";
   return `${number > 0 ? "+" : number < 0 ? "−" : "±"}${Math.abs(number).toFixed(digits)}%`;

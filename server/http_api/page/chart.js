@@ -1,4 +1,5 @@
 // Spend by day, stacked by model. uPlot draws; floats are for where a pixel goes, every figure shown is exact.
+import { colourOf } from "./colours.js";
 import { el, write } from "./dom.js";
 import { decimal, dollars } from "./exact.js";
 import { shown } from "./names.js";
@@ -12,8 +13,10 @@ const OTHER = "Other models";
 export function stack(rows, name, pico) {
   const sums = new Map();
   const days = new Map();
+  const models = new Map();
   for (const row of rows) {
     const of = name(row);
+    models.set(of, row.model);
     const cost = pico(row.cost_usd);
     sums.set(of, (sums.get(of) ?? 0n) + cost);
     if (!days.has(row.day)) days.set(row.day, new Map());
@@ -25,7 +28,7 @@ export function stack(rows, name, pico) {
   const rest = names.slice(shown.length);
   const at = (day, of) => days.get(day)?.get(of) ?? 0n;
   const add = (values) => values.reduce((sum, value) => sum + value, 0n);
-  const series = shown.map((of) => ({ name: of, total: sums.get(of), value: (day) => at(day, of) }));
+  const series = shown.map((of) => ({ name: of, model: models.get(of), total: sums.get(of), value: (day) => at(day, of) }));
   if (rest.length) {
     const total = add(rest.map((of) => sums.get(of)));
     series.push({ name: OTHER, total, value: (day) => add(rest.map((of) => at(day, of))) });
@@ -80,9 +83,10 @@ export class Chart {
   /** Days in order and the series of `stack`; `period` is what the sums are said to be of. */
   update(days, series, period) {
     [this.#days, this.#series, this.period] = [days, series, period];
+    const used = new Set();
     const items = series.map((each, at) => {
       const item = this.legend.children[at] ?? el("li", {}, el("i", { class: "swatch" }), el("span"), el("b"));
-      item.firstChild.className = `swatch s${each.name === OTHER ? "x" : at}`;
+      item.firstChild.className = `swatch s${each.name === OTHER ? "x" : each.model ? colourOf(shown(each.model), used) : at}`;
       write(item.children[1], shown(each.name));
       return item;
     });

@@ -1,6 +1,6 @@
 // Tables as CSV (RFC 4180). A cell that a spreadsheet would run as a formula gets a quote before it.
 
-const RUN = /^[=+\-@\t\r]/;
+const RUN = /^[=+\-@\t\r\n]/;
 const NUMBER = /^-?\d+(\.\d+)?$/;
 
 function cell(value) {

@@ -49,6 +49,7 @@ export function statusCell(event) {
   return el("span", { class: event.status === "success" ? "status" : "status bad" }, shown(event.status));
 }
 
+/** The address of an event's trace, with the event selected. */
 export function traceLink(event, params) {
   const made = sharedOf(params);
   made.set("event", event.event_id);
@@ -68,7 +69,6 @@ export function columnsOf(params, zone) {
     const [name, value] = column.filter(event);
     return format("events", null, withOnly(params, name, value ?? ""));
   };
-  const named = chosen(params).map((name) => ({ ...COLUMNS[name], cell: (event) => COLUMNS[name].cell(event, params), ...(COLUMNS[name].filter && { only: only(COLUMNS[name]) }) }));
+  const named = chosen(params).map((name) => ({ ...COLUMNS[name], class: `c-${name}`, cell: (event) => COLUMNS[name].cell(event, params), ...(COLUMNS[name].filter && { only: only(COLUMNS[name]) }) }));
   return [{ title: "Time", cell: link, class: "time" }, ...named];
 }
-

@@ -101,6 +101,7 @@ export class View {
 
   #table(place, range, route) {
     const made = new ListTable(place, "Events", columnsOf(route.params, range.zone));
+    made.table.classList.toggle("stacked", chosen(route.params) === DEFAULT_COLUMNS);
     this.zone = range.zone;
     return made;
   }

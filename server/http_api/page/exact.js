@@ -77,6 +77,9 @@ export function count(text) {
   return grouped(text);
 }
 
+/** "1 error", "2,104 errors": a count with its noun, whose plural has an s. */
+export const counted = (text, noun) => `${count(text)} ${noun}${text === "1" ? "" : "s"}`;
+
 const COMPACT = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
 
 /** 1.2M: only where the exact number stands beside it. */

@@ -1,7 +1,7 @@
 // The table under Explore's chart: a row a group, then Other and Total; what was before; and all of it as CSV.
 import { el } from "./dom.js";
 import { dollars, percent } from "./exact.js";
-import { signed } from "./cells.js";
+import { cost, signed } from "./cells.js";
 import { ofGroup, sharedOf, withOnly } from "./filters.js";
 import { isAdditive, measureTitle, unwhole, valueText, whole } from "./measures.js";
 import { format } from "./router.js";
@@ -29,12 +29,23 @@ export function eventsOfOther(params, groups, names) {
   return made;
 }
 
-/** Rows of {name, key, values, before} in order: groups, Other, Total. `earlier`: the answer for the range before. */
+/** Rows of {kind, name, key, values, before(measure)} in order: groups, Other, Total. `earlier`: the answer for the range before. */
 export function tableRows(model, earlier) {
   const old = new Map((earlier?.groups ?? []).map((group) => [JSON.stringify(group.key), group.values]));
-  const rows = model.groups.map((group) => ({ kind: "group", name: group.name, key: group.key, values: group.values, before: old.get(JSON.stringify(group.key)) ?? null }));
-  if (model.other) rows.push({ kind: "other", name: "Other", values: model.other.values, before: null });
-  rows.push({ kind: "total", name: "Total", values: model.total.values, before: earlier ? (earlier.total.values ?? earlier.total) : null });
+  const total = earlier && (earlier.total.values ?? earlier.total);
+  // A group that the whole answer does not name had nothing; of one cut off at its limit nobody knows.
+  const had = (key) => (measure) => old.get(JSON.stringify(key))?.[measure] ?? (earlier && !earlier.other && isAdditive(measure) ? "0" : null);
+  const rows = model.groups.map((group) => ({ kind: "group", name: group.name, key: group.key, values: group.values, before: had(group.key) }));
+  if (model.other) {
+    const shown = [...rows];
+    const rest = (measure) => {
+      const parts = shown.map((row) => row.before(measure));
+      if (!total || !isAdditive(measure) || model.multi.length || parts.includes(null)) return null;
+      return unwhole(measure, parts.reduce((left, part) => left - whole(measure, part), whole(measure, total[measure])));
+    };
+    rows.push({ kind: "other", name: "Other", values: model.other.values, before: rest });
+  }
+  rows.push({ kind: "total", name: "Total", values: model.total.values, before: (measure) => total?.[measure] ?? null });
   return rows;
 }
 
@@ -52,11 +63,15 @@ export function change(measure, now, before) {
   return [`${a >= b ? "+" : "−"}${valueText(measure, String(Math.abs(a - b)))}`, b ? signed(((a - b) / b) * 100) : ""];
 }
 
+/** A value as a cell shows it: sums of dollars with the digits after the cents smaller. */
+const shownValue = (measure, text, zone) => (measure.startsWith("cost_usd") && text !== null && text !== undefined ? cost(text) : valueText(measure, text, zone));
+
 /** The table as an element. */
 export function exploreTable(model, question, earlier, params) {
   const { measures, groups, range } = question;
   const additive = measures.find(isAdditive);
   const head = ["Group", ...measures.flatMap((name) => [measureTitle(name), ...(name === additive ? ["Share"] : []), ...(earlier ? ["Before", "Change"] : [])])];
+  const shareClass = earlier ? "number wide" : "number"; // a phone has room for what was before instead
   const total = additive && whole(additive, model.total.values[additive] ?? "0");
   const other = model.other && eventsOfOther(params, model.groups, groups);
   const body = tableRows(model, earlier).map((row) => {
@@ -64,24 +79,25 @@ export function exploreTable(model, question, earlier, params) {
     const name = target ? el("a", { href: format("events", null, target) }, el("bdi", {}, row.name)) : el("bdi", {}, row.name);
     const cells = measures.flatMap((measure) => {
       const text = row.values[measure];
-      const made = [el("td", { class: "number", ...(text && { title: text }) }, valueText(measure, text, range.zone))];
-      if (measure === additive) made.push(el("td", { class: "number" }, model.multi.length ? "–" : percent(whole(measure, text ?? "0"), total)));
+      const made = [el("td", { class: "number", ...(text && { title: text }) }, shownValue(measure, text, range.zone))];
+      if (measure === additive) made.push(el("td", { class: shareClass }, model.multi.length ? "–" : percent(whole(measure, text ?? "0"), total)));
       if (earlier) {
-        const [difference, share] = change(measure, text, row.before?.[measure] ?? (row.kind === "group" && isAdditive(measure) ? "0" : null));
-        made.push(el("td", { class: "number" }, valueText(measure, row.before?.[measure], range.zone)), el("td", { class: "number" }, difference, share && " ", share && el("span", { class: "sub" }, share)));
+        const before = row.before(measure);
+        const [difference, share] = change(measure, text, before);
+        made.push(el("td", { class: "number" }, shownValue(measure, before, range.zone)), el("td", { class: "number" }, difference, share && " ", share && el("span", { class: "sub" }, share)));
       }
       return made;
     });
     return el("tr", { class: row.kind }, el("th", { scope: "row" }, name), ...cells);
   });
-  const table = el("table", { class: "list explore-table" }, el("caption", { class: "unseen" }, "Groups of the range"), el("thead", {}, el("tr", {}, ...head.map((text, at) => el("th", { scope: "col", class: at ? "number" : undefined }, text)))), el("tbody", {}, ...body));
+  const table = el("table", { class: "list explore-table" }, el("caption", { class: "unseen" }, "Groups of the range"), el("thead", {}, el("tr", {}, ...head.map((text, at) => el("th", { scope: "col", class: !at ? undefined : text === "Share" ? shareClass : "number" }, text)))), el("tbody", {}, ...body));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Groups: table" }, table);
 }
 
 /** The series of a measure as a table: a row an interval, a column a group. */
 export function intervalTable(model, measure, interval, zone) {
   const columns = [...model.drawn, ...(model.rest && isAdditive(measure) ? [model.rest] : []), ...(model.hasTotal || model.groups.length === 1 ? [model.total] : [])];
-  const rows = model.starts.map((start, at) => el("tr", {}, el("th", { scope: "row" }, intervalText(start, interval, zone)), ...columns.map((column) => el("td", { class: "number" }, valueText(measure, column.at(measure, at), zone)))));
+  const rows = model.starts.map((start, at) => el("tr", {}, el("th", { scope: "row" }, intervalText(start, interval, zone)), ...columns.map((column) => el("td", { class: "number" }, shownValue(measure, column.at(measure, at), zone)))));
   const head = el("tr", {}, el("th", { scope: "col" }, "From"), ...columns.map((column) => el("th", { scope: "col", class: "number" }, el("bdi", {}, column.name))));
   return el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `${measureTitle(measure)} over time: table` }, el("table", { class: "list" }, el("caption", { class: "unseen" }, `${measureTitle(measure)} over time`), el("thead", {}, head), el("tbody", {}, ...rows.reverse())));
 }
@@ -92,7 +108,7 @@ export function exploreCsv(model, question, earlier) {
   const own = groups.length ? groups : ["group"];
   const head = ["start_utc", `start ${range.zone}`, ...own, ...measures, ...(earlier ? measures.map((name) => `${name} before`) : [])];
   const names = (row) => (row.kind === "group" && groups.length ? groups.map((name) => row.key[name] ?? "") : [row.name, ...own.slice(1).map(() => "")]);
-  const sums = tableRows(model, earlier).map((row) => ["", "", ...names(row), ...measures.map((name) => row.values[name] ?? null), ...(earlier ? measures.map((name) => row.before?.[name] ?? null) : [])]);
+  const sums = tableRows(model, earlier).map((row) => ["", "", ...names(row), ...measures.map((name) => row.values[name] ?? null), ...(earlier ? measures.map((name) => row.before(name)) : [])]);
   const series = model.starts.flatMap((start, at) => {
     const parts = [...model.groups.map((group) => ({ kind: "group", ...group })), ...(model.rest && !model.multi.length && model.hasTotal ? [{ kind: "other", name: "Other", at: restAt(model) }] : []), ...(model.hasTotal || model.groups.length === 1 ? [{ kind: "total", ...model.total }] : [])];
     return parts.map((part) => [iso(start), timeText(start, range.zone, "second"), ...names(part), ...measures.map((name) => part.at(name, at))]);

@@ -303,7 +303,7 @@ export class View {
 
   #ask(label, done, attributes = {}, ...more) {
     const field = el("input", { "aria-label": label, placeholder: label, spellcheck: "false", autocapitalize: "none", ...attributes });
-    const form = el("form", { class: "row" }, field, ...more, el("button", { type: "submit" }, "Take"));
+    const form = el("form", { class: "row" }, field, ...more, el("button", { type: "submit" }, "Add"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (field.value) done(field.value);

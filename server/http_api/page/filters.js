@@ -36,6 +36,7 @@ export function filtersOf(params) {
   return [...params].filter(([name]) => FILTERS.has(name));
 }
 
+/** Whether all views share a parameter. */
 export const isShared = (name) => FILTERS.has(name) || TIMES.has(name);
 
 /** `params` with one filter more; what is there already is not repeated. */
@@ -55,6 +56,7 @@ export function withOnly(params, name, value) {
   return made;
 }
 
+/** `params` without a filter: without all of its values if none is given. */
 export function without(params, name, value) {
   const made = new URLSearchParams(params);
   if (value === undefined) made.delete(name);

@@ -1,5 +1,5 @@
 // Find by id: an event, a trace, a session or a user of exactly this id.
-import { get, getUser, pathOf } from "./api.js";
+import { get, getUser, Latest, pathOf } from "./api.js";
 import { sharedOf } from "./filters.js";
 import { current, format, go } from "./router.js";
 
@@ -13,14 +13,22 @@ const PLACES = [
   ["users", async (id) => Boolean(await getUser(id))],
 ];
 
-/** Goes to the first place that knows `id`; `say` is told how it goes. Resolves to whether it was found. */
-export async function find(id, signal, say) {
+const searches = new Latest();
+
+/**
+ * Goes to the first place that knows `id`; `say` is told how it goes. Resolves to whether it was found. A search goes
+ * nowhere once `outer` is aborted, or another one has begun.
+ */
+export async function find(id, outer, say) {
+  const signal = searches.begin(outer);
   say("Looking for it…");
   for (const [view, knows] of PLACES) {
     try {
-      if (!(await knows(id, signal))) continue;
+      const isHere = await knows(id, signal);
+      if (signal.aborted) return false;
+      if (!isHere) continue;
     } catch (error) {
-      if (error.name === "AbortError") return false;
+      if (signal.aborted) return false;
       if (error.status === 404) continue;
       say(`Could not look for it: ${error.message}`);
       return false;

@@ -25,7 +25,7 @@ export class ListTable {
       return head;
     });
     this.table = el("table", { class: "list" }, el("caption", { class: "unseen" }, caption), el("thead", {}, el("tr", {}, ...heads)), this.body);
-    this.region = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, this.table);
+    this.region = el("div", { class: "scroll list-region", tabindex: "0", role: "region", "aria-label": caption }, this.table);
     host.replaceChildren(this.region);
     this.body.addEventListener("keydown", (event) => this.#move(event));
     this.body.addEventListener("pointerover", (event) => this.#offer(event.target.closest("td, th")));

@@ -83,6 +83,7 @@ export class LivePage {
     this.#source = sourceOf(params, Date.now(), userId);
     this.#overview.keep(params);
     this.#users.keep(params);
+    this.#budgets.keep(params);
     const key = this.#key();
     if (restored && key === this.#readKey && Date.now() - this.#lastRead < IDLE) return this.refresh(IDLE);
     if (userId !== null) this.#person.open(userId, params);

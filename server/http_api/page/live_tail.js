@@ -6,7 +6,7 @@ import { problem } from "./notices.js";
 import { follow } from "./stream.js";
 
 const HELD = 500;
-const PART = 20; // rows that are made within one frame
+const PART = 8; // rows that are made within one frame
 
 export class LiveTail {
   #controller = null;

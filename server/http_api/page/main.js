@@ -97,7 +97,6 @@ async function navigate(route, restored) {
   show($("overview"), isToday && !isUser);
   show($("person"), isUser);
   for (const each of ["footer-note", "as-of"]) show($(each), isToday);
-  document.body.classList.toggle("wide-view", !isToday);
   for (const [name, each] of views) if (name !== view) leave(name, each);
   document.title = isUser ? `${shown(id)} · spendstream` : isToday ? "spendstream" : `${TITLES[view] ?? "Overview"} · spendstream`;
   if (!isToday) {
@@ -221,7 +220,6 @@ function signOut(text = "") {
   places.clear();
   for (const id of ["live", "sign-out", "overview", "person", "problem", "views", "bar", "kept"]) show($(id), false);
   write($("live"), "");
-  document.body.classList.remove("wide-view");
   show($("sign-in"), true);
   if (text) refuse(text);
   else $("key").focus();

@@ -22,6 +22,7 @@ export const isAdditive = (name) => name === "cost_usd" || name in COUNTS;
 /** Whether a chart can be made of it. */
 export const isDrawn = (name) => name !== "first_seen" && name !== "last_seen";
 
+/** What a measure is called, for people. */
 export function measureTitle(name) {
   if (name === "cost_usd") return "Cost";
   if (name === "error_rate") return "Error rate";

@@ -1,8 +1,6 @@
-// A question to /v1/metrics over time, and its model. A second question gives the totals by interval, where they are not what
-// the groups of the first add up to: groups are left out, events are in several of them, or a measure does not add up.
+// A question to /v1/metrics over time, and its model.
 import { get } from "./api.js";
 import { filtersOf } from "./filters.js";
-import { isAdditive } from "./measures.js";
 import { model } from "./series_model.js";
 import { asked, intervals } from "./time_range.js";
 
@@ -17,8 +15,5 @@ export async function readMetrics(params, range, { measures, groups = [], interv
   const pairs = [...base, ...groups.map((name) => ["group_by", name]), ["limit", limit]];
   const answer = await get("/v1/metrics", pairs, signal);
   const starts = interval === "none" ? [] : intervals(range, interval);
-  const isSum = answer.other === null && !(answer.multi ?? []).length && (answer.groups.length < 2 || measures.every(isAdditive));
-  const needsSums = interval !== "none" && groups.length > 0 && !isSum && !answer.total?.series;
-  const sums = needsSums ? await get("/v1/metrics", base, signal) : undefined;
-  return { answer, pairs, model: model(answer, starts, sums) };
+  return { answer, pairs, model: model(answer, starts) };
 }

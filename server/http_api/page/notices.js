@@ -84,9 +84,9 @@ export function beingBuilt(text) {
   return el("div", { class: "card notice empty" }, el("h2", {}, "The event store is being built"), el("p", {}, `${text} What it has shows here by itself; Overview has everything already.`));
 }
 
-/** A card that says that nothing matches; `newest`: when the newest event was, in words; `hrefs`: where to go instead. */
+/** A card that says that nothing matches; `newest`: when the newest event was, in words; `clear` and `longer` ({text, href}): where to go instead. */
 export function nothingMatches(newest, { clear, longer }) {
-  const links = [clear && el("a", { class: "button", href: clear }, "Clear filters"), longer && el("a", { class: "button", href: longer }, "Last 30 days")].filter(Boolean);
+  const links = [clear && el("a", { class: "button", href: clear }, "Clear filters"), longer && el("a", { class: "button", href: longer.href }, longer.text)].filter(Boolean);
   return el(
     "div",
     { class: "card notice empty" },

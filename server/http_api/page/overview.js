@@ -34,7 +34,7 @@ export function modelColumns(average, kept) {
     ...(average ? [{ title: "Per request", money: (row) => row.avgCost, wide: true }] : []),
     { title: "From cache", text: (row) => rate(row.cached_tokens, row.input_tokens), wide: true },
     { title: "Errors", text: (row) => [`${count(row.errors)} (${percent(row.errors, row.requests)})`] },
-    ...(average ? [{ title: "Latency", text: latencyText }] : []),
+    ...(average ? [{ title: "Latency", text: latencyText, wide: true }] : []),
   ];
 }
 

@@ -1,6 +1,5 @@
 // Where the overview and the pages of users read: the tables, which know whole UTC days of everything, or the events.
 import { get } from "./api.js";
-import { add } from "./exact.js";
 import { filtersOf } from "./filters.js";
 import { format } from "./router.js";
 import { asked, rangeOf, withRange } from "./time_range.js";
@@ -59,13 +58,12 @@ async function costsOfEvents(source, more, signal) {
   const pairs = [...question(source, measures), ...more, ["group_by", "provider"], ["group_by", "model"], ["interval", "day"], ["sort", "cost_usd"], ["limit", GROUPS]];
   if (source.zone !== "UTC") pairs.push(["tz", source.zone]);
   const answer = await get("/v1/metrics", pairs, signal);
-  const dailyByModel = answer.groups.flatMap(({ key, series }) => series.map((row) => ({ ...key, day: timeText(millis(row.start), source.zone, "day"), cost_usd: row.cost_usd })));
-  const days = new Map();
-  for (const { day, cost_usd: cost } of dailyByModel) days.set(day, add(days.get(day) ?? "0", cost));
+  const dayOf = ({ start }) => timeText(millis(start), source.zone, "day");
+  const dailyByModel = answer.groups.flatMap(({ key, series }) => series.map((sums) => ({ ...key, day: dayOf(sums), cost_usd: sums.cost_usd })));
   const row = ({ key, values }) => ({ ...key, ...values, avgCost: values["cost_usd:avg"] ?? "0", latencyMs: latency(values) });
   const byModel = answer.groups.map(row);
   if (answer.other) byModel.push(row({ key: { provider: "", model: null }, values: answer.other }));
-  const daily = [...days].sort(([a], [b]) => (a < b ? -1 : 1)).map(([day, cost]) => ({ day, cost_usd: cost }));
+  const daily = answer.total.series.map((sums) => ({ day: dayOf(sums), cost_usd: sums.cost_usd }));
   return { asOf: answer.asOf, lagSeconds: answer.lagSeconds, total: answer.total, byModel, daily, dailyByModel };
 }
 
@@ -84,11 +82,21 @@ export async function userOfEvents(source, id, signal) {
   return { ...found.total, asOf: found.asOf, lagSeconds: found.lagSeconds, byDay: found.daily, byModel: found.byModel };
 }
 
-/** Users with their sums, the greatest by `sort` first: {rows, total, hasMore}. `id`: only this one. Throws `Failed`. */
+/**
+ * Users with their sums, the greatest by `sort` first: {rows, total, rest}. Of more than an answer has, `total` is still
+ * how many there are, and `rest` the sums of the others; else it is null. `id`: only this one. Throws `Failed`.
+ */
 export async function usersOfEvents(source, sort, id, signal) {
   const measures = [sort, ...SUMS.filter((name) => name !== sort), ...(sort === "last_seen" ? [] : ["last_seen"])];
   const own = id === undefined ? [] : [["user_id", id]];
   const answer = await get("/v1/metrics", [...question(source, measures), ...own, ["group_by", "user_id"], ["limit", GROUPS]], signal);
-  const hasMore = answer.other !== null;
-  return { rows: answer.groups.map(({ key, values }) => ({ ...key, ...values })), total: answer.groups.length, hasMore };
+  const rows = answer.groups.map(({ key, values }) => ({ ...key, ...values }));
+  return { rows, total: answer.other ? await usersIn(source, rows, signal) : rows.length, rest: answer.other };
+}
+
+/** How many users have events, "no user" among them as one. */
+async function usersIn(source, rows, signal) {
+  const sums = async (measure, own) => (await get("/v1/metrics", [...question(source, [measure]), ...own], signal)).total[measure];
+  const [users, nobodys] = await Promise.all([sums("users", []), rows.some((row) => row.user_id === null) ? "1" : sums("requests", [["user_id", ""]])]);
+  return Number(users) + (nobodys === "0" ? 0 : 1);
 }

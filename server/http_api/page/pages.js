@@ -5,11 +5,12 @@ import { filtersOf, sharedOf } from "./filters.js";
 import { freshness, isBuilding } from "./freshness.js";
 import { beingBuilt, busy, missingField, noEvents, nothingMatches, problem } from "./notices.js";
 import { format, go } from "./router.js";
-import { asked, MOST, rangeOf, withRange } from "./time_range.js";
+import { asked, MOST, PRESETS, rangeOf, withRange } from "./time_range.js";
 import { iso, millis, timeText } from "./zone.js";
 
 const KEPT = 12; // lists that are remembered for Back
 const MOST_ROWS = 1000; // rows of a list in the document
+const MONTH = 29 * 86_400_000; // milliseconds: the last 30 days begin at least so long ago
 
 /** The failure of a list: a path that the server does not know means that it has no event store. */
 export function asList(error) {
@@ -30,8 +31,8 @@ export class Pages {
     Object.assign(this, { host, context, view, path, member, table, extra, said, missing });
     this.place = el("div");
     this.notice = el("div");
-    this.more = el("button", { type: "button" }, "Show more");
-    this.status = el("p", { class: "hint", role: "status" });
+    this.more = el("button", { type: "button", class: "more" }, "Show more");
+    this.status = el("p", { class: "hint stamp", role: "status" });
     this.more.addEventListener("click", () => this.#further());
     host.replaceChildren(this.notice, this.place, this.more, this.status);
     show(this.more, false);
@@ -154,11 +155,12 @@ export async function whyEmpty(route, signal, missing) {
     return card;
   }
   if (other && !other[missing].length) return missingField(missing);
-  const { zone } = rangeOf(route.params, Date.now());
+  const { zone, name, start } = rangeOf(route.params, Date.now());
+  const longer = start > Date.now() - MONTH ? "30d" : name === "all" ? null : "all";
   const cleared = new URLSearchParams([...route.params].filter(([name]) => !filtersOf(route.params).some(([each]) => each === name)));
   return nothingMatches(`${timeText(millis(any.events[0].timestamp), zone, "second")} ${zone}`, {
     clear: filtersOf(route.params).length ? format(route.view, null, cleared) : null,
-    longer: format(route.view, null, withRange(route.params, { range: "30d" })),
+    longer: longer && { text: PRESETS[longer], href: format(route.view, null, withRange(route.params, { range: longer })) },
   });
 }
 

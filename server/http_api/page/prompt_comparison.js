@@ -2,7 +2,7 @@
 import { get, Latest } from "./api.js";
 import { short, signed, took } from "./cells.js";
 import { el } from "./dom.js";
-import { count, dollars } from "./exact.js";
+import { count, counted, dollars } from "./exact.js";
 import { filtersOf, sharedOf, withOnly } from "./filters.js";
 import { readMetrics } from "./metrics_read.js";
 import { shown } from "./names.js";
@@ -85,7 +85,8 @@ export class Comparison {
       });
       const link = el("a", { href: format("events", null, withOnly(sharedOf(params), "prompt_hash", hash)) }, el("bdi", { class: "id" }, shown(hash)));
       const requests = groups[column]?.values.requests ?? "0";
-      return el("th", { scope: "col" }, link, el("br"), el("label", { class: "sub check" }, radio, column === at ? " base" : " as base"), el("br"), el("span", { class: "sub" }, `${count(requests)} requests`));
+      const swatch = groups[column] ? el("i", { class: `swatch s${groups[column].colour}` }) : "";
+      return el("th", { scope: "col", class: "number" }, swatch, " ", link, el("label", { class: "sub check" }, radio, column === at ? "base" : "as base"), el("span", { class: "sub" }, counted(requests, "request")));
     });
     const body = rows.map((row, line) => {
       const cells = groups.map((group, column) => this.#cell(row, group, groups[at], column === at, tests[line][column], adjusted[line * groups.length + column]));

@@ -2,7 +2,7 @@
 import { Latest } from "./api.js";
 import { cost, duration, label, short, time } from "./cells.js";
 import { el, show, write } from "./dom.js";
-import { count, decimal, pico } from "./exact.js";
+import { count } from "./exact.js";
 import { withOnly, sharedOf } from "./filters.js";
 import { ListTable } from "./list_table.js";
 import { Pages } from "./pages.js";
@@ -14,6 +14,7 @@ export const own = ["hash", "base", "sort"];
 export const unused = () => [];
 
 const MOST = 4;
+const SCORES = 3; // shown of a version in the list
 
 export class View {
   #names = new Latest();
@@ -125,13 +126,14 @@ export class View {
   }
 }
 
-/** Cost per request: the exact sum over the requests, cut to twelve places. */
+/** Cost per request: the mean of those that have a price, as the comparison has it. */
 function perRequest(row) {
-  const requests = BigInt(row.requests);
-  return requests ? cost(decimal(pico(row.cost_usd) / requests)) : "–";
+  const mean = row.cost?.avg ?? null;
+  return mean === null ? "–" : cost(mean);
 }
 
 function scores(row) {
-  const found = Object.entries(row.scores ?? {}).filter(([, spread]) => spread.mean !== null && spread.mean !== undefined);
-  return el("span", {}, ...found.slice(0, 3).map(([name, spread]) => el("span", { class: "score", title: `mean ${spread.mean} of ${spread.count}` }, label(name), ` ${short(spread.mean)} `)));
+  const found = Object.entries(row.scores ?? {}).filter(([, spread]) => spread.avg !== null);
+  const parts = found.slice(0, SCORES).map(([name, spread]) => el("span", { class: "score", title: `mean ${spread.avg} of ${spread.count}` }, label(name), ` ${short(spread.avg)} `));
+  return parts.length ? el("span", {}, ...parts, found.length > SCORES ? `and ${found.length - SCORES} more` : "") : "–";
 }

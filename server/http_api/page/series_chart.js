@@ -5,6 +5,8 @@ import { layers, stacked } from "./series_model.js";
 import { intervalText } from "./time_range.js";
 import { parts } from "./zone.js";
 
+const LOW = 100; // pixels of a chart's height below which its ticks stand closer
+
 const css = (element, name) => getComputedStyle(element)[name];
 
 /**
@@ -140,7 +142,7 @@ export class SeriesChart {
       scales: { x: { time: true, range: (_, low, high) => [low - half * 1.1, high + half * 1.1] }, y: { range: (_, __, high) => [0, top ?? (high > 0 ? high * 1.08 : 1)] } },
       axes: [
         { ...axis, size: 30, grid: { show: false }, values: (_, at) => at.map((each) => axisTime(each * 1000, interval, zone)), splits: () => splits(starts, this.stage.clientWidth) },
-        { ...axis, size: 66, grid: { stroke: faint, width: 1 }, values: (_, at) => at.map((value) => axisText(this.measure, value)) },
+        { ...axis, size: 66, grid: { stroke: faint, width: 1 }, ...(this.options.height < LOW && { space: 16 }), values: (_, at) => at.map((value) => axisText(this.measure, value)) },
       ],
       series: [{}, ...series],
       hooks: {

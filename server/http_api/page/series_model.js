@@ -1,12 +1,10 @@
 // What an answer of /v1/metrics says over time: exact series of its groups, of the rest, and of all.
+import { colourOf, COLOURS } from "./colours.js";
 import { coordinate, isAdditive, unwhole, whole } from "./measures.js";
 import { shown } from "./names.js";
 import { millis } from "./zone.js";
 
-export const COLOURS = 8;
 export const OTHER = "Other";
-
-const STATUSES = { success: 0, error: 5, timeout: 2, rate_limited: 3 };
 
 const valuesOf = (part) => part?.values ?? part ?? {};
 
@@ -16,25 +14,12 @@ export function groupName(key) {
   return parts.length ? parts.join(" · ") : "All";
 }
 
-/** A stable colour for a name, the same in every view; `used` keeps names of one chart apart where it can. */
-export function colourOf(name, used) {
-  if (name in STATUSES && !used.has(STATUSES[name])) return used.add(STATUSES[name]), STATUSES[name];
-  let hash = 7;
-  for (const character of name) hash = (hash * 31 + character.codePointAt(0)) >>> 0;
-  for (let shift = 0; shift < COLOURS; shift++) {
-    const slot = (hash + shift) % COLOURS;
-    if (!used.has(slot)) return used.add(slot), slot;
-  }
-  return hash % COLOURS;
-}
-
 /**
  * The rows of a question's answer: {groups: [{key, name, values, colour, at}], other, total, multi}. `at(measure, start)`
  * is the value of an interval as text; null: none. The rest beyond `COLOURS` groups is `rest`, by measure and start,
- * for additive measures: the total less what is drawn. `sums`: an answer to the same question without groups; without
- * it, and where no group is missing, the total of an interval is what its groups add up to.
+ * for additive measures: the total less what is drawn.
  */
-export function model(answer, starts, sums) {
+export function model(answer, starts) {
   const used = new Set();
   const places = new Map(starts.map((start, at) => [start, at]));
   const series = (rows) => {
@@ -51,11 +36,8 @@ export function model(answer, starts, sums) {
   });
   const other = answer.other ? { name: OTHER, values: valuesOf(answer.other) } : null;
   const multi = answer.multi ?? [];
-  const given = answer.total?.series ?? sums?.groups[0]?.series ?? (groups.length === 1 && !other ? answer.groups[0].series : null);
-  const added = (measure, at) => (isAdditive(measure) ? unwhole(measure, groups.reduce((sum, group) => sum + whole(measure, group.at(measure, at)), 0n)) : null);
-  const isAdded = !given && !other && !multi.length;
-  const total = { name: "Total", values: valuesOf(answer.total), at: isAdded ? added : series(given) };
-  const hasTotal = Boolean(answer.total?.series ?? sums) || isAdded;
+  const total = { name: "Total", values: valuesOf(answer.total), at: series(answer.total.series) };
+  const hasTotal = Boolean(answer.total.series) || !starts.length;
   const drawn = groups.slice(0, COLOURS);
   const isWhole = groups.length <= COLOURS && !other;
   const rest = isWhole ? null : {

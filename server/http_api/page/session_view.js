@@ -3,14 +3,14 @@ import { address, get, Latest, pathOf, request } from "./api.js";
 import { cost, duration, idLink, later, picoCost, time, took } from "./cells.js";
 import { copyButton } from "./clipboard.js";
 import { el, show, write } from "./dom.js";
-import { count, percent, pico } from "./exact.js";
+import { count, counted, percent, pico } from "./exact.js";
 import { sharedOf } from "./filters.js";
 import { freshness } from "./freshness.js";
 import { shown } from "./names.js";
 import { busy, problem } from "./notices.js";
 import { format } from "./router.js";
 import { readSliced } from "./slices.js";
-import { zoneOf } from "./time_range.js";
+import { eventsWithin, zoneOf } from "./time_range.js";
 import { TraceModel } from "./trace_model.js";
 import { micros } from "./zone.js";
 
@@ -30,7 +30,7 @@ export class SessionView {
     this.jumps = el("p", { class: "row" });
     this.more = el("button", { type: "button" }, "Show more");
     this.more.addEventListener("click", () => this.#add(STEP));
-    this.stamp = el("p", { class: "hint" });
+    this.stamp = el("p", { class: "hint stamp" });
     this.card = el("section", { class: "card", "aria-label": "Traces of the session" }, el("div", { class: "head" }, el("h2", {}, "Traces in order of time"), el("span", { class: "grow" }), this.jumps), this.rows, this.more);
     host.replaceChildren(this.back, this.title, this.facts, this.notice, this.card, this.stamp);
   }
@@ -83,15 +83,16 @@ export class SessionView {
       time(session.start, zone, "second"),
       el("b", {}, took((micros(session.end) - micros(session.start)) / 1000)),
       el("span", {}, cost(session.cost_usd)),
-      `${count(String(this.traces.length))} traces, ${count(session.calls)} calls`,
-      el("span", { class: session.errors === "0" ? "" : "status bad" }, `${count(session.errors)} errors`),
+      `${counted(session.traces, "trace")}, ${counted(session.calls, "call")}`,
+      el("span", { class: session.errors === "0" ? "" : "status bad" }, counted(session.errors, "error")),
       session.user_id !== null && el("span", {}, "user ", idLink(session.user_id, format("users", session.user_id, shared))),
       session.models.map(shown).join(", "),
-      el("a", { href: format("events", null, new URLSearchParams([["session_id", session.session_id]])) }, "its events"),
+      el("a", { href: format("events", null, eventsWithin(route.params, session, [["session_id", session.session_id], ["kind", "all"]])) }, "its events"),
       copyButton("Copy id", () => session.session_id),
     ];
     this.facts.replaceChildren(...parts.filter(Boolean));
     this.rows.replaceChildren();
+    this.notice.replaceChildren(answer.truncated ? el("p", { class: "hint" }, `Only the first ${count(String(this.traces.length))} of ${counted(session.traces, "trace")} are listed; the figures above are those of all.`) : "");
     show(this.card, true);
     this.#add(STEP);
     const dearest = this.traces.reduce((best, trace, at) => (pico(trace.cost_usd) > pico(this.traces[best].cost_usd) ? at : best), 0);
@@ -131,8 +132,8 @@ export class SessionView {
     const inside = el("div");
     const details = el("details", {}, el("summary", {}, "slowest and dearest steps"), inside);
     details.addEventListener("toggle", () => details.open && !inside.firstChild && this.#steps(trace, inside));
-    const errors = trace.errors === "0" ? "" : el("span", { class: "status bad" }, `${count(trace.errors)} errors`);
-    const facts = el("span", { class: "facts" }, time(trace.start, this.zone, "second"), duration(trace.duration_ms), `${count(trace.spans)} steps`, errors, cost(trace.cost_usd), el("span", { class: "sub" }, "so far ", picoCost(this.sums[at])));
+    const errors = trace.errors === "0" ? "" : el("span", { class: "status bad" }, counted(trace.errors, "error"));
+    const facts = el("span", { class: "facts" }, time(trace.start, this.zone, "second"), duration(trace.duration_ms), counted(trace.spans, "step"), errors, cost(trace.cost_usd), el("span", { class: "sub" }, "so far ", picoCost(this.sums[at])));
     return el("li", {}, el("span", { class: "sub gap" }, gap), link, bar, facts, details);
   }
 

@@ -55,7 +55,7 @@ export class View {
     const user = (row) => (row.user_id === null ? label(null) : idLink(row.user_id, format("users", row.user_id, shared)));
     const columns = [
       { title: "Session", cell: (row) => idLink(row.session_id, format("sessions", row.session_id, shared)), text: (row) => row.session_id },
-      { title: "Start", sort: "start", cell: (row) => time(row.start, zone, "second") },
+      { title: "Start", sort: "start", cell: (row) => time(row.start, zone, "second"), class: "time" },
       { title: "Last", cell: (row) => time(row.end, zone, "second"), wide: true },
       { title: "User", cell: user, text: (row) => row.user_id, only: only("user_id"), wide: true },
       { title: "Traces", number: true, cell: (row) => count(row.traces), wide: true },

@@ -61,6 +61,7 @@ export class Table {
           const [text, title] = [column.text(row)].flat();
           write(cell, text);
           if (title) cell.title = title;
+          else cell.removeAttribute("title");
         }
       });
       return line;

@@ -1,5 +1,5 @@
 // The range of time that the address names: presets and two instants of one's own, in one zone for the whole page.
-import { floor, iso, isZone, step, timeText } from "./zone.js";
+import { floor, iso, isZone, millis, step, timeText } from "./zone.js";
 
 /** Presets by the word in the address. Days are whole days of the zone, today is one of them. */
 export const PRESETS = {
@@ -20,6 +20,7 @@ export const ALL_TIME = "All time";
 
 export const DEFAULT = "30d";
 const HOUR = 3_600_000;
+const LAST = Date.parse("9999-12-31T23:59:59.999Z");
 export const MOST = 400 * 24 * HOUR; // what the server reads at once
 
 /** The zone of an address; what is no zone is UTC, and `bad` says so. */
@@ -96,6 +97,17 @@ export function withRange(params, fields) {
   const made = new URLSearchParams(params);
   for (const name of ["range", "start", "end"]) made.delete(name);
   for (const [name, value] of Object.entries(fields)) if (value !== undefined && !(name === "range" && value === DEFAULT)) made.set(name, value);
+  return made;
+}
+
+/**
+ * The parameters of all events of a trace or session, wherever the range of `params` lies: its own times, and `pairs`. Of
+ * `params` only the zone is kept: the sums beside the link are those of all its events.
+ */
+export function eventsWithin(params, { start, end }, pairs) {
+  const made = new URLSearchParams({ start: iso(millis(start)), end: iso(Math.min(millis(end) + 1, LAST)) });
+  if (params.get("tz")) made.set("tz", params.get("tz"));
+  for (const [name, value] of pairs) made.append(name, value);
   return made;
 }
 

@@ -85,7 +85,9 @@ export class TraceModel {
     this.roots = 0;
     let earliest = 0;
     let end = 0;
+    this.deepest = 0;
     for (let at = 0; at < count; at++) {
+      this.deepest = Math.max(this.deepest, this.depth[at]);
       this.position[at] = parent[at] < 0 ? ++this.roots : ++this.children[parent[at]];
       earliest = Math.min(earliest, this.start[at]);
     }

@@ -88,7 +88,7 @@ export class Rows {
   }
 
   collapseAll() {
-    for (let at = 0; at < this.model.count; at++) this.closed[at] = this.model.children[at] && this.model.depth[at] >= 0 ? 1 : 0;
+    for (let at = 0; at < this.model.count; at++) this.closed[at] = this.model.children[at] ? 1 : 0;
     this.rebuild();
   }
 

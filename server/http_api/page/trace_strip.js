@@ -1,14 +1,15 @@
 // The whole trace on one canvas: a line a depth, errors and matches on top, and the window of the time line.
 import { el } from "./dom.js";
 
-const LINES = 14;
-const HEIGHT = 56;
+const LINES = 14; // at most
+const HEIGHT = 56; // pixels, at most
+const LINE = 10; // the same of a line
 
 export class TraceStrip {
   /** `onWindow(from, to)` in µs. */
   constructor(host, onWindow) {
     this.onWindow = onWindow;
-    this.canvas = el("canvas", { height: String(HEIGHT) });
+    this.canvas = el("canvas");
     this.view = el("div", { class: "t-window" });
     this.host = host;
     host.setAttribute("aria-hidden", "true");
@@ -43,31 +44,34 @@ export class TraceStrip {
     const { model, canvas, host } = this;
     const width = Math.max(1, host.clientWidth);
     const ratio = devicePixelRatio || 1;
+    const count = Math.min(LINES, model.deepest + 1);
+    const line = Math.min(LINE, Math.floor(HEIGHT / count));
+    const bar = Math.min(line - 1, 7);
     canvas.width = width * ratio;
-    canvas.height = HEIGHT * ratio;
+    canvas.height = count * line * ratio;
     canvas.style.width = `${width}px`;
-    canvas.style.height = `${HEIGHT}px`;
+    canvas.style.height = `${count * line}px`;
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    const lines = Array.from({ length: LINES }, () => new Int32Array(width + 1));
+    const lines = Array.from({ length: count }, () => new Int32Array(width + 1));
     const pixel = (at) => Math.min(width - 1, Math.max(0, Math.floor((at / model.span) * width)));
     const marks = { errors: [], matches: [] };
     for (let at = 0; at < model.count; at++) {
-      const line = Math.min(model.depth[at], LINES - 1);
+      const depth = Math.min(model.depth[at], count - 1);
       const [from, to] = [pixel(model.start[at]), pixel(model.start[at] + model.length[at])];
-      lines[line][from] += 1;
-      lines[line][to + 1] -= 1;
-      if (model.flags[at] & 1) marks.errors.push([line, from]);
-      if (this.matches?.[at]) marks.matches.push([line, from]);
+      lines[depth][from] += 1;
+      lines[depth][to + 1] -= 1;
+      if (model.flags[at] & 1) marks.errors.push([depth, from]);
+      if (this.matches?.[at]) marks.matches.push([depth, from]);
     }
     context.fillStyle = getComputedStyle(canvas).color;
-    lines.forEach((changes, line) => {
+    lines.forEach((changes, depth) => {
       let [sum, start] = [0, -1];
       for (let x = 0; x <= width; x++) {
         sum += changes[x];
         if (sum > 0 && start < 0) start = x;
         if ((sum <= 0 || x === width) && start >= 0) {
-          context.fillRect(start, line * 4, x - start, 3);
+          context.fillRect(start, depth * line, x - start, bar);
           start = -1;
         }
       }
@@ -75,11 +79,11 @@ export class TraceStrip {
     const dots = (found, colour) => {
       context.fillStyle = colour;
       const seen = new Set();
-      for (const [line, x] of found) {
-        const key = line * width + x;
+      for (const [depth, x] of found) {
+        const key = depth * width + x;
         if (seen.has(key)) continue;
         seen.add(key);
-        context.fillRect(x - 1, line * 4, 3, 3);
+        context.fillRect(x - 1, depth * line, 3, bar);
       }
     };
     dots(marks.errors, getComputedStyle(this.view).color);

@@ -22,7 +22,7 @@ export class TraceTree {
   #frame = null;
   #active = -1;
 
-  /** `events`: {onSelect(at), onOpen(at), onWindow(from, to), onKey(event) -> true if handled}. */
+  /** `events`: {onSelect(at, isOpened), onWindow(from, to), onKey(event) -> true if handled}. */
   constructor(host, events) {
     Object.assign(this, events);
     this.ruler = el("div", { class: "t-ruler", "aria-hidden": "true" });
@@ -65,7 +65,7 @@ export class TraceTree {
       const row = head.parentElement.getBoundingClientRect();
       grip.onpointermove = (each) => set(((each.clientX - row.left) / row.width) * 100);
     });
-    grip.addEventListener("pointerup", () => (grip.onpointermove = null));
+    grip.addEventListener("lostpointercapture", () => (grip.onpointermove = null));
     grip.addEventListener("dblclick", () => set(NAMES.usual));
     grip.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -2, ArrowRight: 2 }[event.key];
@@ -213,7 +213,7 @@ export class TraceTree {
     row.style.setProperty("--indent", Math.min(model.depth[at], INDENTED));
     const errors = model.errors[at] - (flag(FLAG.error) ? 1 : 0);
     const marks = [
-      model.depth[at] > INDENTED && `(level ${model.depth[at] + 1})`,
+      model.depth[at] > INDENTED && `(level ${(model.depth[at] + 1).toLocaleString("en-US")})`,
       !rows.isOpen(at) && isParent && `+${(model.size[at] - 1).toLocaleString("en-US")}`,
       flag(FLAG.error) && `! ${model.names[model.statusOf[at]]}`,
       !rows.isOpen(at) && errors > 0 && `!${errors}`,
@@ -335,14 +335,16 @@ export class TraceTree {
     const share = (each) => Math.max(0, Math.min(1, (each.clientX - box.left) / box.width));
     const [from, to] = this.window;
     const first = share(event);
+    const over = new AbortController();
     const done = (each) => {
-      removeEventListener("pointerup", done);
+      over.abort();
       const last = share(each);
       if (Math.abs(last - first) * box.width < 4) return;
       const [low, high] = [Math.min(first, last), Math.max(first, last)];
       this.onWindow(from + low * (to - from), from + high * (to - from));
     };
-    addEventListener("pointerup", done);
+    addEventListener("pointerup", done, { signal: over.signal });
+    addEventListener("pointercancel", () => over.abort(), { signal: over.signal }); // a touch became a scroll
   }
 }
 

@@ -4,14 +4,14 @@ import { cost, idLink, picoCost, time, took } from "./cells.js";
 import { copyButton } from "./clipboard.js";
 import { el, show, write } from "./dom.js";
 import { EventPane } from "./event_detail.js";
-import { count } from "./exact.js";
+import { count, counted } from "./exact.js";
 import { sharedOf } from "./filters.js";
 import { freshness } from "./freshness.js";
 import { shown } from "./names.js";
 import { busy, problem } from "./notices.js";
 import { current, format, go } from "./router.js";
 import { pause, readSliced } from "./slices.js";
-import { zoneOf } from "./time_range.js";
+import { eventsWithin, zoneOf } from "./time_range.js";
 import { FLAG, TraceModel } from "./trace_model.js";
 import { Rows } from "./trace_rows.js";
 import { errorsOf, TraceSearch } from "./trace_search.js";
@@ -57,7 +57,7 @@ export class TraceView {
     this.keys = el("dialog", { "aria-label": "Keys" }, el("h2", {}, "Keys, while the tree has the focus"), el("dl", { class: "keys" }, ...KEYS.flatMap(([key, text]) => [el("dt", {}, key), el("dd", {}, text)])), closeKeys);
     this.body = el("div", { class: "t-body" }, el("section", { class: "card t-card", "aria-label": "Tree of the trace" }, this.strip, this.tools, treeHost), this.paneHost);
     this.loading = el("p", { class: "hint", role: "status" });
-    this.stamp = el("p", { class: "hint" });
+    this.stamp = el("p", { class: "hint stamp" });
     this.back = el("p", { class: "row" });
     host.replaceChildren(this.back, this.title, this.facts, this.notes, this.loading, this.body, this.stamp, this.keys);
     this.map = new TraceStrip(this.strip, (from, to) => this.#window(from, to));
@@ -143,7 +143,7 @@ export class TraceView {
       show(this.body, true);
       this.tree.update(model, this.rows, this.#windowOf(route.params));
       this.map.update(model, this.#windowOf(route.params), null);
-      this.applied = null;
+      this.applied = {}; // until the first search is done, too: a step may be selected meanwhile
       this.#apply(route);
       if (selected < 0) this.tree.activate(0);
       this.tree.grid.focus({ preventScroll: true });
@@ -170,9 +170,9 @@ export class TraceView {
       time(trace.start, zone),
       el("b", { title: `${trace.duration_ms} ms` }, took(trace.duration_ms)),
       el("span", { class: "t-total" }, cost(trace.cost_usd), unpriced ? ` +${unpriced} unpriced` : ""),
-      `${count(trace.spans)} steps, ${count(trace.calls)} calls`,
-      el("span", { class: trace.errors === "0" ? "" : "status bad" }, `${count(trace.errors)} errors`),
-      `${count(String(BigInt(trace.input_tokens) + BigInt(trace.output_tokens)))} tokens`,
+      `${counted(trace.spans, "step")}, ${counted(trace.calls, "call")}`,
+      el("span", { class: trace.errors === "0" ? "" : "status bad" }, counted(trace.errors, "error")),
+      counted(String(BigInt(trace.input_tokens) + BigInt(trace.output_tokens)), "token"),
       trace.user_id !== null && el("span", {}, "user ", idLink(trace.user_id, format("users", trace.user_id, shared))),
       trace.session_id !== null && el("span", {}, "session ", idLink(trace.session_id, format("sessions", trace.session_id, shared))),
       copyButton("Copy link", () => location.href),
@@ -181,7 +181,7 @@ export class TraceView {
     this.facts.replaceChildren(...parts.filter(Boolean));
     write(this.stamp, freshness(this.answer, zone));
     const gap = this.model.gap();
-    const events = new URLSearchParams([["trace_id", trace.trace_id], ["kind", "all"]]);
+    const events = eventsWithin(route.params, trace, [["trace_id", trace.trace_id], ["kind", "all"]]);
     const notes = [
       truncated && el("p", { class: "hint" }, `Only the first ${count(String(this.model.count))} of ${count(this.answer.total)} steps are shown: sums of steps are "at least", those above are whole. `, el("a", { href: format("events", null, events) }, "All events of the trace")),
       trace.complete === false && el("p", { class: "hint" }, "Its first step has not been seen."),
@@ -202,7 +202,7 @@ export class TraceView {
     this.map.setWindow(window);
     const critical = params.get("critical") === "1" ? this.model.criticalPath() : null;
     this.critical.setAttribute("aria-pressed", String(Boolean(critical)));
-    if (text !== this.applied?.text) {
+    if (text !== this.applied.text) {
       const signal = this.#search.begin(this.context.signal);
       const found = text ? await this.searching.find(text, signal) : null;
       if (signal.aborted) return;
@@ -211,7 +211,7 @@ export class TraceView {
     }
     const only = params.get("only");
     const filter = only === "errors" ? this.errors.matches : only === "matches" && this.#found ? this.#found.matches : null;
-    if (text !== this.applied?.text || only !== this.applied?.only) {
+    if (text !== this.applied.text || only !== this.applied.only) {
       this.rows.filter(filter);
       this.tree.rowsChanged();
     }
@@ -220,7 +220,7 @@ export class TraceView {
     this.tree.setMarks({ matches: this.#found?.matches, critical });
     this.map.setMatches(this.#found?.matches ?? null);
     this.#say();
-    if (selected && selected !== this.applied?.selected) {
+    if (selected && selected !== this.applied.selected) {
       const at = this.#indexOf(selected);
       if (at >= 0) {
         if (this.tree.active !== at) this.tree.activate(at, { center: true });
@@ -236,7 +236,7 @@ export class TraceView {
     show(this.previous, Boolean(list?.length));
     show(this.next, Boolean(list?.length));
     const errors = this.errors.list.length;
-    write(this.errorCount, errors ? `${count(String(errors))} errors` : "no errors");
+    write(this.errorCount, errors ? counted(String(errors), "error") : "no errors");
     show(this.errorNext, errors > 0);
     show(this.only, errors > 0 || Boolean(this.#found));
   }

@@ -1,7 +1,7 @@
 // The most expensive users, and the search among them.
 import { Failed, get, getUser } from "./api.js";
 import { $, show, write } from "./dom.js";
-import { count, pico } from "./exact.js";
+import { count, counted, dollars, pico } from "./exact.js";
 import { shown } from "./names.js";
 import { shares, tokenText } from "./overview.js";
 import { daysAsked, during, usersOfEvents } from "./overview_source.js";
@@ -122,11 +122,12 @@ export class Users {
   /** Of events come at most a thousand users at once; the search is among them, and for a whole id. */
   async #findInEvents() {
     this.#all ??= await usersOfEvents(this.source, this.#sort);
-    const { rows, total, hasMore } = this.#all;
-    if (!this.#text) return { rows, total, cut: hasMore };
+    const { rows, total, rest } = this.#all;
+    const cut = rest !== null;
+    if (!this.#text) return { rows, total, rest };
     const found = rows.filter(this.#matches);
-    if (found.length || !hasMore) return { rows: found, cut: hasMore };
-    return { rows: (await usersOfEvents(this.source, this.#sort, this.#text)).rows, cut: hasMore };
+    if (found.length || !cut) return { rows: found, cut };
+    return { rows: (await usersOfEvents(this.source, this.#sort, this.#text)).rows, cut };
   }
 
   #query() {
@@ -159,19 +160,20 @@ export class Users {
     }
   }
 
-  #render({ rows, total, cut }) {
+  #render({ rows, total, cut, rest }) {
     const first = rows.slice(0, this.#shown);
     this.table.sorted(this.#sort);
     this.table.update(first, (row) => JSON.stringify(row.user_id), shares(first));
     const all = total ?? rows.length;
-    const reach = count(String(this.source.isTables ? SEARCHED : this.#all.total));
+    const reach = count(String(this.source.isTables ? SEARCHED : this.#all.rows.length));
     const searched = this.#text && cut ? ` among the first ${reach}` : "";
-    const least = !this.#text && cut ? "more than " : "";
-    write($("users-sub"), `${least}${count(String(all))} ${this.#text ? "found" : all === 1 ? "user" : "users"}${searched}, ${this.source.words}`);
+    const found = this.#text ? `${count(String(all))} found` : counted(String(all), "user");
+    const others = rest ? `; listed are the first ${reach}, the ${count(String(all - rows.length))} others spent ${dollars(rest.cost_usd)} in ${counted(rest.requests, "request")}` : "";
+    write($("users-sub"), `${found}${searched}, ${this.source.words}${others}`);
     show($("users-none"), first.length === 0);
     const where = cut ? `None of the first ${reach} users matches, and none is called exactly that.` : "No user's id contains that.";
     write($("users-none"), this.#text ? where : this.isEmpty ? "No events yet." : `No events ${during(this.source)}: choose a longer range${this.source.isTables ? "" : ", or fewer filters"}.`);
-    show($("more"), first.length < all);
+    show($("more"), first.length < (rest ? rows.length : all));
   }
 }
 
