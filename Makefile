@@ -7,13 +7,13 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 SPREAD := --dist loadgroup --no-loadscope-reorder
 SMALL := tests/unit tests/contract tests/test_architecture.py tests/test_documents.py
-QUICK := not (bench or chaos or kafka or browser)
+QUICK := not (bench or chaos or kafka or browser or slow)
 DOCUMENTS := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 NEED = $(or $(PYTHON),$(error No Python 3.11 or newer with venv and pip was found: name one with PYTHON=...)) -m tools.bootstrap
 
-.PHONY: help setup setup-run run demo kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz fuzz-kernel what-runs loc lock prices
+.PHONY: help setup setup-run run demo kafka cluster test test-quick properties coverage check fmt lint types protos docs bench flame chaos fuzz fuzz-kernel what-runs loc lock prices screenshots
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
@@ -39,8 +39,8 @@ cluster: setup-run ## a broker, two APIs and two workers on this machine; what t
 test: setup ## all tests, four at a time (JOBS=1: one by one); ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses $(or $(JOBS),4) $(SPREAD) $(ARGS)
 
-test-quick: setup ## unit and contract tests: no broker, no browser, few examples
-	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest --numprocesses $(or $(JOBS),2) $(SPREAD) -m "$(QUICK)" $(SMALL) $(ARGS)
+test-quick: setup ## unit and contract tests: no broker, no browser, nothing slow, few examples
+	@HYPOTHESIS_PROFILE=quick $(BIN)/pytest --numprocesses $(or $(JOBS),3) $(SPREAD) -m "$(QUICK)" $(SMALL) $(ARGS)
 
 properties: setup ## the properties of the unit tests with twenty times the examples
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/pytest --numprocesses $(or $(JOBS),2) $(SPREAD) -m hypothesis --timeout 3600 tests/unit $(ARGS)
@@ -57,7 +57,7 @@ fmt: setup ## format, and mend what ruff can mend
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
 
 lint: setup ## style, formatting, who may import whom, documents
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/pymarkdown scan -r $(DOCUMENTS)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/rumdl check --quiet $(DOCUMENTS)
 
 types: setup ## mypy, strict
 	@$(BIN)/mypy
@@ -88,6 +88,9 @@ what-runs: setup ## which of our functions run for one batch, from its arrival t
 
 loc: setup ## lines per module and function
 	@$(BIN)/python -m tools.loc $(ARGS)
+
+screenshots: setup ## take the pictures of the page in docs/images again; needs Chromium
+	@$(BIN)/python -m tools.screenshots $(ARGS)
 
 prices: setup ## make the built-in price list again; ARGS=--upgrade takes a newer version, ARGS=--check only checks
 	@$(BIN)/python -m tools.prices $(ARGS)

@@ -5,16 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import faust
-from faust.types import TP, EventT
+from faust.types import TP
 from structlog.stdlib import get_logger
 
 from processor import restart
 from processor.core.tables.history import RESTORE, Loss, unrecorded
-from processor.log import losses
-from processor.log.address import LogAddress
+from processor.log import faust_app, losses
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogUnavailable
-from processor.log.faust_tables import TableManager
+from processor.log.faust_app import Delivery
 from processor.log.records import TopicPartition
 from processor.log.topics import (
     CHECKPOINTS,
@@ -26,7 +24,7 @@ from processor.log.topics import (
     ROWS,
     STORE_GROUP,
     STORE_PATIENCE,
-    Consumer,
+    EventConsumer,
 )
 from processor.settings import Settings
 from processor.state import loader
@@ -39,46 +37,26 @@ from processor.state.recovery import refuse
 from processor.state.retention import Sealer
 
 if TYPE_CHECKING:
+    from processor.leases.followed_ledger import FollowedLedger
     from processor.state.partitions import Holder
     from processor.users_topic.row_publisher import UsersTopicPublisher
 
+COMMIT_INTERVAL: Final = 0.5
+"""Seconds between two commits of progress; the event store goes no further than them."""
+
 EXIT_BROKEN: Final = 70
 """Exit code of a process whose rows in memory cannot be trusted; the next start reads them back."""
-
-
-class Delivery:
-    """A Faust event in the form that the applier processes."""
-
-    __slots__ = ("_event", "is_damaged", "key", "offset", "partition", "value")
-
-    def __init__(self, event: EventT[Any]) -> None:
-        self._event = event
-        self.partition: int = event.message.partition
-        self.offset: int = event.message.offset
-        self.key: bytes | None = event.message.key
-        self.value: bytes | None = event.message.value
-        self.is_damaged = bool(event.message.headers)
-        """Only damaged records have a header, see `faust_transport.DAMAGED`."""
-
-    def ack(self) -> None:
-        self._event.ack()
 
 
 class Application:
     """The Faust app, and the worker's parts around it."""
 
     def __init__(self, settings: Settings, clock: Any) -> None:
-        self._address = address = LogAddress.of(settings)
-        log = address.open(settings.partitions, create=True)
-        try:
-            address.claim(log.identity, keeps=True)
-            self.partitions = log.partitions
-            counts = log.topics()
-            losses.check_directory(log)
-        finally:
-            log.close()
+        found = faust_app.find_log(settings)
+        self._address, self.partitions, counts = found
+        address = found.address
         self._clock = clock
-        self.faust = _faust_app(address, self.partitions)
+        self.faust = faust_app.make_app(GROUP, found, "faust", COMMIT_INTERVAL)
         load: Callable[[int], Partition] | None = partial(self._load, clock=clock)
         self.faust.resume_at = self._resume_at
         self.owned: dict[int, Partition] = {}
@@ -95,7 +73,7 @@ class Application:
             load=load,
             name="rows",
             partitions=self.partitions,
-            changelog_topic=self._topic(ROWS),
+            changelog_topic=faust_app.topic_of(self.faust, ROWS, self.partitions),
             key_type=bytes,
             value_type=bytes,
         )
@@ -103,12 +81,13 @@ class Application:
         self.applier = Applier(
             self.owned, self._append, clock, settings.flush_interval, self._exists, self._lost, self._pause
         )
-        self.faust.agent(self._topic(EVENTS), name=f"{GROUP}.tables", concurrency=1)(self._tables)
+        events = faust_app.topic_of(self.faust, EVENTS, self.partitions)
+        self.faust.agent(events, name=f"{GROUP}.tables", concurrency=1)(self._tables)
         self.faust.task(self.applier.run)
         if address.kafka is None:  # a broker compacts by itself
             self.faust.task(Compactor(self.owned, self._delete, self._flush).run)
             if settings.retention:
-                store = (Consumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
+                store = (EventConsumer(STORE_GROUP, STORE_PATIENCE),) if settings.event_store else ()
                 sealer = Sealer(
                     address.data_dir,
                     self.owned,
@@ -119,23 +98,14 @@ class Application:
                 )
                 self.faust.task(sealer.run)
         if self.holder is not None:
+            from processor.leases.followed_ledger import FollowedLedger
             from processor.leases.grantor import HOME, Grantor
 
             self.faust.task(self.holder.follow)
-            self.grantor = Grantor(address, self.partitions, lambda: HOME in self.owned, clock)
+            ledger = FollowedLedger()
+            self.grantor = Grantor(address, self.partitions, lambda: HOME in self.owned, clock, ledger)
             self.faust.task(self._grant)
-            self.stage = self._stage(clock)
-
-    def _topic(self, name: str) -> Any:
-        return self.faust.topic(
-            name,
-            partitions=self.partitions,
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            internal=True,
-        )
+            self.stage = self._stage(clock, ledger)
 
     async def _tables(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -157,10 +127,10 @@ class Application:
         finally:
             await asyncio.to_thread(self.grantor.stop)
 
-    def _stage(self, clock: Any) -> "UsersTopicPublisher":
+    def _stage(self, clock: Any, ledger: "FollowedLedger") -> "UsersTopicPublisher":
         from processor.users_topic.row_publisher import UsersTopicPublisher
 
-        return UsersTopicPublisher(self._address, self.partitions, lambda: list(self.owned), clock)
+        return UsersTopicPublisher(self._address, self.partitions, lambda: list(self.owned), clock, ledger)
 
     async def _flush(self) -> None:
         await self.applier.flush()
@@ -235,24 +205,3 @@ class Application:
     async def _delete(self, tp: TopicPartition, offsets: list[int]) -> None:
         producer: Any = self.faust.producer
         await producer.delete(tp, offsets)
-
-
-def _faust_app(address: LogAddress, partitions: int) -> Any:
-    embedded = f"spendstream-sqlite://{address.data_dir}"
-    return faust.App(
-        GROUP,  # the transports take the name of the app as that of its group
-        broker=embedded if address.kafka is None else "spendstream-kafka://cluster",
-        store="memory://",
-        datadir=str(address.data_dir / "faust"),
-        topic_partitions=partitions,
-        topic_disable_leader=True,
-        topic_allow_declare=True,
-        web_enabled=False,
-        broker_commit_interval=0.5,  # the event store goes no further
-        stream_wait_empty=False,
-        stream_buffer_maxsize=64,
-        stream_recovery_delay=0.0,
-        producer_partitioner=None,
-        autodiscover=False,
-        TableManager=TableManager,
-    )

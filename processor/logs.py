@@ -24,10 +24,13 @@ QUIET: Final = (
     "opentelemetry",
     "urllib3",
     "processor.log.embedded.transport",
-    "processor.log.faust_tables",
+    "processor.log.faust_app",
     "processor.state.faust_table",
 )
 """Libraries (and our classes that are their services) whose chatter is of no use to an operator."""
+
+_PROCESSORS: Final[list[structlog.typing.Processor]] = []
+"""One list for good: a logger that was used before a second `configure` (in a process that forks others) keeps it."""
 
 
 def configure(settings: Settings, role: str) -> None:
@@ -51,8 +54,9 @@ def configure(settings: Settings, role: str) -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_print_traceback),
         ]
     )
+    _PROCESSORS[:] = [*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=_PROCESSORS,
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,

@@ -91,13 +91,20 @@ class Settings(BaseSettings):
         description="Days after which unknown fields and error messages go from the event store. Not given: with their "
         "events",
     )
+    store_scrub: float = Field(
+        7,
+        ge=0,
+        le=3650,
+        description="Days in which every file of the event store is read once and compared with its digest; what a "
+        "disk has changed is made anew from the log. 0: never",
+    )
     flush_interval: float = Field(0.1, ge=0.005, le=5, description="Seconds between two flushes of the changed rows")
     kafka_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
         "spendstream.",
         description="Prefix of the names of topics, consumer groups and transactional ids: one for each product",
     )
     kafka_security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
-        None, description="How to speak to Kafka"
+        None, description="Protocol of the connections to Kafka"
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
         None, description="SASL mechanism"

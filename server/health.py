@@ -13,7 +13,7 @@ from server.limits.memory_budget import MemoryBudget
 from server.live.event_feed import EventFeed
 from server.live.feed import Feed
 from server.tenancy.directory import Directory
-from server.tenancy.freshness import DirectoryFreshness, always
+from server.tenancy.directory_follower import DirectoryFreshness, always
 
 SHORT: Final = 2.0
 """Seconds for which events may be missing from the tables before that is reported."""

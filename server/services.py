@@ -12,12 +12,11 @@ from server.limits.memory_budget import MemoryBudget
 from server.limits.refusal_pacing import RefusalPacer
 from server.live.event_feed import EventFeed
 from server.live.feed import Feed
-from server.otlp.content import Content
-from server.otlp.export import Export, Which
+from server.otlp.span_export import SpanExport
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage
 from server.reads.costs import Costs
 from server.tenancy.directory import Directory
-from server.tenancy.freshness import DirectoryFreshness, always
+from server.tenancy.directory_follower import DirectoryFreshness, always
 from server.tenancy.keys import Key, Scope
 
 
@@ -52,6 +51,8 @@ class Services:
     """Everything that an API needs; each API only adds its protocol."""
 
     intake: Intake
+    otlp: SpanExport
+    """What takes spans."""
     directory: Directory
     reads: Reads
     health: Health
@@ -69,15 +70,6 @@ class Services:
     event_feed: EventFeed = field(default_factory=lambda: EventFeed(OffExplorer(), ""))
     identity: str = ""
     """The log's name in position tokens."""
-    spans: Which = "genai"
-    """Which spans are kept that come over OTLP."""
-    content: Content = "keep"
-    """Whether prompts and completions in them are."""
-
-    @property
-    def otlp(self) -> Export:
-        """What takes spans."""
-        return Export(self.intake, self.spans, self.content)
 
     def authenticate(self, secret: str | None, scope: Scope) -> Key:
         """Return the key of `secret`.

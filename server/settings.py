@@ -10,7 +10,7 @@ from processor.core.events.event import Handling
 from processor.settings import Settings, Size
 from server.alerts.signing import secret_bytes
 from server.otlp.content import Content
-from server.otlp.export import Which
+from server.otlp.kinds import Which
 from server.prices import prices_setting
 from server.processes.listening_ports import is_local
 from server.processes.siblings import MAX_PROCESSES
@@ -61,7 +61,9 @@ class ServerSettings(Settings):
         description="API processes of `serve`, which share both ports: one for each core to use",
     )
     handling: Handling = Field(
-        "partial", description="How batches with bad lines are handled if a request does not choose"
+        "partial",
+        description="What becomes of a batch with bad events, if neither the request nor its key says: partial accepts "
+        "the others, strict refuses it, lenient fills in what is missing",
     )
     bootstrap_key: Annotated[str | None, AfterValidator(_key)] = Field(
         None, description="A full lqt_ key to create on the first start, instead of a random one"

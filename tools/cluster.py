@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from processor import lifeline
-from tools.kafka import HOST, Broker, NotStarted
+from tools.kafka import HOST, Broker
 from tools.kafka_jars import HOME, NoKafka, jars, java
+from tools.tied_process import NotStarted
 
 PARTITIONS: Final = "4"
 FIRST_BACKOFF: Final = 0.5

@@ -23,22 +23,17 @@ from typing import Any, Final, Self
 
 from tools.kafka import free_ports, until_signalled
 from tools.otlp_clients import NoClients, made_once
-from tools.tied_process import tied
+from tools.tied_process import NotStarted, TiedProgram, tied
 
 SOURCES: Final = Path(__file__).resolve().parent / "otel_collector"
 HOST: Final = "127.0.0.1"
 START_PATIENCE: Final = 60.0
-STOP_PATIENCE: Final = 20.0
 BUILD_PATIENCE: Final = 900.0
 Config = dict[str, Any]
 
 
 class NoCollector(Exception):
     """This machine cannot build the Collector; the text says what to install."""
-
-
-class NotStarted(Exception):
-    """The Collector ended, or did not answer in time; the text has the end of its log."""
 
 
 def binary() -> Path:
@@ -85,7 +80,7 @@ def exporting(url: str, key: str, *, over_grpc: bool = False) -> Config:
     }
 
 
-class Collector:
+class Collector(TiedProgram):
     """A Collector on a directory, started as often as one likes; it keeps its ports as long as this object lives.
 
     `config` lacks the receiver, which is added; paths in it are relative to the directory. The process dies with this
@@ -101,12 +96,11 @@ class Collector:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory.absolute()
-        self.log_path = self.directory / "collector.log"
+        super().__init__(self.directory / "collector.log")
         self._http_port, self._grpc_port = free_ports(2)
         self._before = list(before)
         self._variables = {**os.environ, **(variables or {})}
         self._config = _with_receiver(config, self._http_port, self._grpc_port)
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def http(self) -> str:
@@ -118,17 +112,6 @@ class Collector:
         """host:port for gRPC."""
         return f"{HOST}:{self._grpc_port}"
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """The process that was started last."""
-        assert self._process is not None, "not started"
-        return self._process.pid
-
     def start(self, patience: float = START_PATIENCE) -> Self:
         """Start it, for the first time or again, and wait until it answers. Raises `NoCollector`, `NotStarted`."""
         assert not self.is_running, "it runs already"
@@ -137,7 +120,7 @@ class Collector:
         config.write_text(json.dumps(self._config, indent=1))
         command = tied([*self._before, str(binary()), "--config", f"file:{config}"])
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 cwd=self.directory,
                 env=self._variables,
@@ -148,7 +131,7 @@ class Collector:
             )
         deadline = time.monotonic() + patience
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise NotStarted(f"the Collector was late or ended; the end of {self.log_path}:\n{self.log()[-3000:]}")
             time.sleep(0.05)
@@ -162,28 +145,6 @@ class Collector:
                 return connection.getresponse().status == 200
             except OSError:
                 return False
-
-    def stop(self, patience: float = STOP_PATIENCE) -> bool:
-        """Stop it cleanly; returns whether it did so in time, and was not killed instead."""
-        if self._process is None:
-            return True
-        self._process.terminate()
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return False
-        return True
-
-    def kill(self) -> None:
-        """SIGKILL; returns when the process is gone. Does nothing if it does not run."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-    def log(self) -> str:
-        """All that it logged."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def __enter__(self) -> Self:
         return self if self.is_running else self.start()

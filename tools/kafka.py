@@ -14,6 +14,7 @@ the price of many times the latency.
 
 import argparse
 import base64
+import contextlib
 import fcntl
 import itertools
 import random
@@ -33,12 +34,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from tools.kafka_jars import HOME, NoKafka, class_archive, jars, java
-from tools.tied_process import tied
+from tools.tied_process import STOP_PATIENCE, NotStarted, TiedProgram, tied
 
 HOST: Final = "127.0.0.1"
 JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 START_PATIENCE: Final = 60.0
-STOP_PATIENCE: Final = 20.0
 
 SETTINGS: Final[Mapping[str, str]] = {
     "process.roles": "broker,controller",
@@ -79,10 +79,6 @@ appender.out.layout.pattern = [%d] %p %m (%c)%n
 """
 
 
-class NotStarted(Exception):
-    """The broker ended, or did not answer in time; the text has the end of its log."""
-
-
 @dataclass(frozen=True)
 class Security:
     """What a client needs for the listener with TLS and SASL; SCRAM-SHA-256 and PLAIN both take the same user."""
@@ -114,7 +110,7 @@ def free_ports(count: int) -> list[int]:
     return list(itertools.islice(filter(is_free, candidates), count))
 
 
-class Broker:
+class Broker(TiedProgram):
     """A broker on a directory, started as often as one likes; it keeps its ports as long as this object lives.
 
     `port` 0 takes a free one. `overrides` are broker settings that win over `SETTINGS`. `secure` adds a listener with
@@ -133,14 +129,13 @@ class Broker:
         home: Path = HOME,
     ) -> None:
         self.directory = directory.absolute()
-        self.log_path = self.directory / "broker.log"
+        super().__init__(self.directory / "broker.log")
         self.security = Security(self.directory / "tls" / "authority.pem") if secure else None
         taken, self._secure_port, self._controller_port = free_ports(3)
         self._port = port or taken
         self._overrides = dict(overrides or {})
         self._jvm = [*JVM, *jvm]
         self._home = home
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -157,17 +152,6 @@ class Broker:
     def url(self) -> str:
         """The value of SPENDSTREAM_BROKER."""
         return f"kafka://{self.bootstrap}"
-
-    @property
-    def pid(self) -> int:
-        """The process that was started last."""
-        assert self._process is not None, "not started"
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -196,39 +180,17 @@ class Broker:
         config.write_text("".join(f"{name}={value}\n" for name, value in self._settings().items()))
         if not (self.directory / "data" / "meta.properties").exists():
             self._format(program, config)
-        self._process = self._spawn([*program, "kafka.Kafka", str(config)])
+        self.process = self._spawn([*program, "kafka.Kafka", str(config)])
 
     def wait_ready(self, patience: float = START_PATIENCE) -> None:
         """Wait until it answers; raises `NotStarted`, and then nothing is left running."""
         deadline = time.monotonic() + patience
         while not answers(self._port):
             if not self.is_running or time.monotonic() > deadline:
-                was = "was late" if self.is_running else f"ended with {self._process and self._process.returncode}"
+                was = "was late" if self.is_running else f"ended with {self.process and self.process.returncode}"
                 self.kill()
                 raise NotStarted(f"the broker {was}; the end of {self.log_path}:\n{self.log()[-3000:]}")
             time.sleep(0.05)
-
-    def stop(self, patience: float = STOP_PATIENCE) -> bool:
-        """Stop it cleanly; returns whether it did so in time, and was not killed instead."""
-        if self._process is None:
-            return True
-        self._process.terminate()
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return False
-        return True
-
-    def kill(self) -> None:
-        """SIGKILL; returns when the process is gone. Does nothing if it does not run."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-    def log(self) -> str:
-        """All that it logged."""
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def __enter__(self) -> Self:
         return self if self.is_running else self.start()
@@ -257,15 +219,34 @@ class Broker:
         }
 
     def _format(self, program: list[str], config: Path) -> None:
-        # Kafka's ids may begin with a dash; an id made here must not, and has to be given.
-        cluster = base64.urlsafe_b64encode(b"\x00" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
-        command = [*program, "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(config)]
+        """Format the directory: by Kafka's own tool, or as that has formatted another one, which takes no Java."""
+        data, kept = self.directory / "data", jars(self._home).with_suffix(".formatted")
+        is_usual = self.security is None and not self._overrides
+        if is_usual and kept.is_dir():
+            part = data.with_name("data.part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(kept, part)
+            meta = part / "meta.properties"
+            lines = [line.partition("=") for line in meta.read_text().splitlines()]
+            ids = {"cluster.id", "directory.id"}
+            meta.write_text(
+                "".join(f"{name}{sep}{_new_id() if name in ids else value}\n" for name, sep, value in lines)
+            )
+            part.rename(data)
+            return
+        command = [*program, "kafka.tools.StorageTool", "format", "--cluster-id", _new_id(), "--config", str(config)]
         if self.security is not None:
             user = f"SCRAM-SHA-256=[name={self.security.user},password={self.security.password}]"
             command += ["--add-scram", user]
         done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NotStarted(f"the directory cannot be formatted:\n{(done.stdout + done.stderr)[-3000:]}")
+        if is_usual:
+            part = Path(tempfile.mkdtemp(prefix="formatted-", dir=self._home)) / "data"
+            shutil.copytree(data, part)
+            with contextlib.suppress(OSError):  # another one was first
+                part.rename(kept)
+            shutil.rmtree(part.parent)
 
     def _spawn(self, command: list[str]) -> "subprocess.Popen[bytes]":
         """Start the process from a thread that lives as long as it does.
@@ -302,6 +283,11 @@ class Broker:
         if isinstance(made[0], OSError):
             raise made[0]
         return made[0]
+
+
+def _new_id() -> str:
+    """An id as Kafka writes them. Its own may begin with a dash; one that is given must not."""
+    return base64.urlsafe_b64encode(b"\x00" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
 
 
 def answers(port: int) -> bool:

@@ -23,6 +23,7 @@ HOME: Final = Path(os.environ.get("SPENDSTREAM_OTLP_HOME") or ROOT / ".otlp").ab
 LOCKS: Final = ROOT / "requirements"
 PROGRAMS: Final = ROOT / "tests" / "otlp_clients"
 PATIENCE: Final = 900.0
+"""Seconds for each command that makes an environment."""
 
 
 class NoClients(Exception):
@@ -40,12 +41,16 @@ def python_client(*, is_older: bool = False) -> list[str]:
     return [str(made / "bin" / "python"), str(PROGRAMS / "app.py")]
 
 
-def javascript_client() -> list[str]:
-    """The command that runs app.mjs with its packages, which are brought first: 60 MB. Raises `NoClients`."""
-    names = [PROGRAMS / "js" / name for name in ("package.json", "package-lock.json")]
-    made = made_once("js", names, _make_javascript)
+def javascript_client(*, is_older: bool = False) -> list[str]:
+    """The command that runs app.mjs with its packages, which are brought first: 60 MB. Raises `NoClients`.
+
+    `is_older` is the one with versions 4 and 5 of the Vercel AI SDK, which is only needed to record what they send.
+    """
+    name = "js-older" if is_older else "js"
+    sources = [PROGRAMS / name / each for each in ("package.json", "package-lock.json")]
+    made = made_once(name, sources, lambda directory: _make_javascript(directory, sources))
     program = made / "app.mjs"  # Node looks for packages beside the program
-    text = (PROGRAMS / "js" / "app.mjs").read_text()
+    text = (PROGRAMS / name / "app.mjs").read_text()
     if not program.exists() or program.read_text() != text:
         program.write_text(text)
     return ["node", str(program)]
@@ -78,12 +83,12 @@ def _make_python(directory: Path, lock: Path) -> None:
         _run([*pip, "install", "--require-hashes", "-r", str(lock)])
 
 
-def _make_javascript(directory: Path) -> None:
+def _make_javascript(directory: Path, sources: Sequence[Path]) -> None:
     if shutil.which("npm") is None:
         raise NoClients("JavaScript's clients need Node 20 or newer with npm (Debian: apt-get install nodejs npm)")
     directory.mkdir()
-    for name in ("package.json", "package-lock.json"):
-        shutil.copyfile(PROGRAMS / "js" / name, directory / name)
+    for source in sources:
+        shutil.copyfile(source, directory / source.name)
     _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(directory)])
 
 
@@ -97,6 +102,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 def main() -> int:
+    """Make all environments but the older JavaScript one, and print what runs their programs."""
     try:
         print(" ".join(python_client()))
         print(" ".join(python_client(is_older=True)))

@@ -20,18 +20,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.model_api import ModelApi, model_api
-from tests.support.otlp_receiver import JsonObject, OtlpReceiver, otlp_receiver, spans_of
+from tests.support.otlp import JsonObject, spans_of
+from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
 from tools.otlp_clients import NoClients, javascript_client, python_client
 
 SPANS: Final = Path(__file__).resolve().parent.parent / "tests" / "otlp_spans"
 BEGIN_NS: Final = 1_776_679_200_000_000_000
 """2026-04-20T10:00:00Z: the first time in every recording; each later one is a millisecond after the one before."""
 LEFT_OUT: Final = re.compile(r"^(host|process|os|service\.instance|container)\.")
+"""Attributes that name this machine or process."""
 UUID: Final = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 TIMES: Final = re.compile(r"time_to_first|msTo|PerSecond|msPer")
+"""Attributes that are measured anew in each run."""
 TRACEBACK: Final = re.compile(r"Traceback \(most recent call last\).*", re.DOTALL)
+"""What is left out of exceptions: it names files of this machine."""
 CUT: Final = 600
+"""Characters of a text that are kept."""
 PATIENCE: Final = 90.0
+"""Seconds for a client to end."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Recording:
 
     name: str
     program: str
-    """Its name in app.py or app.mjs."""
+    """Its name in app.py or app.mjs, and what else it is told."""
     package: str
     """Whose version is in the file's name."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +55,8 @@ class Recording:
 
     def command(self) -> list[str]:
         """What runs its program. Raises `NoClients`."""
-        return javascript_client() if self.is_javascript else python_client(is_older=self.is_older)
+        client = javascript_client if self.is_javascript else python_client
+        return [*client(is_older=self.is_older), *self.program.split()]
 
 
 LATEST: Final = {
@@ -66,6 +73,7 @@ RECORDINGS: Final = (
     ),
     Recording("otel-genai-openai", "otel-genai-openai", "opentelemetry-instrumentation-genai-openai", LATEST),
     Recording("openinference-openai", "openinference-openai", "openinference-instrumentation-openai"),
+    Recording("openai-twice", "openai-twice", "openinference-instrumentation-openai", LATEST),
     Recording("anthropic-sdk", "anthropic-sdk", "anthropic"),
     Recording("openinference-anthropic-and-sdk", "openinference-anthropic", "openinference-instrumentation-anthropic"),
     Recording("openinference-anthropic", "openinference-anthropic", "openinference-instrumentation-anthropic", ALONE),
@@ -86,6 +94,11 @@ RECORDINGS: Final = (
     ),
     Recording("pydantic-ai", "pydantic-ai", "pydantic-ai-slim"),
     Recording("vercel-ai", "vercel-ai", "ai", is_javascript=True),
+    *(
+        Recording(f"vercel-ai{version}-{name}", f"{version} {name}", f"ai-{version}", is_javascript=True, is_older=True)
+        for version in (4, 5)
+        for name in ("anthropic", "google", "openai")
+    ),
 )
 
 
@@ -115,10 +128,10 @@ async def run_client(command: Sequence[str], environment: Mapping[str, str], pat
 
 
 def version_of(recording: Recording) -> str:
-    """Of the package that the recording is named after."""
+    """Return the version of the package that the recording is named after. Raises `NoClients`."""
     command = recording.command()
     if recording.is_javascript:
-        package = Path(command[-1]).parent / "node_modules" / recording.package / "package.json"
+        package = Path(command[1]).parent / "node_modules" / recording.package / "package.json"
         return str(json.loads(package.read_text())["version"])
     asked = f"import importlib.metadata; print(importlib.metadata.version({recording.package!r}))"
     return subprocess.run([command[0], "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
@@ -202,7 +215,7 @@ async def record(recording: Recording, models: ModelApi, receiver: OtlpReceiver)
     models.calls.clear()
     receiver.bodies.clear()
     variables = client_environment(models, receiver.http, recording.variables)
-    await run_client([*command, recording.program], variables)
+    await run_client(command, variables)
     ports = [models.port, int(receiver.http.rpartition(":")[2])]
     name = f"{recording.name}-{version_of(recording)}"
     for old in SPANS.glob(f"{recording.name}-[0-9]*"):
@@ -214,6 +227,7 @@ async def record(recording: Recording, models: ModelApi, receiver: OtlpReceiver)
 
 
 async def record_all(names: Sequence[str]) -> int:
+    """Record these, or all without names; return the exit code."""
     SPANS.mkdir(exist_ok=True)
     failed = 0
     async with model_api() as models, otlp_receiver() as receiver:
@@ -229,9 +243,14 @@ async def record_all(names: Sequence[str]) -> int:
 
 
 def main() -> int:
+    """Record what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tools.record_spans")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these; all without")
-    return asyncio.run(record_all(parser.parse_args().names))
+    names = parser.parse_args().names
+    known = [recording.name for recording in RECORDINGS]
+    if unknown := sorted({*names} - {*known}):
+        parser.error(f"no recording is called {', '.join(unknown)}; there are {', '.join(known)}")
+    return asyncio.run(record_all(names))
 
 
 if __name__ == "__main__":

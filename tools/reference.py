@@ -34,7 +34,7 @@ from server.errors import Rejection
 from server.http_api.openapi import document
 from server.http_api.openapi_explore import RULES
 from server.ingest.intake import MAX_EVENTS
-from server.otlp import attribute_names, content, tokens
+from server.otlp import attribute_names, content, provider_metadata, tokens
 from server.otlp import kinds as span_kinds
 from server.otlp.extra import MAX_LINE, MAX_ORIGIN
 from server.otlp.values import MAX_DEPTH, MAX_VALUE
@@ -422,13 +422,6 @@ def files() -> list[FileDescriptorProto]:
     return _files
 
 
-def proto_messages() -> Iterator[tuple[FileDescriptorProto, tuple[int, ...], DescriptorProto]]:
-    """Walk all messages with the file they stand in and their place in it."""
-    for file in files():
-        for index, message in enumerate(file.message_type):
-            yield file, (4, index), message
-
-
 def comment(file: FileDescriptorProto, place: tuple[int, ...]) -> str:
     """Return what stands above the thing at a place."""
     for location in file.source_code_info.location:
@@ -503,28 +496,24 @@ def _streamed(name: str, stream: bool) -> str:
 
 def otlp_attributes() -> str:
     """Return the page of what becomes of a span's attributes."""
+    return page(
+        "OTLP attributes",
+        *_otlp_fields(),
+        *_otlp_kinds(),
+        *_otlp_tokens(),
+        *_otlp_extra(),
+        *_otlp_content(),
+    )
+
+
+def _otlp_fields() -> list[str]:
+    """Which attribute becomes which field."""
     rows = [
         (cell(names.meaning), ", ".join(map(code, names.names)), "yes" if names.stays else "")
         for names in attribute_names.TABLE
     ]
     prefixes = ", ".join(map(code, attribute_names.TAG_PREFIXES))
-    kinds = [
-        (code(name), f"`{said}`", _kind(kind))
-        for name, table_of in (
-            ("gen_ai.operation.name", span_kinds.GEN_AI),
-            ("openinference.span.kind", span_kinds.OPENINFERENCE),
-            ("ai.operationId", span_kinds.VERCEL),
-            ("llm.request.type", span_kinds.REQUEST_TYPE),
-            ("traceloop.span.kind", span_kinds.TRACELOOP),
-        )
-        for said, kind in table_of.items()
-    ]
-    beside = [
-        (code(row.scope), code(row.version), code(row.provider), code(row.attribute), cell(row.why))
-        for row in tokens.BESIDE
-    ]
-    return page(
-        "OTLP attributes",
+    return [
         prose(
             "What a span that comes over OTLP becomes. The rows are read in this order, and of several names in a row "
             "the first that the span has counts. What is not read into a field is kept under `attributes` of `extra`, "
@@ -539,6 +528,23 @@ def otlp_attributes() -> str:
             "no attribute has; `timeout`, `deadline exceeded` or 408 in the type make the status `timeout`, `rate "
             "limit`, `too many requests`, `resource exhausted` or 429 `rate_limited`."
         ),
+    ]
+
+
+def _otlp_kinds() -> list[str]:
+    """Which spans are calls."""
+    kinds = [
+        (code(name), f"`{said}`", _kind(kind))
+        for name, table_of in (
+            ("gen_ai.operation.name", span_kinds.GEN_AI),
+            ("openinference.span.kind", span_kinds.OPENINFERENCE),
+            ("ai.operationId", span_kinds.VERCEL),
+            ("llm.request.type", span_kinds.REQUEST_TYPE),
+            ("traceloop.span.kind", span_kinds.TRACELOOP),
+        )
+        for said, kind in table_of.items()
+    ]
+    return [
         "## Calls and spans",
         prose(
             "The first of these attributes that a span has decides, in this order. A value that is not here is a "
@@ -547,6 +553,14 @@ def otlp_attributes() -> str:
             "unless `SPENDSTREAM_OTLP_SPANS` is `all`."
         ),
         table(("attribute", "value", "becomes"), kinds),
+    ]
+
+
+def _otlp_tokens() -> list[str]:
+    """How tokens are counted."""
+    beside = [(code(row.scope), code(row.provider), row.part, cell(row.why)) for row in tokens.BESIDE]
+    passed_on = [(code(".".join(path)), code(part)) for part, path in provider_metadata.COUNTS]
+    return [
         "## Tokens",
         prose(
             "Input tokens include those that were read from and written to a cache, output tokens those of reasoning. "
@@ -554,7 +568,24 @@ def otlp_attributes() -> str:
             "event is marked with `usage_normalized` in `extra`. Counts that were not sent stay absent: the event is "
             "unpriced."
         ),
-        table(("scope", "version", "provider", "attribute", "why"), beside),
+        table(("scope", "provider", "beside the whole", "why"), beside),
+        prose(
+            f"Of a span that has an attribute {code(tokens.DETAILS + '...')} the whole includes its parts. Of others "
+            "counts that no attribute has are looked for in the object `ai.response.providerMetadata`:"
+        ),
+        table(("in the object", "becomes"), passed_on),
+        prose(
+            "What a library does not send cannot be counted: version 5 of the Vercel AI SDK reports no cached tokens "
+            "of answers of OpenAI and Amazon Bedrock that are not streamed, version 4 none of Gemini, and no thoughts; "
+            "`opentelemetry-instrumentation-google-genai` before 1.0 reports neither. Such calls are priced as if "
+            "nothing had been cached or thought."
+        ),
+    ]
+
+
+def _otlp_extra() -> list[str]:
+    """What is kept beside the fields."""
+    return [
         "## What else is kept in `extra`",
         table(
             ("name", "value"),
@@ -575,6 +606,12 @@ def otlp_attributes() -> str:
             f"out first, and of a resource or a scope of more than {MAX_ORIGIN >> 10} KiB, or less where thousands of "
             "spans share one, the largest attributes; their names stand under `cut`."
         ),
+    ]
+
+
+def _otlp_content() -> list[str]:
+    """What is left out with `drop`."""
+    return [
         "## Prompts and completions",
         prose(
             "`SPENDSTREAM_OTLP_CONTENT=drop` leaves out these attributes of spans, their events, resources and scopes, "
@@ -582,7 +619,7 @@ def otlp_attributes() -> str:
         ),
         prose(f"Names: {', '.join(map(code, sorted(content.NAMES)))}."),
         prose(f"Prefixes: {', '.join(map(code, content.PREFIXES))}."),
-    )
+    ]
 
 
 def _kind(kind: span_kinds.Kind) -> str:

@@ -1,4 +1,4 @@
-"""Takes the pictures of the page in docs/images: `python -m tools.screenshots`. Needs Chromium on PATH."""
+"""Takes the pictures of the page in docs/images: `make screenshots`. Needs Chromium on PATH."""
 
 import sys
 import time

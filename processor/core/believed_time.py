@@ -66,6 +66,10 @@ class BelievedTime:
             if due - wall > MAX_STEP and self._former is None:
                 self._former, self._former_until = due - uptime, uptime + PROOF
             return wall
+        return self._next_ahead(wall, uptime, due)
+
+    def _next_ahead(self, wall: int, uptime: int, due: int) -> int:
+        """The same for a wall clock that is too far ahead."""
         if self._former is not None and abs(wall - (self._former + uptime)) <= MAX_STEP:
             self._jump = self._former = None
             return wall

@@ -51,6 +51,8 @@ def parse_timestamp(text: str) -> int:
 MAX_MINUTES = 4096
 _minutes: dict[str, int] = {}
 """A cache of recent minutes: `2026-04-20T10:00:` -> microseconds. Most events have a time within the last few."""
+_started: dict[int, str] = {}
+"""The same the other way: minutes since the epoch -> `2026-04-20T10:00`."""
 _SECONDS = {f"{second:02d}.": second * SECOND for second in range(60)}
 _MILLIS = {f"{milli:03d}": milli * 1000 for milli in range(1000)}
 
@@ -102,9 +104,17 @@ def _cut(text: str) -> str:
 
 def format_timestamp(micros: int) -> str:
     """Write an instant as RFC 3339 UTC with `Z`: milliseconds, or microseconds where it has them."""
-    moment = EPOCH + timedelta(microseconds=micros)
-    spec = "milliseconds" if micros % 1000 == 0 else "microseconds"
-    return moment.replace(tzinfo=None).isoformat(timespec=spec) + "Z"
+    minute, within = divmod(micros, MINUTE)
+    started = _started.get(minute)
+    if started is None:
+        moment = EPOCH + timedelta(minutes=minute)
+        if len(_started) >= MAX_MINUTES:
+            _started.clear()
+        started = _started[minute] = moment.replace(tzinfo=None).isoformat(timespec="minutes")
+    second, fraction = divmod(within, SECOND)
+    if fraction % 1000:
+        return f"{started}:{second:02d}.{fraction:06d}Z"
+    return f"{started}:{second:02d}.{fraction // 1000:03d}Z"
 
 
 def format_day(day: int) -> str:

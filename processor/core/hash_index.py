@@ -5,7 +5,7 @@ random in each process, so that no client can choose keys that collide), 64 are 
 probability of a collision is about 10^-25.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +33,13 @@ def hashes_of(keys: Collection[Any], texts: Collection[bytes] | None = None) -> 
     found["low"] = np.fromiter(map(hash, keys), np.int64, len(keys)).view(np.uint64)
     found["high"] = np.fromiter(map(xxhash.xxh3_64_intdigest, keys if texts is None else texts), np.uint64, len(keys))
     return found
+
+
+def name_hashes(names: Sequence[str | None]) -> Records:
+    """Return the hashes of names; None is another name than the empty one."""
+    if kernel is not None:  # 0.03 µs a name instead of 0.25
+        return np.frombuffer(kernel.name_hashes(list(names), xxhash.xxh3_64_intdigest), HASH)
+    return hashes_of(names, [b"" if name is None else name.encode() for name in names])
 
 
 class HashIndex:
@@ -85,6 +92,10 @@ class HashIndex:
     def _probe(self, table: U64, hashes: Records) -> I64:
         if kernel is not None:  # one pass instead of rounds over all keys
             return np.frombuffer(kernel.probe(table, self._hashes.parts, hashes, growing_arrays.BITS), np.int64)
+        return self._probe_by_numpy(table, hashes)
+
+    def _probe_by_numpy(self, table: U64, hashes: Records) -> I64:
+        """One round for all keys that are not decided after the round before."""
         found = np.full(len(hashes), -1)
         which = np.arange(len(hashes))
         low = hashes["low"].copy()
@@ -108,6 +119,9 @@ class HashIndex:
 
     def _insert(self, hashes: Records, numbers: I64) -> None:
         table = self._table
+        if kernel is not None:
+            kernel.put(table, hashes, numbers)
+            return
         low = hashes["low"]
         words = (low >> _HALF << _HALF) | (numbers.astype(np.uint64) + np.uint64(1))
         mask = np.uint64(len(table) - 1)

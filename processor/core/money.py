@@ -5,6 +5,9 @@ integer, so sums are exact in any order and never overflow (Python integers).
 """
 
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
+from typing import Final
+
+from msgspec import Raw
 
 PLACES = 12
 PICO: int = 10**PLACES
@@ -14,6 +17,8 @@ MAX_COST = 1_000_000
 """The highest cost of one event, in dollars."""
 
 
+_MAX_INT: Final = 2**63 - 1
+"""The largest that msgspec encodes."""
 _POWERS: list[int] = [10**n for n in range(PLACES + 1)]
 _QUANTUM = Decimal(1).scaleb(-PLACES)
 
@@ -64,3 +69,13 @@ def format_cost(pico: int) -> str:
     if not frac:
         return f"{sign}{whole}"
     return f"{sign}{whole}.{frac:012d}".rstrip("0")
+
+
+def exact_number(value: int) -> int | Raw:
+    """Return an integer of any size as what msgspec's encoder writes with all its digits."""
+    return value if value <= _MAX_INT else Raw(str(value).encode())
+
+
+def exact_decimal(pico: int) -> Raw:
+    """Return picodollars as a decimal number of dollars, with all its digits."""
+    return Raw(format_cost(pico).encode())

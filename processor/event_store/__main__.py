@@ -12,8 +12,9 @@ from typing import Any, Final
 from structlog.stdlib import get_logger
 
 from processor import lifeline, logs, open_files, restart
+from processor.background import step_back
 from processor.core.visible import visible_lines
-from processor.event_store.app import Application
+from processor.event_store.store_app import StoreApplication
 from processor.log.errors import LogError, LogUnavailable
 from processor.log.file_lock import FileLock
 from processor.settings import Settings, SettingsError, load
@@ -40,7 +41,7 @@ def main() -> int:
     """Run the store until SIGTERM; return the exit code."""
     is_again = restart.pause()
     open_files.raise_limit()
-    os.nice(NICE)
+    step_back(NICE)
     try:
         settings = load(Settings)
         logs.configure(settings, "store")
@@ -49,7 +50,7 @@ def main() -> int:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(settings.data_dir / "store.lock")
         lock.acquire("another store runs on this data directory", LOCK_PATIENCE)
-        application = Application(settings, now)
+        application = StoreApplication(settings, now)
     except (SettingsError, LogError) as error:
         print(visible_lines(f"spendstream store: {error}"), file=sys.stderr)  # noqa: T201 - a person started it wrongly
         if is_again and isinstance(error, LogUnavailable):
@@ -63,7 +64,7 @@ def main() -> int:
     os._exit(code)  # a merge that is under way is not waited for: its files are swept
 
 
-async def _run(application: Application) -> int:
+async def _run(application: StoreApplication) -> int:
     log = get_logger()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

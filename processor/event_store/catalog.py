@@ -26,7 +26,7 @@ from processor.event_store import manifest as manifests
 from processor.event_store.manifest import APPENDING, Manifest, Segment
 
 
-class Listed(NamedTuple):
+class ListedRecord(NamedTuple):
     """A record of the topic."""
 
     offset: int
@@ -59,7 +59,7 @@ class Catalog:
             return
         found = manifests.decode(key, value)
         self._homes[key or b""] = found.segment.partition
-        self._partitions.setdefault(found.segment.partition, _Partition()).add(Listed(offset, found))
+        self._partitions.setdefault(found.segment.partition, _Partition()).add(ListedRecord(offset, found))
         self.version += 1
 
     def live(self, partition: int | None = None) -> list[Segment]:
@@ -77,14 +77,14 @@ class Catalog:
         """Return the generation of a partition's live segments; 0 if there are none."""
         return self._of(partition).generation
 
-    def ignored(self, partition: int | None = None) -> list[Listed]:
+    def ignored(self, partition: int | None = None) -> list[ListedRecord]:
         """Return the records that do not count and never did, in the order of the topic.
 
         For a reader that has read all of the topic. While it has not, some of them may still be accepted.
         """
         return self._listed(partition, _Partition.ignored)
 
-    def replaced(self, partition: int | None = None) -> list[Listed]:
+    def replaced(self, partition: int | None = None) -> list[ListedRecord]:
         """Return the records of segments that others stand for, in the order of the topic."""
         return self._listed(partition, _Partition.replaced)
 
@@ -102,7 +102,9 @@ class Catalog:
         found.refresh()
         return found
 
-    def _listed(self, partition: int | None, select: "Callable[[_Partition], Iterable[Listed]]") -> list[Listed]:
+    def _listed(
+        self, partition: int | None, select: "Callable[[_Partition], Iterable[ListedRecord]]"
+    ) -> list[ListedRecord]:
         numbers = sorted(self._partitions) if partition is None else [partition]
         found = [each for number in numbers for each in select(self._of(number))]
         return sorted(found, key=lambda each: each.offset)
@@ -112,11 +114,11 @@ class _Partition:
     """The records of one partition that are there, and what follows from them."""
 
     def __init__(self) -> None:
-        self._records: dict[str, Listed] = {}
+        self._records: dict[str, ListedRecord] = {}
         """All that are there, in the order of the topic."""
         self._is_stale = False
         self._begin(0)
-        self.waiting: dict[str, Listed] = {}
+        self.waiting: dict[str, ListedRecord] = {}
         """Those that were not accepted."""
 
     def _begin(self, generation: int) -> None:
@@ -124,7 +126,7 @@ class _Partition:
         self.live: list[Segment] = []
         self.reached = 0
 
-    def add(self, record: Listed) -> None:
+    def add(self, record: ListedRecord) -> None:
         """Apply a manifest."""
         name = record.segment.id
         if name in self._records:  # nobody writes one twice
@@ -151,7 +153,7 @@ class _Partition:
             for record in records.values():
                 self.add(record)
 
-    def _accept_waiting(self, newest: Listed) -> None:
+    def _accept_waiting(self, newest: ListedRecord) -> None:
         """Accept the newest record if it counts, then those that have waited for it: the earliest that can be, again
         and again."""
         if not self._accept(newest.manifest):
@@ -207,7 +209,7 @@ class _Partition:
         accepted = (each for name, each in self._records.items() if name not in self.waiting)
         return {name for each in accepted for name in each.manifest.replaces}
 
-    def ignored(self) -> Iterable[Listed]:
+    def ignored(self) -> Iterable[ListedRecord]:
         """Return the records that wait, but for those that others replace or that an earlier generation has left."""
         replaced = self._names_replaced()
         return [
@@ -216,7 +218,7 @@ class _Partition:
             if name not in replaced and each.manifest.generation == self.generation
         ]
 
-    def replaced(self) -> Iterable[Listed]:
+    def replaced(self) -> Iterable[ListedRecord]:
         """Return the records that were accepted and count no longer, and all of earlier generations."""
         live = {segment.id for segment in self.live}
         ignored = {each.segment.id for each in self.ignored()}

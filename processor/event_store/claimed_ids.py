@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.partitioning import U64
-from processor.core.tables import claims
-from processor.core.tables.claims import Claimed
+from processor.core.tables import dedupe
+from processor.core.tables.dedupe import Claimed
 from processor.log.port import Read
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS
@@ -26,6 +26,9 @@ BATCH: Final = 200
 """Records of one read."""
 
 KEY_BYTES: Final = 16
+
+FEW: Final = 64
+"""Rows of a message that may be left out for the quick way to be the quick one."""
 
 OVERHEAD: Final = 200
 """Bytes that the ids of a message take besides their own."""
@@ -108,6 +111,9 @@ class ClaimedIds:
         claimed = b"".join(self._ids.get(offset, ()))
         if claimed == keys.tobytes():  # the usual case; no key is claimed twice in a record, so there are no copies
             return np.ones(len(keys), np.bool_)
+        found = _kept_in_order(keys, np.frombuffer(claimed, np.uint64).reshape(-1, 2))
+        if found is not None:
+            return found
         wanted = set(_split(claimed))
         found = np.zeros(len(keys), np.bool_)
         for row, key in enumerate(_split(keys.tobytes())) if wanted else ():
@@ -182,7 +188,7 @@ class ClaimedIds:
 
     def _decode(self, record: Record) -> list[Claimed]:
         try:
-            return claims.decode(record.value or b"")
+            return dedupe.decode_claims(record.value or b"")
         except ValueError as error:
             self._on_damage(f"record {self._tp.topic}:{self._tp.partition}:{record.offset}: {error}")
             return []
@@ -193,6 +199,35 @@ def _reach_of(offset: int, claimed: Sequence[Claimed]) -> _Reach | None:
         return None
     messages = [each.offset for each in claimed]
     return _Reach(offset, min(messages), max(messages))
+
+
+def _kept_in_order(keys: U64, claimed: U64) -> Mask | None:
+    """Return which rows are kept where these are few less than all, and claimed in the order of the rows, as a worker
+    that is not started again does; else None.
+
+    A comparison a row that is left out, of all that come after it: a fifth of what a look at each key takes.
+    """
+    gone = len(keys) - len(claimed)
+    if not 0 < gone <= FEW or not len(claimed):
+        return None
+    kept = np.ones(len(keys), np.bool_)
+    row = 0  # all rows before it are decided, and `row` minus those left out is the next claimed one
+    for left_out in range(gone):
+        differs = (keys[row : len(claimed) + left_out] != claimed[row - left_out :]).any(axis=1)
+        if not differs.any():
+            row = len(claimed) + left_out
+        else:
+            row += int(differs.argmax())
+        kept[row] = False
+        row += 1
+    if (keys[kept] != claimed).any():
+        return None
+    # Of several copies in the message the first one is kept.
+    for place in np.flatnonzero(~kept).tolist():
+        copies = np.flatnonzero((keys == keys[place]).all(axis=1))
+        if kept[copies].any() and not kept[copies[0]]:
+            return None
+    return kept
 
 
 def _split(keys: bytes) -> Iterable[bytes]:

@@ -15,12 +15,11 @@ from google.protobuf.message import DecodeError
 from msgspec import Raw, Struct
 
 from processor.core.clock import LAST
-from processor.core.events import message
 from processor.core.events.codec import decode_event
 from processor.core.events.event import PlainFields, is_of_form
 from processor.core.events.fields import FIELDS, MAX_ERROR_MESSAGE, OPERATIONS, PROVIDERS, RULES
-from processor.core.events.lines import Lines
-from processor.core.events.message import Message, MessageError
+from processor.core.events.message import MessageError
+from processor.core.events.ndjson import Lines
 from processor.core.events.source import Source
 from protos.spendstream.v1 import ingest_pb2 as pb
 
@@ -91,22 +90,8 @@ def empty() -> Values:
     return Values({name: [] for name in VALUES}, {name: Collections([], [], []) for name in COLLECTIONS}, [], [])
 
 
-def read(into: Values, found: Message, kept: Sequence[bool]) -> None:
-    """Add the values of the message's events that are kept. Raises `MessageError` if its bytes cannot be read."""
-    start = 0
-    try:
-        for request, records in zip(found.requests, message.records(found), strict=True):
-            chosen = kept[start : start + request.count]
-            start += request.count
-            if any(chosen):
-                _add_request(into, request.source, records, chosen)
-    except MessageError:
-        raise
-    except ValueError as error:  # those of faults, too
-        raise MessageError(f"event message with unreadable records: {error}") from None
-
-
-def _add_request(into: Values, source: Source, records: Sequence[bytes], kept: Sequence[bool]) -> None:
+def add(into: Values, source: Source, records: Sequence[bytes], kept: Sequence[bool]) -> None:
+    """Add the values of the events of a request that are kept. Raises `ValueError` if they cannot be read."""
     if len(records) != len(kept):
         raise MessageError(f"event message with the records of {len(records)} events of {len(kept)}")
     if source.payload == "json":

@@ -10,7 +10,7 @@ EVERY: Final = 10.0
 """Seconds between two reports."""
 
 
-class Report(NamedTuple):
+class BuildReport(NamedTuple):
     """One report; counts are of messages."""
 
     done: int
@@ -28,7 +28,7 @@ class FirstBuild:
         self._began: tuple[float, int] = (0.0, 0)
         self._told = 0.0
 
-    def report(self, behind: int, at: float) -> Report | None:
+    def report(self, behind: int, at: float) -> BuildReport | None:
         """Return what is to be said when the store is `behind` by so many messages; None: nothing now."""
         was_building = bool(self._of)
         found = self.look(behind, at)
@@ -37,17 +37,17 @@ class FirstBuild:
         self._told = at
         return found
 
-    def look(self, behind: int, at: float) -> Report | None:
+    def look(self, behind: int, at: float) -> BuildReport | None:
         """Return how far a store is that is `behind` by so many messages; None: it keeps up."""
         if not self._of:
             if behind < MANY:
                 return None
             self._of, self._began = behind, (at, behind)
-            return Report(0, behind, None, is_last=False)
+            return BuildReport(0, behind, None, is_last=False)
         if behind < MANY // 20:
             done, self._of = self._of, 0
-            return Report(done, done, 0, is_last=True)
+            return BuildReport(done, done, 0, is_last=True)
         self._of = max(self._of, behind)
         began, before = self._began
         rate = (before - behind) / (at - began) if at > began else 0
-        return Report(self._of - behind, self._of, round(behind / rate) if rate > 0 else None, is_last=False)
+        return BuildReport(self._of - behind, self._of, round(behind / rate) if rate > 0 else None, is_last=False)

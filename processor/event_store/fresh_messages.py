@@ -1,17 +1,22 @@
-"""The messages of one partition that have arrived and are in no segment yet, and the segments made of them."""
+"""The messages of one partition that have arrived and are in no segment yet, and the segments made of them.
+
+Offsets have gaps where the log itself has none of the messages between (retention, Kafka's transaction markers). What
+the log has must not be passed over: a segment says that everything in its range is in it, and nobody looks again.
+"""
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from structlog.stdlib import get_logger
 
 from processor.core.events import message
 from processor.core.events.message import Message, MessageError, UnknownVersion
-from processor.core.tables.claim_keys import ClaimKeys
+from processor.core.tables.dedupe import ClaimKeys
 from processor.event_store.claimed_ids import ClaimedIds
 from processor.event_store.manifest import Kind, Manifest, Segment, segment_id
 from processor.event_store.segment_writer import SegmentWriter
+from processor.log.records import Delivered
 
 MAX_ROWS: Final = 50_000
 """Rows of a fresh segment, those of one message more or less."""
@@ -19,20 +24,30 @@ MAX_ROWS: Final = 50_000
 MAX_BYTES: Final = 16 << 20
 """Bytes of the messages of one."""
 
+MAX_UNPACKED: Final = 64 << 20
+"""Bytes of their events, which may be many times that: a message is compressed. Writing takes three times as much."""
 
-class Delivered(Protocol):
-    """A message of the stream; `ack` is called when its rows are durable."""
 
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def is_damaged(self) -> bool: ...
+STALLED: Final = 60
+"""Cuts in a row, half a second apart, that find nothing to store though the worker has committed more."""
 
-    def ack(self) -> None: ...
+HasMessages = Callable[[int, int, int], bool]
+"""(partition, first offset, offset after the last): whether the log has a message there. Raises `LogError`."""
+
+
+class MessagesSkipped(Exception):
+    """Messages that the log has did not arrive, and nothing after them may be stored in this life of the process."""
+
+    def __init__(self, partition: int, first: int, last: int) -> None:
+        """`last`: the last message that may have been skipped; the log has at least one of them."""
+        super().__init__(
+            f"messages {partition}:{first} to {last} were skipped on their way to the event store, though the log has "
+            "them. The store starts again and fetches them: nothing is lost. Where this comes again and again, switch "
+            "to another release and report it with this log"
+        )
+        self.partition = partition
+        self.first = first
+        self.last = last
 
 
 class Cut(NamedTuple):
@@ -48,8 +63,16 @@ class FreshMessages:
     cuts; both may run at the same time."""
 
     def __init__(
-        self, number: int, generation: int, reached: int, claimed: ClaimedIds, keys: ClaimKeys, writer: SegmentWriter
+        self,
+        number: int,
+        generation: int,
+        reached: int,
+        claimed: ClaimedIds,
+        keys: ClaimKeys,
+        writer: SegmentWriter,
+        has_messages: HasMessages,
     ) -> None:
+        """`has_messages` is asked about every gap in the offsets that arrive."""
         self.number = number
         self.generation = generation
         self.reached = reached
@@ -63,6 +86,9 @@ class FreshMessages:
         self._writer = writer
         self._waiting: deque[Delivered] = deque()
         self._expected = reached
+        self._has_messages = has_messages
+        self._empty_cuts = 0
+        """In a row, though the worker had committed more."""
         self.bytes = 0
         """Of the messages that wait."""
 
@@ -98,10 +124,11 @@ class FreshMessages:
 
     def cut(self, committed: int, payload_before: int) -> Cut | None:
         """Make a segment of what is complete, if there is anything: messages before `committed`, which the worker's
-        group has committed. Its files are durable on return. Raises `LogError`, `OSError`.
+        group has committed. Its files are durable on return. Raises `LogError`, `OSError`, `MessagesSkipped`.
         """
         if self.is_stopped:
             return None
+        self._check_arrivals(committed)
         self._claimed.read_on()
         known = self._claimed.known_before(committed)
         tables, end, is_full = self._rows(known)
@@ -118,18 +145,39 @@ class FreshMessages:
         self.previous = last
         self._claimed.forget(reached)
 
+    def _check_arrivals(self, committed: int) -> None:
+        """Raise `MessagesSkipped` where nothing has arrived for long of what the log has before `committed`: a message
+        that was skipped shows by the next one, and there may be none."""
+        self._empty_cuts = 0 if self.next_offset() is not None else self._empty_cuts + 1
+        if self._empty_cuts >= STALLED:
+            self._empty_cuts = 0
+            self._check_gap(self.reached, committed)
+
+    def _check_gap(self, start: int, end: int) -> None:
+        """Raise `MessagesSkipped` if the log has any message from `start` on before `end`."""
+        if start < end and self._has_messages(self.number, start, end):
+            raise MessagesSkipped(self.number, start, end - 1)
+
     def _rows(self, known: int) -> tuple[Sequence[Any], int, bool]:
-        """Return tables of rows of the messages before `known`, the offset after the last of these, and whether the
-        bounds have ended it."""
+        """Return tables of rows of the messages before `known`, the offset after the last of these, and whether there
+        is more: the bounds, or messages that were skipped, have ended it. Raises `MessagesSkipped` where it would begin
+        with those."""
         tables: list[Any] = []
-        rows, size, end = 0, 0, self.reached
+        rows, size, unpacked, end = 0, 0, 0, self.reached
         for each in list(self._waiting):
             if each.offset < self.reached:
                 continue
             if each.offset >= known:
                 break
+            if each.offset > end:
+                try:
+                    self._check_gap(end, each.offset)
+                except MessagesSkipped:
+                    if end == self.reached:
+                        raise
+                    return tables, end, True
             size += len(each.value or b"")
-            if end > self.reached and (rows >= MAX_ROWS or size > MAX_BYTES):
+            if end > self.reached and (rows >= MAX_ROWS or size > MAX_BYTES or unpacked >= MAX_UNPACKED):
                 return tables, end, True
             if self._claimed.has_any(each.offset):
                 decoded = self._decode(each)
@@ -140,6 +188,7 @@ class FreshMessages:
                     if count:
                         tables.append(table)
                         rows += count
+                        unpacked += self._writer.size_of(table)
             end = each.offset + 1
         return tables, end, False
 

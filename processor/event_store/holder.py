@@ -17,7 +17,7 @@ RETRY = 2.0
 EXIT_BROKEN = 70
 
 
-class Holder:
+class StoreHolder:
     """Brings partitions to the store and gives them up, as the group says. Nothing is fenced: what a store appends that
     has lost a partition is ignored by every reader (`processor.event_store.catalog`)."""
 

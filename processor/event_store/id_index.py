@@ -11,6 +11,7 @@ that does not have the id: readers compare the ids. A look-up reads one page of 
 
 import mmap
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -185,7 +186,7 @@ class SegmentIndex:
 
     def row_groups(self, kind: Kind, text: str) -> list[int]:
         """Return the row groups that may have this id, in their order; no other has it. Raises `IndexDamaged`."""
-        hashed = self._hash(kind, text)
+        hashed = _hash(kind, text)
         if hashed is None:
             return []
         section = self._sections[kind]
@@ -197,29 +198,20 @@ class SegmentIndex:
             found += groups[np.searchsorted(hashes, hashed, "left") : np.searchsorted(hashes, hashed, "right")].tolist()
         return found
 
-    def contain(self, kind: Kind, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """Return of each id whether the segment may have it. Raises `IndexDamaged`."""
-        wanted = text_hashes(texts) if kind != "event" else np.array([self._hash(kind, text) or 0 for text in texts])
-        section = self._sections[kind]
-        found = np.zeros(len(texts), np.bool_)
-        if not section.entries:
-            return found
-        pages = np.searchsorted(section.firsts, wanted, "right") - 1
-        for page in np.unique(pages[pages >= 0]).tolist():
-            chosen = pages == page
-            found[chosen] = np.isin(wanted[chosen], self._page(section, page)[0])
-        return found
+    def entries(self, kind: Kind, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
+        """Return the hash and the row group of each entry with one of many hashes, which are sorted and different.
 
-    @staticmethod
-    def _hash(kind: Kind, text: str) -> np.uint32 | None:
-        """Return the hash of an id; None: of no event."""
-        if kind != "event":
-            return np.uint32(text_hashes([text])[0])
-        try:
-            digits = bytes.fromhex(text.replace("-", ""))
-        except ValueError:
-            return None
-        return np.uint32(event_hashes(digits)[0]) if len(digits) == 16 else None
+        Of a hundred thousand it takes 0.02 s; `row_groups` of each of them 3 s. Raises `IndexDamaged`.
+        """
+        section = self._sections[kind]
+        # A hash may begin before the page that it is the first one of, and go on over several.
+        starts = np.searchsorted(wanted, section.firsts, "left").tolist()
+        ends = [*np.searchsorted(wanted, section.firsts[1:], "right").tolist(), len(wanted)]
+        bounds = enumerate(zip(starts, ends, strict=False))  # an empty section has no page
+        found = [_having(*self._page(section, page), wanted[start:end]) for page, (start, end) in bounds if start < end]
+        none = np.empty(0, np.uint32), np.empty(0, np.uint16)
+        hashes, groups = (np.concatenate(each) for each in zip(none, *found, strict=True))
+        return hashes, groups
 
     def _page(self, section: _Pages, page: int) -> tuple[U32, NDArray[np.uint16]]:
         count = min(PAGE, section.entries - page * PAGE)
@@ -228,6 +220,26 @@ class SegmentIndex:
         if xxhash.xxh3_64_intdigest(data) != int(section.checksums[page]):
             raise self._damaged(f"page {page} of a section does not match its checksum")
         return np.frombuffer(data, _HASH, count), np.frombuffer(data, _GROUP, count, count * _HASH.itemsize)
+
+
+@lru_cache(1024)
+def _hash(kind: Kind, text: str) -> np.uint32 | None:
+    """Return the hash of an id; None: of no event. Each segment is asked for the same one: hashing was two thirds of
+    that."""
+    if kind != "event":
+        return np.uint32(text_hashes([text])[0])
+    try:
+        digits = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        return None
+    return np.uint32(event_hashes(digits)[0]) if len(digits) == 16 else None
+
+
+def _having(hashes: U32, groups: NDArray[np.uint16], wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
+    """Return the entries of a page whose hashes are wanted."""
+    places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+    here = wanted[places] == hashes
+    return hashes[here], groups[here]
 
 
 _decode_header: Final[Callable[[bytes], tuple[int, Raw]]] = msgspec.msgpack.Decoder(tuple[int, Raw]).decode

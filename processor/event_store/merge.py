@@ -2,8 +2,8 @@
 
 The order is known before any row is read: of every segment the projects and times alone are read, and sorted. Each
 segment is in order itself, so a row group of the result takes the next rows of each, and they are read as they are
-needed, a few pages at a time. Memory holds 30 bytes a row for the order, and of each segment that is being read a page
-of each column.
+needed, a few pages at a time. Memory holds 30 bytes a row for the order, and of each segment that is being read some
+thousand rows and a page of each column.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from processor.event_store import segment_file
 from processor.event_store.schema import FEW_VALUES
 
-BATCH: Final = 1024
-"""Rows that are unpacked at a time."""
+BATCH: Final = 8192
+"""Most rows of a segment that are unpacked at a time. With 1,024, joining the pieces took half as long as reading
+them."""
+BATCH_BYTES: Final = 32 << 20
+"""Bytes that those of all segments may take unpacked: of many segments, or large rows, there are fewer."""
 READ: Final = 16 << 10
 """Bytes that are read from a column at a time."""
 
@@ -36,7 +39,8 @@ def merged(paths: Sequence[Path]) -> Iterator[Any]:
     """
     sources: list[_Source] = []
     try:
-        sources.extend(map(_Source.open, paths))  # those that could be opened are closed, too
+        # Those that could be opened are closed, too.
+        sources.extend(_Source.open(path, BATCH_BYTES // len(paths)) for path in paths)
         homes = _order(sources)
         rows = segment_file.rows_of_group(sum(each.size for each in sources), len(homes))
         for start in range(0, len(homes), rows):
@@ -49,18 +53,21 @@ def merged(paths: Sequence[Path]) -> Iterator[Any]:
 class _Source:
     """One segment, whose rows are read in order."""
 
-    def __init__(self, path: Path, file: Any) -> None:
+    def __init__(self, path: Path, file: Any, batch_bytes: int) -> None:
         self._path = path
         self._file = file
-        self._batches: Iterator[Any] = file.iter_batches(BATCH, use_threads=False)
+        rows = min(BATCH, batch_bytes * file.metadata.num_rows // max(self.size, 1))
+        self._batches: Iterator[Any] = file.iter_batches(max(rows, 1), use_threads=False)
         self._rest: Any = None
         """The rows of the last batch that were not asked for."""
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read the footer. Raises `FileNotFoundError`, and `SegmentUnreadable`."""
+    def open(cls, path: Path, batch_bytes: int) -> Self:
+        """Read the footer. Rows are unpacked `batch_bytes` at a time. Raises `FileNotFoundError`, and
+        `SegmentUnreadable`."""
         try:
-            return cls(path, pq.ParquetFile(path, read_dictionary=list(FEW_VALUES), buffer_size=READ, pre_buffer=False))
+            file = pq.ParquetFile(path, read_dictionary=list(FEW_VALUES), buffer_size=READ, pre_buffer=False)
+            return cls(path, file, batch_bytes)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 from structlog.stdlib import get_logger
 
-from processor.core.tables.claim_keys import ClaimKeys
+from processor.core.tables.dedupe import ClaimKeys
 from processor.event_store.claimed_ids import ClaimedIds
 from processor.event_store.fresh_messages import MAX_BYTES, FreshMessages
 from processor.event_store.manifest import Segment, segment_id
@@ -25,6 +25,10 @@ BATCH: Final = 200
 """Messages of one read."""
 
 
+class RangeUnknown(Exception):
+    """A message of the range is of a version that this program does not read; nothing may replace the segment."""
+
+
 class _Read(NamedTuple):
     """A message of the log, as the store is delivered one."""
 
@@ -34,6 +38,10 @@ class _Read(NamedTuple):
     @property
     def offset(self) -> int:
         return self.record.offset
+
+    @property
+    def key(self) -> bytes | None:
+        return self.record.key
 
     @property
     def value(self) -> bytes | None:
@@ -73,13 +81,15 @@ class Repair:
             self._read = lambda offset: log.read(tp, offset, BATCH)
         claimed = ClaimedIds(log.read, segment.partition, claims_from, self._position, self._say)
         keys = ClaimKeys(log.salt)
-        self._fresh = FreshMessages(segment.partition, 0, self._position, claimed, keys, self._writer)
+        self._fresh = FreshMessages(
+            segment.partition, 0, self._position, claimed, keys, self._writer, lambda *_: False
+        )  # what is not read here is not in the log
 
     def _say(self, text: str) -> None:
         get_logger().error("store.claims_damaged", partition=self.segment.partition, text=text)
 
     def step(self, payload_before: int) -> bool:
-        """Make the next piece; return whether there is more to do. Raises `LogError`, `OSError`."""
+        """Make the next piece; return whether there is more to do. Raises `LogError`, `OSError`, `RangeUnknown`."""
         fresh = self._fresh
         assert fresh is not None
         while fresh.bytes < MAX_BYTES and self._position < self.segment.end:
@@ -91,10 +101,13 @@ class Repair:
                     fresh.arrive(_Read(self.segment.partition, record))
                 self._position = min(record.offset + 1, self.segment.end)
         found = fresh.cut(self.segment.end, payload_before)
+        if found is not None:
+            self._pieces.append(found.manifest.segment)  # to be deleted, whatever comes of the repair
+        if fresh.is_stopped:
+            raise RangeUnknown
         if found is None:
             return False
-        piece = found.manifest.segment
-        self._pieces.append(piece)
+        piece = self._pieces[-1]
         fresh.advance(piece.end, piece.id)
         fresh.release()
         return True

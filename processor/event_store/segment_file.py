@@ -1,14 +1,12 @@
 """Writing the two files of a segment: rows of the schema, already in order, and the index of their ids.
 
-The files have their names only when they are durable, and the names are durable when the writing returns.
+They are put together, and are there as a whole when the writing returns (`processor.event_store.segment_storage`).
 """
 
 import contextlib
-import os
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, BinaryIO, Final, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +18,11 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from processor.core.events.fields import ERRORS
-from processor.event_store.id_index import U32, IndexBuilder, Kind, event_hashes, hashes_at
+from processor.event_store import id_hashes
+from processor.event_store.id_index import IndexBuilder
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
-from processor.log.durable_names import sync_directory
+from processor.event_store.segment_storage import SegmentStorage
 
 ROW_GROUP: Final = 16_384
 """Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
@@ -32,7 +31,7 @@ GROUP_BYTES: Final = 32 << 20
 """Bytes that a row group may take unpacked: with large unknown fields it has fewer rows."""
 
 Packing = Literal["none", "zstd"]
-"""Fresh segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
+"""Small segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
 
 PAGE: Final = 64 << 10
 """Bytes of a page before it is packed: what the merging holds of each column of a segment."""
@@ -47,9 +46,9 @@ _COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write
 _DELTAS: Final = dict.fromkeys(("timestamp", "received_at", "log_offset", "log_index", *_COUNTS), "DELTA_BINARY_PACKED")
 _STATISTICS: Final = [
     *("timestamp", "received_at", "log_offset", "log_partition", "kind", "project", "model", "latency_ms", "cost_usd"),
+    "session_id",
 ]
-"""What readers leave out row groups by; ids are looked up in the index."""
-_INDEXED: Final[tuple[tuple[Kind, str], ...]] = (("trace", "trace_id"), ("session", "session_id"), ("user", "user_id"))
+"""What readers leave out row groups by; ids are looked up in the index, but for events that have no session."""
 
 
 class _Sums(Struct):
@@ -68,15 +67,38 @@ class _Sums(Struct):
     time_max: int = -(1 << 62)
 
 
+class _Digested:
+    """A file that is written from its start to its end, and the digest and size of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = xxhash.xxh3_128()
+        self.size = 0
+
+    closed = False
+    """As pyarrow asks for it; the file is closed by its put."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Nothing: what is written becomes durable when the file is put."""
+
+    def close(self) -> None:
+        """Nothing: see `closed`."""
+
+
 class SegmentFileWriter:
     """Writes one segment: `add` its rows in the order of segments, then `finish`. Calls block and raise `OSError`."""
 
-    def __init__(self, directory: Path, segment: Segment, *, packing: Packing = "none") -> None:
+    def __init__(self, storage: SegmentStorage, segment: Segment, *, packing: Packing = "none") -> None:
         """`segment` has everything but the figures of its rows."""
-        self._directory = directory
         self._segment = segment
-        self._draft = directory / f"{segment.id}.parquet.new"
-        self._file = self._draft.open("wb")
+        self._put = storage.put([f"{segment.id}.idx", f"{segment.id}.parquet"])
+        self._index_file, self._file = self._put.files[0], _Digested(self._put.files[1])
         self._writer: Any = pq.ParquetWriter(
             self._file,
             WRITTEN,
@@ -105,11 +127,9 @@ class SegmentFileWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave nothing behind that was not finished."""
-        if not self._file.closed:
-            with contextlib.suppress(pa.ArrowException, OSError):  # it wants to write its end
-                self._writer.close()
-            self._file.close()
-            self._draft.unlink(missing_ok=True)
+        with contextlib.suppress(pa.ArrowException, OSError):  # it wants to write its end
+            self._writer.close()
+        self._put.discard()
 
     def add(self, table: Any) -> None:
         """Add rows; full row groups are written at once."""
@@ -124,26 +144,16 @@ class SegmentFileWriter:
         if self._pending_rows:
             self._write_group(self._pending_rows)
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
         index = self._index.encode()
-        index_draft = self._directory / f"{self._segment.id}.idx.new"
-        with index_draft.open("wb") as file:
-            file.write(index)
-            file.flush()
-            os.fsync(file.fileno())
-        digest, size = _digest(self._draft)
-        index_draft.replace(self._directory / f"{self._segment.id}.idx")
-        self._draft.replace(self._directory / f"{self._segment.id}.parquet")
-        sync_directory(self._directory)
+        self._index_file.write(index)
+        self._put.commit()
         return replace(
             self._segment,
             rows=self._rows,
             calls=sum(each.calls for each in self._sums.values()),
-            parquet_bytes=size,
+            parquet_bytes=self._file.size,
             index_bytes=len(index),
-            parquet_digest=digest,
+            parquet_digest=self._file.digest.hexdigest(),
             index_digest=xxhash.xxh3_128_hexdigest(index),
             arrival_min=self._arrivals[0],
             arrival_max=self._arrivals[1],
@@ -165,12 +175,10 @@ class SegmentFileWriter:
         self._rows += rows
 
     def _add_to_index(self, table: Any) -> None:
-        self._index.add(self._groups, "event", event_hashes(_event_ids(_chunk(table, "event_id"))))
-        for kind, column in _INDEXED:
-            texts = _chunk(table, column)
-            if kind == "user":
-                texts = texts.unique()
-            self._index.add(self._groups, kind, _hashes(texts.drop_null() if texts.null_count else texts))
+        self._index.add(self._groups, "event", id_hashes.of_events(_chunk(table, "event_id")))
+        self._index.add(self._groups, "trace", id_hashes.of_texts(_chunk(table, "trace_id")))
+        self._index.add(self._groups, "session", id_hashes.of_texts(_chunk(table, "session_id")))
+        self._index.add(self._groups, "user", id_hashes.of_distinct(_chunk(table, "user_id")))
 
     def _add_up(self, table: Any) -> None:
         """Add the rows to the sums of their projects, which follow each other."""
@@ -194,34 +202,13 @@ def _prepared(table: Any) -> Any:
         if field.name in FEW_VALUES:
             is_encoded = pa.types.is_dictionary(column.type)
             column = column.unify_dictionaries() if is_encoded else column.dictionary_encode()
-        columns.append(column.combine_chunks())
+        columns.append(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())  # which copies
     return pa.table(columns, schema=WRITTEN)
 
 
 def _chunk(table: Any, name: str) -> Any:
     """Return a column of a table that is prepared as one array."""
     return table.column(name).chunk(0)
-
-
-def _event_ids(texts: Any) -> bytes:
-    """Return the 16 bytes of each event id."""
-    size = len(texts)
-    data = np.frombuffer(texts.buffers()[2], np.uint8)
-    start = int(np.frombuffer(texts.buffers()[1], np.int32)[texts.offset]) if size else 0
-    written = data[start : start + _ID_CHARACTERS * size].reshape(size, _ID_CHARACTERS)
-    return bytes.fromhex(written[:, _DIGITS].tobytes().decode())
-
-
-def _hashes(texts: Any) -> U32:
-    """Return the hashes of an array of texts without nulls."""
-    if not len(texts):
-        return np.empty(0, np.uint32)
-    bounds = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
-    return hashes_at(texts.buffers()[2] or b"", bounds[:-1], bounds[1:])
-
-
-_ID_CHARACTERS: Final = 36
-_DIGITS: Final = np.delete(np.arange(_ID_CHARACTERS), (8, 13, 18, 23))
 
 
 class _Columns(Struct):
@@ -296,18 +283,9 @@ def _published(project: str, sums: _Sums) -> ProjectSums:
     return ProjectSums(project=project, **{name: getattr(sums, name) for name in sums.__struct_fields__})
 
 
-def _digest(path: Path) -> tuple[str, int]:
-    found, size = xxhash.xxh3_128(), 0
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            found.update(data)
-            size += len(data)
-    return found.hexdigest(), size
-
-
-def write(directory: Path, segment: Segment, tables: Iterable[Any], *, packing: Packing = "none") -> Segment:
+def write(storage: SegmentStorage, segment: Segment, tables: Iterable[Any], *, packing: Packing = "none") -> Segment:
     """Write a segment of tables that together are in order, with at least one row; see `SegmentFileWriter`."""
-    with SegmentFileWriter(directory, segment, packing=packing) as writer:
+    with SegmentFileWriter(storage, segment, packing=packing) as writer:
         for table in tables:
             writer.add(table)
         return writer.finish()

@@ -1,6 +1,6 @@
 """The port to whatever writes the files of segments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +21,20 @@ class SegmentWriter(Protocol):
         """Return the rows of a message that are kept. Raises `MessageError`."""
         ...
 
+    def size_of(self, table: Any) -> int:
+        """Return the bytes of the events of the message that `table_of` has made this of."""
+        ...
+
     def write(self, tables: Sequence[Any], segment: Segment, payload_before: int) -> Segment:
         """Write the rows of a fresh segment, at least one."""
         ...
 
-    def merge(self, parts: Sequence[Segment], segment: Segment, payload_before: int) -> Segment:
-        """Write the rows of other segments, at least one row, as one segment."""
+    def merge(
+        self,
+        parts: Sequence[Segment],
+        segment: Segment,
+        payload_before: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> Segment:
+        """Write the rows of other segments, at least one row, as one segment; call `between` every some thousand."""
         ...

@@ -13,20 +13,21 @@ from typing import Any, Final, TypeVar
 from structlog.stdlib import get_logger
 
 from processor.core.clock import DAY
-from processor.core.tables.claim_keys import ClaimKeys
+from processor.core.tables.dedupe import ClaimKeys
+from processor.event_store import skips
 from processor.event_store.catalog import Catalog
 from processor.event_store.claimed_ids import ClaimedIds
 from processor.event_store.first_build import FirstBuild
-from processor.event_store.fresh_messages import Cut, Delivered, FreshMessages
+from processor.event_store.fresh_messages import Cut, FreshMessages, MessagesSkipped
 from processor.event_store.manifest import Manifest, Segment
 from processor.event_store.segment_writer import SegmentWriter
 from processor.event_store.segments_topic import SegmentsTopic
 from processor.event_store.store_directory import StoreDirectory
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
-from processor.log.errors import LogBroken, LogError
+from processor.log.errors import DamagedRecord, LogBroken, LogError
 from processor.log.port import LogWriter
-from processor.log.records import TopicPartition
+from processor.log.records import Delivered, TopicPartition
 from processor.log.topics import EVENTS, GROUP
 
 INTERVAL: Final = 0.5
@@ -84,6 +85,10 @@ class Store:
         """Live segments whose files are missing or were damaged, by id: their rows are to be made anew (`upkeep`)."""
         self.rows = 0
         """Written since the start, by cuts."""
+        self.is_behind = False
+        """Whether the last cut has left messages that could have been cut."""
+        self.unmerged = 0
+        """Segments of all partitions that were never merged."""
 
     @property
     def owned(self) -> frozenset[int]:
@@ -157,12 +162,21 @@ class Store:
         claimed = ClaimedIds(
             log.read, number, last.claims_from if last else 0, reached, lambda text: _say_damaged(number, text)
         )
-        fresh = FreshMessages(number, generation, reached, claimed, ClaimKeys(log.salt), self.writer)
+        keys = ClaimKeys(log.salt)
+        fresh = FreshMessages(number, generation, reached, claimed, keys, self.writer, self._has_messages)
         fresh.previous = last.id if last else None
         gap = fresh.gap(log.first(TopicPartition(EVENTS, number)))
         if gap is not None:
             self._append_gap(fresh, gap)
         return fresh
+
+    def _has_messages(self, number: int, first: int, end: int) -> bool:
+        """See `HasMessages`. For the store's thread."""
+        try:
+            found = self.log.read(TopicPartition(EVENTS, number), first, 1)
+        except DamagedRecord as error:  # it is there
+            return error.offset < end
+        return bool(found) and found[0].offset < end
 
     def _append_gap(self, fresh: FreshMessages, gap: Manifest) -> None:
         segment = gap.segment
@@ -207,11 +221,15 @@ class Store:
                     pass
 
     async def cut(self) -> bool:
-        """Make segments of what is complete; return whether there is more at once. Raises `LogError`, `OSError`."""
+        """Make segments of what is complete; return whether there is more at once.
+
+        Raises `LogError`, `OSError`; and `MessagesSkipped`, once what came before those messages is stored: the next
+        store has to begin with them.
+        """
         async with self._turn:
             if not await self.call(self._look_for_room):
                 return False
-            is_full = await self.call(self._cut_all, list(self._fresh.values()))
+            self.is_behind = is_full = await self.call(self._cut_all, list(self._fresh.values()))
             for fresh in self._fresh.values():
                 fresh.release()
             await self._let_in()
@@ -251,7 +269,14 @@ class Store:
                 gap = fresh.gap(min(first, log.first(events)))
                 if gap is not None:
                     self._append_gap(fresh, gap)
-            found = fresh.cut(committed, before) if committed > fresh.reached else None
+            try:
+                found = fresh.cut(committed, before) if committed > fresh.reached else None
+            except MessagesSkipped as error:
+                get_logger().critical(
+                    "store.messages_skipped", partition=error.partition, first=error.first, last=error.last
+                )
+                skips.count(self.directory.storage, error.partition)
+                raise
             if found is not None:
                 cuts.append((fresh, found))
         goes_on = False
@@ -259,6 +284,8 @@ class Store:
             catalog = topic.append(each.manifest for _, each in cuts)
             for fresh, each in cuts:
                 goes_on |= not self._advance(fresh, catalog, each.manifest) or each.is_full
+            live = [each for fresh in partitions for each in catalog.live(fresh.number)]
+            self.unmerged = sum(each.level == 0 and each.has_files for each in live)
         self._tell(behind)
         return goes_on
 

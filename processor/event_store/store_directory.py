@@ -3,15 +3,15 @@
 All stores and queries of a log on Kafka see one directory; on the embedded log it lies in the data directory.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import ID_FORM, Segment
-from processor.log.durable_names import sync_directory
+from processor.event_store.segment_storage import SegmentStorage
 from processor.log.errors import HistoryMismatch
 
 MARK: Final = "log.id"
@@ -28,10 +28,14 @@ UNNAMED_AGE: Final = 3600.0
 class StoreDirectory:
     """Files of segments by their ids. Calls block; they raise `OSError`."""
 
-    def __init__(self, path: Path, min_free: int | None = None) -> None:
-        """`min_free`: bytes of the file system that the store leaves free; None: the larger of 2 GiB and 5 %."""
+    def __init__(self, path: Path, min_free: int | None = None, storage: SegmentStorage | None = None) -> None:
+        """`min_free`: bytes of the file system that the store leaves free; None: the larger of 2 GiB and 5 %.
+
+        `storage` has the files; None: they lie in the directory `path`.
+        """
         self.path = path
         self.min_free = min_free
+        self.storage = storage or DirectoryStorage(path)
 
     def claim(self, identity: str, *, is_shared: bool, has_segments: bool) -> None:
         """Make the directory if there is none, and note that it belongs to the log of this identity.
@@ -57,69 +61,65 @@ class StoreDirectory:
     @property
     def is_there(self) -> bool:
         """Whether the directory has its mark."""
-        return (self.path / MARK).exists()
+        return self._mark() is not None
 
     def _mark(self) -> str | None:
         try:
-            return (self.path / MARK).read_text().strip()
+            with self.storage.get(MARK) as file:
+                return file.read().decode().strip()
         except FileNotFoundError:
             return None
 
     def _write_mark(self, identity: str) -> None:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self.path / f"{MARK}.{os.getpid()}.new"
-        with draft.open("w") as file:
-            file.write(f"{identity}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path / MARK)
-        sync_directory(self.path)
-        sync_directory(self.path.parent)
+        put = self.storage.put([MARK])
+        try:
+            put.files[0].write(f"{identity}\n".encode())
+            put.commit()
+        finally:
+            put.discard()
 
-    def parquet(self, name: str) -> Path:
-        """Return the path of a segment's rows."""
-        return self._path(name, ".parquet")
-
-    def _path(self, name: str, suffix: str) -> Path:
-        if not ID_FORM(name):
-            raise ValueError(f"not the id of a segment: {name[:80]!r}")
-        return self.path / f"{name}{suffix}"
+    @staticmethod
+    def _name(segment: str, suffix: str) -> str:
+        if not ID_FORM(segment):
+            raise ValueError(f"not the id of a segment: {segment[:80]!r}")
+        return f"{segment}{suffix}"
 
     def lacks(self, segments: Iterable[Segment]) -> list[Segment]:
         """Return those of the segments of which a file is missing, or has another size."""
-        return [each for each in segments if each.has_files and not self._is_whole(each)]
+        sizes = {each.name: each.size for each in self.storage.list()}
 
-    def _is_whole(self, segment: Segment) -> bool:
-        sizes = (segment.parquet_bytes, segment.index_bytes)
-        try:
-            found = [self._path(segment.id, suffix).stat().st_size for suffix in SUFFIXES]
-        except FileNotFoundError:
-            return False
-        return tuple(found) == sizes
+        def is_whole(segment: Segment) -> bool:
+            found = tuple(sizes.get(self._name(segment.id, suffix)) for suffix in SUFFIXES)
+            return found == (segment.parquet_bytes, segment.index_bytes)
+
+        return [each for each in segments if each.has_files and not is_whole(each)]
 
     def remove(self, name: str) -> None:
         """Delete the files of a segment, if there are any."""
         for suffix in SUFFIXES:
-            self._path(name, suffix).unlink(missing_ok=True)
+            self.storage.delete(self._name(name, suffix))
 
-    def clear(self) -> int:
-        """Delete the files of all segments, and leave the mark; return how many. The next store begins anew then."""
-        paths = [path for suffix in SUFFIXES for path in self.path.glob(f"*{suffix}")]
-        for path in paths:
-            path.unlink(missing_ok=True)
-        return len(paths)
+    def clear(self, number: int) -> int:
+        """Delete the files of a partition's segments; return how many. The next store begins it anew then."""
+        own = f"{number:04d}-"
+        names = [
+            each.name for each in self.storage.list() if each.name.startswith(own) and each.name.endswith(SUFFIXES)
+        ]
+        for name in names:
+            self.storage.delete(name)
+        return len(names)
 
-    def unnamed(self, known: Iterable[str], partitions: Iterable[int], older: float = UNNAMED_AGE) -> Iterator[Path]:
-        """Yield files of these partitions that belong to no known segment and are older than so many seconds."""
+    def unnamed(self, known: Iterable[str], partitions: Iterable[int], older: float = UNNAMED_AGE) -> Iterator[str]:
+        """Yield names of files of these partitions that belong to no known segment and are older than so many seconds,
+        and of what killed writers have left."""
         names, owned = set(known), {f"{number:04d}" for number in partitions}
         before = time.time() - older
-        for entry in os.scandir(self.path):
-            name = entry.name.partition(".")[0]
+        for each in self.storage.list():
+            name = each.name.partition(".")[0]
             if name in names or name.partition("-")[0] not in owned or not ID_FORM(name):
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                if entry.stat().st_mtime <= before:
-                    yield Path(entry.path)
+            if each.changed <= before:
+                yield each.name
 
     def reserve(self) -> int:
         """Return the bytes that the store leaves free."""

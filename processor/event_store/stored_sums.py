@@ -1,6 +1,7 @@
 """What the events in the store add up to, in the form of the tables' rows of users: for whoever compares the two."""
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from processor.core.events.fields import ERRORS
 from processor.core.money import PICO
 from processor.core.tables.row_sums import RowSums
 from processor.event_store.manifest import Segment
+from processor.event_store.segment_storage import SegmentStorage
 
 Place = tuple[str, str | None, int, str, str, str]
 """project, user, day, provider, model, environment: what a row of a user is kept by."""
@@ -31,18 +33,32 @@ class DamagedSegment(Exception):
     """A file of a segment is not the one that was written; the text names it."""
 
 
-def check(directory: Path, segment: Segment) -> None:
-    """Compare the digests of a segment's files. Raises `DamagedSegment`, `OSError`."""
+def check(storage: SegmentStorage, segment: Segment, between: Callable[[], None] = lambda: None) -> None:
+    """Compare the digests of a segment's files; call `between` after each mebibyte.
+
+    Raises `DamagedSegment` if one is not what was written or cannot be read, and `OSError`.
+    """
     if not segment.has_files:
         return
     for suffix, wanted in ((".parquet", segment.parquet_digest), (".idx", segment.index_digest)):
-        path = directory / f"{segment.id}{suffix}"
-        found = xxhash.xxh3_128()
-        with path.open("rb") as file:
-            while part := file.read(_CHUNK):
-                found.update(part)
-        if found.hexdigest() != wanted:
-            raise DamagedSegment(f"{path} is damaged: its digest does not match")
+        name = f"{segment.id}{suffix}"
+        try:
+            found = _digest(storage, name, between)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise DamagedSegment(f"{name} cannot be read: {error}") from error
+        if found != wanted:
+            raise DamagedSegment(f"{name} is damaged: its digest does not match")
+
+
+def _digest(storage: SegmentStorage, name: str, between: Callable[[], None]) -> str:
+    found = xxhash.xxh3_128()
+    with storage.get(name) as file:
+        while part := file.read(_CHUNK):
+            found.update(part)
+            between()
+    return found.hexdigest()
 
 
 def add_up(directory: Path, segments: Iterable[Segment], start: int, end: int) -> dict[Place, RowSums]:

@@ -14,7 +14,7 @@ from processor.event_store import merging, stored_sums
 from processor.event_store.manifest import Manifest, Segment, segment_id
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.merging import Bounds
-from processor.event_store.repair import Repair
+from processor.event_store.repair import RangeUnknown, Repair
 from processor.event_store.store import Store
 from processor.event_store.store_directory import UNNAMED_AGE
 from processor.event_store.stored_sums import DamagedSegment
@@ -25,6 +25,12 @@ MERGE_EVERY: Final = 0.5
 
 SWEEP_EVERY: Final = 10.0
 EXPIRE_EVERY: Final = 60.0
+
+LOOK: Final = 0.05
+"""Seconds between two looks whether a merge may go on."""
+
+MOST_UNMERGED: Final = 3 * merging.WIDE_FAN_IN
+"""Segments of all partitions that were never merged, up to which cuts of a store that is behind go first."""
 
 KEPT_FOR: Final = 120.0
 """Seconds for which the files of a replaced segment stay, for questions that are being answered from them."""
@@ -62,6 +68,8 @@ class Upkeep:
         self._replaced: dict[str, _Replaced] = {}
         self._unreadable: set[str] = set()
         """Segments that cannot be read, though their files are those that were written."""
+        self._unknown: set[str] = set()
+        """Segments that cannot be made anew: the program that has written their messages is a newer one."""
         self.merged = 0
         """Segments that were written in place of others."""
 
@@ -88,17 +96,32 @@ class Upkeep:
             if not goes_on_at_once:
                 await asyncio.sleep(every)
 
-    def _live(self, number: int) -> list[Segment]:
+    def live(self, number: int) -> list[Segment]:
+        """Return the segments of a partition that count. For the store's thread."""
         topic = self._store.topic
         return topic.catalog.live(number) if topic is not None else []
 
     # --- merging ----------------------------------------------------------------------------------------------------
 
+    @property
+    def _has_to_wait(self) -> bool:
+        """Whether merging has to wait: a store that is behind cuts first, since that is what it is late with. Repairs,
+        for which questions wait, are made by the thread of the merging."""
+        store = self._store
+        return store.is_behind and store.unmerged < MOST_UNMERGED and not store.lacking
+
+    def _let_cuts_go_first(self) -> None:
+        """Wait as long as that. For the thread of the merging."""
+        while self._has_to_wait:
+            time.sleep(LOOK)
+
     async def merge_one(self) -> bool:
-        """Merge the segments of one partition that need it most; return whether there were any.
+        """Merge the segments of one partition that need it most; return whether there were any, and it could be done.
 
         Raises `LogError`, `OSError`.
         """
+        if self._has_to_wait:
+            return False
         chosen = await self._store.call(self._choose)
         if not chosen:
             return False
@@ -106,7 +129,8 @@ class Upkeep:
             replacement = await asyncio.get_running_loop().run_in_executor(self._thread, self._merge, chosen)
         except SegmentUnreadable as error:
             get_logger().error("store.unreadable", error=str(error))
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._remove_damaged, chosen)
+            if not await self.remove_damaged(chosen):
+                self._unreadable.update(each.id for each in chosen)
             return True
         if replacement.partition in self._store.owned:
             await self._store.call(self._replace, "merged", chosen, replacement)
@@ -114,7 +138,7 @@ class Upkeep:
         return True
 
     def _choose(self) -> Sequence[Segment]:
-        runs = [merging.choose(self._live(number), self._bounds, self._fan_in) for number in sorted(self._store.owned)]
+        runs = [merging.choose(self.live(number), self._bounds, self._fan_in) for number in sorted(self._store.owned)]
         left_out = self._unreadable.union(self._store.lacking)
         runs = [run for run in runs if run and not any(each.id in left_out for each in run)]
         if not runs:
@@ -128,23 +152,26 @@ class Upkeep:
         with_rows = [each for each in parts if each.rows]
         if not with_rows:
             return segment
-        return self._store.writer.merge(with_rows, segment, self._payload_before())
+        return self._store.writer.merge(with_rows, segment, self._payload_before(), self._let_cuts_go_first)
 
-    def _remove_damaged(self, parts: Sequence[Segment]) -> None:
-        """Delete those files that are not the ones that were written, so that they are made anew. If there are none,
-        what cannot be read stays, and is not merged."""
+    async def remove_damaged(self, parts: Sequence[Segment]) -> bool:
+        """Delete those files that are not the ones that were written, so that they are made anew; return whether there
+        are any. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        damaged = await loop.run_in_executor(self._thread, self._remove_damaged, parts)
+        self._store.lacking.update({each.id: each for each in damaged})
+        return bool(damaged)
+
+    def _remove_damaged(self, parts: Sequence[Segment]) -> list[Segment]:
         damaged = []
         for each in parts:
             try:
-                stored_sums.check(self._store.directory.path, each)
+                stored_sums.check(self._store.directory.storage, each)
             except (DamagedSegment, FileNotFoundError) as error:
                 get_logger().error("store.damaged", error=str(error))
                 damaged.append(each)
                 self._store.directory.remove(each.id)
-        if damaged:
-            self._store.lacking.update({each.id: each for each in damaged})
-        else:
-            self._unreadable.update(each.id for each in parts)
+        return damaged
 
     def _replace(self, kind: Any, parts: Sequence[Segment], segment: Segment) -> None:
         """Append a replacement, if what it replaces is still live."""
@@ -177,6 +204,10 @@ class Upkeep:
             if old.partition in store.owned:
                 kind = "expired" if made.is_absent else "merged"
                 await store.call(self._replace, kind, [old], made)
+        except RangeUnknown:
+            self._unknown.add(old.id)
+            get_logger().error("store.repair_refused", partition=old.partition, first=old.start, last=old.end - 1)
+            return True
         finally:
             await loop.run_in_executor(self._thread, repair.clean)
         store.lacking.pop(old.id, None)
@@ -191,11 +222,11 @@ class Upkeep:
     def _begin_repair(self) -> Repair | None:
         store = self._store
         for old in list(store.lacking.values()):
-            live = self._live(old.partition)
+            live = self.live(old.partition)
             names = [each.id for each in live]
             if old.partition not in store.owned or old.id not in names:
                 del store.lacking[old.id]  # it is replaced, or another store's
-            elif store.directory.has_room(2 * (old.parquet_bytes + old.index_bytes)):
+            elif old.id not in self._unknown and store.directory.has_room(2 * (old.parquet_bytes + old.index_bytes)):
                 place = names.index(old.id)
                 repair = Repair(store.directory, store.writer, old)
                 repair.begin(store.log, live[place - 1].claims_from if place else 0)
@@ -218,7 +249,7 @@ class Upkeep:
 
     def _expire(self) -> None:
         for number in sorted(self._store.owned):
-            live = self._live(number)
+            live = self.live(number)
             is_due = self._due(number, live)
             run: list[Segment] = []
             for each in live:
@@ -279,11 +310,12 @@ class Upkeep:
         if topic is None:
             return
         topic.read_on()
-        paths = list(self._store.directory.unnamed(topic.known(), self._store.owned, older))
-        for path in paths:
-            path.unlink(missing_ok=True)
-        if paths:
-            get_logger().info("store.swept", files=len(paths))
+        directory = self._store.directory
+        names = list(directory.unnamed(topic.known(), self._store.owned, older))
+        for name in names:
+            directory.storage.delete(name)
+        if names:
+            get_logger().info("store.swept", files=len(names))
 
 
 def _over(parts: Sequence[Segment], *, level: int = 0, is_absent: bool = False) -> Segment:

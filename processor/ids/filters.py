@@ -28,7 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from processor.core.partitioning import U64
-from processor.ids.segment_file import HEADER, Numbers, Secret
+from processor.ids.id_segment import HEADER, Numbers, Secret
 
 WIDTHS: Final = (16, 64)
 """Segments of the first filter, and of each later one. A filter costs a search four gathers whatever its width; its

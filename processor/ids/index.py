@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from structlog.stdlib import get_logger
 
 from processor.core.partitioning import U64
-from processor.core.tables.history import Range
-from processor.ids import manifest, probe
+from processor.core.tables.history import OffsetRange
+from processor.ids import index_checkpoint, probe
 from processor.ids.arena import Arena
 from processor.ids.filters import ROWS_PER_PLACE, Filter, next_place, width_of
-from processor.ids.journal import Journal, Tail, read_tail, write_tail
-from processor.ids.manifest import NOTHING, Covered, Manifest, NamedSegment, Unusable
+from processor.ids.id_segment import MAX_SPAN, CheckedBlocks, DamagedIndex, IdSegment, Numbers, Secret
+from processor.ids.index_checkpoint import NOTHING, Covered, IndexCheckpoint, NamedSegment, Unusable
+from processor.ids.journal import Journal, TailFile, read_tail, write_tail
 from processor.ids.probe import Found, Layout
-from processor.ids.segment_file import MAX_SPAN, CheckedBlocks, DamagedIndex, Numbers, Secret, Segment
 from processor.log.durable_names import sync_directory
 
 FIRST_CAPACITY: Final = 1 << 16
@@ -83,7 +83,7 @@ class IdIndex:
         identity: str,
         digest_of: DigestOf | None = None,
         *,
-        void: Sequence[Range] = (),
+        void: Sequence[OffsetRange] = (),
         first_capacity: int = FIRST_CAPACITY,
         max_capacity: int = MAX_CAPACITY,
     ) -> None:
@@ -115,9 +115,9 @@ class IdIndex:
         self._clear()
         if digest_of is not None:
             try:
-                found = manifest.read(directory, identity, digest_of, void)
+                found = index_checkpoint.read(directory, identity, digest_of, void)
                 if found is None and any(directory.iterdir()):
-                    raise Unusable(f"it has no {manifest.NAME}")
+                    raise Unusable(f"it has no {index_checkpoint.NAME}")
                 if found is not None:
                     self._load(found)
             except (Unusable, DamagedIndex) as reason:
@@ -131,10 +131,10 @@ class IdIndex:
 
     def _clear(self) -> None:
         self._arena = Arena()
-        self._segments: list[Segment] = []
+        self._segments: list[IdSegment] = []
         self._count = 0
         self._journal = Journal()
-        self._named = Manifest(manifest.FORMAT, self._identity, NOTHING, [], [], {}, self._void)
+        self._named = IndexCheckpoint(index_checkpoint.FORMAT, self._identity, NOTHING, [], [], {}, self._void)
         """The newest checkpoint."""
         self._filters: dict[int, Filter] = {}
         self._places: Mapping[int, _Place] = {}
@@ -235,26 +235,31 @@ class IdIndex:
 
     # --- growing ----------------------------------------------------------------------------------------------------
 
-    def _newest(self, offset: int) -> Segment:
+    def _newest(self, offset: int) -> IdSegment:
         """Return the segment for new claims at `offset`; make one if the newest is full or cannot hold the offset."""
-        capacity = self._first_capacity
-        if self._segments:
-            last = self._segments[-1]
-            if last.path is None and last.room > 0 and last.spans(offset):
-                return last
+        last = self._segments[-1] if self._segments else None
+        if last is not None and last.path is None and last.room > 0 and last.spans(offset):
+            return last
+        return self._begin_segment(last, offset)
+
+    def _begin_segment(self, last: IdSegment | None, offset: int) -> IdSegment:
+        """Begin a segment behind the `last` one, for claims at `offset` and many before and after it."""
+        if last is None:
+            capacity = self._first_capacity
+        else:
             capacity = self._after(last) if last.room <= 0 else min(last.capacity, self._max_capacity)
         self._check_room()
         secret = self._segments[0].secret if self._segments else _new_secret()
         # A replay may go back before this offset, so the base leaves half of the span below it.
         base = max(0, offset - MAX_SPAN // 2)
-        segment = Segment.create(self._arena, capacity, base, secret)
+        segment = IdSegment.create(self._arena, capacity, base, secret)
         self._segments.append(segment)
         self._publish()
         if self._scratch and len(self._segments) > 1:
             self._in_thread().submit(self._spill)
         return segment
 
-    def _after(self, last: Segment) -> int:
+    def _after(self, last: IdSegment) -> int:
         return min(last.capacity * GROWTH, self._max_capacity)
 
     def _check_room(self) -> None:
@@ -411,7 +416,7 @@ class IdIndex:
             count = number + 1
         return count
 
-    def _write_tails(self, covered: Covered, segments: int) -> list[Tail]:
+    def _write_tails(self, covered: Covered, segments: int) -> list[TailFile]:
         """Write the covered ids that are not in the first `segments` to a tail; return all tails."""
         start = self._ends()[segments - 1] if segments else 0
         tails = [tail for tail in self._named.tails if tail.end > start]
@@ -424,7 +429,7 @@ class IdIndex:
             tails.append(write_tail(self._directory / f"{number:08d}.tail", start, entries))
         return tails
 
-    def _name(self, covered: Covered, segments: int, tails: list[Tail]) -> None:
+    def _name(self, covered: Covered, segments: int, tails: list[TailFile]) -> None:
         """Write a checkpoint that names the first `segments`, these tails, and the filters of those segments."""
         with self._lock:
             places, digests = self._places, self._digests
@@ -434,7 +439,7 @@ class IdIndex:
             place = places.get(number, _Place(-1, -1))
             named.append(NamedSegment(segment.path.name, segment.digest, place.filter, place.bit))
         filters = {_filter_name(number): digest for number, digest in digests.items()}
-        found = Manifest(manifest.FORMAT, self._identity, covered, named, tails, filters, self._void)
+        found = IndexCheckpoint(index_checkpoint.FORMAT, self._identity, covered, named, tails, filters, self._void)
         sync_directory(self._directory)  # the files have to exist whenever a checkpoint that names them does
         found.write(self._directory)
         sync_directory(self._directory)
@@ -445,10 +450,10 @@ class IdIndex:
         last = tails[-1] if tails else None
         self._journal.drop(last.start if last is not None and last.ids < TAIL else covered.ids)
 
-    def _load(self, found: Manifest) -> None:
+    def _load(self, found: IndexCheckpoint) -> None:
         """Load the files that a checkpoint names. Raises `DamagedIndex`, `Unusable`."""
         for each in found.segments:
-            self._segments.append(Segment.open(self._directory / each.file, self._arena, each.digest))
+            self._segments.append(IdSegment.open(self._directory / each.file, self._arena, each.digest))
             self._count += self._segments[-1].used
         self._load_filters(found)
         self._publish()
@@ -467,7 +472,7 @@ class IdIndex:
             raise Unusable(f"its files have {self._count} ids and its checkpoint says {found.covered.ids}")
         self._named = found
 
-    def _load_filters(self, found: Manifest) -> None:
+    def _load_filters(self, found: IndexCheckpoint) -> None:
         """Open the filters. A missing or damaged one is made again later."""
         for name, digest in found.filters.items():
             path = self._directory / name
@@ -495,9 +500,9 @@ class IdIndex:
         named = {segment.file for segment in self._named.segments} | {tail.file for tail in self._named.tails}
         named |= {filter_.path.name for filter_ in self._filters.values()}
         if self._named.covered.claims:
-            named.add(manifest.NAME)
-        checkpoint = self._directory / manifest.NAME
-        if manifest.NAME not in named and checkpoint.exists():  # first, and durably: it must not name deleted files
+            named.add(index_checkpoint.NAME)
+        checkpoint = self._directory / index_checkpoint.NAME
+        if checkpoint.name not in named and checkpoint.exists():  # first, and durably: it must not name deleted files
             checkpoint.unlink()
             sync_directory(self._directory)
         for path in self._directory.iterdir():
@@ -513,7 +518,7 @@ class IdIndex:
         get_logger().error("index.damaged", file=str(damage.path), reason=damage.reason)
         try:
             with self._files:
-                (self._directory / manifest.NAME).unlink(missing_ok=True)
+                (self._directory / index_checkpoint.NAME).unlink(missing_ok=True)
                 sync_directory(self._directory)
         except OSError as error:
             get_logger().error("index.not_discarded", directory=str(self._directory), error=str(error))

@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from processor.core.partitioning import U64
-from processor.ids.segment_file import DamagedIndex, Numbers, write_file
+from processor.ids.id_segment import DamagedIndex, Numbers, write_file
 
 ENTRY: Final = np.dtype([("key", "<u8", (2,)), ("digest", "<u8"), ("offset", "<i8")])
 CHUNK: Final = 1 << 14
@@ -23,7 +23,7 @@ CHUNK: Final = 1 << 14
 Entries = NDArray[Any]
 
 
-class Tail(NamedTuple):
+class TailFile(NamedTuple):
     """A tail's file, as a checkpoint names it."""
 
     file: str
@@ -84,17 +84,17 @@ class Journal:
                 self._start += whole * CHUNK
 
 
-def write_tail(path: Path, start: int, entries: list[Entries]) -> Tail:
+def write_tail(path: Path, start: int, entries: list[Entries]) -> TailFile:
     """Write a tail; flushed, but not its directory entry. Raises `OSError`: then there is no file."""
     digest = xxhash.xxh3_128()
     parts = [part.view(np.uint8).data for part in entries]
     for part in parts:
         digest.update(part)
     write_file(path, parts)
-    return Tail(path.name, start, sum(map(len, entries)), digest.hexdigest())
+    return TailFile(path.name, start, sum(map(len, entries)), digest.hexdigest())
 
 
-def read_tail(directory: Path, tail: Tail) -> Entries:
+def read_tail(directory: Path, tail: TailFile) -> Entries:
     """Read a tail. Raises `DamagedIndex` if it is not what was written."""
     path = directory / tail.file
     try:

@@ -10,7 +10,7 @@ from processor.core.kernel.loaded import kernel
 from processor.core.partitioning import U64
 from processor.ids.arena import REST as REST_ITEM
 from processor.ids.arena import Arena
-from processor.ids.segment_file import HEADER, PLACES, REST, WORDS, CheckedBlocks, Numbers, Segment, words_of
+from processor.ids.id_segment import HEADER, PLACES, REST, WORDS, CheckedBlocks, IdSegment, Numbers, words_of
 
 UNITS: Final = WORDS // PLACES
 """Units of a bucket: a unit is one word of each of its eight ids."""
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     """The index of the word "claimed at" of the key's place, or of the free place where it would be inserted."""
 
 
-def layout_of(segments: Sequence[Segment]) -> Layout:
+def layout_of(segments: Sequence[IdSegment]) -> Layout:
     """Return the layout of these segments. It stays valid: segments do not move."""
     return Layout(
         np.array([(each.start + HEADER) // 32 for each in segments], np.int64),
@@ -60,16 +60,22 @@ def find(
 ) -> Found:
     """Find the key in row `rows[i]` of `keys` in the segment `segments[i]`, for all i.
 
-    Each round looks at one bucket of every pair that is still open: it compares the first word of the key with all
-    eight places, then the rest where that agrees. A pair goes on to the next bucket while its bucket is full and does
-    not have the key. `checked` checks every bucket before it is read; raises its `DamagedIndex`.
-
-    The compiled kernel looks at one pair after the other, where it runs and nothing is to be checked.
+    `checked` checks every bucket before it is read; raises its `DamagedIndex`. The compiled kernel looks at one pair
+    after the other, where it runs and nothing is to be checked.
     """
+    if kernel is None or checked is not None or len(rows) <= FEW:
+        return _find_by_numpy(arena, layout, keys, rows, segments, checked)
+    held, digests, ends = kernel.find(arena.words, *layout, np.ascontiguousarray(keys), rows, segments)
+    return Found(np.frombuffer(held, np.int64), np.frombuffer(digests, np.uint64), np.frombuffer(ends, np.int64))
+
+
+def _find_by_numpy(
+    arena: Arena, layout: Layout, keys: U64, rows: Numbers, segments: Numbers, checked: CheckedBlocks | None
+) -> Found:
+    """`find` in rounds. Each looks at one bucket of every pair that is still open: it compares the first word of the
+    key with all eight places, then the rest where that agrees. A pair goes on to the next bucket while its bucket is
+    full and does not have the key."""
     count = len(rows)
-    if kernel is not None and checked is None and count > FEW:
-        held, digests, ends = kernel.find(arena.words, *layout, np.ascontiguousarray(keys), rows, segments)
-        return Found(np.frombuffer(held, np.int64), np.frombuffer(digests, np.uint64), np.frombuffer(ends, np.int64))
     marks = np.zeros(count, np.int64)
     digests = np.zeros(count, np.uint64)
     ends = np.zeros(count, np.int64)
@@ -156,7 +162,21 @@ def insert(
     """Insert distinct keys that are in no segment into one that has room for them and spans their offsets.
 
     `ends` is what `find` has just returned for them in this segment.
+
+    The compiled kernel inserts one key after the other, where it runs: the first of several for one place gets it.
     """
+    if kernel is None:
+        _insert_by_numpy(arena, layout, segment, keys, digests, offsets, ends)
+        return
+    first, wrap, base = (int(each[segment]) for each in (layout.first, layout.wrap, layout.base))
+    arrays = (np.ascontiguousarray(each) for each in (keys, digests, offsets, ends))
+    kernel.insert(arena.words, first, wrap, base, *arrays)
+
+
+def _insert_by_numpy(
+    arena: Arena, layout: Layout, segment: int, keys: U64, digests: U64, offsets: Numbers, ends: Numbers
+) -> None:
+    """`insert` in rounds."""
     words = words_of(keys)
     rests = np.hstack([words[:, 1:], np.ascontiguousarray(digests).view("<u4").reshape(-1, 2)]).view(REST_ITEM)[:, 0]
     leads = np.ascontiguousarray(words[:, 0])

@@ -5,20 +5,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 from structlog.stdlib import get_logger
 
-from processor.leases.grants import Grants, Quota
+from processor.leases.followed_ledger import FollowedLedger
+from processor.leases.grants import Grants, MonthlyQuota
 from processor.leases.lease_messages import GAP, Lease, decode_lease, decode_statement, encode
-from processor.leases.ledger import Ledger, is_of_interest
 from processor.log.address import LogAddress
 from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import LogWriter, scan
 from processor.log.records import Append, Record, TopicPartition
-from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, ROWS, STATEMENTS
+from processor.log.topics import DIRECTORY, EVENTS, GROUP, LEASES, STATEMENTS
 
 HOME: Final = 0
 """The partition whose owner is the grantor."""
@@ -39,6 +40,9 @@ that could be read."""
 EVERY: Final = 1.0
 """Most seconds between two decisions, which also notice API processes that fell silent."""
 
+CHARGED_EVERY: Final = 0.1
+"""The same where something was charged meanwhile."""
+
 
 class _Organization(Struct):
     """The part of an organization's record in the directory that is used here (`server.tenancy.keys.Organization`)."""
@@ -53,9 +57,16 @@ class Grantor(threading.Thread):
     """Grants leases while `is_owner` returns True. Being fenced only ends a term: another owner has begun one."""
 
     def __init__(
-        self, address: LogAddress, partitions: int, is_owner: Callable[[], bool], clock: Callable[[], int]
+        self,
+        address: LogAddress,
+        partitions: int,
+        is_owner: Callable[[], bool],
+        clock: Callable[[], int],
+        ledger: FollowedLedger,
     ) -> None:
+        """`ledger` is kept up to date by another thread, as long as this process lives."""
         super().__init__(name="grantor", daemon=True)
+        self._ledger = ledger
         self._address = address
         self._partitions = partitions
         self._is_owner = is_owner
@@ -86,7 +97,7 @@ class Grantor(threading.Thread):
             # An earlier grantor is fenced from here on: what is read next is all that it ever wrote.
             writer = PartitionWriter(self._address.kafka, f"{GROUP}.leases")
             writer.append([Append(TopicPartition(topic, 0), NOTHING) for topic in (STATEMENTS, LEASES)], self._clock())
-            _Term(self._address, log, writer, self._partitions, self._clock).run(self._goes_on)
+            _Term(self._address, log, writer, self._partitions, self._clock, self._ledger).run(self._goes_on)
         finally:
             log.close()
 
@@ -104,40 +115,37 @@ class _Term:
         writer: PartitionWriter,
         partitions: int,
         clock: Callable[[], int],
+        ledger: FollowedLedger,
     ) -> None:
+        self._address = address
         self._log = log
         self._writer = writer
         self._clock = clock
         self._partitions = range(partitions)
         self._grants = Grants(GAP + secrets.randbits(GAP_BITS))
-        self._ledger = Ledger()
-        self._quotas: dict[str, Quota] = {}
+        self._ledger = ledger
+        self._quotas: dict[str, MonthlyQuota] = {}
         self._heard_until = 0.0
         """Monotonic seconds: all statements from before that have been read."""
         self._heard_to = 0
         """The offset up to which the statements have been read."""
         self._asked = (0.0, 0)
         """When the end of the statements was looked up, and what it was."""
-        self._tail = address.tail(
-            [
-                TopicPartition(STATEMENTS, 0),
-                TopicPartition(DIRECTORY, 0),
-                *(TopicPartition(ROWS, number) for number in self._partitions),
-            ]
-        )
+        self._tail = address.tail([TopicPartition(STATEMENTS, 0), TopicPartition(DIRECTORY, 0)])
 
     def run(self, goes_on: Callable[[], bool]) -> None:
         """Follow the topics and decide. Blocks. Raises `Fenced` and `LogUnavailable`."""
         try:
             self._catch_up(goes_on)
             get_logger().info("grantor.ready", front_ends=len(self._grants.members))
-            decided = 0.0
+            decided, charged = 0.0, -1
             while goes_on():
                 polled = time.monotonic()
                 brought = self._follow()
                 self._watch(polled)
-                if brought or polled - decided >= EVERY:
-                    decided = polled
+                since = polled - decided
+                if brought or since >= EVERY or (since >= CHARGED_EVERY and charged != self._ledger.changes):
+                    decided, charged = polled, self._ledger.changes
                     self._decide()
         finally:
             self._tail.close()
@@ -163,10 +171,11 @@ class _Term:
                 if tp.topic == STATEMENTS:
                     statements += records
                 else:
-                    self._apply_records(tp, records)
-            if self._tail.is_current:
+                    self._apply_directory(records)
+            if self._tail.is_current and self._ledger.has_read_all.is_set():
                 break
-        restored = {_name(record): _decoded(record) for record in scan(self._log, TopicPartition(LEASES, 0))}
+        with closing(self._address.open()) as log:  # one that stays open asks a broker a hundred times a second
+            restored = {_name(record): _decoded(record) for record in scan(log, TopicPartition(LEASES, 0))}
         for name, lease in restored.items():
             self._grants.restore(name, lease, time.monotonic())
         self._hear(statements)
@@ -178,21 +187,16 @@ class _Term:
             if tp.topic == STATEMENTS:
                 self._hear(records)
             else:
-                self._apply_records(tp, records)
+                self._apply_directory(records)
             brought = True
         return brought
 
-    def _apply_records(self, tp: TopicPartition, records: Sequence[Record]) -> None:
-        if tp.topic == ROWS:
-            for record in records:
-                if is_of_interest(record.key or b""):
-                    self._ledger.apply(tp.partition, record.key or b"", record.value)
-            return
+    def _apply_directory(self, records: Sequence[Record]) -> None:
         for record in records:
             kind, _, name = (record.key or b"").decode().partition("/")
             if kind == "org":
                 found = _Organization() if record.value is None else _organization(record.value)
-                self._quotas[name] = Quota(found.monthly_quota, record.offset)
+                self._quotas[name] = MonthlyQuota(found.monthly_quota, record.offset)
 
     def _hear(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -204,7 +208,8 @@ class _Term:
             self._heard_to = max(self._heard_to, record.offset + 1)
 
     def _decide(self) -> None:
-        leases = self._grants.decide(self._quotas, self._ledger, self._log_end, self._heard_until)
+        with self._ledger.held() as ledger:
+            leases = self._grants.decide(self._quotas, ledger, self._log_end, self._heard_until)
         if not leases:
             return
         appends = [

@@ -36,7 +36,7 @@ class Charges(Protocol):
     def lacks(self, ends: Offsets) -> int: ...
 
 
-class Quota(Struct, frozen=True):
+class MonthlyQuota(Struct, frozen=True):
     """An organization's monthly quota, as the directory has it."""
 
     limit: int | None
@@ -148,7 +148,7 @@ class Grants:
             member.former = [(version, caps) for version, caps in member.former if version >= statement.lease]
 
     def decide(
-        self, quotas: Mapping[str, Quota], charges: Charges, log_end: Callable[[], Offsets], now: float
+        self, quotas: Mapping[str, MonthlyQuota], charges: Charges, log_end: Callable[[], Offsets], now: float
     ) -> dict[str, Lease | None]:
         """Return the leases to write, by API process; None: it is gone, and its records are to be deleted.
 
@@ -201,7 +201,9 @@ class Grants:
         told = [Cap(account, caps.get(account, 0), member.outstanding(account)) for account in sorted_accounts(member)]
         return Lease(member.version, member.answered, told)
 
-    def _share(self, account: Account, quota: Quota | None, charges: Charges, unknown: int | None) -> dict[str, int]:
+    def _share(
+        self, account: Account, quota: MonthlyQuota | None, charges: Charges, unknown: int | None
+    ) -> dict[str, int]:
         """Return each API process's new cap of an account."""
         if quota is None or quota.limit is None:
             return dict.fromkeys(self.members, 0)

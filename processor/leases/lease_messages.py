@@ -55,6 +55,9 @@ class Statement(Struct, frozen=True):
     needs: list[Need]
     leaving: bool = False
     """True in the last one: nothing follows, and all it wrote is in the log."""
+    arrived: int = 0
+    """Whatever it has stamped with an earlier arrival (microseconds) is in the log, or will never be. 0: an earlier
+    release has made the statement, which does not say."""
 
 
 class Cap(Struct, frozen=True, array_like=True):

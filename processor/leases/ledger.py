@@ -1,7 +1,7 @@
 """The ledger: what the tables have charged to an organization's month, in all and through each API process."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -69,8 +69,3 @@ class Ledger:
         """Return how many events at most are in messages up to `ends` (partition -> last offset) and not in it."""
         messages = (max(0, offset - self.position.get(partition, NEVER)) for partition, offset in ends.items())
         return MESSAGE_EVENTS * sum(messages)
-
-
-def is_of_interest(key: bytes) -> Any:
-    """Return True for a row that `Ledger.apply` uses."""
-    return b'"window"' in key or b'"progress"' in key

@@ -78,3 +78,15 @@ class LogAddress:
         from processor.log.kafka.tail import Ends
 
         return Ends(self.kafka, tps)
+
+    def ends_since(
+        self, tps: Iterable[TopicPartition], look: Callable[[], int]
+    ) -> Callable[[], tuple[int, dict[int, int]]]:
+        """Return a function that returns what `look` has returned, and the ends as above as they were asked for after
+        that. For a log on Kafka both may be old, and `look` is called by another thread. The first call may block."""
+        if self.kafka is None:
+            ends = self.ends(tps)
+            return lambda: (look(), ends())
+        from processor.log.kafka.tail import Ends
+
+        return Ends(self.kafka, tps, look).noted

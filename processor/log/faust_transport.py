@@ -24,6 +24,17 @@ DAMAGED: Final = "spendstream-damaged"
 """Header of a message whose record does not match its checksum."""
 
 
+class _Wanted:
+    """The partitions whose messages are delivered once they are fetched; both sets change while they are."""
+
+    def __init__(self, active: set[TP], left_out: set[TP]) -> None:
+        self._active = active
+        self._left_out = left_out
+
+    def __contains__(self, tp: TP) -> bool:
+        return tp in self._active or tp in self._left_out
+
+
 class Consumer(base.Consumer):
     """Partitions and their assignment; subclasses read records and keep offsets."""
 
@@ -45,10 +56,16 @@ class Consumer(base.Consumer):
         self.pause_partitions({tp})
 
     async def go_on(self, tp: TP) -> None:
-        """Fetch a partition again that was left out, from where its last message was delivered."""
+        """Fetch a partition again that was left out, from after the last message that was fetched."""
         self._left_out.discard(tp)
         if tp in self._assigned:
             self.resume_partitions({tp})
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 - Faust's
+        """Fetch. What was fetched of a partition that is left out meanwhile is delivered, too: Faust would drop it, and
+        `go_on` begins after what was fetched."""
+        records, active = await super()._wait_next_records(timeout)
+        return records, None if active is None else _Wanted(active, self._left_out)
 
     async def _call(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -59,7 +76,7 @@ class Consumer(base.Consumer):
         app.on_rebalance_start()
         await self.on_partitions_revoked(self._assigned - assigned)
         self._assigned = assigned
-        self._left_out = set()
+        self._left_out.clear()
         self._generation += 1
         app.consumer_generation_id = self._generation
         actives: dict[str, list[int]] = {}

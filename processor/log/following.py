@@ -23,7 +23,7 @@ PAUSE: Final = 1.0
 
 
 class FollowerThread(threading.Thread):
-    """A thread that calls `_round` again and again, whatever one raises."""
+    """A thread that calls `read_on` again and again, whatever one raises."""
 
     def __init__(self, name: str, tail: Tail) -> None:
         super().__init__(name=name, daemon=True)
@@ -37,7 +37,7 @@ class FollowerThread(threading.Thread):
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._round()
+                self.read_on()
                 if self.damage is not None and self._tail.is_current:
                     self.damage = None
             except LogBroken as error:  # what is known here may no longer be in the log
@@ -53,7 +53,8 @@ class FollowerThread(threading.Thread):
                 self._stopping.wait(PAUSE)
         self._tail.close()
 
-    def _round(self) -> None:
+    def read_on(self) -> None:
+        """Apply what the log has now, or wait for some milliseconds where that is nothing new. Raises `LogError`."""
         raise NotImplementedError
 
     heals = False

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, field
 
 from processor.core.tables import history
-from processor.core.tables.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, Range
+from processor.core.tables.history import ACKNOWLEDGED, EVENTS, RESTORE, Loss, OffsetRange
 from processor.log.embedded.log import Log
 from processor.log.errors import HistoryMismatch
 from processor.log.port import LogReader, LogWriter, scan
@@ -104,10 +104,10 @@ def _losses(found: Iterable[Lost]) -> Iterator[Loss]:
 
 def uncounted(found: Iterable[Lost]) -> dict[int, int]:
     """Return partition -> messages of events that are gone and in no table, each counted once."""
-    ranges: dict[int, list[Range]] = {}
+    ranges: dict[int, list[OffsetRange]] = {}
     for each in found:
         if each.topic in (EVENTS, ACKNOWLEDGED) and not each.counted:
-            ranges.setdefault(each.partition, []).append(Range(each.start, each.end))
+            ranges.setdefault(each.partition, []).append(OffsetRange(each.start, each.end))
     counts = {}
     for partition, known in ranges.items():
         counts[partition] = end = 0

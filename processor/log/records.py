@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -30,6 +31,21 @@ class Record(Struct, gc=False, frozen=True):
     """Its checksum does not match, so its content must not be used. Only for readers that ask for such records."""
 
 
+class Fetched(Sequence[Record], ABC):
+    """Records of one read that are not objects until one is looked at: most readers want `pairs_of` them."""
+
+    @abstractmethod
+    def pairs(self) -> list[tuple[bytes, bytes | None]]:
+        """See `pairs_of`."""
+
+
+def pairs_of(records: Sequence[Record]) -> list[tuple[bytes, bytes | None]]:
+    """Return key and value of each record; a missing key is an empty one."""
+    if isinstance(records, Fetched):
+        return records.pairs()
+    return [(record.key or b"", record.value) for record in records]
+
+
 class Append(NamedTuple):
     """Records to append to one partition, in order: pairs of key and value (None: a tombstone)."""
 
@@ -45,7 +61,7 @@ class Row(NamedTuple):
     value: bytes | None
 
 
-class Found(NamedTuple):
+class NewestRecords(NamedTuple):
     """The newest record of each key among some records of a partition, read from the end backwards."""
 
     keys: list[bytes]
@@ -63,3 +79,22 @@ class Found(NamedTuple):
     """Offsets of records that newer ones have replaced."""
     size: int
     """For a block, how many rows it has, including replaced ones; else 0."""
+
+
+class Delivered(Protocol):
+    """A message of the stream; `ack` is called when its effects are durable."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def is_damaged(self) -> bool:
+        """Its checksum does not match."""
+        ...
+
+    def ack(self) -> None: ...

@@ -1,9 +1,9 @@
 """The port to follow partitions of the log as they grow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
-from processor.log.records import Found, Record, TopicPartition
+from processor.log.records import NewestRecords, Record, TopicPartition
 
 POLL: Final = 0.01
 """Seconds between two checks for new records."""
@@ -32,14 +32,14 @@ class Tail(Protocol):
         """
         ...
 
-    def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
+    def newest(self) -> Iterator[tuple[TopicPartition, NewestRecords]]:
         """Yield the newest record of each key of all present records (see `processor.log.embedded.newest`).
 
         Call it before the first `poll`, which continues from there. Yields nothing where reading all is as fast.
         """
         ...
 
-    def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
+    def poll(self) -> Iterator[tuple[TopicPartition, Sequence[Record]]]:
         """Yield batches of new records, each of one partition and in order; block for a moment if there are none.
 
         A batch counts as returned once the next is asked for.

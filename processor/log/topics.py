@@ -54,7 +54,7 @@ STORE_GROUP: Final = "spendstream-store"
 """The consumer group of the event store."""
 
 
-class Consumer(NamedTuple):
+class EventConsumer(NamedTuple):
     """A consumer of the events, for which retention waits; its group's committed offsets say how far it has read."""
 
     group: str
@@ -62,7 +62,7 @@ class Consumer(NamedTuple):
     """Microseconds past their time for which retention keeps events that it has not committed; None: for ever."""
 
 
-EVENT_CONSUMERS: Final = (Consumer(GROUP, None),)
+EVENT_CONSUMERS: Final = (EventConsumer(GROUP, None),)
 """All consumers of the events that are always switched on. Retention waits for the slowest of them, and of those that a
 setting switches on (`processor.app`)."""
 

@@ -8,7 +8,7 @@ write is repeated until it succeeds.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from structlog.stdlib import get_logger
 
@@ -17,22 +17,26 @@ from processor.core.clock import SECOND
 from processor.core.events import message
 from processor.core.events.message import Message, UnknownVersion
 from processor.core.partitioning import U64
-from processor.core.tables import claims
+from processor.core.tables import dedupe
 from processor.core.tables.apply import Changes
 from processor.core.tables.history import digest_of, is_padding
 from processor.core.tables.table_rows import NEVER
-from processor.ids.manifest import Covered
+from processor.ids.index_checkpoint import Covered
 from processor.log.dead_letters import DeadLetter
 from processor.log.errors import DamagedRecord, LogUnavailable
-from processor.log.records import Append, TopicPartition
+from processor.log.records import Append, Delivered, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, ROWS
+from processor.memory import BURST, Trimming
 from processor.state.loader import Partition, sync_index
 
 MAX_CHANGED: Final = 40_000
 """Changed rows at which new messages wait for the flush under way."""
 
 MAX_WAITING: Final = 4096
-"""Waiting events at which the messages are applied; a flush applies fewer."""
+"""Waiting events at which the messages are applied, for each partition of up to `MANY`; a flush applies fewer."""
+
+MANY: Final = 8
+"""Partitions. Each has its own calls of numpy, so of several more events have to wait for as few calls an event."""
 
 SYNC_INTERVAL: Final = 5.0
 """Seconds between two checkpoints of the id index."""
@@ -41,25 +45,6 @@ IDLE_TICK: Final = 1.0
 """Seconds after which the tables are given the time even if no message comes."""
 
 MAX_BACKOFF: Final = 2.0
-
-
-class Delivered(Protocol):
-    """A message of the stream; `ack` is called when its effects are durable."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def is_damaged(self) -> bool:
-        """Its checksum does not match."""
-        ...
-
-    def ack(self) -> None: ...
 
 
 Exists = Callable[[int, int, int], Awaitable[bool]]
@@ -106,6 +91,7 @@ class Applier:
         """Messages that are not applied yet, with their offsets and keys."""
         self._waiting_events = 0
         self._work = asyncio.Event()
+        self._trimming = Trimming()
         self._flushing = asyncio.Lock()
         self._synced_at = 0.0
         self._broken = False
@@ -144,6 +130,7 @@ class Applier:
             return
         partition.newest = (delivered.offset, delivered.key, delivered.value)
         self._pending.append((partition, delivered))
+        self._trimming.worked(len(delivered.value or b""))
         self._work.set()
 
     async def _check_sound(self) -> None:
@@ -171,18 +158,22 @@ class Applier:
             self._stop(partition, delivered, error)
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the partition
-            self._apply_waiting()
-            await self._bury(partition, delivered, str(error) or repr(error), damaged=delivered.is_damaged)
-            partition.tables.skip(delivered.offset)
+            await self._bury_and_skip(partition, delivered, error)
             return True
         if partition.one_by_one:
             await self._apply_alone(partition, delivered, decoded, keys)
             return True
         self._waiting.setdefault(partition, []).append((delivered.offset, decoded, keys))
         self._waiting_events += len(decoded)
-        if self._waiting_events >= MAX_WAITING:
+        if self._waiting_events >= MAX_WAITING * min(len(self._owned), MANY):
             self._apply_waiting()
         return True
+
+    async def _bury_and_skip(self, partition: Partition, delivered: Delivered, error: Exception) -> None:
+        """Make a dead letter of a message that cannot be read, once those before it are applied."""
+        self._apply_waiting()
+        await self._bury(partition, delivered, str(error) or repr(error), damaged=delivered.is_damaged)
+        partition.tables.skip(delivered.offset)
 
     def _stop(self, partition: Partition, delivered: Delivered, error: UnknownVersion) -> None:
         """Apply and acknowledge nothing of the partition from this message on: another program has to read it.
@@ -242,12 +233,14 @@ class Applier:
 
     async def run(self) -> None:
         """Flush, for ever: at once when the stream has been idle, else every `interval` seconds."""
+        self._trimming.worked(BURST)  # reading back what there was
         while True:
             self._tick()
             try:
                 async with asyncio.timeout(IDLE_TICK):
                     await self._work.wait()
             except TimeoutError:
+                self._trimming.rested()
                 continue
             await self.flush()
             await self._check_sound()
@@ -328,7 +321,7 @@ class Applier:
         partition.rows_end = first + count
         if claimed and claims_end >= 0:  # else the partition was given up, and nothing was written
             [(_, value)] = claimed[0].records
-            partition.covered = Covered(claims_end + 1, claims.digest(value or b""), ids)
+            partition.covered = Covered(claims_end + 1, dedupe.digest_of_claims(value or b""), ids)
 
     async def _append_at_last(self, appends: list[Append]) -> list[int]:
         delay = 0.05
@@ -355,6 +348,6 @@ def _appends(partition: Partition, changes: Changes) -> list[Append]:
     rows = changes.singles() if partition.replaced is None else changes.packed()
     appends = [Append(TopicPartition(ROWS, partition.number), rows)]
     if changes.claimed:
-        record = (None, claims.encode(changes.claimed))
+        record = (None, dedupe.encode_claims(changes.claimed))
         appends.append(Append(TopicPartition(CLAIMS, partition.number), [record]))
     return appends

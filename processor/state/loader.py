@@ -9,19 +9,18 @@ from typing import Final
 import numpy as np
 from structlog.stdlib import get_logger
 
-from processor.core.tables import claims
+from processor.core.tables import dedupe
 from processor.core.tables.apply import Tables
-from processor.core.tables.claims import Claimed
-from processor.core.tables.dedupe import resolve
-from processor.core.tables.history import RESTORE, Range, void_ranges
+from processor.core.tables.dedupe import Claimed, resolve
+from processor.core.tables.history import RESTORE, OffsetRange, void_ranges
 from processor.core.tables.row_marks import Dead
 from processor.ids.index import MAX_CAPACITY, IdIndex
-from processor.ids.manifest import NOTHING, Covered
+from processor.ids.index_checkpoint import NOTHING, Covered
 from processor.log import losses
 from processor.log.address import LogAddress
 from processor.log.dead_letters import dead_offsets
 from processor.log.embedded.log import Log
-from processor.log.embedded.newest import FOLD, Kept, collector_off, newest
+from processor.log.embedded.newest import FOLD, KeptRecords, collector_off, newest
 from processor.log.errors import HistoryMismatch, LogUnavailable
 from processor.log.port import LogReader, LogWriter, polls
 from processor.log.records import Record, TopicPartition
@@ -66,7 +65,7 @@ class Partition:
         """Up to where index and claims log agree: what is durable in the claims log, and how many ids that are."""
         self.expected = 0
         """The offset of the next message: a later one means that some were skipped."""
-        self.void: list[Range] = []
+        self.void: list[OffsetRange] = []
         """Events that are gone and in no table: claims for them do not count."""
         self.newest: tuple[int, bytes | None, bytes | None] = (-1, None, None)
         """Offset, key and value of the message that was applied last."""
@@ -174,7 +173,7 @@ def fresh(address: LogAddress, store: LogWriter, number: int) -> Partition:
     return partition
 
 
-def open_index(directory: Path, store: LogReader, number: int, void: Sequence[Range] | None = None) -> IdIndex:
+def open_index(directory: Path, store: LogReader, number: int, void: Sequence[OffsetRange] | None = None) -> IdIndex:
     """Open a partition's id index on disk; it is emptied if it does not agree with the claims log.
 
     `void`: offsets of events whose claims do not count; None: those that the log reports.
@@ -191,23 +190,24 @@ def _digest_at(store: LogReader, tp: TopicPartition, offset: int) -> str | None:
     if not store.first(tp) <= offset < store.end(tp):
         return None
     found = store.read(tp, offset, 1)
-    return claims.digest(found[0].value or b"") if found and found[0].offset == offset else None
+    return dedupe.digest_of_claims(found[0].value or b"") if found and found[0].offset == offset else None
 
 
 def catch_up(store: LogWriter, partition: Partition) -> None:
     """Read the changelog and the claims log to their ends. Blocks for as long as that takes."""
-    _read_rows(store, partition)
+    read_rows(store, partition)
     _read_claims(store, partition)
     partition.dead = dead_offsets(store, partition.number)
     partition.expected = partition.tables.progress.offset + 1
 
 
-def _read_rows(store: LogWriter, partition: Partition) -> None:
+def read_rows(store: LogWriter, partition: Partition) -> None:
+    """Read the changelog from `rows_end` on to its end. Blocks. After an error the next call reads on."""
     if isinstance(store, Log):
         _read_newest(store, partition)
         return
     log = get_logger()
-    kept = Kept(partition.number)
+    kept = KeptRecords(partition.number)
     try:
         for batch in polls(store.read, TopicPartition(ROWS, partition.number), partition.rows_end):
             kept.add(batch)
@@ -228,7 +228,7 @@ def _read_newest(store: Log, partition: Partition) -> None:
     replaced = partition.replaced = array("q")
     with collector_off():
         for found in newest(store, tp, partition.rows_end, end):
-            partition.tables.restore_newest(found.keys, found.values, found.offsets, found.hashes, found.size)
+            partition.tables.restore_newest(found.keys, found.values, found.offsets, found.size)
             partition.tables.restore_all((key, value, offset) for offset, key, value in found.others)
             replaced.extend(offset for offset, _, value in found.others if value is None)
             replaced.extend(found.replaced)
@@ -241,7 +241,7 @@ def _read_newest(store: Log, partition: Partition) -> None:
     partition.rows_end = end
 
 
-def _restore(partition: Partition, kept: Kept) -> None:
+def _restore(partition: Partition, kept: KeptRecords) -> None:
     partition.tables.restore_all((record.key or b"", record.value, record.offset) for record in kept.drain())
 
 
@@ -276,13 +276,15 @@ def apply_claims(partition: Partition, found: Iterable[Record]) -> None:
     size = 0
     for record in new:
         value = record.value or b""
-        claimed += [each for each in claims.decode(value) if not any(each.offset in void for void in partition.void)]
+        claimed += [
+            each for each in dedupe.decode_claims(value) if not any(each.offset in void for void in partition.void)
+        ]
         size += len(value)
         # Many together: claiming one id costs as much as claiming a hundred.
         if record is new[-1] or size >= CLAIMED_BYTES:
             _claim(partition.index, claimed)
             claimed, size = [], 0
-            partition.covered = Covered(record.offset + 1, claims.digest(value), len(partition.index))
+            partition.covered = Covered(record.offset + 1, dedupe.digest_of_claims(value), len(partition.index))
             if partition.index.waits:
                 sync_index(partition)
 

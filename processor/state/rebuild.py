@@ -25,10 +25,10 @@ from typing import Final, Protocol
 import numpy as np
 from msgspec import Struct, field
 
-from processor.core.tables import claims, history, row_block, table_rows
+from processor.core.tables import dedupe, history, row_block, table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.claims import Claimed
-from processor.core.tables.history import Loss, Range
+from processor.core.tables.dedupe import Claimed
+from processor.core.tables.history import Loss, OffsetRange
 from processor.core.tables.horizon import Horizon
 from processor.log import losses
 from processor.log.address import LogAddress
@@ -39,7 +39,7 @@ from processor.log.losses import Lost
 from processor.log.port import LogReader
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, EVENTS, GROUP, ROWS
-from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
+from processor.state.recompute import FORGET, NotApplied, Recomputation, UnreadableRecord, arrays_of
 from processor.state.recovery import rows_of
 
 CLAIMS_RECORD: Final = 20_000
@@ -52,7 +52,7 @@ DELETE_STEP: Final = 20_000
 """Old records deleted in one transaction."""
 
 
-class Refused(Exception):
+class RebuildRefused(Exception):
     """Nothing of the partition was written; the message says why, and what to do."""
 
 
@@ -107,7 +107,8 @@ class _Unread(NotApplied):
 
 
 class Rebuild:
-    """One partition. `progress(done, total)` counts offsets of messages; `scratch` is an empty directory."""
+    """One partition. `progress(done, total)` counts offsets of messages; `scratch` is an empty directory; `writes` is
+    called before anything is written."""
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class Rebuild:
         scratch: Path,
         target: Target,
         progress: Callable[[int, int], None],
+        writes: Callable[[], object] = lambda: None,
     ) -> None:
         self._index = address.data_dir / "index" / f"{number:04d}"
         self._log = log
@@ -124,6 +126,7 @@ class Rebuild:
         self._scratch = scratch
         self._target = target
         self._progress = progress
+        self._writes = writes
         self._events = TopicPartition(EVENTS, number)
         self._seen: set[tuple[str, int]] = set()
         self._closes = False
@@ -132,7 +135,7 @@ class Rebuild:
     def run(self, *, allow_loss: bool) -> Rebuilt:
         """Rebuild the partition. Blocks for as long as reading all of its events takes.
 
-        Raises `Refused` if something would be lost that the rows have now, unless `allow_loss`.
+        Raises `RebuildRefused` if something would be lost that the rows have now, unless `allow_loss`.
         """
         end = self._log.end(self._events)
         failed: NotApplied | None = None
@@ -153,8 +156,8 @@ class Rebuild:
                 shutil.rmtree(scratch, ignore_errors=True)
             return done
 
-    def _note(self, done: Rebuilt) -> Callable[[Unusable], None]:
-        def note(found: Unusable) -> None:
+    def _note(self, done: Rebuilt) -> Callable[[UnreadableRecord], None]:
+        def note(found: UnreadableRecord) -> None:
             if (found.topic, found.offset) not in self._seen:
                 self._seen.add((found.topic, found.offset))
                 if found.topic == DEAD_LETTERS:  # all else comes back from the events, or is reported as a gap
@@ -206,7 +209,7 @@ class Rebuild:
         if had >= self._log.end(self._events):
             risks.append(f"messages {self._log.end(self._events)} to {had}, which the rows contain, are gone")
         if risks and not allow_loss:
-            raise Refused(
+            raise RebuildRefused(
                 f"partition {self._number} is left as it is, for these rows cannot be made again: {'; '.join(risks)}. "
                 "With --allow-loss it is rebuilt without them"
             )
@@ -214,7 +217,7 @@ class Rebuild:
         self._report_claims(again, done)
         reports = [self._lost(history.EVENTS, each) for each in gone]
         if unknown:
-            reports.append(self._lost(history.CLAIMS, Range(0, max(1, again.claims_from or 0)), unknown))
+            reports.append(self._lost(history.CLAIMS, OffsetRange(0, max(1, again.claims_from or 0)), unknown))
         self._write(again, done, old_keys, missing, sealed, reports)
 
     def _old_rows(self, again: Recomputation) -> tuple[set[bytes], int, Horizon | None]:
@@ -249,7 +252,7 @@ class Rebuild:
         end: int,
         had: int,
         risks: list[str],
-        gone: list[Range],
+        gone: list[OffsetRange],
     ) -> list[Claimed]:
         """Apply the events and return the claims that are not in the log. Adds ranges of missing events to `gone`."""
         dead = self._dead(again)
@@ -265,7 +268,7 @@ class Rebuild:
             if offset in dead or found is None:
                 again.tables.skip(offset)
                 continue
-            if isinstance(found, Unusable):
+            if isinstance(found, UnreadableRecord):
                 if self._closes and again.tables.horizon.windows > again.tables.progress.watermark:
                     raise _Unread(offset, str(found))  # the horizon was made from an event behind this one
                 self._leave(again, done, offset, str(found), had, risks)
@@ -314,6 +317,7 @@ class Rebuild:
     ) -> None:
         number = self._number
         done.offset = again.tables.progress.offset
+        self._writes()
         forget_index(self._index)
         if done.offset == table_rows.NEVER and not old_keys:
             return  # an empty partition
@@ -345,7 +349,7 @@ class Rebuild:
                 self._target.drop_damaged(TopicPartition(topic, number), offset)
         self._target.commit(number, done.offset + 1)
 
-    def _lost(self, topic: str, gone: Range, ids: int = 0) -> Lost:
+    def _lost(self, topic: str, gone: OffsetRange, ids: int = 0) -> Lost:
         return Lost(
             topic=topic,
             partition=self._number,
@@ -397,7 +401,7 @@ def repair(address: LogAddress, number: int, at: int) -> Rebuilt:
         with tempfile.TemporaryDirectory(dir=address.data_dir, prefix=SCRATCH) as scratch:
             made = Rebuild(address, log, number, Path(scratch), EmbeddedTarget(log, at), lambda done, total: None)
             return made.run(allow_loss=False)
-    except Refused as error:
+    except RebuildRefused as error:
         raise HistoryMismatch(f"{error} (`spendstream rebuild --allow-loss`)") from None
     finally:
         log.close()
@@ -422,7 +426,7 @@ def _keys(found: Tables) -> Iterator[bytes]:
     yield found.horizon.key
 
 
-def _gone(again: Recomputation, start: int, end: int) -> list[Range]:
+def _gone(again: Recomputation, start: int, end: int) -> list[OffsetRange]:
     """Return ranges of messages that are gone and whose loss is not reported yet.
 
     These are the messages from `start` to before `end`, less those reported as in no table, and all from `start` on
@@ -432,10 +436,10 @@ def _gone(again: Recomputation, start: int, end: int) -> list[Range]:
     missing = [Loss(start, end, counted=False, reason="")] if start < end else []
     missing += [each._replace(start=max(each.start, start)) for each in known if each.counted and each.end > start]
     found = history.unrecorded(missing, [*(each for each in known if not each.counted), *_uncounted(again.void)])
-    return [Range(each.start, each.end) for each in found]
+    return [OffsetRange(each.start, each.end) for each in found]
 
 
-def _uncounted(void: list[Range]) -> list[Loss]:
+def _uncounted(void: list[OffsetRange]) -> list[Loss]:
     return [Loss(each.start, each.end, counted=False, reason="") for each in void]
 
 
@@ -459,10 +463,10 @@ def _records(missing: list[Claimed]) -> Iterator[bytes]:
         waiting.append(each)
         size += len(each.digests) // 8
         if size >= CLAIMS_RECORD:
-            yield claims.encode(waiting)
+            yield dedupe.encode_claims(waiting)
             waiting, size = [], 0
     if waiting:
-        yield claims.encode(waiting)
+        yield dedupe.encode_claims(waiting)
 
 
 def _offset_of(value: bytes | None) -> int:

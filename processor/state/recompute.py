@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from processor.core.events import message
 from processor.core.events.message import Message, MessageError
 from processor.core.partitioning import U64
-from processor.core.tables import claims, table_rows
+from processor.core.tables import dedupe, table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.claims import Claimed
-from processor.core.tables.dedupe import Mask
+from processor.core.tables.dedupe import Claimed, Mask
 from processor.core.tables.history import CLAIMS as CLAIMS_LOST
-from processor.core.tables.history import Loss, Range, digest_of, is_padding, void_ranges
+from processor.core.tables.history import Loss, OffsetRange, digest_of, is_padding, void_ranges
 from processor.ids.index import IdIndex
 from processor.log import losses
 from processor.log.errors import DamagedRecord
@@ -41,7 +40,7 @@ FORGET: Final = 500
 """Messages after which the list of changed rows, which is not needed, is dropped."""
 
 
-class Unusable(NamedTuple):
+class UnreadableRecord(NamedTuple):
     """A record that cannot be read, and why."""
 
     topic: str
@@ -79,7 +78,9 @@ class Recomputation:
     `on_unusable` is called with every record that cannot be read, of any topic; all others are read.
     """
 
-    def __init__(self, log: LogReader, number: int, scratch: Path, on_unusable: Callable[[Unusable], None]) -> None:
+    def __init__(
+        self, log: LogReader, number: int, scratch: Path, on_unusable: Callable[[UnreadableRecord], None]
+    ) -> None:
         self._log = log
         self._number = number
         self._on_unusable = on_unusable
@@ -103,7 +104,7 @@ class Recomputation:
         """The losses reported of this partition."""
         self._newest = (table_rows.NEVER, table_rows.UNKNOWN)
         """Offset and digest of the message that was read last."""
-        self.void: list[Range] = []
+        self.void: list[OffsetRange] = []
         """Events that are gone and in no table: claims for them do not count."""
 
     def close(self) -> None:
@@ -150,7 +151,7 @@ class Recomputation:
                     keys.add(key)
                 else:
                     unusable += 1
-                    self._on_unusable(Unusable(*tp, offset, str(error)))
+                    self._on_unusable(UnreadableRecord(*tp, offset, str(error)))
         self.checkpoint = Checkpoint(not unusable, frozenset(keys))
         if not unusable:
             self.tables = base
@@ -208,9 +209,9 @@ class Recomputation:
             return
         for record in self.scan(CLAIMS, limit=MESSAGES):
             try:
-                found = claims.decode(record.value or b"")
+                found = dedupe.decode_claims(record.value or b"")
             except ValueError as error:
-                self._on_unusable(Unusable(CLAIMS, self._number, record.offset, str(error)))
+                self._on_unusable(UnreadableRecord(CLAIMS, self._number, record.offset, str(error)))
                 continue
             self.claims_from = record.offset if self.claims_from is None else min(self.claims_from, record.offset)
             for claimed in found:
@@ -219,10 +220,10 @@ class Recomputation:
 
     # --- the events -------------------------------------------------------------------------------------------------
 
-    def messages(self, start: int, end: int) -> Iterator[tuple[int, Message | Unusable | None]]:
-        """Yield the event messages from `start` to before `end`, in order: `Unusable` for one that cannot be read, None
-        for padding (`history.is_padding`)."""
-        waiting: list[Unusable] = []
+    def messages(self, start: int, end: int) -> Iterator[tuple[int, Message | UnreadableRecord | None]]:
+        """Yield the event messages from `start` to before `end`, in order: an `UnreadableRecord` for one that cannot be
+        read, None for padding (`history.is_padding`)."""
+        waiting: list[UnreadableRecord] = []
         tp = TopicPartition(EVENTS, self._number)
 
         def note(error: DamagedRecord) -> None:
@@ -238,7 +239,7 @@ class Recomputation:
             try:
                 yield record.offset, message.decode(record.value or b"")
             except MessageError as error:
-                yield record.offset, Unusable(*tp, record.offset, str(error))
+                yield record.offset, UnreadableRecord(*tp, record.offset, str(error))
         for found in waiting:
             if found.offset < end:
                 yield found.offset, found
@@ -298,6 +299,6 @@ def arrays_of(claimed: Claimed) -> tuple[U64, U64]:
     return np.frombuffer(claimed.keys, "<u8").reshape(-1, 2), np.frombuffer(claimed.digests, "<u8")
 
 
-def _damaged(error: DamagedRecord) -> Unusable:
+def _damaged(error: DamagedRecord) -> UnreadableRecord:
     reason = str(error).partition(" is damaged: ")[2]
-    return Unusable(error.topic, error.partition, error.offset, reason, is_damaged=True)
+    return UnreadableRecord(error.topic, error.partition, error.offset, reason, is_damaged=True)

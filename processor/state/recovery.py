@@ -24,10 +24,20 @@ from structlog.stdlib import get_logger
 
 from processor.core.events import message
 from processor.core.events.message import MessageError, UnknownVersion
-from processor.core.tables import claims, history, table_rows
+from processor.core.tables import dedupe, history, table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.claims import Claimed
-from processor.core.tables.history import Facts, Found, Loss, Range, Verdict, digest_of, is_padding, judge, void_ranges
+from processor.core.tables.dedupe import Claimed
+from processor.core.tables.history import (
+    Facts,
+    Found,
+    Loss,
+    OffsetRange,
+    Verdict,
+    digest_of,
+    is_padding,
+    judge,
+    void_ranges,
+)
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.table_rows import NEVER, UNKNOWN
 from processor.ids.index import IdIndex
@@ -132,7 +142,7 @@ class Recovery:
         log, progress = self._log, self._tables.progress
         first, end = log.first(self._events), log.end(self._events)
         void = void_ranges(self._lost)
-        holes: list[Range] = []
+        holes: list[OffsetRange] = []
         found: Found = "unknown"
         if first <= progress.offset < end:
             at = next(self._messages(progress.offset, progress.offset + 1), None)
@@ -162,7 +172,7 @@ class Recovery:
             lost=self._lost,
         )
 
-    def _holes(self, log: Log, first: int, end: int, *, thorough: bool = False) -> list[Range]:
+    def _holes(self, log: Log, first: int, end: int, *, thorough: bool = False) -> list[OffsetRange]:
         """Return the messages of the embedded log that are missing up to the progress and not recorded as lost yet.
 
         Checks the last `STRETCH` and `PROBES` of the others, or all if one of these is missing.
@@ -176,8 +186,8 @@ class Recovery:
             start = first
         return self._unrecorded(log.missing(self._events, start, end))
 
-    def _unrecorded(self, holes: Sequence[tuple[int, int]]) -> list[Range]:
-        return [Range(*hole) for hole in holes if history.unrecorded([_hole(Range(*hole))], self._lost)]
+    def _unrecorded(self, holes: Sequence[tuple[int, int]]) -> list[OffsetRange]:
+        return [OffsetRange(*hole) for hole in holes if history.unrecorded([_hole(OffsetRange(*hole))], self._lost)]
 
     def _messages(self, start: int, end: int) -> Iterator[Record]:
         """Yield the events between two offsets, damaged ones included: those are dead letters or were not applied."""
@@ -203,14 +213,14 @@ class Recovery:
             found = [
                 each
                 for record in scan(self._log, tp, start, end, MESSAGES)
-                for each in claims.decode(record.value or b"")
+                for each in dedupe.decode_claims(record.value or b"")
             ]
             is_enough = self._tables.progress.offset == NEVER and found
             if start == first or is_enough or any(each.offset <= self._tables.progress.offset for each in found):
                 return found
             step *= 4
 
-    def _foreign(self, tail: Sequence[Claimed], end: int, void: Sequence[Range]) -> int | None:
+    def _foreign(self, tail: Sequence[Claimed], end: int, void: Sequence[OffsetRange]) -> int | None:
         """Return `Facts.foreign`. The claims are ahead of the rows only if the rows have lost their end."""
         for claimed in sorted(tail, key=lambda each: each.offset):
             if not self._tables.progress.offset < claimed.offset < end or any(claimed.offset in each for each in void):
@@ -497,7 +507,7 @@ class Recovery:
         return False
 
     def _claim(self, waiting: list[Claimed], first: int | None) -> int:
-        [at] = self._append([Append(TopicPartition(CLAIMS, self._number), [(None, claims.encode(waiting))])])
+        [at] = self._append([Append(TopicPartition(CLAIMS, self._number), [(None, dedupe.encode_claims(waiting))])])
         return at if first is None else first
 
     def _write(self, again: Tables) -> None:
@@ -536,5 +546,5 @@ def rows_of(found: Tables) -> Iterator[table_rows.Row]:
     yield from found.windows.values()
 
 
-def _hole(hole: Range) -> Loss:
+def _hole(hole: OffsetRange) -> Loss:
     return Loss(hole.start, hole.end, counted=True, reason="")

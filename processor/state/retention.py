@@ -23,7 +23,7 @@ from processor.ids.index import IdIndex
 from processor.log.embedded.log import Log
 from processor.log.port import polls
 from processor.log.records import Append, Record, TopicPartition
-from processor.log.topics import CHECKPOINTS, EVENT_CONSUMERS, EVENTS, Consumer
+from processor.log.topics import CHECKPOINTS, EVENT_CONSUMERS, EVENTS, EventConsumer
 from processor.state.loader import Partition
 
 SLACK: Final = HOUR
@@ -84,7 +84,7 @@ class Sealer:
         clock: Callable[[], int],
         retention: int,
         interval: float,
-        consumers: Sequence[Consumer] = EVENT_CONSUMERS,
+        consumers: Sequence[EventConsumer] = EVENT_CONSUMERS,
     ) -> None:
         self._data_dir = data_dir
         self._owned = owned
@@ -148,7 +148,7 @@ class _Round:
         noted: Noted | None,
         now: int,
         kept_for: int,
-        consumers: Sequence[Consumer],
+        consumers: Sequence[EventConsumer],
     ) -> None:
         self.noted = noted
         self._log = log
@@ -211,14 +211,19 @@ class _Round:
         offset = self._append([(self._key, msgspec.json.encode(retained.value()))])
         self.noted = Noted(retained, offset)
 
-    def _committed(self) -> dict[Consumer, int]:
+    def _committed(self) -> dict[EventConsumer, int]:
         """Return the first offset that each consumer may still read."""
         return {each: self._log.committed(each.group, self._events) or 0 for each in self._consumers}
 
-    def _is_kept(self, record: Record, committed: Mapping[Consumer, int]) -> bool:
-        """Return True for a message that is not past its time, or that a consumer still has to read."""
+    def _is_kept(self, record: Record, committed: Mapping[EventConsumer, int]) -> bool:
+        """Return True for a message that is not past its time, or that a consumer still has to read.
+
+        The patience with one counts from the time of the message, not from how far this round goes, which may be less
+        than it is long; that bounds what goes all the same.
+        """
+        past = self._horizon - self._kept_for
         return record.at >= self._before or any(
-            record.offset >= offset and (consumer.patience is None or record.at >= self._before - consumer.patience)
+            record.offset >= offset and (consumer.patience is None or record.at >= past - consumer.patience)
             for consumer, offset in committed.items()
         )
 

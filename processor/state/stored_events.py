@@ -1,15 +1,21 @@
-"""Compare the events in the event store with those of the log: user by user, day by day, model by model."""
+"""Compare the events in the event store with those of the log: row by row, and by user, day and model."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from processor.core.events.message import Message
+from processor.core.partitioning import U64
 from processor.core.tables.apply import Tables
 from processor.core.tables.row_sums import SUMS, RowSums
-from processor.event_store import stored_sums
+from processor.event_store import row_places, stored_sums
 from processor.event_store.catalog import Catalog
+from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import Segment
+from processor.event_store.row_places import RowPlaces
 from processor.event_store.stored_sums import DamagedSegment, Place
 from processor.ids.index import IdIndex
 from processor.log.port import LogReader, polls
@@ -40,7 +46,9 @@ class StoredEvents:
         """The first message whose events the store has to hold."""
         self.end = min(live[-1].end if live else 0, before)
         """The offset after the last message that is compared."""
+        self._ids = ids
         self._expected = Tables(number, log.salt, ids)
+        self._expected_rows = RowPlaces()
         self._messages = 0
 
     def _live(self) -> list[Segment]:
@@ -60,17 +68,28 @@ class StoredEvents:
     def add(self, offset: int, decoded: Message) -> None:
         """Note what a message counts, after its ids have been claimed."""
         if self.start <= offset < self.end:
-            self._expected.apply(offset, decoded, self._expected.prepare(decoded))
+            keys = self._expected.prepare(decoded)
+            self._expected.apply(offset, decoded, keys)
+            rows = _kept_rows(keys, self._ids.find(keys)[0] == offset)
+            self._expected_rows.add(np.full(len(rows), offset), rows)
             self._messages += 1
             if self._messages % FORGET == 0:
                 self._expected.drain_changes()
 
     def differences(self) -> Iterator[str]:
         """Yield what differs, a sentence each."""
-        found = self._found()
-        if isinstance(found, str):
-            yield found
+        read = self._found()
+        if isinstance(read, str):
+            yield read
             return
+        found, rows = read
+        for first, last, there, wanted in rows.differences(self._expected_rows):
+            what = (
+                f"{there} rows instead of {wanted}"
+                if there != wanted
+                else f"{there} rows, not all of them the right ones"
+            )
+            yield f"the event store has of the messages {self._number}:{first} to {last}: {what}"
         for place, row in self._expected.users.rows():
             key = (place.project, place.user, place.day, place.provider, place.model, place.environment)
             expected = RowSums(*(getattr(row, name) for name in SUMS))
@@ -80,19 +99,30 @@ class StoredEvents:
         for key, stored in found.items():
             yield _difference(key, stored, RowSums())
 
-    def _found(self) -> dict[Place, RowSums] | str:
+    def _found(self) -> tuple[dict[Place, RowSums], RowPlaces] | str:
         missing = ""
         for _ in range(ATTEMPTS):
             live = [each for each in self._live() if each.has_files and each.start < self.end]
             try:
                 for each in live:
-                    stored_sums.check(self._directory, each)
-                return stored_sums.add_up(self._directory, live, self.start, self.end)
+                    stored_sums.check(DirectoryStorage(self._directory), each)
+                sums = stored_sums.add_up(self._directory, live, self.start, self.end)
+                return sums, row_places.of_segments(self._directory, live, self.start, self.end)
             except FileNotFoundError as error:
                 missing = str(error.filename)
             except DamagedSegment as error:
-                return str(error)
+                return f"{self._directory}/{error}"
         return f"the event store lacks {missing}: restart the store, which makes the partition anew from the log"
+
+
+def _kept_rows(keys: U64, is_claimed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the rows of a message that are kept: the first one with each of the keys that it has claimed."""
+    rows = np.flatnonzero(is_claimed)
+    order = np.lexsort((keys[rows, 0], keys[rows, 1]))  # stable: of equal keys the first row comes first
+    ordered = keys[rows[order]]
+    is_first = np.ones(len(rows), np.bool_)
+    is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return rows[order[is_first]]
 
 
 def _difference(place: Place, stored: RowSums, expected: RowSums) -> str:

@@ -16,11 +16,11 @@ from processor.core.events import originals
 from processor.core.events.message import Message
 from processor.core.tables import row_block, table_rows
 from processor.core.tables.apply import Tables
-from processor.core.tables.claims import Claimed
+from processor.core.tables.dedupe import Claimed
 from processor.core.tables.history import Loss, unrecorded
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.table_rows import Progress, Row
-from processor.ids import manifest
+from processor.ids import index_checkpoint
 from processor.ids.index import IdIndex
 from processor.log.dead_letters import dead_offsets
 from processor.log.errors import DamagedRecord, LogError
@@ -29,7 +29,7 @@ from processor.log.records import TopicPartition
 from processor.log.sound import scan_sound
 from processor.log.topics import CLAIMS, DEAD_LETTERS, EVENTS, GROUP, PARTITIONED, ROWS
 from processor.state.loader import open_index
-from processor.state.recompute import FORGET, NotApplied, Recomputation, Unusable, arrays_of
+from processor.state.recompute import FORGET, NotApplied, Recomputation, UnreadableRecord, arrays_of
 from processor.state.stored_events import StoredEvents
 
 ATTEMPTS: Final = 3
@@ -242,7 +242,7 @@ class Verification:
         if len(self.problems) < KEPT:
             self.problems.append(Problem(self._number, kind, text, topic, offset))
 
-    def _note_unusable(self, found: Unusable) -> None:
+    def _note_unusable(self, found: UnreadableRecord) -> None:
         if (found.topic, found.offset) not in self._unusable:  # claims are read several times
             self._unusable.add((found.topic, found.offset))
             self._note("damaged_record", str(found), found.topic, found.offset)
@@ -268,7 +268,7 @@ class Verification:
                 try:
                     found = row_block.expand(self._number, record.key or b"", record.value)
                 except ValueError as error:
-                    self._note_unusable(Unusable(*tp, record.offset, str(error)))
+                    self._note_unusable(UnreadableRecord(*tp, record.offset, str(error)))
                     continue
                 for key, value in found:
                     if value is None:
@@ -348,11 +348,13 @@ class Verification:
             self._note_gap(again, expected, min(end, log_end))
         self._look_for(again, again.drain_claims())
 
-    def _apply(self, again: Recomputation, offset: int, found: Message | Unusable | None, dead: set[int]) -> None:
+    def _apply(
+        self, again: Recomputation, offset: int, found: Message | UnreadableRecord | None, dead: set[int]
+    ) -> None:
         if found is None:
             again.tables.skip(offset)
             return
-        if isinstance(found, Unusable):
+        if isinstance(found, UnreadableRecord):
             if offset not in dead:
                 self._note_unusable(found)
             elif found.is_damaged:
@@ -460,13 +462,13 @@ class Verification:
 
         It checks a copy, so that it can run beside the worker.
         """
-        if self._index is None or not (self._index / manifest.NAME).exists():
+        if self._index is None or not (self._index / index_checkpoint.NAME).exists():
             return  # the next start makes it anew
         copy = self._scratch / "index"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
         for path in sorted(
-            self._index.iterdir(), key=lambda path: path.name != manifest.NAME
+            self._index.iterdir(), key=lambda path: path.name != index_checkpoint.NAME
         ):  # the files that it names are copied after it
             with suppress(FileNotFoundError):  # a newer checkpoint does not name it
                 shutil.copyfile(path, copy / path.name)
@@ -475,7 +477,7 @@ class Verification:
         except (OSError, ValueError, LogError) as error:
             self._note("index", f"the id index {self._index} cannot be opened: {error}")
             return
-        if index.covered == manifest.NOTHING:
+        if index.covered == index_checkpoint.NOTHING:
             self.notices.append(f"the id index {self._index} does not agree with the log; the next start makes it anew")
         try:
             self._compare_index(index, again)

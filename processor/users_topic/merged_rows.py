@@ -53,8 +53,9 @@ class MergedRows:
         rows = [record for record in records if record[0].startswith(ours)]
         for start in range(0, len(rows), CHUNK):
             changes = sort_out(partition, rows[start : start + CHUNK])
-            self._columns.apply(partition, changes)
-            self._changed.append(np.unique(self._columns.owners_of(changes.keys)))
+            applied = self._columns.apply(partition, changes)
+            if applied is not None:
+                self._changed.append(applied.owners)
         if len(self._changed) > CHUNK:
             self._changed = [np.unique(np.concatenate(self._changed))]
 

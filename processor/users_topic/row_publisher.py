@@ -9,14 +9,15 @@ publisher cannot write. The rows follow from the changelog alone; no other state
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import xxhash
 from structlog.stdlib import get_logger
 
 from processor import restart
+from processor.leases.followed_ledger import FollowedLedger
 from processor.log.address import LogAddress
 from processor.log.errors import LogBroken, LogError, LogUnavailable
 from processor.log.kafka.config import KafkaAccess
@@ -25,6 +26,7 @@ from processor.log.kafka.writer import Fenced, PartitionWriter
 from processor.log.port import LogReader, scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import GROUP, ROWS, USERS
+from processor.users_topic.changelog_reader import ChangelogReader
 from processor.users_topic.merged_rows import MergedRows, Row
 
 INTERVAL: Final = 1.0
@@ -98,8 +100,14 @@ class UsersTopicPublisher(threading.Thread):
     """Publishes the users' rows to the partitions that `owned` returns, which it asks in every round."""
 
     def __init__(
-        self, address: LogAddress, partitions: int, owned: Callable[[], Collection[int]], clock: Callable[[], int]
+        self,
+        address: LogAddress,
+        partitions: int,
+        owned: Callable[[], Collection[int]],
+        clock: Callable[[], int],
+        ledger: FollowedLedger,
     ) -> None:
+        """`ledger` gets what this thread reads of the changelog, too."""
         super().__init__(name="users", daemon=True)
         assert address.kafka is not None
         self._access: KafkaAccess = address.kafka
@@ -108,6 +116,7 @@ class UsersTopicPublisher(threading.Thread):
         self._owned = owned
         self._clock = clock
         self._feed = MergedRows(partitions)
+        self._reader = ChangelogReader(self._feed, ledger)
         self._held: dict[int, _Held] = {}
         self._lost: dict[int, float] = {}
         """Partition from which this process was fenced -> when it may be taken over again (monotonic seconds)."""
@@ -115,9 +124,7 @@ class UsersTopicPublisher(threading.Thread):
         self._stopping = threading.Event()
         self._due = 0.0
         self._check_due = 0.0
-        self._oldest: int | None = None
-        """When the oldest unpublished change was appended to the changelog, in microseconds."""
-        self._report = Report()
+        self._report = PublishingReport()
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -151,23 +158,25 @@ class UsersTopicPublisher(threading.Thread):
         return KafkaTail(self._access, {TopicPartition(ROWS, number): 0 for number in range(self._partitions)})
 
     def _round(self, tail: KafkaTail) -> None:
-        self._read(tail)
+        self._reader.read(tail)
         now = time.monotonic()
         if now < self._due:
             return
         owned = set(self._owned())
         for number in self._held.keys() - owned:
             del self._held[number]
-        self._publish()
+        self._publish(tail)
         took = time.monotonic() - now
         fresh = [number for number in sorted(owned - self._held.keys()) if now >= self._lost.get(number, now)]
         if fresh:
             self._take_over(fresh, tail)
-        self._make_ready(
+        self._reader.apply()
+        coming = [
             held
             for held in self._held.values()
             if not held.is_ready and all(tail.reached[tp] >= end for tp, end in held.until.items())
-        )
+        ]
+        self._make_ready(coming, tail)
         self._due = now + max(INTERVAL, SHARE * took)
         if now >= self._check_due:
             self._check_due = now + CHECK_EVERY
@@ -179,17 +188,10 @@ class UsersTopicPublisher(threading.Thread):
         try:
             ends = tail.ends(FINISH_PATIENCE / 2)
             while time.monotonic() < deadline and any(tail.reached[tp] < end for tp, end in ends.items()):
-                self._read(tail)
-            self._publish()
+                self._reader.read(tail)
+            self._publish(tail)
         except Exception as error:  # noqa: BLE001 - the next owner publishes what is missing
             get_logger().warning("users.unfinished", error=str(error) or repr(error))
-
-    # --- reading ----------------------------------------------------------------------------------------------------
-
-    def _read(self, tail: KafkaTail) -> None:
-        for tp, records in tail.poll():
-            self._feed.apply(tp.partition, [(record.key or b"", record.value) for record in records])
-            self._oldest = min(self._oldest or records[0].at, records[0].at)
 
     def _behind(self, tail: KafkaTail) -> int:
         """Return how many records of the changelog have not been read, approximately."""
@@ -197,43 +199,47 @@ class UsersTopicPublisher(threading.Thread):
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
+    def _publish(self, tail: KafkaTail) -> None:
         """Publish what has changed since the last time."""
         ready = [held for held in self._held.values() if held.is_ready]
         changed = self._feed.drain([held.number for held in ready])
-        oldest, self._oldest = self._oldest, None
+        oldest, self._reader.oldest = self._reader.oldest, None
         if not changed:
             return
         at = self._clock()
         sent = [(held, self._threads.submit(held.publish, changed[held.number], at)) for held in ready]
         for held, future in sent:
-            self._unless_fenced(held, future.result)
+            self._unless_fenced(held, future, tail)
         self._report.count(sum(map(len, changed.values())), self._clock() - (oldest or at))
 
     def _take_over(self, numbers: Collection[int], tail: KafkaTail) -> None:
         """Become the only publisher of these partitions, then look up the ends of the changelog."""
-        writers = self._threads.map(self._fence, numbers)
-        taken = dict(zip(numbers, writers, strict=True))
+        writers = [self._threads.submit(self._fence, number) for number in numbers]
+        taken = {number: self._reader.wait(each, tail) for number, each in zip(numbers, writers, strict=True)}
         ends = tail.ends()
         self._held |= {number: _Held(number, writer, ends) for number, writer in taken.items()}
 
     def _fence(self, number: int) -> PartitionWriter:
         return PartitionWriter(self._access, f"{GROUP}.users.{number}")
 
-    def _make_ready(self, coming: Iterable[_Held]) -> None:
-        """Publish every row in which the topic differs from the changelog."""
-        chosen = list(coming)
-        for held, there in zip(chosen, self._threads.map(self._read_back, chosen), strict=True):
-            self._put_right(held, there)
+    def _make_ready(self, coming: Sequence[_Held], tail: KafkaTail) -> None:
+        """Publish every row in which the topic differs from the changelog, as far as it was applied."""
+        read = [self._threads.submit(self._read_back, held) for held in coming]
+        for held, each in zip(coming, read, strict=True):
+            self._put_right(held, self._reader.wait(each, tail), tail)
 
-    def _put_right(self, held: _Held, there: dict[bytes, bytes]) -> None:
+    def _put_right(self, held: _Held, there: dict[bytes, bytes], tail: KafkaTail) -> None:
         began = time.monotonic()
         known = len(there)
         different = 0
-        for rows in self._differences(held.number, there):
+        sent: Future[None] | None = None
+        for rows in self._differences(held.number, there, tail):  # the next part is made while one is written
             different += len(rows)
-            if not self._unless_fenced(held, lambda rows=rows: held.publish(rows, self._clock())):  # type: ignore[misc]
+            if sent is not None and not self._unless_fenced(held, sent, tail):
                 return
+            sent = self._threads.submit(held.publish, rows, self._clock())
+        if sent is not None and not self._unless_fenced(held, sent, tail):
+            return
         held.is_ready = True
         get_logger().info(
             "users.taken_over",
@@ -258,9 +264,10 @@ class UsersTopicPublisher(threading.Thread):
             log.close()
         return there
 
-    def _differences(self, number: int, there: dict[bytes, bytes]) -> Iterator[list[Row]]:
+    def _differences(self, number: int, there: dict[bytes, bytes], tail: KafkaTail) -> Iterator[list[Row]]:
         """Yield the rows to publish, in parts; empties `there`."""
         for rows in self._feed.everything(number):
+            self._reader.look(tail)
             different = []
             for key, value in rows:
                 found = there.pop(key, None)
@@ -285,9 +292,9 @@ class UsersTopicPublisher(threading.Thread):
             finally:
                 log.close()
 
-    def _unless_fenced(self, held: _Held, publish: Callable[[], None]) -> bool:
+    def _unless_fenced(self, held: _Held, published: "Future[None]", tail: KafkaTail) -> bool:
         try:
-            publish()
+            self._reader.wait(published, tail)
         except Fenced as error:
             get_logger().warning("users.fenced", partition=held.number, error=str(error))
             self._held.pop(held.number, None)
@@ -296,7 +303,7 @@ class UsersTopicPublisher(threading.Thread):
         return True
 
 
-class Report:
+class PublishingReport:
     """What the program's log says of the publishing, every `REPORT_EVERY` seconds."""
 
     def __init__(self) -> None:

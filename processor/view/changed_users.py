@@ -11,7 +11,7 @@ import numpy as np
 
 from processor.core.tables.row_sums import RowSums
 from processor.view.listing import PIECE, AllTime
-from processor.view.projects import Project
+from processor.view.projects import ViewProject
 from processor.view.recent_changes import RecentChanges
 from processor.view.row_columns import RowColumns
 
@@ -19,7 +19,7 @@ from processor.view.row_columns import RowColumns
 def changed(
     columns: RowColumns,
     trail: RecentChanges,
-    project: Project,
+    project: ViewProject,
     since: Mapping[int, int],
     hold: Callable[[], AbstractContextManager[Any]],
 ) -> list[int]:
@@ -46,13 +46,13 @@ def changed_among(
     return [user for user in users if len(trail.beyond(np.array(columns.rows_of(user), np.int64), since))]
 
 
-def people(columns: RowColumns, project: Project, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
+def people(columns: RowColumns, project: ViewProject, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
     """Return ids and sums of users; a user whose rows are gone has zeros."""
     ids = (name.decode() or None for name in columns.people.names.get(users))
     return list(zip(ids, columns.sums_of(project, users), strict=True))
 
 
-def next_people(columns: RowColumns, project: Project, after: str | None, count: int) -> list[tuple[int, str]]:
+def next_people(columns: RowColumns, project: ViewProject, after: str | None, count: int) -> list[tuple[int, str]]:
     """Return numbers and ids of the first `count` users after `after`, by id. 10 ms for a million users."""
     names = columns.people.names
     members = AllTime(columns, project).among()

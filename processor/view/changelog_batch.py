@@ -15,7 +15,8 @@ from processor.core.hash_index import HASH
 from processor.core.tables import row_block, row_bytes, table_rows
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.row_sums import RowSums
-from processor.core.tables.table_rows import HourPlace, Progress, Sums, UserPlace
+from processor.core.tables.table_rows import HourPlace, Progress, Sums
+from processor.core.tables.user_places import UserPlaces, plain_places, user_places
 from processor.view.limbs import SAFE_BITS
 
 Change = tuple[bytes, bytes | None]
@@ -25,7 +26,6 @@ _BINARY: Final = {row_bytes.SIZE}
 _ROWS: Final = {"user", "hour"}
 _sums = msgspec.json.Decoder(tuple[int, int, int, int, int, int, int, int, int, int]).decode
 _counts = msgspec.json.Decoder(tuple[int, int, int, int]).decode
-_histogram = msgspec.json.Decoder(list[int]).decode
 _numbers = msgspec.json.Decoder(list[int]).decode
 
 
@@ -54,8 +54,8 @@ class ChangelogBatch(Struct, gc=False):
     """(key, its parts after the kind, value)."""
     progress: Progress | None
     """To be applied after everything else."""
-    latencies: list[tuple[tuple[Any, ...], bytes | None]]
-    """(parts of the key after the kind, value)."""
+    latencies: list[tuple[HourPlace, bytes | None]]
+    """(place, value)."""
     horizon: int = 0
     """The instant up to which windows may be gone; 0: no change."""
 
@@ -73,6 +73,11 @@ def sort_out(partition: int, records: Sequence[Change], seed: int = 0) -> Change
     others = [key for key, value in latest.items() if value is None or value[:1] != row_bytes.MARK]
     changes = ChangelogBatch([], np.empty(0, HASH), np.empty(0, row_bytes.DTYPE), {}, [], [], None, [])
     late: list[tuple[bytes, Wide | None]] = []
+    histograms = b'[%d,"latency",' % partition
+    of_latencies = [key for key in others if key.startswith(histograms)]
+    if of_latencies:
+        _latencies(of_latencies, list(map(latest.pop, of_latencies)), changes)
+        others = [key for key in others if not key.startswith(histograms)]
     for key in others:
         _other(partition, key, latest.pop(key), changes, latest, late)
     keys, values = list(latest), list(latest.values())
@@ -105,6 +110,15 @@ def _wide(listed: Sequence[int]) -> Wide:
     return Wide(offset, RowSums(*sums))
 
 
+def _latencies(keys: list[bytes], values: list[bytes | None], changes: ChangelogBatch) -> None:
+    """Sort histograms, all at once: there may be a thousand in each flush."""
+    places = table_rows.decode_hours(keys)
+    numbers = table_rows.decode_lists([value for value in values if value is not None])
+    if not all(len(each) % 2 for each in numbers):
+        raise ValueError("not a row of the changelog: latencies are an offset, and pairs of bucket and count")
+    changes.latencies += zip(places, values, strict=True)
+
+
 def _other(
     partition: int,
     key: bytes,
@@ -118,25 +132,16 @@ def _other(
     if home != partition:
         raise _misplaced(partition, key)
     try:
-        if kind in _ROWS:
-            numbers = None if value is None else _sums(value)
-            small = None if numbers is None else table_rows.encode_value(Sums(key, *numbers))
-            if small is not None and small[:1] == row_bytes.MARK:
-                latest[key] = small
-            else:
-                late.append((key, None if numbers is None else _wide(numbers)))
-        elif kind == "window":
+        if kind == "window":
             if len(parts) != 4 or (value is not None and not _counts(value)):
                 raise ValueError(f"not a row of the changelog: {key[:80]!r}")
             changes.windows.append((key, parts, value))
-        elif kind == "latency":
-            if len(parts) != 5 or (value is not None and len(_histogram(value)) % 2 == 0):
-                raise ValueError(f"not a row of the changelog: {key[:80]!r}")
-            changes.latencies.append((parts, value))
         elif kind == "progress":
             if value is None:
                 raise ValueError(f"the progress of partition {partition} was deleted")
             changes.progress = table_rows.progress_of(key, _numbers(value))
+        elif kind in _ROWS:
+            _unpacked_sums(key, value, latest, late)
         elif kind == "horizon" and value is not None:
             changes.horizon = Horizon(key, table_rows.decode_value(value)).windows
         else:
@@ -145,11 +150,25 @@ def _other(
         raise ValueError(f"not a row of the changelog: {error}") from None
 
 
-def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list[HourPlace], list[int]]:
-    """Return the parsed keys of users' rows, those of hours' rows, and the indexes in `keys` of the latter.
+def _unpacked_sums(
+    key: bytes, value: bytes | None, latest: dict[bytes, bytes | None], late: list[tuple[bytes, Wide | None]]
+) -> None:
+    """Sort a user's or hour's row that is not packed: packed now if it fits, else wide; or its tombstone."""
+    numbers = None if value is None else _sums(value)
+    small = None if numbers is None else table_rows.encode_value(Sums(key, *numbers))
+    if small is not None and small[:1] == row_bytes.MARK:
+        latest[key] = small
+    else:
+        late.append((key, None if numbers is None else _wide(numbers)))
+
+
+def places(partition: int, keys: Sequence[bytes]) -> tuple[UserPlaces, list[HourPlace], list[int]]:
+    """Return the places of users' rows, those of hours' rows, and the indexes in `keys` of the latter.
 
     Raises `ValueError` for a key of another format.
     """
+    if (found := plain_places(partition, keys)) is not None:
+        return found, [], []
     user, hour = b'[%d,"user",' % partition, b'[%d,"hour",' % partition
     others = [index for index, key in enumerate(keys) if not key.startswith(user)]
     of_hours = [keys[index] for index in others]
@@ -157,7 +176,7 @@ def places(partition: int, keys: Sequence[bytes]) -> tuple[list[UserPlace], list
         if not key.startswith(hour):
             raise _misplaced(partition, key)
     of_users = [key for key in keys if key.startswith(user)] if others else keys
-    return table_rows.decode_users(of_users), table_rows.decode_hours(of_hours), others
+    return user_places(partition, of_users), table_rows.decode_hours(of_hours), others
 
 
 def _misplaced(partition: int, key: bytes) -> ValueError:

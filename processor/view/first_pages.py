@@ -24,9 +24,8 @@ from msgspec import Struct
 from processor.core.growing_arrays import I64
 from processor.view import listing
 from processor.view.listing import AllTime, Listing, Standing
-from processor.view.projects import Project
-from processor.view.query import DEFAULT_SORT, SORTS, Place, UserQuery, sorting_value
-from processor.view.ranking import CAP, top
+from processor.view.projects import ViewProject
+from processor.view.query import CAP, DEFAULT_SORT, SORTS, Place, UserQuery, sorting_value, top
 from processor.view.row_columns import Applied, Mask, RowColumns
 from processor.view.running_sums import RunningSums
 
@@ -68,7 +67,7 @@ class FirstPages:
         self._asked: dict[Order, float] = {}
         self._wanted: set[Order] = set()
 
-    def page(self, project: Project, since: int | None, query: UserQuery) -> Listing | None:
+    def page(self, project: ViewProject, since: int | None, query: UserQuery) -> Listing | None:
         """Return a page of users, by their rows since a day or by all rows; None if the board may not contain it."""
         group = project.number, since
         order = group, query.sorted_by
@@ -100,10 +99,13 @@ class FirstPages:
             for home in np.unique(homes).tolist():
                 self._note(home, owners[homes == home])
         if self._since:
-            days = self._columns.projects.at_of(applied.dims)
-            for group in list(self._since):
-                home, since = group
-                self._note_since(group, applied, (homes == home) & (days >= (since or 0)))
+            self._note_days(applied)
+
+    def _note_days(self, applied: Applied) -> None:
+        days = self._columns.projects.at_of(applied.dims)
+        for group in list(self._since):
+            home, since = group
+            self._note_since(group, applied, (applied.homes == home) & (days >= (since or 0)))
 
     def _note(self, home: int, users: I64) -> None:
         boards = self._boards.get((home, None), {})
@@ -126,8 +128,10 @@ class FirstPages:
 
     def settle(self, lock: AbstractContextManager[Any]) -> None:
         """Update the boards with what has changed, make those that were asked for, drop those that were not."""
-        if not (self._changed or self._wanted or self._asked):
-            return
+        if self._changed or self._wanted or self._asked:
+            self._update(lock)
+
+    def _update(self, lock: AbstractContextManager[Any]) -> None:
         with lock:
             self._give_up(time.monotonic() - UNASKED)
             wanted, self._wanted = self._wanted, set()

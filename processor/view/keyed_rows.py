@@ -7,7 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from processor.core.tables import table_rows
-from processor.core.tables.table_rows import Scope
+from processor.core.tables.table_rows import HourPlace, Scope
 
 Place = tuple[int, int, str, str, str]
 """Of latencies: partition, hour since the epoch, provider, model, environment."""
@@ -93,15 +93,16 @@ class Latencies:
         """How many a project has."""
         return len(self._projects.get(project, ()))
 
-    def replace(self, partition: int, parts: tuple[Any, ...], value: bytes | None) -> None:
+    def replace(self, at: HourPlace, value: bytes | None) -> None:
         """Take in a record; None: there is no such row any more."""
-        project, hour, provider, model, environment = parts
-        rows = self._projects.setdefault(project, {})
-        place = (partition, hour, intern(provider), intern(model), intern(environment))
+        rows = self._projects.setdefault(at.project, {})
+        place = (at.partition, at.hour, at.provider, at.model, at.environment)
         if value is None:
             rows.pop(place, None)
-        else:
+        elif place in rows:
             rows[place] = value
+        else:
+            rows[at.partition, at.hour, intern(at.provider), intern(at.model), intern(at.environment)] = value
 
     def by_model(self, project: str, is_wanted: Callable[[int], bool]) -> dict[tuple[str, str], dict[int, int]]:
         """(provider, model) -> bucket -> events, over the wanted hours (since the epoch)."""

@@ -13,9 +13,8 @@ import numpy as np
 from processor.core.growing_arrays import I64, Records
 from processor.core.tables.row_sums import NO_SUMS, RowSums, Totals
 from processor.view.limbs import NO_FIRST, NO_LAST, SUMMED, joined, row_sums, split, totals_of
-from processor.view.projects import Dim, Project
-from processor.view.query import UserQuery
-from processor.view.ranking import key_of, keys_of, top
+from processor.view.projects import Dim, ViewProject
+from processor.view.query import UserQuery, key_of, keys_of, top
 from processor.view.row_columns import RowColumns
 
 PIECE: Final = 1 << 16
@@ -74,7 +73,7 @@ class Standing(Protocol):
 class AllTime:
     """The sums that the columns have: those over all time. To be made anew whenever the lock was let go."""
 
-    def __init__(self, columns: RowColumns, project: Project) -> None:
+    def __init__(self, columns: RowColumns, project: ViewProject) -> None:
         self._columns = columns
         self._project = project
         self.totals = project.totals
@@ -113,7 +112,7 @@ def page(columns: RowColumns, standing: Standing, query: UserQuery, users: I64 |
     return _page(columns, users, keys, get, query, standing.totals)._replace(size=standing.size)
 
 
-def nobody(columns: RowColumns, project: Project, query: UserQuery, user: int | None) -> Listing:
+def nobody(columns: RowColumns, project: ViewProject, query: UserQuery, user: int | None) -> Listing:
     """Return the number of the user that stands for unattributed events; None: there are no such events."""
     if user is None:
         return NOTHING
@@ -125,7 +124,7 @@ def nobody(columns: RowColumns, project: Project, query: UserQuery, user: int | 
 
 def filtered(
     columns: RowColumns,
-    project: Project,
+    project: ViewProject,
     dims: Iterable[Dim],
     query: UserQuery,
     user: int | None,
@@ -165,7 +164,7 @@ class Added:
         self.totals = Totals()
         self.wide: dict[int, RowSums] = {}
 
-    def add(self, columns: RowColumns, project: Project, numbered: I64, user: int | None) -> None:
+    def add(self, columns: RowColumns, project: ViewProject, numbered: I64, user: int | None) -> None:
         """Add rows; with `user`, only those of that user."""
         rows = columns.rows.take(numbered)
         chosen = rows["dim"] >= 0

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from processor.core.growing_arrays import I64
 from processor.core.tables.row_sums import RowSums, Totals
-from processor.core.tables.table_rows import HourPlace, UserPlace
+from processor.core.tables.table_rows import HourPlace
+from processor.core.tables.user_places import GroupKey
 from processor.view.limbs import joined
 
 ELSEWHERE: Final = 0
@@ -43,7 +44,7 @@ class DimValues:
         self.environments: set[str] = set()
 
 
-class Project:
+class ViewProject:
     """A project's users and dimensions, and its totals over all time."""
 
     __slots__ = ("dims", "hours", "members", "newest", "number", "people", "rows", "totals", "values", "wide")
@@ -80,15 +81,15 @@ class Projects:
     """All projects by name and by number, and all dimensions by number."""
 
     def __init__(self) -> None:
-        self.by_name: dict[str, Project] = {}
-        self.by_number = [Project(ELSEWHERE)]
+        self.by_name: dict[str, ViewProject] = {}
+        self.by_number = [ViewProject(ELSEWHERE)]
         self.dims: list[Dim] = []
         self._home_of = array("i")
         """A dimension's project; `ELSEWHERE` for hours."""
         self._at = array("i")
         """A dimension's day or hour."""
 
-    def home_of(self, dim: int) -> Project:
+    def home_of(self, dim: int) -> ViewProject:
         """Return the project to which rows of a dimension belong."""
         return self.by_number[self._home_of[dim]]
 
@@ -102,30 +103,32 @@ class Projects:
         found: I64 = np.frombuffer(self._at, np.int32).take(dims).astype(np.int64)
         return found
 
-    def place_users(self, rows: I64, places: Sequence[UserPlace]) -> tuple[I64, I64]:
-        """Add new rows to their dimensions; return the numbers of the dimensions and of the projects."""
-        dims, homes = array("i"), array("i")
-        name: str | None = None
-        project = self.by_number[ELSEWHERE]
-        for row, place in zip(rows.tolist(), places, strict=True):
-            home = place.project
-            if home != name:
-                name, project = home, self.by_name.get(home) or self._new(home)
-            key = (place.day, place.provider, place.model, place.environment)
-            dim = project.dims.get(key)
-            if dim is None:
-                dim = self._new_dim(project.dims, project.number, key)
-                project.newest = max(project.newest, place.day)
-                project.values.days.add(place.day)
-                project.values.models.add(dim.model)
-                project.values.environments.add(dim.environment)
-            dim.rows.append(row)
-            dims.append(dim.number)
-            homes.append(project.number)
-        found = np.array(homes, np.int64)
-        for number, count in zip(*map(np.ndarray.tolist, np.unique(found, return_counts=True)), strict=True):
-            self.by_number[number].rows += count
-        return np.array(dims, np.int64), found
+    def place_users(self, rows: I64, groups: Sequence[GroupKey], codes: I64) -> tuple[I64, I64]:
+        """Add new rows to their dimensions; return the numbers of the dimensions and of the projects. `codes`: of each
+        row the place in `groups`, which are distinct."""
+        dims = [self._dim_of(group) for group in groups]
+        # The rows of each dimension come side by side, ascending as before.
+        sizes = np.bincount(codes, minlength=len(dims))
+        bounds = np.concatenate(([0], np.cumsum(sizes)))
+        ordered = rows[np.argsort(codes, kind="stable")].astype(np.int32)
+        for dim, start, end in zip(dims, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            dim.rows.frombytes(ordered[start:end].tobytes())
+            self.home_of(dim.number).rows += end - start
+        numbers = np.array([dim.number for dim in dims], np.int64)
+        return numbers[codes], self.homes_of(numbers)[codes]
+
+    def _dim_of(self, group: GroupKey) -> Dim:
+        """Return the dimension of rows of users. Adds it if it does not exist."""
+        name, day, provider, model, environment = group
+        project = self.by_name.get(name) or self._new(name)
+        dim = project.dims.get((day, provider, model, environment))
+        if dim is None:
+            dim = self._new_dim(project.dims, project.number, (day, provider, model, environment))
+            project.newest = max(project.newest, day)
+            project.values.days.add(day)
+            project.values.models.add(dim.model)
+            project.values.environments.add(dim.environment)
+        return dim
 
     def place_hours(self, rows: I64, places: Sequence[HourPlace]) -> I64:
         """Add new rows to their dimensions; return the numbers of the dimensions."""
@@ -140,8 +143,8 @@ class Projects:
             dims.append(dim.number)
         return np.array(dims, np.int64)
 
-    def _new(self, name: str) -> Project:
-        project = self.by_name[name] = Project(len(self.by_number))
+    def _new(self, name: str) -> ViewProject:
+        project = self.by_name[name] = ViewProject(len(self.by_number))
         self.by_number.append(project)
         return project
 

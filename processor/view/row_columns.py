@@ -5,19 +5,23 @@ and users are not Python objects. Nothing here locks; `view.View` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.core import growing_arrays
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.hash_index import HashIndex
+from processor.core.kernel.loaded import kernel
 from processor.core.tables.row_block import key_hashes
 from processor.core.tables.row_sums import RowSums, record
-from processor.core.tables.table_rows import HourPlace, UserPlace
+from processor.core.tables.table_rows import HourPlace
+from processor.core.tables.user_places import UserPlaces
 from processor.view.changelog_batch import ChangelogBatch, Wide, places
 from processor.view.limbs import NO_FIRST, NO_LAST, SUMMED, row_sums, split
-from processor.view.projects import ELSEWHERE, Project, Projects
+from processor.view.projects import ELSEWHERE, Projects, ViewProject
 from processor.view.recent_changes import RecentChanges
 from processor.view.users import Users
 
@@ -67,14 +71,9 @@ class RowColumns:
         self.live = 0
         """The number of rows that are not deleted."""
         self._index = HashIndex()
-        self._wide: dict[int, tuple[Project, int, RowSums]] = {}
+        self._wide: dict[int, tuple[ViewProject, int, RowSums]] = {}
 
     # --- reading ----------------------------------------------------------------------------------------------------
-
-    def owners_of(self, keys: Sequence[bytes]) -> I64:
-        """Return the users of the rows with these keys, in order; skip keys without a row."""
-        rows = self._index.find(key_hashes(keys, self._seed))
-        return self.rows.column("owner", rows[rows >= 0]).astype(np.int64)
 
     def has(self, keys: Sequence[bytes]) -> Mask:
         """Return which of these keys have a row, possibly a deleted one."""
@@ -102,7 +101,7 @@ class RowColumns:
                 if row in self._wide:
                     yield row, place
 
-    def sums_of(self, project: Project, users: Iterable[int]) -> list[RowSums]:
+    def sums_of(self, project: ViewProject, users: Iterable[int]) -> list[RowSums]:
         """Return users' sums over all time."""
         chosen = list(users)
         found = []
@@ -149,6 +148,29 @@ class RowColumns:
         return applied
 
     def _replace(self, rows: I64, values: Records, is_gone: Mask) -> Applied:
+        """Replace distinct rows. The compiled kernel does one after the other, where it runs and none is deleted."""
+        if kernel is not None and not is_gone.any():
+            applied = self._swapped_by_kernel(kernel, rows, values)
+        else:
+            applied = self._swapped(rows, values, is_gone)
+        owners, homes, came, shrunk = applied.owners, applied.homes, applied.came, applied.shrunk
+        self.projects.add(homes, applied.deltas)
+        moved = np.flatnonzero(came)
+        if len(moved):
+            self._count_moved(owners[moved], homes[moved], came[moved])
+        if shrunk.any():  # less than before: not by this program
+            for user in set(owners[shrunk].tolist()) - {ELSEWHERE}:
+                self.people.see_again(user, self.rows.take(np.array(self.rows_of(user))))
+        return applied
+
+    def _count_moved(self, owners: I64, homes: I64, came: I64) -> None:
+        """Count rows that came (1) or went (-1), and the users that have their first or last one so."""
+        self.live += int(came.sum())
+        which, turned = self.people.count(owners, came)
+        self.projects.count(homes[which], turned)
+
+    def _swapped(self, rows: I64, values: Records, is_gone: Mask) -> Applied:
+        """Replace the records of rows, and add what that changes to their users."""
         old = self.rows.take(rows)
         new = values.view(ROW)
         was = old["dim"] >= 0
@@ -163,19 +185,16 @@ class RowColumns:
         deltas = split(new) - split(old)
         owners = new["owner"].astype(np.int64)
         self.people.add(owners, deltas, new)
-        homes = self.projects.homes_of(dims)
-        self.projects.add(homes, deltas)
         came = (~is_gone).astype(np.int64) - was
-        moved = np.flatnonzero(came)
-        if len(moved):
-            self.live += int(came.sum())
-            which, turned = self.people.count(owners[moved], came[moved])
-            self.projects.count(homes[moved[which]], turned)
         shrunk = (new["first_seen"] > old["first_seen"]) | (new["last_seen"] < old["last_seen"])
-        if shrunk.any():  # less than before: not by this program
-            for user in set(new["owner"][shrunk].tolist()) - {ELSEWHERE}:
-                self.people.see_again(user, self.rows.take(np.array(self.rows_of(user))))
-        return Applied(owners, dims, homes, deltas, came, new, shrunk)
+        return Applied(owners, dims, self.projects.homes_of(dims), deltas, came, new, shrunk)
+
+    def _swapped_by_kernel(self, chosen: ModuleType, rows: I64, values: Records) -> Applied:
+        kept, people = self.rows.parts, self.people.records.parts
+        found = chosen.replace_rows(kept, people, growing_arrays.BITS, rows, values, NO_FIRST, NO_LAST)
+        owners, dims, came = (np.frombuffer(each, np.int64) for each in found[:3])
+        shrunk, deltas = np.frombuffer(found[3], np.bool_), np.frombuffer(found[4], np.int64).reshape(-1, len(rows))
+        return Applied(owners, dims, self.projects.homes_of(dims), deltas, came, values.view(ROW), shrunk)
 
     def _replace_wide(self, rows: I64, wide: dict[int, Wide]) -> None:
         numbered = rows.tolist()
@@ -188,7 +207,7 @@ class RowColumns:
             self._wide[row] = project, user, more.sums
             project.add_wide(user, row, more.sums)
 
-    def _add(self, users: list[UserPlace], hours: list[HourPlace], of_hours: list[int], hashes: Records) -> I64:
+    def _add(self, users: UserPlaces, hours: list[HourPlace], of_hours: list[int], hashes: Records) -> I64:
         """Make new rows, marked as deleted for now; `of_hours` are those of hours. Return their numbers."""
         rows = self.rows.extend(len(hashes))
         if self.trail is not None:
@@ -199,9 +218,9 @@ class RowColumns:
         if hours:
             fresh["dim"][of_hours] = ~self.projects.place_hours(rows[of_hours], hours)
             which = np.delete(np.arange(len(rows)), of_hours)
-        if users:
-            dims, homes = self.projects.place_users(rows[which], users)
-            owners = self.people.number(homes, [place.user for place in users], self.projects.by_number)
+        if users.users:
+            dims, homes = self.projects.place_users(rows[which], users.groups, users.codes)
+            owners = self.people.number(homes, users.users, self.projects.by_number)
             fresh["dim"][which] = ~dims
             fresh["owner"][which] = owners
             fresh["next"][which] = self.people.link(rows[which], owners)

@@ -10,15 +10,15 @@ import numpy as np
 from processor.core.growing_arrays import I64
 from processor.core.tables.row_sums import RowSums, Totals
 from processor.view.listing import PIECE, Added
-from processor.view.projects import Project
-from processor.view.ranking import keys_of
+from processor.view.projects import ViewProject
+from processor.view.query import keys_of
 from processor.view.row_columns import Applied, Mask, RowColumns
 
 
 class RunningSums:
     """A `Standing` of a project without wide rows. 84 bytes a user, up to twice that after growing."""
 
-    def __init__(self, columns: RowColumns, project: Project, first: int) -> None:
+    def __init__(self, columns: RowColumns, project: ViewProject, first: int) -> None:
         """Sum up the rows from the day `first` on. 0.2 s for a million rows."""
         self._columns = columns
         self._project = project

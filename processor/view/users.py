@@ -6,10 +6,10 @@ from typing import Final
 import numpy as np
 
 from processor.core.growing_arrays import I64, Records, Segments
-from processor.core.hash_index import HashIndex, hashes_of
+from processor.core.hash_index import HashIndex, name_hashes
 from processor.view.limbs import NO_FIRST, NO_LAST, SUMMED
 from processor.view.names import Names
-from processor.view.projects import ELSEWHERE, Project
+from processor.view.projects import ELSEWHERE, ViewProject
 
 USER: Final = np.dtype(
     [
@@ -34,23 +34,22 @@ class Users:
         self.names = Names()
         """The users' ids; empty: the user of unattributed events."""
         self._index = HashIndex()
-        self._add_new(np.array([ELSEWHERE]), [b""], _hashes(np.array([ELSEWHERE]), [None], [b""]), [Project(ELSEWHERE)])
+        self._add_new(np.array([ELSEWHERE]), [b""], _hashes(np.array([ELSEWHERE]), [None]), [ViewProject(ELSEWHERE)])
 
-    def find(self, project: Project, user_id: str | None) -> int | None:
+    def find(self, project: ViewProject, user_id: str | None) -> int | None:
         """Return the number of a user that has rows; None: there is none."""
-        hashes = _hashes(np.array([project.number]), [user_id], _texts([user_id]))
+        hashes = _hashes(np.array([project.number]), [user_id])
         (number,) = self._index.find(hashes).tolist()
         return number if number >= 0 and self.records.item("rows", number) else None
 
-    def find_all(self, project: Project, user_ids: Sequence[str | None]) -> I64:
+    def find_all(self, project: ViewProject, user_ids: Sequence[str | None]) -> I64:
         """Return the number of each user, also of one whose rows are deleted; -1: unknown."""
         homes = np.full(len(user_ids), project.number, np.int64)
-        return self._index.find(_hashes(homes, user_ids, _texts(user_ids)))
+        return self._index.find(_hashes(homes, user_ids))
 
-    def number(self, homes: I64, users: Sequence[str | None], projects: Sequence[Project]) -> I64:
+    def number(self, homes: I64, users: Sequence[str | None], projects: Sequence[ViewProject]) -> I64:
         """Return the users' numbers; unknown users become members of their projects, whose numbers are `homes`."""
-        texts = _texts(users)
-        hashes = _hashes(homes, users, texts)
+        hashes = _hashes(homes, users)
         found = self._index.find(hashes)
         unknown = np.flatnonzero(found < 0)
         if len(unknown):
@@ -59,12 +58,12 @@ class Users:
             low, high = low[order], high[order]
             is_first = np.append(True, (low[1:] != low[:-1]) | (high[1:] != high[:-1]))
             first = unknown[order][is_first]
-            chosen = [texts[index] for index in first.tolist()]
+            chosen = [(users[index] or "").encode() for index in first.tolist()]
             numbers = self._add_new(homes[first], chosen, hashes.take(first), projects)
             found[unknown[order]] = numbers[np.cumsum(is_first) - 1]
         return found
 
-    def _add_new(self, homes: I64, names: list[bytes], hashes: Records, projects: Sequence[Project]) -> I64:
+    def _add_new(self, homes: I64, names: list[bytes], hashes: Records, projects: Sequence[ViewProject]) -> I64:
         """Add distinct users that are not known yet; return their numbers."""
         numbers = self.records.extend(len(names))
         self._index.add(hashes)
@@ -126,13 +125,9 @@ class Users:
         part["last_seen"][at] = rows["last_seen"].max()
 
 
-def _texts(users: Sequence[str | None]) -> list[bytes]:
-    return [b"" if user is None else user.encode() for user in users]
-
-
-def _hashes(homes: I64, users: Sequence[str | None], texts: Sequence[bytes]) -> Records:
+def _hashes(homes: I64, users: Sequence[str | None]) -> Records:
     """Return hashes of ids, which differ between projects."""
-    found = hashes_of(users, texts)
+    found = name_hashes(users)
     spread = homes.astype(np.uint64)
     found["low"] ^= spread * _LOW
     found["high"] ^= spread * _HIGH

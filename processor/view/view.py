@@ -15,7 +15,7 @@ from typing import Final
 
 from processor.core.believed_time import MAX_STEP
 from processor.core.clock import Kind
-from processor.core.events.lines import Part
+from processor.core.events.ndjson import Part
 from processor.core.growing_arrays import I64
 from processor.core.tables import row_block, table_rows
 from processor.core.tables.row_block import RowBlock
@@ -116,7 +116,7 @@ class View:
         """Take in a block of rows, as `apply` does; its values are written over."""
         for start in range(0, len(block), CHUNK):
             piece = slice(start, start + CHUNK)
-            keys = Part(block.keys, start, CHUNK)
+            keys = block.keys if len(block) <= CHUNK else Part(block.keys, start, CHUNK)
             self._apply_batch(partition, changes_of(keys, block.hashes[piece], block.values[piece]))
 
     def _apply_batch(self, partition: int, changes: ChangelogBatch) -> None:
@@ -128,8 +128,8 @@ class View:
             self._partitions.add(partition)
             for key, parts, value in changes.windows:
                 self._windows.replace(key, parts, value)
-            for parts, value in changes.latencies:
-                self._latencies.replace(partition, parts, value)
+            for place, value in changes.latencies:
+                self._latencies.replace(place, value)
             if changes.progress is not None:  # last: it stands for what was applied before
                 self._events[partition] = changes.progress.events
                 self.position[partition] = changes.progress.offset

@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from server.alerts.budget_records import budget_record
 from server.alerts.budgets import (
     DEFAULT_THRESHOLDS,
     MAX_BUDGETS,
@@ -16,7 +17,6 @@ from server.alerts.budgets import (
     budget_id,
     read_usd,
 )
-from server.alerts.records import budget_record
 from server.alerts.shelf import BudgetShelf
 from server.errors import Refused
 from server.tenancy.administration import Administration

@@ -3,7 +3,7 @@
 from typing import Any
 
 from processor.core.clock import format_timestamp
-from processor.core.exact_json import exact_decimal
+from processor.core.money import exact_decimal
 from server.alerts.budgets import Budget, BudgetList, BudgetState, Reached, to_pico, window_end
 
 

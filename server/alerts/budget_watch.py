@@ -16,9 +16,9 @@ from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.view.view import View
 from server.alerts import budgets
+from server.alerts.budget_records import reached_record
 from server.alerts.budgets import Reached
 from server.alerts.notices import BudgetNotices
-from server.alerts.records import reached_record
 from server.alerts.shelf import BudgetShelf
 from server.alerts.spending import Spending
 from server.tenancy import directory_log

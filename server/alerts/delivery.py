@@ -20,7 +20,7 @@ from processor.log.address import LogAddress
 from processor.log.errors import LogError
 from processor.view.view import View
 from server.alerts import quota_alerts
-from server.alerts.records import alert_record, draft_record
+from server.alerts.budget_records import alert_record, draft_record
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import NotDelivered, Webhook
 from server.tenancy import directory_log

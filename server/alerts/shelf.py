@@ -4,8 +4,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from server.alerts.budget_records import Draft
 from server.alerts.budgets import Budget, Reached
-from server.alerts.records import Draft
 
 T = TypeVar("T")
 

@@ -44,7 +44,7 @@ class Selection(Struct, frozen=True):
         return self.by == "event-time" or self.covers(request.source.arrival)
 
 
-class Tally(Struct):
+class ExportTally(Struct):
     """The result of an export."""
 
     events: int = 0
@@ -66,7 +66,7 @@ class Exporter:
         self._log = log
         self._selection = selection
         self._progress = progress
-        self.tally = Tally()
+        self.tally = ExportTally()
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines, without line ends. Blocks while it reads."""
@@ -105,14 +105,18 @@ class Exporter:
                 self.tally.unreadable += 1
 
     def _message(self, decoded: Message) -> Iterator[bytes]:
-        for number, (request, events) in enumerate(message.events(decoded)):
+        parts = zip(message.events(decoded), decoded.by_request(), strict=True)
+        for number, ((request, events), (_, rows)) in enumerate(parts):
             if not self._selection.wants(request):
                 continue
-            for position, event in enumerate(events):
+            # Of a span the digest is made before it becomes an event: the event alone does not say it.
+            digests = rows["digest"].tolist() if request.source.api == "otlp" else [None] * len(events)
+            for position, (event, digest) in enumerate(zip(events, digests, strict=True)):
                 if self._selection.by == "event-time" and not self._selection.covers(event.timestamp):
                     continue
                 self.tally.events += 1
-                yield export_line.encode_line(request.source, event, partial(_raw, decoded, number, position))
+                record = partial(_raw, decoded, number, position)
+                yield export_line.encode_line(request.source, event, record, digest)
 
 
 def _raw(decoded: Message, request: int, position: int) -> bytes:

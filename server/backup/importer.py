@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from processor.core.clock import HOUR, LAST
 from processor.core.events import codec, export_line, message
-from processor.core.events.columns import with_prices
+from processor.core.events.columns import with_digests, with_prices
 from processor.core.events.event import Code, Fault
 from processor.core.events.export_line import META, Opened
 from processor.core.events.message import Block, build_blocks
@@ -52,7 +52,7 @@ class BadLine(Struct, frozen=True):
     message: str
 
 
-class Tally(Struct):
+class ImportTally(Struct):
     """The result of an import."""
 
     accepted: int = 0
@@ -74,7 +74,7 @@ class Importer:
         self._clock = clock
         self._drafts = [_Draft() for _ in range(log.partitions if log is not None else 1)]
         self._full: list[tuple[int, _Draft]] = []
-        self.tally = Tally()
+        self.tally = ImportTally()
 
     def run(self, lines: Iterable[bytes]) -> None:
         """Import all lines, given without line ends; skip blank ones. On return the valid ones are durable. Blocks.
@@ -116,6 +116,8 @@ class Importer:
         taken = [found for index, (_, found) in enumerate(members) if index not in faulty]
         prices = {place: found.price for place, found in enumerate(taken) if found.price is not None}
         columns = with_prices(decoded.columns, prices) if prices else decoded.columns
+        digests = {place: found.digest for place, found in enumerate(taken) if found.digest is not None}
+        columns = with_digests(columns, digests) if digests else columns
         for partition, block in build_blocks(source, columns, len(self._drafts)).items():
             if not self._drafts[partition].has_room(block):
                 self._close(partition)

@@ -32,14 +32,15 @@ def answer(
     flags: dict[str, Any],
     question: Question,
     read: Callable[[dict[str, Any]], bytes],
-    what: str,
+    what: str | Callable[[dict[str, Any], str | None], str],
     check: Callable[[bytes], None] = lambda body: None,
 ) -> bytes:
     """Return the JSON that answers a question; end the command if there is no answer.
 
     `flags` are the values of `source_options`. With an address only that server is asked. Without one it is the server
     that runs on the data directory; if there is none, or it does not answer this key, `read` answers from the log, and
-    standard error says so; `what` names the part of it that is used. `check` raises `Refused` for a server's answer
+    standard error says so; `what` names the part of it that is used, and may be found by what `read` is given and the
+    key. `check` raises `Refused` for a server's answer
     that does not fit the question.
     """
 
@@ -73,5 +74,6 @@ def answer(
             why = str(error)
     is_here = settings.broker == "sqlite://"
     place = f"the data directory {settings.data_dir}" if is_here else f"the log at {settings.broker}"
-    say(f"spendstream: using {place}, {what}: {why}", err=True)
+    part = what if isinstance(what, str) else what(dict(flags), key)
+    say(f"spendstream: using {place}, {part}: {why}", err=True)
     return read(flags)

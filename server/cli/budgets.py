@@ -16,7 +16,7 @@ from server.alerts.budget_json import budget_alone, budget_list
 from server.alerts.budgets import DEFAULT_THRESHOLDS, MAX_THRESHOLD, WINDOWS, Budget, Window
 from server.cli.answer_source import answer, source_options
 from server.cli.common import UNICODE, fail, open_log
-from server.cli.grouped_help import Group
+from server.cli.grouped_help import HeadedGroup
 from server.cli.keys import administration
 from server.cli.output import Column, Sheet, print_encoded, say
 from server.cli.remote import Question
@@ -25,11 +25,13 @@ from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API answers")
 _project = click.option(
-    "--project", type=UNICODE, help=f"The project  [default: the key's; in the data directory {DEFAULT_PROJECT!r}]"
+    "--project",
+    type=UNICODE,
+    help=f"The project  [default: the key's; in the data directory without a key {DEFAULT_PROJECT!r}]",
 )
 
 
-class Reached(Struct):
+class ReachedThreshold(Struct):
     """A reached threshold, as far as it is shown."""
 
     threshold: int
@@ -45,7 +47,7 @@ class ShownBudget(Struct):
     usd: Decimal
     thresholds: list[int]
     spent: Decimal = Decimal()
-    reached: list[Reached] = []
+    reached: list[ReachedThreshold] = []
 
 
 class ShownList(Struct):
@@ -54,7 +56,7 @@ class ShownList(Struct):
     budgets: list[ShownBudget]
 
 
-@click.group(cls=Group)
+@click.group(cls=HeadedGroup)
 def budgets() -> None:
     """Set, list and delete budgets.
 
@@ -124,9 +126,9 @@ def set_budget(
 @source_options
 def list_budgets(project: str | None, as_json: bool, **flags: Any) -> None:
     """List a project's budgets and what is spent of them."""
-    where = project or DEFAULT_PROJECT
+    where = _Place(project, changes=False)
     question = Question("/v1/budgets", _params(project))
-    found = answer(flags, question, lambda left: _read(left, where), f"project {where}")
+    found = answer(flags, question, lambda left: _read(left, where.project), where.find)
     print_encoded([found]) if as_json else _print(msgspec.json.decode(found, type=ShownList))
 
 
@@ -154,13 +156,34 @@ def _answer(
     flags: dict[str, Any], question: Question, project: str | None, change: Callable[[BudgetAdmin, str], Budget]
 ) -> bytes:
     """Make a change at the server, or in the data directory; return the budget as JSON."""
-    where = project or DEFAULT_PROJECT
+    where = _Place(project, changes=True)
 
     def make(left: dict[str, Any]) -> bytes:
         with administration(left) as admin:
-            return read_json.encode(budget_alone(change(BudgetAdmin(admin), where)))
+            return read_json.encode(budget_alone(change(BudgetAdmin(admin), where.project)))
 
-    return answer(flags, question, make, f"project {where}")
+    return answer(flags, question, make, where.find)
+
+
+class _Place:
+    """The project that a command on the data directory means."""
+
+    def __init__(self, given: str | None, *, changes: bool) -> None:
+        self._given = given
+        self._changes = changes
+        self.project = given or DEFAULT_PROJECT
+
+    def find(self, flags: dict[str, Any], key: str | None) -> str:
+        """Find it, and name it: that of the key, as for a server. Ends a command that changes something if the key is
+        not known here."""
+        if self._given is None and key is not None:
+            with administration(flags) as admin:
+                found = admin.directory.find(key)
+            if found is not None:
+                self.project = found.project
+            elif self._changes:
+                fail("this key is not known in the data directory: name a project with --project, or leave the key out")
+        return f"project {self.project}"
 
 
 def _read(flags: dict[str, Any], project: str) -> bytes:

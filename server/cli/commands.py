@@ -15,14 +15,14 @@ from processor.log.errors import LogError
 from processor.settings import Settings, SettingsError
 from server.cli import output
 from server.cli.common import export, fail, fail_to_start, load_or_exit
-from server.cli.grouped_help import Command, Group
+from server.cli.grouped_help import Command, HeadedGroup
 from server.cli.settings_flags import settings_options
 from server.settings import ServerSettings
 
 # What only a role needs is loaded by the role: a third of the start of the other commands.
 
 
-class Program(Group):
+class Program(HeadedGroup):
     """The group of all commands; prints in any locale, and errors of the command line as text."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -147,7 +147,7 @@ def query(**flags: Any) -> None:
 @click.command(cls=Command)
 @settings_options(Settings)
 def worker(**flags: Any) -> None:
-    """Process events only: dedupe, quota counters, cost tables."""
+    """Run the worker only: it deduplicates events, counts quotas and sums up costs."""
     export(flags)
     _warn_of_memory("worker")
     os.execv(sys.executable, [sys.executable, "-m", "processor"])  # noqa: S606 - the role is a program of its own
@@ -156,7 +156,7 @@ def worker(**flags: Any) -> None:
 @click.command(cls=Command)
 @settings_options(Settings)
 def store(**flags: Any) -> None:
-    """Write the event store only: every counted event, to be found and asked about.
+    """Run the event store only: it keeps every counted event, to be found and queried.
 
     A worker on the same log counts them.
     """

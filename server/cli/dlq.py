@@ -12,7 +12,7 @@ from processor.log.port import LogReader
 from processor.settings import Settings
 from processor.wall_clock import now
 from server.cli.common import fail, open_log
-from server.cli.grouped_help import Group
+from server.cli.grouped_help import HeadedGroup
 from server.cli.output import Column, Sheet, print_json, say
 from server.cli.settings_flags import settings_options
 
@@ -23,7 +23,7 @@ EXIT_UNREADABLE: Final = 1
 """Exit code: the message to retry is damaged, or this version cannot read it."""
 
 
-@click.group(cls=Group)
+@click.group(cls=HeadedGroup)
 def dlq() -> None:
     """List and retry messages that could not be processed.
 

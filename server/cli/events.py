@@ -17,7 +17,7 @@ from server.cli.explore_options import (
 )
 from server.cli.grouped_help import Command
 from server.cli.output import Cell, Column, Sheet, print_encoded
-from server.explore.params import MAX_LIMIT, ORDERS
+from server.explore.question_params import MAX_LIMIT, ORDERS
 
 MOST: Final = 10_000
 """Events that one command shows."""

@@ -109,7 +109,9 @@ def filter_options(command: F) -> F:
     ]
     made += [_flag(name, _meaning(name), multiple=True, type=_type(name)) for name in TEXT_FILTERS]
     made.append(_flag("tool", "A tool that the model used", multiple=True, type=UNICODE))
-    made.append(_flag("tag", "A tag; several have to be there all", multiple=True, type=UNICODE, metavar="KEY:TEXT"))
+    made.append(
+        _flag("tag", "A tag; of several an event must have all", multiple=True, type=UNICODE, metavar="KEY:TEXT")
+    )
     made.append(_flag("kind", "Calls to models, other steps, or both", multiple=True, type=click.Choice(ALL_KINDS)))
     made += [_flag(name, _bound(name), type=str, metavar="NUMBER") for name in _ONCE[:4]]
     made.append(_flag("not", "Leave out, like `model=gpt-4o`", multiple=True, type=UNICODE, metavar="FILTER=TEXT"))

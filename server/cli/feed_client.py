@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from server.cli.output import say
-from server.cli.remote import Message, ServerSent, events_of, refusal
+from server.cli.remote import ServerSent, StreamMessage, events_of, refusal
 
 PAUSE: Final = 1.0
 """Seconds until the next try after the connection was lost."""
@@ -17,10 +17,10 @@ PERMANENT: Final = {400, 401, 403, 404, 405}
 """HTTP statuses for which a retry does not help."""
 
 
-_message = msgspec.json.Decoder(Message).decode
+_message = msgspec.json.Decoder(StreamMessage).decode
 
 
-async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tuple[str, Message]]:
+async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tuple[str, StreamMessage]]:
     """Yield the feed's events, for ever. Raises `Refused` or `Unanswered` when a retry would not help."""
     last_id = ""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)  # longer than between two heartbeats
@@ -30,7 +30,7 @@ async def follow(url: str, key: str, users: tuple[str, ...]) -> AsyncIterator[tu
                 async for event in _events(session, url, users, last_id):
                     last_id = event.id
                     if event.kind == "budget":
-                        yield event.kind, Message(budget=Raw(event.data))
+                        yield event.kind, StreamMessage(budget=Raw(event.data))
                         continue
                     message = _message(event.data)
                     if message.error is not None:

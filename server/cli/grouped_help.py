@@ -68,7 +68,7 @@ class LazyCommands(MutableMapping[str, click.Command]):
         self._found[name] = module, attribute
 
 
-class Group(click.Group):
+class HeadedGroup(click.Group):
     """A group of such commands, which may have headings too."""
 
     command_class = Command

@@ -12,7 +12,7 @@ from processor.core.events.event import HANDLINGS
 from processor.settings import Settings
 from processor.wall_clock import now
 from server.cli.common import UNICODE, fail, open_log
-from server.cli.grouped_help import Group
+from server.cli.grouped_help import HeadedGroup
 from server.cli.output import Cell, Column, Sheet, print_json, say
 from server.cli.settings_flags import settings_options
 from server.errors import Refused
@@ -49,7 +49,7 @@ def _cell(value: Any) -> Cell:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-@click.group(cls=Group)
+@click.group(cls=HeadedGroup)
 def keys() -> None:
     """Create, list, change, rotate and revoke API keys.
 
@@ -76,7 +76,7 @@ def keys() -> None:
 @click.option(
     "--handling",
     type=click.Choice(HANDLINGS),
-    help="How its batches are handled where they do not say  [default: as the server's setting has it]",
+    help="What becomes of its batches with bad events if a request does not say  [default: the server's setting]",
 )
 @click.option("--all-orgs", is_flag=True, help="With scope admin: for all organizations, not only its own")
 @_json
@@ -132,7 +132,7 @@ def list_keys(as_json: bool, **flags: Any) -> None:
     "--handling",
     type=click.Choice([*HANDLINGS, "none"]),
     required=True,
-    help="How its batches are handled where they do not say; none: as the server's setting has it",
+    help="What becomes of its batches with bad events if a request does not say; none: as the server's setting has it",
 )
 @_json
 @_data_dir
@@ -198,7 +198,7 @@ def revoke(key: str, as_json: bool, **flags: Any) -> None:
 # --- projects --------------------------------------------------------------------------------------------------------
 
 
-@click.group(cls=Group)
+@click.group(cls=HeadedGroup)
 def projects() -> None:
     """Create and list projects.
 
@@ -231,7 +231,7 @@ def list_projects(as_json: bool, **flags: Any) -> None:
 # --- organizations ---------------------------------------------------------------------------------------------------
 
 
-@click.group(cls=Group)
+@click.group(cls=HeadedGroup)
 def orgs() -> None:
     """Set and list organizations' monthly quotas."""
 

@@ -44,21 +44,21 @@ class Again(Exception):
         super().__init__(why)
 
 
-class Answer(NamedTuple):
+class RequestResult(NamedTuple):
     """The result of a request."""
 
     accepted: int
     rejected: int
 
 
-class Sender(Protocol):
+class LoadSender(Protocol):
     """Sends requests over one API."""
 
     def make(self, events: int, now: int) -> Any:
         """Return an encoded request; `now` is in microseconds."""
         ...
 
-    async def send(self, request: Any) -> Answer:
+    async def send(self, request: Any) -> RequestResult:
         """Send a request. Raises `Again` or `Failed`."""
         ...
 
@@ -81,7 +81,7 @@ class HttpSender:
     def make(self, events: int, now: int) -> bytes:
         return self.generator.json(events, now)
 
-    async def send(self, request: bytes) -> Answer:
+    async def send(self, request: bytes) -> RequestResult:
         try:
             async with self.session.post(f"{self.url}/v1/ingest", data=request) as response:
                 body = await response.read()
@@ -89,7 +89,7 @@ class HttpSender:
             raise Again(type(error).__name__, 0.2) from None
         if response.status == 202:
             answer = msgspec.json.decode(body, type=Accepted)
-            return Answer(answer.accepted, len(answer.rejected))
+            return RequestResult(answer.accepted, len(answer.rejected))
         if response.status in {429, 503, 502, 504}:
             wait = response.headers.get("Retry-After", "1")
             raise Again(str(response.status), float(wait) if wait.isdecimal() else 1.0)
@@ -111,18 +111,18 @@ class GrpcSender:
     def make(self, events: int, now: int) -> Message:
         return self.generator.proto(events, now)
 
-    async def send(self, request: Message) -> Answer:
+    async def send(self, request: Message) -> RequestResult:
         try:
             answer = await self.call(request, metadata=(("x-api-key", self.key),), timeout=PATIENCE)
         except grpc.aio.AioRpcError as error:
             if error.code() in _AGAIN:
                 raise Again(_AGAIN[error.code()], 0.5) from None
             raise Failed(grpc_refusal(self.url, error.code().name, error.details())) from None
-        return Answer(answer.accepted, len(answer.rejected))
+        return RequestResult(answer.accepted, len(answer.rejected))
 
 
 @asynccontextmanager
-async def connected(target: str, key: str, generator: Generator, connections: int) -> AsyncIterator[Sender]:
+async def connected(target: str, key: str, generator: Generator, connections: int) -> AsyncIterator[LoadSender]:
     """Yield a sender for an address like http://host:port or grpc://host:port, https or grpcs with TLS."""
     parts = urlsplit(target)
     if parts.scheme in {"http", "https"}:
@@ -147,7 +147,7 @@ async def connected(target: str, key: str, generator: Generator, connections: in
 
 
 @dataclass
-class Outcome:
+class LoadResult:
     """The result of a run."""
 
     accepted: int = 0
@@ -175,7 +175,7 @@ class Outcome:
 
 
 async def run(
-    sender: Sender,
+    sender: LoadSender,
     events: int,
     *,
     batch: int,
@@ -183,12 +183,12 @@ async def run(
     rate: float | None,
     clock: Callable[[], int],
     show: Callable[[int, int], None],
-) -> Outcome:
+) -> LoadResult:
     """Send `events`; with a `rate` (events a second) each request has a due time from which its latency counts.
 
     Raises `Failed`.
     """
-    outcome = Outcome()
+    outcome = LoadResult()
     sizes = iter([*[batch] * (events // batch), *([events % batch] if events % batch else [])])
     began = time.perf_counter()
     sent = 0
@@ -211,7 +211,7 @@ async def run(
     return outcome
 
 
-async def _until_taken(sender: Sender, request: Any, size: int, outcome: Outcome, due: float) -> None:
+async def _until_taken(sender: LoadSender, request: Any, size: int, outcome: LoadResult, due: float) -> None:
     for _ in range(TRIES):
         try:
             answer = await sender.send(request)

@@ -17,7 +17,7 @@ from server.cli.remote import key_option, url_option
 from server.ingest.intake import MAX_EVENTS
 
 if TYPE_CHECKING:
-    from server.cli.load_senders import Outcome
+    from server.cli.load_senders import LoadResult
 
 SCHEMES: Final = ("http", "https", "grpc", "grpcs")
 EXIT_INCOMPLETE: Final = 1
@@ -77,7 +77,7 @@ def loadtest(
         fail(f"--target must be {', '.join(SCHEMES)}:// and host:port, not {url!r}")
     generator = Generator(users, seed)
 
-    async def go(show: Show) -> "Outcome":
+    async def go(show: Show) -> "LoadResult":
         async with connected(url, key, generator, connections) as sender:
             return await run(sender, events, batch=batch, connections=connections, rate=rate, clock=now, show=show)
 
@@ -90,7 +90,7 @@ def loadtest(
     sys.exit(0 if outcome.accepted == events else EXIT_INCOMPLETE)
 
 
-def _report(outcome: "Outcome", events: int, as_json: bool) -> None:
+def _report(outcome: "LoadResult", events: int, as_json: bool) -> None:
     latency = outcome.percentiles()
     if as_json:
         print_json(

@@ -7,8 +7,8 @@ from processor.core.tables import row_block
 from processor.log.port import LogReader, polls
 from processor.log.records import TopicPartition
 from processor.log.topics import ROWS
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
+from processor.view.view_follower import Arrivals
 from processor.wall_clock import now
 from server.reads.read_service import ViewReads
 from server.tenancy import directory_log

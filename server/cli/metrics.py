@@ -23,7 +23,7 @@ from server.cli.explore_options import (
 from server.cli.grouped_help import Command
 from server.cli.output import Cell, Column, Sheet, print_encoded
 from server.explore.metric_params import DEFAULT_MEASURES, GROUPS, INTERVALS
-from server.explore.params import DEFAULT_GROUPS, MAX_GROUPS
+from server.explore.question_params import DEFAULT_GROUPS, MAX_GROUPS
 
 WIDTH: Final = 30
 """Characters of a bar or a sparkline."""

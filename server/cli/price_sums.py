@@ -37,7 +37,7 @@ class _Event(Struct, gc=False):
     tags: dict[str, str] = {}
 
 
-class Row(Struct):
+class ModelSums(Struct):
     """The sums of a model; costs in picodollars."""
 
     provider: str
@@ -58,9 +58,9 @@ class Row(Struct):
     unpriced_tokens: int = 0
     """Input and output tokens of unpriced calls."""
 
-    def add(self, other: "Row") -> None:
+    def add(self, other: "ModelSums") -> None:
         """Add the sums of another row."""
-        for name in Row.__struct_fields__[2:]:
+        for name in ModelSums.__struct_fields__[2:]:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def values(self) -> Sequence[int | Decimal]:
@@ -95,7 +95,7 @@ class PriceSums:
 
     def __init__(self, pricer: Pricer) -> None:
         self.pricer = pricer
-        self._rows: dict[tuple[str, str], Row] = {}
+        self._rows: dict[tuple[str, str], ModelSums] = {}
 
     def take(self, line: bytes) -> None:
         """Add an event, a line of an export."""
@@ -105,7 +105,7 @@ class PriceSums:
         key = raw or event.provider, event.model
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = Row(*key)
+            row = self._rows[key] = ModelSums(*key)
         text = bytes(event.cost_usd).decode()
         if text == "null":
             row.unpriced += 1
@@ -116,7 +116,7 @@ class PriceSums:
             row.listed += 1
             row.listed_cost += parse_cost(text)
 
-    def _compare(self, row: Row, event: _Event, raw: str | None, sent: int) -> None:
+    def _compare(self, row: ModelSums, event: _Event, raw: str | None, sent: int) -> None:
         row.sent += 1
         row.sent_cost += sent
         usage = Usage(
@@ -133,16 +133,16 @@ class PriceSums:
             row.comparable_cost += sent
             row.list_cost += quote.cost
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ModelSums]:
         """The models: by how far what was sent is from the lists, then by what is unpriced, then by name."""
         return sorted(
             self._rows.values(),
             key=lambda row: (-abs(row.comparable_cost - row.list_cost), -row.unpriced, row.provider, row.model),
         )
 
-    def total(self) -> Row:
+    def total(self) -> ModelSums:
         """All of them together."""
-        total = Row("", "")
+        total = ModelSums("", "")
         for row in self._rows.values():
             total.add(row)
         return total

@@ -9,11 +9,11 @@ from msgspec import Raw
 
 from processor.core.clock import format_timestamp
 from processor.core.events.fields import PROVIDERS
-from processor.core.events.prices.price_list import DatedRates, Listed
+from processor.core.events.prices.price_list import DatedRates, ListedModel
 from processor.core.events.prices.pricing import Pricer
 from processor.core.events.prices.token_rates import PARTS, Rates
 from server.cli.common import UNICODE, fail
-from server.cli.grouped_help import Group
+from server.cli.grouped_help import HeadedGroup
 from server.cli.output import Column, Sheet, print_encoded
 from server.cli.price_audit import audit
 from server.cli.price_cost import cost
@@ -22,7 +22,7 @@ from server.cli.settings_flags import settings_options
 from server.settings import ServerSettings
 
 
-@click.group(cls=Group)
+@click.group(cls=HeadedGroup)
 def prices() -> None:
     """Show the price lists, price a call, and compare what was sent with them.
 
@@ -110,21 +110,21 @@ prices.add_command(cost)
 prices.add_command(audit)
 
 
-def _found(pricer: Pricer, model: str, provider: str | None) -> list[Listed]:
+def _found(pricer: Pricer, model: str, provider: str | None) -> list[ListedModel]:
     """The models that a name may be of, of one provider or of each."""
     names = [provider]
     if provider is None:
         names = [*PROVIDERS, *(each.provider for prices in pricer.lists for each in prices.models() if each.provider)]
     found = [each for name in dict.fromkeys(names) for each in pricer.find(*provider_of(name), model)]
     once = {(each.list_name, each.provider, each.model.name, each.model.rates): each.model for each in found}
-    return [Listed(list_name, owner, known) for (list_name, owner, _, _), known in once.items()]
+    return [ListedModel(list_name, owner, known) for (list_name, owner, _, _), known in once.items()]
 
 
-def _named(each: Listed) -> tuple[str, str, str]:
+def _named(each: ListedModel) -> tuple[str, str, str]:
     return short(each.list_name), each.provider, each.model.name
 
 
-def _varies(each: Listed) -> list[str]:
+def _varies(each: ListedModel) -> list[str]:
     rates = each.model.rates
     said = {
         "tier": any(len(dated.tiers) > 1 for dated in rates),
@@ -143,7 +143,7 @@ def _when(dated: DatedRates) -> tuple[str, str, str]:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _listed(each: Listed) -> dict[str, Any]:
+def _listed(each: ListedModel) -> dict[str, Any]:
     return {
         "list": each.list_name,
         "provider": each.provider or None,
@@ -152,12 +152,12 @@ def _listed(each: Listed) -> dict[str, Any]:
     }
 
 
-def _in_force(each: Listed, at: int) -> dict[str, Any]:
+def _in_force(each: ListedModel, at: int) -> dict[str, Any]:
     tiers = each.model.tiers_at(at)
     return {**_listed(each), "prices": None if tiers is None else _rates(tiers[0]), "varies": _varies(each)}
 
 
-def _at_all_times(each: Listed) -> dict[str, Any]:
+def _at_all_times(each: ListedModel) -> dict[str, Any]:
     return {**_listed(each), "prices": list(map(_dated, each.model.rates))}
 
 

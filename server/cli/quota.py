@@ -26,7 +26,7 @@ class Window(Struct):
     limit: int | None
 
 
-class Quota(Struct, rename="camel"):
+class ShownQuota(Struct, rename="camel"):
     """The answer of `GET /v1/quota`, as far as it is shown."""
 
     organization: str
@@ -60,7 +60,7 @@ def quota(org: str | None, as_json: bool, **flags: Any) -> None:
     where = org or DEFAULT_ORGANIZATION
 
     def check(body: bytes) -> None:
-        found = msgspec.json.decode(body, type=Quota).organization
+        found = msgspec.json.decode(body, type=ShownQuota).organization
         if org is not None and found != org:
             raise Refused(
                 "forbidden",
@@ -68,7 +68,7 @@ def quota(org: str | None, as_json: bool, **flags: Any) -> None:
             )
 
     body = answer(flags, Question("/v1/quota"), lambda left: _read(left, where), f"organization {where}", check)
-    print_encoded([body]) if as_json else _print(msgspec.json.decode(body, type=Quota))
+    print_encoded([body]) if as_json else _print(msgspec.json.decode(body, type=ShownQuota))
 
 
 def _read(flags: dict[str, Any], organization: str) -> bytes:
@@ -80,7 +80,7 @@ def _read(flags: dict[str, Any], organization: str) -> bytes:
     return read_json.encode(read_json.quota(found))
 
 
-def _print(found: Quota) -> None:
+def _print(found: ShownQuota) -> None:
     table = Sheet(
         Column("window", "whole"),
         Column("since", "whole"),

@@ -19,7 +19,7 @@ from processor.log.file_lock import LOOK, FileLock
 from processor.log.port import LogWriter
 from processor.log.topics import EVENTS, PARTITIONED
 from processor.settings import Settings
-from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, Rebuilt, Refused, Target, remove_scratch
+from processor.state.rebuild import SCRATCH, EmbeddedTarget, Rebuild, RebuildRefused, Rebuilt, Target, remove_scratch
 from processor.wall_clock import now
 from server.cli.common import fail, load_or_exit
 from server.cli.grouped_help import Command
@@ -65,10 +65,9 @@ def rebuild(as_json: bool, allow_loss: bool, **flags: Any) -> None:
             for number in range(log.partitions):
                 try:
                     done.append(_rebuild(settings, log, target, number, bar(f"partition {number}"), allow_loss))
-                except Refused as error:
+                except RebuildRefused as error:
                     _report(done, as_json)
                     fail(str(error))
-            StoreDirectory(settings.segments_dir).clear()
     except LogError as error:
         fail(str(error))
     _report(done, as_json)
@@ -142,7 +141,10 @@ def _target(settings: Settings, log: LogWriter) -> Target:
 def _rebuild(settings: Settings, log: LogWriter, target: Target, number: int, show: Show, allow_loss: bool) -> Rebuilt:
     with tempfile.TemporaryDirectory(dir=settings.data_dir, prefix=SCRATCH) as scratch:
         address = LogAddress.of(settings)
-        return Rebuild(address, log, number, Path(scratch), target, show).run(allow_loss=allow_loss)
+        directory = StoreDirectory(settings.segments_dir)
+        # Before, as it may be refused at a later partition, or killed: segments of other rows are never left.
+        work = Rebuild(address, log, number, Path(scratch), target, show, lambda: directory.clear(number))
+        return work.run(allow_loss=allow_loss)
 
 
 def _report(done: list[Rebuilt], as_json: bool) -> None:

@@ -175,7 +175,7 @@ class ServerSent(NamedTuple):
     data: bytes
 
 
-class Message(Struct):
+class StreamMessage(Struct):
     """The data of an event."""
 
     users: list[Raw] = []

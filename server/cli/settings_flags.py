@@ -32,6 +32,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "event_store",
         "store_dir",
         "store_min_free",
+        "store_scrub",
         "payload_retention",
         "query_memory",
         "query_threads",

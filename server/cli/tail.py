@@ -15,12 +15,12 @@ from processor.view.query import SORTS
 from server.cli.common import UNICODE, fail
 from server.cli.grouped_help import Command
 from server.cli.output import Sheet, print_encoded, terminal
-from server.cli.remote import Message, Unanswered, key_option, url_option
-from server.cli.users import Row, user_sheet
+from server.cli.remote import StreamMessage, Unanswered, key_option, url_option
+from server.cli.users import ShownUser, user_sheet
 from server.errors import Refused
 
 
-class Reached(Struct):
+class ReachedBudget(Struct):
     """A reached budget, as far as it is shown."""
 
     user_id: str | None
@@ -30,8 +30,8 @@ class Reached(Struct):
     threshold: int
 
 
-_row = msgspec.json.Decoder(Row).decode
-_reached = msgspec.json.Decoder(Reached).decode
+_row = msgspec.json.Decoder(ShownUser).decode
+_reached = msgspec.json.Decoder(ReachedBudget).decode
 
 
 @click.command(cls=Command)
@@ -66,7 +66,7 @@ def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, even
             shown = Shown(sort, limit)
             with Live(shown.table(), console=terminal(), refresh_per_second=4) as live:
 
-                def show(kind: str, message: Message) -> None:
+                def show(kind: str, message: StreamMessage) -> None:
                     shown.take(kind, message)
                     live.update(shown.table())
 
@@ -78,7 +78,7 @@ def tail(url: str, key: str, users: tuple[str, ...], sort: str, limit: int, even
 
 
 async def _consume(
-    messages: AsyncIterator[tuple[str, Message]], count: int | None, take: Callable[[str, Message], None]
+    messages: AsyncIterator[tuple[str, StreamMessage]], count: int | None, take: Callable[[str, StreamMessage], None]
 ) -> None:
     async for kind, message in messages:
         take(kind, message)
@@ -88,7 +88,7 @@ async def _consume(
                 return
 
 
-def print_rows(kind: str, message: Message) -> None:
+def print_rows(kind: str, message: StreamMessage) -> None:
     """Yield one line for each row, or for a budget; numbers keep all their digits."""
     if message.budget is not None:
         print_encoded([b'{"event":"budget","budget":%b}' % bytes(message.budget)])
@@ -104,9 +104,9 @@ class Shown:
         self._limit = limit
         self._as_of = ""
         self._notice = ""
-        self.rows: dict[str | None, Row] = {}
+        self.rows: dict[str | None, ShownUser] = {}
 
-    def take(self, kind: str, message: Message) -> None:
+    def take(self, kind: str, message: StreamMessage) -> None:
         """Apply an event."""
         if message.budget is not None:
             reached = _reached(message.budget)
@@ -123,7 +123,7 @@ class Shown:
             else:
                 self.rows.pop(row.user_id, None)
 
-    def first(self) -> list[Row]:
+    def first(self) -> list[ShownUser]:
         """Return the rows to show."""
         by_name = sorted(self.rows.values(), key=lambda row: row.user_id or "")
         return sorted(by_name, key=lambda row: getattr(row, self._sort) or "", reverse=True)[: self._limit]

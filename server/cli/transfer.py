@@ -78,7 +78,7 @@ def _instant(name: str, text: str | None) -> int | None:
         fail(refused.message)
 
 
-def _report_export(tally: exporter.Tally, as_json: bool, *, to_stderr: bool) -> None:
+def _report_export(tally: exporter.ExportTally, as_json: bool, *, to_stderr: bool) -> None:
     oldest = None if tally.first_at is None else format_timestamp(tally.first_at)
     if as_json:
         summary = {
@@ -128,7 +128,7 @@ def import_events(names: tuple[str, ...], dry_run: bool, as_json: bool, **flags:
     sys.exit(EXIT_INCOMPLETE if any(tally.rejected or damage for tally, damage in done) else 0)
 
 
-def _import(name: str, into: Importer, show: Show) -> tuple[importer.Tally, str | None]:
+def _import(name: str, into: Importer, show: Show) -> tuple[importer.ImportTally, str | None]:
     """Import one file; return the result, and what is wrong with the file if it could not be read to its end."""
     damage: list[str] = []
     try:
@@ -138,7 +138,7 @@ def _import(name: str, into: Importer, show: Show) -> tuple[importer.Tally, str 
     return into.tally, damage[0] if damage else None
 
 
-def _report_import(tallies: dict[str, tuple[importer.Tally, str | None]], as_json: bool, dry_run: bool) -> None:
+def _report_import(tallies: dict[str, tuple[importer.ImportTally, str | None]], as_json: bool, dry_run: bool) -> None:
     accepted = sum(tally.accepted for tally, _ in tallies.values())
     rejected = sum(tally.rejected for tally, _ in tallies.values())
     bad = [

@@ -21,7 +21,7 @@ from server.reads.params import DEFAULT_LIMIT, MAX_LIMIT
 from server.tenancy.keys import DEFAULT_PROJECT, make_key
 
 
-class Sums(Struct):
+class ShownSums(Struct):
     """Sums over events, as far as they are shown."""
 
     requests: int
@@ -37,14 +37,14 @@ class Sums(Struct):
         return [*counts, f"{self.cost_usd:f}"]
 
 
-class Row(Sums):
+class ShownUser(ShownSums):
     """A user's row, as far as it is shown."""
 
     user_id: str | None
     last_seen: str | None
 
 
-class Total(Sums):
+class Total(ShownSums):
     """The sums over all users, as far as they are shown."""
 
     users: int
@@ -53,7 +53,7 @@ class Total(Sums):
 class Page(Struct):
     """The answer of `GET /v1/users`, as far as it is shown."""
 
-    users: list[Row]
+    users: list[ShownUser]
     total: Total
 
 

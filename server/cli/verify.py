@@ -24,7 +24,7 @@ KEPT: Final = 1000
 """Differences of a partition that --json lists."""
 
 
-class Verdict:
+class PartitionResult:
     """The result of the verification of one partition."""
 
     def __init__(self, number: int, verification: Verification) -> None:
@@ -84,7 +84,7 @@ def verify(as_json: bool, **flags: Any) -> None:
     sys.exit(1 if count or problems else 0)
 
 
-def _show(verdicts: list[Verdict], elsewhere: list[Problem], count: int, problems: int) -> None:
+def _show(verdicts: list[PartitionResult], elsewhere: list[Problem], count: int, problems: int) -> None:
     for problem in islice(_all_problems(verdicts, elsewhere), SHOWN):
         say(f"partition {problem.partition}: {problem.text}")
     if problems > SHOWN:
@@ -100,13 +100,13 @@ def _show(verdicts: list[Verdict], elsewhere: list[Problem], count: int, problem
     say(f"{total}, {problems} problems" if problems else total)
 
 
-def _all_problems(verdicts: list[Verdict], elsewhere: list[Problem]) -> Iterator[Problem]:
+def _all_problems(verdicts: list[PartitionResult], elsewhere: list[Problem]) -> Iterator[Problem]:
     for verdict in verdicts:
         yield from verdict.problems
     yield from elsewhere
 
 
-def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> Verdict:
+def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> PartitionResult:
     where = settings.data_dir if settings.data_dir.is_dir() else None
     index = settings.data_dir / "index" / f"{number:04d}"
     with tempfile.TemporaryDirectory(dir=where, prefix="verify-") as scratch:
@@ -114,12 +114,12 @@ def _verify(log: LogReader, number: int, settings: Settings, show: Show) -> Verd
             store = settings.segments_dir if settings.event_store else None
             if store is not None and not store.is_dir():
                 store = None  # it is on another machine, or this is a backup
-            return Verdict(number, Verification(log, number, Path(scratch), show, index, store))
+            return PartitionResult(number, Verification(log, number, Path(scratch), show, index, store))
         except VerifyError as error:
             fail(str(error))
 
 
-def _public(verdicts: list[Verdict], elsewhere: list[Problem]) -> dict[str, Any]:
+def _public(verdicts: list[PartitionResult], elsewhere: list[Problem]) -> dict[str, Any]:
     return {
         "messages": sum(verdict.messages for verdict in verdicts),
         "partitions": [

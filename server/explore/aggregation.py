@@ -20,10 +20,14 @@ BITS: Final = 8
 """Of a rounded number behind its first one."""
 
 
-def is_exact(engine: Engine, relation: Relation, project: str, parts: Parts) -> bool:
-    """Return whether the events of a project's relation are few enough for exact quantiles, if any are asked for."""
+def is_exact(engine: Engine, relation: Relation, project: str, parts: Parts, least: int = 0) -> bool:
+    """Return whether the events of a project's relation are few enough for exact quantiles, if any are asked for.
+
+    `least`: as many of them there are for certain."""
     if not any(isinstance(part, Quantile) for part in parts):
         return True
+    if least > EXACT:
+        return False
     sums = [each for segment in relation.segments for each in segment.projects if each.project == project]
     if sum(each.rows for each in sums) <= EXACT:
         return True

@@ -19,9 +19,11 @@ from server.telemetry.store_metrics import StoreStatus
 CONNECT_PATIENCE: Final = 1.0
 """Seconds to wait for a query process that is just being started again."""
 PAUSE: Final = 0.05
+"""Seconds between two tries to connect."""
 SILENCE: Final = 10.0
 """Seconds without a sign of life after which the query process is held to hang."""
 RETRY_AFTER: Final = 1
+"""Seconds after which a query process that is away may be back."""
 STATUS_PATIENCE: Final = 2.0
 """Seconds to wait for the status of the store."""
 
@@ -60,14 +62,14 @@ class QueryClient:
         except BaseException:
             await chunks.aclose()
             raise
-        assert isinstance(head, wire.Head)
+        assert isinstance(head, wire.AnswerHead)
         return Download(_data(chunks), head.rows)
 
-    async def _stream(self, question: Question) -> AsyncGenerator[wire.Head | bytes, None]:
+    async def _stream(self, question: Question) -> AsyncGenerator[wire.AnswerHead | bytes, None]:
         """Yield the head and the pieces of an answer. Raises `Refused` where it breaks off."""
         async with self._connected(question) as (reader, _):
             while not isinstance(frame := await _next(reader), wire.End):
-                if isinstance(frame, wire.Head):
+                if isinstance(frame, wire.AnswerHead):
                     yield frame
                 elif isinstance(frame, wire.Chunk):
                     yield frame.data
@@ -96,7 +98,7 @@ class QueryClient:
             await asyncio.sleep(PAUSE)
 
 
-async def _data(chunks: AsyncGenerator[wire.Head | bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _data(chunks: AsyncGenerator[wire.AnswerHead | bytes, None]) -> AsyncGenerator[bytes, None]:
     async with contextlib.aclosing(chunks):
         async for chunk in chunks:
             if isinstance(chunk, bytes):

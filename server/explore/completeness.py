@@ -14,8 +14,12 @@ KEPT: Final = 4096
 
 
 class _Moment(NamedTuple):
+    """What had arrived by an instant."""
+
     at: int
+    """Microseconds since the epoch."""
     ends: Mapping[int, int]
+    """Partition -> its next offset."""
 
 
 class Completeness:
@@ -27,9 +31,11 @@ class Completeness:
         self._lock = threading.Lock()
 
     def note(self, at: int, ends: Mapping[int, int]) -> None:
-        """Note that at a moment the log's partitions ended before these offsets."""
+        """Note that what had arrived by a moment is before these offsets. What was so before is so now: `at` may be
+        earlier than at the last call, as of a process that was not known then."""
         with self._lock:
             newest = self._moments[-1] if self._moments else self._covered
+            at = max(at, newest.at if newest is not None else 0)
             if self._moments and newest is not None and newest.ends == ends:
                 self._moments.pop()
             self._moments.append(_Moment(at, dict(ends)))

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from processor.core.clock import LAST
 from server.errors import Refused
+from server.explore.question_params import MAX_CURSOR
 from server.explore.questions import EventsQuestion, PromptsQuestion, SessionsQuestion, Times, TracesQuestion
 from server.explore.snapshot import Snapshot
 from server.explore.upper_offsets import pack, unknown_cursor, unpack
@@ -24,10 +25,8 @@ Paged = EventsQuestion | TracesQuestion | SessionsQuestion | PromptsQuestion
 
 Scalar = int | float | str | bool | None
 
-MAX_CURSOR: Final = 2048
-"""Characters."""
 MAX_BYTES: Final = MAX_CURSOR * 3 // 4
-"""What they stand for."""
+"""Bytes that a cursor of `MAX_CURSOR` characters of base64 stands for."""
 
 _BYTES_HEAD: Final = 2
 """By which the head of a byte string in msgpack grows, up to 65,535 bytes."""
@@ -37,7 +36,10 @@ P = TypeVar("P", bound=Paged)
 
 
 class _Cursor(Struct, frozen=True, array_like=True):
+    """What a cursor says, as msgpack in base64."""
+
     binding: bytes
+    """`_binding` of its question."""
     times: Times
     as_of: Annotated[int, Meta(ge=0, le=LAST)]
     floor: int

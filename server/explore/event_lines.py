@@ -70,6 +70,21 @@ def _maps(column: Any) -> Iterable[Any]:
     ]
 
 
+def _tags(column: Any) -> Iterable[Any]:
+    """Few different ones come again and again: each becomes JSON once."""
+    offsets = column.offsets.to_pylist()
+    keys, values = column.keys.to_pylist(), column.items.to_pylist()
+    written: dict[tuple[Any, ...], Raw] = {}
+    found = []
+    for start, end in pairwise(offsets):
+        tags = (*keys[start:end], *values[start:end])
+        text = written.get(tags)
+        if text is None and tags:
+            text = written[tags] = Raw(msgspec.json.encode(dict(zip(keys[start:end], values[start:end], strict=True))))
+        found.append(text)
+    return found
+
+
 def _lists(column: Any) -> Iterable[Any]:
     offsets, values = column.offsets.to_pylist(), column.values.to_pylist()
     return [values[start:end] or None for start, end in pairwise(offsets)]
@@ -83,7 +98,7 @@ _READERS: Final[dict[str, Callable[[Any], Iterable[Any]]]] = {
     "timestamp": _times,
     "received_at": _times,
     "cost_usd": _costs,
-    "tags": _maps,
+    "tags": _tags,
     "eval_scores": _maps,
     "tools_used": _lists,
     "extra": _raws,

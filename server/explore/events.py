@@ -8,7 +8,7 @@ from server.errors import Refused
 from server.explore.cursor import stamped, walk
 from server.explore.event_json import MEMBERS, encode_events, events_of
 from server.explore.questions import EventQuestion, EventsQuestion, Filters
-from server.explore.row_scan import Found, Key, RowScan
+from server.explore.row_scan import EventPlace, FoundRow, RowScan
 from server.explore.snapshot import ALWAYS, Snapshot
 
 _Number = Annotated[int, Meta(ge=-(2**62), le=2**62)]
@@ -25,9 +25,9 @@ class _Place(Struct, array_like=True):
     total: _Count | None
 
     @property
-    def key(self) -> Key:
+    def key(self) -> EventPlace:
         """The last event of the page."""
-        return Key(self.timestamp, self.partition, self.offset, self.index)
+        return EventPlace(self.timestamp, self.partition, self.offset, self.index)
 
 
 def answer_events(snapshot: Snapshot, question: EventsQuestion) -> bytes:
@@ -47,7 +47,7 @@ def answer_events(snapshot: Snapshot, question: EventsQuestion) -> bytes:
     return step.answer({"events": encode_events(events), "nextCursor": cursor, "total": total})
 
 
-def _events(scan: RowScan, found: list[Found], *, extra: bool = True) -> list[dict[str, Any]]:
+def _events(scan: RowScan, found: list[FoundRow], *, extra: bool = True) -> list[dict[str, Any]]:
     if not found:
         return []
     columns = [name for name in MEMBERS if extra or name != "extra"]

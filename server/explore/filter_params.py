@@ -1,7 +1,7 @@
 """The filters among the query parameters: which events are meant, and of which time.
 
-A filter that is repeated means any of its values, with `!` behind its name none of them; repeated tags have to be there
-all. An empty value means that the event has no such value.
+A filter that is repeated means any of its values, with `!` after its name none of them; of repeated tags an event must
+have all. An empty value means that the event has no such value.
 """
 
 import math
@@ -99,11 +99,6 @@ def parse_tag_key(name: str, text: str) -> str:
     if end != len(text):
         bad(f"{name}: a : in the key of a tag is written \\:")
     return key
-
-
-def escape_tag_key(key: str) -> str:
-    """Return a key as it stands in `tag=KEY:VALUE` and `tag:KEY`."""
-    return key.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def _key(name: str, text: str) -> tuple[str, int]:

@@ -40,10 +40,7 @@ class Lane:
         try:
             yield
         finally:
-            self._now[project] -= 1
-            if not self._now[project]:
-                del self._now[project]
-            self._admit()
+            self._end(project)
 
     async def _enter(self, project: str) -> None:
         queue = self._queues.get(project)
@@ -63,10 +60,16 @@ class Lane:
 
     def _give_up(self, project: str, future: "asyncio.Future[None]") -> None:
         if future.done() and not future.cancelled():  # its turn came at the same moment
-            self._now[project] -= 1
-            self._admit()
+            self._end(project)
         else:
             self._leave(project, future)
+
+    def _end(self, project: str) -> None:
+        """One of a project's questions has ended: its slot is free."""
+        self._now[project] -= 1
+        if not self._now[project]:
+            del self._now[project]
+        self._admit()
 
     def _leave(self, project: str, future: "asyncio.Future[None]") -> None:
         queue = self._queues.get(project)

@@ -6,10 +6,11 @@ from functools import cache
 from typing import Final, cast, get_args
 
 from server.explore.filter_params import parse_tag_key
+from server.explore.measures import QUANTILES
 from server.explore.param_list import ParamList, bad
 from server.explore.questions import Interval
 
-MAX_GROUPS: Final = 3
+MAX_GROUP_BY: Final = 3
 """Fields that one question may group by."""
 MAX_MEASURES: Final = 32
 """Measures of one question."""
@@ -47,10 +48,10 @@ PLAIN_MEASURES: Final = (
     "tokens_per_second",
 )
 """Measures without a part behind a colon."""
-QUANTILES: Final = ("avg", "sd", "p50", "p90", "p95", "p99")
+_OF_TIMES: Final = ("avg", "sd", *QUANTILES)
 STATISTICS: Final[dict[str, tuple[str, ...]]] = {
-    "latency_ms": QUANTILES,
-    "ttft_ms": QUANTILES,
+    "latency_ms": _OF_TIMES,
+    "ttft_ms": _OF_TIMES,
     "cost_usd": ("avg", "sd"),
 }
 """Field -> what of it can be asked for, as `field:statistic`."""
@@ -96,8 +97,8 @@ def groups_of(params: ParamList) -> tuple[str, ...]:
         else:
             bad(f"group_by must be one of {', '.join(GROUPS)}, tag:KEY")
     groups = tuple(dict.fromkeys(found))
-    if len(groups) > MAX_GROUPS:
-        bad(f"group_by may be given {MAX_GROUPS} times")
+    if len(groups) > MAX_GROUP_BY:
+        bad(f"group_by may be given {MAX_GROUP_BY} times")
     return groups
 
 

@@ -12,9 +12,12 @@ from msgspec import Raw
 
 from server.errors import Refused
 from server.explore.aggregation import aggregate, aggregate_sets, is_exact
+from server.explore.cell_reader import read_cells
+from server.explore.cells import CombinedCells
 from server.explore.cursor import stamped
 from server.explore.engine import Row
 from server.explore.measures import Measure, measures, score_column
+from server.explore.metric_params import GROUPS
 from server.explore.questions import MetricsQuestion
 from server.explore.series_slots import MAX_INTERVALS, MAX_POINTS, Slots, slots_of, too_many_points
 from server.explore.snapshot import Relation, Snapshot
@@ -23,32 +26,15 @@ from server.explore.sums import time_json
 MULTI: Final = "tool"
 """An event is in one group of each tool that it has used."""
 
-GROUPS: Final = frozenset(
-    {
-        "provider",
-        "model",
-        "operation",
-        "status",
-        "environment",
-        "user_id",
-        "session_id",
-        "prompt_hash",
-        "error_code",
-        "name",
-        "kind",
-    }
-)
-"""Columns to group by, besides the tools and the tags."""
-
 MAY_BE_EMPTY: Final = frozenset({"prompt_hash", "error_code"})
-"""Those of `GROUPS` that may be empty texts, which are in the group of the absent ones, as in the filters."""
+"""Fields that may be empty texts, which are in the group of the absent ones, as in the filters."""
 
 _TAG: Final = "tag:"
 _TOOLS: Final = (
     "nullif(unnest(CASE WHEN len(tools_used) > 0 THEN list_distinct(tools_used) ELSE [NULL::VARCHAR] END), '')"
 )
 _COLUMNS: Final = (
-    *sorted(GROUPS),
+    *(name for name in GROUPS if name != MULTI),
     *("trace_id", "timestamp", "latency_ms", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens"),
     *("cache_write_tokens", "reasoning_tokens", "cost_usd", "tags", "tools_used", "eval_scores"),
     *("log_partition", "log_offset", "log_index"),
@@ -78,12 +64,29 @@ class _Found(NamedTuple):
     """Keys and parts, the best first; more than are to be shown where there are."""
     points: list[Row]
     """Keys, start and parts, in order of time."""
+    total_points: list[Row]
+    """Start and parts of all matching events, in order of time."""
+    cells: "_Cells | None" = None
+    """What `other` is computed from without reading again."""
+
+
+class _Cells(NamedTuple):
+    """What one pass in numpy has found."""
+
+    rows: CombinedCells
+    by_key: dict[Key, list[int]]
+
+    def other(self, shown: Iterable[Key]) -> Row:
+        """Return the parts of the events of the groups that are not shown."""
+        left = self.by_key.keys() - {*shown}
+        return self.rows.row([cell for key in left for cell in self.by_key[key]])
 
 
 class _Answer:
     """The making of one answer."""
 
     def __init__(self, snapshot: Snapshot, question: MetricsQuestion) -> None:
+        self._snapshot = snapshot
         self._engine = snapshot.engine
         self._question = question
         self._measures, scores = measures(question.measures)
@@ -93,7 +96,8 @@ class _Answer:
         )
         self._keys = [f"key_{number}" for number in range(len(question.group_by))]
         self._parts = list(dict.fromkeys(part for measure in self._measures for part in measure.parts))
-        self._is_exact = is_exact(self._engine, self.relation, question.project, self._parts)
+        least = snapshot.rows_for_certain(question.project, question.filters, question.times)
+        self._is_exact = is_exact(self._engine, self.relation, question.project, self._parts, least)
 
     @property
     def most_points(self) -> int:
@@ -138,8 +142,10 @@ class _Answer:
             [*summed.params, self._question.limit + 1],
         )
 
-    def other(self, shown: Sequence[Key]) -> Row:
+    def other(self, shown: Sequence[Key], found: _Found) -> Row:
         """Return the parts of the events that are in a group which is not shown; each counts once."""
+        if found.cells is not None:
+            return found.cells.other(shown)
         base = self._base(grouped=True)
         listed = self._listed(shown)
         source = f"base ANTI JOIN {listed.sql}"
@@ -160,6 +166,15 @@ class _Answer:
             f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, self.most_points + 1]
         )
 
+    def total_series(self, slots: Slots) -> list[Row]:
+        """Return start and parts of all intervals of all matching events, in order of time."""
+        base = self._base(grouped=False)
+        source = f"base JOIN {slots.table} ON {slots.condition}"
+        summed = self._summed(base, source, slots.params, ["interval_start"])
+        return self._engine.rows(
+            f"{summed.sql} SELECT * FROM summed ORDER BY interval_start LIMIT ?", [*summed.params, self.most_points + 1]
+        )
+
     def _listed(self, keys: Sequence[Key]) -> _Statement:
         """Return groups as a table to join the base with, and the condition to do so."""
         columns = ", ".join(f"unnest(?::VARCHAR[]) AS {key}" for key in self._keys)
@@ -176,6 +191,29 @@ class _Answer:
 
     # --- in one pass -------------------------------------------------------------------------------------------------
 
+    def in_cells(self, slots: Slots | None) -> "_Found | None":
+        """Return all that `together` does, in half its time; None: it is not for this question (`cell_reader`)."""
+        starts = None if slots is None else slots.starts
+        if starts is None and self._question.interval != "none":
+            return None
+        cells = read_cells(self._snapshot, self._question, self._parts, starts, exact=self._is_exact)
+        if cells is None or (starts is not None and len(cells.numbers) > self.most_points):
+            return None
+        rows = cells.close()
+        by_key: dict[Key, list[int]] = {}
+        by_interval: dict[int, list[int]] = {}
+        for (key, interval), cell in cells.numbers.items():
+            by_key.setdefault(key, []).append(cell)
+            by_interval.setdefault(interval, []).append(cell)
+        total = rows.row([*cells.numbers.values()])
+        groups = sorted(((*key, *rows.row(members)) for key, members in by_key.items()), key=self.rank)
+        points, total_points = [], []
+        if starts is not None:
+            ordered = sorted(cells.numbers.items(), key=lambda item: item[0][1])
+            points = [(*key, starts[interval], *rows.row([cell])) for (key, interval), cell in ordered]
+            total_points = [(starts[each], *rows.row(by_interval[each])) for each in sorted(by_interval)]
+        return _Found(total, groups, points, total_points, _Cells(rows, by_key))
+
     def together(self, slots: Slots | None) -> "_Found | None":
         """Return all that `total`, `groups` and `series` do, of all groups; None: there may be too many.
 
@@ -185,7 +223,8 @@ class _Answer:
         if not keys or not self._is_exact or not self._has_few_groups():
             return None
         is_multi = MULTI in self._question.group_by  # then the rows of the base are more than the events
-        sets = list(dict.fromkeys([tuple(keys), tuple(self._keys), *([] if is_multi else [()])]))
+        whole = [] if is_multi else [(), *([] if slots is None else [("interval_start",)])]
+        sets = list(dict.fromkeys([tuple(keys), tuple(self._keys), *whole]))
         base = self._base(grouped=True)
         source, params = (
             ("base", []) if slots is None else (f"base JOIN {slots.table} ON {slots.condition}", slots.params)
@@ -197,7 +236,8 @@ class _Answer:
         )
         if len(rows) > self.most_points:
             return None
-        return self._sorted_out(rows, len(keys), has_series=slots is not None)
+        found = self._sorted_out(rows, len(keys), has_series=slots is not None)
+        return found._replace(total_points=self.total_series(slots)) if is_multi and slots is not None else found
 
     def _has_few_groups(self) -> bool:
         if not self._keys:
@@ -213,17 +253,22 @@ class _Answer:
         """Return the rows of the sets of keys apart; the last column of each says of which it is."""
         width = len(self._keys)
         total: Row | None = None
-        groups, points = [], []
+        groups, points, total_points = [], [], []
         for *row, level in rows:
             if level == 2**count - 1:
                 total = tuple(row[count:])
+            elif has_series and level == 2**count - 2:
+                total_points.append(tuple(row[width:]))
             elif has_series and level == 0:
                 points.append(tuple(row))
             else:
                 groups.append((*row[:width], *row[count:]))
         total = self.total() if total is None else total
         points.sort(key=lambda point: int(point[width]))
-        return _Found(total, sorted(groups, key=self.rank) if width else self._only_group(total), points)
+        total_points.sort(key=lambda point: int(point[0]))
+        if not width:
+            return _Found(total, self._only_group(total), total_points, total_points)
+        return _Found(total, sorted(groups, key=self.rank), points, total_points)
 
     def _only_group(self, total: Row) -> list[Row]:
         return [total] if total[-1] else []
@@ -234,8 +279,10 @@ class _Answer:
         groups = self.groups() if self._keys else self._only_group(total)
         shown = [row[: len(self._keys)] for row in groups[: self._question.limit]]
         is_all = len(groups) == len(shown)
-        points = [] if slots is None or not shown else self.series(shown, slots, is_all=is_all)
-        return _Found(total, groups, points)
+        if slots is None or not shown:
+            return _Found(total, groups, [], [])
+        points = self.series(shown, slots, is_all=is_all)
+        return _Found(total, groups, points, self.total_series(slots) if self._keys else points)
 
     # --- what is made of it ------------------------------------------------------------------------------------------
 
@@ -263,9 +310,19 @@ class _Answer:
         found = {
             "key": dict(zip(self._question.group_by, row[:width], strict=True)),
             "values": self.values(row[width:]),
-            "series": [{"start": time_json(point[width]), **self.values(point[width + 1 :])} for point in series],
+            "series": self._series([point[width:] for point in series]),
         }
         return Raw(msgspec.json.encode(found))
+
+    def total_json(self, found: _Found) -> dict[str, Any]:
+        """Return the members of the total; with a series where one is asked for and has not too many points."""
+        values = self.values(found.total)
+        if self._question.interval == "none" or len(found.total_points) > self.most_points:
+            return values
+        return {**values, "series": self._series(found.total_points)}
+
+    def _series(self, points: Iterable[Row]) -> list[dict[str, Any]]:
+        return [{"start": time_json(start), **self.values(parts)} for start, *parts in points]
 
 
 def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
@@ -275,7 +332,7 @@ def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
     """
     answer, width = _Answer(snapshot, question), len(question.group_by)
     slots = answer.slots()
-    found = answer.together(slots) or answer.apart(slots)
+    found = answer.in_cells(slots) or answer.together(slots) or answer.apart(slots)
     shown = sorted(found.groups[: question.limit], key=answer.rank)
     has_more = len(found.groups) > len(shown)
     keys = [row[:width] for row in shown]
@@ -293,8 +350,8 @@ def answer_metrics(snapshot: Snapshot, question: MetricsQuestion) -> bytes:
         snapshot,
         {
             "groups": [answer.group(row, series.pop(row[:width])) for row in shown],
-            "other": answer.values(answer.other(keys)) if has_more else None,
-            "total": answer.values(found.total),
+            "other": answer.values(answer.other(keys, found)) if has_more else None,
+            "total": answer.total_json(found),
             "multi": [field for field in question.group_by if field == MULTI],
         },
     )

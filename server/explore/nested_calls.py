@@ -1,6 +1,6 @@
 """Calls of a trace that only repeat one below them, and came in another request than that: both are charged.
 
-Within one request the outer one is kept as a span (`server.otlp.tree`). Over several it cannot be known when it
+Within one request the outer one is kept as a span (`server.otlp.span_parents`). Over several it cannot be known when it
 arrives, for a span ends, and is sent, after those below it; the trace shows it.
 """
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from server.explore.tree import Place
+from server.explore.tree import TreePlace
 from server.otlp.attribute_names import read
 from server.otlp.kinds import kind_of
-from server.otlp.tree import MAX_OUTER, repeats
+from server.otlp.span_parents import MAX_OUTER, repeats
 
 
 class _Extra(Struct):
@@ -30,16 +30,20 @@ class _Event(Struct):
 
 _decode = msgspec.json.Decoder(_Event).decode
 _NONE: Final = _Event()
+_ATTRIBUTES: Final = b'"attributes"'
+"""What is in every event that came as a span; most others need not be decoded."""
 
 
-def nested_model_calls(events: Sequence[bytes], kinds: Sequence[str], places: Sequence[Place]) -> set[int]:
+def nested_model_calls(events: Sequence[bytes], kinds: Sequence[str], places: Sequence[TreePlace]) -> set[int]:
     """The places of such calls, of events that came as spans. `events`: as JSON without the last brace; `kinds`: of
     each. An event is only decoded if it stands between two calls, or is one of them."""
     opened: dict[int, _Event] = {}
 
     def event_at(place: int) -> _Event:
         number = places[place].span
-        if number not in opened:
+        if number not in opened and _ATTRIBUTES not in events[number] and kinds[number] == "call":
+            opened[number] = _NONE
+        elif number not in opened:
             try:
                 opened[number] = _decode(events[number] + b"}")
             except msgspec.MsgspecError:  # an extra of a sender that has another form

@@ -1,7 +1,6 @@
 """The bounds of the query process, and what keeps them where DuckDB does not."""
 
 import asyncio
-import ctypes
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ import pyarrow as pa
 from msgspec import Struct
 from structlog.stdlib import get_logger
 
+from processor import memory
 from server.errors import Refused
 from server.explore.engine import ADVICE, Engine
 
@@ -22,9 +22,10 @@ HUNG: Final = 5.0
 """Seconds past its time after which a question is held to hang in code that cannot be interrupted."""
 
 EXIT_HUNG: Final = 76
-"""A question did not end, or memory was not freed: the process ends, and its parent starts it again."""
+"""The exit code where a question did not end, or memory was not freed; the parent starts the process again."""
 
 MIN_FREE: Final = 2 << 30
+"""Bytes that are left free on the disk of the spill directory, or 5 % of it where that is more."""
 
 SOME: Final = 0.75
 """Of the memory bound: what the process may keep for later while no question runs."""
@@ -42,7 +43,7 @@ class QueryBounds(Struct, frozen=True):
     timeout: float
     """Seconds of one question, from when it is its turn."""
     min_free: int | None = None
-    """Bytes that are left free on the disk of the spill directory; None: 2 GiB, or 5 % where that is more."""
+    """Bytes that are left free on the disk of the spill directory; None: by `MIN_FREE`."""
 
 
 class QueryGuard:
@@ -118,8 +119,7 @@ def anonymous_memory() -> int:
 def trim() -> None:
     """Give memory back that is free within this process."""
     pa.default_memory_pool().release_unused()
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).malloc_trim(0)
+    memory.trim()
 
 
 def _is_full(folder: Path, min_free: int | None) -> bool:

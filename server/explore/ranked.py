@@ -1,9 +1,10 @@
-"""A page of traces or sessions, the first by a value of all their events, without valuing all that match if possible.
+"""A page of traces or sessions in the order of a value, without computing the value of all that match if possible.
 
-A trace or session matches with one event, and what it is sorted by is of all of its events, wherever they are. So those
-that match are found first, as candidates, by the time of their first matching event, the latest first. Where they are
-few, they are valued with the id indexes. Where they are many and the order is that of the start, the latest are enough:
-nothing starts later than its first matching event. Else everything is read.
+A trace or session matches if one of its events does, but the value that it is sorted by is that of all of its events,
+wherever they are. So those that match are found first, as candidates, by the time of their first matching event, the
+latest first. If they are few, their values are computed with the id indexes. If the order is that of the start, the
+latest ones are enough, as many as the page has: nothing starts later than its first matching event. Else everything is
+read.
 """
 
 from collections.abc import Sequence
@@ -54,11 +55,16 @@ class Candidates(NamedTuple):
     """No other has its first matching event later; None: there is no other."""
 
 
-class Listed(Protocol):
+class RankedItem(Protocol):
     """What matches a question."""
 
-    def candidates(self) -> Candidates:
-        """Return those whose first matching event is the latest, `CANDIDATES` at most."""
+    def starts(self) -> Sequence[int]:
+        """Return times of first matching events, the latest first, `CANDIDATES` + 1 at most."""
+        ...
+
+    def candidates(self, most: int) -> Candidates:
+        """Return those whose first matching event is the latest: those of the first `most` of `starts`, of `CANDIDATES`
+        at most, and perhaps others."""
         ...
 
     def valued(self, ids: Sequence[str], after: RankedPlace | None, limit: int) -> list[Ranked]:
@@ -70,16 +76,31 @@ class Listed(Protocol):
         ...
 
 
-def page_of(listed: Listed, by_start: bool, after: RankedPlace | None, limit: int) -> list[Ranked]:
+def page_of(listed: RankedItem, by_start: bool, after: RankedPlace | None, limit: int) -> list[Ranked]:
     """Return the first `limit` of what matches behind a place; `by_start`: their value is their start."""
-    found = listed.candidates()
+    if by_start:
+        before = 0 if after is None else sum(start >= Decimal(after.value) for start in listed.starts())
+        for most in (before + limit, CANDIDATES):
+            found = listed.candidates(most)
+            ranked = listed.valued(found.ids, after, limit) if found.ids else []
+            if found.horizon is None or (len(ranked) == limit and ranked[-1].value > found.horizon):
+                return ranked
+        return listed.all_valued(after, limit)
+    found = listed.candidates(CANDIDATES)
     if found.horizon is None:
         return listed.valued(found.ids, after, limit) if found.ids else []
-    if by_start and found.ids and (after is None or Decimal(after.value) > found.horizon):
-        ranked = listed.valued(found.ids, after, limit)
-        if len(ranked) == limit and ranked[-1].value > found.horizon:
-            return ranked
     return listed.all_valued(after, limit)
+
+
+def sorted_behind(found: Sequence[Ranked], after: RankedPlace | None, limit: int) -> list[Ranked]:
+    """Return the first `limit` of some items behind a place."""
+    if after is not None:
+        value, name = Decimal(after.value), after.id or None
+        if after.digest:
+            name = min((each.id for each in found if each.place[2] == after.digest), default=None)
+        behind = [each for each in found if each.value == value and name is not None and each.id > name]
+        found = [*behind, *(each for each in found if each.value < value)]
+    return sorted(found, key=lambda each: (-each.value, each.id))[:limit]
 
 
 def first_behind(valued: str, after: RankedPlace | None) -> tuple[str, list[Any]]:

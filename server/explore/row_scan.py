@@ -40,7 +40,7 @@ _GROUP: Final = 32
 """Bits of a row's number within its row group, in `source`."""
 
 
-class Key(NamedTuple):
+class EventPlace(NamedTuple):
     """The place of an event among all."""
 
     timestamp: int
@@ -50,17 +50,17 @@ class Key(NamedTuple):
     """Of the row within the message."""
 
 
-class Found(NamedTuple):
+class FoundRow(NamedTuple):
     """A row, and where it is."""
 
-    key: Key
+    key: EventPlace
     piece: Piece
     group: int
     row: int
     """Its number within the row group."""
 
 
-class Span(Struct, frozen=True, order=False, eq=False):
+class RowSpan(Struct, frozen=True, order=False, eq=False):
     """The rows of a project in one row group."""
 
     piece: Piece
@@ -72,8 +72,10 @@ class Span(Struct, frozen=True, order=False, eq=False):
     """No row comes before this (timestamp, partition, offset)."""
     high: tuple[int, int, int]
     """No row comes after this."""
+    is_below: bool
+    """Whether all its rows are of the snapshot, by the offsets of their messages."""
     is_whole: bool
-    """Whether all its rows are of the snapshot, and their kinds are known."""
+    """Whether, besides, their kinds are known."""
     calls: int
     """How many are calls, if `is_whole`."""
 
@@ -91,6 +93,11 @@ class RowScan:
         self._where = snapshot.condition(project, filters, times, self._pieces)
         self._opened: dict[str, OpenFile] = {}
 
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """Where matching rows may be."""
+        return self._pieces
+
     def close(self) -> None:
         """Close the files."""
         for each in self._opened.values():
@@ -105,9 +112,9 @@ class RowScan:
 
     # --- the first rows ----------------------------------------------------------------------------------------------
 
-    def first(self, order: Order, want: int, after: Key | None = None) -> list[Found]:
+    def first(self, order: Order, want: int, after: EventPlace | None = None) -> list[FoundRow]:
         """Return the first `want` rows behind `after`. Raises `Refused`, `Stopped`, `SegmentGone`."""
-        found: dict[Key, Found] = {}
+        found: dict[EventPlace, FoundRow] = {}
         spans, last = _Frontier(self, order, after), None
         is_nested = not NESTED.isdisjoint(self._where.columns)
         size = 1
@@ -121,7 +128,7 @@ class RowScan:
             size *= 8 if is_nested or size >= FEW_GROUPS else 2
         return [*found.values()]
 
-    def _best(self, spans: Sequence[Span], order: Order, want: int, after: Key | None) -> list[Found]:
+    def _best(self, spans: Sequence[RowSpan], order: Order, want: int, after: EventPlace | None) -> list[FoundRow]:
         """Return the first rows of some row groups."""
         where = self._where if after is None else self._where & _behind(after, order)
         name = self._engine.register(self._table(spans, where.columns | _KEY_COLUMNS))
@@ -133,10 +140,12 @@ class RowScan:
         found = []
         for *key, source in rows:
             span = spans[source >> _GROUP]
-            found.append(Found(Key(*key), span.piece, span.group, source & ((1 << _GROUP) - 1)))
+            found.append(FoundRow(EventPlace(*key), span.piece, span.group, source & ((1 << _GROUP) - 1)))
         return found
 
-    def _best_of_files(self, spans: Sequence[Span], order: Order, want: int, after: Key | None) -> list[Found]:
+    def _best_of_files(
+        self, spans: Sequence[RowSpan], order: Order, want: int, after: EventPlace | None
+    ) -> list[FoundRow]:
         """Return the first rows of the times of some row groups, in their files."""
         start, end = min(span.low[0] for span in spans), max(span.high[0] for span in spans) + 1
         where = self._where & within(Times(start, end))
@@ -147,15 +156,15 @@ class RowScan:
             f"WHERE {where.sql} ORDER BY {_sorting(order)} LIMIT ?",
             [[*pieces], *where.params, want],
         )
-        return [self._at(Key(*key), pieces[path], row) for *key, path, row in rows]
+        return [self._at(EventPlace(*key), pieces[path], row) for *key, path, row in rows]
 
-    def _at(self, key: Key, piece: Piece, row: int) -> Found:
+    def _at(self, key: EventPlace, piece: Piece, row: int) -> FoundRow:
         """Return a row by its number in the file."""
         starts = self._snapshot.file(piece).groups.first_row
         group = int(np.searchsorted(starts, row, side="right")) - 1
-        return Found(key, piece, group, row - int(starts[group]))
+        return FoundRow(key, piece, group, row - int(starts[group]))
 
-    def _table(self, spans: Sequence[Span], columns: Iterable[str]) -> Any:
+    def _table(self, spans: Sequence[RowSpan], columns: Iterable[str]) -> Any:
         """Return the rows of row groups, with a column `source` that says where each is from."""
         names, tables = sorted(columns), []
         for number, span in enumerate(spans):
@@ -173,7 +182,7 @@ class RowScan:
 
     # --- whole rows --------------------------------------------------------------------------------------------------
 
-    def table(self, found: Sequence[Found], columns: Sequence[str]) -> Any:
+    def table(self, found: Sequence[FoundRow], columns: Sequence[str]) -> Any:
         """Return rows that `first` has found, in their order, as a `pyarrow.Table`. `found` is not empty."""
         by_file: dict[str, dict[int, list[int]]] = {}
         for number, each in enumerate(found):
@@ -189,12 +198,12 @@ class RowScan:
                 numbers += members
         return pa.concat_tables(tables).take(pa.array(np.argsort(numbers)))
 
-    def _of_group(self, found: Sequence[Found], columns: Sequence[str]) -> Any:
+    def _of_group(self, found: Sequence[FoundRow], columns: Sequence[str]) -> Any:
         """Return rows of one row group."""
         rows = pa.array([each.row for each in found], pa.int64())
         return plain(self._file(found[0].piece).read(found[0].group, columns).take(rows))
 
-    def _scattered(self, found: Sequence[Found], columns: Sequence[str]) -> Any:
+    def _scattered(self, found: Sequence[FoundRow], columns: Sequence[str]) -> Any:
         """Return rows of many row groups of one file."""
         piece = found[0].piece
         starts = self._snapshot.file(piece).groups.first_row
@@ -213,7 +222,7 @@ class RowScan:
     def count(self, most: int | None = COUNTED) -> int | None:
         """Return how many rows match: exactly, or None for more than `most` of which some have to be looked at."""
         total = 0
-        spans: list[Span] = []
+        spans: list[RowSpan] = []
         scanned: list[Piece] = []
         for piece in self._pieces:
             known = self._known(piece)
@@ -238,7 +247,7 @@ class RowScan:
         sums = piece.sums
         return {"all": sums.rows, "call": sums.calls, "span": sums.rows - sums.calls}[self._filters.kinds]
 
-    def _known_of(self, span: Span) -> int | None:
+    def _known_of(self, span: RowSpan) -> int | None:
         """Return what the footer says of a row group."""
         times = self._times
         inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
@@ -247,7 +256,7 @@ class RowScan:
         rows = span.end - span.begin
         return {"all": rows, "call": span.calls, "span": rows - span.calls}[self._filters.kinds]
 
-    def _counted(self, spans: Sequence[Span]) -> int:
+    def _counted(self, spans: Sequence[RowSpan]) -> int:
         name = self._engine.register(self._table(spans, self._where.columns))
         ((rows,),) = self._engine.rows(f"SELECT count(*) FROM {name} WHERE {self._where.sql}", self._where.params)
         self._engine.release(name)
@@ -264,25 +273,30 @@ class RowScan:
         total = known + int(rows)
         return total if most is None or total <= most else None
 
-    def matching(self, span: Span, columns: Sequence[str]) -> Any:
-        """Return the matching rows of a row group, in its order, as a `pyarrow.Table`."""
-        table = self._table([span], {*columns, *self._where.columns})
-        name = self._engine.register(table)
+    def matching(self, span: RowSpan, columns: Sequence[str]) -> Any:
+        """Return the matching rows of a row group, in its order, as a `pyarrow.Table`.
+
+        Columns that the condition does not need are read only if there are any.
+        """
+        name = self._engine.register(self._table([span], self._where.columns))
         rows = self._engine.rows(
             f"SELECT source FROM {name} WHERE {self._where.sql} ORDER BY source", self._where.params
         )
         self._engine.release(name)
+        if not rows:
+            return pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
+        table = self._file(span.piece).read(span.group, columns)
         if len(rows) < len(table):
-            table = table.take(pa.array([row - span.begin for (row,) in rows], pa.int64()))
+            table = table.take(pa.array([row for (row,) in rows], pa.int64()))
         return plain(table.select(list(columns)))
 
-    def open_all(self) -> list[Span]:
+    def open_all(self) -> list[RowSpan]:
         """Open all files, so that they stay readable when they are deleted; return their row groups."""
         for piece in self._pieces:
             self._file(piece)
         return [span for piece in self._pieces for span in self.spans(piece)]
 
-    def spans(self, piece: Piece) -> Iterator[Span]:
+    def spans(self, piece: Piece) -> Iterator[RowSpan]:
         """Yield the row groups of a piece that may have rows of the times asked for; reads the footer."""
         groups = self._snapshot.file(piece).groups
         first, last = piece.sums.first_row, piece.sums.first_row + piece.sums.rows
@@ -299,7 +313,7 @@ class RowScan:
             yield _span(piece, groups, number, first, last)
 
 
-def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> Span:
+def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> RowSpan:
     start, rows = int(groups.first_row[number]), int(groups.rows[number])
     begin, end = max(first - start, 0), min(last - start, rows)
     calls = int(groups.calls[number])
@@ -307,19 +321,20 @@ def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> S
         calls = end - begin
     partition = piece.segment.partition
     below = piece.since is None and (piece.before is None or int(groups.offset_max[number]) < piece.before)
-    return Span(
+    return RowSpan(
         piece=piece,
         group=number,
         begin=begin,
         end=end,
         low=(int(groups.time_min[number]), partition, int(groups.offset_min[number])),
         high=(int(groups.time_max[number]), partition, int(groups.offset_max[number])),
+        is_below=below,
         is_whole=below and calls >= 0,
         calls=calls,
     )
 
 
-def _behind(after: Key, order: Order) -> Condition:
+def _behind(after: EventPlace, order: Order) -> Condition:
     """Return the condition of rows that come behind a place."""
     sign = "<" if order == "desc" else ">"
     moment = instant(after.timestamp)
@@ -342,33 +357,33 @@ def _sorting(order: Order) -> str:
 class _Frontier:
     """The row groups that have not been read, those that may have the first rows before the others."""
 
-    def __init__(self, scan: RowScan, order: Order, after: Key | None) -> None:
+    def __init__(self, scan: RowScan, order: Order, after: EventPlace | None) -> None:
         self._scan = scan
         self._is_down = order == "desc"
         self._after = None if after is None else after[:3]
         self._count = 0
-        self._heap: list[tuple[tuple[int, ...], int, Piece | Span]] = []
+        self._heap: list[tuple[tuple[int, ...], int, Piece | RowSpan]] = []
         for piece in scan._pieces:  # noqa: SLF001 - a part of it
             segment, sums = piece.segment, piece.sums
             low = (sums.time_min, segment.partition, segment.start)
             self._push(piece, low, (sums.time_max, segment.partition, segment.end))
 
-    def _push(self, what: Piece | Span, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+    def _push(self, what: Piece | RowSpan, low: tuple[int, ...], high: tuple[int, ...]) -> None:
         if self._after is not None and (low > self._after if self._is_down else high < self._after):
             return  # all of it has been on earlier pages
         self._count += 1
         heapq.heappush(self._heap, (tuple(-each for each in high) if self._is_down else low, self._count, what))
 
-    def take(self, most: int, last: Key | None) -> list[Span]:
+    def take(self, most: int, last: EventPlace | None) -> list[RowSpan]:
         """Return up to `most` row groups; none that can only have rows behind `last`, the last one that is needed."""
-        taken: list[Span] = []
+        taken: list[RowSpan] = []
         limit = None if last is None else tuple(-each if self._is_down else each for each in last[:3])
         while self._heap and len(taken) < most:
             first, _, what = self._heap[0]
             if limit is not None and first > limit:
                 break
             heapq.heappop(self._heap)
-            if isinstance(what, Span):
+            if isinstance(what, RowSpan):
                 taken.append(what)
                 continue
             for span in self._scan.spans(what):

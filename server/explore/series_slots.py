@@ -34,6 +34,8 @@ class Slots(Struct, frozen=True):
     table: str
     params: list[Any]
     condition: str
+    starts: list[int]
+    """Where the intervals begin, ascending."""
 
 
 def slots_of(engine: Engine, relation: Relation, project: str, times: Times, interval: Asked, tz: str) -> Slots | None:
@@ -92,7 +94,7 @@ def _slots(numbers: Iterable[int], interval: Interval, tz: str) -> Slots:
         columns |= {"since": table.since, "until": table.until}
         condition += " AND epoch_us(timestamp) >= slots.since AND epoch_us(timestamp) < slots.until"
     lists = ", ".join(f"unnest(?::BIGINT[]) AS {name}" for name in columns)
-    return Slots(f"(SELECT {lists}) AS slots", [*columns.values()], condition)
+    return Slots(f"(SELECT {lists}) AS slots", [*columns.values()], condition, sorted({*table.starts}))
 
 
 def too_many_points(interval: Asked, bound: str) -> Refused:

@@ -1,27 +1,47 @@
 """`GET /v1/sessions` and `GET /v1/sessions/{session_id}`: summaries of whole sessions.
 
-An event is of the session that it names; without one, of the session of its trace: the first that an event of the trace
-names, by start and then by arrival.
+Which events a session has is said in `session_rows`.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
+import pyarrow as pa
+
 from processor.core.clock import parse_timestamp
 from server.errors import Refused
 from server.explore import sums
+from server.explore.conditions import within
 from server.explore.cursor import Walk, stamped, walk
-from server.explore.engine import Row
-from server.explore.questions import Filters, SessionQuestion, SessionsQuestion
-from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, first_behind, page_of
-from server.explore.snapshot import ALWAYS, Relation, Snapshot
-from server.explore.summaries import COLUMNS, LISTED, everything, models_by, trace_summaries, whole_traces
+from server.explore.engine import Engine, Row
+from server.explore.questions import SessionQuestion, SessionsQuestion, Times
+from server.explore.ranked import (
+    CANDIDATES,
+    Candidates,
+    Ranked,
+    RankedPlace,
+    first_behind,
+    page_of,
+    sorted_behind,
+)
+from server.explore.session_rows import of_traces, session_rows, with_session
+from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
+from server.explore.summaries import everything, models_by, trace_summaries, whole_traces
 
 VALUES: Final = {"start": sums.START, "cost_usd": sums.COST, "calls": sums.CALLS}
 """What sessions are sorted by, descending."""
 
 MOST_TRACES: Final = 50_000
 """Of the answer about one session."""
+
+SUMMED: Final = 200
+"""Sessions up to which a page in the order of their start is chosen by their whole sums, which the answer needs."""
+
+MOST_MATCHING: Final = 200_000
+"""Sessions, or traces, that are looked for beyond the range of a question."""
+
+_COLUMNS: Final = tuple(dict.fromkeys(("trace_id", "session_id", *sums.SUM_COLUMNS, *sums.BY_START_COLUMNS)))
+"""What sessions are found and valued by."""
 
 _SUMS: Final = ", ".join(
     (
@@ -44,9 +64,10 @@ def answer_sessions(snapshot: Snapshot, question: SessionsQuestion) -> bytes:
     """
     step = walk(snapshot, question)
     after = step.place_as(RankedPlace)
-    found = page_of(_Sessions(step, question), question.sort == "start", after, question.limit + 1)
+    sessions = _Sessions(step, question)
+    found = page_of(sessions, question.sort == "start", after, question.limit + 1)
     page = found[: question.limit]
-    summaries = _summaries(step.snapshot, question.project, [each.id for each in page])
+    summaries = sessions.sums.summaries([each.id for each in page])
     cursor = step.cursor(page[-1].place) if len(found) > len(page) else None
     return step.answer({"sessions": [summaries[each.id] for each in page], "nextCursor": cursor})
 
@@ -56,10 +77,11 @@ def answer_session(snapshot: Snapshot, question: SessionQuestion) -> bytes:
 
     Raises `Refused`: not_found, query_too_heavy; `Stopped`, `SegmentGone`.
     """
-    summary = _summaries(snapshot, question.project, [question.session_id]).get(question.session_id)
+    session = _Sums(snapshot, question.project)
+    summary = session.summaries([question.session_id]).get(question.session_id)
     if summary is None:
         raise Refused("not_found", "This project has no such session, or it is not in the event store yet")
-    rows = _session_rows(snapshot, question.project, [question.session_id])
+    rows = session.rows_of([question.session_id])
     found = snapshot.engine.rows(
         f"SELECT trace_id, {sums.START} AS start FROM ({rows.sql}) GROUP BY trace_id ORDER BY start, trace_id LIMIT ?",
         [*rows.params, MOST_TRACES],
@@ -76,49 +98,134 @@ def answer_session(snapshot: Snapshot, question: SessionQuestion) -> bytes:
     )
 
 
+class _Sums:
+    """The events of sessions and what they add up to, read once where several steps of an answer need them."""
+
+    def __init__(self, snapshot: Snapshot, project: str) -> None:
+        self._snapshot = snapshot
+        self._project = project
+        self._ids: frozenset[str] = frozenset()
+        """Whose events `_rows` are."""
+        self._rows: Relation | None = None
+        self._found: dict[str, Row] | None = None
+        """What they add up to."""
+
+    def rows_of(self, ids: Sequence[str]) -> Relation:
+        """Return the events of these sessions, and perhaps those of as many others."""
+        if self._rows is None or not self._ids.issuperset(ids) or len(self._ids) > 2 * len(ids):
+            self._ids, self._found = frozenset(ids), None
+            self._rows = session_rows(self._snapshot, self._project, ids)
+        return self._rows
+
+    def of(self, ids: Sequence[str]) -> dict[str, Row]:
+        """Return the sums of these sessions that have events, and perhaps those of others: session id -> `_SUMS`."""
+        rows = self.rows_of(ids)
+        if self._found is None:
+            found = self._snapshot.engine.rows(
+                f"SELECT session, {_SUMS} FROM ({rows.sql}) GROUP BY session", rows.params
+            )
+            self._found = {row[0]: row for row in found}
+        return self._found
+
+    def summaries(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return session id -> summary, of those of these sessions that have events, and perhaps of others."""
+        if not ids:
+            return {}
+        found = self.of(ids)
+        models = models_by(self._snapshot.engine, self.rows_of(ids), "session")
+        return {each: _summary(row, models.get(each, [])) for each, row in found.items()}
+
+
 class _Sessions:
     """How matching sessions are found and valued."""
 
     def __init__(self, step: Walk, question: SessionsQuestion) -> None:
+        self.sums = _Sums(step.snapshot, question.project)
         self._snapshot = step.snapshot
         self._project = question.project
+        self._times = step.times
+        self._is_by_start = question.sort == "start"
         self._value = VALUES[question.sort]
         self._matched = step.snapshot.relation(
             question.project, question.filters, step.times, columns=("session_id", "trace_id", "timestamp")
         )
+        self._latest: list[Row] | None = None
 
-    def candidates(self) -> Candidates:
-        """Return those that have matched last, those of traces among them."""
+    def starts(self) -> Sequence[int]:
+        """Return when an event that names it first matches, for each session that has one; the latest come first."""
+        return [start for _, start in self._named()]
+
+    def _named(self) -> list[Row]:
+        if self._latest is None:
+            self._latest = self._snapshot.engine.rows(
+                f"SELECT session_id, {sums.START} AS start FROM ({self._matched.sql}) WHERE session_id IS NOT NULL "
+                "GROUP BY session_id ORDER BY start DESC, session_id LIMIT ?",
+                [*self._matched.params, CANDIDATES + 1],
+            )
+        return self._latest
+
+    def candidates(self, most: int) -> Candidates:
+        """Return those that have matched last, those of events without a session among them."""
+        rows = self._named()[: min(most, CANDIDATES)]
+        horizon = self._named()[len(rows)][1] if len(self._named()) > len(rows) else None
+        if horizon is not None and not self._is_by_start:  # then these decide nothing
+            return Candidates([], horizon)
+        ids = [row[0] for row in rows]
+        traces, horizon = self._unnamed(ids, horizon)
+        return Candidates([*dict.fromkeys([*ids, *self._of_traces(traces)])], horizon)
+
+    def _unnamed(self, ids: Sequence[str], horizon: int | None) -> tuple[list[str], int | None]:
+        """Return the traces through which further sessions may match that begin behind a horizon, and that horizon.
+
+        Such a session matches with events without one alone. It has no event before the horizon, so what matches lies
+        behind it, and so does an event of the trace that names the session. Of too many traces the latest are returned,
+        and the horizon is moved.
+        """
+        times = ALWAYS if horizon is None else Times(horizon + 1, None)
+        every, late = self._snapshot.relation(self._project, EVERYTHING, times), within(times)
+        besides = f"AND session_id NOT IN ({', '.join('?' * len(ids))})" if ids else ""
+        named = f"SELECT trace_id FROM ({every.sql}) WHERE session_id IS NOT NULL {besides}"
         rows = self._snapshot.engine.rows(
-            f"SELECT session_id, CASE WHEN session_id IS NULL THEN trace_id END AS trace, {sums.START} AS start "
-            f"FROM ({self._matched.sql}) GROUP BY ALL ORDER BY start DESC, session_id, trace LIMIT ?",
-            [*self._matched.params, CANDIDATES + 1],
+            f"SELECT trace_id, {sums.START} AS start FROM ({self._matched.sql}) WHERE session_id IS NULL "
+            f"AND {late.sql} AND trace_id IN ({named}) GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
+            [*self._matched.params, *late.params, *every.params, *ids, CANDIDATES + 1],
         )
-        named = [row[0] for row in rows[:CANDIDATES] if row[0] is not None]
-        traces = [row[1] for row in rows[:CANDIDATES] if row[0] is None]
-        ids = dict.fromkeys([*named, *self._of_traces(traces)])
-        return Candidates([*ids], rows[CANDIDATES][2] if len(rows) > CANDIDATES else None)
+        return [row[0] for row in rows[:CANDIDATES]], rows[CANDIDATES][1] if len(rows) > CANDIDATES else horizon
 
     def _of_traces(self, ids: Sequence[str]) -> list[str]:
         if not ids:
             return []
         columns = ("trace_id", "session_id", *sums.BY_START_COLUMNS)
         whole = whole_traces(self._snapshot, self._project, ids, columns)
-        rows = self._snapshot.engine.rows(f"SELECT session_id FROM ({_of_traces(whole.sql)})", whole.params)
+        rows = self._snapshot.engine.rows(f"SELECT session_id FROM ({of_traces(whole.sql)})", whole.params)
         return [row[0] for row in rows]
 
     def valued(self, ids: Sequence[str], after: RankedPlace | None, limit: int) -> list[Ranked]:
         """Return the first of some sessions."""
-        rows = _session_rows(self._snapshot, self._project, ids)
-        return self._first(f"({rows.sql})", rows.params, after, limit)
+        if self._is_by_start and len(ids) <= SUMMED:
+            summed = self.sums.of(ids)
+            return sorted_behind([Ranked(each, summed[each][1]) for each in ids if each in summed], after, limit)
+        rows = self.sums.rows_of(ids)
+        wanted = "SELECT unnest(?::VARCHAR[])"
+        return self._first(f"({rows.sql}) WHERE session IN ({wanted})", [*rows.params, [*ids]], after, limit)
 
     def all_valued(self, after: RankedPlace | None, limit: int) -> list[Ranked]:
-        """Return the first of all that match, by reading everything."""
-        whole = everything(self._snapshot, self._project)
-        sessions = _with_session(whole)
+        """Return the first of all that match.
+
+        All rows of the range are read, and of the others those of the sessions that match and of their traces. Where
+        too many match for that, everything is.
+        """
+        ids = self._matching()
+        whole = None if ids is None else self._of_range(ids)
+        if ids is not None and whole is not None:
+            source = _listed(self._snapshot.engine, ids)
+            found = with_session(whole)
+            return self._first(f"({found.sql}) WHERE session IN (FROM {source})", found.params, after, limit)
+        whole = everything(self._snapshot, self._project, _COLUMNS)
+        sessions = with_session(whole)
         matching = (
             f"SELECT coalesce(matched.session_id, of_trace.session_id) FROM ({self._matched.sql}) AS matched "
-            f"LEFT JOIN ({_of_traces(whole.sql)}) AS of_trace USING (trace_id)"
+            f"LEFT JOIN ({of_traces(whole.sql)}) AS of_trace USING (trace_id)"
         )
         return self._first(
             f"({sessions.sql}) WHERE session IN ({matching})",
@@ -127,58 +234,52 @@ class _Sessions:
             limit,
         )
 
+    def _matching(self) -> list[str] | None:
+        """Return all sessions that match; None: there are too many."""
+        engine, matched = self._snapshot.engine, self._matched
+        rows = engine.rows(
+            f"SELECT DISTINCT session_id, CASE WHEN session_id IS NULL THEN trace_id END FROM ({matched.sql}) LIMIT ?",
+            [*matched.params, MOST_MATCHING + 1],
+        )
+        named, traces = {row[0] for row in rows if row[0] is not None}, [row[1] for row in rows if row[0] is None]
+        if len(rows) > MOST_MATCHING:
+            return None
+        if traces:
+            whole = self._around("trace_id", traces)
+            if whole is None:
+                return None
+            source = _listed(engine, traces)
+            sessions = of_traces(f"SELECT * FROM ({whole.sql}) WHERE trace_id IN (FROM {source})")
+            named.update(row[0] for row in engine.rows(f"SELECT session_id FROM ({sessions})", whole.params))
+        return [*named]
+
+    def _of_range(self, ids: Sequence[str]) -> Relation | None:
+        """Return the rows of the range, and all rows of the traces in which one names one of some sessions.
+
+        A session has no other events: those that name it are in these traces, and so are all of the others, whose
+        session is that of their trace. None: that is too much.
+        """
+        engine, naming = self._snapshot.engine, self._around("session_id", ids)
+        if naming is None:
+            return None
+        rows = engine.rows(
+            f"SELECT DISTINCT trace_id FROM ({naming.sql}) WHERE session_id IN (FROM {_listed(engine, ids)}) LIMIT ?",
+            [*naming.params, MOST_MATCHING + 1],
+        )
+        return None if len(rows) > MOST_MATCHING else self._around("trace_id", [row[0] for row in rows])
+
+    def _around(self, column: str, ids: Sequence[str]) -> Relation | None:
+        return self._snapshot.around(self._project, self._times, column, pa.array(ids, pa.string()), _COLUMNS)
+
     def _first(self, source: str, params: Sequence[Any], after: RankedPlace | None, limit: int) -> list[Ranked]:
         sql, place = first_behind(f"SELECT session AS id, {self._value} AS value FROM {source} GROUP BY session", after)
         rows = self._snapshot.engine.rows(sql, [*params, *place, limit])
         return [Ranked(*row) for row in rows]
 
 
-def _of_traces(whole: str) -> str:
-    """Return a SELECT of the session of each trace that has one."""
-    return (
-        f"SELECT trace_id, arg_min(session_id, {sums.BY_START}) AS session_id FROM ({whole}) "
-        "WHERE session_id IS NOT NULL GROUP BY trace_id"
-    )
-
-
-def _with_session(whole: Relation) -> Relation:
-    """Return the events of whole traces with the column `session`: that of each event."""
-    sql = (
-        f"SELECT whole.*, coalesce(whole.session_id, of_trace.session_id) AS session FROM ({whole.sql}) AS whole "
-        f"LEFT JOIN ({_of_traces(whole.sql)}) AS of_trace ON of_trace.trace_id = whole.trace_id"
-    )
-    return Relation(sql, [*whole.params, *whole.params], whole.segments)
-
-
-def _session_rows(snapshot: Snapshot, project: str, ids: Sequence[str]) -> Relation:
-    """Return all events of some sessions, with the column `session`.
-
-    A session has at least one event that names it. So its traces are those of these events, and it has no other events
-    than these traces do.
-    """
-    named = snapshot.relation(
-        project, Filters(equal={"session_id": tuple(ids)}, kinds="all"), ALWAYS, columns=("trace_id", "session_id")
-    )
-    traces = snapshot.engine.rows(f"SELECT DISTINCT trace_id FROM ({named.sql}) LIMIT ?", [*named.params, LISTED + 1])
-    if len(traces) <= LISTED:
-        whole = whole_traces(snapshot, project, [row[0] for row in traces])
-    else:
-        every = everything(snapshot, project, COLUMNS)
-        sql = f"SELECT * FROM ({every.sql}) WHERE trace_id IN (SELECT trace_id FROM ({named.sql}))"
-        whole = Relation(sql, [*every.params, *named.params], every.segments)
-    found = _with_session(whole)
-    wanted = "SELECT unnest(?::VARCHAR[])"
-    return Relation(f"SELECT * FROM ({found.sql}) WHERE session IN ({wanted})", [*found.params, [*ids]], found.segments)
-
-
-def _summaries(snapshot: Snapshot, project: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return session id -> summary, of those sessions that have events."""
-    if not ids:
-        return {}
-    found = _session_rows(snapshot, project, ids)
-    rows = snapshot.engine.rows(f"SELECT session, {_SUMS} FROM ({found.sql}) GROUP BY session", found.params)
-    models = models_by(snapshot.engine, found, "session")
-    return {row[0]: _summary(row, models.get(row[0], [])) for row in rows}
+def _listed(engine: Engine, ids: Sequence[str]) -> str:
+    """Return the name of a table of ids."""
+    return engine.register(pa.table({"id": pa.array(ids, pa.string())}))
 
 
 def _summary(row: Row, models: Sequence[str]) -> dict[str, Any]:

@@ -7,22 +7,25 @@ with the same rows, and rows behind the upper offsets are left out wherever they
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from processor.core.clock import SECOND, format_timestamp
-from processor.event_store.first_build import Report
-from processor.event_store.id_index import Kind
+from processor.event_store import id_hashes
+from processor.event_store.first_build import BuildReport
+from processor.event_store.id_index import U32, Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
-from server.explore.conditions import Condition, condition
+from server.explore.conditions import Condition, condition, within
 from server.explore.engine import Engine
-from server.explore.questions import Filters, Times
+from server.explore.questions import Filters, Kinds, Times
 from server.explore.segment_files import SegmentFile, SegmentFiles, plain
 
 INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
@@ -31,8 +34,15 @@ INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "se
 FEW: Final = 64
 """Row groups up to which an id is looked for row group by row group; from there on DuckDB scans the files."""
 
+SPARSE: Final = 4
+"""Row groups are so many times those that may have some ids, where these are sparse: DuckDB reads a million texts in
+40 ms, as long as a dozen row groups take here."""
+
 FAR_GROUPS: Final = 2000
 """Row groups that are looked through for traces beyond the range of a question; a millisecond or two each."""
+
+FAR_PART: Final = 0.7
+"""The part of all row groups up to which that is faster than to read everything, where there are more of them."""
 
 GATHERED: Final = 200_000
 """Rows with an id that are held in memory. More of them, as of a trace that has millions, DuckDB reads in the files."""
@@ -44,7 +54,7 @@ ALWAYS: Final = Times()
 _PLACE: Final = frozenset({"log_partition", "log_offset"})
 
 
-def building_json(report: Report) -> dict[str, int | None]:
+def building_json(report: BuildReport) -> dict[str, int | None]:
     """Return how far a first build is, as an answer has it."""
     return {"done": report.done, "of": report.of, "secondsLeft": report.seconds_left}
 
@@ -70,6 +80,10 @@ class Piece(Struct, frozen=True, kw_only=True):
         """Return whether a row of the piece may be of these times."""
         before_end = times.end is None or self.sums.time_min < times.end
         return before_end and (times.start is None or self.sums.time_max >= times.start)
+
+    def is_only(self, kinds: Kinds) -> bool:
+        """Return whether all rows of the piece are of a kind."""
+        return kinds == "all" or self.sums.calls == (self.sums.rows if kinds == "call" else 0)
 
     def is_within(self, times: Times) -> bool:
         """Return whether all rows of the piece are of these times."""
@@ -102,7 +116,7 @@ class Snapshot:
         as_of: int,
         lag: int,
         since: Mapping[int, int] = {},
-        building: Report | None = None,
+        building: BuildReport | None = None,
     ) -> None:
         """Make a snapshot.
 
@@ -165,6 +179,13 @@ class Snapshot:
         }
         return [piece for piece in self._of(project, times) for piece in self._narrowed(piece, wanted)]
 
+    def rows_for_certain(self, project: str, filters: Filters, times: Times) -> int:
+        """Return how many rows match at least, by what manifests alone say."""
+        if _both_kinds(filters) != EVERYTHING:
+            return 0
+        pieces = [each for each in self._of(project, times) if each.is_whole and each.is_within(times)]
+        return sum(each.sums.rows for each in pieces if each.is_only(filters.kinds))
+
     def _of(self, project: str, times: Times) -> Iterator[Piece]:
         for segment in self.segments:
             sums = _sums_of(segment, project)
@@ -193,8 +214,16 @@ class Snapshot:
                 return
         yield msgspec.structs.replace(piece, groups=groups)
 
-    def condition(self, project: str, filters: Filters, times: Times, pieces: Iterable[Piece]) -> Condition:
-        """Return what rows of these pieces have to meet: those of the project, below the snapshot's upper offsets."""
+    def condition(self, project: str, filters: Filters, times: Times, pieces: Sequence[Piece]) -> Condition:
+        """Return what rows of these pieces have to meet: those of the project, below the snapshot's upper offsets.
+
+        What the manifests say of all rows is not asked of each: of a question for a user's events the times alone would
+        be a third. The project always is.
+        """
+        if all(piece.is_within(times) for piece in pieces):
+            times = ALWAYS
+        if all(piece.is_only(filters.kinds) for piece in pieces):
+            filters = _both_kinds(filters)
         found = condition(project, filters, times)
         limits = [(piece.segment.partition, sign, at) for piece in pieces for sign, at in _limits(piece)]
         for partition, sign, at in dict.fromkeys(limits):
@@ -209,60 +238,85 @@ class Snapshot:
         *,
         everything: bool = False,
         columns: Sequence[str] | None = None,
+        dense: bool = False,
     ) -> Relation:
         """Return the rows of `project` that agree to `filters` and `times`, for statements of this snapshot's engine.
 
         With `everything` those of both kinds, whatever `filters.kinds` says. `columns`: those that the statement reads,
-        where it does not need all. Reads the row groups of ids at once; raises `Refused`, `Stopped`, `SegmentGone`.
+        where it does not need all. Reads the row groups of ids at once; with `dense`, where these may have many rows in
+        each, only if most row groups have none. Raises `Refused`, `Stopped`, `SegmentGone`.
         """
         if everything:
             filters = _both_kinds(filters)
         pieces = self.pieces(project, filters, times)
         where = self.condition(project, filters, times, pieces)
         segments = tuple(piece.segment for piece in pieces)
-        if sum(FEW + 1 if piece.groups is None else len(piece.groups) for piece in pieces) <= FEW:
+        groups = sum(FEW + 1 if piece.groups is None else len(piece.groups) for piece in pieces)
+        if groups <= (min(FEW, self._groups_of(pieces) // SPARSE) if dense else FEW):
             gathered = self._gather(pieces, filters, where, columns)
             if gathered is not None:
                 source = self.engine.register(gathered)
                 return Relation(f"SELECT * FROM {source} WHERE {where.sql}", where.params, segments)
         paths = [str(self.files.path(segment.id)) for segment in segments]
+        where &= within(self._span_of(pieces))
         return Relation(f"SELECT * FROM read_parquet(?) WHERE {where.sql}", [paths, *where.params], segments)
 
-    def around(self, project: str, times: Times, traces: Sequence[str], columns: Sequence[str]) -> Relation | None:
-        """Return all rows of the segments that may have rows of `times`, and of the others those of these traces.
+    def _span_of(self, pieces: Sequence[Piece]) -> Times:
+        """Return the times of the row groups that may have the ids asked for: DuckDB leaves out the others by them."""
+        bounds = []
+        for piece in pieces:
+            if piece.groups is None:
+                return ALWAYS
+            footer, groups = self.file(piece).groups, list(piece.groups)
+            bounds.append((int(footer.time_min[groups].min()), int(footer.time_max[groups].max())))
+        return Times(min(low for low, _ in bounds), max(high for _, high in bounds) + 1) if bounds else ALWAYS
 
-        None: too much would have to be looked for in the others. Raises as `relation`.
+    def _groups_of(self, pieces: Iterable[Piece]) -> int:
+        return sum(len(self.file(piece).groups.rows) for piece in pieces)
+
+    def around(self, project: str, times: Times, column: str, ids: Any, columns: Sequence[str]) -> Relation | None:
+        """Return all rows of `times`, and of the others those with one of many ids in an indexed column.
+
+        `ids` is an Arrow array of texts. None: too much would have to be looked for in the others. Raises as
+        `relation`.
         """
-        near: list[Piece] = []
-        far: list[Piece] = []
-        for piece in self.pieces(project, EVERYTHING, ALWAYS):
-            (near if piece.may_be_within(times) else far).append(piece)
-        pieces = [found for piece in far for found in self._with_traces(piece, traces)]
-        where = self.condition(project, EVERYTHING, ALWAYS, [*near, *(piece for piece, _ in pieces)])
-        if sum(len(piece.groups or ()) for piece, _ in pieces) > FAR_GROUPS:
+        pieces = self.pieces(project, EVERYTHING, ALWAYS)
+        near = [piece for piece in pieces if piece.may_be_within(times)]
+        sought = _Sought.of(column, ids)
+        far = [found for piece in pieces for found in self._with_ids(piece, times, sought)]
+        if sum(len(piece.groups or ()) for piece, _ in far) > max(FAR_GROUPS, FAR_PART * self._groups_of(pieces)):
             return None
-        names = sorted({*columns, *where.columns})
+        where, inside = self.condition(project, EVERYTHING, ALWAYS, pieces), within(times)
+        names = sorted({*columns, *where.columns, *inside.columns})
         tables = [pa.schema([SCHEMA.field(name) for name in names]).empty_table()]
-        for piece, ids in pieces:
-            gathered = self._gather([piece], Filters(equal={"trace_id": tuple(ids)}), where, columns)
+        for piece, some in far:
+            gathered = self._gather([piece], Filters(equal={column: tuple(some)}), where & inside, columns)
             if gathered is None or sum(map(len, tables)) > GATHERED:
                 return None
             tables.append(gathered.select(names))
         source, listed = self.engine.register(pa.concat_tables(tables)), ", ".join(names)
-        sql = f"SELECT {listed} FROM {source} WHERE {where.sql}"
-        params = where.params
+        sql = f"SELECT {listed} FROM {source} WHERE {where.sql} AND NOT ({inside.sql})"
+        params = [*where.params, *inside.params]
         if near:
-            sql = f"SELECT {listed} FROM read_parquet(?) WHERE {where.sql} UNION ALL {sql}"
-            params = [[str(self.path(piece)) for piece in near], *where.params, *params]
+            found = where & inside
+            sql = f"SELECT {listed} FROM read_parquet(?) WHERE {found.sql} UNION ALL {sql}"
+            params = [[str(self.path(piece)) for piece in near], *found.params, *params]
         return Relation(sql, params, tuple(piece.segment for piece in near))
 
-    def _with_traces(self, piece: Piece, traces: Sequence[str]) -> Iterator[tuple[Piece, list[str]]]:
-        """Yield the piece with the row groups that may have some of many traces, and these; nothing: it has none."""
+    def _with_ids(self, piece: Piece, times: Times, sought: "_Sought") -> Iterator[tuple[Piece, list[str]]]:
+        """Yield the piece with the row groups that may have some of the ids at other times, and these; or nothing."""
         self.engine.check()
-        ids = self.files.contained(piece.segment, "trace", traces)
-        groups = self.files.groups_with(piece.segment, "trace", ids)
-        if groups:
-            yield msgspec.structs.replace(piece, groups=tuple(sorted(groups))), ids
+        if piece.is_within(times) or not len(sought.ids):
+            return
+        hashes, groups = self.files.entries(piece.segment, sought.kind, sought.distinct)
+        footer = self.file(piece).groups
+        outside = np.zeros(len(footer.rows), np.bool_)
+        outside |= times.start is not None and footer.time_min < times.start
+        outside |= times.end is not None and footer.time_max >= times.end
+        here = outside[groups]
+        if here.any():
+            narrowed = msgspec.structs.replace(piece, groups=tuple(np.unique(groups[here]).tolist()))
+            yield narrowed, sought.having(hashes[here])
 
     def _gather(
         self, pieces: Iterable[Piece], filters: Filters, where: Condition, columns: Sequence[str] | None
@@ -295,6 +349,37 @@ class Snapshot:
     def file(self, piece: Piece) -> SegmentFile:
         """Return the file of a piece. Raises `SegmentGone`."""
         return self.files.get(piece.segment)
+
+
+class _Sought(NamedTuple):
+    """Many ids of one kind."""
+
+    kind: Kind
+    ids: Any
+    """An Arrow array of texts."""
+    order: NDArray[np.int64]
+    """Their places in the order of their hashes."""
+    hashes: U32
+    """In that order."""
+    distinct: U32
+    """Each once."""
+
+    @classmethod
+    def of(cls, column: str, ids: Any) -> "_Sought":
+        """Hash them; none is null."""
+        hashes = id_hashes.of_texts(ids)
+        order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
+        is_first = np.concatenate([[True], hashes[1:] != hashes[:-1]]) if len(hashes) else np.empty(0, np.bool_)
+        return cls(INDEXED[column], ids, order, hashes, hashes[is_first])
+
+    def having(self, hashes: U32) -> list[str]:
+        """Return the ids with one of some hashes."""
+        wanted = np.unique(hashes)
+        starts, ends = (np.searchsorted(self.hashes, wanted, side).tolist() for side in ("left", "right"))
+        places = [self.order[start:end] for start, end in zip(starts, ends, strict=True)]
+        found: list[str] = self.ids.take(pa.array(np.concatenate(places))).to_pylist()
+        return found
 
 
 def _limits(piece: Piece) -> Iterator[tuple[str, int]]:

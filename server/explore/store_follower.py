@@ -8,9 +8,11 @@ from msgspec import Struct
 from structlog.stdlib import get_logger
 
 from processor.event_store.catalog import Catalog
-from processor.event_store.first_build import FirstBuild, Report
+from processor.event_store.first_build import BuildReport, FirstBuild
 from processor.event_store.manifest import ManifestError, Segment
 from processor.event_store.segments_topic import SLEPT, awake
+from processor.leases.stated_arrivals import STATED, StatedArrivals
+from processor.log import under_way
 from processor.log.address import LogAddress
 from processor.log.following import FollowerThread
 from processor.log.records import Record, TopicPartition
@@ -21,8 +23,6 @@ LOOK: Final = 0.05
 """Seconds between two looks for new manifests."""
 NOTE_EVERY: Final = 0.1
 """Seconds between two looks at the ends of the log."""
-FRESHNESS: Final = 1_000_000
-"""Microseconds by which a broker's answer about the ends may be older than the look."""
 
 
 class StoreState(Struct, frozen=True):
@@ -67,7 +67,7 @@ class StoreFollower(FollowerThread):
         self.completeness = Completeness()
         self.behind: Mapping[int, int] = {}
         """Partition -> messages of the log that are in no segment, at the last look."""
-        self.building: Report | None = None
+        self.building: BuildReport | None = None
         """How far a store is that has much to go through; None: it keeps up."""
         self._build = FirstBuild()
         self._address = address
@@ -81,9 +81,13 @@ class StoreFollower(FollowerThread):
         self._is_behind = False
         """Whether the catalog has less than `state`."""
         self._noted = float("-inf")
-        self._ends: Callable[[], dict[int, int]] | None = None
+        self._ends: Callable[[], tuple[int, dict[int, int]]] | None = None
+        self._stated: StatedArrivals | None = None
+        """Of API processes of all hosts; on the embedded log all are on this one."""
+        if address.kafka is not None:
+            self._stated = StatedArrivals(lambda: address.tail([STATED], LOOK), clock)
 
-    def _round(self) -> None:
+    def read_on(self) -> None:
         at = self._awake()
         if at - self._looked > SLEPT:
             self._begin_anew()
@@ -117,14 +121,22 @@ class StoreFollower(FollowerThread):
         except ManifestError as error:
             get_logger().error("manifest.ignored", offset=record.offset, error=str(error))
 
+    def _before_ends(self) -> int:
+        """The latest arrival of which all is before ends that are asked for from now on: what is under way no more.
+        Raises `LogUnavailable`, `OSError`."""
+        at = self._clock() - 1  # another may come in this very microsecond
+        first = under_way.earliest(self._address.data_dir)
+        here = at if first is None else min(at, first - 1)
+        return here if self._stated is None else min(here, self._stated.before())
+
     def _note_ends(self) -> None:
         if time.monotonic() - self._noted < NOTE_EVERY:
             return
         if self._ends is None:  # its connection is for the thread that makes it
-            self._ends = self._address.ends(self._tps)
-        at = self._clock()
-        ends = {partition: last + 1 for partition, last in self._ends().items()}
-        self.completeness.note(at if self._address.kafka is None else at - FRESHNESS, ends)
+            self._ends = self._address.ends_since(self._tps, self._before_ends)
+        at, last = self._ends()
+        ends = {partition: offset + 1 for partition, offset in last.items()}
+        self.completeness.note(at, ends)
         self._noted = time.monotonic()
         reached = self.state.reached
         self.behind = {partition: max(end - reached.get(partition, 0), 0) for partition, end in ends.items()}

@@ -89,9 +89,9 @@ def models_by(engine: Engine, relation: Relation, column: str) -> dict[str, list
 
 
 def _first_of_rootless(engine: Engine, whole: Relation) -> dict[str, Mapping[str, str | None]]:
-    """Return name and environment of what stands first where no event is without a parent.
+    """Return name and environment of the first event of each trace in which every event names a parent.
 
-    That is the first event whose parent is not there; where there is none, because all are below a cycle, the first.
+    That is the first event whose parent is missing; where there is none, because all are below a cycle, the first.
     """
     order = f"row(parents.span_id IS NOT NULL, {sums.BY_START.removeprefix('row(')}"
     rows = engine.rows(

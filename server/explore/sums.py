@@ -12,8 +12,7 @@ from msgspec import Raw
 
 from processor.core.clock import LAST, format_timestamp
 from processor.core.events.fields import ERRORS
-from processor.core.exact_json import exact_decimal, exact_number
-from processor.core.money import PICO, PLACES
+from processor.core.money import PICO, PLACES, exact_decimal, exact_number
 
 IS_CALL: Final = "kind = 'call'"
 IS_ERROR: Final = f"status IN ({', '.join(repr(status) for status in sorted(ERRORS))})"

@@ -15,10 +15,10 @@ from server.explore.event_json import MEMBERS
 from server.explore.event_lines import event_lines
 from server.explore.nested_calls import nested_model_calls
 from server.explore.questions import Filters, TraceQuestion
-from server.explore.row_scan import Found, RowScan
+from server.explore.row_scan import FoundRow, RowScan
 from server.explore.snapshot import ALWAYS, Snapshot
 from server.explore.summaries import trace_summaries
-from server.explore.tree import Place, Span, arrange
+from server.explore.tree import TreePlace, TreeSpan, arrange
 
 MOST_SPANS: Final = 50_000
 """Events of an answer; of a longer trace those that started first."""
@@ -26,6 +26,9 @@ MOST_DEPTH: Final = 100
 """Of a nested answer: readers of JSON have limits of their own."""
 MOST_BYTES: Final = 128 << 20
 """Of the events of an answer."""
+
+_PLACE: Final = ("log_partition", "log_offset", "log_index")
+"""Columns that say which of two events that were received at the same time arrived first."""
 
 _ROWS: Final = 2048
 """Events that are made into JSON at a time."""
@@ -37,7 +40,7 @@ class Trace(Struct, frozen=True):
     summary: dict[str, Any]
     events: list[bytes]
     """The JSON object of each event, without the brace that ends it."""
-    places: list[Place]
+    places: list[TreePlace]
     nested: set[int]
     """The places of calls that repeat one below them (`nested_calls`)."""
 
@@ -140,13 +143,14 @@ def read_trace(snapshot: Snapshot, question: TraceQuestion) -> Trace:
     if summary is None:
         raise Refused("not_found", "This project has no such trace, or it is not in the event store yet")
     filters = Filters(equal={"trace_id": (question.trace_id,)}, kinds="all")
+    members = [name for name in MEMBERS if question.extra or name != "extra"]
     with RowScan(snapshot, question.project, filters, ALWAYS) as scan:
-        spans: list[Span] = []
+        spans: list[TreeSpan] = []
         kinds: list[str] = []
         events: list[bytes] = []
         size = 0
-        for rows in _by_group(scan.first("asc", MOST_SPANS)):
-            for part, part_kinds, lines in _read(snapshot, scan, rows, question.extra):
+        for table in _tables(scan, summary["spans"], [*members, *_PLACE]):
+            for part, part_kinds, lines in _read(snapshot, table, question.extra):
                 spans += part
                 kinds += part_kinds
                 events += lines
@@ -158,26 +162,34 @@ def read_trace(snapshot: Snapshot, question: TraceQuestion) -> Trace:
     return Trace(summary, events, places, nested)
 
 
-def _by_group(found: Sequence[Found]) -> list[list[Found]]:
+def _tables(scan: RowScan, total: int, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield the rows that are answered, those of each row group; if they are not all, those that started first."""
+    if total > MOST_SPANS:
+        for rows in _by_group(scan.first("asc", MOST_SPANS)):
+            yield scan.table(rows, columns)
+        return
+    for span in scan.open_all():
+        table = scan.matching(span, columns)
+        if len(table):
+            yield table
+
+
+def _by_group(found: Sequence[FoundRow]) -> list[list[FoundRow]]:
     """Return rows by the row group that they are in."""
-    groups: dict[tuple[str, int], list[Found]] = {}
+    groups: dict[tuple[str, int], list[FoundRow]] = {}
     for each in found:
         groups.setdefault((each.piece.segment.id, each.group), []).append(each)
     return [*groups.values()]
 
 
-def _read(
-    snapshot: Snapshot, scan: RowScan, rows: list[Found], extra: bool
-) -> Iterator[tuple[Iterable[Span], list[str], list[bytes]]]:
-    """Yield the rows of one row group, some at a time: what their places depend on, and their JSON."""
-    table = scan.table(rows, [name for name in MEMBERS if extra or name != "extra"])
-    for start in range(0, len(rows), _ROWS):
+def _read(snapshot: Snapshot, table: Any, extra: bool) -> Iterator[tuple[Iterable[TreeSpan], list[str], list[bytes]]]:
+    """Yield rows, some at a time: what their places depend on, and their JSON."""
+    for start in range(0, len(table), _ROWS):
         snapshot.engine.check()
         part = table.slice(start, _ROWS)
-        names, parents = part["span_id"].to_pylist(), part["parent_span_id"].to_pylist()
-        keys = [row.key for row in rows[start : start + _ROWS]]
-        arrivals = zip(part["received_at"].cast("int64").to_pylist(), (key[1:] for key in keys), strict=True)
-        spans = map(Span, names, parents, (key.timestamp for key in keys), arrivals)
+        starts, received = (part[name].cast("int64").to_pylist() for name in ("timestamp", "received_at"))
+        arrivals = zip(received, *(part[name].to_pylist() for name in _PLACE), strict=True)
+        spans = map(TreeSpan, part["span_id"].to_pylist(), part["parent_span_id"].to_pylist(), starts, arrivals)
         yield spans, part["kind"].to_pylist(), [line[:-1] for line in event_lines(part, extra=extra)]
 
 

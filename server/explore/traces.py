@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from server.explore import sums
 from server.explore.cursor import Walk, walk
+from server.explore.engine import Row
 from server.explore.questions import TracesQuestion
 from server.explore.ranked import CANDIDATES, Candidates, Ranked, RankedPlace, first_behind, page_of
 from server.explore.snapshot import Snapshot
@@ -18,8 +19,8 @@ VALUES: Final = {
 }
 """What traces are sorted by, descending."""
 
-MOST_MATCHING: Final = 200_000
-"""Traces that are looked for, one by one, in the segments beyond the range of a question."""
+MOST_MATCHING: Final = 2_000_000
+"""Traces that are looked for beyond the range of a question."""
 
 _COLUMNS: Final = ("trace_id", *sums.SUM_COLUMNS, "timestamp")
 
@@ -49,17 +50,24 @@ class _Traces:
         self._matched = step.snapshot.relation(
             question.project, question.filters, step.times, columns=("trace_id", "timestamp")
         )
+        self._latest: list[Row] | None = None
 
-    def candidates(self) -> Candidates:
+    def starts(self) -> Sequence[int]:
+        """Return when the traces first match: the latest, `CANDIDATES` + 1 at most."""
+        if self._latest is None:
+            self._latest = self._snapshot.engine.rows(
+                f"SELECT trace_id, {sums.START} AS start FROM ({self._matched.sql}) GROUP BY trace_id "
+                "ORDER BY start DESC, trace_id LIMIT ?",
+                [*self._matched.params, CANDIDATES + 1],
+            )
+        return [row[1] for row in self._latest]
+
+    def candidates(self, most: int) -> Candidates:
         """Return those that have matched last."""
-        rows = self._snapshot.engine.rows(
-            f"SELECT trace_id, {sums.START} AS start FROM ({self._matched.sql}) GROUP BY trace_id "
-            "ORDER BY start DESC, trace_id LIMIT ?",
-            [*self._matched.params, CANDIDATES + 1],
-        )
-        return Candidates(
-            [row[0] for row in rows[:CANDIDATES]], rows[CANDIDATES][1] if len(rows) > CANDIDATES else None
-        )
+        starts = self.starts()
+        assert self._latest is not None
+        rows = self._latest[: min(most, CANDIDATES)]
+        return Candidates([row[0] for row in rows], starts[len(rows)] if len(starts) > len(rows) else None)
 
     def valued(self, ids: Sequence[str], after: RankedPlace | None, limit: int) -> list[Ranked]:
         """Return the first of some traces."""
@@ -69,15 +77,16 @@ class _Traces:
     def all_valued(self, after: RankedPlace | None, limit: int) -> list[Ranked]:
         """Return the first of all that match.
 
-        All rows of the segments of the range are read, and of the others those of the traces that match. Where too many
-        match for that, everything is.
+        All rows of the range are read, and of the others those of the traces that match. Where too many match for that,
+        everything is.
         """
-        ids = self._snapshot.engine.rows(
+        ids = self._snapshot.engine.table(
             f"SELECT DISTINCT trace_id FROM ({self._matched.sql}) LIMIT ?", [*self._matched.params, MOST_MATCHING + 1]
         )
         whole = None
         if len(ids) <= MOST_MATCHING:
-            whole = self._snapshot.around(self._project, self._times, [row[0] for row in ids], _COLUMNS)
+            traces = ids["trace_id"].combine_chunks()
+            whole = self._snapshot.around(self._project, self._times, "trace_id", traces, _COLUMNS)
         if whole is None:
             whole = everything(self._snapshot, self._project, _COLUMNS)
         source = f"({whole.sql}) AS whole WHERE trace_id IN (SELECT trace_id FROM ({self._matched.sql}))"

@@ -17,7 +17,7 @@ Flaw = Literal["orphan", "cycle"]
 NO_PARENT: Final = -1
 
 
-class Span(NamedTuple):
+class TreeSpan(NamedTuple):
     """What an event's place in its trace depends on."""
 
     span_id: str
@@ -28,7 +28,7 @@ class Span(NamedTuple):
     arrival: Arrival
 
 
-class Place(NamedTuple):
+class TreePlace(NamedTuple):
     """Where an event stands in the forest."""
 
     span: int
@@ -40,7 +40,7 @@ class Place(NamedTuple):
     flaw: Flaw | None = None
 
 
-def arrange(spans: Sequence[Span]) -> list[Place]:
+def arrange(spans: Sequence[TreeSpan]) -> list[TreePlace]:
     """Return the places of all spans, each once: a parent before its children, siblings by start, then by arrival."""
     parents, flaws = _parents(spans)
     order = sorted(range(len(spans)), key=[(span.start, span.arrival) for span in spans].__getitem__)
@@ -48,7 +48,7 @@ def arrange(spans: Sequence[Span]) -> list[Place]:
     children: dict[int, list[int]] = {}
     for number in reversed(order):  # the last first, as a stack wants them
         children.setdefault(parents[number], []).append(number)
-    places: list[Place] = []
+    places: list[TreePlace] = []
     stack: list[tuple[int, int | None, int]] = [(root, None, 0) for root in children.get(NO_PARENT, ())]
     while stack:
         number, parent, depth = stack.pop()
@@ -56,11 +56,11 @@ def arrange(spans: Sequence[Span]) -> list[Place]:
         if below is not None:
             place = len(places)
             stack += [(child, place, depth + 1) for child in below]
-        places.append(Place(number, parent, depth, flaws.get(number)))
+        places.append(TreePlace(number, parent, depth, flaws.get(number)))
     return places
 
 
-def _parents(spans: Sequence[Span]) -> tuple[list[int], dict[int, Flaw]]:
+def _parents(spans: Sequence[TreeSpan]) -> tuple[list[int], dict[int, Flaw]]:
     """Return the number of each span's parent, or `NO_PARENT`, and the spans whose parents are not there."""
     owners: dict[str, int] = {}
     """Span id -> the event of it that arrived first."""

@@ -2,7 +2,7 @@
 
 A frame is its length in four bytes, big-endian, and its body. One connection has one question: the API process sends
 its JSON, and the query process sends frames of msgpack: `Alive` about once a second until there is something else, then
-`Head`, `Chunk` and `End`, or at any moment `Refusal`. Whoever closes the connection ends the question.
+`AnswerHead`, `Chunk` and `End`, or at any moment `Refusal`. Whoever closes the connection ends the question.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ MAX_QUESTION: Final = 1 << 20
 CHUNK: Final = 256 * 1024
 """Bytes of one piece of an answer."""
 MAX_FRAME: Final = 16 << 20
+"""Bytes of a frame of an answer."""
 
 HEARTBEAT: Final = 1.0
 """Seconds between two `Alive`."""
@@ -36,7 +37,7 @@ class Alive(Struct, tag=0, array_like=True):
     """The question waits, or is being worked on."""
 
 
-class Head(Struct, tag=1, array_like=True):
+class AnswerHead(Struct, tag=1, array_like=True):
     """The answer begins; `rows`: how many events an export has, where that is known exactly."""
 
     rows: int | None = None
@@ -72,7 +73,7 @@ class Refusal(Struct, tag=4, array_like=True):
         return Refused(cast(Reason, self.reason), self.message, retry_after=self.retry_after, details=details)
 
 
-Frame = Alive | Head | Chunk | End | Refusal
+Frame = Alive | AnswerHead | Chunk | End | Refusal
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Frame).decode

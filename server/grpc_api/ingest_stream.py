@@ -110,7 +110,8 @@ class IngestStream:
     async def _write(self, reader: asyncio.Task[None]) -> None:
         while await self._is_pending():
             raw, answer = self._flights[0]
-            await asyncio.wait((answer,))
+            if not answer.done():
+                await asyncio.wait((answer,))
             if answer.cancelled():  # by the guard
                 if self._last is not None:
                     self._last.sequence = sequence_of(raw)

@@ -7,7 +7,7 @@ from processor.core.money import format_cost
 from processor.core.tables.row_sums import Totals
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused, Rejection
-from server.ingest.intake import Receipt
+from server.ingest.batch import Receipt
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage, UserRow
 from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate
 from server.status import grpc_status

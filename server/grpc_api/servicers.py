@@ -5,14 +5,14 @@ Requests arrive as raw bytes and are parsed here, so that a malformed one gets a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 from msgspec import structs
@@ -22,19 +22,22 @@ from processor.core.events.content_coding import MAX_BODY
 from processor.core.events.event import Handling
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused
-from server.explore.params import Inquiry, parse_trace
+from server.explore.question_params import Inquiry, parse_trace
 from server.grpc_api import messages, otlp_servicer, trace_messages
-from server.grpc_api.call_metadata import Context, metadata_of
-from server.grpc_api.health_servicer import HealthService, Reflection
+from server.grpc_api.call_metadata import Context, message_of, metadata_of, pace_stranger
+from server.grpc_api.health_servicer import HealthService, Reflection, Strangers
 from server.grpc_api.ingest_stream import IngestStream
 from server.grpc_api.otlp_servicer import NotServed, OtlpServicer, not_served
 from server.grpc_api.watch import watch_users
 from server.ingest import prefer, protobuf
+from server.ingest.batch import Batch, Incoming, Receipt
 from server.ingest.inflate import too_large
-from server.ingest.intake import MAX_EVENTS, Batch, Incoming, Receipt
+from server.ingest.intake import MAX_EVENTS
+from server.limits.call_shares import CallShares
 from server.limits.connection_watch import MAX_GRPC, ConnectionWatch
 from server.limits.memory_budget import Hold
-from server.otlp.responses import no_logs, no_metrics
+from server.limits.refusal_pacing import questions_of
+from server.otlp.export_responses import no_logs, no_metrics
 from server.services import Services, secret_of
 from server.status import grpc_status
 from server.telemetry import access_log, request_traces
@@ -95,10 +98,18 @@ async def make_server(
         ("grpc.max_allowed_incoming_connections", connections.limit),  # a further one is closed when it is accepted
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CALLS)
+    _add_services(server, services, connections)
+    _add_public_services(server, services, connections)
+    return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
+
+
+def _add_services(server: grpc.aio.Server, services: Services, connections: ConnectionWatch) -> None:
+    """Serve what takes a key."""
+    shares = CallShares()
     ingest, usage, spans, around = (
-        _Ingest(services, connections),
-        _Usage(services, connections),
-        OtlpServicer(services, connections),
+        _Ingest(services, connections, shares),
+        _Usage(services, connections, shares),
+        OtlpServicer(services, connections, shares),
         _Around(services.access_log, connections),
     )
     exports = {
@@ -128,12 +139,15 @@ async def make_server(
             ),
         )
     )
-    health_pb2_grpc.add_HealthServicer_to_server(
-        HealthService(services.health, (INGEST, USAGE, otlp_servicer.TRACES), connections), server
-    )
-    reflected = Reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), connections)
+
+
+def _add_public_services(server: grpc.aio.Server, services: Services, connections: ConnectionWatch) -> None:
+    """Serve what takes no key: health and reflection."""
+    strangers = Strangers(connections)
+    probes = HealthService(services.health, (INGEST, USAGE, otlp_servicer.TRACES), strangers)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, probes.handlers()),))
+    reflected = Reflection((INGEST, USAGE, health.SERVICE_NAME, reflection.SERVICE_NAME), strangers)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, server)  # type: ignore[no-untyped-call]
-    return server, server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, tls)
 
 
 _Response = ingest_pb2.IngestResponse
@@ -150,18 +164,42 @@ class _Waiting(NamedTuple):
     otherwise: _Answer
 
 
+class _StreamKey:
+    """The key of a stream's sender, found anew after each change of the directory."""
+
+    def __init__(self, services: Services, metadata: dict[str, str]) -> None:
+        self._services = services
+        self._metadata = metadata
+        self._key: Key | None = None
+        self._changes = 0
+        """The number of the directory's changes at which it was found."""
+
+    def check(self) -> Key:
+        """Return it while it is valid; raises `Refused` as `Services.authenticate` does."""
+        services, key = self._services, self._key
+        changes = services.directory.changes  # the number first: it changes after the keys
+        if key is None or self._changes != changes or key.expires is not None:
+            key = self._key = _authenticate(services, self._metadata, "ingest")
+            self._changes = changes
+        else:
+            services.trust.check()
+        return key
+
+
 class _Ingest:
-    def __init__(self, services: Services, connections: ConnectionWatch) -> None:
+    def __init__(self, services: Services, connections: ConnectionWatch, shares: CallShares) -> None:
         self._services = services
         self._connections = connections
+        self._shares = shares
         self._waiting: list[_Waiting] = []
         self._tasks: set[asyncio.Task[_Response]] = set()
 
-    async def Ingest(self, raw: bytes, context: Context) -> ingest_pb2.IngestResponse:
+    async def Ingest(self, context: Context) -> ingest_pb2.IngestResponse:
         metadata = metadata_of(context)
-        key = self._sender(context, metadata)
+        key = await self._sender(context, metadata)
         try:
-            sequence, receipt = await self._accept(key, raw, _preferred(metadata))
+            with self._shares.call(key.organization):
+                sequence, receipt = await self._accept(key, await message_of(context), _preferred(metadata))
         except Refused as refused:
             self._services.intake.meters.refused("grpc", refused)
             await self._services.throttle.pace(key.id, refused)
@@ -172,7 +210,7 @@ class _Ingest:
     async def IngestStream(self, context: Context) -> None:
         metadata = metadata_of(context)
         preferred = _preferred(metadata)
-        self._sender(context, metadata)
+        sender = await self._sender(context, metadata)
 
         async def answer(key: Key, raw: bytes) -> ingest_pb2.IngestResponse:
             try:
@@ -188,7 +226,13 @@ class _Ingest:
         def start(key: Key, raw: bytes) -> asyncio.Future[ingest_pb2.IngestResponse]:
             return self._start(key, raw, self._services.handling_of(key, preferred), answer)
 
-        await IngestStream(context, lambda: _authenticate(self._services, metadata, "ingest"), start).run()
+        try:
+            with self._shares.call(sender.organization):
+                return await IngestStream(context, _StreamKey(self._services, metadata).check, start).run()
+        except Refused as refused:  # too many calls: a stream that goes on answers what it refuses
+            self._services.intake.meters.refused("grpc", refused)
+            await self._services.throttle.pace(sender.id, refused)
+            raise
 
     def _start(self, key: Key, raw: bytes, handling: Handling, otherwise: _Answer) -> asyncio.Future[_Response]:
         """Begin to take a request of a stream, with those of other streams in this turn of the loop where nothing is
@@ -205,7 +249,7 @@ class _Ingest:
         """The batch of a request, with how it is answered; None: something is unusual about it."""
         meters = self._services.intake.meters
         try:
-            hold = self._services.bodies.begin(key.organization, key.id)
+            hold = self._services.bodies.hold(key.organization, key.id)
         except Refused:
             return None
         try:
@@ -264,11 +308,12 @@ class _Ingest:
         task.add_done_callback(ended)
         answered.add_done_callback(given_up)
 
-    def _sender(self, context: Context, metadata: dict[str, str]) -> Key:
+    async def _sender(self, context: Context, metadata: dict[str, str]) -> Key:
         try:
             key = _authenticate(self._services, metadata, "ingest")
         except Refused as refused:
             self._services.intake.meters.refused("grpc", refused)
+            await pace_stranger(self._services, context, refused)
             raise
         self._connections.know(context.peer())
         return key
@@ -285,59 +330,84 @@ class _Ingest:
 
 
 class _Usage:
-    def __init__(self, services: Services, connections: ConnectionWatch) -> None:
+    def __init__(self, services: Services, connections: ConnectionWatch, shares: CallShares) -> None:
         self._services = services
         self._connections = connections
+        self._shares = shares
 
-    async def ListUsers(self, raw: bytes, context: Context) -> usage_pb2.ListUsersResponse:
-        key, after = self._reader(context)
-        request = _parse(usage_pb2.ListUsersRequest, raw)
-        return messages.user_page(await self._services.reads.list_users(key, _params(request), after))
+    async def ListUsers(self, context: Context) -> usage_pb2.ListUsersResponse:
+        async with self._reader(context) as (key, after):
+            request = _parse(usage_pb2.ListUsersRequest, await message_of(context))
+            return messages.user_page(await self._services.reads.list_users(key, _params(request), after))
+        raise AssertionError
 
-    async def GetUser(self, raw: bytes, context: Context) -> usage_pb2.GetUserResponse:
-        key, after = self._reader(context)
-        request = _parse(usage_pb2.GetUserRequest, raw)
-        detail = await self._services.reads.get_user(key, request.user_id, _params(request), after)
-        return messages.user_detail(detail)
+    async def GetUser(self, context: Context) -> usage_pb2.GetUserResponse:
+        async with self._reader(context) as (key, after):
+            request = _parse(usage_pb2.GetUserRequest, await message_of(context))
+            detail = await self._services.reads.get_user(key, request.user_id, _params(request), after)
+            return messages.user_detail(detail)
+        raise AssertionError
 
-    async def GetCosts(self, raw: bytes, context: Context) -> usage_pb2.GetCostsResponse:
-        key, after = self._reader(context)
-        request = _parse(usage_pb2.GetCostsRequest, raw)
-        return messages.costs(await self._services.reads.get_costs(key, _params(request), after))
+    async def GetCosts(self, context: Context) -> usage_pb2.GetCostsResponse:
+        async with self._reader(context) as (key, after):
+            request = _parse(usage_pb2.GetCostsRequest, await message_of(context))
+            return messages.costs(await self._services.reads.get_costs(key, _params(request), after))
+        raise AssertionError
 
-    async def GetQuota(self, raw: bytes, context: Context) -> usage_pb2.GetQuotaResponse:
-        key, after = self._reader(context)
-        _parse(usage_pb2.GetQuotaRequest, raw)
-        return messages.quota(await self._services.reads.get_quota(key, after))
+    async def GetQuota(self, context: Context) -> usage_pb2.GetQuotaResponse:
+        async with self._reader(context) as (key, after):
+            _parse(usage_pb2.GetQuotaRequest, await message_of(context))
+            return messages.quota(await self._services.reads.get_quota(key, after))
+        raise AssertionError
 
-    async def WatchUsers(self, raw: bytes, context: Context) -> None:
+    async def WatchUsers(self, context: Context) -> None:
         services, metadata = self._services, metadata_of(context)
-        _, after = self._reader(context)
-        request = _parse(usage_pb2.WatchUsersRequest, raw)
-        secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
-        await watch_users(services.feed, request, secret, lambda: services.authenticate(secret, "read"), after, context)
+        async with self._reader(context) as (_, after):
+            request = _parse(usage_pb2.WatchUsersRequest, await message_of(context))
+            secret = secret_of(metadata.get("x-api-key"), metadata.get("authorization"))
 
-    async def GetTrace(self, raw: bytes, context: Context) -> None:
+            def check() -> Key:
+                return services.authenticate(secret, "read")
+
+            await watch_users(services.feed, request, secret, check, after, context)
+
+    async def GetTrace(self, context: Context) -> None:
+        async with self._reader(context) as (key, after):
+            self._services.explorer.check()
+            request = _parse(usage_pb2.GetTraceRequest, await message_of(context))
+            await self._send_trace(context, key, request, after)
+
+    async def _send_trace(
+        self, context: Context, key: Key, request: usage_pb2.GetTraceRequest, after: str | None
+    ) -> None:
         services = self._services
-        key, after = self._reader(context)
-        services.explorer.check()
-        request = _parse(usage_pb2.GetTraceRequest, raw)
         params = [("projectId", request.project_id)] if request.HasField("project_id") else []
         params += [("extra", "none")] if request.without_extra else []
         params += [("after", after)] if after is not None else []
         inquiry = Inquiry(key.project, params, services.clock(), services.identity)
         question = structs.replace(parse_trace(inquiry, request.trace_id), format="pieces")
-        download = await services.explorer.stream(question)
+        try:
+            download = await services.explorer.stream(question)
+        except Refused as refused:
+            await services.throttle.pace(questions_of(question.project), refused)
+            raise
         async with aclosing(download.chunks) as chunks:
             async for response in trace_messages.responses(chunks):
                 await context.write(response)
                 await asyncio.sleep(0)  # a response takes milliseconds to make, and writing one may not wait
 
-    def _reader(self, context: Context) -> tuple[Key, str | None]:
+    @asynccontextmanager
+    async def _reader(self, context: Context) -> AsyncIterator[tuple[Key, str | None]]:
+        """The key of a call that reads, and the position that it wants; the call is under way until the block ends."""
         metadata = metadata_of(context)
-        key = _authenticate(self._services, metadata, "read")
+        try:
+            key = _authenticate(self._services, metadata, "read")
+        except Refused as refused:
+            await pace_stranger(self._services, context, refused)
+            raise
         self._connections.know(context.peer())
-        return key, metadata.get("x-ingest-position")
+        with self._shares.call(key.organization):
+            yield key, metadata.get("x-ingest-position")
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -387,13 +457,13 @@ class _Around(NamedTuple):
     connections: ConnectionWatch
 
 
-def _unary(
-    method: Callable[[bytes, Context], Awaitable[Message]], around: _Around
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    async def behavior(raw: bytes, context: Context) -> Message:
-        return await _with_status(method(raw, context), context, around)
+def _unary(method: Callable[[Context], Awaitable[Message]], around: _Around) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Make a handler of a `method` that reads its message itself (`message_of`); to clients it is a unary one."""
 
-    return grpc.unary_unary_rpc_method_handler(behavior, response_serializer=_serialize)
+    async def behavior(_: object, context: Context) -> Message:
+        return await _with_status(method(context), context, around)
+
+    return grpc.stream_unary_rpc_method_handler(behavior, response_serializer=_serialize)
 
 
 def _stream(method: Callable[[Context], Awaitable[None]], around: _Around) -> "grpc.RpcMethodHandler[Any, Any]":
@@ -403,15 +473,13 @@ def _stream(method: Callable[[Context], Awaitable[None]], around: _Around) -> "g
     return grpc.stream_stream_rpc_method_handler(behavior, response_serializer=_serialize)
 
 
-def _server_stream(
-    method: Callable[[bytes, Context], Awaitable[None]], around: _Around
-) -> "grpc.RpcMethodHandler[Any, Any]":
-    """Make a handler of a `method` that writes serialized messages, which many subscribers may share."""
+def _server_stream(method: Callable[[Context], Awaitable[None]], around: _Around) -> "grpc.RpcMethodHandler[Any, Any]":
+    """The same of a `method` that writes serialized messages, which many subscribers may share."""
 
-    async def behavior(raw: bytes, context: Context) -> None:
-        await _with_status(method(raw, context), context, around)
+    async def behavior(_: object, context: Context) -> None:
+        await _with_status(method(context), context, around)
 
-    return grpc.unary_stream_rpc_method_handler(behavior)
+    return grpc.stream_stream_rpc_method_handler(behavior)
 
 
 _T = TypeVar("_T")

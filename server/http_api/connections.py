@@ -13,11 +13,11 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from server.errors import Refused
 from server.http_api import gate
-from server.http_api.fast_path import Arrival, FastPath
+from server.http_api.fast_path import Arrival, FastPath, KnownHead
 from server.http_api.gate import MAX_HEAD, Gate
 from server.http_api.responses import protocol_error
-from server.limits.admission import Admission, network_of
-from server.limits.connection_watch import MAX_GRPC, peer_of
+from server.limits.admission import Admission, network_of, peer_of
+from server.limits.connection_watch import MAX_GRPC
 from server.status import TABLE, UNKNOWN_EXPECTATION, http_response
 
 PATIENCE: Final = 1.0
@@ -44,7 +44,7 @@ def too_many_connections() -> Refused:
     return Refused("unavailable", "Too many connections; try again", retry_after=1)
 
 
-class Budget(NamedTuple):
+class FileBudget(NamedTuple):
     """How the process's open files are divided."""
 
     http: int
@@ -57,7 +57,7 @@ class Budget(NamedTuple):
     """Connections that may wait to be accepted by the HTTP API, all of which may be open while they are refused."""
 
 
-def budget_of(files: int | None, *, tls: bool = False) -> Budget:
+def budget_of(files: int | None, *, tls: bool = False) -> FileBudget:
     """Divide a limit of open files (None: no limit): two thirds of the connections are for HTTP, one third for gRPC.
 
     With 1,024 `files` or more, all of it, PROBE_CONNECTIONS and OWN_FILES are within the limit.
@@ -69,10 +69,10 @@ def budget_of(files: int | None, *, tls: bool = False) -> Budget:
         connections = files - OWN_FILES - PROBE_CONNECTIONS - backlog
         http, grpc = max(min(MAX_HTTP, connections * 2 // 3), 16), max(min(MAX_GRPC, connections // 3), 8)
     handshakes = http // 4 if tls else 0
-    return Budget(http - handshakes, handshakes, grpc, backlog)
+    return FileBudget(http - handshakes, handshakes, grpc, backlog)
 
 
-def budget_of_process(*, tls: bool) -> Budget:
+def budget_of_process(*, tls: bool) -> FileBudget:
     """Raise this process's limit of open files as far as allowed and useful, and divide it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_HTTP + PROBE_CONNECTIONS + MAX_GRPC + BACKLOG + OWN_FILES
@@ -154,6 +154,7 @@ class Connection(web.RequestHandler):
         "held",
         "is_probe_only",
         "is_refused",
+        "known_head",
         "network",
         "peer",
     )
@@ -189,6 +190,8 @@ class Connection(web.RequestHandler):
         self._has_ended = False
         """Whether the client has ended its side: nothing more will come."""
         self._fast_path = fast_path
+        self.known_head: KnownHead | None = None
+        """The last usual head that came by it."""
         self._arrival: Arrival | None = None
         """The batch that is in the fast path, from its head to its answer."""
         self._parts: list[bytes] = []
@@ -214,14 +217,8 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
-        if self._arrival is not None:
-            self._go_on_arriving(self._arrival, data)
-        elif self.held is not None:
-            self._pause_transport_reading()  # this is enough; read on only so as to see when the client leaves
-            self._gate.hold(len(data))
-            self.held += data
-        elif not self._is_idle():
-            self._go_on(data)
+        if self._arrival is not None or self.held is not None or not self._is_idle():
+            self._receive_while_busy(data)
         elif self._head or self.is_probe_only or not data.startswith(gate.STARTS) or self._gate.lets_in():
             self._begin(data)
         else:
@@ -229,6 +226,17 @@ class Connection(web.RequestHandler):
             self._gate.hold(len(data))
             self.held = data
             self._gate.wait(self)
+
+    def _receive_while_busy(self, data: bytes) -> None:
+        """Bytes have arrived while a request is under way, or waits at the gate: a part of it, or what is behind it."""
+        if self._arrival is not None:
+            self._go_on_arriving(self._arrival, data)
+        elif self.held is not None:
+            self._pause_transport_reading()  # this is enough; read on only so as to see when the client leaves
+            self._gate.hold(len(data))
+            self.held += data
+        else:
+            self._go_on(data)
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's own returns None: False
         """The client has closed its side. Return True to answer its requests first; False: nothing is due, so close.
@@ -287,7 +295,11 @@ class Connection(web.RequestHandler):
         if self.held is not None:
             self._take()
         self._admission.forget(self)
+        task = self._task_handler
+        is_beginning = self._waiter is not None and self._waiter.done()
         super().connection_lost(exc)
+        if is_beginning and task is not None:
+            task.cancel()  # a request came in the same moment: aiohttp would begin it without what it takes for that
 
     def idle_since(self) -> float | None:
         """Return the loop's time since when no request is under way; None: one is."""
@@ -316,16 +328,19 @@ class Connection(web.RequestHandler):
         """Have a batch that begins with `data` taken without a request; False: it is not usual."""
         if self._fast_path is None or self._close or self._force_close or self.writing_paused:
             return False
-        arrival = self._fast_path.open(data)
+        arrival = self._fast_path.open(self, data)
         if arrival is None:
             return False
         if self._has_ended and len(data) < arrival.end:
             arrival.hold.close()
             return False
-        self._arrival, self._missing = arrival, arrival.end
-        self._go_on_arriving(arrival, data)
-        if self._missing:
+        self._arrival, missing = arrival, arrival.end - len(data)
+        if missing > 0:
+            self._missing = missing
+            self._parts.append(data)
             self._patience = self._loop.call_later(PATIENCE, self._give_up_waiting)
+        else:
+            self._have_taken(arrival, data)
         return True
 
     def _go_on_arriving(self, arrival: Arrival, data: bytes) -> None:
@@ -343,14 +358,18 @@ class Connection(web.RequestHandler):
         if self._missing > 0:
             return
         self._missing = 0
-        whole = data if len(self._parts) == 1 else b"".join(self._parts)
+        whole = b"".join(self._parts)
+        self._parts.clear()
+        self._stop_waiting()
+        self._have_taken(arrival, whole)
+
+    def _have_taken(self, arrival: Arrival, whole: bytes) -> None:
+        """All of a batch is here, and perhaps bytes behind it."""
         if len(whole) > arrival.end:
             self._pause_transport_reading()
             whole, self._behind = whole[: arrival.end], whole[arrival.end :]
-        self._parts.clear()
-        self._stop_waiting()
         assert self._fast_path is not None
-        self._fast_path.take(self, arrival, whole)
+        self._fast_path.take(arrival, whole)
 
     def _give_up_waiting(self) -> None:
         """A body that comes slowly is aiohttp's."""
@@ -363,12 +382,16 @@ class Connection(web.RequestHandler):
 
     def _end_arrival(self) -> bytes:
         """The batch is no more in the fast path; returns what came behind it."""
-        self._stop_waiting()
-        self._arrival, self._missing = None, 0
-        self._parts.clear()
-        behind, self._behind = self._behind, b""
+        if self._patience is not None:
+            self._stop_waiting()
+        self._arrival = None
+        if self._missing:
+            self._missing = 0
+            self._parts.clear()
         self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
+        behind = self._behind
         if behind:
+            self._behind = b""
             self._resume_transport_reading()
         return behind
 
@@ -455,15 +478,21 @@ class Connection(web.RequestHandler):
         if self._head + len(data) > MAX_HEAD and not self._fits(data):
             self._refuse_head()
             return
+        # A whole batch by itself: of bytes in one read aiohttp gives up all if any of them is no request. What becomes
+        # of a batch must not depend on what happens to be behind it, here as on the fast path.
+        end = None if self._head else gate.end_of_first(data)
+        first, rest = (data, b"") if end is None else (data[:end], data[end:])
         count = self._request_count
-        super().data_received(data)
+        super().data_received(first)
         if self._request_count != count:
             self._body = self._messages[-1][1]
         if self._is_idle():
-            self._head += len(data)
-            self._end = (self._end + data)[-3:]
+            self._head += len(first)
+            self._end = (self._end + first)[-3:]
         else:
             self._head, self._end = 0, b""
+        if rest:
+            self._go_on(rest)
         if self._has_ended and not self._has_to_answer():
             self.force_close()
 

@@ -6,10 +6,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from server.explore.params import parse_export
+from server.explore.question_params import parse_export
 from server.explore.questions import ExportFormat
 from server.http_api.chunked_answers import send_chunks
-from server.http_api.explore_requests import inquiry_of, while_connected
+from server.http_api.explore_requests import begin_answer, inquiry_of
 from server.services import Services
 from server.status import API_HEADERS, NDJSON
 
@@ -25,7 +25,7 @@ CONTENT_TYPES: Final[Mapping[ExportFormat, str]] = {
 async def download_events(services: Services, request: web.Request) -> web.StreamResponse:
     """Answer with a file; a HEAD only with its headers. Raises `Refused` only before the first byte."""
     question = parse_export(inquiry_of(services, request))
-    download = await while_connected(request, services.explorer.stream(question))
+    download = await begin_answer(services, request, question)
     headers = {
         **API_HEADERS,
         hdrs.CONTENT_TYPE: CONTENT_TYPES[question.format],

@@ -9,8 +9,12 @@ from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
-from server.explore.params import Inquiry
+from server.errors import Refused
+from server.explore.explorer import Download
+from server.explore.question_params import Inquiry
+from server.explore.questions import Question
 from server.http_api.connections import Connection
+from server.limits.refusal_pacing import questions_of
 from server.services import Services, secret_of
 
 CHECK_EVERY: Final = 0.4
@@ -62,6 +66,16 @@ async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) ->
         return task.result()
     finally:
         task.cancel()
+
+
+async def begin_answer(services: Services, request: web.Request, question: Question) -> Download:
+    """Begin to answer a question while its client is there. Raises `ConnectionError`, and `Refused`: the refusals of a
+    project are paced, as those of batches are, so that one that asks on and on does not take the loop from others."""
+    try:
+        return await while_connected(request, services.explorer.stream(question))
+    except Refused as refused:
+        await services.throttle.pace(questions_of(question.project), refused)
+        raise
 
 
 def reset(request: web.Request) -> None:

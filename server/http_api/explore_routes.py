@@ -7,14 +7,14 @@ from typing import Final
 from aiohttp import web
 
 from server.errors import Refused
-from server.explore import params
+from server.explore import question_params
 from server.explore.param_list import ALIASES
-from server.explore.params import Inquiry
+from server.explore.question_params import Inquiry
 from server.explore.questions import Question
 from server.http_api.chunked_answers import answer_json
 from server.http_api.event_download import download_events
 from server.http_api.event_stream import stream_events
-from server.http_api.explore_requests import id_in_path, inquiry_of, while_connected
+from server.http_api.explore_requests import begin_answer, id_in_path, inquiry_of
 from server.services import Services
 
 EVENTS: Final = "/v1/events/"
@@ -52,22 +52,22 @@ def add_routes(app: web.Application, services: Services) -> None:
 
         return handler
 
-    app.router.add_get("/v1/events", answer(params.parse_events))
-    app.router.add_get(EVENTS + "{event_id" + _ANY, answer_id(params.parse_event, EVENTS))
+    app.router.add_get("/v1/events", answer(question_params.parse_events))
+    app.router.add_get(EVENTS + "{event_id" + _ANY, answer_id(question_params.parse_event, EVENTS))
     app.router.add_get("/v1/stream/events", partial(stream_events, services), allow_head=False)
-    app.router.add_get("/v1/traces", answer(params.parse_traces))
-    app.router.add_get(TRACES, answer_parameter(params.parse_trace, "trace_id"))
-    app.router.add_get(TRACES + "{trace_id" + _ANY, answer_id(params.parse_trace, TRACES))
-    app.router.add_get("/v1/sessions", answer(params.parse_sessions))
-    app.router.add_get(SESSIONS, answer_parameter(params.parse_session, "session_id"))
-    app.router.add_get(SESSIONS + "{session_id" + _ANY, answer_id(params.parse_session, SESSIONS))
-    app.router.add_get("/v1/metrics", answer(params.parse_metrics))
-    app.router.add_get("/v1/prompts", answer(params.parse_prompts))
+    app.router.add_get("/v1/traces", answer(question_params.parse_traces))
+    app.router.add_get(TRACES, answer_parameter(question_params.parse_trace, "trace_id"))
+    app.router.add_get(TRACES + "{trace_id" + _ANY, answer_id(question_params.parse_trace, TRACES))
+    app.router.add_get("/v1/sessions", answer(question_params.parse_sessions))
+    app.router.add_get(SESSIONS, answer_parameter(question_params.parse_session, "session_id"))
+    app.router.add_get(SESSIONS + "{session_id" + _ANY, answer_id(question_params.parse_session, SESSIONS))
+    app.router.add_get("/v1/metrics", answer(question_params.parse_metrics))
+    app.router.add_get("/v1/prompts", answer(question_params.parse_prompts))
     app.router.add_get("/v1/export", partial(download_events, services))
 
 
 async def _answer(services: Services, request: web.Request, question: Question) -> web.StreamResponse:
-    download = await while_connected(request, services.explorer.stream(question))
+    download = await begin_answer(services, request, question)
     return await answer_json(services, request, download)
 
 

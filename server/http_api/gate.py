@@ -4,17 +4,78 @@ An event loop handles all sockets that are readable before the first request is 
 read, parse and inflate every one, be seconds late for each, and refuse most in the end: throughput would fall under
 load. Behind the gate they wait unparsed, and a batch that has waited for `PATIENCE` is refused at hardly more than the
 cost of the answer. docs/decisions/0027.
+
+They wait in a fair queue (Nagle, RFC 970): organizations take turns, of each the oldest request is next. So one with a
+thousand waiting requests gets as many turns as one with a single request.
 """
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, Protocol, TypeVar
 
 from server.errors import Refused
-from server.http_api.fair_queue import FairQueue
 from server.limits.memory_budget import MemoryBudget
 from server.status import http_response
+
+T = TypeVar("T")
+
+
+class FairQueue(Generic[T]):
+    """The waiting items of several owners. Moments are of any monotonic clock."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[tuple[float, T]]] = {}
+        """Owner -> (arrival, item), oldest first. The owner whose turn is next comes first."""
+        self._arrivals: deque[tuple[float, str]] = deque()
+        """(arrival, owner) over all owners in order, including items that are gone by now."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, owner: str, item: T, now: float) -> None:
+        """Put an item behind the others of its owner."""
+        if not self._count:
+            self._arrivals.clear()  # those are of items that are gone
+        self._count += 1
+        self._queues.setdefault(owner, deque()).append((now, item))
+        self._arrivals.append((now, owner))
+
+    def admit(self, number: int, may_go: Callable[[str], bool], late: float) -> Iterator[T]:
+        """Remove and return at most `number` next items, one of each owner that may go now: its oldest item, or its
+        newest if it has items from before the moment `late`."""
+        passed = 0
+        while number and passed < len(self._queues):
+            owner = next(iter(self._queues))
+            queue = self._queues.pop(owner)
+            if not may_go(owner):
+                self._queues[owner] = queue
+                passed += 1
+                continue
+            passed = 0
+            number -= 1
+            self._count -= 1
+            _, item = queue.pop() if queue[0][0] < late else queue.popleft()
+            if queue:
+                self._queues[owner] = queue
+            yield item
+
+    def give_up(self, number: int, before: float) -> Iterator[T]:
+        """Remove and return at most `number` items that came before a moment, the oldest first."""
+        while number and self._arrivals and self._arrivals[0][0] < before:
+            came, owner = self._arrivals.popleft()
+            queue = self._queues.get(owner)
+            if queue is None or queue[0][0] > came:
+                continue  # the item has been removed already
+            number -= 1
+            self._count -= 1
+            _, item = queue.popleft()
+            if not queue:
+                del self._queues[owner]
+            yield item
+
 
 PER_TURN: Final = 32
 """Batches that are admitted in one turn of the event loop."""
@@ -36,7 +97,7 @@ _LINE: Final = BATCH + b" HTTP/1.1\r\n"
 _KEY: Final = re.compile(rb"\r\n(?:x-api-key:|authorization:[ \t]*bearer[ \t])[ \t]*([!-~]*)", re.IGNORECASE)
 LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
 _PECULIAR: Final = re.compile(
-    rb"\r\n(?:transfer-encoding|expect|upgrade|connection(?!:[ \t]*keep-alive[ \t]*\r\n))", re.IGNORECASE
+    rb"\r\n(?:transfer-encoding|expect|upgrade|connection(?!:[ \t]*(?:keep-alive)?[ \t]*\r\n))", re.IGNORECASE
 )
 
 
@@ -118,9 +179,12 @@ class Gate:
 
     def _turn(self) -> None:
         self._turning = False
-        if not self._let_in and not self._waiting:
-            return
         self._let_in = 0
+        if self._waiting:
+            self._admit_waiting()
+
+    def _admit_waiting(self) -> None:
+        """Refuse what has waited too long, and admit the next ones."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         for waiting in self._waiting.give_up(REFUSED_PER_TURN, now - PATIENCE):
@@ -143,11 +207,16 @@ def is_whole(data: bytes) -> bool:
 
     False if in doubt: the HTTP parser then has to see the request, which is refused anyway.
     """
+    return end_of_first(data) == len(data)
+
+
+def end_of_first(data: bytes) -> int | None:
+    """Return where the batch ends that is first in `data`, which may be behind the end of that; None: in doubt."""
     end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
     if end < 0 or not data.startswith(_LINE):
-        return False
+        return None
     head = data[: end + 2]
     lengths = LENGTH.findall(head)
-    if len(lengths) != 1 or len(data) != end + 4 + int(lengths[0]):
-        return False
-    return _PECULIAR.search(head) is None and head.count(b"\n") == head.count(b"\r\n")
+    if len(lengths) != 1 or _PECULIAR.search(head) is not None or head.count(b"\n") != head.count(b"\r\n"):
+        return None
+    return end + 4 + int(lengths[0])

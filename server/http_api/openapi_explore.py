@@ -4,10 +4,21 @@ from typing import Any, Final
 
 from processor.core.events.fields import FIELDS
 from server.errors import RETRYABLE, Reason
-from server.explore import params
 from server.explore.filter_params import ALL_KINDS, CHOICES, MAX_DAYS
-from server.explore.metric_params import DEFAULT_MEASURES, GROUPS, INTERVALS, MAX_GROUPS, MAX_MEASURES, described
-from server.explore.params import DEFAULT_GROUPS, DEFAULT_LIMIT, MAX_CURSOR, MAX_LIMIT
+from server.explore.metric_params import DEFAULT_MEASURES, GROUPS, INTERVALS, MAX_GROUP_BY, MAX_MEASURES, described
+from server.explore.question_params import (
+    DEFAULT_GROUPS,
+    DEFAULT_LIMIT,
+    EXPORT_FORMATS,
+    MAX_CURSOR,
+    MAX_GROUPS,
+    MAX_LIMIT,
+    ORDERS,
+    PROMPT_SORTS,
+    SESSION_SORTS,
+    TRACE_FORMATS,
+    TRACE_SORTS,
+)
 from server.explore.questions import TEXT_FILTERS
 from server.http_api.event_download import CONTENT_TYPES, ROWS
 from server.http_api.openapi_schemas import COUNT, POSITION, TEXT, TIME, Schema, listed, ref
@@ -94,7 +105,7 @@ _OWN: Final = [
     _query("projectId", TEXT, "The key's own project; another one is refused"),
     _query("after", POSITION, "An `x-ingest-position`: wait up to 5 s until the event store contains it"),
 ]
-_FORMAT: Final = _choice("format", params.TRACE_FORMATS, "A list with depths, or nested", params.TRACE_FORMATS[0])
+_FORMAT: Final = _choice("format", TRACE_FORMATS, "A list with depths, or nested", TRACE_FORMATS[0])
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
@@ -103,7 +114,7 @@ _FORMAT: Final = _choice("format", params.TRACE_FORMATS, "A list with depths, or
 def paths() -> dict[str, Any]:
     """Return the paths of the reads of events."""
     page = [_limit("Rows a page", DEFAULT_LIMIT, MAX_LIMIT), _CURSOR]
-    order = _choice("order", params.ORDERS, "By event time", "desc")
+    order = _choice("order", ORDERS, "By event time", "desc")
     return {
         "/v1/events": _list("List events", "EventPage", "?model=gpt-4o&limit=2", order, _EXTRA, *page),
         "/v1/events/{event_id}": _one(
@@ -114,7 +125,7 @@ def paths() -> dict[str, Any]:
             "List traces that have a matching event, each summed as a whole",
             "TracePage",
             "?sort=cost_usd&limit=2",
-            _sort(params.TRACE_SORTS),
+            _sort(TRACE_SORTS),
             *page,
         ),
         "/v1/traces/": _one(
@@ -134,7 +145,7 @@ def paths() -> dict[str, Any]:
             _EXTRA,
         ),
         "/v1/sessions": _list(
-            "List sessions that have a matching event", "SessionPage", "?limit=2", _sort(params.SESSION_SORTS), *page
+            "List sessions that have a matching event", "SessionPage", "?limit=2", _sort(SESSION_SORTS), *page
         ),
         "/v1/sessions/": _one(
             "Get one session by a query parameter, for the ids `.` and `..`, which cannot be in a path",
@@ -153,7 +164,7 @@ def paths() -> dict[str, Any]:
             "List versions of prompts, by `prompt_hash`",
             "PromptPage",
             "?sort=requests",
-            _sort(params.PROMPT_SORTS),
+            _sort(PROMPT_SORTS),
             *page,
         ),
         "/v1/export": _export(),
@@ -184,8 +195,8 @@ def _metrics() -> dict[str, Any]:
     own = [
         _query(
             "group_by",
-            {**listed(groups), "maxItems": MAX_GROUPS},
-            f"Up to {MAX_GROUPS} of {', '.join(GROUPS)}, `tag:KEY`",
+            {**listed(groups), "maxItems": MAX_GROUP_BY},
+            f"Up to {MAX_GROUP_BY} of {', '.join(GROUPS)}, `tag:KEY`",
         ),
         _query(
             "measures",
@@ -195,7 +206,7 @@ def _metrics() -> dict[str, Any]:
         _choice("interval", INTERVALS, "Of the series", INTERVALS[0]),
         _query("tz", {**TEXT, "default": "UTC"}, "IANA name of the time zone that days begin in"),
         _query("sort", TEXT, "One of the measures, descending, then by key; default: the first"),
-        _limit("Groups; the rest is `other`", DEFAULT_GROUPS, params.MAX_GROUPS),
+        _limit("Groups; the rest is `other`", DEFAULT_GROUPS, MAX_GROUPS),
     ]
     ok = {"description": "Groups, largest first", "content": _content(ref("Metrics"))}
     example = "/v1/metrics?group_by=model&measures=cost_usd&measures=latency_ms:p95&interval=day&tz=Europe/Berlin"
@@ -210,7 +221,7 @@ def _export() -> dict[str, Any]:
         "headers": {**rows, "Content-Disposition": {"schema": TEXT}},
         "content": {kind.partition(";")[0]: {"schema": TEXT} for kind in CONTENT_TYPES.values()},
     }
-    form = _choice("format", params.EXPORT_FORMATS, "Of the file", "ndjson")
+    form = _choice("format", EXPORT_FORMATS, "Of the file", "ndjson")
     more = {
         "parameters": [form, *_RANGE, *_F, *_OWN],
         **_sample("/v1/export?format=csv&start=2026-04-01&end=2026-05-01"),
@@ -257,7 +268,7 @@ def _operation(summary: str, ok: dict[str, Any], *reasons: Reason, **more: Any) 
 
 RULES: Final = (
     "- Filters are repeated, never split at commas. A repeated filter means any of its values, a repeated `tag` "
-    "all of them; with a `!` behind its name a filter excludes: `model!=gpt-4o`. An empty value means that the event "
+    "all of them; with a `!` after its name a filter excludes: `model!=gpt-4o`. An empty value means that the event "
     "has none: `user_id=`.\n"
     "- Times are those of the events. Without `start` and `end` a list is of the last 24 hours and all of the future; "
     "with `end` alone it is of the 24 hours before, with `start` alone of the time since.\n"

@@ -130,6 +130,11 @@ _SERIES: Final[Schema] = {
     "items": {"type": "object", "properties": {"start": TIME}, "required": ["start"], "additionalProperties": True},
     "description": "The intervals that have events: `start` in UTC, and a member a measure",
 }
+_TOTAL: Final[Schema] = {
+    **_VALUES,
+    "properties": {"series": _SERIES},
+    "description": "All matching events; with a series where an interval is asked for, of up to 200,000 points",
+}
 
 
 def _spread(*quantiles: str) -> Schema:
@@ -209,7 +214,7 @@ EXPLORE_ANSWERS: Final[dict[str, Schema]] = {
         ("building",),
         groups=listed(ref("MetricsGroup")),
         other=nullable(_VALUES) | {"description": "The groups beyond `limit`, computed from their events; null: none"},
-        total={**_VALUES, "description": "All matching events"},
+        total=_TOTAL,
         multi={**listed(TEXT), "description": "What puts an event into several groups: their sum is more than `total`"},
         **STAMP,
     ),

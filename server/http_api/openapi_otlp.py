@@ -6,8 +6,8 @@ from processor.core.events.content_coding import MAX_BODY
 from server.errors import Reason
 from server.http_api.openapi_schemas import COUNT, POSITION, TEXT, Schema, listed, record, ref
 from server.ingest.inflate import ENCODINGS
-from server.otlp.export import MAX_RETRY_AFTER
-from server.otlp.responses import CONTENT_TYPES
+from server.otlp.export_responses import CONTENT_TYPES
+from server.otlp.span_export import MAX_RETRY_AFTER
 from server.status import TABLE
 
 _JSON: Final = "application/json"

@@ -12,15 +12,15 @@ from server.http_api.connections import Connection
 from server.http_api.gate import full
 from server.http_api.request_bodies import expect_later, inflated, read_body
 from server.ingest.inflate import encoding_of
-from server.otlp import responses
-from server.otlp.export import Answer, failed, soon
+from server.otlp import export_responses
+from server.otlp.span_export import ExportAnswer, failed, soon
 from server.otlp.spans import Encoding
 from server.services import Services, secret_of
 from server.status import API_HEADERS, POSITION, TABLE, error_members, grpc_status, http_headers
 from server.tenancy.keys import Key
 
 TRACES: Final = "/v1/traces"
-OTHERS: Final = {"/v1/metrics": responses.no_metrics, "/v1/logs": responses.no_logs}
+OTHERS: Final = {"/v1/metrics": export_responses.no_metrics, "/v1/logs": export_responses.no_logs}
 _PATHS: Final = frozenset({TRACES, *OTHERS})
 
 
@@ -42,10 +42,10 @@ def status_response(
     """The answer to a refused export: `google.rpc.Status` in the request's encoding. A fault of the server is 503;
     `status` is another one that HTTP itself defines."""
     found = soon(failed() if refused.reason == "internal" else refused)
-    encoding: Encoding = responses.CONTENT_TYPES.get(request.content_type, "json")
+    encoding: Encoding = export_responses.CONTENT_TYPES.get(request.content_type, "json")
     every = {**API_HEADERS, **http_headers(found), **(headers or {})}
     if found.reason == "unsupported_type":
-        every["Accept"] = ", ".join(responses.CONTENT_TYPES)
+        every["Accept"] = ", ".join(export_responses.CONTENT_TYPES)
     message = grpc_status(found)
     if encoding == "protobuf":
         body = message.SerializeToString()
@@ -54,7 +54,7 @@ def status_response(
             {"code": message.code, "message": found.message, **error_members(found), **found.details}
         )
     code = TABLE[found.reason].http if status is None or refused.reason == "internal" else status
-    return web.Response(body=body, status=code, headers=every, content_type=responses.content_type_of(encoding))
+    return web.Response(body=body, status=code, headers=every, content_type=export_responses.content_type_of(encoding))
 
 
 async def _not_here(request: web.Request) -> web.Response:
@@ -69,7 +69,7 @@ async def _export(services: Services, request: web.Request) -> web.Response:
         services.intake.meters.refused("otlp", refused)
         raise
     try:
-        outcome: Answer | Refused = await _accept(services, request, key)
+        outcome: ExportAnswer | Refused = await _accept(services, request, key)
     except Refused as refused:
         outcome = refused.with_traceback(None)  # its frames would keep the body while this waits
         outcome.__context__ = None
@@ -78,9 +78,9 @@ async def _export(services: Services, request: web.Request) -> web.Response:
         await services.throttle.pace(key.id, outcome)
         response = status_response(request, outcome)
     else:
-        encoding = responses.CONTENT_TYPES[request.content_type]
+        encoding = export_responses.CONTENT_TYPES[request.content_type]
         response = web.Response(
-            body=responses.body_of(outcome, encoding),
+            body=export_responses.body_of(outcome, encoding),
             headers={**API_HEADERS, POSITION: outcome.position},
             content_type=request.content_type,
         )
@@ -88,12 +88,12 @@ async def _export(services: Services, request: web.Request) -> web.Response:
     return response
 
 
-async def _accept(services: Services, request: web.Request, key: Key) -> Answer:
+async def _accept(services: Services, request: web.Request, key: Key) -> ExportAnswer:
     """Take the spans in the request's body. Raises `Refused`, before the body is read where that is known by then, and
     `ConnectionError` if the client went away."""
-    encoding = responses.CONTENT_TYPES.get(request.content_type)
+    encoding = export_responses.CONTENT_TYPES.get(request.content_type)
     if encoding is None:
-        raise Refused("unsupported_type", f"Content-Type must be {' or '.join(responses.CONTENT_TYPES)}")
+        raise Refused("unsupported_type", f"Content-Type must be {' or '.join(export_responses.CONTENT_TYPES)}")
     coding = encoding_of(request.headers.get(hdrs.CONTENT_ENCODING, ""))
     if isinstance(request.protocol, Connection) and request.protocol.is_refused:
         raise full()

@@ -27,14 +27,15 @@ from server.http_api.request_bodies import expect_later, inflated, read_body
 from server.http_api.responses import error_response, json_response, protocol_error
 from server.http_api.user_stream import stream_users
 from server.ingest import prefer
+from server.ingest.batch import Batch, Receipt
 from server.ingest.inflate import encoding_of, kept
-from server.ingest.intake import MAX_EVENTS, Batch, Receipt
+from server.ingest.intake import MAX_EVENTS
 from server.reads import read_json
 from server.reads.params import check_names
 from server.services import Services, secret_of
 from server.status import API_HEADERS, NDJSON, POSITION, TABLE, UNKNOWN_TRANSFER_CODING, error_members, reason_of
-from server.telemetry import access_log, metrics, request_traces
-from server.telemetry.metrics import Gather
+from server.telemetry import access_log, exposition, request_traces
+from server.telemetry.exposition import Gather
 from server.tenancy.admin_service import AdminService
 from server.tenancy.keys import Key
 
@@ -89,7 +90,7 @@ def create_app(
     static_files.add_routes(app)
     docs_page.add_routes(app)
     if registry is not None:
-        metrics.add_routes(app, registry, gather)
+        exposition.add_routes(app, registry, gather)
     if desk is not None:
         admin.add_routes(app, services, desk)
     return app
@@ -234,21 +235,26 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             response.force_close()
             return response
         return await handler(request)
-    except Refused as refused:
-        return _error(request, refused)
-    except web.HTTPMethodNotAllowed as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+        return _answer_to(request, error)
+
+
+def _answer_to(request: web.Request, error: Exception) -> web.Response:
+    """The answer to a request that ended with an error."""
+    if isinstance(error, Refused):
+        return _error(request, error)
+    if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         message = f"{request.method} is not allowed here, only {allowed}"
         return error_response(Refused("method_not_allowed", message), {"Allow": allowed})
-    except web.HTTPNotFound:
+    if isinstance(error, web.HTTPNotFound):
         return error_response(Refused("not_found", "There is nothing at this path; GET /openapi.json lists the paths"))
-    except web.HTTPException as error:
+    if isinstance(error, web.HTTPException):
         return _protocol_error(request, error.status, error.reason)
-    except ConnectionError:  # the client went away: nobody reads this
+    if isinstance(error, ConnectionError):  # the client went away: nobody reads this
         return error_response(Refused("bad_request", "The client closed the connection"))
-    except Exception:
-        log.exception("http_request_failed", method=request.method, path=request.path)
-        return _error(request, Refused("internal", "Internal server error"))
+    log.error("http_request_failed", method=request.method, path=request.path, exc_info=error)
+    return _error(request, Refused("internal", "Internal server error"))
 
 
 def _error(request: web.Request, refused: Refused) -> web.Response:

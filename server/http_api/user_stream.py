@@ -1,29 +1,17 @@
 """The live feed as server-sent events (WHATWG HTML, section 9.2): `GET /v1/stream/users`."""
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
-from typing import Final
 
 from aiohttp import hdrs, web
 
 from processor.core.clock import format_timestamp
 from server.alerts.budget_json import budget_reached
 from server.alerts.budgets import Reached
-from server.errors import Refused
+from server.http_api.server_sent_events import send_events
 from server.live.frames import Frame
 from server.reads import read_json
 from server.services import Services, secret_of
-from server.status import API_HEADERS, http_body
 from server.tenancy.keys import Key
-
-HEADERS: Final = {
-    **API_HEADERS,
-    "Content-Type": "text/event-stream",
-    "X-Accel-Buffering": "no",  # proxies that know the header pass events on without buffering
-}
-HELLO: Final = b": spendstream\nretry: 1000\n\n"
-HEARTBEAT: Final = b": heartbeat\n\n"
 
 
 async def stream_users(services: Services, request: web.Request) -> web.StreamResponse:
@@ -48,25 +36,7 @@ async def stream_users(services: Services, request: web.Request) -> web.StreamRe
         params.get("after"),
         lambda: request.transport is None or request.transport.is_closing(),
     )
-    response = web.StreamResponse(headers=HEADERS)
-    response.enable_chunked_encoding() if request.version >= (1, 1) else response.force_close()
-    try:
-        await response.prepare(request)
-        await response.write(HELLO)
-        async with aclosing(services.feed.frames(subscription)) as frames:
-            async for frame in frames:
-                await response.write(_written(frame))
-    except Refused as refused:
-        with suppress(ConnectionError):
-            await response.write(b"event: error\ndata: %b\n\n" % http_body(refused))
-    except ConnectionError:  # the client went away
-        return response
-    except asyncio.CancelledError:
-        if request.transport is not None:
-            request.transport.abort()  # the client does not read: do not wait until it has
-        raise
-    await response.write_eof()
-    return response
+    return await send_events(request, services.feed.frames(subscription), _written)
 
 
 def _first(request: web.Request) -> Mapping[str, str]:
@@ -76,9 +46,7 @@ def _first(request: web.Request) -> Mapping[str, str]:
     return found
 
 
-def _written(frame: Frame | Reached | None) -> bytes:
-    if frame is None:
-        return HEARTBEAT
+def _written(frame: Frame | Reached) -> bytes:
     return frame.encoded("sse", event) if isinstance(frame, Frame) else budget_event(frame)
 
 

@@ -1,13 +1,13 @@
 """Group commit: the events of all requests of a moment become one message per partition and one fsync.
 
-A moment is what the caller says: `submit` each job, then `hand_over` all of them. An event loop does so once a turn. To
-wake this thread for each would make it take a few of them, again and again, and each of its steps takes the GIL from
-the loop that decodes the others. docs/decisions/0026.
+A moment is what the caller says: it submits all jobs of it at once, as an event loop does once a turn. To wake this
+thread for each would make it take a few of them, again and again, and each of its steps takes the GIL from the loop
+that decodes the others. docs/decisions/0026.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from processor.core.events import message
@@ -16,6 +16,7 @@ from processor.log.errors import LogUnavailable
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
+from server.ingest.publisher import Done, Parts
 
 MAX_MESSAGE_EVENTS: Final = 1000
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -25,19 +26,15 @@ MAX_COMMIT_BYTES: Final = 32 * 1024 * 1024
 
 
 class Job(NamedTuple):
-    """One request's events by partition, how large they are, and what to call once it is decided."""
+    """Some events by partition, how many bytes they are, and what the publisher calls once they are decided."""
 
-    parts: Mapping[int, Block]
+    parts: Parts
     size: int
-    done: Callable[["Outcome"], None]
+    done: Done
 
 
-Outcome = dict[int, int] | LogUnavailable
+Written = dict[int, int] | LogUnavailable
 """partition -> offset of the message that contains the events, or why they are not durable."""
-
-
-class Backlogged(Exception):
-    """More events wait for the disk than are allowed to."""
 
 
 class GroupCommitter(threading.Thread):
@@ -51,8 +48,7 @@ class GroupCommitter(threading.Thread):
         self,
         open_log: Callable[[], LogWriter],
         clock: Callable[[], int],
-        deliver: Callable[[Sequence[tuple[Job, Outcome]]], None],
-        max_pending_bytes: int,
+        deliver: Callable[[Sequence[tuple[Job, Written]]], None],
         guard: Callable[[], None] = lambda: None,
         *,
         fails_together: bool = False,
@@ -62,34 +58,21 @@ class GroupCommitter(threading.Thread):
         self._open_log = open_log
         self._clock = clock
         self._deliver = deliver
-        self._max_pending = max_pending_bytes
         self._guard = guard
         self._fails_together = fails_together
-        self._submitted: list[Job] = []
         self._pending: deque[Job] = deque()
-        self._pending_bytes = 0
-        """Of both."""
         self._wake = threading.Condition()
         self._stopping = False
 
-    def submit(self, job: Job) -> None:
-        """Take a job, for `hand_over`; does not block. Raises `Backlogged` beyond the bound."""
+    def submit(self, jobs: deque[Job]) -> None:
+        """Take all jobs of a moment out of this queue and have them committed; does not block. For any thread."""
         with self._wake:
-            if self._pending_bytes and self._pending_bytes + job.size > self._max_pending:
-                raise Backlogged
-            self._submitted.append(job)
-            self._pending_bytes += job.size
-
-    def hand_over(self) -> None:
-        """Have what was submitted committed; does not block."""
-        with self._wake:
-            self._pending += self._submitted
-            self._submitted.clear()
+            while jobs:
+                self._pending.append(jobs.popleft())
             self._wake.notify()
 
     def stop(self) -> None:
         """Write what was submitted, then end the thread and wait for it."""
-        self.hand_over()  # before: a thread that finds nothing and is to stop ends
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -103,8 +86,6 @@ class GroupCommitter(threading.Thread):
                 behind = self._waiting()
                 jobs += behind
                 outcomes += [outcomes[-1]] * len(behind)
-            with self._wake:
-                self._pending_bytes -= sum(job.size for job in jobs)
             self._deliver(list(zip(jobs, outcomes, strict=True)))
         log.close()
 
@@ -128,7 +109,7 @@ class GroupCommitter(threading.Thread):
             self._pending.clear()
         return jobs
 
-    def _write(self, log: LogWriter, jobs: Sequence[Job]) -> list[Outcome]:
+    def _write(self, log: LogWriter, jobs: Sequence[Job]) -> list[Written]:
         grouped = _group(jobs)
         messages = [(partition, members, parts) for partition, groups in grouped.items() for parts, members in groups]
         try:
@@ -165,5 +146,6 @@ def _group(jobs: Sequence[Job]) -> dict[int, list[tuple[list[Block], list[int]]]
                 events, size = 0, 0
             groups[-1][0].append(block)
             groups[-1][1].append(number)
-            filled[partition] = (events + len(block), size + block.size)
+            more = job.size if len(job.parts) == 1 else block.size  # which it would have to add up once more
+            filled[partition] = (events + len(block), size + more)
     return grouped

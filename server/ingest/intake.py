@@ -7,28 +7,26 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-import numpy as np
 import structlog
-from msgspec import Struct
 
 from processor import tracing
 from processor.core.events import codec
-from processor.core.events.codec import PayloadFormat
-from processor.core.events.columns import Columns
-from processor.core.events.event import Handling
-from processor.core.events.lines import size_of
-from processor.core.events.message import Block, Body, build_blocks
+from processor.core.events.columns import Columns, with_digests
+from processor.core.events.message import Block, build_blocks
+from processor.core.events.ndjson import size_of
 from processor.core.events.prices.pricing import Pricer
-from processor.core.events.source import Api, Source
+from processor.core.events.source import Api
+from processor.log.under_way import ArrivalsUnderWay
 from processor.recurring import Recurring
 from processor.view.projects import DimValues
 from server import position
 from server.errors import Refused, Rejection
-from server.ingest.parts import Parts as PartsOfRequest
-from server.ingest.parts import SharedReservation
+from server.ingest.batch import Arrived, Batch, Receipt
+from server.ingest.parts import PartsOfRequest, SharedReservation
 from server.ingest.publisher import Done, NotPublished, Outcome, Parts, Publisher
+from server.ingest.together import BatchGroup, grouped, source_of
 from server.limits import rate_limit_headers
 from server.limits.cardinality import Cardinality, without
 from server.limits.memory_budget import Hold, MemoryBudget
@@ -40,39 +38,17 @@ log = structlog.get_logger(__name__)
 
 MAX_EVENTS: Final = 100
 """Events in one batch."""
-TOGETHER: Final = 500
-"""Events that are decoded together: for arrays of more numpy lets the interpreter's lock go in each of its calls."""
 
 
-class Batch(Struct):
-    """The events of one request as they were sent."""
+class Moment(NamedTuple):
+    """When batches were taken."""
 
-    api: Api
-    payload: PayloadFormat
-    records: Sequence[bytes]
-    lines: Sequence[int]
-    """The number of each record in the request as sent, from 1, for `rejected`."""
-    handling: Handling
-    body: Body | None = None
-    """What the records were cut from, if it was packed: the log keeps it as it came where it can."""
-    digests: Sequence[int] | None = None
-    """Of each record 64 bits for what a second copy may differ in, where the event's own digest has too much."""
-
-
-class Receipt(Struct, frozen=True):
-    """The result of a batch: `accepted` events are durable."""
-
-    accepted: int
-    rejected: tuple[Rejection, ...]
-    position: str
-
-
-class Incoming(NamedTuple):
-    """A batch to take with others of the moment."""
-
-    key: Key
-    batch: Batch
-    done: Callable[[Receipt | Refused], None]
+    began: float
+    """Monotonic seconds."""
+    arrival: int
+    """Microseconds since the epoch, as `latest`."""
+    latest: int
+    """The latest instant that it may be."""
 
 
 class Intake:
@@ -81,7 +57,7 @@ class Intake:
     `clock` returns the arrival, in microseconds since the epoch. `pending` bounds the bytes that wait for the disk,
     fairly between organizations. `lease`: see `Source.lease`. `latest` returns the latest instant that it may be now,
     for a clock that may be behind: an event's own time may lie up to 24 h after that. `pricer` prices what came without
-    a cost.
+    a cost. `under_way` shows others what is not in the log yet.
     """
 
     def __init__(
@@ -96,6 +72,7 @@ class Intake:
         *,
         latest: Callable[[], int] | None = None,
         pricer: Pricer | None = None,
+        under_way: ArrivalsUnderWay | None = None,
     ) -> None:
         self._pricer = pricer or Pricer([])
         self.meters = meters or Meters()
@@ -107,6 +84,7 @@ class Intake:
         self._latest = latest or clock
         self._fails_at_once = Recurring("intake.at_once_failed", "intake.at_once_works_again")
         self._lease = lease
+        self._under_way = under_way or ArrivalsUnderWay(clock)
 
     def admit(self, key: Key) -> None:
         """Count one request against the key's rate; raises `Refused("rate_limited")`."""
@@ -124,7 +102,11 @@ class Intake:
         Returns once every valid event is durable; a duplicate counts as accepted. Raises `Refused` if the batch is
         refused as a whole: then nothing of it is charged.
         """
-        now, began = self._clock(), time.monotonic()
+        with self._under_way.stamped() as now:
+            return await self._accept(key, batch, now)
+
+    async def _accept(self, key: Key, batch: Batch, now: int) -> Receipt:
+        began = time.monotonic()
         self._quotas.admit_request(key, now)
         check_count(len(batch.records))
         size = size_of(batch.records)
@@ -157,7 +139,11 @@ class Intake:
         the disk than `parts.MAX_WAITING`. Raises `Refused` if any part is: what was written of others by then counts
         once when the request is sent again.
         """
-        now, began = self._clock(), time.monotonic()
+        with self._under_way.stamped() as now:
+            return await self._accept_parts(key, api, events, parts, now)
+
+    async def _accept_parts(self, key: Key, api: Api, events: int, parts: Iterable[Batch], now: int) -> Receipt:
+        began = time.monotonic()
         latest = max(now, self._latest())
         taken = PartsOfRequest()
         if events:
@@ -183,7 +169,7 @@ class Intake:
     async def _hold_part(self, key: Key, batch: Batch, taken: PartsOfRequest) -> Hold:
         """Room for a part; where there is none, the request waits for its own parts, not for those of others."""
         while True:
-            hold = self.pending.begin(key.organization, key.id)
+            hold = self.pending.hold(key.organization, key.id)
             try:
                 hold.reserve(size_of(batch.records))
             except Refused:
@@ -216,163 +202,202 @@ class Intake:
         self._submit(key, blocks, size, new, reservation.part(), taken.done_of(blocks, size, hold))
         taken.began(size)
 
-    def take_together(self, batches: Sequence[Incoming]) -> list[bool]:
+    def take_together(self, batches: Sequence[Arrived]) -> list[bool]:
         """Take batches that have arrived at the same time as `accept` does, without a task for each, where nothing
         about one is unusual.
 
-        `Incoming.done` of those is called once, in a later turn of the loop. False: it is for `accept` to take or to
+        `Arrived.done` of those is called once, in a later turn of the loop. False: it is for `accept` to take or to
         refuse, and nothing of it is counted yet. Spans of a trace are not made. Does not raise.
         """
-        now, began = self._clock(), time.monotonic()
-        latest = max(now, self._latest())
-        holds = [self._hold(each) for each in batches]
-        decoded = self._decode_together(batches, holds, latest)
-        return [
-            hold is not None and self._is_taken(each, hold, columns, now, latest, began)
-            for each, hold, columns in zip(batches, holds, decoded, strict=True)
-        ]
+        began = time.monotonic()
+        is_taken = [False] * len(batches)
+        with self._under_way.stamped() as now:
+            moment = Moment(began, now, max(now, self._latest()))
+            for group in grouped(batches, [self._hold(each) for each in batches]):
+                for place in self._take(group, None, moment):
+                    is_taken[place] = True
+        return is_taken
 
-    def _hold(self, incoming: Incoming) -> Hold | None:
+    def _hold(self, incoming: Arrived) -> Hold | None:
         """Room for a batch, reserved before anything of it is decoded; None: it is for `accept` to refuse."""
         key, records = incoming.key, incoming.batch.records
         try:
             check_count(len(records))
-            hold = self.pending.begin(key.organization, key.id)
+            return self.pending.hold(key.organization, key.id, size_of(records))
         except Refused:
             return None
-        try:
-            hold.reserve(size_of(records))
-        except Refused:
-            hold.close()
-            return None
-        return hold
 
-    def _decode_together(
-        self, batches: Sequence[Incoming], holds: Sequence[Hold | None], latest: int
-    ) -> list[Columns | None]:
-        """The events of those batches that are decoded with others of their project; of the others None.
-
-        By the project, so that no tenant's batches are decoded twice because of what another one has sent.
-        """
-        found: list[Columns | None] = [None] * len(batches)
+    def _take(self, group: BatchGroup, columns: Columns | None, moment: Moment) -> list[int]:
+        """Take the batches of a group in one piece or else one by one, and return the places of those that are taken.
+        `columns`: their events, if they are decoded. Does not raise: `accept` has again what failed, and says so."""
+        is_one = len(group.members) == 1
+        decoded = None if columns is None else codec.Decoded(columns, [])
         try:
-            for places in _groups(batches, holds):
-                first = batches[places[0]]
-                batch, requests = first.batch, [batches[place].batch.records for place in places]
-                columns = codec.decode_together(batch.payload, requests, batch.handling, latest)
-                if columns is None:
-                    continue
-                for place, each in zip(places, columns, strict=True):
-                    found[place] = each
-        except Exception as error:  # noqa: BLE001 - whatever it is, each one is decoded by itself
-            self._fails_at_once.failed(error=repr(error))
-        return found
-
-    def _is_taken(
-        self, incoming: Incoming, hold: Hold, columns: Columns | None, now: int, latest: int, began: float
-    ) -> bool:
-        """`_take`, which must not keep the others from being taken."""
-        is_taken = False
-        try:
-            is_taken = self._take(incoming, hold, columns, now, latest, began)
-            self._fails_at_once.worked()
+            decoded = decoded or group.decode(moment.latest)
+            if decoded is not None and self._submit_group(group, decoded, moment):
+                self._fails_at_once.worked()
+                return [place for _, place, _ in group.members]
         except Refused:
             pass
-        except Exception as error:  # noqa: BLE001 - whatever it is, `accept` has the batch again and says so
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others are taken
             self._fails_at_once.failed(error=repr(error))
-        finally:
-            if not is_taken:
-                hold.close()
-        return is_taken
+        if is_one:
+            group.close()
+            return []
+        taken: list[int] = []
+        for one, part in group.each_alone(None if decoded is None else decoded.columns):
+            taken += self._take(one, part, moment)
+        return taken
 
-    def _take(
-        self, incoming: Incoming, hold: Hold, columns: Columns | None, now: int, latest: int, began: float
-    ) -> bool:
-        """See `take_together`. Closes `hold` once the batch is durable or refused, if it is taken; may raise."""
-        key, batch, done = incoming
-        if columns is None:
-            decoded = codec.decode(batch.payload, batch.records, batch.handling, latest)
-        else:
-            decoded = codec.Decoded(columns, [])
-        if not decoded.columns or (decoded.faults and batch.handling == "strict"):
+    def _submit_group(self, group: BatchGroup, decoded: codec.Decoded, moment: Moment) -> bool:
+        """Hand the batches of a group to the log; False: something is unusual about one of them. May raise."""
+        key, batch, columns = group.key, group.batch, decoded.columns
+        if decoded.faults:  # of a batch by itself
+            if batch.handling == "strict" or not columns:
+                return False
+            group.keep_valid(columns)
+        if batch.handling == "lenient":
+            columns = self._pricer.priced(columns, batch.payload)
+        blocks, homes = group.blocks(columns, moment.arrival, self._lease, self._publisher.partitions)
+        reserved = self._reserve_at_once(key, columns, len(homes), moment.arrival)
+        if reserved is None:
             return False
-        if self._cardinality is not None and self._cardinality.beyond(key.project, decoded.columns):
-            return False
-        parts, rejected = self._build(key, batch, decoded, now), _rejections(batch, decoded)
-        reservation = self._quotas.try_reserve(key, len(decoded.columns), now)
-        if reservation is None:
-            return False
-        try:
-            new = None if self._cardinality is None else self._cardinality.admit(key.project, decoded.columns)
-            try:
-                self._quotas.admit_request(key, now)  # last: what it counts is not given back
-            except BaseException:
-                self._withdraw(key, new)
-                raise
-        except BaseException:
-            reservation.release()
-            raise
+        reservation, new = reserved
+        rejected = _rejections(batch, decoded) if decoded.faults else ()
 
         def end(outcome: Outcome) -> None:
-            hold.close()
+            group.close()
             if isinstance(outcome, Refused):
-                done(outcome)
-                return
-            try:
-                receipt: Receipt | Refused = self._receipt(batch, parts, rejected, outcome, began)
-            except Exception:  # it is durable: a client that sends it again changes nothing
-                log.exception("receipt_failed")
-                receipt = Refused("internal", "Internal server error")
-            done(receipt)
+                group.answer([outcome] * len(homes))
+            else:
+                group.answer(self._receipts(group, blocks, homes, rejected, outcome, moment.began))
 
         try:
-            self._submit(key, parts, size_of(batch.records), new, reservation, end)
+            self._submit(key, blocks, group.size, new, reservation, end)
         except NotPublished as refused:
+            if len(homes) > 1 and key.rate_limit is None:  # there may be room for some of them
+                raise
             asyncio.get_running_loop().call_soon(end, refused)
         return True
 
+    def _reserve_at_once(
+        self, key: Key, columns: Columns, requests: int, now: int
+    ) -> tuple[Reservation, DimValues | None] | None:
+        """Reserve room for the events of some requests, and for their names; None: there is none now, or not for all.
+        May raise; then nothing is reserved."""
+        bounds = self._cardinality
+        if bounds is not None and bounds.knows(key.project, columns):
+            bounds = None
+        if bounds is not None and bounds.beyond(key.project, columns):
+            return None
+        reservation = self._quotas.try_reserve(key, len(columns), now)
+        if reservation is None:
+            return None
+        new = None
+        try:
+            if bounds is not None:
+                new = bounds.admit(key.project, columns)
+            self._quotas.admit_request(key, now, requests)  # last: what it counts is not given back
+        except BaseException:
+            self._withdraw(key, new)
+            reservation.release()
+            raise
+        return reservation, new
+
+    def _receipts(
+        self,
+        group: BatchGroup,
+        blocks: Parts,
+        homes: Sequence[tuple[int, ...]],
+        rejected: tuple[Rejection, ...],
+        offsets: Mapping[int, int],
+        began: float,
+    ) -> Sequence[Receipt | Refused]:
+        """Count batches that are durable at `offsets`, and make their receipts."""
+        batch = group.batch
+        try:
+            events = {partition: len(block) for partition, block in blocks.items()}
+            is_one = len(homes) == 1
+            shares = None if is_one else {partition: len(block.requests) for partition, block in blocks.items()}
+            self.meters.accepted(batch.api, offsets, events, began, time.monotonic(), len(homes), shares)
+            if batch.handling == "lenient":
+                self.meters.priced([block.rows for block in blocks.values()])
+            for rejection in rejected:
+                self.meters.rejected(batch.api, rejection.code)
+            if is_one:
+                return [Receipt(group.counts[0], rejected, position.encode(self._publisher.identity, offsets))]
+            return self._receipts_of_several(group.counts, homes, offsets)
+        except Exception:  # it is durable: a client that sends it again changes nothing
+            log.exception("receipt_failed")
+            return [Refused("internal", "Internal server error")] * len(homes)
+
     def _build(self, key: Key, batch: Batch, decoded: codec.Decoded, now: int) -> dict[int, Block]:
-        source = Source(
-            key.organization, key.project, key.id, now, batch.payload, batch.handling, self._lease, batch.api
-        )
+        source = source_of(key, batch, now, self._lease)
         body = None if decoded.faults else batch.body
         # Under other handlings each event has a cost of its own.
         is_priced = batch.handling != "lenient"
-        columns = decoded.columns if is_priced else self._pricer.priced(decoded.columns, batch.payload)
+        columns = decoded.columns
+        if not is_priced:
+            sent = None if batch.sent is None else _valid(batch.sent, decoded)
+            columns = self._pricer.priced(columns, batch.payload, sent)
         return build_blocks(source, columns, self._publisher.partitions, body)
+
+    def _receipts_of_several(
+        self, counts: Sequence[int], homes: Sequence[tuple[int, ...]], offsets: Mapping[int, int]
+    ) -> list[Receipt]:
+        """Of batches of so many valid events in these partitions; one receipt for all that are alike."""
+        made: dict[tuple[int, tuple[int, ...]], Receipt] = {}
+        for count, places in zip(counts, homes, strict=True):
+            if (count, places) not in made:
+                token = position.encode(self._publisher.identity, {place: offsets[place] for place in places})
+                made[count, places] = Receipt(count, (), token)
+        return [made[each] for each in zip(counts, homes, strict=True)]
 
     def _submit(
         self, key: Key, parts: Parts, size: int, new: DimValues | None, reservation: Reservation, done: Done
     ) -> None:
         """Hand a batch to the log; what it has reserved ends with it, before `done`. Raises `NotPublished`."""
-
-        def doubt() -> None:
-            reservation.doubt()
-            if new is not None:
-                self._quotas.after_grace(partial(self._settle, key, new))
+        held = self._under_way.hold(min((block.arrival for block in parts.values()), default=self._clock()))
+        settle = partial(self._settle, key, new, reservation)
 
         def end(outcome: Outcome) -> None:
             try:
-                if isinstance(outcome, Refused):  # some of it may be durable all the same
-                    doubt()
-                else:
-                    reservation.settle(outcome)
-                    self._settle(key, new, outcome)
+                settle(outcome)
             finally:
+                self._under_way.release(held)
                 done(outcome)
 
         try:
             self._publisher.submit(parts, size, end)
         except NotPublished:
+            self._under_way.release(held)
             reservation.release()
             self._withdraw(key, new)
             raise
         except BaseException:  # nobody foresaw it: the log may have the batch
-            doubt()
+            self._under_way.release(held)
+            settle(None)
             raise
 
+    def _settle(self, key: Key, new: DimValues | None, reservation: Reservation, outcome: Outcome | None) -> None:
+        """End what a batch has reserved; unless it is durable, the log may have some of it all the same."""
+        bounds = self._cardinality
+        if isinstance(outcome, dict):
+            reservation.settle(outcome)
+            if bounds is not None and new is not None:
+                bounds.settle(key.project, new, outcome)
+        else:
+            reservation.doubt()
+            if bounds is not None and new is not None:
+                self._quotas.after_grace(partial(bounds.settle, key.project, new))
+
     def _receipt(
-        self, batch: Batch, parts: Parts, rejected: tuple[Rejection, ...], offsets: dict[int, int], began: float
+        self,
+        batch: Batch,
+        parts: Parts,
+        rejected: tuple[Rejection, ...],
+        offsets: dict[int, int],
+        began: float,
     ) -> Receipt:
         """Count a batch that is durable at `offsets`, and make its receipt."""
         events = {partition: len(block) for partition, block in parts.items()}
@@ -392,7 +417,7 @@ class Intake:
             if beyond:
                 decoded = without(beyond, decoded, batch.payload, batch.records, batch.handling, latest)
         if batch.digests is not None:
-            _set_digests(decoded, batch.digests)
+            decoded.columns = with_digests(decoded.columns, dict(enumerate(_valid(batch.digests, decoded))))
         return decoded, _rejections(batch, decoded)
 
     def _decode(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
@@ -409,28 +434,6 @@ class Intake:
         if self._cardinality is not None and new is not None:
             self._cardinality.withdraw(key.project, new)
 
-    def _settle(self, key: Key, new: DimValues | None, end: Mapping[int, int]) -> None:
-        if self._cardinality is not None and new is not None:
-            self._cardinality.settle(key.project, new, end)
-
-
-def _groups(batches: Sequence[Incoming], holds: Sequence[Hold | None]) -> list[list[int]]:
-    """The places of batches that can be decoded together: of one project, payload format and handling; at least two."""
-    open_groups: dict[tuple[str, str, PayloadFormat, Handling], tuple[list[int], int]] = {}
-    groups: list[list[int]] = []
-    for place, (incoming, hold) in enumerate(zip(batches, holds, strict=True)):
-        key, batch, count = incoming.key, incoming.batch, len(incoming.batch.records)
-        if hold is None:
-            continue
-        kind = key.organization, key.project, batch.payload, batch.handling
-        places, events = open_groups.get(kind, ([], 0))
-        if not places or events + count > TOGETHER:
-            places, events = [], 0
-            groups.append(places)
-        places.append(place)
-        open_groups[kind] = places, events + count
-    return [places for places in groups if len(places) > 1]
-
 
 def _rejections(batch: Batch, decoded: codec.Decoded) -> tuple[Rejection, ...]:
     return tuple(
@@ -439,12 +442,15 @@ def _rejections(batch: Batch, decoded: codec.Decoded) -> tuple[Rejection, ...]:
     )
 
 
-def _set_digests(decoded: codec.Decoded, digests: Sequence[int]) -> None:
-    """Give the valid events of a batch the digests that it came with."""
+_T = TypeVar("_T")
+
+
+def _valid(every: Sequence[_T], decoded: codec.Decoded) -> Sequence[_T]:
+    """Of what a batch has of each record that of its valid events."""
+    if not decoded.faults:
+        return every
     faulty = {index for index, _ in decoded.faults}
-    rows = decoded.columns.rows.copy()
-    rows["digest"] = np.fromiter((each for index, each in enumerate(digests) if index not in faulty), np.uint64)
-    decoded.columns.rows = rows
+    return [each for index, each in enumerate(every) if index not in faulty]
 
 
 def _set(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

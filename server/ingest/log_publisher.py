@@ -1,6 +1,7 @@
 """The log behind the API process: group commit on a thread, and what becomes of it while the log takes nothing."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server.errors import Refused
 from server.ingest.acknowledged import Acknowledged
-from server.ingest.group_commit import Backlogged, GroupCommitter, Job, Outcome
+from server.ingest.group_commit import GroupCommitter, Job, Written
 from server.ingest.publisher import Done, NotPublished, Parts
 
 PROBE: Final = 1.0
@@ -30,7 +31,7 @@ class LogPublisher:
         self,
         address: LogAddress,
         clock: Callable[[], int],
-        max_pending_bytes: int,
+        max_waiting_bytes: int,
         guard: Callable[[], None] = lambda: None,
         contained: Callable[[], Mapping[int, int]] = dict,
         settled: Callable[[], Mapping[int, int]] = dict,
@@ -71,10 +72,14 @@ class LogPublisher:
         self._fails_fast = address.kafka is not None
         """On Kafka a try takes seconds while the broker is away: the prober's alone are enough."""
         self._committer = GroupCommitter(
-            address.open, clock, self._decided, max_pending_bytes, self._begin, fails_together=self._fails_fast
+            address.open, clock, self._decided, self._begin, fails_together=self._fails_fast
         )
         self._committer.start()
-        self._is_handing_over = False
+        self._submitted: deque[Job] = deque()
+        """What this turn of the loop has brought."""
+        self._max_waiting = max_waiting_bytes
+        self._waiting_bytes = 0
+        """Of what was submitted and has no outcome yet."""
         self._prober: asyncio.Task[None] | None = None
         if self.failure is not None:
             self._begin_failing()
@@ -84,21 +89,16 @@ class LogPublisher:
         if self._fails_fast and self.failure is not None:
             raise NotPublished(_cannot_take(self.failure).message)
 
-        def decided(outcome: Outcome) -> None:
-            done(_cannot_take(outcome) if isinstance(outcome, LogUnavailable) else outcome)
-
-        try:
-            self._committer.submit(Job(parts, size, decided))
-        except Backlogged:
-            raise NotPublished(_refused("Too many events wait for the disk").message) from None
-        if not self._is_handing_over:
-            self._is_handing_over = True
+        if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting:
+            raise NotPublished(_refused("Too many events wait for the disk").message)
+        if not self._submitted:
             self._loop.call_soon(self._hand_over)
+        self._submitted.append(Job(parts, size, done))
+        self._waiting_bytes += size
 
     def _hand_over(self) -> None:
         """The turn of the loop is over: all that it brought is one commit."""
-        self._is_handing_over = False
-        self._committer.hand_over()
+        self._committer.submit(self._submitted)
 
     def _begin(self) -> None:
         """In the committer's thread, right before an append. Raises `LogUnavailable` to keep it from being begun."""
@@ -109,7 +109,7 @@ class LogPublisher:
             for partition in range(self.partitions)
         }
 
-    def _decided(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
+    def _decided(self, decided: Sequence[tuple[Job, Written]]) -> None:
         """In the committer's thread: one hop to the loop for all requests of a commit."""
         lost = self._cut_off(decided)
         if lost is not None:
@@ -119,7 +119,7 @@ class LogPublisher:
         except RuntimeError:  # the loop has ended: nobody waits any more
             return
 
-    def _cut_off(self, decided: Sequence[tuple[Job, Outcome]]) -> LogUnavailable | None:
+    def _cut_off(self, decided: Sequence[tuple[Job, Written]]) -> LogUnavailable | None:
         """Why nothing of a commit may be acknowledged: the log gave offsets that were used before."""
         given: dict[int, int] = {}
         for _, outcome in decided:
@@ -129,14 +129,18 @@ class LogPublisher:
         if any(offset < 0 for offset in given.values()):  # librdkafka: it is there, nobody knows where
             return LogUnavailable("the broker did not say where it put the events")
         again = {partition: offset for partition, offset in given.items() if offset <= self._used[partition]}
+        if again:
+            return self._lost_end(again)
+        self._given.advance(given)
+        return None
+
+    def _lost_end(self, again: Mapping[int, int]) -> LogUnavailable:
+        """Report what is lost where the log has given offsets again (partition -> offset), and say so."""
         for partition, offset in again.items():
             if offset <= self._given[partition]:
                 self._report_lost(partition, offset, self._before)  # by now they may contain what took its place
-        if again:
-            where = ", ".join(f"partition {partition} at {offset}" for partition, offset in sorted(again.items()))
-            return LogUnavailable(f"it has lost its end ({where}), which has to be filled up first")
-        self._given.advance(given)
-        return None
+        where = ", ".join(f"partition {partition} at {offset}" for partition, offset in sorted(again.items()))
+        return LogUnavailable(f"it has lost its end ({where}), which has to be filled up first")
 
     def check_acknowledged(self) -> None:
         """Report what a life of this process before this one acknowledged, and the log does not have. Blocks.
@@ -166,13 +170,14 @@ class LogPublisher:
         except LogError as error:
             get_logger().error("events.lost_unreported", partition=partition, error=str(error))
 
-    def _deliver(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
+    def _deliver(self, decided: Sequence[tuple[Job, Written]]) -> None:
         for job, outcome in decided:
+            self._waiting_bytes -= job.size
             if isinstance(outcome, dict):
                 for partition, offset in outcome.items():
                     self._acknowledged[partition] = max(offset, self._acknowledged.get(partition, -1))
             try:
-                job.done(outcome)
+                job.done(_cannot_take(outcome) if isinstance(outcome, LogUnavailable) else outcome)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others get their outcomes
                 self._loop.call_exception_handler({"message": "A batch's outcome was not taken", "exception": error})
         last = decided[-1][1]
@@ -223,6 +228,7 @@ class LogPublisher:
         """Write what is queued and end. Blocks."""
         if self._prober is not None:
             self._prober.cancel()
+        self._committer.submit(self._submitted)
         self._committer.stop()
         self._given.close()
 

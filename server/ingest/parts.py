@@ -78,7 +78,7 @@ class PartReservation:
         self._whole.end_part({}, is_in_doubt=True)
 
 
-class Parts:
+class PartsOfRequest:
     """The parts of one request on their way to the disk."""
 
     def __init__(self) -> None:

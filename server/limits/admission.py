@@ -23,6 +23,20 @@ RESCAN: Final = 0.1
 FOUND: Final = 256
 """Idle connections that one scan remembers."""
 
+Peer = tuple[str, int]
+"""Address and port."""
+
+
+def peer_of(address: tuple[object, ...]) -> Peer:
+    """Return address and port of a socket's address."""
+    return plain_address(str(address[0])), int(str(address[1]))
+
+
+def plain_address(address: str) -> str:
+    """Without what only one of the two namings may have: the interface of a link-local address, by name or number."""
+    address = address.partition("%")[0]
+    return address.removeprefix("::ffff:") if "." in address else address
+
 
 @lru_cache(maxsize=16_384)
 def network_of(address: str) -> str:
@@ -38,11 +52,10 @@ def network_of(address: str) -> str:
     return f"{IPv6Address(int(ip) >> 64 << 64)}/64"
 
 
-class Admitted(Hashable, Protocol):
+class AdmittedConnection(Hashable, Protocol):
     """What is used of a connection."""
 
-    peer: tuple[str, int]
-    """Address and port."""
+    peer: Peer
     network: str
     """The network that has the share: `network_of` the address."""
 
@@ -52,7 +65,7 @@ class Admitted(Hashable, Protocol):
     def force_close(self) -> None: ...
 
 
-C = TypeVar("C", bound=Admitted)
+C = TypeVar("C", bound=AdmittedConnection)
 
 
 class Admission(Generic[C]):
@@ -130,7 +143,7 @@ class Admission(Generic[C]):
         return found
 
 
-def _idle(connection: Admitted, now: float) -> float | None:
+def _idle(connection: AdmittedConnection, now: float) -> float | None:
     since = connection.idle_since()
     least = MIN_IDLE if connection.requests else MIN_SILENT
     return since if since is not None and now - since >= least else None

@@ -4,14 +4,13 @@ several on the embedded log, or is on Kafka."""
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
-from server.limits.caps import Caps, OwnCaps
+from processor.view.view_follower import Arrivals
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.leased_caps import LeasedCaps
 from server.limits.monthly_usage import MonthlyUsage
-from server.limits.quotas import Quotas
-from server.limits.rates import OwnRates, Rates, SharedRates
+from server.limits.quotas import Caps, OwnCaps, Quotas
+from server.limits.rates import OwnRates, RequestRates, SharedRates
 from server.limits.shared_caps import SharedCaps
 from server.processes.siblings import QUOTAS, REQUESTS, ApiSibling
 from server.tenancy.directory import Directory
@@ -49,7 +48,7 @@ def make_quotas(
     `leases`. Call it before the first batch is accepted.
     """
     usage = MonthlyUsage(view, log_end)
-    rates: Rates = OwnRates() if sibling is None else SharedRates(sibling.table(REQUESTS))
+    rates: RequestRates = OwnRates() if sibling is None else SharedRates(sibling.table(REQUESTS))
     caps: Caps
     name, background = "", None
     if leases is not None:

@@ -33,7 +33,7 @@ MAX_ROWS: Final = 20_000_000
 MIN_SETTLED: Final = 100
 
 MAX_SEEN: Final = 20_000
-"""Known rows that are cached: a few MB."""
+"""Known rows that are cached, and kinds of events of a project: a few MB."""
 
 _T = TypeVar("_T", int, str)
 
@@ -52,7 +52,7 @@ class Beyond(NamedTuple):
     message: str
 
 
-class Admitted:
+class AdmittedNames:
     """Names of a project that were admitted and that the view did not have then, with the number of their batches."""
 
     __slots__ = ("days", "environments", "models", "patience", "settled")
@@ -114,10 +114,23 @@ class Cardinality:
         self._environments = environments
         self._days = days
         self._rows = rows
-        self._admitted: dict[str, Admitted] = {}
+        self._admitted: dict[str, AdmittedNames] = {}
         """By project."""
+        self._known: dict[str, set[Dim]] = {}
+        """By project, what events were kept by that brought nothing new. The view never loses a name."""
         self._rows_seen: set[tuple[str, UserRow]] = set()
         """Rows of full projects that the view has. It never loses one, and looking one up costs most."""
+
+    def knows(self, project: str, columns: Columns) -> bool:
+        """Return True if neither `beyond` nor `admit` has anything to say of these events: they bring no new name, and
+        there is room for their users and rows. Nearly always so, and looks at none of them."""
+        known, view = self._known.get(project), self._view
+        return (
+            known is not None
+            and known.issuperset(columns.dims)
+            and view.members(project) < self._users
+            and view.rows_of_all_kinds(project) + _ROWS * len(columns.rows) <= self._rows
+        )
 
     def beyond(self, project: str, columns: Columns) -> list[Beyond]:
         """Return the events that would add something to a project that is full. Costs few lookups if it is not. Spans
@@ -154,7 +167,7 @@ class Cardinality:
             found += self._new_rows(project, columns)
         return found
 
-    def _may_be_full(self, known: DimValues, admitted: Admitted, more: int) -> bool:
+    def _may_be_full(self, known: DimValues, admitted: AdmittedNames, more: int) -> bool:
         return (
             len(known.days) + len(admitted.days) + more > self._days
             or len(known.models) + len(admitted.models) + more > self._models
@@ -170,7 +183,11 @@ class Cardinality:
             hour // HOURS_PER_DAY in known.days and model in known.models and environment in known.environments
             for hour, _, model, environment, _, _ in calls.dims
         ):
-            return None  # nearly always
+            seen = self._known.setdefault(project, set())
+            if len(seen) > MAX_SEEN:
+                seen.clear()
+            seen.update(calls.dims)
+            return None
         dims = calls.used_dims()
         new = DimValues()
         new.days = {hour // HOURS_PER_DAY for hour in set(map(_hour_of, dims))} - known.days
@@ -178,7 +195,7 @@ class Cardinality:
         new.environments = set(map(_environment_of, dims)) - known.environments
         if not (new.days or new.models or new.environments):
             return None
-        admitted = self._admitted.setdefault(project, Admitted())
+        admitted = self._admitted.setdefault(project, AdmittedNames())
         _add(admitted.days, new.days, known.days)
         _add(admitted.models, new.models, known.models)
         _add(admitted.environments, new.environments, known.environments)
@@ -245,7 +262,7 @@ class Cardinality:
         return found
 
 
-_NOTHING: Final = Admitted()
+_NOTHING: Final = AdmittedNames()
 _hour_of, _model_of, _environment_of = itemgetter(0), itemgetter(2), itemgetter(3)
 """The parts of a dim."""
 

@@ -35,7 +35,7 @@ from urllib.parse import unquote
 import structlog
 
 from processor.recurring import Recurring
-from server.limits.admission import MIN_IDLE, MIN_SILENT, SHARE, network_of
+from server.limits.admission import MIN_IDLE, MIN_SILENT, SHARE, Peer, network_of, plain_address
 
 MAX_GRPC: Final = 4096
 """Most connections at once, if the process may open as many files."""
@@ -60,9 +60,6 @@ _FILES: Final = next(path for path in (Path("/proc/self/fd"), Path("/dev/fd"), P
 """The directory in which the system lists the process's open files by number."""
 
 log = structlog.get_logger(__name__)
-
-Peer = tuple[str, int]
-"""Address and port."""
 
 
 class Open(NamedTuple):
@@ -247,18 +244,7 @@ class ConnectionWatch:
 def parse_peer(text: str) -> Peer:
     """Return address and port of a peer as gRPC names it, like `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
     address, _, port = unquote(text).partition(":")[2].rpartition(":")
-    return _plain(address.strip("[]")), int(port) if port.isdecimal() else 0
-
-
-def peer_of(address: tuple[object, ...]) -> Peer:
-    """Return address and port of a socket's address."""
-    return _plain(str(address[0])), int(str(address[1]))
-
-
-def _plain(address: str) -> str:
-    """Without what only one of the two namings may have: the interface of a link-local address, by name or number."""
-    address = address.partition("%")[0]
-    return address.removeprefix("::ffff:") if "." in address else address
+    return plain_address(address.strip("[]")), int(port) if port.isdecimal() else 0
 
 
 def count_files() -> int:
@@ -321,7 +307,7 @@ def _peer_at(fd: int, port: int) -> Peer | None:
             address, number = found.getpeername()[:2]
     except OSError:  # no socket, or one that listens, or closed by now
         return None
-    return _plain(address), number
+    return plain_address(address), number
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from processor.log.errors import LogError, LogUnavailable
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import STATEMENTS
+from processor.log.under_way import ArrivalsUnderWay
 
 BEAT: Final = 1.0
 """Most seconds between two statements."""
@@ -117,6 +118,8 @@ class LeaseStatements:
         self._number = 0
         self._directory = -1
         self.speaker: Speaker | None = None
+        self.under_way: ArrivalsUnderWay | None = None
+        """What this process stamps; None: it stamps nothing yet."""
 
     @property
     def number(self) -> int:
@@ -150,7 +153,7 @@ class LeaseStatements:
         needs: list[Need] = []
         if speaker is not None:
             self._directory, needs = speaker.directory(), speaker.needs()
-        statement = Statement(self._number, self._directory, version, needs, leaving)
+        statement = Statement(self._number, self._directory, version, needs, leaving, self._arrived())
         try:
             await asyncio.to_thread(self._append, encode(statement))
         except LogError as error:
@@ -158,6 +161,11 @@ class LeaseStatements:
             return False
         self._book.stated(statement.number, began)
         return True
+
+    def _arrived(self) -> int:
+        at = self._clock()  # the time first: whatever is stamped after the look has at least this one
+        first = 0 if self.under_way is None else self.under_way.shown
+        return min(at, first) if first else at
 
     def _append(self, value: bytes) -> None:
         if self._log is None:

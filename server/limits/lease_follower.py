@@ -21,7 +21,7 @@ class LeaseFollower(FollowerThread):
         self._book = book
         self._notify = notify
 
-    def _round(self) -> None:
+    def read_on(self) -> None:
         try:
             self._apply()
         except LogBroken as error:  # what is known here may no longer be in the log: nothing may be admitted by it

@@ -50,19 +50,21 @@ class MemoryBudget:
         """True while `is_short` is true of some owner."""
         return any(self.is_short(owner) for owner in list(self.short)) if self.short else False
 
-    def hold(self, owner: str, member: str) -> "Hold":
-        """An empty share of it, to use with `with`: the end gives all of it back.
+    def hold(self, owner: str, member: str, size: int = 0) -> "Hold":
+        """Begin a request with `size` bytes reserved: `Hold.close`, or the end of `with`, gives all of it back.
 
         `owner` is the organization, among which the bytes are shared; `member` the key, by which requests are counted.
-        The block raises `Refused("unavailable")` if the member has too many requests.
+        Raises `Refused("unavailable")` if the member has too many requests, or as `Hold.reserve` does; then nothing
+        has begun.
         """
-        if self.by_member.get(member, 0) >= self.requests:
+        under_way = self.by_member.get(member, 0)
+        if under_way >= self.requests:
             raise Refused("unavailable", f"This key has {self.requests} requests under way already", retry_after=1)
-        return Hold(self, owner, member)
-
-    def begin(self, owner: str, member: str) -> "Hold":
-        """The same for what ends in a callback: it has begun, and `Hold.close` ends it."""
-        return self.hold(owner, member).__enter__()
+        hold = Hold(self, owner, member)
+        if size:
+            hold.reserve(size)
+        self.by_member[member] = under_way + 1
+        return hold
 
 
 def _subtract(counts: dict[str, int], name: str, number: int) -> None:
@@ -76,11 +78,15 @@ def _subtract(counts: dict[str, int], name: str, number: int) -> None:
 class Hold:
     """What one request has taken of a budget."""
 
+    __slots__ = ("_budget", "_is_closed", "_member", "_owner", "size")
+
     def __init__(self, budget: MemoryBudget, owner: str, member: str) -> None:
         self._budget = budget
         self._owner = owner
         self._member = member
-        self._size = 0
+        self._is_closed = False
+        self.size = 0
+        """Bytes of it."""
 
     def reserve(self, size: int) -> None:
         """Take `size` bytes more; raises `Refused("unavailable")` if there is no room, or none for this owner."""
@@ -92,22 +98,24 @@ class Hold:
             raise Refused("unavailable", "Too many bytes of requests are under way; send it again", retry_after=1)
         budget.used += size
         budget.by_owner[self._owner] = held + size
-        self._size += size
-
-    def __enter__(self) -> Self:
-        requests = self._budget.by_member
-        requests[self._member] = requests.get(self._member, 0) + 1
-        return self
+        self.size += size
 
     def close(self) -> None:
-        """Give all of it back: the end of `with`, for what ends in a callback."""
-        self.__exit__(None, None, None)
+        """Give all of it back, and end the request; a second call changes nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        budget, size = self._budget, self.size
+        _subtract(budget.by_member, self._member, 1)
+        if size:
+            self.size = 0
+            budget.used -= size
+            _subtract(budget.by_owner, self._owner, size)
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        size, self._size = self._size, 0
-        _subtract(self._budget.by_member, self._member, 1)
-        if size:
-            self._budget.used -= size
-            _subtract(self._budget.by_owner, self._owner, size)
+        self.close()

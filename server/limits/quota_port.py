@@ -26,8 +26,8 @@ class Reservation(Protocol):
 class QuotaPort(Protocol):
     """The quotas, as intake uses them."""
 
-    def admit_request(self, key: Key, now: int) -> None:
-        """Count one request against the key's rate limit; raises `Refused("rate_limited")`."""
+    def admit_request(self, key: Key, now: int, count: int = 1) -> None:
+        """Count requests against the key's rate limit, all or none; raises `Refused("rate_limited")`."""
         ...
 
     async def reserve(self, key: Key, events: int, now: int) -> Reservation:

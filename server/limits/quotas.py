@@ -1,23 +1,84 @@
 """Quotas: requests a minute of a key, events a month of an organization.
 
-The monthly quota is exact: `MonthlyUsage` knows what a month has used, `Caps` how much of it this process may use.
+The monthly quota is exact: `MonthlyUsage` knows what a month has used, `Caps` how much of it this process may use. A
+*cap* is the number of unique events of an account that one process may ever be charged with. Each adapter keeps
+
+    the caps of all processes + what was charged through none of them  <=  the quota
+    charged through this process + reserved by it  <=  its cap
+
+so the quota is never exceeded, whatever the processes know of each other.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, Literal, Protocol
 
 from processor.core.clock import MINUTE, SECOND, format_timestamp, month_start, next_month
 from processor.leases.lease_messages import Account
-from processor.view.arrivals import Arrivals
+from processor.view.view_follower import Arrivals
 from server.errors import Refused
-from server.limits.caps import NOT_KNOWN_YET, Caps
 from server.limits.monthly_usage import MonthlyUsage
 from server.limits.quota_port import Reservation
 from server.limits.rate_limit_headers import Allowance
-from server.limits.rates import OwnRates, Rates
+from server.limits.rates import OwnRates, RequestRates
 from server.tenancy.directory import Directory
 from server.tenancy.keys import Key
+
+NOT_KNOWN_YET: Final = "What is left of the quota is not known yet; retry the request unchanged"
+
+
+class Caps(Protocol):
+    """The caps of one process. Methods block at most for the lock of a shared table (milliseconds)."""
+
+    def admit(self, account: Account, events: int) -> bool:
+        """Return True if `events` more fit under this process's cap, which may be raised for them. The caller then has
+        to reserve them at once. Raises `Refused` (unavailable) if nothing can be admitted now, however long it waits.
+        """
+        ...
+
+    def ask(self, account: Account, events: int) -> AbstractContextManager[Callable[[], str | None]]:
+        """Ask for a higher cap while a batch of `events` waits, for the length of the `with` block.
+
+        The function that it yields returns why it is not known whether the batch fits; None: it is known that it did
+        not fit at the last try.
+        """
+        ...
+
+    def taken(self, account: Account) -> int:
+        """Return the events charged or possibly on their way from other processes; 0 if only the view knows."""
+        ...
+
+    def on_arrival(self) -> None:
+        """Give back what batches did not need; called when the view contains more than before."""
+        ...
+
+
+class OwnCaps:
+    """`Caps` of a single process: its cap is the quota."""
+
+    def __init__(self, usage: MonthlyUsage, directory: Directory) -> None:
+        self._usage = usage
+        self._directory = directory
+
+    def admit(self, account: Account, events: int) -> bool:
+        """See `Caps.admit`."""
+        quota = self._directory.organization(account.organization).monthly_quota
+        reserved = self._usage.reserved(account)  # first: what leaves the reservations is charged by then
+        return quota is not None and reserved + self._usage.charged(account) + events <= quota
+
+    @contextmanager
+    def ask(self, account: Account, events: int) -> Iterator[Callable[[], str | None]]:
+        """See `Caps.ask`: no other process has a cap."""
+        yield lambda: None
+
+    def taken(self, account: Account) -> int:
+        """See `Caps.taken`."""
+        return 0
+
+    def on_arrival(self) -> None:
+        """See `Caps.on_arrival`: no other process could use it."""
+
 
 PATIENCE: Final = 1.0
 """Seconds a batch waits if only reservations, not charges, stand between it and the limit."""
@@ -40,7 +101,7 @@ class Quotas:
         caps: Caps,
         *,
         patience: float = PATIENCE,
-        rates: Rates | None = None,
+        rates: RequestRates | None = None,
     ) -> None:
         self._directory = directory
         self._usage = usage
@@ -54,13 +115,13 @@ class Quotas:
 
     # --- requests a minute ------------------------------------------------------------------------------------------
 
-    def admit_request(self, key: Key, now: int) -> None:
-        """Count one request against the key's rate limit, by the minute of `now`; a refused one does not count."""
+    def admit_request(self, key: Key, now: int, count: int = 1) -> None:
+        """Count requests against the key's rate by the minute of `now`, all or none; refused ones do not count."""
         limit = key.rate_limit
         if limit is None:
             return
-        used = self._rates.reserve(key.lineage, limit, now)
-        if used >= limit:
+        used = self._rates.reserve(key.lineage, limit, now, count)
+        if used + count > limit:
             ends = now - now % MINUTE + MINUTE
             raise _refused("rate_limited", "Rate limit exceeded", limit, used, ends, now)
 
@@ -106,6 +167,8 @@ class Quotas:
 
     def try_reserve(self, key: Key, events: int, now: int) -> Reservation | None:
         """See `QuotaPort.try_reserve`."""
+        if self._limit(key.organization) is None:
+            return self._usage.pass_unmetered(key.organization)
         try:
             outcome = self._attempt(Account(key.organization, month_start(now)), events, now)
         except Refused:

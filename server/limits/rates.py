@@ -8,11 +8,12 @@ from server.errors import Refused
 from server.processes.shared_table import Busy, SharedTable
 
 
-class Rates(Protocol):
+class RequestRates(Protocol):
     """Counts of requests by name. `at` is in microseconds since the epoch; minutes are aligned to the epoch."""
 
-    def reserve(self, name: str, limit: int, at: int) -> int:
-        """Count one request, unless there have been `limit` in this minute; return how many there were before it."""
+    def reserve(self, name: str, limit: int, at: int, count: int = 1) -> int:
+        """Count requests, all or none: none if there were more than `limit` in this minute then. Return how many there
+        were before."""
         ...
 
     def used(self, name: str, at: int) -> int:
@@ -21,36 +22,36 @@ class Rates(Protocol):
 
 
 class OwnRates:
-    """`Rates` of one process."""
+    """`RequestRates` of one process."""
 
     def __init__(self) -> None:
         self._minute = 0
         self._requests: dict[str, int] = {}
 
-    def reserve(self, name: str, limit: int, at: int) -> int:
-        """See `Rates.reserve`."""
+    def reserve(self, name: str, limit: int, at: int, count: int = 1) -> int:
+        """See `RequestRates.reserve`."""
         minute = at - at % MINUTE
         if minute != self._minute:
             self._minute = minute
             self._requests.clear()
         used = self._requests.get(name, 0)
-        if used < limit:
-            self._requests[name] = used + 1
+        if used + count <= limit:
+            self._requests[name] = used + count
         return used
 
     def used(self, name: str, at: int) -> int:
-        """See `Rates.used`."""
+        """See `RequestRates.used`."""
         return self._requests.get(name, 0) if at - at % MINUTE == self._minute else 0
 
 
 class SharedRates:
-    """`Rates` over all processes that share the table: a word for each name, with its minute and the count in it."""
+    """`RequestRates` of all processes that share the table: a word for each name, with its minute and its count."""
 
     def __init__(self, table: SharedTable) -> None:
         self._table = table
 
-    def reserve(self, name: str, limit: int, at: int) -> int:
-        """See `Rates.reserve`. Raises `Refused`: unavailable."""
+    def reserve(self, name: str, limit: int, at: int, count: int = 1) -> int:
+        """See `RequestRates.reserve`. Raises `Refused`: unavailable."""
         key, minute = name.encode(), at // MINUTE
         try:
             with self._table:
@@ -61,14 +62,14 @@ class SharedRates:
                 if not _is_of(word, minute):
                     word = minute << 32
                 used = word & 0xFFFF_FFFF
-                if used < limit:
-                    self._table.put(row, 0, word + 1)
+                if used + count <= limit:
+                    self._table.put(row, 0, word + count)
                 return used
         except Busy as busy:
             raise Refused("unavailable", f"The rate limit is not known now ({busy})", retry_after=1) from None
 
     def used(self, name: str, at: int) -> int:
-        """See `Rates.used`."""
+        """See `RequestRates.used`."""
         try:
             with self._table:
                 row = self._table.find(name.encode())

@@ -25,8 +25,8 @@ from structlog.stdlib import get_logger
 
 from processor.core.clock import month_start
 from processor.leases.lease_messages import Account
-from server.limits.caps import NOT_KNOWN_YET
 from server.limits.monthly_usage import MonthlyUsage
+from server.limits.quotas import NOT_KNOWN_YET
 from server.processes.shared_table import Busy, SharedTable
 from server.processes.siblings import ApiSibling
 from server.tenancy.directory import Directory

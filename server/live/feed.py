@@ -18,8 +18,8 @@ from typing import Final, NoReturn
 import msgspec
 
 from processor.core.growing_arrays import I64
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
+from processor.view.view_follower import Arrivals
 from server import position
 from server.alerts.budgets import Reached
 from server.alerts.notices import BudgetNotices
@@ -28,7 +28,7 @@ from server.live import resume_token
 from server.live.endings import CHECK_EVERY, GRACE, HEARTBEAT, MAX_SUBSCRIBERS, stopping, too_many, verdict
 from server.live.frame_maker import FrameMaker
 from server.live.frames import ELSEWHERE, Frame, Mark
-from server.live.subscription import Group, Subscription
+from server.live.subscription import Subscription, SubscriptionGroup
 from server.reads.params import check_names
 from server.reads.read_service import PATIENCE
 from server.tenancy.keys import Key
@@ -56,7 +56,7 @@ class Feed:
         self._arrivals = arrivals
         self._identity = identity
         self._monotonic = monotonic
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, SubscriptionGroup] = {}
         self._count = 0
         self._mark = Mark(0, {})
         self._next_tick = 0.0
@@ -151,7 +151,7 @@ class Feed:
 
     # --- one subscriber ---------------------------------------------------------------------------------------------
 
-    async def _run(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame | Reached | None]:
+    async def _run(self, group: SubscriptionGroup, subscription: Subscription) -> AsyncIterator[Frame | Reached | None]:
         bookmark = subscription.bookmark
         if bookmark is None:
             async for frame in self._maker.snapshot(group, subscription):
@@ -187,7 +187,7 @@ class Feed:
         if not all(self._mark.position.get(partition, -1) >= offset for partition, offset in wanted.items()):
             self._tick()  # the shared mark must not be older than the reader's own
 
-    async def _nothing_new(self, group: Group, subscription: Subscription) -> bool:
+    async def _nothing_new(self, group: SubscriptionGroup, subscription: Subscription) -> bool:
         """Wait until there may be something to send; True if a heartbeat is due instead."""
         if subscription.mark.tick != self._mark.tick or subscription.is_over or self._has_news(subscription):
             return False
@@ -245,7 +245,7 @@ class Feed:
                 group.ticks.add(mark.tick, users)
                 self._wake(group, mark, users)
 
-    def _wake(self, group: Group, mark: Mark, users: I64 | None) -> None:
+    def _wake(self, group: SubscriptionGroup, mark: Mark, users: I64 | None) -> None:
         """Wake the subscribers that `users` (None: perhaps all) concern; the others skip to `mark`."""
         touched = None
         for subscription in group.subscriptions:
@@ -257,7 +257,7 @@ class Feed:
                     continue
             subscription.wake.set()
 
-    def _enter(self, subscription: Subscription) -> Group:
+    def _enter(self, subscription: Subscription) -> SubscriptionGroup:
         if self._count >= MAX_SUBSCRIBERS:  # others came while this one waited for `after`
             raise too_many()
         if not self._groups:
@@ -265,7 +265,7 @@ class Feed:
             self._guard = asyncio.ensure_future(self._watch())
         group = self._groups.get(subscription.project)
         if group is None:
-            group = self._groups[subscription.project] = Group(subscription.project, self._mark.tick)
+            group = self._groups[subscription.project] = SubscriptionGroup(subscription.project, self._mark.tick)
         if self._closed:
             self._end(subscription, stopping())
         subscription.task = asyncio.current_task()
@@ -274,7 +274,7 @@ class Feed:
         self._count += 1
         return group
 
-    def _leave(self, group: Group, subscription: Subscription) -> None:
+    def _leave(self, group: SubscriptionGroup, subscription: Subscription) -> None:
         group.subscriptions.discard(subscription)
         self._count -= 1
         if not group.subscriptions:

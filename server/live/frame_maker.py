@@ -14,7 +14,7 @@ from processor.view.view import SMALL, View
 from server.live import resume_token
 from server.live.cpu_share import CpuShare
 from server.live.frames import ELSEWHERE, FRAME_ROWS, Frame, Mark
-from server.live.subscription import Group, Subscription
+from server.live.subscription import Subscription, SubscriptionGroup
 from server.reads.answers import UserRow, user_row
 
 BLOCK: Final = 16 * FRAME_ROWS
@@ -47,7 +47,7 @@ class FrameMaker:
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame]:
+    async def snapshot(self, group: SubscriptionGroup, subscription: Subscription) -> AsyncIterator[Frame]:
         """Yield a new snapshot. A small one of all users is made once for the subscribers of the next `OPENING` s."""
         if subscription.users or self._view.members(group.name) > BLOCK:
             subscription.mark = self._latest()
@@ -101,7 +101,7 @@ class FrameMaker:
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    async def updates(self, group: Group, subscription: Subscription) -> AsyncIterator[Frame]:
+    async def updates(self, group: SubscriptionGroup, subscription: Subscription) -> AsyncIterator[Frame]:
         """Yield the users that changed since the subscription's mark, then advance that mark to the latest one."""
         since = subscription.mark
         if since.tick == self._latest().tick:
@@ -127,7 +127,7 @@ class FrameMaker:
         subscription.mark = mark
 
     async def _make_shared(
-        self, group: Group, subscription: Subscription, since: Mark, until: Mark, users: Sequence[int]
+        self, group: SubscriptionGroup, subscription: Subscription, since: Mark, until: Mark, users: Sequence[int]
     ) -> AsyncIterator[Frame]:
         """Yield frames that are made once for all readers without a filter that were at the same tick."""
 

@@ -71,7 +71,7 @@ class Subscription:
             self.mark = mark
 
 
-class Group:
+class SubscriptionGroup:
     """The subscriptions of one project, with the ticks and the frames that they share."""
 
     def __init__(self, name: str, tick: int) -> None:

@@ -4,7 +4,7 @@ Of several names of a field that a span has, the first in the order of the row c
 docs/reference/otlp-attributes.md shows the table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 Target = Literal[
@@ -38,11 +38,13 @@ Target = Literal[
     "tool",
     "tags",
     "metadata",
+    "tagged",
 ]
-"""What an attribute is read as: a field of an event, or what a field is decided by."""
+"""What an attribute is read as: a field of an event, or what a field is decided by; `tagged` are all of `TAG_PREFIXES`
+together, by their names."""
 
 
-class Names(NamedTuple):
+class AttributeNames(NamedTuple):
     """A row of the table."""
 
     target: Target
@@ -54,29 +56,33 @@ class Names(NamedTuple):
     """It stays among the attributes, too: it is more than what is made of it."""
 
 
-TABLE: Final[tuple[Names, ...]] = (
-    Names("operation_name", ("gen_ai.operation.name",), "`kind`, `operation`", stays=True),
-    Names("vercel_operation", ("ai.operationId",), "`kind`, `operation`, `stream` (Vercel AI SDK)", stays=True),
-    Names("openinference_kind", ("openinference.span.kind",), "`kind`, `operation` (OpenInference)", stays=True),
-    Names("traceloop_kind", ("traceloop.span.kind",), "`kind` (OpenLLMetry)", stays=True),
-    Names(
+TABLE: Final[tuple[AttributeNames, ...]] = (
+    AttributeNames("operation_name", ("gen_ai.operation.name",), "`kind`, `operation`", stays=True),
+    AttributeNames(
+        "vercel_operation", ("ai.operationId",), "`kind`, `operation`, `stream` (Vercel AI SDK)", stays=True
+    ),
+    AttributeNames(
+        "openinference_kind", ("openinference.span.kind",), "`kind`, `operation` (OpenInference)", stays=True
+    ),
+    AttributeNames("traceloop_kind", ("traceloop.span.kind",), "`kind` (OpenLLMetry)", stays=True),
+    AttributeNames(
         "request_type",
         ("llm.request.type", "gen_ai.request.type"),
         "`kind`, `operation` (OpenLLMetry)",
         stays=True,
     ),
-    Names(
+    AttributeNames(
         "agent",
         ("gen_ai.agent.name", "gen_ai.agent.id", "agent_name"),
         "`kind`, where nothing above says it: a span of an agent",
         stays=True,
     ),
-    Names(
+    AttributeNames(
         "provider",
         ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system", "ai.model.provider"),
-        "`provider`; of `ai.model.provider` what stands before the first dot",
+        "`provider`; of a span with `ai.model.provider` (Vercel AI SDK) what stands before the first dot",
     ),
-    Names(
+    AttributeNames(
         "model",
         (
             "gen_ai.response.model",
@@ -92,7 +98,7 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`model`",
     ),
-    Names(
+    AttributeNames(
         "input_tokens",
         (
             "gen_ai.usage.input_tokens",
@@ -106,7 +112,7 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`input_tokens`",
     ),
-    Names(
+    AttributeNames(
         "output_tokens",
         (
             "gen_ai.usage.output_tokens",
@@ -119,7 +125,7 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`output_tokens`",
     ),
-    Names(
+    AttributeNames(
         "cached_tokens",
         (
             "gen_ai.usage.cache_read.input_tokens",
@@ -136,7 +142,7 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`cached_tokens`",
     ),
-    Names(
+    AttributeNames(
         "cache_write_tokens",
         (
             "gen_ai.usage.cache_creation.input_tokens",
@@ -151,7 +157,7 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`cache_write_tokens`",
     ),
-    Names(
+    AttributeNames(
         "reasoning_tokens",
         (
             "gen_ai.usage.reasoning.output_tokens",
@@ -166,25 +172,25 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`reasoning_tokens`",
     ),
-    Names(
+    AttributeNames(
         "provider_metadata",
         ("ai.response.providerMetadata",),
-        "`cached_tokens`, `cache_write_tokens` of Anthropic, where no attribute above has them (Vercel AI SDK)",
+        "`cached_tokens`, `cache_write_tokens`, `reasoning_tokens`, where no attribute above has them (Vercel AI SDK)",
         stays=True,
     ),
-    Names("cost_usd", ("llm.cost.total", "gen_ai.usage.cost"), "`cost_usd` of a call"),
-    Names(
+    AttributeNames("cost_usd", ("llm.cost.total", "gen_ai.usage.cost"), "`cost_usd` of a call"),
+    AttributeNames(
         "ttft_seconds",
         ("gen_ai.response.time_to_first_chunk", "gen_ai.server.time_to_first_token"),
         "`ttft_ms`, from seconds",
     ),
-    Names("ttft_ms", ("ai.response.msToFirstChunk", "ai.stream.msToFirstChunk"), "`ttft_ms`"),
-    Names(
+    AttributeNames("ttft_ms", ("ai.response.msToFirstChunk", "ai.stream.msToFirstChunk"), "`ttft_ms`"),
+    AttributeNames(
         "stream",
         ("gen_ai.request.stream", "gen_ai.is_streaming", "llm.is_streaming", "gen_ai.request.is_stream"),
         "`stream`",
     ),
-    Names(
+    AttributeNames(
         "user_id",
         (
             "user.id",
@@ -197,7 +203,7 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`user_id`",
     ),
-    Names(
+    AttributeNames(
         "session_id",
         (
             "gen_ai.conversation.id",
@@ -208,20 +214,22 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`session_id`",
     ),
-    Names(
+    AttributeNames(
         "environment",
         ("deployment.environment.name", "deployment.environment", "langfuse.environment"),
         "`environment`; of the span, else of its resource",
     ),
-    Names("sdk_version", ("telemetry.sdk.version",), "`sdk_version`; of the span, else of its resource"),
-    Names("error_type", ("error.type",), "`status`, `error_code`; else `exception.type` of an event `exception`"),
-    Names(
+    AttributeNames("sdk_version", ("telemetry.sdk.version",), "`sdk_version`; of the span, else of its resource"),
+    AttributeNames(
+        "error_type", ("error.type",), "`status`, `error_code`; else `exception.type` of an event `exception`"
+    ),
+    AttributeNames(
         "http_status",
         ("http.response.status_code", "http.status_code"),
         "`status` of a span that failed: 408 is `timeout`, 429 `rate_limited`",
         stays=True,
     ),
-    Names(
+    AttributeNames(
         "finish_reason",
         (
             "gen_ai.response.finish_reasons",
@@ -235,20 +243,22 @@ TABLE: Final[tuple[Names, ...]] = (
         ),
         "`finish_reason`, the first of a list",
     ),
-    Names(
+    AttributeNames(
         "prompt_hash",
         ("llm.prompt_template.version", "prompt.version", "gen_ai.prompt.version", "traceloop.prompt.version"),
         "`prompt_hash`",
     ),
-    Names(
+    AttributeNames(
         "invocation",
         ("llm.invocation_parameters",),
         "`model`, `stream`: `model` and `stream` of the JSON object in it, where nothing above says them",
         stays=True,
     ),
-    Names("tool", ("gen_ai.tool.name", "tool.name", "ai.toolCall.name"), "`tools_used` of a span"),
-    Names("tags", ("tag.tags",), "`tags`, each with an empty value"),
-    Names("metadata", ("metadata",), "`tags`: the members of the JSON object in it that are text, numbers or flags"),
+    AttributeNames("tool", ("gen_ai.tool.name", "tool.name", "ai.toolCall.name"), "`tools_used` of a span"),
+    AttributeNames("tags", ("tag.tags",), "`tags`, each with an empty value"),
+    AttributeNames(
+        "metadata", ("metadata",), "`tags`: the members of the JSON object in it that are text, numbers or flags"
+    ),
 )
 
 TAG_PREFIXES: Final = ("ai.telemetry.metadata.", "traceloop.association.properties.")
@@ -270,22 +280,58 @@ class Known(NamedTuple):
     value: Any
 
 
+class _Plan(NamedTuple):
+    """What becomes of the attributes of a span, by their names alone."""
+
+    found: tuple[tuple[Target, str], ...]
+    rest: tuple[str, ...]
+    tagged: tuple[str, ...]
+
+
+MAX_PLANS: Final = 256
+MAX_PLANNED: Final = 64
+"""Names up to which a plan is remembered: the spans of a library have few sets of names."""
+
+_plans: dict[tuple[str, ...], _Plan] = {}
+_new: Final = tuple.__new__  # half the time of a NamedTuple's own
+
+
 def read(attributes: Mapping[str, Any], rest: dict[str, Any]) -> dict[Target, Known]:
     """What attributes say, by what they are read as; what is not read, or is more than that, is put into `rest`."""
+    names = tuple(attributes)
+    plan = _plans.get(names)
+    if plan is None:
+        plan = _plan(names)
+        if len(names) <= MAX_PLANNED:
+            if len(_plans) >= MAX_PLANS:
+                _plans.clear()
+            _plans[names] = plan
+    for name in plan.rest:
+        rest[name] = attributes[name]
+    found = {target: _new(Known, (name, attributes[name])) for target, name in plan.found}
+    if plan.tagged:
+        found["tagged"] = Known("", {name: attributes[name] for name in plan.tagged})
+    return found
+
+
+def _plan(names: Sequence[str]) -> _Plan:
     found: dict[int, tuple[int, str]] = {}
-    for name, value in attributes.items():
+    rest: dict[str, None] = {}
+    for name in names:
         place = PLACES.get(name)
         if place is None:
-            rest[name] = value
+            rest[name] = None
             continue
         row, rank = place
         other = found.get(row)
         if other is None or rank < other[0]:
             found[row] = (rank, name)
             if other is not None:
-                rest[other[1]] = attributes[other[1]]
+                rest[other[1]] = None
             if _STAYS[row]:
-                rest[name] = value
+                rest[name] = None
         else:
-            rest[name] = value
-    return {_TARGETS[row]: Known(name, attributes[name]) for row, (_, name) in found.items()}
+            rest[name] = None
+    others = [name for name in rest if not name.startswith(TAG_PREFIXES)]
+    tagged = [name for name in rest if name.startswith(TAG_PREFIXES)]
+    return _Plan(tuple((_TARGETS[row], name) for row, (_, name) in found.items()), tuple(others), tuple(tagged))

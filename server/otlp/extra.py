@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 from processor.core.clock import format_timestamp
 from server.otlp.content import Content, is_content
 from server.otlp.spans import MAX_TIME, Origin, SpanEvent
+from server.otlp.values import CUT
 
 MAX_LINE: Final = 192 * 1024
 """Bytes of an event made of a span."""
@@ -72,10 +73,15 @@ def fitting(attributes: dict[str, Any], room: int) -> dict[str, Any]:
     if len(encode(attributes)) <= room:
         return attributes
     found = dict(attributes)
-    names = _drop_largest([(len(name) + len(encode(value)) + 8, name) for name, value in found.items()], room)
+    names = _drop_largest(_sizes(found), room)
     for name in names:
         del found[name]
     return {**found, "cut": told(names)}
+
+
+def _sizes(attributes: dict[str, Any]) -> list[tuple[int, str]]:
+    """Bytes of each; what says how many there were always stays."""
+    return [(len(name) + len(encode(value)) + 8, name) for name, value in attributes.items() if name != CUT]
 
 
 def _drop_largest(sizes: list[tuple[int, str]], room: int) -> list[str]:
@@ -121,7 +127,7 @@ def line_of(fields: dict[str, Any]) -> bytes:
     if len(line) <= MAX_LINE:
         return line
     attributes, events = dict(fields.get("attributes", ())), list(fields.get("events", ()))
-    sizes = [(len(name) + len(encode(value)) + 8, name) for name, value in attributes.items()]
+    sizes = _sizes(attributes)
     sizes += [(len(encode(event)) + 1, f"events[{place}]") for place, event in enumerate(events)]
     rest = len(line) - sum(size for size, _ in sizes)
     names = _drop_largest(sizes, MAX_LINE - max(rest, 0))

@@ -14,16 +14,16 @@ from server.otlp.spans import (
     MAX_EVENTS,
     BadRequest,
     BadSpan,
-    Group,
     Origin,
-    Request,
     Span,
     SpanEvent,
+    SpanGroup,
+    SpanRequest,
     check_ids,
     check_times,
     parent_of,
 )
-from server.otlp.values import MAX_VALUE, UNREADABLE, Items, Pairs, Value, composed, cut_name, cut_text, number_of
+from server.otlp.values import CUT, MAX_VALUE, UNREADABLE, Items, Pairs, Value, composed, cut_name, cut_text, number_of
 
 
 class _Resource(Struct, gc=False):
@@ -104,7 +104,7 @@ _decode_any = msgspec.json.Decoder(_Any | None).decode
 _decode_pair = msgspec.json.Decoder(_KeyValue).decode
 
 
-def open_request(body: bytes) -> Request:
+def open_request(body: bytes) -> SpanRequest:
     """Open the body of a request, not yet its spans. Raises `BadRequest`. Blocks for some 30 ms at worst."""
     try:
         try:
@@ -121,8 +121,8 @@ def open_request(body: bytes) -> Request:
             origin = Origin(
                 attributes, cut_text(scope.name or ""), cut_text(scope.version or ""), _attributes(scope.attributes)
             )
-            groups.append(Group(origin, each.spans or ()))
-    return Request(groups, read)
+            groups.append(SpanGroup(origin, each.spans or ()))
+    return SpanRequest(groups, read, "json")
 
 
 _NO_SCOPE: Final = _Scope()
@@ -202,7 +202,9 @@ def _events(raws: Sequence[Raw]) -> Iterator[SpanEvent]:
 
 def _attributes(raws: Sequence[Raw] | None) -> dict[str, Value]:
     found: dict[str, Value] = {}
-    for raw in raws[:MAX_ATTRIBUTES] if raws else ():
+    if raws and len(raws) > MAX_ATTRIBUTES:
+        return {**_attributes(raws[:MAX_ATTRIBUTES]), CUT: f"{len(raws)} attributes"}
+    for raw in raws or ():
         name, inner = _pair(raw)
         value = _open(inner)
         found[name] = composed(value, _open) if isinstance(value, Items | Pairs) else value

@@ -5,6 +5,9 @@ from typing import Final, Literal, NamedTuple
 
 from server.otlp.attribute_names import Known, Target
 
+Which = Literal["genai", "all"]
+"""Which spans are kept: those of the conventions for models, or all."""
+
 Role = Literal["call", "barrier", "step", "other"]
 """`barrier`: an agent, a tool or a retrieval, below which calls are made for themselves; `step`: any other step of
 these conventions; `other`: a span of something else."""
@@ -127,6 +130,11 @@ def _kind_unsaid(found: Found, name: str) -> Kind:
     if "tool" in found:
         return _BARRIER
     return _STEP if "input_tokens" in found or "output_tokens" in found else OTHER
+
+
+def is_kept(kind: Kind, which: Which) -> bool:
+    """Whether an event is made of a span of this kind."""
+    return kind.role != "other" or which == "all"
 
 
 _INFRASTRUCTURE: Final = (

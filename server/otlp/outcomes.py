@@ -17,7 +17,7 @@ _IN_MESSAGE: Final = re.compile(
 _STATUS_CODES: Final = {"408": "timeout", "429": "rate_limited"}
 
 
-class Outcome(NamedTuple):
+class SpanStatus(NamedTuple):
     """The status of an event, the code and the message of its error."""
 
     status: str
@@ -25,10 +25,12 @@ class Outcome(NamedTuple):
     error_message: str | None = None
 
 
-SUCCESS: Final = Outcome("success")
+SUCCESS: Final = SpanStatus("success")
 
 
-def outcome_of(is_error: bool, message: str, error_type: Any, http_status: Any, events: Sequence[SpanEvent]) -> Outcome:
+def outcome_of(
+    is_error: bool, message: str, error_type: Any, http_status: Any, events: Sequence[SpanEvent]
+) -> SpanStatus:
     """The outcome of a span. Libraries before 1.23 leave the status unset and only name the type of the error."""
     if not is_error and error_type is None:
         return SUCCESS
@@ -43,7 +45,7 @@ def outcome_of(is_error: bool, message: str, error_type: Any, http_status: Any, 
         said = _IN_MESSAGE.search(str(text)[:MAX_SEARCHED])
         if said is not None:
             status = _STATUS_CODES[said[1]]
-    return Outcome(status, code, None if text is None else str(text))
+    return SpanStatus(status, code, None if text is None else str(text))
 
 
 def _exception(events: Sequence[SpanEvent]) -> Mapping[str, Any]:

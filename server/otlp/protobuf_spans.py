@@ -12,16 +12,16 @@ from server.otlp.spans import (
     MAX_EVENTS,
     BadRequest,
     BadSpan,
-    Group,
     Origin,
-    Request,
     Span,
     SpanEvent,
+    SpanGroup,
+    SpanRequest,
     check_ids,
     check_times,
     parent_of,
 )
-from server.otlp.values import UNREADABLE, Items, Pairs, Value, base64_of, composed, name_of, number_of, text_of
+from server.otlp.values import CUT, UNREADABLE, Items, Pairs, Value, base64_of, composed, name_of, number_of, text_of
 
 SHORT: Final = 96
 """Bytes of an attribute that is remembered once it is read: most of a batch's are the same in all of its spans."""
@@ -30,7 +30,7 @@ MAX_REMEMBERED: Final = 8192
 _remembered: dict[bytes, tuple[str, Value]] = {}
 
 
-def open_request(body: bytes) -> Request:
+def open_request(body: bytes) -> SpanRequest:
     """Open the body of a request, not yet its spans. Raises `BadRequest`. Blocks for some 30 ms at worst."""
     try:
         request = pb.ExportRequest.FromString(body)
@@ -42,8 +42,8 @@ def open_request(body: bytes) -> Request:
         for each in resource.scope_spans:
             scope = each.scope
             own = attributes_of(scope.attributes)
-            groups.append(Group(Origin(attributes, text_of(scope.name), text_of(scope.version), own), each.spans))
-    return Request(groups, read)
+            groups.append(SpanGroup(Origin(attributes, text_of(scope.name), text_of(scope.version), own), each.spans))
+    return SpanRequest(groups, read, "protobuf")
 
 
 def read(raw: bytes) -> Span:
@@ -85,7 +85,7 @@ def _events(raws: Sequence[bytes]) -> Iterator[SpanEvent]:
 def attributes_of(raws: Sequence[bytes]) -> dict[str, Value]:
     """Attributes by name; of several of one name the last counts."""
     if len(raws) > MAX_ATTRIBUTES:
-        raws = raws[:MAX_ATTRIBUTES]
+        return {**attributes_of(raws[:MAX_ATTRIBUTES]), CUT: f"{len(raws)} attributes"}
     found = {}
     for raw in raws:
         pair = _remembered.get(raw)
@@ -127,9 +127,13 @@ def _unusual(raw: bytes) -> tuple[str, Value]:
         pair = pb.KeyValue.FromString(raw)
     except DecodeError:
         return UNREADABLE, UNREADABLE
-    name = name_of(pair.key)
-    value = _open(pair.value)
-    return name, composed(value, _open) if isinstance(value, Items | Pairs) else value
+    return name_of(pair.key), value_of(pair.value)
+
+
+def value_of(raw: bytes) -> Value:
+    """An `AnyValue`."""
+    value = _open(raw)
+    return composed(value, _open) if isinstance(value, Items | Pairs) else value
 
 
 def _open(raw: bytes) -> Any:

@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 
-class Provider(NamedTuple):
+class ProviderName(NamedTuple):
     """One of ours, and what was sent."""
 
     name: str
@@ -11,7 +11,7 @@ class Provider(NamedTuple):
     """Empty: nothing."""
 
 
-UNKNOWN: Final = Provider("custom", "")
+UNKNOWN: Final = ProviderName("custom", "")
 
 
 def provider_of(sent: str) -> str:

@@ -76,19 +76,20 @@ class Origin(Struct, gc=False):
     attributes: dict[str, Value]
 
 
-class Group(NamedTuple):
+class SpanGroup(NamedTuple):
     """The spans of one scope, not read yet."""
 
     origin: Origin
     spans: Sequence[Any]
 
 
-class Request(NamedTuple):
+class SpanRequest(NamedTuple):
     """A request whose spans have not been read."""
 
-    groups: list[Group]
+    groups: list[SpanGroup]
     read: Callable[[Any], Span]
     """Raises `BadSpan`."""
+    encoding: Encoding
 
     def __len__(self) -> int:
         return sum(len(group.spans) for group in self.groups)

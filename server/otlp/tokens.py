@@ -5,14 +5,14 @@ they are not, only the source can say, so those that are known to count beside t
 """
 
 from fnmatch import fnmatchcase
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
 MAX_TOKENS: Final = 2**53 - 1
 
 
-class Usage(Struct, gc=False):
+class SpanUsage(Struct, gc=False):
     """What a span reports; None: nothing."""
 
     input_tokens: int | None = None
@@ -29,59 +29,31 @@ class Beside(NamedTuple):
 
     scope: str
     """Of the instrumentation, as a glob."""
-    version: str
-    """Of the scope, as a glob."""
     provider: str
-    """As a glob over what was sent; `*`: any."""
-    attribute: str
-    """The attribute that its input tokens, or with `reasoning` its output tokens, were read from, as a glob."""
-    cache: bool = False
-    reasoning: bool = False
-    why: str = ""
+    """As a glob over what was sent, in lower case."""
+    part: Literal["cache", "reasoning"]
+    """What is not within the input tokens, or within the output tokens."""
+    why: str
 
 
 BESIDE: Final[tuple[Beside, ...]] = (
-    Beside(
-        "ai",
-        "*",
-        "*anthropic*",
-        "ai.usage.promptTokens",
-        cache=True,
-        why="Vercel AI SDK 4 passes on what Anthropic counts",
-    ),
-    Beside(
-        "ai",
-        "*",
-        "*anthropic*",
-        "ai.usage.inputTokens",
-        cache=True,
-        why="so does version 5; what has `ai.usage.inputTokenDetails` includes them",
-    ),
-    Beside(
-        "opentelemetry.instrumentation.google_genai",
-        "0.*",
-        "*",
-        "gen_ai.usage.output_tokens",
-        reasoning=True,
-        why="its output tokens are the candidates', without the thoughts",
-    ),
+    Beside("ai", "*anthropic*", "cache", "Vercel AI SDK 4 and 5 pass on what Anthropic counts"),
+    Beside("ai", "*bedrock*", "cache", "Vercel AI SDK 4 and 5 pass on what Amazon Bedrock counts"),
+    Beside("ai", "*google*", "reasoning", "Vercel AI SDK 4 and 5 pass on Gemini's candidates, without the thoughts"),
 )
-"""In the reference."""
+"""In the reference. What has `DETAILS` among its attributes is of a later version, which includes both."""
 
-INCLUDES: Final = "ai.usage.inputTokenDetails."
-"""An attribute that begins so is of a version of the Vercel AI SDK whose input includes the parts."""
+DETAILS: Final = "ai.usage.inputTokenDetails."
+"""How attributes begin that only a version of the Vercel AI SDK sends whose wholes include the parts."""
 
 
-class Source(NamedTuple):
+class UsageSource(NamedTuple):
     """Where a usage is from."""
 
     scope: str
-    version: str
     provider: str
-    input_name: str
-    """The attribute of its input tokens; empty: none."""
-    output_name: str
-    cached_name: str = ""
+    has_details: bool
+    """`DETAILS` are among its attributes."""
 
 
 def count_of(value: Any) -> int | None:
@@ -95,28 +67,24 @@ def count_of(value: Any) -> int | None:
     return None
 
 
-def normalize(usage: Usage, source: Source) -> None:
+def normalize(usage: SpanUsage, source: UsageSource) -> None:
     """Make the whole include its parts, and mark the usage where it did not."""
     cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
     parts, whole = cached + written, usage.input_tokens
-    if parts and whole is not None and (parts > whole or _stands_beside(source, "cache")):
+    if parts and whole is not None and (parts > whole or stands_beside(source, "cache")):
         usage.input_tokens = min(whole + parts, MAX_TOKENS)
         usage.is_normalized = True
     thoughts, whole = usage.reasoning_tokens or 0, usage.output_tokens
-    if thoughts and whole is not None and (thoughts > whole or _stands_beside(source, "reasoning")):
+    if thoughts and whole is not None and (thoughts > whole or stands_beside(source, "reasoning")):
         usage.output_tokens = min(whole + thoughts, MAX_TOKENS)
         usage.is_normalized = True
 
 
-def _stands_beside(source: Source, part: str) -> bool:
-    if source.cached_name.startswith(INCLUDES):
+def stands_beside(source: UsageSource, part: Literal["cache", "reasoning"]) -> bool:
+    """Whether a source's parts are not within the whole, by what is known of it."""
+    if source.has_details:
         return False
-    name = source.input_name if part == "cache" else source.output_name
     return any(
-        getattr(row, part)
-        and fnmatchcase(source.scope, row.scope)
-        and fnmatchcase(source.version, row.version)
-        and fnmatchcase(source.provider.lower(), row.provider)
-        and fnmatchcase(name, row.attribute)
+        row.part == part and fnmatchcase(source.scope, row.scope) and fnmatchcase(source.provider.lower(), row.provider)
         for row in BESIDE
     )

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from processor.core.events.prices.name_rules import Test, test_of
-from processor.core.events.prices.price_list import DatedRates, Found, Listed, Model
+from processor.core.events.prices.price_list import DatedRates, FoundModel, ListedModel, Model
 from processor.core.events.prices.token_rates import PARTS, Rates
 
 MAX_PRICE: Final = Decimal(1_000_000)
@@ -59,18 +59,18 @@ class OwnPrices:
         self.name = f"list:{title}@{version}"
         self._entries = sorted(entries, key=lambda entry: (not entry.is_exact, -entry.start))
 
-    def find(self, provider: str, raw: str | None, model: str) -> Sequence[Found]:
+    def find(self, provider: str, raw: str | None, model: str) -> Sequence[FoundModel]:
         """See `Prices.find`."""
         name, names = model.lower(), {provider, (raw or "").strip().lower()}
         return [
-            Found(self.name, entry.provider or provider, entry.model)
+            FoundModel(self.name, entry.provider or provider, entry.model)
             for entry in self._entries
             if (entry.provider is None or entry.provider in names) and entry.test(name)
         ]
 
-    def models(self) -> Iterator[Listed]:
+    def models(self) -> Iterator[ListedModel]:
         """See `Prices.models`."""
-        return (Listed(self.name, entry.provider or "", entry.model) for entry in self._entries)
+        return (ListedModel(self.name, entry.provider or "", entry.model) for entry in self._entries)
 
 
 def read(path: Path) -> OwnPrices:

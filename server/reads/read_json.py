@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 
 from processor.core.clock import format_day, format_timestamp
-from processor.core.exact_json import exact_decimal, exact_number
-from processor.core.money import format_cost
+from processor.core.money import exact_decimal, exact_number, format_cost
 from processor.core.tables.row_sums import Totals
 from server.reads.answers import QuotaAnswer, UserDetail, UserPage, UserRow
 from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate

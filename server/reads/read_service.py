@@ -7,10 +7,10 @@ from typing import Final, TypeVar
 
 from processor.core.clock import DAY, KINDS, format_timestamp, month_start, next_month, window_start
 from processor.core.tables.row_sums import NO_SUMS, RowSums
-from processor.view.arrivals import Arrivals
 from processor.view.projects import Dim
 from processor.view.query import Range, UserQuery
 from processor.view.view import SMALL, View
+from processor.view.view_follower import Arrivals
 from server import position
 from server.alerts.budgets import BudgetList
 from server.alerts.spending import states

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from server.processes.shared_table import Busy
 from server.processes.siblings import DOORS, ApiSibling
-from server.telemetry import metrics
+from server.telemetry import exposition
 
 LABEL: Final = "api"
 PATIENCE: Final = 2.0
@@ -39,7 +39,7 @@ class Scraping:
     async def door(self, registry: CollectorRegistry) -> AsyncIterator[None]:
         """Answer the other processes on a loopback port while the block runs. Raises `OSError`, `Busy`."""
         app = web.Application()
-        metrics.add_routes(app, registry)
+        exposition.add_routes(app, registry)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:

@@ -21,6 +21,15 @@ class Building(Struct, frozen=True, rename="camel"):
     """None: it is too early to tell."""
 
 
+class Scrubbed(Struct, frozen=True, rename="camel"):
+    """What the slow check of the store's files has found."""
+
+    damaged: int = 0
+    """Segments, since the store's directory was made."""
+    age_seconds: float | None = None
+    """Within how many seconds each file was checked or written; None: some have never been checked."""
+
+
 class StoreStatus(Struct, frozen=True, rename="camel"):
     """The event store as a query process sees it."""
 
@@ -29,6 +38,9 @@ class StoreStatus(Struct, frozen=True, rename="camel"):
     """Partition -> messages of the log that are in no segment."""
     building: Building | None = None
     """None: the store keeps up."""
+    scrubbed: Scrubbed = Scrubbed()
+    skips: int = 0
+    """Times that messages were skipped on their way to the store, since its directory was made."""
 
 
 Ask = Callable[[], Awaitable[StoreStatus | None]]
@@ -63,8 +75,26 @@ class StoreMetrics(Collector):
             for partition, behind in sorted(status.lag_messages.items()):
                 messages.add_metric([str(partition)], behind)
         yield from (lag, messages)
+        yield from _scrub(None if status is None else status.scrubbed)
+        text = "Times that messages did not arrive at the event store though the log had them, and it started again"
+        skips = GaugeMetricFamily("spendstream_store_skips", text, labels=())
+        if status is not None:
+            skips.add_metric((), status.skips)
+        yield skips
         building = None if status is None else status.building
         yield from _build(Building(0, 0, 0) if building is None and status is not None else building)
+
+
+def _scrub(found: Scrubbed | None) -> Iterator[Metric]:
+    text = "Segments that the check of the store's files has found damaged, and had made anew"
+    damaged = GaugeMetricFamily("spendstream_store_scrub_damaged_segments", text, labels=())
+    text = "Seconds within which every file of the event store was checked or written"
+    age = GaugeMetricFamily("spendstream_store_scrub_age_seconds", text, labels=())
+    if found is not None:
+        damaged.add_metric((), found.damaged)
+        if found.age_seconds is not None:
+            age.add_metric((), found.age_seconds)
+    yield from (damaged, age)
 
 
 def _build(building: Building | None) -> Iterator[Metric]:

@@ -51,7 +51,7 @@ class NewKey(Struct, frozen=True):
     """Microseconds since the epoch; None: never."""
     everywhere: bool = False
     handling: str | None = None
-    """Of batches that do not say; None: the server's."""
+    """Of batches whose request does not choose one; None: the server's."""
 
 
 class Administration:
@@ -190,7 +190,7 @@ class Administration:
         return secret, successor, rotated(key, successor)
 
     def set_handling(self, reference: str, handling: str | None) -> Key:
-        """Set how batches of a key are handled that do not say; None: as the server's setting has it."""
+        """Set the handling of a key's batches whose request does not choose one; None: the server's setting."""
         wanted = _handling(handling)
         key = self._find(reference)
         self._check_reach(key)

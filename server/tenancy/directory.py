@@ -42,6 +42,8 @@ class Directory:
     def __init__(self, *shelves: Shelf, is_snapshot: bool = False) -> None:
         """`shelves` keep the records of other packages. A snapshot, which one thread reads, makes its shelves when they
         are asked for; otherwise a record of a kind without a shelf is an error."""
+        self.changes = 0
+        """Goes up after each record: what was found at the same number is found again."""
         self._by_hash: dict[str, Key] = {}
         self._revoked: dict[str, int] = {}
         self._rotated: dict[str, Key] = {}
@@ -94,6 +96,7 @@ class Directory:
         elif not self._is_snapshot:
             raise ValueError(f"unknown kind of directory record: {key!r}")
         self._records[key] = value
+        self.changes += 1  # last: what is found from now on contains the record
 
     def has(self, record: tuple[bytes, bytes | None]) -> bool:
         """Return True if `record` is the newest of its key that has been applied."""

@@ -53,7 +53,7 @@ class Key(Struct, frozen=True):
     """When that key ends at the latest. It is in this record so that a rotation is one record: it cannot be durable by
     half."""
     handling: Handling | None = None
-    """Of batches that do not say how they are to be handled; None: the server's."""
+    """Of batches whose request does not choose one; None: the server's."""
 
     @property
     def lineage(self) -> str:

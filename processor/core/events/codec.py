@@ -10,7 +10,6 @@ why. Where the compiled kernel runs, it takes what is plainly valid before them 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -50,9 +49,9 @@ from processor.core.events.event import (
 )
 from processor.core.events.fields import FIELDS, RULES, Field
 from processor.core.events.latency import bucket_of, buckets_of
-from processor.core.events.lines import Lines, joined, size_of
+from processor.core.events.ndjson import Lines, joined, size_of
 from processor.core.events.nesting import is_deeper
-from processor.core.events.syntax_faults import Budget, encoding_fault, syntax_fault
+from processor.core.events.syntax_faults import LineBudget, encoding_fault, syntax_fault
 from protos.spendstream.v1 import ingest_pb2 as pb
 
 PayloadFormat = Literal["json", "protobuf"]
@@ -131,40 +130,36 @@ def _twin(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, 
 
 def decode_together(
     payload: PayloadFormat, requests: Sequence[Sequence[bytes]], handling: Handling, now: int
-) -> list[Columns] | None:
-    """`decode` of several requests that arrived at the same time, in a fraction of the calls; the columns of one share
-    their dictionaries with those of the others. None if not every event is plainly valid, or there are few."""
+) -> Columns | None:
+    """`decode` of several requests that arrived at the same time, in a fraction of the calls: the columns of all of
+    them (`Columns.cut`). None if not every event is valid, or plainly so where they are more than a few."""
     records = joined(requests)
     if records is None:
         return None
     reading = _Reading(now, handling == "lenient", handling == "lenient", RULES)
     decoded = _compiled(payload, records, handling, reading)
     if decoded is not None:
-        if decoded.faults:
-            return None
-        columns = decoded.columns
-    elif len(records) <= FEW:
+        return None if decoded.faults else decoded.columns
+    if len(records) <= FEW:
+        decoded = _one_by_one(payload, records, handling, reading)
+        return None if decoded.faults else decoded.columns
+    try:
+        return _AT_ONCE[payload](records, reading)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    else:
-        try:
-            columns = _AT_ONCE[payload](records, reading)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return None
-    starts = accumulate(map(len, requests), initial=0)
-    return [columns.cut(start, each) for start, each in zip(starts, requests, strict=False)]
 
 
 def _one_by_one(payload: PayloadFormat, records: Sequence[bytes], handling: Handling, reading: _Reading) -> Decoded:
     fast = _ONE[payload]
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
-    budget = Budget()
+    budget = LineBudget()
     for index, record in enumerate(records):
         found = fast(record, reading)
         if found is None:
             try:
                 opened = fields(payload, record, budget, reading.rules)
-                found = _hot(check(opened, handling, reading.now, as_counted=not reading.beside), record)
+                found = hot_of(check(opened, handling, reading.now, as_counted=not reading.beside), record)
             except Fault as fault:
                 faults.append((index, fault))
                 continue
@@ -186,7 +181,7 @@ def decode_event(
     return check(fields(payload, record, rules=rules), handling, now, as_counted=as_counted)
 
 
-def fields(payload: PayloadFormat, record: bytes, budget: Budget | None = None, rules: int = RULES) -> Fields:
+def fields(payload: PayloadFormat, record: bytes, budget: LineBudget | None = None, rules: int = RULES) -> Fields:
     """Open a raw event for the slow way; `budget`: what its request has left for telling why a line is not JSON.
 
     Raises `Fault` if it is too large, not decodable or not an object.
@@ -375,7 +370,7 @@ def _text_in(value: Raw, field: Field) -> str | None:
     return text if is_of_form(field, text) else None
 
 
-_NOTHING: Final = Budget(0)
+_NOTHING: Final = LineBudget(0)
 """The fast ways never say why: whatever they refuse, the slow way looks at again."""
 
 
@@ -409,7 +404,7 @@ def _one_json(record: bytes, reading: _Reading) -> Hot | None:
         return None
 
 
-def _json_fields(record: bytes, budget: Budget | None, rules: int) -> Fields:
+def _json_fields(record: bytes, budget: LineBudget | None, rules: int) -> Fields:
     _inspect(record, budget)
     try:
         try:
@@ -421,7 +416,7 @@ def _json_fields(record: bytes, budget: Budget | None, rules: int) -> Fields:
         raise syntax_fault(record, str(error), budget) from None
 
 
-def _inspect(record: bytes, budget: Budget | None = None) -> None:
+def _inspect(record: bytes, budget: LineBudget | None = None) -> None:
     """What must hold for the whole line: its size, its encoding, its nesting."""
     if len(record) > MAX_EVENT_BYTES:
         raise Fault("out_of_range", None, f"an event must have at most {MAX_EVENT_BYTES} bytes, not {len(record)}")
@@ -563,7 +558,8 @@ def _hot_of(
     )
 
 
-def _hot(event: Event, record: bytes) -> Hot:
+def hot_of(event: Event, record: bytes) -> Hot:
+    """What the columns have of a checked event that came as `record`."""
     flags = SPAN_FLAG if event.is_span else 0 if event.priced else UNPRICED_FLAG
     return (
         event.event_id,

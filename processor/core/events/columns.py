@@ -10,7 +10,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate, chain, count
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from processor.core.clock import HOUR
 from processor.core.events.bulk_checks import Ints
+from processor.core.kernel.loaded import kernel
 
 Dim = tuple[int, str, str, str, str, str]
 """Hour since the epoch (event time), provider, model, environment, operation, status."""
@@ -51,6 +52,9 @@ ROW: Final = np.dtype(
 """One event: 72 bytes, every number at a multiple of its size. `at` in microseconds, `cost` in picodollars; `user` and
 `dim` count in the dictionaries beside the rows; `latency` is a bucket (`latency`); `cost_source` is 0 for none, else
 1 + its place among the names beside the rows."""
+
+_OFFSETS: Final = {"user": 64, "dim": 66}
+"""Where the columns of 16 bits are in a row."""
 
 SUMMED: Final = ("input", "output", "cached", "cost")
 """The columns that are added up."""
@@ -100,14 +104,12 @@ class Columns(Struct):
 
     def at(self, places: NDArray[np.int64]) -> "Columns":
         """Those of the events at these places, with dictionaries of what they point to."""
-        rows, chosen = self.rows[places], places.tolist()
-        rows["user"], users = numbered(rows["user"].tolist(), len(rows))
-        rows["dim"], dims = numbered(rows["dim"].tolist(), len(rows))
+        rows = self.rows[places]
         return Columns(
             rows,
-            [self.users[number] for number in users],
-            [self.dims[number] for number in dims],
-            [self.records[place] for place in chosen],
+            pointed_to(rows, "user", self.users),
+            pointed_to(rows, "dim", self.dims),
+            [self.records[place] for place in places.tolist()],
             self.cost_sources,
         )
 
@@ -205,9 +207,58 @@ def with_prices(columns: Columns, prices: Mapping[int, tuple[int, str]]) -> Colu
     return Columns(rows, columns.users, columns.dims, columns.records, cost_sources, columns.has_spans)
 
 
+def with_digests(columns: Columns, digests: Mapping[int, int]) -> Columns:
+    """Give the events at some places digests that are not made of the event alone: place -> 64 bits."""
+    rows = columns.rows.copy()
+    rows["digest"][list(digests)] = np.fromiter(digests.values(), np.uint64, len(digests))
+    return Columns(rows, columns.users, columns.dims, columns.records, columns.cost_sources, columns.has_spans)
+
+
 def concatenated(parts: Sequence[Rows]) -> Rows:
     """All rows in one new array. `np.concatenate` would compare the fields of each part in Python."""
     return np.frombuffer(bytearray().join([part.data for part in parts]), ROW)
+
+
+def one_dictionary(
+    rows: Rows, name: Literal["user", "dim"], blocks: Sequence[list[_T]], sizes: Sequence[int]
+) -> list[_T]:
+    """Let a column of several blocks' rows, of these sizes, point into one dictionary, which has nothing that none of
+    them points to, and return that.
+
+    Raises `ValueError` for a row that points to nothing.
+    """
+    if kernel is not None:
+        found: list[_T] | None = kernel.one_dictionary(rows, ROW.itemsize, _OFFSETS[name], blocks, sizes, False)
+        if found is not None:
+            return found
+    return _one_dictionary_by_numpy(rows, name, blocks, sizes)
+
+
+def _one_dictionary_by_numpy(
+    rows: Rows, name: Literal["user", "dim"], blocks: Sequence[list[_T]], sizes: Sequence[int]
+) -> list[_T]:
+    """The kernel's twin, which says what is wrong with a row."""
+    runs: list[list[_T]] = []
+    lengths: list[int] = []
+    for dictionary, size in zip(blocks, sizes, strict=True):
+        if runs and dictionary is runs[-1]:  # neighbours often share one, and use some of it
+            lengths[-1] += size
+        else:
+            runs.append(dictionary)
+            lengths.append(size)
+    values = runs[0] if len(runs) == 1 else join_dictionaries(rows[name], runs, lengths)
+    return only_used(rows[name], values)
+
+
+def pointed_to(rows: Rows, name: Literal["user", "dim"], values: list[_T]) -> list[_T]:
+    """Let a column that points into a dictionary point into one of what it points to, in the order of the rows, and
+    return that."""
+    if kernel is not None:
+        found: list[_T] | None = kernel.one_dictionary(rows, ROW.itemsize, _OFFSETS[name], [values], [len(rows)], True)
+        if found is not None:
+            return found
+    rows[name], used = numbered(rows[name].tolist(), len(rows))
+    return [values[number] for number in used]
 
 
 def join_dictionaries(codes: NDArray[Any], dictionaries: Sequence[Sequence[_T]], sizes: Sequence[int]) -> list[_T]:

@@ -3,12 +3,21 @@
 The kernel takes every event that is plainly valid, and gives up all others one by one: those the twin decides, and
 here the rows of both are put together in the order of the request. What comes out is what the twin alone makes, byte
 for byte.
+
+The `Dim`s of a message that is read are decoded only where one is looked at (`PackedDims`): whoever applies messages
+has met nearly all of them before, and knows them again by their bytes. The kernel checks that each is one, so that no
+error is left for later.
 """
 
-from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import count
+from operator import itemgetter
+from typing import Final, Literal, NamedTuple, overload
 
+import msgspec
 import numpy as np
+from msgspec import Raw
 
 from processor.core.events.columns import (
     CLIENT,
@@ -23,7 +32,9 @@ from processor.core.events.columns import (
 from processor.core.events.event import MAX_EVENT_BYTES, MAX_NESTING
 from processor.core.events.fields import FIELDS, MAX_INT, Field
 from processor.core.events.latency import UPPER
-from processor.core.events.lines import SEPARATOR, Lines
+from processor.core.events.ndjson import SEPARATOR, Lines
+from processor.core.growing_arrays import I64, Records
+from processor.core.hash_index import HASH
 from processor.core.kernel.loaded import kernel
 from processor.core.money import MAX_COST, PICO
 from protos.spendstream.v1 import ingest_pb2 as pb
@@ -107,3 +118,88 @@ if kernel is not None:
         RECENT_FACTORS,
         UPPER,
     )
+
+
+Names = tuple[str, str, str, str, str]
+"""A `Dim` without its hour: provider, model, environment, operation and status."""
+
+_decode = msgspec.msgpack.Decoder(Dim).decode
+_decode_all = msgspec.msgpack.Decoder(list[Dim]).decode
+_decode_names = msgspec.msgpack.Decoder(Names).decode
+_FIVE: Final = b"\x95"
+"""How a list of five begins."""
+_NUMBER_SIZES: Final = np.ones(256, np.int64)
+"""Bytes of an hour, by the first of them: those that the kernel lets pass."""
+_NUMBER_SIZES[[0xCC, 0xCD, 0xCE]] = 2, 3, 5
+_without_hour: Final = itemgetter(1, 2, 3, 4, 5)
+
+
+class PackedDims(Sequence[Dim]):
+    """A list of them in MessagePack."""
+
+    __slots__ = ("_bounds", "_list", "_packed", "hashes")
+
+    def __init__(self, packed: bytes, hashes: Records, bounds: I64) -> None:
+        """`bounds`: where in `packed` each begins, and where the last one ends."""
+        self._packed = packed
+        self._bounds = bounds
+        self._list: list[Dim] | None = None
+        self.hashes = hashes
+        """`HASH`, of the bytes of each: of others in every process."""
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def one(self, place: int) -> Dim:
+        """Decode one of them."""
+        start, end = self._bounds[place : place + 2].tolist()
+        found: Dim = _decode(self._packed[start:end])
+        return found
+
+    def _decoded(self) -> list[Dim]:
+        if self._list is None:
+            self._list = _decode_all(self._packed)
+        return self._list
+
+    def without_hours(self) -> tuple[list[Names], I64]:
+        """See the function of this name. Only different ones are decoded."""
+        starts = self._bounds[:-1] + 1
+        starts += _NUMBER_SIZES[np.frombuffer(self._packed, np.uint8)[starts]]
+        pieces = map(self._packed.__getitem__, map(slice, starts.tolist(), self._bounds[1:].tolist()))
+        numbers: defaultdict[bytes, int] = defaultdict(count().__next__)
+        codes = np.fromiter(map(numbers.__getitem__, pieces), np.int64, len(self))
+        return [_decode_names(_FIVE + piece) for piece in numbers], codes
+
+    def __iter__(self) -> Iterator[Dim]:
+        return iter(self._decoded())
+
+    @overload
+    def __getitem__(self, index: int) -> Dim: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Dim]: ...
+    def __getitem__(self, index: int | slice) -> Dim | list[Dim]:
+        return self._decoded()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._decoded() == list(other)
+
+    __hash__ = None  # type: ignore[assignment] # like a list
+
+
+def read_dims(packed: Raw) -> Sequence[Dim]:
+    """The `Dim`s in a list in MessagePack. Raises `msgspec.MsgspecError` if it is none."""
+    text = bytes(packed)
+    found = None if kernel is None else kernel.split_dims(text)
+    if found is None:
+        return _decode_all(text)
+    hashes, bounds = found
+    return PackedDims(text, np.frombuffer(hashes, HASH), np.frombuffer(bounds, np.int64))
+
+
+def without_hours(dims: Sequence[Dim]) -> tuple[list[Names], I64]:
+    """The names of some `Dim`s, each once, and of each `Dim` which of them it has."""
+    if isinstance(dims, PackedDims):
+        return dims.without_hours()
+    numbers: defaultdict[Names, int] = defaultdict(count().__next__)
+    codes = np.fromiter(map(numbers.__getitem__, map(_without_hour, dims)), np.int64, len(dims))
+    return list(numbers), codes

@@ -52,6 +52,10 @@ def inflate(body: bytes, coding: Coding, limit: int = MAX_BODY) -> bytes:
     found: list[bytes] = []
     size = 0
     try:
+        if coding == "gzip" and len(body) <= _SMALL:
+            whole = _small_member(body, limit)
+            if whole is not None:
+                return whole
         for piece in _pieces(body, coding):
             size += len(piece)
             if size > limit:
@@ -74,6 +78,13 @@ def _why_not(body: bytes, coding: Coding) -> str | None:
     if coding == "zstd":
         return "it is truncated or damaged, or something follows its end"
     return None
+
+
+def _small_member(body: bytes, limit: int) -> bytes | None:
+    """What `_members` makes of a small body of one member, in half the time; None: it is another one."""
+    stream = isal_zlib.decompressobj(_GZIP)
+    piece = stream.decompress(body, _SMALL_STEP)
+    return piece if stream.eof and not stream.unused_data and len(piece) <= limit else None
 
 
 def _pieces(body: bytes, coding: Coding) -> Iterator[bytes]:

@@ -12,12 +12,15 @@ and, where they are needed to put the event back exactly as it was:
     "rules"         the version of the message whose rules it is read by (`Field.since`), where that matters; without it
                     4, which knew of no `kind`, `name`, `cache_write_tokens` and `reasoning_tokens`
     "cost_source"   the price list that its cost is from; it came without one
+    "digest"        what a second copy is compared by (16 hexadecimal digits), of an event that came over OTLP: there
+                    the event alone does not say it
     "shadowed"      the value of an unknown field that was itself called `_spendstream`
     "wire", "raw"   the original bytes (base64), of an event that intake would not take in the form of the line:
                     it is too long when written as JSON, has a 65th tag from lenient handling, or an unknown field that
                     is one in JSON
 """
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
@@ -40,6 +43,9 @@ MAX_LINE: Final = 8 * 1024 * 1024
 """Bytes of the longest line: more than the worst case of an event as JSON (6 bytes for one), and its original bytes."""
 
 
+DIGEST_DIGITS: Final = 16
+
+
 class _Meta(Struct, kw_only=True, omit_defaults=True):
     project: str
     organization: str
@@ -49,6 +55,7 @@ class _Meta(Struct, kw_only=True, omit_defaults=True):
     api: Api = "http"
     rules: Literal[4, 5] = 4
     cost_source: str | None = None
+    digest: str | None = None
     shadowed: Raw | msgspec.UnsetType = msgspec.UNSET
     wire: Literal["json", "proto"] = "json"
     raw: str | None = None
@@ -57,6 +64,7 @@ class _Meta(Struct, kw_only=True, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 _decode_line = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_meta = msgspec.json.Decoder(_Meta).decode
+_is_digest = re.compile(f"[0-9a-f]{{{DIGEST_DIGITS}}}").fullmatch
 _decode_count = msgspec.json.Decoder(int | None).decode
 _NULL: Final = Raw(b"null")
 
@@ -64,8 +72,9 @@ _NULL: Final = Raw(b"null")
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> bytes:
-    """The line of an event, without its end; `record` gives the event as the log keeps it."""
+def encode_line(source: Source, event: Event, record: Callable[[], bytes], digest: int | None = None) -> bytes:
+    """The line of an event, without its end; `record` gives the event as the log keeps it, `digest` is that of its row
+    where it is not made of the event alone."""
     fields = _fields(event)
     meta = _Meta(
         project=source.project,
@@ -75,6 +84,7 @@ def encode_line(source: Source, event: Event, record: Callable[[], bytes]) -> by
         handling=source.handling,
         api=source.api,
         cost_source=None if event.cost_source == CLIENT else event.cost_source,
+        digest=None if digest is None else f"{digest:016x}",
     )
     line = _encode(fields)
     unknown = source.rules >= RULES and source.payload == "protobuf" and not RECENT.isdisjoint(event.extra)
@@ -124,6 +134,8 @@ class Opened(NamedTuple):
     """It says how many input tokens were counted (`event.check`); False for original bytes that may not."""
     price: tuple[int, str] | None
     """Picodollars, and the price list they are from, of an event that came without a cost."""
+    digest: int | None
+    """That of its row, where it is not made of the event alone."""
 
 
 def open_line(line: bytes) -> Opened:
@@ -136,6 +148,7 @@ def open_line(line: bytes) -> Opened:
     fields = _open(line)
     meta = _meta(fields.pop(META, None))
     price = _price(fields, meta.cost_source)
+    digest = _digest(meta.digest)
     record = _encode(fields if meta.shadowed is msgspec.UNSET else {**fields, META: meta.shadowed})
     as_counted = meta.raw is None or _has_tokens_apart(fields)
     if meta.raw is not None:
@@ -161,7 +174,7 @@ def open_line(line: bytes) -> Opened:
         api=meta.api,
         rules=RULES if is_same else meta.rules,
     )
-    return Opened(source, record, as_counted, price)
+    return Opened(source, record, as_counted, price, digest)
 
 
 def _price(fields: dict[str, Raw], name: str | None) -> tuple[int, str] | None:
@@ -172,6 +185,14 @@ def _price(fields: dict[str, Raw], name: str | None) -> tuple[int, str] | None:
         return parse_cost(bytes(fields.pop("cost_usd", _NULL)).decode()), name
     except ValueError:
         raise Fault("invalid", "cost_usd", f"cost_usd must be the number that {META}.cost_source speaks of") from None
+
+
+def _digest(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _is_digest(text):
+        raise Fault("invalid", f"{META}.digest", f"{META}.digest must be {DIGEST_DIGITS} hexadecimal digits")
+    return int(text, 16)
 
 
 def _has_tokens_apart(fields: dict[str, Raw]) -> bool:

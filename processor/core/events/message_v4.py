@@ -49,7 +49,7 @@ class _Stored(Struct, array_like=True, gc=False):
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 
 
-class Parts(NamedTuple):
+class PartsV4(NamedTuple):
     """What version 5 has beside the cost sources, all of which are `columns.CLIENT` here, and the bodies."""
 
     requests: list[Request]
@@ -60,7 +60,7 @@ class Parts(NamedTuple):
     """The records of all requests, compressed."""
 
 
-def read(value: bytes) -> Parts:
+def read(value: bytes) -> PartsV4:
     """Raises `MsgspecError` and `ValueError`."""
     found = _decode(value)
     blocks = found.blocks
@@ -73,7 +73,7 @@ def read(value: bytes) -> Parts:
     dims = join_dictionaries(rows["dim"], [block.dims for block in blocks], sizes)
     rows["cost_source"] = (rows["flags"] & UNPRICED_FLAG) == 0
     rows["spare"] = 0
-    return Parts(requests, users, dims, rows.tobytes(), found.records)
+    return PartsV4(requests, users, dims, rows.tobytes(), found.records)
 
 
 def _source(stored: _Source) -> Source:

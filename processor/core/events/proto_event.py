@@ -116,7 +116,7 @@ _is_plain: Final = _plain(is_priced=True)
 _is_plain_but_for_cost: Final = _plain(is_priced=False)
 
 
-class Columns(dict[str, Sequence[Any]]):
+class ProtoColumns(dict[str, Sequence[Any]]):
     """A field -> its value in each event, as protobuf has it: the type's default where there is none."""
 
     spans: list[int]
@@ -125,7 +125,7 @@ class Columns(dict[str, Sequence[Any]]):
     """Those of calls without a cost."""
 
 
-def decode_all(records: Sequence[bytes], *, lenient: bool = False) -> Columns:
+def decode_all(records: Sequence[bytes], *, lenient: bool = False) -> ProtoColumns:
     """Parse and check the events of a request at a time; raises `ValueError` if they are not all plainly valid.
     `lenient`: calls may lack a cost.
 
@@ -166,7 +166,7 @@ def decode_all(records: Sequence[bytes], *, lenient: bool = False) -> Columns:
     )
     if not valid:
         raise ValueError
-    found = Columns(zip(_ASKED, columns, strict=True))
+    found = ProtoColumns(zip(_ASKED, columns, strict=True))
     found.spans, found.unpriced = spans, unpriced
     return found
 

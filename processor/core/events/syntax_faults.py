@@ -25,7 +25,7 @@ _skip_space = re.compile(r"[ \t\r\n]*").match
 _find_half = re.compile("[\ud800-\udfff]").search
 
 
-class Place(NamedTuple):
+class LinePlace(NamedTuple):
     """What could be read of a line."""
 
     cause: str | None
@@ -35,7 +35,7 @@ class Place(NamedTuple):
     event_id: str | None
 
 
-class Budget:
+class LineBudget:
     """How many more lines of a request are looked into. What is spent depends on nothing but its lines and their order:
     the same request has the same faults each time.
     """
@@ -53,7 +53,7 @@ class Budget:
         return True
 
 
-def syntax_fault(record: bytes, otherwise: str, budget: Budget | None = None) -> Fault:
+def syntax_fault(record: bytes, otherwise: str, budget: LineBudget | None = None) -> Fault:
     """The fault of a line that is UTF-8 and not JSON; `otherwise` is the decoder's own word for it, which is all there
     is to say of a long line, or when the `budget` is spent (None: the line is alone).
     """
@@ -65,29 +65,29 @@ def syntax_fault(record: bytes, otherwise: str, budget: Budget | None = None) ->
     return _fault(f"not valid JSON: {otherwise}", place)
 
 
-def encoding_fault(record: bytes, error: UnicodeDecodeError, budget: Budget | None = None) -> Fault:
+def encoding_fault(record: bytes, error: UnicodeDecodeError, budget: LineBudget | None = None) -> Fault:
     """The fault of a line that is not UTF-8; `budget`: see `syntax_fault`."""
     if record.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Fault("syntax", None, "not valid UTF-8 but UTF-16: send UTF-8")
     return _fault(f"not valid UTF-8 at byte {error.start}", _place(record, budget))
 
 
-def _fault(message: str, place: Place) -> Fault:
+def _fault(message: str, place: LinePlace) -> Fault:
     if place.name is not None:
         message = f"{message} (in {place.name[:MAX_KEY_SHOWN]!r})"
     return Fault("syntax", place.name if place.name in NAMES else None, message, place.event_id)
 
 
-def _place(record: bytes, budget: Budget | None) -> Place:
+def _place(record: bytes, budget: LineBudget | None) -> LinePlace:
     if len(record) > MAX_BYTES or not (budget is None or budget.spend()):
-        return Place(None, None, None)
+        return LinePlace(None, None, None)
     try:
         return _walk(record.decode("utf-8", "surrogateescape"))
     except RecursionError:
-        return Place(None, None, None)
+        return LinePlace(None, None, None)
 
 
-def _walk(text: str) -> Place:
+def _walk(text: str) -> LinePlace:
     """Go from field to field, as far as they can be read, for the first bad one and for the id."""
     constants: list[str] = []
     decoder = json.JSONDecoder(parse_constant=constants.append, parse_int=len, parse_float=len)
@@ -96,7 +96,7 @@ def _walk(text: str) -> Place:
     name: str | None = None
     at = _after_space(text, 0)
     if text[at : at + 1] != "{":
-        return Place(None, None, None)
+        return LinePlace(None, None, None)
     try:
         for _ in range(MAX_FIELDS):
             name = None
@@ -122,7 +122,7 @@ def _walk(text: str) -> Place:
     if event_id is not None and (len(event_id) > MAX_TEXT or _find_half(event_id)):
         event_id = None
     cause, name = found or (None, None)
-    return Place(cause, None if name is None or _find_half(name) else name, event_id)
+    return LinePlace(cause, None if name is None or _find_half(name) else name, event_id)
 
 
 def _expect(text: str, at: int, wanted: str) -> int:

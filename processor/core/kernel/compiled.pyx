@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The compiled kernel, one extension module. Whatever it takes, its Python twin takes with the same values."""
 
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 
 cdef extern from "Python.h":
     char* PyBytes_AsString(object) except NULL
@@ -16,3 +16,18 @@ include "rows.pxi"
 include "json.pxi"
 include "protobuf.pxi"
 include "probing.pxi"
+include "names.pxi"
+include "claims.pxi"
+include "parts.pxi"
+include "sums.pxi"
+include "keys.pxi"
+include "view.pxi"
+include "dims.pxi"
+include "dictionaries.pxi"
+include "cells.pxi"
+include "json_cells.pxi"
+include "protobuf_cells.pxi"
+include "id_hashes.pxi"
+include "spans.pxi"
+include "span_lines.pxi"
+include "homes.pxi"

@@ -5,6 +5,7 @@ cdef extern from "Python.h":
         void* buf
         Py_ssize_t len
     int PyBUF_SIMPLE
+    int PyBUF_WRITABLE
     char* PyByteArray_AsString(object) except NULL
     int PyObject_GetBuffer(object, Py_buffer*, int) except -1
     void PyBuffer_Release(Py_buffer*)
@@ -34,6 +35,16 @@ cdef const void* opened(Views* views, object array, Py_ssize_t items, Py_ssize_t
     PyObject_GetBuffer(array, view, PyBUF_SIMPLE)
     views.count += 1
     if (items >= 0 and view.len != items * size) or view.buf == NULL:
+        raise ValueError("an array of another size")
+    return view.buf
+
+
+cdef void* opened_to_write(Views* views, object array) except NULL:
+    # The same of any number of items.
+    cdef Py_buffer* view = &views.view[views.count]
+    PyObject_GetBuffer(array, view, PyBUF_WRITABLE)
+    views.count += 1
+    if view.buf == NULL:
         raise ValueError("an array of another size")
     return view.buf
 
@@ -226,3 +237,42 @@ def probe(table, kept, hashes, int bits):
         close(&views)
         free(parts)
         free(room)
+
+
+def put(table, hashes, numbers):
+    """`HashIndex._insert`: words for hashes and their numbers, into a table that has room for them.
+
+    Raises `ValueError` for arrays that do not fit together, and for a table without a free place: then some may be in it.
+    """
+    cdef Py_ssize_t count = len(hashes), size = len(table), i
+    cdef Views views
+    cdef uint64_t mask = size - 1, at, step, looked = 0
+    cdef uint64_t* words
+    cdef const uint64_t* hash_of
+    cdef const int64_t* number
+    views.count = 0
+    if not count:
+        return
+    try:
+        if size & (size - 1) or not size:
+            raise ValueError("the size of a table is a power of two")
+        words = <uint64_t*>opened_to_write(&views, table)
+        if views.view[0].len != 8 * size:
+            raise ValueError("an array of another size")
+        hash_of = <const uint64_t*>opened(&views, hashes, count, 16)
+        number = <const int64_t*>opened(&views, numbers, count, 8)
+        with nogil:
+            for i in range(count):
+                if i + AHEAD < count:
+                    PREFETCH(words + (hash_of[2 * (i + AHEAD)] & mask))
+                at, step, looked = hash_of[2 * i] & mask, hash_of[2 * i + 1] | 1, 0
+                while words[at] != 0 and looked <= mask:
+                    looked += 1
+                    at = (at + step) & mask
+                if looked > mask:
+                    break
+                words[at] = (hash_of[2 * i] >> 32 << 32) | (<uint64_t>number[i] + 1)
+        if looked > mask:
+            raise ValueError("a table without a free place")
+    finally:
+        close(&views)

@@ -11,7 +11,14 @@ cdef enum:
 
 
 cdef inline const uint8_t* varint(const uint8_t* p, const uint8_t* end, uint64_t* number) noexcept nogil:
-    # Behind a number of up to 63 bits; NULL if it is none, or has more bytes than it needs.
+    # Behind a number of up to 63 bits; NULL if it is none, or has more bytes than it needs. Most have a single byte.
+    if p < end and p[0] < 128:
+        number[0] = p[0]
+        return p + 1
+    return long_varint(p, end, number)
+
+
+cdef const uint8_t* long_varint(const uint8_t* p, const uint8_t* end, uint64_t* number) noexcept nogil:
     cdef uint64_t found = 0
     cdef int32_t shift = 0
     while p < end and shift < 63:
@@ -27,8 +34,11 @@ cdef inline const uint8_t* varint(const uint8_t* p, const uint8_t* end, uint64_t
 
 
 cdef inline bint is_utf8(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    cdef const uint8_t* start = p
     while p + 8 <= end and load64(p) & <uint64_t>0x8080808080808080 == 0:
         p += 8
+    if end - p < 8 and end - start >= 8 and load64(end - 8) & <uint64_t>0x8080808080808080 == 0:
+        return True  # what is before `p` is ASCII
     while p < end:
         if p[0] < 128:
             p += 1

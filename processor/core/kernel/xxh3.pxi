@@ -1,4 +1,5 @@
-# XXH3, 64 bits, seed 0, of up to 240 bytes: the hash that `columns` has from the library xxhash. A test compares them.
+# XXH3 of up to 240 bytes: 64 bits with seed 0, and 128 bits with any seed, as the library xxhash has them. A test
+# compares them.
 
 cdef enum:
     MOST_HASHED = 240
@@ -14,6 +15,7 @@ for _value, _digit in enumerate(_secret):
     SECRET[_value] = _digit
 
 cdef uint64_t PRIME_1 = 0x9E3779B185EBCA87, PRIME_2 = 0xC2B2AE3D27D4EB4F, PRIME_3 = 0x165667B19E3779F9
+cdef uint64_t PRIME_4 = 0x85EBCA77C2B2AE63
 cdef uint64_t MIX_1 = 0x165667919E3779F9, MIX_2 = 0x9FB21C651E98DF25
 
 
@@ -75,6 +77,43 @@ cdef uint64_t xxh3(const uint8_t* p, uint64_t n) noexcept nogil:
         h += mix16(p + 16 * i, SECRET + 16 * (i - 8) + 3)
     h += mix16(p + n - 16, SECRET + 119)
     return avalanche(h)
+
+
+cdef inline uint64_t mix16_seeded(const uint8_t* p, const uint8_t* secret, uint64_t seed) noexcept nogil:
+    return fold(load64(p) ^ (load64(secret) + seed), load64(p + 8) ^ (load64(secret + 8) - seed))
+
+
+cdef inline void mix32(
+    uint64_t* sums, const uint8_t* p, const uint8_t* q, const uint8_t* secret, uint64_t seed
+) noexcept nogil:
+    sums[0] = (sums[0] + mix16_seeded(p, secret, seed)) ^ (load64(q) + load64(q + 8))
+    sums[1] = (sums[1] + mix16_seeded(q, secret + 16, seed)) ^ (load64(p) + load64(p + 8))
+
+
+cdef void xxh3_128(const uint8_t* p, uint64_t n, uint64_t seed, uint64_t* digest) noexcept nogil:
+    # `n`: from 17 to MOST_HASHED. The digest in the order of its bytes: the upper half first, both big-endian.
+    cdef uint64_t sums[2]
+    cdef uint64_t i, low, high
+    sums[0], sums[1] = n * PRIME_1, 0
+    if n <= 128:
+        if n > 96:
+            mix32(sums, p + 48, p + n - 64, SECRET + 96, seed)
+        if n > 64:
+            mix32(sums, p + 32, p + n - 48, SECRET + 64, seed)
+        if n > 32:
+            mix32(sums, p + 16, p + n - 32, SECRET + 32, seed)
+        mix32(sums, p, p + n - 16, SECRET, seed)
+    else:
+        for i in range(4):
+            mix32(sums, p + 32 * i, p + 32 * i + 16, SECRET + 32 * i, seed)
+        sums[0], sums[1] = avalanche(sums[0]), avalanche(sums[1])
+        for i in range(4, n // 32):
+            mix32(sums, p + 32 * i, p + 32 * i + 16, SECRET + 3 + 32 * (i - 4), seed)
+        mix32(sums, p + n - 16, p + n - 32, SECRET + 103, <uint64_t>0 - seed)
+    low = sums[0] + sums[1]
+    high = sums[0] * PRIME_1 + sums[1] * PRIME_4 + (n - seed) * PRIME_2
+    digest[0] = swap64(<uint64_t>0 - avalanche(high))
+    digest[1] = swap64(avalanche(low))
 
 
 def xxh3_of(bytes text not None):

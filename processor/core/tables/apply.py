@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from processor.core.clock import KINDS, month_start, window_start
@@ -17,15 +18,14 @@ from processor.core.events.source import Request
 from processor.core.growing_arrays import I64, Records
 from processor.core.partitioning import U64
 from processor.core.tables import dedupe, row_block, row_bytes, table_rows
-from processor.core.tables.claim_keys import ClaimKeys
-from processor.core.tables.claims import Claimed
+from processor.core.tables.dedupe import Claimed, ClaimKeys
 from processor.core.tables.event_kinds import EventKinds
 from processor.core.tables.horizon import Horizon
 from processor.core.tables.hour_rows import HourRows
 from processor.core.tables.latency_rows import LatencyRows
 from processor.core.tables.row_marks import Dead, Singles
 from processor.core.tables.table_rows import NEVER, WINDOW_SIZE, Counts, Progress, Scope, Sums, WindowKey
-from processor.core.tables.user_rows import UserChanges, UserRows, blocks_of
+from processor.core.tables.user_rows import UserChanges, UserRows, blocks_of, pieces_of
 
 Record = tuple[bytes, bytes | None]
 
@@ -33,81 +33,72 @@ Row = Counts | Progress | Horizon
 """A row that is an object."""
 
 
-class Changes:
+class Changes(Struct):
     """The changes of a flush, to be made durable before their messages are acknowledged.
 
     The values are those at the time of `drain_changes`. The progress comes last: a reader of the changelog has a whole
     flush when it has the progress.
     """
 
-    def __init__(
-        self,
-        tables_: "Tables",
-        users: UserChanges,
-        hours: Singles,
-        latencies: Singles,
-        rows: list[tuple[Row, bytes | None]],
-        claimed: list[Claimed],
-        offset: int,
-    ) -> None:
-        self._tables = tables_
-        self._users = users
-        self._hours = hours
-        self._latencies = latencies
-        self._rows = rows
-        self.claimed = claimed
-        self.offset = offset
-        """The last offset of the events that these changes contain."""
+    tables: "Tables"
+    users: UserChanges
+    hours: Singles
+    latencies: Singles
+    rows: list[tuple[Row, bytes | None]]
+    """Of other kinds, with their values; None: a tombstone."""
+    claimed: list[Claimed]
+    offset: int
+    """The last offset of the events that these changes contain."""
 
     def __len__(self) -> int:
         """Return the number of changed rows."""
-        return len(self._users.rows) + self._count_of_others()
+        return len(self.users.rows) + self._count_of_others()
 
     def packed(self) -> list[Record]:
         """Return keys and values for the changelog, with users' rows in blocks; value None: a tombstone."""
-        key = row_block.key_of(self._tables.partition)
-        blocks: list[Record] = [(key, row_block.encode(block)) for _, block in blocks_of(self._users)]
+        key = row_block.key_of(self.tables.partition)
+        blocks: list[Record] = [(key, row_block.encode(block)) for block in blocks_of(self.users, self.tables.seed)]
         return blocks + self._others()
 
     def singles(self) -> list[Record]:
         """Return the same with a record for each row."""
-        return [*self._users.block.pairs(), *self._others()]
+        return [*row_block.pairs(self.users.keys, self.users.values), *self._others()]
 
     def _others(self) -> list[Record]:
-        rows: list[Record] = [(row.key, value) for row, value in self._rows]
-        return [*self._users.wide.records, *self._hours.records, *self._latencies.records, *rows]
+        rows: list[Record] = [(row.key, value) for row, value in self.rows]
+        return [*self.users.wide.records, *self.hours.records, *self.latencies.records, *rows]
 
     def _count_of_others(self) -> int:
-        columns = (self._users.wide, self._hours, self._latencies)
-        return sum(len(changed.rows) for changed in columns) + len(self._rows)
+        columns = (self.users.wide, self.hours, self.latencies)
+        return sum(len(changed.rows) for changed in columns) + len(self.rows)
 
     def wrote_packed(self, first: int) -> list[Dead]:
         """Note that the records of `packed` are in the changelog from `first` on; return those that they replace."""
         dead = []
-        for rows, _ in blocks_of(self._users):
-            dead += self._tables.users.wrote(rows, first)
+        for piece in pieces_of(self.users):
+            dead += self.tables.users.wrote(self.users.rows[piece], first)
             first += 1
         return dead + self._wrote_others(np.arange(first, first + self._count_of_others()))
 
     def wrote_singly(self, offsets: Sequence[int]) -> list[Dead]:
         """Note that the records of `singles` are in the changelog at `offsets`; return those they replace."""
-        rows = self._users.rows
+        rows = self.users.rows
         places = np.array(offsets, np.int64)
-        dead = self._tables.users.wrote_singly(rows, places[: len(rows)])
+        dead = self.tables.users.wrote_singly(rows, places[: len(rows)])
         return dead + self._wrote_others(places[len(rows) :])
 
     def _wrote_others(self, offsets: I64) -> list[Dead]:
         dead = []
-        tables_, start = self._tables, 0
+        tables, start = self.tables, 0
         for wrote, (rows, _) in (
-            (tables_.users.wrote_singly, self._users.wide),
-            (tables_.hours.wrote, self._hours),
-            (tables_.latencies.wrote, self._latencies),
+            (tables.users.wrote_singly, self.users.wide),
+            (tables.hours.wrote, self.hours),
+            (tables.latencies.wrote, self.latencies),
         ):
             if len(rows):
                 dead += wrote(rows, offsets[start : start + len(rows)])
                 start += len(rows)
-        for offset, (row, value) in zip(offsets[start:].tolist(), self._rows, strict=True):
+        for offset, (row, value) in zip(offsets[start:].tolist(), self.rows, strict=True):
             if row.changelog != NEVER:
                 dead.append(Dead(row.changelog, 1))
             if value is None:  # a tombstone may be deleted once the records before it are
@@ -122,7 +113,8 @@ class Tables:
     def __init__(self, partition: int, salt: bytes, index: dedupe.ClaimIndex) -> None:
         self.partition = partition
         self.progress = Progress(table_rows.encode_key(partition, "progress"))
-        self.users = UserRows(partition, row_block.seed_of(salt))
+        self.seed = row_block.seed_of(salt)
+        self.users = UserRows(partition)
         self.hours = HourRows(partition)
         self.latencies = LatencyRows(self.hours, partition)
         self.windows: dict[WindowKey, Counts] = {}
@@ -211,7 +203,7 @@ class Tables:
         rows = rows if isinstance(chosen, slice) else rows.take(chosen)  # an index would copy them field by field
         offsets, errors = offsets[chosen], kinds["error"]
         hours = kinds["hour"].astype(np.int64)
-        self.users.add(offsets, kinds["group"].astype(np.int64), users, names, rows, errors)
+        self.users.add_to(self.users.rows_of(kinds["group"].astype(np.int64), users, names), offsets, rows, errors)
         self.hours.add_to(hours, offsets, rows, errors)
         self.latencies.add(hours, offsets, rows["latency"])
 
@@ -376,7 +368,7 @@ class Tables:
         """Return the beginnings of the keys of users' rows, of hours' rows and of latencies."""
         return b'[%d,"user",' % self.partition, b'[%d,"hour",' % self.partition, b'[%d,"latency",' % self.partition
 
-    def restore_newest(self, keys: list[bytes], values: Records, offsets: I64, hashes: Records, size: int) -> None:
+    def restore_newest(self, keys: list[bytes], values: Records, offsets: I64, size: int) -> None:
         """Read back sums in their packed form: the newest records of different keys. See `UserRows.restore`."""
         of_users, of_hours, _ = self._starts()
         others = [place for place, key in enumerate(keys) if not key.startswith(of_users)]
@@ -388,9 +380,9 @@ class Tables:
                 self.hours.restore([keys[place] for place in hours], values.take(hours), offsets.take(hours))
             users = np.delete(np.arange(len(keys)), others)
             keys = [keys[place] for place in users.tolist()]
-            values, offsets, hashes = values.take(users), offsets.take(users), hashes.take(users)
+            values, offsets = values.take(users), offsets.take(users)
         if keys:
-            self.users.restore(keys, values, offsets, hashes, size)
+            self.users.restore(keys, values, offsets, size)
 
     def _restore_found(self, *found: dict[bytes, tuple[bytes, int]]) -> None:
         """Read back values by their keys, with the offsets of their records: packed ones of users and of hours, and
@@ -418,7 +410,7 @@ class Tables:
         elif kind == row_block.KIND and value is not None:
             block = row_block.decode(value)
             offsets = np.full(len(block), changelog)
-            self.users.restore(block.keys, block.values, offsets, block.hashes, len(block))
+            self.users.restore(block.keys, block.values, offsets, len(block))
         elif kind == "latency":
             if value is None:
                 self.latencies.remove(key)

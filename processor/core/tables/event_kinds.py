@@ -11,9 +11,11 @@ from typing import Final, cast
 import numpy as np
 
 from processor.core.events.columns import Dim
+from processor.core.events.compiled_rows import PackedDims
 from processor.core.events.fields import ERRORS
 from processor.core.events.message import Message
 from processor.core.growing_arrays import I64, Records, Segments
+from processor.core.hash_index import HashIndex, name_hashes
 from processor.core.tables.hour_rows import HourRows
 from processor.core.tables.table_rows import HOURS_PER_DAY
 from processor.core.tables.user_rows import UserRows
@@ -21,6 +23,7 @@ from processor.core.tables.user_rows import UserRows
 MAX_KINDS: Final = 16_384
 """Cached kinds, about 300 bytes each, beside those of the messages applied last."""
 
+_NUMBER: Final = np.array((0,), [("kind", "<i4")])
 _KIND: Final = np.dtype([("group", "<i4"), ("hour", "<i4"), ("error", "?"), ("_", "V3")])
 
 
@@ -35,6 +38,9 @@ class EventKinds:
         self._kinds = Segments(np.zeros((), _KIND))
         self._new: list[tuple[str, Dim]] = []
         """Kinds that have a number, and are not in `_kinds` yet."""
+        self._packed = HashIndex()
+        self._of_packed = Segments(_NUMBER)
+        """The kinds of what is known by the hash of its bytes (`PackedDims`)."""
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -48,8 +54,9 @@ class EventKinds:
         if len(self) > MAX_KINDS:
             self._projects.clear()
             self._kinds = Segments(np.zeros((), _KIND))
+            self._packed, self._of_packed = HashIndex(), Segments(_NUMBER)
         # Codes of (project, dim) over all messages: each project of a message has all of its dims, and uses some.
-        sections: list[tuple[str, list[Dim], int]] = []
+        sections: list[tuple[str, Sequence[Dim], int]] = []
         starts: list[int] = []
         counts: list[int] = []
         end = 0
@@ -72,11 +79,30 @@ class EventKinds:
             known = self._projects.get(project)
             if known is None:
                 known = self._projects[project] = _OfProject(self, project)
+            if isinstance(names, PackedDims):
+                numbers[used + start] = self._numbers_of(names, used, project, known)
+                continue
             met = names if len(used) == len(names) else [names[place] for place in used.tolist()]
             numbers[used + start] = list(map(known.__getitem__, met))
         if self._new:
             self._make()
         return self._kinds.take(numbers[codes])
+
+    def _numbers_of(self, dims: PackedDims, used: I64, project: str, known: "_OfProject") -> I64:
+        """Return the kinds of some `Dim`s of a project. Only those that were not met before are decoded."""
+        hashes = dims.hashes.take(used)
+        low, high = name_hashes([project])[0].item()
+        hashes["low"] ^= np.uint64(low)
+        hashes["high"] ^= np.uint64(high)
+        found = self._packed.find(hashes)
+        unknown = np.flatnonzero(found < 0)
+        if len(unknown):
+            once = np.sort(np.unique(hashes[unknown], return_index=True)[1])
+            self._packed.add(hashes[unknown[once]])
+            made = np.array([(known[dims.one(place)],) for place in used[unknown[once]].tolist()], _NUMBER.dtype)
+            self._of_packed.put(self._of_packed.extend(len(made)), made)
+            found[unknown] = self._packed.find(hashes[unknown])
+        return self._of_packed.column("kind", found).astype(np.int64)
 
     def number(self, project: str, dim: Dim) -> int:
         """Give a new kind a number."""

@@ -27,7 +27,7 @@ Found = Literal["same", "other", "missing", "unknown"]
 no digest to compare with, or nothing was applied, or the message is older than what is kept."""
 
 
-class Range(NamedTuple):
+class OffsetRange(NamedTuple):
     """Offsets from `start` on, before `end`."""
 
     start: int
@@ -78,7 +78,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The first offset beyond the progress whose claims are not those of the message that stands there, or of none."""
     regrown: int | None = None
     """The first offset up to the progress at which a message stands that was not applied, where that was looked for."""
-    holes: Sequence[Range] = ()
+    holes: Sequence[OffsetRange] = ()
     """Ranges up to the progress in which messages are missing, as far as that can be told."""
     base: int = NEVER
     """The offset up to which a sealed checkpoint stands for events that retention has deleted."""
@@ -167,15 +167,15 @@ def unrecorded(losses: Iterable[Loss], recorded: Sequence[Loss]) -> list[Loss]:
     """Those parts of `losses` that no recorded loss of the same topic covers."""
     found = []
     for loss in losses:
-        parts = [Range(loss.start, loss.end)]
+        parts = [OffsetRange(loss.start, loss.end)]
         for other in recorded:
             if other.topic == loss.topic and other.ids >= loss.ids:
                 parts = [
                     piece
                     for part in parts
                     for piece in (
-                        Range(part.start, min(part.end, other.start)),
-                        Range(max(part.start, other.end), part.end),
+                        OffsetRange(part.start, min(part.end, other.start)),
+                        OffsetRange(max(part.start, other.end), part.end),
                     )
                     if piece.start < piece.end
                 ]
@@ -183,9 +183,9 @@ def unrecorded(losses: Iterable[Loss], recorded: Sequence[Loss]) -> list[Loss]:
     return found
 
 
-def void_ranges(lost: Iterable[Loss]) -> list[Range]:
+def void_ranges(lost: Iterable[Loss]) -> list[OffsetRange]:
     """Ranges of events whose claims are no claims: no table contains what they stood for."""
-    return [Range(loss.start, loss.end) for loss in lost if loss.topic == EVENTS and not loss.counted]
+    return [OffsetRange(loss.start, loss.end) for loss in lost if loss.topic == EVENTS and not loss.counted]
 
 
 def _cut_at(facts: Facts, known: int) -> int | None:
@@ -242,7 +242,7 @@ def _can_replay(facts: Facts, base: int) -> bool:
         return False
     gone = [
         *facts.holes,
-        *(Range(loss.start, loss.end) for loss in facts.lost if loss.counted and loss.topic == EVENTS),
+        *(OffsetRange(loss.start, loss.end) for loss in facts.lost if loss.counted and loss.topic == EVENTS),
     ]
     return not any(each.end > base + 1 for each in gone)
 

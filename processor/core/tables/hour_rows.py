@@ -23,7 +23,8 @@ class HourRows(SumRows):
     """
 
     def __init__(self, partition: int) -> None:
-        super().__init__()
+        self._keys: list[bytes] = []
+        super().__init__(self._keys)
         self._partition = partition
         self._numbers: dict[HourKey, int] = {}
 

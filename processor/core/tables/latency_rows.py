@@ -7,14 +7,17 @@ takes one page of 128 bytes instead of 256 counts.
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
+from types import ModuleType
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.core import growing_arrays
 from processor.core.events import latency
 from processor.core.growing_arrays import I64, Segments
+from processor.core.kernel.loaded import kernel
 from processor.core.tables import table_rows
 from processor.core.tables.hour_rows import HourRows
 from processor.core.tables.row_marks import Dead, RowMarks, Singles, dead_singles
@@ -82,11 +85,19 @@ class LatencyRows:
 
         `rows` and `offsets` have the number of the hour and the message's offset of each event, in the order of the
         log. Events that were not measured are left out. All these histograms are written again, see `SumRows.add_to`.
+
+        The compiled kernel counts one event after the other, where it runs and no histogram contains its message.
         """
+        self._grow()
+        if kernel is not None and self._add_compiled(kernel, rows, offsets, buckets):
+            return
+        self._add_by_numpy(rows, offsets, buckets)
+
+    def _add_by_numpy(self, rows: I64, offsets: I64, buckets: NDArray[np.uint8]) -> None:
+        """`add` with as many calls for all events as for one."""
         known = buckets != latency.UNKNOWN
         if not known.all():
             rows, offsets, buckets = rows[known], offsets[known], buckets[known]
-        self._grow()
         held = self._offsets.column("offset", rows)
         is_open = held < offsets
         self._marks.touch_each(rows)
@@ -96,6 +107,32 @@ class LatencyRows:
         self._set_offsets(rows, offsets)
         for part, at, _ in self._counts.split(self._cells(rows << 8 | buckets)):
             np.add.at(part["count"], at, 1)  # counts an index as often as it comes
+
+    def _add_compiled(self, chosen: ModuleType, rows: I64, offsets: I64, buckets: NDArray[np.uint8]) -> bool:
+        """`add` by the kernel. False: a histogram contains its message; nothing has changed then, but that pages of the
+        others may exist already."""
+        buckets = np.ascontiguousarray(buckets)
+        while True:
+            counted = chosen.count_latencies(
+                self._offsets.parts,
+                self._pages.parts,
+                self._counts.parts,
+                self._marks.parts,
+                growing_arrays.BITS,
+                _PAGE_BITS,
+                rows,
+                offsets,
+                buckets,
+                NEVER,
+            )
+            if counted is None:
+                return False
+            touched, came, missing = counted
+            if not missing:
+                self._marks.touched(touched)
+                self._length += came
+                return True
+            self._make_pages(np.unique(np.frombuffer(missing, np.int64)))
 
     def _grow(self) -> None:
         """Have a histogram for each number."""
@@ -117,11 +154,16 @@ class LatencyRows:
         missing = np.flatnonzero(pages < 0)
         if len(missing):
             fresh = np.unique(places[missing])
-            made = self._counts.extend(len(fresh) * _PAGE)[::_PAGE] >> _PAGE_BITS
-            for part, at, which in self._pages.split(fresh):
-                part["page"][at] = made[which]
+            made = self._make_pages(fresh)
             pages[missing] = made[np.searchsorted(fresh, places[missing])]
         return pages << _PAGE_BITS | pairs & _PAGE - 1
+
+    def _make_pages(self, places: I64) -> I64:
+        """Make the pages of these places, each `row * _PAGES + page of its histogram`; return their numbers."""
+        made = self._counts.extend(len(places) * _PAGE)[::_PAGE] >> _PAGE_BITS
+        for part, at, which in self._pages.split(places):
+            part["page"][at] = made[which]
+        return made
 
     def touch_all(self) -> None:
         """Have every histogram written with the next flush."""

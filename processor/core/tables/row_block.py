@@ -20,9 +20,10 @@ import numpy as np
 import xxhash
 from msgspec import Struct
 
-from processor.core.events.lines import SEPARATOR, Lines
+from processor.core.events.ndjson import SEPARATOR, Lines
 from processor.core.growing_arrays import Records
 from processor.core.hash_index import HASH
+from processor.core.kernel.loaded import kernel
 from processor.core.tables import row_bytes
 
 VERSION: Final = 1
@@ -45,9 +46,7 @@ class RowBlock(Struct):
 
     def pairs(self) -> list[tuple[bytes, bytes]]:
         """Key and value of each row, as if it had a record of its own."""
-        joined = self.values.tobytes()
-        starts = range(0, len(joined), row_bytes.SIZE)
-        return [(key, joined[start : start + row_bytes.SIZE]) for key, start in zip(self.keys, starts, strict=True)]
+        return pairs(self.keys, self.values)
 
 
 class _Wire(Struct, array_like=True, gc=False):
@@ -61,6 +60,13 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Wire).decode
 
 
+def pairs(keys: Sequence[bytes], values: Records) -> list[tuple[bytes, bytes]]:
+    """Key and value of rows that have a record each."""
+    joined = values.tobytes()
+    starts = range(0, len(joined), row_bytes.SIZE)
+    return [(key, joined[start : start + row_bytes.SIZE]) for key, start in zip(keys, starts, strict=True)]
+
+
 def key_of(partition: int) -> bytes:
     """The key of a partition's blocks."""
     return b'[%d,"rows"]' % partition
@@ -72,7 +78,9 @@ def seed_of(salt: bytes) -> int:
 
 
 def key_hashes(keys: Collection[bytes], seed: int) -> Records:
-    """The hashes of rows' keys; 0.15 µs each."""
+    """The hashes of rows' keys; 0.15 µs each, 0.03 in the compiled kernel."""
+    if kernel is not None:
+        return np.frombuffer(kernel.key_hashes(list(keys), seed, xxhash.xxh3_128_digest), HASH)
     digest = xxhash.xxh3_128_digest
     return np.frombuffer(b"".join([digest(key, seed) for key in keys]), HASH)
 

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from processor.core.growing_arrays import I64, Segments
+from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.tables.table_rows import NEVER
 
 _MARK: Final = np.dtype([("changelog", "<i8"), ("dirty", "<i4"), ("_", "<i4")])
@@ -51,6 +51,17 @@ class RowMarks:
                 part["dirty"][at] = 1
             self._dirty.append(fresh)
             self.changed += len(fresh)
+
+    @property
+    def parts(self) -> list[Records]:
+        """The segments of the marks, for the compiled kernel, which sets them and then has `touched` called."""
+        return self._marks.parts
+
+    def touched(self, rows: bytes) -> None:
+        """Note distinct rows, numbers of 64 bits, that were marked as waiting. They are written in their order."""
+        if rows:
+            self._dirty.append(np.sort(np.frombuffer(rows, np.int64)))
+            self.changed += len(self._dirty[-1])
 
     def touch_each(self, rows: I64) -> None:
         """Have rows written with the next flush; `rows` may repeat.

@@ -6,13 +6,16 @@ are Python integers in an object of its own.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from types import ModuleType
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from processor.core import growing_arrays
 from processor.core.events.columns import Rows
 from processor.core.growing_arrays import I64, Records, Segments
+from processor.core.kernel.loaded import kernel
 from processor.core.tables import grouped_sums, row_bytes
 from processor.core.tables.row_marks import RowMarks
 from processor.core.tables.row_sums import AMOUNTS, words_of
@@ -29,19 +32,27 @@ _NOTHING["offset"] = NEVER
 Mask = NDArray[np.bool_]
 
 
+class Keys(Protocol):
+    """The changelog keys of rows, by number."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, number: int, /) -> bytes: ...
+
+
 class SumRows:
     """The sums and marks of rows. A subclass maps keys to the numbers of rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
+        """`keys` is the subclass's, which adds to it and then calls `_grow`."""
         self._values = Segments(_NOTHING)
         self._marks = RowMarks()
-        self._keys: list[bytes] = []
+        self._keys_by_number = keys
         self._wide: dict[int, Sums] = {}
         self._tally: tuple[int, int] | None = (0, 0)
         """Rows that have events, and these events; None: rows were read back since they were counted."""
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys_by_number)
 
     @property
     def changed(self) -> int:
@@ -55,7 +66,7 @@ class SumRows:
         Kept up with what is added; after rows were read back it looks at all of them once (20 ms for a million).
         """
         if self._tally is None:
-            requests = self._values.column("requests", np.arange(len(self._keys)), ascending=True)
+            requests = self._values.column("requests", np.arange(len(self._keys_by_number)), ascending=True)
             wide = list(self._wide.values())
             events = int(requests.sum(dtype=np.int64)) + sum(row.requests for row in wide)
             self._tally = int(np.count_nonzero(requests)) + sum(row.requests > 0 for row in wide), events
@@ -63,16 +74,16 @@ class SumRows:
 
     def _all(self) -> Iterator[tuple[int, Sums]]:
         """Yield number and sums of all rows that have events. Makes an object for each: not for the hot path."""
-        values, changelogs = self._values.take(np.arange(len(self._keys))), self._marks.all_changelogs()
+        values, changelogs = self._values.take(np.arange(len(self._keys_by_number))), self._marks.all_changelogs()
         for row, (value, changelog) in enumerate(zip(values.tolist(), changelogs.tolist(), strict=True)):
-            found = self._wide.get(row) or sums_of(self._keys[row], value)
+            found = self._wide.get(row) or sums_of(self._keys_by_number[row], value)
             if found.requests:  # one that was taken away has none
                 found.changelog = changelog
                 yield row, found
 
     def _grow(self) -> None:
         """Add a row without events for each key that has none."""
-        count = len(self._keys) - len(self._marks)
+        count = len(self._keys_by_number) - len(self._marks)
         self._values.extend(count)
         self._marks.extend(count)
 
@@ -83,7 +94,14 @@ class SumRows:
 
         `rows` and `offsets` have the row and the message's offset of each event, in the order of the log. All these
         rows are written with the next flush, also those that contain the message: memory may be ahead of the changelog.
+
+        The compiled kernel adds one event after the other, where it runs and nothing is out of the ordinary.
         """
+        if kernel is None or not self._add_compiled(kernel, rows, offsets, events, errors):
+            self._add_by_numpy(rows, offsets, events, errors)
+
+    def _add_by_numpy(self, rows: I64, offsets: I64, events: Rows, errors: Mask) -> None:
+        """`add_to` with as many calls for all events as for one."""
         is_open = self._values.column("offset", rows) < offsets
         if not is_open.all():
             self._marks.touch_each(rows[~is_open])
@@ -105,6 +123,25 @@ class SumRows:
                 self._add_exactly(added.where(is_wide))
                 added = added.where(~is_wide)
         self._add(added)
+
+    def _add_compiled(self, chosen: ModuleType, rows: I64, offsets: I64, events: Rows, errors: Mask) -> bool:
+        """`add_to` by the kernel. False: there is a wide row, one that contains its message, or a sum that may not fit
+        into 64 bits; nothing has changed then."""
+        if self._wide and np.isin(rows, list(self._wide)).any():
+            return False
+        values, marks, failed = self._values.parts, self._marks.parts, np.ascontiguousarray(errors)
+        added = chosen.add_sums(
+            values, marks, growing_arrays.BITS, rows, offsets, events, failed, grouped_sums.SAFE, _MAX_COUNT
+        )
+        if added is None:
+            return False
+        touched, over, came = added
+        self._marks.touched(touched)
+        if self._tally is not None:
+            self._tally = self._tally[0] + came, self._tally[1] + len(rows)
+        for row in np.unique(np.frombuffer(over, np.int64)).tolist():
+            self._put(row, self._get(row))
+        return True
 
     def _add(self, added: grouped_sums.Grouped) -> None:
         values = self._values.take(added.codes)
@@ -128,7 +165,7 @@ class SumRows:
 
     def _get(self, row: int) -> Sums:
         """A row by itself; to be given back to `_put`."""
-        return self._wide.get(row) or sums_of(self._keys[row], self._values.take(np.array([row])).tolist()[0])
+        return self._wide.get(row) or sums_of(self._keys_by_number[row], self._values.take(np.array([row])).tolist()[0])
 
     def _put(self, row: int, found: Sums) -> None:
         """Set what a row says: in columns if it fits."""
@@ -144,7 +181,7 @@ class SumRows:
 
     def touch_all(self) -> None:
         """Have every row with events written with the next flush."""
-        numbers = np.arange(len(self._keys))
+        numbers = np.arange(len(self._keys_by_number))
         is_there = self._values.column("requests", numbers) > 0
         is_there[list(self._wide)] = True
         self._marks.touch(numbers[is_there])
@@ -159,12 +196,12 @@ class SumRows:
         self._values.put(rows, values)
         for place in np.flatnonzero(_is_over(values)).tolist():
             row = int(rows[place])
-            self._put(row, sums_of(self._keys[row], values[place].tolist()))
+            self._put(row, sums_of(self._keys_by_number[row], values[place].tolist()))
 
     def _replace_one(self, row: int, found: Sums | None) -> None:
         """Replace the sums of a row, which may not fit into columns. None: the row is deleted."""
         self._tally = None
-        self._put(row, found or Sums(self._keys[row]))
+        self._put(row, found or Sums(self._keys_by_number[row]))
 
     def changelogs(self) -> I64:
         """Return the offset of each row's newest record, `NEVER` for a row that has none."""

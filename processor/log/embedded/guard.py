@@ -52,14 +52,11 @@ class Guard:
         """
         for path, file in zip(self._paths, self._files, strict=True):
             try:
-                found: _File | None = _file(path)
-            except FileNotFoundError:
-                found = None
+                found = _file(path)
             except OSError as error:
-                raise LogUnavailable(f"cannot look at {path}: {error}") from error
+                raise _lost(path, error) from error
             if found != file:
-                what = "deleted" if found is None else "replaced"
-                raise LogBroken(f"{path} was {what} while it was in use: nothing more can be kept in it")
+                raise LogBroken(f"{path} was replaced while it was in use: nothing more can be kept in it")
 
     def check_lock(self) -> None:
         """Raise `LogBroken` if this process no longer holds SQLite's lock. The first call finds out who holds it.
@@ -119,3 +116,10 @@ def wal_of(path: Path) -> Path:
 def _file(path: str) -> _File:
     found = os.stat(path)  # noqa: PTH116 - a tenth of a Path's time, at each commit
     return found.st_dev, found.st_ino
+
+
+def _lost(path: str, error: OSError) -> LogUnavailable:
+    """Why nothing is written where one of the files cannot be looked at."""
+    if isinstance(error, FileNotFoundError):
+        return LogBroken(f"{path} was deleted while it was in use: nothing more can be kept in it")
+    return LogUnavailable(f"cannot look at {path}: {error}")

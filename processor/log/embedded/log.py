@@ -80,7 +80,7 @@ CREATE TABLE committed (
 """
 
 
-class Block(NamedTuple):
+class RecordBlock(NamedTuple):
     """Records of one partition without an object for each, the newest first."""
 
     offsets: list[int]
@@ -634,7 +634,7 @@ class Log:
             rows.close()
         return found
 
-    def block_before(self, tp: TopicPartition, start: int, end: int, limit: int) -> Block | None:
+    def block_before(self, tp: TopicPartition, start: int, end: int, limit: int) -> RecordBlock | None:
         """Up to `limit` records from below `end` on downwards, not below `start`; None: there are none.
 
         Of topics whose keys are JSON. One step of SQLite, which gives up the GIL at each: a fifth of `read`'s time.
@@ -647,7 +647,7 @@ class Log:
             " FROM (SELECT * FROM record WHERE id >= ?1 + ?2 AND id < ?1 + ?3 ORDER BY id DESC LIMIT ?4)"
         )
         [(offsets, keys, lengths, values, ats, sums)] = self._db.execute(query, (base, start, end, limit))
-        found = Block(
+        found = RecordBlock(
             _decode_offsets(offsets),
             (keys or b"").split(b"\n"),
             _decode_lengths(lengths),
@@ -662,7 +662,7 @@ class Log:
             raise LogError(f"{tp.topic} has a key with a line break")
         return found
 
-    def verify(self, tp: TopicPartition, block: Block, places: Sequence[int]) -> None:
+    def verify(self, tp: TopicPartition, block: RecordBlock, places: Sequence[int]) -> None:
         """Compare the checksums of the records at these places of a block. Raises `DamagedRecord`. 0.5 µs each."""
         base = self.number(tp) << OFFSET_BITS
         offsets, keys, lengths, values, ats, sums = block

@@ -15,8 +15,8 @@ import numpy as np
 from processor.core.growing_arrays import Records
 from processor.core.hash_index import HashIndex
 from processor.core.tables import row_block, row_bytes
-from processor.log.embedded.log import Block, Log
-from processor.log.records import Found, Record, Row, TopicPartition
+from processor.log.embedded.log import Log, RecordBlock
+from processor.log.records import NewestRecords, Record, Row, TopicPartition
 
 FOLD: Final = 1_000_000
 """Rows kept together, about 400 bytes each."""
@@ -25,7 +25,7 @@ BLOCK: Final = 5000
 """Records looked at together."""
 
 
-class Kept:
+class KeptRecords:
     """Records of one partition that were read forwards and are applied later: the newest of each key.
 
     All blocks of rows are kept: they share one key, but each has rows of its own.
@@ -62,7 +62,7 @@ class Kept:
         return found
 
 
-def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found]:
+def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[NewestRecords]:
     """Yield the newest record of each key between two offsets, from the last offset downwards. Blocks.
 
     A replaced record costs about 1 µs, less in a block. Raises `ValueError` for a block of another format, and
@@ -89,7 +89,7 @@ def newest(log: Log, tp: TopicPartition, start: int, end: int) -> Iterator[Found
                 yield _found_in(record, seen)
 
 
-def _found_in(record: Record, seen: HashIndex) -> Found:
+def _found_in(record: Record, seen: HashIndex) -> NewestRecords:
     """Return the rows of a block that no newer record has replaced."""
     block = row_block.decode(record.value or b"")
     unknown = np.flatnonzero(seen.find(block.hashes) < 0)
@@ -98,10 +98,10 @@ def _found_in(record: Record, seen: HashIndex) -> Found:
     keys = list(map(block.keys.__getitem__, unknown.tolist()))
     replaced = [] if keys else [record.offset]
     offsets = np.full(len(keys), record.offset)
-    return Found(keys, hashes, block.values.take(unknown), offsets, [], replaced, len(block))
+    return NewestRecords(keys, hashes, block.values.take(unknown), offsets, [], replaced, len(block))
 
 
-def _found(block: Block, hashes: Records, places: list[int]) -> Found:
+def _found(block: RecordBlock, hashes: Records, places: list[int]) -> NewestRecords:
     """Return the records at these places, by their kinds."""
     offsets, keys, lengths, values, *_ = block
     ends = list(accumulate(length or 0 for length in lengths))
@@ -115,7 +115,7 @@ def _found(block: Block, hashes: Records, places: list[int]) -> Found:
             others.append(Row(offsets[place], keys[place], None if length is None else values[end - length : end]))
     found = b"".join([values[ends[place] - row_bytes.SIZE : ends[place]] for place in packed_at])
     numbers = np.array(offsets, np.int64)
-    return Found(
+    return NewestRecords(
         [keys[place] for place in packed_at],
         hashes.take(packed_at),
         np.frombuffer(bytearray(found), row_bytes.DTYPE),

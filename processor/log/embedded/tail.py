@@ -6,7 +6,7 @@ from typing import Final
 
 from processor.log.embedded.log import Log
 from processor.log.embedded.newest import newest
-from processor.log.records import Found, Record, TopicPartition
+from processor.log.records import NewestRecords, Record, TopicPartition
 from processor.log.tail import POLL
 
 
@@ -30,7 +30,7 @@ class EmbeddedTail:
         """See `Tail.has_more`."""
         return self._has_more
 
-    def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
+    def newest(self) -> Iterator[tuple[TopicPartition, NewestRecords]]:
         """See `Tail.newest`."""
         for tp, position in self._positions.items():
             end = self._log.end(tp)

@@ -15,7 +15,7 @@ from structlog.stdlib import get_logger
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogError, LogUnavailable
 from processor.log.kafka import topic_settings, topics
 from processor.log.kafka.config import KafkaAccess
-from processor.log.kafka.topics import DEFAULT_PARTITIONS, META, PATIENCE, Layout, Meta
+from processor.log.kafka.topics import DEFAULT_PARTITIONS, META, PATIENCE, Meta, TopicLayout
 from processor.log.kafka.writer import Appender
 from processor.log.port import scan
 from processor.log.records import Append, Record, TopicPartition
@@ -81,7 +81,7 @@ class KafkaLog:
     def __str__(self) -> str:
         return f"the log at {self._access.servers}"
 
-    def _say_missing(self, found: Layout) -> None:
+    def _say_missing(self, found: TopicLayout) -> None:
         """Make missing topics of an existing log anew, empty. Their content is computed anew, published again or
         reported as lost by its users; the log keeps its identity."""
         missing = [self._access.wire(topic) for topic in topics.ALL if topic not in found.topics and topic not in LATER]
@@ -94,7 +94,7 @@ class KafkaLog:
             "What follows from the other topics comes back; run `spendstream verify`",
         )
 
-    def _await_topics(self) -> Layout:
+    def _await_topics(self) -> TopicLayout:
         """Wait until every broker knows the new topics. Raises `LogUnavailable` if that takes too long."""
         waiting = threading.Event()
         for _ in range(100):
@@ -222,13 +222,15 @@ class _Reader:
         self._at = access.wire(tp.topic), tp.partition
         self._position = -1
         self._at_end = False
+        self._rests = False
+        """Whether nothing is fetched: a consumer at the end would ask the broker a hundred times a second."""
 
     def read(self, offset: int, limit: int) -> list[Record]:
         goes_on = offset == self._position
-        if not goes_on:
+        if self._rests or not goes_on:
             self._consumer.assign([Assigned(*self._at, offset)])
             self._position = offset
-            self._at_end = False
+            self._at_end = self._rests = False
         silent = 0.0
         while True:
             messages = self._consumer.consume(limit, 0 if self._at_end else SILENCE)
@@ -248,6 +250,8 @@ class _Reader:
             if damaged is not None:
                 raise damaged
             if self._at_end:
+                self._consumer.unassign()
+                self._rests = True
                 return []
             silent += SILENCE
             if silent > PATIENCE:
@@ -258,7 +262,7 @@ class _Reader:
         self._consumer.close()
         self._consumer = Consumer(self._settings)
         self._position = -1
-        self._at_end = False
+        self._at_end = self._rests = False
 
     def _why_silent(self) -> str:
         """Return why nothing comes though the broker answers: a batch with a damaged length raises no error."""

@@ -2,16 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Assigned
 
 from processor.log.errors import LogBroken, LogUnavailable
 from processor.log.kafka.config import KafkaAccess
-from processor.log.kafka.log import records_until_damage
-from processor.log.records import Found, Record, TopicPartition
+from processor.log.kafka.fetched import Messages, by_partition, sound_part
+from processor.log.records import NewestRecords, Record, TopicPartition
 
 WAIT: Final = 0.02
 """Seconds of one wait for records."""
@@ -67,11 +67,11 @@ class KafkaTail:
         """See `Tail.has_more`: a broker compacts nothing that is less than a segment behind."""
         return False
 
-    def newest(self) -> Iterator[tuple[TopicPartition, Found]]:
+    def newest(self) -> Iterator[tuple[TopicPartition, NewestRecords]]:
         """See `Tail.newest`: a broker can only be read forwards."""
         return iter(())
 
-    def poll(self) -> Iterator[tuple[TopicPartition, list[Record]]]:
+    def poll(self) -> Iterator[tuple[TopicPartition, Sequence[Record]]]:
         """See `Tail.poll`. Raises `DamagedRecord`, and again at each call until the record can be read."""
         if not self._sound:
             wire = self._access.wire
@@ -82,15 +82,11 @@ class KafkaTail:
             self._fresh = set(self._ends)
             self.reached = dict(self._positions)
             self._sound = True
-        found: dict[tuple[str | None, int], list[Any]] = {}
-        message: Any
-        for message in self._consumer.consume(BATCH, WAIT):
-            found.setdefault((message.topic(), message.partition()), []).append(message)
-        for (topic, number), messages in found.items():
+        for (topic, number), messages in by_partition(self._consumer.consume(BATCH, WAIT)).items():
             tp = TopicPartition(self._access.topic(topic or ""), number)
             if tp not in self._ends:  # an error of the connection names no partition: it passes
                 continue
-            records, self._ends[tp], damaged = records_until_damage(messages, self._ends[tp])
+            records, self._ends[tp], damaged = sound_part(messages, self._ends[tp])
             self._heard = time.monotonic()
             if records and records[0].offset < self._positions[tp]:
                 if tp not in self._fresh:
@@ -143,9 +139,9 @@ def _end_of(consumer: Consumer, access: KafkaAccess, tp: TopicPartition, patienc
     return int(consumer.get_watermark_offsets(asked, timeout=patience)[1])
 
 
-def _end(messages: Iterable[Any]) -> int:
+def _end(messages: Messages) -> int:
     """Return the end of the partition, if it was reached; it is beyond all records before."""
-    errors = ((message.error(), message) for message in messages)
+    errors = zip(map(Message.error, messages), messages, strict=True)
     return max((m.offset() for error, m in errors if error and error.code() == KafkaError._PARTITION_EOF), default=0)
 
 
@@ -178,23 +174,29 @@ class Pulse(threading.Thread):
 class Ends(threading.Thread):
     """partition -> last offset of a topic, requested twice a second in a thread of its own."""
 
-    def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition]) -> None:
+    def __init__(self, access: KafkaAccess, tps: Iterable[TopicPartition], look: Callable[[], int] = lambda: 0) -> None:
+        """`look` is called right before each request, see `noted`. Raises `LogUnavailable`, and what that raises."""
         super().__init__(name="log-ends", daemon=True)
         self._consumer = Consumer({**access.reader(), "isolation.level": "read_uncommitted"})
         self._access = access
         self._tps = list(tps)
-        self._last = self._ask(10.0)
+        self._look = look
+        self._last = look(), self._ask(10.0)
         self._pause = threading.Event()
         self.start()
 
     def __call__(self) -> dict[int, int]:
-        return dict(self._last)
+        return dict(self._last[1])
+
+    def noted(self) -> tuple[int, dict[int, int]]:
+        """What `look` returned before the last request that was answered, and the answer, which may be old."""
+        return self._last
 
     def run(self) -> None:
         while not self._pause.wait(ASK_EVERY):
             try:
-                self._last = self._ask(ASK_PATIENCE)
-            except LogUnavailable:
+                self._last = self._look(), self._ask(ASK_PATIENCE)
+            except (LogUnavailable, OSError):
                 continue
 
     def _ask(self, patience: float) -> dict[int, int]:

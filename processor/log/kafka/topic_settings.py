@@ -44,7 +44,7 @@ def wanted(topic: str, replicas: int) -> dict[str, str]:
     }
 
 
-class Fault(NamedTuple):
+class SettingFault(NamedTuple):
     """A setting of a topic that is not as it has to be."""
 
     setting: str
@@ -62,23 +62,25 @@ class Fault(NamedTuple):
         return f"{wire}: {self.setting} is {self.found}, and must be {self.needed}: {command}"
 
 
-def faults(topic: str, replicas: int, found: Mapping[str, str]) -> Iterator[Fault]:
+def faults(topic: str, replicas: int, found: Mapping[str, str]) -> Iterator[SettingFault]:
     """Return what is wrong with the settings `found` of a topic. A setting that the broker does not know is ignored."""
     needed = wanted(topic, replicas)
     deletes = "delete" in found.get("cleanup.policy", "")
     if found.get("cleanup.policy", needed["cleanup.policy"]) != needed["cleanup.policy"]:
-        yield Fault("cleanup.policy", found["cleanup.policy"], needed["cleanup.policy"], is_fatal=True)
+        yield SettingFault("cleanup.policy", found["cleanup.policy"], needed["cleanup.policy"], is_fatal=True)
     for name in ("retention.ms", "retention.bytes"):
         # Of a compacted topic it has no effect; events that are in the tables are needed for `verify` only.
         if int(found.get(name, "-1")) >= 0:
-            yield Fault(name, found[name], "-1", is_fatal=deletes and topic != EVENTS)
+            yield SettingFault(name, found[name], "-1", is_fatal=deletes and topic != EVENTS)
     if int(found.get(MAX_BYTES, needed[MAX_BYTES])) < MAX_RECORD_BYTES:
-        yield Fault(MAX_BYTES, found[MAX_BYTES], needed[MAX_BYTES], is_fatal=True)
+        yield SettingFault(MAX_BYTES, found[MAX_BYTES], needed[MAX_BYTES], is_fatal=True)
     if int(found.get("min.insync.replicas", needed["min.insync.replicas"])) < insync(replicas):
-        yield Fault("min.insync.replicas", found["min.insync.replicas"], needed["min.insync.replicas"], is_fatal=False)
+        yield SettingFault(
+            "min.insync.replicas", found["min.insync.replicas"], needed["min.insync.replicas"], is_fatal=False
+        )
     for name in ("unclean.leader.election.enable", "message.timestamp.type"):
         if found.get(name, needed[name]) != needed[name]:
-            yield Fault(name, found[name], needed[name], is_fatal=False)
+            yield SettingFault(name, found[name], needed[name], is_fatal=False)
 
 
 def check(access: KafkaAccess, replicas: Mapping[str, int]) -> None:

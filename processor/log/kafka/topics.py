@@ -44,7 +44,7 @@ class Meta(Struct, frozen=True):
     """Partitions of the events and their tables. None in records of earlier versions: a later record has it."""
 
 
-class Layout(NamedTuple):
+class TopicLayout(NamedTuple):
     """The topics that exist."""
 
     topics: Mapping[str, int]
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         return min(counts, default=0)
 
 
-def layout(access: KafkaAccess) -> Layout:
+def layout(access: KafkaAccess) -> TopicLayout:
     """Return the product's topics on the cluster. Raises `LogUnavailable`, with the reason if known, if no broker
     answers."""
     found = _ask(access)
@@ -71,7 +71,7 @@ def layout(access: KafkaAccess) -> Layout:
     there = {name: found.topics[wire].partitions for name, wire in wires.items() if wire in found.topics}
     counts = {name: len(partitions) for name, partitions in there.items()}
     replicas = {name: len(partitions[0].replicas) for name, partitions in there.items() if partitions}
-    return Layout(counts, replicas, len(found.brokers))
+    return TopicLayout(counts, replicas, len(found.brokers))
 
 
 def _ask(access: KafkaAccess) -> Any:
@@ -123,7 +123,7 @@ def check_writable(access: KafkaAccess) -> None:
     topic_settings.check_size(access)
 
 
-def check(access: KafkaAccess, found: Layout, partitions: int, asked: int | None) -> None:
+def check(access: KafkaAccess, found: TopicLayout, partitions: int, asked: int | None) -> None:
     """Refuse a log whose partition count, `partitions`, is another one than asked for, or with topics of fewer.
 
     More are no harm: they are not used. Raises `PartitionMismatch`.
@@ -144,7 +144,7 @@ def check(access: KafkaAccess, found: Layout, partitions: int, asked: int | None
         )
 
 
-def create(access: KafkaAccess, found: Layout, partitions: int) -> None:
+def create(access: KafkaAccess, found: TopicLayout, partitions: int) -> None:
     """Make the topics that are missing. Another process may do the same at the same time."""
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise LogError(f"a log has 1 to {MAX_PARTITIONS} partitions, not {partitions}")

@@ -50,7 +50,7 @@ LOOK_AGAIN: Final = 5.0
 """Seconds between two tries to read a damaged record: another replica may have it undamaged."""
 
 
-class Holder(Protocol):
+class StateHolder(Protocol):
     """The keeper of the partitions' state, found as `app.spendstream` on the Faust app: transports are made by URL."""
 
     access: KafkaAccess
@@ -91,7 +91,7 @@ class Consumer(faust_transport.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app: Any = self.app
-        self._holder: Holder = app.spendstream
+        self._holder: StateHolder = app.spendstream
         self.counts = dict(self._holder.counts)
         self._topic = self._holder.access.wire(EVENTS)
         self._client: Client | None = None

@@ -19,9 +19,17 @@ from processor.log.topics import EVENTS
 INIT_PATIENCE: Final = 30.0
 """Seconds to wait for the transaction coordinator."""
 
+LARGE: Final = 16 * 1024
+"""Bytes of a value from which on a record may be larger than a topic accepts: no administrator sets less."""
+
 
 class Fenced(Exception):
     """Another process owns the partition now: this one must not write what it has in memory."""
+
+
+class _SequenceMissing(LogUnavailable):
+    """librdkafka (2.16) fails the transaction after one that the broker has refused, since that one's records were
+    numbered and are not there; only that failure renews the numbers."""
 
 
 class _Delivery:
@@ -56,18 +64,32 @@ class _Delivery:
         return str(error.str())
 
 
-def _produce(producer: Producer, access: KafkaAccess, appends: Iterable[Append], at: int, delivery: _Delivery) -> None:
+def _produce(
+    producer: Producer,
+    access: KafkaAccess,
+    appends: Iterable[Append],
+    at: int,
+    delivery: _Delivery,
+    *,
+    tells_all: bool,
+) -> None:
+    """Hand records to librdkafka. `tells_all`: `delivery` gets to know of each that fails. In a transaction it need
+    not, for it fails as a whole, and each report costs half of what its record does: then of the first of an append,
+    and of those that may be too large by themselves."""
+    produce, time_ms = producer.produce, at // 1000
     for number, append in enumerate(appends):
         topic, partition = access.wire(append.to.topic), append.to.partition
-        report = delivery.first_of(number)
+        report, other = delivery.first_of(number), delivery.other if tells_all else None
         for key, value in append.records:
+            if other is None and report is None and value is not None and len(value) > LARGE:
+                report = delivery.other
             while True:
                 try:
-                    producer.produce(topic, value, key, partition, on_delivery=report, timestamp=at // 1000)
+                    produce(topic, value, key, partition, report, timestamp=time_ms)
                     break
                 except BufferError:
                     producer.poll(0.1)
-            report = delivery.other
+            report = other
 
 
 class Appender:
@@ -88,7 +110,7 @@ class Appender:
                 self._producer = Producer(self._access.producer())
             delivery = _Delivery(len(appends))
             try:
-                _produce(self._producer, self._access, appends, at, delivery)
+                _produce(self._producer, self._access, appends, at, delivery, tells_all=True)
                 self._producer.flush()  # terminates: every record is delivered or fails after its timeout
             except KafkaException as error:
                 delivery.error = delivery.error or error.args[0]
@@ -132,19 +154,31 @@ class PartitionWriter:
         Raises `LogUnavailable`: nothing of it is visible, and it may be tried again. Raises `Fenced`: never try again.
         """
         with self._lock:
-            delivery = _Delivery(len(appends))
             try:
-                self._producer.begin_transaction()
-                _produce(self._producer, self._access, appends, at, delivery)
-                self._commit()
+                return self._append(appends, at)
+            except _SequenceMissing:
+                return self._append(appends, at)
+
+    def _append(self, appends: Sequence[Append], at: int) -> list[int]:
+        delivery = _Delivery(len(appends))
+        try:
+            self._producer.begin_transaction()
+            try:
+                _produce(self._producer, self._access, appends, at, delivery, tells_all=False)
             except KafkaException as error:
-                found = error.args[0]
-                if found.fatal() or found.code() in _FENCED:
-                    raise Fenced(found.str()) from None
-                self._abort()
-                told = delivery.told(found)
-                raise LogUnavailable(f"Kafka at {self._access.servers} took no write: {told}") from None
-            return delivery.offsets
+                if error.args[0].code() == KafkaError._STATE:  # it has failed already, and only a commit says why
+                    self._commit()
+                raise
+            self._commit()
+        except KafkaException as error:
+            found = error.args[0]
+            if found.fatal() or found.code() in _FENCED:
+                raise Fenced(found.str()) from None
+            self._abort()
+            is_missing = found.code() == KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER
+            kind = _SequenceMissing if is_missing else LogUnavailable
+            raise kind(f"Kafka at {self._access.servers} took no write: {delivery.told(found)}") from None
+        return delivery.offsets
 
     def _commit(self) -> None:
         while True:

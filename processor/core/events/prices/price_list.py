@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from processor.core.clock import DAY
 from processor.core.events.prices.name_rules import Rule, Test, split, test_of
-from processor.core.events.prices.token_rates import PARTS, Rates
+from processor.core.events.prices.token_rates import Rates
 
 MINUTE: Final = 60_000_000
 
@@ -44,7 +44,7 @@ class Model(Struct, frozen=True, omit_defaults=True):
     match: Rule
     """Of the names by which it is called."""
     rates: tuple[DatedRates, ...] = ()
-    """Of those in force the last one counts. None: the list does not price it by tokens, or not at all."""
+    """Of those in force the last one counts. Empty: the list does not price it by tokens, or not at all."""
     rounded: tuple[str, ...] = ()
     """Parts of which some price had more than 6 decimals, and is rounded half-even."""
 
@@ -56,7 +56,7 @@ class Model(Struct, frozen=True, omit_defaults=True):
         return None
 
 
-class Found(Struct, frozen=True):
+class FoundModel(Struct, frozen=True):
     """The model of a list that an event has called."""
 
     list_name: str
@@ -66,7 +66,7 @@ class Found(Struct, frozen=True):
     model: Model
 
 
-class Listed(NamedTuple):
+class ListedModel(NamedTuple):
     """A model of a list, as it stands there."""
 
     list_name: str
@@ -83,14 +83,15 @@ class Prices(Protocol):
         """For `cost_source`: list:NAME@VERSION."""
         ...
 
-    def find(self, provider: str, raw: str | None, model: str) -> Sequence[Found]:
-        """The models that an event may have called: the first that has rates at its time says what it costs.
+    def find(self, provider: str, raw: str | None, model: str) -> Sequence[FoundModel]:
+        """The models that an event may have called, none for a name that is not known: the first that has rates at its
+        time says what it costs, and if a part of it is without a price, no other is asked.
 
         `provider` is one of `fields.PROVIDERS`; `raw`: what the sender calls a provider that is `custom`.
         """
         ...
 
-    def models(self) -> Iterator[Listed]:
+    def models(self) -> Iterator[ListedModel]:
         """All models of the list, in its order."""
         ...
 
@@ -105,7 +106,7 @@ class Provider(Struct, dict=True):
     by_name: Rule | None = None
     """Of other names of the provider."""
     fallback: tuple[str, ...] = ()
-    """Providers whose models it offers, too, at their prices."""
+    """Ids of providers of the list whose models it offers, too, at their prices: Azure those of OpenAI."""
 
     def model_of(self, name: str) -> Model | None:
         """The first model that a name, in lower case, is of."""
@@ -142,8 +143,13 @@ class Provider(Struct, dict=True):
         return test_of(self.by_name or ["|"])
 
 
-_OTHER_NAMES: Final = {"azure.ai.inference": "azure", "azure-ai-inference": "azure", "x_ai": "x-ai"}
-"""Names in the OpenTelemetry conventions of providers that the list does not know by them."""
+_OTHER_NAMES: Final = {
+    "azure.ai.inference": "azure",
+    "azure-ai-inference": "azure",
+    "togetherai": "together",
+    "x_ai": "x-ai",
+}
+"""Names in the OpenTelemetry conventions and the Vercel AI SDK of providers that the list does not know by them."""
 
 _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=[-:]|$)")
 """`-20251211`, as some gateways write the date of a model that its provider calls `-2025-12-11`."""
@@ -165,7 +171,7 @@ class PriceList(Struct, dict=True):
         """See `Prices.name`."""
         return f"list:{self.title}@{self.version}"
 
-    def find(self, provider: str, raw: str | None, model: str) -> Sequence[Found]:
+    def find(self, provider: str, raw: str | None, model: str) -> Sequence[FoundModel]:
         """See `Prices.find`. Where several providers could be meant, there is no price."""
         known = self.provider_of(provider, raw, model)
         if known is None:
@@ -175,7 +181,7 @@ class PriceList(Struct, dict=True):
             for owner in (known, *(self._by_id[other] for other in known.fallback if other in self._by_id)):
                 found = owner.model_of(each)
                 if found is not None:
-                    return (Found(self.name, owner.id, found),)
+                    return (FoundModel(self.name, owner.id, found),)
         return ()
 
     def provider_of(self, provider: str, raw: str | None, model: str) -> Provider | None:
@@ -187,9 +193,9 @@ class PriceList(Struct, dict=True):
         exact = self._by_id.get(name)
         return exact if exact is not None else _only([each for each in self.providers if each.is_named(name)])
 
-    def models(self) -> Iterator[Listed]:
+    def models(self) -> Iterator[ListedModel]:
         """See `Prices.models`."""
-        return (Listed(self.name, owner.id, model) for owner in self.providers for model in owner.models)
+        return (ListedModel(self.name, owner.id, model) for owner in self.providers for model in owner.models)
 
     @cached_property
     def _by_id(self) -> dict[str, Provider]:
@@ -198,8 +204,3 @@ class PriceList(Struct, dict=True):
 
 def _only(found: Sequence[Provider]) -> Provider | None:
     return found[0] if len(found) == 1 else None
-
-
-def parts_of(tiers: Sequence[Rates]) -> list[str]:
-    """The parts that have a price."""
-    return [part for part in PARTS if any(getattr(rates, part) is not None for rates in tiers)]

@@ -14,8 +14,8 @@ from msgspec import Raw, Struct
 
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.columns import UNPRICED_FLAG, Columns, Dim, with_prices
-from processor.core.events.lines import Lines
-from processor.core.events.prices.price_list import Found, Prices
+from processor.core.events.ndjson import Lines
+from processor.core.events.prices.price_list import FoundModel, Prices
 from processor.core.events.prices.token_rates import Rates, Usage, cost_of, rates_for
 from protos.spendstream.v1 import ingest_pb2 as pb
 
@@ -43,7 +43,7 @@ class Quote(NamedTuple):
     """The list, for `cost_source`."""
     why: Why | None = None
     """Of a call that is unpriced."""
-    found: Found | None = None
+    found: FoundModel | None = None
     rates: Rates | None = None
 
 
@@ -60,9 +60,9 @@ class Pricer:
 
     def __init__(self, lists: Sequence[Prices]) -> None:
         self.lists = tuple(lists)
-        self._known: dict[tuple[str, str | None, str], tuple[Found, ...]] = {}
+        self._known: dict[tuple[str, str | None, str], tuple[FoundModel, ...]] = {}
 
-    def find(self, provider: str, raw: str | None, model: str) -> tuple[Found, ...]:
+    def find(self, provider: str, raw: str | None, model: str) -> tuple[FoundModel, ...]:
         """See `Prices.find`; of all lists, in their order."""
         key = provider, raw, model
         found = self._known.get(key)
@@ -74,7 +74,10 @@ class Pricer:
         return found
 
     def quote(self, provider: str, raw: str | None, model: str, operation: str, at: int, usage: Usage) -> Quote:
-        """What a call costs; `at` in microseconds since the epoch."""
+        """What a call costs, and if nothing, why; `at` in microseconds since the epoch.
+
+        `priced` decides in the same way, for many events; this says how it came to it.
+        """
         candidates = self.find(provider, raw, model)
         if not candidates:
             return _UNKNOWN
@@ -90,19 +93,20 @@ class Pricer:
                 return Quote(cost, found.list_name, None, found, rates)
         return Quote(None, None, "no_price", candidates[0])
 
-    def priced(self, columns: Columns, payload: PayloadFormat) -> Columns:
-        """The same events, those with a price that had none; whatever is sound in itself raises nothing."""
+    def priced(self, columns: Columns, payload: PayloadFormat, sent_of: Sequence[Sent | None] | None = None) -> Columns:
+        """The same events, in which those that came without a cost have one where a list has a price. `payload`: of
+        their original bytes. `sent_of`: what these say of each event, where that is known already, so that they need
+        not be read once more. Raises nothing: what cannot be read stays unpriced."""
         places = np.flatnonzero(columns.rows["flags"] & UNPRICED_FLAG)
         if not self.lists or not len(places):
             return columns
         numbers: list[int] = places.tolist()
         rows = columns.rows[places]
         counts = zip(*(rows[name].tolist() for name in ("dim", "at", "input", "output", "cached")), strict=True)
-        candidates: dict[tuple[int, str | None], tuple[Found, ...]] = {}
+        candidates: dict[tuple[int, str | None], tuple[FoundModel, ...]] = {}
         prices: dict[int, tuple[int, str]] = {}
-        for place, sent, (dim, at, tokens, answer, cached) in zip(
-            numbers, _sent(columns.records, numbers, payload), counts, strict=True
-        ):
+        every = _sent(columns.records, numbers, payload) if sent_of is None else [sent_of[place] for place in numbers]
+        for place, sent, (dim, at, tokens, answer, cached) in zip(numbers, every, counts, strict=True):
             if sent is None:
                 continue
             raw, written, reasoning = sent
@@ -118,7 +122,7 @@ class Pricer:
                     break
         return with_prices(columns, prices) if prices else columns
 
-    def _candidates(self, dim: Dim, raw: str | None) -> tuple[Found, ...]:
+    def _candidates(self, dim: Dim, raw: str | None) -> tuple[FoundModel, ...]:
         _, provider, model, _, operation, _ = dim
         return (
             ()

@@ -1,0 +1,104 @@
+# The dictionary of `Dim`s of a message: MessagePack, a list of lists of an hour and five texts.
+
+cdef enum:
+    NAMES = 5  # of a `Dim`, behind the hour
+
+
+cdef const uint8_t* packed_number_end(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    # Behind a number from 0 to 2^32 - 1; NULL: it is none.
+    cdef int32_t size
+    if p >= end:
+        return NULL
+    if p[0] < 0x80:
+        size = 1
+    elif p[0] == 0xCC:
+        size = 2
+    elif p[0] == 0xCD:
+        size = 3
+    elif p[0] == 0xCE:
+        size = 5
+    else:
+        return NULL
+    return p + size if end - p >= size else NULL
+
+
+cdef const uint8_t* packed_text_end(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    # Behind a text of UTF-8; NULL: it is none. There is a zero byte at `end`, or more of the list.
+    cdef int64_t length
+    cdef const uint8_t* last
+    if p >= end:
+        return NULL
+    if 0xA0 <= p[0] < 0xC0:
+        length = p[0] & 31
+        p += 1
+    elif p[0] == 0xD9 and end - p >= 2:
+        length = p[1]
+        p += 2
+    elif p[0] == 0xDA and end - p >= 3:
+        length = <int64_t>p[1] << 8 | p[2]
+        p += 3
+    else:
+        return NULL
+    if end - p < length:
+        return NULL
+    last = p + length
+    while p < last:
+        if p[0] < 0x80:
+            p += 1
+        else:
+            p = utf8(p)
+            if p == NULL:
+                return NULL
+    return p if p == last else NULL
+
+
+def split_dims(bytes packed not None):
+    """Hashes of each element, as `hash_index` has them, and where it begins in `packed`, with the end of the last one: as
+    bytes. None: it is not such a list, or not as msgspec writes it."""
+    cdef const uint8_t* start = <const uint8_t*>PyBytes_AsString(packed)
+    cdef const uint8_t* end = start + PyBytes_Size(packed)
+    cdef const uint8_t* p = start
+    cdef int64_t count = 0, i, length
+    cdef int j
+    cdef int64_t* found = NULL
+    cdef uint64_t* hashed
+    if end - p >= 1 and 0x90 <= p[0] < 0xA0:
+        count = p[0] & 15
+        p += 1
+    elif end - p >= 3 and p[0] == 0xDC:
+        count = <int64_t>p[1] << 8 | p[2]
+        p += 3
+    else:
+        return None
+    hashes = bytearray(16 * count)
+    hashed = <uint64_t*>PyByteArray_AsString(hashes)
+    try:
+        found = <int64_t*>malloc((count + 1) * sizeof(int64_t))
+        if found == NULL:
+            raise MemoryError
+        with nogil:
+            for i in range(count):
+                found[i] = p - start
+                if p >= end or p[0] != 0x90 + 1 + NAMES:
+                    p = NULL
+                    break
+                p = packed_number_end(p + 1, end)
+                for j in range(NAMES):
+                    if p == NULL:
+                        break
+                    p = packed_text_end(p, end)
+                if p == NULL:
+                    break
+        if p != end:
+            return None
+        found[count] = end - start
+        for i in range(count):
+            length = found[i + 1] - found[i]
+            text = PyBytes_FromStringAndSize(<const char*>start + found[i], length)
+            hashed[2 * i] = <uint64_t>PyObject_Hash(text)
+            hashed[2 * i + 1] = hash_of_bytes(start + found[i], length)
+            if length > MOST_HASHED:
+                hashed[2 * i + 1] ^= xxh3(start + found[i + 1] - MOST_HASHED, MOST_HASHED) * PRIME_2
+        return hashes, numbers(found, count + 1)
+    finally:
+        free(found)

@@ -1,0 +1,79 @@
+"""The events of some sessions: those that name one, and those without a session in a trace whose session is one.
+
+An event is of the session that it names; without one, of the session of its trace: the first that an event of the trace
+names, by start and then by arrival.
+"""
+
+from collections.abc import Sequence
+
+from server.explore import sums
+from server.explore.questions import Filters
+from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
+from server.explore.summaries import COLUMNS, LISTED, everything, whole_traces
+
+_NAMES = ", ".join(COLUMNS)
+_WANTED = "SELECT unnest(?::VARCHAR[])"
+
+
+def of_traces(whole: str) -> str:
+    """Return a SELECT of the session of each trace that has one."""
+    return (
+        f"SELECT trace_id, arg_min(session_id, {sums.BY_START}) AS session_id FROM ({whole}) "
+        "WHERE session_id IS NOT NULL GROUP BY trace_id"
+    )
+
+
+def with_session(whole: Relation) -> Relation:
+    """Return the events of whole traces with the column `session`: that of each event."""
+    sql = (
+        f"SELECT whole.*, coalesce(whole.session_id, of_trace.session_id) AS session FROM ({whole.sql}) AS whole "
+        f"LEFT JOIN ({of_traces(whole.sql)}) AS of_trace ON of_trace.trace_id = whole.trace_id"
+    )
+    return Relation(sql, [*whole.params, *whole.params], whole.segments)
+
+
+def session_rows(snapshot: Snapshot, project: str, ids: Sequence[str]) -> Relation:
+    """Return all events of some sessions, with the column `session`.
+
+    A session has at least one event that names it. So its traces are those of these events, and it has no other events
+    than these traces do. Raises `Refused`, `Stopped`, `SegmentGone`.
+    """
+    names_one = Filters(equal={"session_id": tuple(ids)}, kinds="all")
+    named = snapshot.relation(project, names_one, ALWAYS, columns=("trace_id", "session_id"), dense=True)
+    traces = snapshot.engine.rows(f"SELECT DISTINCT trace_id FROM ({named.sql}) LIMIT ?", [*named.params, LISTED + 1])
+    if len(traces) <= LISTED:
+        return _among(whole_traces(snapshot, project, [row[0] for row in traces]), ids)
+    unnamed = _unnamed_traces(snapshot, project, named)
+    if len(unnamed) > LISTED:
+        every = everything(snapshot, project)
+        sql = f"SELECT * FROM ({every.sql}) WHERE trace_id IN (SELECT trace_id FROM ({named.sql}))"
+        return _among(Relation(sql, [*every.params, *named.params], every.segments), ids)
+    own = snapshot.relation(project, names_one, ALWAYS, columns=COLUMNS, dense=True)
+    sql = f"SELECT {_NAMES}, session_id AS session FROM ({own.sql})"
+    if not unnamed:
+        return Relation(sql, own.params, own.segments)
+    others = _among(whole_traces(snapshot, project, unnamed), ids)
+    return Relation(
+        f"{sql} UNION ALL SELECT {_NAMES}, session FROM ({others.sql}) WHERE session_id IS NULL",
+        [*own.params, *others.params],
+        own.segments,
+    )
+
+
+def _unnamed_traces(snapshot: Snapshot, project: str, named: Relation) -> list[str]:
+    """Return the traces of some events that have an event without a session as well, `LISTED` + 1 at most."""
+    every = snapshot.relation(project, EVERYTHING, ALWAYS, columns=("trace_id", "session_id"))
+    found = snapshot.engine.rows(
+        f"SELECT DISTINCT trace_id FROM ({every.sql}) "
+        f"WHERE session_id IS NULL AND trace_id IN (SELECT trace_id FROM ({named.sql})) LIMIT ?",
+        [*every.params, *named.params, LISTED + 1],
+    )
+    return [row[0] for row in found]
+
+
+def _among(whole: Relation, ids: Sequence[str]) -> Relation:
+    """Return the events of some sessions among those of whole traces."""
+    found = with_session(whole)
+    return Relation(
+        f"SELECT * FROM ({found.sql}) WHERE session IN ({_WANTED})", [*found.params, [*ids]], found.segments
+    )
