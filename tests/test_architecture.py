@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -80,6 +81,34 @@ def test_no_file_is_named_like_a_standard_module(folder: str) -> None:
 def test_every_folder_with_python_in_it_is_a_package(folder: str) -> None:
     folders = {path.parent for path in (ROOT / folder).rglob("*.py")}
     assert [name_of(each) for each in sorted(folders) if not (each / "__init__.py").exists()] == []
+
+
+# Names that stand for one thing in several places: what a room has by its role, and the two adapters of one port.
+ROLES = {"__init__", "__main__", "errors", "settings"}
+ADAPTERS = ("processor/log/embedded", "processor/log/kafka")
+PORTS = {"log", "tail", "topics", "transport"}
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """A command of the command line is called like what it is about: `server/cli` does not count."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in [*sources("processor"), *sources("server")]:
+        folder = name_of(path.parent)
+        if path.stem in ROLES or folder == "server/cli" or (folder in ADAPTERS and path.stem in PORTS):
+            continue
+        places[path.stem].append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """Those that a module keeps for itself (`_Name`) do not count, nor those that Faust finds by their name."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in [*sources("processor"), *sources("server")]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(name_of(path))
+    of_faust = {"Consumer", "Producer", "Transport"}
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in of_faust} == {}
 
 
 @pytest.mark.parametrize("path", sources("processor/core"), ids=name_of)

@@ -2,12 +2,15 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import click
 import pytest
 
+from server.cli import commands
 from tools import reference
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -131,3 +134,33 @@ def test_texts_to_look_for_are_those_of_the_program() -> None:
     assert len(quoted) > 40
     parts = [part.strip() for text in quoted for part in text.split(VARIES) if part.strip()]
     assert [part for part in parts if part not in said] == []
+
+
+def commands_of(path: Path) -> Iterator[list[str]]:
+    """Yield the arguments of each call of `spendstream` in a document's blocks of shell code."""
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"\|\|?|&&", re.sub(r"\s#\s.*", "", line)):
+                words = shlex.split(part.strip()) if "spendstream " in part and part.count("'") % 2 == 0 else []
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    del words[0]
+                if words and words[0] in ("spendstream", ".venv/bin/spendstream"):
+                    yield words[1 : words.index(">")] if ">" in words else words[1:]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_commands_are_typed_as_the_program_takes_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their names, flags and values are those of the command line; nothing is run."""
+    monkeypatch.setenv("SPENDSTREAM_KEY", "lqt_" + 64 * "0")
+    for words in commands_of(path):
+        command: click.Command = commands.main
+        context = click.Context(command)
+        while isinstance(command, click.Group) and words:
+            found = command.get_command(context, words[0])
+            assert found is not None, words
+            command, context, words = found, click.Context(found, parent=context), words[1:]
+        command.make_context(command.name, [*words], parent=context.parent)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert sum(1 for path in DOCUMENTS for _ in commands_of(path)) > 50

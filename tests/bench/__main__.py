@@ -18,9 +18,11 @@ from tests.bench import (
     baseline,
     end_to_end,
     event_reads,
+    event_reads_beside,
     first_page,
     growth,
     hostile,
+    hostile_reader,
     ids,
     intake,
     kafka,
@@ -30,10 +32,12 @@ from tests.bench import (
     otlp,
     otlp_collector,
     overload,
+    page_views,
     peer,
     processing,
     results,
     stages,
+    store_lag,
     store_write,
 )
 from tests.bench.context import Bench
@@ -65,9 +69,16 @@ ROWS: Final[dict[str, tuple[str, Callable[[Bench], Figures]]]] = {
     "memory": ("memory of rows", memory.memory),
     "growth": ("an hour, 100 million events", growth.growth),
     "hostile": ("a tenant beside a hostile one", hostile.hostile),
+    "hostile-reader": ("tenants beside 64 heavy questions of another", hostile_reader.hostile_reader),
     "event-reads": ("questions about events", event_reads.event_reads),
+    "page-views": ("views of the page on a million events", page_views.page_views),
+    "event-reads-beside": (
+        "the same questions of plain DuckDB and of SQLite with indexes",
+        event_reads_beside.event_reads_beside,
+    ),
     "ids": ("the id index", ids.ids),
     "store-write": ("event store: from messages to merged segments", store_write.store_write),
+    "store-lag": ("ingest at saturation with the event store on, and its lag", store_lag.store_lag),
     "stages": ("stages, wall-clock µs an event", stages.stages),
 }
 LONG: Final = frozenset({"growth"})

@@ -54,9 +54,9 @@ class Reader:
             time.sleep(0.005)
         raise Failed(f"the tables do not contain {unique} events after {PATIENCE:.0f} s")
 
-    def wait_for_store(self, unique: int) -> float:
-        """When the event store contains `unique` events; raises `Failed` if it never does, or has more."""
-        deadline = now() + PATIENCE
+    def wait_for_store(self, unique: int, patience: float = PATIENCE) -> float:
+        """When the event store contains `unique` calls; raises `Failed` if it never does, or has more."""
+        deadline = now() + patience
         while now() < deadline:
             seen = self._stored()
             if seen == unique:
@@ -64,7 +64,7 @@ class Reader:
             if seen > unique:
                 raise Failed(f"the event store holds {seen} events, there were only {unique}")
             time.sleep(0.05)
-        raise Failed(f"the event store does not contain {unique} events after {PATIENCE:.0f} s")
+        raise Failed(f"the event store does not contain {unique} events after {patience:.0f} s")
 
     def _stored(self) -> int:
         """How many events the store says it has; 0 while nothing answers."""

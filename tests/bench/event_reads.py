@@ -55,6 +55,8 @@ def _questions(reader: "_Reader") -> dict[str, Callable[[], Any]]:
         "page of 24 h": lambda: reader.ask("/v1/events"),
         "page of a user": lambda: reader.ask("/v1/events", user_id=next(some).get("user_id", ""), **month),
         "traces of 24 h": lambda: reader.ask("/v1/traces"),
+        "traces of 24 h by cost": lambda: reader.ask("/v1/traces", sort="cost_usd"),
+        "sessions of 24 h by cost": lambda: reader.ask("/v1/sessions", sort="cost_usd"),
         "metrics by model and tag, by day": lambda: reader.ask(
             "/v1/metrics",
             group_by=["model", "tag:team"],

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from processor.core.clock import SECOND
 from processor.core.events import codec, message
-from processor.core.events.lines import Lines
 from processor.core.events.message import Message, build_blocks
+from processor.core.events.ndjson import Lines
 from processor.core.events.source import Source
 from tests.bench.passes import HEX_AT, hex_ids
 from tests.bench.processing import REQUESTS

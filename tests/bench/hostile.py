@@ -29,7 +29,7 @@ WARM_UP: Final = 1.0
 def hostile(bench: Bench) -> Figures:
     """The same requests twice: beside nobody, and beside 64 connections that are refused again and again."""
     with bench.server("serve") as (_, said):
-        key = _hostile_key(bench)
+        key = make_key(bench, "hostile", "--rate-limit", f"{PER_MINUTE}/min")
         quiet = _latencies(bench, said, 0)
         bodies = _garbage(bench)
         with bench.load("json", said, bodies=bodies, lanes=HOSTILE_LANES, depth=1, key=key) as enemy:
@@ -61,9 +61,10 @@ def _garbage(bench: Bench) -> Path:
     return path
 
 
-def _hostile_key(bench: Bench) -> str:
+def make_key(bench: Bench, tenant: str, *options: str) -> str:
+    """Make a key of an organization and project of their own, at the one server that runs."""
     [data_dir] = bench.directory.glob("*/data")
-    words = ("--org", "hostile", "--project", "hostile", "--rate-limit", f"{PER_MINUTE}/min")
+    words = ("--org", tenant, "--project", tenant, *options)
     made = subprocess.run(
         [sys.executable, "-m", "server", "keys", "create", "--json", *words],
         cwd=ROOT,

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from processor.core.partitioning import U64
 from processor.ids.index import IdIndex
-from processor.ids.manifest import Covered
+from processor.ids.index_checkpoint import Covered
 from tests.bench.results import Figures
 
 SYNC_INTERVAL: Final = 5.0

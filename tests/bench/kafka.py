@@ -14,8 +14,9 @@ from tests.bench.programs import Failed, Meter, Skipped
 from tests.bench.results import RATE, Figures
 from tests.support.traffic import BATCH
 from tests.support.truth import GroundTruth
-from tools.kafka import Broker, NotStarted
+from tools.kafka import Broker
 from tools.kafka_jars import NoKafka
+from tools.tied_process import NotStarted
 
 WARM_UP: Final = 8.0
 """Seconds."""

@@ -13,9 +13,10 @@ class Load:
 
     def __init__(self, order: Order, bodies: list[bytes]) -> None:
         self._order = order
+        encoding = f"Content-Encoding: {order.encoding}\r\n" if order.encoding != "identity" else ""
         head = (
             f"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nx-api-key: {order.key}\r\n"
-            "Content-Type: application/x-protobuf\r\nContent-Encoding: gzip\r\nContent-Length: "
+            f"Content-Type: application/x-protobuf\r\n{encoding}Content-Length: "
         ).encode()
         self._requests = [b"%b%d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
         self._next = 0

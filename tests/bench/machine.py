@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -100,6 +101,15 @@ def cpu_seconds(pid: int) -> float | None:
     """CPU time of all threads of a process since its start."""
     fields = _stat(pid)
     return None if fields is None else (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def waited(pid: int) -> float:
+    """Seconds for which threads of a process were ready to run and had no core; 0 where the system does not say."""
+    found = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):
+            found += int(path.read_text().split()[1])
+    return found / 1e9
 
 
 def resident(pid: int) -> float | None:

@@ -69,6 +69,10 @@ class Program:
         stdin.write(line.encode() + b"\n")
         stdin.flush()
 
+    def end_input(self) -> None:
+        """End its standard input."""
+        cast(IO[bytes], self._process.stdin).close()
+
     def signal(self, signum: int) -> None:
         self._process.send_signal(signum)
 

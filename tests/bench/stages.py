@@ -13,7 +13,7 @@ from processor.core.events.columns import Columns
 from processor.core.events.message import build_blocks
 from processor.core.events.source import Source
 from processor.core.partitioning import U64, Places
-from processor.core.tables import claims
+from processor.core.tables import dedupe
 from processor.core.tables.apply import Changes, Tables
 from processor.core.tables.dedupe import resolve
 from processor.core.tables.row_block import seed_of
@@ -162,5 +162,5 @@ def _read(log: Log, position: int) -> list[tuple[bytes, bytes | None]]:
 
 
 def _appends(changes: Changes) -> list[Append]:
-    record = (None, claims.encode(changes.claimed))
+    record = (None, dedupe.encode_claims(changes.claimed))
     return [Append(ROWS_OF_0, changes.packed()), Append(TopicPartition(CLAIMS, 0), [record])]

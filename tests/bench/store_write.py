@@ -1,8 +1,9 @@
 """Row `store-write`: what the event store does with an event, from a message to the last level of its segments.
 
 CPU of one process that does nothing else, in µs an event, and the bytes that are left on the disk. The traffic is
-`Wide`, in requests of 100 events, as NDJSON and as protobuf. Fresh segments have what half a second brings;
-then they are merged as the role `store` merges them, so that every event is written three times.
+`Wide`, in requests of 100 events, as NDJSON and as protobuf. Fresh segments have what half a second brings; then they
+are merged as the role `store` merges them: at 20,000 events a second every event is written three times, at 100,000
+twice.
 """
 
 import time
@@ -14,11 +15,12 @@ import numpy as np
 
 from processor.core.events import codec, message
 from processor.core.events.codec import PayloadFormat
-from processor.core.events.lines import Lines
 from processor.core.events.message import build_blocks
+from processor.core.events.ndjson import Lines
 from processor.core.events.source import Source
+from processor.event_store import fresh_messages
 from processor.event_store.manifest import Segment, segment_id
-from processor.event_store.merging import FAN_IN
+from processor.event_store.merging import FAN_IN, LARGE, MAX_ROWS
 from processor.event_store.parquet_writer import ParquetWriter
 from tests.bench.context import Bench
 from tests.bench.processing import REQUESTS
@@ -29,6 +31,8 @@ from tests.support.traffic import BATCH
 
 FRESH: Final = 10_000
 """Events of a fresh segment: half a second of 20,000 a second."""
+FULL: Final = fresh_messages.MAX_ROWS
+"""Those of one of a store that has more to do than it can."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,13 +58,17 @@ def store_write(bench: Bench) -> Figures:
     for payload, values in _messages(bench):
         with bench.fresh() as directory:
             steps = _Steps()
-            segment = _store(ParquetWriter(directory), values, steps)
+            segment = _store(ParquetWriter(directory), values, steps, FRESH)
             if segment.rows != bench.wide.count:
                 raise Failed(f"the store has {segment.rows} of {bench.wide.count} events")
             total = sum(steps.took.values())
             found |= {f"{CPU}{payload}": 1e6 * total / segment.rows}
             found |= {f"{payload}: {step}, µs": 1e6 * took / segment.rows for step, took in steps.took.items()}
             if payload == "json":
+                with bench.fresh() as other:
+                    full = _Steps()
+                    _store(ParquetWriter(other), values, full, FULL)
+                    found["json of full segments, µs"] = 1e6 * sum(full.took.values()) / segment.rows
                 found[RATE] = segment.rows / total
                 found |= _sizes(directory, segment)
     return found
@@ -87,20 +95,19 @@ def _packed(source: Source, requests: Iterator[Sequence[bytes]]) -> list[bytes]:
     return [message.encode(blocks[start : start + REQUESTS]) for start in range(0, len(blocks), REQUESTS)]
 
 
-def _store(writer: ParquetWriter, values: Sequence[bytes], steps: _Steps) -> Segment:
-    """Store messages, and merge their segments until there is one; return that."""
+def _store(writer: ParquetWriter, values: Sequence[bytes], steps: _Steps, fresh: int) -> Segment:
+    """Store messages, and merge their segments until there is one; return that. Small fresh ones are merged twice."""
     segments: list[Segment] = []
-    size = FRESH // (BATCH * REQUESTS)
+    size = fresh // (BATCH * REQUESTS)
+    fans = (FAN_IN, len(values)) if fresh * FAN_IN * LARGE <= MAX_ROWS else (len(values),)
     for start in range(0, len(values), size):
         parts = []
         for offset, value in enumerate(values[start : start + size], start=start):
             decoded = steps.do("decode", message.decode, value)
             parts.append(steps.do("read", writer.table_of, decoded, 0, offset, np.ones(len(decoded), np.bool_)))
         segments.append(steps.do("write", writer.write, parts, _over(start, start + len(parts)), 0))
-    level = 0
-    while level < 2 or len(segments) > 1:
-        level += 1
-        runs = [segments[start : start + FAN_IN] for start in range(0, len(segments), FAN_IN)]
+    for level, fan in enumerate(fans, start=1):
+        runs = [segments[start : start + fan] for start in range(0, len(segments), fan)]
         segments = [
             steps.do(f"merge {level}", writer.merge, run, _over(run[0].start, run[-1].end, level), 0) for run in runs
         ]

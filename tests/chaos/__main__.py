@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.chaos import kafka_rows, power
+from tests.chaos import kafka_rows, otlp, power
+from tests.chaos.faults import CannotRun
 from tests.chaos.report import Report
 from tests.chaos.rows import ROWS, run_row
 
 TITLES: Final = (
     {name: row.title for name, row in ROWS.items()}
-    | {"power": power.TITLE}
+    | {"power": power.TITLE, "otlp": otlp.TITLE}
     | {name: row.title for name, row in kafka_rows.ROWS.items()}
 )
 
@@ -47,7 +48,7 @@ SHOWN: Final = 10
 @click.option("--results", type=click.Path(path_type=Path), help="Append a line of JSON for each run to this file")
 def main(repetitions: int, events: int, kills: int, seed: int | None, only: str, results: Path | None) -> None:
     """Kill processes under load, then compare every user's every column, the quota and `verify` with the truth."""
-    names = [name.strip() for name in only.split(",") if name.strip()] or [*ROWS, "power"]
+    names = [name.strip() for name in only.split(",") if name.strip()] or [*ROWS, "power", "otlp"]
     if unknown := [name for name in names if name not in TITLES]:
         raise click.BadParameter(f"{', '.join(unknown)}; there are {', '.join(TITLES)}", param_hint="--only")
     first = seed if seed is not None else random.SystemRandom().randrange(10**6)
@@ -93,7 +94,11 @@ def _run(name: str, seed: int, events: int, kills: int, say: Callable[[str], Non
                 return asyncio.run(
                     power.run_power(seed=seed, events=made, lives=kills, directory=Path(directory), say=say)
                 )
+            if name == "otlp":
+                return asyncio.run(otlp.run_otlp(seed=seed, kills=kills, directory=Path(directory), say=say))
             return asyncio.run(run_row(name, seed=seed, events=events, kills=kills, data_dir=data_dir, say=say))
+        except CannotRun as error:
+            return Report(name, seed, skipped=str(error))
         except Exception as error:  # noqa: BLE001 - one row that could not be run does not keep the others from it
             log = data_dir.with_name("data-serve.log")
             tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""

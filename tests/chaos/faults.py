@@ -34,7 +34,10 @@ FILLER: Final = "filler"
 
 @contextmanager
 def small_disk(directory: Path, mib: int) -> Iterator[None]:
-    """A file system of `mib` MiB at `directory`, for the length of the block. Raises `CannotRun`."""
+    """A file system of `mib` MiB at `directory`, for the length of the block. Raises `CannotRun`.
+
+    A process of its own takes it away: it is told by the end of its input, so also where this process is killed.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
@@ -43,16 +46,20 @@ def small_disk(directory: Path, mib: int) -> Iterator[None]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotRun(f"mounting is not allowed here: {done.stderr.strip()}")
-    try:
+    command = ["sh", "-c", 'cat >/dev/null; umount --lazy "$0"', str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=False)
 
 
-def fill(directory: Path) -> int:
-    """Take all room of the file system that `directory` is on; returns how many bytes there were."""
+def fill(directory: Path, leave: int = 0) -> int:
+    """Take all room of the file system that `directory` is on but `leave` bytes; returns how many bytes it took."""
     written = 0
     with (directory / FILLER).open("ab", buffering=0) as file:
+        if leave:
+            found = os.statvfs(directory)
+            wanted = max(found.f_bavail * found.f_frsize - leave, 0)
+            os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), wanted)
+            return wanted
         for size in (1 << 20, 4096):  # down to the last page
             with contextlib.suppress(OSError):
                 while True:

@@ -279,7 +279,7 @@ async def run_row(
     traffic = await asyncio.to_thread(make_traffic, rng.randrange(2**32), events, conflicts=min(50, events // 100))
     report.events = traffic.events
     lasts = what.lasts / 4 if short else what.lasts
-    pace = Pace(traffic.events, rate=traffic.events / (times * (SPREAD + lasts)), reserve=traffic.events // 5)
+    pace = Pace(clients.paced(traffic), rate=traffic.events / (times * (SPREAD + lasts)), reserve=traffic.events // 5)
     tally = Tally()
     say("starting the cluster")
     try:

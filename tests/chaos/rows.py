@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from processor.event_store.store import MAX_WAITING
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
@@ -27,7 +28,7 @@ from tests.support import clients, stored
 from tests.support.clients import Pace, Tally
 from tests.support.clock import Clock
 from tests.support.server import Part, Server, all_gone, run_cli, server, wait_until
-from tests.support.traffic import make_traffic
+from tests.support.traffic import Sent, make_traffic
 from tests.support.truth import GroundTruth
 
 SPREAD: Final = 2.5
@@ -44,12 +45,20 @@ DISK_MIB: Final = 160
 PARTITIONS: Final = 2
 STORE_PARTS: Final[tuple[Part, ...]] = ("store", "store", "store", "query", "worker", "worker", "api")
 """Each as often as it is killed among so many kills."""
+BEHIND_PARTS: Final[tuple[Part, ...]] = ("store", "store", "worker", "api")
+BEHIND_BYTES: Final = 160_000_000
+"""Characters of padding of all events of a run: half as many bytes in the log, which is more than a store holds."""
+BEHIND: Final = 0.7
+"""The part of the events that are acknowledged while the store stands still."""
+BEHIND_PATIENCE: Final = 300.0
 APIS: Final[tuple[Part, ...]] = ("api-0", "api-1")
 ASKED: Final = 20
 """Connections, so that each of two processes is asked."""
 START: Final = 2.0
 """Seconds in which a process starts, about."""
 STALL: Final = 0.5
+UNPACED: Final = 1e9
+"""Events a second."""
 REFUSED: Final = 2
 """Exit code of a start that can never go well."""
 
@@ -68,6 +77,8 @@ class Run:
     poison: list[str] = field(default_factory=list)
     """The kinds of messages that cannot be processed, as they were put into the log."""
     short: bool = False
+    sent: Mapping[str, Sent] = field(default_factory=dict)
+    """Every event by its id, where the row compares them."""
 
     def killed(self, what: str) -> None:
         """It happened, and what follows is the recovery."""
@@ -312,6 +323,35 @@ async def _stored(run: Run) -> list[str]:
     return found
 
 
+async def _behind(run: Run) -> None:
+    """The store stands still while most events come, as fast as they are answered, so that it begins with more than it
+    may hold; then it and what it depends on are killed while it makes up for that."""
+    if run.report.kills == 0:
+        await asyncio.to_thread(run.server.signal, "store", signal.SIGSTOP)
+        enough = BEHIND * run.report.events
+        await asyncio.to_thread(wait_until, lambda: run.tally.acknowledged >= enough, BEHIND_PATIENCE)
+        part: Part = "store"
+    else:
+        part = run.rng.choice(BEHIND_PARTS)
+    await asyncio.to_thread(run.server.kill, part)
+    run.killed(f"{part} killed")
+
+
+async def _every_event(run: Run) -> list[str]:
+    """The live segments have every acknowledged event once, each as it was sent, and no message was skipped on the way:
+    a store that starts again for that is exact, and not sound."""
+    data = run.server.data_dir
+    found = [f"verify: {line}" for line in await asyncio.to_thread(clients.verify, run.server)]
+    segments = await asyncio.to_thread(stored.wait_stored, LogAddress(data))
+    rows = await asyncio.to_thread(stored.rows, data / "events", segments)
+    run.say(f"{len(rows)} rows in {len(segments)} segments")
+    found += stored.differences(rows, run.sent)
+    if await asyncio.to_thread(lambda: (data / "log.db").stat().st_size) < MAX_WAITING:
+        found.append("the log is so small that the store holds all of it")
+    said = await asyncio.to_thread(run.server.log_path.read_text)
+    return found + [f"{event} in the log" for event in ("store.messages_skipped", "worker.broken") if event in said]
+
+
 @contextmanager
 def _small_disk(directory: Path) -> Iterator[None]:
     with faults.small_disk(directory / "data", DISK_MIB):
@@ -351,6 +391,8 @@ class Row:
     """The share of events that are copies."""
     after: Callable[[Run], Awaitable[list[str]]] = _nothing
     """What else must be true in the end."""
+    padding: int = 0
+    """Characters that are added to all events together, which come as fast as they are answered then."""
 
 
 ROWS: Final[dict[str, Row]] = {
@@ -392,6 +434,13 @@ ROWS: Final[dict[str, Row]] = {
         after=_stored,
         duplicates=0.3,
     ),
+    "store-behind": Row(
+        "kill -9 of store, worker or API while the store is further behind than what it holds",
+        _behind,
+        settings={"event_store": True},
+        after=_every_event,
+        padding=BEHIND_BYTES,
+    ),
 }
 
 
@@ -419,16 +468,19 @@ async def run_row(
         events,
         conflicts=min(50, events // 100),
         duplicates=what.duplicates,
+        padding=what.padding // events,
     )
     report.events = traffic.events
     lasts = what.lasts / 10 if short else what.lasts
-    pace = Pace(traffic.events, rate=traffic.events / (kills * (SPREAD + lasts)), reserve=traffic.events // 5)
+    rate = UNPACED if what.padding else traffic.events / (kills * (SPREAD + lasts))
+    pace = Pace(clients.paced(traffic), rate=rate, reserve=traffic.events // 5)
     tally = Tally()
     try:
         held = what.around(data_dir.parent)
         with held as clock, server(data_dir, partitions=PARTITIONS, **what.settings) as started:
             recovery = Recovery(started, tally, report.recoveries)
             run = Run(started, rng, report, tally, recovery, say, clock, short=short)
+            run.sent = traffic.by_id() if what.padding else {}
             sending = asyncio.create_task(clients.send(started, traffic, tally, pace))
             try:
                 for number in range(kills):

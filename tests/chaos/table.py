@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from tests.chaos import kafka_rows, power
+from tests.chaos import kafka_rows, otlp, power
 from tests.chaos.rows import ROWS
 
 BEGIN: Final = "<!-- table: {name} -->"
@@ -69,9 +69,8 @@ def main(*paths: str) -> None:
     *files, document = map(Path, paths)
     results = read(files)
     text = document.read_text()
-    text = put_in(
-        text, "embedded", table({name: row.title for name, row in ROWS.items()} | {"power": power.TITLE}, results)
-    )
+    titles = {name: row.title for name, row in ROWS.items()} | {"power": power.TITLE, "otlp": otlp.TITLE}
+    text = put_in(text, "embedded", table(titles, results))
     text = put_in(text, "kafka", table({name: row.title for name, row in kafka_rows.ROWS.items()}, results))
     document.write_text(text)
 

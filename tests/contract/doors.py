@@ -1,14 +1,16 @@
 """Both doors, really listening, in front of one intake with a log in memory."""
 
 import io
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache
+from typing import Any, Final, Literal
 
 import aiohttp
 import grpc
 import msgspec
+import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from yarl import URL
@@ -19,13 +21,15 @@ from processor.core.events.source import Request
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.grpc_api.servicers import make_server
+from server.http_api import docs_page, static_files
 from server.http_api.routes import create_app, make_runner
 from server.ingest.intake import Intake
 from server.live.event_feed import EventFeed
+from server.otlp.span_export import SpanExport
 from server.services import Services
 from server.tenancy.admin_service import AdminService
 from server.tenancy.directory import Directory, key_record
-from server.tenancy.freshness import DirectoryFreshness
+from server.tenancy.directory_follower import DirectoryFreshness
 from server.tenancy.keys import DEFAULT_SCOPES, Key, Scope, make_key
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
 from tests.support.events import to_proto
@@ -33,9 +37,18 @@ from tests.support.explorer import FakeExplorer
 from tests.support.live import Live
 from tests.support.publisher import FakePublisher
 
+Api = Literal["http", "grpc"]
+
 SECRET = "lqt_" + "1" * 64
 READ_ONLY = "lqt_" + "2" * 64
 INGEST_ONLY = "lqt_" + "3" * 64
+
+
+UNCHANGED: Final = [
+    (module, name, cache(getattr(module, name)))
+    for module, name in ((static_files, "load"), (docs_page, "load"), (docs_page, "document"))
+]
+"""What every application reads or makes anew as it starts: once is enough for the thousands of the tests."""
 
 
 @dataclass
@@ -122,6 +135,7 @@ def to_request(events: Sequence[dict[str, Any]], sequence: int = 0) -> bytes:
 async def open_doors(
     publisher: FakePublisher | None = None,
     *,
+    apis: Collection[Api] = ("http", "grpc"),
     handling: Handling = "partial",
     tls: grpc.ServerCredentials | None = None,
     desk: Callable[[Directory], AdminService] | None = None,
@@ -130,9 +144,9 @@ async def open_doors(
     registry: CollectorRegistry | None = None,
     **bounds: Any,
 ) -> AsyncIterator[Doors]:
-    """Both servers on free ports, a client for each, three keys.
+    """Servers on free ports, a client for each, three keys.
 
-    `watched`: each request is logged; `registry`: what /metrics shows.
+    `apis`: which of the two; `watched`: each request is logged; `registry`: what /metrics shows.
     """
     doors = Doors(publisher or FakePublisher(3))
     doors.add_key(SECRET)
@@ -141,6 +155,7 @@ async def open_doors(
     intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
     doors.services = Services(
         intake,
+        SpanExport(intake),
         doors.directory,
         doors.reads,
         doors.health,
@@ -155,21 +170,26 @@ async def open_doors(
         doors.services = replace(doors.services, access_log=True)
     if trust is not None:
         doors.services = replace(doors.services, trust=trust)
-    app = create_app(doors.services, None if desk is None else desk(doors.directory), registry)
-    runner = make_runner(app, **bounds)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    server, port = await make_server(doors.services, bind="127.0.0.1:0", tls=tls)
-    await server.start()
-    doors.address = f"127.0.0.1:{port}"
-    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-    doors.channel = grpc.aio.insecure_channel(doors.address, options)
-    doors.session = aiohttp.ClientSession()
-    try:
+    async with AsyncExitStack() as stack:
+        if "http" in apis:
+            with pytest.MonkeyPatch.context() as patch:
+                for module, name, once in UNCHANGED:
+                    patch.setattr(module, name, once)
+                app = create_app(doors.services, None if desk is None else desk(doors.directory), registry)
+            runner = make_runner(app, **bounds)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            doors.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        if "grpc" in apis:
+            server, port = await make_server(doors.services, bind="127.0.0.1:0", tls=tls)
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+            doors.address = f"127.0.0.1:{port}"
+            options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+            doors.channel = grpc.aio.insecure_channel(doors.address, options)
+            stack.push_async_callback(doors.channel.close)
+        if "http" in apis:
+            doors.session = aiohttp.ClientSession()
+            stack.push_async_callback(doors.session.close)
         yield doors
-    finally:
-        await doors.session.close()
-        await doors.channel.close()
-        await server.stop(0)
-        await runner.cleanup()

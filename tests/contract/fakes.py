@@ -43,7 +43,7 @@ class FakeQuotas:
         self.waiting: list[Callable[[Mapping[int, int]], None]] = []
         """For the end of a grace."""
 
-    def admit_request(self, key: Key, now: int) -> None:
+    def admit_request(self, key: Key, now: int, count: int = 1) -> None:
         if self.refuse_request is not None:
             raise self.refuse_request
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import msgspec
@@ -17,8 +17,11 @@ from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Rejection
 from server.status import TABLE
 from tests.contract.cases import CASES, Case
-from tests.contract.doors import Doors, key_metadata, open_doors, to_request
+from tests.contract.doors import Api, Doors, key_metadata, open_doors, to_request
 from tests.support.events import to_ndjson
+
+APIS: Final[tuple[Api, ...]] = ("grpc",)
+"""Those that these tests need (the fixture `doors`)."""
 
 Fault = tuple[int, str | None, str | None, str, str]
 
@@ -62,7 +65,7 @@ def fault(item: Rejection | pb.Rejection) -> Fault:
 
 
 async def over_http(case: Case) -> Outcome:
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         body = to_ndjson([dict(event) for event in case.events]) if case.events is not None else _made(case.body)
         headers = {"Content-Encoding": case.encoding, "Prefer": case.prefer}
         answer = await doors.post(body, **{name: value for name, value in headers.items() if value is not None})
@@ -79,7 +82,7 @@ async def over_http(case: Case) -> Outcome:
 
 
 async def over_grpc(case: Case) -> Outcome:
-    async with open_doors() as doors:
+    async with open_doors(apis=["grpc"]) as doors:
         stream = doors.stream([("prefer", case.prefer)] if case.prefer else ())
         await stream.write(message_of(case))
         answer: pb.IngestResponse = await stream.read()

@@ -103,7 +103,7 @@ async def test_a_project_has_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 async def test_the_list() -> None:
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         answer = await doors.get(f"{URL}?projectId=default&after=token", x_api_key=READ_ONLY)
         assert answer.status == 200
         assert b'"usd":0.1,' in answer.body

@@ -164,6 +164,7 @@ async def test_a_trace_on_a_terminal(doors: Doors, capsys: pytest.CaptureFixture
     assert "\x1b[2J" not in out
 
 
+@pytest.mark.slow
 async def test_a_deep_trace_on_a_terminal(doors: Doors, capsys: pytest.CaptureFixture[str]) -> None:
     spans = [span(depth, depth - 1 if depth else None, 0) for depth in range(2000)]
     doors.explorer.answers = {TraceQuestion: {**TRACE, "spans": spans, "truncated": True, "total": 60_000}}

@@ -28,8 +28,11 @@ from server.explore.questions import (
     TracesQuestion,
 )
 from server.live import event_feed
-from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors
+from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Api, Doors
 from tests.support.explorer import AS_OF
+
+APIS: Final[tuple[Api, ...]] = ("http",)
+"""Those that these tests need (the fixture `doors`)."""
 
 READS: Final[dict[str, type]] = {
     "/v1/events": EventsQuestion,

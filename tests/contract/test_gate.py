@@ -6,14 +6,18 @@ import json
 import socket
 import struct
 from dataclasses import replace
+from typing import Final
 
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from server.ingest.publisher import Done, Parts
-from tests.contract.doors import SECRET, Doors, open_doors
+from tests.contract.doors import SECRET, Api, Doors, open_doors
 from tests.support.events import make_event, to_ndjson
+
+APIS: Final[tuple[Api, ...]] = ("http",)
+"""Those that these tests need (the fixture `doors`)."""
 
 BODY = to_ndjson([make_event()])
 CHUNKED = b"\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -106,12 +110,14 @@ async def test_everything_but_a_batch_passes(doors: Doors, shut: pytest.MonkeyPa
 async def test_a_request_in_any_form_is_answered_once(
     shut: pytest.MonkeyPatch, sent: list[bytes], watched: bool
 ) -> None:
-    async with open_doors(watched=watched) as doors:
+    async with open_doors(watched=watched, apis=APIS) as doors:
         reader, writer = await connect(doors)
         for _ in range(2):
+            shut.setattr("server.http_api.gate.PATIENCE", 60.0)  # until all of it is there
             for part in sent:
                 writer.write(part)
                 await asyncio.sleep(0.02)
+            shut.setattr("server.http_api.gate.PATIENCE", 0.0)
             status, _, _ = await read_answer(reader)
             assert status == 503
         assert not reader.at_eof()
@@ -207,7 +213,7 @@ async def test_who_has_ended_its_side_while_it_waits_gets_its_answer(
 
 
 async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_doors(keepalive=2.0) as doors:
+    async with open_doors(keepalive=2.0, apis=APIS) as doors:
         reader, writer = await connect(doors)
         writer.write(request())
         assert (await read_answer(reader))[0] == 202
@@ -221,7 +227,7 @@ async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_who_waits_when_the_server_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
-    async with open_doors() as doors:
+    async with open_doors(apis=APIS) as doors:
         reader, writer = await connect(doors)
         writer.write(request())
         await asyncio.sleep(0.05)
@@ -255,7 +261,7 @@ async def test_one_organization_does_not_keep_another_waiting(doors: Doors, monk
 
 
 async def test_a_refusal_is_logged_where_each_request_is(shut: pytest.MonkeyPatch) -> None:
-    async with open_doors(watched=True) as doors:
+    async with open_doors(watched=True, apis=APIS) as doors:
         assert doors.services == replace(doors.services, access_log=True)
         with capture_logs() as logs:
             answer = await doors.post(BODY)

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import grpc
 import pytest
@@ -21,9 +21,12 @@ from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2
 from server.errors import Refused
 from server.grpc_api.servicers import make_server
 from server.limits.connection_watch import ConnectionWatch, Open, connections_to
-from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata, open_doors, to_request
+from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Api, Doors, key_metadata, open_doors, to_request
 from tests.contract.fakes import FakeHealth
 from tests.support.events import make_event, to_proto
+
+APIS: Final[tuple[Api, ...]] = ("grpc",)
+"""Those that these tests need (the fixture `doors`)."""
 
 CODE = grpc.StatusCode
 MIB = 1024 * 1024
@@ -111,13 +114,13 @@ async def test_prefer(doors: Doors) -> None:
 
 
 async def test_the_servers_default_handling() -> None:
-    async with open_doors(handling="lenient") as doors:
+    async with open_doors(handling="lenient", apis=APIS) as doors:
         call = doors.unary("IngestService/Ingest", pb.IngestResponse)
         assert (await call(to_request([make_event(model=None)]), metadata=key_metadata())).accepted == 1
 
 
 async def test_a_keys_handling_goes_before_the_servers_and_behind_prefer() -> None:
-    async with open_doors(handling="lenient") as doors:
+    async with open_doors(handling="lenient", apis=APIS) as doors:
         call = doors.unary("IngestService/Ingest", pb.IngestResponse)
         request = to_request([make_event(), make_event(model=None)])
         for handling, accepted in (("partial", 1), ("lenient", 2), (None, 2)):
@@ -305,7 +308,7 @@ class Noting(ConnectionWatch):
 async def test_only_a_valid_key_makes_a_connection_known(
     method: str, raw: bytes, secret: str | None, code: grpc.StatusCode, known: int
 ) -> None:
-    async with open_doors() as doors:
+    async with open_doors(apis=APIS) as doors:
         watch = Noting("grpc", 100)
         server, port = await make_server(doors.services, bind="127.0.0.1:0", connections=watch)
         await server.start()
@@ -436,7 +439,7 @@ def certificate(tmp_path: Path) -> tuple[bytes, bytes]:
 
 
 async def test_tls(certificate: tuple[bytes, bytes]) -> None:
-    async with open_doors(tls=grpc.ssl_server_credentials([certificate])) as doors:
+    async with open_doors(tls=grpc.ssl_server_credentials([certificate]), apis=APIS) as doors:
         trusted = grpc.ssl_channel_credentials(certificate[1])
         name = [("grpc.ssl_target_name_override", "localhost")]
         async with grpc.aio.secure_channel(doors.address, trusted, name) as channel:

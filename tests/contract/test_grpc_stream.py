@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -14,9 +14,13 @@ from protos.spendstream.v1 import ingest_pb2 as pb
 from server.errors import Refused
 from server.grpc_api.ingest_stream import WINDOW, WINDOW_BYTES
 from server.ingest.publisher import Done, Parts
-from tests.contract.doors import READ_ONLY, SECRET, Doors, open_doors, to_request
+from tests.contract.doors import READ_ONLY, SECRET, Api, Doors, open_doors, to_request
+from tests.contract.fakes import NOW
 from tests.support.events import make_event
 from tests.support.publisher import FakePublisher
+
+APIS: Final[tuple[Api, ...]] = ("grpc",)
+"""Those that these tests need (the fixture `doors`)."""
 
 CODE = grpc.StatusCode
 EOF = grpc.aio.EOF
@@ -85,7 +89,7 @@ async def test_one_answer_each_in_order(doors: Doors) -> None:
 
 async def test_answers_keep_their_order_when_the_log_does_not() -> None:
     publisher = SlowPublisher()
-    async with open_doors(publisher) as doors:
+    async with open_doors(publisher, apis=APIS) as doors:
         stream = doors.stream()
         for sequence in (5, 3, 4):
             await stream.write(good(sequence))
@@ -212,7 +216,7 @@ class Sender:
 
 async def test_a_slow_log_slows_the_sender_down() -> None:
     publisher = SlowPublisher()
-    async with open_doors(publisher) as doors:
+    async with open_doors(publisher, apis=APIS) as doors:
         stream = doors.stream()
         sender = Sender(stream, to_request([make_event(x="x" * 2000) for _ in range(50)]))  # 100 KB
         await sender.until_blocked()
@@ -227,7 +231,7 @@ async def test_a_slow_log_slows_the_sender_down() -> None:
 
 async def test_large_batches_fill_the_window_by_their_bytes() -> None:
     publisher = SlowPublisher()
-    async with open_doors(publisher) as doors:
+    async with open_doors(publisher, apis=APIS) as doors:
         raw = to_request([make_event(x="x" * 200_000) for _ in range(10)])  # 2 MB
         sender = Sender(doors.stream(), raw)
         await sender.until_blocked()
@@ -239,6 +243,7 @@ TALKATIVE = to_request([make_event(model=None)] * 99 + [make_event()])
 """A batch that is answered with some 10 KB."""
 
 
+@pytest.mark.slow
 async def test_a_sender_that_never_reads_is_not_read_either(doors: Doors) -> None:
     sender = Sender(doors.stream(), TALKATIVE)
     await sender.until_blocked()
@@ -252,7 +257,7 @@ async def test_a_sender_that_never_reads_is_not_read_either(doors: Doors) -> Non
 
 async def test_nothing_stays_behind_a_sender_that_goes() -> None:
     publisher = SlowPublisher()
-    async with open_doors(publisher) as doors:
+    async with open_doors(publisher, apis=APIS) as doors:
         before = len(asyncio.all_tasks())
         stream = doors.stream()
         for sequence in range(3):
@@ -316,9 +321,22 @@ async def test_a_revoked_key_ends_a_busy_stream(doors: Doors) -> None:
     assert time.monotonic() - began < 1
 
 
+async def test_a_key_that_expires_ends_a_busy_stream(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    doors.add_key(SECRET, expires=NOW + 1)
+    stream = doors.stream()
+    sender = Sender(stream, good(7))
+    for _ in range(20):
+        assert (await stream.read()).accepted == 1
+    monkeypatch.setattr("tests.contract.doors.NOW", NOW + 1)
+    while not (answer := await stream.read()).HasField("status"):
+        pass
+    assert (answer.sequence, last_word([answer])) == (7, INVALID_KEY)
+    await sender.pause()
+
+
 async def test_a_revoked_key_does_not_wait_for_the_log() -> None:
     publisher = SlowPublisher()
-    async with open_doors(publisher) as doors:
+    async with open_doors(publisher, apis=APIS) as doors:
         stream = doors.stream()
         for sequence in (1, 2, 3):
             await stream.write(good(sequence))
@@ -332,6 +350,7 @@ async def test_a_revoked_key_does_not_wait_for_the_log() -> None:
         publisher.let_all_through()
 
 
+@pytest.mark.slow
 async def test_a_revoked_key_ends_a_stream_that_is_not_read(doors: Doors) -> None:
     """Its sender cannot be told, but nothing works or waits for it; gRPC alone has a status left to send."""
 

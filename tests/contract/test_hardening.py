@@ -5,19 +5,27 @@ import contextlib
 import json
 import struct
 import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
 from protos.spendstream.v1 import ingest_pb2 as pb
+from protos.spendstream.v1 import usage_pb2
+from server.errors import Refused
+from server.grpc_api.otlp_servicer import TRACES
 from server.grpc_api.servicers import OPTIONS, make_server
 from server.http_api.connections import PROBE_CONNECTIONS
 from server.ingest.publisher import Done, Parts
 from server.limits.admission import MIN_IDLE
+from server.limits.call_shares import CallShares
 from server.limits.connection_watch import ConnectionWatch
+from server.limits.refusal_pacing import BURST, RefusalPacer
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_ndjson
 from tests.support.publisher import FakePublisher
@@ -472,3 +480,183 @@ async def test_pings_without_end_end_the_connection() -> None:
         writer.close()
         ingest = doors.unary("IngestService/Ingest", pb.IngestResponse)
         assert (await ingest(to_request([EVENT]), metadata=key_metadata())).accepted == 1
+
+
+class Stopped:
+    """A clock that stands still, and sleepers that are never woken."""
+
+    def __init__(self) -> None:
+        self.sleeping = 0
+
+    def pacer(self) -> RefusalPacer:
+        return RefusalPacer(lambda: 100.0, self._sleep)
+
+    async def _sleep(self, _: float) -> None:
+        self.sleeping += 1
+        await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def paced_grpc(doors: Doors, stopped: Stopped) -> AsyncIterator[Any]:
+    """A server whose refusals wait for ever once they are paced."""
+    services = replace(doors.services, throttle=stopped.pacer())
+    server, port = await make_server(services, bind="127.0.0.1:0")
+    await server.start()
+    channel: Any
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(0)
+
+
+async def refused_until_one_waits(call: Callable[[], Any], stopped: Stopped) -> int:
+    """Call until an answer is held back; returns how many there were before."""
+    for number in range(1000):
+        asked = asyncio.ensure_future(call())
+        while not asked.done() and not stopped.sleeping:
+            await asyncio.wait({asked}, timeout=0.01)
+        if stopped.sleeping:
+            asked.cancel()
+            return number
+        assert isinstance(asked.exception(), grpc.aio.AioRpcError)
+    raise AssertionError("no refusal has waited")
+
+
+@pytest.mark.parametrize("name", ["Ingest", "ListUsers", "GetTrace", "Export", "IngestStream"])
+async def test_calls_without_a_valid_key_are_paced_over_grpc(name: str) -> None:
+    stopped = Stopped()
+    async with open_doors() as doors, paced_grpc(doors, stopped) as channel:
+        ways: dict[str, Callable[[], Any]] = {
+            "Ingest": lambda: channel.unary_unary("/spendstream.v1.IngestService/Ingest")(b""),
+            "ListUsers": lambda: channel.unary_unary("/spendstream.v1.UsageService/ListUsers")(b""),
+            "GetTrace": lambda: channel.unary_stream("/spendstream.v1.UsageService/GetTrace")(b"").read(),
+            "Export": lambda: channel.unary_unary(f"/{TRACES}/Export")(b""),
+            "IngestStream": lambda: channel.stream_stream("/spendstream.v1.IngestService/IngestStream")().read(),
+        }
+        assert await refused_until_one_waits(ways[name], stopped) == BURST
+
+
+async def test_refused_traces_are_paced_over_grpc() -> None:
+    stopped = Stopped()
+    async with open_doors() as doors, paced_grpc(doors, stopped) as channel:
+        doors.explorer.refuse = Refused("queries_busy", "Not now", retry_after=1)
+        call = channel.unary_stream("/spendstream.v1.UsageService/GetTrace")
+        request = usage_pb2.GetTraceRequest(trace_id="t").SerializeToString()
+        assert await refused_until_one_waits(lambda: call(request, metadata=key_metadata()).read(), stopped) == BURST
+
+
+async def test_refusals_that_wait_leave_room_for_the_calls_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is a call under way, and there are only so many."""
+    monkeypatch.setattr("server.grpc_api.servicers.MAX_CALLS", 16)
+    monkeypatch.setattr("server.limits.refusal_pacing.MOST_OF_ONE", 8)
+    stopped = Stopped()
+    async with open_doors() as doors, paced_grpc(doors, stopped) as channel:
+        other = "lqt_" + "4" * 64
+        doors.add_key(other)
+        ingest = channel.unary_unary(
+            "/spendstream.v1.IngestService/Ingest", response_deserializer=pb.IngestResponse.FromString
+        )
+        waiting = []
+        for _ in range(BURST + 40):
+            before = stopped.sleeping
+            asked = asyncio.ensure_future(ingest(b"\xff", metadata=key_metadata()))
+            while not asked.done() and stopped.sleeping == before:
+                await asyncio.wait({asked}, timeout=0.01)
+            if not asked.done():
+                waiting.append(asked)
+        assert (await ingest(to_request([EVENT]), metadata=key_metadata(other))).accepted == 1
+        assert len(waiting) == 8
+        for each in waiting:
+            each.cancel()
+
+
+async def test_calls_that_need_no_key_leave_room_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of a call without a key is not awaited, and of calls that need none only so many are under way."""
+    monkeypatch.setattr("server.grpc_api.servicers.MAX_CALLS", 16)
+    monkeypatch.setattr("server.grpc_api.health_servicer.MOST_STRANGERS", 8)
+    monkeypatch.setattr("server.grpc_api.health_servicer.MESSAGE_TIMEOUT", 60.0)  # or the first end before the last
+    async with open_doors() as doors:
+        server, port = await make_server(doors.services, bind="127.0.0.1:0")
+        await server.start()
+        channel: Any
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            held = []
+            for method in ("spendstream.v1.IngestService/Ingest", "spendstream.v1.UsageService/GetTrace"):
+                for _ in range(20):  # their message never comes
+                    call = channel.stream_stream(f"/{method}")()
+                    assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+            for number in range(12):
+                for method in ("Check", "Watch"):
+                    call = channel.stream_stream(f"/grpc.health.v1.Health/{method}")()
+                    held.append(call)
+                    if number >= 4:
+                        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+                    else:
+                        await call.wait_for_connection()
+            ingest = channel.unary_unary(
+                "/spendstream.v1.IngestService/Ingest", response_deserializer=pb.IngestResponse.FromString
+            )
+            assert (await ingest(to_request([EVENT]), metadata=key_metadata())).accepted == 1
+            assert [call.done() for call in held] == [False] * 8 + [True] * 16
+            for call in held:
+                call.cancel()
+        await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "spendstream.v1.IngestService/IngestStream",
+        "spendstream.v1.IngestService/Ingest",
+        "spendstream.v1.UsageService/WatchUsers",
+        "spendstream.v1.UsageService/ListUsers",
+        f"{TRACES}/Export",
+    ],
+)
+async def test_idle_calls_of_an_organization_leave_room_for_those_of_others(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over however many connections: of twelve calls it gets half, and the next one half of what is left."""
+    monkeypatch.setattr("server.grpc_api.servicers.CallShares", lambda: CallShares(12))
+    other = "lqt_" + "4" * 64
+    async with open_doors() as doors, contextlib.AsyncExitStack() as opened:
+        doors.add_key(other, organization="other", project="other")
+        server, port = await make_server(doors.services, bind="127.0.0.1:0")
+        await server.start()
+        held: list[Any] = []
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels: list[Any] = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) for _ in range(10)]
+        for number, channel in enumerate(channels):
+            await opened.enter_async_context(channel)
+            call = channel.stream_stream(f"/{method}")(metadata=key_metadata())
+            held.append(call)
+            if number < 6:
+                await call.wait_for_connection()
+                await asyncio.sleep(0.02)
+            else:
+                assert await call.code() is grpc.StatusCode.UNAVAILABLE
+                assert "has 6 calls under way" in await call.details()
+        ingest = channels[0].unary_unary(
+            "/spendstream.v1.IngestService/Ingest", response_deserializer=pb.IngestResponse.FromString
+        )
+        assert (await ingest(to_request([EVENT]), metadata=key_metadata(other))).accepted == 1
+        assert [call.done() for call in held] == [False] * 6 + [True] * 4
+        held[0].cancel()
+        await asyncio.sleep(0.1)
+        assert (await ingest(to_request([EVENT]), metadata=key_metadata())).accepted == 1
+        for call in held:
+            call.cancel()
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("method", ["spendstream.v1.IngestService/Ingest", f"{TRACES}/Export"])
+async def test_a_message_has_a_time_to_arrive(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.grpc_api.call_metadata.MESSAGE_TIMEOUT", 0.1)
+    async with open_doors() as doors:
+        channel: Any
+        async with grpc.aio.insecure_channel(doors.address) as channel:
+            call = channel.stream_unary(f"/{method}")(metadata=key_metadata())
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "did not arrive" in await call.details()
+            ended = channel.stream_unary(f"/{method}")(iter(()), metadata=key_metadata())
+            assert await ended.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "no message" in await ended.details()

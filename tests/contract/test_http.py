@@ -4,15 +4,19 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from typing import Final
 
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
 from server.errors import Refused
-from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, open_doors
+from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Api, Doors, open_doors
 from tests.contract.fakes import NOW
 from tests.support.events import make_event, to_ndjson
+
+APIS: Final[tuple[Api, ...]] = ("http",)
+"""Those that these tests need (the fixture `doors`)."""
 
 MIB = 1024 * 1024
 BODY = to_ndjson([make_event()])
@@ -464,14 +468,14 @@ async def test_refused_reads(doors: Doors, refused: Refused, status: int) -> Non
 
 
 async def test_the_servers_default_handling() -> None:
-    async with open_doors(handling="strict") as doors:
+    async with open_doors(handling="strict", apis=APIS) as doors:
         body = to_ndjson([make_event(), make_event(model=None)])
         assert (await doors.post(body)).status == 400
         assert (await doors.post(body, Prefer="handling=lenient")).json == {"accepted": 2}
 
 
 async def test_a_keys_handling_goes_before_the_servers_and_behind_prefer() -> None:
-    async with open_doors(handling="strict") as doors:
+    async with open_doors(handling="strict", apis=APIS) as doors:
         body = to_ndjson([make_event(), make_event(model=None)])
         for handling, status, accepted in (
             ("lenient", 202, 2),

@@ -99,8 +99,28 @@ def wait_known(tail: Tail, tp: TopicPartition, at: float) -> list[Record]:
     return found
 
 
+@pytest.mark.slow
 def test_no_log(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="there is no log in"):
         LogAddress(tmp_path).open()
     with pytest.raises(LogUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:9:"):
         LogAddress(tmp_path, KafkaAccess("127.0.0.1:9")).open()
+
+
+def test_ends_are_those_of_after_the_look(address: LogAddress) -> None:
+    """A look that appends is among the ends, however old both are."""
+    log = address.open(2, create=True)
+    is_over = False
+
+    def look() -> int:
+        return 0 if is_over else log.append([Append(E0, [(None, b"a")])], NOON)[0]
+
+    noted, seen = address.ends_since([E0], look), set[int]()
+    deadline = time.monotonic() + 20
+    while len(seen) < 3:
+        looked, ends = noted()
+        assert ends == {0: looked}
+        seen.add(looked)
+        time.sleep(0.05)
+        assert time.monotonic() < deadline
+    is_over = True

@@ -17,7 +17,7 @@ from processor.log.topics import EVENTS
 from server import position
 from server.errors import Refused
 from server.ingest.log_publisher import LogPublisher
-from server.ingest.publisher import Outcome, Parts, Publisher
+from server.ingest.publisher import NotPublished, Outcome, Parts, Publisher
 from tests.support.messages import ids_by_request, ids_of
 from tests.support.publisher import FakePublisher, publish
 from tests.support.tables import NOON, Usage, columns
@@ -117,3 +117,26 @@ async def test_a_callback_that_fails_keeps_no_other_batch_from_its_outcome(publi
 
 def _fail(*_: object) -> list[int]:
     raise LogUnavailable("disk full")
+
+
+async def test_more_than_the_bound_is_refused_and_one_is_always_taken(tmp_path: Path) -> None:
+    """What waits is bounded in bytes until it has an outcome, whichever of the turns of the loop brought it."""
+    Log(tmp_path).close()
+    real = LogPublisher(LogAddress(tmp_path), lambda: NOON, 100)
+    parts = [parts_of(number, partitions=1) for number in range(5)]
+    refused: list[Outcome] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            large = group.create_task(publish(real, parts[0], 500))
+            await asyncio.sleep(0)
+            with pytest.raises(NotPublished, match="Too many events wait for the disk"):
+                real.submit(parts[1], 1, refused.append)
+        async with asyncio.TaskGroup() as group:
+            small = [group.create_task(publish(real, parts[number], size)) for number, size in ((2, 60), (3, 40))]
+            await asyncio.sleep(0)
+            with pytest.raises(NotPublished):
+                real.submit(parts[4], 1, refused.append)
+    finally:
+        await asyncio.to_thread(real.close)
+    assert [each.result() for each in (large, *small)] == [{0: 0}, {0: 1}, {0: 1}], "a turn of the loop is one message"
+    assert not refused

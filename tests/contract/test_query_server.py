@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from processor.event_store.first_build import Report
+from processor.event_store.first_build import BuildReport
 from server.errors import Refused
-from server.explore import answers, wire
+from server.explore import dispatch, wire
 from server.explore.client import QueryClient
 from server.explore.engine import Engine
 from server.explore.questions import (
@@ -70,7 +70,7 @@ async def test_progress_of_a_first_build(store: StoreDirectory, tmp_path: Path) 
         asked.store.behind = {0: 5, 1: 0}
         assert await asked.client.status() == StoreStatus(2.5, {0: 5, 1: 0})
         assert "building" not in json.loads(await asked.client.ask(LIST))
-        asked.store.building = Report(400, 1000, 6, is_last=False)
+        asked.store.building = BuildReport(400, 1000, 6, is_last=False)
         assert await asked.client.status() == StoreStatus(2.5, {0: 5, 1: 0}, Building(400, 1000, 6))
         assert json.loads(await asked.client.ask(LIST))["building"] == {"done": 400, "of": 1000, "secondsLeft": 6}
         asked.store.read_all.clear()
@@ -218,6 +218,7 @@ async def test_a_broken_export_does_not_end_as_a_whole_one(
             assert [chunk async for chunk in found.chunks]
 
 
+@pytest.mark.slow
 async def test_one_export_a_project_and_none_after_it_was_left(store: StoreDirectory, tmp_path: Path) -> None:
     for _ in range(200):  # more than the socket's buffers hold
         store.append([make_row(extra='{"x":"' + "y" * 20_000 + '"}') for _ in range(2)])
@@ -257,7 +258,7 @@ class Blocking:
 @pytest.fixture
 def blocking(monkeypatch: pytest.MonkeyPatch) -> Blocking:
     made = Blocking()
-    monkeypatch.setattr(answers, "answer", made)
+    monkeypatch.setattr(dispatch, "answer", made)
     return made
 
 
@@ -270,12 +271,12 @@ async def until(condition: Any) -> None:
 async def test_ids_do_not_wait_for_heavy_questions(
     store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocking, real = Blocking(), answers.answer
+    blocking, real = Blocking(), dispatch.answer
 
     def answer(engine: Engine, snapshot: Snapshot, question: Question) -> bytes:
         return (real if isinstance(question, EventQuestion) else blocking)(engine, snapshot, question)
 
-    monkeypatch.setattr(answers, "answer", answer)
+    monkeypatch.setattr(dispatch, "answer", answer)
     async with query_server(store, tmp_path) as asked:
         heavy = [asyncio.create_task(asked.client.ask(LIST)) for _ in range(9)]
         await until(lambda: blocking.count == 1)
@@ -325,7 +326,7 @@ async def test_a_process_that_is_away_or_hangs_is_unavailable(tmp_path: Path, mo
 async def test_a_process_that_dies_amid_an_answer_is_unavailable(tmp_path: Path) -> None:
     async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await wire.read_question(reader)
-        writer.write(wire.pack(wire.Head()) + wire.pack(wire.Chunk(b"{")) + b"\0\0")
+        writer.write(wire.pack(wire.AnswerHead()) + wire.pack(wire.Chunk(b"{")) + b"\0\0")
         writer.close()
 
     server = await asyncio.start_unix_server(die, sock=wire.listen(tmp_path))

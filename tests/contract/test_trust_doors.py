@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from protos.spendstream.v1 import ingest_pb2 as pb
-from server.tenancy.freshness import DirectoryFreshness
+from server.tenancy.directory_follower import DirectoryFreshness
 from tests.contract.doors import key_metadata, open_doors, to_request
 from tests.support.events import make_event, to_ndjson
 

@@ -205,6 +205,7 @@ async def test_a_client_that_goes_is_forgotten(doors: Doors, subscribe: Subscrib
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_hundreds_of_subscribers(doors: Doors) -> None:
     doors.live.bring(*(Usage(n, f"u{n}") for n in range(200)))
     http = doors.url.removeprefix("http://")
@@ -325,6 +326,7 @@ async def test_silence_is_broken_by_comments(doors: Doors, monkeypatch: pytest.M
             assert await response.content.readline() == b"\n"
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_is_cut_off_with_its_key(doors: Doors) -> None:
     secret = "lqt_" + "8" * 64
     key = doors.add_key(secret, ("read",))

@@ -3,9 +3,11 @@
 import random
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
+
+import msgspec
 
 from tests.support.events import ABSENT, make_event, to_json_line, to_proto
 from tests.support.traffic import Odd, Plain, Wide, stream
@@ -34,6 +36,17 @@ VALUES: Final = [
     *("[}", '{"a"}', "[[],{},[]]", '{"a": [ ] , "b" : { } }', "[1 2]", '{"a" 1}', '"a', "1.5e+3", "{}}"),
 ]
 """Of any field, and of unknown ones."""
+PIECES: Final = [
+    *("a", "é", "😀", "\u2028", "\x7f", "ab" * 20),
+    *("\\n", "\\u00e9", "\\u0000", '\\"', "\\\\", "\\/", "\\u0041", "\\uffff"),
+]
+"""Of long texts, some with escapes: characters are counted, not bytes."""
+SCORES: Final = [
+    *("9007199254740993", "18014398509481985", "9999999999999999999", "0.3333333333333333333", "1e19", "1e-19"),
+    *("1e22", "12345678901234567e3", "9007199254740993e1", "9007199254740992e19", "-1e-5", "4.9e-324"),
+    *("1.7976931348623157e308", "1.7976931348623159e308"),
+]
+"""Between two doubles, or near to where they end."""
 MEMBERS: Final = [
     *("tagz", "kind", "name", "tools_used", "eval_scores", "tags", "project_id", "error_message", "é", "a\\nb"),
     *("kind", "name", "reasoning_tokens", "cache_write_tokens", "ttft_ms", "", "user_idx", "user_i"),
@@ -135,6 +148,44 @@ def _with_blanks(rng: random.Random, line: bytes) -> bytes:
     return line
 
 
+def _long_text(rng: random.Random) -> str:
+    """About as many characters as are kept of an error message, or of another text."""
+    odd = rng.choice((0, 0.02, 0.5))
+    return "".join(
+        rng.choice(PIECES) if rng.random() < odd else "x" for _ in range(rng.choice((255, 256, 499, 500, 501)))
+    )
+
+
+def _score(rng: random.Random) -> str:
+    return rng.choice(SCORES) if rng.random() < 0.3 else rng.choice(["", "-"]) + _number(rng)
+
+
+def _object(members: Iterable[str]) -> str:
+    return f"{{{','.join(members)}}}"
+
+
+def _with_long_value(rng: random.Random, line: bytes) -> bytes:
+    """A long text, or a collection, perhaps of more items than usual, in place of what the field had."""
+    try:
+        event = msgspec.json.decode(line)
+    except ValueError:
+        return line
+    if not isinstance(event, dict) or not event:
+        return line
+    count = rng.choice((0, 1, 2, 63, 64, 65))
+    name, value = rng.choice(
+        (
+            (rng.choice(("error_message", "name", "session_id", "sdk_version")), f'"{_long_text(rng)}"'),
+            ("eval_scores", _object(f'"s{n}":{_score(rng)}' for n in range(count))),
+            ("tags", _object(f'"t{n}":"{rng.choice(PIECES)}"' for n in range(count))),
+            ("tools_used", f"[{','.join([chr(34) + rng.choice(PIECES) + chr(34)] * count)}]"),
+            ("unknown", ",".join(["1", *(f'"u{n}":{rng.choice(VALUES[:14])}' for n in range(count))])),
+        )
+    )
+    event.pop(name, None)
+    return to_json_line(event)[:-1] + f',"{name}":{value}}}'.encode()
+
+
 def _with_member(rng: random.Random, line: bytes) -> bytes:
     name = rng.choice(MEMBERS)
     return line[:1] + f'"{name}":{rng.choice(VALUES)},'.encode() + line[1:]
@@ -151,6 +202,7 @@ _CHANGES: Final[list[Callable[[random.Random, bytes], bytes]]] = [
     _without_or_twice,
     _with_blanks,
     _with_member,
+    _with_long_value,
 ]
 
 
@@ -240,6 +292,12 @@ def _message(rng: random.Random, event: dict[str, Any]) -> bytes:
         message.cost_usd = _number(rng)
     if rng.random() < 0.1:
         message.timestamp = _time(rng).encode("utf-8", "replace").decode()
+    if rng.random() < 0.1:
+        message.error_message = _long_text(rng)
+    if rng.random() < 0.1:
+        count = rng.choice((1, 63, 64, 65))
+        message.tags.update({f"t{n}": rng.choice(PIECES) for n in range(count)})
+        message.eval_scores.update({f"s{n}": rng.choice((-0.0, 1e308, -5e-324, 0.1)) for n in range(count)})
     return message.SerializeToString()
 
 

@@ -25,7 +25,7 @@ _scalars = st.one_of(
     st.floats(),
     _texts,
     st.binary(max_size=20),
-    st.sampled_from([*NUMBERS, '{"anthropic":{"cacheReadInputTokens":-1}}', "{", "[]", "429", "x" * 9000]),
+    st.sampled_from([*NUMBERS, "1e9999999", '{"anthropic":{"cacheReadInputTokens":-1}}', "{", "[]", "429", "x" * 9000]),
 )
 _values = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3), max_leaves=8

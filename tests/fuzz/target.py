@@ -11,7 +11,7 @@ import grpc
 from processor.core.events import message
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.grpc_api.otlp_servicer import TRACES
-from server.otlp.responses import content_type_of
+from server.otlp.export_responses import content_type_of
 from tests.contract.doors import SECRET, Doors, key_metadata, open_doors
 from tests.fuzz.inputs import Packed
 from tests.fuzz.otlp_inputs import Export

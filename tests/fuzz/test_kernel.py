@@ -5,13 +5,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from processor.core.kernel.loaded import RUNNING
-from tests.fuzz import twins
+from tests.fuzz import kernel, message_twins, span_twins, table_twins, twins
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SECONDS: Final = 4.0
@@ -19,20 +20,55 @@ SECONDS: Final = 4.0
 pytestmark = pytest.mark.skipif(RUNNING == "pure", reason="the compiled kernel does not run")
 
 
-def test_the_kernel_and_its_twin_make_the_same_bytes() -> None:
+def _compared(compare: Callable[[int], Counter[str]]) -> Counter[str]:
+    """What is counted in a few seconds from a seed that nobody chose."""
     number = began_with = random.SystemRandom().randrange(2**32)
     counts: Counter[str] = Counter()
     began = time.monotonic()
     while time.monotonic() < began + SECONDS:
         try:
-            counts += twins.compare(number)
-        except AssertionError as error:
-            raise AssertionError(f"python -m tests.fuzz.kernel --seed {number}: {error}") from error
+            counts += compare(number)
+        except Exception as error:
+            raise AssertionError(f"python -m tests.fuzz.kernel --seed {number}: {error!r}") from error
         number += 1
     print(f"seeds {began_with} to {number - 1}: {dict(counts)}")  # shown by `pytest -rP`
+    return counts
+
+
+def test_the_kernel_and_its_twin_make_the_same_bytes() -> None:
+    counts = _compared(twins.compare)
     assert counts["json taken"] > counts["json sent"] / 10
+    for payload in ("json", "protobuf"):
+        assert counts[f"{payload} read"] > counts[f"{payload} kept"] / 4
 
 
+def test_the_kernel_and_its_twin_make_the_same_messages() -> None:
+    counts = _compared(message_twins.compare)
+    assert min(counts["messages made"], counts["requests cut"]) > 0
+
+
+def test_the_kernel_and_its_twin_make_the_same_tables() -> None:
+    assert _compared(table_twins.compare)["events applied"] > 0
+
+
+def test_the_kernel_and_its_twin_make_the_same_of_spans() -> None:
+    counts = _compared(span_twins.compare)
+    assert counts["spans made"] > counts["spans sent"] / 20
+
+
+@pytest.mark.parametrize("kind", [AssertionError, ValueError])
+def test_a_finding_names_its_seed(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: int) -> Counter[str]:
+        raise kind("no plan")
+
+    monkeypatch.setattr(twins, "compare", fails)
+    assert kernel.compare(SECONDS, 20261129) == 1
+    assert "--seed 20261129" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(300)  # the kernel is compiled for it
 def test_under_the_address_sanitizer_nothing_is_touched_that_is_not_ours() -> None:
     asked = ["cc", "-print-file-name=libasan.so"]
     try:

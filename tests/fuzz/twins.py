@@ -1,5 +1,5 @@
 """Whatever the compiled kernel takes, the slow way takes with the same values; and with what it gives up, requests come
-out of both the same, byte for byte."""
+out of both the same, byte for byte, and so does what the event store keeps of them."""
 
 import random
 from collections import Counter
@@ -7,13 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from processor.core.events import codec, compiled_rows
+from processor.core.events import codec, compiled_rows, ndjson
 from processor.core.events.columns import Columns
 from processor.core.events.event import MAX_FUTURE, Handling
-from processor.core.events.lines import SEPARATOR, Lines
-from tests.fuzz import mutations
+from processor.core.events.ndjson import SEPARATOR, Lines
+from tests.fuzz import mutations, stored_values
 from tests.fuzz.mutations import NOW
 from tests.support import slow_way
+from tests.support.pure import pure
 
 SIZE: Final = 100
 """Events of a request."""
@@ -34,6 +35,8 @@ def compare(number: int) -> Counter[str]:
         counts[f"{payload} taken"] += _compare_each(payload, made, handling)
         counts[f"{payload} sent"] += len(made)
         _compare_all(payload, made, handling)
+        counts += stored_values.compare(rng, payload, made, handling)
+    _compare_lines_by_home(rng)
     return counts
 
 
@@ -64,3 +67,21 @@ def _compare_all(payload: codec.PayloadFormat, records: list[bytes], handling: H
     if payload == "json":
         lines = Lines(SEPARATOR.join(records), len(records))
         assert slow_way.plain(codec.decode(payload, lines, handling, NOW)) == expected
+
+
+def _compare_lines_by_home(rng: random.Random) -> None:
+    """Lines of any bytes, apart by partition."""
+    made = [rng.randbytes(rng.choice((0, 1, 9, 400))).replace(SEPARATOR, b"") for _ in range(rng.randrange(1, 60))]
+    partitions = rng.choice((2, 6, 1024))
+    homes = np.array([rng.randrange(partitions) for _ in made])
+    lines = Lines(SEPARATOR.join(made), len(made))
+    found = ndjson.by_home(lines, homes, partitions)
+    with pure():
+        expected = ndjson.by_home(lines, homes, partitions)
+    assert [(list(each), len(each)) for each in found] == [(list(each), len(each)) for each in expected]
+    for wrong in (homes[1:], np.append(homes, 0), homes - partitions, homes + partitions):
+        try:
+            ndjson.by_home(lines, wrong, partitions)
+        except ValueError:
+            continue
+        raise AssertionError(f"{len(made)} lines for {len(wrong)} partitions")

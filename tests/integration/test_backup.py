@@ -4,12 +4,14 @@ import asyncio
 import gzip
 import json
 import random
+import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from tests.support import clients
-from tests.support.clients import Pace, Tally, reader
+from tests.support.clients import Pace, Reader, Tally, reader
 from tests.support.events import make_event, to_ndjson
 from tests.support.server import run_cli, server
 from tests.support.traffic import make_traffic
@@ -118,6 +120,53 @@ async def test_a_copy_made_under_load_is_of_one_instant_and_can_be_served(tmp_pa
             await clients.send(copy, traffic, Tally())
             await reader.caught_up(traffic.truth.unique)
             assert await reader.differences(traffic.truth, exact_duplicates=False) == []
+
+
+@pytest.mark.timeout(180)
+async def test_an_older_copy_that_is_restored_is_served_without_what_came_after(tmp_path: Path) -> None:
+    """Nowhere: not in the tables, not in the store, not in the quota; and what is sent again counts, once."""
+    data = tmp_path / "data"
+    earlier = [make_event(user_id=f"u{number % 7}", cost_usd=Decimal("0.25")) for number in range(60)]
+    later = [make_event(user_id=f"u{number % 9}", cost_usd=Decimal("0.5")) for number in range(50)]
+    ids = [each["event_id"] for each in [*earlier, *later]]
+
+    async def check(tables: Reader, events: int, cost: Decimal, users: int) -> None:
+        tables.number = Decimal
+        position = (await tables.ingest(earlier[:1])).headers["x-ingest-position"]  # a copy: counts nothing
+        quota, total = (await tables.caught_up(events)), (await tables.get(f"/v1/users?after={position}"))["total"]
+        assert (quota["used"], quota["remaining"], quota["windows"]["month"]["used"]) == (events, 200 - events, events)
+        assert (total["requests"], total["cost_usd"], total["users"]) == (events, cost, users)
+        since = f"start=2026-04-01&end=2026-05-01&after={position}"
+        listed = await tables.get(f"/v1/events?{since}&limit=200")
+        assert sorted(each["event_id"] for each in listed["events"]) == sorted(ids[:events])
+        assert listed["total"] == events
+        figures = await tables.get(f"/v1/metrics?{since}&group_by=user_id")
+        assert figures["total"] == {"requests": events, "cost_usd": cost}
+        costs = await tables.get("/v1/costs?start=2026-04-01&end=2026-05-01")
+        assert sum(each["cost_usd"] for each in costs["byModel"]) == cost
+
+    with server(data, event_store=True, partitions=2) as started:
+        assert started.cli("orgs", "set", "default", "--monthly-quota", "200").returncode == 0
+        async with reader(started) as tables:
+            assert (await tables.ingest(earlier)).status == 202
+            await check(tables, 60, Decimal(15), 7)
+            done = await asyncio.to_thread(started.cli, "backup", str(tmp_path / "copy"))
+            assert done.returncode == 0, done.stderr
+            assert (await tables.ingest(later)).status == 202
+            await check(tables, 110, Decimal(40), 9)
+        await asyncio.to_thread(started.kill_all)  # and the newer index and store stay where they are
+        shutil.copy(tmp_path / "copy" / "log.db", data / "log.db")
+        for name in ("log.db-wal", "log.db-shm"):
+            (data / name).unlink(missing_ok=True)
+        await asyncio.to_thread(started.start)
+        async with reader(started) as tables:
+            await check(tables, 60, Decimal(15), 7)
+            missing = await tables.request("GET", f"/v1/events/{later[0]['event_id']}")
+            assert missing.status == 404
+            assert await asyncio.to_thread(clients.verify, started) == []
+            assert (await tables.ingest([*later, *later])).status == 202
+            await check(tables, 110, Decimal(40), 9)
+        assert await asyncio.to_thread(clients.verify, started) == []
 
 
 def test_a_copy_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

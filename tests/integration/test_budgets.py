@@ -13,12 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from processor.log.embedded.log import Log
 from tests.chaos.cluster import cluster
 from tests.support.clients import reader
 from tests.support.events import make_event
 from tests.support.live import Event, sse, watch
 from tests.support.receiver import SECRET, receiver
-from tests.support.server import KEY, Server, server
+from tests.support.server import KEY, Server, run_cli, server, wait_until
 from tools.kafka import Broker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -72,8 +73,7 @@ async def test_a_budget_is_told_once_on_every_way_through_a_crash(tmp_path: Path
         }
         with server(tmp_path / "data", start=False, **alerts) as started:
             await asyncio.to_thread(started.start)
-            admin = cli(started, "keys", "create", "--scopes", "admin,read")["key"]
-            await asyncio.sleep(1)
+            admin = started.create_key("--scopes", "admin,read")["key"]
             wanted = {"usd": "0.30", "window": "month", "user_id": "alice", "thresholds": [50, 100]}
             budget = await call(started, "PUT", admin, json=wanted)
             async with sse(started.http, KEY) as events, watch(started.grpc, KEY) as others:
@@ -166,3 +166,29 @@ async def test_budgets_from_the_command_line(tmp_path: Path) -> None:
                 break
             await asyncio.sleep(0.02)
         assert [budget["model"] for budget in left] == ["gpt-4o"]
+
+
+def test_a_key_means_its_project_in_the_data_directory_too(tmp_path: Path) -> None:
+    """Also one that is no key of an administrator, for which a server that runs makes no change."""
+
+    def run(*command: str) -> Any:
+        done = run_cli(tmp_path / "data", *command, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    Log(tmp_path / "data", partitions=1).close()
+    key = run("keys", "create", "--project", "web")["key"]
+    made = run("budgets", "set", "--usd", "5", "--window", "day", "--key", key)
+    refused = run_cli(tmp_path / "data", "budgets", "set", "--usd", "5", "--window", "day", "--key", KEY)
+    assert (refused.returncode, "--project" in refused.stderr) == (2, True)
+    listed = [run("budgets", "list", *where)["budgets"] for where in (["--key", key], ["--project", "web"], [])]
+    assert [[each["id"] for each in budgets] for budgets in listed] == [[made["id"]], [made["id"]], []]
+    with server(tmp_path / "data", key=None) as started:
+        more = cli(started, "budgets", "set", "--usd", "6", "--window", "month", "--key", key)
+
+        def told() -> list[str]:
+            return [each["id"] for each in cli(started, "budgets", "list", "--key", key)["budgets"]]
+
+        wait_until(lambda: told() == [made["id"], more["id"]], 10)  # the server reads on what was written beside it
+        gone = cli(started, "budgets", "delete", made["id"], "--key", key)
+        assert gone["id"] == made["id"]

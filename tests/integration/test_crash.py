@@ -48,6 +48,13 @@ async def test_kills_around_the_event_store_lose_and_repeat_nothing(tmp_path: Pa
 
 
 @pytest.mark.timeout(240)
+async def test_a_store_that_is_further_behind_than_what_it_holds_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    report = await run_row("store-behind", seed=seed, events=2_000, kills=2, data_dir=tmp_path / "data")
+    assert report.is_exact, told(report)
+
+
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("row", ["file", "disk", "clock", "junk"])
 async def test_other_faults_in_short(tmp_path: Path, row: str) -> None:
     seed = random.SystemRandom().randrange(10**6)

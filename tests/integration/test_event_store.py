@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+import urllib.request
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +16,12 @@ import pytest
 
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
+from processor.log.records import TopicPartition
+from processor.log.topics import EVENTS, STORE_GROUP
+from tests.chaos.faults import days_within_a_month
 from tests.support import clients, stored
 from tests.support.clients import Reader
+from tests.support.clock import Clock
 from tests.support.events import make_event
 from tests.support.logs import put
 from tests.support.server import Server, is_alive, server, wait_until
@@ -50,6 +55,11 @@ async def check(started: Server, events: int, generation: int = 0) -> list[dict[
     assert sum(each.rows for each in segments) == events
     assert await asyncio.to_thread(clients.verify, started) == []
     return await asyncio.to_thread(stored.rows, started.data_dir / "events", segments)
+
+
+def metrics(started: Server) -> str:
+    with urllib.request.urlopen(f"http://{started.http}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def has_all_files(started: Server) -> bool:
@@ -90,24 +100,44 @@ async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -
 
 
 @pytest.mark.timeout(120)
-async def test_a_deleted_store_is_made_anew_with_equal_rows(tmp_path: Path) -> None:
+async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(tmp_path: Path) -> None:
     chance = random.Random(2)
+    directory = tmp_path / "data" / "events"
     with server(tmp_path / "data", event_store=True) as started:
         async with clients.reader(started) as reader:
-            for _ in range(5):
-                await send(reader, some(40, chance))
-                await asyncio.sleep(0.3)
-            await reader.caught_up(200)
-            rows = await check(started, 200)
-            shutil.rmtree(started.data_dir / "events")  # beside the running server
-            await send(reader, some(1, chance))
-            await reader.caught_up(201)
-            again = await check(started, 201, generation=1)
-            assert again[:-1] == rows
+            sent = 0
+
+            async def load() -> None:
+                nonlocal sent
+                while True:
+                    await send(reader, some(40, chance))
+                    sent += 40
+                    await asyncio.sleep(0.05)
+
+            async def generation(number: int) -> None:
+                """Wait until the store has begun anew so often."""
+
+                def has_begun() -> bool:
+                    return stored.generations(address(started))[0] >= number
+
+                await asyncio.to_thread(wait_until, has_begun, 30)
+
+            loading = asyncio.create_task(load())
+            await asyncio.to_thread(wait_until, lambda: stored.live(address(started)), 30)
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            await generation(1)
+            await asyncio.to_thread(started.kill, "store")
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            await generation(2)
+            loading.cancel()
+            await asyncio.wait({loading})
+            await reader.caught_up(sent)
+            counted = (await reader.get("/v1/users?limit=1"))["total"]["requests"]  # with a batch that was cancelled
+            rows = await check(started, counted, generation=2)
         await asyncio.to_thread(started.stop)
-        shutil.rmtree(started.data_dir / "events")
+        shutil.rmtree(directory)
         await asyncio.to_thread(started.start)
-        assert await check(started, 201, generation=2) == again
+        assert await check(started, counted, generation=3) == rows
 
 
 @pytest.mark.timeout(120)
@@ -178,21 +208,26 @@ async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: P
 
 
 @pytest.mark.timeout(120)
-async def test_a_store_that_cannot_run_is_not_noticed_by_anyone_else(tmp_path: Path) -> None:
-    """It crashes again and again: events are taken and counted, the server is ready, and stops in time."""
-    (tmp_path / "file").write_text("not a directory")
-    with server(tmp_path / "data", event_store=True, store_dir=tmp_path / "file", retention=1) as started:
+async def test_a_byte_that_the_disk_has_changed_is_found_and_made_anew(tmp_path: Path) -> None:
+    chance = random.Random(9)
+    with server(tmp_path / "data", event_store=True, store_scrub=1e-5) as started:
         async with clients.reader(started) as reader:
-            for _ in range(20):
-                await send(reader, some(20, random.Random(4)))
-            await reader.caught_up(400)
-            await asyncio.to_thread(
-                wait_until, lambda: len([e for e in started.entries("child.ended") if e["child"] == "store"]) > 1, 30
-            )
-            assert {entry["child"] for entry in started.entries("child.ended")} <= {"store", "query"}
-            assert (await reader.request("GET", "/readyz")).status == 200
-        _, seconds = await asyncio.to_thread(started.stop)
-        assert seconds < 10
+            await send(reader, some(100, chance))
+            await reader.caught_up(100)
+            rows = await check(started, 100)
+            damaged = {each.id for each in await asyncio.to_thread(stored.live, address(started)) if each.rows}
+            for path in (tmp_path / "data" / "events").glob("*.parquet"):
+                with path.open("r+b") as file:
+                    file.seek(path.stat().st_size // 2)
+                    byte = file.read(1)
+                    file.seek(-1, os.SEEK_CUR)
+                    file.write(bytes([byte[0] ^ 1]))
+            await asyncio.to_thread(wait_until, lambda: len(started.entries("store.repaired")) == len(damaged), 30)
+            assert await check(started, 100) == rows
+            assert damaged.isdisjoint(each.id for each in await asyncio.to_thread(stored.live, address(started)))
+        shown = f"spendstream_store_scrub_damaged_segments {len(damaged)}.0"
+        await asyncio.to_thread(wait_until, lambda: shown in metrics(started), 20)
+        assert "spendstream_store_scrub_age_seconds " in metrics(started)
 
 
 @pytest.mark.timeout(120)
@@ -238,3 +273,53 @@ async def test_a_store_alone_says_when_it_has_its_partitions_and_stops_at_once(t
         assert (await asyncio.to_thread(started.stop))[0] == 0
         assert time.monotonic() - began < 4
         assert not is_alive(started.process.pid)
+
+
+@pytest.mark.timeout(120)
+async def test_a_store_that_crashes_again_and_again_is_waited_for_seven_days_and_not_for_ever(tmp_path: Path) -> None:
+    """Nobody else notices it: events are taken and counted, the server is ready, and retention goes on in the end; the
+    store records what it never had."""
+    chance, blocked = random.Random(14), tmp_path / "file"
+    blocked.write_text("not a directory")
+    settings: dict[str, Any] = {"store_dir": blocked, "retention": 1, "retention_interval": 0.05}
+    with (
+        Clock(tmp_path).held(days_within_a_month(12)) as clock,
+        server(tmp_path / "data", event_store=True, **settings) as started,
+        closing(Log(tmp_path / "data", create=False)) as log,
+    ):
+
+        def first() -> int:
+            return log.first(TopicPartition(EVENTS, 0))
+
+        def crashes() -> int:
+            return len([each for each in started.entries("child.ended") if each["child"] == "store"])
+
+        async with clients.reader(started) as reader:
+            await send(reader, some(10, chance))
+            await reader.caught_up(10)
+
+            async def pass_days(days: float, sent: int) -> None:
+                """An event says how late it is. What is deleted goes by the arrivals before that, less a day."""
+                clock.let_pass(days * 86_400)
+                await send(reader, some(10, chance))
+                await reader.caught_up(sent)
+
+            await pass_days(3, 20)
+            await pass_days(3, 30)
+            await asyncio.to_thread(wait_until, lambda: crashes() > 1, 30)
+            assert {entry["child"] for entry in started.entries("child.ended")} <= {"store", "query"}
+            assert (await reader.request("GET", "/readyz")).status == 200
+            assert first() == 0  # two days past their time
+            await pass_days(3, 40)
+            await pass_days(3, 50)
+            await asyncio.to_thread(wait_until, lambda: first() > 0, 20)
+            lost = started.entries("retention.not_read")
+            assert {(each["group"], each["partition"]) for each in lost} == {(STORE_GROUP, 0)}
+            blocked.unlink()
+            gone, *kept = await asyncio.to_thread(stored.wait_stored, address(started))
+            assert (gone.start, gone.end, gone.is_absent) == (0, first(), True)
+            assert started.entries("store.gap") != []
+            assert sum(each.rows for each in kept) == 50 - 10 * gone.end > 0
+            assert await asyncio.to_thread(clients.verify, started) == []
+        _, seconds = await asyncio.to_thread(started.stop)
+        assert seconds < 10

@@ -4,11 +4,16 @@ import asyncio
 import random
 import shutil
 import signal
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from processor.core.clock import SECOND, parse_timestamp
+from processor.event_store.manifest import ID_FORM
+from processor.event_store.segments_topic import SegmentsTopic
 from processor.log.address import LogAddress
 from processor.log.kafka.config import KafkaAccess
 from tests.integration.test_event_store import send, some
@@ -31,6 +36,34 @@ def partitions(started: Server) -> list[int]:
     """What a store owned last, by its log."""
     found = [entry["partitions"] for entry in started.entries("store.partitions")]
     return list(found[-1]) if found else []
+
+
+def names(directory: Path) -> set[str]:
+    """The ids of the segments that have a file, whole or a draft."""
+    return {path.name.partition(".")[0] for path in directory.iterdir() if ID_FORM(path.name.partition(".")[0])}
+
+
+def stopped_within_a_cut(store: Server, kafka: Broker, prefix: str) -> str | None:
+    """Stop a store that is about to cut a segment between its first file and its manifest; return the segment's id.
+
+    None if that did not succeed, and the store goes on. Blocks.
+    """
+    directory = store.data_dir.parent / "events"
+    before, deadline = names(directory), time.monotonic() + 5
+    owned = {f"{number:04d}" for number in partitions(store)}
+    while not (found := [name for name in names(directory) - before if name.partition("-")[0] in owned]):
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.001)  # a manifest takes several
+    store.signal("store", signal.SIGSTOP)
+    time.sleep(0.3)  # what it has sent arrives all the same
+    with closing(LogAddress(store.data_dir, KafkaAccess(kafka.bootstrap, prefix=prefix)).open()) as log:
+        known = SegmentsTopic(log, lambda: 0)
+        known.read_on()
+        if found[0] not in known.known():
+            return found[0]
+    store.signal("store", signal.SIGCONT)
+    return None
 
 
 async def check(started: Server, kafka: Broker, prefix: str, events: int, generation: int = 0) -> list[dict[str, Any]]:
@@ -61,26 +94,37 @@ async def test_partitions_move_between_stores(kafka: Broker, prefix: str, tmp_pa
             await reader.caught_up(400)
             await check(started, kafka, prefix, 400)
 
-            other.signal("store", signal.SIGSTOP)  # longer than its session, so its partitions go
+            sent = 400
+            late = None
+            while late is None:
+                await send(reader, some(40, chance))
+                sent += 40
+                late = await asyncio.to_thread(stopped_within_a_cut, other, kafka, prefix)
+            # It stands still for longer than its session, so its partitions go.
             await asyncio.to_thread(wait_until, lambda: len(partitions(started)) == PARTITIONS, 40)
             for _ in range(5):
                 await send(reader, some(40, chance))
-            await reader.caught_up(600)
+            sent += 200
+            await reader.caught_up(sent)
+            await check(started, kafka, prefix, sent)
             other.signal("store", signal.SIGCONT)
-            await check(started, kafka, prefix, 600)
+            await asyncio.to_thread(wait_until, lambda: other.entries("store.not_first"), 40)
+            # Nobody takes what it has written now, and its files are deleted.
+            await asyncio.to_thread(wait_until, lambda: late not in names(tmp_path / "events"), 40)
+            await check(started, kafka, prefix, sent)
 
             await asyncio.to_thread(started.kill, "store")
             for _ in range(5):
                 await send(reader, some(40, chance))
                 await asyncio.to_thread(started.kill, "store")
-            await reader.caught_up(800)
-            rows = await check(started, kafka, prefix, 800)
+            await reader.caught_up(sent + 200)
+            rows = await check(started, kafka, prefix, sent + 200)
             await asyncio.to_thread(other.kill_all)
             for path in (tmp_path / "events").glob("*.*"):
                 if path.suffix in {".parquet", ".idx"}:
                     path.unlink()
             await asyncio.to_thread(started.kill, "store")
-            assert await check(started, kafka, prefix, 800, generation=1) == rows
+            assert await check(started, kafka, prefix, sent + 200, generation=1) == rows
 
 
 @pytest.mark.timeout(120)
@@ -102,3 +146,34 @@ async def test_a_store_that_does_not_see_the_directory_makes_nothing_anew(
             assert (await reader.request("GET", "/readyz")).status == 200
         shutil.move(tmp_path / "away", tmp_path / "events")
         assert await check(started, kafka, prefix, 40) == rows
+
+
+@pytest.mark.timeout(120)
+async def test_as_of_waits_for_an_api_process_of_another_host(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    """It may have stamped an event and not appended it yet, however long that takes."""
+    settings = on(kafka, prefix, tmp_path)
+    with (
+        server(tmp_path / "data", partitions=1, **settings) as started,
+        server(tmp_path / "other", "api", **settings) as other,
+    ):
+        async with clients.reader(started) as reader:
+
+            async def as_of() -> float:
+                answer = await reader.get("/v1/events")
+                return parse_timestamp(answer["asOf"]) / SECOND
+
+            async def follows() -> bool:
+                return await as_of() > time.time() - 2.5
+
+            await send(reader, some(5, random.Random(13)))
+            async with asyncio.timeout(30):
+                while not await follows():  # noqa: ASYNC110 - the API has no event for it
+                    await asyncio.sleep(0.1)
+            other.signal("api", signal.SIGSTOP)
+            stopped = time.time()
+            await asyncio.sleep(3)
+            assert await as_of() < stopped
+            other.signal("api", signal.SIGCONT)
+            async with asyncio.timeout(30):
+                while not await follows():  # noqa: ASYNC110 - the API has no event for it
+                    await asyncio.sleep(0.1)

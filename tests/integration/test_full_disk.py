@@ -3,15 +3,17 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from processor.log.address import LogAddress
 from tests.chaos import faults
 from tests.chaos.faults import CannotRun
-from tests.support import clients
+from tests.support import clients, stored
 from tests.support.clients import Reader
 from tests.support.events import make_event
-from tests.support.server import server
+from tests.support.server import server, wait_until
 
 
 async def post(reader: Reader, events: int) -> int:
@@ -73,6 +75,46 @@ async def test_a_start_on_a_full_disk_with_a_log_to_recover(tmp_path: Path) -> N
                 why = "has to be recovered first"
                 await answers_reads_and_takes_events_with_room(reader, tmp_path / "disk", 2000, why)
             assert not [path.name for path in data.glob("recovery-*")]
+            assert await asyncio.to_thread(clients.verify, started) == []
+    except CannotRun as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("reserve", [16, 0])
+async def test_the_event_store_lags_while_the_disk_is_full_and_is_exact_with_room(tmp_path: Path, reserve: int) -> None:
+    """With a reserve it stops before the log does, which goes on into it; without one it runs into the end itself."""
+    disk, data = tmp_path / "disk", tmp_path / "disk" / "data"
+    settings: dict[str, Any] = {"event_store": True, "partitions": 2, "store_min_free": f"{reserve}M"}
+    try:
+        with faults.small_disk(disk, 64), server(data, **settings) as started:
+            async with clients.reader(started) as reader:
+                assert await post(reader, 50) == 202
+                before = await asyncio.to_thread(stored.wait_stored, LogAddress(data))
+                events = 50
+                if reserve:
+                    faults.fill(disk, leave=reserve << 19)
+                    await asyncio.to_thread(wait_until, lambda: started.entries("store.disk_full"), 10)
+                    assert [await post(reader, 100) for _ in range(5)] == [202] * 5
+                    events += 500
+                    await reader.caught_up(events)
+                    assert await asyncio.to_thread(stored.live, LogAddress(data)) == before
+                faults.fill(disk)
+                for _ in range(400):  # what SQLite's files have room for is still taken
+                    if await post(reader, 100) != 202:
+                        break
+                    events += 100
+                else:
+                    raise AssertionError("the disk is not full")
+                await asyncio.to_thread(started.kill, "store")
+                await asyncio.sleep(1)
+                faults.free(disk)
+                await asyncio.to_thread(wait_until, started.is_ready, 20)
+                assert await post(reader, 50) == 202
+                events += 50
+                await reader.caught_up(events)
+            segments = await asyncio.to_thread(stored.wait_stored, LogAddress(data))
+            assert sum(each.rows for each in segments) == events
             assert await asyncio.to_thread(clients.verify, started) == []
     except CannotRun as error:
         pytest.skip(str(error))

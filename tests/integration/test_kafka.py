@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from processor.log.errors import LogUnavailable
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import KafkaLog
-from processor.log.kafka.writer import Fenced, PartitionWriter
+from processor.log.kafka.writer import LARGE, Fenced, PartitionWriter
 from processor.log.port import scan
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, ROWS
@@ -65,6 +67,36 @@ def test_an_owner_is_fenced_by_the_next_and_a_flush_is_all_or_nothing(kafka: Bro
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("behind", [0, 300_000])
+def test_a_transaction_fails_by_records_whose_outcome_is_not_reported(kafka: Broker, prefix: str, behind: int) -> None:
+    """Only of an append's first record the writer asks what became of it: the transaction fails by any, as soon as
+    the broker has answered, which may be while records `behind` are still produced."""
+    access = KafkaAccess(kafka.bootstrap, prefix=prefix)
+    log = KafkaLog(access, partitions=1)
+    entry = ConfigEntry("max.message.bytes", "150000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, access.wire(ROWS), incremental_configs=[entry])
+    admin = AdminClient(access.client())
+    admin.incremental_alter_configs([resource])[resource].result(10)
+    writer = PartitionWriter(access, "owner")
+    one = [(b"a", b"1")]
+    assert writer.append([Append(R0, one)], 0) == [0]
+    # librdkafka's first batch is of 10,000 records; the second one is larger than what the topic takes.
+    rng = random.Random(1)
+    rows = [*one * 10_000, *((b"b", rng.randbytes(LARGE)) for _ in range(20)), *one * behind]
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match="Message size too large"):
+            writer.append([Append(R0, rows), Append(TopicPartition(CLAIMS, 0), [(None, b"c")])], 0)
+    assert [record.value for record in scan(log, R0)] == [b"1"]
+    assert list(scan(log, TopicPartition(CLAIMS, 0))) == []
+    writer.append([Append(R0, one)], 0)  # and it is good for the next one at once
+    with pytest.raises(LogUnavailable, match="a record is too large"):
+        writer.append([Append(R0, [(b"b", rng.randbytes(200_000))])], 0)
+    again = PartitionWriter(access, "owner")
+    again.append([Append(R0, one)], 0)
+    assert [record.value for record in scan(log, R0)] == [b"1", b"1", b"1"]
+    log.close()
+
+
 def test_a_broker_that_is_away_is_an_error_that_passes(own_broker: OwnBroker) -> None:
     broker = own_broker().start()
     log = KafkaLog(KafkaAccess(broker.bootstrap), partitions=1)

@@ -16,8 +16,9 @@ from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 
 from tests.support.kafka import OwnBroker
 from tests.support.server import is_alive, wait_until
-from tools.kafka import Broker, NotStarted, answers
+from tools.kafka import Broker, answers
 from tools.kafka_jars import ROOT
+from tools.tied_process import NotStarted
 
 
 async def make_topic(bootstrap: str) -> str:

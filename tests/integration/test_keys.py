@@ -1,15 +1,17 @@
 """Keys and quotas with real processes."""
 
 import asyncio
+import os
 import random
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import grpc
@@ -18,12 +20,24 @@ import pytest
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
+from tests.support.clients import reader
 from tests.support.events import make_event, to_ndjson, to_proto
 from tests.support.receiver import SECRET, receiver
 from tests.support.server import KEY, Server, run_cli, server
 
 WITHIN = 1.0
 """Seconds in which every process goes by what was changed."""
+
+T = TypeVar("T")
+
+
+async def soon(ask: Callable[[], Awaitable[T]], wanted: T) -> None:
+    """Have a process go by a change in time: a machine with other work may take as many times longer as others wait."""
+    patience = WITHIN * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    began = time.monotonic()
+    while (found := await ask()) != wanted:
+        assert time.monotonic() < began + patience, found
+        await asyncio.sleep(0.02)
 
 
 async def post(session: aiohttp.ClientSession, http: str, key: str, events: list[dict[str, Any]]) -> tuple[int, Any]:
@@ -65,43 +79,41 @@ async def test_every_process_goes_by_a_change_within_a_second(
     first = two[0]
     admin = cli(first, "keys", "create", "--scopes", "admin", "--all-orgs")["key"]
     made = cli(first, "keys", "create", "--project", "web", "--org", "acme")
-    await asyncio.sleep(WITHIN)
+
+    async def status(at: Server, key: str, *events: dict[str, Any]) -> int:
+        return (await post(session, at.http, key, list(events or (make_event(),))))[0]
+
     for each in two:
-        assert (await post(session, each.http, made["key"], [make_event()]))[0] == 202
+        await soon(partial(status, each, made["key"]), 202)
 
     # what the command line changes
     rotated = cli(first, "keys", "rotate", made["prefix"], "--overlap", "1h")
-    await asyncio.sleep(WITHIN)
     for each in two:
-        for key in (made["key"], rotated["key"]):
-            assert (await post(session, each.http, key, [make_event()]))[0] == 202
+        await soon(partial(status, each, rotated["key"]), 202)
+        assert await status(each, made["key"]) == 202
     assert cli(first, "keys", "set", rotated["id"], "--handling", "strict")["handling"] == "strict"
-    await asyncio.sleep(WITHIN)
     odd = [make_event(), make_event(model=None)]
     for each in two:
-        assert (await post(session, each.http, rotated["key"], odd))[0] == 400
+        await soon(partial(status, each, rotated["key"], *odd), 400)
         assert (await post(session, each.http, made["key"], odd))[1]["accepted"] == 1
     assert cli(first, "keys", "set", rotated["id"], "--handling", "none")["handling"] is None
     cli(first, "keys", "revoke", made["id"])
-    await asyncio.sleep(WITHIN)
     for each in two:
         invalid = {"error": "Invalid API key", "reason": "unauthenticated"}
-        assert await post(session, each.http, made["key"], [make_event()]) == (401, invalid)
-        assert (await post(session, each.http, rotated["key"], [make_event()]))[0] == 202
+        await soon(partial(post, session, each.http, made["key"], [make_event()]), (401, invalid))
+        assert await status(each, rotated["key"]) == 202
 
     # what one process is asked for, it does at once, and the other within a second
     url = f"http://{two[1].http}/v1/admin/keys/{rotated['id']}"
     async with session.patch(url, headers={"x-api-key": admin}, json={"handling": "lenient"}) as response:
         assert response.status == 200
     assert (await post(session, two[1].http, rotated["key"], odd))[1] == {"accepted": 2}
-    await asyncio.sleep(WITHIN)
-    assert (await post(session, two[0].http, rotated["key"], odd))[1] == {"accepted": 2}
+    await soon(partial(post, session, two[0].http, rotated["key"], odd), (202, {"accepted": 2}))
     url = f"http://{two[1].http}/v1/admin/keys/{rotated['id']}/revoke"
     async with session.post(url, headers={"x-api-key": admin}) as response:
         assert response.status == 200
-    assert (await post(session, two[1].http, rotated["key"], [make_event()]))[0] == 401
-    await asyncio.sleep(WITHIN)
-    assert (await post(session, two[0].http, rotated["key"], [make_event()]))[0] == 401
+    assert await status(two[1], rotated["key"]) == 401
+    await soon(partial(status, two[0], rotated["key"]), 401)
 
 
 @pytest.mark.slow
@@ -110,8 +122,11 @@ async def test_a_process_that_stood_still_does_not_trust_what_it_knew(
 ) -> None:
     first, other = two
     made = cli(first, "keys", "create")
-    await asyncio.sleep(WITHIN)
-    assert (await post(session, other.http, made["key"], [make_event()]))[0] == 202
+
+    async def status() -> int:
+        return (await post(session, other.http, made["key"], [make_event()]))[0]
+
+    await soon(status, 202)
     other.signal("api", signal.SIGSTOP)
     waiting = [asyncio.create_task(post(session, other.http, made["key"], [make_event()])) for _ in range(20)]
     await asyncio.sleep(0.2)  # they are in its socket
@@ -121,8 +136,8 @@ async def test_a_process_that_stood_still_does_not_trust_what_it_knew(
     statuses = {status for status, _ in await asyncio.gather(*waiting)}
     assert statuses <= {401, 503}
     async with asyncio.timeout(10):
-        while (await post(session, other.http, KEY, [make_event()]))[0] != 202:
-            pass
+        while (await post(session, other.http, KEY, [make_event()]))[0] != 202:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 # --- what lies around ------------------------------------------------------------------------------------------------
@@ -136,8 +151,8 @@ async def test_nothing_of_a_key_is_left_anywhere_and_files_are_their_owners(
     with server(tmp_path / "data", log_level="debug") as started:
         made = cli(started, "keys", "create")
         async with asyncio.timeout(10):
-            while (await post(session, started.http, made["key"], [make_event()]))[0] != 202:
-                pass
+            while (await post(session, started.http, made["key"], [make_event()]))[0] != 202:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         assert (await post(session, started.http, wrong, [make_event()]))[0] == 401
         listed = started.cli("keys", "list", "--json")
         logged = started.log()
@@ -173,8 +188,8 @@ async def test_a_server_tells_of_a_quota_that_is_used(tmp_path: Path, session: a
             await asyncio.sleep(WITHIN)
             events = [make_event(event_id=str(uuid.uuid4())) for _ in range(9)]
             async with asyncio.timeout(10):
-                while (await post(session, started.http, KEY, events))[0] != 202:
-                    pass
+                while (await post(session, started.http, KEY, events))[0] != 202:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             async with asyncio.timeout(30):
                 while not to.messages:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
@@ -230,7 +245,9 @@ async def test_senders_that_go_on_with_batches_of_one_get_exactly_the_quota(
     seed = random.SystemRandom().randrange(10**6)
     with server(tmp_path / "data") as started:
         cli(started, "orgs", "set", "default", "--monthly-quota", str(QUOTA))
-        await asyncio.sleep(WITHIN)
+        async with reader(started) as tables, asyncio.timeout(10):
+            while (await tables.get("/v1/quota"))["limit"] != QUOTA:  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.02)
         supply = Supply(seed)
         full = asyncio.Event()
         channel = grpc.aio.insecure_channel(started.grpc)

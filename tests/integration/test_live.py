@@ -1,13 +1,11 @@
 """The feed of a running server: through ingest, breaks and restarts a subscriber's table ends as `GET /v1/users`."""
 
 import asyncio
-import json
 import random
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.support import clients
@@ -95,24 +93,10 @@ async def test_a_feed_goes_on_after_a_crash_without_a_snapshot(tmp_path: Path, w
         assert follower.snapshots == 1
 
 
-async def known(started: Server, key: str) -> None:
-    """Return once the server goes by a key that a command made."""
-    async with aiohttp.ClientSession(headers={"x-api-key": key}) as session:
-        for _ in range(100):
-            async with session.get(f"http://{started.http}/v1/users") as answer:
-                if answer.status == 200:
-                    return
-            await asyncio.sleep(0.02)
-    raise AssertionError("the server does not go by the key")
-
-
 async def test_a_revoked_key_ends_a_feed_within_a_second(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
-        made = started.cli("keys", "create", "--scopes", "read", "--json")
-        assert made.returncode == 0, made.stderr
-        key = json.loads(made.stdout)
+        key = started.create_key("--scopes", "read")
         loop = asyncio.get_running_loop()
-        await known(started, key["key"])
         async with sse(started.http, key["key"]) as events, sse(started.http, KEY) as others:
             first = await asyncio.wait_for(anext(events), 20)
             assert first.kind == "snapshot"

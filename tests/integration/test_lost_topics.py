@@ -18,6 +18,7 @@ from typing import Any, Final
 import pytest
 from structlog.testing import capture_logs
 
+from processor.leases.followed_ledger import FollowedLedger
 from processor.log.address import LogAddress
 from processor.log.dead_letters import letters
 from processor.log.kafka.config import KafkaAccess
@@ -147,7 +148,9 @@ def say_again(product: Product, truth: Mapping[tuple[str, str | None], dict[str,
 
 @contextmanager
 def staging(product: Product) -> Iterator[None]:
-    thread = UsersTopicPublisher(LogAddress(product.directory, product.access), 1, lambda: [0], lambda: NOON)
+    thread = UsersTopicPublisher(
+        LogAddress(product.directory, product.access), 1, lambda: [0], lambda: NOON, FollowedLedger()
+    )
     thread.start()
     try:
         yield

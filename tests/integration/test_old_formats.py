@@ -19,7 +19,7 @@ from processor.log.kafka.config import KafkaAccess
 from processor.log.port import LogWriter
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import DEAD_LETTERS, EVENTS
-from tests.support import clients, format3
+from tests.support import clients, format3, stored
 from tests.support.events import make_event, to_ndjson
 from tests.support.logs import put
 from tests.support.messages import encode_v4
@@ -87,7 +87,7 @@ async def test_a_backlog_of_version_4_is_counted_beside_version_5(
     if log == "embedded":
         with closing(Log(data, partitions=2)) as embedded:
             write(embedded)
-    with server(data, partitions=2, **settings) as started:
+    with server(data, partitions=2, event_store="on", **settings) as started:
         if log == "kafka":
             with closing(await asyncio.to_thread(address.open)) as kafka:
                 await asyncio.to_thread(write, kafka)
@@ -102,6 +102,8 @@ async def test_a_backlog_of_version_4_is_counted_beside_version_5(
             after = await reader.get(f"/v1/users?after={answer.headers['x-ingest-position']}")
             assert after["total"]["requests"] == len(sent) + 1
             assert after["total"]["cost_usd"] == sum(range(60)) + 1
+        segments = await asyncio.to_thread(stored.wait_stored, address)
+        assert sum(each.rows for each in segments) == len(sent) + 1
         assert await asyncio.to_thread(clients.verify, started) == []
         exported = await asyncio.to_thread(started.cli, "export")
         lines = [json.loads(line) for line in exported.stdout.splitlines()]

@@ -17,7 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.support.faulty_proxy import EXPORT
 from tests.support.model_api import Call, ModelApi
-from tests.support.otlp_receiver import PROTOBUF, JsonObject, with_binary_ids
+from tests.support.otlp import JsonObject, with_binary_ids
+from tests.support.otlp_receiver import PROTOBUF
 from tests.support.priced_projects import Project, Sums, client_of, sums_of
 from tests.support.server import Server
 from tools.record_spans import RECORDINGS, SPANS, Recording, run_client
@@ -32,6 +33,10 @@ ODD: Final = {
     "openllmetry-anthropic": Sums(-1, -1, -1, 0, 2, 2 * 15_000_000),
     # It does not report cached tokens: they are priced as if they were not, in two answers.
     "otel-openai-v2": Sums(0, 0, 0, 0, 0, 2 * 1024 * (1_100_000 - 275_000)),
+    # Nor this one, in four answers; and in two of them it does not report 100 tokens of thoughts.
+    "vercel-ai4-google": Sums(0, 0, 0, 0, -200, 4 * 700 * (300_000 - 75_000) - 200 * 2_500_000),
+    # Nor this one in an answer that is not streamed.
+    "vercel-ai5-openai": Sums(0, 0, 0, 0, 0, 700 * (2_500_000 - 1_250_000)),
 }
 """What a library adds to the truth by what it does not report, or reports wrongly."""
 
@@ -120,5 +125,5 @@ async def test_calls_of_an_instrumented_application_count_once_with_their_cost(
 ) -> None:
     project = Project(priced, f"live-{recording.name}")
     variables = client_of(project, models, f"http://{priced.http}", **recording.variables)
-    said = await run_client([*recording.command(), recording.program], variables)
+    said = await run_client(recording.command(), variables)
     assert await project.sums(sums_of(models.calls)) == expected_of(recording.name, models.calls), said

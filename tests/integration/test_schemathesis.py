@@ -1,6 +1,5 @@
 """schemathesis asks a real server everything that the OpenAPI document allows, and much that it does not."""
 
-import json
 import os
 import subprocess
 import sys
@@ -37,8 +36,7 @@ COMMAND: Final = (
 def test_no_request_gets_an_answer_that_is_not_in_the_document(tmp_path: Path) -> None:
     with server(tmp_path / "data", event_store="on") as started:
         ingest(started, [make_event(user_id="u1"), make_event(user_id=None)])
-        made = started.cli("keys", "create", "--scopes", "ingest,read,admin", "--json")
-        key = json.loads(made.stdout)["key"]
+        key = started.create_key("--scopes", "ingest,read,admin")["key"]
         done = subprocess.run(
             [str(SCHEMATHESIS), *COMMAND, "--header", f"x-api-key: {key}", f"http://{started.http}/openapi.json"],
             cwd=tmp_path,

@@ -124,8 +124,7 @@ async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
 
 
 async def test_a_rate_is_exact_over_both(running: Server) -> None:
-    key = cli(running, "keys", "create", "--rate-limit", "50")["key"]
-    await asyncio.sleep(1)
+    key = running.create_key("--rate-limit", "50")["key"]
     left = 60 - time.time() % 60
     if left < 10:
         await asyncio.sleep(left + 0.1)
@@ -165,8 +164,7 @@ async def test_one_that_starts_beside_another_under_load_has_every_row(tmp_path:
     """It reads so many rows of others back that dozens of flushes come meanwhile, each with users of its own."""
     traffic = make_traffic(25, 15_000)
     with server(tmp_path / "data", api_processes=2, flush_interval=0.01) as started:
-        others = cli(started, "keys", "create", "--project", "others", "--org", "others")["key"]
-        await asyncio.sleep(1)
+        others = started.create_key("--project", "others", "--org", "others")["key"]
         arguments = ("--target", f"http://{started.http}", "--key", others, "--events", OTHERS, "--users", OTHERS)
         await asyncio.to_thread(cli, started, "loadtest", *map(str, arguments))
         pace = Pace(traffic.events, 2_000, 4_000)  # unary calls go without it: more than they are has to wait
@@ -199,8 +197,7 @@ async def test_what_one_acknowledged_another_waits_for(running: Server) -> None:
 
 
 async def test_a_stream_goes_on_at_any_of_them(running: Server) -> None:
-    key = cli(running, "keys", "create", "--project", "streamed")["key"]
-    await asyncio.sleep(1)
+    key = running.create_key("--project", "streamed")["key"]
 
     async def next_rows(token: str) -> tuple[str, list[str]]:
         async with asyncio.timeout(20), sse(running.http, key, token) as events:
@@ -225,7 +222,7 @@ async def test_a_stream_goes_on_at_any_of_them(running: Server) -> None:
 async def test_on_kafka_they_have_leases_and_one_rate(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     with server(tmp_path / "data", start=False, api_processes=2, broker=kafka.url, kafka_prefix=prefix) as started:
         await asyncio.to_thread(started.start, 60)
-        key = cli(started, "keys", "create", "--rate-limit", "30")["key"]
+        key = started.create_key("--rate-limit", "30")["key"]
         cli(started, "orgs", "set", "default", "--monthly-quota", "20")
         await until_limited(started, 20)
         left = 60 - time.time() % 60
@@ -247,8 +244,7 @@ async def test_on_kafka_they_have_leases_and_one_rate(kafka: Broker, prefix: str
 
 
 async def test_a_revoked_key_is_refused_by_both_within_a_second(running: Server) -> None:
-    made = cli(running, "keys", "create")
-    await asyncio.sleep(1)
+    made = running.create_key()
     async with fresh(running, made["key"]) as session:
         assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {202}
         done = await asyncio.to_thread(running.cli, "keys", "revoke", made["id"])
@@ -272,8 +268,8 @@ async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
             await until_limited(started, 10)
             async with fresh(started) as session, asyncio.timeout(10):
                 at = datetime.now(UTC).isoformat()
-                while (await post(session, [make_event(timestamp=at) for _ in range(9)]))[0] != 202:
-                    pass
+                while (await post(session, [make_event(timestamp=at) for _ in range(9)]))[0] != 202:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             async with asyncio.timeout(30):
                 while len({message.id for message in to.messages}) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)

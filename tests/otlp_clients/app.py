@@ -113,6 +113,18 @@ def openllmetry_openai(prompts: list[str]) -> None:
 
 
 @library
+def openai_twice(prompts: list[str]) -> None:
+    """Two instrumentations of one library: each call has two spans, one inside the other."""
+    from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
+    from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+    tracing()
+    OpenAIInstrumentor().instrument()
+    OpenInference().instrument()
+    openai_calls(prompts)
+
+
+@library
 def traceloop_sdk(prompts: list[str]) -> None:
     """Their SDK makes the exporter itself; workflow and task are spans around the calls."""
     from traceloop.sdk import Traceloop

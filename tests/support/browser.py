@@ -7,21 +7,26 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from tests.support.events import to_ndjson
 from tests.support.server import Server
 from tests.support.tenants import Tenant
 
-NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE: Final = 30_000.0
 """Milliseconds: the machine may have much else to do."""
-ARGUMENTS: Final = ("--disable-gpu", "--disable-dev-shm-usage", "--host-resolver-rules=MAP plain.test 127.0.0.1")
+ARGUMENTS: Final = (
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--host-resolver-rules=MAP plain.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
+"""There is no other host than this machine: what is asked of one fails, and is written down (`Visit`)."""
 INSECURE: Final = "plain.test"
 """A name of this machine that browsers do not trust as they trust 127.0.0.1."""
 DESKTOP: Final = {"width": 1280, "height": 900}
@@ -63,6 +68,15 @@ def chrome() -> Iterator[Browser]:
         yield started
 
 
+class Site(Protocol):
+    """What has a page: a server, or a project of one."""
+
+    @property
+    def http(self) -> str:
+        """Host and port."""
+        ...
+
+
 @dataclass
 class Visit:
     """One tab, and everything in it that should not have been."""
@@ -84,18 +98,21 @@ class Visit:
         if message.type in {"error", "warning"}:
             self.faults.append(message.text)
 
-    def route(self, route: Route, request: Request) -> None:
-        """Let a request to the server pass, and stop any other."""
-        if f"{urlsplit(request.url).scheme}://{urlsplit(request.url).netloc}" == self.origin:
-            route.continue_()
-        else:
+    def watch(self, request: Request) -> None:
+        """Write a request down that is not to the server. To route them all would cost as much as the page."""
+        url = request.url.removeprefix("blob:")  # made by the page itself
+        if f"{urlsplit(url).scheme}://{urlsplit(url).netloc}" != self.origin:
             self.strangers.append(request.url)
-            route.abort()
+
+    def forget(self, request: Request) -> None:
+        """Take back what the page's own policy stopped: that was not asked of anybody."""
+        if request.failure == "csp":
+            self.strangers.remove(request.url)
 
 
 @contextmanager
-def visit(browser: Browser, server: Server | Tenant, *, watch: bool = True, **options: Any) -> Iterator[Visit]:
-    """A fresh tab at `/`. With `watch`, what it asks of others is stopped and written down.
+def visit(browser: Browser, server: Site, *, watch: bool = True, **options: Any) -> Iterator[Visit]:
+    """A fresh tab at `/`. With `watch`, what it asks of others is written down.
 
     Tabs without other `options` than the size follow each other in one window, whose storage is emptied after each: a
     window of its own costs a browser as much as a whole test.
@@ -112,7 +129,8 @@ def visit(browser: Browser, server: Server | Tenant, *, watch: bool = True, **op
         page.on("console", made.note)
         page.on("pageerror", lambda error: made.faults.append(str(error)))
         if watch:
-            page.route("**/*", made.route)
+            page.on("request", made.watch)
+            page.on("requestfailed", made.forget)
         page.goto(origin + "/")
         yield made
     finally:

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
-from processor.leases.grants import Grants, Quota
+from processor.leases.grants import Grants, MonthlyQuota
 from processor.leases.lease_messages import DELIVERY, TTL, Lease, Statement, decode_statement, encode
 from processor.leases.ledger import Ledger
-from server.limits.caps import Caps, OwnCaps
 from server.limits.lease_client import LeaseHoldings
 from server.limits.leased_caps import LeasedCaps
 from server.limits.monthly_usage import MonthlyUsage
+from server.limits.quotas import Caps, OwnCaps
 from server.limits.shared_caps import SharedCaps
 from server.processes.shared_table import SharedTable
 from server.processes.siblings import QUOTAS, ApiSibling
@@ -51,7 +51,7 @@ class Grantor:
             for key, value in records[self._read[partition] :]:
                 self._ledger.apply(partition, key, value)
             self._read[partition] = len(records)
-        quotas = {name: Quota(*self._directory.quota(name)) for name in self._organizations}
+        quotas = {name: MonthlyQuota(*self._directory.quota(name)) for name in self._organizations}
         for name, lease in self._grants.decide(quotas, self._ledger, self._worker.log_end, self._now).items():
             self._inboxes[name].append(lease)
 

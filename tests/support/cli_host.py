@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+CLOCK: Final = "CHAOS_CLOCK"
+"""The variable with the file of a clock that a test turns (see `clock`)."""
 LARGEST: Final = 1 << 20
 """Bytes of a question."""
 FDS: Final = 4
@@ -60,8 +62,8 @@ LOADED: Final = (
 """What the host has for those who become one of these."""
 
 _lock = threading.Lock()
-_host: list[tuple[int, socket.socket, "subprocess.Popen[bytes]"]] = []
-"""The host of this process, with the pid of the process that started it."""
+_hosts: dict[tuple[int, bool], tuple[socket.socket, "subprocess.Popen[bytes]"]] = {}
+"""The hosts of a process, the usual one, and one whose programs go by the clock that their variables name."""
 
 
 class Command:
@@ -85,7 +87,7 @@ class Command:
             "directory": str(directory),
         }
         try:
-            _ask(json.dumps(question).encode(), [*streams, theirs])
+            _ask(json.dumps(question).encode(), [*streams, theirs], has_clock=CLOCK in variables)
         finally:
             os.close(theirs)
         self._lock = threading.Lock()
@@ -181,12 +183,13 @@ def run(
     return subprocess.CompletedProcess(list(arguments), code, *written)
 
 
-def _ask(question: bytes, descriptors: list[int]) -> None:
+def _ask(question: bytes, descriptors: list[int], *, has_clock: bool) -> None:
     with _lock:
-        if not _host or _host[0][0] != os.getpid():
-            _host[:] = [(os.getpid(), *_start())]
-            atexit.register(_end, *_host[0])
-        host = _host[0][1]
+        place = os.getpid(), has_clock
+        if place not in _hosts:
+            _hosts[place] = _start(has_clock=has_clock)
+            atexit.register(_end, os.getpid(), *_hosts[place])
+        host, _ = _hosts[place]
         fds = array.array("i", descriptors).tobytes()
         host.sendmsg([question], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
@@ -197,13 +200,15 @@ def _end(owner: int, host: socket.socket, process: "subprocess.Popen[bytes]") ->
         process.wait(10)
 
 
-def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+def _start(*, has_clock: bool) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
     """Start the host; it ends when this process does, for then nobody holds the other end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
     with theirs:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("SPENDSTREAM_")}
+        if not has_clock:
+            variables.pop(CLOCK, None)
         command = [sys.executable, "-m", "tests.support.cli_host", str(theirs.fileno())]
         process = subprocess.Popen(
             command, cwd=ROOT, env=variables, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
@@ -221,6 +226,7 @@ def main() -> None:
     from server.cli import commands
 
     list(commands.main.commands.values())  # each is loaded as it is asked for
+    os.environ.pop(CLOCK, None)  # that of the test which came first
     gc.collect()
     gc.freeze()  # what is loaded is not walked again in each process
     host = socket.socket(fileno=int(sys.argv[1]))
@@ -268,6 +274,7 @@ def _become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
     try:
         os.environ.clear()
         os.environ.update(variables)
+        _wait_without_threads()
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for as long as the process
         sys.stdout = open(1, "w", closefd=False, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
@@ -281,6 +288,15 @@ def _become(command: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _wait_without_threads() -> None:
+    """Python 3.11 has a thread wait for each child that asyncio starts, and beside threads none is forked here."""
+    if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        _inherited.append(asyncio.get_event_loop_policy())  # type: ignore[deprecated]
+        # That of the parent would close descriptors which this process has not.
+        asyncio.set_event_loop_policy(None)  # type: ignore[deprecated]
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())  # type: ignore[deprecated]
 
 
 def _run_module(command: Sequence[str]) -> NoReturn:
@@ -306,6 +322,8 @@ def _run_module(command: Sequence[str]) -> NoReturn:
 
 # --- what a process that was forked has instead of exec ---------------------------------------------------------------
 
+_inherited: Final[list[object]] = []
+"""What holds children of the parent, which would be killed if it was tidied away here."""
 _create_subprocess_exec: Final = asyncio.create_subprocess_exec
 _execv: Final = os.execv
 _AT_START: Final[dict[int, Any]] = {

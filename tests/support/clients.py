@@ -16,7 +16,7 @@ import json
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -87,12 +87,20 @@ class Tally:
     """Requests that were sent again."""
     position: str = ""
     """The newest `x-ingest-position`."""
+    reasons: Counter[str] = field(default_factory=Counter, compare=False)
+    """Why requests were sent again: what the server said, or how the connection ended."""
+
+    def retry(self, reason: str, requests: int = 1) -> None:
+        """Count requests that are sent again."""
+        self.retries += requests
+        self.reasons[reason] += requests
 
 
 class Pace:
     """At most `rate` events a second; of the last `reserve` of `total` only `TRICKLE`.
 
     A quarter of the reserve waits for `let_go`, however long that takes: there is something left to send until then.
+    So `total` has to be what takes its turn here (`paced`), and what is sent again gives its turn back.
     """
 
     def __init__(self, total: int = 0, rate: float = float("inf"), reserve: int = 0) -> None:
@@ -110,11 +118,7 @@ class Pace:
             return
         self._left -= events
         if self._left < self._reserve // 4:
-            try:
-                await self._released.wait()
-            except asyncio.CancelledError:
-                self._left += events
-                raise
+            await self._released.wait()
             return
         rate = self._rate if self._left > self._reserve else min(TRICKLE, self._rate)
         now = time.monotonic()
@@ -123,10 +127,13 @@ class Pace:
             await asyncio.wait_for(self._released.wait(), max(0.0, self._free_at - now))
         except TimeoutError:
             return
-        except asyncio.CancelledError:  # its call broke: it was not sent, and takes its turn again
-            self._left += events
+        except asyncio.CancelledError:  # its call broke, and it was not sent
             self._free_at -= events / rate
             raise
+
+    def give_back(self, events: int) -> None:
+        """Events whose turn came, or was waited for, will take another one."""
+        self._left += events
 
     def let_go(self) -> None:
         """From now on as fast as it goes."""
@@ -176,8 +183,8 @@ async def send_http(
                 batch = batches.popleft()
                 if pace is not None:
                     await pace.take(batch.events)
-                while not await _posted(client, batch, tally, key):
-                    tally.retries += 1
+                while (refused := await _posted(client, batch, tally, key)) is not None:
+                    tally.retry(refused)
                     await asyncio.sleep(PAUSE)
 
     async with asyncio.TaskGroup() as group:
@@ -185,20 +192,21 @@ async def send_http(
             group.create_task(connection())
 
 
-async def _posted(client: "Reader", batch: Batch, tally: Tally, key: str | None) -> bool:
+async def _posted(client: "Reader", batch: Batch, tally: Tally, key: str | None) -> str | None:
+    """Why it has to be sent again; None: it was acknowledged."""
     try:
         answer = await client.ingest(batch.body, key, is_packed=True)
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return False
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return repr(error)
     if answer.status == 503:
         if not 1 <= int(answer.headers.get("Retry-After", "0")) <= 60:
             raise WrongAnswer(f"503 without a sound Retry-After: {answer.headers}")
-        return False
+        return str(answer.json)
     if answer.status != 202 or answer.json != {"accepted": batch.events}:
         raise WrongAnswer(f"{answer.status} {str(answer.json)[:500]}")
     tally.acknowledged += batch.events
     tally.position = answer.headers["x-ingest-position"]
-    return True
+    return None
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------------------
@@ -231,13 +239,16 @@ async def _stream(server: Target, batches: "deque[Batch]", tally: Tally, pace: P
     while batches:
         async with grpc.aio.insecure_channel(server.grpc, CHANNEL) as channel:
             flight: deque[Batch] = deque()
+            broken = "the stream ended"
             try:
                 await _one_call(channel, batches, flight, tally, pace, key)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _RETRYABLE and error.details() != _BROKE_OFF:
                     raise WrongAnswer(f"{error.code()} {error.details()}") from error
+                broken = f"{error.code()} {error.details()}"
             if flight:
-                tally.retries += len(flight)
+                tally.retry(broken, len(flight))
+                pace.give_back(sum(batch.events for batch in flight))
                 batches.extendleft(reversed(flight))
                 await asyncio.sleep(PAUSE)
 
@@ -282,7 +293,8 @@ async def _one_call(
                 if response.status.code != grpc.StatusCode.UNAVAILABLE.value[0]:
                     raise WrongAnswer(str(response))
                 batches.append(batch)
-                tally.retries += 1
+                pace.give_back(batch.events)
+                tally.retry(response.status.message)
             elif response.accepted != batch.events or response.rejected:
                 raise WrongAnswer(str(response))
             else:
@@ -327,7 +339,7 @@ def send_unary(
                     found: Any = error
                     if found.code() not in _RETRYABLE:
                         raise WrongAnswer(f"{found.code()} {found.details()}") from error
-                    tally.retries += 1
+                    tally.retry(f"{found.code()} {found.details()}")
                     time.sleep(PAUSE)
                     continue
                 if answer.accepted != batch.events:
@@ -340,10 +352,19 @@ def send_unary(
 # --- everything together ---------------------------------------------------------------------------------------------
 
 
+UNARY: Final = 10
+"""One of so many requests over gRPC is a unary call."""
+
+
+def paced(traffic: Traffic) -> int:
+    """How many events of a traffic wait for their turn when it is sent: unary calls do not."""
+    return traffic.events - sum(map(len, traffic.grpc[: len(traffic.grpc) // UNARY]))
+
+
 async def send(server: Target, traffic: Traffic, tally: Tally, pace: Pace | None = None) -> None:
-    """Send a whole `Traffic`: both APIs at once, then what must come late. A tenth of gRPC goes as unary calls."""
+    """Send a whole `Traffic`: both APIs at once, then what must come late. Some of gRPC goes as unary calls."""
     pace = pace or Pace()
-    cut = len(traffic.grpc) // 10
+    cut = len(traffic.grpc) // UNARY
     unary, streamed = grpc_batches(traffic.grpc[:cut]), grpc_batches(traffic.grpc[cut:])
     over = threading.Event()
 

@@ -6,16 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.support.cli_host import CLOCK
 from tests.support.server import variables
-
-VARIABLE: Final = "CHAOS_CLOCK"
 
 _PATCH: Final = f"""
 import os, time
-_real, _gettime, _path = time.time_ns, time.clock_gettime_ns, os.environ.get("{VARIABLE}")
+_real, _gettime = time.time_ns, time.clock_gettime_ns
 
 def _turned():
-    with open(_path) as file:
+    path = os.environ.get("{CLOCK}")
+    if path is None:  # a host of commands, which has none of its own
+        return [0, 0]
+    with open(path) as file:
         return [int(float(seconds) * 1e9) for seconds in file.read().split()]
 
 def time_ns():
@@ -24,7 +26,7 @@ def time_ns():
 def clock_gettime_ns(clock):
     return _gettime(clock) + _turned()[1]
 
-if _path:
+if "{CLOCK}" in os.environ:
     time.time_ns = time_ns
     time.time = lambda: time_ns() / 1e9
     time.clock_gettime_ns = clock_gettime_ns
@@ -67,5 +69,5 @@ class Clock:
         (patch / "sitecustomize.py").write_text(_PATCH)
         self.set(seconds)
         path = os.pathsep.join(filter(None, [str(patch), os.environ.get("PYTHONPATH")]))
-        with variables({"PYTHONPATH": path, VARIABLE: self._path}):
+        with variables({"PYTHONPATH": path, CLOCK: self._path}):
             yield self

@@ -22,8 +22,8 @@ CHANNELS: Final = 16
 """gRPC connections to each server."""
 SETTLED: Final = 4.0
 """Seconds in which what a lease left over reaches the others."""
-AGAIN: Final = 0.4
-"""Seconds after which a sender that was refused, or got no answer, sends again."""
+AGAIN: Final = (0.4, 1.6)
+"""Seconds after which a sender that was refused, or got no answer, sends again: from, doubled, to."""
 
 
 class Crowd:
@@ -46,6 +46,8 @@ class Crowd:
         self.over = asyncio.Event()
         self.refused = 0
         self.last_taken = 0.0
+        self.last_single_refused = 0.0
+        """When a batch of a single event was refused."""
         self.used = 0
         """What the first server's tables say of the month."""
 
@@ -64,6 +66,7 @@ class Crowd:
     async def send(self, number: int) -> None:
         """Send batches until it is over; smaller ones when they are refused."""
         size = self.random.randint(self.largest // 5, self.largest)
+        again, longest = AGAIN
         while not self.over.is_set():
             ids = self.ids(size)
             api = self.random.choice(self.apis)
@@ -72,14 +75,18 @@ class Crowd:
                 self.taken.update(ids)
                 size = min(self.largest, 2 * size)
                 self.last_taken = time.monotonic()
+                again = AGAIN[0]
                 await asyncio.sleep(self.pause)
-            elif outcome == "refused":
+                continue
+            if outcome == "refused":
                 self.refused += 1
+                if len(ids) == 1:
+                    self.last_single_refused = time.monotonic()
                 size = max(1, size // 2)
-                await asyncio.sleep(AGAIN)
             else:
                 self.doubtful.update(ids)
-                await asyncio.sleep(AGAIN)
+            await asyncio.sleep(again)
+            again = min(longest, 2 * again)
 
     async def http(self, api: Server, ids: list[str]) -> str:
         try:
@@ -103,12 +110,15 @@ class Crowd:
         return "taken"
 
     def has_used_up(self) -> bool:
-        """Whether no more will be taken: the tables say that the quota is used, or nearly, and it stays so.
+        """Whether no more will be taken: the tables say that the quota is used, or nearly, and not even a single event
+        is taken any more.
 
         What was acknowledged does not say it: of the events without an answer some may have been taken.
         """
         still = time.monotonic() - self.last_taken
-        return still > (0.5 if self.used >= self.limit else SETTLED) and self.used >= 0.99 * self.limit
+        if self.used >= self.limit:
+            return still > 0.5
+        return still > SETTLED and self.used >= 0.99 * self.limit and self.last_single_refused > self.last_taken + 1
 
     async def watch(self) -> None:
         """Keep `used` current while the senders send."""

@@ -4,8 +4,8 @@ from contextlib import closing
 
 import apsw
 
-from processor.core.tables import claims
-from processor.ids.manifest import Covered
+from processor.core.tables import dedupe
+from processor.ids.index_checkpoint import Covered
 from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.records import TopicPartition
 from processor.log.topics import CLAIMS
@@ -35,4 +35,4 @@ def empty(log: Log, topic: str, partition: int, *, whole: bool = False) -> None:
 def covered(log: Log, number: int, ids: int) -> Covered:
     """What an id index says that has `ids` ids, and all claims that the log has of a partition."""
     [*_, last] = log.read(TopicPartition(CLAIMS, number), 0)
-    return Covered(last.offset + 1, claims.digest(last.value or b""), ids)
+    return Covered(last.offset + 1, dedupe.digest_of_claims(last.value or b""), ids)

@@ -21,7 +21,7 @@ from xdist.scheduler import LoadScopeScheduling
 ALONE: Final = ("tests/integration/", "tests/fuzz/")
 """Directories whose tests go one by one."""
 
-SHARED: Final = frozenset({"chrome", "running"})
+SHARED: Final = frozenset({"chrome", "filled", "limited", "running"})
 """Fixtures that start something for the tests of a file."""
 
 OWN: Final = frozenset({"own_broker", "old_kafka"})

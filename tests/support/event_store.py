@@ -17,6 +17,7 @@ from processor.core.clock import EPOCH
 from processor.core.money import PLACES
 from processor.event_store import manifest as manifests
 from processor.event_store.catalog import Catalog
+from processor.event_store.id_index import U32, text_hashes
 from processor.event_store.manifest import Kind, Manifest, ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.explore.engine import Engine
@@ -106,9 +107,17 @@ class ListIndex:
         """See `server.explore.segment_files.IdIndex`."""
         return self._groups[kind].get(text, [])
 
-    def contain(self, kind: str, texts: Sequence[str]) -> NDArray[np.bool_]:
+    def entries(self, kind: str, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
         """See `server.explore.segment_files.IdIndex`."""
-        return np.array([text in self._groups[kind] for text in texts], np.bool_)
+        hashes = dict(zip(self._groups[kind], text_hashes(self._groups[kind]).tolist(), strict=True))
+        pairs = [(hashes[text], group) for text, groups in self._groups[kind].items() for group in groups]
+        found = [pair for pair in pairs if pair[0] in set(wanted.tolist())]
+        return np.array([pair[0] for pair in found], np.uint32), np.array([pair[1] for pair in found], np.uint16)
+
+    def groups_of(self, kind: str, texts: Sequence[str]) -> NDArray[np.uint16]:
+        """See `server.explore.segment_files.IdIndex`."""
+        found = {group for text in texts for group in self._groups[kind].get(text, [])}
+        return np.array(sorted(found), np.uint16)
 
     @staticmethod
     def write(path: Path, rows: Sequence[Row], size: int) -> None:

@@ -12,7 +12,7 @@ from hypothesis import settings
 
 VARIABLE: Final = "HYPOTHESIS_PROFILE"
 
-EXAMPLES: Final = {"quick": 20, "default": 50, "thorough": 1000}
+EXAMPLES: Final = {"quick": 10, "default": 50, "thorough": 1000}
 """Profile -> examples of a test that says nothing else."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +36,10 @@ def load() -> None:
 
 def examples(count: int, **more: Any) -> Callable[[F], F]:
     """`settings` for a test that needs more or fewer examples than others: `count` in the profile `default`."""
-    scaled = max(1, count * EXAMPLES[chosen()] // EXAMPLES["default"])
-    decorator: Callable[[F], F] = settings(max_examples=scaled, **more)
+    decorator: Callable[[F], F] = settings(max_examples=tries(count), **more)
     return decorator
+
+
+def tries(count: int, least: int = 1) -> int:
+    """Return how many seeds or turns a test of its own chance takes: `count` in the profile `default`."""
+    return max(least, count * EXAMPLES[chosen()] // EXAMPLES["default"])

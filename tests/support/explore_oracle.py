@@ -29,6 +29,7 @@ def matches(row: Row, project: str, filters: Filters, times: Times) -> bool:
         and all(row[name] not in values for name, values in filters.unequal.items())
         and (not filters.tools or any(tool in tools for tool in filters.tools))
         and all((tags.get(key) or None) == value for key, value in filters.tags)
+        and not any((tags.get(key) or None) == value for key, value in filters.no_tags)
         and (times.start is None or row["timestamp"] >= times.start)
         and (times.end is None or row["timestamp"] < times.end)
     )
@@ -162,7 +163,10 @@ def metrics(rows: Iterable[Row], question: MetricsQuestion) -> Values:
             for key in shown
         ],
         "other": values_of(others, question.measures) if hidden else None,
-        "total": values_of(matching, question.measures),
+        "total": {
+            **values_of(matching, question.measures),
+            **({} if question.interval == "none" else {"series": _series(matching, question)}),
+        },
         "multi": ["tool"] if "tool" in question.group_by else [],
     }
 

@@ -388,7 +388,10 @@ class _Answers:
             answers.append(answer)
         other = _values(names, rest) if rest else None
         multi = ["tool"] if "tool" in by else []
-        return {"groups": answers, "other": other, "total": _values(names, found), "multi": multi, **stamp()}
+        total = _values(names, found)
+        if interval != "none":
+            total["series"] = _series(names, found, interval, zone)
+        return {"groups": answers, "other": other, "total": total, "multi": multi, **stamp()}
 
     async def costs(self, request: web.Request) -> Any:
         return fake_tables.costs(self.fake.events, request.query.get("start"), request.query.get("end"))
@@ -450,8 +453,7 @@ def _prompt(key: str, events: list[Event]) -> dict[str, Any]:
 
 
 def _spread(of: str, events: list[Event]) -> dict[str, Any]:
-    named = {"mean": "avg", "sd": "sd", "count": "count"}
-    return {name: _statistic(of, word, events) for name, word in named.items()}
+    return {word: _statistic(of, word, events) for word in ("avg", "sd", "count")}
 
 
 # --- the server ------------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ Fault = Literal["none", "refuse-429", "refuse-503", "lose-answer", "kill-before-
 
 EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SPREAD: Final = 0.012
+PATIENCE: Final = 60.0
+"""Seconds that a request waits for a server that is away."""
 HEADERS: Final = ("x-api-key", "content-type", "content-encoding")
 
 
@@ -103,9 +105,18 @@ class FaultyProxy:
         return web.Response(status=status, body=text, headers={"Content-Type": kind})
 
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str]:
+        """The server's answer. While it is away a request waits, as at a load balancer: clients give up after seconds,
+        and a server that has just been killed several times comes back after as many."""
         assert self._session is not None
-        async with self._session.post(f"{self._url}{path}", data=body, headers=headers) as answer:
-            return answer.status, await answer.read(), answer.headers.get("Content-Type", "")
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while True:
+            try:
+                async with self._session.post(f"{self._url}{path}", data=body, headers=headers) as answer:
+                    return answer.status, await answer.read(), answer.headers.get("Content-Type", "")
+            except aiohttp.ClientConnectorError:  # nothing was sent
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
 
     async def over_grpc(self, body: bytes, context: Any) -> bytes:
         """TraceService/Export."""
@@ -120,7 +131,9 @@ class FaultyProxy:
         export: Any = self._channel.unary_unary(EXPORT)
         answer: Any = None
         try:
-            answer = await self._with_fault(fault, export(body, metadata=metadata, timeout=30))
+            answer = await self._with_fault(
+                fault, export(body, metadata=metadata, timeout=PATIENCE, wait_for_ready=True)
+            )
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details())
         if answer is None:
@@ -130,7 +143,9 @@ class FaultyProxy:
     async def start(self) -> None:
         """Listen on two free ports of this machine."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True), auto_decompress=False, timeout=aiohttp.ClientTimeout(30)
+            connector=aiohttp.TCPConnector(force_close=True),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(2 * PATIENCE),
         )
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", "/{path:.*}", self.over_http)

@@ -14,8 +14,8 @@ import grpc
 from yarl import URL
 
 from processor.core.clock import format_timestamp
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
+from processor.view.view_follower import Arrivals
 from protos.spendstream.v1 import usage_pb2
 from server.alerts.notices import BudgetNotices
 from server.live.feed import Feed
@@ -113,6 +113,8 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[Event]:
             elif "data" in fields:
                 data = json.loads(fields["data"], parse_float=plain_decimal)
                 yield Event(fields["event"], fields.get("id", ""), data.get("users", []), data.get("asOf", ""), data)
+                fields = {}
+            else:
                 fields = {}
 
 

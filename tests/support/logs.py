@@ -78,7 +78,7 @@ async def _catch_up(data_dir: Path) -> None:
         return any(record.offset < before for record in log.read(TopicPartition(EVENTS, number), start, 1))
 
     async def lost(number: int, start: int, end: int, reason: str) -> None:
-        losses.report(log, number, [Loss(start, end, counted=False, reason="missing in the log")], NOON)
+        losses.report(log, number, [Loss(start, end, counted=False, reason=reason)], NOON)
 
     applier = Applier(partitions, append, lambda: NOON, 0.01, exists, lost)
     try:

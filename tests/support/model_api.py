@@ -54,11 +54,6 @@ class ModelApi:
         """Its root, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def successes(self) -> list[Call]:
-        """The calls that were answered with tokens."""
-        return [call for call in self.calls if call.status == "success"]
-
     def as_json(self) -> str:
         """The calls, one a line."""
         return "[\n" + ",\n".join(json.dumps(asdict(call)) for call in self.calls) + "\n]\n"

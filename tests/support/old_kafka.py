@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tools.kafka import HOST, JVM, NotStarted, answers, free_ports
+from tools.kafka import HOST, JVM, answers, free_ports
 from tools.kafka_jars import jars, java
-from tools.tied_process import tied
+from tools.tied_process import NotStarted, tied
 
 POM: Final = Path(__file__).with_name("old_kafka.pom.xml")
 PATIENCE: Final = 60.0

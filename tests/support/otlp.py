@@ -2,13 +2,15 @@
 
 import copy
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
 import msgspec
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+JsonObject = dict[str, Any]
 
 TRACE: Final = "5b8efff798038103d269b633813fc60c"
 START: Final = 1_776_679_200_123_456_789
@@ -105,29 +107,27 @@ def to_json(found: Mapping[str, Any]) -> bytes:
 
 
 def to_message(found: Mapping[str, Any]) -> ExportTraceServiceRequest:
-    """The message that the JSON form means: ids in hex are bytes."""
-    converted = copy.deepcopy(dict(found))
-    for resource in converted.get("resourceSpans", ()):
-        for scope in resource.get("scopeSpans", ()):
-            for span in scope.get("spans", ()):
-                _with_bytes(span)
-                for link in span.get("links", ()):
-                    _with_bytes(link)
-    return json_format.ParseDict(converted, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+    """The message that the JSON form means."""
+    return json_format.ParseDict(with_binary_ids(found), ExportTraceServiceRequest(), ignore_unknown_fields=True)
+
+
+def with_binary_ids(found: Mapping[str, Any]) -> JsonObject:
+    """OTLP JSON, whose ids are hex, as protobuf's own JSON, whose ids are base64."""
+    made = copy.deepcopy(dict(found))
+    for span in spans_of(made):
+        for holder in [span, *span.get("links", [])]:
+            for name in ("traceId", "spanId", "parentSpanId"):
+                if name in holder:
+                    holder[name] = b64encode(bytes.fromhex(holder[name])).decode()
+    return made
 
 
 def to_protobuf(found: Mapping[str, Any]) -> bytes:
     return to_message(found).SerializeToString()
 
 
-def _with_bytes(span: dict[str, Any]) -> None:
-    for name in ("traceId", "spanId", "parentSpanId"):
-        if name in span:
-            span[name] = b64encode(bytes.fromhex(span[name])).decode()
-
-
-def spans_of(found: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """All spans of a request."""
+def spans_of(found: Mapping[str, Any]) -> list[JsonObject]:
+    """All spans of a request in OTLP JSON, to read or to change."""
     return [
         span
         for resource in found.get("resourceSpans", ())

@@ -8,9 +8,9 @@ import msgspec
 
 from server.otlp import json_spans
 from server.otlp.content import Content
-from server.otlp.event import event_of, reading_of
-from server.otlp.export import Survey, Which
-from server.otlp.tree import Tree
+from server.otlp.kinds import Which
+from server.otlp.span_parents import Tree
+from server.otlp.span_survey import Survey
 from tests.support.otlp import to_json
 
 
@@ -19,21 +19,12 @@ def events_of(
 ) -> list[dict[str, Any]]:
     """The lines that intake gets, decoded, in the order of the spans."""
     request = json_spans.open_request(to_json(sent))
-    survey = Survey(which, content)
+    survey = Survey(which, content, project=project)
     asyncio.run(survey.run(request, remember=False))
     tree = Tree(survey.nodes)
     parents, wrappers = tree.parents(), tree.wrappers()
     found = []
     for each in survey.kept:
-        reading = reading_of(request.read(each.raw), each.context)
-        event = event_of(
-            project,
-            reading,
-            each.kind,
-            parents[each.place],
-            each.context,
-            content,
-            is_wrapper=each.place in wrappers,
-        )
+        event = survey.event(each, request, parents[each.place], is_wrapper=each.place in wrappers)
         found.append(msgspec.json.decode(event.line))
     return found

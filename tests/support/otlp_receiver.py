@@ -13,8 +13,9 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from tests.support.otlp import JsonObject, spans_of
+
 PROTOBUF: Final = "application/x-protobuf"
-JsonObject = dict[str, Any]
 
 
 @dataclass
@@ -51,27 +52,6 @@ def as_json(request: Any) -> JsonObject:
                 if name in holder:
                     holder[name] = base64.b64decode(holder[name]).hex()
     return made
-
-
-def with_binary_ids(body: JsonObject) -> JsonObject:
-    """OTLP JSON as protobuf's own JSON, whose ids are base64."""
-    made: JsonObject = json.loads(json.dumps(body))
-    for span in spans_of(made):
-        for holder in [span, *span.get("links", [])]:
-            for name in ("traceId", "spanId", "parentSpanId"):
-                if name in holder:
-                    holder[name] = base64.b64encode(bytes.fromhex(holder[name])).decode()
-    return made
-
-
-def spans_of(body: JsonObject) -> list[JsonObject]:
-    """All spans of a request in OTLP JSON, to read or to change."""
-    return [
-        span
-        for resource in body.get("resourceSpans", [])
-        for scope in resource.get("scopeSpans", [])
-        for span in scope.get("spans", [])
-    ]
 
 
 @asynccontextmanager

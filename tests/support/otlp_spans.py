@@ -9,7 +9,7 @@ from typing import Any, Final
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.support.otlp_receiver import spans_of, with_binary_ids
+from tests.support.otlp import spans_of, with_binary_ids
 from tools.record_spans import SPANS
 
 RECORDING: Final = "openinference-openai-[0-9]*[0-9].json"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import urllib.request
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Final
 import aiohttp
 
 from tests.support.model_api import Call, ModelApi
-from tests.support.server import Server, server, wait_until
+from tests.support.server import Server, server
 from tools.record_spans import client_environment
 
 MICRO: Final = {
@@ -69,19 +68,8 @@ class Project:
     """A project of its own on a running server."""
 
     def __init__(self, running: Server, name: str) -> None:
-        made = running.cli("keys", "create", "--project", name, "--json")
-        assert made.returncode == 0, made.stderr
-        self.key: str = json.loads(made.stdout)["key"]
+        self.key: str = running.create_key("--project", name)["key"]
         self.running = running
-        wait_until(self._is_known, 10)  # each API process reads a new key within a second
-
-    def _is_known(self) -> bool:
-        asked = urllib.request.Request(f"http://{self.running.http}/v1/quota", headers=self.headers)
-        try:
-            with urllib.request.urlopen(asked, timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
 
     @property
     def headers(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from processor.event_store.first_build import Report
+from processor.event_store.first_build import BuildReport
 from server.explore import wire
 from server.explore.client import QueryClient
 from server.explore.completeness import Completeness
@@ -25,7 +25,7 @@ class FollowedStore:
         self.read_all = threading.Event()
         self.read_all.set()
         self.behind: Mapping[int, int] = {}
-        self.building: Report | None = None
+        self.building: BuildReport | None = None
 
     @property
     def state(self) -> StoreState:

@@ -9,9 +9,11 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -29,7 +31,7 @@ USUAL: Final = {"SPENDSTREAM_EVENT_STORE": "off", "SPENDSTREAM_STORE_MIN_FREE": 
 KEPT_FOR_COMMANDS: Final = ("broker", "kafka_prefix", "event_store", "store_dir")
 """Settings of a server that commands on its data directory are given, too."""
 
-AT_START: Final = frozenset({"CHAOS_CLOCK", "LD_PRELOAD"})
+AT_START: Final = frozenset({"LD_PRELOAD"})
 """Variables that change a process as it starts."""
 
 FORKED: Final = "PYTEST_VERSION" in os.environ
@@ -237,6 +239,27 @@ class Server:
         except OSError:
             return False
 
+    def create_key(self, *arguments: str) -> dict[str, Any]:
+        """`keys create` with `arguments`; returns what it says once each API process goes by the new key."""
+        made = self.cli("keys", "create", *arguments, "--json")
+        assert made.returncode == 0, made.stderr
+        said: dict[str, Any] = json.loads(made.stdout)
+        asked = 1 if int(str(self._settings.get("api_processes", 1))) == 1 else 20  # each connection is given to any
+        wait_until(lambda: all(self.knows(said["key"]) for _ in range(asked)), 10)
+        return said
+
+    def knows(self, key: str) -> bool:
+        """Whether the API process that is given a new connection goes by a key."""
+        request = urllib.request.Request(f"http://{self.http}/v1/quota", headers={"x-api-key": key})
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return True
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            return refused.code != HTTPStatus.UNAUTHORIZED
+        except OSError:
+            return False
+
     def _forget(self) -> None:
         if self._reader is not None:
             self._reader.join(5)
@@ -284,7 +307,7 @@ def run_cli(
 ) -> "subprocess.CompletedProcess[str]":
     """Run `spendstream` with `arguments` on a data directory; does not raise for an exit code.
 
-    It is forked (see `cli_host`), but where a clock or a disk is another one from the start; roles only in a test.
+    It is forked (see `cli_host`), but where a disk is another one from the start; roles only in a test.
     """
     if (FORKED or arguments[0] not in _COMMANDS) and not AT_START & os.environ.keys():
         done = cli_host.run(arguments, environment(data_dir, settings), data_dir.parent, timeout)
@@ -332,12 +355,16 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], object], patience: float) -> float:
-    """Wait until `condition()` holds; returns the seconds it took, raises `TimeoutError`."""
+    """Wait until `condition()` holds; returns the seconds it took, raises `TimeoutError`.
+
+    It asks a hundred times a second at first, later twenty times: most conditions are a request or read a whole log.
+    """
     began = time.monotonic()
     while not condition():
-        if time.monotonic() - began > patience:
+        waited = time.monotonic() - began
+        if waited > patience:
             raise TimeoutError(f"not within {patience} s")
-        time.sleep(0.01)
+        time.sleep(min(0.05, max(0.01, waited / 20)))
     return time.monotonic() - began
 
 

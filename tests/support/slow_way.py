@@ -6,7 +6,7 @@ from processor.core.events import codec
 from processor.core.events.columns import Columns, Hot, columns_of
 from processor.core.events.event import Fault, Handling, check
 from processor.core.events.fields import RULES
-from processor.core.events.syntax_faults import Budget
+from processor.core.events.syntax_faults import LineBudget
 
 
 def decode(
@@ -15,10 +15,10 @@ def decode(
     """`codec.decode` by the slow way only."""
     hot: list[Hot] = []
     faults: list[tuple[int, Fault]] = []
-    budget = Budget()
+    budget = LineBudget()
     for index, record in enumerate(records):
         try:
-            hot.append(codec._hot(check(codec.fields(payload, record, budget, rules), handling, now), record))
+            hot.append(codec.hot_of(check(codec.fields(payload, record, budget, rules), handling, now), record))
         except Fault as fault:
             faults.append((index, fault))
     return codec.Decoded(columns_of(hot), faults)

@@ -1,19 +1,22 @@
 """A store without Faust and without Parquet: messages are read from the log, segments are JSON."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from processor.core.events import message
 from processor.core.events.message import Message
 from processor.event_store.catalog import Catalog
+from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import ProjectSums, Segment
+from processor.event_store.segment_storage import SegmentStorage
 from processor.event_store.segments_topic import SegmentsTopic
 from processor.event_store.store import Store
 from processor.event_store.store_directory import StoreDirectory
@@ -25,8 +28,9 @@ from processor.log.topics import EVENTS
 class JsonWriter:
     """Rows are [project, offset, index, event id, arrival, cost], sorted."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, storage: SegmentStorage | None = None) -> None:
         self.directory = directory
+        self.storage = storage or DirectoryStorage(directory)
         self.error: OSError | None = None
         """Raised instead of writing."""
 
@@ -40,23 +44,39 @@ class JsonWriter:
                 index += 1
         return rows
 
+    def size_of(self, table: Any) -> int:
+        return len(json.dumps(table))
+
     def write(self, tables: Sequence[Any], segment: Segment, payload_before: int) -> Segment:
         return self._write([row for table in tables for row in table], segment)
 
-    def merge(self, parts: Sequence[Segment], segment: Segment, payload_before: int) -> Segment:
-        return self._write([row for part in parts for row in read_rows(self.directory, part)], segment)
+    def merge(
+        self,
+        parts: Sequence[Segment],
+        segment: Segment,
+        payload_before: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> Segment:
+        rows: list[Any] = []
+        for part in parts:
+            between()
+            rows += read_rows(self.storage, part)
+        return self._write(rows, segment)
 
     def _write(self, rows: list[Any], segment: Segment) -> Segment:
         if self.error is not None:
             raise self.error
-        text = json.dumps(sorted(rows))
-        (self.directory / f"{segment.id}.parquet").write_text(text)
-        (self.directory / f"{segment.id}.idx").write_text("")
+        text = json.dumps(sorted(rows)).encode()
+        made = self.storage.put([f"{segment.id}.idx", f"{segment.id}.parquet"])
+        made.files[1].write(text)
+        made.commit()
         arrivals = [row[4] for row in rows]
         return replace(
             segment,
             rows=len(rows),
             parquet_bytes=len(text),
+            parquet_digest=xxhash.xxh3_128_hexdigest(text),
+            index_digest=xxhash.xxh3_128_hexdigest(b""),
             arrival_min=min(arrivals),
             arrival_max=max(arrivals),
             projects=tuple(_sums(rows)),
@@ -82,14 +102,17 @@ def _sums(rows: list[Any]) -> Iterator[ProjectSums]:
         )
 
 
-def read_rows(directory: Path, segment: Segment) -> list[Any]:
+def read_rows(place: Path | SegmentStorage, segment: Segment) -> list[Any]:
     if not segment.has_files:
         return []
-    found: list[Any] = json.loads((directory / f"{segment.id}.parquet").read_text())
+    storage = DirectoryStorage(place) if isinstance(place, Path) else place
+    with storage.get(f"{segment.id}.parquet") as file:
+        found: list[Any] = json.load(file)
     return found
 
 
 class _Delivered:
+    key: bytes | None = None
     is_damaged = False
 
     def __init__(self, partition: int, offset: int, value: bytes | None, acks: list[tuple[int, int]]) -> None:
@@ -111,14 +134,17 @@ class StoreInProcess:
         now: int = 0,
         payload_retention: int | None = None,
         writer: Callable[[Path], Any] = JsonWriter,
+        storage: SegmentStorage | None = None,
     ) -> None:
         self.address = LogAddress(data_dir)
         self.path = data_dir / "events"
-        self.writer = writer(self.path)
+        self.writer = writer(self.path) if storage is None else JsonWriter(self.path, storage)
         self.now = now
         self.acks: list[tuple[int, int]] = []
         self.held: list[int] = []
-        self.directory = StoreDirectory(self.path, 0)
+        self.directory = StoreDirectory(self.path, 0, storage)
+        self.storage = self.directory.storage
+        self.path.mkdir(parents=True, exist_ok=True)
         self.store = Store(
             self.address, self.directory, self.writer, lambda: self.now, payload_retention, self.held.append
         )
@@ -126,12 +152,14 @@ class StoreInProcess:
     async def bring(self, numbers: Sequence[int]) -> None:
         await self.store.bring(numbers)
 
-    def deliver(self) -> None:
-        """Deliver everything that the log has from where the store has to go on."""
+    def deliver(self, without: Collection[tuple[int, int]] = ()) -> None:
+        """Deliver everything that the log has from where the store has to go on, but some messages, by partition and
+        offset."""
         with closing(self.address.open()) as log:
             for number in sorted(self.store.owned):
                 for record in log.read(TopicPartition(EVENTS, number), self.store.reached(number), 1_000_000, 1 << 40):
-                    self.store.deliver(_Delivered(number, record.offset, record.value, self.acks))
+                    if (number, record.offset) not in without:
+                        self.store.deliver(_Delivered(number, record.offset, record.value, self.acks))
 
     async def cut(self) -> None:
         """Cut until nothing is left that is complete."""
@@ -145,4 +173,4 @@ class StoreInProcess:
 
     def rows(self) -> list[Any]:
         """The rows of all live segments, sorted."""
-        return sorted(row for segment in self.catalog().live() for row in read_rows(self.path, segment))
+        return sorted(row for segment in self.catalog().live() for row in read_rows(self.storage, segment))

@@ -1,7 +1,11 @@
 """What the event store of a running product holds."""
 
+import json
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,9 @@ from processor.log.address import LogAddress
 from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
+from tests.support.events import ABSENT
+from tests.support.traffic import Sent
+from tests.support.truth import EXACT, PICO
 
 ROW_PLACE = ("log_partition", "log_offset", "log_index")
 
@@ -56,3 +63,26 @@ def rows(directory: Path, segments: list[Segment]) -> list[dict[str, Any]]:
         if segment.has_files:
             found += pq.read_table(directory / f"{segment.id}.parquet").to_pylist()
     return sorted(found, key=lambda row: tuple(row[name] for name in ROW_PLACE))
+
+
+def differences(rows: list[dict[str, Any]], sent: Mapping[str, Sent]) -> list[str]:
+    """What is missing, there more than once or different of these events, which are by their ids in small letters."""
+    times = Counter(row["event_id"] for row in rows)
+    missing, foreign = sent.keys() - times.keys(), times.keys() - sent.keys()
+    repeated = [event_id for event_id, count in times.items() if count > 1]
+    wrong = [row["event_id"] for row in rows if row["event_id"] in sent and not _says(row, sent[row["event_id"]])]
+    found = {"missing": missing, "not sent": foreign, "more than once": repeated, "different": wrong}
+    return [f"{len(ids)} events {what} in the store, {min(ids)} of them" for what, ids in found.items() if ids]
+
+
+def _says(row: dict[str, Any], event: Sent) -> bool:
+    """Whether a row says what was sent, in any of the words that say the same."""
+    cost = Decimal(str(event["cost_usd"])).quantize(PICO, ROUND_HALF_EVEN, EXACT)
+    extra = json.loads(row["extra"]) if row["extra"] else {}
+    user = event.get("user_id")
+    return (row["model"], row["user_id"], row["cost_usd"], extra.get("padding")) == (
+        event["model"],
+        None if user in (ABSENT, None, "") else user,
+        cost,
+        event.get("padding"),
+    )

@@ -349,6 +349,10 @@ class Traffic:
         """All that `http` and `grpc` have, copies included."""
         return sum(map(len, self.http)) + sum(map(len, self.grpc))
 
+    def by_id(self) -> dict[str, Sent]:
+        """Each event by its id in small letters; of several copies any, which say the same."""
+        return {event["event_id"].lower(): event for batch in (*self.http, *self.grpc) for event in batch}
+
 
 def make_traffic(
     seed: int,
@@ -359,17 +363,21 @@ def make_traffic(
     days: int = 12,
     duplicates: float = 0.05,
     conflicts: int = 0,
+    padding: int = 0,
 ) -> Traffic:
     """`events` events of `Odd`, half of them for each API, `duplicates` of them copies that come through either.
 
     The copies say the same in another way (`5.0` for 5, an id in capitals), but none of them differs; `conflicts`
-    copies that do differ are added apart, as `late`.
+    copies that do differ are added apart, as `late`. With `padding` each event has an unknown field of so many
+    characters, which take half as many bytes at least however they are packed.
     """
     rng = random.Random(seed)
     odd = Odd(rng, users, models, days)
     truth = GroundTruth()
     copies = int(events * duplicates)
     made = [odd.make(number) for number in range(events - copies)]
+    for event, _ in made if padding else ():
+        event["padding"] = rng.randbytes(padding // 2).hex()
     truth.count(fact for _, fact in made)
     sent = [event for event, _ in made]
     again = rng.choices(sent, k=copies)

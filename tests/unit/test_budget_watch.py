@@ -13,10 +13,10 @@ from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
 from processor.view.view import View
 from server.alerts import budgets
+from server.alerts.budget_records import budget_record, reached_record
 from server.alerts.budget_watch import Budgeter
 from server.alerts.delivery import Alerter
 from server.alerts.notices import BudgetNotices
-from server.alerts.records import budget_record, reached_record
 from server.alerts.shelf import BudgetShelf, NotificationShelf
 from server.alerts.webhook import Webhook
 from server.tenancy import directory_log

@@ -11,8 +11,8 @@ from processor.core.clock import DAY, HOUR, month_start, window_start
 from processor.core.money import format_cost
 from processor.view.view import View
 from server.alerts import budgets
+from server.alerts.budget_records import budget_record, reached_record
 from server.alerts.budgets import Budget, Window, budget_id, read_usd, window_end
-from server.alerts.records import budget_record, reached_record
 from server.alerts.shelf import BudgetShelf
 from server.alerts.spending import Spending, states
 from server.tenancy.directory import Directory

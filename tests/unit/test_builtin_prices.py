@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from processor.core.clock import parse_timestamp
-from processor.core.events.prices.price_list import PriceList
 from processor.core.events.prices.pricing import Pricer
 from processor.core.events.prices.token_rates import Usage
 from server.prices.builtin import builtin_list
@@ -78,6 +75,7 @@ def test_costs_by_hand(provider: str, model: str, usage: Usage, picodollars: int
         ("openrouter", "google/gemini-2.5-flash", Usage(10, 0, cache_write=10), 833_330),
         ("aws.bedrock", "anthropic.claude-3-haiku-20240307-v1:0", Usage(8, 0), 2_000_000),
         ("x_ai", "grok-3", Usage(10, 0), 30_000_000),
+        ("togetherai", "meta-llama/Llama-3.3-70B-Instruct-Turbo", Usage(10, 10), 8_800_000 + 8_800_000),
         ("OpenAI", "gpt-4o", Usage(2, 0), 5_000_000),
         # without a name of the provider the model's own may say whose it is
         (None, "gpt-4o", Usage(2, 0), 5_000_000),
@@ -187,15 +185,9 @@ def test_a_broken_file_is_found() -> None:
     )
 
 
-def test_it_is_loaded_fast_and_without_its_source() -> None:
-    data = Path(tool.FILE).read_bytes()
-    assert len(data) < 500_000
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        msgspec.json.decode(data, type=PriceList)
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.020
+def test_it_is_small_and_loaded_without_its_source() -> None:
+    """Its size decides how long a start takes to read it."""
+    assert len(Path(tool.FILE).read_bytes()) < 500_000
     code = "import server.prices.builtin as b, sys; b.builtin_list(); print('genai_prices' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 

@@ -54,7 +54,7 @@ no_ids = st.one_of(
 )
 
 
-@given(st.lists(ids, max_size=6), st.lists(no_ids, max_size=1), st.randoms())
+@given(st.lists(ids, max_size=6), st.lists(no_ids, max_size=1), st.randoms(use_true_random=True))
 def test_ids(good: list[str], bad: list[str], random: Any) -> None:
     texts = good + bad
     random.shuffle(texts)
@@ -103,7 +103,11 @@ odd_times = st.one_of(
 
 
 @given(
-    st.lists(instants, max_size=6), st.sampled_from(FORMS), st.booleans(), st.lists(odd_times, max_size=1), st.randoms()
+    st.lists(instants, max_size=6),
+    st.sampled_from(FORMS),
+    st.booleans(),
+    st.lists(odd_times, max_size=1),
+    st.randoms(use_true_random=True),
 )
 def test_times(moments: list[datetime], form: str, one_day: bool, odd: list[str], random: Any) -> None:
     if one_day:

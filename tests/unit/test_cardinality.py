@@ -7,10 +7,12 @@ import pytest
 
 from processor.core.clock import DAY, HOUR, format_timestamp
 from processor.core.events import codec
+from processor.core.events.columns import Columns
 from processor.view.projects import DimValues
 from processor.view.view import View
 from server.errors import Refused
-from server.ingest.intake import Batch, Intake
+from server.ingest.batch import Batch
+from server.ingest.intake import Intake
 from server.ingest.publisher import Done, NotPublished, Outcome, Parts
 from server.limits.cardinality import Cardinality
 from server.tenancy.keys import Key, make_key, new_secret
@@ -341,3 +343,24 @@ async def test_what_is_beyond_in_two_ways_is_one_rejection() -> None:
         await taken.accept(KEY, batch({"user_id": "u3", "model": "new"}))
     assert [each.field for each in caught.value.rejected] == ["user_id"]
     assert publisher.messages == {0: []}
+
+
+def test_what_is_known_brings_nothing_that_is_bounded() -> None:
+    def columns(*changes: dict[str, Any]) -> Columns:
+        records = [to_json_line(make_event(timestamp=format_timestamp(NOON), **change)) for change in changes]
+        return codec.decode("json", records, "partial", NOW).columns
+
+    usual, new = columns({"user_id": "u1"}, {"user_id": "u9"}), columns({"user_id": "u1"}, {"model": "new"})
+    view = known(*TWO)
+    cardinality = Cardinality(view, models=1, environments=1, days=1)
+    assert not cardinality.knows("default", usual)  # not before it was looked at once
+    assert cardinality.admit("default", usual) is None
+    assert cardinality.knows("default", usual)
+    assert cardinality.beyond("default", usual) == []
+    assert not cardinality.knows("default", new)
+    assert not cardinality.knows("other", usual)
+    for bounds in ({"users": view.members("default")}, {"rows": view.rows_of_all_kinds("default")}):
+        full = Cardinality(view, **bounds)
+        assert full.admit("default", usual) is None
+        assert not full.knows("default", usual)
+        assert full.beyond("default", usual)

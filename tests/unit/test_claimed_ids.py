@@ -6,12 +6,13 @@ from random import Random
 import numpy as np
 import pytest
 
-from processor.core.tables import claims
-from processor.core.tables.claims import Claimed
+from processor.core.tables import dedupe
+from processor.core.tables.dedupe import Claimed
 from processor.event_store.claimed_ids import ClaimedIds
 from processor.log.errors import LogUnavailable
 from processor.log.records import Record, TopicPartition
 from processor.log.topics import CLAIMS
+from tests.support.examples import tries
 
 
 def key(number: int) -> bytes:
@@ -32,7 +33,7 @@ class Topic:
 
     def append(self, claimed: dict[int, list[int]]) -> None:
         found = [Claimed(offset, b"".join(map(key, ids)), b"") for offset, ids in claimed.items()]
-        self.records.append(Record(self.end, 0, None, claims.encode(found)))
+        self.records.append(Record(self.end, 0, None, dedupe.encode_claims(found)))
         self.end += 1
 
     def read(self, tp: TopicPartition, offset: int, limit: int) -> list[Record]:
@@ -131,3 +132,28 @@ def check(found: ClaimedIds, until: int, reached: int, expected: dict[int, set[i
         assert found.has_any(offset) == bool(ids)
     found.forget(until)
     return max(until, reached)
+
+
+@pytest.mark.parametrize("seed", range(tries(200)))
+def test_the_quick_way_to_the_kept_rows_says_what_the_slow_one_says(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages with copies of earlier events and of their own, claims in their order, in another, or of more ids."""
+    chance = Random(seed)
+    ids = [chance.randrange(chance.choice([5, 40, 1000])) for _ in range(chance.randrange(1, 60))]
+    claimed = [each for each in dict.fromkeys(ids) if chance.random() < chance.choice([0.5, 0.95, 1])]
+    if chance.random() < 0.2:
+        chance.shuffle(claimed)
+    if chance.random() < 0.1:
+        claimed.append(5000)
+    topic = Topic()
+    topic.append({0: claimed} if claimed else {})
+    found = ClaimedIds(topic.read, 3, 0, 0, never)
+    found.read_on()
+    quick = found.kept(0, keys_of(*ids))
+    monkeypatch.setattr("processor.event_store.claimed_ids.FEW", -1)
+    slow = found.kept(0, keys_of(*ids))
+    left = set(claimed)
+    expected = []
+    for each in ids:
+        expected.append(each in left)
+        left.discard(each)
+    assert quick.tolist() == slow.tolist() == expected

@@ -14,8 +14,7 @@ from processor.core.tables import row_bytes
 from processor.core.tables.row_sums import NO_SUMS, TOTALS, RowSums, Totals
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.limbs import SAFE_BITS
-from processor.view.query import SORTS, Range
-from processor.view.ranking import CAP
+from processor.view.query import CAP, SORTS, Range
 from processor.view.view import View
 from server.reads.params import parse_users
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -37,6 +39,15 @@ def flat(text: str) -> str:
 
 
 ALL = [path for path, _ in commands()]
+
+HEAVY = ("aiohttp", "duckdb", "faust", "grpc", "numpy", "prometheus_client", "pyarrow", "structlog")
+"""What a command loads once it needs it: together a second of CPU."""
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    code = f"import sys, server.cli.commands; print(*sorted(set(sys.modules) & set({HEAVY})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.fixture(autouse=True)

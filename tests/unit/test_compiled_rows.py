@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from processor.core.events import codec, compiled_rows, ndjson
 from processor.core.events.columns import ROW, UNPRICED_FLAG
 from processor.core.events.event import MAX_EVENT_BYTES, MAX_FUTURE
-from processor.core.events.lines import Lines
+from processor.core.events.ndjson import Lines
 from processor.core.kernel.loaded import RUNNING, kernel
 from tests.support import slow_way
 from tests.support.events import ABSENT, Num, make_event, to_json_line, to_proto
@@ -115,14 +115,14 @@ def test_one_unusual_event_costs_no_other_one(payload: codec.PayloadFormat, is_r
     together = codec.decode_together(payload, [records[:50], records[50:]], "partial", NOW)
     assert (together is None) == is_refused
     if together is not None:
-        assert b"".join(each.rows.tobytes() for each in together) == decoded.columns.rows.tobytes()
+        assert together.rows.tobytes() == decoded.columns.rows.tobytes()
 
 
 def test_requests_of_a_few_events_are_decoded_together() -> None:
     lines = [Lines(to_json_line(make_event(user_id=f"u{number}")), 1) for number in range(3)]
     together = codec.decode_together("json", lines, "partial", NOW)
     assert together is not None
-    assert [each.users[each.rows[0]["user"]] for each in together] == ["u0", "u1", "u2"]
+    assert [together.users[row["user"]] for row in together.rows] == ["u0", "u1", "u2"]
 
 
 def test_records_with_line_feeds_in_them_are_for_the_twin() -> None:

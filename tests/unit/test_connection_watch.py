@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from server.http_api.connections import OWN_FILES, PROBE_CONNECTIONS, budget_of
+from server.limits.admission import peer_of
 from server.limits.connection_watch import (
     ConnectionWatch,
     Heard,
@@ -19,7 +20,6 @@ from server.limits.connection_watch import (
     end,
     listen,
     parse_peer,
-    peer_of,
 )
 
 

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from processor.core.tables.row_block import RowBlock
 from processor.core.tables.table_rows import encode_value
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
-from processor.log.embedded.newest import Kept, newest
+from processor.log.embedded.newest import KeptRecords, newest
 from processor.log.embedded.tail import EmbeddedTail
 from processor.log.errors import LogUnavailable
 from processor.log.port import Read, polls
-from processor.log.records import Append, Found, Record, Row, TopicPartition
+from processor.log.records import Append, NewestRecords, Record, Row, TopicPartition
 from processor.log.topics import EVENTS, ROWS
 from processor.state import loader
 from processor.state.loader import Partition
-from processor.view.changelog_batch import ChangelogBatch
+from processor.view.changelog_batch import Change
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from server.reads.params import parse_users
@@ -37,7 +38,7 @@ keys = st.sampled_from([b"a", b"b", b"c", b"d"])
 
 @given(st.lists(st.lists(st.tuples(keys, st.none() | st.binary(max_size=2)), max_size=8), max_size=6))
 def test_what_is_kept_is_what_compaction_leaves(batches: list[list[tuple[bytes, bytes | None]]]) -> None:
-    kept = Kept(0)
+    kept = KeptRecords(0)
     everything: list[Record] = []
     for batch in batches:
         records = [Record(len(everything) + n, 0, key, value) for n, (key, value) in enumerate(batch)]
@@ -97,7 +98,7 @@ def test_a_partition_is_read_back_as_it_was(
     log = written.open()
     for number in range(2):
         fast, slow = (Partition(number, Tables(number, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
-        loader._read_rows(log if backwards else Forwards(log), fast)
+        loader.read_rows(log if backwards else Forwards(log), fast)
         for batch in polls(log.read, TopicPartition(ROWS, number)):
             loader.apply_rows(slow, batch)
         assert everything_in(fast.tables) == everything_in(slow.tables)
@@ -112,7 +113,7 @@ def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, mo
     embedded = written.open()
     log: Any = Forwards(embedded)
     whole, broken = (Partition(0, Tables(0, b"salt", DictIndex()), None) for _ in range(2))  # type: ignore[arg-type]
-    loader._read_rows(log, whole)
+    loader.read_rows(log, whole)
     read, left = Log.read, [3]
 
     def failing(self: Log, *arguments: Any) -> list[Record]:
@@ -123,9 +124,9 @@ def test_a_log_that_goes_away_in_the_middle_loses_no_row(written: LogAddress, mo
 
     monkeypatch.setattr(Log, "read", failing)
     with pytest.raises(LogUnavailable):
-        loader._read_rows(log, broken)
+        loader.read_rows(log, broken)
     assert 0 < broken.rows_end < whole.rows_end
-    loader._read_rows(log, broken)
+    loader.read_rows(log, broken)
     assert everything_in(broken.tables) == everything_in(whole.tables)
     assert (broken.records, broken.rows_end) == (whole.records, whole.rows_end)
     log.close()
@@ -242,7 +243,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
     begun: list[int] = []
     read_back = EmbeddedTail.newest
 
-    def meanwhile(tail: EmbeddedTail) -> Iterator[tuple[TopicPartition, Found]]:
+    def meanwhile(tail: EmbeddedTail) -> Iterator[tuple[TopicPartition, NewestRecords]]:
         yield from read_back(tail)
         begun.append(1)
         for turn in range(1, 8):
@@ -273,14 +274,8 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
     tp = TopicPartition(ROWS, 0)
     view = View(row_block.seed_of(log.salt))
     address = LogAddress(tmp_path / "data")
-    tail: Any = address.tail([tp])
-    tail._log.close()
-    bounded = Log(tmp_path / "data")
-    monkeypatch.setattr(tail, "_log", bounded)
-    monkeypatch.setattr(bounded, "read", lambda tp, at, _: Log.read(bounded, tp, at, **bounds))
     follower = ViewFollower(address, 1, view, lambda: NOON, lambda: None)
-    follower._tail = tail
-    follower._round()
+    follower.read_on()
     assert follower.read_all.is_set()
 
     for turn, user in enumerate(["once", *map(str, range(10)), "once"]):
@@ -288,19 +283,21 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
         log.append([Append(tp, worker.work(0))], NOON)
     first = next(record for record in log.read(tp, 0, 100) if record.key == row_block.key_of(0))
     log.delete(tp, [first.offset])
+    read = Log.read
+    monkeypatch.setattr(Log, "read", lambda log, tp, at, _: read(log, tp, at, **bounds))
 
     query = parse_users("default", {"limit": "1000"})
     seen: list[dict[int, int]] = []
-    apply = View._apply_batch
+    apply = View.apply
 
-    def look(partition: int, changes: ChangelogBatch) -> None:
+    def look(partition: int, changes: Sequence[Change]) -> None:
         apply(view, partition, changes)
         seen.append(dict(view.position))
         if view.contains({0: 0}):
             assert {user[0]: user[1].requests for user in view.all_time(query).users}["once"] in {1, 2}
 
-    monkeypatch.setattr(view, "_apply_batch", look)
-    follower._round()
+    monkeypatch.setattr(view, "apply", look)
+    follower.read_on()
     assert {user[0]: user[1].requests for user in view.all_time(query).users} == {
         "once": 2,
         **dict.fromkeys("0123456789", 1),
@@ -311,13 +308,12 @@ def test_a_view_that_fell_behind_says_how_far_it_is_only_when_it_has_what_replac
 
     worker.send([Usage(99, "last")])
     log.append([Append(tp, worker.work(0))], NOON)
-    follower._round()
+    follower.read_on()
     assert view.position == {0: 12}
-    tail.close()
     log.close()
 
 
-def everything_of(found: Found) -> list[tuple[int, bytes, bytes | None]]:
+def everything_of(found: NewestRecords) -> list[tuple[int, bytes, bytes | None]]:
     pairs = RowBlock(found.keys, found.hashes, found.values).pairs()
     return [*((offset, *pair) for offset, pair in zip(found.offsets.tolist(), pairs, strict=True)), *found.others]
 
@@ -330,28 +326,26 @@ def test_a_view_never_says_that_it_holds_what_was_compacted_before_it_was_read(
     log, other = Log(written.data_dir), View()
     whole = newest(log, TopicPartition(ROWS, 0), 0, log.end(TopicPartition(ROWS, 0)))
     rows = [Row(*row) for found in whole for row in reversed(everything_of(found))]
-    tail, view = written.tail([TopicPartition(ROWS, 0)]), View()
-    follower = ViewFollower(written, 2, view, lambda: NOON, lambda: None)
-    follower._tail = tail
+    view = View()
+    follower = ViewFollower(written, 1, view, lambda: NOON, lambda: None)
     applied: list[int] = []
-    apply = View._apply_batch
 
-    def replaced_meanwhile(partition: int, changes: ChangelogBatch) -> None:
+    def replaced_meanwhile(apply: Callable[..., None], partition: int, found: Any) -> None:
         if not applied:
             end = log.end(TopicPartition(ROWS, 0))
             log.append([Append(TopicPartition(ROWS, 0), [(row.key, row.value) for row in rows])], NOON)
             log.delete(TopicPartition(ROWS, 0), list(range(end)))
-        apply(view, partition, changes)
-        applied.append(len(changes.keys))
+        apply(partition, found)
+        applied.append(len(found))
         if view.position:
             assert view.all_time(parse_users("default", {})) == other.all_time(parse_users("default", {}))
 
-    monkeypatch.setattr(view, "_apply_batch", replaced_meanwhile)
+    for apply in (view.apply, view.apply_block):
+        monkeypatch.setattr(view, apply.__name__, partial(replaced_meanwhile, apply))
     other.apply(0, [(row.key, row.value) for row in rows])
-    follower._round()
+    follower.read_on()
     assert follower.read_all.is_set()
     assert view.position == other.position
     assert len(applied) > 1
     assert view.all_time(parse_users("default", {})).size > 5
-    tail.close()
     log.close()

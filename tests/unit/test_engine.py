@@ -123,6 +123,7 @@ def test_a_missing_file_is_gone(engine: Engine) -> None:
         engine.rows("SELECT * FROM read_parquet(?)", [[str(engine.directory / "b.parquet")]])
 
 
+@pytest.mark.slow
 def test_a_large_sort_uses_the_spill_folder_and_gives_it_back(engine: Engine, tmp_path: Path) -> None:
     fork = engine.fork(60)
     rows = fork.rows(

@@ -91,6 +91,7 @@ def test_walk_is_what_the_filters_say_in_order(
     assert {page["total"] for page in found} == {len(wanted)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_walk_sees_a_frozen_set_while_others_arrive_and_segments_are_merged(tmp_path: Path, order: Order) -> None:
     rng = random.Random(5)
@@ -153,6 +154,7 @@ def test_cursor_is_bound_to_its_question(store: StoreDirectory, engine: Engine) 
     assert len(decode(answer_events(store.snapshot(engine), later))["events"]) == 5
 
 
+@pytest.mark.slow
 def test_a_default_range_is_that_of_the_first_page(store: StoreDirectory, engine: Engine) -> None:
     first, later = Times(NOON - 10**6, NOON + 10**6), Times(NOON, NOON + 2 * 10**6)
     asked = EventsQuestion(project="default", filters=ALL, times=first, given=Times(), limit=2)

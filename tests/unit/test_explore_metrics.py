@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from processor.core.clock import EPOCH, HOUR
 from server.errors import Refused
-from server.explore import aggregation, metrics
+from server.explore import aggregation, cell_reader, metrics
 from server.explore.engine import Engine
 from server.explore.metric_params import GROUPS, PLAIN_MEASURES, SCORES, STATISTICS
 from server.explore.metrics import answer_metrics
@@ -97,13 +97,22 @@ def check(store: StoreDirectory, engine: Engine, **asked: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.parametrize("few", [-1, 200])
+WAYS = ("cells", "together", "apart")
+
+
+def take(patch: pytest.MonkeyPatch, way: str) -> None:
+    """Have metrics computed in one of the ways, where it is made for the question."""
+    patch.setattr(cell_reader, "MOST_GROUPS", 1000 if way == "cells" else -1)
+    patch.setattr(metrics, "FEW_GROUPS", -1 if way == "apart" else 200)
+
+
+@pytest.mark.parametrize("names", [MEASURES[start::9] for start in range(9)], ids=" ".join)
+@pytest.mark.parametrize("way", WAYS)
 def test_each_measure_by_group_and_day(
-    store: StoreDirectory, engine: Engine, name: str, few: int, monkeypatch: pytest.MonkeyPatch
+    store: StoreDirectory, engine: Engine, names: tuple[str, ...], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "FEW_GROUPS", few)
-    check(store, engine, measures=(name,), group_by=("model",), interval="day", tz="Asia/Kolkata", limit=2)
+    take(monkeypatch, way)
+    check(store, engine, measures=names, group_by=("model",), interval="day", tz="Asia/Kolkata", limit=2)
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -127,10 +136,12 @@ def test_each_group(store: StoreDirectory, engine: Engine, field: str, kinds: An
             Filters(equal={"user_id": ("u1", None)}, tags=(("team", "ads"),)),
             Filters(equal={"trace_id": ("trace-1",)}, kinds="all"),
             Filters(equal={"model": ("no such",)}),
+            Filters(equal={"model": ("gpt-4o", "ünï"), "error_code": (None,)}, unequal={"status": ("timeout",)}),
+            Filters(kinds="span", no_tags=(("team", "ads"), ("x", None)), unequal={"name": (None, "tool")}),
         ]
     ),
     st.sampled_from([Times(), Times(NOON - DAY, NOON + DAY), Times(NOON, None), Times(None, NOON)]),
-    st.sampled_from([-1, 200]),
+    st.sampled_from(WAYS),
 )
 def test_equals_plain_python(
     store: StoreDirectory,
@@ -142,20 +153,25 @@ def test_equals_plain_python(
     limit: int,
     filters: Filters,
     times: Times,
-    few: int,
+    way: str,
 ) -> None:
     asked = {"measures": tuple(names), "group_by": tuple(fields), "interval": interval, "tz": tz, "limit": limit}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "FEW_GROUPS", few)  # all in one pass, or in one each
+        take(patch, way)
         check(store, engine, **asked, filters=filters, times=times)
 
 
-def test_groups_and_other_add_up_to_the_total(store: StoreDirectory, engine: Engine) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_groups_and_other_add_up_to_the_total(
+    store: StoreDirectory, engine: Engine, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(monkeypatch, way)
     names = ("requests", "errors", "input_tokens", "output_tokens", "cost_usd", "unpriced")
-    found = check(store, engine, measures=names, group_by=("user_id", "tag:team"), limit=3, interval="day")
+    found = check(store, engine, measures=names, group_by=("model", "tag:team"), limit=3, interval="day")
     for name in names:
         values = [group["values"][name] for group in found["groups"]]
         assert sum(map(Fraction, [*values, found["other"][name]])) == Fraction(found["total"][name])
+        assert sum(Fraction(point[name]) for point in found["total"]["series"]) == Fraction(found["total"][name])
         for group in found["groups"]:
             assert sum(Fraction(point[name]) for point in group["series"]) == Fraction(group["values"][name])
 
@@ -211,7 +227,56 @@ def test_days_of_events_thousands_of_years_apart(tmp_path: Path) -> None:
         check(store, engine, interval=interval, tz="America/New_York")
 
 
-def test_costs_and_latencies_of_any_size(tmp_path: Path) -> None:
+def test_rows_behind_the_snapshot_are_not_counted(store: StoreDirectory, engine: Engine) -> None:
+    now = store.snapshot(engine)
+    bounds = {partition: bound - 4 for partition, bound in now.bounds.items()}
+    asked: dict[str, Any] = {"measures": ("requests", "cost_usd", "latency_ms:p95"), "group_by": ("tag:team",)}
+    question = MetricsQuestion(project="default", filters=Filters(), times=Times(), **asked)
+    found = DECODER.decode(answer_metrics(now.frozen(bounds, 0), question))
+    rows = [row for row in store.rows if row["log_offset"] < bounds[row["log_partition"]]]
+    assert 0 < len(rows) < len(store.rows)
+    wanted = explore_oracle.metrics(rows, question)
+    assert_same({name: found[name] for name in wanted}, wanted)
+
+
+@pytest.mark.slow
+def test_so_many_different_texts_that_the_file_has_no_dictionary_of_them(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events", group_rows=16_384)
+    rng = random.Random(1)
+    tags = [
+        {"team": rng.choice(["a", "b"]), **{f"k{at}": rng.randbytes(40).hex() for at in range(3)}} for _ in range(6000)
+    ]
+    store.append([make_row(rng, tags=each, name=rng.randbytes(90).hex()) for each in tags])
+    names = tuple(row["name"] for row in store.rows[::3])
+    asked: dict[str, Any] = {"measures": ("requests", "latency_ms:p50"), "interval": "day", "group_by": ("tag:team",)}
+    found = check(store, store.engine(), **asked, filters=Filters(unequal={"name": names}))
+    assert {group["key"]["tag:team"] for group in found["groups"]} == {"a", "b"}
+
+
+def test_what_the_manifest_knows_is_not_read(store: StoreDirectory, engine: Engine, tmp_path: Path) -> None:
+    made = StoreDirectory(tmp_path / "events")
+    names = (
+        "requests",
+        "errors",
+        "error_rate",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        "cost_usd:avg",
+        "unpriced",
+    )
+    for number in range(3):
+        made.append([random_row(random.Random(number), timestamp=NOON + number * DAY) for _ in range(50)])
+    check(made, made.engine(), measures=names, interval="day")
+    for path in made.directory.glob("*.parquet"):
+        path.write_bytes(b"")
+    known = tuple(name for name in names if name != "cost_usd:avg")
+    check(made, made.engine(), measures=known, interval="day")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_costs_and_latencies_of_any_size(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(monkeypatch, way)
     store = StoreDirectory(tmp_path / "events")
     widest = 1.7976931348623157e308
     rows = [
@@ -231,23 +296,39 @@ def test_costs_and_latencies_of_any_size(tmp_path: Path) -> None:
     )
     found = check(store, engine, measures=names)
     assert found["total"]["cost_usd"] == 3_000_000
+    check(store, engine, measures=("cost_usd", "cost_usd:avg", "input_tokens", "latency_ms:p99"), group_by=("model",))
     ask(store, engine, measures=MEASURES)
 
 
+RANKED = ("latency_ms:p50", "latency_ms:p99", "ttft_ms:p90")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("names", "fields", "limit"),
+    [((*RANKED, "score:good:p50", "score:bad:p95", "users"), ("model", "tool"), 3), (RANKED, ("model", "tag:team"), 8)],
+    ids=["by the engine", "in cells"],
+)
 def test_quantiles_of_very_many_events_are_within_one_percent(
-    store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    names: tuple[str, ...],
+    fields: tuple[str, ...],
+    limit: int,
+    store: StoreDirectory,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = ("latency_ms:p50", "latency_ms:p99", "ttft_ms:p90", "score:good:p50", "score:bad:p95", "requests", "users")
-    asked: dict[str, Any] = {"measures": names, "group_by": ("model", "tool"), "interval": "day", "limit": 3}
+    asked: dict[str, Any] = {"measures": (*names, "requests"), "group_by": fields, "interval": "day", "limit": limit}
     exact = ask(store, engine, **asked)
     monkeypatch.setattr(aggregation, "EXACT", 1)
     near = ask(store, engine, **asked)
     compared = 0
     pairs = [(exact["total"], near["total"]), (exact["other"], near["other"])]
+    pairs += zip(exact["total"]["series"], near["total"]["series"], strict=True)
     for one, two in zip(exact["groups"], near["groups"], strict=True):
         assert one["key"] == two["key"]
         pairs += [(one["values"], two["values"]), *zip(one["series"], two["series"], strict=True)]
     for one, two in pairs:
+        assert one["requests"] == two["requests"]
         for name in names:
             if one[name] is None:
                 assert two[name] is None
@@ -255,6 +336,25 @@ def test_quantiles_of_very_many_events_are_within_one_percent(
                 assert float(two[name]) == pytest.approx(float(one[name]), rel=0.01)
                 compared += 1
     assert compared > 100
+
+
+@pytest.mark.parametrize("many", [True, False], ids=["many", "few"])
+def test_events_that_manifests_count_are_not_counted_again(
+    store: StoreDirectory, engine: Engine, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"measures": ("latency_ms:p50",), "filters": Filters(kinds="all")}
+    known = store.snapshot(engine).rows_for_certain("default", Filters(kinds="all"), Times())
+    assert known == sum(row["project"] == "default" for row in store.rows)
+    monkeypatch.setattr(aggregation, "EXACT", known - 1 if many else known)
+    taken: list[bool] = []
+
+    def read(*given: Any, exact: bool) -> Any:
+        taken.append(exact)
+        return cell_reader.read_cells(*given, exact=exact)
+
+    monkeypatch.setattr(metrics, "read_cells", read)
+    ask(store, engine, **asked)
+    assert taken == [not many]
 
 
 @pytest.mark.parametrize("tz", ["UTC", "Asia/Kolkata", "America/New_York", "Pacific/Chatham", "Australia/Lord_Howe"])

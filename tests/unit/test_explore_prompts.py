@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
@@ -18,6 +18,7 @@ from server.explore.prompts import answer_prompts
 from server.explore.questions import Filters, PromptsQuestion, Times
 from tests.support import explore_oracle as oracle
 from tests.support.event_store import NOON, StoreDirectory, random_row
+from tests.support.examples import examples
 
 DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
 
@@ -69,7 +70,7 @@ def assert_same(found: Any, wanted: Any, place: str = "") -> None:
         assert found == wanted, place
 
 
-@settings(deadline=None)
+@examples(30)
 @given(
     st.sampled_from(prompts.SORTS),
     st.integers(1, 12),

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.explore import ranked, sessions, snapshot, summaries, trace_detail
+from server.explore import ranked, session_rows, sessions, snapshot, summaries, trace_detail
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.questions import (
@@ -27,9 +27,10 @@ from server.explore.questions import (
 from server.explore.sessions import answer_session, answer_sessions
 from server.explore.trace_detail import answer_trace, trace_chunks
 from server.explore.traces import answer_traces
-from server.explore.tree import Span, arrange
+from server.explore.tree import TreeSpan, arrange
 from tests.support import explore_oracle as oracle
 from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
+from tests.support.examples import examples
 
 DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
 EVERY: Final = Filters(kinds="all")
@@ -57,6 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
     made = StoreDirectory(tmp_path_factory.mktemp("store") / "events")
     for number in range(8):
         made.append([random_span(rng) for _ in range(25)], partition=number % 2)
+    made.append([random_span(rng) | {"trace_id": f"lone-{number}", "session_id": None} for number in range(40)])
     made.append([make_row(rng, trace_id="pure", span_id=one, parent_span_id=two) for one, two in ("ab", "bc", "ca")])
     made.merge(0, 0, 2)
     return made
@@ -113,7 +115,7 @@ bounds = st.sampled_from([1, 3, 500])
 """Of candidates and of traces for which the indexes are asked: every way to the answer is taken."""
 
 
-@settings(deadline=None)
+@examples(30)
 @given(
     filters, ranges, st.sampled_from(["start", "duration_ms", "cost_usd", "errors"]), st.sampled_from([9, 40]), bounds
 )
@@ -134,10 +136,26 @@ def test_a_list_of_traces(
     assert plain(found) == plain(oracle.traces(store.rows, "default", wanted, times, sort))
 
 
-@settings(deadline=None)
-@given(filters, ranges, st.sampled_from(["start", "cost_usd", "calls"]), st.sampled_from([4, 40]), bounds)
+@examples(30, deadline=None)
+@given(
+    filters,
+    ranges,
+    st.sampled_from(["start", "cost_usd", "calls"]),
+    st.sampled_from([4, 40]),
+    bounds,
+    st.sampled_from([0, 200_000]),
+    st.sampled_from([0, 200]),
+)
 def test_a_list_of_sessions(
-    store: StoreDirectory, engine: Engine, wanted: Filters, times: Times, sort: Any, limit: int, bound: int
+    store: StoreDirectory,
+    engine: Engine,
+    wanted: Filters,
+    times: Times,
+    sort: Any,
+    limit: int,
+    bound: int,
+    most: int,
+    summed: int,
 ) -> None:
     def ask(cursor: str | None) -> Any:
         question = SessionsQuestion(
@@ -149,7 +167,9 @@ def test_a_list_of_sessions(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "CANDIDATES", bound)
-        patch.setattr(sessions, "LISTED", bound)
+        patch.setattr(sessions, "SUMMED", summed)
+        patch.setattr(sessions, "MOST_MATCHING", most)
+        patch.setattr(session_rows, "LISTED", bound)
         found = pages(ask, "sessions")
     assert plain(found) == plain(oracle.sessions(store.rows, "default", wanted, times, sort))
 
@@ -169,7 +189,7 @@ def test_members_stand_in_the_published_order(store: StoreDirectory, engine: Eng
 
 @pytest.mark.parametrize("listed", [1, 1000])
 def test_one_session(store: StoreDirectory, engine: Engine, listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "LISTED", listed)
+    monkeypatch.setattr(session_rows, "LISTED", listed)
     monkeypatch.setattr(summaries, "LISTED", listed)
     by_trace = oracle.by_field(store.rows, "trace_id", "default")
     for session_id, rows in [*oracle.sessions_of(store.rows, "default").items()][:4]:
@@ -195,6 +215,34 @@ def test_the_session_of_a_root_is_that_of_its_trace(tmp_path: Path) -> None:
     # It is listed for a child that matches, too.
     question = SessionsQuestion(project="default", filters=EVERY, times=Times(NOON + 1, None))
     assert decode(answer_sessions(store.snapshot(engine), question))["sessions"] == [found["session"]]
+
+
+def test_events_without_a_session_do_not_hide_the_latest_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million calls of another application lie above them: a page does not read everything for that."""
+    store = StoreDirectory(tmp_path / "events")
+    store.append(
+        [
+            make_row(trace_id=f"t{at}", session_id=f"s{at}", timestamp=NOON + at, received_at=NOON + part)
+            for at in range(10)
+            for part in range(3)
+        ]
+    )
+    store.append([make_row(trace_id=f"lone-{at}", timestamp=NOON + 100 + at) for at in range(50)])
+    store.append(
+        [
+            make_row(trace_id="t99", kind="span", session_id="of its root", timestamp=NOON + 50),
+            make_row(trace_id="t99", timestamp=NOON + 60),
+        ]
+    )
+    engine = store.engine()
+    monkeypatch.setattr(sessions, "CANDIDATES", 5)
+    monkeypatch.setattr(sessions, "MOST_MATCHING", 0)
+    for module in (sessions, session_rows):
+        monkeypatch.setattr(module, "everything", lambda *of: pytest.fail("everything is read"))
+    question = SessionsQuestion(project="default", filters=Filters(kinds="call"), times=Times(), limit=3)
+    found = decode(answer_sessions(store.snapshot(engine), question))
+    assert [each["session_id"] for each in found["sessions"]] == ["of its root", "s9", "s8"]
+    assert [each["calls"] for each in found["sessions"]] == [1, 3, 3]
 
 
 def test_unknown_ids_are_not_found(store: StoreDirectory, engine: Engine) -> None:
@@ -245,15 +293,22 @@ def test_pages_are_of_the_first_ones_snapshot(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sort", "bound"), [("cost_usd", None), ("duration_ms", None), ("cost_usd", "FAR_GROUPS"), ("errors", "GATHERED")]
+    ("sort", "bounds", "files"),
+    [
+        ("cost_usd", {}, 1),
+        ("duration_ms", {}, 1),
+        ("cost_usd", {"FAR_GROUPS": 0, "FAR_PART": 0}, 6),
+        ("cost_usd", {"FAR_GROUPS": 0, "FAR_PART": 1}, 1),
+        ("errors", {"GATHERED": 0}, 6),
+    ],
 )
 def test_traces_that_reach_beyond_the_range_are_valued_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any, bound: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any, bounds: dict[str, float], files: int
 ) -> None:
     """Only the segments of the range are scanned; of the others what their indexes name is read."""
     monkeypatch.setattr("server.explore.traces.CANDIDATES", 3)
-    if bound is not None:
-        monkeypatch.setattr(snapshot, bound, 0)
+    for name, value in bounds.items():
+        monkeypatch.setattr(snapshot, name, value)
     rng = random.Random(4)
     store, day = StoreDirectory(tmp_path / "events"), 86_400 * 10**6
     for number in range(6):
@@ -280,7 +335,7 @@ def test_traces_that_reach_beyond_the_range_are_valued_whole(
     found = pages(ask, "traces")
     assert len(found) > 10
     assert plain(found) == plain(oracle.traces(store.rows, "default", EVERY, times, sort))
-    assert len(set(read)) == (1 if bound is None else 6)
+    assert len(set(read)) == files
     engine.close()
 
 
@@ -294,12 +349,17 @@ def read(store: StoreDirectory, engine: Engine, trace_id: str, **asked: Any) -> 
     return found
 
 
-def test_all_events_of_a_trace_stand_in_its_tree_once(store: StoreDirectory, engine: Engine) -> None:
+@pytest.fixture(scope="module")
+def flat(store: StoreDirectory, engine: Engine) -> dict[str, Any]:
+    """The answer about every trace of the project."""
+    return {trace_id: read(store, engine, trace_id) for trace_id in oracle.by_field(store.rows, "trace_id", "default")}
+
+
+def test_all_events_of_a_trace_stand_in_its_tree_once(store: StoreDirectory, flat: dict[str, Any]) -> None:
     for trace_id, unordered in oracle.by_field(store.rows, "trace_id", "default").items():
-        rows = sorted(unordered, key=oracle.by_start)
-        found = read(store, engine, trace_id)
+        rows, found = sorted(unordered, key=oracle.by_start), flat[trace_id]
         places = arrange(
-            [Span(row["span_id"], row["parent_span_id"], row["timestamp"], oracle.arrival(row)) for row in rows]
+            [TreeSpan(row["span_id"], row["parent_span_id"], row["timestamp"], oracle.arrival(row)) for row in rows]
         )
         shown = [
             (span["event_id"], span["parent"], span["depth"], *(flaw for flaw in ("orphan", "cycle") if flaw in span))
@@ -313,17 +373,18 @@ def test_all_events_of_a_trace_stand_in_its_tree_once(store: StoreDirectory, eng
         assert (found["truncated"], found["total"]) == (False, len(rows))
 
 
-def test_the_nested_form_is_the_same_tree(store: StoreDirectory, engine: Engine) -> None:
-    for trace_id in oracle.by_field(store.rows, "trace_id", "default"):
-        flat, nested = read(store, engine, trace_id), read(store, engine, trace_id, format="tree")
+def test_the_nested_form_is_the_same_tree(store: StoreDirectory, engine: Engine, flat: dict[str, Any]) -> None:
+    assert len(flat) > 20
+    for trace_id, found in flat.items():
+        nested = read(store, engine, trace_id, format="tree")
         unfolded: list[Any] = []
         stack: list[tuple[Any, int | None]] = [(root, None) for root in reversed(nested["roots"])]
         while stack:
             span, parent = stack.pop()
             stack += [(child, len(unfolded)) for child in reversed(span.pop("children"))]
             unfolded.append({**span, "parent": parent})
-        assert unfolded == flat["spans"]
-        assert nested["trace"] == flat["trace"]
+        assert unfolded == found["spans"]
+        assert nested["trace"] == found["trace"]
 
 
 def test_events_are_whole_and_extra_can_be_left_out(store: StoreDirectory, engine: Engine) -> None:

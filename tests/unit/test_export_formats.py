@@ -84,6 +84,7 @@ def test_parquet_without_rows_can_be_read() -> None:
     assert len(pq.read_table(io.BytesIO(written(ParquetForm())))) == 0
 
 
+@pytest.mark.slow
 def test_parquet_row_groups_are_of_a_useful_size() -> None:
     rows = [make_row() for _ in range(GROUP // 4 + 1)]
     form = ParquetForm()

@@ -117,6 +117,31 @@ def test_a_cost_from_a_price_list_comes_back_as_one() -> None:
     assert columns.rows["digest"] == codec.decode("json", [record], "lenient", NOW).columns.rows["digest"]
 
 
+@pytest.mark.parametrize("digest", [0, 1, 2**64 - 1])
+def test_a_digest_that_the_event_does_not_say_comes_back(digest: int) -> None:
+    record = to_json_line(make_event())
+    source = Source("org", "project", "key", NOW, "json", "lenient", api="otlp")
+    event = codec.decode_event("json", record, "lenient", NOW)
+    line = export_line.encode_line(source, event, lambda: record, digest)
+    assert json.loads(line)["_spendstream"]["digest"] == f"{digest:016x}"
+    assert export_line.open_line(line).digest == digest
+    older = export_line.encode_line(source, event, lambda: record)
+    assert export_line.open_line(older).digest is None
+
+
+@pytest.mark.parametrize(
+    "digest", [b'""', b'"1"', b'"000000000000000G"', b'"00000000000000001"', b"7", '"١234567890123456"'.encode()]
+)
+def test_what_is_no_digest_is_refused(digest: bytes) -> None:
+    line = (
+        b'{"_spendstream":{"project":"p","organization":"o","key_id":"k","arrival":"2026-04-20T10:00:00Z",'
+        b'"handling":"lenient","digest":%b}}' % digest
+    )
+    with pytest.raises(Fault) as caught:
+        export_line.open_line(line)
+    assert caught.value.field in {"_spendstream", "_spendstream.digest"}
+
+
 @pytest.mark.parametrize("cost", [b"", b'"cost_usd":null,', b'"cost_usd":"1",', b'"cost_usd":-1,'])
 def test_a_price_without_its_cost_is_refused(cost: bytes) -> None:
     line = (

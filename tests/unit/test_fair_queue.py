@@ -5,7 +5,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http_api.fair_queue import FairQueue
+from server.http_api.gate import FairQueue
 
 NEVER = float("-inf")
 

@@ -1,14 +1,35 @@
 """What both Faust transports have in common."""
 
+import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP
 
 from processor.log.embedded import transport
+from processor.log.embedded.log import Log
+from processor.log.records import Append, TopicPartition
 
 EVENTS_0 = TP("spendstream.events", 0)
+
+
+class Consumer(transport.Consumer):
+    """One that has just begun to fetch, with what it knows of its partition."""
+
+    def __init__(self, *, stops: bool) -> None:
+        self.app: Any = SimpleNamespace(should_stop=stops)
+        self._read_offset = {}
+        self._committed_offset = {EVENTS_0: None}
+
+    async def seek_to_committed(self) -> dict[TP, int]:
+        return {EVENTS_0: 200}
+
+    def committed(self) -> dict[TP, int | None]:
+        return dict(self._committed_offset)
 
 
 @pytest.mark.parametrize("stops", [False, True])
@@ -16,13 +37,71 @@ async def test_a_fetch_that_ends_while_the_worker_stops_does_not_keep_the_last_c
     stops: bool,
 ) -> None:
     """Faust seeks then, and would take the offset at which the partition goes on for one that is committed."""
-    consumer: Any = object.__new__(transport.Consumer)
-    consumer.app = SimpleNamespace(should_stop=stops)
-    consumer._read_offset, consumer._committed_offset = {}, {EVENTS_0: None}
-
-    async def seek_to_committed() -> dict[TP, int]:
-        return {EVENTS_0: 200}
-
-    consumer.seek_to_committed = seek_to_committed
+    consumer = Consumer(stops=stops)
     await consumer.perform_seek()
-    assert consumer._committed_offset == {EVENTS_0: None if stops else 200}
+    assert consumer.committed() == {EVENTS_0: None if stops else 200}
+
+
+class Fetching(transport.Consumer):
+    """One that fetches of a log, as far as `getmany` needs it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        app = MagicMock(client_only=False, consumer_generation_id=1, rebalancing=False, in_recovery=False)
+        app.conf.ConsumerScheduler = DefaultSchedulingStrategy
+        made = MagicMock(url=[SimpleNamespace(path=str(data_dir))], app=app)
+        nothing = MagicMock()
+        super().__init__(made, nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing)
+        self._assigned = {EVENTS_0}
+        self._positions = {EVENTS_0: 0}
+        self._set_active_tps({EVENTS_0})
+        self.resume_flow()
+
+
+async def test_what_was_fetched_of_a_partition_that_is_left_out_meanwhile_is_delivered(tmp_path: Path) -> None:
+    """It was dropped, and the partition went on after it: the event store lost these messages."""
+    log = Log(tmp_path)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"%d" % number) for number in range(10)])], 1)
+    consumer = Fetching(tmp_path)
+    seen: list[int] = []
+    async for _, message in consumer.getmany(timeout=1.0):
+        seen.append(message.offset)
+        if message.offset == 3:
+            consumer.leave_out(EVENTS_0)
+        if message.offset == 6:
+            await consumer.go_on(EVENTS_0)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"more")])], 2)
+    async with asyncio.timeout(10):
+        async for _, message in consumer.getmany(timeout=1.0):
+            seen.append(message.offset)
+    assert seen == list(range(11))
+    consumer.leave_out(EVENTS_0)
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"left out")])], 3)
+    assert [each async for each in consumer.getmany(timeout=0.05)] == []
+    log.close()
+
+
+async def test_who_waits_for_records_asks_whether_anything_was_committed_and_reads_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path)
+    consumer = Fetching(tmp_path)
+    reads: list[int] = []
+    read = Log.read
+
+    def counted(self: Log, *args: Any, **options: Any) -> list[Any]:
+        reads.append(args[1])
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(Log, "read", counted)
+    assert [each async for each in consumer.getmany(timeout=0.3)] == []
+    assert reads == [0]
+    waiting = asyncio.ensure_future(anext(consumer.getmany(timeout=10.0)))
+    await asyncio.sleep(0.2)
+    log.append([Append(TopicPartition("spendstream.rows", 0), [(None, b"of another topic")])], 1)
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    assert reads == [0, 0]
+    log.append([Append(TopicPartition(*EVENTS_0), [(None, b"new")])], 2)
+    _, message = await asyncio.wait_for(waiting, 10)
+    assert (message.offset, reads) == (0, [0, 0, 0])
+    log.close()

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from server.errors import Refused
-from server.tenancy.freshness import DirectoryFreshness, always
+from server.tenancy.directory_follower import DirectoryFreshness, always
 
 
 class Moment:

@@ -1,5 +1,5 @@
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from processor.log.embedded.log import Log
 from processor.log.errors import LogUnavailable
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
-from server.ingest.group_commit import MAX_MESSAGE_EVENTS, Backlogged, GroupCommitter, Job, Outcome
+from server.ingest.group_commit import MAX_MESSAGE_EVENTS, GroupCommitter, Job, Written
 from tests.support.messages import ids_by_request, ids_of
 from tests.support.tables import NOON, Usage, columns
 
@@ -30,9 +30,10 @@ class Decided:
         self.commits: list[int] = []
         self._changed = threading.Condition()
 
-    def deliver(self, decided: Sequence[tuple[Job, Outcome]]) -> None:
+    def deliver(self, decided: Sequence[tuple[Job, Written]]) -> None:
         for job, outcome in decided:
-            job.done(outcome)
+            note: Any = job.done
+            note(outcome)
         with self._changed:
             self.commits.append(len(decided))
             self._changed.notify_all()
@@ -51,9 +52,9 @@ def decided() -> Decided:
 def start(tmp_path: Path, decided: Decided) -> Iterator[Start]:
     running: list[GroupCommitter] = []
 
-    def begin(partitions: int = 2, max_pending_bytes: int = 1 << 20) -> GroupCommitter:
+    def begin(partitions: int = 2) -> GroupCommitter:
         Log(tmp_path, partitions=partitions).close()
-        running.append(GroupCommitter(LogAddress(tmp_path).open, lambda: NOON, decided.deliver, max_pending_bytes))
+        running.append(GroupCommitter(LogAddress(tmp_path).open, lambda: NOON, decided.deliver))
         running[-1].start()
         return running[-1]
 
@@ -76,8 +77,7 @@ def test_nothing_arrives_after_it_is_written_whatever_the_clock_does_in_between(
     """An export by arrival passes over messages that were written before its start."""
     committer = start()
     for arrival in (NOON + 100 * DAY, NOON - DAY):
-        committer.submit(job([], 0, arrival=arrival))
-        committer.hand_over()
+        committer.submit(deque([job([], 0, arrival=arrival)]))
         decided.wait(1 if arrival > NOON else 2)
     written = Log(tmp_path, create=False).read(TopicPartition(EVENTS, 0), 0)
     assert [record.at for record in written] == [NOON + 100 * DAY, NOON]
@@ -89,8 +89,7 @@ def test_each_job_learns_the_offset_of_the_message_that_contains_it(
     committer = start()
     outcomes: list[Any] = []
     for number in range(30):
-        committer.submit(job(outcomes, *((0, 1) if number % 3 else (1,)), events=3, first=10 * number))
-        committer.hand_over()
+        committer.submit(deque([job(outcomes, *((0, 1) if number % 3 else (1,)), events=3, first=10 * number)]))
     decided.wait(30)
     log = Log(tmp_path, create=False)
     held: dict[tuple[int, int], list[list[bytes]]] = {}
@@ -106,14 +105,9 @@ def test_each_job_learns_the_offset_of_the_message_that_contains_it(
 def test_what_is_handed_over_together_shares_a_commit_and_a_message(start: Start, decided: Decided) -> None:
     committer = start(1)
     outcomes: list[Any] = []
-    committer.submit(job(outcomes, 0))
-    committer.hand_over()
+    committer.submit(deque([job(outcomes, 0)]))
     decided.wait(1)
-    for number in range(1, 11):
-        committer.submit(job(outcomes, 0, first=number))
-        time.sleep(0.01)
-    assert decided.commits == [1]
-    committer.hand_over()
+    committer.submit(deque([job(outcomes, 0, first=number) for number in range(1, 11)]))
     decided.wait(11)
     assert decided.commits == [1, 10]
     assert [outcome[0] for outcome in outcomes] == [0] + [1] * 10
@@ -122,9 +116,7 @@ def test_what_is_handed_over_together_shares_a_commit_and_a_message(start: Start
 def test_a_message_is_bounded(start: Start, decided: Decided, tmp_path: Path) -> None:
     committer = start(1)
     outcomes: list[Any] = []
-    for number in range(26):
-        committer.submit(job(outcomes, 0, events=100, first=100 * number))
-    committer.hand_over()
+    committer.submit(deque([job(outcomes, 0, events=100, first=100 * number) for number in range(26)]))
     decided.wait(26)
     sizes = [
         len(message.decode(record.value or b""))
@@ -134,20 +126,6 @@ def test_a_message_is_bounded(start: Start, decided: Decided, tmp_path: Path) ->
     assert max(sizes) == MAX_MESSAGE_EVENTS
 
 
-def test_more_than_the_bound_is_refused_and_one_is_always_taken(start: Start, decided: Decided) -> None:
-    committer = start(1, max_pending_bytes=100)
-    outcomes: list[Any] = []
-    blocker = threading.Event()
-    committer.submit(Job(job([], 0).parts, 500, lambda _: outcomes.append(blocker.wait(20))))
-    committer.hand_over()
-    taken = 0
-    with pytest.raises(Backlogged):
-        taken += _fill(committer, outcomes)
-    assert taken <= 1
-    blocker.set()
-    decided.wait(1)
-
-
 def test_a_full_disk_is_an_answer_and_not_the_end(
     start: Start, decided: Decided, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,11 +133,9 @@ def test_a_full_disk_is_an_answer_and_not_the_end(
     outcomes: list[Any] = []
     with monkeypatch.context() as patched:
         patched.setattr("processor.log.embedded.log._insert", _full)  # the offsets are given by then
-        committer.submit(job(outcomes, 0))
-        committer.hand_over()
+        committer.submit(deque([job(outcomes, 0)]))
         decided.wait(1)
-    committer.submit(job(outcomes, 0))
-    committer.hand_over()
+    committer.submit(deque([job(outcomes, 0)]))
     decided.wait(2)
     assert isinstance(outcomes[0], LogUnavailable)
     assert outcomes[1] == {0: 0}, "nothing of the failed commit is left behind"
@@ -171,20 +147,12 @@ def _full(*_: object) -> int:
 
 def test_stopping_writes_what_is_queued(tmp_path: Path, decided: Decided) -> None:
     Log(tmp_path).close()
-    committer = GroupCommitter(LogAddress(tmp_path).open, lambda: NOON, decided.deliver, 1 << 20)
+    committer = GroupCommitter(LogAddress(tmp_path).open, lambda: NOON, decided.deliver)
     outcomes: list[Any] = []
-    for number in range(5):
-        committer.submit(job(outcomes, 0, first=number))
+    committer.submit(deque([job(outcomes, 0, first=number) for number in range(5)]))
     committer.start()
     committer.stop()
     assert len(outcomes) == 5
-
-
-def _fill(committer: GroupCommitter, outcomes: list[Any]) -> int:
-    for number in range(100):
-        committer.submit(job(outcomes, 0, size=60, first=number))
-        committer.hand_over()
-    return 100
 
 
 class Away:
@@ -209,22 +177,18 @@ class Away:
 @pytest.mark.parametrize("together", [True, False])
 def test_what_waits_behind_a_failing_commit_fails_with_it_if_tries_are_slow(decided: Decided, together: bool) -> None:
     log: Any = Away()
-    committer = GroupCommitter(lambda: log, lambda: NOON, decided.deliver, 30, fails_together=together)
+    committer = GroupCommitter(lambda: log, lambda: NOON, decided.deliver, fails_together=together)
     committer.start()
     outcomes: list[Any] = []
-    committer.submit(job(outcomes, 0))
-    committer.hand_over()
+    committer.submit(deque([job(outcomes, 0)]))
     assert log.begun.wait(20)
-    committer.submit(job(outcomes, 0, first=1))
-    committer.submit(job(outcomes, 0, first=2))
-    committer.hand_over()
+    committer.submit(deque([job(outcomes, 0, first=number) for number in (1, 2)]))
     log.go_on.set()
     decided.wait(3)
     assert decided.commits == ([3] if together else [1, 2])
     assert [isinstance(outcome, LogUnavailable) for outcome in outcomes] == [True, together, together]
-    for number in range(3):  # the room is free again, and so is the way
-        committer.submit(job(outcomes, 0, first=3 + number))
-        committer.hand_over()
+    for number in range(3):  # the way is free again
+        committer.submit(deque([job(outcomes, 0, first=3 + number)]))
     decided.wait(6)
     assert outcomes[3:] == [{0: 7}] * 3
     committer.stop()

@@ -12,7 +12,7 @@ from processor.core.tables.history import (
     EVENTS,
     Facts,
     Loss,
-    Range,
+    OffsetRange,
     digest_of,
     judge,
     unrecorded,
@@ -71,8 +71,8 @@ def test_rows_that_are_missing_are_computed_anew(count: str) -> None:
     assert (verdict.rebuild_rows, verdict.rebuild_claims, verdict.target) == (True, False, 99)
     assert "events before 3 are gone" in (judge(facts(**{count: 4}, first=3)).refuse or "")
     assert judge(facts(**{count: 4}, first=3, base=2)).rebuild_rows, "a checkpoint stands for those before 3"
-    assert judge(facts(**{count: 4}, holes=[Range(5, 6)])).refuse
-    assert judge(facts(**{count: 4}, holes=[Range(5, 6)], first=10, base=9)).rebuild_rows
+    assert judge(facts(**{count: 4}, holes=[OffsetRange(5, 6)])).refuse
+    assert judge(facts(**{count: 4}, holes=[OffsetRange(5, 6)], first=10, base=9)).rebuild_rows
 
 
 def test_without_any_rows_the_claims_and_the_group_say_how_far_to_go() -> None:
@@ -106,7 +106,9 @@ def test_events_that_are_gone() -> None:
     assert verdict.resume == 120
     again = judge(facts(first=120, end=150, lost=verdict.losses))
     assert (again.is_fine, again.resume) == (True, 120)
-    assert [(loss.start, loss.end, loss.counted) for loss in judge(facts(holes=[Range(3, 5)])).losses] == [(3, 5, True)]
+    assert [(loss.start, loss.end, loss.counted) for loss in judge(facts(holes=[OffsetRange(3, 5)])).losses] == [
+        (3, 5, True)
+    ]
     assert judge(facts(first=50, end=150, found="same")).is_fine, "retention behind the worker is no loss"
 
 

@@ -84,7 +84,7 @@ class Counter:
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Counter:
     directory: Path = tmp_path_factory.mktemp("hot-path")
-    bench = Bench(directory, Corpus(directory, 20_000))
+    bench = Bench(directory, Corpus(directory, 8_000))
     counter = Counter()
     gc.collect()
     gc.disable()
@@ -95,6 +95,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Counter:
     return counter
 
 
+@pytest.mark.slow
 def test_no_stage_costs_many_times_the_usual(counted: Counter) -> None:
     assert counted.bytecodes.keys() == USUAL.keys()
     dear = []

@@ -192,7 +192,7 @@ def test_what_is_read_back_replaces_all_that_was_there() -> None:
 
 
 def test_kinds_that_are_kept_at_hand_are_bounded() -> None:
-    users, hours = UserRows(0, 0), HourRows(0)
+    users, hours = UserRows(0), HourRows(0)
     kinds = EventKinds(users, hours)
     for hour in range(20):
         message = message_of("p", [Usage(1, at=hour * HOUR, error=True), Usage(2, at=hour * HOUR, error=False)])

@@ -8,7 +8,8 @@ from processor.core.events import codec
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.event import Handling
 from server.errors import Refused
-from server.ingest.intake import Batch, Intake
+from server.ingest.batch import Batch
+from server.ingest.intake import Intake
 from server.limits.memory_budget import MemoryBudget
 from server.tenancy.keys import make_key, new_secret
 from tests.contract.fakes import NOW, FakeQuotas

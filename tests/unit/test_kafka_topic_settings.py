@@ -7,8 +7,8 @@ import pytest
 
 from processor.log.errors import FormatError
 from processor.log.kafka.config import KafkaAccess
-from processor.log.kafka.topic_settings import Fault, faults, wanted
-from processor.log.kafka.topics import ALL, Layout, Meta, proposal, settled
+from processor.log.kafka.topic_settings import SettingFault, faults, wanted
+from processor.log.kafka.topics import ALL, Meta, TopicLayout, proposal, settled
 from processor.log.topics import CLAIMS, COMPACTED, EVENTS, GROUP, ROWS
 from processor.settings import Settings, SettingsError, load
 
@@ -55,22 +55,26 @@ def test_a_topic_as_it_is_made_has_no_fault(topic: str, replicas: int) -> None:
 @pytest.mark.parametrize(
     ("topic", "changed", "fault"),
     [
-        (ROWS, {"cleanup.policy": "delete"}, Fault("cleanup.policy", "delete", "compact", is_fatal=True)),
-        (EVENTS, {"cleanup.policy": "compact"}, Fault("cleanup.policy", "compact", "delete", is_fatal=True)),
-        (CLAIMS, {"retention.ms": "1000"}, Fault("retention.ms", "1000", "-1", is_fatal=True)),
-        (CLAIMS, {"retention.bytes": "0"}, Fault("retention.bytes", "0", "-1", is_fatal=True)),
-        (EVENTS, {"retention.ms": "1000"}, Fault("retention.ms", "1000", "-1", is_fatal=False)),
-        (ROWS, {"retention.ms": "1000"}, Fault("retention.ms", "1000", "-1", is_fatal=False)),
-        (CLAIMS, {"max.message.bytes": "33554431"}, Fault("max.message.bytes", "33554431", "33554432", is_fatal=True)),
-        (EVENTS, {"min.insync.replicas": "1"}, Fault("min.insync.replicas", "1", "2", is_fatal=False)),
+        (ROWS, {"cleanup.policy": "delete"}, SettingFault("cleanup.policy", "delete", "compact", is_fatal=True)),
+        (EVENTS, {"cleanup.policy": "compact"}, SettingFault("cleanup.policy", "compact", "delete", is_fatal=True)),
+        (CLAIMS, {"retention.ms": "1000"}, SettingFault("retention.ms", "1000", "-1", is_fatal=True)),
+        (CLAIMS, {"retention.bytes": "0"}, SettingFault("retention.bytes", "0", "-1", is_fatal=True)),
+        (EVENTS, {"retention.ms": "1000"}, SettingFault("retention.ms", "1000", "-1", is_fatal=False)),
+        (ROWS, {"retention.ms": "1000"}, SettingFault("retention.ms", "1000", "-1", is_fatal=False)),
+        (
+            CLAIMS,
+            {"max.message.bytes": "33554431"},
+            SettingFault("max.message.bytes", "33554431", "33554432", is_fatal=True),
+        ),
+        (EVENTS, {"min.insync.replicas": "1"}, SettingFault("min.insync.replicas", "1", "2", is_fatal=False)),
         (
             EVENTS,
             {"unclean.leader.election.enable": "true"},
-            Fault("unclean.leader.election.enable", "true", "false", is_fatal=False),
+            SettingFault("unclean.leader.election.enable", "true", "false", is_fatal=False),
         ),
     ],
 )
-def test_what_is_wrong_is_named_and_weighed(topic: str, changed: dict[str, str], fault: Fault) -> None:
+def test_what_is_wrong_is_named_and_weighed(topic: str, changed: dict[str, str], fault: SettingFault) -> None:
     assert list(faults(topic, 3, {**wanted(topic, 3), **changed})) == [fault]
 
 
@@ -100,5 +104,5 @@ def test_the_first_meta_record_counts_and_the_first_number_of_its_log() -> None:
 
 
 def test_where_no_record_says_the_number_the_fewest_count() -> None:
-    assert Layout({EVENTS: 12, ROWS: 6, CLAIMS: 6}, {}, 1).fewest == 6
-    assert Layout({"spendstream.directory": 1}, {}, 1).fewest == 0
+    assert TopicLayout({EVENTS: 12, ROWS: 6, CLAIMS: 6}, {}, 1).fewest == 6
+    assert TopicLayout({"spendstream.directory": 1}, {}, 1).fewest == 0

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -32,16 +32,35 @@ class Client:
         self.resumed += [found.partition for found in partitions]
 
 
+class Member(Consumer):
+    """One of the group, without the rest of a worker."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = cast(Any, client)
+        self.app: Any = SimpleNamespace(resume_at=lambda number: 7)
+        self._client = self.client
+        self._stash = deque()
+        self._epoch, self._paused, self._leaving = 0, False, False
+
+    def seek_committed(self, *partitions: int) -> dict[TP, int]:
+        return self._seek_committed([TP(EVENTS, number) for number in partitions])
+
+    def read(self) -> int:
+        """How many messages are there then."""
+        self._read(10, 0)
+        return len(self._stash)
+
+    def commit_now(self) -> bool:
+        return self._commit_now(self.client, EVENTS, {TP(EVENTS, 0): 7})
+
+
 def test_a_partition_that_was_lost_meanwhile_is_not_sought() -> None:
     """It was, for 20 s, in which the group was not served; then the worker ended."""
     client = Client()
-    consumer: Any = object.__new__(Consumer)
-    consumer._client = client
-    consumer._stash = deque()
-    consumer.app = SimpleNamespace(resume_at=lambda number: 7)
-    assert consumer._seek_committed([TP(EVENTS, 0), TP(EVENTS, 1)]) == {TP(EVENTS, 1): 7}
+    member = Member(client)
+    assert member.seek_committed(0, 1) == {TP(EVENTS, 1): 7}
     assert (client.sought, client.resumed) == ([(1, 7)], [1])
-    assert consumer._seek_committed([TP(EVENTS, 0)]) == {}
+    assert member.seek_committed(0) == {}
 
 
 class Ended(Exception):
@@ -69,13 +88,6 @@ class Failing(Client):
         raise KafkaException(self._error)
 
 
-def failing(error: KafkaError) -> Any:
-    consumer: Any = object.__new__(Consumer)
-    consumer._client = Failing(error)
-    consumer._stash, consumer._epoch, consumer._paused, consumer._leaving = deque(), 0, False, False
-    return consumer
-
-
 @pytest.mark.parametrize(
     "error", [KafkaError(KafkaError.FENCED_INSTANCE_ID), KafkaError(KafkaError._FATAL, "of the client", True)]
 )
@@ -86,15 +98,14 @@ def test_a_worker_whose_client_is_dead_ends_with_it(error: KafkaError, monkeypat
         raise Ended(code)
 
     monkeypatch.setattr(os, "_exit", end)
-    consumer = failing(error)
+    member = Member(Failing(error))
     with pytest.raises(Ended, match=str(EXIT_FENCED)):
-        consumer._read(10, 0)
+        member.read()
     with pytest.raises(Ended, match=str(EXIT_FENCED)):
-        consumer._commit_now(consumer._client, EVENTS, {TP(EVENTS, 0): 7})
+        member.commit_now()
 
 
 def test_what_passes_is_waited_out() -> None:
-    consumer = failing(KafkaError(KafkaError._TRANSPORT))
-    consumer._read(10, 0)
-    assert consumer._commit_now(consumer._client, EVENTS, {TP(EVENTS, 0): 7}) is False
-    assert not consumer._stash
+    member = Member(Failing(KafkaError(KafkaError._TRANSPORT)))
+    assert member.read() == 0
+    assert member.commit_now() is False

@@ -8,8 +8,8 @@ import pytest
 from processor.core.clock import DAY, month_start
 from processor.leases.lease_messages import GAP, Account, Cap, Lease, encode
 from processor.log.address import LogAddress
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
+from processor.view.view_follower import Arrivals
 from server.limits.lease_client import LeaseHoldings, LeaseStatements
 from server.limits.leased_caps import UNUSED, LeasedCaps
 from server.limits.monthly_usage import MonthlyUsage

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.events.lines import Lines, Part, size_of
+from processor.core.events.ndjson import Lines, Part, size_of
 
 texts = st.lists(st.binary(max_size=5).map(lambda text: text.replace(b"\n", b"")), min_size=1, max_size=9)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from processor.core.tables.row_sums import Totals
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
-from processor.view.arrivals import Arrivals
 from processor.view.view import SMALL, View
+from processor.view.view_follower import Arrivals
 from server.alerts.budgets import Reached
 from server.errors import Refused
 from server.live import frame_maker, resume_token
@@ -33,6 +33,13 @@ KEY = make_key(new_secret(), at=0)
 Table = dict[str | None, UserRow]
 
 
+class WatchedFeed(Feed):
+    """A feed that says whether its next tick is on its way."""
+
+    def is_waiting(self) -> bool:
+        return self._timer is not None
+
+
 class Process:
     """One API process: a view, as far as it has read the changelog, and its feed."""
 
@@ -40,7 +47,7 @@ class Process:
         self.worker = worker
         self.view = View()
         self.arrivals = Arrivals(self.view)
-        self.feed = Feed(self.view, self.arrivals, IDENTITY)
+        self.feed = WatchedFeed(self.view, self.arrivals, IDENTITY)
         self._read = [0] * len(worker.log)
 
     def see(self, count: int | None = None) -> None:
@@ -147,7 +154,7 @@ async def following(process: Process, **options: Any) -> AsyncIterator[Client]:
 async def settled(process: Process, client: Client) -> None:
     """Wait until the client has all there is."""
     await asyncio.sleep(0.01)
-    await until(lambda: client.has_read_all and process.feed._timer is None)
+    await until(lambda: client.has_read_all and not process.feed.is_waiting())
     await until(lambda: client.has_read_all)
 
 

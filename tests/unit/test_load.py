@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.cli.load_senders import Again, Answer, Failed, Outcome, run
+from server.cli.load_senders import Again, Failed, LoadResult, RequestResult, run
 from server.cli.load_traffic import ENVIRONMENT, Generator
 from tests.support.events import to_proto
 from tests.support.tables import NOON
@@ -37,7 +37,7 @@ class FakeSender:
     def make(self, events: int, now: int) -> int:
         return events
 
-    async def send(self, request: Any) -> Answer:
+    async def send(self, request: Any) -> RequestResult:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(0.001)
@@ -45,10 +45,10 @@ class FakeSender:
         if self._refusals:
             raise self._refusals.pop()
         self.sent.append(request)
-        return Answer(request - 1, 1) if request == 7 else Answer(request, 0)
+        return RequestResult(request - 1, 1) if request == 7 else RequestResult(request, 0)
 
 
-async def go(sender: FakeSender, events: int, rate: float | None = None) -> tuple[Outcome, list[tuple[int, int]]]:
+async def go(sender: FakeSender, events: int, rate: float | None = None) -> tuple[LoadResult, list[tuple[int, int]]]:
     shown: list[tuple[int, int]] = []
     outcome = await run(
         sender,

@@ -76,6 +76,8 @@ def test_lines_of_json() -> None:
     assert entries[0]["user"] == "\x1b]52;c;eA==\x07[/]\x9b2J\u202e\nnext\ttab\x00\x7f\ud800 zo\xeb \u65e5"
 
 
+@pytest.mark.interpreter
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["console", "json"])
 @pytest.mark.parametrize("encoding", ["latin-1:strict", "ascii:strict"])
 def test_no_encoding_stops_a_line(form: str, encoding: str) -> None:
@@ -83,3 +85,21 @@ def test_no_encoding_stops_a_line(form: str, encoding: str) -> None:
     assert "Logging error" not in shown
     assert "u65e5" in shown
     assert "too: " in shown
+
+
+def test_a_logger_that_was_used_before_follows_what_is_set_up_later() -> None:
+    """A process that logs and forks another one: the other has its own role."""
+    script = """
+import structlog
+from processor import logs
+from processor.settings import Settings
+log = structlog.get_logger()
+for role in ("serve", "api"):
+    logs.configure(Settings(log_format="json"), role)
+    log.info("a")
+with structlog.testing.capture_logs() as captured:
+    log.info("b")
+assert [each["event"] for each in captured] == ["b"], captured
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, [json.loads(line)["role"] for line in done.stderr.splitlines()]) == (0, ["serve", "api"])

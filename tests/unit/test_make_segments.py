@@ -4,16 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from msgspec.structs import replace
 
 from processor.core.clock import SECOND
 from processor.core.events import message
 from processor.event_store.segments_topic import SegmentsTopic
 from processor.log.embedded.log import Log
+from tests.bench import generated_messages
 from tests.bench.generated_messages import EVENTS, SPANS, GeneratedMessages
 from tests.support.event_store import NOON
 from tools import make_segments
 from tools.make_segments import Plan
+
+
+@pytest.fixture(autouse=True)
+def few_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated_messages, "TEMPLATES", 20)
 
 
 def test_messages_follow_from_their_seed_and_number() -> None:
@@ -38,6 +45,7 @@ def test_events_come_in_traces_whose_root_is_the_first() -> None:
     assert max(event.timestamp for event in events) < NOON + SPANS * SECOND
 
 
+@pytest.mark.slow
 def test_a_store_is_made_and_gone_on_with(tmp_path: Path) -> None:
     plan = Plan(tmp_path / "events", 6, NOON, SECOND, 1, fresh=2, stretch=6)
     plan.directory.mkdir()

@@ -1,5 +1,6 @@
 """The memory limit of a container, as both versions of control groups have it."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,39 @@ def test_what_is_too_low_is_told_with_what_is_needed() -> None:
     assert memory.too_low("serve", limit=1 << 30, has_store=True) is None
     assert memory.too_low("serve", 3, limit=300 << 20) is not None
     assert memory.too_low("worker", limit=256 << 20) is None
+
+
+def test_memory_is_given_back_when_a_burst_is_over() -> None:
+    at, given = 100.0, []
+    trimming = memory.Trimming(lambda: given.append(at), lambda: at)
+    for size in (1, memory.BURST - 2):
+        trimming.worked(size)
+        at += 60
+        trimming.rested()
+    assert not given  # not worth it
+
+    trimming.worked(1)
+    at += 0.9 * memory.QUIET
+    trimming.rested()
+    trimming.worked(1)  # it goes on
+    at += 0.9 * memory.QUIET
+    trimming.rested()
+    assert not given
+    at += 0.2 * memory.QUIET
+    for _ in range(3):
+        trimming.rested()
+    assert given == [at]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of another system may have nothing like it")
+def test_memory_that_is_free_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    small = [bytes(1000) for _ in range(100_000)]  # 24,000 pages
+    kept = small[::100]  # the rest of their pages is free, but within the heap
+    del small
+    before = resident()
+    memory.trim()
+    assert len(kept) == 1000
+    assert before - resident() > 10_000

@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,13 +25,22 @@ def test_what_is_held_is_given_back() -> None:
     assert (room.used, room.by_owner) == (0, {})
 
 
+def test_it_is_given_back_once() -> None:
+    room = MemoryBudget(10)
+    twice, other = room.hold("a", "k", 4), room.hold("a", "k", 2)
+    twice.close()
+    twice.close()
+    assert (room.used, room.by_owner, room.by_member) == (2, {"a": 2}, {"k": 1})
+    other.close()
+    assert (room.used, room.by_owner, room.by_member) == (0, {}, {})
+
+
 def test_it_is_given_back_after_an_error() -> None:
     room = MemoryBudget(10)
-    hold = room.hold("a", "k")
-    hold.__enter__()
-    hold.reserve(10)
-    hold.__exit__(KeyError, KeyError(), None)
-    assert room.used == 0
+    with suppress(KeyError), room.hold("a", "k") as hold:
+        hold.reserve(10)
+        raise KeyError
+    assert (room.used, room.by_member) == (0, {})
 
 
 def test_one_who_takes_all_he_gets_leaves_as_much_for_another() -> None:
@@ -70,8 +81,6 @@ def test_a_key_has_only_so_many_requests_under_way() -> None:
 def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
     room = MemoryBudget(100)
     holds = {name: room.hold(name, name) for name in "abc"}
-    for hold in holds.values():
-        hold.__enter__()
     held = dict.fromkeys("abc", 0)
     for name, size in steps:
         free = room.limit - room.used
@@ -83,15 +92,13 @@ def test_the_sums_always_agree(steps: list[tuple[str, int]]) -> None:
             held[name] += size
         assert room.used == sum(held.values()) <= 100
     for hold in holds.values():
-        hold.__exit__(None, None, None)
+        hold.close()
     assert room.used == 0
 
 
 def test_who_was_refused_is_short_until_something_was_given_back() -> None:
     room = MemoryBudget(160)
     first, second = room.hold("a", "k"), room.hold("a", "k")
-    first.__enter__()
-    second.__enter__()
     first.reserve(70)
     second.reserve(10)
     assert not room.is_short("a"), "nobody was refused yet"
@@ -101,8 +108,8 @@ def test_who_was_refused_is_short_until_something_was_given_back() -> None:
     assert room.is_short("a")
     assert not room.is_short("b")
     assert room.is_anybody_short()
-    second.__exit__(None, None, None)  # an eighth of it
+    second.close()  # an eighth of it
     assert not room.is_anybody_short()
     assert not room.is_short("a")
-    first.__exit__(None, None, None)
+    first.close()
     assert room.used == 0

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from processor.core.events import codec, message, message_v4, ndjson
 from processor.core.events.columns import CLIENT, SPAN_FLAG, UNPRICED_FLAG, Columns, with_prices
 from processor.core.events.content_coding import Coding
-from processor.core.events.lines import Lines
 from processor.core.events.message import Block, Body, Message, MessageError, UnknownVersion, build_blocks
+from processor.core.events.ndjson import Lines
 from processor.core.events.originals import differences
 from processor.core.events.source import Api, Request, Source
-from processor.core.tables import claims
+from processor.core.tables import dedupe
 from tests.support.events import ABSENT, make_event, to_json_line, to_ndjson, to_proto
 from tests.support.messages import encode_v4
 
@@ -91,9 +91,10 @@ def test_requests_decoded_together_bring_nothing_but_what_they_have(
     requests = [list(map(encode, events)) for events in sent]
     together = codec.decode_together(payload, requests, "partial", NOW)
     assert together is not None
+    cut = [together.cut(5 * number, records) for number, records in enumerate(requests)]
     alone = [codec.decode(payload, records, "partial", NOW).columns for records in requests]
     source = Source("org", "project", "key", NOW, payload, "partial")
-    found = message.decode(message.encode(build_blocks(source, together[each], 1)[0] for each in chosen))
+    found = message.decode(message.encode(build_blocks(source, cut[each], 1)[0] for each in chosen))
     expected = message.decode(message.encode(build_blocks(source, alone[each], 1)[0] for each in chosen))
     assert facts(found) == facts(expected)
     assert set(found.users) == set(expected.users)
@@ -186,12 +187,12 @@ def test_originals_that_cannot_be_opened_are_an_error_of_the_message() -> None:
 
 
 def test_claims_come_back() -> None:
-    sent = [claims.Claimed(7, b"k" * 32, b"d" * 16), claims.Claimed(9, b"", b"")]
-    assert claims.decode(claims.encode(sent)) == sent
+    sent = [dedupe.Claimed(7, b"k" * 32, b"d" * 16), dedupe.Claimed(9, b"", b"")]
+    assert dedupe.decode_claims(dedupe.encode_claims(sent)) == sent
     with pytest.raises(ValueError, match="claims record"):
-        claims.decode(b"junk")
+        dedupe.decode_claims(b"junk")
     with pytest.raises(ValueError, match="version"):
-        claims.decode(msgspec.msgpack.encode([2, []]))
+        dedupe.decode_claims(msgspec.msgpack.encode([2, []]))
 
 
 @pytest.mark.parametrize("api", ["http", "otlp"])
@@ -220,7 +221,7 @@ def test_lines_travel_as_the_one_text_they_came_in() -> None:
         assert sorted(line for part in message.records(found) for line in part) == sorted(lines)
         block = built[0]
         [records] = block.originals
-        assert isinstance(records, Lines) == (partitions == 1)
+        assert isinstance(records, Lines)
         assert not isinstance(records, Body)
         before = message.decode(message.encode([msgspec.structs.replace(block, originals=[list(records)])]))
         assert message.records(before) == [list(records)]

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry
 
 from server.errors import Refused, Rejection
-from server.telemetry.meters import MAX_WAITING, Meters, Waiting
+from server.telemetry.meters import MAX_WAITING, Meters, WaitingBatches
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float:
@@ -65,7 +65,7 @@ def test_what_the_tables_have_already_does_not_wait() -> None:
 
 
 def test_what_waits_is_bounded_and_no_event_of_it_is_forgotten() -> None:
-    waiting = Waiting()
+    waiting = WaitingBatches()
     for offset in range(MAX_WAITING + 1000):
         waiting.add(0, offset, 2, 1.0)
     assert waiting.events() == {0: 2 * (MAX_WAITING + 1000)}

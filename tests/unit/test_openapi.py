@@ -31,7 +31,7 @@ def test_it_is_an_openapi_document() -> None:
 
 
 async def test_every_route_is_in_it_and_nothing_else() -> None:
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         app = create_app(doors.services, desk=object(), registry=CollectorRegistry())  # type: ignore[arg-type]
         routes = {
             (route.method.lower(), route.resource.canonical)
@@ -81,7 +81,7 @@ def test_the_events_rules_are_in_it(field: str, value: Any) -> None:
 async def test_the_example_is_taken() -> None:
     content = DOCUMENT["paths"]["/v1/ingest"]["post"]["requestBody"]["content"]
     [(media, shown)] = content.items()
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         answer = await doors.post(shown["example"].encode(), Content_Type=media)
         assert answer.status == 202
         is_valid(answer.json, "Receipt")
@@ -100,7 +100,7 @@ async def test_the_example_is_taken() -> None:
     ],
 )
 async def test_answers_are_as_it_says(path: str, name: str) -> None:
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         answer = await doors.get(path)
         assert answer.status == 200
         is_valid(answer.json, name)
@@ -112,7 +112,7 @@ async def test_answers_are_as_it_says(path: str, name: str) -> None:
 
 
 async def test_refusals_are_as_it_says() -> None:
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         line = to_json_line(make_event())
         for wanted, answer in (
             (202, await doors.post(line + b"\n{}")),
@@ -150,7 +150,7 @@ def test_no_shape_is_there_in_vain() -> None:
 
 
 async def test_the_document_and_its_page_are_served() -> None:
-    async with open_doors() as doors:
+    async with open_doors(apis=["http"]) as doors:
         answer = await doors.get("/openapi.json")
         assert answer.status == 200
         assert answer.json["openapi"] == "3.1.0"

@@ -179,6 +179,15 @@ GENERATIONS: Final[dict[str, tuple[dict[str, Any], Expected]]] = {
             "tags": {"team": "search"},
         },
     ),
+    "Vercel AI SDK with a provider that is none of ours": (
+        {
+            "ai.operationId": "ai.generateText.doGenerate",
+            "ai.model.provider": "groq.chat",
+            "gen_ai.system": "groq.chat",
+            "gen_ai.request.model": "llama-3.3-70b-versatile",
+        },
+        {"provider": "custom", "tags": {"provider.raw": "groq"}},
+    ),
     "Vercel AI SDK 6": (
         {
             "ai.operationId": "ai.streamText.doStream",
@@ -230,10 +239,12 @@ def test_no_name_means_two_things() -> None:
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.target)
-def test_the_first_name_that_is_present_counts(row: attribute_names.Names) -> None:
+def test_the_first_name_that_is_present_counts(row: attribute_names.AttributeNames) -> None:
     for order in (row.names, row.names[::-1]):
         rest: dict[str, Any] = {}
         found = read({name: place for place, name in enumerate(order)}, rest)
+        if "tagged" in found:
+            rest |= found.pop("tagged").value
         assert set(found) == {row.target}
         assert found[row.target].name == row.names[0]
         assert set(rest) == set(row.names) - (set() if row.stays else {row.names[0]})

@@ -18,6 +18,8 @@ WITHOUT: Final = {
     "openllmetry-anthropic-0.62.4": "a streamed call reports an output token too many",
     "otel-openai-v2-2.4b0": "it does not report cached tokens",
     "otel-openai-v2-latest-2.4b0": "it does not report cached tokens",
+    "vercel-ai4-google-4.3.19": "it reports neither cached tokens nor thoughts",
+    "vercel-ai5-openai-5.0.277": "it does not report cached tokens of a call that is not streamed",
 }
 """Recordings that lack something that the provider counted."""
 

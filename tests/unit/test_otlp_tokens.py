@@ -38,14 +38,6 @@ SOURCES: Final[list[tuple[str, str, str, dict[str, Any], tuple[int, int], bool]]
     ("DeepSeek, hit and miss", "lib", "1", gen_ai("deepseek", 1000, 300, 600), (1000, 300), False),
     ("GenAI conventions, summed", "lib", "1", gen_ai("anthropic", 1000, 300, 600, 350), (1000, 300), False),
     (
-        "google-genai instrumentation, thoughts below the candidates",
-        "opentelemetry.instrumentation.google_genai",
-        "0.6b0",
-        gen_ai("gcp.gemini", 1000, 200, 0, 0, 100),
-        (1000, 300),
-        True,
-    ),
-    (
         "OpenInference, summed",
         "openinference.instrumentation.anthropic",
         "1.0",
@@ -86,6 +78,73 @@ SOURCES: Final[list[tuple[str, str, str, dict[str, Any], tuple[int, int], bool]]
         "ai",
         "",
         vercel("openai.chat", usage_inputTokens=1000, usage_cachedInputTokens=250, usage_outputTokens=300),
+        (1000, 300),
+        False,
+    ),
+    (
+        "Vercel AI SDK 5 with Anthropic, as it sends a whole answer: the cache only in the metadata",
+        "ai",
+        "",
+        vercel(
+            "anthropic.messages",
+            usage_promptTokens=400,
+            usage_completionTokens=300,
+            response_providerMetadata='{"anthropic":{"usage":{"cache_read_input_tokens":250},'
+            '"cacheCreationInputTokens":350}}',
+        )
+        | {"gen_ai.usage.input_tokens": 400, "gen_ai.usage.output_tokens": 300},
+        (1000, 300),
+        True,
+    ),
+    (
+        "Vercel AI SDK 5 with Anthropic, as it streams: what was written only in the metadata",
+        "ai",
+        "",
+        vercel(
+            "anthropic.messages",
+            usage_inputTokens=600,
+            usage_cachedInputTokens=0,
+            usage_outputTokens=300,
+            response_providerMetadata='{"anthropic":{"cacheCreationInputTokens":400}}',
+        )
+        | {"gen_ai.usage.input_tokens": 600, "gen_ai.usage.output_tokens": 300},
+        (1000, 300),
+        True,
+    ),
+    (
+        "Vercel AI SDK 5 with Amazon Bedrock",
+        "ai",
+        "",
+        vercel(
+            "amazon-bedrock",
+            usage_inputTokens=750,
+            usage_cachedInputTokens=250,
+            usage_outputTokens=300,
+            response_providerMetadata='{"bedrock":{"usage":{"cacheWriteInputTokens":null}}}',
+        ),
+        (1000, 300),
+        True,
+    ),
+    (
+        "Vercel AI SDK 5 with Gemini, thoughts apart and below the candidates",
+        "ai",
+        "",
+        vercel("google.vertex.chat", usage_inputTokens=1000, usage_outputTokens=200, usage_reasoningTokens=100)
+        | {"gen_ai.usage.input_tokens": 1000, "gen_ai.usage.output_tokens": 200},
+        (1000, 300),
+        True,
+    ),
+    (
+        "Vercel AI SDK 6 with Anthropic, nothing read from the cache",
+        "ai",
+        "",
+        vercel(
+            "anthropic.messages",
+            usage_inputTokens=1000,
+            usage_inputTokenDetails_noCacheTokens=900,
+            usage_outputTokens=300,
+            response_providerMetadata='{"anthropic":{"cacheCreationInputTokens":100}}',
+        ),
         (1000, 300),
         False,
     ),

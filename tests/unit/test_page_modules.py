@@ -1,6 +1,7 @@
 """The page's modules by themselves, in a real browser: what is exact in Python must be exact there."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -11,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Route
 
 from processor.core.visible import visible
+from server.explore.export_formats import FORMULA
 from server.http_api import static_files
 
 pytestmark = pytest.mark.browser
@@ -287,7 +289,7 @@ MODEL = """
     const series = argument.values.map((value, at) => ({ start: new Date(starts[at]).toISOString(), cost_usd: value }));
     const total = argument.values.reduce((sum, value) => sum + Number(value), 0);
     const values = { cost_usd: String(total) };
-    const answer = { groups: [{ key: { model: "m" }, values, series }], other: null, total: values };
+    const answer = { groups: [{ key: { model: "m" }, values, series }], other: null, total: { ...values, series } };
     const end = starts.at(-1) + (argument.open ? 3600000 : 86400000);
     const range = { start: starts[0], end, openEnd: argument.open, zone: "UTC" };
     return module.standsOut(model(answer, starts), "cost_usd", { interval: "day", range });
@@ -360,32 +362,109 @@ def test_an_answer_says_up_to_when_it_is_complete(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("measures", "other", "multi", "asks"),
+    ("measures", "other", "multi"),
     [
-        (["cost_usd", "requests"], None, [], 1),
-        (["cost_usd"], {"cost_usd": 1}, [], 2),
-        (["cost_usd"], None, ["tool"], 2),
-        (["latency_ms:p95"], None, [], 2),
+        (["cost_usd", "requests"], None, []),
+        (["cost_usd"], {"cost_usd": 1}, []),
+        (["cost_usd"], None, ["tool"]),
+        (["latency_ms:p95"], None, []),
     ],
 )
-def test_totals_over_time_are_asked_for_only_where_groups_do_not_add_up_to_them(
-    run: Run, measures: list[str], other: Any, multi: list[str], asks: int
+def test_totals_over_time_are_those_of_the_one_answer(
+    run: Run, measures: list[str], other: Any, multi: list[str]
 ) -> None:
     body = """
         const [measures, other, multi] = argument;
         const asked = [];
         const real = window.fetch;
-        const series = [{ start: "2026-03-02T00:00:00.000Z", cost_usd: 2 }];
-        const groups = ["a", "b"].map((model) => ({ key: { model }, values: { cost_usd: 2 }, series }));
-        const answer = JSON.stringify({ groups, other, multi, total: { cost_usd: 4 } });
+        const series = (value) => [{ start: "2026-03-02T00:00:00.000Z", [measures[0]]: value }];
+        const groups = ["a", "b"].map((model) => ({ key: { model }, values: { [measures[0]]: 2 }, series: series(2) }));
+        const total = { [measures[0]]: 5, series: series(5) };
+        const answer = JSON.stringify({ groups, other, multi, total });
         window.fetch = async (path) => (asked.push(path), new Response(answer));
         try {
             const range = { start: Date.parse("2026-03-02"), end: Date.parse("2026-03-03"), zone: "UTC" };
             const question = { measures, groups: ["model"], interval: "day" };
             const { model } = await module.readMetrics(new URLSearchParams(), range, question);
-            return [asked.length, asked.length === 1 ? model.total.at("cost_usd", 0) : null];
+            return [asked.length, model.hasTotal, model.total.at(measures[0], 0)];
         } finally {
             window.fetch = real;
         }
     """
-    assert run("metrics_read.js", body, [measures, other, multi]) == [asks, "4" if asks == 1 else None]
+    assert run("metrics_read.js", body, [measures, other, multi]) == [1, True, "5"]
+
+
+def test_no_cell_is_run_by_a_spreadsheet(run: Run) -> None:
+    """Beginnings as in an export of the server's (`export_formats.FORMULA`)."""
+    cells = [f"{each}1+1" for each in FORMULA]
+    rows = run("csv.js", "return argument.map((cell) => module.csv([[cell]]))", cells)
+    assert all(row.lstrip('"').startswith("'") for row in rows)
+    assert run("csv.js", "return module.csv([argument])", ["-1.5", "a=b", None]) == "-1.5,a=b,\r\n"
+
+
+FIND = """
+    const answered = window.fetch;
+    const held = new Map();
+    window.fetch = async (path, { signal }) => {
+        const id = path.split("/").at(-1);
+        if (path.startsWith("/v1/users/") && id === "held") await new Promise((resume) => held.set(id, resume));
+        return new Response(path.startsWith("/v1/traces") ? '{"traces":[]}' : '{"sessions":[]}');
+    };
+    const view = new AbortController();
+    const first = module.find("held", view.signal, () => {});
+    while (!held.size) await new Promise((resume) => setTimeout(resume));
+    if (argument === "left") view.abort();
+    const second = argument === "left" ? null : await module.find("other", view.signal, () => {});
+    held.get("held")();
+    const found = [await first, second, location.hash];
+    window.fetch = answered;
+    location.hash = "";
+    return found;
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "found"), [("left", [False, None, ""]), ("another search", [False, True, "#/users/other"])]
+)
+def test_a_search_that_is_over_goes_nowhere(run: Run, after: str, found: list[Any]) -> None:
+    """Its last answer comes when its view has been left, or when something else has been searched for."""
+    assert run("find.js", FIND, after) == found
+
+
+# --- whether a difference is larger than chance ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "p"),
+    [
+        (2.2281388519649385, 10, 0.05),
+        (3.169272672616951, 10, 0.01),
+        (1.983971518449634, 100, 0.05),
+        (2.5758293035489004, 1e7, 0.01),  # a normal
+    ],
+)
+def test_the_p_of_a_t_is_that_of_the_tables(run: Run, t: float, freedom: float, p: float) -> None:
+    assert run("significance.js", "return module.studentP(argument[0], argument[1])", [t, freedom]) == pytest.approx(
+        p, rel=1e-5
+    )
+
+
+def test_welch_and_proportions_by_hand(run: Run) -> None:
+    sides = [{"mean": 20.8, "sd": 2.8, "n": 15}, {"mean": 23.0, "sd": 1.4, "n": 15}]
+    t = (20.8 - 23.0) / (2.8**2 / 15 + 1.4**2 / 15) ** 0.5
+    freedom = (2.8**2 / 15 + 1.4**2 / 15) ** 2 / ((2.8**2 / 15) ** 2 / 14 + (1.4**2 / 15) ** 2 / 14)
+    by_formula = run("significance.js", "return module.studentP(argument[0], argument[1])", [t, freedom])
+    assert run("significance.js", "return module.welch(...argument)", sides) == pytest.approx(by_formula, rel=1e-12)
+    rates = [{"hits": 30, "n": 100}, {"hits": 30, "n": 100}]
+    assert run("significance.js", "return module.proportions(...argument)", rates) == pytest.approx(1)
+    rates = [{"hits": 40, "n": 400}, {"hits": 68, "n": 400}]
+    z = (0.17 - 0.1) / (0.135 * 0.865 * (2 / 400)) ** 0.5
+    two_sided = math.erfc(z / 2**0.5)
+    assert run("significance.js", "return module.proportions(...argument)", rates) == pytest.approx(two_sided, rel=1e-4)
+
+
+def test_holm_holds_for_all_that_is_shown(run: Run) -> None:
+    found = run("significance.js", "return module.holm(argument)", [0.01, None, 0.04, 0.03, 0.005])
+    assert found == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06), pytest.approx(0.02)]
+    # Five measures of which one would be "significant" by itself: together it is not.
+    assert run("significance.js", "return Math.min(...module.holm(argument))", [0.009, 0.2, 0.4, 0.6, 0.8]) > 0.01

@@ -10,7 +10,7 @@ import pytest
 
 from processor.core.tables.apply import Tables
 from processor.ids.index import IdIndex
-from processor.ids.manifest import Covered
+from processor.ids.index_checkpoint import Covered
 from processor.log.address import LogAddress
 from processor.log.errors import DamagedRecord
 from processor.log.kafka.config import KafkaAccess
@@ -91,6 +91,13 @@ def test_a_tail_of_no_partitions_has_no_records() -> None:
     tail.close()
 
 
+class WatchedHolder(Holder):
+    """A holder that says of which partitions it has a warm copy."""
+
+    def copies(self) -> set[int]:
+        return set(self._warm)
+
+
 @pytest.mark.parametrize("durable", [True, False])
 async def test_a_partition_with_claims_that_are_not_in_the_log_is_no_warm_copy(tmp_path: Path, durable: bool) -> None:
     """A checkpoint of it could name ids of messages that the next owner does not apply."""
@@ -105,8 +112,8 @@ async def test_a_partition_with_claims_that_are_not_in_the_log_is_no_warm_copy(t
     index.claim(np.arange(20, dtype=np.uint64).reshape(-1, 2), np.zeros(10, np.uint64), 1)
     owned[0] = Partition(0, Tables(0, b"salt", index), index)
     address = LogAddress(tmp_path, KafkaAccess("127.0.0.1:1"))
-    holder = Holder(address, {"rows": 1}, owned, flush, lambda: 0, standby=True)
+    holder = WatchedHolder(address, {"rows": 1}, owned, flush, lambda: 0, standby=True)
     assert await holder.release({0}) == {0: 0}
     assert owned == {}
-    assert bool(holder._warm) == durable
+    assert holder.copies() == ({0} if durable else set())
     holder.writers.close()

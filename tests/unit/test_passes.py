@@ -55,6 +55,7 @@ def test_a_pass_has_every_user_with_every_model_and_some_events_twice() -> None:
         assert MADE.lines[first] == MADE.lines[number]
 
 
+@pytest.mark.slow
 def test_a_full_pass_is_80_000_rows_and_one_event_in_a_hundred_twice() -> None:
     made = Pass.make()
     assert (len(made.lines), made.requests, len(set(made.firsts))) == (80_800, 808, 80_000)

@@ -10,7 +10,7 @@ from processor.core.clock import parse_timestamp
 from processor.core.events import codec, ndjson
 from processor.core.events.codec import PayloadFormat
 from processor.core.events.columns import SPAN_FLAG, UNPRICED_FLAG, Columns
-from processor.core.events.lines import Lines
+from processor.core.events.ndjson import Lines
 from processor.core.events.prices.price_list import DatedRates, Model, PriceList, Provider
 from processor.core.events.prices.pricing import MAX_KNOWN, Pricer
 from processor.core.events.prices.token_rates import Rates, Usage

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, MINUTE, SECOND, month_start, parse_timestamp
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
+from processor.view.view_follower import Arrivals
 from server.errors import Refused
 from server.limits.monthly_usage import MonthlyUsage, call_later
 from server.limits.quota_port import Reservation
@@ -146,6 +146,18 @@ async def test_requests_are_counted_by_key_and_minute(new_rig: NewRig) -> None:
     quotas.admit_request(key, start + MINUTE)
     for _ in range(100):
         quotas.admit_request(KEY, start)
+
+
+async def test_several_requests_are_counted_all_or_none(new_rig: NewRig) -> None:
+    rig = new_rig()
+    key = make_key(new_secret(), at=0, rate_limit=5)
+    rig.quotas.admit_request(key, NOON, 3)
+    with pytest.raises(Refused) as caught:
+        rig.quotas.admit_request(key, NOON, 3)
+    assert caught.value.details["used"] == 3
+    rig.quotas.admit_request(key, NOON, 2)
+    with pytest.raises(Refused):
+        rig.quotas.admit_request(key, NOON)
 
 
 async def test_a_rotated_key_shares_its_rate_with_its_successor(new_rig: NewRig) -> None:

@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, MINUTE, next_month, parse_timestamp
 from processor.core.tables.row_sums import Totals
 from processor.core.tables.table_rows import encode_key
-from processor.view.arrivals import Arrivals
 from processor.view.names import Names
-from processor.view.query import SORTS
-from processor.view.ranking import CAP, top
+from processor.view.query import CAP, SORTS, top
 from processor.view.view import SMALL, View
+from processor.view.view_follower import Arrivals
 from server import position
 from server.errors import Refused
 from server.reads.answers import UserPage

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from processor.core.events import message
-from processor.core.tables import table_rows
+from processor.core.tables import dedupe, table_rows
 from processor.core.tables.apply import Tables
 from processor.log.dead_letters import DeadLetter, dead_offsets
 from processor.log.embedded.log import Log
@@ -146,16 +146,19 @@ def test_an_index_is_made_anew(log: Log) -> None:
 def test_claims_that_are_missing_are_written_again(log: Log, damaged: bool) -> None:
     before = newest_rows(log)
     tp = TopicPartition(CLAIMS, 1)
-    ids = len(log.read(tp, 0))
-    assert ids > 2
+    counts = [
+        sum(len(claimed.keys) // 16 for claimed in dedupe.decode_claims(record.value or b""))
+        for record in log.read(tp, 0)
+    ]
+    assert len(counts) > 2
     if damaged:
         flip(log, tp, 1)
-        flip(log, tp, ids - 1)
+        flip(log, tp, len(counts) - 1)
     else:
         empty(log, CLAIMS, 1)
     done = rebuilt(log)
     assert (done[0]["claims"], done[1]["lost"]) == (0, [])
-    assert done[1]["claims"] > 20
+    assert done[1]["claims"] == (counts[1] + counts[-1] if damaged else sum(counts)) > 0
     check(log, before)
 
 
@@ -284,6 +287,46 @@ def test_a_damaged_event_that_the_rows_count_is_kept_unless_its_loss_is_allowed(
     done = rebuilt(log, "--allow-loss")
     assert (done[1]["offset"], len(done[1]["lost"])) == (1, 1)
     assert run(log, "verify")[1]["differences"] == []
+
+
+def stored(log: Log) -> list[str]:
+    return sorted(path.name for path in (log.path.parent / "events").iterdir())
+
+
+@pytest.fixture
+def segments(log: Log) -> list[str]:
+    """Files of the event store, of both partitions."""
+    directory = log.path.parent / "events"
+    directory.mkdir()
+    for name in ("0000-0-4-0123abcd", "0001-0-9-0123abcd"):
+        for suffix in (".parquet", ".idx"):
+            (directory / f"{name}{suffix}").write_bytes(b"rows")
+    (directory / "log.id").write_text("mark")
+    return stored(log)
+
+
+def test_a_refused_rebuild_leaves_the_store_of_no_partition_that_it_has_rebuilt(log: Log, segments: list[str]) -> None:
+    flip(log, TopicPartition(EVENTS, 1), 2)
+    assert "partition 1" in refused(log)
+    assert stored(log) == [name for name in segments if not name.startswith("0000-")]
+    rebuilt(log, "--allow-loss")
+    assert stored(log) == ["log.id"]
+
+
+def test_a_rebuild_that_is_killed_has_removed_what_the_store_made_of_the_old_rows(
+    log: Log, segments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("processor.state.rebuild.EmbeddedTarget.append", killed)
+        with pytest.raises(Killed):
+            CliRunner().invoke(main, ["rebuild", "--data-dir", str(log.path.parent)])
+    assert stored(log) == [name for name in segments if not name.startswith("0000-")]
 
 
 def test_tables_beyond_the_events_are_kept_unless_their_loss_is_allowed(log: Log) -> None:

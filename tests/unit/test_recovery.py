@@ -153,6 +153,7 @@ def windows_of(rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     return {key: value for key, value in rows.items() if table_rows.decode_key(key)[1] == "window"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["start", "rebuild"])
 def test_no_window_of_long_ago_comes_back_with_rows_that_are_all_gone(tmp_path: Path, way: str) -> None:
     """300 days, two events a day; the windows are those that a worker had which ran all the time."""

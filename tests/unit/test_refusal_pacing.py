@@ -1,8 +1,11 @@
-"""How long refusals are held back."""
+"""How long refusals are held back, and how many at once."""
+
+import asyncio
 
 import pytest
 
 from server.errors import Reason, Refused
+from server.limits import refusal_pacing
 from server.limits.refusal_pacing import BURST, LONGEST, MAX_SENDERS, RATE, RefusalPacer
 
 
@@ -67,3 +70,38 @@ async def test_what_is_not_the_senders_fault_is_answered_at_once(reason: Reason,
     for _ in range(BURST + 1):
         await throttle.pace("a", Refused(reason, "no"))
     assert slept == ([pytest.approx(1 / RATE)] if held else [])
+
+
+async def test_of_one_client_and_of_all_only_so_many_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal_pacing, "MOST_OF_ONE", 3)
+    monkeypatch.setattr(refusal_pacing, "MOST_WAITING", 5)
+    held = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal held
+        held += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            held -= 1
+
+    throttle = RefusalPacer(Clock(), sleep)
+    for sender in ("a", "b", "c"):
+        for _ in range(BURST):
+            throttle.delay(sender)
+
+    async def refuse(sender: str, count: int) -> list[asyncio.Task[None]]:
+        """Return which of so many refusals wait."""
+        tasks = [asyncio.create_task(throttle.pace(sender, Refused("bad_batch", "no"))) for _ in range(count)]
+        await asyncio.sleep(0)
+        return [task for task in tasks if not task.done()]
+
+    of_a, of_b, of_c = [await refuse(sender, 10) for sender in ("a", "b", "c")]
+    assert (len(of_a), len(of_b), len(of_c), held) == (3, 2, 0, 5)
+    for task in of_a:  # its client leaves
+        task.cancel()
+    await asyncio.gather(*of_a, return_exceptions=True)
+    of_c = await refuse("c", 10)
+    assert len(of_c) == 3
+    for task in (*of_b, *of_c):
+        task.cancel()

@@ -18,13 +18,23 @@ from processor.log.address import LogAddress
 from processor.log.dead_letters import dead_offsets
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
-from processor.log.topics import CHECKPOINTS, CLAIMS, EVENT_CONSUMERS, EVENTS, GROUP, Consumer
+from processor.log.topics import (
+    CHECKPOINTS,
+    CLAIMS,
+    EVENT_CONSUMERS,
+    EVENTS,
+    GROUP,
+    STORE_GROUP,
+    STORE_PATIENCE,
+    EventConsumer,
+)
 from processor.state import retention as module
 from processor.state.loader import Partition, load
 from processor.state.retention import Sealer, SealError
 from processor.state.verify import Verification
 from tests.support.damage import flip
 from tests.support.events import make_event
+from tests.support.examples import tries
 from tests.support.logs import catch_up, newest_rows, put
 from tests.support.tables import NOON
 
@@ -65,7 +75,7 @@ def work(log: Log) -> None:
     log.commit(GROUP, [(E0, log.end(E0))])
 
 
-def seal(log: Log, at: int = NOON + 10 * DAY, *others: Consumer) -> int:
+def seal(log: Log, at: int = NOON + 10 * DAY, *others: EventConsumer) -> int:
     """All rounds there are at `at`: as many days of running time pass as are needed."""
     partition = load(LogAddress(log.path.parent), 0)
     try:
@@ -74,7 +84,7 @@ def seal(log: Log, at: int = NOON + 10 * DAY, *others: Consumer) -> int:
         partition.index.close()
 
 
-def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY, *others: Consumer) -> int:
+def run(partition: Partition, log: Log, at: int = NOON + 10 * DAY, *others: EventConsumer) -> int:
     """One round, a day of running time after the one before."""
     horizon = partition.tables.horizon
     horizon.retained, horizon.running = at, max(horizon.running, days_run[log.path]) + DAY
@@ -141,11 +151,11 @@ def test_what_is_not_committed_and_what_is_hardly_past_its_time_stays(log: Log) 
     assert seal(fresh, NOON + RETENTION * DAY + HOUR + 1) == 1
 
 
-STORE = Consumer("spendstream.store", 2 * DAY)
+STORE = EventConsumer("spendstream.store", 2 * DAY)
 
 
 def test_the_slowest_consumer_that_is_switched_on_holds_deletion_back(log: Log) -> None:
-    slow, slower = Consumer("slow", None), Consumer("slower", None)
+    slow, slower = EventConsumer("slow", None), EventConsumer("slower", None)
     log.commit(slow.group, [(E0, 5)])
     assert seal(log, NOON + 10 * DAY, slow, slower) == 0, "one has committed nothing yet"
     log.commit(slower.group, [(E0, 3)])
@@ -174,6 +184,17 @@ def test_a_consumer_is_waited_for_as_long_as_its_patience(log: Log) -> None:
     with capture_logs() as said:
         assert seal(log, NOON + 10 * DAY, STORE) == 1
     assert "retention.not_read" not in {each["event"] for each in said}
+
+
+def test_the_patience_with_a_store_that_reads_nothing_ends(log: Log) -> None:
+    """It was counted from how far a round goes, which is less than it is long: nothing was ever deleted."""
+    store = EventConsumer(STORE_GROUP, STORE_PATIENCE)
+    ends = (RETENTION + 7) * DAY
+    assert seal(log, NOON + ends, store) == 0
+    assert seal(log, NOON + ends + DAY, store) == 1
+    assert seal(log, NOON + ends + 30 * DAY, store) == 10
+    assert offsets(log) == []
+    assert differences(log) == []
 
 
 def test_a_consumer_that_is_switched_on_after_a_kill_finds_what_was_sealed(
@@ -222,6 +243,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, after: bool) -> Non
         monkeypatch.setattr(Log, name, deadly(getattr(Log, name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_point_leaves_a_usable_state(log: Log, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
     monkeypatch.setattr(module, "ROWS_STEP", 7)
@@ -232,7 +254,7 @@ def test_a_kill_at_any_point_leaves_a_usable_state(log: Log, monkeypatch: pytest
     monkeypatch.setattr(module, "PAUSE", 0)
     rows = newest_rows(log)
     kills = 0
-    for number in range(1, 100):
+    for number in range(1, tries(100)):
         with monkeypatch.context() as patched:
             kill_at(patched, number % 9 + 1 if number > 30 else number, after=after)
             try:
@@ -250,6 +272,7 @@ def test_a_kill_at_any_point_leaves_a_usable_state(log: Log, monkeypatch: pytest
     assert differences(log) == []
 
 
+@pytest.mark.slow
 def test_a_kill_between_every_two_writes_of_one_round(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROWS_STEP", 7)
     monkeypatch.setattr(module, "MESSAGES", 3)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, SECOND, month_start, parse_timestamp
 from processor.leases.lease_messages import Account
-from processor.view.arrivals import Arrivals
 from processor.view.view import View
+from processor.view.view_follower import Arrivals
 from server.errors import Refused
 from server.limits.monthly_usage import MonthlyUsage
 from server.limits.quota_port import Reservation

@@ -157,6 +157,13 @@ def test_requests_are_counted_over_all_processes(rates: tuple[SharedRates, Share
     assert two.used("k", NOON + MINUTE) == 2
 
 
+def test_several_requests_are_counted_all_or_none(rates: tuple[SharedRates, SharedRates]) -> None:
+    for one, two in (rates, (OwnRates(),) * 2):
+        assert [one.reserve("k", 5, NOON, 3), two.reserve("k", 5, NOON, 3), two.reserve("k", 5, NOON, 2)] == [0, 3, 3]
+        assert one.reserve("k", 5, NOON) == 5
+        assert one.used("k", NOON) == 5
+
+
 def test_a_minute_of_months_ahead_locks_nobody_out(rates: tuple[SharedRates, SharedRates]) -> None:
     one, two = rates
     assert [one.reserve("k", 1, NOON + 100 * DAY) for _ in range(2)] == [0, 1]

@@ -103,7 +103,7 @@ def test_without_the_carrier_only_the_charts_are_missing(monkeypatch: pytest.Mon
 # --- how much of it is loaded ----------------------------------------------------------------------------------------
 
 BUDGET = 160 * 1024
-"""Bytes of modules that one view may need, as they are."""
+"""Bytes of modules that one view may need, as they are; of all modules, as they are sent."""
 IMPORT = re.compile(r'^import (?:[^"]* from )?"\./([\w.]+)";$', re.MULTILINE)
 ROUTES = {
     "overview, users": ["live_page.js"],
@@ -132,6 +132,11 @@ def test_a_view_loads_no_more_than_it_needs(route: str) -> None:
     assert size <= BUDGET, f"{size:,} bytes of {len(modules)} modules"
     openers = {name for names in ROUTES.values() for name in names}
     assert modules & openers == set(ROUTES[route]), "the others are loaded when they are opened"
+
+
+def test_all_modules_together_are_sent_in_few_bytes() -> None:
+    sizes = {name: len(asset.packed) for name, asset in FILES.items() if name.endswith(".js") and name != "uplot.js"}
+    assert sum(sizes.values()) <= BUDGET, sizes
 
 
 def test_every_module_is_used() -> None:

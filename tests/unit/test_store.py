@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -9,10 +10,15 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import apsw
 import pytest
 from structlog.testing import capture_logs
 
 from processor.core.clock import DAY
+from processor.core.events import message
+from processor.core.events.message import Message, UnknownVersion
+from processor.event_store import skips
+from processor.event_store.fresh_messages import MessagesSkipped
 from processor.event_store.manifest import Segment
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.segments_topic import TP
@@ -20,7 +26,7 @@ from processor.event_store.store import Overtaken
 from processor.event_store.store_directory import MARK, StoreDirectory
 from processor.event_store.stored_sums import DamagedSegment
 from processor.event_store.upkeep import Upkeep
-from processor.log.embedded.log import Log
+from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.errors import HistoryMismatch
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, SEGMENTS
@@ -120,6 +126,17 @@ async def test_nothing_is_stored_before_the_worker_has_committed_it(world: World
     assert store.store.reached() == {0: 3, 1: 0}
 
 
+async def test_a_segment_has_no_more_events_than_fit_into_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_UNPACKED", 1)
+    world.send(20)
+    await world.work()
+    store = await world.stored()
+    world.check(store)
+    with_rows = [each for each in store.catalog().live() if each.rows]
+    assert all(len({row[1] for row in read_rows(store.storage, each)}) == 1 for each in with_rows)
+    assert len(with_rows) > PARTITIONS
+
+
 async def test_another_store_goes_on_where_one_has_ended(world: World) -> None:
     store = await world.started()
     for _ in range(4):
@@ -192,6 +209,59 @@ async def test_merging_changes_no_row(world: World, monkeypatch: pytest.MonkeyPa
         await upkeep.sweep()
         assert len(log.read(TP, 0, 10_000)) <= len(store.catalog().live()) + 1 < before
     world.check(store)
+
+
+async def test_a_store_that_is_behind_cuts_first_and_merges_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=2)
+    world.send(12)
+    await world.work()
+    store.deliver()
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_ROWS", 1)
+    assert await store.store.cut()
+    assert await store.store.cut()
+    assert store.store.is_behind
+    assert store.store.unmerged == sum(each.has_files for each in store.catalog().live())
+    assert not await upkeep.merge_one()
+    monkeypatch.setattr("processor.event_store.upkeep.MOST_UNMERGED", store.store.unmerged)
+    assert await upkeep.merge_one()
+    monkeypatch.setattr("processor.event_store.upkeep.MOST_UNMERGED", 1000)
+    while await store.store.cut():
+        assert not await upkeep.merge_one()
+    assert not store.store.is_behind
+    while await upkeep.merge_one():
+        pass
+    world.check(store)
+    assert max(each.level for each in store.catalog().live()) >= 2
+
+
+async def test_a_merge_that_is_under_way_waits_while_the_store_is_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=2)
+    for _ in range(2):
+        world.send(4)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    began, merge = threading.Event(), store.store.writer.merge
+
+    def late(*given: Any) -> Segment:
+        store.store.is_behind = True
+        began.set()
+        return merge(*given)
+
+    monkeypatch.setattr(store.store.writer, "merge", late)
+    merging = asyncio.create_task(upkeep.merge_one())
+    await asyncio.to_thread(began.wait)
+    assert not (await asyncio.wait({merging}, timeout=0.2))[0]
+    store.store.is_behind = False
+    assert await merging
+    world.check(store)
+    assert {each.level for each in store.catalog().live()} == {0, 1}
 
 
 async def test_what_is_replaced_stays_for_those_who_read_it(world: World) -> None:
@@ -271,6 +341,65 @@ async def test_what_the_log_has_deleted_is_a_gap(world: World) -> None:
         log.trim(TopicPartition(EVENTS, 0), 9)
     await world.stored()
     assert store.catalog().live(0)[0].end == 7  # it was stored before
+
+
+async def test_the_store_does_not_go_on_over_messages_that_the_log_has(world: World) -> None:
+    world.send(40)
+    await world.work()
+    store = await world.started()
+    store.deliver(without={(0, 5), (0, 6)})
+    with capture_logs() as logs, pytest.raises(MessagesSkipped, match="messages 0:5 to 6 were skipped"):
+        await store.cut()
+    (said,) = [each for each in logs if each["event"] == "store.messages_skipped"]
+    assert (said["partition"], said["first"], said["last"], said["log_level"]) == (0, 5, 6, "critical")
+    assert store.catalog().reached[0] == 5
+    assert max(offset for number, offset in store.acks if number == 0) == 4
+    assert skips.counted(store.storage) == 1
+    with pytest.raises(MessagesSkipped):  # whatever arrives now
+        await store.cut()
+    assert skips.counted(store.storage) == 2
+    await store.store.close()
+    world.check(await world.stored())
+
+
+async def test_messages_skipped_at_the_start_and_at_the_end_are_not_passed_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("processor.event_store.fresh_messages.STALLED", 3)
+    world.send(40)
+    await world.work()
+    with closing(Log(world.data, create=False)) as log:
+        ends = {number: log.end(TopicPartition(EVENTS, number)) for number in range(PARTITIONS)}
+    store = await world.started()
+    store.deliver(without={(0, 0), (1, ends[1] - 1)})
+    with pytest.raises(MessagesSkipped, match="messages 0:0 to 0 "):
+        await store.cut()
+    store = await world.started()
+    store.deliver(without={(1, ends[1] - 1)})
+    await store.cut()
+    assert not await store.store.cut()
+    assert not await store.store.cut()
+    with pytest.raises(MessagesSkipped, match=f"messages 1:{ends[1] - 1} to"):
+        await store.store.cut()
+    world.check(await world.stored())
+
+
+async def test_offsets_that_the_log_has_no_message_for_are_passed_over(world: World) -> None:
+    """As behind the markers of Kafka's transactions, and what a disk has lost."""
+    world.send(40)
+    await world.work()
+    with closing(Log(world.data, create=False)) as log:
+        base = log.number(TopicPartition(EVENTS, 0)) << OFFSET_BITS
+        end = log.end(TopicPartition(EVENTS, 0))
+    db = apsw.Connection(str(world.data / "log.db"))
+    db.execute("DELETE FROM record WHERE id IN (?, ?, ?)", (base + 5, base + 6, base + 9))
+    db.close()
+    store = await world.stored()
+    assert store.catalog().reached[0] == end
+    offsets = {row[1] for each in store.catalog().live(0) for row in read_rows(store.storage, each)}
+    assert offsets
+    assert {5, 6, 9}.isdisjoint(offsets)
+    assert skips.counted(store.storage) == 0
 
 
 async def test_what_is_past_retention_goes_with_its_messages(world: World) -> None:
@@ -377,8 +506,6 @@ def test_no_path_is_made_of_what_is_no_id(tmp_path: Path) -> None:
 
 
 async def test_a_log_of_an_earlier_version_gets_a_store(world: World) -> None:
-    import apsw
-
     world.send(10)
     await world.work()
     db = apsw.Connection(str(world.data / "log.db"))
@@ -445,6 +572,47 @@ async def test_a_repair_in_many_pieces_is_one_segment(world: World, monkeypatch:
     assert (made.end, made.level, made.claims_from) == (largest.end, largest.level, largest.claims_from)
     pieces = [each for each in store.path.glob("*.idx") if each.stem.startswith(f"0000-{made.start}-")]
     assert [each.stem for each in pieces if each.stem == made.id] == [made.id]
+
+
+@pytest.mark.parametrize("rows", [3, 50_000])
+async def test_a_repair_that_meets_a_newer_message_replaces_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Else the rest of its range would be gone for good, as a segment without it would stand there."""
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_ROWS", rows)
+    store = await world.started()
+    world.send(40)
+    await world.work()
+    store.deliver()
+    await store.cut()
+    upkeep = Upkeep(store.store)
+    await merge_all(upkeep)
+    before, largest = store.catalog().live(), max(store.catalog().live(0), key=lambda each: each.end - each.start)
+    assert largest.end - largest.start > 1
+    kept = [row for row in store.rows() if row not in read_rows(store.path, largest)]
+    store.directory.remove(largest.id)
+    store.store.lacking[largest.id] = largest
+    files = sorted(path.name for path in store.path.iterdir())
+    decode = message.decode
+    met: list[bytes] = []
+
+    def older(value: bytes) -> Message:
+        met.append(value)
+        if len(met) > 1:
+            raise UnknownVersion(message.VERSION + 1)
+        return decode(value)
+
+    with capture_logs() as logged, monkeypatch.context() as patched:
+        patched.setattr("processor.event_store.fresh_messages.message.decode", older)
+        await upkeep.repair_one()
+        assert len(met) == 2
+        assert not await upkeep.repair_one()
+    assert store.catalog().live() == before
+    assert "store.repair_refused" in [line["event"] for line in logged]
+    assert sorted(path.name for path in store.path.iterdir()) == files
+    assert await Upkeep(store.store).repair_one()  # by the program that knows it
+    assert [row for row in store.rows() if row in kept] == kept
+    world.check(store)
 
 
 @pytest.mark.parametrize("part", [1, 0])

@@ -9,7 +9,9 @@ from processor.event_store.manifest import Manifest, Segment, segment_id
 from processor.event_store.segments_topic import SLEPT, TP, SegmentsTopic
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
-from processor.log.records import Append
+from processor.log.records import Append, TopicPartition
+from processor.log.topics import EVENTS
+from processor.log.under_way import ArrivalsUnderWay
 from server.explore.store_follower import StoreFollower
 
 
@@ -41,6 +43,36 @@ def test_a_follower_that_stood_still_reads_the_topic_anew(tmp_path: Path) -> Non
         made = fresh(5, 7)
         log.append([Append(TP, [(made.segment.id.encode(), manifests.encode(made))])], 0)
         eventually(lambda: follower.state.reached == {0: 7})
+    finally:
+        follower.stop()
+        log.close()
+
+
+def test_what_is_complete_does_not_pass_over_an_arrival_that_is_under_way(tmp_path: Path) -> None:
+    """Its event comes behind ends that were noted after its arrival."""
+    log = Log(tmp_path, partitions=1)
+    log.append([Append(TopicPartition(EVENTS, 0), [(None, b"first")])], 0)
+    SegmentsTopic(log, lambda: 0).append([fresh(0, 1)])
+    now = 1_000
+    arrivals = ArrivalsUnderWay(lambda: now, tmp_path)
+    follower = StoreFollower(LogAddress(tmp_path), 1, lambda: now, lambda: None)
+    follower.start()
+
+    def as_of() -> int:
+        return follower.completeness.as_of(follower.state.reached, {})
+
+    try:
+        eventually(lambda: as_of() == 999)
+        with arrivals.stamped() as arrival:
+            now = 2_000
+            time.sleep(0.3)  # three looks
+            assert arrival == 1_000
+            assert as_of() < arrival
+            log.append([Append(TopicPartition(EVENTS, 0), [(None, b"second")])], 0)
+        time.sleep(0.3)
+        assert as_of() < arrival, "the store does not have it"
+        SegmentsTopic(log, lambda: 0).append([fresh(1, 2)])
+        eventually(lambda: as_of() == 1_999)
     finally:
         follower.stop()
         log.close()

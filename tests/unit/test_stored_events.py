@@ -5,7 +5,10 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -120,6 +123,44 @@ def test_sums_that_differ(
     found = problems(data, tmp_path / "scratch")
     assert len(found) == 2 * count
     assert all("instead of" in text for text in found)
+
+
+def without_spans(table: Any) -> Any:
+    return table.filter(pc.not_equal(table.column("kind"), "span"))
+
+
+def spans_twice(table: Any) -> Any:
+    return pa.concat_tables([table, table.filter(pc.equal(table.column("kind"), "span"))])
+
+
+def another_row(table: Any) -> Any:
+    """As many rows of as many calls, but one of them is another one of its message."""
+    places = table.column("log_index").to_numpy().copy()
+    places[0] += 100
+    name = table.schema.get_field_index("log_index")
+    return table.set_column(name, table.schema.field(name), pa.array(places, pa.int32()))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_spans, " rows instead of "),
+        (spans_twice, " rows instead of "),
+        (another_row, "not all of them the right"),
+    ],
+)
+def test_rows_that_no_sum_shows(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], says: str
+) -> None:
+    """Spans enter no sum: one that is missing, or there twice, is found by its place."""
+    monkeypatch.setattr(stored_sums, "check", lambda *_: None)  # as a store would have written them
+    for path in (data / "events").glob("*.parquet"):
+        pq.write_table(change(pq.read_table(path)), path)
+    found = problems(data, tmp_path / "scratch")
+    assert [text for text in found if text.startswith("event_store: the event store has of the messages ")] == found
+    assert len(found) == 2
+    assert all(says in text for text in found)
+    assert found[0].startswith("event_store: the event store has of the messages 0:0 to 1023: ")
 
 
 async def test_payloads_past_their_time_are_left_out_at_a_rebuild_and_the_sums_stay(data: Path, tmp_path: Path) -> None:

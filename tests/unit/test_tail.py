@@ -8,7 +8,7 @@ from rich.console import Console
 
 from processor.core.clock import format_timestamp
 from processor.core.tables.row_sums import Totals
-from server.cli.remote import Message, Parser
+from server.cli.remote import Parser, StreamMessage
 from server.cli.tail import Shown, print_rows
 from server.http_api.user_stream import event
 from server.live.frames import Frame
@@ -20,10 +20,10 @@ def user(name: str | None, requests: int, cost: int) -> UserRow:
     return UserRow(name, Totals(requests, 0, 10, 5, 0, cost, 0), NOON, NOON)
 
 
-def message(snapshot: bool, *rows: UserRow) -> tuple[str, Message]:
+def message(snapshot: bool, *rows: UserRow) -> tuple[str, StreamMessage]:
     """As the server writes it and the command reads it."""
     (sent,) = Parser().feed(event(Frame(snapshot, rows, NOON, "t")))
-    return sent.kind, msgspec.json.decode(sent.data, type=Message)
+    return sent.kind, msgspec.json.decode(sent.data, type=StreamMessage)
 
 
 def drawn(shown: Shown) -> str:

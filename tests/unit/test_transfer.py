@@ -281,6 +281,7 @@ def test_a_mark_at_the_beginning_members_padding_and_a_missing_suffix_are_fine(t
     assert (found, len(damage)) == ([], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [b"\nlast", b""])
 def test_of_a_line_longer_than_any_only_the_beginning_comes(tmp_path: Path, ends: bytes) -> None:
     long = b"x" * (3 * MAX_LINE)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.explore.cursor import MAX_CURSOR
 from server.explore.events import answer_events
+from server.explore.question_params import MAX_CURSOR
 from server.explore.questions import EventsQuestion, Filters, Times, TracesQuestion
 from server.explore.traces import answer_traces
 from server.explore.upper_offsets import pack, unpack
@@ -72,6 +72,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> StoreDirectory:
     return made
 
 
+@pytest.mark.slow
 def test_a_list_of_a_thousand_partitions_is_walked_whole(wide: StoreDirectory) -> None:
     engine, chance = wide.engine(), random.Random(2)
     wanted = [row["event_id"] for row in wide.rows]
@@ -91,6 +92,7 @@ def test_a_list_of_a_thousand_partitions_is_walked_whole(wide: StoreDirectory) -
     engine.close()
 
 
+@pytest.mark.slow
 def test_ids_of_four_byte_characters_leave_room_in_a_cursor(wide: StoreDirectory) -> None:
     engine = wide.engine()
     question = TracesQuestion(project="default", filters=ALL, times=Times(end=NOON), sort="errors", limit=30)

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from processor.core.clock import DAY
 from processor.core.events import message
-from processor.core.tables import claims, table_rows
-from processor.core.tables.claims import Claimed
+from processor.core.tables import dedupe, table_rows
+from processor.core.tables.dedupe import Claimed
 from processor.log.dead_letters import DeadLetter
 from processor.log.embedded.log import OFFSET_BITS, Log
 from processor.log.port import LogReader
@@ -310,7 +310,7 @@ def test_tables_beyond_the_events_are_noticed(log: Log, tmp_path: Path) -> None:
 
 
 def claim(log: Log, number: int, offset: int) -> None:
-    value = claims.encode([Claimed(offset, b"k" * 16, b"d" * 8)])
+    value = dedupe.encode_claims([Claimed(offset, b"k" * 16, b"d" * 8)])
     log.append([Append(TopicPartition(CLAIMS, number), [(None, value)])], NOON)
 
 
@@ -326,11 +326,11 @@ def test_claims_beyond_the_rows_are_noticed(log: Log, tmp_path: Path) -> None:
 
 def test_an_id_that_is_claimed_by_another_message_is_noticed(log: Log, tmp_path: Path) -> None:
     tp = TopicPartition(CLAIMS, 0)
-    records = [claims.decode(record.value or b"") for record in log.read(tp, 0)]
+    records = [dedupe.decode_claims(record.value or b"") for record in log.read(tp, 0)]
     empty_all(log, CLAIMS)
     [first, *others] = [each for found in records for each in found]
     moved = [Claimed(first.offset + 1, first.keys, first.digests), *others]
-    log.append([Append(tp, [(None, claims.encode(moved))])], NOON)
+    log.append([Append(tp, [(None, dedupe.encode_claims(moved))])], NOON)
     assert {each.kind for each in verified(log, tmp_path, 0)[0].problems} == {"claims_wrong", "claims_without_events"}
 
 
@@ -365,7 +365,7 @@ def test_an_index_that_lacks_ids_it_says_to_have_is_noticed(log: Log, tmp_path: 
 def test_an_index_with_ids_that_nobody_claimed_is_noticed(log: Log, tmp_path: Path) -> None:
     index = open_index(tmp_path / "data" / "index" / "0001", log, 1)
     for record in log.read(TopicPartition(CLAIMS, 1), 0):
-        for each in claims.decode(record.value or b""):
+        for each in dedupe.decode_claims(record.value or b""):
             index.claim(*arrays_of(each), each.offset)
     index.claim(np.array([[7, 7], [8, 8]], np.uint64), np.array([1, 2], np.uint64), 3)
     index.sync(covered(log, 1, len(index)), final=True)

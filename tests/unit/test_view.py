@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from processor.core.clock import DAY, HOUR, KINDS, Kind, window_start
 from processor.core.tables.row_sums import RowSums, Totals
 from processor.core.tables.table_rows import Sums, decode_key, encode_key, encode_value
-from processor.view.arrivals import Arrivals
 from processor.view.listing import Listing
 from processor.view.query import Range
 from processor.view.view import UserRow, View
+from processor.view.view_follower import Arrivals
 from server.reads.params import parse_users
 from tests.support.tables import NOON, Records, Usage, Worker
 
@@ -205,6 +205,7 @@ def test_records_of_another_format_are_refused_and_change_nothing(
     assert listed(view, "p") == Listing([], Totals(), 0, False)
 
 
+@pytest.mark.slow
 def test_the_live_count_of_a_month_only_grows_while_it_is_read() -> None:
     view = View()
     key = encode_key(0, "window", "org", "o", "month", 0)

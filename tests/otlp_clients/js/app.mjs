@@ -24,7 +24,11 @@ if (!prompts.length) {
 }
 
 if (program === "many-openai-calls") {
-  for (const prompt of prompts) await generateText({ ...common, model: openai.chat("gpt-4o"), prompt });
+  for (const [number, prompt] of prompts.entries()) {
+    await generateText({ ...common, model: openai.chat("gpt-4o"), prompt });
+    // While requests are being retried spans queue up, and of what is flushed at once the exporter refuses all above 30.
+    if (number % 8 === 7) await provider.forceFlush();
+  }
   prompts.length = 0;
 }
 for (const prompt of prompts) {

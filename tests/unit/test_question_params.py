@@ -12,30 +12,30 @@ from processor.core.clock import DAY, HOUR, parse_timestamp
 from processor.core.money import MAX_COST, PICO
 from server import position
 from server.errors import Refused
-from server.explore import measures, metrics, params, prompts, sessions
-from server.explore.filter_params import escape_tag_key, parse_tag, parse_tag_key
+from server.explore import measures, metrics, prompts, question_params, sessions
+from server.explore.filter_params import parse_tag, parse_tag_key
 from server.explore.metric_params import DEFAULT_MEASURES, GROUPS, PLAIN_MEASURES, SCORES, STATISTICS, is_measure
-from server.explore.params import Inquiry
+from server.explore.question_params import Inquiry
 from server.explore.questions import TEXT_FILTERS, Filters, Question, Times
 
 NOW: Final = parse_timestamp("2026-04-20T12:00:00Z")
 IDENTITY: Final = "fa4e"
 
 LISTS: Final[dict[str, Callable[[Inquiry], Any]]] = {
-    "events": params.parse_events,
-    "traces": params.parse_traces,
-    "sessions": params.parse_sessions,
-    "metrics": params.parse_metrics,
-    "prompts": params.parse_prompts,
-    "export": params.parse_export,
+    "events": question_params.parse_events,
+    "traces": question_params.parse_traces,
+    "sessions": question_params.parse_sessions,
+    "metrics": question_params.parse_metrics,
+    "prompts": question_params.parse_prompts,
+    "export": question_params.parse_export,
 }
 """Reads with filters and a range."""
 ALL: Final[dict[str, Callable[[Inquiry], Any]]] = {
     **LISTS,
-    "event": lambda inquiry: params.parse_event(inquiry, "e"),
-    "new_events": lambda inquiry: params.parse_new_events(inquiry)[0],
-    "trace": lambda inquiry: params.parse_trace(inquiry, "t"),
-    "session": lambda inquiry: params.parse_session(inquiry, "s"),
+    "event": lambda inquiry: question_params.parse_event(inquiry, "e"),
+    "new_events": lambda inquiry: question_params.parse_new_events(inquiry)[0],
+    "trace": lambda inquiry: question_params.parse_trace(inquiry, "t"),
+    "session": lambda inquiry: question_params.parse_session(inquiry, "s"),
 }
 
 
@@ -44,7 +44,7 @@ def inquiry(*pairs: tuple[str, str]) -> Inquiry:
 
 
 def filters(*pairs: tuple[str, str]) -> Filters:
-    return params.parse_events(inquiry(*pairs)).filters
+    return question_params.parse_events(inquiry(*pairs)).filters
 
 
 def refused(parse: Callable[[Inquiry], Any], *pairs: tuple[str, str]) -> Refused:
@@ -87,7 +87,7 @@ def test_tools_and_tags() -> None:
 
 def test_event_ids_are_asked_for_as_they_are_stored() -> None:
     assert filters(("event_id", "ABC")).equal == {"event_id": ("abc",)}
-    assert params.parse_event(inquiry(), "ABC").event_id == "abc"
+    assert question_params.parse_event(inquiry(), "ABC").event_id == "abc"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_what_is_wrong_is_named(read: str, name: str, value: str) -> None:
 )
 def test_what_is_no_filter_is_given_once(name: str) -> None:
     value = {"start": "2026-04-20", "end": "2026-04-20", "order": "asc", "projectId": "acme", "extra": "none"}
-    found = refused(params.parse_events, *[(name, value.get(name, "1"))] * 2)
+    found = refused(question_params.parse_events, *[(name, value.get(name, "1"))] * 2)
     assert found.message == f"{name} must be given once"
 
 
@@ -258,7 +258,7 @@ def test_what_is_known_is_listed() -> None:
 
 
 def test_metrics() -> None:
-    found = params.parse_metrics(
+    found = question_params.parse_metrics(
         inquiry(
             ("group_by", "model"),
             ("group_by", r"tag:a\:b"),
@@ -274,7 +274,7 @@ def test_metrics() -> None:
     assert found.group_by == ("model", "tag:a:b")
     assert found.measures == ("latency_ms:p95", "score:a:b:sd")
     assert (found.interval, found.tz, found.sort, found.limit) == ("day", "Europe/Berlin", "score:a:b:sd", 1000)
-    usual = params.parse_metrics(inquiry())
+    usual = question_params.parse_metrics(inquiry())
     assert (usual.measures, usual.interval, usual.tz, usual.sort, usual.limit) == (
         DEFAULT_MEASURES,
         "none",
@@ -296,18 +296,20 @@ def test_measures() -> None:
 
 
 def test_what_can_be_asked_for_is_answered() -> None:
-    assert sorted(params.PROMPT_SORTS) == sorted(prompts.SORTS)
-    assert set(params.SESSION_SORTS) == set(sessions.VALUES)
-    assert {*GROUPS} == {*metrics.GROUPS, metrics.MULTI}
+    assert sorted(question_params.PROMPT_SORTS) == sorted(prompts.SORTS)
+    assert set(question_params.SESSION_SORTS) == set(sessions.VALUES)
+    assert metrics.MULTI in GROUPS
     names = [*PLAIN_MEASURES, *(f"{field}:{each}" for field, words in STATISTICS.items() for each in words)]
     found, _ = measures.measures([*names, *(f"score:x:{each}" for each in SCORES)])
     assert len(found) == len(names) + len(SCORES)
 
 
 def test_pages() -> None:
-    found = params.parse_events(inquiry(("limit", "200"), ("cursor", "abc_-"), ("order", "asc"), ("extra", "none")))
+    found = question_params.parse_events(
+        inquiry(("limit", "200"), ("cursor", "abc_-"), ("order", "asc"), ("extra", "none"))
+    )
     assert (found.limit, found.cursor, found.order, found.extra) == (200, "abc_-", "asc", False)
-    usual = params.parse_events(inquiry())
+    usual = question_params.parse_events(inquiry())
     assert (usual.limit, usual.cursor, usual.order, usual.extra) == (50, None, "desc", True)
 
 
@@ -318,7 +320,7 @@ def test_positions() -> None:
 
 
 def test_the_stream_resumes_by_a_parameter_too() -> None:
-    question, token = params.parse_new_events(inquiry(("lastEventId", "x"), ("model", "m")))
+    question, token = question_params.parse_new_events(inquiry(("lastEventId", "x"), ("model", "m")))
     assert (question.position, question.filters.equal, token) == (None, {"model": ("m",)}, "x")
 
 
@@ -364,6 +366,11 @@ def outcome(parse: Callable[[Inquiry], Question], sent: Inquiry) -> Question | R
         return parse(sent)
     except Refused as refused:
         return refused
+
+
+def escape_tag_key(key: str) -> str:
+    """A key as it stands in `tag=KEY:VALUE` and `tag:KEY`."""
+    return key.replace("\\", "\\\\").replace(":", "\\:")
 
 
 @given(st.text(), st.text(min_size=1))

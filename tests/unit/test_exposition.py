@@ -10,8 +10,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from processor.core.kernel.loaded import RUNNING
+from server.telemetry.exposition import StateCollector, make_registry
 from server.telemetry.meters import Meters
-from server.telemetry.metrics import StateCollector, make_registry
 
 DASHBOARD: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "spendstream.json"
 UNITS: Final = ("seconds", "bytes", "ratio", "total", "messages", "events", "organizations", "rows", "users")
