@@ -74,8 +74,6 @@ class Engine:
         self._is_stopped = False
         self._deadline: float | None = None
         self._sources: list[str] = []
-        self._lock = threading.Lock()
-        self._is_running = False
 
     def fork(self, timeout: float | None) -> "Engine":
         """Return an engine for another question, with a connection of its own; `close` it."""
@@ -115,9 +113,15 @@ class Engine:
             self._is_stopped = True
         elif self._refusal is None:
             self._refusal = refusal
-        with self._lock:
-            if self._is_running:
-                self._connection.interrupt()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._is_stopped or self._refusal is not None
+
+    def interrupt(self) -> None:
+        """Interrupt the statement that runs now; one that begins in this moment may not notice."""
+        self._connection.interrupt()
 
     def _too_long(self) -> Refused:
         return Refused("query_too_heavy", f"The question took longer than {self.timeout:g} s; {ADVICE}")
@@ -169,18 +173,13 @@ class Engine:
         deadline = self._deadline
         if deadline is None and self.timeout is not None:
             deadline = time.monotonic() + self.timeout
-        with self._lock:
-            self._is_running = True
-        timer = None if deadline is None else _timer.add(deadline, self._connection)
+        number = _interrupter.add(self, deadline)
         try:
             yield
         except duckdb.Error as error:
             raise self._meaning(error) from error
         finally:
-            with self._lock:
-                self._is_running = False
-            if timer is not None:
-                _timer.remove(timer)
+            _interrupter.remove(number)
 
     def _meaning(self, error: duckdb.Error) -> Exception:
         if isinstance(error, duckdb.InterruptException):
@@ -232,22 +231,25 @@ def _literal(value: Any) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
-class _Timer:
-    """A thread that interrupts the statements whose time is over."""
+class _Interrupter:
+    """A thread that interrupts the statements whose time is over, and those of questions that were stopped.
+
+    It does so again and again until a statement has ended: DuckDB forgets an interrupt that comes as one begins.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
-        self._entries: dict[int, tuple[float, duckdb.DuckDBPyConnection]] = {}
+        self._entries: dict[int, tuple[Engine, float | None]] = {}
         self._count = 0
         self._thread: threading.Thread | None = None
 
-    def add(self, deadline: float, connection: duckdb.DuckDBPyConnection) -> int:
-        """Interrupt `connection` at `deadline` (monotonic seconds), again and again until `remove`."""
+    def add(self, engine: Engine, deadline: float | None) -> int:
+        """Interrupt a statement once its question is stopped, or at `deadline` (monotonic seconds), until `remove`."""
         with self._lock:
             self._count += 1
-            self._entries[self._count] = deadline, connection
+            self._entries[self._count] = engine, deadline
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="query-timer", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="query-interrupter", daemon=True)
                 self._thread.start()
             self._lock.notify()
             return self._count
@@ -255,7 +257,7 @@ class _Timer:
     def remove(self, number: int) -> None:
         """Let the statement be."""
         with self._lock:
-            self._entries.pop(number, None)
+            del self._entries[number]
 
     def _run(self) -> None:
         while True:
@@ -263,11 +265,12 @@ class _Timer:
                 while not self._entries:
                     self._lock.wait()
                 now = time.monotonic()
-                for deadline, connection in self._entries.values():
-                    if deadline <= now:
-                        connection.interrupt()
+                for engine, deadline in self._entries.values():
+                    if engine.is_stopped or (deadline is not None and deadline <= now):
+                        engine.interrupt()
             time.sleep(_LOOK)
 
 
 _LOOK: Final = 0.02
-_timer: Final = _Timer()
+"""Seconds between two looks."""
+_interrupter: Final = _Interrupter()

@@ -79,8 +79,15 @@ class QueryGuard:
         if any(engine.overdue() > HUNG for engine in engines):
             get_logger().critical("query.hung", questions=len(engines))
             self._end(EXIT_HUNG)
-        if engines and _is_full(self._spill, self._bounds.min_free) and any(self._spill.iterdir()):
+        if engines and self._spills_too_much():
             self._stop(engines, Refused("disk_full", "The disk has no room for large questions", retry_after=30))
+
+    def _spills_too_much(self) -> bool:
+        """Return whether questions have set something aside on a disk that has no room for it."""
+        try:
+            return _is_full(self._spill, self._bounds.min_free) and any(self._spill.iterdir())
+        except FileNotFoundError:  # somebody has deleted the folder: nothing is in it
+            return False
 
     def _look_at_memory(self, engines: list[Engine], now: float) -> None:
         taken, bound = self._taken(), self._bounds.memory

@@ -109,6 +109,29 @@ def test_a_question_is_ended_from_another_thread(engine: Engine, refused: Refuse
     assert engine.rows("SELECT 1") == [(1,)]
 
 
+@pytest.mark.parametrize("refused", [None, Refused("disk_full", "no room")])
+def test_a_question_ends_that_was_stopped_just_before_its_statement(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, refused: Refused | None
+) -> None:
+    fork = engine.fork(None)
+    check = fork.check
+
+    def stopped_behind_the_check() -> None:
+        check()
+        fork.stop(refused)
+
+    monkeypatch.setattr(fork, "check", stopped_behind_the_check)
+    guard = threading.Timer(5, fork.interrupt)
+    guard.start()
+    began = time.monotonic()
+    with pytest.raises(Stopped if refused is None else Refused):
+        fork.rows(ENDLESS, [-1])
+    guard.cancel()
+    assert time.monotonic() - began < 2
+    fork.close()
+    assert engine.rows("SELECT 1") == [(1,)]
+
+
 def test_a_question_that_needs_too_much_memory_is_too_heavy(engine: Engine) -> None:
     fork = engine.fork(60)
     with pytest.raises(Refused, match="more memory") as refused:

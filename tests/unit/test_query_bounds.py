@@ -93,6 +93,16 @@ def test_a_disk_without_room_ends_questions_that_spill(engine: Engine, tmp_path:
     assert refusal(engine) == "disk_full"
 
 
+def test_the_guard_goes_on_without_the_spill_folder(engine: Engine, tmp_path: Path) -> None:
+    found = Watched([engine], tmp_path / "spill", min_free=1 << 60)
+    (tmp_path / "spill").rmdir()
+    found.guard.look(MOMENT)
+    found.taken = BOUND + 1
+    found.guard.look(MOMENT)
+    assert refusal(engine) == "query_too_heavy"
+    assert found.ended == []
+
+
 def test_memory_of_this_process_is_known(tmp_path: Path) -> None:
     before = anonymous_memory()
     held = bytearray(64 << 20)
