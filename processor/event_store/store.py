@@ -86,7 +86,8 @@ class Store:
         self.rows = 0
         """Written since the start, by cuts."""
         self.is_behind = False
-        """Whether the last cut has left messages that could have been cut."""
+        """Whether the last cut has left messages that could have been cut. False after one that failed: merging waits
+        for no store that stands still."""
         self.unmerged = 0
         """Segments of all partitions that were never merged."""
 
@@ -227,9 +228,13 @@ class Store:
         store has to begin with them.
         """
         async with self._turn:
-            if not await self.call(self._look_for_room):
-                return False
-            self.is_behind = is_full = await self.call(self._cut_all, list(self._fresh.values()))
+            is_full = False
+            try:
+                if not await self.call(self._look_for_room):
+                    return False
+                is_full = await self.call(self._cut_all, list(self._fresh.values()))
+            finally:
+                self.is_behind = is_full
             for fresh in self._fresh.values():
                 fresh.release()
             await self._let_in()

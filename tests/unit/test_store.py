@@ -264,6 +264,81 @@ async def test_a_merge_that_is_under_way_waits_while_the_store_is_behind(
     assert {each.level for each in store.catalog().live()} == {0, 1}
 
 
+@pytest.mark.parametrize("why", ["error", "reserve"])
+async def test_merging_does_not_wait_for_a_store_that_cannot_cut(
+    world: World, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A merge that waits holds files open, and what it has written; and the repairs of damaged files wait behind it."""
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=2)
+    for _ in range(2):
+        world.send(8)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    world.send(8)
+    await world.work()
+    store.deliver()
+    with monkeypatch.context() as patched:
+        patched.setattr("processor.event_store.fresh_messages.MAX_ROWS", 1)
+        assert await store.store.cut()
+    waiting, choose = threading.Event(), store.store.writer.merge
+
+    def merge(parts: Any, segment: Any, before: int, between: Callable[[], None]) -> Segment:
+        waiting.set()
+        return choose(parts, segment, before, between)
+
+    monkeypatch.setattr(store.store.writer, "merge", merge)
+    store.store.is_behind = False
+    under_way = asyncio.create_task(upkeep.merge_one())
+    await asyncio.to_thread(waiting.wait)
+    store.store.is_behind = True
+    if why == "error":
+        with monkeypatch.context() as patched:
+            patched.setattr(store.store, "_cut_all", _fails)
+            with pytest.raises(OSError, match="No space"):
+                await store.store.cut()
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(store.directory, "min_free", 1 << 62)
+            assert not await store.store.cut()
+    assert await asyncio.wait_for(under_way, 5)
+    assert await upkeep.merge_one()
+    while await store.store.cut():
+        pass
+    world.check(store)
+
+
+def _fails(partitions: Any) -> bool:
+    raise OSError(28, "No space left on device")
+
+
+async def test_a_store_that_stays_behind_has_a_bounded_number_of_unmerged_segments(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long: from `MOST_UNMERGED` on merging goes beside the cuts, and what it lets stand is less than a run of
+    each partition."""
+    most, fan_in = 9, 3
+    monkeypatch.setattr("processor.event_store.upkeep.MOST_UNMERGED", most)
+    monkeypatch.setattr("processor.event_store.fresh_messages.MAX_ROWS", 1)
+    store = await world.started()
+    upkeep = Upkeep(store.store, fan_in=fan_in)
+    world.send(60)
+    await world.work()
+    store.deliver()
+    seen: list[int] = []
+    while await store.store.cut():
+        assert store.store.unmerged == sum(each.level == 0 and each.has_files for each in store.catalog().live()), (
+            "it is counted anew by each cut"
+        )
+        seen.append(store.store.unmerged)
+        while await upkeep.merge_one():
+            pass
+    assert len(seen) > 3 * most
+    assert most <= max(seen) <= max(most - 1, PARTITIONS * (fan_in - 1)) + PARTITIONS
+    world.check(store)
+
+
 async def test_what_is_replaced_stays_for_those_who_read_it(world: World) -> None:
     store = await world.started()
     upkeep = Upkeep(store.store, fan_in=2)
