@@ -31,7 +31,7 @@ class _Heard(NamedTuple):
     arrived: int
     """`Statement.arrived`."""
     at: float
-    """When it was made (monotonic seconds)."""
+    """When it was made, or came (monotonic seconds)."""
 
 
 class StatedArrivals:
@@ -46,6 +46,8 @@ class StatedArrivals:
         self._monotonic = monotonic
         self._tail: Tail | None = None
         self._heard: dict[bytes, _Heard] = {}
+        self._read_at = float("-inf")
+        """The moment (monotonic seconds) from before which everything was read, at the last look."""
 
     def before(self) -> int:
         """Return the latest arrival of which all is in the log, at its ends that are asked for from now on.
@@ -69,7 +71,8 @@ class StatedArrivals:
             for _, records in tail.poll():
                 for record in records:
                     self._hear(record)
-            return tail.known_at(STATED)
+            self._read_at = tail.known_at(STATED)
+            return self._read_at
         except LogError as error:
             self.close()
             raise LogUnavailable(str(error)) from None
@@ -84,11 +87,13 @@ class StatedArrivals:
             self._heard.pop(name, None)
             return
         age = max(self._clock() - record.at, 0) / SECOND
-        self._heard[name] = _Heard(statement.arrived, self._monotonic() - age)
+        # By the clock of another host, which may be wrong; but it has come since everything was read the last time.
+        self._heard[name] = _Heard(statement.arrived, max(self._monotonic() - age, self._read_at))
 
     def close(self) -> None:
         """Forget what was read; the next call reads all of it again."""
         self._heard.clear()
+        self._read_at = float("-inf")
         if self._tail is not None:
             self._tail.close()
             self._tail = None

@@ -9,8 +9,15 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from processor.core.clock import SECOND
+from processor.leases.stated_arrivals import SILENT
+
 KEPT: Final = 4096
 """Moments that are kept; of more every second one is dropped, so that a first build of days still has some."""
+
+DISORDER: Final = round(SILENT * SECOND)
+"""Microseconds by which one arrival may be before another that comes earlier in its partition: as long as it may take
+from the stamp to the log."""
 
 
 class _Moment(NamedTuple):
@@ -46,14 +53,21 @@ class Completeness:
     def as_of(self, reached: Mapping[int, int], arrivals: Mapping[int, int]) -> int:
         """Return the latest moment that is known to be covered by a store that has reached these offsets.
 
-        `arrivals` has the newest arrival in the store by partition, for a store that has not reached any moment yet.
+        `arrivals` has the newest arrival in the store by partition, for a store that has not reached any moment yet, or
+        begins anew. It says nothing exact: others may have been longer on their way.
         """
         with self._lock:
+            if self._covered is not None and not _covers(reached, self._covered.ends):  # it begins anew
+                self._moments.appendleft(self._covered)
+                self._covered = None
             while self._moments and _covers(reached, self._moments[0].ends):
                 self._covered = self._moments.popleft()
-            behind = _behind(reached, self._moments[0].ends) if self._moments else []
-            by_arrival = min((arrivals.get(partition, 0) for partition in behind), default=0)
-            return max(by_arrival, self._covered.at if self._covered is not None else 0)
+            if self._covered is not None:
+                return self._covered.at
+            if not self._moments:
+                return 0
+            by_arrival = min(arrivals.get(each, 0) for each in _behind(reached, self._moments[0].ends))
+            return max(min(by_arrival - DISORDER, self._moments[0].at), 0)
 
 
 def _covers(reached: Mapping[int, int], ends: Mapping[int, int]) -> bool:

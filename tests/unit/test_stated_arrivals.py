@@ -110,6 +110,22 @@ def test_a_process_that_is_silent_holds_it_for_as_long_as_something_of_it_may_co
     assert min(stated.before(), again.before()) > world.at - SECOND
 
 
+def test_a_process_counts_whose_clock_is_wrong() -> None:
+    """Its statement came after all that had been read before, so it is no older, whatever its time says."""
+    world = World()
+    stated = world.stated()
+    stated.before()
+    world.seconds -= SILENT + 5
+    world.state("a", world.at)
+    arrived = world.at
+    world.seconds += SILENT + 5
+    for _ in range(3):
+        world.pass_seconds(SILENT / 4)
+        assert stated.before() == arrived - 1
+    world.pass_seconds(SILENT / 2)
+    assert world.at - SECOND < stated.before() < world.at
+
+
 def test_what_was_not_read_may_be_of_a_new_process() -> None:
     world = World()
     stated = world.stated()
