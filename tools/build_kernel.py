@@ -6,6 +6,7 @@ an error if there can be none.
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import sys
@@ -29,6 +30,12 @@ def sources(root: Path) -> list[Path]:
     return [*sorted((root / FOLDER).glob("*.px[di]")), root / FOLDER / "compiled.pyx", Path(__file__)]
 
 
+def digest(root: Path) -> str:
+    """Of the kernel's own source. It is compiled in, and `processor.is_stale` makes it again and looks for it."""
+    parts = [root / FOLDER / "compiled.pyx", *sorted((root / FOLDER).glob("*.pxi"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
+
+
 def build(root: Path, into: Path, *, sanitize: bool = False) -> Path:
     """Compile the kernel of a source tree into a directory. Raises whatever Cython, setuptools or the compiler do."""
     from Cython.Build import cythonize
@@ -39,7 +46,7 @@ def build(root: Path, into: Path, *, sanitize: bool = False) -> Path:
     extension = Extension(
         "processor.core.kernel.compiled",
         [str(FOLDER / "compiled.pyx")],
-        define_macros=[("Py_LIMITED_API", hexadecimal)],
+        define_macros=[("Py_LIMITED_API", hexadecimal), ("KERNEL_SOURCE", f'"{digest(root)}"')],
         py_limited_api=True,
         extra_compile_args=SANITIZED if sanitize else FLAGS,
         extra_link_args=["-fsanitize=address,undefined"] if sanitize else [],
@@ -58,9 +65,11 @@ def build(root: Path, into: Path, *, sanitize: bool = False) -> Path:
 
 
 def is_current(root: Path) -> bool:
-    """Whether the kernel beside its source is newer than all that it is made from."""
+    """Whether the kernel beside its source is made from it, and newer than all that it is made from."""
     built = root / FOLDER / FILE
-    return built.exists() and built.stat().st_mtime > max(path.stat().st_mtime for path in sources(root))
+    if not built.exists() or digest(root).encode() not in built.read_bytes():
+        return False
+    return built.stat().st_mtime > max(path.stat().st_mtime for path in sources(root))
 
 
 class Hook(BuildHookInterface[Any]):

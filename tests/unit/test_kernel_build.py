@@ -1,6 +1,7 @@
 """The compiled kernel is in a wheel where it can be built, and nothing is missing where it cannot."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import processor
 from processor.core.kernel.loaded import RUNNING
 from server.cli.commands import main
 from tools import build_kernel
@@ -73,6 +75,60 @@ def test_it_can_be_kept_out() -> None:
     variables = {**os.environ, "SPENDSTREAM_PURE": "1"}
     found = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=variables, capture_output=True, check=True)
     assert found.stdout == b"pure\n"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the package's start and of the kernel's folder."""
+    shutil.copytree(ROOT / FOLDER, tmp_path / FOLDER)
+    for folder in (Path("processor"), Path("processor/core")):
+        shutil.copy(ROOT / folder / "__init__.py", tmp_path / folder)
+    return tmp_path
+
+
+def running_in(checkout: Path) -> tuple[str, str]:
+    """Which kernel runs there, and what is said of it."""
+    asked = "from processor.core.kernel.loaded import RUNNING; print(RUNNING)"
+    variables = {name: value for name, value in os.environ.items() if name != "SPENDSTREAM_PURE"}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", asked],
+        cwd=checkout,
+        env=variables | {"PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.strip(), found.stderr
+
+
+@pytest.mark.skipif(RUNNING == "pure", reason="there is no compiled kernel")
+def test_one_that_was_built_from_another_source_does_not_run_and_is_said(checkout: Path) -> None:
+    """As after a pull, without `make setup`: newer Python would call what the kernel does not have."""
+    assert not processor.is_stale()
+    assert running_in(checkout) == ("compiled", "")
+    part = checkout / FOLDER / "view.pxi"
+    source = part.read_text()
+    part.write_text(source + "\n")
+    which, said = running_in(checkout)
+    assert which == "pure"
+    assert said.count("\n") == 1
+    assert "another source" in said
+    assert "`make setup`" in said
+    part.write_text(source)
+    assert running_in(checkout) == ("compiled", "")
+    for each in (checkout / FOLDER).glob("*.p[xy][xi]"):  # as in a wheel
+        each.unlink()
+    assert running_in(checkout) == ("compiled", "")
+
+
+@pytest.mark.skipif(RUNNING == "pure", reason="there is no compiled kernel")
+def test_one_of_another_source_is_built_anew_however_new_it_is(checkout: Path) -> None:
+    os.utime(checkout / FOLDER / FILE)
+    assert build_kernel.is_current(checkout)
+    part = checkout / FOLDER / "view.pxi"
+    part.write_text(part.read_text() + "\n")
+    os.utime(part, (0, 0))
+    assert not build_kernel.is_current(checkout)
 
 
 def test_the_version_says_which_one_runs() -> None:

@@ -5,6 +5,7 @@ Dim = tuple[int, str, str, str, str, str]
 Found = tuple[bytes, list[str | None], list[Dim], list[int], bool]
 
 PAD: bytes
+SOURCE: str
 
 def configure(
     rows: Sequence[tuple[str, str, bool, bool, int, int | None, Sequence[str]]],

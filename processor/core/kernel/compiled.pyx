@@ -8,6 +8,12 @@ cdef extern from "Python.h":
     Py_ssize_t PyBytes_Size(object) except -1
     object PyBytes_FromStringAndSize(const char*, Py_ssize_t)
 
+cdef extern from *:
+    const char* KERNEL_SOURCE
+
+SOURCE = KERNEL_SOURCE.decode()
+"""The digest of what this was made from (tools/build_kernel.py)."""
+
 include "bytes.pxi"
 include "xxh3.pxi"
 include "fields.pxi"

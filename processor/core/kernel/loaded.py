@@ -15,4 +15,5 @@ def _loaded() -> ModuleType | None:
 kernel: Final = _loaded()
 
 RUNNING: Final[Literal["compiled", "pure"]] = "pure" if kernel is None else "compiled"
-"""`pure`: it was not built, as there was no compiler, or does not load here, or SPENDSTREAM_PURE=1 keeps it out."""
+"""`pure`: it was not built, as there was no compiler, or does not load here, or was
+built from another source than a checkout has now, or SPENDSTREAM_PURE=1 keeps it out."""
