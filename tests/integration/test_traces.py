@@ -1,6 +1,8 @@
 """Traces of a running server, received by a collector of the test: the spans of a request, nobody's name in them."""
 
 import asyncio
+import re
+import shlex
 import subprocess
 import sys
 import uuid
@@ -22,6 +24,7 @@ from tests.support.server import KEY, run_cli, server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
+MANUAL: Final = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 PARENT: Final = "b7ad6b7169203331"
 TRACEPARENT: Final = f"00-{TRACE}-{PARENT}-01"
@@ -154,3 +157,33 @@ def test_off_means_that_nothing_of_it_is_imported(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "OTEL_" in run_cli(tmp_path / "data", "serve", "--help").stdout
+
+
+async def test_the_block_of_the_manual_exports_what_senders_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"^```sh\n(SPENDSTREAM_TRACES=.*?)```", MANUAL.read_text(), re.MULTILINE | re.DOTALL)
+    *assigned, program, command = shlex.split(block.replace("\\\n", ""))
+    assert (program, command) == ("spendstream", "serve")
+    given = dict(each.split("=", 1) for each in assigned)
+    assert given.pop("SPENDSTREAM_TRACES") == "true"
+    assert given["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+    assert float(given["OTEL_TRACES_SAMPLER_ARG"]) == 0.01
+    async with collector() as seen:
+        given["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{seen.port}"
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        with server(tmp_path / "data", command, start=False, traces="true") as started:
+            await asyncio.to_thread(started.start)
+            async with aiohttp.ClientSession() as session:
+                for flags in ("00", "01"):
+                    headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson"}
+                    headers["traceparent"] = f"00-{TRACE}-{PARENT}-{flags}"
+                    body = to_ndjson([make_event()])
+                    async with session.post(f"http://{started.http}/v1/ingest", data=body, headers=headers) as said:
+                        assert said.status == 202
+            assert (await asyncio.to_thread(started.stop))[0] == 0
+    [ingest] = seen.named("POST /v1/ingest")
+    assert (ingest.trace_id.hex(), ingest.parent_span_id.hex()) == (TRACE, PARENT)
+    inner = {span.name for span in seen.spans if span.parent_span_id == ingest.span_id}
+    assert inner == {"events.decode", "quota.reserve", "log.append"}

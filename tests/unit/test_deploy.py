@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from server.cli.commands import main
 from server.settings import ServerSettings
 from tools.kafka_jars import POM, ROOT
 
@@ -21,6 +22,7 @@ SHARED: Final = "events:/events"
 """The volume of the event store."""
 
 DOCKERFILE: Final = (ROOT / "deploy" / "Dockerfile").read_text()
+SETTINGS: Final = (ROOT / "docs" / "reference" / "settings.md").read_text()
 KNOWN: Final = {f"SPENDSTREAM_{name.upper()}" for name in ServerSettings.model_fields}
 
 
@@ -54,13 +56,21 @@ def test_stores_and_apis_see_one_directory() -> None:
 def test_every_setting_is_known_and_its_value_right(service: str) -> None:
     used = image_settings() | environment(service)
     assert set(used) <= KNOWN
+    assert all(f"`{name}`" in SETTINGS for name in used)
     values = {name.removeprefix("SPENDSTREAM_").lower(): value for name, value in used.items()}
     del values["broker"], values["bootstrap_key"]  # the one is checked below, the other is not in the file
     ServerSettings.model_validate(values)
 
 
+@pytest.mark.parametrize("service", APIS + WORKERS + STORES)
+def test_every_command_is_a_role(service: str) -> None:
+    [role] = SERVICES[service]["command"]
+    assert role in main.commands
+    assert 'ENTRYPOINT ["spendstream"]' in DOCKERFILE
+
+
 def test_the_key_has_to_be_given() -> None:
-    for service in APIS + WORKERS:
+    for service in APIS + WORKERS + STORES:
         assert environment(service)["SPENDSTREAM_BOOTSTRAP_KEY"].startswith("${SPENDSTREAM_BOOTSTRAP_KEY:?")
 
 
@@ -80,9 +90,14 @@ def test_what_is_depended_on_exists_and_has_a_healthcheck() -> None:
 
 @pytest.mark.parametrize("service", APIS)
 def test_an_api_is_healthy_when_it_is_ready(service: str) -> None:
-    probe = " ".join(SERVICES[service]["healthcheck"]["test"])
+    kind, program, option, code = SERVICES[service]["healthcheck"]["test"]
+    assert (kind, program, option) == ("CMD", "python", "-c"), (
+        "of the image's virtual environment, which leads its PATH"
+    )
+    compile(code, "healthcheck", "exec")
     port = image_settings()["SPENDSTREAM_HTTP_BIND"].rpartition(":")[2]
-    assert f"http://127.0.0.1:{port}/readyz" in probe
+    assert f"http://127.0.0.1:{port}/readyz" in code
+    assert "ENV PATH=/opt/spendstream/bin:$PATH" in DOCKERFILE.rpartition("FROM ")[2]
 
 
 def test_the_ports_are_those_that_are_listened_on_and_open_to_this_machine_only() -> None:
@@ -119,7 +134,7 @@ def test_every_image_has_a_version() -> None:
 
 def test_the_versions_are_those_of_the_project() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert {SERVICES[name]["image"] for name in APIS + WORKERS} == {f"spendstream:{version}"}
+    assert {SERVICES[name]["image"] for name in APIS + WORKERS + STORES} == {f"spendstream:{version}"}
     tested = {str(each.findtext("artifactId")): each.findtext("version") for each in ET.parse(POM).iter("dependency")}
     assert {SERVICES[name]["image"] for name in BROKERS} == {f"apache/kafka:{tested['kafka_2.13']}"}
 
@@ -162,7 +177,7 @@ def test_the_image_is_made_of_locked_parts_and_runs_without_privileges() -> None
         assert any("--require-hashes" in step and f"requirements/{lock}.txt" in step for step in installs)
     assert all("--require-hashes" in step or "--no-deps" in step for step in installs)
     assert re.search(r"^USER (?!root)\w+$", DOCKERFILE, re.MULTILINE)
-    assert all("no-new-privileges:true" in SERVICES[name]["security_opt"] for name in APIS + WORKERS)
+    assert all("no-new-privileges:true" in SERVICES[name]["security_opt"] for name in APIS + WORKERS + STORES)
 
 
 def test_what_the_image_copies_exists_and_is_sent_to_the_builder() -> None:
@@ -181,7 +196,7 @@ def test_what_the_image_copies_exists_and_is_sent_to_the_builder() -> None:
 
 
 def test_the_build_is_the_one_that_was_checked() -> None:
-    for name in APIS + WORKERS:
+    for name in APIS + WORKERS + STORES:
         build = SERVICES[name]["build"]
         root = (ROOT / "deploy" / build["context"]).resolve()
         assert root == ROOT
