@@ -63,6 +63,7 @@ class Engine:
         Makes the spill directory. Raises `OSError`.
         """
         self.directory = directory
+        self.spill = spill
         spill.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = _open(directory, spill, memory, threads)
         self._begin(self._database.cursor(), timeout)
@@ -78,7 +79,7 @@ class Engine:
     def fork(self, timeout: float | None) -> "Engine":
         """Return an engine for another question, with a connection of its own; `close` it."""
         made = object.__new__(Engine)
-        made.directory = self.directory
+        made.directory, made.spill = self.directory, self.spill
         made._database = self._database
         made._begin(self._database.cursor(), timeout)
         return made

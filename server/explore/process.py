@@ -10,13 +10,15 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import IO, Any, Final, Protocol, TypeVar
 
 import msgspec
 from structlog.stdlib import get_logger
@@ -69,8 +71,14 @@ HEAVY_SLOTS: Final = 3
 WAITING: Final = 8
 """Questions of a project that may wait in the heavy lane."""
 WAITING_BY_ID: Final = 64
-LARGE: Final = 4 << 20
-"""Bytes of an answer whose question keeps its place until the client has read it."""
+LARGE: Final = 128 << 10
+"""Bytes of an answer whose question keeps its place while the client reads it, for `PROMPT` at most: of smaller ones
+`MAX_CONNECTIONS` fit into memory."""
+PROMPT: Final = 2.0
+"""Seconds after which what a client has not read of a large answer is set aside on the disk, for the next question."""
+MOST_SET_ASIDE: Final = 512 << 20
+"""Bytes of all answers there, of a project no more than are free. Questions of more keep their places until their
+clients have read."""
 EXPORTS: Final = 2
 """Exports at once; of a project one."""
 
@@ -136,6 +144,8 @@ class QueryServer:
         self._looked_at_rounds = float("-inf")
         self.running: set[Engine] = set()
         """Engines of the questions that run now."""
+        self.set_aside: Counter[str] = Counter()
+        """Project -> bytes of answers on the disk, whose clients read slowly."""
 
     # --- what the store has ------------------------------------------------------------------------------------------
 
@@ -248,7 +258,9 @@ class QueryServer:
             if self._connections > MAX_CONNECTIONS:
                 raise busy("The server answers as many questions as it can; ask again")
             if isinstance(question, StatusQuestion):
-                await _send(writer, self._status())
+                writer.write(wire.pack(wire.AnswerHead()))
+                await _send(writer, _pieces(memoryview(self._status())))
+                writer.write(wire.pack(wire.End()))
                 return
             await self._be_ready(question)
             if isinstance(question, ExportQuestion):
@@ -270,10 +282,46 @@ class QueryServer:
             async with self._forked(self._engine.timeout) as engine:
                 engine.start()
                 answer = await self._work(engine, lambda: self._in_time(engine, question))
+            writer.write(wire.pack(wire.AnswerHead()))
+            pieces = _pieces(memoryview(answer))
             if len(answer) > LARGE:  # of these there are no more in memory than questions run
-                await _send(writer, answer)
-                return
-        await _send(writer, answer)
+                sent = await _send_for(writer, pieces, PROMPT)
+                aside = await self._put_aside(question.project, memoryview(answer)[sent:])
+                if aside is None:
+                    await _send(writer, pieces)
+                pieces, answer = iter(()), b""
+            else:
+                aside = None
+        await (_send(writer, pieces) if aside is None else self._send_aside(writer, question.project, aside))
+        writer.write(wire.pack(wire.End()))
+
+    async def _put_aside(self, project: str, rest: memoryview) -> IO[bytes] | None:
+        """Put the rest of an answer into a file without a name; None: there is none, or no room for it."""
+        held, size = self.set_aside, len(rest)
+        if not size or held[project] + size > MOST_SET_ASIDE - held.total():
+            return None
+        held[project] += size
+        try:
+            return await asyncio.to_thread(_written, self._engine.spill, rest)
+        except BaseException as error:
+            self._end_aside(project, size)
+            if isinstance(error, OSError):
+                return None
+            raise
+
+    def _end_aside(self, project: str, size: int) -> None:
+        self.set_aside[project] -= size
+        if not self.set_aside[project]:
+            del self.set_aside[project]
+
+    async def _send_aside(self, writer: asyncio.StreamWriter, project: str, aside: IO[bytes]) -> None:
+        size = os.fstat(aside.fileno()).st_size
+        try:
+            while piece := await asyncio.to_thread(aside.read, wire.CHUNK):
+                await _send(writer, iter([piece]))
+        finally:
+            self._end_aside(project, size)
+            aside.close()
 
     def _lane(self, question: Question) -> Lane:
         if isinstance(question, NewEventsQuestion):
@@ -347,13 +395,40 @@ def _refused(error: Exception, question: Question) -> Refused:
     return Refused("internal", "The query process failed to answer; its log says more")
 
 
-async def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
-    writer.write(wire.pack(wire.AnswerHead()))
-    for start in range(0, len(answer), wire.CHUNK):
-        writer.write(wire.pack(wire.Chunk(answer[start : start + wire.CHUNK])))
+def _pieces(answer: memoryview) -> Iterator[bytes]:
+    return (bytes(answer[start : start + wire.CHUNK]) for start in range(0, len(answer), wire.CHUNK))
+
+
+async def _send(writer: asyncio.StreamWriter, pieces: Iterator[bytes]) -> None:
+    """Send pieces of an answer, as fast as the client reads. Raises `TimeoutError` if it reads nothing."""
+    for piece in pieces:
+        writer.write(wire.pack(wire.Chunk(piece)))
         async with asyncio.timeout(STALLED):
             await writer.drain()
-    writer.write(wire.pack(wire.End()))
+
+
+async def _send_for(writer: asyncio.StreamWriter, pieces: Iterator[bytes], seconds: float) -> int:
+    """Send pieces for so many seconds; return how many bytes of them are on their way, the rest are still to come."""
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            for piece in pieces:
+                writer.write(wire.pack(wire.Chunk(piece)))
+                sent += len(piece)
+                await writer.drain()
+    return sent
+
+
+def _written(folder: Path, data: memoryview) -> IO[bytes]:
+    """Return a file without a name that has these bytes, to be read from its start. Raises `OSError`."""
+    made = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it is returned
+    try:
+        made.write(data)
+        made.seek(0)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 # --- the role --------------------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec import structs
 
 from processor.event_store.first_build import BuildReport
 from server.errors import Refused
 from server.explore import dispatch, wire
 from server.explore.client import QueryClient
 from server.explore.engine import Engine
+from server.explore.process import HEAVY_SLOTS
 from server.explore.questions import (
     EventQuestion,
     EventsQuestion,
@@ -287,6 +289,69 @@ async def test_ids_do_not_wait_for_heavy_questions(
         await asked.client.ask(event)
         blocking.go.set()
         await asyncio.gather(*heavy)
+
+
+@pytest.fixture
+def answers_are_large(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Those of projects called `slow...`: far more than sockets and their buffers hold. What all of them have."""
+    found, large = dispatch.answer, random.Random(2).randbytes(12 << 20)
+
+    def answer(engine: Engine, snapshot: Snapshot, question: Question) -> bytes:
+        return large if question.project.startswith("slow") else found(engine, snapshot, question)
+
+    monkeypatch.setattr(dispatch, "answer", answer)
+    monkeypatch.setattr("server.explore.process.PROMPT", 0.1)
+    return large
+
+
+async def test_clients_that_read_slowly_do_not_hold_up_others(
+    store: StoreDirectory, tmp_path: Path, answers_are_large: bytes
+) -> None:
+    async with query_server(store, tmp_path) as asked:
+        questions = [structs.replace(LIST, project=f"slow {number}") for number in range(HEAVY_SLOTS + 1)]
+        slow = [await asked.client.stream(each) for each in questions]
+        async with asyncio.timeout(10):
+            assert json.loads(await asked.client.ask(LIST))["total"] == len(own(store))
+        for each in slow[1:]:
+            assert b"".join([chunk async for chunk in each.chunks]) == answers_are_large
+        await slow[0].chunks.aclose()
+        async with asyncio.timeout(10):
+            while asked.server.set_aside:  # noqa: ASYNC110 - a connection ends without an event
+                await asyncio.sleep(0.01)
+        assert not any((tmp_path / "spill").iterdir())
+
+
+async def test_of_answers_that_are_read_slowly_so_much_is_set_aside(
+    store: StoreDirectory, tmp_path: Path, answers_are_large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a project no more than is left for others."""
+    monkeypatch.setattr("server.explore.process.MOST_SET_ASIDE", 2 * len(answers_are_large))
+    async with query_server(store, tmp_path) as asked:
+        slow = [await asked.client.stream(structs.replace(LIST, project=f"slow {number}")) for number in (0, 0, 1)]
+        await until(lambda: len(asked.server.set_aside) == 2)
+        slow += [await asked.client.stream(structs.replace(LIST, project=f"slow {number}")) for number in (2, 3)]
+        asking = asyncio.create_task(asked.client.ask(LIST))
+        assert not (await asyncio.wait({asking}, timeout=1))[0], "three keep their places"
+        assert {*asked.server.set_aside} == {"slow 0", "slow 1"}
+        assert all(held < len(answers_are_large) for held in asked.server.set_aside.values())
+        for each in slow:
+            assert b"".join([chunk async for chunk in each.chunks]) == answers_are_large
+        assert json.loads(await asking)["total"] == len(own(store))
+
+
+async def test_answers_that_are_not_read_take_no_memory(
+    store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them a project has: 300 of 4 MB are more than the process may take."""
+    large = random.Random(3).randbytes(3 << 20)
+    monkeypatch.setattr(dispatch, "answer", lambda *_: large)
+    monkeypatch.setattr("server.explore.process.PROMPT", 0.02)
+    async with query_server(store, tmp_path) as asked:
+        slow = [await asked.client.stream(LIST) for _ in range(20)]
+        await until(lambda: asked.server.set_aside["default"] > 20 * (len(large) - (1 << 20)))
+        for each in slow:
+            assert b"".join([chunk async for chunk in each.chunks]) == large
+        await until(lambda: not asked.server.set_aside)
 
 
 async def test_too_long_is_too_heavy_and_says_what_to_do(
