@@ -165,12 +165,10 @@ class Snapshot:
 
     @property
     def floor(self) -> int:
-        """A number that grows when retention deletes rows of the snapshot: the sum of the first offsets that it has."""
-        first = dict(self.bounds)
-        for each in reversed(self.segments):
-            if each.rows:
-                first[each.partition] = min(each.start, first[each.partition])
-        return sum(first.values())
+        """A number that grows when retention deletes rows of the snapshot, and by nothing else, but for messages that
+        were not counted: of how many messages the rows are not kept."""
+        ends = ((each, min(each.end, self.bounds[each.partition])) for each in self.segments)
+        return sum(end - each.start for each, end in ends if each.is_absent)
 
     def pieces(self, project: str, filters: Filters, times: Times) -> list[Piece]:
         """Return where matching rows may be, by what manifests and id indexes say. Raises `SegmentGone`."""

@@ -242,6 +242,7 @@ class StoreDirectory:
         live = self._live[partition]
         parts = live[:count]
         segment = self._write([], partition, parts[0].segment.start, parts[-1].segment.end)
+        segment = msgspec.structs.replace(segment, is_absent=True)
         self._commit("expired", segment, [each.segment.id for each in parts])
         live[:count] = [Stored(segment, [])]
         self._delete(parts)

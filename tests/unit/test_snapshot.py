@@ -161,6 +161,25 @@ def test_rows_behind_the_bounds_are_left_out_wherever_they_lie(tmp_path: Path) -
     assert store.snapshot(engine).frozen(before.bounds, before.as_of).floor > before.floor
 
 
+def test_rows_that_retention_has_deleted_are_noticed_whatever_is_merged(tmp_path: Path) -> None:
+    """A partition begins with messages that were not counted, and is merged; of another the oldest events go."""
+    store = StoreDirectory(tmp_path / "events")
+    store.append([], partition=3, messages=9)
+    for partition in (3, 4, 4):
+        store.append([make_row() for _ in range(3)], partition=partition, messages=2)
+    engine = store.engine()
+    before = store.snapshot(engine)
+    store.merge(3)
+    assert store.snapshot(engine).frozen(before.bounds, before.as_of).floor == before.floor
+    store.append([make_row()], partition=4)
+    store.expire(4)
+    after = store.snapshot(engine).frozen(before.bounds, before.as_of)
+    assert after.floor > before.floor
+    store.expire(4, 2)
+    assert store.snapshot(engine).frozen(before.bounds, before.as_of).floor > after.floor
+    engine.close()
+
+
 def test_a_column_that_is_no_filter_is_refused(store: StoreDirectory, engine: Engine) -> None:
     hostile: dict[str, Any] = {"project = project OR model": ("x",)}
     with pytest.raises(ValueError, match="not a field"):
