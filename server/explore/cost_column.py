@@ -71,8 +71,8 @@ def read_costs(source: Any, footer: Any, group: int, column: int) -> Any:
 
 
 def _pages(data: bytes, most: int, rows: int) -> Iterator[_Page]:
-    """Yield the pages of a column that takes `most` bytes unpacked, of so many rows. Raises `_OtherForm`, and `LookupError` or
-    `TypeError` for what is no header."""
+    """Yield the pages of a column that takes `most` bytes unpacked, of so many rows. Raises `_OtherForm`, and
+    `LookupError` or `TypeError` for what is no header."""
     at = 0
     while at < len(data):
         header, at = _fields(data, at)
