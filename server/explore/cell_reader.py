@@ -176,7 +176,7 @@ class _Reader:
             columns.add("kind")
         if not span.is_below:
             columns |= {"log_offset"}
-        table = opened.read(span.group, sorted(columns)).slice(span.begin, rows)
+        table = opened.read_coded(span.group, sorted(columns)).slice(span.begin, rows)
         kept, is_call = self._kept(table, span, inside)
         group = RowGroup(table, kept, is_call)
         if first == last:

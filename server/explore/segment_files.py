@@ -22,6 +22,7 @@ from processor.event_store.id_index import U32, Kind
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from server.errors import Refused
+from server.explore import cost_column
 from server.explore.conditions import FIRST
 from server.explore.engine import SegmentGone
 
@@ -79,17 +80,35 @@ class OpenFile:
 
     def __init__(self, path: Path, footer: Any, dictionaries: Sequence[str]) -> None:
         self._path = path
+        self._source = _reading(path, lambda: pa.OSFile(str(path)))
         self._file = _reading(
-            path, lambda: pq.ParquetFile(path, metadata=footer, read_dictionary=dictionaries, pre_buffer=False)
+            path, lambda: pq.ParquetFile(self._source, metadata=footer, read_dictionary=dictionaries, pre_buffer=False)
+        )
+        self._footer = footer
+        self._costs = next(
+            number for number in range(footer.num_columns) if footer.schema.column(number).path == cost_column.NAME
         )
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
         """Return a row group as a `pyarrow.Table`; of all columns, or of some. `plain` makes it one of the schema."""
         return _reading(self._path, lambda: self._file.read_row_group(group, columns=columns, use_threads=False))
 
+    def read_coded(self, group: int, columns: Sequence[str]) -> Any:
+        """Return the same of some columns, of which the kernel reads the costs where it can."""
+        if cost_column.NAME not in columns:
+            return self.read(group, columns)
+        costs = _reading(self._path, lambda: cost_column.read_costs(self._source, self._footer, group, self._costs))
+        if costs is None:
+            return self.read(group, columns)
+        rest = [name for name in columns if name != cost_column.NAME]
+        if not rest:
+            return pa.table({cost_column.NAME: costs})
+        return self.read(group, rest).append_column(cost_column.NAME, costs)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close(force=True)
+        self._source.close()
 
 
 _TAGS: Final = ("tags.key_value.key", "tags.key_value.value")

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from processor.core.kernel.loaded import RUNNING
-from tests.fuzz import kernel, message_twins, span_twins, table_twins, twins
+from tests.fuzz import column_twins, kernel, message_twins, span_twins, table_twins, twins
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SECONDS: Final = 4.0
@@ -54,6 +54,11 @@ def test_the_kernel_and_its_twin_make_the_same_tables() -> None:
 def test_the_kernel_and_its_twin_make_the_same_of_spans() -> None:
     counts = _compared(span_twins.compare)
     assert counts["spans made"] > counts["spans sent"] / 20
+
+
+def test_the_kernel_and_its_twin_read_the_same_columns() -> None:
+    counts = _compared(column_twins.compare)
+    assert min(counts[each] for each in ("costs read", "tags read", "damaged costs left", "damaged tags refused")) > 0
 
 
 @pytest.mark.parametrize("kind", [AssertionError, ValueError])

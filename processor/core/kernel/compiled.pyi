@@ -101,3 +101,14 @@ def span_lines(
     make: Callable[[tuple[Any, ...]], Any],
 ) -> list[Any]: ...
 def lines_by_home(text: bytes, homes: object, partitions: int) -> list[bytes]: ...
+def cost_column(pages: list[tuple[object, int]], rows: int) -> tuple[bytes, bytes, int] | None: ...
+def tag_places(
+    offsets: object,
+    keys: object,
+    items: object,
+    there: object,
+    start: int,
+    rows: int,
+    wanted: bytes,
+    absent: int,
+) -> bytes: ...
