@@ -80,12 +80,17 @@ def models_by(engine: Engine, relation: Relation, column: str) -> dict[str, list
         f"SELECT DISTINCT {column}, model FROM ({relation.sql}) WHERE {sums.IS_CALL} LIMIT ?",
         [*relation.params, MOST_MODELS + 1],
     )
-    if len(rows) > MOST_MODELS:
-        raise Refused("query_too_heavy", f"The answer names more than {MOST_MODELS:,} models; ask for a lower limit")
+    check_models(len(rows))
     found: dict[str, list[str]] = {}
     for key, model in sorted(rows):
         found.setdefault(key, []).append(model)
     return found
+
+
+def check_models(count: int) -> None:
+    """Raise `Refused` if the answer would name too many models."""
+    if count > MOST_MODELS:
+        raise Refused("query_too_heavy", f"The answer names more than {MOST_MODELS:,} models; ask for a lower limit")
 
 
 def _first_of_rootless(engine: Engine, whole: Relation) -> dict[str, Mapping[str, str | None]]:
