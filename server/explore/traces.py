@@ -9,7 +9,7 @@ from server.explore.engine import Row
 from server.explore.questions import Times, TracesQuestion
 from server.explore.ranked import CANDIDATES, Candidates, Horizon, Ranked, RankedPlace, first_behind, first_of, page_of
 from server.explore.snapshot import Relation, Snapshot
-from server.explore.summaries import everything, trace_summaries, whole_traces
+from server.explore.summaries import COLUMNS, everything, trace_summaries, whole_traces
 
 VALUES: Final = {
     "start": sums.START,
@@ -21,6 +21,9 @@ VALUES: Final = {
 
 FIRST_LOOK: Final = 16_384
 """About how many of the latest rows are looked at first for those that began last."""
+
+SUMMED: Final = 200
+"""Traces up to which the events that they are valued by are read with all columns that the answer needs."""
 
 MOST_MATCHING: Final = 2_000_000
 """Traces that are looked for beyond the range of a question."""
@@ -35,9 +38,11 @@ def answer_traces(snapshot: Snapshot, question: TracesQuestion) -> bytes:
     """
     step = walk(snapshot, question)
     after = step.place_as(RankedPlace)
-    found = page_of(_Traces(step, question), question.sort == "start", after, question.limit + 1)
+    traces = _Traces(step, question)
+    found = page_of(traces, question.sort == "start", after, question.limit + 1)
     page = found[: question.limit]
-    summaries = trace_summaries(step.snapshot, question.project, [each.id for each in page])
+    ids = [each.id for each in page]
+    summaries = trace_summaries(step.snapshot, question.project, ids, traces.whole_of(ids))
     cursor = step.cursor(page[-1].place) if len(found) > len(page) else None
     return step.answer({"traces": [summaries[each.id] for each in page], "nextCursor": cursor})
 
@@ -55,6 +60,7 @@ class _Traces:
         self._matched: Relation
         self._beyond: Horizon | None
         self._latest: list[Row] | None
+        self._whole: tuple[frozenset[str], Relation] | None = None
 
     def look(self, rows: int | None) -> bool:
         """See `RankedItem`."""
@@ -84,8 +90,14 @@ class _Traces:
 
     def valued(self, ids: Sequence[str], after: RankedPlace | None, limit: int) -> list[Ranked]:
         """Return the first of some traces."""
-        whole = whole_traces(self._snapshot, self._project, ids, _COLUMNS)
+        is_page = len(ids) <= SUMMED
+        whole = whole_traces(self._snapshot, self._project, ids, COLUMNS if is_page else _COLUMNS)
+        self._whole = (frozenset(ids), whole) if is_page else None
         return self._first(f"({whole.sql})", whole.params, after, limit)
+
+    def whole_of(self, ids: Sequence[str]) -> Relation | None:
+        """Return all events of these traces, and perhaps those of others, if they were read when they were valued."""
+        return self._whole[1] if self._whole is not None and self._whole[0].issuperset(ids) else None
 
     def all_valued(self, after: RankedPlace | None, limit: int) -> list[Ranked]:
         """Return the first of all that match.

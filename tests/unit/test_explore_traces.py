@@ -125,9 +125,18 @@ looks = st.sampled_from([1, 30, 1_000_000])
     st.sampled_from([9, 40]),
     bounds,
     looks,
+    st.sampled_from([0, 200]),
 )
 def test_a_list_of_traces(
-    store: StoreDirectory, engine: Engine, wanted: Filters, times: Times, sort: Any, limit: int, bound: int, look: int
+    store: StoreDirectory,
+    engine: Engine,
+    wanted: Filters,
+    times: Times,
+    sort: Any,
+    limit: int,
+    bound: int,
+    look: int,
+    summed: int,
 ) -> None:
     def ask(cursor: str | None) -> Any:
         question = TracesQuestion(project="default", filters=wanted, times=times, sort=sort, limit=limit, cursor=cursor)
@@ -139,6 +148,7 @@ def test_a_list_of_traces(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.explore.traces.CANDIDATES", bound)
         patch.setattr("server.explore.traces.FIRST_LOOK", look)
+        patch.setattr("server.explore.traces.SUMMED", summed)
         patch.setattr(summaries, "LISTED", bound)
         found = pages(ask, "traces")
     assert plain(found) == plain(oracle.traces(store.rows, "default", wanted, times, sort))
