@@ -55,8 +55,8 @@ class Ranked(NamedTuple):
         return [value, self.id, ""] if len(text) <= LONG else [value, "", md5(text, usedforsecurity=False).hexdigest()]
 
 
-class Horizon(NamedTuple):
-    """A place in the order of first matching events, the latest first, then by id."""
+class RankedBound(NamedTuple):
+    """A place in the order of first matching events, the latest first, then by id: others come behind it."""
 
     start: int
     id: str = ""
@@ -70,13 +70,13 @@ class Candidates(NamedTuple):
     """Some of what matches."""
 
     ids: Sequence[str]
-    horizon: Horizon | None
+    horizon: RankedBound | None
     """No other comes before it, by its first matching event; None: there is no other."""
 
 
-def first_of(rows: Sequence[tuple[Any, ...]], most: int, beyond: Horizon | None) -> Candidates:
+def first_of(rows: Sequence[tuple[Any, ...]], most: int, beyond: RankedBound | None) -> Candidates:
     """Return the first of some (id, first matching event), which are in order; `beyond`: where others begin."""
-    horizon = Horizon(rows[most][1], rows[most][0]) if len(rows) > most else beyond
+    horizon = RankedBound(rows[most][1], rows[most][0]) if len(rows) > most else beyond
     return Candidates([row[0] for row in rows[:most]], horizon)
 
 

@@ -18,8 +18,8 @@ from server.explore.questions import SessionQuestion, SessionsQuestion, Times
 from server.explore.ranked import (
     CANDIDATES,
     Candidates,
-    Horizon,
     Ranked,
+    RankedBound,
     RankedPlace,
     first_behind,
     first_of,
@@ -155,7 +155,7 @@ class _Sessions:
         self._is_by_start = question.sort == "start"
         self._value = VALUES[question.sort]
         self._matched: Relation
-        self._beyond: Horizon | None
+        self._beyond: RankedBound | None
         self._latest: list[Row] | None
 
     def look(self, rows: int | None) -> bool:
@@ -165,7 +165,7 @@ class _Sessions:
         columns = ("session_id", "trace_id", "timestamp")
         self._matched = self._snapshot.relation(self._project, self._filters, times, columns=columns)
         self._latest = None
-        self._beyond = None if seen is None else Horizon(seen - 1)
+        self._beyond = None if seen is None else RankedBound(seen - 1)
         return seen is None
 
     def starts(self) -> Sequence[int]:
@@ -189,7 +189,7 @@ class _Sessions:
         traces, horizon = self._unnamed(named)
         return Candidates([*dict.fromkeys([*named.ids, *self._of_traces(traces)])], horizon)
 
-    def _unnamed(self, named: Candidates) -> tuple[list[str], Horizon | None]:
+    def _unnamed(self, named: Candidates) -> tuple[list[str], RankedBound | None]:
         """Return the traces through which further sessions may match that begin before a horizon, and that horizon.
 
         Such a session matches with events without one alone. It has no event before the time of the horizon, so what
@@ -216,7 +216,7 @@ class _Sessions:
             [*self._matched.params, *late.params, *every.params, *named.ids, CANDIDATES + 1],
         )
         moved = first_of(rows, CANDIDATES, None).horizon
-        return [row[0] for row in rows[:CANDIDATES]], horizon if moved is None else Horizon(moved.start)
+        return [row[0] for row in rows[:CANDIDATES]], horizon if moved is None else RankedBound(moved.start)
 
     def _of_traces(self, ids: Sequence[str]) -> list[str]:
         if not ids:

@@ -7,7 +7,16 @@ from server.explore import sums
 from server.explore.cursor import Walk, walk
 from server.explore.engine import Row
 from server.explore.questions import Times, TracesQuestion
-from server.explore.ranked import CANDIDATES, Candidates, Horizon, Ranked, RankedPlace, first_behind, first_of, page_of
+from server.explore.ranked import (
+    CANDIDATES,
+    Candidates,
+    Ranked,
+    RankedBound,
+    RankedPlace,
+    first_behind,
+    first_of,
+    page_of,
+)
 from server.explore.snapshot import Relation, Snapshot
 from server.explore.summaries import COLUMNS, everything, trace_summaries, whole_traces
 
@@ -58,7 +67,7 @@ class _Traces:
         self._times = step.times
         self._value = VALUES[question.sort]
         self._matched: Relation
-        self._beyond: Horizon | None
+        self._beyond: RankedBound | None
         self._latest: list[Row] | None
         self._whole: tuple[frozenset[str], Relation] | None = None
 
@@ -68,7 +77,7 @@ class _Traces:
         times = self._times if seen is None else Times(seen, self._times.end)
         self._matched = self._snapshot.relation(self._project, self._filters, times, columns=("trace_id", "timestamp"))
         self._latest = None
-        self._beyond = None if seen is None else Horizon(seen - 1)
+        self._beyond = None if seen is None else RankedBound(seen - 1)
         return seen is None
 
     def _first_matches(self) -> list[Row]:
