@@ -3,8 +3,8 @@
 A trace or session matches if one of its events does, but the value that it is sorted by is that of all of its events,
 wherever they are. So those that match are found first, as candidates, by the time of their first matching event, the
 latest first. If they are few, their values are computed with the id indexes. If the order is that of the start, the
-latest ones are enough, as many as the page has: nothing starts later than its first matching event. Else everything is
-read.
+latest ones are enough, as many as the page has: nothing starts later than its first matching event. For these the
+latest events are looked at alone, then more of them: what has none there begins before. Else everything is read.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,14 @@ from msgspec import Meta, Struct
 
 CANDIDATES: Final = 500
 """Candidates that are valued with the id indexes."""
+
+LEAST_GROWTH: Final = 4
+MOST_GROWTH: Final = 64
+MARGIN: Final = 4
+"""If too few candidates are among the latest rows, so many times as many rows are looked at next, within these bounds:
+as it would take for `MARGIN` times the candidates that are wanted."""
+BEGAN_BEFORE: Final = 16
+"""The same if enough are there, but have begun long before."""
 
 LONG: Final = 128
 """Bytes of an id that a cursor has room for."""
@@ -47,16 +55,44 @@ class Ranked(NamedTuple):
         return [value, self.id, ""] if len(text) <= LONG else [value, "", md5(text, usedforsecurity=False).hexdigest()]
 
 
+class RankedBound(NamedTuple):
+    """A place in the order of first matching events, the latest first, then by id: others come behind it."""
+
+    start: int
+    id: str = ""
+
+    def is_behind(self, last: Ranked) -> bool:
+        """Return whether all that come behind it come behind a trace or session in the order of starts."""
+        return (-self.start, self.id) > (-last.value, last.id)
+
+
 class Candidates(NamedTuple):
     """Some of what matches."""
 
     ids: Sequence[str]
-    horizon: int | None
-    """No other has its first matching event later; None: there is no other."""
+    horizon: RankedBound | None
+    """No other comes before it, by its first matching event; None: there is no other."""
+
+
+def first_of(rows: Sequence[tuple[Any, ...]], most: int, beyond: RankedBound | None) -> Candidates:
+    """Return the first of some (id, first matching event), which are in order; `beyond`: where others begin."""
+    horizon = RankedBound(rows[most][1], rows[most][0]) if len(rows) > most else beyond
+    return Candidates([row[0] for row in rows[:most]], horizon)
 
 
 class RankedItem(Protocol):
     """What matches a question."""
+
+    @property
+    def first_look(self) -> int:
+        """About how many of the latest rows are looked at first for those that began last."""
+        ...
+
+    def look(self, rows: int | None) -> bool:
+        """Look at about so many of the latest rows alone from now on, or at all; return whether these are all.
+
+        Of what has a matching event among them, those before count as if they did not match."""
+        ...
 
     def starts(self) -> Sequence[int]:
         """Return times of first matching events, the latest first, `CANDIDATES` + 1 at most."""
@@ -79,16 +115,30 @@ class RankedItem(Protocol):
 def page_of(listed: RankedItem, by_start: bool, after: RankedPlace | None, limit: int) -> list[Ranked]:
     """Return the first `limit` of what matches behind a place; `by_start`: their value is their start."""
     if by_start:
-        before = 0 if after is None else sum(start >= Decimal(after.value) for start in listed.starts())
-        for most in (before + limit, CANDIDATES):
-            found = listed.candidates(most)
-            ranked = listed.valued(found.ids, after, limit) if found.ids else []
-            if found.horizon is None or (len(ranked) == limit and ranked[-1].value > found.horizon):
-                return ranked
-        return listed.all_valued(after, limit)
+        return _first_started(listed, after, limit)
+    listed.look(None)
     found = listed.candidates(CANDIDATES)
     if found.horizon is None:
         return listed.valued(found.ids, after, limit) if found.ids else []
+    return listed.all_valued(after, limit)
+
+
+def _first_started(listed: RankedItem, after: RankedPlace | None, limit: int) -> list[Ranked]:
+    """Return the page in the order of starts, from as few of the latest rows as it takes."""
+    rows, has_all = listed.first_look, False
+    while not has_all:
+        has_all = listed.look(rows)
+        starts = listed.starts()
+        wanted = limit if after is None else limit + sum(start >= Decimal(after.value) for start in starts)
+        for most in (wanted, CANDIDATES):
+            found = listed.candidates(most)
+            if not has_all and len(found.ids) < limit:
+                break  # no whole page is among them
+            ranked = listed.valued(found.ids, after, limit) if found.ids else []
+            if found.horizon is None or (len(ranked) == limit and found.horizon.is_behind(ranked[-1])):
+                return ranked
+        short = 1 + MARGIN * wanted // max(len(starts), 1)
+        rows *= min(max(short, LEAST_GROWTH), MOST_GROWTH) if len(starts) < wanted else BEGAN_BEFORE
     return listed.all_valued(after, limit)
 
 

@@ -52,6 +52,8 @@ class Groups(Struct, frozen=True):
     offset_max: NDArray[np.int64]
     calls: NDArray[np.int64]
     """How many of the rows are calls, where that is known without reading them; else -1."""
+    in_session: NDArray[np.int64]
+    """How many of the rows name a session; -1 where the file does not say."""
 
 
 class SegmentFile:
@@ -134,8 +136,8 @@ def _reading(path: Path, work: Callable[[], T]) -> T:
 
 def _groups(footer: Any) -> Groups:
     columns = {footer.schema.column(number).path: number for number in range(footer.num_columns)}
-    time, offset, kind = columns["timestamp"], columns["log_offset"], columns["kind"]
-    rows, times, offsets, calls = [], [], [], []
+    time, offset, kind, session = (columns[name] for name in ("timestamp", "log_offset", "kind", "session_id"))
+    rows, times, offsets, calls, in_session = [], [], [], [], []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
         rows.append(group.num_rows)
@@ -143,6 +145,9 @@ def _groups(footer: Any) -> Groups:
         offsets.append(_range(group.column(offset).statistics, int, (0, 2**62)))
         kinds = _range(group.column(kind).statistics, str, ("", "~"))
         calls.append({("call", "call"): group.num_rows, ("span", "span"): 0}.get(kinds, -1))
+        sessions = group.column(session).statistics
+        is_known = sessions is not None and sessions.has_null_count
+        in_session.append(group.num_rows - sessions.null_count if is_known else -1)
     counts = np.array(rows, np.int64)
     bounds, places = (np.array(each, np.int64).reshape(-1, 2) for each in (times, offsets))
     return Groups(
@@ -153,6 +158,7 @@ def _groups(footer: Any) -> Groups:
         places[:, 0],
         places[:, 1],
         np.array(calls, np.int64),
+        np.array(in_session, np.int64),
     )
 
 

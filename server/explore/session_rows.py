@@ -5,11 +5,15 @@ names, by start and then by arrival.
 """
 
 from collections.abc import Sequence
+from typing import Any, Final
 
 from server.explore import sums
 from server.explore.questions import Filters
 from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
 from server.explore.summaries import COLUMNS, LISTED, everything, whole_traces
+
+SOUGHT: Final = 200_000
+"""Traces of sessions up to which the id indexes are asked where they may have events without a session."""
 
 _NAMES = ", ".join(COLUMNS)
 _WANTED = "SELECT unnest(?::VARCHAR[])"
@@ -40,10 +44,10 @@ def session_rows(snapshot: Snapshot, project: str, ids: Sequence[str]) -> Relati
     """
     names_one = Filters(equal={"session_id": tuple(ids)}, kinds="all")
     named = snapshot.relation(project, names_one, ALWAYS, columns=("trace_id", "session_id"), dense=True)
-    traces = snapshot.engine.rows(f"SELECT DISTINCT trace_id FROM ({named.sql}) LIMIT ?", [*named.params, LISTED + 1])
+    traces = snapshot.engine.table(f"SELECT DISTINCT trace_id FROM ({named.sql}) LIMIT ?", [*named.params, SOUGHT + 1])
     if len(traces) <= LISTED:
-        return _among(whole_traces(snapshot, project, [row[0] for row in traces]), ids)
-    unnamed = _unnamed_traces(snapshot, project, named)
+        return _among(whole_traces(snapshot, project, traces["trace_id"].to_pylist()), ids)
+    unnamed = _unnamed_traces(snapshot, project, named, traces)
     if len(unnamed) > LISTED:
         every = everything(snapshot, project)
         sql = f"SELECT * FROM ({every.sql}) WHERE trace_id IN (SELECT trace_id FROM ({named.sql}))"
@@ -60,13 +64,21 @@ def session_rows(snapshot: Snapshot, project: str, ids: Sequence[str]) -> Relati
     )
 
 
-def _unnamed_traces(snapshot: Snapshot, project: str, named: Relation) -> list[str]:
-    """Return the traces of some events that have an event without a session as well, `LISTED` + 1 at most."""
-    every = snapshot.relation(project, EVERYTHING, ALWAYS, columns=("trace_id", "session_id"))
+def _unnamed_traces(snapshot: Snapshot, project: str, named: Relation, traces: Any) -> list[str]:
+    """Return the traces of some events that have an event without a session as well, `LISTED` + 1 at most.
+
+    `traces` is a table of these traces, as far as they are `SOUGHT` at most."""
+    if len(traces) > SOUGHT:
+        every: Relation | None = snapshot.relation(project, EVERYTHING, ALWAYS, columns=("trace_id", "session_id"))
+        wanted, params = f"SELECT trace_id FROM ({named.sql})", named.params
+    else:
+        every = snapshot.without_session(project, traces["trace_id"].combine_chunks())
+        wanted, params = f"FROM {snapshot.engine.register(traces)}", []
+    if every is None:
+        return []
     found = snapshot.engine.rows(
-        f"SELECT DISTINCT trace_id FROM ({every.sql}) "
-        f"WHERE session_id IS NULL AND trace_id IN (SELECT trace_id FROM ({named.sql})) LIMIT ?",
-        [*every.params, *named.params, LISTED + 1],
+        f"SELECT DISTINCT trace_id FROM ({every.sql}) WHERE session_id IS NULL AND trace_id IN ({wanted}) LIMIT ?",
+        [*every.params, *params, LISTED + 1],
     )
     return [row[0] for row in found]
 

@@ -19,17 +19,22 @@ from server.explore.ranked import (
     CANDIDATES,
     Candidates,
     Ranked,
+    RankedBound,
     RankedPlace,
     first_behind,
+    first_of,
     page_of,
     sorted_behind,
 )
 from server.explore.session_rows import of_traces, session_rows, with_session
 from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
-from server.explore.summaries import everything, models_by, trace_summaries, whole_traces
+from server.explore.summaries import check_models, everything, trace_summaries, whole_traces
 
 VALUES: Final = {"start": sums.START, "cost_usd": sums.COST, "calls": sums.CALLS}
 """What sessions are sorted by, descending."""
+
+FIRST_LOOK: Final = 32_768
+"""About how many of the latest rows that name a session are looked at first for those that began last."""
 
 MOST_TRACES: Final = 50_000
 """Of the answer about one session."""
@@ -53,6 +58,7 @@ _SUMS: Final = ", ".join(
         *map(sums.tokens, ("input_tokens", "output_tokens")),
         sums.COST,
         f"arg_min(user_id, {sums.BY_START})",
+        f"list(DISTINCT model) FILTER ({sums.IS_CALL})",
     )
 )
 
@@ -132,24 +138,35 @@ class _Sums:
         if not ids:
             return {}
         found = self.of(ids)
-        models = models_by(self._snapshot.engine, self.rows_of(ids), "session")
-        return {each: _summary(row, models.get(each, [])) for each, row in found.items()}
+        check_models(sum(len(row[-1] or ()) for row in found.values()))
+        return {each: _summary(row) for each, row in found.items()}
 
 
 class _Sessions:
     """How matching sessions are found and valued."""
 
     def __init__(self, step: Walk, question: SessionsQuestion) -> None:
+        self.first_look: int = FIRST_LOOK
         self.sums = _Sums(step.snapshot, question.project)
         self._snapshot = step.snapshot
         self._project = question.project
+        self._filters = question.filters
         self._times = step.times
         self._is_by_start = question.sort == "start"
         self._value = VALUES[question.sort]
-        self._matched = step.snapshot.relation(
-            question.project, question.filters, step.times, columns=("session_id", "trace_id", "timestamp")
-        )
-        self._latest: list[Row] | None = None
+        self._matched: Relation
+        self._beyond: RankedBound | None
+        self._latest: list[Row] | None
+
+    def look(self, rows: int | None) -> bool:
+        """See `RankedItem`."""
+        seen = self._snapshot.latest(self._project, self._filters, self._times, rows, in_session=True)
+        times = self._times if seen is None else Times(seen, self._times.end)
+        columns = ("session_id", "trace_id", "timestamp")
+        self._matched = self._snapshot.relation(self._project, self._filters, times, columns=columns)
+        self._latest = None
+        self._beyond = None if seen is None else RankedBound(seen - 1)
+        return seen is None
 
     def starts(self) -> Sequence[int]:
         """Return when an event that names it first matches, for each session that has one; the latest come first."""
@@ -166,31 +183,40 @@ class _Sessions:
 
     def candidates(self, most: int) -> Candidates:
         """Return those that have matched last, those of events without a session among them."""
-        rows = self._named()[: min(most, CANDIDATES)]
-        horizon = self._named()[len(rows)][1] if len(self._named()) > len(rows) else None
-        if horizon is not None and not self._is_by_start:  # then these decide nothing
-            return Candidates([], horizon)
-        ids = [row[0] for row in rows]
-        traces, horizon = self._unnamed(ids, horizon)
-        return Candidates([*dict.fromkeys([*ids, *self._of_traces(traces)])], horizon)
+        named = first_of(self._named(), min(most, CANDIDATES), self._beyond)
+        if named.horizon is not None and not self._is_by_start:  # then these decide nothing
+            return Candidates([], named.horizon)
+        traces, horizon = self._unnamed(named)
+        return Candidates([*dict.fromkeys([*named.ids, *self._of_traces(traces)])], horizon)
 
-    def _unnamed(self, ids: Sequence[str], horizon: int | None) -> tuple[list[str], int | None]:
-        """Return the traces through which further sessions may match that begin behind a horizon, and that horizon.
+    def _unnamed(self, named: Candidates) -> tuple[list[str], RankedBound | None]:
+        """Return the traces through which further sessions may match that begin before a horizon, and that horizon.
 
-        Such a session matches with events without one alone. It has no event before the horizon, so what matches lies
-        behind it, and so does an event of the trace that names the session. Of too many traces the latest are returned,
-        and the horizon is moved.
+        Such a session matches with events without one alone. It has no event before the time of the horizon, so what
+        matches lies there or later, and so does an event of the trace that names the session. If every event of the
+        range matches, that one is behind the range. Of too many traces the latest are returned, and the horizon is
+        moved.
         """
-        times = ALWAYS if horizon is None else Times(horizon + 1, None)
-        every, late = self._snapshot.relation(self._project, EVERYTHING, times), within(times)
-        besides = f"AND session_id NOT IN ({', '.join('?' * len(ids))})" if ids else ""
-        named = f"SELECT trace_id FROM ({every.sql}) WHERE session_id IS NOT NULL {besides}"
+        horizon, times = named.horizon, ALWAYS
+        if horizon is not None and self._filters == EVERYTHING:
+            if self._times.end is None:
+                return [], horizon
+            times = Times(max(horizon.start, self._times.end), None)
+        elif horizon is not None:
+            times = Times(horizon.start, None)
+        every = self._snapshot.relation(self._project, EVERYTHING, times, columns=("session_id", "trace_id"))
+        if not every.segments:
+            return [], horizon
+        late = within(ALWAYS if horizon is None else Times(horizon.start, None))
+        besides = f"AND session_id NOT IN ({', '.join('?' * len(named.ids))})" if named.ids else ""
+        naming = f"SELECT trace_id FROM ({every.sql}) WHERE session_id IS NOT NULL {besides}"
         rows = self._snapshot.engine.rows(
             f"SELECT trace_id, {sums.START} AS start FROM ({self._matched.sql}) WHERE session_id IS NULL "
-            f"AND {late.sql} AND trace_id IN ({named}) GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
-            [*self._matched.params, *late.params, *every.params, *ids, CANDIDATES + 1],
+            f"AND {late.sql} AND trace_id IN ({naming}) GROUP BY trace_id ORDER BY start DESC, trace_id LIMIT ?",
+            [*self._matched.params, *late.params, *every.params, *named.ids, CANDIDATES + 1],
         )
-        return [row[0] for row in rows[:CANDIDATES]], rows[CANDIDATES][1] if len(rows) > CANDIDATES else horizon
+        moved = first_of(rows, CANDIDATES, None).horizon
+        return [row[0] for row in rows[:CANDIDATES]], horizon if moved is None else RankedBound(moved.start)
 
     def _of_traces(self, ids: Sequence[str]) -> list[str]:
         if not ids:
@@ -282,8 +308,8 @@ def _listed(engine: Engine, ids: Sequence[str]) -> str:
     return engine.register(pa.table({"id": pa.array(ids, pa.string())}))
 
 
-def _summary(row: Row, models: Sequence[str]) -> dict[str, Any]:
-    session_id, start, end, traces, calls, errors, inputs, outputs, cost, user = row
+def _summary(row: Row) -> dict[str, Any]:
+    session_id, start, end, traces, calls, errors, inputs, outputs, cost, user, models = row
     return {
         "session_id": session_id,
         "user_id": user,
@@ -295,5 +321,5 @@ def _summary(row: Row, models: Sequence[str]) -> dict[str, Any]:
         "input_tokens": sums.count_json(inputs),
         "output_tokens": sums.count_json(outputs),
         "cost_usd": sums.cost_json(cost),
-        "models": [*models],
+        "models": sorted(models or ()),
     }

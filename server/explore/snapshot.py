@@ -16,17 +16,17 @@ import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from processor.core.clock import SECOND, format_timestamp
+from processor.core.clock import LAST, SECOND, format_timestamp
 from processor.event_store import id_hashes
 from processor.event_store.first_build import BuildReport
 from processor.event_store.id_index import U32, Kind
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
 from server.errors import Refused
-from server.explore.conditions import Condition, condition, within
+from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Kinds, Times
-from server.explore.segment_files import SegmentFile, SegmentFiles, plain
+from server.explore.segment_files import Groups, SegmentFile, SegmentFiles, plain
 
 INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
@@ -47,11 +47,15 @@ FAR_PART: Final = 0.7
 GATHERED: Final = 200_000
 """Rows with an id that are held in memory. More of them, as of a trace that has millions, DuckDB reads in the files."""
 
+_NEAR: Final = 1000
+"""Microseconds within which it is said from when on there are so many rows."""
+
 EVERYTHING: Final = Filters(kinds="all")
 ALWAYS: Final = Times()
 
 
 _PLACE: Final = frozenset({"log_partition", "log_offset"})
+_SESSION: Final = frozenset({"session_id"})
 
 
 def building_json(report: BuildReport) -> dict[str, int | None]:
@@ -184,6 +188,26 @@ class Snapshot:
         pieces = [each for each in self._of(project, times) if each.is_whole and each.is_within(times)]
         return sum(each.sums.rows for each in pieces if each.is_only(filters.kinds))
 
+    def latest(
+        self, project: str, filters: Filters, times: Times, rows: int | None, *, in_session: bool = False
+    ) -> int | None:
+        """Return from when on about `rows` rows of `times` may match, by the times of row groups.
+
+        `in_session`: of those that name a session. None: there are no more than that in all, or `rows` is None. Reads
+        the footers of the latest segments. Raises `SegmentGone`.
+        """
+        if rows is None:
+            return None
+        pieces = sorted(self.pieces(project, filters, times), key=lambda piece: piece.sums.time_max, reverse=True)
+        spread = _Spread(times, in_session)
+        for number, piece in enumerate(pieces):
+            self.engine.check()
+            spread.add(piece, self.file(piece).groups)
+            following = pieces[number + 1].sums.time_max if number + 1 < len(pieces) else None
+            if following is None or spread.rows_from(following + 1) >= rows:
+                return spread.start_of(rows, following)
+        return None
+
     def _of(self, project: str, times: Times) -> Iterator[Piece]:
         for segment in self.segments:
             sums = _sums_of(segment, project)
@@ -255,9 +279,34 @@ class Snapshot:
             if gathered is not None:
                 source = self.engine.register(gathered)
                 return Relation(f"SELECT * FROM {source} WHERE {where.sql}", where.params, segments)
-        paths = [str(self.files.path(segment.id)) for segment in segments]
+        return self._in_files(pieces, where)
+
+    def _in_files(self, pieces: Sequence[Piece], where: Condition) -> Relation:
+        paths = [str(self.path(piece)) for piece in pieces]
         where &= within(self._span_of(pieces))
+        segments = tuple(piece.segment for piece in pieces)
         return Relation(f"SELECT * FROM read_parquet(?) WHERE {where.sql}", [paths, *where.params], segments)
+
+    def without_session(self, project: str, traces: Any) -> Relation | None:
+        """Return the rows that name no session, of the row groups that may have one of many traces.
+
+        `traces` is an Arrow array of texts. None: there are no such row groups. Raises as `relation`.
+        """
+        sought, found = _Sought.of("trace_id", traces), []
+        for piece in self.pieces(project, EVERYTHING, ALWAYS):
+            self.engine.check()
+            footer = self.file(piece).groups
+            has_some = footer.in_session != footer.rows
+            if not has_some.any():
+                continue
+            _, groups = self.files.entries(piece.segment, sought.kind, sought.distinct)
+            groups = np.unique(groups[has_some[groups]])
+            if len(groups):
+                found.append(msgspec.structs.replace(piece, groups=tuple(groups.tolist())))
+        if not found:
+            return None
+        where = self.condition(project, EVERYTHING, ALWAYS, found) & Condition("session_id IS NULL", [], _SESSION)
+        return self._in_files(found, where)
 
     def _span_of(self, pieces: Sequence[Piece]) -> Times:
         """Return the times of the row groups that may have the ids asked for: DuckDB leaves out the others by them."""
@@ -347,6 +396,48 @@ class Snapshot:
     def file(self, piece: Piece) -> SegmentFile:
         """Return the file of a piece. Raises `SegmentGone`."""
         return self.files.get(piece.segment)
+
+
+class _Spread:
+    """How rows are spread over time, by their row groups: as if within each they were even."""
+
+    def __init__(self, times: Times, in_session: bool) -> None:
+        self._in_session = in_session
+        self._first = FIRST if times.start is None else times.start
+        self._end = LAST + 1 if times.end is None else times.end
+        self._low, self._high, self._rows = (np.empty(0, np.int64) for _ in range(3))
+
+    def add(self, piece: Piece, groups: Groups) -> None:
+        """Add the rows of a piece."""
+        first, last = piece.sums.first_row, piece.sums.first_row + piece.sums.rows
+        rows = np.minimum(groups.first_row + groups.rows, last) - np.maximum(groups.first_row, first)
+        if self._in_session:
+            rows = np.where(groups.in_session < 0, rows, np.minimum(groups.in_session, rows))
+        wanted = rows > 0
+        if piece.groups is not None:
+            wanted &= np.isin(np.arange(len(rows)), piece.groups)
+        self._low = np.concatenate([self._low, groups.time_min[wanted]])
+        self._high = np.concatenate([self._high, groups.time_max[wanted] + 1])
+        self._rows = np.concatenate([self._rows, rows[wanted]])
+
+    def rows_from(self, start: int) -> float:
+        """Return about how many rows of the range are not before a time."""
+        inside = np.minimum(self._high, self._end) - np.maximum(self._low, max(start, self._first))
+        return float((self._rows * (np.maximum(inside, 0) / (self._high - self._low))).sum())
+
+    def start_of(self, rows: int, following: int | None) -> int | None:
+        """Return from when on there are about so many rows; None: there are no more. Behind `following`
+        there are."""
+        low, high = self._first if following is None else following + 1, self._end
+        if self.rows_from(low) <= rows:
+            return None if following is None else low
+        while high - low > _NEAR:
+            middle = (low + high) // 2
+            if self.rows_from(middle) < rows:
+                high = middle
+            else:
+                low = middle
+        return low
 
 
 class _Sought(NamedTuple):

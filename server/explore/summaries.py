@@ -60,14 +60,17 @@ def everything(snapshot: Snapshot, project: str, columns: Sequence[str] = COLUMN
     return snapshot.relation(project, EVERYTHING, ALWAYS, columns=columns)
 
 
-def trace_summaries(snapshot: Snapshot, project: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def trace_summaries(
+    snapshot: Snapshot, project: str, ids: Sequence[str], whole: Relation | None = None
+) -> dict[str, dict[str, Any]]:
     """Return trace id -> summary, as the API answers it, of those traces that have events.
 
+    `whole`: all events of these traces with `COLUMNS`, and perhaps of others, whose summaries are returned as well.
     Raises `Refused` (query_too_heavy), `Stopped`, `SegmentGone`.
     """
     if not ids:
         return {}
-    engine, whole = snapshot.engine, whole_traces(snapshot, project, ids)
+    engine, whole = snapshot.engine, whole or whole_traces(snapshot, project, ids)
     rows = engine.rows(f"SELECT trace_id, {_SUMS} FROM ({whole.sql}) GROUP BY trace_id", whole.params)
     models = models_by(engine, whole, "trace_id")
     rootless = _first_of_rootless(engine, whole) if any(row[-1] is None for row in rows) else {}
@@ -80,12 +83,17 @@ def models_by(engine: Engine, relation: Relation, column: str) -> dict[str, list
         f"SELECT DISTINCT {column}, model FROM ({relation.sql}) WHERE {sums.IS_CALL} LIMIT ?",
         [*relation.params, MOST_MODELS + 1],
     )
-    if len(rows) > MOST_MODELS:
-        raise Refused("query_too_heavy", f"The answer names more than {MOST_MODELS:,} models; ask for a lower limit")
+    check_models(len(rows))
     found: dict[str, list[str]] = {}
     for key, model in sorted(rows):
         found.setdefault(key, []).append(model)
     return found
+
+
+def check_models(count: int) -> None:
+    """Raise `Refused` if the answer would name too many models."""
+    if count > MOST_MODELS:
+        raise Refused("query_too_heavy", f"The answer names more than {MOST_MODELS:,} models; ask for a lower limit")
 
 
 def _first_of_rootless(engine: Engine, whole: Relation) -> dict[str, Mapping[str, str | None]]:

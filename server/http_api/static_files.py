@@ -1,7 +1,16 @@
-"""The page at `/`: its files and their headers. The page needs no other host."""
+"""The page at `/`: its files and their headers. The page needs no other host.
+
+A browser knows what a module imports once it has it, six deep for most views. So the page names the modules that all
+views need, and its script `preload.js` those of the view in the address. Their addresses have a digest of all files:
+what a browser has of them it need not ask for again. Under another digest, as that of a page which was opened before
+the server was replaced by a newer one, and without one, the files are what they are now.
+"""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator
+import html
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -23,6 +32,15 @@ CARRIER: Final = "youplot"
 CHART_FILES: Final = {"uplot.js": "vendor/uplot.iife.min.js", "uplot.css": "vendor/uplot.min.css"}
 """The name under which a file is served -> the file in the package. `index.html` has their hashes (`integrity`)."""
 
+ENTRY: Final = "main.js"
+"""The module that is loaded first."""
+VIEWS: Final = {
+    "": "live_page.js",
+    "users": "live_page.js",
+    **{view: f"{view}_view.js" for view in ("explore", "events", "traces", "sessions", "prompts")},
+}
+"""View in the address -> the module that it is loaded by."""
+
 TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 # The last two keep the page from turning any string into markup or code.
@@ -41,6 +59,8 @@ HEADERS: Final = {
     hdrs.CACHE_CONTROL: "no-cache",  # revalidated each time (304), so that a new release is seen at once
     hdrs.VARY: hdrs.ACCEPT_ENCODING,
 }
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+"""`Cache-Control` of a file under its digest."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +79,46 @@ class Asset:
     @classmethod
     def read(cls, path: Path) -> "Asset":
         """Read a file once: what is served does not change while the process runs. Raises `OSError`."""
-        plain = path.read_bytes()
-        return cls(plain, TYPES[path.suffix], hashlib.sha256(plain).hexdigest()[:32])
+        return cls.of(path.read_bytes(), TYPES[path.suffix])
+
+    @classmethod
+    def of(cls, plain: bytes, content_type: str) -> "Asset":
+        """Make one of its content."""
+        return cls(plain, content_type, hashlib.sha256(plain).hexdigest()[:32])
 
 
 def load() -> dict[str, Asset]:
     """Return every file of the page by its name. Without `CARRIER` the charts are missing, and the page says so."""
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in TYPES} | dict(_chart_files())
-    return {name: Asset.read(path) for name, path in sorted(files.items())}
+    assets = {name: Asset.read(path) for name, path in sorted(files.items())}
+    return {**assets, INDEX: _index(assets)}
+
+
+def digest(assets: Mapping[str, Asset]) -> str:
+    """Return the digest of all files but the page itself, which names it."""
+    tags = "".join(assets[name].tag for name in sorted(assets) if name != INDEX)
+    return hashlib.sha256(tags.encode()).hexdigest()[:16]
+
+
+def imported(assets: Mapping[str, Asset], name: str) -> list[str]:
+    """Return a module and all that it needs before it runs."""
+    found = [name]
+    for each in found:
+        found += [other for other in _IMPORT.findall(assets[each].plain.decode()) if other not in found]
+    return found
+
+
+_IMPORT: Final = re.compile(r'^import (?:[^"]* from )?"\./([\w.]+)";$', re.MULTILINE)
+
+
+def _index(assets: Mapping[str, Asset]) -> Asset:
+    """Return the page with the addresses of its modules."""
+    folder, first = f"{ROOT}{digest(assets)}/", imported(assets, ENTRY)
+    views = {view: [each for each in imported(assets, name) if each not in first] for view, name in VIEWS.items()}
+    links = "\n".join(f'<link rel="modulepreload" href="{folder}{name}">' for name in first)
+    text = assets[INDEX].plain.decode().replace(f'"{ROOT}', f'"{folder}')
+    text = text.replace("{modules of views}", html.escape(json.dumps(views))).replace("<!-- modules -->", links)
+    return Asset.of(text.encode(), TYPES[".html"])
 
 
 def _chart_files() -> Iterator[tuple[str, Path]]:
@@ -79,13 +131,28 @@ def _chart_files() -> Iterator[tuple[str, Path]]:
 
 def add_routes(app: web.Application) -> None:
     """Serve the page and its files."""
-    for name, asset in load().items():
+    assets = load()
+    for name, asset in assets.items():
         app.router.add_get("/" if name == INDEX else ROOT + name, handler(asset))
+    ours = digest(assets)
+    lasting = {name: handler(asset, cached=IMMUTABLE) for name, asset in assets.items() if name != INDEX}
+    present = {name: handler(asset) for name, asset in assets.items() if name != INDEX}
+
+    async def answer(request: web.Request) -> web.Response:
+        found = (lasting if request.match_info["digest"] == ours else present).get(request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound
+        return await found(request)
+
+    app.router.add_get(ROOT + "{digest:[0-9a-f]{16}}/{name}", answer)
 
 
-def handler(asset: Asset, policy: str = POLICY) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that answers with a file; `policy` is its Content-Security-Policy."""
-    headers = {**HEADERS, "Content-Security-Policy": policy}
+def handler(
+    asset: Asset, policy: str = POLICY, cached: str = HEADERS[hdrs.CACHE_CONTROL]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return a handler that answers with a file; `policy` is its Content-Security-Policy, `cached` its
+    Cache-Control."""
+    headers = {**HEADERS, "Content-Security-Policy": policy, hdrs.CACHE_CONTROL: cached}
 
     async def answer(request: web.Request) -> web.Response:
         packed = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower()

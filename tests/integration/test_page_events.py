@@ -11,12 +11,14 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from server.http_api import static_files
 from tests.support import browser as browsers
 from tests.support import fake_events_api
 from tests.support.agent_traffic import event, month
 from tests.support.browser import visit
 from tests.support.event_views import LONG_TASK, asked, dollars, heap, rows, watched
 from tests.support.fake_events_api import Fake, fake_api, sums
+from tests.support.page_views import CONTENT
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -657,3 +659,84 @@ def test_a_wrong_key_ends_the_session(chrome: Browser, fake: Fake) -> None:
         seen.sign_in(fake.key)
         expect(rows(seen.page, "traces").first).to_be_visible()
         assert "range=7d" in seen.page.url
+
+
+# --- how a view is loaded --------------------------------------------------------------------------------------------
+
+VIEWS: Final = ("", "explore", "events", "traces", "sessions", "prompts")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_that_was_seen_asks_for_the_page_and_its_figures_alone(opened: Callable[[str], Page], view: str) -> None:
+    """Modules under their digest are not even asked about again."""
+    page = opened(f"#/{view}")
+    for _ in range(2):
+        expect(page.locator(CONTENT[view]).first).to_be_visible()
+        page.goto("about:blank")
+        page = opened(f"#/{view}")
+    expect(page.locator(CONTENT[view]).first).to_be_visible()
+    sent = page.evaluate(
+        "() => performance.getEntriesByType('resource').filter((e) => e.transferSize > 0).map((e) => e.name)"
+    )
+    assert [url for url in sent if "/v1/" not in url] == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_all_modules_of_a_view_are_asked_for_before_any_has_run(chrome: Browser, fake: Fake, view: str) -> None:
+    held: list[Route] = []
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.sign_in(fake.key)
+        expect(seen.page.get_by_label("API key")).to_be_hidden()
+        seen.page.goto("about:blank")
+        seen.page.route("**/page/*/*.js", lambda route: held.append(route) if is_module(route) else route.continue_())
+        seen.page.goto(f"{seen.origin}/#/{view}", wait_until="commit")
+        files = static_files.load()
+        wanted = {*static_files.imported(files, "main.js"), *static_files.imported(files, static_files.VIEWS[view])}
+        until(seen.page, lambda: wanted <= {route.request.url.rpartition("/")[2] for route in held})
+        for route in held:
+            route.continue_()
+        seen.page.unroute("**/page/*/*.js")
+        expect(seen.page.locator(CONTENT[view]).first).to_be_visible()
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def is_module(route: Route) -> bool:
+    """Whether a script is not one of those that run before the modules."""
+    return route.request.url.rpartition("/")[2] not in {"theme.js", "preload.js", "uplot.js"}
+
+
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    """Let the browser go on until a condition holds; the limit of time is that of the test."""
+    while not condition():
+        page.wait_for_timeout(20)
+
+
+def test_a_list_does_not_wait_for_the_chart_library_and_the_chart_does(chrome: Browser, fake: Fake) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.sign_in(fake.key)
+        expect(seen.page.get_by_label("API key")).to_be_hidden()
+        seen.page.goto("about:blank")
+        seen.page.route("**/page/*/uplot.js", hold)
+        seen.page.goto(f"{seen.origin}/#/explore", wait_until="commit")
+        expect(seen.page.locator(CONTENT["explore"]).first).to_be_visible()
+        assert seen.page.locator("#view-explore canvas").count() == 0
+        assert seen.page.get_by_text("The chart library is missing").count() == 0
+        until(seen.page, lambda: bool(held))
+        held[0].continue_()
+        expect(seen.page.locator("#view-explore canvas").first).to_be_visible()
+        assert (seen.faults, seen.strangers) == ([], [])
+
+
+def test_without_the_chart_library_the_page_says_so(chrome: Browser, fake: Fake) -> None:
+    with visit(chrome, cast(Any, fake)) as seen:
+        seen.sign_in(fake.key)
+        expect(seen.page.get_by_label("API key")).to_be_hidden()
+        seen.page.goto("about:blank")
+        seen.page.route("**/page/*/uplot.js", lambda route: route.abort())
+        seen.page.goto(f"{seen.origin}/#/explore", wait_until="commit")
+        expect(seen.page.get_by_text("The chart library is missing")).to_be_visible()

@@ -113,14 +113,30 @@ filters = st.sampled_from(
 ranges = st.sampled_from([Times(), Times(NOON, None), Times(NOON - HOUR, NOON + 1), Times(None, NOON - 15 * HOUR)])
 bounds = st.sampled_from([1, 3, 500])
 """Of candidates and of traces for which the indexes are asked: every way to the answer is taken."""
+looks = st.sampled_from([1, 30, 1_000_000])
+"""Of the latest rows that are looked at first."""
 
 
 @examples(30)
 @given(
-    filters, ranges, st.sampled_from(["start", "duration_ms", "cost_usd", "errors"]), st.sampled_from([9, 40]), bounds
+    filters,
+    ranges,
+    st.sampled_from(["start", "duration_ms", "cost_usd", "errors"]),
+    st.sampled_from([9, 40]),
+    bounds,
+    looks,
+    st.sampled_from([0, 200]),
 )
 def test_a_list_of_traces(
-    store: StoreDirectory, engine: Engine, wanted: Filters, times: Times, sort: Any, limit: int, bound: int
+    store: StoreDirectory,
+    engine: Engine,
+    wanted: Filters,
+    times: Times,
+    sort: Any,
+    limit: int,
+    bound: int,
+    look: int,
+    summed: int,
 ) -> None:
     def ask(cursor: str | None) -> Any:
         question = TracesQuestion(project="default", filters=wanted, times=times, sort=sort, limit=limit, cursor=cursor)
@@ -131,6 +147,8 @@ def test_a_list_of_traces(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.explore.traces.CANDIDATES", bound)
+        patch.setattr("server.explore.traces.FIRST_LOOK", look)
+        patch.setattr("server.explore.traces.SUMMED", summed)
         patch.setattr(summaries, "LISTED", bound)
         found = pages(ask, "traces")
     assert plain(found) == plain(oracle.traces(store.rows, "default", wanted, times, sort))
@@ -143,6 +161,7 @@ def test_a_list_of_traces(
     st.sampled_from(["start", "cost_usd", "calls"]),
     st.sampled_from([4, 40]),
     bounds,
+    looks,
     st.sampled_from([0, 200_000]),
     st.sampled_from([0, 200]),
 )
@@ -154,6 +173,7 @@ def test_a_list_of_sessions(
     sort: Any,
     limit: int,
     bound: int,
+    look: int,
     most: int,
     summed: int,
 ) -> None:
@@ -168,7 +188,9 @@ def test_a_list_of_sessions(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "CANDIDATES", bound)
         patch.setattr(sessions, "SUMMED", summed)
+        patch.setattr(sessions, "FIRST_LOOK", look)
         patch.setattr(sessions, "MOST_MATCHING", most)
+        patch.setattr(session_rows, "SOUGHT", max(most, bound))
         patch.setattr(session_rows, "LISTED", bound)
         found = pages(ask, "sessions")
     assert plain(found) == plain(oracle.sessions(store.rows, "default", wanted, times, sort))
@@ -243,6 +265,57 @@ def test_events_without_a_session_do_not_hide_the_latest_ones(tmp_path: Path, mo
     found = decode(answer_sessions(store.snapshot(engine), question))
     assert [each["session_id"] for each in found["sessions"]] == ["of its root", "s9", "s8"]
     assert [each["calls"] for each in found["sessions"]] == [1, 3, 3]
+
+
+def test_the_latest_traces_and_sessions_are_found_without_the_files_of_older_ones(tmp_path: Path) -> None:
+    """However long the range is, and however much has been stored since."""
+    store = StoreDirectory(tmp_path / "events")
+    days = [
+        [
+            make_row(trace_id=f"t{day}-{at}", session_id=f"s{day}-{at // 20}", timestamp=NOON + 24 * day * HOUR + at)
+            for at in range(100)
+        ]
+        for day in range(20)
+    ]
+    stored = [store.append(rows) for rows in days]
+    store.append([make_row(trace_id=f"lone-{at}", timestamp=NOON + 1000 * HOUR + at) for at in range(60)])
+    asked: dict[str, Any] = {"project": "default", "filters": EVERY, "limit": 3}
+    for segment in stored[:-1]:
+        (store.directory / f"{segment.id}.parquet").unlink()
+    engine = store.engine()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.explore.traces.FIRST_LOOK", 20)
+        patch.setattr(sessions, "FIRST_LOOK", 90)
+        lone = decode(answer_traces(store.snapshot(engine), TracesQuestion(**asked, times=Times(NOON, None))))
+        before = Times(NOON, NOON + 1000 * HOUR)
+        traces = decode(answer_traces(store.snapshot(engine), TracesQuestion(**asked, times=before)))
+        found = decode(answer_sessions(store.snapshot(engine), SessionsQuestion(**asked, times=Times(NOON, None))))
+    engine.close()
+    assert [each["trace_id"] for each in lone["traces"]] == ["lone-59", "lone-58", "lone-57"]
+    assert [each["trace_id"] for each in traces["traces"]] == ["t19-99", "t19-98", "t19-97"]
+    assert [each["session_id"] for each in found["sessions"]] == ["s19-4", "s19-3", "s19-2"]
+
+
+@pytest.mark.parametrize("look", [10, 1_000_000])
+def test_of_many_that_begin_at_once_no_more_than_a_page_is_valued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """Senders that write milliseconds have hundreds of calls at one time; the order among these is that of ids."""
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row(trace_id=f"t{at:02}", session_id=f"s{at:02}", timestamp=NOON) for at in range(60)])
+    store.append([make_row(trace_id=f"u{at:02}", timestamp=NOON) for at in range(60)])
+    for module in ("traces", "sessions"):
+        monkeypatch.setattr(f"server.explore.{module}.FIRST_LOOK", look)
+        monkeypatch.setattr(f"server.explore.{module}.CANDIDATES", 12)
+        monkeypatch.setattr(f"server.explore.{module}.everything", lambda *of: pytest.fail("everything is read"))
+    engine = store.engine()
+    asked: dict[str, Any] = {"project": "default", "filters": EVERY, "times": Times(), "limit": 5}
+    traces = decode(answer_traces(store.snapshot(engine), TracesQuestion(**asked)))
+    engine.release()
+    found = decode(answer_sessions(store.snapshot(engine), SessionsQuestion(**asked)))
+    engine.close()
+    assert [each["trace_id"] for each in traces["traces"]] == [f"t{at:02}" for at in range(5)]
+    assert [each["session_id"] for each in found["sessions"]] == [f"s{at:02}" for at in range(5)]
 
 
 def test_unknown_ids_are_not_found(store: StoreDirectory, engine: Engine) -> None:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processor.core.clock import SECOND
 from server.explore.engine import Engine
 from server.explore.questions import TEXT_FILTERS, Filters, Times
 from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
@@ -184,3 +186,57 @@ def test_a_column_that_is_no_filter_is_refused(store: StoreDirectory, engine: En
     hostile: dict[str, Any] = {"project = project OR model": ("x",)}
     with pytest.raises(ValueError, match="not a field"):
         store.snapshot(engine).relation("default", Filters(equal=hostile), Times())
+
+
+@pytest.mark.parametrize("end", [None, NOON + 150 * SECOND])
+@pytest.mark.parametrize("rows", [1, 25, 80, 149])
+def test_when_the_latest_rows_begin(tmp_path: Path, engine: Engine, rows: int, end: int | None) -> None:
+    """A row group of each partition more or less than wanted; what lies behind the range does not count."""
+    store = StoreDirectory(tmp_path / "events")
+    for number in range(2):  # two partitions of the same time, a row a second
+        made = [make_row(timestamp=NOON + at * SECOND) for at in range(number, 200, 2)]
+        for first in range(0, 100, 20):
+            store.append(made[first : first + 20], partition=number)
+    times = Times(None, end)
+    start = store.snapshot(engine).latest("default", Filters(kinds="all"), times, rows)
+    assert start is not None
+    found = [row for row in store.rows if matches(row, "default", Filters(kinds="all"), Times(start, end))]
+    assert abs(len(found) - rows) <= 2 * 8
+
+
+def test_all_rows_are_the_latest_where_there_are_no_more(store: StoreDirectory, engine: Engine) -> None:
+    snapshot, every = store.snapshot(engine), Filters(kinds="all")
+    assert snapshot.latest("default", every, Times(), len(store.rows)) is None
+    assert snapshot.latest("default", every, Times(NOON + 10**15, None), 1) is None
+    assert snapshot.latest("default", every, Times(), None) is None
+
+
+def test_rows_that_name_a_session_are_counted_apart(tmp_path: Path, engine: Engine) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row(timestamp=NOON + at * SECOND, session_id="s") for at in range(40)])
+    store.append([make_row(timestamp=NOON + at * SECOND) for at in range(40, 80)])
+    start = store.snapshot(engine).latest("default", Filters(kinds="all"), Times(), 8, in_session=True)
+    assert start is not None
+    assert NOON + 24 * SECOND <= start <= NOON + 32 * SECOND
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_rows_without_a_session_are_looked_for_where_there_may_be_some(tmp_path: Path, has_statistics: bool) -> None:
+    """Files of older releases do not say how many rows of a row group name a session."""
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row(timestamp=NOON + at, trace_id=f"t{at % 4}", session_id="s") for at in range(16)])
+    store.append(
+        [make_row(timestamp=NOON + 20 + at, trace_id="t2", session_id="s" if at else None) for at in range(16)]
+    )
+    store.append([make_row(timestamp=NOON + 40, trace_id="other")])
+    engine = store.engine()
+    snapshot = store.snapshot(engine)
+    if not has_statistics:
+        for segment in store.catalog.live():
+            snapshot.files.get(segment).groups.in_session.fill(-1)
+    found = snapshot.without_session("default", pa.array(["t1", "t2"]))
+    assert found is not None
+    assert len(found.segments) == (1 if has_statistics else 2)
+    assert engine.rows(f"SELECT trace_id FROM ({found.sql})", found.params) == [("t2",)]
+    assert (snapshot.without_session("default", pa.array(["t1"])) is None) == has_statistics
+    engine.close()

@@ -1,4 +1,5 @@
 // Spend by day, stacked by model. uPlot draws; floats are for where a pixel goes, every figure shown is exact.
+import { libraryComes } from "./chart_library.js";
 import { colourOf } from "./colours.js";
 import { el, write } from "./dom.js";
 import { decimal, dollars } from "./exact.js";
@@ -111,6 +112,7 @@ export class Chart {
   }
 
   #draw() {
+    if (libraryComes(() => this.#draw())) return;
     if (!window.uPlot) {
       write(this.stage, "The chart library is missing beside the page: the table below has the same figures.");
       this.details.open = true;

@@ -1,4 +1,5 @@
 // A chart over time: stacked bars of what adds up, lines of the rest. uPlot draws; every figure shown is the series' own text.
+import { libraryComes } from "./chart_library.js";
 import { el, write } from "./dom.js";
 import { axisText, coordinate, isAdditive, valueText } from "./measures.js";
 import { layers, stacked } from "./series_model.js";
@@ -51,6 +52,7 @@ export class SeriesChart {
     if (!this.model) return;
     this.#plot?.destroy();
     this.#plot = undefined;
+    if (libraryComes(() => this.redraw())) return;
     if (!window.uPlot) return write(this.stage, "The chart library is missing beside the page: the table has the same figures.");
     if (!this.stage.clientWidth) return;
     this.stage.replaceChildren();
