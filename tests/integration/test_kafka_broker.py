@@ -94,8 +94,8 @@ async def test_records_outlive_kill_9_and_a_clean_stop_at_the_same_address(own_b
     assert await consume(address, topic, 2) == [b"before the kill", b"after the kill"]
 
 
-async def test_the_secure_listener_wants_the_password(own_broker: OwnBroker) -> None:
-    broker = own_broker(secure=True).start()
+async def test_the_secure_listener_wants_the_password(secure_kafka: Broker) -> None:
+    broker = secure_kafka
     assert broker.security is not None
     context = ssl.create_default_context(cafile=str(broker.security.authority))
     topic = await make_topic(broker.bootstrap)

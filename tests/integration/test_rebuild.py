@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ from tests.support.server import Server, environment, run_cli, server, wait_unti
 from tests.support.tables import NOON
 from tests.support.traffic import Traffic, make_traffic
 from tools.kafka import Broker
-
-OwnBroker = Callable[..., Broker]
 
 PARTITIONS = 3
 PATIENCE = 90.0
@@ -197,10 +194,11 @@ def test_the_letter_of_a_damaged_event_is_never_sent_again(tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(400)
-async def test_rows_that_are_gone_from_a_broker_are_made_anew(own_broker: OwnBroker, tmp_path: Path) -> None:
-    broker = own_broker().start()
-    settings: dict[str, Any] = {"broker": broker.url}
-    admin: Any = AdminClient({"bootstrap.servers": broker.bootstrap})
+async def test_rows_that_are_gone_from_a_broker_are_made_anew(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
+    access = KafkaAccess(kafka.bootstrap, prefix=prefix)
+    rows = access.wire(ROWS)
+    admin: Any = AdminClient({"bootstrap.servers": kafka.bootstrap})
     traffic = make_traffic(54, 3_000, conflicts=10)
     with server(tmp_path / "data", partitions=2, **settings, start=False) as started:
         started.start(PATIENCE)
@@ -217,7 +215,7 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(own_broker: OwnBro
         started.stop()
 
         # The topic is deleted.
-        await asyncio.to_thread(lambda: admin.delete_topics([ROWS], operation_timeout=10)[ROWS].result(20))
+        await asyncio.to_thread(lambda: admin.delete_topics([rows], operation_timeout=10)[rows].result(20))
         verified = run_cli(started.data_dir, "verify", "--json", **settings)
         assert verified.returncode == 1
         problems = json.loads(verified.stdout)["problems"]
@@ -228,9 +226,9 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(own_broker: OwnBro
         started.stop()
 
         # Its head is deleted.
-        log = KafkaLog(KafkaAccess(broker.bootstrap), create=False)
+        log = KafkaLog(access, create=False)
         ends = {number: log.end(TopicPartition(ROWS, number)) for number in range(2)}
-        heads = [Assigned(ROWS, number, end - end // 3) for number, end in ends.items()]
+        heads = [Assigned(rows, number, end - end // 3) for number, end in ends.items()]
         log.close()
         await asyncio.to_thread(delete_beginnings, admin, heads, is_compacted=True)
         assert run_cli(started.data_dir, "verify", **settings).returncode == 1

@@ -21,7 +21,7 @@ CHECKS: Final = (
     "response_headers_conformance",
     "response_schema_conformance",
 )
-EXAMPLES: Final = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "15"))
+EXAMPLES: Final = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "5"))
 """Requests of each kind for each operation; an hour of it is SCHEMATHESIS_EXAMPLES=2000."""
 
 COMMAND: Final = (

@@ -127,7 +127,7 @@ def openai_twice(prompts: list[str]) -> None:
 @library
 def traceloop_sdk(prompts: list[str]) -> None:
     """Their SDK makes the exporter itself; workflow and task are spans around the calls."""
-    from traceloop.sdk import Traceloop
+    from traceloop.sdk import Instruments, Traceloop
     from traceloop.sdk.decorators import task, workflow
 
     Traceloop.init(
@@ -137,6 +137,8 @@ def traceloop_sdk(prompts: list[str]) -> None:
             each.split("=", 1) for each in os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", "").split(",") if each
         ),
         telemetry_enabled=False,
+        # Else it imports all that it could instrument, for seconds; the program of the guide has it do so.
+        instruments={Instruments.OPENAI},
     )
 
     @task(name="answer")

@@ -1,4 +1,4 @@
-"""The segment files of a stopped broker: their batches, and bits that flip in them."""
+"""The segment files of a broker: their batches, and bits that flip in them."""
 
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""How many examples hypothesis tries: the profiles `quick`, `default` and `thorough`, chosen by HYPOTHESIS_PROFILE.
+"""How many examples hypothesis tries: the profile that HYPOTHESIS_PROFILE names.
 
-`quick` is what `make test-quick` uses, `thorough` what `make properties` does. With CI set, examples are the same each
-time.
+`quick` is what `make test-quick` uses, `ci` what `.ci/run` does, which tries the properties on a second Python besides,
+`thorough` what `make properties` does. With CI set, examples are the same each time.
 """
 
 import os
@@ -12,7 +12,7 @@ from hypothesis import settings
 
 VARIABLE: Final = "HYPOTHESIS_PROFILE"
 
-EXAMPLES: Final = {"quick": 10, "default": 50, "thorough": 1000}
+EXAMPLES: Final = {"quick": 10, "ci": 25, "default": 50, "thorough": 1000}
 """Profile -> examples of a test that says nothing else."""
 
 F = TypeVar("F", bound=Callable[..., Any])
