@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.support.browser",
     "tests.support.distribution",
     "tests.support.kafka",
+    "tests.support.loops",
     "tests.support.otlp_clients",
 ]
 

@@ -38,7 +38,7 @@ from tools.tied_process import STOP_PATIENCE, NotStarted, TiedProgram, tied
 
 HOST: Final = "127.0.0.1"
 JVM: Final = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
-START_PATIENCE: Final = 60.0
+START_PATIENCE: Final = 180.0
 
 SETTINGS: Final[Mapping[str, str]] = {
     "process.roles": "broker,controller",

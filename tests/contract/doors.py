@@ -1,5 +1,6 @@
 """Both doors, really listening, in front of one intake with a log in memory."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,6 +33,7 @@ from server.tenancy.directory import Directory, key_record
 from server.tenancy.directory_follower import DirectoryFreshness
 from server.tenancy.keys import DEFAULT_SCOPES, Key, Scope, make_key
 from tests.contract.fakes import NOW, FakeHealth, FakeQuotas, FakeReads
+from tests.support.connections import Connections, connections
 from tests.support.events import to_proto
 from tests.support.explorer import FakeExplorer
 from tests.support.live import Live
@@ -67,6 +69,8 @@ class Doors:
     session: aiohttp.ClientSession = field(init=False)
     channel: grpc.aio.Channel = field(init=False)
     services: Services = field(init=False)
+    connections: Connections = field(init=False)
+    """Those that the test opens by hand."""
 
     def add_key(self, secret: str, scopes: tuple[Scope, ...] = DEFAULT_SCOPES, **changes: Any) -> Key:
         key = msgspec.structs.replace(make_key(secret, at=0, scopes=scopes), **changes)
@@ -92,6 +96,11 @@ class Doors:
         sent = {"x-api-key": SECRET} | {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.get(url, headers=sent) as response:
             return Answer(response.status, dict(response.headers), await response.read())
+
+    async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the HTTP API, which is closed before the API is."""
+        url = URL(self.url)
+        return await self.connections.open(str(url.host), int(url.port or 0), **options)
 
     def unary(self, method: str, kind: Any) -> Any:
         """`await doors.unary(name, response class)(raw bytes, metadata=...)`."""
@@ -192,4 +201,5 @@ async def open_doors(
         if "http" in apis:
             doors.session = aiohttp.ClientSession()
             stack.push_async_callback(doors.session.close)
+        doors.connections = await stack.enter_async_context(connections())
         yield doors

@@ -30,6 +30,7 @@ from server.explore.questions import (
 from server.live import event_feed
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Api, Doors
 from tests.support.explorer import AS_OF
+from tests.support.patience import PATIENCE, until
 
 APIS: Final[tuple[Api, ...]] = ("http",)
 """Those that these tests need (the fixture `doors`)."""
@@ -228,21 +229,15 @@ async def test_a_client_that_has_closed_its_side_ends_a_question_that_takes_long
     writer.write_eof()
     await until(lambda: doors.explorer.cancelled == 1)
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(reader.read(), PATIENCE)
     writer.close()
 
 
 async def test_one_that_has_closed_its_side_gets_a_quick_answer(doors: Doors) -> None:
     reader, writer = await raw_get(doors, "/v1/events/e")
     writer.write_eof()
-    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200 ")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 200 ")
     writer.close()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for belongs to the server
-            await asyncio.sleep(0.02)
 
 
 # --- the export ------------------------------------------------------------------------------------------------------
@@ -292,14 +287,14 @@ async def test_an_export_that_breaks_resets_the_connection(doors: Doors, version
 
 
 async def raw_get(doors: Doors, path: str, version: str = "1.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
+    reader, writer = await doors.connect()
     writer.write(f"GET {path} HTTP/{version}\r\nHost: x\r\nx-api-key: {SECRET}\r\n\r\n".encode())
     return reader, writer
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the connection ends as a whole answer does."""
-    return await asyncio.wait_for(reader.read(), 5)
+    return await asyncio.wait_for(reader.read(), PATIENCE)
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -386,7 +381,7 @@ async def _events_of(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[st
 
 
 async def soon(event: Any) -> tuple[str, str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         found: tuple[str, str, Any] = await event
         return found
 
@@ -489,7 +484,7 @@ async def test_silence(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_feed, "HEARTBEAT", 0.1)
     headers = {"x-api-key": SECRET}
     async with doors.session.get(f"{doors.url}/v1/stream/events", headers=headers) as response:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert await response.content.readuntil(b": heartbeat\n\n")
     [question] = [each for each in doors.explorer.asked if isinstance(each, NewEventsQuestion)][:1]
     assert (question.position, question.limit) == (None, 200)

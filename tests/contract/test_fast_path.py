@@ -31,8 +31,10 @@ from tests.contract.doors import READ_ONLY, SECRET, Doors, open_doors
 from tests.contract.fakes import NOW, FakeReservation
 from tests.contract.test_gate import read_answer
 from tests.contract.test_hardening import HeldPublisher
+from tests.support.connections import connections
 from tests.support.events import make_event, to_ndjson
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE, until
 
 http_doors = partial(open_doors, apis=["http"])
 
@@ -81,14 +83,14 @@ class Connected(NamedTuple):
 
 @asynccontextmanager
 async def connected(doors: Doors) -> AsyncIterator[Connected]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
+    reader, writer = await doors.connect()
     try:
         yield Connected(reader, writer)
     finally:
         writer.close()
 
 
-async def all_of(reader: asyncio.StreamReader, within: float = 5.0) -> bytes:
+async def all_of(reader: asyncio.StreamReader, within: float = PATIENCE) -> bytes:
     """Everything until the other side ends."""
     return await asyncio.wait_for(reader.read(), within)
 
@@ -293,7 +295,7 @@ async def test_a_body_that_comes_slowly_is_left_to_the_other_way(spy: Spy, monke
     data = batch(MANY)
     async with http_doors() as doors, connected(doors) as (reader, writer):
         writer.write(data[:500])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         writer.write(data[500:] + batch())
         for count in (100, 1):
             assert b'"accepted":%d}' % count in await reader.readuntil(b"}")
@@ -304,7 +306,7 @@ async def test_a_body_that_comes_slowly_is_left_to_the_other_way(spy: Spy, monke
 async def test_only_what_has_arrived_of_a_body_takes_room() -> None:
     async with http_doors() as doors, connected(doors) as (reader, writer):
         writer.write(batch(MANY)[:700])
-        await asyncio.sleep(0.05)
+        await until(lambda: doors.services.bodies.used)
         assert doors.services.bodies.used == 700
         writer.write(batch(MANY)[700:])
         assert (await read_answer(reader))[0] == 202
@@ -362,15 +364,13 @@ async def test_what_a_client_leaves_behind_is_given_back(spy: Spy) -> None:
     async with http_doors(publisher) as doors:
         async with connected(doors) as (_, writer):  # gone in the middle of the body
             writer.write(batch(MANY)[:900])
-            await asyncio.sleep(0.05)
-            assert doors.services.bodies.used > 0
+            await until(lambda: doors.services.bodies.used)
         async with connected(doors) as (_, writer):  # gone while the log writes
             writer.write(batch())
-            await asyncio.sleep(0.05)
-            assert spy.taken == 1
+            await until(lambda: spy.taken)
         await asyncio.sleep(0.05)
         publisher.durable.set()
-        await asyncio.sleep(0.05)
+        await until(doors.stored)
         assert doors.services.bodies.used == doors.services.intake.pending.used == 0
         assert [each.ended for each in doors.quotas.reservations] == [["settled"]]
         assert len(doors.stored()) == 1
@@ -399,7 +399,9 @@ async def test_a_client_that_resets_the_connection_leaves_no_error_of_ours(spy: 
         for behind in (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", batch(ONE, "Prefer: handling=strict")):
             with socket.create_connection(("127.0.0.1", int(doors.url.rpartition(":")[2]))) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                before = spy.taken
                 client.sendall(batch() + behind)
+                await until(lambda before=before: spy.taken > before)  # type: ignore[misc]
                 await asyncio.sleep(0.05)
             publisher.durable.set()
             await asyncio.sleep(0.05)
@@ -412,14 +414,13 @@ async def test_a_client_that_resets_the_connection_leaves_no_error_of_ours(spy: 
 
 async def test_the_end_of_the_server_waits_for_what_is_under_way(spy: Spy) -> None:
     publisher = HeldPublisher()
-    async with http_doors(publisher) as doors:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
-        writer.write(batch())
-        await asyncio.sleep(0.05)
-        assert spy.taken == 1
-        asyncio.get_running_loop().call_later(0.5, publisher.durable.set)
-    assert (await all_of(reader))[:12] == b"HTTP/1.1 202"
-    writer.close()
+    async with connections() as opened:
+        async with http_doors(publisher) as doors:
+            reader, writer = await opened.open("127.0.0.1", int(doors.url.rpartition(":")[2]))
+            writer.write(batch())
+            await until(lambda: spy.taken)
+            asyncio.get_running_loop().call_later(0.5, publisher.durable.set)
+        assert (await all_of(reader))[:12] == b"HTTP/1.1 202"
 
 
 async def test_a_connection_that_waits_for_the_log_is_not_taken_for_idle(spy: Spy) -> None:
@@ -438,6 +439,7 @@ async def test_what_comes_behind_a_batch_is_bounded(spy: Spy) -> None:
     publisher = HeldPublisher()
     async with http_doors(publisher) as doors, connected(doors) as (_, writer):
         writer.write(batch() + b"x" * 50_000_000)
+        await until(lambda: spy.taken)
         await asyncio.sleep(0.3)
         assert spy.taken == 1
         assert writer.transport.get_write_buffer_size() > 30_000_000

@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 
 from server.ingest.publisher import Done, Parts
 from tests.contract.doors import SECRET, Api, Doors, open_doors
+from tests.support.connections import connections
 from tests.support.events import make_event, to_ndjson
+from tests.support.patience import PATIENCE, until
 
 APIS: Final[tuple[Api, ...]] = ("http",)
 """Those that these tests need (the fixture `doors`)."""
@@ -32,15 +34,11 @@ def request(event: dict[str, object] | None = None, *more: str, length: bool = T
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-async def connect(doors: Doors) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
-
-
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
     """Status, head, body."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
     lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    body = await asyncio.wait_for(reader.readexactly(int(lengths[0].split(b":")[1])), 10)
+    body = await asyncio.wait_for(reader.readexactly(int(lengths[0].split(b":")[1])), PATIENCE)
     return int(head.split()[1]), head, body
 
 
@@ -72,7 +70,7 @@ async def test_all_that_arrive_together_are_taken_one_after_the_other(
 async def test_who_waits_for_too_long_is_refused_and_the_connection_goes_on(
     doors: Doors, shut: pytest.MonkeyPatch
 ) -> None:
-    reader, writer = await connect(doors)
+    reader, writer = await doors.connect()
     for _ in range(3):
         writer.write(request())
         status, head, body = await read_answer(reader)
@@ -111,7 +109,7 @@ async def test_a_request_in_any_form_is_answered_once(
     shut: pytest.MonkeyPatch, sent: list[bytes], watched: bool
 ) -> None:
     async with open_doors(watched=watched, apis=APIS) as doors:
-        reader, writer = await connect(doors)
+        reader, writer = await doors.connect()
         for _ in range(2):
             shut.setattr("server.http_api.gate.PATIENCE", 60.0)  # until all of it is there
             for part in sent:
@@ -131,7 +129,7 @@ async def test_several_requests_at_once_get_their_answers_in_order(
 ) -> None:
     monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
     monkeypatch.setattr("server.http_api.gate.PATIENCE", 60.0)
-    reader, writer = await connect(doors)
+    reader, writer = await doors.connect()
     first, second, third = make_event(), make_event(), make_event()
     writer.write(request(first) + request(second))
     await asyncio.sleep(0.02)
@@ -151,9 +149,9 @@ async def test_no_answer_of_the_gate_overtakes_one_that_is_due(doors: Doors, mon
     monkeypatch.setattr("server.http_api.gate.PATIENCE", 0.05)
     submit, held = doors.publisher.submit, list[tuple[Parts, int, Done]]()
     monkeypatch.setattr(doors.publisher, "submit", lambda *batch: held.append(batch))
-    reader, writer = await connect(doors)
+    reader, writer = await doors.connect()
     writer.write(request())
-    await asyncio.sleep(0.1)  # it is under way
+    await until(lambda: held)  # it is under way
     monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
     writer.write(request())
     with pytest.raises(TimeoutError):
@@ -169,7 +167,7 @@ async def test_a_body_that_looks_like_a_request_is_a_body(doors: Doors, shut: py
     line = b"POST /v1/ingest HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
     head, body = request().split(b"\r\n\r\n")
     size = len(body)
-    reader, writer = await connect(doors)
+    reader, writer = await doors.connect()
     shut.setattr("server.http_api.gate.PER_TURN", 32)
     writer.write(head.replace(b"Content-Length: %d" % size, b"Content-Length: %d" % (size + len(line))))
     writer.write(b"\r\n\r\n" + body)
@@ -185,7 +183,7 @@ async def test_a_body_that_looks_like_a_request_is_a_body(doors: Doors, shut: py
 
 async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
-    _, writer = await connect(doors)
+    _, writer = await doors.connect()
     writer.write(request())
     await asyncio.sleep(0.05)
     at_once = struct.pack("ii", 1, 0)  # a reset: by an end alone nobody can tell it from a client that waits for more
@@ -202,24 +200,26 @@ async def test_who_leaves_while_he_waits_is_forgotten(doors: Doors, monkeypatch:
 async def test_who_has_ended_its_side_while_it_waits_gets_its_answer(
     doors: Doors, shut: pytest.MonkeyPatch, per_turn: int, status: int
 ) -> None:
-    reader, writer = await connect(doors)
+    if per_turn:
+        shut.setattr("server.http_api.gate.PATIENCE", PATIENCE)  # it is not refused before it is let in
+    reader, writer = await doors.connect()
     writer.write(request())
     writer.write_eof()
     await asyncio.sleep(0.05)
     shut.setattr("server.http_api.gate.PER_TURN", per_turn)
     assert (await read_answer(reader))[0] == status
-    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
     writer.close()
 
 
 async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_doors(keepalive=2.0, apis=APIS) as doors:
-        reader, writer = await connect(doors)
+    async with open_doors(keepalive=5.0, apis=APIS) as doors:
+        reader, writer = await doors.connect()
         writer.write(request())
         assert (await read_answer(reader))[0] == 202
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.6)
         monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
-        monkeypatch.setattr("server.http_api.gate.PATIENCE", 1.5)
+        monkeypatch.setattr("server.http_api.gate.PATIENCE", 2.6)  # together they are more than it may be idle for
         writer.write(request())
         assert (await read_answer(reader))[::2] == (503, FULL)
         writer.close()
@@ -227,13 +227,14 @@ async def test_who_waits_is_not_taken_for_idle(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_who_waits_when_the_server_stops_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.http_api.gate.PER_TURN", 0)
-    async with open_doors(apis=APIS) as doors:
-        reader, writer = await connect(doors)
-        writer.write(request())
-        await asyncio.sleep(0.05)
-    assert (await read_answer(reader))[::2] == (503, FULL)
-    assert doors.stored() == []
-    writer.close()
+    monkeypatch.setattr("server.http_api.gate.PATIENCE", PATIENCE)
+    async with connections() as opened:
+        async with open_doors(apis=APIS) as doors:
+            reader, writer = await opened.open("127.0.0.1", int(doors.url.rpartition(":")[2]))
+            writer.write(request())
+            await asyncio.sleep(0.1)
+        assert (await read_answer(reader))[::2] == (503, FULL)
+        assert doors.stored() == []
 
 
 async def test_an_unknown_key_waits_too(doors: Doors, shut: pytest.MonkeyPatch) -> None:

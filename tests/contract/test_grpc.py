@@ -24,6 +24,7 @@ from server.limits.connection_watch import ConnectionWatch, Open, connections_to
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Api, Doors, key_metadata, open_doors, to_request
 from tests.contract.fakes import FakeHealth
 from tests.support.events import make_event, to_proto
+from tests.support.patience import PATIENCE
 
 APIS: Final[tuple[Api, ...]] = ("grpc",)
 """Those that these tests need (the fixture `doors`)."""
@@ -344,10 +345,10 @@ async def test_health(doors: Doors) -> None:
     watch = stub.Watch(health_pb2.HealthCheckRequest())
     assert (await watch.read()).status == status.SERVING
     doors.health.reasons = ["the disk is full"]
-    assert (await asyncio.wait_for(watch.read(), 1)).status == status.NOT_SERVING
+    assert (await asyncio.wait_for(watch.read(), PATIENCE)).status == status.NOT_SERVING
     assert (await stub.Check(health_pb2.HealthCheckRequest())).status == status.NOT_SERVING
     doors.health.reasons = []
-    assert (await asyncio.wait_for(watch.read(), 1)).status == status.SERVING
+    assert (await asyncio.wait_for(watch.read(), PATIENCE)).status == status.SERVING
     watch.cancel()
     unknown = stub.Watch(health_pb2.HealthCheckRequest(service="other"))
     assert (await unknown.read()).status == status.SERVICE_UNKNOWN

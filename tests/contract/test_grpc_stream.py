@@ -1,8 +1,6 @@
 """Streams: order, what one bad batch does not do, bounds under senders of every kind, and the end of a key."""
 
 import asyncio
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,6 +15,7 @@ from server.ingest.publisher import Done, Parts
 from tests.contract.doors import READ_ONLY, SECRET, Api, Doors, open_doors, to_request
 from tests.contract.fakes import NOW
 from tests.support.events import make_event
+from tests.support.patience import PATIENCE, until
 from tests.support.publisher import FakePublisher
 
 APIS: Final[tuple[Api, ...]] = ("grpc",)
@@ -68,12 +67,6 @@ async def rest(stream: Any) -> list[pb.IngestResponse]:
     while (answer := await stream.read()) is not EOF:
         answers.append(answer)
     return answers
-
-
-async def until(holds: Callable[[], bool], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - there is nothing to be told by
-            await asyncio.sleep(0.005)
 
 
 async def test_one_answer_each_in_order(doors: Doors) -> None:
@@ -196,11 +189,13 @@ class Sender:
                 self.written += 1
 
     async def until_blocked(self) -> None:
-        before = -1
-        async with asyncio.timeout(10):
-            while self.written != before:
+        """Wait until nothing more is written: for as many turns of the loop, which a busy machine makes slower, too."""
+        before, turns = -1, 0
+        async with asyncio.timeout(PATIENCE):
+            while turns < 40:
+                turns = turns + 1 if self.written == before else 0
                 before = self.written
-                await asyncio.sleep(0.4)
+                await asyncio.sleep(0.01)
         assert not self._task.done()
 
     async def pause(self) -> None:
@@ -266,10 +261,10 @@ async def test_nothing_stays_behind_a_sender_that_goes() -> None:
         stream.cancel()
         with suppress(asyncio.CancelledError):
             await stream.code()
-        await until(lambda: len(asyncio.all_tasks()) <= before + 3, 2)
+        await until(lambda: len(asyncio.all_tasks()) <= before + 3)
         assert [each.ended for each in doors.quotas.reservations] == [[]] * 3, "it goes on without its sender"
         publisher.let_all_through()
-        await until(lambda: len(asyncio.all_tasks()) <= before, 2)
+        await until(lambda: len(asyncio.all_tasks()) <= before)
         assert doors.services.bodies.used == 0
         assert [each.ended for each in doors.quotas.reservations] == [["settled"]] * 3
 
@@ -299,9 +294,8 @@ async def test_a_revoked_key_ends_an_idle_stream(doors: Doors) -> None:
     await stream.write(good(1))
     assert (await stream.read()).accepted == 1
     doors.add_key(SECRET, revoked=1)
-    began = time.monotonic()
-    answers = await rest(stream)
-    assert time.monotonic() - began < 1
+    async with asyncio.timeout(PATIENCE):
+        answers = await rest(stream)
     assert (last_word(answers), len(answers)) == (INVALID_KEY, 1)
 
 
@@ -311,14 +305,13 @@ async def test_a_revoked_key_ends_a_busy_stream(doors: Doors) -> None:
     for _ in range(20):
         assert (await stream.read()).accepted == 1
     doors.add_key(SECRET, revoked=1)
-    began = time.monotonic()
-    while not (answer := await stream.read()).HasField("status"):
-        pass
-    assert (answer.sequence, last_word([answer])) == (7, INVALID_KEY)
-    await sender.pause()
-    await stream.done_writing()
-    assert (await rest(stream), await stream.code()) == ([], CODE.OK)
-    assert time.monotonic() - began < 1
+    async with asyncio.timeout(PATIENCE):
+        while not (answer := await stream.read()).HasField("status"):
+            pass
+        assert (answer.sequence, last_word([answer])) == (7, INVALID_KEY)
+        await sender.pause()
+        await stream.done_writing()
+        assert (await rest(stream), await stream.code()) == ([], CODE.OK)
 
 
 async def test_a_key_that_expires_ends_a_busy_stream(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,9 +336,8 @@ async def test_a_revoked_key_does_not_wait_for_the_log() -> None:
         await publisher.until_waiting(3)
         publisher.waiting[0].set()
         doors.add_key(SECRET, revoked=1)
-        began = time.monotonic()
-        answers = await rest(stream)
-        assert time.monotonic() - began < 1
+        async with asyncio.timeout(PATIENCE):
+            answers = await rest(stream)
         assert (last_word(answers), [answer.sequence for answer in answers]) == (INVALID_KEY, [1, 2])
         publisher.let_all_through()
 
@@ -362,7 +354,7 @@ async def test_a_revoked_key_ends_a_stream_that_is_not_read(doors: Doors) -> Non
     await sender.until_blocked()
     assert at_work()
     doors.add_key(SECRET, revoked=1)
-    await until(lambda: not at_work(), 1)
+    await until(lambda: not at_work())
     await sender.stop()
 
 

@@ -14,6 +14,7 @@ from server.errors import Refused
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Api, Doors, open_doors
 from tests.contract.fakes import NOW
 from tests.support.events import make_event, to_ndjson
+from tests.support.patience import PATIENCE
 
 APIS: Final[tuple[Api, ...]] = ("http",)
 """Those that these tests need (the fixture `doors`)."""
@@ -25,9 +26,8 @@ INVALID = {"error": "Invalid API key", "reason": "unauthenticated"}
 
 async def send_raw(doors: Doors, head: str, body: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A request written by hand; the head without its last, empty line."""
-    host, port = doors.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"{head}\r\nHost: {host}\r\n\r\n".encode() + body)
+    reader, writer = await doors.connect()
+    writer.write(f"{head}\r\nHost: x\r\n\r\n".encode() + body)
     return reader, writer
 
 
@@ -195,12 +195,12 @@ async def test_nothing_of_the_body_is_read_before_the_key(doors: Doors) -> None:
     for secret, size, status in ("no key", 1000, b"401"), (SECRET, 21 * MIB, b"413"):
         head = ingest_head(secret, f"Content-Length: {size}", "Expect: 100-continue")
         reader, writer = await send_raw(doors, head)
-        assert (await asyncio.wait_for(reader.readline(), 2)).split()[1] == status  # without a byte of the body
+        assert (await asyncio.wait_for(reader.readline(), PATIENCE)).split()[1] == status  # without a byte of the body
         writer.close()
     reader, writer = await send_raw(doors, ingest_head(SECRET, f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
-    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)).split()[1] == b"100"
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)).split()[1] == b"100"
     writer.write(BODY)
-    assert (await asyncio.wait_for(reader.readline(), 2)).split()[1] == b"202"
+    assert (await asyncio.wait_for(reader.readline(), PATIENCE)).split()[1] == b"202"
     writer.close()
 
 

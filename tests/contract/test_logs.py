@@ -14,6 +14,7 @@ from processor.log.port import LogWriter, scan
 from processor.log.records import Append, Record, TopicPartition
 from processor.log.tail import Tail
 from processor.log.topics import CLAIMS, DIRECTORY, EVENTS, GROUP, ROWS
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON
 
 E0, E1 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1)
@@ -92,7 +93,7 @@ def test_a_log(log: LogWriter, address: LogAddress) -> None:
 def wait_known(tail: Tail, tp: TopicPartition, at: float) -> list[Record]:
     """Follow until all that was in a partition at a moment has been handed out; returns what of it was."""
     found: list[Record] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while tail.known_at(tp) <= at:
         assert time.monotonic() < deadline
         found += [record for _, records in tail.poll() for record in records]
@@ -116,7 +117,7 @@ def test_ends_are_those_of_after_the_look(address: LogAddress) -> None:
         return 0 if is_over else log.append([Append(E0, [(None, b"a")])], NOON)[0]
 
     noted, seen = address.ends_since([E0], look), set[int]()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while len(seen) < 3:
         looked, ends = noted()
         assert ends == {0: looked}

@@ -19,9 +19,10 @@ from server.limits.refusal_pacing import BURST, RATE
 from server.otlp import span_export
 from tests.contract.doors import READ_ONLY, SECRET, Doors, open_doors
 from tests.contract.otlp_cases import AGENT, HOUR, INFRA, OUTER
-from tests.contract.test_hardening import connect
+from tests.contract.test_hardening import busy
 from tests.contract.test_otlp import JSON, PROTOBUF, WIRES, WITH_KEY, Wire, digests, export, post, stored
 from tests.support.otlp import CHAT, START, make_span, request, to_json, to_protobuf
+from tests.support.patience import PATIENCE
 from tests.support.publisher import FakePublisher
 
 PART: Final = 16
@@ -82,7 +83,7 @@ async def test_a_part_that_is_refused_refuses_the_request_and_the_next_try_is_wh
         assert outcome.position is None
         assert outcome.retry_after is not None
         assert 1 <= outcome.retry_after <= 5
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while doors.quotas.reservations[0].ended == []:  # noqa: ASYNC110 - parts that were under way go on
                 await asyncio.sleep(0.01)
         assert [(each.events, each.ended) for each in doors.quotas.reservations] == [(38, [ended])]
@@ -186,7 +187,7 @@ async def test_each_export_is_one_line_of_the_access_log(name: str) -> None:
             await WIRES[name].send(doors, b"\x0a\xff\xffno request")
             await WIRES[name].send(doors, request(make_span()), (("x-api-key", "lqt_" + "0" * 64),))
             lines: list[Any] = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while len(lines) < 3:  # the last one comes after its answer
                     await asyncio.sleep(0.01)
                     lines = [each for each in logs if each["event"] in {"http.request", "grpc.call"}]
@@ -292,14 +293,13 @@ async def test_a_key_cannot_have_any_number_of_exports_under_way(name: str, door
 @pytest.mark.parametrize("name", ["protobuf", "json"])
 async def test_too_many_connections_are_503_which_exporters_retry(name: str) -> None:
     content_type, body = (PROTOBUF, to_protobuf(LARGE)) if name == "protobuf" else (JSON, to_json(LARGE))
-    async with open_doors(connections=3) as doors:
-        held = [await connect(doors) for _ in range(3)]
-        await asyncio.sleep(0.05)
+    async with open_doors(connections=4) as doors:
+        held = await busy(doors, 3)  # of four, as many as one address may have
         answer = await post(doors, "/v1/traces", body, WITH_KEY, Content_Type=content_type)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
         for _, each in held:
             each.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await WIRES[name].send(doors, LARGE)).reason:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert len(stored(doors)) == 38

@@ -19,6 +19,7 @@ from server.errors import Refused
 from server.ingest.log_publisher import LogPublisher
 from server.ingest.publisher import NotPublished, Outcome, Parts, Publisher
 from tests.support.messages import ids_by_request, ids_of
+from tests.support.patience import PATIENCE
 from tests.support.publisher import FakePublisher, publish
 from tests.support.tables import NOON, Usage, columns
 
@@ -95,7 +96,7 @@ async def test_the_outcome_comes_once_and_never_while_a_batch_is_submitted(publi
     for number in range(5):
         port.submit(parts_of(number, partitions=1), 10, outcomes.put_nowait)
     assert outcomes.empty()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         found = [await outcomes.get() for _ in range(5)]
     await publish(port, parts_of(9, partitions=1))
     assert outcomes.empty()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from server.explore.segment_files import OpenFile
 from server.explore.snapshot import Snapshot
 from server.telemetry.store_metrics import Building, StoreStatus
 from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
+from tests.support.patience import PATIENCE, until
 from tests.support.query_server import query_server
 
 ALL = Filters(kinds="all")
@@ -264,12 +264,6 @@ def blocking(monkeypatch: pytest.MonkeyPatch) -> Blocking:
     return made
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - it belongs to other threads
-            await asyncio.sleep(0.01)
-
-
 async def test_ids_do_not_wait_for_heavy_questions(
     store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,11 +374,10 @@ async def test_a_process_that_is_away_or_hangs_is_unavailable(tmp_path: Path, mo
         await QueryClient(tmp_path).ask(LIST)
     assert (refused.value.reason, refused.value.retry_after) == ("unavailable", 1)
     listening = wire.listen(tmp_path)  # nobody accepts
-    began = time.monotonic()
     with pytest.raises(Refused) as refused:
-        await QueryClient(tmp_path).ask(LIST)
+        async with asyncio.timeout(PATIENCE):
+            await QueryClient(tmp_path).ask(LIST)
     assert refused.value.reason == "unavailable"
-    assert time.monotonic() - began < 2
     listening.close()
 
 

@@ -27,6 +27,7 @@ from server.tenancy.directory import key_record
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Answer, Doors, key_metadata, open_doors, to_request
 from tests.contract.fakes import NOW
 from tests.support.events import make_event, to_ndjson
+from tests.support.patience import PATIENCE
 
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 BODY: Final = to_ndjson([make_event()])
@@ -199,7 +200,7 @@ HOST: Final = b"Host: x\r\n"
     ids=["no HTTP", "HTTP/2", "no Host", "long head", "many headers", "Expect", "Transfer-Encoding", "TRACE"],
 )
 async def test_what_http_itself_refuses(doors: Doors, sent: bytes, status: int, reason: str) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
+    reader, writer = await doors.connect()
     writer.write(sent)
     answer = await read_answer(reader)
     assert (answer.status, reason_of(answer)) == (status, reason)
@@ -207,7 +208,7 @@ async def test_what_http_itself_refuses(doors: Doors, sent: bytes, status: int, 
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
-    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode().split("\r\n")
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)).decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in head[1:] if line)
     return Answer(int(head[0].split()[1]), headers, await reader.readexactly(int(headers["Content-Length"])))
 
@@ -216,7 +217,7 @@ async def test_the_gate_and_the_bound_of_connections(monkeypatch: pytest.MonkeyP
     async with open_doors(connections=1) as doors:
         answer = await doors.get("/healthz")
         assert answer.status == 200
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(doors.url.rpartition(":")[2]))
+        reader, writer = await doors.connect()
         writer.write(b"GET /v1/quota HTTP/1.1\r\n" + HOST + b"\r\n")
         refused = await read_answer(reader)
         assert (refused.status, reason_of(refused)) == (503, "unavailable")
@@ -231,7 +232,7 @@ async def test_the_stream_says_why_it_ends(doors: Doors) -> None:
     async with doors.session.get(f"{doors.url}/v1/stream/users", headers={"x-api-key": SECRET}) as response:
         assert response.status == 200
         doors.add_key(SECRET, revoked=1)
-        text = (await asyncio.wait_for(response.content.read(), 10)).decode()
+        text = (await asyncio.wait_for(response.content.read(), PATIENCE)).decode()
     assert text.rstrip().endswith('event: error\ndata: {"error":"Invalid API key","reason":"unauthenticated"}')
 
 
@@ -323,6 +324,6 @@ async def test_a_stream_whose_key_ends(doors: Doors) -> None:
     await stream.write(to_request([make_event()], 1))
     assert (await stream.read()).accepted == 1
     doors.add_key(SECRET, revoked=1)
-    last: pb.IngestResponse = await asyncio.wait_for(stream.read(), 10)
+    last: pb.IngestResponse = await asyncio.wait_for(stream.read(), PATIENCE)
     assert isinstance(last.status, status_pb2.Status)
     assert info_of(last.status) == "unauthenticated"

@@ -17,6 +17,7 @@ from server.tenancy.directory import key_record
 from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Doors, key_metadata
 from tests.contract.fakes import REACHED
 from tests.support.live import NOON_TEXT, Event, Follower, sse, watch
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Usage
 
 Subscribe = Callable[..., AbstractAsyncContextManager[AsyncIterator[Event]]]
@@ -37,7 +38,7 @@ def subscribe(request: pytest.FixtureRequest, doors: Doors) -> Subscribe:
 
 
 async def soon(event: Any) -> Event:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         found: Event = await event
         return found
 
@@ -161,7 +162,7 @@ async def test_only_some_users(doors: Doors, subscribe: Subscribe) -> None:
 async def end_of(events: AsyncIterator[Event]) -> tuple[str, grpc.StatusCode | None]:
     """How a feed ends: the message, and the gRPC code."""
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             async for event in events:
                 if event.kind == "error":
                     return event.data["error"], None
@@ -200,7 +201,7 @@ async def test_a_client_that_goes_is_forgotten(doors: Doors, subscribe: Subscrib
     async with subscribe() as events:
         await soon(anext(events))
         assert doors.services.feed.subscribers == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while doors.services.feed.subscribers:  # noqa: ASYNC110 - there is nothing else to wait for
             await asyncio.sleep(0.01)
 
@@ -219,7 +220,7 @@ async def test_hundreds_of_subscribers(doors: Doors) -> None:
                     return
 
     tasks = [asyncio.create_task(follow(follower)) for follower in followers]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not all(follower.events for follower in followers):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         for n in range(5):
@@ -292,7 +293,7 @@ async def test_what_the_answer_says_before_its_first_event(doors: Doors) -> None
     async with doors.session.get(doors.url + "/v1/stream/users", headers=headers) as response:
         assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream")
         assert (response.headers["Cache-Control"], response.headers["X-Accel-Buffering"]) == ("no-store", "no")
-        lines = [await asyncio.wait_for(response.content.readline(), 10) for _ in range(7)]
+        lines = [await asyncio.wait_for(response.content.readline(), PATIENCE) for _ in range(7)]
     assert lines[:3] == [b": spendstream\n", b"retry: 1000\n", b"\n"]
     assert lines[3].startswith(b"id: ")
     assert lines[4:] == [
@@ -320,7 +321,7 @@ async def test_the_id_may_come_with_the_address_and_the_header_is_newer(doors: D
 async def test_silence_is_broken_by_comments(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.live.feed.HEARTBEAT", 0.1)
     async with doors.session.get(doors.url + "/v1/stream/users", headers={"x-api-key": SECRET}) as response:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while await response.content.readline() != b": heartbeat\n":
                 pass
             assert await response.content.readline() == b"\n"
@@ -331,15 +332,14 @@ async def test_a_client_that_does_not_read_is_cut_off_with_its_key(doors: Doors)
     secret = "lqt_" + "8" * 64
     key = doors.add_key(secret, ("read",))
     doors.live.bring(*(Usage(n, f"{n:0200d}") for n in range(12_000)))
-    host, _, port = doors.url.removeprefix("http://").partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    reader, writer = await doors.connect(limit=1024)
     writer.write(f"GET /v1/stream/users HTTP/1.1\r\nHost: x\r\nx-api-key: {secret}\r\n\r\n".encode())
     await writer.drain()
-    await asyncio.wait_for(reader.readline(), 20)
+    await asyncio.wait_for(reader.readline(), PATIENCE)
     await asyncio.sleep(1.5)  # until all buffers are full
     assert doors.services.feed.subscribers == 1
     doors.directory.apply(*key_record(msgspec.structs.replace(key, revoked=1)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while doors.services.feed.subscribers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     writer.transport.abort()

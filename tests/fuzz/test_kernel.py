@@ -73,7 +73,6 @@ def test_a_finding_names_its_seed(
     assert "--seed 20261129" in capsys.readouterr().out
 
 
-@pytest.mark.timeout(300)  # the kernel is compiled for it
 def test_under_the_address_sanitizer_nothing_is_touched_that_is_not_ours() -> None:
     asked = ["cc", "-print-file-name=libasan.so"]
     try:

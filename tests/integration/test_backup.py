@@ -8,8 +8,6 @@ import shutil
 from decimal import Decimal
 from pathlib import Path
 
-import pytest
-
 from tests.support import clients
 from tests.support.clients import Pace, Reader, Tally, reader
 from tests.support.events import make_event, to_ndjson
@@ -17,7 +15,6 @@ from tests.support.server import run_cli, server
 from tests.support.traffic import make_traffic
 
 
-@pytest.mark.timeout(180)
 async def test_a_backup_restores_every_table_twice(tmp_path: Path) -> None:
     traffic = make_traffic(77, 6_000, conflicts=20)
     file = tmp_path / "backup.ndjson.gz"
@@ -92,7 +89,6 @@ def test_bad_lines_and_files_are_named(tmp_path: Path) -> None:
     assert run_cli(tmp_path / "nothing", "export").returncode == 2
 
 
-@pytest.mark.timeout(180)
 async def test_a_copy_made_under_load_is_of_one_instant_and_can_be_served(tmp_path: Path) -> None:
     traffic = make_traffic(random.SystemRandom().randrange(10**6), 4_000)
     with server(tmp_path / "data", partitions=2) as started:
@@ -122,7 +118,6 @@ async def test_a_copy_made_under_load_is_of_one_instant_and_can_be_served(tmp_pa
             assert await reader.differences(traffic.truth, exact_duplicates=False) == []
 
 
-@pytest.mark.timeout(180)
 async def test_an_older_copy_that_is_restored_is_served_without_what_came_after(tmp_path: Path) -> None:
     """Nowhere: not in the tables, not in the store, not in the quota; and what is sent again counts, once."""
     data = tmp_path / "data"

@@ -59,7 +59,7 @@ def test_loadtest_then_tail_then_quota(running: Server, scheme: str) -> None:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    wait_until(lambda: (used := quota()["used"]) and used % 650 == 0, 30)  # the worker may have some to apply yet
+    wait_until(lambda: (used := quota()["used"]) and used % 650 == 0)  # the worker may have some to apply yet
     answer = quota()
     assert answer["organization"] == "default"
     assert answer["used"] % 650 == 0
@@ -104,7 +104,7 @@ def test_users_quota_and_budgets_ask_the_server(tmp_path: Path, monkeypatch: pyt
 
         # the server that is named, from where there is no data directory; what it may be asked is by the key
         day = ("budgets", "set", "--usd", "0.010", "--window", "day")
-        wait_until(lambda: in_process(elsewhere, "quota", "--url", url, key=admin).exit_code == 0, 10)
+        wait_until(lambda: in_process(elsewhere, "quota", "--url", url, key=admin).exit_code == 0)
         made = in_process(elsewhere, *day, "--url", url, key=admin)
         assert (made.exit_code, made.stderr) == (0, "")
         assert "the project, 0.01 USD a day, notified at 80 %, 100 %" in made.stdout
@@ -114,9 +114,9 @@ def test_users_quota_and_budgets_ask_the_server(tmp_path: Path, monkeypatch: pyt
         assert not elsewhere.exists()
 
         # the server that runs on the data directory; without a key the directory, which says the same
-        wait_until(lambda: json.loads(asked("users", "--json").stdout)["total"]["requests"] == 200, 10)
-        wait_until(lambda: json.loads(asked("users", "--json", key=KEY).stdout)["total"]["requests"] == 200, 10)
-        wait_until(lambda: asked("budgets", "list", key=KEY).stdout.count("\t100 %\t") == 1, 10)
+        wait_until(lambda: json.loads(asked("users", "--json").stdout)["total"]["requests"] == 200)
+        wait_until(lambda: json.loads(asked("users", "--json", key=KEY).stdout)["total"]["requests"] == 200)
+        wait_until(lambda: asked("budgets", "list", key=KEY).stdout.count("\t100 %\t") == 1)
         for arguments in (("users", "--limit", "2"), ("quota",), ("budgets", "list")):
             named = in_process(elsewhere, *arguments, "--url", url, "--json", key=KEY)
             found, read = asked(*arguments, "--json", key=KEY), asked(*arguments, "--json")
@@ -134,7 +134,7 @@ def test_users_quota_and_budgets_ask_the_server(tmp_path: Path, monkeypatch: pyt
         # what a key may not, the owner of the directory may; what the server does not have, the directory has not
         fallen = asked("budgets", "set", "--usd", "7", "--window", "month", key=KEY)
         assert "403 forbidden" in fallen.stderr
-        wait_until(lambda: len(json.loads(asked("budgets", "list", "--json", key=KEY).stdout)["budgets"]) == 2, 10)
+        wait_until(lambda: len(json.loads(asked("budgets", "list", "--json", key=KEY).stdout)["budgets"]) == 2)
         gone = in_process(data, "budgets", "delete", "nothing", key=admin)
         assert (gone.exit_code, "using" in gone.stderr) == (2, False)
         assert "This project has no such budget" in gone.stderr

@@ -90,7 +90,6 @@ def exported(started: Server, path: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("wrong", ["for four seconds", "for longer than is doubted", "at a start"])
 async def test_a_quota_is_exact_over_two_processes_after_a_clock_was_months_ahead(
     wrong: str, clock: Clock, tmp_path: Path
@@ -129,7 +128,6 @@ def ages(log: Log, now: float) -> list[float]:
     return sorted((now - at / 1e6) / 86_400 for at in found)[::-1]
 
 
-@pytest.mark.timeout(240)
 async def test_retention_deletes_nothing_young_by_a_clock_that_is_months_ahead(clock: Clock, tmp_path: Path) -> None:
     log = Log(tmp_path / "data", partitions=PARTITIONS)
     now = time.time_ns() // 1000

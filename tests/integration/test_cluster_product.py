@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import clients, users_topic
 from tests.support.clients import Tally, grpc_batches, http_batches, reader, send_http, send_streams
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import run_cli, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
@@ -46,11 +47,10 @@ def _start(directory: Path) -> tuple["subprocess.Popen[bytes]", list[str], list[
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
 async def test_both_apis_take_events_and_give_the_same_tables(own_broker: OwnBroker, tmp_path: Path) -> None:
     process, out, log = _start(tmp_path / "cluster")
     try:
-        wait_until(lambda: process.poll() is not None or any(line.startswith("{") for line in out), 120)
+        wait_until(lambda: process.poll() is not None or any(line.startswith("{") for line in out))
         assert process.poll() is None, "\n".join(log[-40:])
         said = json.loads(next(line for line in out if line.startswith("{")))
         (tmp_path / "cli").mkdir()
@@ -77,7 +77,7 @@ async def test_both_apis_take_events_and_give_the_same_tables(own_broker: OwnBro
         assert lists[0] == lists[1]
         assert clients.verify(one) == []
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PROCESS_PATIENCE) == 0
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PROCESS_PATIENCE)

@@ -19,14 +19,13 @@ import trustme
 from protos.spendstream.v1 import ingest_pb2, ingest_pb2_grpc
 from server.limits.admission import MIN_IDLE
 from tests.support.events import make_event, to_ndjson, to_proto
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, wait_until
 
 pytestmark = pytest.mark.slow
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """How a client of HTTP/2 begins, with empty settings (RFC 9113, section 3.4)."""
-PATIENCE: Final = 20.0
-"""Seconds for an answer, on a machine that does other things as well."""
 ROUNDS: Final = 5
 """How often everybody gets through, where the server does not say how far it is."""
 LOOKS: Final = 4
@@ -117,7 +116,7 @@ def looks(server: Server) -> int:
 async def http(server: Server, path: str, source: str = HERE, trust: ssl.SSLContext | None = None) -> int:
     """The status of a request on a connection of its own; POST for ingest. `trust` makes it one over TLS."""
     connector = aiohttp.TCPConnector(local_addr=(source, 0), force_close=True)
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=PROCESS_PATIENCE)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         method, body = ("POST", to_ndjson([make_event()])) if path == "/v1/ingest" else ("GET", None)
         headers = {"x-api-key": server.key, "Content-Type": "application/x-ndjson"}
@@ -146,7 +145,7 @@ async def ingest_grpc(server: Server) -> int:
         stub: Any = ingest_pb2_grpc.IngestServiceStub(channel)
         request = ingest_pb2.IngestRequest(sequence=1, events=[to_proto(make_event())])
         metadata = (("x-api-key", server.key),)
-        answer = await stub.Ingest(request, metadata=metadata, timeout=PATIENCE, wait_for_ready=True)
+        answer = await stub.Ingest(request, metadata=metadata, timeout=PROCESS_PATIENCE, wait_for_ready=True)
         return int(answer.accepted)
 
 
@@ -180,7 +179,7 @@ def test_a_grpc_client_at_work_is_not_ended_for_idle_ones(limited: Server) -> No
             call = stub.IngestStream(requests(), metadata=(("x-api-key", server.key),))
             accepted = [(await call.read()).accepted]
             with await asyncio.to_thread(Crowd, server.grpc, 3000, first=PREFACE):
-                await asyncio.to_thread(wait_until, lambda: looks(server) >= before + LOOKS, PATIENCE)
+                await asyncio.to_thread(wait_until, lambda: looks(server) >= before + LOOKS)
                 stop.set()
                 accepted.append((await call.read()).accepted)
             return accepted

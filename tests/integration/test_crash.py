@@ -16,7 +16,6 @@ def told(report: Report) -> str:
     return f"seed {report.seed}: {report}"
 
 
-@pytest.mark.timeout(180)
 async def test_kills_of_every_part_lose_and_repeat_nothing(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     report = await run_row(
@@ -31,14 +30,12 @@ async def test_kills_of_every_part_lose_and_repeat_nothing(tmp_path: Path) -> No
     assert report.is_exact, told(report)
 
 
-@pytest.mark.timeout(180)
 async def test_a_torn_write_ahead_log_loses_only_what_was_never_acknowledged(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     report = await run_row("torn", seed=seed, events=4_000, kills=2, data_dir=tmp_path / "data")
     assert report.is_exact, told(report)
 
 
-@pytest.mark.timeout(240)
 async def test_kills_around_the_event_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     report = await run_row("store", seed=seed, events=6_000, kills=6, data_dir=tmp_path / "data")
@@ -47,14 +44,12 @@ async def test_kills_around_the_event_store_lose_and_repeat_nothing(tmp_path: Pa
     assert report.is_exact, told(report)
 
 
-@pytest.mark.timeout(240)
 async def test_a_store_that_is_further_behind_than_what_it_holds_loses_and_repeats_nothing(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     report = await run_row("store-behind", seed=seed, events=2_000, kills=2, data_dir=tmp_path / "data")
     assert report.is_exact, told(report)
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("row", ["file", "disk", "clock", "junk"])
 async def test_other_faults_in_short(tmp_path: Path, row: str) -> None:
     seed = random.SystemRandom().randrange(10**6)

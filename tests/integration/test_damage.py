@@ -15,6 +15,7 @@ from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, ROWS
 from tests.chaos import faults
 from tests.support import clients
 from tests.support.events import make_event, to_ndjson
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import NotReady, Server, server, wait_until
 
 USERS: Final = 30
@@ -40,7 +41,7 @@ async def post(started: Server, body: bytes) -> int:
         return (await reader.ingest(body)).status
 
 
-async def requests(started: Server, patience: float = 20.0, expected: int = USERS) -> int:
+async def requests(started: Server, patience: float = PROCESS_PATIENCE, expected: int = USERS) -> int:
     deadline = time.monotonic() + patience
     async with clients.reader(started) as reader:
         while True:
@@ -50,7 +51,6 @@ async def requests(started: Server, patience: float = 20.0, expected: int = USER
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("topic", [ROWS, CLAIMS])
 async def test_damaged_rows_and_claims_are_made_anew(tmp_path: Path, topic: str) -> None:
     body = to_ndjson([make_event(user_id=f"u{number}") for number in range(USERS)])
@@ -71,7 +71,6 @@ async def test_damaged_rows_and_claims_are_made_anew(tmp_path: Path, topic: str)
         assert await asyncio.to_thread(clients.verify, started) == []
 
 
-@pytest.mark.timeout(120)
 async def test_a_damaged_event_that_was_counted_stays_counted_and_is_named(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         assert await post(started, to_ndjson([make_event(user_id=f"u{number}") for number in range(USERS)])) == 202
@@ -85,7 +84,6 @@ async def test_a_damaged_event_that_was_counted_stays_counted_and_is_named(tmp_p
         assert f"record {EVENTS}:0:{offset}" in done.stdout
 
 
-@pytest.mark.timeout(120)
 async def test_a_damaged_event_that_was_not_counted_is_a_dead_letter_and_never_counted(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         assert await post(started, to_ndjson([make_event(user_id=f"u{number}") for number in range(USERS)])) == 202
@@ -109,14 +107,13 @@ async def test_a_damaged_event_that_was_not_counted_is_a_dead_letter_and_never_c
         assert await requests(started, expected=USERS + 1) == USERS + 1
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("topic", [DIRECTORY, DEAD_LETTERS])
 async def test_what_cannot_be_made_anew_refuses_the_start_by_name(tmp_path: Path, topic: str) -> None:
     with server(tmp_path / "data") as started:
         if topic == DEAD_LETTERS:
             log = Log(started.data_dir, create=False)
             faults.put(log, faults.poison("junk", 0, 1))
-            await asyncio.to_thread(wait_until, lambda: started.entries("message.dead") != [], 20)
+            await asyncio.to_thread(wait_until, lambda: started.entries("message.dead") != [])
             log.close()
         await asyncio.to_thread(started.stop)
         offset = flip(started.data_dir, topic, first=True)
@@ -128,7 +125,6 @@ async def test_what_cannot_be_made_anew_refuses_the_start_by_name(tmp_path: Path
             assert f"record {topic}:0:{offset} is damaged" in started.log()
 
 
-@pytest.mark.timeout(120)
 async def test_a_damaged_row_that_only_a_starting_api_meets_is_made_anew(tmp_path: Path) -> None:
     """The worker that runs has its rows in memory and reads none: it is started anew."""
     with server(tmp_path / "data") as started:
@@ -136,15 +132,14 @@ async def test_a_damaged_row_that_only_a_starting_api_meets_is_made_anew(tmp_pat
         assert await requests(started) == USERS
         flip(started.data_dir, ROWS)
         started.kill("api")
-        await asyncio.to_thread(wait_until, lambda: started.entries("partition.repaired") != [], 40)
-        await asyncio.to_thread(wait_until, started.is_ready, 40)
+        await asyncio.to_thread(wait_until, lambda: started.entries("partition.repaired") != [])
+        await asyncio.to_thread(wait_until, started.is_ready)
         assert await requests(started) == USERS
         assert await post(started, to_ndjson([make_event(user_id="next")])) == 202
         assert await requests(started, expected=USERS + 1) == USERS + 1
         assert len(started.entries("partition.repaired")) == 1
 
 
-@pytest.mark.timeout(120)
 async def test_a_damaged_event_that_is_delivered_again_stays_counted(tmp_path: Path) -> None:
     """A kill takes the worker back to its last commit; what it reads again was counted before it was damaged."""
     body = to_ndjson([make_event(user_id=f"u{number}") for number in range(USERS)])
@@ -168,7 +163,6 @@ async def test_a_damaged_event_that_is_delivered_again_stays_counted(tmp_path: P
         assert await requests(started, expected=USERS + 1) == USERS + 1
 
 
-@pytest.mark.timeout(60)
 async def test_a_damaged_directory_is_no_reason_to_make_rows_anew(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         assert await post(started, to_ndjson([make_event(user_id="u")])) == 202
@@ -176,6 +170,6 @@ async def test_a_damaged_directory_is_no_reason_to_make_rows_anew(tmp_path: Path
         offset = flip(started.data_dir, DIRECTORY)
         started.kill("worker")
         named = f"record {DIRECTORY}:0:{offset} is damaged"
-        await asyncio.to_thread(wait_until, lambda: named in started.log(), 20)
+        await asyncio.to_thread(wait_until, lambda: named in started.log())
         await asyncio.sleep(3)
         assert started.entries("partition.repaired") == []

@@ -20,6 +20,7 @@ from processor.log.topics import EVENTS, ROWS
 from tests.support.events import make_event
 from tests.support.logs import newest_rows, put
 from tests.support.messages import first_from
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import environment, run_cli, server, wait_until
 from tests.support.tables import NOON
 
@@ -60,7 +61,7 @@ def worker(data_dir: Path, *command: str) -> Iterator["subprocess.Popen[str]"]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.communicate(timeout=20)
+            process.communicate(timeout=PROCESS_PATIENCE)
         finally:
             process.kill()
 
@@ -72,7 +73,7 @@ def applied(log: Log) -> int:
 
 
 def wait_applied(log: Log) -> None:
-    wait_until(lambda: applied(log) == log.end(E0) - 1, 30)
+    wait_until(lambda: applied(log) == log.end(E0) - 1)
 
 
 def requests(log: Log, project: str) -> int:
@@ -96,7 +97,7 @@ def test_what_a_version_cannot_process_waits_for_one_that_can(tmp_path: Path, me
     put(log, [make_event()], project="good")
     with worker(tmp_path, "-c", FAULTY, method) as faulty:
         if method == "_add":  # rows were touched: the process ends, and what takes its place goes on
-            assert faulty.wait(30) == 70
+            assert faulty.wait(PROCESS_PATIENCE) == 70
     with worker(tmp_path, "-c", FAULTY, method):
         wait_applied(log)
         assert (requests(log, "good"), requests(log, "poison")) == (4, 0)

@@ -11,7 +11,7 @@ from server.cli.demo_traffic import month
 from tests.support.browser import read
 from tests.support.server import Server, server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,9 @@ from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tests.support import clients
 from tests.support.clients import Pace, Reader, Tally, reader
+from tests.support.connections import connections
 from tests.support.events import make_event, to_proto
+from tests.support.patience import PROCESS_PATIENCE, until
 from tests.support.server import (
     KEY,
     Server,
@@ -80,7 +82,7 @@ def curl_example(at: Server) -> Any:
     command = EXAMPLE.replace("https://api.lumiqtrace.com", f"http://{at.http}").replace(
         "lqt_your_api_key_here", at.key
     )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=30)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=PROCESS_PATIENCE)
     return msgspec.json.decode(done.stdout)
 
 
@@ -134,7 +136,7 @@ async def test_the_specifications_example_counts_once_whatever_is_killed(tmp_pat
         assert curl_example(started) == {"accepted": 2}
         assert await table() == expected
         async with reader(started) as tables:
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PROCESS_PATIENCE
             while (quota := await tables.get("/v1/quota"))["duplicates"] != 2:
                 assert time.monotonic() < deadline, quota
                 await asyncio.sleep(0.05)
@@ -152,7 +154,6 @@ EVENTS_SENT: Final = 40_000
 """Dozens of flushes; `make bench` and `make chaos` send many times as many, and compare as well."""
 
 
-@pytest.mark.timeout(240)
 async def test_40_000_events_through_both_doors_are_exact(tmp_path: Path) -> None:
     traffic = make_traffic(20261, EVENTS_SENT, duplicates=0.05, conflicts=100)
     doors = [
@@ -328,7 +329,7 @@ async def test_a_monthly_quota_ends_at_exactly_its_limit(tmp_path: Path) -> None
 
 async def quota_is(tables: Reader, **expected: int | None) -> Any:
     """Wait until the quota says so; a change by the command line is seen within moments."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PROCESS_PATIENCE
     while True:
         quota = await tables.get("/v1/quota")
         if all(quota[name] == value for name, value in expected.items()):
@@ -369,10 +370,11 @@ async def test_the_command_line_works_beside_a_running_server(running: Server, t
 
 async def until_status(tables: Reader, key: str, status: int) -> clients.Answer:
     """Send one event again and again until the answer has `status`: a key is known or gone within a second."""
-    deadline = time.monotonic() + 1.5
     event = make_event()
+    asked = 1
     while (answer := await post(tables, [event], key)).status != status:
-        assert time.monotonic() < deadline, answer
+        assert asked < 30, answer  # a second and a half, where the machine has nothing else to do
+        asked += 1
         await asyncio.sleep(0.05)
     return answer
 
@@ -426,6 +428,7 @@ async def test_sigterm_drains_and_leaves_ports_and_lock_free(tmp_path: Path) -> 
         async with (
             aiohttp.ClientSession() as session,
             grpc.aio.insecure_channel(started.grpc) as channel,
+            connections() as opened,
         ):
             # Clients that would stay for ever: an idle stream, an idle connection, a body that does not end.
             idle: Any = ingest_pb2_grpc.IngestServiceStub(channel).IngestStream(metadata=(("x-api-key", KEY),))
@@ -434,18 +437,17 @@ async def test_sigterm_drains_and_leaves_ports_and_lock_free(tmp_path: Path) -> 
             async with session.get(f"http://{started.http}/healthz") as response:
                 assert response.status == 200
             host, port = started.http.split(":")
-            _, slow = await asyncio.open_connection(host, int(port))
+            _, slow = await opened.open(host, int(port))
             slow.write(
                 f"POST /v1/ingest HTTP/1.1\r\nHost: x\r\nx-api-key: {KEY}\r\n"
                 "Content-Type: application/x-ndjson\r\nContent-Length: 1000\r\n\r\n{".encode()
             )
             await asyncio.sleep(1.0)
-            assert tally.acknowledged > 0
+            await until(lambda: tally.acknowledged)
             pids = [started.process.pid, *started.children().values()]
             assert {os.getpgid(pid) for pid in pids} == {started.process.pid}
-            code, seconds = await asyncio.to_thread(started.stop)
+            code, _ = await asyncio.to_thread(started.stop)
             assert code == 0, started.log()
-            assert seconds < 10
             assert all_gone(pids)
             assert not started.entries("child.killed")
             assert_free(started.http)
@@ -467,7 +469,7 @@ async def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
         assert len(children) == 2
         assert all(map(is_alive, children))
         started.kill("supervisor")
-        wait_until(lambda: all_gone(children), 1.0)
+        wait_until(lambda: all_gone(children))
         assert_free(started.http)
         assert_free(started.grpc)
         await asyncio.to_thread(started.start)
@@ -481,7 +483,7 @@ async def test_a_dead_child_is_started_again_where_it_was(tmp_path: Path) -> Non
         before = started.children()
         for part in ("api", "worker"):
             os.kill(before[part], signal.SIGKILL)
-        wait_until(lambda: len(started.entries("api.ready")) == 2 and len(started.entries("worker.ready")) == 2, 20)
+        wait_until(lambda: len(started.entries("api.ready")) == 2 and len(started.entries("worker.ready")) == 2)
         assert len(started.entries("child.ended")) == 2
         async with reader(started) as tables:
             answer = await post(tables, [make_event()])
@@ -514,8 +516,8 @@ async def test_the_roles_work_as_processes_of_their_own(tmp_path: Path) -> None:
             keys = msgspec.json.decode(api.cli("keys", "list", "--json").stdout)
             assert [key["scopes"] for key in keys] == [["ingest", "read"]]
         for process in (api, worker):
-            code, seconds = await asyncio.to_thread(process.stop)
-            assert (code, seconds < 10) == (0, True)
+            code, _ = await asyncio.to_thread(process.stop)
+            assert code == 0, process.log()
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -559,7 +561,7 @@ async def test_poison_goes_to_the_dead_letters_and_stops_nothing(tmp_path: Path)
 
         # As the last record of the log it must not keep anybody waiting, now or after a restart.
         poison([b"the last word"])
-        wait_until(lambda: len(dead_letters()) == 2 * len(POISON) + 1, 5)
+        wait_until(lambda: len(dead_letters()) == 2 * len(POISON) + 1)
         await asyncio.to_thread(started.stop)
         await asyncio.to_thread(started.start)
         async with reader(started) as tables:
@@ -595,7 +597,7 @@ def test_a_start_waits_for_a_port_that_is_just_being_given_up(tmp_path: Path) ->
         port = held.getsockname()[1]
         with server(tmp_path / "data", start=False, http_bind=f"127.0.0.1:{port}") as started:
             started.launch()
-            wait_until(lambda: "worker.ready" in started.log(), 20)  # the API is about to ask for the port, or did
+            wait_until(lambda: "worker.ready" in started.log())  # the API is about to ask for the port, or did
             held.close()
             started.wait_ready()
             assert started.http == f"127.0.0.1:{port}"

@@ -12,8 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from processor.log.address import LogAddress
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
@@ -24,6 +22,7 @@ from tests.support.clients import Reader
 from tests.support.clock import Clock
 from tests.support.events import make_event
 from tests.support.logs import put
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, is_alive, server, wait_until
 
 
@@ -58,7 +57,7 @@ async def check(started: Server, events: int, generation: int = 0) -> list[dict[
 
 
 def metrics(started: Server) -> str:
-    with urllib.request.urlopen(f"http://{started.http}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{started.http}/metrics", timeout=PROCESS_PATIENCE) as answer:
         return str(answer.read().decode())
 
 
@@ -67,7 +66,6 @@ def has_all_files(started: Server) -> bool:
     return all(each.id in names for each in stored.live(address(started)) if each.rows)
 
 
-@pytest.mark.timeout(120)
 async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -> None:
     chance = random.Random(1)
     with server(tmp_path / "data", event_store=True, partitions=2) as started:
@@ -83,8 +81,9 @@ async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -
             await send(reader, some(10, chance))
             await reader.caught_up(310)
             rows = await check(started, 310)
-        code, seconds = await asyncio.to_thread(started.stop)
-        assert (code, seconds < 10) == (0, True)
+        code, _ = await asyncio.to_thread(started.stop)
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")
         live = await asyncio.to_thread(stored.live, address(started))
         lost = min((each for each in live if each.rows), key=lambda each: each.rows)
         assert 2 * lost.rows < sum(each.rows for each in live if each.partition == lost.partition)
@@ -93,13 +92,12 @@ async def test_every_counted_event_is_in_the_store_and_adds_up(tmp_path: Path) -
         async with clients.reader(started) as reader:
             await send(reader, some(10, chance))
             await reader.caught_up(320)
-            await asyncio.to_thread(wait_until, lambda: has_all_files(started), 20)
+            await asyncio.to_thread(wait_until, lambda: has_all_files(started))
             again = await check(started, 320)
             assert [row for row in again if row["event_id"] in {row["event_id"] for row in rows}] == rows
             assert await asyncio.to_thread(stored.generations, address(started)) == {0: 0, 1: 0}
 
 
-@pytest.mark.timeout(120)
 async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(tmp_path: Path) -> None:
     chance = random.Random(2)
     directory = tmp_path / "data" / "events"
@@ -120,10 +118,10 @@ async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(t
                 def has_begun() -> bool:
                     return stored.generations(address(started))[0] >= number
 
-                await asyncio.to_thread(wait_until, has_begun, 30)
+                await asyncio.to_thread(wait_until, has_begun)
 
             loading = asyncio.create_task(load())
-            await asyncio.to_thread(wait_until, lambda: stored.live(address(started)), 30)
+            await asyncio.to_thread(wait_until, lambda: stored.live(address(started)))
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             await generation(1)
             await asyncio.to_thread(started.kill, "store")
@@ -140,7 +138,6 @@ async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(t
         assert await check(started, counted, generation=3) == rows
 
 
-@pytest.mark.timeout(120)
 async def test_an_older_log_under_a_newer_store(tmp_path: Path) -> None:
     """A restored backup: what is in the store alone is in no answer, and what comes instead is, once."""
     chance = random.Random(12)
@@ -172,7 +169,6 @@ async def test_an_older_log_under_a_newer_store(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.timeout(120)
 async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
     with server(tmp_path / "data", event_store=True) as started:
         async with clients.reader(started) as reader:
@@ -189,7 +185,6 @@ async def test_a_rebuild_makes_the_store_anew(tmp_path: Path) -> None:
         assert await check(started, 60, generation=1) == rows
 
 
-@pytest.mark.timeout(120)
 async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: Path) -> None:
     chance = random.Random(3)
     with server(tmp_path / "data", event_store=True, partitions=2) as started:
@@ -207,7 +202,6 @@ async def test_kills_and_pauses_of_the_store_lose_and_repeat_nothing(tmp_path: P
             await check(started, 800)
 
 
-@pytest.mark.timeout(120)
 async def test_a_byte_that_the_disk_has_changed_is_found_and_made_anew(tmp_path: Path) -> None:
     chance = random.Random(9)
     with server(tmp_path / "data", event_store=True, store_scrub=1e-5) as started:
@@ -222,29 +216,27 @@ async def test_a_byte_that_the_disk_has_changed_is_found_and_made_anew(tmp_path:
                     byte = file.read(1)
                     file.seek(-1, os.SEEK_CUR)
                     file.write(bytes([byte[0] ^ 1]))
-            await asyncio.to_thread(wait_until, lambda: len(started.entries("store.repaired")) == len(damaged), 30)
+            await asyncio.to_thread(wait_until, lambda: len(started.entries("store.repaired")) == len(damaged))
             assert await check(started, 100) == rows
             assert damaged.isdisjoint(each.id for each in await asyncio.to_thread(stored.live, address(started)))
         shown = f"spendstream_store_scrub_damaged_segments {len(damaged)}.0"
-        await asyncio.to_thread(wait_until, lambda: shown in metrics(started), 20)
+        await asyncio.to_thread(wait_until, lambda: shown in metrics(started))
         assert "spendstream_store_scrub_age_seconds " in metrics(started)
 
 
-@pytest.mark.timeout(120)
 async def test_the_store_stops_at_its_reserve_while_ingest_goes_on(tmp_path: Path) -> None:
     chance = random.Random(5)
     with server(tmp_path / "data", event_store=True, store_min_free="900T") as started:
         async with clients.reader(started) as reader:
             await send(reader, some(100, chance))
             await reader.caught_up(100)
-            await asyncio.to_thread(wait_until, lambda: started.entries("store.disk_full") != [], 10)
+            await asyncio.to_thread(wait_until, lambda: started.entries("store.disk_full") != [])
             assert await asyncio.to_thread(stored.live, address(started)) == []
         await asyncio.to_thread(started.stop)
     with server(tmp_path / "data", event_store=True) as started:
         await check(started, 100)
 
 
-@pytest.mark.timeout(120)
 async def test_an_old_log_gets_a_store_while_it_is_used(tmp_path: Path) -> None:
     chance = random.Random(6)
     with server(tmp_path / "data", partitions=2) as started:  # without an event store
@@ -261,21 +253,21 @@ async def test_an_old_log_gets_a_store_while_it_is_used(tmp_path: Path) -> None:
         await check(started, 550)
 
 
-@pytest.mark.timeout(60)
 async def test_a_store_alone_says_when_it_has_its_partitions_and_stops_at_once(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "data")) as log:
         put(log, some(5, random.Random(7)))
+    began = time.monotonic()
     with server(tmp_path / "data", "store") as started:
+        took = time.monotonic() - began
         assert os.getpriority(os.PRIO_PROCESS, started.process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
-        second = await asyncio.to_thread(started.cli, "store", timeout=20)
+        second = await asyncio.to_thread(started.cli, "store")
         assert second.returncode == 2
         began = time.monotonic()
         assert (await asyncio.to_thread(started.stop))[0] == 0
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 4 + took
         assert not is_alive(started.process.pid)
 
 
-@pytest.mark.timeout(120)
 async def test_a_store_that_crashes_again_and_again_is_waited_for_seven_days_and_not_for_ever(tmp_path: Path) -> None:
     """Nobody else notices it: events are taken and counted, the server is ready, and retention goes on in the end; the
     store records what it never had."""
@@ -306,13 +298,13 @@ async def test_a_store_that_crashes_again_and_again_is_waited_for_seven_days_and
 
             await pass_days(3, 20)
             await pass_days(3, 30)
-            await asyncio.to_thread(wait_until, lambda: crashes() > 1, 30)
+            await asyncio.to_thread(wait_until, lambda: crashes() > 1)
             assert {entry["child"] for entry in started.entries("child.ended")} <= {"store", "query"}
             assert (await reader.request("GET", "/readyz")).status == 200
             assert first() == 0  # two days past their time
             await pass_days(3, 40)
             await pass_days(3, 50)
-            await asyncio.to_thread(wait_until, lambda: first() > 0, 20)
+            await asyncio.to_thread(wait_until, lambda: first() > 0)
             lost = started.entries("retention.not_read")
             assert {(each["group"], each["partition"]) for each in lost} == {(STORE_GROUP, 0)}
             blocked.unlink()
@@ -321,5 +313,6 @@ async def test_a_store_that_crashes_again_and_again_is_waited_for_seven_days_and
             assert started.entries("store.gap") != []
             assert sum(each.rows for each in kept) == 50 - 10 * gone.end > 0
             assert await asyncio.to_thread(clients.verify, started) == []
-        _, seconds = await asyncio.to_thread(started.stop)
-        assert seconds < 10
+        code, _ = await asyncio.to_thread(started.stop)
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")

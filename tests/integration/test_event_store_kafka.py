@@ -18,6 +18,7 @@ from processor.log.address import LogAddress
 from processor.log.kafka.config import KafkaAccess
 from tests.integration.test_event_store import send, some
 from tests.support import clients, stored
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, server, wait_until
 from tools.kafka import Broker
 
@@ -74,7 +75,6 @@ async def check(started: Server, kafka: Broker, prefix: str, events: int, genera
     return await asyncio.to_thread(stored.rows, started.data_dir.parent / "events", segments)
 
 
-@pytest.mark.timeout(240)
 async def test_partitions_move_between_stores(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     chance = random.Random(11)
     settings = on(kafka, prefix, tmp_path)
@@ -88,7 +88,7 @@ async def test_partitions_move_between_stores(kafka: Broker, prefix: str, tmp_pa
             await reader.caught_up(200)
             await check(started, kafka, prefix, 200)
             await asyncio.to_thread(other.start)
-            await asyncio.to_thread(wait_until, lambda: len(partitions(other)) == 2, 40)
+            await asyncio.to_thread(wait_until, lambda: len(partitions(other)) == 2)
             for _ in range(5):
                 await send(reader, some(40, chance))
             await reader.caught_up(400)
@@ -101,16 +101,16 @@ async def test_partitions_move_between_stores(kafka: Broker, prefix: str, tmp_pa
                 sent += 40
                 late = await asyncio.to_thread(stopped_within_a_cut, other, kafka, prefix)
             # It stands still for longer than its session, so its partitions go.
-            await asyncio.to_thread(wait_until, lambda: len(partitions(started)) == PARTITIONS, 40)
+            await asyncio.to_thread(wait_until, lambda: len(partitions(started)) == PARTITIONS)
             for _ in range(5):
                 await send(reader, some(40, chance))
             sent += 200
             await reader.caught_up(sent)
             await check(started, kafka, prefix, sent)
             other.signal("store", signal.SIGCONT)
-            await asyncio.to_thread(wait_until, lambda: other.entries("store.not_first"), 40)
+            await asyncio.to_thread(wait_until, lambda: other.entries("store.not_first"))
             # Nobody takes what it has written now, and its files are deleted.
-            await asyncio.to_thread(wait_until, lambda: late not in names(tmp_path / "events"), 40)
+            await asyncio.to_thread(wait_until, lambda: late not in names(tmp_path / "events"))
             await check(started, kafka, prefix, sent)
 
             await asyncio.to_thread(started.kill, "store")
@@ -127,7 +127,6 @@ async def test_partitions_move_between_stores(kafka: Broker, prefix: str, tmp_pa
             assert await check(started, kafka, prefix, sent + 200, generation=1) == rows
 
 
-@pytest.mark.timeout(120)
 async def test_a_store_that_does_not_see_the_directory_makes_nothing_anew(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
@@ -141,14 +140,13 @@ async def test_a_store_that_does_not_see_the_directory_makes_nothing_anew(
             await asyncio.to_thread(started.kill_all)
         shutil.move(tmp_path / "events", tmp_path / "away")
         await asyncio.to_thread(started.start)
-        await asyncio.to_thread(wait_until, lambda: "Mount it" in started.log(), 40)
+        await asyncio.to_thread(wait_until, lambda: "Mount it" in started.log())
         async with clients.reader(started) as reader:
             assert (await reader.request("GET", "/readyz")).status == 200
         shutil.move(tmp_path / "away", tmp_path / "events")
         assert await check(started, kafka, prefix, 40) == rows
 
 
-@pytest.mark.timeout(120)
 async def test_as_of_waits_for_an_api_process_of_another_host(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     """It may have stamped an event and not appended it yet, however long that takes."""
     settings = on(kafka, prefix, tmp_path)
@@ -166,7 +164,7 @@ async def test_as_of_waits_for_an_api_process_of_another_host(kafka: Broker, pre
                 return await as_of() > time.time() - 2.5
 
             await send(reader, some(5, random.Random(13)))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PROCESS_PATIENCE):
                 while not await follows():  # noqa: ASYNC110 - the API has no event for it
                     await asyncio.sleep(0.1)
             other.signal("api", signal.SIGSTOP)
@@ -179,6 +177,6 @@ async def test_as_of_waits_for_an_api_process_of_another_host(kafka: Broker, pre
                 await asyncio.sleep(0.1)
             assert number > 5
             other.signal("api", signal.SIGCONT)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PROCESS_PATIENCE):
                 while not await follows():  # noqa: ASYNC110 - the API has no event for it
                     await asyncio.sleep(0.1)

@@ -25,6 +25,7 @@ from server.http_api.openapi import document
 from tests.support import clients
 from tests.support.clients import Answer, Reader, unary
 from tests.support.events import ABSENT, make_event
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, run_cli, server
 from tests.support.stored_events import (
     EVENT,
@@ -44,19 +45,19 @@ SPAN: Final = "start=2026-04-01&end=2026-05-01"
 MEASURES: Final = ("requests", "errors", "input_tokens", "output_tokens", "cached_tokens", "cost_usd")
 ASKED: Final = "&".join(f"measures={name}" for name in MEASURES)
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @asynccontextmanager
 async def reader(started: Server) -> AsyncIterator[Reader]:
     """A reader of answers with any decimal, 843.0 among them; the event store's start is waited for."""
     async with clients.reader(started) as opened:
         opened.number = Decimal
-        await past(503, opened, "/v1/events", patience=30)
+        await past(503, opened, "/v1/events")
         yield opened
 
 
-async def past(status: int, tables: Reader, path: str, key: str | None = None, patience: float = 5) -> Answer:
+async def past(
+    status: int, tables: Reader, path: str, key: str | None = None, patience: float = PROCESS_PATIENCE
+) -> Answer:
     """The first answer that has another status."""
     async with asyncio.timeout(patience):
         while (answer := await tables.request("GET", path, key)).status == status:  # noqa: ASYNC110 - a server's
@@ -95,7 +96,7 @@ async def fill(started: Server, events: list[Sent]) -> str:
 async def settle(tables: Reader, position: str) -> None:
     """Wait until the event store and the tables contain a position."""
     for path in ("/v1/events?limit=1&", "/v1/users?limit=1&"):
-        await past(504, tables, f"{path}after={position}", patience=60)
+        await past(504, tables, f"{path}after={position}")
 
 
 @pytest.fixture(scope="module")
@@ -327,10 +328,10 @@ async def test_a_deep_trace(filled: Filled, tables: Reader) -> None:
         )
         for number in range(depth)
     ]
-    sent = [await tables.ingest(batch, key, patience=10) for batch in batches(steps[::-1], 100)]
+    sent = [await tables.ingest(batch, key, patience=PROCESS_PATIENCE) for batch in batches(steps[::-1], 100)]
     assert {answer.status for answer in sent} == {202}
     position = sent[-1].headers["x-ingest-position"]
-    flat = await past(504, tables, f"/v1/traces/deep?after={position}", key, patience=30)
+    flat = await past(504, tables, f"/v1/traces/deep?after={position}", key, patience=PROCESS_PATIENCE)
     while len(flat.json["spans"]) < depth:  # the position is of the last batch only
         flat = await tables.request("GET", "/v1/traces/deep", key)
     assert [(span["span_id"], span["depth"]) for span in flat.json["spans"]] == [(str(n), n) for n in range(depth)]
@@ -389,7 +390,7 @@ async def _frames(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, 
 
 async def test_new_events_are_seen_and_resumed(tmp_path: Path) -> None:
     with server(tmp_path / "data", event_store="on") as started:
-        async with reader(started) as tables, asyncio.timeout(60):
+        async with reader(started) as tables, asyncio.timeout(PROCESS_PATIENCE):
             async with following(started, tables.session) as frames:
                 token, data = await anext(frames)
                 assert (data["events"], data["skipped"]) == ([], 0)
@@ -405,8 +406,9 @@ async def test_new_events_are_seen_and_resumed(tmp_path: Path) -> None:
                     _, data = await anext(frames)
                     seen += [event["event_id"] for event in data["events"]]
             assert seen == [first["event_id"], second["event_id"]]
-        code, seconds = started.stop()
-        assert (code, seconds < 10) == (0, True)
+        code, _ = started.stop()
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")
 
 
 def test_commands(filled: Filled) -> None:
@@ -470,7 +472,6 @@ async def test_a_server_without_an_event_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
 async def test_on_kafka(kafka: Broker, tmp_path: Path, prefix: str) -> None:
     events = [*calls(random.Random(8), 300), *one_trace()]
     with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=2, event_store="on") as started:

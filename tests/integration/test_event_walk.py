@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.events import make_event, to_ndjson
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import KEY, Server, server, wait_until
 
 BATCH = 100
@@ -29,7 +30,7 @@ def get(found: Server, path: str, **params: Any) -> Any:
     query = urllib.parse.urlencode({name: value for name, value in params.items() if value is not None})
     request = urllib.request.Request(f"http://{found.http}{path}?{query}", headers={"x-api-key": KEY})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code in {503, 504}:
@@ -43,7 +44,7 @@ def ingest(found: Server, events: list[dict[str, Any]]) -> str:
     """Send a batch, and return its position."""
     headers = {"x-api-key": KEY, "Content-Type": "application/x-ndjson"}
     request = urllib.request.Request(f"http://{found.http}/v1/ingest", data=to_ndjson(events), headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as answer:
         return str(answer.headers["x-ingest-position"])
 
 
@@ -95,7 +96,7 @@ def walk(found: Server, user: str, order: str, amid: Callable[[int], None]) -> l
             page = get(found, "/v1/events", **params, cursor=cursor)  # noqa: B023 - called at once
             return page is not None
 
-        wait_until(asked, 30)
+        wait_until(asked)
         events += page["events"]
         total = page["total"] if total is None else total
         assert page["total"] == total
@@ -114,7 +115,7 @@ def test_each_event_of_the_set_is_seen_once(started: Server, order: str) -> None
     sent = [batch(user, number) for number in range(12)]
     positions = [ingest(started, events) for events in sent]
     for position in positions[-2:]:
-        wait_until(partial(get, started, "/v1/events", user_id=user, after=position), 30)
+        wait_until(partial(get, started, "/v1/events", user_id=user, after=position))
     disturbed: list[str] = []
 
     def disturb(seen: int) -> None:

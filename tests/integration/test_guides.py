@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import KEY, Server, environment, run_cli, server, wait_until
 from tools.kafka import Broker
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(180),
     pytest.mark.skipif(which("curl") is None or which("gzip") is None, reason="there is no curl or gzip"),
 ]
 
@@ -61,7 +61,13 @@ class Reader:
         variables = environment(self.running.data_dir, self._ports()) | self.variables
         variables |= {"PATH": path, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            command, env=variables, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False
+            command,
+            env=variables,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
@@ -95,7 +101,7 @@ class Reader:
         """The answer of the server, without the times at which it was made."""
         request = urllib.request.Request(f"http://{self.running.http}{path}")
         request.add_header("x-api-key", self.variables["SPENDSTREAM_KEY"])
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
             return timeless(response.read())
 
 
@@ -126,7 +132,7 @@ def test_the_quickstart_and_the_readme(reader: Reader) -> None:
     assert [line.split()[:1] for line in reader.running.banner()[: len(said)]] == [line[:1] for line in said]
     reader.types(export)
     assert json.loads(reader.types(send)) == json.loads(accepted)
-    wait_until(lambda: timeless(reader.types(users)) == timeless(table), 10)
+    wait_until(lambda: timeless(reader.types(users)) == timeless(table))
     unknown, costs = map(
         json.loads, re.findall(r"^\{.*?\}(?=\{|$)", reader.types(more).replace("}{", "}\n{"), re.MULTILINE)
     )
@@ -140,11 +146,11 @@ def test_the_quickstart_and_the_readme(reader: Reader) -> None:
     assert "make run" in run
     assert json.loads(reader.types(ingest)) == json.loads(blocks("README.md", "json")[0])
     assert json.loads(reader.program(blocks("README.md", "python")[0])) == {"accepted": 1}
-    wait_until(lambda: {user["user_id"] for user in reader.gets("/v1/users")["users"]} == {"alice", "bob", None}, 10)
+    wait_until(lambda: {user["user_id"] for user in reader.gets("/v1/users")["users"]} == {"alice", "bob", None})
 
     create, *others = load.splitlines()
     key = reader.types(create).strip()
-    wait_until(lambda: reader.running.knows(key), 10)
+    wait_until(lambda: reader.running.knows(key))
     reader.types("\n".join(others[:2]).replace("20000", "500"), key=key)
     assert others[2].startswith(".venv/bin/spendstream tail")  # which ends with Ctrl-C only
     assert "0 differences" in reader.types(verify)
@@ -219,7 +225,7 @@ def test_the_guides_for_keys_quotas_and_budgets(reader: Reader) -> None:
 
 def test_the_guide_for_the_live_stream(reader: Reader) -> None:
     reader.types(blocks("README.md", "sh")[1])
-    wait_until(lambda: [each["user_id"] for each in reader.gets("/v1/users")["users"]] == ["alice"], 10)
+    wait_until(lambda: [each["user_id"] for each in reader.gets("/v1/users")["users"]] == ["alice"])
     terminal, watch = blocks("docs/guides/live-stream.md", "sh")
     (frames,) = blocks("docs/guides/live-stream.md", "text")
     all_users, two_users = terminal.splitlines()
@@ -256,7 +262,7 @@ def test_the_guides_for_backup_restore_and_upgrade(reader: Reader, tmp_path: Pat
     """Beside a running server, after it has stopped, and in the place of another one."""
     _, _, send, users, *_ = blocks("docs/quickstart.md", "sh")
     reader.types(send)
-    wait_until(lambda: timeless(reader.types(users)) == quickstart_table(), 10)
+    wait_until(lambda: timeless(reader.types(users)) == quickstart_table())
     table = reader.gets("/v1/users")
     copy, transfer, check, letters = blocks("docs/guides/back-up-and-restore.md", "sh")
     (before_it,) = blocks("docs/guides/upgrade.md", "sh")
@@ -312,7 +318,7 @@ def test_the_guide_for_kafka(kafka: Broker, prefix: str, tmp_path: Path) -> None
         reader = Reader(api, tmp_path, KEY)
         _, _, send, users, *_ = blocks("docs/quickstart.md", "sh")
         reader.types(send)
-        wait_until(lambda: timeless(reader.types(users)) == quickstart_table(), 30)
+        wait_until(lambda: timeless(reader.types(users)) == quickstart_table())
         reader.gets(f"/v1/events?after={position_of(reader)}")
         (program,) = blocks("docs/guides/run-on-kafka.md", "python")
         program = program.replace("localhost:9092", kafka.bootstrap).replace("spendstream.users", f"{prefix}users")

@@ -25,12 +25,12 @@ from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, ROWS
 from tests.support import clients
 from tests.support.events import make_event, to_ndjson
 from tests.support.kafka import OwnBroker
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.product import E0, EACH, Product
 from tests.support.segments import cut_off, flushes
 from tests.support.server import Server, run_cli, server, wait_until
 
 
-@pytest.mark.timeout(600)
 def test_what_is_lost_is_made_anew_or_named(own_broker: OwnBroker, tmp_path: Path) -> None:
     """One after the other, on one broker: each part leaves a product that is whole."""
     product = Product(own_broker().start(), tmp_path / "worker")
@@ -144,7 +144,7 @@ def beginnings_are_named_or_refused(product: Product) -> None:
 def get(started: Server, path: str) -> tuple[int, str]:
     request = urllib.request.Request(f"http://{started.http}{path}", headers={"x-api-key": started.key})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -153,7 +153,7 @@ def get(started: Server, path: str) -> tuple[int, str]:
 def post(started: Server, number: int) -> None:
     """Send ten events again and again until they are acknowledged."""
     events = [make_event(event_id=f"00000000-0000-4000-8000-{10 * number + each:012x}") for each in range(10)]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PROCESS_PATIENCE
     while True:
         request = urllib.request.Request(
             f"http://{started.http}/v1/ingest",
@@ -161,7 +161,7 @@ def post(started: Server, number: int) -> None:
             {"x-api-key": started.key, "Content-Type": "application/x-ndjson"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=15) as answer:
+            with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as answer:
                 assert answer.status == 202
                 return
         except urllib.error.HTTPError as error:
@@ -181,13 +181,12 @@ def shows(started: Server, requests: int) -> bool:
     return status == 200 and json.loads(body)["total"]["requests"] == requests
 
 
-@pytest.mark.timeout(600)
 def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tmp_path: Path) -> None:
     broker = own_broker().start()
     with server(tmp_path / "data", broker=broker.url, partitions=1) as started:
         for number in range(6):
             post(started, number)
-        wait_until(lambda: shows(started, 60), 60)
+        wait_until(lambda: shows(started, 60))
 
         # events that were counted: what comes next is counted, too, and the loss has a name
         broker.kill()
@@ -195,7 +194,7 @@ def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tm
         broker.start()
         for number in range(6, 10):
             post(started, number)
-        wait_until(lambda: shows(started, 100), 90)
+        wait_until(lambda: shows(started, 100))
         status, body = get(started, "/readyz")
         assert status == 200
         [warning] = json.loads(body)["warnings"]
@@ -217,7 +216,7 @@ def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tm
         started.kill("worker")
         for number in range(13, 15):
             post(started, number)
-        wait_until(lambda: shows(started, 120), 90)
+        wait_until(lambda: shows(started, 120))
         warnings = json.loads(get(started, "/readyz")[1])["warnings"]
         assert warnings[1:] == [f"acknowledged events in messages {before} to {before + 2} of partition 0 are LOST"]
         assert 'spendstream_events_lost{partition="0"} 3.0' in get(started, "/metrics")[1]
@@ -229,14 +228,14 @@ def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tm
         broker.start()
         for number in (14, 15):
             post(started, number)
-        wait_until(lambda: shows(started, 130), 90)
+        wait_until(lambda: shows(started, 130))
 
         # a start finds nothing new; what is lost counts when it is sent again
         assert started.stop()[0] == 0
         started.start(60)
         for number in range(10, 13):
             post(started, number)
-        wait_until(lambda: shows(started, 160), 60)
+        wait_until(lambda: shows(started, 160))
         assert json.loads(get(started, "/readyz")[1])["warnings"][1:] == warnings[1:]
 
 
@@ -249,24 +248,23 @@ def delete(data_dir: Path, topic: str, count: int) -> None:
         db.commit()
 
 
-@pytest.mark.timeout(120)
 def test_a_start_on_the_embedded_log_heals_or_refuses(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         for number in range(3):
             post(started, number)
-        wait_until(lambda: shows(started, 30), 30)
+        wait_until(lambda: shows(started, 30))
         started.stop()
         delete(started.data_dir, ROWS, 1000)
         delete(started.data_dir, CLAIMS, 1)
         started.start()
         post(started, 0)  # copies
         post(started, 3)
-        wait_until(lambda: shows(started, 40), 30)
+        wait_until(lambda: shows(started, 40))
         assert started.entries("tables.rebuilt")
         assert clients.verify(started) == []
 
         started.stop()
         delete(started.data_dir, DIRECTORY, 1)
         started.launch()
-        assert started.process.wait(30) == 2
+        assert started.process.wait(PROCESS_PATIENCE) == 2
         assert "spendstream.directory before offset 1 are gone" in started.log()

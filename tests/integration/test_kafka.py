@@ -27,7 +27,6 @@ R0 = TopicPartition(ROWS, 0)
 OwnBroker = Callable[..., Broker]
 
 
-@pytest.mark.timeout(180)
 async def test_serve_on_kafka_is_exact_and_stays_so(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     log: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
     traffic = make_traffic(11, 6_000, conflicts=20)
@@ -39,9 +38,9 @@ async def test_serve_on_kafka_is_exact_and_stays_so(kafka: Broker, prefix: str, 
         async with reader(started) as tables:
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=40) == []
         assert clients.verify(started) == []
-        code, seconds = started.stop()
-        assert code == 0
-        assert seconds < 10
+        code, _ = started.stop()
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")
         started.start()
         async with reader(started) as tables:
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=40) == []
@@ -66,7 +65,6 @@ def test_an_owner_is_fenced_by_the_next_and_a_flush_is_all_or_nothing(kafka: Bro
     log.close()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("behind", [0, 300_000])
 def test_a_transaction_fails_by_records_whose_outcome_is_not_reported(kafka: Broker, prefix: str, behind: int) -> None:
     """Only of an append's first record the writer asks what became of it: the transaction fails by any, as soon as
@@ -120,7 +118,6 @@ def test_a_broker_that_is_away_is_an_error_that_passes(own_broker: OwnBroker) ->
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(240)
 async def test_killed_workers_lose_and_repeat_nothing(own_broker: OwnBroker, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     report = await run_row("kafka-worker", seed=seed, events=8_000, times=3, directory=tmp_path / "cluster")

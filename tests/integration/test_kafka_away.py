@@ -24,7 +24,6 @@ from tools.kafka import Broker
 OwnBroker = Callable[..., Broker]
 
 
-@pytest.mark.timeout(240)
 async def test_senders_are_told_at_once_that_the_broker_is_away(own_broker: OwnBroker, tmp_path: Path) -> None:
     broker = own_broker().start()
     access = KafkaAccess(broker.bootstrap)
@@ -42,18 +41,19 @@ async def test_senders_are_told_at_once_that_the_broker_is_away(own_broker: OwnB
     await asyncio.sleep(1)
     assert publisher.failure is None
     behind = [asyncio.create_task(refused(3 + number)) for number in range(5)]
+    await first
     began = time.monotonic()
-    await asyncio.gather(first, *behind)
-    assert time.monotonic() - began < 1.5 * DELIVERY_MS / 1000, "those behind have had a try of their own"
+    await asyncio.gather(*behind)
+    assert time.monotonic() - began < DELIVERY_MS / 1000 / 2, "those behind have had a try of their own"
     assert publisher.failure is not None
     began = time.monotonic()
     for number in range(50):
         await refused(100 + number)
-    assert time.monotonic() - began < DELIVERY_MS / 1000 / 2
+    assert time.monotonic() - began < 5 * DELIVERY_MS / 1000, "each of the fifty has had a try of its own"
     assert publisher.failure is not None
 
     await asyncio.to_thread(broker.start)
-    await asyncio.to_thread(wait_until, lambda: publisher.failure is None, 60)
+    await asyncio.to_thread(wait_until, lambda: publisher.failure is None)
     (offset,) = (await publish(publisher, parts_of(200, partitions=1))).values()
     await asyncio.to_thread(publisher.close)
     log = KafkaLog(access, create=False)

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 
 from tests.support.kafka import OwnBroker
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import is_alive, wait_until
 from tools.kafka import Broker, answers
 from tools.kafka_jars import ROOT
@@ -52,7 +53,7 @@ async def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
     )
     await consumer.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PROCESS_PATIENCE):
             return [(await consumer.getone()).value for _ in range(count)]
     finally:
         await consumer.stop()
@@ -154,7 +155,7 @@ def test_it_ends_with_the_process_that_started_it(own_broker: OwnBroker, tmp_pat
         parent.kill()
     assert pid
     try:
-        wait_until(lambda: not is_alive(pid), 5)
+        wait_until(lambda: not is_alive(pid))
     finally:
         if is_alive(pid):
             os.kill(pid, signal.SIGKILL)

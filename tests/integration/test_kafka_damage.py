@@ -1,15 +1,17 @@
 """A bit that flipped on a broker's disk: the record is named, and neither counted nor passed over."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from processor.log.errors import DamagedRecord
+from processor.log.errors import DamagedRecord, LogError
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import KafkaLog
 from processor.log.kafka.tail import KafkaTail
@@ -18,12 +20,33 @@ from processor.log.records import TopicPartition
 from processor.log.topics import CLAIMS, EVENTS, ROWS
 from tests.support import bitflips, clients
 from tests.support.clients import Pace, Reader, Tally, reader
-from tests.support.server import server, wait_until
+from tests.support.patience import PROCESS_PATIENCE
+from tests.support.server import Server, server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
 OwnBroker = Callable[..., Broker]
 E0 = TopicPartition(EVENTS, 0)
+
+
+def start(broker: Broker) -> None:
+    """Start the broker, and wait until it has its partitions: a worker that finds none of them at its start ends."""
+    broker.start()
+    wait_until(lambda: has_partitions(KafkaAccess(broker.bootstrap)))
+
+
+def has_partitions(access: KafkaAccess) -> bool:
+    try:
+        with contextlib.closing(KafkaLog(access, create=False)) as log:
+            return all(log.end(TopicPartition(topic, 0)) >= 0 for topic in (EVENTS, ROWS, CLAIMS))
+    except LogError:
+        return False
+
+
+def has_crashed_again(worker: Server) -> bool:
+    """Whether a worker has crashed twice; raises if it is no more, and so never will."""
+    assert worker.is_running, worker.log()
+    return len(worker.entries("worker.crashed")) > 1
 
 
 def damage(broker: Broker, topic: str) -> tuple[Path, int, int]:
@@ -46,7 +69,7 @@ def heal(path: Path, at: int) -> None:
 
 async def ready(tables: Reader) -> None:
     """Wait until an API is ready: it waits for the worker."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PROCESS_PATIENCE
     while (answer := await tables.request("GET", "/readyz")).status != 200:
         assert time.monotonic() < deadline, answer.json
         await asyncio.sleep(0.2)
@@ -54,13 +77,12 @@ async def ready(tables: Reader) -> None:
 
 def _follow(tail: KafkaTail) -> Iterator[int]:
     """The offsets that a tail hands out within 20 s."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PROCESS_PATIENCE
     while time.monotonic() < deadline:
         for _, records in tail.poll():
             yield from (record.offset for record in records)
 
 
-@pytest.mark.timeout(400)
 async def test_damaged_events_rows_and_claims_are_named_and_never_counted(
     own_broker: OwnBroker, tmp_path: Path
 ) -> None:
@@ -96,7 +118,7 @@ async def test_damaged_events_rows_and_claims_are_named_and_never_counted(
 
         # the worker counts what was before it, stands still, says so, and goes on once it can be read
         with server(tmp_path / "worker", "worker", broker=broker.url) as worker:
-            wait_until(lambda: len(worker.entries("record.damaged")) > 1, 90)
+            wait_until(lambda: len(worker.entries("record.damaged")) > 1)
             assert name in worker.entries("record.damaged")[0]["error"]
             verified = api.cli("verify", "--json")
             assert verified.returncode == 0, verified.stderr
@@ -114,7 +136,7 @@ async def test_damaged_events_rows_and_claims_are_named_and_never_counted(
         shutil.rmtree(tmp_path / "worker" / "index")  # or nothing reads the claims
         with server(tmp_path / "worker", "worker", broker=broker.url, start=False) as worker:
             worker.launch()
-            wait_until(lambda: len(worker.entries("worker.crashed")) > 1, 60)
+            wait_until(partial(has_crashed_again, worker))
             assert all(name in entry["error"] for entry in worker.entries("worker.crashed"))
             assert not worker.entries("worker.ready")
             if topic == ROWS:

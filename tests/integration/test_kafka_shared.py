@@ -22,6 +22,7 @@ from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, ROWS, 
 from tests.support import clients, users_topic
 from tests.support.clients import Answer, Tally, reader
 from tests.support.events import make_event, to_ndjson
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import run_cli, server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
@@ -52,7 +53,6 @@ def add_partitions(broker: Broker, counts: dict[str, int]) -> None:
         future.result(10)
 
 
-@pytest.mark.timeout(300)
 async def test_two_products_on_one_kafka_share_nothing(kafka: Broker, tmp_path: Path, prefix: str) -> None:
     prefixes = (prefix, f"another-{prefix}")
     traffics = [make_traffic(seed, 1_500) for seed in (51, 52)]
@@ -68,7 +68,7 @@ async def test_two_products_on_one_kafka_share_nothing(kafka: Broker, tmp_path: 
                 assert await users_topic.differences(kafka.bootstrap, tables, topic=f"{name}users") == []
             assert clients.verify(started) == []
         asked = admin(kafka)
-        topics = asked.list_topics(timeout=10).topics
+        topics = asked.list_topics(timeout=PROCESS_PATIENCE).topics
         groups = {group.group_id for group in asked.list_consumer_groups().result(10).valid}
         assert [len(topics[f"{name}events"].partitions) for name in prefixes] == [1, 2]
         assert {f"{name}workers" for name in prefixes} <= groups
@@ -98,7 +98,6 @@ async def test_two_products_on_one_kafka_share_nothing(kafka: Broker, tmp_path: 
     assert "begin with nobody." in missing.stderr
 
 
-@pytest.mark.timeout(300)
 async def test_partitions_that_were_added_are_not_used(kafka: Broker, tmp_path: Path, prefix: str) -> None:
     traffic = make_traffic(53, 2_000)
     with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=2) as started:
@@ -116,7 +115,7 @@ async def test_partitions_that_were_added_are_not_used(kafka: Broker, tmp_path: 
             assert len({json.loads(line)["event_id"] for line in exported.stdout.splitlines()}) >= traffic.truth.unique
             assert started.stop()[0] == 0
             started.start(60)
-            wait_until(lambda: started.entries("partitions.loaded"), 30)
+            wait_until(lambda: started.entries("partitions.loaded"))
             assert started.entries("partitions.assigned")[-1]["partitions"] == [0, 1]
         refused = run_cli(tmp_path / "other", "worker", broker=kafka.url, kafka_prefix=prefix, partitions=5)
         assert refused.returncode == 2
@@ -145,7 +144,6 @@ def test_a_log_of_before_the_number_was_kept_gets_it_at_its_next_start(
     assert len(json.loads(verified.stdout)["partitions"]) == 2
 
 
-@pytest.mark.timeout(240)
 def test_settings_that_lose_or_repeat_events_are_refused_by_name(kafka: Broker, tmp_path: Path, prefix: str) -> None:
     access = KafkaAccess(kafka.bootstrap, prefix=prefix)
     KafkaLog(access, partitions=1).close()
@@ -177,7 +175,6 @@ def test_settings_that_lose_or_repeat_events_are_refused_by_name(kafka: Broker, 
         assert f"{prefix}events: retention.ms is 86400000, and must be -1: kafka-configs.sh" in warned["problem"]
 
 
-@pytest.mark.timeout(180)
 async def test_a_topic_that_takes_no_large_message_is_unready_until_it_does(
     kafka: Broker, tmp_path: Path, prefix: str
 ) -> None:
@@ -197,7 +194,7 @@ async def test_a_topic_that_takes_no_large_message_is_unready_until_it_does(
             assert f"{prefix}events: max.message.bytes is 1048588, and must be {NEEDED_BYTES}" in str(said[-1].json)
             alter(kafka, f"{prefix}events", max_message_bytes=NEEDED_BYTES)
             for body, count in ((large, 40), (small, 1)):
-                answer = await tables.ingest(body, patience=20.0)
+                answer = await tables.ingest(body, patience=PROCESS_PATIENCE)
                 assert (answer.status, answer.json["accepted"]) == (202, count)
             assert (await tables.caught_up(41))["used"] == 41
             assert (await tables.request("GET", "/readyz")).status == 200

@@ -12,7 +12,6 @@ from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "PLAIN"])
 async def test_the_product_speaks_tls_and_sasl(
     secure_kafka: Broker, prefix: str, tmp_path: Path, mechanism: str
@@ -30,7 +29,7 @@ async def test_the_product_speaks_tls_and_sasl(
     }
     traffic = make_traffic(21, 1_500)
     with server(tmp_path / "data", partitions=2, **secure) as started:
-        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2)
         await clients.send(started, traffic, Tally())
         async with reader(started) as tables:
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
@@ -41,7 +40,6 @@ async def test_the_product_speaks_tls_and_sasl(
         assert started.stop()[0] == 0
 
 
-@pytest.mark.timeout(240)
 def test_what_is_wrong_with_the_access_is_said(secure_kafka: Broker, tmp_path: Path) -> None:
     broker = secure_kafka
     assert broker.security is not None

@@ -73,7 +73,7 @@ async def quiet_connection(server: Server, interval: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(QUIET + 120)
+@pytest.mark.timeout(QUIET + 600)
 async def test_quiet_connections_that_ping_are_kept(tmp_path: Path) -> None:
     """`KEEPALIVE_SECONDS=115` makes it as long as the slowest client needs for its fourth ping."""
     server = Server(tmp_path / "data")

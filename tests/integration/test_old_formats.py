@@ -23,10 +23,10 @@ from tests.support import clients, format3, stored
 from tests.support.events import make_event, to_ndjson
 from tests.support.logs import put
 from tests.support.messages import encode_v4
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import server, wait_until
 
 
-@pytest.mark.timeout(120)
 async def test_a_directory_of_format_3_goes_on_exactly(tmp_path: Path) -> None:
     format3.make(tmp_path / "data")
     with server(tmp_path / "data", key=None) as started:
@@ -56,7 +56,6 @@ async def test_a_directory_of_format_3_goes_on_exactly(tmp_path: Path) -> None:
     db.close()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("log", ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 async def test_a_backlog_of_version_4_is_counted_beside_version_5(
     log: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -116,7 +115,6 @@ def _sums(row: dict[str, object]) -> tuple[object, ...]:
     return (*(row[name] for name in names), str(row["cost_usd"]), row["unpriced"])
 
 
-@pytest.mark.timeout(120)
 async def test_messages_of_another_version_stop_their_partition_until_the_right_program_comes(tmp_path: Path) -> None:
     """Events that a newer API took are for a newer worker to count: until it comes they wait, as no dead letters."""
     newer = msgspec.msgpack.encode([message.VERSION + 1, b"another form of blocks", b"", 7])
@@ -124,7 +122,7 @@ async def test_messages_of_another_version_stop_their_partition_until_the_right_
         async with clients.reader(started) as reader:
             log = Log(tmp_path / "data", create=False)
             log.append([Append(TopicPartition(EVENTS, 0), [(None, newer)])], 0)
-            await asyncio.to_thread(wait_until, lambda: started.entries("partition.stopped") != [], 20)
+            await asyncio.to_thread(wait_until, lambda: started.entries("partition.stopped") != [])
             [entry] = started.entries("partition.stopped")
             assert (entry["partition"], entry["offset"]) == (0, 0)
             assert f"version {message.VERSION + 1}" in entry["reason"]
@@ -147,7 +145,6 @@ async def test_messages_of_another_version_stop_their_partition_until_the_right_
             await reader.caught_up(40)
 
 
-@pytest.mark.timeout(60)
 def test_an_older_directory_is_refused_with_what_to_do(tmp_path: Path) -> None:
     format3.make(tmp_path / "data")
     with apsw.Connection(str(tmp_path / "data" / "log.db")) as db:
@@ -155,5 +152,5 @@ def test_an_older_directory_is_refused_with_what_to_do(tmp_path: Path) -> None:
     db.close()
     with server(tmp_path / "data", start=False) as started:
         started.launch()
-        assert started.process.wait(30) == 2
+        assert started.process.wait(PROCESS_PATIENCE) == 2
         assert "has format 2, this program opens formats from 3 on" in started.log()

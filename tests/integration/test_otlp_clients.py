@@ -19,11 +19,12 @@ from tests.support.faulty_proxy import EXPORT
 from tests.support.model_api import Call, ModelApi
 from tests.support.otlp import JsonObject, with_binary_ids
 from tests.support.otlp_receiver import PROTOBUF
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.priced_projects import Project, Sums, client_of, sums_of
 from tests.support.server import Server
 from tools.record_spans import RECORDINGS, SPANS, Recording, run_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 # --- what was recorded ----------------------------------------------------------------------------------------------
 
@@ -95,7 +96,7 @@ async def export_grpc(project: Project, body: JsonObject) -> None:
     async with grpc.aio.insecure_channel(project.running.grpc) as channel:
         metadata = [("x-api-key", project.key)]
         export: Any = channel.unary_unary(EXPORT)
-        answer = await export(protobuf_of(body), metadata=metadata, timeout=30)
+        answer = await export(protobuf_of(body), metadata=metadata, timeout=PROCESS_PATIENCE)
     assert answer == b"", answer
 
 

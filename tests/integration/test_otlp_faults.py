@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.otlp_clients]
 KILLS: Final = int(os.environ.get("OTLP_KILLS", "4"))
 
 
-@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.timeout(600 + 20 * KILLS)
 @pytest.mark.parametrize("wire", [*DIRECT, *(pytest.param(wire, marks=pytest.mark.collector) for wire in COLLECTED)])
 async def test_every_call_counts_once_over_kills_refusals_and_lost_answers(
     tmp_path: Path, models: ModelApi, wire: str

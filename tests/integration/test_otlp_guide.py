@@ -15,7 +15,7 @@ from tools.collector import Collector
 from tools.otlp_clients import ROOT, javascript_client, python_client
 from tools.record_spans import client_environment, run_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 GUIDE: Final = (ROOT / "docs" / "guides" / "opentelemetry.md").read_text()
 TRACING, *PROGRAMS = re.findall(r"^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)

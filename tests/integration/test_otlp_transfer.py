@@ -20,11 +20,12 @@ from tests.support.clients import Reader
 from tests.support.events import ABSENT, make_event
 from tests.support.otlp import CHAT, JsonObject, make_span, request, spans_of
 from tests.support.otlp_events import events_of
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.priced_projects import PRICES, Project
 from tests.support.server import Server, run_cli, server
 from tools.record_spans import SPANS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 RANGE: Final = "start=2026-04-01&end=2026-05-01"
 ODD: Final = request(
@@ -72,7 +73,7 @@ class Copy:
         self._tables = tables
         tables.number = Decimal
 
-    async def get(self, path: str, patience: float = 60) -> Any:
+    async def get(self, path: str, patience: float = PROCESS_PATIENCE) -> Any:
         """An answer; a store may only be starting."""
         deadline = time.monotonic() + patience
         while True:
@@ -82,7 +83,7 @@ class Copy:
             assert time.monotonic() < deadline, answer.json
             await asyncio.sleep(0.2)
 
-    async def counted(self, used: int, copies: int, patience: float = 60) -> Any:
+    async def counted(self, used: int, copies: int, patience: float = PROCESS_PATIENCE) -> Any:
         """What the quota says of so many events and copies, once it does, or after a while."""
         deadline = time.monotonic() + patience
         while True:
@@ -91,7 +92,7 @@ class Copy:
                 return quota
             await asyncio.sleep(0.1)
 
-    async def events(self, count: int, patience: float = 60) -> dict[str, Mapping[str, Any]]:
+    async def events(self, count: int, patience: float = PROCESS_PATIENCE) -> dict[str, Mapping[str, Any]]:
         """Every event of the store, with all that it has, once there are so many, or after a while."""
         deadline = time.monotonic() + patience
         while True:
@@ -116,7 +117,7 @@ COUNT: Final = sum(len(events_of(body)) for body in BODIES)
 
 def check_what_it_says_of_itself(running: Server) -> None:
     """Counters of spans on /metrics, and a line of the access log for each request."""
-    with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{running.http}/metrics", timeout=PROCESS_PATIENCE) as answer:
         text = answer.read().decode()
     found = re.findall(r'^spendstream_otlp_(spans\w*)_total\{\w+="\w+"\} (\S+)$', text, re.MULTILINE)
     sums = {name: sum(float(value) for each, value in found if each == name) for name, _ in found}

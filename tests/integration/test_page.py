@@ -22,7 +22,7 @@ from tests.support.server import KEY, Server, server
 from tests.support.tenants import Tenant, Tenants
 from tests.support.traffic import month
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 UNKNOWN: Final = "lqt_" + "0" * 64
 HOSTILE: Final = (
@@ -320,7 +320,7 @@ def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Tenant) -> None
         seen.sign_in(key)
         expect(seen.page.locator("#users tbody tr").first).to_be_visible()
         cli(fresh, "keys", "revoke", key)
-        expect(seen.page.get_by_role("alert")).to_contain_text("revoked", timeout=60_000)
+        expect(seen.page.get_by_role("alert")).to_contain_text("revoked")
         assert seen.page.evaluate("sessionStorage.length") == 0
 
 
@@ -407,9 +407,9 @@ def it_comes_back(chrome: Browser, fresh: Server) -> None:
         expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
         fresh.start()
         ingest(fresh, [at_now(user_id="b", cost_usd=Decimal(2))])
-        expect(page.locator("#users tbody th")).to_have_text(["b", "a"], timeout=60_000)
+        expect(page.locator("#users tbody th")).to_have_text(["b", "a"])
         expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_hidden()
-        expect(page.locator("#live")).to_have_text("Live", timeout=60_000)
+        expect(page.locator("#live")).to_have_text("Live")
 
 
 def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Tenant) -> None:

@@ -131,7 +131,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         make_store(folder / "data", EVENTS, days=25, key=KEY)
     with server(folder / "data", role="api", event_store="on") as started:
         start = (datetime.now(UTC) - timedelta(days=30)).strftime("%Y-%m-%dT00:00:00Z")
-        wait_until(lambda: has_events(started, start), 30)
+        wait_until(lambda: has_events(started, start))
         yield started
 
 

@@ -19,7 +19,7 @@ from tests.support.browser import Visit, visit
 from tests.support.event_views import asked, dollars, rows, settled, whole
 from tests.support.fake_events_api import Fake, fake_api, sums
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 expect.set_options(timeout=browsers.PATIENCE)
 

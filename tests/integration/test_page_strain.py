@@ -22,7 +22,7 @@ from tests.support.browser import INSECURE, Visit, visit
 from tests.support.event_views import LONG_TASK, heap, rows, watched
 from tests.support.fake_events_api import Fake, fake_api, live_frame
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 expect.set_options(timeout=browsers.PATIENCE)
 

@@ -16,7 +16,7 @@ from tests.support.browser import Visit, choose_range, visit
 from tests.support.event_views import rows
 from tests.support.fake_events_api import Fake, fake_api
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 expect.set_options(timeout=browsers.PATIENCE)
 

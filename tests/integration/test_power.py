@@ -9,7 +9,6 @@ import pytest
 from tests.chaos.power import run_power
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "how",
     [{"lives": 3, "failing": 0.0}, {"lives": 2, "failing": 1.0, "keep": ("nothing",)}],

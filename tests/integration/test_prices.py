@@ -20,6 +20,7 @@ from server.prices.builtin import builtin_list
 from tests.support import clients
 from tests.support.clients import Reader
 from tests.support.events import ABSENT, make_event, to_proto
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, run_cli, server, wait_until
 
 BUILTIN: Final = builtin_list().name
@@ -29,8 +30,6 @@ NEWER: Final = OWN.replace(b"1", b"10") + b'[[price]]\nmodel = "gpt-4o"\ninput =
 
 Found = dict[str, tuple[Decimal | int | None, str | None]]
 """Event -> cost and where that is from."""
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def name_of(data: bytes) -> str:
@@ -88,7 +87,7 @@ async def send_grpc(started: Server, events: Sequence[dict[str, Any]]) -> str:
 async def stored(tables: Reader, position: str = "") -> Found:
     """What the event store says of each event."""
     after = f"&after={position}" if position else ""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PROCESS_PATIENCE
     while True:  # it may only be starting
         answer = await tables.request("GET", f"/v1/events?kind=all&limit=200&{RANGE}{after}")
         if answer.status not in {503, 504} or time.monotonic() > deadline:
@@ -216,12 +215,12 @@ async def test_all_api_processes_have_the_prices_of_the_start(tmp_path: Path) ->
         own.write_bytes(b"not toml")
         before = len(started.entries("api.ready"))
         started.kill("api-0")
-        wait_until(lambda: len(started.entries("api.ready")) > before, 30)
+        wait_until(lambda: len(started.entries("api.ready")) > before)
         sent = [a_call("mine-1", provider="custom") for _ in range(12)]
         position = ""
         for event in sent:
             async with reader(started) as tables:  # a connection each, which any of the two may get
-                answer = await tables.ingest([event], patience=20, Prefer="handling=lenient")
+                answer = await tables.ingest([event], patience=PROCESS_PATIENCE, Prefer="handling=lenient")
                 assert answer.status == 202
                 position = answer.headers["x-ingest-position"]
         async with reader(started) as tables:

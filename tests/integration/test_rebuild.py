@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from confluent_kafka import TopicPartition as Assigned
 from confluent_kafka.admin import AdminClient
 
@@ -30,8 +29,6 @@ from tests.support.traffic import Traffic, make_traffic
 from tools.kafka import Broker
 
 PARTITIONS = 3
-PATIENCE = 90.0
-"""Seconds for a start on a busy machine."""
 
 
 async def fill(started: Server, traffic: Traffic) -> None:
@@ -79,11 +76,10 @@ def is_bad(directory: Path) -> list[str]:
     return sorted({each["kind"] for each in answer["problems"]} | ({"row"} if answer["differences"] else set()))
 
 
-@pytest.mark.timeout(300)
 async def test_whatever_of_the_state_is_damaged_or_gone_is_made_anew(tmp_path: Path) -> None:
     traffic = make_traffic(51, 4_000, conflicts=20)
     with server(tmp_path / "data", partitions=PARTITIONS, start=False) as started:
-        started.start(PATIENCE)
+        started.start()
         await fill(started, traffic)
         refused = started.cli("rebuild")
         assert refused.returncode == 2
@@ -99,7 +95,7 @@ async def test_whatever_of_the_state_is_damaged_or_gone_is_made_anew(tmp_path: P
                 flip(log, rows, record.offset)
         assert "damaged_record" in is_bad(data)
         rebuild(data)
-        started.start(PATIENCE)
+        started.start()
         await check(started, traffic)
         started.stop()
 
@@ -111,7 +107,7 @@ async def test_whatever_of_the_state_is_damaged_or_gone_is_made_anew(tmp_path: P
         done = rebuild(data)
         assert done[1]["claims"] > 1000
         assert not (data / "index").exists() or not list((data / "index").rglob("*.idx"))
-        started.start(PATIENCE)
+        started.start()
         await check(started, traffic)
         # Ids that were counted are known again: everything once more changes nothing but the duplicates.
         await clients.send_http(started, clients.http_batches(traffic.http), Tally())
@@ -136,13 +132,12 @@ def run_for(directory: Path, seconds: float) -> None:
     process.wait()
 
 
-@pytest.mark.timeout(300)
 async def test_a_rebuild_that_is_killed_leaves_what_a_start_and_another_rebuild_can_use(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
     traffic = make_traffic(52, 6_000)
     with server(tmp_path / "data", partitions=PARTITIONS, start=False) as started:
-        started.start(PATIENCE)
+        started.start()
         await fill(started, traffic)
         started.stop()
         log = Log(started.data_dir, create=False)
@@ -160,20 +155,20 @@ async def test_a_rebuild_that_is_killed_leaves_what_a_start_and_another_rebuild_
             await asyncio.to_thread(run_for, started.data_dir, rng.uniform(0.3 * took, took))
         rebuild(started.data_dir)
         assert not list(started.data_dir.glob("rebuild-*")), f"seed {seed}"
-        started.start(PATIENCE)
+        started.start()
         await check(started, traffic)
 
 
 def test_the_letter_of_a_damaged_event_is_never_sent_again(tmp_path: Path) -> None:
     with server(tmp_path / "data", start=False) as started:
-        started.start(PATIENCE)
+        started.start()
         started.stop()
         log = Log(started.data_dir, create=False)
         log.append([Append(TopicPartition(EVENTS, 0), [(None, b"some bytes of an event")])], NOON)
         flip(log, TopicPartition(EVENTS, 0), 0)
-        started.start(PATIENCE)
+        started.start()
         letters = TopicPartition(DEAD_LETTERS, 0)
-        wait_until(lambda: log.end(letters) == 1, 20)
+        wait_until(lambda: log.end(letters) == 1)
         [letter] = json.loads(started.cli("dlq", "list", "--json").stdout)
         assert (letter["damaged"], letter["events"]) == (True, None)
         assert "is damaged" in letter["reason"]
@@ -193,7 +188,6 @@ def test_the_letter_of_a_damaged_event_is_never_sent_again(tmp_path: Path) -> No
 # --- on a real broker -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(400)
 async def test_rows_that_are_gone_from_a_broker_are_made_anew(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
     access = KafkaAccess(kafka.bootstrap, prefix=prefix)
@@ -201,7 +195,7 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(kafka: Broker, pre
     admin: Any = AdminClient({"bootstrap.servers": kafka.bootstrap})
     traffic = make_traffic(54, 3_000, conflicts=10)
     with server(tmp_path / "data", partitions=2, **settings, start=False) as started:
-        started.start(PATIENCE)
+        started.start()
         # From another data directory: the group has members, which are waited for.
         trying = asyncio.create_task(asyncio.to_thread(run_cli, tmp_path / "other", "rebuild", **settings))
         await clients.send(started, traffic, Tally())
@@ -215,13 +209,13 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(kafka: Broker, pre
         started.stop()
 
         # The topic is deleted.
-        await asyncio.to_thread(lambda: admin.delete_topics([rows], operation_timeout=10)[rows].result(20))
+        await asyncio.to_thread(lambda: admin.delete_topics([rows], operation_timeout=60)[rows].result(20))
         verified = run_cli(started.data_dir, "verify", "--json", **settings)
         assert verified.returncode == 1
         problems = json.loads(verified.stdout)["problems"]
         assert {(each["kind"], each["topic"]) for each in problems} == {("topic_missing", ROWS)}
         await asyncio.to_thread(rebuild, started.data_dir, says="topic.missing", **settings)
-        started.start(PATIENCE)
+        started.start()
         await check(started, traffic)
         started.stop()
 
@@ -234,5 +228,5 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(kafka: Broker, pre
         assert run_cli(started.data_dir, "verify", **settings).returncode == 1
         done = await asyncio.to_thread(rebuild, started.data_dir, **settings)
         assert sum(each["rows"] for each in done) > 100
-        started.start(PATIENCE)
+        started.start()
         await check(started, traffic)

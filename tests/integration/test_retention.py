@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
-
 from processor.core.clock import DAY, HOUR
 from processor.log.embedded.log import Log
 from processor.log.records import TopicPartition
@@ -19,6 +17,7 @@ from processor.log.topics import EVENTS, ROWS
 from tests.support.clock import Clock
 from tests.support.events import make_event
 from tests.support.logs import put
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import environment, run_cli, wait_until
 
 PARTITIONS = 2
@@ -54,7 +53,6 @@ def is_done(log: Log, now: int) -> bool:
     return True
 
 
-@pytest.mark.timeout(300)
 def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
@@ -79,7 +77,7 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
         for _ in range(LIVES):
             process = launch(data)
             put_one()
-            wait_until(lambda: progress(log) == end_of(log), 60)
+            wait_until(lambda: progress(log) == end_of(log))
             time.sleep(1.2)
             clock.let_pass(STEP * 3600)
             put_one()
@@ -95,7 +93,7 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
         process = launch(data)
         try:
             put_one()
-            wait_until(lambda: is_done(log, today()), 60)
+            wait_until(lambda: is_done(log, today()))
             verified = run_cli(data, "verify")  # beside the worker
             assert verified.returncode == 0, f"seed {seed}: {verified}"
             assert all(record.at > now for number in range(PARTITIONS) for record in log.read(events_of(number), 0))
@@ -103,10 +101,10 @@ def test_kills_while_events_are_sealed_and_deleted_change_nothing(tmp_path: Path
             # What is gone is remembered: the same events again are copies, and they are old no more.
             for start in range(0, len(events), 500):
                 put(log, events[start : start + 500], arrival=today())
-            wait_until(lambda: is_done(log, today()), 60)
+            wait_until(lambda: is_done(log, today()))
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PROCESS_PATIENCE)
         shown = json.loads(run_cli(data, "users", "--json").stdout)
         assert shown["total"]["requests"] - requests_of(shown, "now") == len(events), f"seed {seed}"
         assert run_cli(data, "verify").returncode == 0, f"seed {seed}"

@@ -24,6 +24,7 @@ from tests.support.clients import Pace, Tally, reader
 from tests.support.crowd import Crowd
 from tests.support.events import make_event, to_ndjson
 from tests.support.live import sse
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.receiver import SECRET, receiver
 from tests.support.server import KEY, Part, Server, all_gone, is_alive, server, wait_until
 from tests.support.traffic import make_traffic
@@ -94,7 +95,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
 async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
     with server(tmp_path / "data", api_processes=2) as started:
@@ -105,13 +105,12 @@ async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
         def is_over() -> bool:
             if killed and len(crowd.taken) > LIMIT * 0.4 and not started.entries("child.ended"):
                 os.kill(started.children()["api-1"], signal.SIGKILL)
-                wait_until(lambda: started.entries("child.ended"), 5)
+                wait_until(lambda: started.entries("child.ended"))
             return crowd.used >= LIMIT and (not killed or ready_apis(started) == 3)
 
-        await crowd.run(is_over, 60)
+        await crowd.run(is_over, PROCESS_PATIENCE)
         async with reader(started) as tables:
-            await asyncio.sleep(0.5)
-            quota = await tables.get("/v1/quota")
+            quota = await tables.caught_up(LIMIT)
         assert quota["used"] == LIMIT
         assert len(crowd.taken) <= LIMIT <= len(crowd.taken | crowd.doubtful)
         if not killed:
@@ -137,7 +136,6 @@ async def test_a_rate_is_exact_over_both(running: Server) -> None:
         assert answer.status == 415
 
 
-@pytest.mark.timeout(120)
 async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Path) -> None:
     traffic = make_traffic(24, 12_000)
     with server(tmp_path / "data", api_processes=2) as started:
@@ -147,7 +145,7 @@ async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Pat
         for number in range(4):
             await asyncio.sleep(0.3)
             await asyncio.to_thread(started.kill, APIS[number % 2])
-            await asyncio.to_thread(wait_until, partial(is_back, started, number + 3), 20)
+            await asyncio.to_thread(wait_until, partial(is_back, started, number + 3))
         pace.let_go()
         await sending
         assert len(started.entries("child.ended")) == 4
@@ -159,7 +157,6 @@ async def test_nothing_is_lost_when_a_process_is_killed_under_load(tmp_path: Pat
         assert len([line for line in started.banner() if line.startswith("{")]) == 1
 
 
-@pytest.mark.timeout(180)
 async def test_one_that_starts_beside_another_under_load_has_every_row(tmp_path: Path) -> None:
     """It reads so many rows of others back that dozens of flushes come meanwhile, each with users of its own."""
     traffic = make_traffic(25, 15_000)
@@ -172,7 +169,7 @@ async def test_one_that_starts_beside_another_under_load_has_every_row(tmp_path:
         for number, name in enumerate(APIS):
             await asyncio.sleep(0.5)
             await asyncio.to_thread(started.kill, name)
-            await asyncio.to_thread(wait_until, partial(is_back, started, number + 3), 20)
+            await asyncio.to_thread(wait_until, partial(is_back, started, number + 3))
         assert not sending.done()
         pace.let_go()
         await sending
@@ -200,7 +197,7 @@ async def test_a_stream_goes_on_at_any_of_them(running: Server) -> None:
     key = running.create_key("--project", "streamed")["key"]
 
     async def next_rows(token: str) -> tuple[str, list[str]]:
-        async with asyncio.timeout(20), sse(running.http, key, token) as events:
+        async with asyncio.timeout(PROCESS_PATIENCE), sse(running.http, key, token) as events:
             async for event in events:
                 if event.rows:
                     return event.id, [row["user_id"] for row in event.rows]
@@ -218,7 +215,6 @@ async def test_a_stream_goes_on_at_any_of_them(running: Server) -> None:
             token = told[number % 8][0]
 
 
-@pytest.mark.timeout(150)
 async def test_on_kafka_they_have_leases_and_one_rate(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     with server(tmp_path / "data", start=False, api_processes=2, broker=kafka.url, kafka_prefix=prefix) as started:
         await asyncio.to_thread(started.start, 60)
@@ -234,7 +230,7 @@ async def test_on_kafka_they_have_leases_and_one_rate(kafka: Broker, prefix: str
                 answers = await asyncio.gather(*(post(session, [make_event()]) for _ in range(10)))
                 taken += sum(status == 202 for status, _ in answers)
         assert taken <= 20
-        async with fresh(started) as session, asyncio.timeout(30):
+        async with fresh(started) as session, asyncio.timeout(PROCESS_PATIENCE):
             while taken < 20:
                 status, _ = await post(session, [make_event()])
                 taken += status == 202
@@ -249,11 +245,14 @@ async def test_a_revoked_key_is_refused_by_both_within_a_second(running: Server)
         assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {202}
         done = await asyncio.to_thread(running.cli, "keys", "revoke", made["id"])
         assert done.returncode == 0, done.stderr
-        await asyncio.sleep(1)
+        rounds = 1
+        while 202 in {(await post(session, [make_event()]))[0] for _ in range(16)}:
+            assert rounds < 20  # a second, where the machine has nothing else to do
+            rounds += 1
+            await asyncio.sleep(0.05)
         assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {401}
 
 
-@pytest.mark.timeout(90)
 async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
     async with receiver() as to:
         alerts = {
@@ -266,11 +265,11 @@ async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
             cli(started, "orgs", "set", "default", "--monthly-quota", "10")
             cli(started, "budgets", "set", "--usd", "0.01", "--window", "month")
             await until_limited(started, 10)
-            async with fresh(started) as session, asyncio.timeout(10):
+            async with fresh(started) as session, asyncio.timeout(PROCESS_PATIENCE):
                 at = datetime.now(UTC).isoformat()
                 while (await post(session, [make_event(timestamp=at) for _ in range(9)]))[0] != 202:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PROCESS_PATIENCE):
                 while len({message.id for message in to.messages}) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             await asyncio.sleep(3)
@@ -303,13 +302,14 @@ async def test_all_of_them_end(tmp_path: Path) -> None:
         assert len(children) == 3
         assert all(map(is_alive, children))
         with socket.create_connection(tuple(started.http.split(":"))):  # type: ignore[arg-type] # a port as text
-            code, seconds = await asyncio.to_thread(started.stop)
-        assert (code, seconds < 10) == (0, True)
+            code, _ = await asyncio.to_thread(started.stop)
+            assert code == 0, started.log()
+            assert not started.entries("child.killed")
         assert all_gone(children)
         await asyncio.to_thread(started.start)
         children = list(started.children().values())
         started.kill("supervisor")
-        wait_until(lambda: all_gone(children), 1.0)
+        wait_until(lambda: all_gone(children))
         await asyncio.to_thread(started.start)
         async with fresh(started) as session:
             assert {(await post(session, [make_event()]))[0] for _ in range(8)} == {202}

@@ -21,6 +21,7 @@ from tests.support import cli_host
 from tests.support.browser import ingest
 from tests.support.events import make_event
 from tests.support.logs import catch_up, newest_rows, put
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import KEY, Server, environment, run_cli, server
 from tests.support.tables import NOON
 from tests.support.terminal import on_terminal, plain, squeezed
@@ -101,7 +102,7 @@ def piped(directory: Path, *arguments: str | bytes, **variables: str) -> "subpro
         cwd=Path(__file__).resolve().parents[2],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=PROCESS_PATIENCE,
         check=False,
     )
 

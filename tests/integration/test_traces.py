@@ -20,9 +20,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from protos.spendstream.v1 import ingest_pb2 as pb
 from tests.support.events import make_event, to_ndjson, to_proto
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import KEY, run_cli, server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 MANUAL: Final = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -52,7 +53,7 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     async def wait_for(self, *names: str) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PROCESS_PATIENCE):
             while not all(self.named(name) for name in names):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
@@ -101,9 +102,9 @@ async def test_a_request_is_a_span_within_its_senders(tmp_path: Path, monkeypatc
                     await call(request.SerializeToString(), metadata=(("x-api-key", "lqt_" + "0" * 64),))
             grpc_name = "spendstream.v1.IngestService/Ingest"
             await seen.wait_for("POST /v1/ingest", "GET /v1/users/{user_id}", grpc_name, "log.append", "tables.flush")
-            code, seconds = await asyncio.to_thread(started.stop)
-            assert code == 0
-            assert seconds < 10
+            code, _ = await asyncio.to_thread(started.stop)
+            assert code == 0, started.log()
+            assert not started.entries("child.killed")
 
     [ingest] = seen.named("POST /v1/ingest")
     assert (ingest.trace_id.hex(), ingest.parent_span_id.hex()) == (TRACE, PARENT)
@@ -144,8 +145,9 @@ def test_a_collector_that_is_away_holds_nobody_up(tmp_path: Path, monkeypatch: p
             started.cli("loadtest", "--target", f"http://{started.http}", "--key", KEY, "--events", "2000").returncode
             == 0
         )
-        code, seconds = started.stop()
-        assert (code, seconds < 10) == (0, True)
+        code, _ = started.stop()
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")
 
 
 def test_off_means_that_nothing_of_it_is_imported(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ OwnBroker = Callable[..., Broker]
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
 async def test_it_equals_the_list_after_kills_and_a_rebalance(own_broker: OwnBroker, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     traffic = make_traffic(seed, 10_000, conflicts=20)
@@ -58,7 +57,6 @@ async def test_it_equals_the_list_after_kills_and_a_rebalance(own_broker: OwnBro
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
 async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: OwnBroker, tmp_path: Path) -> None:
     traffic = make_traffic(12, 9_000)
     pace = Pace(traffic.events, rate=200, reserve=traffic.events // 4)
@@ -70,7 +68,7 @@ async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: 
         made.held.add(zombie)
         zombie.signal("worker", signal.SIGSTOP)
         try:
-            await asyncio.to_thread(wait_until, lambda: len(other.entries("users.taken_over")) > before, 60)
+            await asyncio.to_thread(wait_until, lambda: len(other.entries("users.taken_over")) > before)
             assert made.restarts == 0, f"the worker that took over ended meanwhile\n{made.tail()}"
             assert not sending.done(), "too little traffic"
         finally:
@@ -84,7 +82,6 @@ async def test_a_worker_that_stood_still_cannot_put_an_old_row_back(own_broker: 
             assert await users_topic.differences(made.broker.bootstrap, tables) == [], made.tail()
 
 
-@pytest.mark.timeout(240)
 async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(kafka: Broker, prefix: str, tmp_path: Path) -> None:
     log: dict[str, Any] = {"broker": kafka.url, "kafka_prefix": prefix}
     topic = f"{prefix}users"
@@ -103,7 +100,7 @@ async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(kafka: Broker, 
     write_old_rows()
     traffic = make_traffic(13, 2_000)
     with server(tmp_path / "data", **log) as started:
-        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2)
         await clients.send(started, traffic, Tally())
         for home in set(homes):
             with pytest.raises(Fenced):
@@ -112,22 +109,22 @@ async def test_a_fenced_owner_and_what_it_left_behind_do_not_win(kafka: Broker, 
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
             assert await users_topic.differences(kafka.bootstrap, tables, topic=topic) == []
         assert ("default", "never sent") not in users_topic.consume(kafka.bootstrap, topic).rows
-        code, seconds = started.stop()
-        assert (code, seconds < 10) == (0, True)
+        code, _ = started.stop()
+        assert code == 0, started.log()
+        assert not started.entries("child.killed")
     with server(tmp_path / "again", **log) as started:  # it publishes nothing that is there already
-        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2)
         taken = started.entries("users.taken_over")
         assert sum(entry["rows"] for entry in taken) == len(traffic.truth.users)
         assert [entry["different"] for entry in taken] == [0, 0]
 
 
-@pytest.mark.timeout(240)
 async def test_what_was_acknowledged_before_a_clean_stop_is_in_the_topic(
     kafka: Broker, prefix: str, tmp_path: Path
 ) -> None:
     traffic = make_traffic(14, 1_500)
     with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=2) as started:
-        wait_until(lambda: len(started.entries("users.taken_over")) == 2, 60)
+        wait_until(lambda: len(started.entries("users.taken_over")) == 2)
         await clients.send(started, traffic, Tally())
         async with reader(started) as tables:
             await tables.caught_up(traffic.truth.unique)

@@ -16,6 +16,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.state.loader import load
 from processor.state.verify import verify
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.tables import NOON, Usage, by_key, columns
 
 SABOTAGE = """
@@ -75,7 +76,7 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
             pytest.fail("the worker has not applied all of it")
     finally:
         worker.terminate()
-        _, errors = worker.communicate(timeout=20)
+        _, errors = worker.communicate(timeout=PROCESS_PATIENCE)
     assert worker.returncode == 0, errors
     assert {p: log.committed(GROUP, TopicPartition(EVENTS, p)) for p in ends} == ends, errors
     loaded = [load(LogAddress(tmp_path), p) for p in range(partitions)]
@@ -104,7 +105,7 @@ def worker_is_alive(worker: "subprocess.Popen[str]") -> None:
 def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: Path, method: str) -> None:
     unique = fill(tmp_path, 20)
     worker = start(tmp_path, "-c", SABOTAGE, method)
-    _, errors = worker.communicate(timeout=30)
+    _, errors = worker.communicate(timeout=PROCESS_PATIENCE)
     assert worker.returncode == 70, errors
     assert "sabotage" in errors
     worker = start(tmp_path, "-m", "processor")
@@ -118,5 +119,5 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
             pytest.fail("the worker has not applied all of it")
     finally:
         worker.terminate()
-        worker.communicate(timeout=20)
+        worker.communicate(timeout=PROCESS_PATIENCE)
     assert sum(row.requests for row in by_key(load(LogAddress(tmp_path), 0).tables.users).values()) == unique

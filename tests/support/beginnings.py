@@ -6,8 +6,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
-PATIENCE = 30.0
-"""Seconds in which a broker goes by a changed setting."""
+from tests.support.patience import PROCESS_PATIENCE
 
 
 def set_policy(admin: Any, topic: str, policy: str) -> None:
@@ -24,7 +23,7 @@ def delete_beginnings(admin: Any, heads: list[TopicPartition], *, is_compacted: 
     """
     if is_compacted:
         set_policy(admin, heads[0].topic, "compact,delete")
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PROCESS_PATIENCE
     for head in heads:
         while True:
             [future] = admin.delete_records([head]).values()

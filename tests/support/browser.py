@@ -15,12 +15,13 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from tests.support.events import to_ndjson
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server
 from tests.support.tenants import Tenant
 
 NAMES: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE: Final = 30_000.0
-"""Milliseconds: the machine may have much else to do."""
+PATIENCE: Final = 1000 * PROCESS_PATIENCE
+"""Milliseconds, as Playwright counts."""
 ARGUMENTS: Final = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -178,7 +179,7 @@ def ingest(server: Server | Tenant, events: Iterable[dict[str, Any]], key: str |
             to_ndjson(waiting[start : start + 100]),
             {"x-api-key": key or server.key, "Content-Type": "application/x-ndjson"},
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
             assert response.status == 202
             assert "rejected" not in json.loads(response.read())
             position = response.headers["x-ingest-position"]
@@ -188,5 +189,5 @@ def ingest(server: Server | Tenant, events: Iterable[dict[str, Any]], key: str |
 def read(server: Server | Tenant, path: str, key: str | None = None) -> Any:
     """The JSON of a read, numbers as they are written."""
     request = urllib.request.Request(f"http://{server.http}{path}", headers={"x-api-key": key or server.key})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
         return json.loads(response.read(), parse_float=str, parse_int=str)

@@ -31,6 +31,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from tests.support.patience import PROCESS_PATIENCE
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 CLOCK: Final = "CHAOS_CLOCK"
 """The variable with the file of a clock that a test turns (see `clock`)."""
@@ -92,7 +94,7 @@ class Command:
             os.close(theirs)
         self._lock = threading.Lock()
         self.returncode: int | None = None
-        self.pid = int(self._line(60))
+        self.pid = int(self._line(PROCESS_PATIENCE))
 
     def _line(self, timeout: float) -> bytes:
         """The next line of what becomes of it; raises `TimeoutError`."""
@@ -175,11 +177,11 @@ def run(
         code = command.wait(timeout)
     except TimeoutError:
         command.kill()
-        command.wait(10)
+        command.wait(PROCESS_PATIENCE)
         raise subprocess.TimeoutExpired([str(each) for each in arguments], timeout) from None
     finally:
         for reader in readers:
-            reader.join(10)
+            reader.join(PROCESS_PATIENCE)
     return subprocess.CompletedProcess(list(arguments), code, *written)
 
 
@@ -197,7 +199,7 @@ def _ask(question: bytes, descriptors: list[int], *, has_clock: bool) -> None:
 def _end(owner: int, host: socket.socket, process: "subprocess.Popen[bytes]") -> None:
     if owner == os.getpid():
         host.close()
-        process.wait(10)
+        process.wait(PROCESS_PATIENCE)
 
 
 def _start(*, has_clock: bool) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:

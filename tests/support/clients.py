@@ -30,6 +30,7 @@ from yarl import URL
 from protos.spendstream.v1 import ingest_pb2 as pb
 from protos.spendstream.v1 import ingest_pb2_grpc
 from tests.support.events import to_ndjson, to_proto
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.traffic import Sent, Traffic
 from tests.support.truth import GroundTruth, plain_decimal
 
@@ -43,7 +44,7 @@ TRICKLE: Final = 500
 """Events a second while the rest is held back."""
 MAX_WAIT: Final = 2.5
 """Seconds that one request is held back at most: senders that try again and again must not fill the time to come."""
-PATIENCE: Final = 15.0
+PATIENCE: Final = 60.0
 """Seconds after which a request counts as lost."""
 
 CHANNEL: Final = [
@@ -467,7 +468,7 @@ class Reader:
             raise WrongAnswer(f"pages with different totals: {totals}")
         return rows, totals[0]
 
-    async def caught_up(self, unique: int, patience: float = 60.0) -> Any:
+    async def caught_up(self, unique: int, patience: float = PROCESS_PATIENCE) -> Any:
         """Wait until the quota says `unique` events, or does not change any more for a while; returns its answer."""
         deadline = time.monotonic() + patience
         while True:

@@ -24,6 +24,8 @@ from aiohttp import web
 from server.explore.questions import TEXT_FILTERS
 from server.http_api import static_files
 from tests.support import fake_tables
+from tests.support.loops import end_transports
+from tests.support.patience import PATIENCE
 
 Event = dict[str, Any]
 """An event as it is answered; costs are decimals."""
@@ -558,12 +560,13 @@ def live_frame(number: int, events: list[Event], skipped: int = 0) -> bytes:
 
 
 async def _end(runner: web.AppRunner) -> None:
-    """Close the server, and end what still streams."""
+    """Close the server, and end what still streams, or waits for a client that does not read."""
     await runner.cleanup()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await end_transports()
 
 
 @contextmanager
@@ -581,11 +584,11 @@ def fake_api(events: list[Event]) -> Iterator[Fake]:
     # Playwright has an event loop running in the calling thread: this one must not run there, not even to begin.
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE)
     try:
         yield fake
     finally:
-        asyncio.run_coroutine_threadsafe(_end(runner), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(runner), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()

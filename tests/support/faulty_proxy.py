@@ -19,6 +19,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from tests.support.clients import CHANNEL
+from tests.support.patience import PROCESS_PATIENCE
 
 Fault = Literal["none", "refuse-429", "refuse-503", "lose-answer", "kill-before-answer", "kill-after-answer"]
 """Refused ones do not reach the server; of the others the server's answer, if there is one, does not reach the sender.
@@ -26,8 +27,6 @@ Fault = Literal["none", "refuse-429", "refuse-503", "lose-answer", "kill-before-
 
 EXPORT: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SPREAD: Final = 0.012
-PATIENCE: Final = 60.0
-"""Seconds that a request waits for a server that is away."""
 HEADERS: Final = ("x-api-key", "content-type", "content-encoding")
 
 
@@ -108,7 +107,7 @@ class FaultyProxy:
         """The server's answer. While it is away a request waits, as at a load balancer: clients give up after seconds,
         and a server that has just been killed several times comes back after as many."""
         assert self._session is not None
-        deadline = asyncio.get_running_loop().time() + PATIENCE
+        deadline = asyncio.get_running_loop().time() + PROCESS_PATIENCE
         while True:
             try:
                 async with self._session.post(f"{self._url}{path}", data=body, headers=headers) as answer:
@@ -132,7 +131,7 @@ class FaultyProxy:
         answer: Any = None
         try:
             answer = await self._with_fault(
-                fault, export(body, metadata=metadata, timeout=PATIENCE, wait_for_ready=True)
+                fault, export(body, metadata=metadata, timeout=PROCESS_PATIENCE, wait_for_ready=True)
             )
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details())
@@ -145,7 +144,7 @@ class FaultyProxy:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True),
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(2 * PATIENCE),
+            timeout=aiohttp.ClientTimeout(2 * PROCESS_PATIENCE),
         )
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", "/{path:.*}", self.over_http)

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.support.patience import PROCESS_PATIENCE
 from tools.kafka import HOST, JVM, answers, free_ports
 from tools.kafka_jars import jars, java
 from tools.tied_process import NotStarted, tied
 
 POM: Final = Path(__file__).with_name("old_kafka.pom.xml")
-PATIENCE: Final = 60.0
 
 _LOGGING: Final = """\
 log4j.rootLogger=WARN, out
@@ -51,7 +51,7 @@ def old_broker(directory: Path) -> Iterator[str]:
             for program in programs:  # Kafka waits for a ZooKeeper that is still starting
                 command = tied([*java_, "-cp", f"{classes}/*", *program])
                 running.append(subprocess.Popen(command, cwd=directory, stdout=out, stderr=out))
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + PROCESS_PATIENCE
             while not answers(port):
                 if time.monotonic() > deadline or any(process.poll() is not None for process in running):
                     raise NotStarted(f"the old broker did not start:\n{log.read_text(errors='replace')[-3000:]}")
@@ -60,4 +60,4 @@ def old_broker(directory: Path) -> Iterator[str]:
         finally:
             for process in running:
                 process.kill()
-                process.wait(10)
+                process.wait(PROCESS_PATIENCE)

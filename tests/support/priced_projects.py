@@ -12,6 +12,7 @@ from typing import Final
 import aiohttp
 
 from tests.support.model_api import Call, ModelApi
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server, server
 from tools.record_spans import client_environment
 
@@ -75,7 +76,7 @@ class Project:
     def headers(self) -> dict[str, str]:
         return {"x-api-key": self.key}
 
-    async def sums(self, expected: Sums, patience: float = 6.0) -> Sums:
+    async def sums(self, expected: Sums, patience: float = PROCESS_PATIENCE) -> Sums:
         """What the tables say once they have all requests, or after a while."""
         said = await self._sums()
         deadline = asyncio.get_running_loop().time() + patience

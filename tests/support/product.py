@@ -28,6 +28,7 @@ from processor.state.verify import verify
 from tests.support.beginnings import delete_beginnings
 from tests.support.events import make_event
 from tests.support.logs import newest_rows, put
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.segments import cut_off, flushes
 from tests.support.server import wait_until
 from tests.support.tables import NOON
@@ -50,9 +51,9 @@ def delete(access: KafkaAccess, *topics: str) -> None:
     """As a person with a tool does: the topics are no more."""
     admin = AdminClient(access.client())
     wires = [access.wire(topic) for topic in topics]
-    for future in admin.delete_topics(wires, operation_timeout=10).values():
+    for future in admin.delete_topics(wires, operation_timeout=PROCESS_PATIENCE).values():
         future.result(10)
-    wait_until(lambda: not set(wires) & set(admin.list_topics(timeout=10).topics), 20)
+    wait_until(lambda: not set(wires) & set(admin.list_topics(timeout=PROCESS_PATIENCE).topics))
 
 
 class Product:
@@ -147,7 +148,7 @@ class Product:
         self.log.close()
         self.log = KafkaLog(self.access)
         for topic, offset in ends:
-            wait_until(partial(self._ends_before, topic, offset), 20)
+            wait_until(partial(self._ends_before, topic, offset))
 
     def _ends_before(self, topic: str, offset: int) -> bool:
         try:

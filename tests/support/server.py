@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from tests.support import cli_host
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.ports import next_bind
 
 KEY: Final = "lqt_" + "5" * 64
@@ -117,7 +118,7 @@ class Server:
 
     # --- life -------------------------------------------------------------------------------------------------------
 
-    def start(self, patience: float = 30.0) -> None:
+    def start(self, patience: float = PROCESS_PATIENCE) -> None:
         """Start and wait for the ready line; raises `NotReady`."""
         self.launch()
         self.wait_ready(patience)
@@ -155,7 +156,7 @@ class Server:
         with self._heard:
             self._heard.notify_all()
 
-    def wait_ready(self, patience: float = 30.0) -> None:
+    def wait_ready(self, patience: float = PROCESS_PATIENCE) -> None:
         """Wait for the ready line of a process that was launched; raises `NotReady`."""
         deadline = time.monotonic() + patience
         with self._heard:
@@ -192,7 +193,7 @@ class Server:
         """Whether `process` is."""
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, patience: float = 15.0) -> tuple[int, float]:
+    def stop(self, patience: float = PROCESS_PATIENCE) -> tuple[int, float]:
         """SIGTERM; returns the exit code and the seconds it took."""
         began = time.monotonic()
         self.process.terminate()
@@ -208,8 +209,8 @@ class Server:
         pids = [self.process.pid, *self.children().values()]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-        wait_until(lambda: not any(map(is_alive, pids)), 10)
+        self.process.wait(PROCESS_PATIENCE)
+        wait_until(lambda: not any(map(is_alive, pids)))
         self._forget()
 
     def kill(self, part: Part) -> int:
@@ -218,14 +219,14 @@ class Server:
 
     def signal(self, part: Part, signum: int) -> int:
         """Send a signal to one process that is alive, waiting for it if it is just being started; returns its pid."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PROCESS_PATIENCE
         while True:
             pid = self.pid(part)
             if pid is not None and is_alive(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signum)
                     if part == "supervisor" and signum == signal.SIGKILL:
-                        self.process.wait(10)
+                        self.process.wait(PROCESS_PATIENCE)
                     return pid
             if time.monotonic() > deadline:
                 raise NotReady(f"the {part} is not there:\n{self.log()[-4000:]}")
@@ -245,7 +246,7 @@ class Server:
         assert made.returncode == 0, made.stderr
         said: dict[str, Any] = json.loads(made.stdout)
         asked = 1 if int(str(self._settings.get("api_processes", 1))) == 1 else 20  # each connection is given to any
-        wait_until(lambda: all(self.knows(said["key"]) for _ in range(asked)), 10)
+        wait_until(lambda: all(self.knows(said["key"]) for _ in range(asked)))
         return said
 
     def knows(self, key: str) -> bool:
@@ -296,14 +297,14 @@ class Server:
 
     # --- beside it --------------------------------------------------------------------------------------------------
 
-    def cli(self, *arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
+    def cli(self, *arguments: str, timeout: float = PROCESS_PATIENCE) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line on the data directory."""
         log = {name: self._settings[name] for name in KEPT_FOR_COMMANDS if name in self._settings}
         return run_cli(self.data_dir, *arguments, timeout=timeout, **log)
 
 
 def run_cli(
-    data_dir: Path, *arguments: str, timeout: float = 60.0, **settings: object
+    data_dir: Path, *arguments: str, timeout: float = PROCESS_PATIENCE, **settings: object
 ) -> "subprocess.CompletedProcess[str]":
     """Run `spendstream` with `arguments` on a data directory; does not raise for an exit code.
 
@@ -354,7 +355,7 @@ def is_alive(pid: int) -> bool:
         return not Path("/proc/self").exists()  # gone since; where there is no /proc a zombie cannot be told apart
 
 
-def wait_until(condition: Callable[[], object], patience: float) -> float:
+def wait_until(condition: Callable[[], object], patience: float = PROCESS_PATIENCE) -> float:
     """Wait until `condition()` holds; returns the seconds it took, raises `TimeoutError`.
 
     It asks a hundred times a second at first, later twenty times: most conditions are a request or read a whole log.

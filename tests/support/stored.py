@@ -19,6 +19,7 @@ from processor.log.port import LogWriter
 from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from tests.support.events import ABSENT
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.traffic import Sent
 from tests.support.truth import EXACT, PICO
 
@@ -42,7 +43,7 @@ def generations(address: LogAddress) -> dict[int, int]:
         return {number: catalog.generation(number) for number in range(log.partitions)}
 
 
-def wait_stored(address: LogAddress, generation: int = 0, patience: float = 60.0) -> list[Segment]:
+def wait_stored(address: LogAddress, generation: int = 0, patience: float = PROCESS_PATIENCE) -> list[Segment]:
     """Wait until everything that is in the log is in segments, of this generation at least; return these. Blocks."""
     deadline = time.monotonic() + patience
     with closing(address.open()) as log:

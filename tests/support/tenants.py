@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import Server
 
 
@@ -51,10 +52,10 @@ class Tenants:
             json.dumps({"project": name, "organization": name}).encode(),
             {"x-api-key": self._admin, "Content-Type": "application/json"},
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PROCESS_PATIENCE
         while True:
             try:
-                with urllib.request.urlopen(asked, timeout=30) as answer:
+                with urllib.request.urlopen(asked, timeout=PROCESS_PATIENCE) as answer:
                     return Tenant(self._server, name, json.loads(answer.read())["key"])
             except urllib.error.HTTPError as error:  # a key of the command line is known within a second
                 if error.code != 401 or time.monotonic() > deadline:

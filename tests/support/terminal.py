@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support import cli_host
+from tests.support.patience import PROCESS_PATIENCE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,7 @@ _BLANK = re.compile(r"\s")
 
 
 def on_terminal(
-    arguments: Sequence[str | bytes], variables: Mapping[str, str], columns: int, *, patience: float = 60.0
+    arguments: Sequence[str | bytes], variables: Mapping[str, str], columns: int, *, patience: float = PROCESS_PATIENCE
 ) -> tuple[int, str]:
     """Run `spendstream` with `arguments`; returns the exit code and what it wrote, standard error included."""
     ours, theirs = pty.openpty()
@@ -43,7 +44,7 @@ def on_terminal(
                     break
         else:
             process.kill()
-        return process.wait(10), written.decode(errors="surrogateescape")
+        return process.wait(PROCESS_PATIENCE), written.decode(errors="surrogateescape")
     finally:
         os.close(ours)
 

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from tests.support.clients import Reader
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.truth import plain_decimal
 
 USERS = "spendstream.users"
@@ -68,7 +69,7 @@ def consume(servers: str, topic: str = USERS) -> Said:
         open_ = set(consumer.list_topics(topic, 10).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, number, 0) for number in open_])
         said = Said({}, [])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PROCESS_PATIENCE
         while open_:
             assert time.monotonic() < deadline, f"partitions {open_} have no end"
             message: Any
@@ -97,7 +98,7 @@ def _take(said: Said, key: bytes, value: bytes | None) -> None:
 
 
 async def differences(
-    servers: str, reader: Reader, project: str = "default", patience: float = 60.0, topic: str = USERS
+    servers: str, reader: Reader, project: str = "default", patience: float = PROCESS_PATIENCE, topic: str = USERS
 ) -> list[str]:
     """What the topic says of a project that all pages of `GET /v1/users` do not, once it has had time to."""
     deadline = time.monotonic() + patience

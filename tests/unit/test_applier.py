@@ -30,6 +30,7 @@ from processor.state.applier import Applier, Broken
 from processor.state.compactor import Compactor
 from processor.state.loader import Partition, bring, load, sync_index
 from processor.state.verify import verify
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Usage, by_key, columns
 
 E0 = TopicPartition(EVENTS, 0)
@@ -453,7 +454,7 @@ async def test_the_flusher_flushes_by_itself_and_checkpoints_the_index(
         for number in range(5):
             [sent] = worker.send(value_of(Usage(number)))
             await worker.applier.process(sent)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not sent.acked or worker.partition.index.checkpointed != number + 1:  # noqa: ASYNC110 - polled
                     await asyncio.sleep(0.005)
     finally:

@@ -1,7 +1,7 @@
 """The budgeter on a real log, with a real view; two of them are two API processes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from server.alerts.webhook import Webhook
 from server.tenancy import directory_log
 from server.tenancy.directory import Directory
 from tests.support.following import follow
+from tests.support.patience import until
 from tests.support.receiver import SECRET, Receiver, receiver
 from tests.support.tables import NOON, Usage, Worker
 from tests.unit.test_budgets import DOLLAR, make_budget
@@ -77,12 +78,6 @@ def written(address: LogAddress) -> list[bytes]:
     found = [record.key or b"" for record in log.read(directory_log.HOME, 0)]
     log.close()
     return [key for key in found if key.startswith(b"reached/")]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_each_threshold_once_over_restarts(tmp_path: Path) -> None:

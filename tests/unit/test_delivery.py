@@ -1,7 +1,7 @@
 """The alerter on a real log and a real receiver; the month's use is what the test says."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from server.tenancy import directory_log
 from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization
 from tests.support.following import follow
+from tests.support.patience import until
 from tests.support.receiver import SECRET, Receiver, receiver
 from tests.support.tables import NOON
 
@@ -59,12 +60,6 @@ def make(tmp_path: Path, quota: int = 10) -> LogAddress:
     directory_log.write(log, organization_record(Organization("acme", quota)), NOON)
     log.close()
     return LogAddress(tmp_path / "data")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def thresholds(to: Receiver) -> list[int]:

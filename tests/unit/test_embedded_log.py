@@ -35,6 +35,7 @@ from processor.log.file_lock import FileLock
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS, SEGMENTS
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE
 
 E0, E1, R0 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1), TopicPartition(ROWS, 0)
 
@@ -475,7 +476,7 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.02)

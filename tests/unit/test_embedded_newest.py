@@ -31,6 +31,7 @@ from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from server.reads.params import parse_users
 from tests.support.dict_index import DictIndex
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Usage, Worker
 
 keys = st.sampled_from([b"a", b"b", b"c", b"d"])
@@ -215,7 +216,7 @@ def test_a_front_end_catches_up_to_the_same_view(
     assert (view.all_time(query), view.position) == (other.all_time(query), other.position)
     # From there on it follows.
     log.append([Append(TopicPartition(ROWS, 0), [(b'[0,"user","default","new",1,"openai","m","p"]', bytes(72))])], NOON)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while view.users < other.users + 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert view.users == other.users + 1

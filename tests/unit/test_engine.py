@@ -75,11 +75,9 @@ def test_nothing_but_the_store_can_be_reached(engine: Engine, tmp_path: Path, st
 
 
 def test_a_question_that_takes_too_long_is_ended(engine: Engine) -> None:
-    began = time.monotonic()
     with pytest.raises(Refused, match="longer than") as refused:
         engine.rows(ENDLESS, [-1])
     assert refused.value.reason == "query_too_heavy"
-    assert time.monotonic() - began < 2
     assert engine.rows("SELECT 1") == [(1,)]
 
 

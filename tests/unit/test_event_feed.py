@@ -9,6 +9,7 @@ from server.explore.explorer import Download
 from server.explore.questions import Filters, NewEvents, NewEventsQuestion, Question
 from server.live.event_feed import EventFeed
 from server.tenancy.keys import make_key, new_secret
+from tests.support.patience import PATIENCE
 
 KEY = make_key(new_secret(), at=0)
 
@@ -48,7 +49,7 @@ async def test_a_project_with_many_slow_questions_does_not_hold_up_another_one()
         asyncio.create_task(feed.open("s", lambda: KEY, question("slow", f"m{number}"), None)) for number in range(20)
     ]
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         subscription = await feed.open("s", lambda: KEY, question("quick"), None)
     assert subscription.first is not None and subscription.first.is_empty  # noqa: PT018
     explorer.go.set()
@@ -61,7 +62,7 @@ async def test_questions_that_wait_for_a_position_hold_up_nobody() -> None:
     feed = EventFeed(explorer, "id")
     slow = [asyncio.create_task(feed.open("s", lambda: KEY, question("slow", after=9), None)) for _ in range(20)]
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         await feed.open("s", lambda: KEY, question("quick"), None)
     explorer.go.set()
     await asyncio.gather(*slow)

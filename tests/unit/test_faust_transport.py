@@ -13,6 +13,7 @@ from faust.types import TP
 from processor.log.embedded import transport
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
+from tests.support.patience import PATIENCE
 
 EVENTS_0 = TP("spendstream.events", 0)
 
@@ -70,7 +71,7 @@ async def test_what_was_fetched_of_a_partition_that_is_left_out_meanwhile_is_del
         if message.offset == 6:
             await consumer.go_on(EVENTS_0)
     log.append([Append(TopicPartition(*EVENTS_0), [(None, b"more")])], 2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         async for _, message in consumer.getmany(timeout=1.0):
             seen.append(message.offset)
     assert seen == list(range(11))
@@ -102,6 +103,6 @@ async def test_who_waits_for_records_asks_whether_anything_was_committed_and_rea
     assert not waiting.done()
     assert reads == [0, 0]
     log.append([Append(TopicPartition(*EVENTS_0), [(None, b"new")])], 2)
-    _, message = await asyncio.wait_for(waiting, 10)
+    _, message = await asyncio.wait_for(waiting, PATIENCE)
     assert (message.offset, reads) == (0, [0, 0, 0])
     log.close()

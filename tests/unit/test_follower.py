@@ -15,6 +15,7 @@ from processor.log.records import Record, TopicPartition
 from processor.view.view import View
 from processor.view.view_follower import ViewFollower
 from server.health import LogHealth
+from tests.support.patience import PATIENCE
 from tests.support.server import wait_until
 from tests.support.tables import NOON
 
@@ -51,7 +52,7 @@ def test_a_damaged_record_makes_an_api_unready_by_name_until_it_can_be_read(
         == "the log cannot be read any further: record spendstream.rows:0:7 is damaged: its checksum does not match"
     )
     monkeypatch.undo()
-    wait_until(lambda: follower.damage is None, 10)
+    wait_until(lambda: follower.damage is None, PATIENCE)
     follower.wait_read_all()
     assert not any("damaged" in each for each in health.unready())
     follower.stop()

@@ -171,9 +171,9 @@ def test_a_bomb_costs_no_memory(encoding: Coding, bomb: Callable[[], bytes]) -> 
 
 def test_many_empty_members_cost_no_time() -> None:
     assert inflate(gzip.compress(b"") * MAX_MEMBERS, "gzip") == b""
-    began = time.perf_counter()
+    began = time.thread_time()
     assert reason(gzip.compress(b"") * 500_000, "gzip") == "bad_batch"
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_a_zstd_window_is_bounded() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from server.errors import Refused
 from server.explore.lanes import Lane
+from tests.support.patience import PATIENCE
 
 
 async def ask(lane: Lane, project: str, name: str, done: list[str], gate: asyncio.Event) -> None:
@@ -98,7 +99,7 @@ async def test_a_question_that_is_given_up_when_its_turn_comes_does_not_keep_the
     await settle()
     gate.set()  # both in one turn of the loop: the place becomes free, and the client that is next has left
     given_up.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.gather(running, *others)
     assert done == ["running", "next", "last"]
     assert lane.running == 0

@@ -16,6 +16,7 @@ from server.limits.memory_budget import MemoryBudget
 from server.otlp.span_export import ExportAnswer, SpanExport
 from tests.contract.fakes import NOW, FakeQuotas, FakeReservation
 from tests.support.otlp import CHAT, make_span, request, to_protobuf
+from tests.support.patience import PATIENCE
 from tests.support.publisher import FakePublisher
 from tests.support.tables import NOON, Usage
 from tests.unit.test_cardinality import KEY, known
@@ -100,7 +101,7 @@ async def test_a_client_that_goes_away_leaves_nothing_reserved() -> None:
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not quotas.reservations[0].ended:  # noqa: ASYNC110 - what was under way goes on
             await asyncio.sleep(0.01)
     assert [each.ended for each in quotas.reservations] == [["settled"]]

@@ -40,6 +40,6 @@ def test_handling(headers: list[str], wanted: str | None) -> None:
     "text", ["; " * 4000, "a=" + '"\\' * 4000, "a;" * 4000 + "(", "a" + " ;" * 4000 + "(", " " * 8000]
 )
 def test_no_header_costs_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert handling([text]) is None
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5

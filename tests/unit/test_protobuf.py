@@ -69,6 +69,6 @@ def test_fields_of_a_later_version_are_skipped() -> None:
 
 
 def test_stops_one_after_the_limit() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert len(parse(b"\x12\x00" * 10_000_000, 100).events) == 101
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5

@@ -24,6 +24,7 @@ from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Key, Organization, make_key, new_secret
 from tests.support.caps import KINDS, Graces, Grantor, Kind, ProcessCaps
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)
@@ -284,7 +285,7 @@ async def test_a_batch_waits_for_reservations_and_is_woken(new_rig: NewRig) -> N
 async def test_a_batch_that_can_never_fit_does_not_wait(new_rig: NewRig) -> None:
     rig = new_rig(limit=10, patience=100)
     await rig.reserve(10)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         assert (await refusal(rig, 11)).retry_after == 60
 
 
@@ -299,7 +300,7 @@ async def test_a_view_faster_than_the_acknowledgement(new_rig: NewRig) -> None:
     reservation.settle(offsets)
     await rounds()
     rig.process.tick()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_a_doubtful_batch_is_held_until_the_view_has_the_end_of_the_log_after_the_grace(new_rig: NewRig) -> None:

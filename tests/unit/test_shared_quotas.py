@@ -25,6 +25,7 @@ from server.tenancy.directory import Directory, organization_record
 from server.tenancy.keys import Organization, make_key, new_secret
 from tests.support.caps import Graces, Grantor, Kind, ProcessCaps
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Records, Usage, Worker
 
 KEY = make_key(new_secret(), at=0)
@@ -370,7 +371,7 @@ async def test_one_that_waits_is_woken_by_what_another_gives_back(tmp_path: Path
     batch.reservation.release()
     one.caps.lower()
     two.caps.tick()
-    await asyncio.wait_for(late, 1)
+    await asyncio.wait_for(late, PATIENCE)
 
 
 async def test_a_lock_that_is_held_makes_nothing_wrong(tmp_path: Path) -> None:

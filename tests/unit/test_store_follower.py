@@ -13,9 +13,10 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS
 from processor.log.under_way import ArrivalsUnderWay
 from server.explore.store_follower import StoreFollower
+from tests.support.patience import PATIENCE
 
 
-def eventually(condition: Callable[[], bool], patience: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline

@@ -30,6 +30,7 @@ from server.backup.importer import KEPT, Importer
 from server.cli import files
 from tests.support.events import ABSENT, make_event, to_json_line, to_proto
 from tests.support.logs import catch_up, newest_rows, put
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.tables import NOON
 
 ALL = Selection()
@@ -323,7 +324,7 @@ def test_a_writer_that_is_told_to_end_leaves_nothing(tmp_path: Path, name: str, 
     with writer(tmp_path / name) as process:
         assert len(list(tmp_path.iterdir())) == 1
         process.send_signal(signum)
-        assert process.wait(30) == -signum
+        assert process.wait(PROCESS_PATIENCE) == -signum
     assert list(tmp_path.iterdir()) == []
 
 
@@ -334,7 +335,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_and_a_live_one_keeps_its_o
         other.write_bytes(b"of somebody else")
     with writer(path) as process:
         process.kill()
-        process.wait(30)
+        process.wait(PROCESS_PATIENCE)
     [left] = set(tmp_path.iterdir()) - set(others)
     with writer(path) as alive:
         assert not left.exists()
@@ -344,7 +345,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_and_a_live_one_keeps_its_o
         assert path.read_bytes() == b"whole\n"
         assert kept.exists()
         alive.send_signal(signal.SIGTERM)
-        assert alive.wait(30) == -signal.SIGTERM
+        assert alive.wait(PROCESS_PATIENCE) == -signal.SIGTERM
     assert set(tmp_path.iterdir()) == {path, *others}
 
 

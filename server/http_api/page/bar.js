@@ -40,7 +40,10 @@ export class Bar {
     const finder = el("form", { class: "finder" }, id);
     finder.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (id.value.trim()) find(id.value.trim(), this.#signal, (text) => write(this.note, text)).then((found) => found && (id.value = ""));
+      const wanted = id.value.trim();
+      if (!wanted) return;
+      const empty = () => id.value.trim() === wanted && (id.value = ""); // what was typed since is the next one to look for
+      find(wanted, this.#signal, (text) => write(this.note, text)).then((found) => found && empty());
     });
     const parts = [this.range, this.environment, this.add];
     host.replaceChildren(this.range.button, this.zone, this.environment.button, this.chips, this.add.button, finder, this.note, ...parts.map((part) => part.panel));

@@ -26,3 +26,14 @@ export function writeMoney(element, [main, rest]) {
 export function show(element, visible) {
   if (element.hidden === visible) element.hidden = !visible;
 }
+
+/**
+ * A function that focuses an element later, once an answer is there: it does so only if the focus is still where it is
+ * now, or nowhere. Who has gone into another field meanwhile may be typing.
+ */
+export function focusLater() {
+  const had = document.activeElement;
+  return (element, options) => {
+    if ([had, document.body].includes(document.activeElement)) element?.focus(options);
+  };
+}

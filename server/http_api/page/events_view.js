@@ -1,6 +1,6 @@
 // Events: a histogram, the list, one event in full beside it, and the live tail.
 import { address, Latest } from "./api.js";
-import { el, show, write } from "./dom.js";
+import { el, focusLater, show, write } from "./dom.js";
 import { EventPane } from "./event_detail.js";
 import { chosen, COLUMNS, columnsOf, DEFAULT_COLUMNS } from "./event_columns.js";
 import { asCurl } from "./examples.js";
@@ -192,7 +192,8 @@ export class View {
     const at = this.pages.list?.rows().findIndex((event) => event.event_id === id) ?? -1;
     if (this.context.cameFromList()) history.back();
     else go(format("events", null, params));
-    setTimeout(() => this.pages.list?.focus(at), 50);
+    const focus = focusLater();
+    setTimeout(() => focus(this.pages.list?.link(at)), 50);
   }
 
   #neighbours() {

@@ -72,8 +72,13 @@ export class ListTable {
     this.#rows.forEach((row, at) => this.body.rows[at].classList.toggle("chosen", matches?.(row) ?? false));
   }
 
+  /** The link of a row; undefined: there is none. */
+  link(at) {
+    return this.body.rows[at]?.querySelector("a");
+  }
+
   focus(at) {
-    this.body.rows[at]?.querySelector("a")?.focus();
+    this.link(at)?.focus();
   }
 
   /** The row whose link has the focus; -1: none. */

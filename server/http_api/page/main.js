@@ -2,7 +2,7 @@
 import { explain, get, key } from "./api.js";
 import { Bar, drawNavigation } from "./bar.js";
 import { copy } from "./clipboard.js";
-import { $, el, show, write } from "./dom.js";
+import { $, el, focusLater, show, write } from "./dom.js";
 import { sharedOf } from "./filters.js";
 import { shown } from "./names.js";
 import { current, entry, format, go, listen } from "./router.js";
@@ -73,9 +73,10 @@ function rememberFocus(element) {
   remember();
 }
 
-/** Brings somebody back to where they were in a view. */
-function restore(saved) {
-  if (!saved) return;
+/** Brings somebody back to where they were in a view, unless they have gone into a field since `before` had the focus. */
+function restore(saved, before) {
+  const now = document.activeElement;
+  if (!saved || (now !== before && now.matches("input, select, textarea"))) return;
   const { focus } = saved;
   if (focus) alike(focus.tag, focus.key)[focus.at]?.focus({ preventScroll: true });
   else if ($("content").contains(document.activeElement)) document.activeElement.blur();
@@ -89,6 +90,7 @@ async function navigate(route, restored) {
   shownRoute = route;
   place = entry();
   const saved = restored ? places.get(place) : undefined;
+  const had = document.activeElement;
   const { view, id, params } = route;
   const shared = sharedOf(params);
   drawNavigation(route, shared);
@@ -106,7 +108,7 @@ async function navigate(route, restored) {
     show($("kept"), false);
   }
   await (isToday ? navigateToday(route, restored, before, shared) : navigateView(route, restored, before));
-  if (shownRoute === route) restore(saved);
+  if (shownRoute === route) restore(saved, had);
 }
 
 async function navigateToday(route, restored, before, shared) {
@@ -138,6 +140,7 @@ async function navigateToday(route, restored, before, shared) {
 
 async function navigateView(route, restored, before) {
   const mine = session;
+  const focus = focusLater();
   let made;
   try {
     made = await loaded(route.view);
@@ -153,7 +156,7 @@ async function navigateView(route, restored, before) {
   show($("bar"), true);
   const isNew = !before || before.view !== route.view;
   const isMoved = isNew || before.id !== route.id;
-  if (isMoved && !restored && before && route.id === null) $("content").focus({ preventScroll: true });
+  if (isMoved && !restored && before && route.id === null) focus($("content"), { preventScroll: true });
   if (isMoved && !restored && (isNew || route.view !== "events")) scrollTo(0, 0);
   await view.update(route, restored, isNew);
 }

@@ -1,6 +1,6 @@
 // A list that is read page by page: first page, "Show more", what stands there instead, and what is kept for Back.
 import { get, Latest } from "./api.js";
-import { el, show, write } from "./dom.js";
+import { el, focusLater, show, write } from "./dom.js";
 import { filtersOf, sharedOf } from "./filters.js";
 import { freshness, isBuilding } from "./freshness.js";
 import { beingBuilt, busy, missingField, noEvents, nothingMatches, problem } from "./notices.js";
@@ -113,6 +113,7 @@ export class Pages {
   async #further() {
     const state = this.state;
     const before = state.rows.length;
+    const focus = focusLater();
     const done = busy(this.host);
     this.more.disabled = true;
     try {
@@ -123,7 +124,7 @@ export class Pages {
       this.list.append(answer[this.member]);
       this.#foot(state);
       this.said(state);
-      this.list.focus(before);
+      focus(this.list.link(before));
     } catch (error) {
       if (error.name === "AbortError" || this.context.failed(error)) return;
       write(this.status, `The rows after this one could not be read: ${error.message}. `);

@@ -47,7 +47,7 @@ export class View {
     else this.comparison.clear();
     this.#boxes(hashes);
     await Promise.all(reads);
-    this.#boxes(hashes);
+    this.#boxes(current().params.getAll("hash").slice(0, MOST)); // others may have been ticked since
   }
 
   close() {

@@ -1,6 +1,6 @@
 // The most expensive users, and the search among them.
 import { Failed, get, getUser } from "./api.js";
-import { $, show, write } from "./dom.js";
+import { $, focusLater, show, write } from "./dom.js";
 import { count, counted, dollars, pico } from "./exact.js";
 import { shown } from "./names.js";
 import { shares, tokenText } from "./overview.js";
@@ -60,7 +60,8 @@ export class Users {
     $("more").addEventListener("click", () => {
       const first = this.table.body.rows.length;
       this.#shown += STEP;
-      this.#again().then(() => this.table.body.rows[first]?.querySelector("a")?.focus());
+      const focus = focusLater();
+      this.#again().then(() => focus(this.table.body.rows[first]?.querySelector("a")));
     });
   }
 
