@@ -240,6 +240,8 @@ async def test_every_route_refuses_with_a_reason(tmp_path: Path) -> None:
     async with open_office(tmp_path) as (doors, _):
         app = create_app(doors.services, desk=object(), registry=CollectorRegistry())  # type: ignore[arg-type]
         names = dict.fromkeys(("user_id", "name", "id", "event_id", "trace_id", "session_id"), "x")
+        names["digest"] = "0" * 16
+        unknown = {("POST", "/v1/metrics"), ("POST", "/v1/logs"), ("GET", f"/page/{'0' * 16}/x")}
         routes = {
             (route.method, route.resource.canonical.format(**names))
             for route in app.router.routes()
@@ -253,7 +255,7 @@ async def test_every_route_refuses_with_a_reason(tmp_path: Path) -> None:
                     answer = Answer(response.status, dict(response.headers), await response.read())
                 if (method, path) not in routes:
                     assert (answer.status, reason_of(answer)) == (405, "method_not_allowed"), (method, path)
-                elif (method, path) in {("POST", "/v1/metrics"), ("POST", "/v1/logs")}:
+                elif (method, path) in unknown:
                     assert (answer.status, reason_of(answer)) == (404, "not_found"), (method, path)
                 elif path.startswith("/v1/"):
                     assert (answer.status, reason_of(answer)) == (401, "unauthenticated"), (method, path)
