@@ -26,9 +26,10 @@ export class Pages {
   /**
    * `path` is read, `member` names the rows in its answer. `table(range)` returns an empty ListTable; `said(state)` is
    * called after each page. `extra(params)`: pairs of the view's own. `missing`: the view whose field may be missing.
+   * `size`: rows of a page.
    */
-  constructor(host, context, { view, path, member, table, extra = () => [], said = () => {}, missing }) {
-    Object.assign(this, { host, context, view, path, member, table, extra, said, missing });
+  constructor(host, context, { view, path, member, table, extra = () => [], said = () => {}, missing, size = 50 }) {
+    Object.assign(this, { host, context, view, path, member, table, extra, said, missing, size });
     this.place = el("div");
     this.notice = el("div");
     this.more = el("button", { type: "button", class: "more" }, "Show more");
@@ -65,7 +66,7 @@ export class Pages {
     const signal = this.#latest.begin(this.context.signal);
     const done = busy(this.host);
     try {
-      const answer = await get(this.path, [...pairs, ["limit", 50]], signal);
+      const answer = await get(this.path, [...pairs, ["limit", this.size]], signal);
       const state = { pairs, range, rows: [...answer[this.member]], next: answer.nextCursor, answer, expired: answer.expired === true };
       this.#kept.delete(signature);
       this.#kept.set(signature, state);
@@ -117,7 +118,7 @@ export class Pages {
     const done = busy(this.host);
     this.more.disabled = true;
     try {
-      const answer = await get(this.path, [...state.pairs, ["limit", 50], ["cursor", state.next]], this.#latest.begin(this.context.signal));
+      const answer = await get(this.path, [...state.pairs, ["limit", this.size], ["cursor", state.next]], this.#latest.begin(this.context.signal));
       state.rows.push(...answer[this.member]);
       state.next = answer.nextCursor;
       state.expired ||= answer.expired === true;

@@ -28,6 +28,7 @@ export class View {
       path: "/v1/sessions",
       member: "sessions",
       missing: "sessions",
+      size: 25, // a session may have thousands of events, which are added up for its row
       extra: (params) => (sortOf(params) === "start" ? [] : [["sort", sortOf(params)]]),
       table: (place, range, route) => this.#table(place, range, route),
       said: (state) => write(this.said, state?.rows.length ? `${count(String(state.rows.length))} shown` : ""),
