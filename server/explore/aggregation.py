@@ -58,9 +58,12 @@ def aggregate_sets(source: str, sets: Sequence[Sequence[str]], parts: Parts) -> 
 
 
 def _exact(parts: Parts) -> str:
-    return "".join(
-        f"{part.sql if isinstance(part, Quantile) else part} AS part_{number}, " for number, part in enumerate(parts)
-    )
+    percents: dict[tuple[str, str | None], list[int]] = {}
+    for part in parts:
+        if isinstance(part, Quantile):
+            percents.setdefault((part.column, part.condition), []).append(part.percent)
+    shown = (part.sql(percents[part.column, part.condition]) if isinstance(part, Quantile) else part for part in parts)
+    return "".join(f"{part} AS part_{number}, " for number, part in enumerate(shown))
 
 
 def _list(keys: Sequence[str]) -> str:

@@ -35,11 +35,14 @@ class Quantile(NamedTuple):
     """Which events have a value that counts, besides those where it is null."""
     percent: int
 
-    @property
-    def sql(self) -> str:
-        """The expression for an exact one."""
+    def sql(self, percents: Sequence[int]) -> str:
+        """Return the expression for an exact one, where an answer has those of `percents`, this one among them.
+
+        All of one column have one aggregate, which DuckDB computes once: it would keep the values for each of them.
+        """
         where = "" if self.condition is None else f" FILTER ({self.condition})"
-        return f"quantile_disc({self.column}, {self.percent / 100}){where}"
+        listed = ", ".join(str(percent / 100) for percent in percents)
+        return f"(quantile_disc({self.column}, [{listed}]){where})[{percents.index(self.percent) + 1}]"
 
 
 class Measure(Struct, frozen=True):

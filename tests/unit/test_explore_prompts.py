@@ -1,6 +1,7 @@
 """Versions of prompts, against plain Python."""
 
 import random
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from server.errors import Refused
 from server.explore import aggregation, prompts
+from server.explore.aggregation import aggregate
 from server.explore.engine import Engine
+from server.explore.measures import Quantile
 from server.explore.prompts import answer_prompts
 from server.explore.questions import Filters, PromptsQuestion, Times
 from tests.support import explore_oracle as oracle
@@ -102,3 +105,12 @@ def test_too_many_scores_are_refused(store: StoreDirectory, engine: Engine, monk
     monkeypatch.setattr(prompts, "MOST_SCORES", 1)
     with pytest.raises(Refused, match="scores"):
         pages(store, engine, filters=Filters(), times=Times())
+
+
+def test_quantiles_of_one_column_are_one_aggregate() -> None:
+    parts = [*(Quantile("latency_ms", None, percent) for percent in (50, 95, 99)), Quantile("ttft_ms", None, 50)]
+    sql = aggregate("events", ["model"], parts, exact=True)
+    assert re.findall(r"quantile_disc\((\w+, [^)]*)\)\)\[(\d)\]", sql) == [
+        *(("latency_ms, [0.5, 0.95, 0.99]", number) for number in "123"),
+        ("ttft_ms, [0.5]", "1"),
+    ]
