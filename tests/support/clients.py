@@ -447,8 +447,10 @@ class Reader:
             await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
 
     async def get(self, path: str) -> Any:
-        """The body of a read that must succeed."""
-        answer = await self.request("GET", path)
+        """The body of a read that must succeed, if not at once: what starts or is behind says 503, and to ask again."""
+        deadline = time.monotonic() + PROCESS_PATIENCE
+        while (answer := await self.request("GET", path)).status == 503 and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
         if answer.status != 200:
             raise WrongAnswer(f"GET {path}: {answer.status} {answer.json}")
         return answer.json
