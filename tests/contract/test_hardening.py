@@ -625,7 +625,8 @@ async def test_idle_calls_of_an_organization_leave_room_for_those_of_others(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over however many connections: of twelve calls it gets half, and the next one half of what is left."""
-    monkeypatch.setattr("server.grpc_api.servicers.CallShares", lambda: CallShares(12))
+    shares = CallShares(12)
+    monkeypatch.setattr("server.grpc_api.servicers.CallShares", lambda: shares)
     other = "lqt_" + "4" * 64
     async with open_doors() as doors, contextlib.AsyncExitStack() as opened:
         doors.add_key(other, organization="other", project="other")
@@ -640,6 +641,7 @@ async def test_idle_calls_of_an_organization_leave_room_for_those_of_others(
             held.append(call)
             if number < 6:
                 await call.wait_for_connection()
+                await until(lambda: shares.under_way == len(held))  # the handler may come later
             else:
                 assert await call.code() is grpc.StatusCode.UNAVAILABLE
                 assert "has 6 calls under way" in await call.details()

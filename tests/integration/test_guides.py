@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -98,11 +100,19 @@ class Reader:
         return code.replace("127.0.0.1:8080", self.running.http).replace("127.0.0.1:50051", self.running.grpc)
 
     def gets(self, path: str) -> Any:
-        """The answer of the server, without the times at which it was made."""
+        """The answer of the server, without the times at which it was made; asked again while it says 503."""
         request = urllib.request.Request(f"http://{self.running.http}{path}")
         request.add_header("x-api-key", self.variables["SPENDSTREAM_KEY"])
-        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
-            return timeless(response.read())
+        deadline = time.monotonic() + PROCESS_PATIENCE
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
+                    return timeless(response.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code != 503 or time.monotonic() > deadline:
+                        raise
+            time.sleep(0.1)
 
 
 def timeless(text: str | bytes) -> Any:

@@ -15,7 +15,7 @@ from server.http_api import static_files
 from tests.support import browser as browsers
 from tests.support import fake_events_api
 from tests.support.agent_traffic import event, month
-from tests.support.browser import visit
+from tests.support.browser import box_of, visit
 from tests.support.event_views import LONG_TASK, asked, dollars, heap, rows, watched
 from tests.support.fake_events_api import Fake, fake_api, sums
 from tests.support.page_views import CONTENT
@@ -315,7 +315,7 @@ def test_a_touch_that_becomes_a_scroll_zooms_nothing(opened: Callable[[str], Pag
     """The browser ends the pointer with `pointercancel` then; the next one that is lifted anywhere is another."""
     page = opened(f"#/traces/{fake.events[0]['trace_id']}")
     ruler = page.locator(".t-ruler")
-    box = ruler.bounding_box()
+    box = box_of(ruler)
     assert box is not None
     left, right = box["x"] + 10, box["x"] + box["width"] - 10
     ruler.dispatch_event("pointerdown", {"clientX": left})
@@ -331,15 +331,15 @@ def test_pain_11_the_column_of_names_is_made_wider(opened: Callable[[str], Page]
     page = opened(f"#/traces/{fake.events[0]['trace_id']}")
     grip, name = page.get_by_role("separator"), page.locator(".t-head .t-name")
     expect(grip).to_have_attribute("aria-valuenow", "38")
-    before = name.bounding_box()
-    box = grip.bounding_box()
+    before = box_of(name)
+    box = box_of(grip)
     assert before is not None
     assert box is not None
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     page.mouse.down()
     page.mouse.move(box["x"] + 205, box["y"] + 5)
     page.mouse.up()
-    after = name.bounding_box()
+    after = box_of(name)
     assert after is not None
     assert after["width"] == pytest.approx(before["width"] + 200, abs=12)
     wide = int(str(grip.get_attribute("aria-valuenow")))
@@ -445,7 +445,7 @@ def a_deep_row_is_whole(row: Locator, depth: int) -> None:
     expect(row).to_have_attribute("aria-level", str(depth))
     name = row.locator(".t-name")
     expect(name).to_have_attribute("data-marks", f"(level {depth:,})")
-    boxes = [each.bounding_box() for each in (row, name, row.locator(".t-bar"))]
+    boxes = [box_of(each) for each in (row, name, row.locator(".t-bar"))]
     outer, text, bar = (cast(dict[str, float], each) for each in boxes)
     assert outer["x"] <= text["x"] < text["x"] + text["width"] <= bar["x"] < outer["x"] + outer["width"]
     padding, guides = name.evaluate(

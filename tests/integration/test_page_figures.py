@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support import browser as browsers
 from tests.support.agent_traffic import event, stamp
-from tests.support.browser import Visit, visit
+from tests.support.browser import Visit, box_of, visit
 from tests.support.event_views import asked, dollars, rows, settled, whole
 from tests.support.fake_events_api import Fake, fake_api, sums
 
@@ -180,7 +180,7 @@ def legend_is_the_table(page: Page, name: str, title: str, value: Callable[[str]
     assert [value(text) for text in figures.all_inner_texts()] == ranged
     table = by_interval(page, title)
     over = figure.locator(".u-over")
-    box = over.bounding_box()
+    box = box_of(over)
     assert box is not None
     for at, (day, cells) in enumerate(sorted(table.items())):
         over.hover(position={"x": box["width"] * (at + 0.5) / len(table), "y": 20})

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from tests.support import browser as browsers
 from tests.support import fake_events_api
 from tests.support.agent_traffic import event, stamp
-from tests.support.browser import Visit, visit
+from tests.support.browser import Visit, box_of, visit
 from tests.support.event_views import asked, dollars, rows
 from tests.support.fake_events_api import Fake, fake_api
 
@@ -355,10 +355,10 @@ def test_pain_13_a_short_step_is_seen_and_can_be_zoomed_to(opened: Callable[[str
     page.keyboard.press("End")
     row = page.locator(".t-row.active:visible")
     expect(row.locator(".t-name")).to_have_text("short")
-    box = row.locator(".t-bar").bounding_box()
+    box = box_of(row.locator(".t-bar"))
     assert box is not None
     assert box["width"] >= 2 - 0.01, "a microsecond of an hour is two pixels"
-    strip = page.locator(".t-strip").bounding_box()
+    strip = box_of(page.locator(".t-strip"))
     assert strip is not None
     middle = strip["y"] + strip["height"] / 2
     page.mouse.move(strip["x"] + strip["width"] * 0.05, middle)
@@ -402,7 +402,7 @@ def test_pain_14_a_step_outside_its_parent_stays_where_it_was_and_says_by_how_mu
     assert time.get_attribute("datetime") == sent == stamp(BEGAN + timedelta(milliseconds=99_750))
     expect(step_of(page, "late")).to_contain_text("Outside its parent: ends 500 ms after it.")
     assert "Outside" not in step_of(page, "inner").inner_text()
-    ruler = page.locator(".t-ruler").bounding_box()
+    ruler = box_of(page.locator(".t-ruler"))
     bar = (
         page.locator(".t-row:visible")
         .filter(has=page.get_by_text("early", exact=True))

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support import browser as browsers
 from tests.support.agent_traffic import event
-from tests.support.browser import INSECURE, Visit, visit
+from tests.support.browser import INSECURE, Visit, box_of, visit
 from tests.support.event_views import LONG_TASK, heap, rows, watched
 from tests.support.fake_events_api import Fake, fake_api, live_frame
 
@@ -298,7 +298,7 @@ def test_check_11_a_live_tail_of_5000_events_a_second(chrome: Browser) -> None:
 
 def nothing_moves_under_the_pointer(page: Page) -> None:
     """Point at a row for a while, which stays where it is, then let the rows go on."""
-    box = page.locator(".live-list").bounding_box()
+    box = box_of(page.locator(".live-list"))
     assert box is not None
     at = (box["x"] + 300, box["y"] + 150)
     page.mouse.move(*at)

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support import browser as browsers
 from tests.support.agent_traffic import event
-from tests.support.browser import Visit, choose_range, visit
+from tests.support.browser import Visit, box_of, choose_range, visit
 from tests.support.event_views import rows
 from tests.support.fake_events_api import Fake, fake_api
 
@@ -256,7 +256,7 @@ def test_check_4_from_the_overview_down_to_a_user_and_back_to_the_start(tab: Vis
 
     def chart() -> None:
         over = page.locator("#chart .u-over")
-        box = over.bounding_box()
+        box = box_of(over)
         assert box is not None
         over.click(position={"x": box["width"] - 50, "y": 40})
 

@@ -12,7 +12,17 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    FloatRect,
+    Locator,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 from tests.support.events import to_ndjson
 from tests.support.patience import PROCESS_PATIENCE
@@ -191,3 +201,11 @@ def read(server: Server | Tenant, path: str, key: str | None = None) -> Any:
     request = urllib.request.Request(f"http://{server.http}{path}", headers={"x-api-key": key or server.key})
     with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
         return json.loads(response.read(), parse_float=str, parse_int=str)
+
+
+def box_of(found: Locator) -> FloatRect:
+    """Where an element is, once it is to be seen."""
+    expect(found).to_be_visible()
+    box = found.bounding_box()
+    assert box is not None
+    return box
