@@ -447,9 +447,12 @@ class Reader:
             await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
 
     async def get(self, path: str) -> Any:
-        """The body of a read that must succeed, if not at once: what starts or is behind says 503, and to ask again."""
+        """The body of a read that must succeed, if not at once: what starts says 503, what is behind 504."""
         deadline = time.monotonic() + PROCESS_PATIENCE
-        while (answer := await self.request("GET", path)).status == 503 and time.monotonic() < deadline:  # noqa: ASYNC110
+        while True:
+            answer = await self.request("GET", path)
+            if answer.status not in {503, 504} or time.monotonic() > deadline:
+                break
             await asyncio.sleep(0.1)
         if answer.status != 200:
             raise WrongAnswer(f"GET {path}: {answer.status} {answer.json}")
