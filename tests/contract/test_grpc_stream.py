@@ -306,19 +306,25 @@ async def test_a_revoked_key_ends_an_idle_stream_within_a_second(doors: Doors) -
     await mostly_within(1, trial)
 
 
-async def test_a_revoked_key_ends_a_busy_stream(doors: Doors) -> None:
-    stream = doors.stream()
-    sender = Sender(stream, good(7))
-    for _ in range(20):
-        assert (await stream.read()).accepted == 1
-    doors.add_key(SECRET, revoked=1)
-    async with asyncio.timeout(PATIENCE):
-        while not (answer := await stream.read()).HasField("status"):
-            pass
-        assert (answer.sequence, last_word([answer])) == (7, INVALID_KEY)
-        await sender.pause()
-        await stream.done_writing()
-        assert (await rest(stream), await stream.code()) == ([], CODE.OK)
+async def test_a_revoked_key_ends_a_busy_stream_within_a_second(doors: Doors) -> None:
+    async def trial() -> float:
+        doors.add_key(SECRET)
+        stream = doors.stream()
+        sender = Sender(stream, good(7))
+        for _ in range(20):
+            assert (await stream.read()).accepted == 1
+        doors.add_key(SECRET, revoked=1)
+        began = time.monotonic()
+        async with asyncio.timeout(PATIENCE):
+            while not (answer := await stream.read()).HasField("status"):
+                pass
+            assert (answer.sequence, last_word([answer])) == (7, INVALID_KEY)
+            await sender.pause()
+            await stream.done_writing()
+            assert (await rest(stream), await stream.code()) == ([], CODE.OK)
+        return time.monotonic() - began
+
+    await mostly_within(1, trial)
 
 
 async def test_a_key_that_expires_ends_a_busy_stream(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from tests.support import clients
 from tests.support.clients import Pace, Reader, Tally, reader
 from tests.support.connections import connections
 from tests.support.events import make_event, to_proto
-from tests.support.patience import PROCESS_PATIENCE, until
+from tests.support.patience import PROCESS_PATIENCE, mostly_within, until
 from tests.support.server import (
     KEY,
     Server,
@@ -492,6 +492,22 @@ async def test_a_dead_child_is_started_again_where_it_was(tmp_path: Path) -> Non
 
 
 # --- the roles apart -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["serve", "api", "worker"])
+async def test_a_role_stops_within_ten_seconds(role: str, tmp_path: Path) -> None:
+    with server(tmp_path / "data", role, start=False) as started:
+
+        async def trial() -> float:
+            await asyncio.to_thread(started.start)
+            if role == "serve":  # an API process that starts waits for a worker that is behind
+                async with reader(started) as tables:
+                    assert (await post(tables, [make_event()])).status == 202
+            code, seconds = await asyncio.to_thread(started.stop)
+            assert code == 0, started.log()
+            return seconds
+
+        await mostly_within(10, trial, trials=3)
 
 
 async def test_the_roles_work_as_processes_of_their_own(tmp_path: Path) -> None:
