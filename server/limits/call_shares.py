@@ -24,11 +24,6 @@ class CallShares:
         self._free = limit
         self._calls: Counter[str] = Counter()
 
-    @property
-    def under_way(self) -> int:
-        """How many calls are under way, of all organizations."""
-        return self._calls.total()
-
     @contextmanager
     def call(self, organization: str) -> Iterator[None]:
         """A call is under way. Raises `Refused("unavailable")` if the organization has its share already."""

@@ -5,7 +5,7 @@ import contextlib
 import json
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -611,6 +611,21 @@ async def test_calls_that_need_no_key_leave_room_for_those_of_others(monkeypatch
         await server.stop(0)
 
 
+class CountedShares(CallShares):
+    """It says how many calls are under way."""
+
+    under_way = 0
+
+    @contextlib.contextmanager
+    def call(self, organization: str) -> Iterator[None]:
+        with super().call(organization):
+            self.under_way += 1
+            try:
+                yield
+            finally:
+                self.under_way -= 1
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -625,7 +640,7 @@ async def test_idle_calls_of_an_organization_leave_room_for_those_of_others(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over however many connections: of twelve calls it gets half, and the next one half of what is left."""
-    shares = CallShares(12)
+    shares = CountedShares(12)
     monkeypatch.setattr("server.grpc_api.servicers.CallShares", lambda: shares)
     other = "lqt_" + "4" * 64
     async with open_doors() as doors, contextlib.AsyncExitStack() as opened:
