@@ -57,6 +57,17 @@ def test_nobody_has_to_read_a_long_readme() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
 
 
+def test_figures_of_the_readme_stand_where_they_are_measured() -> None:
+    """A figure that was measured anew is changed in both places."""
+    table = (ROOT / "README.md").read_text().partition("## Figures")[2].partition("## Further")[0]
+    figures = re.findall(r"\d[\d,.]*\d", "".join(line for line in table.splitlines() if line.startswith("|")))
+    measured = "".join((ROOT / "docs" / name).read_text() for name in ("performance.md", "reliability.md"))
+    assert len(figures) > 10
+    assert [
+        figure for figure in figures if not re.search(rf"(?<![\d,.]){re.escape(figure)}(?![\d,]|\.\d)", measured)
+    ] == []
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(path: Path) -> None:
     for link in LINK.findall(prose_of(path)):
