@@ -131,6 +131,7 @@ class Problem(NamedTuple):
     kind: Kind
     text: str
     topic: str | None = None
+    """The topic's name, on Kafka the one that it has on the cluster."""
     offset: int | None = None
     """The offset of the record, if the problem is about one."""
 
@@ -188,7 +189,7 @@ class Verification:
             try:
                 for topic in PARTITIONED:
                     if not again.has(topic):
-                        text = f"there is no partition {self._number} of the topic {topic}"
+                        text = f"there is no partition {self._number} of the topic {self._log.name_of(topic)}"
                         self._note("topic_missing", text, topic)
                 if not (again.has(EVENTS) and again.has(ROWS)):
                     return
@@ -240,7 +241,11 @@ class Verification:
     def _note(self, kind: Kind, text: str, topic: str | None = None, offset: int | None = None) -> None:
         self.problem_count += 1
         if len(self.problems) < KEPT:
-            self.problems.append(Problem(self._number, kind, text, topic, offset))
+            name = None if topic is None else self._log.name_of(topic)
+            self.problems.append(Problem(self._number, kind, text, name, offset))
+
+    def _record(self, topic: str, offset: int) -> str:
+        return f"record {self._log.name_of(topic)}:{self._number}:{offset}"
 
     def _note_unusable(self, found: UnreadableRecord) -> None:
         if (found.topic, found.offset) not in self._unusable:  # claims are read several times
@@ -255,7 +260,6 @@ class Verification:
         Reading to the end finds the newest record of every row, whatever compaction removes meanwhile. The progress is
         the last record of a flush, so it shows that the flush is complete.
         """
-        tp = TopicPartition(ROWS, self._number)
         progress = table_rows.encode_key(self._number, "progress")
         rows: dict[bytes, bytes] = {}
         position = 0
@@ -268,7 +272,7 @@ class Verification:
                 try:
                     found = row_block.expand(self._number, record.key or b"", record.value)
                 except ValueError as error:
-                    self._note_unusable(UnreadableRecord(*tp, record.offset, str(error)))
+                    self._note_unusable(again.unreadable(ROWS, record.offset, error))
                     continue
                 for key, value in found:
                     if value is None:
@@ -362,7 +366,9 @@ class Verification:
             again.tables.skip(offset)
             return
         for what in originals.differences(found):
-            self._note("original_bytes", f"record {EVENTS}:{self._number}:{offset}: {what}", EVENTS, offset)
+            self._note(
+                "original_bytes", f"record {self._log.name_of(EVENTS)}:{self._number}:{offset}: {what}", EVENTS, offset
+            )
         if offset in dead:
             again.tables.skip(offset)
             return
@@ -432,7 +438,7 @@ class Verification:
             if wrong.any():
                 self._note(
                     "claims_without_events",
-                    f"record {CLAIMS}:{self._number}:{record} claims {int(wrong.sum())} ids with message "
+                    f"{self._record(CLAIMS, record)} claims {int(wrong.sum())} ids with message "
                     f"{claimed.offset} that it does not count",
                     CLAIMS,
                     record,
@@ -533,7 +539,7 @@ def damage_elsewhere(log: LogReader) -> list[Problem]:
     found: list[Problem] = []
 
     def note(error: DamagedRecord) -> None:
-        found.append(Problem(error.partition, "damaged_record", str(error), error.topic, error.offset))
+        found.append(Problem(error.partition, "damaged_record", str(error), error.name, error.offset))
 
     for topic, count in log.topics().items():
         for number in range(count if topic not in PARTITIONED else 0):

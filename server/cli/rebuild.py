@@ -101,7 +101,7 @@ def _opened(settings: Settings) -> Iterator[LogWriter]:
         address.claim(log.identity, keeps=False)
         topics = log.topics()
         if EVENTS not in topics:
-            raise LogError(f"the topic {EVENTS} is gone: there is nothing to rebuild from")
+            raise LogError(f"the topic {log.name_of(EVENTS)} is gone: there is nothing to rebuild from")
         if address.kafka is None:
             held.enter_context(_checkpoints(settings.data_dir))
         if missing := [topic for topic in PARTITIONED if topic not in topics]:

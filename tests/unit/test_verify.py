@@ -289,6 +289,20 @@ def test_a_deleted_topic_is_noticed(log: Log, monkeypatch: pytest.MonkeyPatch, t
     assert {each["topic"] for each in answer["problems"] if each["kind"] == "topic_missing"} == {topic}
 
 
+class Renamed(Log):
+    """A log that has other names for its topics, as one on Kafka may."""
+
+    def name_of(self, topic: str) -> str:
+        return topic.replace("spendstream.", "team-a.")
+
+
+def test_topics_have_the_names_that_an_operator_knows(log: Log, tmp_path: Path) -> None:
+    empty_all(log, ROWS, whole=True)
+    [missing] = verified(Renamed(log.path.parent), tmp_path, 0)[0].problems
+    assert (missing.kind, missing.topic) == ("topic_missing", "team-a.rows")
+    assert missing.text == "there is no partition 0 of the topic team-a.rows"
+
+
 def test_rows_and_claims_that_are_both_gone_are_missed_by_what_was_committed(log: Log, tmp_path: Path) -> None:
     log.commit(GROUP, [(TopicPartition(EVENTS, number), 5) for number in range(2)])
     empty_all(log, ROWS)

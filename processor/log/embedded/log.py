@@ -567,6 +567,10 @@ class Log:
             counts[tp.topic] = counts.get(tp.topic, 0) + 1
         return counts
 
+    def name_of(self, topic: str) -> str:
+        """The name of a topic for operators."""
+        return topic
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Reads inside the block see one instant of the log, whatever is written meanwhile. Keep it short:
