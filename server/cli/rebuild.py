@@ -95,7 +95,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 def _opened(settings: Settings) -> Iterator[LogWriter]:
     """Open the log with all of its topics. Raises `LogError` if there is no log, or it has no events."""
     address = LogAddress.of(settings)
-    log = address.open(create=False)
+    log = address.open(upgrade=True)  # nobody else has it open: see `_alone`
     held = ExitStack()
     try:
         address.claim(log.identity, keeps=False)

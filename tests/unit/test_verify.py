@@ -18,7 +18,7 @@ from processor.core.events import message
 from processor.core.tables import dedupe, table_rows
 from processor.core.tables.dedupe import Claimed
 from processor.log.dead_letters import DeadLetter
-from processor.log.embedded.log import OFFSET_BITS, Log
+from processor.log.embedded.log import OFFSET_BITS, Log, checksum
 from processor.log.port import LogReader
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
@@ -392,15 +392,16 @@ def test_an_index_with_ids_that_nobody_claimed_is_noticed(log: Log, tmp_path: Pa
 
 
 def rewrite(log: Log, number: int, offset: int, change: Any) -> None:
-    """Store a message with other contents, as if from before there were checksums."""
+    """Store a message with other contents, as a program with a fault might have."""
     tp = TopicPartition(EVENTS, number)
     [record] = log.read(tp, offset, 1)
     decoded = message.decode(record.value or b"")
     [block] = blocks_of(decoded)
     value = message.encode([change(block)])
     with closing(apsw.Connection(str(log.path))) as db:
-        query = "UPDATE record SET value = ?, checksum = NULL WHERE id = ?"
-        db.execute(query, (value, (log.number(tp) << OFFSET_BITS) + offset))
+        place = (log.number(tp) << OFFSET_BITS) + offset
+        query = "UPDATE record SET value = ?, checksum = ? WHERE id = ?"
+        db.execute(query, (value, checksum(place, record.at, record.key, value), place))
 
 
 def original_bytes(log: Log, tmp_path: Path, number: int) -> list[str]:
