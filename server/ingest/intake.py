@@ -314,18 +314,10 @@ class Intake:
         began: float,
     ) -> Sequence[Receipt | Refused]:
         """Count batches that are durable at `offsets`, and make their receipts."""
-        batch = group.batch
         try:
-            events = {partition: len(block) for partition, block in blocks.items()}
-            is_one = len(homes) == 1
-            shares = None if is_one else {partition: len(block.requests) for partition, block in blocks.items()}
-            self.meters.accepted(batch.api, offsets, events, began, time.monotonic(), len(homes), shares)
-            if batch.handling == "lenient":
-                self.meters.priced([block.rows for block in blocks.values()])
-            for rejection in rejected:
-                self.meters.rejected(batch.api, rejection.code)
-            if is_one:
-                return [Receipt(group.counts[0], rejected, position.encode(self._publisher.identity, offsets))]
+            if len(homes) == 1:
+                return [self._receipt(group.batch, blocks, rejected, offsets, began)]
+            self._count(group.batch, blocks, offsets, began, len(homes))
             return self._receipts_of_several(group.counts, homes, offsets)
         except Exception:  # it is durable: a client that sends it again changes nothing
             log.exception("receipt_failed")
@@ -396,17 +388,23 @@ class Intake:
         batch: Batch,
         parts: Parts,
         rejected: tuple[Rejection, ...],
-        offsets: dict[int, int],
+        offsets: Mapping[int, int],
         began: float,
     ) -> Receipt:
         """Count a batch that is durable at `offsets`, and make its receipt."""
-        events = {partition: len(block) for partition, block in parts.items()}
-        self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
-        if batch.handling == "lenient":
-            self.meters.priced([block.rows for block in parts.values()])
+        events = self._count(batch, parts, offsets, began, 1)
         for rejection in rejected:
             self.meters.rejected(batch.api, rejection.code)
-        return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))
+        return Receipt(events, rejected, position.encode(self._publisher.identity, offsets))
+
+    def _count(self, batch: Batch, parts: Parts, offsets: Mapping[int, int], began: float, batches: int) -> int:
+        """Count batches that are durable, all of one kind, and return how many events they have."""
+        events = {partition: len(block) for partition, block in parts.items()}
+        shares = None if batches == 1 else {partition: len(block.requests) for partition, block in parts.items()}
+        self.meters.accepted(batch.api, offsets, events, began, time.monotonic(), batches, shares)
+        if batch.handling == "lenient":
+            self.meters.priced([block.rows for block in parts.values()])
+        return sum(events.values())
 
     def _decode_valid(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
         """Return the valid events of a batch, and the rejections."""
