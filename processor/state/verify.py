@@ -187,25 +187,11 @@ class Verification:
             self.offset = table_rows.NEVER
             again = Recomputation(self._log, self._number, self._scratch / str(attempt), self._note_unusable)
             try:
-                for topic in PARTITIONED:
-                    if not again.has(topic):
-                        text = f"there is no partition {self._number} of the topic {self._log.name_of(topic)}"
-                        self._note("topic_missing", text, topic)
-                if not (again.has(EVENTS) and again.has(ROWS)):
+                if not self._has_topics(again):
                     return
                 again.read_lost()
                 self.notices = [each.text for each in again.lost]
-                first = self._log.first(tp)
-                again.read_checkpoint()
-                start = again.base + 1
-                if first > start and not self._unrecorded(again, start, first):
-                    again.pass_over(first - 1)
-                    start = first
-                if first > start:
-                    raise VerifyError(
-                        f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
-                        f"those from {start} on: the tables cannot be recomputed"
-                    )
+                start = self._begin(again)
                 kept = self._kept(again)
                 key = table_rows.encode_key(self._number, "horizon")
                 horizon, numbers = self._horizon(key, kept), (_numbers(kept.pop(key, None)) or [])[:3]
@@ -227,6 +213,29 @@ class Verification:
             finally:
                 again.close()
         raise VerifyError(f"retention keeps deleting events of partition {self._number} while they are read; try again")
+
+    def _has_topics(self, again: Recomputation) -> bool:
+        """Note the topics that are missing; return whether there are those without which nothing can be compared."""
+        for topic in PARTITIONED:
+            if not again.has(topic):
+                text = f"there is no partition {self._number} of the topic {self._log.name_of(topic)}"
+                self._note("topic_missing", text, topic)
+        return again.has(EVENTS) and again.has(ROWS)
+
+    def _begin(self, again: Recomputation) -> int:
+        """Read the checkpoint, and return the first event that it does not stand for. Raises `VerifyError`."""
+        first = self._log.first(TopicPartition(EVENTS, self._number))
+        again.read_checkpoint()
+        start = again.base + 1
+        if first > start and not self._unrecorded(again, start, first):
+            again.pass_over(first - 1)
+            start = first
+        if first > start:
+            raise VerifyError(
+                f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
+                f"those from {start} on: the tables cannot be recomputed"
+            )
+        return start
 
     @staticmethod
     def _unrecorded(again: Recomputation, start: int, end: int) -> list[Loss]:

@@ -231,12 +231,7 @@ class Log:
             for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
         }
         self.partitions = sum(1 for tp in self._numbers if tp.topic == EVENTS)
-        if partitions is not None and partitions != self.partitions:
-            raise PartitionMismatch(
-                f"the log {self.path} has {self.partitions} partition(s), not {partitions}: the number is chosen once, "
-                f"when the log is made. Start with {self.partitions} or leave the setting out; for another number, "
-                "export the events into a new data directory"
-            )
+        self._check_partitions(partitions)
         meta = dict(self._db.execute("SELECT name, value FROM meta"))
         self.salt: bytes = meta["salt"]
         self.identity: str = meta["identity"]
@@ -246,6 +241,14 @@ class Log:
         summed = meta.get(SUMMED_FROM)
         self._summed_from: dict[int, int] | None = None if summed is None else _decode_places(summed)
         """See `SUMMED_FROM`; None: not known, any record may have none."""
+
+    def _check_partitions(self, asked: int | None) -> None:
+        if asked is not None and asked != self.partitions:
+            raise PartitionMismatch(
+                f"the log {self.path} has {self.partitions} partition(s), not {asked}: the number is chosen once, "
+                f"when the log is made. Start with {self.partitions} or leave the setting out; for another number, "
+                "export the events into a new data directory"
+            )
 
     def _make_file(self) -> None:
         """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later."""
