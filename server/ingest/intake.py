@@ -128,7 +128,8 @@ class Intake:
                 outcome = await durable
         if isinstance(outcome, Refused):
             raise outcome
-        return self._receipt(batch, parts, rejected, outcome, began)
+        self._count(batch, parts, rejected, outcome, began, 1)
+        return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, outcome))
 
     async def accept_parts(self, key: Key, api: Api, events: int, parts: Iterable[Batch]) -> Receipt:
         """Accept the parts of one request of any size, each of at most `parts.MAX_PART` events, and of `events` at
@@ -315,9 +316,9 @@ class Intake:
     ) -> Sequence[Receipt | Refused]:
         """Count batches that are durable at `offsets`, and make their receipts."""
         try:
+            self._count(group.batch, blocks, rejected, offsets, began, len(homes))
             if len(homes) == 1:
-                return [self._receipt(group.batch, blocks, rejected, offsets, began)]
-            self._count(group.batch, blocks, offsets, began, len(homes))
+                return [Receipt(group.counts[0], rejected, position.encode(self._publisher.identity, offsets))]
             return self._receipts_of_several(group.counts, homes, offsets)
         except Exception:  # it is durable: a client that sends it again changes nothing
             log.exception("receipt_failed")
@@ -383,28 +384,23 @@ class Intake:
             if bounds is not None and new is not None:
                 self._quotas.after_grace(partial(bounds.settle, key.project, new))
 
-    def _receipt(
+    def _count(
         self,
         batch: Batch,
         parts: Parts,
         rejected: tuple[Rejection, ...],
         offsets: Mapping[int, int],
         began: float,
-    ) -> Receipt:
-        """Count a batch that is durable at `offsets`, and make its receipt."""
-        events = self._count(batch, parts, offsets, began, 1)
-        for rejection in rejected:
-            self.meters.rejected(batch.api, rejection.code)
-        return Receipt(events, rejected, position.encode(self._publisher.identity, offsets))
-
-    def _count(self, batch: Batch, parts: Parts, offsets: Mapping[int, int], began: float, batches: int) -> int:
-        """Count batches that are durable, all of one kind, and return how many events they have."""
+        batches: int,
+    ) -> None:
+        """Count batches of one kind that are durable at `offsets`."""
         events = {partition: len(block) for partition, block in parts.items()}
         shares = None if batches == 1 else {partition: len(block.requests) for partition, block in parts.items()}
         self.meters.accepted(batch.api, offsets, events, began, time.monotonic(), batches, shares)
         if batch.handling == "lenient":
             self.meters.priced([block.rows for block in parts.values()])
-        return sum(events.values())
+        for rejection in rejected:
+            self.meters.rejected(batch.api, rejection.code)
 
     def _decode_valid(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
         """Return the valid events of a batch, and the rejections."""
