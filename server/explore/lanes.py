@@ -110,8 +110,8 @@ class Places(Lane):
     @asynccontextmanager
     async def turn(self, project: str) -> AsyncIterator[None]:
         """See `Lane.turn`; also raises `Refused` in the block, where its place goes to another project."""
-        if self._now[project]:
-            raise busy("A download of the project runs already; ask again when it has ended")
+        if self._now[project] or project in self._queues:
+            raise busy("A download of the project runs or waits already; ask again when it has ended")
         try:
             async with asyncio.timeout(self._patience):
                 await self._enter(project)

@@ -64,12 +64,22 @@ async def download(places: Places, project: str, ended: list[str]) -> None:
 async def test_a_project_has_one_place() -> None:
     places = Places(2, 60, PATIENCE)
     async with places.turn("p"):
-        with pytest.raises(Refused, match="runs already") as refused:
+        with pytest.raises(Refused, match="runs or waits already") as refused:
             async with places.turn("p"):
                 raise AssertionError
         assert refused.value.reason == "queries_busy"
     async with places.turn("p"):
         pass
+
+
+async def test_a_project_waits_for_one_place() -> None:
+    places, ended = Places(1, 60, PATIENCE), list[str]()
+    tasks = [asyncio.create_task(download(places, project, ended)) for project in ("a", "b")]
+    await settle()
+    with pytest.raises(Refused, match="runs or waits already"):
+        async with places.turn("b"):
+            raise AssertionError
+    await cancelled(tasks)
 
 
 async def test_a_download_keeps_its_place_while_no_other_project_waits() -> None:
