@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import apsw
 import msgspec
@@ -414,10 +414,7 @@ class Log:
             if self._is_unrecovered:
                 self._refuse_unrecovered()
             if self._is_old:
-                raise FormatError(
-                    f"the log {self.path} has an older format, which this program only reads: stop the server of the "
-                    "older version, start that of this one on it, which upgrades it, and do this again"
-                )
+                self._refuse_old()
             try:
                 with self._transaction():
                     yield
@@ -469,6 +466,12 @@ class Log:
                 f"cannot write to {self.path}: the log has to be recovered first, and the disk has no room. Make room "
                 "for its write-ahead log"
             )
+
+    def _refuse_old(self) -> NoReturn:
+        raise FormatError(
+            f"the log {self.path} has an older format, which this program only reads: stop the server of the older "
+            "version, start that of this one on it, which upgrades it, and do this again"
+        )
 
     def check(self) -> None:
         """Raise `LogBroken` if this process must not use the log any more; a few microseconds.
