@@ -184,10 +184,11 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def _watch(health: LogHealth) -> None:
-    """Log when the process becomes unready, and when it is ready again."""
+    """Log when the process becomes unready, and when it is ready again; the same of tables that are behind."""
     before: list[str] = []
     while True:
         await asyncio.sleep(1)
+        health.look()
         reasons = list(health.unready())
         if bool(reasons) != bool(before):
             get_logger().warning("api.unready", reasons=reasons) if reasons else get_logger().info("api.ready_again")

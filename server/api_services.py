@@ -139,7 +139,7 @@ def _open_log(start: Start) -> OpenedLog:
     """Open or make the log, and compare what this process has of it with it. Starts its checkpoints."""
     settings = start.settings
     address = LogAddress.of(settings)
-    log = address.open(settings.partitions, create=True)
+    log = address.open(settings.partitions, create=True, upgrade=True)
     address.claim(log.identity, keeps=True)
     losses.check_directory(log)
     mark = None

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from structlog.stdlib import get_logger
+
 from processor.core.clock import SECOND, month_start
 from processor.log import losses
 from processor.log.errors import DamagedRecord
@@ -21,6 +23,45 @@ SHORT: Final = 2.0
 
 COUNT_EVERY: Final = 1.0
 """Seconds between two counts of missing events."""
+
+BEHIND: Final = 10.0
+"""Seconds that the tables may be behind the log before that is reported."""
+CAUGHT_UP: Final = 2.0
+"""Seconds behind the log at which they count as caught up again."""
+MAX_ENDS: Final = 512
+"""Ends of the log that are kept; of more, every other one goes."""
+
+
+class TablesDelay:
+    """How far the tables are behind the log, in seconds: how long ago it ended where they do not contain all of it."""
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[float, Mapping[int, int]]] = []
+        """Seconds, and the end of the log then, of which the tables lack something; the oldest first."""
+        self._behind_since: float | None = None
+        self.seconds = 0.0
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether the tables have been too far behind, and have not caught up since."""
+        return self._behind_since is not None
+
+    def look(self, now: float, end: Mapping[int, int], contains: Callable[[Mapping[int, int]], bool]) -> None:
+        """Note the end of the log, and log when the tables are too far behind, and when that is over. Call it about
+        once a second."""
+        lacked = next((number for number, (_, each) in enumerate(self._ends) if not contains(each)), len(self._ends))
+        del self._ends[:lacked]
+        if not contains(end):
+            self._ends.append((now, end))
+        if len(self._ends) > MAX_ENDS:
+            del self._ends[1::2]
+        self.seconds = now - self._ends[0][0] if self._ends else 0.0
+        if self._behind_since is None and self.seconds > BEHIND:
+            self._behind_since = now - self.seconds
+            get_logger().warning("tables.behind", seconds=round(self.seconds))
+        elif self._behind_since is not None and self.seconds < CAUGHT_UP:
+            get_logger().info("tables.caught_up", after=round(now - self._behind_since))
+            self._behind_since = None
 
 
 class LogHealth:
@@ -52,6 +93,11 @@ class LogHealth:
         self._short_since: float | None = None
         self._shortfall = 0
         self._counted_at: float | None = None
+        self._delay = TablesDelay()
+
+    def look(self) -> None:
+        """Find out how far the tables are behind, and log it where that is too far. Call it once a second."""
+        self._delay.look(self._monotonic(), self._publisher.log_end(), self._view.contains)
 
     @property
     def caught_up(self) -> bool:
@@ -107,7 +153,10 @@ class LogHealth:
 
     def warnings(self) -> Sequence[str]:
         """See `Health.warnings`."""
-        return [each.text for each in self._lost()]
+        found = [each.text for each in self._lost()]
+        if self._delay.is_reported:
+            found.append(f"the tables are {self._delay.seconds:.0f} s behind the log")
+        return found
 
     def _standstill(self) -> float:
         """Return the seconds without progress of the worker while events wait."""

@@ -42,7 +42,8 @@ class Health(Protocol):
         ...
 
     def warnings(self) -> Sequence[str]:
-        """Return what an operator has to know even if the process is ready, a sentence each: what the log has lost."""
+        """Return what an operator has to know even if the process is ready, a sentence each: what the log has lost,
+        and that the tables are behind."""
         ...
 
 

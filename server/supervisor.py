@@ -162,7 +162,7 @@ async def run(settings: ServerSettings, environment: Mapping[str, str]) -> int:
     lock = FileLock(settings.data_dir / server_address.LOCK)
     lock.acquire(f"a server is running already on {settings.data_dir}: stop it, or name another data directory", LOOK)
     address = LogAddress.of(settings)
-    log = address.open(settings.partitions, create=True)
+    log = address.open(settings.partitions, create=True, upgrade=True)
     address.claim(log.identity, keeps=True)
     losses.check_directory(log)
     made = ensure_key(log, settings.bootstrap_key, now(), make=True)

@@ -143,9 +143,13 @@ def test_the_document_of_the_rooms_is_current() -> None:
     assert DOCUMENT.read_text() == replaced(DOCUMENT.read_text()), "run `make docs`"
 
 
+ROW_OF_PATH = r"^\| `([\w.]+)` \|"
+
+
 def test_the_functions_of_the_path_exist() -> None:
     """And are few enough to be followed."""
-    names = re.findall(r"^\| `([\w.]+)` \|", (DOCUMENT.parent / "the-path.md").read_text(), re.MULTILINE)
+    text = (DOCUMENT.parent / "the-path.md").read_text()
+    names = re.findall(ROW_OF_PATH, text, re.MULTILINE)
     for name in names:
         parts = name.split(".")
         depth = max(n for n in range(1, len(parts)) if (ROOT / Path(*parts[:n]).with_suffix(".py")).exists())
@@ -154,6 +158,8 @@ def test_the_functions_of_the_path_exist() -> None:
             found = getattr(found, part)
         assert callable(found), name
     assert 40 <= len(names) <= 60
+    _, _, in_one_sitting = text.partition("## In one sitting")
+    assert len(re.findall(ROW_OF_PATH, in_one_sitting.partition("\n## ")[0], re.MULTILINE)) == 15
 
 
 def test_layers() -> None:

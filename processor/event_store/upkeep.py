@@ -156,9 +156,8 @@ class Upkeep:
 
     async def remove_damaged(self, parts: Sequence[Segment]) -> bool:
         """Delete those files that are not the ones that were written, so that they are made anew; return whether there
-        are any. Raises `OSError`."""
-        loop = asyncio.get_running_loop()
-        damaged = await loop.run_in_executor(self._thread, self._remove_damaged, parts)
+        are any. It does not wait for a merge, which may wait for the cuts. Raises `OSError`."""
+        damaged = await asyncio.to_thread(self._remove_damaged, parts)
         self._store.lacking.update({each.id: each for each in damaged})
         return bool(damaged)
 

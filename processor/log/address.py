@@ -32,14 +32,17 @@ class LogAddress:
         kafka = KafkaAccess.of(settings) if settings.broker.startswith("kafka://") else None
         return cls(settings.data_dir, kafka)
 
-    def open(self, partitions: int | None = None, *, create: bool = False) -> LogWriter:
-        """Open the log; with `create` make it, with this number of partitions, if there is none. Raises `LogError`."""
+    def open(self, partitions: int | None = None, *, create: bool = False, upgrade: bool = False) -> LogWriter:
+        """Open the log; with `create` make it, with this number of partitions, if there is none. Raises `LogError`.
+
+        With `upgrade`, for roles that start, a log of an older format is brought to this one.
+        """
         if self.kafka is None:
             from processor.log.embedded.log import Log
 
             if create:
                 ownership.check_embedded(self.data_dir)
-            return Log(self.data_dir, partitions=partitions, create=create)
+            return Log(self.data_dir, partitions=partitions, create=create, upgrade=upgrade)
         from processor.log.kafka.log import KafkaLog
 
         return KafkaLog(self.kafka, partitions=partitions, create=create)

@@ -20,8 +20,18 @@ class PartitionMismatch(LogError):
 class DamagedRecord(LogError):
     """The checksum of a record does not match: it is reported, and never counted."""
 
-    def __init__(self, topic: str, partition: int, offset: int, reason: str = "its checksum does not match") -> None:
-        super().__init__(f"record {topic}:{partition}:{offset} is damaged: {reason}")
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        reason: str = "its checksum does not match",
+        name: str | None = None,
+    ) -> None:
+        """`name` is what the log calls the topic, see `LogReader.name_of`; None: as the program does."""
+        self.name = topic if name is None else name
+        super().__init__(f"record {self.name}:{partition}:{offset} is damaged: {reason}")
+        self.reason = reason
         self.topic = topic
         self.partition = partition
         self.offset = offset

@@ -32,7 +32,7 @@ class LogFound(NamedTuple):
 def find_log(settings: Settings) -> LogFound:
     """Open the log, make it if there is none, and claim the data directory for it. Blocks; raises `LogError`."""
     address = LogAddress.of(settings)
-    log = address.open(settings.partitions, create=True)
+    log = address.open(settings.partitions, create=True, upgrade=True)
     try:
         address.claim(log.identity, keeps=True)
         losses.check_directory(log)

@@ -128,9 +128,10 @@ def check_directory(log: LogReader) -> None:
         first = gaps[0][1] if gaps else 0
     if first > 0:
         raise HistoryMismatch(
-            f"records of the topic {DIRECTORY} before offset {first} are gone (retention, or a person with a tool): "
-            "keys, revocations and quotas among them may be missing, and revoked keys valid again. Stop all processes "
-            f"and {RESTORE}; on Kafka set cleanup.policy=compact, retention.ms=-1 and retention.bytes=-1 there"
+            f"records of the topic {log.name_of(DIRECTORY)} before offset {first} are gone (retention, or a person "
+            "with a tool): keys, revocations and quotas among them may be missing, and revoked keys valid again. Stop "
+            f"all processes and {RESTORE}; on Kafka set cleanup.policy=compact, retention.ms=-1 and retention.bytes=-1 "
+            "there"
         )
 
 

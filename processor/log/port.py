@@ -31,6 +31,10 @@ class LogReader(Protocol):
         """Return topic name -> number of partitions."""
         ...
 
+    def name_of(self, topic: str, /) -> str:
+        """Return the name of a topic for operators: on Kafka the one that it has on the cluster."""
+        ...
+
     def first(self, tp: TopicPartition, /) -> int:
         """Return the first offset that retention has left."""
         ...

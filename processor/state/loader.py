@@ -118,14 +118,7 @@ def bring(
     `warm`.
     """
     for attempt in range(ATTEMPTS):
-        partition = warm.pop(number, None)
-        if partition is not None and not _is_within(store, partition):
-            partition.index.distrust()
-            partition.index.close()
-            partition = None
-        if partition is None:
-            partition = fresh(address, store, number)
-        warm[number] = partition
+        partition = warm[number] = _copy_of(address, store, number, warm)
         scratch = address.data_dir / "index" / f"{number:04d}.rebuild"
         try:
             catch_up(store, partition)
@@ -150,6 +143,18 @@ def bring(
         f"partition {number}: its events, rows and claims do not fit each other, and did not after {ATTEMPTS} repairs. "
         f"Stop all processes and {RESTORE}"
     )
+
+
+def _copy_of(address: LogAddress, store: LogWriter, number: int, warm: dict[int, Partition]) -> Partition:
+    """Take a partition out of `warm`, if the log still has all that it has read, or make an empty one."""
+    partition = warm.pop(number, None)
+    if partition is None:
+        return fresh(address, store, number)
+    if _is_within(store, partition):
+        return partition
+    partition.index.distrust()
+    partition.index.close()
+    return fresh(address, store, number)
 
 
 def _is_within(store: LogWriter, partition: Partition) -> bool:

@@ -178,19 +178,14 @@ class Rebuild:
         first = self._log.first(self._events)
         start = again.base + 1
         gone = _gone(again, start, first)
-        sealed: list[tuple[bytes | None, bytes | None]] = []
         for each in gone:
             text = f"messages {each.start} to {each.end - 1} are gone, and no checkpoint stands for them"
             (risks if had >= each.start else done.lost).append(text)
         again.void += gone
         if first > start:
             again.pass_over(first - 1)
-            start = first
-            sealed = [(again.tables.progress.key, table_rows.encode_value(again.tables.progress))]
-        if not again.checkpoint.is_sound:
-            progress = (again.tables.progress.key, table_rows.encode_value(again.tables.progress))
-            kept = {progress[0], again.tables.horizon.key, table_rows.encode_key(self._number, "retained")}
-            sealed = [*((key, None) for key in sorted(again.checkpoint.keys - kept)), progress]
+        sealed = self._sealed(again, is_passed=first > start)
+        start = max(start, first)
         again.read_claims()
         unknown = max(0, again.unclaimed())
         if unknown:
@@ -219,6 +214,15 @@ class Rebuild:
         if unknown:
             reports.append(self._lost(history.CLAIMS, OffsetRange(0, max(1, again.claims_from or 0)), unknown))
         self._write(again, done, old_keys, missing, sealed, reports)
+
+    def _sealed(self, again: Recomputation, *, is_passed: bool) -> list[tuple[bytes | None, bytes | None]]:
+        """Return what has to be written to the checkpoint: its progress where events were passed over, and instead of
+        one that is damaged only that."""
+        progress = (again.tables.progress.key, table_rows.encode_value(again.tables.progress))
+        if again.checkpoint.is_sound:
+            return [progress] if is_passed else []
+        kept = {progress[0], again.tables.horizon.key, table_rows.encode_key(self._number, "retained")}
+        return [*((key, None) for key in sorted(again.checkpoint.keys - kept)), progress]
 
     def _old_rows(self, again: Recomputation) -> tuple[set[bytes], int, Horizon | None]:
         """Return the keys of all present rows, the offset up to which they contain the events, and their horizon."""

@@ -47,12 +47,14 @@ class UnreadableRecord(NamedTuple):
     partition: int
     offset: int
     reason: str
+    name: str
+    """What operators call the topic, see `LogReader.name_of`."""
     is_damaged: bool = False
     """Its checksum does not match: what it said is not known."""
 
     def __str__(self) -> str:
         what = f"damaged: {self.reason}" if self.is_damaged else self.reason
-        return f"record {self.topic}:{self.partition}:{self.offset}: {what}"
+        return f"record {self.name}:{self.partition}:{self.offset}: {what}"
 
 
 class Checkpoint(NamedTuple):
@@ -120,6 +122,10 @@ class Recomputation:
 
         return note
 
+    def unreadable(self, topic: str, offset: int, error: Exception) -> UnreadableRecord:
+        """Return the record of a topic that could be read, and not understood."""
+        return UnreadableRecord(topic, self._number, offset, str(error), self._log.name_of(topic))
+
     def scan(self, topic: str, start: int = 0, end: int | None = None, limit: int = 5000) -> Iterator[Record]:
         """Yield all records of a topic's partition but the damaged ones."""
         return scan_sound(self._log, TopicPartition(topic, self._number), self.damage(), start, end, limit)
@@ -151,7 +157,7 @@ class Recomputation:
                     keys.add(key)
                 else:
                     unusable += 1
-                    self._on_unusable(UnreadableRecord(*tp, offset, str(error)))
+                    self._on_unusable(self.unreadable(CHECKPOINTS, offset, error))
         self.checkpoint = Checkpoint(not unusable, frozenset(keys))
         if not unusable:
             self.tables = base
@@ -211,7 +217,7 @@ class Recomputation:
             try:
                 found = dedupe.decode_claims(record.value or b"")
             except ValueError as error:
-                self._on_unusable(UnreadableRecord(CLAIMS, self._number, record.offset, str(error)))
+                self._on_unusable(self.unreadable(CLAIMS, record.offset, error))
                 continue
             self.claims_from = record.offset if self.claims_from is None else min(self.claims_from, record.offset)
             for claimed in found:
@@ -239,7 +245,7 @@ class Recomputation:
             try:
                 yield record.offset, message.decode(record.value or b"")
             except MessageError as error:
-                yield record.offset, UnreadableRecord(*tp, record.offset, str(error))
+                yield record.offset, self.unreadable(EVENTS, record.offset, error)
         for found in waiting:
             if found.offset < end:
                 yield found.offset, found
@@ -300,5 +306,4 @@ def arrays_of(claimed: Claimed) -> tuple[U64, U64]:
 
 
 def _damaged(error: DamagedRecord) -> UnreadableRecord:
-    reason = str(error).partition(" is damaged: ")[2]
-    return UnreadableRecord(error.topic, error.partition, error.offset, reason, is_damaged=True)
+    return UnreadableRecord(error.topic, error.partition, error.offset, error.reason, error.name, is_damaged=True)

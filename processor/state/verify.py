@@ -131,6 +131,7 @@ class Problem(NamedTuple):
     kind: Kind
     text: str
     topic: str | None = None
+    """The topic's name, on Kafka the one that it has on the cluster."""
     offset: int | None = None
     """The offset of the record, if the problem is about one."""
 
@@ -186,25 +187,11 @@ class Verification:
             self.offset = table_rows.NEVER
             again = Recomputation(self._log, self._number, self._scratch / str(attempt), self._note_unusable)
             try:
-                for topic in PARTITIONED:
-                    if not again.has(topic):
-                        text = f"there is no partition {self._number} of the topic {topic}"
-                        self._note("topic_missing", text, topic)
-                if not (again.has(EVENTS) and again.has(ROWS)):
+                if not self._has_topics(again):
                     return
                 again.read_lost()
                 self.notices = [each.text for each in again.lost]
-                first = self._log.first(tp)
-                again.read_checkpoint()
-                start = again.base + 1
-                if first > start and not self._unrecorded(again, start, first):
-                    again.pass_over(first - 1)
-                    start = first
-                if first > start:
-                    raise VerifyError(
-                        f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
-                        f"those from {start} on: the tables cannot be recomputed"
-                    )
+                start = self._begin(again)
                 kept = self._kept(again)
                 key = table_rows.encode_key(self._number, "horizon")
                 horizon, numbers = self._horizon(key, kept), (_numbers(kept.pop(key, None)) or [])[:3]
@@ -227,6 +214,29 @@ class Verification:
                 again.close()
         raise VerifyError(f"retention keeps deleting events of partition {self._number} while they are read; try again")
 
+    def _has_topics(self, again: Recomputation) -> bool:
+        """Note the topics that are missing; return whether there are those without which nothing can be compared."""
+        for topic in PARTITIONED:
+            if not again.has(topic):
+                text = f"there is no partition {self._number} of the topic {self._log.name_of(topic)}"
+                self._note("topic_missing", text, topic)
+        return again.has(EVENTS) and again.has(ROWS)
+
+    def _begin(self, again: Recomputation) -> int:
+        """Read the checkpoint, and return the first event that it does not stand for. Raises `VerifyError`."""
+        first = self._log.first(TopicPartition(EVENTS, self._number))
+        again.read_checkpoint()
+        start = again.base + 1
+        if first > start and not self._unrecorded(again, start, first):
+            again.pass_over(first - 1)
+            start = first
+        if first > start:
+            raise VerifyError(
+                f"the events of partition {self._number} before {first} are gone, and no checkpoint stands for "
+                f"those from {start} on: the tables cannot be recomputed"
+            )
+        return start
+
     @staticmethod
     def _unrecorded(again: Recomputation, start: int, end: int) -> list[Loss]:
         """Return the parts of this range that are not reported as gone and in no table."""
@@ -240,7 +250,11 @@ class Verification:
     def _note(self, kind: Kind, text: str, topic: str | None = None, offset: int | None = None) -> None:
         self.problem_count += 1
         if len(self.problems) < KEPT:
-            self.problems.append(Problem(self._number, kind, text, topic, offset))
+            name = None if topic is None else self._log.name_of(topic)
+            self.problems.append(Problem(self._number, kind, text, name, offset))
+
+    def _record(self, topic: str, offset: int) -> str:
+        return f"record {self._log.name_of(topic)}:{self._number}:{offset}"
 
     def _note_unusable(self, found: UnreadableRecord) -> None:
         if (found.topic, found.offset) not in self._unusable:  # claims are read several times
@@ -255,7 +269,6 @@ class Verification:
         Reading to the end finds the newest record of every row, whatever compaction removes meanwhile. The progress is
         the last record of a flush, so it shows that the flush is complete.
         """
-        tp = TopicPartition(ROWS, self._number)
         progress = table_rows.encode_key(self._number, "progress")
         rows: dict[bytes, bytes] = {}
         position = 0
@@ -268,7 +281,7 @@ class Verification:
                 try:
                     found = row_block.expand(self._number, record.key or b"", record.value)
                 except ValueError as error:
-                    self._note_unusable(UnreadableRecord(*tp, record.offset, str(error)))
+                    self._note_unusable(again.unreadable(ROWS, record.offset, error))
                     continue
                 for key, value in found:
                     if value is None:
@@ -362,7 +375,9 @@ class Verification:
             again.tables.skip(offset)
             return
         for what in originals.differences(found):
-            self._note("original_bytes", f"record {EVENTS}:{self._number}:{offset}: {what}", EVENTS, offset)
+            self._note(
+                "original_bytes", f"record {self._log.name_of(EVENTS)}:{self._number}:{offset}: {what}", EVENTS, offset
+            )
         if offset in dead:
             again.tables.skip(offset)
             return
@@ -432,7 +447,7 @@ class Verification:
             if wrong.any():
                 self._note(
                     "claims_without_events",
-                    f"record {CLAIMS}:{self._number}:{record} claims {int(wrong.sum())} ids with message "
+                    f"{self._record(CLAIMS, record)} claims {int(wrong.sum())} ids with message "
                     f"{claimed.offset} that it does not count",
                     CLAIMS,
                     record,
@@ -533,7 +548,7 @@ def damage_elsewhere(log: LogReader) -> list[Problem]:
     found: list[Problem] = []
 
     def note(error: DamagedRecord) -> None:
-        found.append(Problem(error.partition, "damaged_record", str(error), error.topic, error.offset))
+        found.append(Problem(error.partition, "damaged_record", str(error), error.name, error.offset))
 
     for topic, count in log.topics().items():
         for number in range(count if topic not in PARTITIONED else 0):

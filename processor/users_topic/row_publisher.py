@@ -62,8 +62,10 @@ SLOW: Final = 10.0
 class _Held:
     """A partition of the topic that this process may publish to."""
 
-    def __init__(self, number: int, writer: PartitionWriter, until: dict[TopicPartition, int]) -> None:
+    def __init__(self, number: int, name: str, writer: PartitionWriter, until: dict[TopicPartition, int]) -> None:
+        """`name` is the topic's on the cluster."""
         self.number = number
+        self._name = name
         self.until = until
         """The ends of the changelog once the earlier publisher was fenced."""
         self.is_ready = False
@@ -81,7 +83,9 @@ class _Held:
             batch = rows[start : start + BATCH]
             [first] = self._writer.append([Append(self._to, batch)], at)
             if first < self._end:
-                raise LogUnavailable(f"{USERS} {self.number} has lost its end: it assigned the offset {first} again")
+                raise LogUnavailable(
+                    f"{self._name} {self.number} has lost its end: it assigned the offset {first} again"
+                )
             self._end = first + len(batch)
 
     def check(self, log: LogReader) -> None:
@@ -90,7 +94,7 @@ class _Held:
         before = first if self._first is None else self._first
         if end < self._end or first > before:
             raise LogUnavailable(
-                f"{USERS} {self.number} has lost records: it has those from {first} to {end}, and had some from "
+                f"{self._name} {self.number} has lost records: it has those from {first} to {end}, and had some from "
                 f"{before} to {self._end}"
             )
         self._first, self._end = first, end
@@ -217,7 +221,8 @@ class UsersTopicPublisher(threading.Thread):
         writers = [self._threads.submit(self._fence, number) for number in numbers]
         taken = {number: self._reader.wait(each, tail) for number, each in zip(numbers, writers, strict=True)}
         ends = tail.ends()
-        self._held |= {number: _Held(number, writer, ends) for number, writer in taken.items()}
+        name = self._access.wire(USERS)
+        self._held |= {number: _Held(number, name, writer, ends) for number, writer in taken.items()}
 
     def _fence(self, number: int) -> PartitionWriter:
         return PartitionWriter(self._access, f"{GROUP}.users.{number}")

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from processor.core.tables.row_sums import RowSums
-from processor.view.listing import PIECE, AllTime
+from processor.view.listing import PIECE, AllTime, UserSums
 from processor.view.projects import ViewProject
 from processor.view.recent_changes import RecentChanges
 from processor.view.row_columns import RowColumns
@@ -46,10 +45,10 @@ def changed_among(
     return [user for user in users if len(trail.beyond(np.array(columns.rows_of(user), np.int64), since))]
 
 
-def people(columns: RowColumns, project: ViewProject, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
+def people(columns: RowColumns, project: ViewProject, users: Sequence[int]) -> list[UserSums]:
     """Return ids and sums of users; a user whose rows are gone has zeros."""
     ids = (name.decode() or None for name in columns.people.names.get(users))
-    return list(zip(ids, columns.sums_of(project, users), strict=True))
+    return list(map(UserSums, ids, columns.sums_of(project, users)))
 
 
 def next_people(columns: RowColumns, project: ViewProject, after: str | None, count: int) -> list[tuple[int, str]]:

@@ -21,10 +21,18 @@ PIECE: Final = 1 << 16
 """Rows that are scanned under one hold of the lock: some milliseconds."""
 
 
+class UserSums(NamedTuple):
+    """A user's sums, over all rows that were asked for; the times of one without requests mean nothing."""
+
+    user_id: str | None
+    """None: the unattributed events."""
+    sums: RowSums
+
+
 class Listing(NamedTuple):
     """A page of users in order; `total` and the like are over all pages."""
 
-    users: list[tuple[str | None, RowSums]]
+    users: list[UserSums]
     totals: Totals
     size: int
     more: bool
@@ -220,7 +228,7 @@ def _page(
     chosen = top(keys, members, names, lambda place: query.value_of(get([place])[0]), query.after, query.limit + 1)
     page = chosen[: query.limit]
     ids = [name.decode() or None for name in names.get(members[page].tolist())]
-    return Listing(list(zip(ids, get(page), strict=True)), totals, len(members), len(chosen) > len(page))
+    return Listing(list(map(UserSums, ids, get(page))), totals, len(members), len(chosen) > len(page))
 
 
 def rows_of(columns: RowColumns, user: int) -> list[tuple[Dim, RowSums]]:

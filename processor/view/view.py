@@ -25,7 +25,7 @@ from processor.view import changed_users, listing
 from processor.view.changelog_batch import Change, ChangelogBatch, changes_of, sort_out
 from processor.view.first_pages import LARGE, FirstPages
 from processor.view.keyed_rows import Charged, Latencies, Windows
-from processor.view.listing import NOTHING, AllTime, Hour, Listing
+from processor.view.listing import NOTHING, AllTime, Hour, Listing, UserSums
 from processor.view.projects import Dim, DimValues
 from processor.view.query import Range, UserQuery
 from processor.view.recent_changes import RecentChanges, changed_between
@@ -303,7 +303,7 @@ class View:
             found = {user_id: self._columns.people.find(home, user_id) for user_id in user_ids}
         return {user_id: number for user_id, number in found.items() if number is not None}
 
-    def people(self, project: str, users: Sequence[int]) -> list[tuple[str | None, RowSums]]:
+    def people(self, project: str, users: Sequence[int]) -> list[UserSums]:
         """Users by their numbers, over all time. Belongs in a thread above `SMALL` of them."""
         found = self._columns.projects.by_name.get(project)
         if found is None:

@@ -28,6 +28,16 @@ def source_options(command: F) -> F:
     return url_option("--url", _URL, default=None)(key_option(required=False)(command))
 
 
+def _of_named_server(asked: Callable[[str], bytes], url: str) -> bytes:
+    """Return what the server answers that was named; end the command if it does not."""
+    try:
+        return asked(url)
+    except Refused as refused:
+        fail(refused.message)
+    except Unanswered as error:
+        fail(f"{error}; start that server, name another one with --url, or leave --url out for the data directory")
+
+
 def answer(
     flags: dict[str, Any],
     question: Question,
@@ -53,12 +63,7 @@ def answer(
     if url is not None:
         if key is None:
             fail(f"{url} answers only with an API key: give one as SPENDSTREAM_KEY, or with --key")
-        try:
-            return asked(url)
-        except Refused as refused:
-            fail(refused.message)
-        except Unanswered as error:
-            fail(f"{error}; start that server, name another one with --url, or leave --url out for the data directory")
+        return _of_named_server(asked, url)
     settings = load_or_exit(Settings, flags)
     url = server_address.find(settings.data_dir)
     if url is None:

@@ -95,13 +95,13 @@ def _alone(settings: Settings) -> Iterator[None]:
 def _opened(settings: Settings) -> Iterator[LogWriter]:
     """Open the log with all of its topics. Raises `LogError` if there is no log, or it has no events."""
     address = LogAddress.of(settings)
-    log = address.open(create=False)
+    log = address.open(upgrade=True)  # nobody else has it open: see `_alone`
     held = ExitStack()
     try:
         address.claim(log.identity, keeps=False)
         topics = log.topics()
         if EVENTS not in topics:
-            raise LogError(f"the topic {EVENTS} is gone: there is nothing to rebuild from")
+            raise LogError(f"the topic {log.name_of(EVENTS)} is gone: there is nothing to rebuild from")
         if address.kafka is None:
             held.enter_context(_checkpoints(settings.data_dir))
         if missing := [topic for topic in PARTITIONED if topic not in topics]:

@@ -4,6 +4,7 @@ Everything here belongs to one event loop.
 """
 
 import asyncio
+import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -49,9 +50,6 @@ class Lane:
         future = asyncio.get_running_loop().create_future()
         self._queues.setdefault(project, deque()).append(future)
         self._admit()
-        if not self._waiting and not future.done():
-            self._leave(project, future)
-            raise busy("As many of them as may run are running already; ask again when one has ended")
         try:
             await future
         except asyncio.CancelledError:
@@ -95,6 +93,72 @@ class Lane:
                 self._queues[project] = queue  # behind the others
 
 
-def busy(message: str) -> Refused:
+class Places(Lane):
+    """A lane of downloads, which last as long as their clients read. Each has its place for `share` seconds, and longer
+    while no other project waits for one; a project has one place.
+
+    Others wait for `patience` seconds, and are then told when a place is free at the latest.
+    """
+
+    def __init__(self, slots: int, share: float, patience: float) -> None:
+        super().__init__(slots, 1, 1)
+        self._share = share
+        self._patience = patience
+        self._held: dict[asyncio.Timeout, float] = {}
+        """What ends a download -> when its place is due (seconds of the loop); the earliest comes first."""
+
+    @asynccontextmanager
+    async def turn(self, project: str) -> AsyncIterator[None]:
+        """See `Lane.turn`; also raises `Refused` in the block, where its place goes to another project."""
+        if self._now[project] or project in self._queues:
+            raise busy("A download of the project runs or waits already; ask again when it has ended")
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._enter(project)
+        except TimeoutError:
+            raise self._taken() from None
+        ending = asyncio.timeout(None)
+        try:
+            async with ending:
+                self._held[ending] = asyncio.get_running_loop().time() + self._share
+                self._remind()
+                yield
+        except TimeoutError:
+            if not ending.expired():
+                raise
+            raise busy(
+                f"The download had its place for {self._share:.0f} s, and one of another project waits for it: "
+                "download a shorter period at a time"
+            ) from None
+        finally:
+            self._held.pop(ending, None)
+            self._end(project)
+
+    def _admit(self) -> None:
+        super()._admit()
+        self._remind()
+
+    def _leave(self, project: str, future: "asyncio.Future[None]") -> None:
+        super()._leave(project, future)
+        self._remind()
+
+    def _remind(self) -> None:
+        """Let as many downloads end as others wait, those that are due first, as soon as they are."""
+        waiting = sum(map(len, self._queues.values()))
+        for number, (ending, due) in enumerate(self._held.items()):
+            if not ending.expired():
+                ending.reschedule(due if number < waiting else None)
+
+    def _taken(self) -> Refused:
+        due = min(self._held.values(), default=0.0)
+        seconds = max(math.ceil(due - asyncio.get_running_loop().time()), RETRY_AFTER)
+        return busy(
+            f"As many downloads of other projects run as may; one of them ends in {seconds} s at the latest: "
+            "ask again then",
+            seconds,
+        )
+
+
+def busy(message: str, retry_after: int = RETRY_AFTER) -> Refused:
     """Return the refusal of a question for which there is no place."""
-    return Refused("queries_busy", message, retry_after=RETRY_AFTER)
+    return Refused("queries_busy", message, retry_after=retry_after)

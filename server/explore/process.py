@@ -40,7 +40,7 @@ from server.explore import dispatch, wire
 from server.explore.completeness import Completeness
 from server.explore.engine import Engine, SegmentGone, Stopped
 from server.explore.event_export import Export, open_export
-from server.explore.lanes import Lane, busy
+from server.explore.lanes import Lane, Places, busy
 from server.explore.query_bounds import QueryBounds, QueryGuard
 from server.explore.questions import BY_ID, ExportQuestion, NewEventsQuestion, Question, StatusQuestion
 from server.explore.segment_files import SegmentFiles, SegmentIds
@@ -81,6 +81,11 @@ MOST_SET_ASIDE: Final = 512 << 20
 clients have read."""
 EXPORTS: Final = 2
 """Exports at once; of a project one."""
+EXPORT_SHARE: Final = 600.0
+"""Seconds for which an export has its place where another project waits for one: with slow clients two of them would
+keep all others out for ever."""
+EXPORT_PATIENCE: Final = 10.0
+"""Seconds that an export waits for a place."""
 
 PATIENCE: Final = 5.0
 """Seconds that a question waits until the store contains the position of `after`."""
@@ -134,7 +139,7 @@ class QueryServer:
         self._heavy = Lane(HEAVY_SLOTS, 1, WAITING)
         self._by_id = Lane(BY_ID_SLOTS, BY_ID_RUNNING, WAITING_BY_ID)
         self._live = Lane(LIVE_SLOTS, 1, WAITING_BY_ID)
-        self._exports = Lane(EXPORTS, 1, 0)
+        self._exports = Places(EXPORTS, EXPORT_SHARE, EXPORT_PATIENCE)
         slots = HEAVY_SLOTS + BY_ID_SLOTS + LIVE_SLOTS + EXPORTS
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="question")
         self._changed = asyncio.Event()
@@ -273,7 +278,8 @@ class QueryServer:
             raise
         except Exception as error:  # noqa: BLE001 - a fault of one answer must not end the others
             writer.write(wire.pack(wire.Refusal.of(_refused(error, question))))
-        await writer.drain()
+        async with asyncio.timeout(STALLED):
+            await writer.drain()
 
     # --- answers -----------------------------------------------------------------------------------------------------
 

@@ -1,14 +1,16 @@
 """Receipts, refusals and the reads' answers as messages of `spendstream.v1`."""
 
+from itertools import starmap
+
 from google.rpc import status_pb2
 
 from processor.core.clock import format_day, format_timestamp
 from processor.core.money import format_cost
-from processor.core.tables.row_sums import Totals
+from processor.core.tables.row_sums import RowSums, Totals
 from protos.spendstream.v1 import ingest_pb2, usage_pb2
 from server.errors import Refused, Rejection
 from server.ingest.batch import Receipt
-from server.reads.answers import QuotaAnswer, UserDetail, UserPage, UserRow
+from server.reads.answers import QuotaAnswer, UserDetail, UserPage
 from server.reads.costs import Costs, Latency, average_cost, cache_hit_rate
 from server.status import grpc_status
 
@@ -45,7 +47,7 @@ def _rejection(item: Rejection) -> ingest_pb2.Rejection:
 def user_page(page: UserPage) -> usage_pb2.ListUsersResponse:
     """Return the answer of `ListUsers`."""
     return usage_pb2.ListUsersResponse(
-        users=map(user_row, page.users),
+        users=starmap(user_row, page.users),
         total=totals(page.total),
         total_users=_int64(page.users_total),
         next_cursor=page.next_cursor,
@@ -56,7 +58,7 @@ def user_page(page: UserPage) -> usage_pb2.ListUsersResponse:
 def user_detail(detail: UserDetail) -> usage_pb2.GetUserResponse:
     """Return the answer of `GetUser`."""
     return usage_pb2.GetUserResponse(
-        user=user_row(detail.user),
+        user=user_row(*detail.user),
         by_model=[
             usage_pb2.ModelSums(provider=row.provider, model=row.model, sums=totals(row.totals))
             for row in detail.by_model
@@ -66,14 +68,10 @@ def user_detail(detail: UserDetail) -> usage_pb2.GetUserResponse:
     )
 
 
-def user_row(row: UserRow) -> usage_pb2.UserRow:
+def user_row(user_id: str | None, sums: RowSums) -> usage_pb2.UserRow:
     """Return one user, as all answers and the live feed show it."""
-    return usage_pb2.UserRow(
-        user_id=row.user_id,
-        sums=totals(row.totals),
-        first_seen=_time(row.first_seen),
-        last_seen=_time(row.last_seen),
-    )
+    seen = [format_timestamp(at) if sums.requests else "" for at in (sums.first_seen, sums.last_seen)]
+    return usage_pb2.UserRow(user_id=user_id, sums=totals(sums), first_seen=seen[0], last_seen=seen[1])
 
 
 def totals(sums: Totals) -> usage_pb2.Sums:
@@ -146,10 +144,6 @@ def quota(answer: QuotaAnswer) -> usage_pb2.GetQuotaResponse:
         duplicates=_int64(answer.duplicates),
         conflicts=_int64(answer.conflicts),
     )
-
-
-def _time(micros: int | None) -> str:
-    return "" if micros is None else format_timestamp(micros)
 
 
 def _int64(value: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import aclosing
+from itertools import starmap
 from typing import Any
 
 import grpc
@@ -59,7 +60,7 @@ def response(frame: Frame) -> bytes:
     """Return a frame as a serialized `WatchUsersResponse`."""
     return usage_pb2.WatchUsersResponse(
         snapshot=frame.snapshot,
-        users=map(messages.user_row, frame.rows),
+        users=starmap(messages.user_row, frame.rows),
         as_of=format_timestamp(frame.as_of),
         resume_token=frame.token,
     ).SerializeToString()

@@ -128,7 +128,8 @@ class Intake:
                 outcome = await durable
         if isinstance(outcome, Refused):
             raise outcome
-        return self._receipt(batch, parts, rejected, outcome, began)
+        self._count(batch, parts, rejected, outcome, began, 1)
+        return Receipt(len(decoded.columns), rejected, position.encode(self._publisher.identity, outcome))
 
     async def accept_parts(self, key: Key, api: Api, events: int, parts: Iterable[Batch]) -> Receipt:
         """Accept the parts of one request of any size, each of at most `parts.MAX_PART` events, and of `events` at
@@ -314,17 +315,9 @@ class Intake:
         began: float,
     ) -> Sequence[Receipt | Refused]:
         """Count batches that are durable at `offsets`, and make their receipts."""
-        batch = group.batch
         try:
-            events = {partition: len(block) for partition, block in blocks.items()}
-            is_one = len(homes) == 1
-            shares = None if is_one else {partition: len(block.requests) for partition, block in blocks.items()}
-            self.meters.accepted(batch.api, offsets, events, began, time.monotonic(), len(homes), shares)
-            if batch.handling == "lenient":
-                self.meters.priced([block.rows for block in blocks.values()])
-            for rejection in rejected:
-                self.meters.rejected(batch.api, rejection.code)
-            if is_one:
+            self._count(group.batch, blocks, rejected, offsets, began, len(homes))
+            if len(homes) == 1:
                 return [Receipt(group.counts[0], rejected, position.encode(self._publisher.identity, offsets))]
             return self._receipts_of_several(group.counts, homes, offsets)
         except Exception:  # it is durable: a client that sends it again changes nothing
@@ -391,22 +384,23 @@ class Intake:
             if bounds is not None and new is not None:
                 self._quotas.after_grace(partial(bounds.settle, key.project, new))
 
-    def _receipt(
+    def _count(
         self,
         batch: Batch,
         parts: Parts,
         rejected: tuple[Rejection, ...],
-        offsets: dict[int, int],
+        offsets: Mapping[int, int],
         began: float,
-    ) -> Receipt:
-        """Count a batch that is durable at `offsets`, and make its receipt."""
+        batches: int,
+    ) -> None:
+        """Count batches of one kind that are durable at `offsets`."""
         events = {partition: len(block) for partition, block in parts.items()}
-        self.meters.accepted(batch.api, offsets, events, began, time.monotonic())
+        shares = None if batches == 1 else {partition: len(block.requests) for partition, block in parts.items()}
+        self.meters.accepted(batch.api, offsets, events, began, time.monotonic(), batches, shares)
         if batch.handling == "lenient":
             self.meters.priced([block.rows for block in parts.values()])
         for rejection in rejected:
             self.meters.rejected(batch.api, rejection.code)
-        return Receipt(sum(events.values()), rejected, position.encode(self._publisher.identity, offsets))
 
     def _decode_valid(self, key: Key, batch: Batch, latest: int) -> tuple[codec.Decoded, tuple[Rejection, ...]]:
         """Return the valid events of a batch, and the rejections."""

@@ -60,15 +60,15 @@ class LogPublisher:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._ends = address.ends([TopicPartition(EVENTS, number) for number in range(self.partitions)])
-        self._acknowledged: dict[int, int] = {}
         self._guard = guard
         self._contained = contained
         self._settled = settled
         self._before: Mapping[int, int] = {}
         """What the tables contained when the append under way began."""
         self._used: dict[int, int] = {}
-        """partition -> an offset that was used when the append under way began. Like `_given`, of the committer."""
-        self._given = Acknowledged(marks, self.identity, self.partitions)
+        """partition -> an offset that was used when the append under way began. Of the committer."""
+        self._acknowledged = Acknowledged(marks, self.identity, self.partitions)
+        """Changed by the committer."""
         self._fails_fast = address.kafka is not None
         """On Kafka a try takes seconds while the broker is away: the prober's alone are enough."""
         self._committer = GroupCommitter(
@@ -105,7 +105,7 @@ class LogPublisher:
         self._guard()
         contained = self._before = self._contained()  # before: the worker may be quicker than the answer
         self._used = {
-            partition: max(contained.get(partition, NEVER), self._given[partition])
+            partition: max(contained.get(partition, NEVER), self._acknowledged[partition])
             for partition in range(self.partitions)
         }
 
@@ -131,13 +131,13 @@ class LogPublisher:
         again = {partition: offset for partition, offset in given.items() if offset <= self._used[partition]}
         if again:
             return self._lost_end(again)
-        self._given.advance(given)
+        self._acknowledged.advance(given)
         return None
 
     def _lost_end(self, again: Mapping[int, int]) -> LogUnavailable:
         """Report what is lost where the log has given offsets again (partition -> offset), and say so."""
         for partition, offset in again.items():
-            if offset <= self._given[partition]:
+            if offset <= self._acknowledged[partition]:
                 self._report_lost(partition, offset, self._before)  # by now they may contain what took its place
         where = ", ".join(f"partition {partition} at {offset}" for partition, offset in sorted(again.items()))
         return LogUnavailable(f"it has lost its end ({where}), which has to be filled up first")
@@ -148,15 +148,14 @@ class LogPublisher:
         To be called once the tables are known, before the first event is published.
         """
         for partition, last in self._ends().items():
-            if last < self._given[partition]:
+            if last < self._acknowledged[partition]:
                 self._report_lost(partition, last + 1, self._settled())
 
     def _report_lost(self, partition: int, offset: int, contained: Mapping[int, int]) -> None:
         """What was acknowledged from `offset` on is gone, and not in the tables as they were known before, `contained`:
         rather one too many is reported than one too few. Blocks."""
-        start, end = max(offset, contained.get(partition, NEVER) + 1), self._given[partition] + 1
-        self._given.forget(partition)
-        self._acknowledged.pop(partition, None)  # nobody has to wait for what is gone
+        start, end = max(offset, contained.get(partition, NEVER) + 1), self._acknowledged[partition] + 1
+        self._acknowledged.forget(partition)  # nobody has to wait for what is gone
         if start >= end:
             return
         loss = Loss(start, end, counted=False, reason="acknowledged, and then lost by the log", topic=ACKNOWLEDGED)
@@ -173,9 +172,6 @@ class LogPublisher:
     def _deliver(self, decided: Sequence[tuple[Job, Written]]) -> None:
         for job, outcome in decided:
             self._waiting_bytes -= job.size
-            if isinstance(outcome, dict):
-                for partition, offset in outcome.items():
-                    self._acknowledged[partition] = max(offset, self._acknowledged.get(partition, -1))
             try:
                 job.done(_cannot_take(outcome) if isinstance(outcome, LogUnavailable) else outcome)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others get their outcomes
@@ -220,9 +216,7 @@ class LogPublisher:
 
         Microseconds.
         """
-        ends = self._ends()
-        acknowledged = self._acknowledged
-        return {partition: max(end, acknowledged.get(partition, -1)) for partition, end in ends.items()}
+        return {partition: max(end, self._acknowledged[partition]) for partition, end in self._ends().items()}
 
     def close(self) -> None:
         """Write what is queued and end. Blocks."""
@@ -230,7 +224,7 @@ class LogPublisher:
             self._prober.cancel()
         self._committer.submit(self._submitted)
         self._committer.stop()
-        self._given.close()
+        self._acknowledged.close()
 
 
 def _cannot_take(why: object) -> Refused:

@@ -213,18 +213,9 @@ class ConnectionWatch:
             is_young = not is_known and age < GRACE
             return peer in calls, is_busy, is_known, is_light, not is_mute(peer), is_young, idle_since(peer)
 
-        order = sorted(connections, key=rank)
-        surplus: dict[Peer, None] = {}
-        for peer in order:
-            network = network_of(peer[0])
-            if excess.get(network, 0) > 0:
-                excess[network] -= 1
-                surplus[peer] = None
-        left = max(len(connections) - len(surplus) - self._room, 0)
-        surplus |= dict.fromkeys([peer for peer in order if peer not in surplus][:left])
         return [
             connections[peer]
-            for peer in surplus
+            for peer in _beyond(sorted(connections, key=rank), excess, self._room)
             if peer not in calls and now - idle_since(peer) >= (MIN_SILENT if is_mute(peer) else MIN_IDLE)
         ]
 
@@ -239,6 +230,20 @@ class ConnectionWatch:
             else:
                 self._known.discard(each)
         return calls, set(known)
+
+
+def _beyond(order: Sequence[Peer], excess: Mapping[str, int], room: int) -> list[Peer]:
+    """Return the first of these that are beyond a bound: of each network as many as it has in `excess`, and then of all
+    as many as leave `room`."""
+    left = dict(excess)
+    found: dict[Peer, None] = {}
+    for peer in order:
+        network = network_of(peer[0])
+        if left.get(network, 0) > 0:
+            left[network] -= 1
+            found[peer] = None
+    others = [peer for peer in order if peer not in found]
+    return [*found, *others[: max(len(others) - room, 0)]]
 
 
 def parse_peer(text: str) -> Peer:

@@ -10,6 +10,7 @@ from processor.leases.lease_messages import Account, Need
 from server.errors import Refused
 from server.limits.lease_client import LeaseHoldings
 from server.limits.monthly_usage import MonthlyUsage
+from server.limits.quotas import OwnCaps
 from server.tenancy.directory import Directory
 
 UNUSED: Final = 86_400.0
@@ -78,6 +79,8 @@ class LeasedCaps:
         self._statements = statements
         self._directory_end = directory_end
         self._clock = clock
+        self._own = OwnCaps(usage, directory)
+        """What the quota allows by what this process knows: it may have been lowered since the lease was granted."""
         self._sure_of = -1
         self._demand: dict[Account, int] = {}
         """Events of the batches that wait."""
@@ -89,12 +92,13 @@ class LeasedCaps:
     # --- admission --------------------------------------------------------------------------------------------------
 
     def admit(self, account: Account, events: int) -> bool:
-        """See `Caps.admit`: nothing is admitted once the lease has expired."""
+        """See `Caps.admit`: nothing is admitted once the lease has expired, or beyond a quota that was lowered since it
+        was granted."""
         if not self._holdings.is_fresh:
             message = "The lease of the quota has expired; retry the request unchanged"
             raise Refused("unavailable", message, retry_after=1)
         left = self._holdings.cap(account) - self._floor(account) - events
-        if left < 0:
+        if left < 0 or not self._own.admit(account, events):
             return False
         self._note(account, events, left)
         return True

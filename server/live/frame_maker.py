@@ -10,12 +10,12 @@ from copy import copy
 from functools import partial
 from typing import Final, TypeVar
 
+from processor.view.listing import UserSums
 from processor.view.view import SMALL, View
 from server.live import resume_token
 from server.live.cpu_share import CpuShare
 from server.live.frames import ELSEWHERE, FRAME_ROWS, Frame, Mark
 from server.live.subscription import Subscription, SubscriptionGroup
-from server.reads.answers import UserRow, user_row
 
 BLOCK: Final = 16 * FRAME_ROWS
 """Users of a large snapshot that are looked up together."""
@@ -157,13 +157,9 @@ class FrameMaker:
             await self._share().reserve(SEND_COST + SEND_ROW_COST * len(frame.rows))
             yield frame
 
-    async def _rows(self, project: str, users: Sequence[int]) -> list[UserRow]:
+    async def _rows(self, project: str, users: Sequence[int]) -> list[UserSums]:
         await self._share().reserve(ROW_COST * len(users))
-
-        def make() -> list[UserRow]:
-            return [user_row(user_id, numbers) for user_id, numbers in self._view.people(project, users)]
-
-        return await self._look(len(users), make)
+        return await self._look(len(users), lambda: self._view.people(project, users))
 
     async def _look(self, size: int, work: Callable[[], T]) -> T:
         """Run `work` on the view: at once if it is small (`size` is in rows), else in a thread, one at a time."""

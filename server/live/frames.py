@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from processor.core.growing_arrays import I64
-from server.reads.answers import UserRow
+from processor.view.listing import UserSums
 
 FRAME_ROWS: Final = 1000
 """Most rows in one frame."""
@@ -32,7 +32,7 @@ class Frame:
 
     __slots__ = ("_encoded", "as_of", "rows", "snapshot", "token")
 
-    def __init__(self, snapshot: bool, rows: Sequence[UserRow], as_of: int, token: str) -> None:
+    def __init__(self, snapshot: bool, rows: Sequence[UserSums], as_of: int, token: str) -> None:
         self.snapshot = snapshot
         """True: the client discards the rows it has and begins with these."""
         self.rows = rows

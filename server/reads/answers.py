@@ -1,27 +1,18 @@
 """The answers of the reads, the same for both APIs. Sums are exact: picodollars and Python integers."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from processor.core.clock import Kind
-from processor.core.tables.row_sums import RowSums, Totals
-
-
-class UserRow(Struct):
-    """One user's row; `user_id` None: the unattributed events.
-
-    Times are in microseconds since the epoch; None if the user has no event in the range that was asked for.
-    """
-
-    user_id: str | None
-    totals: Totals
-    first_seen: int | None
-    last_seen: int | None
+from processor.core.tables.row_sums import Totals
+from processor.view.listing import UserSums
 
 
 class UserPage(Struct):
     """One page of users; `total` and `users_total` cover all pages."""
 
-    users: list[UserRow]
+    users: Sequence[UserSums]
     total: Totals
     users_total: int
     next_cursor: str | None
@@ -46,7 +37,7 @@ class DayRow(Struct):
 class UserDetail(Struct):
     """One user, by model (most expensive first) and by day (oldest first)."""
 
-    user: UserRow
+    user: UserSums
     by_model: list[ModelRow]
     by_day: list[DayRow]
     as_of: int
@@ -77,9 +68,3 @@ class QuotaAnswer(Struct):
     def remaining(self) -> int | None:
         """Events left in the month; None without a limit."""
         return None if self.limit is None else max(0, self.limit - self.used)
-
-
-def user_row(user_id: str | None, sums: RowSums) -> UserRow:
-    """Return a user's sums as all answers and the live feed show them."""
-    first, last = (sums.first_seen, sums.last_seen) if sums.requests else (None, None)
-    return UserRow(user_id, sums.totals(), first, last)

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from processor.core.clock import DAY, KINDS, format_timestamp, month_start, next_month, window_start
 from processor.core.tables.row_sums import NO_SUMS, RowSums
+from processor.view.listing import UserSums
 from processor.view.projects import Dim
 from processor.view.query import Range, UserQuery
 from processor.view.view import SMALL, View
@@ -23,7 +24,6 @@ from server.reads.answers import (
     QuotaWindow,
     UserDetail,
     UserPage,
-    user_row,
 )
 from server.reads.costs import Costs
 from server.reads.params import parse_user, parse_users
@@ -83,8 +83,7 @@ class ViewReads:
         if listing.more:
             user_id, sums = listing.users[-1]
             cursor = query.cursor((query.value_of(sums), user_id or ""))
-        users = [user_row(*user) for user in listing.users]
-        return UserPage(users, listing.totals, listing.size, cursor, as_of)
+        return UserPage(listing.users, listing.totals, listing.size, cursor, as_of)
 
     async def get_user(self, key: Key, user_id: str, params: Mapping[str, str], after: str | None) -> UserDetail:
         """Return one user's sums, by model and by day."""
@@ -178,10 +177,10 @@ def _detail(user_id: str, rows: Iterable[tuple[Dim, RowSums]], days: Range, as_o
         model = (dim.provider, dim.model)
         models[model] = models[model].merge(sums) if model in models else sums
         by_day[dim.at] = by_day[dim.at].merge(sums) if dim.at in by_day else sums
-    by_model = [ModelRow(provider, model, sums.totals()) for (provider, model), sums in models.items()]
+    by_model = [ModelRow(provider, model, sums) for (provider, model), sums in models.items()]
     return UserDetail(
-        user_row(user_id, reduce(RowSums.merge, by_day.values(), NO_SUMS)),
+        UserSums(user_id, reduce(RowSums.merge, by_day.values(), NO_SUMS)),
         sorted(by_model, key=lambda row: (-row.totals.cost, row.provider, row.model)),
-        [DayRow(day, sums.totals()) for day, sums in sorted(by_day.items())],
+        [DayRow(day, sums) for day, sums in sorted(by_day.items())],
         as_of,
     )

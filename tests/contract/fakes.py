@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from processor.core.clock import HOUR
-from processor.core.tables.row_sums import Totals
+from processor.core.tables.row_sums import RowSums, Totals
+from processor.view.listing import UserSums
 from server.alerts.budgets import Budget, BudgetList, BudgetState, Reached
 from server.errors import Refused
 from server.limits.rate_limit_headers import Allowance
-from server.reads.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, UserDetail, UserPage, UserRow
+from server.reads.answers import DayRow, ModelRow, QuotaAnswer, QuotaWindow, UserDetail, UserPage
 from server.reads.costs import Costs, DayCost, Latency, ModelCost, ModelDay
 from server.tenancy.keys import Key
 
@@ -67,8 +68,8 @@ class FakeQuotas:
 
 
 SUMS = Totals(2, 1, 576, 2**64 + 5, 0, 3_413_000_000, 1)
-ROW = UserRow("u/1 ä%", SUMS, NOW - HOUR, NOW - HOUR + 1_200_000)
-UNATTRIBUTED = UserRow(None, Totals(), None, None)
+ROW = UserSums("u/1 ä%", RowSums(2, 1, 576, 2**64 + 5, 0, 3_413_000_000, 1, NOW - HOUR, NOW - HOUR + 1_200_000))
+UNATTRIBUTED = UserSums(None, RowSums())
 DETAIL = UserDetail(ROW, [ModelRow("openai", "gpt-4o", SUMS)], [DayRow(20_563, SUMS)], NOW)
 PAGE = UserPage([ROW, UNATTRIBUTED], SUMS, 2, "next", NOW)
 QUOTA = QuotaAnswer(

@@ -40,6 +40,8 @@ def test_a_log(log: LogWriter, address: LogAddress) -> None:
     assert log.partitions == 2
     assert log.topics()[EVENTS] == log.topics()[ROWS] == log.topics()[CLAIMS] == 2
     assert log.topics()[DIRECTORY] == 1
+    kafka = address.kafka
+    assert log.name_of(ROWS) == (ROWS if kafka is None else f"{kafka.prefix}rows")
 
     # appends give the offset of each one's first record, and reads find them in order
     assert log.append([Append(E0, [(None, b"a"), (b"k", b"b")]), Append(E1, [(None, b"c")])], NOON) == [0, 0]

@@ -243,6 +243,27 @@ async def test_one_export_a_project_and_none_after_it_was_left(store: StoreDirec
     raise AssertionError("the export that was left still has its place")
 
 
+@pytest.mark.slow
+async def test_slow_downloads_of_two_projects_leave_room_for_a_third(
+    store: StoreDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.explore.process.EXPORT_SHARE", 0.2)
+    for project in ("a", "b"):
+        for _ in range(200):  # more than the socket's buffers hold
+            store.append([make_row(project=project, extra='{"x":"' + "y" * 20_000 + '"}') for _ in range(2)])
+    async with query_server(store, tmp_path) as asked:
+        question = ExportQuestion(project="a", filters=ALL, times=Times())
+        slow = [await asked.client.stream(structs.replace(question, project=project)) for project in ("a", "b")]
+        for each in slow:
+            await anext(each.chunks)
+        third = await asked.client.stream(structs.replace(question, project="default"))
+        assert third.rows == len(own(store))
+        assert [chunk async for chunk in third.chunks]
+        with pytest.raises(Refused, match="one of another project waits"):
+            assert [chunk async for chunk in slow[0].chunks]
+        assert [chunk async for chunk in slow[1].chunks]  # it goes on to its end: nobody else waits
+
+
 class Blocking:
     """Stands for answers that take as long as the test wants."""
 

@@ -213,7 +213,8 @@ async def test_rows_that_are_gone_from_a_broker_are_made_anew(kafka: Broker, pre
         verified = run_cli(started.data_dir, "verify", "--json", **settings)
         assert verified.returncode == 1
         problems = json.loads(verified.stdout)["problems"]
-        assert {(each["kind"], each["topic"]) for each in problems} == {("topic_missing", ROWS)}
+        assert {(each["kind"], each["topic"]) for each in problems} == {("topic_missing", rows)}
+        assert {each["text"].rpartition(" ")[2] for each in problems} == {rows}
         await asyncio.to_thread(rebuild, started.data_dir, says="topic.missing", **settings)
         started.start()
         await check(started, traffic)

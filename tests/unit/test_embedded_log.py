@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from processor.log.embedded import checkpointer as checkpointer_module
 from processor.log.embedded.checkpointer import SOFT_LIMIT, Checkpointer
-from processor.log.embedded.log import FORMAT, Log
+from processor.log.embedded.log import FORMAT, OFFSET_BITS, Log
 from processor.log.embedded.newest import newest
 from processor.log.errors import (
     DamagedRecord,
@@ -34,10 +34,12 @@ from processor.log.errors import (
 from processor.log.file_lock import FileLock
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CHECKPOINTS, CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS, SEGMENTS
+from tests.support import format3
 from tests.support.examples import examples
 from tests.support.patience import PATIENCE
 
 E0, E1, R0 = TopicPartition(EVENTS, 0), TopicPartition(EVENTS, 1), TopicPartition(ROWS, 0)
+D0 = TopicPartition(DIRECTORY, 0)
 
 
 @pytest.fixture
@@ -240,12 +242,13 @@ def make_format(directory: Path, version: int) -> None:
     with apsw.Connection(str(directory / "log.db")) as db:
         db.execute("ALTER TABLE record DROP COLUMN checksum")
         db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (version,))
+        db.execute("DELETE FROM meta WHERE name = 'summed_from'")
 
 
 def test_a_log_of_format_3_is_brought_to_this_one(tmp_path: Path) -> None:
     make_format(tmp_path, 3)
     for _ in range(2):
-        migrated = Log(tmp_path, create=False)
+        migrated = Log(tmp_path, create=False, upgrade=True)
         assert [record.value for record in migrated.read(E1, 0)][:1] == [b"a"]
         put(migrated, E1, b"b")
         migrated.close()
@@ -750,5 +753,78 @@ def test_a_log_of_format_3_is_not_brought_to_this_one_before_it_was_recovered(tm
     db.close()
     (tmp_path / "recovery-needed").touch()
     with largest_file(1 << 20), pytest.raises(LogUnavailable, match="no room"):
-        Log(tmp_path, create=False)
-    assert [record.value for record in Log(tmp_path, create=False).read(E1, 0)] == [b"a"]
+        Log(tmp_path, create=False, upgrade=True)
+    assert [record.value for record in Log(tmp_path, create=False, upgrade=True).read(E1, 0)] == [b"a"]
+
+
+# --- older formats --------------------------------------------------------------------------------------------------
+
+
+def contents(path: Path) -> tuple[Any, ...]:
+    with closing(apsw.Connection(str(path))) as db:
+        return tuple(db.execute("SELECT sql FROM sqlite_schema")) + tuple(db.execute("SELECT * FROM meta"))
+
+
+def keys_of(log: Log) -> list[bytes]:
+    found = newest(log, R0, 0, log.end(R0))
+    return [key for each in found for key in (*each.keys, *(row.key for row in each.others))]
+
+
+def test_an_older_log_is_only_read_until_a_role_starts(tmp_path: Path) -> None:
+    """The server of the older version may be running on it, whose writes fail once it is upgraded."""
+    format3.make(tmp_path / "data")
+    before = contents(tmp_path / "data" / "log.db")
+    log = Log(tmp_path / "data", create=False)
+    records = log.read(E0, 0)
+    assert [record.offset for record in records] == [0, 1, 2, 3, 4, 5]
+    rows = keys_of(log)
+    assert len(rows) == 20
+    with pytest.raises(FormatError, match="stop the server of the older version"):
+        put(log, E0, b"a")
+    assert contents(tmp_path / "data" / "log.db") == before
+    log.close()
+
+    upgraded = Log(tmp_path / "data", upgrade=True)
+    assert put(upgraded, E0, b"a") == 6
+    assert upgraded.read(E0, 0)[:6] == records
+    assert keys_of(upgraded) == rows
+    assert Log(tmp_path / "data", create=False).end(E0) == 7
+
+
+def forget_checksum(log: Log, tp: TopicPartition, offset: int) -> None:
+    with closing(apsw.Connection(str(log.path))) as db:
+        db.execute("UPDATE record SET checksum = NULL WHERE id = ?", ((log.number(tp) << OFFSET_BITS) + offset,))
+
+
+def test_a_record_that_has_lost_its_checksum_is_damaged(log: Log) -> None:
+    put(log, E0, b"a", b"b")
+    forget_checksum(log, E0, 1)
+    assert [record.offset for record in log.read(E0, 0)] == [0]
+    with pytest.raises(DamagedRecord):
+        log.read(E0, 1)
+    log.append([Append(R0, [(b"a", b"1"), (b"b", b"2")])], 5)
+    forget_checksum(log, R0, 0)
+    with pytest.raises(DamagedRecord):
+        list(newest(log, R0, 0, log.end(R0)))
+
+
+@pytest.mark.parametrize("is_noted", [True, False], ids=["upgraded now", "upgraded by an earlier version"])
+def test_only_records_from_before_there_were_checksums_have_none(tmp_path: Path, is_noted: bool) -> None:
+    format3.make(tmp_path / "data")
+    log = Log(tmp_path / "data", upgrade=True)
+    put(log, E0, b"a", b"b")
+    put(log, D0, b"c")
+    if not is_noted:
+        with closing(apsw.Connection(str(log.path))) as db:
+            db.execute("DELETE FROM meta WHERE name = 'summed_from'")
+        log = Log(tmp_path / "data", upgrade=True)
+    assert [record.offset for record in log.read(E0, 0)] == list(range(8))
+    assert [record.offset for record in log.read(D0, 0)] == list(range(5))
+    forget_checksum(log, E0, 6)
+    forget_checksum(log, D0, 4)
+    assert [record.offset for record in Log(tmp_path / "data", create=False).read(E0, 0)] == list(range(6))
+    for opened in (log, Log(tmp_path / "data", create=False)):
+        with pytest.raises(DamagedRecord):
+            opened.read(E0, 6)
+        with pytest.raises(DamagedRecord):
+            opened.read(D0, 4)

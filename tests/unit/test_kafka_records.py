@@ -4,7 +4,11 @@ import pytest
 from confluent_kafka import KafkaError
 
 from processor.log.errors import DamagedRecord, LogUnavailable
+from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import records_until_damage, sound_records
+from processor.log.topics import ROWS
+
+ACCESS = KafkaAccess("localhost:9092", prefix="team-a.")
 
 
 class Message:
@@ -40,10 +44,10 @@ EOF = KafkaError._PARTITION_EOF
 
 
 def test_records_up_to_the_end() -> None:
-    records, at_end = sound_records([Message(1), Message(4), Message(5, EOF)], at_end=False)
+    records, at_end = sound_records([Message(1), Message(4), Message(5, EOF)], at_end=False, access=ACCESS)
     assert ([record.offset for record in records], at_end) == ([1, 4], True)
-    assert sound_records([], at_end=True) == ([], True)
-    assert sound_records([Message(6)], at_end=True)[1] is False
+    assert sound_records([], at_end=True, access=ACCESS) == ([], True)
+    assert sound_records([Message(6)], at_end=True, access=ACCESS)[1] is False
 
 
 @pytest.mark.parametrize(
@@ -51,18 +55,18 @@ def test_records_up_to_the_end() -> None:
 )
 def test_a_damaged_record_is_named_and_nothing_after_it_is_believed(code: int) -> None:
     messages = [Message(1), Message(2), Message(3, code), Message(10**18, KafkaError._NOT_IMPLEMENTED), Message(0)]
-    records, at_end, damaged = records_until_damage(messages, at_end=False)
+    records, at_end, damaged = records_until_damage(messages, at_end=False, access=ACCESS)
     assert ([record.offset for record in records], at_end) == ([1, 2], False)
     assert damaged is not None
-    assert (damaged.topic, damaged.partition, damaged.offset) == ("team-a.rows", 3, 3)
+    assert (damaged.topic, damaged.name, damaged.partition, damaged.offset) == (ROWS, "team-a.rows", 3, 3)
     with pytest.raises(DamagedRecord, match=r"record team-a\.rows:3:3 is damaged"):
-        sound_records(messages, at_end=False)
+        sound_records(messages, at_end=False, access=ACCESS)
 
 
 def test_offsets_that_go_back_name_the_record_before() -> None:
     """The checksum of a batch leaves its first offset out: with a bit flipped there, 3 becomes 11."""
     records, _, damaged = records_until_damage(
-        [Message(1), Message(2), Message(11), Message(4), Message(5)], at_end=False
+        [Message(1), Message(2), Message(11), Message(4), Message(5)], at_end=False, access=ACCESS
     )
     assert [record.offset for record in records] == [1, 2]
     assert damaged is not None
@@ -70,7 +74,9 @@ def test_offsets_that_go_back_name_the_record_before() -> None:
 
 
 def test_errors_of_the_connection_pass_and_others_do_not() -> None:
-    records, _ = sound_records([Message(1), Message(-1, KafkaError._TRANSPORT), Message(2)], at_end=False)
+    records, _ = sound_records(
+        [Message(1), Message(-1, KafkaError._TRANSPORT), Message(2)], at_end=False, access=ACCESS
+    )
     assert [record.offset for record in records] == [1, 2]
     with pytest.raises(LogUnavailable, match="cannot read from Kafka"):
-        sound_records([Message(-1, KafkaError.TOPIC_AUTHORIZATION_FAILED)], at_end=False)
+        sound_records([Message(-1, KafkaError.TOPIC_AUTHORIZATION_FAILED)], at_end=False, access=ACCESS)

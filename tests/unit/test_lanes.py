@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server.errors import Refused
-from server.explore.lanes import Lane
+from server.explore.lanes import Lane, Places
 from tests.support.patience import PATIENCE
 
 
@@ -49,16 +49,102 @@ async def test_nine_waiting_are_one_too_many() -> None:
         pass
 
 
-async def test_without_room_to_wait_the_next_is_refused_at_once() -> None:
-    lane = Lane(2, 1, 0)
-    async with lane.turn("p"), lane.turn("q"):
-        for project in ("p", "r"):
-            with pytest.raises(Refused) as refused:
-                async with lane.turn(project):
-                    raise AssertionError
-            assert refused.value.reason == "queries_busy"
-    async with lane.turn("p"):
+# --- places of downloads --------------------------------------------------------------------------------------------
+
+
+async def download(places: Places, project: str, ended: list[str]) -> None:
+    """Read for ever."""
+    try:
+        async with places.turn(project):
+            await asyncio.Event().wait()
+    except Refused as refused:
+        ended.append(f"{project}: {refused}")
+
+
+async def test_a_project_has_one_place() -> None:
+    places = Places(2, 60, PATIENCE)
+    async with places.turn("p"):
+        with pytest.raises(Refused, match="runs or waits already") as refused:
+            async with places.turn("p"):
+                raise AssertionError
+        assert refused.value.reason == "queries_busy"
+    async with places.turn("p"):
         pass
+
+
+async def test_a_project_waits_for_one_place() -> None:
+    places, ended = Places(1, 60, PATIENCE), list[str]()
+    tasks = [asyncio.create_task(download(places, project, ended)) for project in ("a", "b")]
+    await settle()
+    with pytest.raises(Refused, match="runs or waits already"):
+        async with places.turn("b"):
+            raise AssertionError
+    await cancelled(tasks)
+
+
+async def test_a_download_keeps_its_place_while_no_other_project_waits() -> None:
+    places, ended = Places(2, 0.05, PATIENCE), list[str]()
+    tasks = [asyncio.create_task(download(places, project, ended)) for project in ("a", "b")]
+    await asyncio.sleep(0.3)
+    assert places.running == 2
+    async with places.turn("c"):  # the one that has had its place for longest ends, and no other
+        assert [each.partition(":")[0] for each in ended] == ["a"]
+        assert "had its place for 0 s" in ended[0]
+        await asyncio.sleep(0.1)
+        assert len(ended) == 1
+    await cancelled(tasks)
+    assert places.running == 0
+
+
+async def test_who_waits_has_a_place_once_one_is_due() -> None:
+    places, ended = Places(1, 0.2, PATIENCE), list[str]()
+    task = asyncio.create_task(download(places, "a", ended))
+    await settle()
+    began = asyncio.get_running_loop().time()
+    async with places.turn("b"):
+        assert asyncio.get_running_loop().time() - began > 0.15
+    assert len(ended) == 1
+    await cancelled([task])
+
+
+async def test_who_waits_in_vain_is_told_when_a_place_is_due() -> None:
+    places, ended = Places(1, 30, 0.05), list[str]()
+    task = asyncio.create_task(download(places, "a", ended))
+    await settle()
+    with pytest.raises(Refused, match=r"one of them ends in (29|30) s at the latest") as refused:
+        async with places.turn("b"):
+            raise AssertionError
+    assert refused.value.reason == "queries_busy"
+    assert refused.value.retry_after in (29, 30)
+    await cancelled([task])
+    async with places.turn("b"):
+        pass
+    assert ended == []
+
+
+async def test_who_has_left_ends_no_download() -> None:
+    places, ended = Places(1, 0.1, PATIENCE), list[str]()
+    tasks = [asyncio.create_task(download(places, project, ended)) for project in ("a", "b")]
+    await settle()
+    tasks[1].cancel()
+    await asyncio.sleep(0.3)
+    assert (places.running, ended) == (1, [])
+    await cancelled(tasks)
+
+
+async def test_a_timeout_of_the_download_itself_stays_one() -> None:
+    with pytest.raises(TimeoutError):
+        async with Places(1, 60, PATIENCE).turn("a"):
+            raise TimeoutError
+
+
+async def cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- who leaves -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_client_that_leaves_gives_up_its_place() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.core.tables.row_sums import Totals
+from processor.core.tables.row_sums import RowSums
 from processor.core.tables.table_rows import Sums, encode_key, encode_value
 from processor.view.view import SMALL, View
 from processor.view.view_follower import Arrivals
@@ -22,7 +22,6 @@ from server.live import frame_maker, resume_token
 from server.live.feed import Feed
 from server.live.frames import Frame, SharedFrames, Ticks
 from server.live.subscription import Subscription
-from server.reads.answers import UserRow, user_row
 from server.tenancy.keys import Key, make_key, new_secret
 from tests.support.examples import examples
 from tests.support.patience import PATIENCE
@@ -31,7 +30,7 @@ from tests.support.tables import NOON, Records, Usage, Worker
 IDENTITY = "fa4e"
 KEY = make_key(new_secret(), at=0)
 
-Table = dict[str | None, UserRow]
+Table = dict[str | None, RowSums]
 
 
 class WatchedFeed(Feed):
@@ -65,7 +64,7 @@ class Process:
         numbered = [
             number for number, name in self.view.next_people(project, None, 10**6) if not users or name in users
         ]
-        return {user: user_row(user, numbers) for user, numbers in self.view.people(project, numbered)}
+        return dict(self.view.people(project, numbered))
 
 
 class Client:
@@ -98,7 +97,7 @@ class Client:
                 assert len(frame.rows) <= frame_rows()
                 if frame.snapshot:
                     self.table.clear()
-                self.table.update({row.user_id: row for row in frame.rows})
+                self.table.update(dict(frame.rows))
                 self.token = frame.token
 
     async def drop(self) -> None:
@@ -237,7 +236,7 @@ async def test_a_project_without_events_has_an_empty_snapshot_and_then_its_first
         frame = client.frames[1]
         assert frame is not None
         assert not frame.snapshot
-        assert frame.rows == [UserRow("u1", Totals(1, 0, 512, 128, 0, 7, 0), NOON, NOON)]
+        assert frame.rows == [("u1", RowSums(1, 0, 512, 128, 0, 7, 0, NOON, NOON))]
 
 
 async def test_a_large_snapshot_goes_on_as_updates_and_is_resumed_inside(small: None) -> None:
@@ -425,7 +424,7 @@ async def test_subscribers_at_the_same_tick_share_their_frames() -> None:
     async with following(process) as one, following(process) as two, following(process, users=["a"]) as other:
         await until(lambda: one.has_read_all and two.has_read_all and other.has_read_all)
         feed_in(process, Usage(3, "a"))
-        await until(lambda: all(client.table["a"].totals.requests == 2 for client in (one, two, other)))
+        await until(lambda: all(client.table["a"].requests == 2 for client in (one, two, other)))
         assert one.frames == two.frames
         assert all(mine is theirs for mine, theirs in zip(one.frames, two.frames, strict=True))
         assert other.frames[-1] is not one.frames[-1]
@@ -456,7 +455,7 @@ async def test_a_user_whose_rows_are_gone_is_told_of() -> None:
         process.view.apply(0, [(key, None), (b'[0,"progress"]', b"[7,1]")])
         process.arrivals.notify()
         await until(lambda: len(client.frames) == 2)
-        assert client.table == {"a": UserRow("a", Totals(), None, None)}
+        assert client.table == {"a": RowSums()}
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

@@ -226,6 +226,23 @@ async def test_the_line_is_exact_over_projects_and_wholly_refused_beyond(new_rig
     assert (await refusal(rig, 1, MAY - 3 * SECOND)).retry_after == 3
 
 
+async def test_a_quota_that_is_lowered_binds_at_once(new_rig: NewRig) -> None:
+    """Also where a process may use more by what it was granted before."""
+    rig = new_rig(limit=100)
+    for _ in range(3):
+        await rig.take(6)
+        rig.process.tick()
+    rig.follow()
+    rig.limit(20)
+    reserved = await rig.reserve(2)
+    assert (await refusal(rig, 1)).details == {"limit": 20, "used": 18, "resetsAt": "2026-05-01T00:00:00.000Z"}
+    reserved.release()
+    rig.limit(7)
+    assert (await refusal(rig, 1)).details == {"limit": 7, "used": 18, "resetsAt": "2026-05-01T00:00:00.000Z"}
+    rig.limit(19)
+    await rig.take(1)
+
+
 async def test_a_reservation_counts_until_the_view_contains_it(new_rig: NewRig) -> None:
     rig = new_rig(limit=10)
     reservation = await rig.reserve(10)

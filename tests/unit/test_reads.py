@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processor.core.clock import DAY, HOUR, MINUTE, next_month, parse_timestamp
-from processor.core.tables.row_sums import Totals
+from processor.core.tables.row_sums import RowSums, Totals
 from processor.core.tables.table_rows import encode_key
 from processor.view.names import Names
 from processor.view.query import CAP, SORTS, top
@@ -73,8 +73,8 @@ async def test_a_row_and_the_total() -> None:
     )
     page = await rig.users()
     (user,) = page.users
-    assert (user.user_id, user.first_seen, user.last_seen) == ("u1", NOON, NOON + 1_200_000)
-    assert user.totals == page.total == Totals(2, 1, 576, 256, 0, 3_413_000_000, 0)
+    assert (user.user_id, user.sums.first_seen, user.sums.last_seen) == ("u1", NOON, NOON + 1_200_000)
+    assert user.sums.totals() == page.total == Totals(2, 1, 576, 256, 0, 3_413_000_000, 0)
     assert (page.users_total, page.next_cursor, page.as_of) == (1, None, NOON)
 
 
@@ -124,7 +124,7 @@ async def test_filters(params: dict[str, str], expected: dict[str, int]) -> None
         Usage(4, "b", model="m2", environment="test"),
     )
     page = await rig.users(**params)
-    assert {user.user_id: user.totals.requests for user in page.users} == expected
+    assert {user.user_id: user.sums.requests for user in page.users} == expected
     assert (page.total.requests, page.users_total) == (sum(expected.values()), len(expected))
 
 
@@ -132,7 +132,7 @@ async def test_times_of_a_filtered_row_are_those_of_the_range() -> None:
     rig = Rig()
     rig.feed(Usage(1, at=NOON), Usage(2, at=NOON - DAY), Usage(3, at=NOON - 1))
     (user,) = (await rig.users(start="2026-04-20")).users
-    assert (user.first_seen, user.last_seen) == (NOON - 1, NOON)
+    assert (user.sums.first_seen, user.sums.last_seen) == (NOON - 1, NOON)
 
 
 async def test_sorts() -> None:
@@ -187,18 +187,18 @@ def test_paging_visits_every_user_once_in_order(
     assert len(users) == len(expected)
     assert {user.user_id for user in users} == expected
 
-    def value(totals: Totals, last_seen: int | None) -> int:
-        values = {"cost_usd": totals.cost, "requests": totals.requests, "input_tokens": totals.input_tokens}
-        return {**values, "output_tokens": totals.output_tokens, "last_seen": last_seen or 0}[sort]
+    def value(sums: RowSums) -> int:
+        values = {"cost_usd": sums.cost, "requests": sums.requests, "input_tokens": sums.input_tokens}
+        return {**values, "output_tokens": sums.output_tokens, "last_seen": sums.last_seen}[sort]
 
-    order = [(-value(user.totals, user.last_seen), user.user_id or "") for user in users]
+    order = [(-value(user.sums), user.user_id or "") for user in users]
     assert order == sorted(order)
     assert all(len(page.users) == limit for page in pages[:-1])
     assert pages[-1].users or len(pages) == 1
     for page in pages:
         assert page.users_total == len(users)
         for name in Totals.__struct_fields__:
-            assert getattr(page.total, name) == sum(getattr(user.totals, name) for user in users)
+            assert getattr(page.total, name) == sum(getattr(user.sums, name) for user in users)
 
 
 amounts = st.integers(0, 3) | st.integers(CAP - 1, CAP + 2)
@@ -334,8 +334,8 @@ async def test_one_user_by_model_and_by_day() -> None:
         Usage(6, "other", model="dear", cost=99),
     )
     detail = await rig.reads.get_user(KEY, "u/1 ü", {}, None)
-    assert (detail.user.totals.requests, detail.user.totals.cost) == (5, 17)
-    assert (detail.user.first_seen, detail.user.last_seen) == (NOON - DAY, NOON + DAY)
+    assert (detail.user.sums.requests, detail.user.sums.cost) == (5, 17)
+    assert (detail.user.sums.first_seen, detail.user.sums.last_seen) == (NOON - DAY, NOON + DAY)
     assert [(row.provider, row.model, row.totals.requests, row.totals.cost) for row in detail.by_model] == [
         ("openai", "dear", 2, 11),
         ("custom", "same", 1, 3),
@@ -344,14 +344,14 @@ async def test_one_user_by_model_and_by_day() -> None:
     assert [(row.day - TODAY, row.totals.cost) for row in detail.by_day] == [(-1, 1), (0, 14), (1, 2)]
 
     detail = await rig.reads.get_user(KEY, "u/1 ü", {"start": "2026-04-20", "end": "2026-04-21"}, None)
-    assert (detail.user.totals.cost, len(detail.by_model), len(detail.by_day)) == (14, 2, 1)
+    assert (detail.user.sums.cost, len(detail.by_model), len(detail.by_day)) == (14, 2, 1)
 
 
 async def test_a_known_user_without_events_in_the_range_is_all_zeros() -> None:
     rig = Rig()
     rig.feed(Usage(1, "u1"))
     detail = await rig.reads.get_user(KEY, "u1", {"end": "2000-01-01"}, None)
-    assert (detail.user.totals, detail.user.first_seen, detail.user.last_seen) == (Totals(), None, None)
+    assert detail.user.sums == RowSums()
     assert detail.by_model == []
     assert detail.by_day == []
 
@@ -417,7 +417,7 @@ async def test_a_read_waits_for_its_position() -> None:
     rig.view.apply(0, rig.worker.work(0))
     rig.arrivals.notify()
     assert ids(await asked) == ["u1"]
-    assert (await rig.reads.get_user(KEY, "u1", {}, token)).user.totals.requests == 1
+    assert (await rig.reads.get_user(KEY, "u1", {}, token)).user.sums.requests == 1
     assert (await rig.reads.get_quota(KEY, token)).used == 1
 
 

@@ -10,7 +10,6 @@ from processor.core.clock import parse_timestamp
 from processor.core.tables.row_sums import RowSums
 from processor.users_topic.row_json import user_row
 from server.reads import read_json
-from server.reads.answers import user_row as listed_row
 
 FIRST, LAST = parse_timestamp("0001-01-01T00:00:00Z"), parse_timestamp("9999-12-31T23:59:59.999999Z")
 counts = st.integers(0, 2**70)
@@ -28,7 +27,7 @@ def test_it_is_the_row_of_the_list_and_its_project(
     project: str, user: str | None, sums: tuple[int, ...], first: int, last: int
 ) -> None:
     said = RowSums(*[*sums, first, last])
-    listed = read_json.encode({"project_id": project, **read_json.user_row(listed_row(user, said))})
+    listed = read_json.encode({"project_id": project, **read_json.user_row(user, said)})
     assert user_row(project, user, said) == listed
 
 

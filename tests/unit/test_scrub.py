@@ -2,9 +2,10 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from processor.event_store.scrub_round import Round, Rounds, age, read_rounds
 from processor.event_store.segment_storage import SegmentStorage
 from processor.event_store.upkeep import Upkeep
 from tests.support.memory_storage import MemoryStorage
+from tests.support.patience import PATIENCE, until
 from tests.support.store import StoreInProcess
 from tests.support.tables import NOON
 from tests.unit.test_store import PARTITIONS, World
@@ -173,6 +175,32 @@ async def test_what_is_replaced_while_it_is_read_is_not_damaged(scrubbed: Scrubb
     await task
     assert not store.store.lacking
     assert sum(each.damaged for each in read_rounds(store.storage)) == 0
+    assert store.rows() == scrubbed.rows
+
+
+async def test_what_is_damaged_is_removed_while_a_merge_waits_for_the_cuts(
+    scrubbed: Scrubbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep, store = Upkeep(scrubbed.store.store, fan_in=2), scrubbed.store
+    merge, is_merging = store.store.writer.merge, threading.Event()
+
+    def merged(*arguments: Any) -> Segment:
+        is_merging.set()
+        return merge(*arguments)
+
+    monkeypatch.setattr(store.store.writer, "merge", merged)
+    merging = asyncio.create_task(upkeep.merge_one())
+    await asyncio.sleep(0)
+    store.store.is_behind = True
+    await until(is_merging.is_set)
+    chosen = scrubbed.live[-1]
+    flip(store.storage, f"{chosen.id}.parquet", 77)
+    async with asyncio.timeout(PATIENCE):
+        assert await upkeep.remove_damaged([chosen])
+        await merging
+    assert list(store.store.lacking) == [chosen.id]
+    while await upkeep.repair_one():
+        pass
     assert store.rows() == scrubbed.rows
 
 

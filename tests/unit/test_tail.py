@@ -7,20 +7,20 @@ import pytest
 from rich.console import Console
 
 from processor.core.clock import format_timestamp
-from processor.core.tables.row_sums import Totals
+from processor.core.tables.row_sums import RowSums
+from processor.view.listing import UserSums
 from server.cli.remote import Parser, StreamMessage
 from server.cli.tail import Shown, print_rows
 from server.http_api.user_stream import event
 from server.live.frames import Frame
-from server.reads.answers import UserRow
 from tests.support.tables import NOON
 
 
-def user(name: str | None, requests: int, cost: int) -> UserRow:
-    return UserRow(name, Totals(requests, 0, 10, 5, 0, cost, 0), NOON, NOON)
+def user(name: str | None, requests: int, cost: int) -> UserSums:
+    return UserSums(name, RowSums(requests, 0, 10, 5, 0, cost, 0, NOON, NOON))
 
 
-def message(snapshot: bool, *rows: UserRow) -> tuple[str, StreamMessage]:
+def message(snapshot: bool, *rows: UserSums) -> tuple[str, StreamMessage]:
     """As the server writes it and the command reads it."""
     (sent,) = Parser().feed(event(Frame(snapshot, rows, NOON, "t")))
     return sent.kind, msgspec.json.decode(sent.data, type=StreamMessage)

@@ -18,7 +18,7 @@ from processor.core.events import message
 from processor.core.tables import dedupe, table_rows
 from processor.core.tables.dedupe import Claimed
 from processor.log.dead_letters import DeadLetter
-from processor.log.embedded.log import OFFSET_BITS, Log
+from processor.log.embedded.log import OFFSET_BITS, Log, checksum
 from processor.log.port import LogReader
 from processor.log.records import Append, TopicPartition
 from processor.log.topics import CLAIMS, DEAD_LETTERS, DIRECTORY, EVENTS, GROUP, ROWS
@@ -289,6 +289,20 @@ def test_a_deleted_topic_is_noticed(log: Log, monkeypatch: pytest.MonkeyPatch, t
     assert {each["topic"] for each in answer["problems"] if each["kind"] == "topic_missing"} == {topic}
 
 
+class Renamed(Log):
+    """A log that has other names for its topics, as one on Kafka may."""
+
+    def name_of(self, topic: str) -> str:
+        return topic.replace("spendstream.", "team-a.")
+
+
+def test_topics_have_the_names_that_an_operator_knows(log: Log, tmp_path: Path) -> None:
+    empty_all(log, ROWS, whole=True)
+    [missing] = verified(Renamed(log.path.parent), tmp_path, 0)[0].problems
+    assert (missing.kind, missing.topic) == ("topic_missing", "team-a.rows")
+    assert missing.text == "there is no partition 0 of the topic team-a.rows"
+
+
 def test_rows_and_claims_that_are_both_gone_are_missed_by_what_was_committed(log: Log, tmp_path: Path) -> None:
     log.commit(GROUP, [(TopicPartition(EVENTS, number), 5) for number in range(2)])
     empty_all(log, ROWS)
@@ -378,15 +392,16 @@ def test_an_index_with_ids_that_nobody_claimed_is_noticed(log: Log, tmp_path: Pa
 
 
 def rewrite(log: Log, number: int, offset: int, change: Any) -> None:
-    """Store a message with other contents, as if from before there were checksums."""
+    """Store a message with other contents, as a program with a fault might have."""
     tp = TopicPartition(EVENTS, number)
     [record] = log.read(tp, offset, 1)
     decoded = message.decode(record.value or b"")
     [block] = blocks_of(decoded)
     value = message.encode([change(block)])
     with closing(apsw.Connection(str(log.path))) as db:
-        query = "UPDATE record SET value = ?, checksum = NULL WHERE id = ?"
-        db.execute(query, (value, (log.number(tp) << OFFSET_BITS) + offset))
+        place = (log.number(tp) << OFFSET_BITS) + offset
+        query = "UPDATE record SET value = ?, checksum = ? WHERE id = ?"
+        db.execute(query, (value, checksum(place, record.at, record.key, value), place))
 
 
 def original_bytes(log: Log, tmp_path: Path, number: int) -> list[str]:

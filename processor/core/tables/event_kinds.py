@@ -55,21 +55,7 @@ class EventKinds:
             self._projects.clear()
             self._kinds = Segments(np.zeros((), _KIND))
             self._packed, self._of_packed = HashIndex(), Segments(_NUMBER)
-        # Codes of (project, dim) over all messages: each project of a message has all of its dims, and uses some.
-        sections: list[tuple[str, Sequence[Dim], int]] = []
-        starts: list[int] = []
-        counts: list[int] = []
-        end = 0
-        for message in messages:
-            begins: dict[str, int] = {}
-            for request in message.requests:
-                project = request.source.project
-                if project not in begins:
-                    begins[project] = end
-                    sections.append((project, message.dims, end))
-                    end += len(message.dims)
-                starts.append(begins[project])
-                counts.append(request.count)
+        sections, starts, counts, end = _sections(messages)
         codes = (dims + np.repeat(np.array(starts, np.int64), counts))[chosen]
         is_used = np.zeros(end, np.bool_)
         is_used[codes] = True
@@ -119,6 +105,29 @@ class EventKinds:
         made["error"] = [status in ERRORS for _, (*_, status) in self._new]
         self._kinds.put(self._kinds.extend(len(made)), made)
         self._new = []
+
+
+def _sections(messages: Sequence[Message]) -> tuple[list[tuple[str, Sequence[Dim], int]], list[int], list[int], int]:
+    """Return codes of (project, dim) over all messages: each project of a message has all of its dims, and uses some.
+
+    They are the sections (project, dims, the first code), the first code of each request's section, the events of each
+    request, and how many codes there are.
+    """
+    sections: list[tuple[str, Sequence[Dim], int]] = []
+    starts: list[int] = []
+    counts: list[int] = []
+    end = 0
+    for message in messages:
+        begins: dict[str, int] = {}
+        for request in message.requests:
+            project = request.source.project
+            if project not in begins:
+                begins[project] = end
+                sections.append((project, message.dims, end))
+                end += len(message.dims)
+            starts.append(begins[project])
+            counts.append(request.count)
+    return sections, starts, counts, end
 
 
 class _OfProject(dict[Dim, int]):

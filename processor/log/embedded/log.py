@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import apsw
 import msgspec
@@ -49,7 +49,10 @@ from processor.log.topics import COMPACTED, DIRECTORY, EVENTS, LATER, PARTITIONE
 FORMAT: Final = 4
 """4 added a checksum to each record."""
 OLDEST: Final = 3
-"""The oldest format that this program opens; it brings it to its own."""
+"""The oldest format that this program reads; a role that starts brings it to its own."""
+SUMMED_FROM: Final = "summed_from"
+"""The name in `meta` of JSON, partition number -> the first offset whose records must have a checksum; 0 where none is
+said. Logs without it are of earlier versions, or were upgraded by one."""
 FILE_NAME: Final = "log.db"
 OFFSET_BITS: Final = 40
 DEFAULT_PARTITIONS: Final = 1
@@ -91,7 +94,7 @@ class RecordBlock(NamedTuple):
     """All of them in a row."""
     ats: list[int]
     checksums: list[int | None]
-    """As they are stored; None: the record was written before there were any."""
+    """As they are stored; None: there is none, see `SUMMED_FROM`."""
 
 
 _FSYNC_FAILED: Final = (apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC)
@@ -140,6 +143,7 @@ LONG: Final = 256
 """Records side by side that are worth a statement of their own."""
 
 _decode_offsets: Final = msgspec.json.Decoder(list[int]).decode
+_decode_places: Final = msgspec.json.Decoder(dict[int, int]).decode
 _decode_lengths: Final = msgspec.json.Decoder(list[int | None]).decode
 
 
@@ -189,8 +193,13 @@ def _connect(path: Path) -> apsw.Connection:
 class Log:
     """One process's view of the log file. Raises `LogError` when it cannot be opened."""
 
-    def __init__(self, data_dir: Path, *, partitions: int | None = None, create: bool = True) -> None:
-        """Open the log in `data_dir`, making it with `partitions` (default 1) if there is none yet."""
+    def __init__(
+        self, data_dir: Path, *, partitions: int | None = None, create: bool = True, upgrade: bool = False
+    ) -> None:
+        """Open the log in `data_dir`, making it with `partitions` (default 1) if there is none yet.
+
+        Without `upgrade` a log of an older format can only be read: the server of that version may be running on it.
+        """
         self.path = data_dir / FILE_NAME
         if not create and not self.path.exists():
             raise LogError(
@@ -209,7 +218,7 @@ class Log:
                     self._check_is_new("empty")
                 self._recover()
                 self._db = _connect(self.path)
-                self._prepare(partitions)
+                self._prepare(partitions, upgrade=upgrade)
                 self._guard.begin()
         except (apsw.Error, OSError) as error:
             self._lock.close()
@@ -222,15 +231,24 @@ class Log:
             for number, topic, partition in self._db.execute("SELECT number, topic, partition FROM partition")
         }
         self.partitions = sum(1 for tp in self._numbers if tp.topic == EVENTS)
-        if partitions is not None and partitions != self.partitions:
-            raise PartitionMismatch(
-                f"the log {self.path} has {self.partitions} partition(s), not {partitions}: the number is chosen once, "
-                f"when the log is made. Start with {self.partitions} or leave the setting out; for another number, "
-                "export the events into a new data directory"
-            )
+        self._check_partitions(partitions)
         meta = dict(self._db.execute("SELECT name, value FROM meta"))
         self.salt: bytes = meta["salt"]
         self.identity: str = meta["identity"]
+        self._is_old = meta["format"] < FORMAT
+        self._checksum = "NULL" if self._is_old else "checksum"
+        """The column, in queries."""
+        summed = meta.get(SUMMED_FROM)
+        self._summed_from: dict[int, int] | None = None if summed is None else _decode_places(summed)
+        """See `SUMMED_FROM`; None: not known, any record may have none."""
+
+    def _check_partitions(self, asked: int | None) -> None:
+        if asked is not None and asked != self.partitions:
+            raise PartitionMismatch(
+                f"the log {self.path} has {self.partitions} partition(s), not {asked}: the number is chosen once, "
+                f"when the log is made. Start with {self.partitions} or leave the setting out; for another number, "
+                "export the events into a new data directory"
+            )
 
     def _make_file(self) -> None:
         """Make the file, readable by its owner only, under another name: no descriptor of it may be closed later."""
@@ -289,7 +307,7 @@ class Log:
         self.deferred_path.unlink(missing_ok=True)
         self.recovery_path.unlink(missing_ok=True)
 
-    def _prepare(self, partitions: int | None) -> None:
+    def _prepare(self, partitions: int | None, *, upgrade: bool) -> None:
         db = self._db
         db.execute("PRAGMA page_size = 8192")
         db.execute("PRAGMA journal_mode = WAL")
@@ -312,17 +330,37 @@ class Log:
                 f"the log {self.path} has format {version}, this program opens formats from {OLDEST} on: "
                 "start spendstream 0.1.0 on it once, which brings it to format 3, then this program"
             )
-        if version < FORMAT:
-            self._migrate()
+        if upgrade:
+            self._upgrade(version)
         self._add_topics()
 
-    def _migrate(self) -> None:
-        """Bring a log of format 3 to this one: records from now on have a checksum."""
+    def _upgrade(self, version: int) -> None:
+        """Bring a log of format 3 to this one, in which records have a checksum, and note from where on they have."""
         db = self._db
+        if version == FORMAT and db.execute("SELECT count(*) FROM meta WHERE name = ?", (SUMMED_FROM,)).get:
+            return
         self._refuse_unrecovered()
         with self._transaction():
-            db.execute("ALTER TABLE record ADD COLUMN checksum INTEGER")
-            db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
+            if version < FORMAT:
+                db.execute("ALTER TABLE record ADD COLUMN checksum INTEGER")
+                db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
+            ends: list[Any] = db.execute("SELECT number, next FROM partition").fetchall()
+            found = {number: self._first_summed(number, end) for number, end in ends}
+            summed = json.dumps({number: offset for number, offset in found.items() if offset})
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SUMMED_FROM, summed))
+
+    def _first_summed(self, number: int, end: int) -> int:
+        """The offset of a partition from which on all records have a checksum: earlier ones were appended without."""
+        base, low, high = number << OFFSET_BITS, 0, end
+        query = "SELECT id, checksum IS NULL FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT 1"
+        while low < high:
+            middle = (low + high) // 2
+            found = self._db.execute(query, (base + middle, base + high)).fetchone()
+            if found is not None and found[1]:
+                low = found[0] - base + 1
+            else:
+                high = middle
+        return low
 
     def _add_topics(self) -> None:
         """Add the topics that the log of an earlier version does not have; no number of another one changes.
@@ -346,7 +384,12 @@ class Log:
         self._refuse_unrecovered()
         with db:
             db.execute(_SCHEMA)
-            meta = {"format": FORMAT, "salt": secrets.token_bytes(32), "identity": secrets.token_hex(4)}
+            meta = {
+                "format": FORMAT,
+                "salt": secrets.token_bytes(32),
+                "identity": secrets.token_hex(4),
+                SUMMED_FROM: "{}",
+            }
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             tps = [(topic, number) for topic in PARTITIONED for number in range(partitions)]
             tps += [(topic, 0) for topic in SINGLE]
@@ -370,6 +413,8 @@ class Log:
             self._guard.check()
             if self._is_unrecovered:
                 self._refuse_unrecovered()
+            if self._is_old:
+                self._refuse_old()
             try:
                 with self._transaction():
                     yield
@@ -421,6 +466,12 @@ class Log:
                 f"cannot write to {self.path}: the log has to be recovered first, and the disk has no room. Make room "
                 "for its write-ahead log"
             )
+
+    def _refuse_old(self) -> NoReturn:
+        raise FormatError(
+            f"the log {self.path} has an older format, which this program only reads: stop the server of the older "
+            "version, start that of this one on it, which upgrades it, and do this again"
+        )
 
     def check(self) -> None:
         """Raise `LogBroken` if this process must not use the log any more; a few microseconds.
@@ -567,6 +618,10 @@ class Log:
             counts[tp.topic] = counts.get(tp.topic, 0) + 1
         return counts
 
+    def name_of(self, topic: str) -> str:
+        """The name of a topic for operators."""
+        return topic
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Reads inside the block see one instant of the log, whatever is written meanwhile. Keep it short:
@@ -614,14 +669,15 @@ class Log:
         """
         base = self.number(tp) << OFFSET_BITS
         rows = self._db.execute(
-            "SELECT id, at, key, value, checksum FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            f"SELECT id, at, key, value, {self._checksum} FROM record"  # noqa: S608 - a column
+            " WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
             (base + offset, base + (1 << OFFSET_BITS), limit),
         )
         found: list[Record] = []
         size = 0
         try:
             for number, at, key, value, stored in rows:
-                is_damaged = stored is not None and stored != checksum(number, at, key, value)
+                is_damaged = self._lacks(number) if stored is None else stored != checksum(number, at, key, value)
                 if is_damaged and not keep_damaged:
                     if not found:
                         raise DamagedRecord(tp.topic, tp.partition, number - base)
@@ -643,9 +699,10 @@ class Log:
         query = (
             "SELECT json_group_array(id - ?1), CAST(group_concat(coalesce(key, x''), x'0a') AS BLOB),"
             " json_group_array(length(value)), CAST(group_concat(value, '') AS BLOB),"
-            " json_group_array(at), json_group_array(checksum)"
+            " json_group_array(at), json_group_array(:checksum)"
             " FROM (SELECT * FROM record WHERE id >= ?1 + ?2 AND id < ?1 + ?3 ORDER BY id DESC LIMIT ?4)"
         )
+        query = query.replace(":checksum", self._checksum)
         [(offsets, keys, lengths, values, ats, sums)] = self._db.execute(query, (base, start, end, limit))
         found = RecordBlock(
             _decode_offsets(offsets),
@@ -668,12 +725,15 @@ class Log:
         offsets, keys, lengths, values, ats, sums = block
         ends = list(accumulate(length or 0 for length in lengths))
         for place in places:
-            stored, length = sums[place], lengths[place]
-            if stored is None:
-                continue
+            stored, length, number = sums[place], lengths[place], base + offsets[place]
             value = None if length is None else values[ends[place] - length : ends[place]]
-            if stored != checksum(base + offsets[place], ats[place], keys[place], value):
+            if self._lacks(number) if stored is None else stored != checksum(number, ats[place], keys[place], value):
                 raise DamagedRecord(tp.topic, tp.partition, offsets[place])
+
+    def _lacks(self, number: int) -> bool:
+        """Whether the record of this rowid must have a checksum: it was not appended before there were any."""
+        summed, offset = self._summed_from, number & ((1 << OFFSET_BITS) - 1)
+        return summed is not None and offset >= summed.get(number >> OFFSET_BITS, 0)
 
     def verify_all(self, tp: TopicPartition, start: int, end: int) -> None:
         """Compare the checksums of all records between two offsets. Raises `DamagedRecord`."""

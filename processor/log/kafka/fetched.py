@@ -8,6 +8,7 @@ from typing import Any, Final, overload
 from confluent_kafka import KafkaError, Message
 
 from processor.log.errors import DamagedRecord
+from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.log import record_of, records_until_damage
 from processor.log.records import Fetched, Record
 
@@ -55,7 +56,9 @@ def by_partition(messages: Messages) -> dict[tuple[str | None, int], Messages]:
     return found
 
 
-def sound_part(messages: Messages, at_end: bool) -> tuple[Sequence[Record], bool, DamagedRecord | None]:
+def sound_part(
+    messages: Messages, at_end: bool, access: KafkaAccess
+) -> tuple[Sequence[Record], bool, DamagedRecord | None]:
     """What `records_until_damage` returns of messages of one partition, without an object for each record.
 
     Raises `LogUnavailable` like that.
@@ -64,11 +67,11 @@ def sound_part(messages: Messages, at_end: bool) -> tuple[Sequence[Record], bool
     sound = messages
     if any(errors):
         if any(error.code() != _EOF for error in filter(None, errors)):
-            return records_until_damage(messages, at_end)
+            return records_until_damage(messages, at_end, access)
         sound = [message for message, error in zip(messages, errors, strict=True) if error is None]
     offsets: list[Any] = list(map(Message.offset, sound))
     if not all(map(lt, offsets, islice(offsets, 1, None))):
-        return records_until_damage(messages, at_end)
+        return records_until_damage(messages, at_end, access)
     if errors:
         at_end = bool(errors[-1])
     return (FetchedRecords(sound, offsets[0], offsets[-1]) if sound else []), at_end, None

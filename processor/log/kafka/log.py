@@ -162,6 +162,10 @@ class KafkaLog:
         """Return topic name -> number of partitions that are used: an administrator may have added others."""
         return dict(self._topics)
 
+    def name_of(self, topic: str) -> str:
+        """Return the name of a topic on the cluster."""
+        return self._access.wire(topic)
+
     def read(self, tp: TopicPartition, offset: int, limit: int = 1000, max_bytes: int = 16 << 20) -> list[Record]:
         """Return at most `limit` records from `offset` on; empty only at the end of what was committed by then.
 
@@ -215,6 +219,7 @@ class _Reader:
     """Reads one partition in order."""
 
     def __init__(self, access: KafkaAccess, tp: TopicPartition) -> None:
+        self._access = access
         self._servers = access.servers
         # A read to the end waits for the broker to report the end, so the broker must not wait long for more records.
         self._settings = {**access.reader(), "fetch.wait.max.ms": END_WAIT_MS}
@@ -234,7 +239,7 @@ class _Reader:
         silent = 0.0
         while True:
             messages = self._consumer.consume(limit, 0 if self._at_end else SILENCE)
-            records, self._at_end, damaged = records_until_damage(messages, self._at_end)
+            records, self._at_end, damaged = records_until_damage(messages, self._at_end, self._access)
             if damaged is not None:
                 self._begin_anew()
             elif records:
@@ -282,18 +287,20 @@ class _Reader:
         self._consumer.close()
 
 
-def sound_records(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool]:
+def sound_records(messages: Sequence[Any], at_end: bool, access: KafkaAccess) -> tuple[list[Record], bool]:
     """Return the records among librdkafka's messages, and whether the partition's end was reached after the last one.
 
     Raises `LogUnavailable` for an error that is not one of the connection: those pass. Raises `DamagedRecord`.
     """
-    records, at_end, damaged = records_until_damage(messages, at_end)
+    records, at_end, damaged = records_until_damage(messages, at_end, access)
     if damaged is not None:
         raise damaged
     return records, at_end
 
 
-def records_until_damage(messages: Sequence[Any], at_end: bool) -> tuple[list[Record], bool, DamagedRecord | None]:
+def records_until_damage(
+    messages: Sequence[Any], at_end: bool, access: KafkaAccess
+) -> tuple[list[Record], bool, DamagedRecord | None]:
     """Return also the records before a damaged one, and its error, instead of raising that.
 
     All messages are of one partition. Nothing after a damaged record can be trusted: librdkafka (2.16) continues to
@@ -308,18 +315,22 @@ def records_until_damage(messages: Sequence[Any], at_end: bool) -> tuple[list[Re
             offset = message.offset()
             if offset <= before:  # the checksum does not cover the first offset of a batch
                 reason = f"the offsets go back from it to {offset}"
-                return records[:-1], False, DamagedRecord(message.topic(), message.partition(), before, reason)
+                return records[:-1], False, _damaged(message, before, reason, access)
             before = offset
             records.append(record_of(message))
             at_end = False
         elif error.code() == KafkaError._PARTITION_EOF:
             at_end = True
         elif error.code() in _DAMAGE:
-            damaged = DamagedRecord(message.topic(), message.partition(), message.offset(), error.str())
-            return records, False, damaged
+            return records, False, _damaged(message, message.offset(), error.str(), access)
         elif not error.retriable() and error.code() not in _PASSING:
             raise LogUnavailable(f"cannot read from Kafka: {error.str()}")
     return records, at_end, None
+
+
+def _damaged(message: Any, offset: int, reason: str, access: KafkaAccess) -> DamagedRecord:
+    name = message.topic()
+    return DamagedRecord(access.topic(name), message.partition(), offset, reason, name)
 
 
 def gone_back(tp: tuple[str, int], offset: int, to: int) -> str:

@@ -86,7 +86,7 @@ class KafkaTail:
             tp = TopicPartition(self._access.topic(topic or ""), number)
             if tp not in self._ends:  # an error of the connection names no partition: it passes
                 continue
-            records, self._ends[tp], damaged = sound_part(messages, self._ends[tp])
+            records, self._ends[tp], damaged = sound_part(messages, self._ends[tp], self._access)
             self._heard = time.monotonic()
             if records and records[0].offset < self._positions[tp]:
                 if tp not in self._fresh:

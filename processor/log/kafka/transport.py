@@ -291,7 +291,7 @@ class Consumer(faust_transport.Consumer):
             else:
                 _end_if_fatal(message.error())
                 try:
-                    sound_records([message], at_end=False)
+                    sound_records([message], at_end=False, access=self._holder.access)
                 except DamagedRecord as error:
                     self._stand_still(client, error)
                 except LogUnavailable as error:
