@@ -37,6 +37,7 @@ _TOKENS: Final = click.IntRange(0, MAX_INT)
 @click.option("--output", type=_TOKENS, required=True, help="All tokens of the answer")
 @click.option("--cached", type=_TOKENS, default=0, help="Input tokens that came from a cache")
 @click.option("--cache-write", type=_TOKENS, default=0, help="Input tokens that were written to a cache")
+@click.option("--cache-write-1h", type=_TOKENS, default=0, help="Those of --cache-write that are kept for an hour")
 @click.option("--reasoning", type=_TOKENS, default=0, help="Output tokens of reasoning")
 @click.option("--operation", type=click.Choice(OPERATIONS), default="chat", show_default=True, help="What it was for")
 @click.option("--at", metavar="TIME", help="When: an RFC 3339 time or date  [default: now]")
@@ -49,6 +50,7 @@ def cost(
     output: int,
     cached: int,
     cache_write: int,
+    cache_write_1h: int,
     reasoning: int,
     operation: str,
     at: str | None,
@@ -63,7 +65,7 @@ def cost(
     Example:
       spendstream prices cost --provider openai --model gpt-4o --input 1000 --cached 400 --output 200
     """
-    usage = Usage(tokens, output, cached, cache_write, reasoning)
+    usage = Usage(tokens, output, cached, cache_write, reasoning, cache_write_1h)
     quote = pricer_of(flags).quote(*provider_of(provider), model, operation, moment(at), usage)
     if as_json:
         print_encoded([msgspec.json.encode(_encoded(quote, usage))])
@@ -92,7 +94,8 @@ def _print(quote: Quote, usage: Usage, model: str) -> None:
 def _parts(rates: Rates, usage: Usage) -> Iterator[tuple[str, int, int | None]]:
     """The tokens of a call, each in one part, and the rates."""
     plain, spoken = usage.input - usage.cached - usage.cache_write, usage.output - usage.reasoning
-    counts = plain, usage.cached, usage.cache_write, spoken, usage.reasoning
+    written = usage.cache_write - usage.cache_write_1h
+    counts = plain, usage.cached, written, usage.cache_write_1h, spoken, usage.reasoning
     for part, count in zip(PARTS, counts, strict=True):
         rate = getattr(rates, part)
         yield part, count, rates.output if rate is None and part == "reasoning" else rate
