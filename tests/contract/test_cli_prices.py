@@ -97,6 +97,30 @@ def test_cost_of_what_is_unpriced(changes: tuple[str, ...], reason: str, capsys:
     assert (found["cost_usd"], found["cost_source"], found["reason"]) == (None, None, reason)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (("--cached", "1001"), "--cached and --cache-write are 1,001 tokens, more than the 1,000 of --input"),
+        (("--cache-write", "601"), "--cached and --cache-write are 1,001 tokens, more than the 1,000 of --input"),
+        (("--reasoning", "201"), "--reasoning is 201 tokens, more than the 200 of --output"),
+        (
+            ("--cache-write", "3", "--cache-write-1h", "4"),
+            "--cache-write-1h is 4 tokens, more than the 3 of --cache-write",
+        ),
+        (("--cache-write", "1"), "the list has no price for cache_write"),
+        (("--cache-write", "1", "--cache-write-1h", "1"), "the list has no price for cache_write_1h"),
+        (("--input", "9007199254740991"), "it would cost more than 1,000,000 dollars"),
+    ],
+)
+def test_cost_says_which_part_is_wrong(changes: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = run(capsys, *CALL, *changes, code=1)
+    assert err == f"gpt-4o is unpriced: {says}\n"
+    assert all(int(row["tokens"]) >= 0 for row in (rows(out) if out else []))
+    found = exact(run(capsys, *CALL, *changes, "--json", code=1)[0])
+    assert found["reason"] == "part_without_price"
+    assert all(each["tokens"] >= 0 for each in found["parts"])
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = run(capsys, "list", "--provider", "openai", "--model", "GPT-5.4*")
     found = {row["model"]: row for row in rows(out)}
