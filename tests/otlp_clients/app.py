@@ -311,6 +311,10 @@ def pydantic_ai(prompts: list[str]) -> None:
 
     tracing()
     Agent.instrument_all()
+    if os.environ.get("BOTH_INSTRUMENTED"):
+        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+        OpenAIInstrumentor().instrument()
     provider = OpenAIProvider(openai_client=openai.AsyncOpenAI(max_retries=0))
     agent = Agent(OpenAIChatModel("gpt-4o", provider=provider), tools=[weather])
 
