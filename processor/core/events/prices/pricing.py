@@ -110,14 +110,15 @@ class Pricer:
         for place, sent, (dim, at, tokens, answer, cached) in zip(numbers, every, counts, strict=True):
             if sent is None:
                 continue
-            raw, *more = sent
+            raw, written, reasoning, hourly = sent
             known = candidates.get((dim, raw))
             if known is None:
                 known = candidates[dim, raw] = self._candidates(columns.dims[dim], raw)
             for found in known:
                 tiers = found.model.tiers_at(at)
                 if tiers is not None:
-                    cost = cost_of(rates_for(tiers, tokens), Usage(tokens, answer, cached, *more))
+                    usage = Usage(tokens, answer, cached, written, reasoning, hourly)
+                    cost = cost_of(rates_for(tiers, tokens), usage)
                     if cost is not None:
                         prices[place] = cost, found.list_name
                     break
