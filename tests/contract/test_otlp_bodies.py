@@ -172,6 +172,14 @@ async def test_grpc_takes_gzip(doors: Doors) -> None:
     assert [event.span_id for event in stored(doors)] == [span_id(1)]
 
 
+async def test_json_may_be_packed_and_its_type_may_have_parameters(doors: Doors) -> None:
+    packed = gzip.compress(to_json(request(make_span())))
+    kind = "application/json; charset=utf-8"
+    answer = await post(doors, "/v1/traces", packed, Content_Type=kind, Content_Encoding="gzip")
+    assert (answer.status, answer.body) == (200, b"{}")
+    assert [event.span_id for event in stored(doors)] == [span_id(1)]
+
+
 @pytest.mark.parametrize("content_type", [PROTOBUF, JSON])
 @pytest.mark.parametrize(
     ("body", "status"),
