@@ -239,6 +239,7 @@ async def test_json_as_protobufs_own_tools_write_it(doors: Doors, defaults: bool
         ("AAAAAAAAAAAAAAAAAAAAAA==", "AAAAAAAAAAE=", 1),
         ("W47/95gDgQPSabYzgT/GDA==", "AAAAAAAAAAA=", 1),
         ("W47/95gDgQPSabYzgT/G====", "AAAAAAAAAAE=", 1),
+        ("W47/95gD*gQPSabYzgT/GDA==", "AAAAAAAAAAE=", 1),
         ("W47/95gDgQPSabYz\u00fcT/GDA==", "AAAAAAAAAAE=", 1),
         ("5b8efff798038103d269b633813fc60c", "AAAAAAAAAAE=", 0),
     ],
