@@ -35,6 +35,7 @@ PARTS: Final = {
     "input_mtok": "input",
     "cache_read_mtok": "cached",
     "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_1h",
     "output_mtok": "output",
     "output_reasoning_mtok": "reasoning",
 }
@@ -42,7 +43,7 @@ PARTS: Final = {
 
 ASIDE: Final = frozenset(
     {
-        *("cache_write_1h_mtok", "web_searches_kcount", "storage_searches_kcount"),
+        *("web_searches_kcount", "storage_searches_kcount"),
         *("input_audio_mtok", "input_image_mtok", "input_video_mtok"),
         *("cache_audio_read_mtok", "cache_image_read_mtok"),
     }

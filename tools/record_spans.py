@@ -93,6 +93,7 @@ RECORDINGS: Final = (
         "openinference-openai-agents", "openinference-openai-agents", "openinference-instrumentation-openai-agents"
     ),
     Recording("pydantic-ai", "pydantic-ai", "pydantic-ai-slim"),
+    Recording("openai-below-pydantic-ai", "pydantic-ai", "pydantic-ai-slim", {**LATEST, "BOTH_INSTRUMENTED": "1"}),
     Recording("vercel-ai", "vercel-ai", "ai", is_javascript=True),
     *(
         Recording(f"vercel-ai{version}-{name}", f"{version} {name}", f"ai-{version}", is_javascript=True, is_older=True)

@@ -138,6 +138,11 @@ class Store:
         fresh = self._fresh.get(number)
         return None if fresh is None else fresh.reached
 
+    def generation(self, number: int) -> int:
+        """Return the generation in which a partition is cut; 0 if it is not owned."""
+        fresh = self._fresh.get(number)
+        return 0 if fresh is None else fresh.generation
+
     def _open(self) -> tuple[LogWriter, SegmentsTopic]:
         if self._log is None or self.topic is None:
             self._log = log = self._address.open()

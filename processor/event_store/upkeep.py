@@ -97,9 +97,14 @@ class Upkeep:
                 await asyncio.sleep(every)
 
     def live(self, number: int) -> list[Segment]:
-        """Return the segments of a partition that count. For the store's thread."""
+        """Return the segments of a partition that count. For the store's thread.
+
+        None where the store begins the partition anew and has cut nothing yet: the topic still has those before.
+        """
         topic = self._store.topic
-        return topic.catalog.live(number) if topic is not None else []
+        if topic is None or topic.catalog.generation(number) < self._store.generation(number):
+            return []
+        return topic.catalog.live(number)
 
     # --- merging ----------------------------------------------------------------------------------------------------
 

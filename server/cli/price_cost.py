@@ -1,6 +1,6 @@
 """`spendstream prices cost`: what a call costs by the price lists, part by part."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -10,7 +10,7 @@ from msgspec import Raw
 from processor.core.events.fields import MAX_INT, OPERATIONS
 from processor.core.events.prices.pricing import Quote, Why
 from processor.core.events.prices.token_rates import PARTS, Rates, Usage
-from processor.core.money import format_cost
+from processor.core.money import MAX_COST, format_cost
 from server.cli.common import UNICODE
 from server.cli.grouped_help import Command
 from server.cli.output import Column, Sheet, print_encoded, say
@@ -21,10 +21,9 @@ from server.settings import ServerSettings
 EXIT_UNPRICED: Final = 1
 """Exit code for a call without a price."""
 
-_WHY: Final[dict[Why, str]] = {
+_WHY: Final[Mapping[Why, str]] = {
     "unknown_model": "no list knows the model of that provider",
     "operation": "its operation is not priced by tokens alone",
-    "part_without_price": "a part of it has no price, its parts are more than the whole, or it would cost too much",
     "no_price": "the list has no price by tokens for it at that time",
 }
 _TOKENS: Final = click.IntRange(0, MAX_INT)
@@ -37,6 +36,7 @@ _TOKENS: Final = click.IntRange(0, MAX_INT)
 @click.option("--output", type=_TOKENS, required=True, help="All tokens of the answer")
 @click.option("--cached", type=_TOKENS, default=0, help="Input tokens that came from a cache")
 @click.option("--cache-write", type=_TOKENS, default=0, help="Input tokens that were written to a cache")
+@click.option("--cache-write-1h", type=_TOKENS, default=0, help="Those of --cache-write that are kept for an hour")
 @click.option("--reasoning", type=_TOKENS, default=0, help="Output tokens of reasoning")
 @click.option("--operation", type=click.Choice(OPERATIONS), default="chat", show_default=True, help="What it was for")
 @click.option("--at", metavar="TIME", help="When: an RFC 3339 time or date  [default: now]")
@@ -49,6 +49,7 @@ def cost(
     output: int,
     cached: int,
     cache_write: int,
+    cache_write_1h: int,
     reasoning: int,
     operation: str,
     at: str | None,
@@ -63,7 +64,7 @@ def cost(
     Example:
       spendstream prices cost --provider openai --model gpt-4o --input 1000 --cached 400 --output 200
     """
-    usage = Usage(tokens, output, cached, cache_write, reasoning)
+    usage = Usage(tokens, output, cached, cache_write, reasoning, cache_write_1h)
     quote = pricer_of(flags).quote(*provider_of(provider), model, operation, moment(at), usage)
     if as_json:
         print_encoded([msgspec.json.encode(_encoded(quote, usage))])
@@ -74,9 +75,11 @@ def cost(
 
 
 def _print(quote: Quote, usage: Usage, model: str) -> None:
+    too_many = _too_many(usage)
     if quote.cost is None:
-        say(f"{model} is unpriced: {_WHY[quote.why or 'no_price']}", err=True)
-    if quote.rates is None:
+        why = quote.why or "no_price"
+        say(f"{model} is unpriced: {_WHY[why] if why in _WHY else too_many or _lacks(quote, usage)}", err=True)
+    if quote.rates is None or too_many:
         return
     numbers = (Column(title, "number") for title in ("tokens", "per_million", "cost_usd"))
     table = Sheet(Column("part", "whole"), *numbers)
@@ -89,10 +92,33 @@ def _print(quote: Quote, usage: Usage, model: str) -> None:
     table.print()
 
 
+def _too_many(usage: Usage) -> str:
+    """Which parts are more than the whole that they are of; empty: none."""
+    kept = usage.cached + usage.cache_write
+    for names, count, whole, of in (
+        ("--cached and --cache-write are", kept, usage.input, "--input"),
+        ("--reasoning is", usage.reasoning, usage.output, "--output"),
+        ("--cache-write-1h is", usage.cache_write_1h, usage.cache_write, "--cache-write"),
+    ):
+        if count > whole:
+            return f"{names} {count:,} tokens, more than the {whole:,} of {of}"
+    return ""
+
+
+def _lacks(quote: Quote, usage: Usage) -> str:
+    """What a list has no price for; where it has all, the cost is more than an event may have."""
+    found = [] if quote.rates is None else _parts(quote.rates, usage)
+    lacking = [part for part, count, rate in found if count and rate is None]
+    if lacking:
+        return f"the list has no price for {' and '.join(lacking)}"
+    return f"it would cost more than {MAX_COST:,} dollars"
+
+
 def _parts(rates: Rates, usage: Usage) -> Iterator[tuple[str, int, int | None]]:
     """The tokens of a call, each in one part, and the rates."""
     plain, spoken = usage.input - usage.cached - usage.cache_write, usage.output - usage.reasoning
-    counts = plain, usage.cached, usage.cache_write, spoken, usage.reasoning
+    written = usage.cache_write - usage.cache_write_1h
+    counts = plain, usage.cached, written, usage.cache_write_1h, spoken, usage.reasoning
     for part, count in zip(PARTS, counts, strict=True):
         rate = getattr(rates, part)
         yield part, count, rates.output if rate is None and part == "reasoning" else rate
@@ -108,6 +134,6 @@ def _encoded(quote: Quote, usage: Usage) -> dict[str, Any]:
         "model": None if found is None else found.model.name,
         "parts": [
             {"part": part, "tokens": count, "per_million": None if rate is None else Raw(dollars(rate).encode())}
-            for part, count, rate in ([] if quote.rates is None else _parts(quote.rates, usage))
+            for part, count, rate in ([] if quote.rates is None or _too_many(usage) else _parts(quote.rates, usage))
         ],
     }

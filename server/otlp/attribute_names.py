@@ -20,6 +20,7 @@ Target = Literal[
     "output_tokens",
     "cached_tokens",
     "cache_write_tokens",
+    "cache_write_1h_tokens",
     "reasoning_tokens",
     "provider_metadata",
     "cost_usd",
@@ -156,6 +157,12 @@ TABLE: Final[tuple[AttributeNames, ...]] = (
             "gen_ai.usage.details.cache_creation_input_tokens",
         ),
         "`cache_write_tokens`",
+    ),
+    AttributeNames(
+        "cache_write_1h_tokens",
+        ("anthropic.usage.cache_creation.ephemeral_1h_input_tokens",),
+        "of `cache_write_tokens` those that are kept for an hour, which have a price of their own",
+        stays=True,
     ),
     AttributeNames(
         "reasoning_tokens",

@@ -1,4 +1,7 @@
-"""Requests in JSON: ids in hex, names in lowerCamelCase, enums as integers; unknown members are ignored."""
+"""Requests in JSON: ids in hex, names in lowerCamelCase, enums as integers; unknown members are ignored.
+
+Protobuf's own tools write the same messages with ids in base64 and enums by name: those are read, too. No id is both.
+"""
 
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
@@ -51,7 +54,7 @@ class _Request(Struct, gc=False, rename="camel"):
 
 
 class _Status(Struct, gc=False):
-    code: int | None = None
+    code: int | str | None = None
     message: str | None = None
 
 
@@ -172,7 +175,7 @@ def read(raw: Raw) -> Span:
         start,
         end,
         _attributes(span.attributes),
-        status.code == ERROR,
+        status.code in _ERRORS,
         cut_text(status.message or ""),
         span.flags or 0,
         list(_events(span.events[:MAX_EVENTS])) if span.events else (),
@@ -180,12 +183,15 @@ def read(raw: Raw) -> Span:
 
 
 _NO_STATUS: Final = _Status()
+_ERRORS: Final = (ERROR, "STATUS_CODE_ERROR")
 
 
 def _id(text: str | None) -> bytes:
-    """Bytes of an id in hex; none for what is not."""
+    """Bytes of an id in hex, or in base64 with its padding; none for what is neither."""
     try:
-        return bytes.fromhex(text) if text else b""
+        if not text:
+            return b""
+        return b64decode(text, validate=True) if text[-1] == "=" else bytes.fromhex(text)
     except ValueError:
         return b""
 

@@ -51,6 +51,7 @@ TOKENS: Final[tuple[Target, ...]] = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
+_COUNTED: Final[tuple[Target, ...]] = (*TOKENS, "cache_write_1h_tokens")
 _OF_CALLER: Final[tuple[Target, ...]] = ("user_id", "session_id", "prompt_hash")
 _IN_INPUT: Final[tuple[Target, ...]] = ("cached_tokens", "cache_write_tokens")
 pack = msgspec.msgpack.Encoder().encode
@@ -116,7 +117,7 @@ def reading_of(span: Span, context: Context) -> Reading:
     rest: dict[str, Any] = {}
     found = read(span.attributes, rest)
     usage = SpanUsage()
-    for target in TOKENS:
+    for target in _COUNTED:
         said = found.get(target)
         count = None if said is None else count_of(said.value)
         if said is not None and count is None:
@@ -124,8 +125,8 @@ def reading_of(span: Span, context: Context) -> Reading:
         if count is not None:
             setattr(usage, target, count)
     metadata = found.get("provider_metadata")
-    if metadata is not None and not _has_details(found, rest):
-        add_counts(usage, metadata.value)
+    if metadata is not None:
+        add_counts(usage, metadata.value, has_details=_has_details(found, rest))
     reading = Reading(span, found, rest, usage)
     if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
         normalize(usage, usage_source(reading, context))
@@ -185,7 +186,8 @@ def describe(
     own = fields["provider"], fields.get("model"), kind.operation, fields.get("user_id"), fields["status"]
     sent: Sent | None = None
     if usage.input_tokens is not None and usage.output_tokens is not None:
-        sent = tags.get(RAW_PROVIDER), usage.cache_write_tokens or 0, usage.reasoning_tokens or 0
+        parts = usage.cache_write_tokens or 0, usage.reasoning_tokens or 0, usage.cache_write_1h_tokens or 0
+        sent = (tags.get(RAW_PROVIDER), *parts)
     return Description(fields, (span.start // 1000, *own, *counts, span.name), sent)
 
 

@@ -109,6 +109,8 @@ def plan_of(span: Span, attributes: int, context: Context, which: Which, content
     # Texts of its own, to be known again by their identity.
     marked = msgspec.structs.replace(context, environment=b"environment".decode(), sdk_version=b"version".decode())
     reading = reading_of(span, marked)
+    if reading.usage.cache_write_1h_tokens:  # the kernel knows nothing of it
+        return LEFT_TO_THE_TWIN
     kind = kind_of(reading.found, span.name)
     if not is_kept(kind, which):
         return Plan(_head(reading, marked, kind, is_kept=False), kind, False, drop_reason(span.attributes), None)

@@ -20,6 +20,8 @@ class SpanUsage(Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    """Those of `cache_write_tokens` that are kept for an hour."""
     is_normalized: bool = False
     """The whole did not include the parts."""
 

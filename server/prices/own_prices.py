@@ -9,8 +9,9 @@
     output = "0.79"              # a number, or one in a string
     cached = 0.1                 # a part that is left out has no price; reasoning costs what output does
     cache_write = 0.7
+    cache_write_1h = 1.18        # those of them that are kept for an hour, where a span says so
     reasoning = 0.79
-    tiers = [{ above = 200_000, input = 1.18, output = 1.58 }]
+    tiers = [{ above = 200_000, input = 1.18, output = 1.58 }]  # and every other part that has a price below it
 
 Of the prices that match an event those of its model's very name go before those of a glob, then the later `from` goes
 first, then the one that stands earlier in the file.

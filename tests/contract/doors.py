@@ -18,6 +18,7 @@ from yarl import URL
 
 from processor.core.events import message
 from processor.core.events.event import Event, Handling
+from processor.core.events.prices.pricing import Pricer
 from processor.core.events.source import Request
 from protos.spendstream.v1 import ingest_pb2 as pb
 from server.alerts.shelf import BudgetShelf, NotificationShelf
@@ -151,20 +152,23 @@ async def open_doors(
     trust: DirectoryFreshness | None = None,
     watched: bool = False,
     registry: CollectorRegistry | None = None,
+    pricer: Pricer | None = None,
+    otlp: Callable[[Intake], SpanExport] = SpanExport,
     **bounds: Any,
 ) -> AsyncIterator[Doors]:
     """Servers on free ports, a client for each, three keys.
 
-    `apis`: which of the two; `watched`: each request is logged; `registry`: what /metrics shows.
+    `apis`: which of the two; `watched`: each request is logged; `registry`: what /metrics shows; `pricer`: prices what
+    comes without a cost, by default nothing; `otlp`: what takes spans.
     """
     doors = Doors(publisher or FakePublisher(3))
     doors.add_key(SECRET)
     doors.add_key(READ_ONLY, ("read",))
     doors.add_key(INGEST_ONLY, ("ingest",))
-    intake = Intake(doors.publisher, doors.quotas, lambda: NOW)
+    intake = Intake(doors.publisher, doors.quotas, lambda: NOW, pricer=pricer)
     doors.services = Services(
         intake,
-        SpanExport(intake),
+        otlp(intake),
         doors.directory,
         doors.reads,
         doors.health,

@@ -40,11 +40,14 @@ class FakeQuotas:
         self.refuse_request: Refused | None = None
         self.refuse_events: Refused | None = None
         self.reservations: list[FakeReservation] = []
+        self.requests = 0
+        """That were counted against a rate."""
         self.left: list[Allowance] = []
         self.waiting: list[Callable[[Mapping[int, int]], None]] = []
         """For the end of a grace."""
 
     def admit_request(self, key: Key, now: int, count: int = 1) -> None:
+        self.requests += count
         if self.refuse_request is not None:
             raise self.refuse_request
 

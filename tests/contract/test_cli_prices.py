@@ -55,6 +55,7 @@ def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
         ("input", "600", "2.5", "0.0015"),
         ("cached", "400", "1.25", "0.0005"),
         ("cache_write", "0", "", ""),
+        ("cache_write_1h", "0", "", ""),
         ("output", "200", "10", "0.002"),
         ("reasoning", "0", "10", "0"),
     ]
@@ -65,6 +66,17 @@ def test_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert exact(run(capsys, *dated, "2025-06-09")[0])["cost_usd"] == Decimal("0.00001")
     assert exact(run(capsys, *dated, "2025-06-10T00:00:00Z")[0])["cost_usd"] == Decimal("0.000002")
     assert "--at " in run(capsys, *dated, "soon", code=2)[1]
+
+
+def test_cost_of_what_is_kept_for_an_hour(capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("cost", "--model", "claude-sonnet-4-5", "--input", "1000", "--output", "0", "--cache-write", "350")
+    out, err = run(capsys, *call, "--cache-write-1h", "100")
+    found = {row["part"]: (row["tokens"], row["per_million"], row["cost_usd"]) for row in rows(out)}
+    assert found["input"] == ("650", "3", "0.00195")
+    assert found["cache_write"] == ("250", "3.75", "0.0009375")
+    assert found["cache_write_1h"] == ("100", "6", "0.0006")
+    assert "total: cost_usd 0.0034875" in err
+    assert "is unpriced" in run(capsys, *call, "--cache-write-1h", "351", code=1)[1]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +97,30 @@ def test_cost_of_what_is_unpriced(changes: tuple[str, ...], reason: str, capsys:
     assert (found["cost_usd"], found["cost_source"], found["reason"]) == (None, None, reason)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (("--cached", "1001"), "--cached and --cache-write are 1,001 tokens, more than the 1,000 of --input"),
+        (("--cache-write", "601"), "--cached and --cache-write are 1,001 tokens, more than the 1,000 of --input"),
+        (("--reasoning", "201"), "--reasoning is 201 tokens, more than the 200 of --output"),
+        (
+            ("--cache-write", "3", "--cache-write-1h", "4"),
+            "--cache-write-1h is 4 tokens, more than the 3 of --cache-write",
+        ),
+        (("--cache-write", "1"), "the list has no price for cache_write"),
+        (("--cache-write", "1", "--cache-write-1h", "1"), "the list has no price for cache_write_1h"),
+        (("--input", "9007199254740991"), "it would cost more than 1,000,000 dollars"),
+    ],
+)
+def test_cost_says_which_part_is_wrong(changes: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = run(capsys, *CALL, *changes, code=1)
+    assert err == f"gpt-4o is unpriced: {says}\n"
+    assert all(int(row["tokens"]) >= 0 for row in (rows(out) if out else []))
+    found = exact(run(capsys, *CALL, *changes, "--json", code=1)[0])
+    assert found["reason"] == "part_without_price"
+    assert all(each["tokens"] >= 0 for each in found["parts"])
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = run(capsys, "list", "--provider", "openai", "--model", "GPT-5.4*")
     found = {row["model"]: row for row in rows(out)}
@@ -95,6 +131,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         "input": "2.5",
         "cached": "0.25",
         "cache_write": "",
+        "cache_write_1h": "",
         "output": "15",
         "reasoning": "",
         "varies": "tier",

@@ -4,6 +4,7 @@ import gzip
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Protocol, cast
 
@@ -18,8 +19,11 @@ from processor.core.events import message
 from processor.core.events.event import Event
 from server.errors import Refused
 from server.grpc_api.otlp_servicer import LOGS, METRICS, TRACES
+from server.otlp.content import Content
+from server.otlp.kinds import Which
+from server.otlp.span_export import SpanExport
 from server.status import TABLE
-from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Answer, Doors
+from tests.contract.doors import INGEST_ONLY, READ_ONLY, SECRET, Answer, Doors, open_doors
 from tests.contract.otlp_cases import CASES, Case
 from tests.support.otlp import CHAT, START, TRACE, make_span, request, span_id, to_json, to_protobuf
 
@@ -241,7 +245,7 @@ async def test_a_fault_of_ours_is_503(wire: Wire, doors: Doors, monkeypatch: pyt
     assert (outcome.reason, outcome.retry_after) == ("unavailable", 1)
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-ndjson"])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-ndjson", "application/octet-stream", "", "*/*"])
 async def test_a_content_type_that_is_not_known(doors: Doors, content_type: str) -> None:
     answer = await post(doors, "/v1/traces", b"{}", Content_Type=content_type)
     assert answer.status == 415
@@ -292,6 +296,7 @@ async def test_the_id_of_an_event(wire: Wire, doors: Doors) -> None:
 async def test_a_request_is_one_against_the_rate_and_its_kept_spans_against_the_quota(wire: Wire, doors: Doors) -> None:
     spans = [make_span(n) for n in range(1, 1201)]
     await wire.send(doors, request(*spans, make_span(2000, attributes={}), make_span(2001, traceId="")))
+    assert doors.quotas.requests == 1
     assert [(each.events, each.ended) for each in doors.quotas.reservations] == [(1200, ["settled"])]
     assert len(stored(doors)) == 1200
 
@@ -352,4 +357,42 @@ def digests(doors: Doors) -> dict[str, set[int]]:
     return found
 
 
-# --- settings --------------------------------------------------------------------------------------------------------
+# --- handling and settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("handling", ["strict", "partial", "lenient"])
+async def test_handling_does_not_apply(wire: Wire, doors: Doors, handling: str) -> None:
+    """Neither the key's nor the request's: a bad span costs no other."""
+    secret = "lqt_" + "4" * 64
+    doors.add_key(secret, handling=handling)
+    key = (("x-api-key", secret), ("prefer", f"handling={handling}"))
+    outcome = await wire.send(doors, request(make_span(1), make_span(2, traceId=""), make_span(3)), key)
+    assert (outcome.reason, outcome.rejected) == ("", 1)
+    assert [event.span_id for event in stored(doors)] == [span_id(1), span_id(3)]
+
+
+async def test_all_spans_are_kept_where_the_setting_says_so(wire: Wire) -> None:
+    sent = request(make_span(1, attributes={"http.request.method": "GET"}, name="GET"), make_span(2, 1, attributes={}))
+    both: list[tuple[str, str | None]] = [("GET", None), ("chat gpt-4o", span_id(1))]
+    settings: list[tuple[Which, list[tuple[str, str | None]]]] = [("genai", []), ("all", both)]
+    for which, kept in settings:
+        async with open_doors(otlp=partial(SpanExport, which=which)) as doors:
+            assert (await wire.send(doors, sent)).rejected == 0
+            found = stored(doors)
+            assert [(event.name, event.parent_span_id) for event in found] == kept
+            assert all(event.kind == "span" and event.cost == 0 for event in found)
+
+
+async def test_prompts_are_dropped_where_the_setting_says_so(wire: Wire) -> None:
+    sent = request(*(make_span(n, attributes=CHAT | {"gen_ai.input.messages": "secret", "x": 1}) for n in (1, 2, 3)))
+    settings: list[tuple[Content, dict[str, Any]]] = [
+        ("keep", {"gen_ai.input.messages": "secret", "x": 1}),
+        ("drop", {"x": 1}),
+    ]
+    for content, kept in settings:
+        async with open_doors(otlp=partial(SpanExport, content=content)) as doors:
+            for _ in range(3):  # as the compiled kernel makes them, too
+                await wire.send(doors, sent)
+            wanted = {"gen_ai.operation.name": "chat", **kept}
+            found = [field_of(event, "extra.attributes") for event in stored(doors)]
+            assert found == [wanted] * 9

@@ -128,3 +128,18 @@ async def test_calls_of_an_instrumented_application_count_once_with_their_cost(
     variables = client_of(project, models, f"http://{priced.http}", **recording.variables)
     said = await run_client(recording.command(), variables)
     assert await project.sums(sums_of(models.calls)) == expected_of(recording.name, models.calls), said
+
+
+@pytest.mark.otlp_clients
+async def test_what_is_written_to_a_cache_for_an_hour_has_its_price(priced: Server, models: ModelApi) -> None:
+    """Anthropic's own library says it in each span, whether the answer is streamed or not."""
+    project = Project(priced, "live-hourly")
+    command = next(each for each in RECORDINGS if each.name == "anthropic-sdk").command()
+    prompts = ["Hello: in=2000 cached=400 write=700 hourly=500 out=100", "Hello: in=90 write=80 hourly=80 out=5"]
+    variables = client_of(project, models, f"http://{priced.http}")
+    said = await run_client([*command, *prompts], variables)
+    assert [call.cache_write_1h_tokens for call in models.calls] == [500, 500, 80, 80]
+    # 900 * $3 + 400 * $0.30 + 200 * $3.75 + 500 * $6 + 100 * $15; 10 * $3 + 80 * $6 + 5 * $15; each twice
+    wanted = 2 * (8_070_000_000 + 585_000_000)
+    assert sums_of(models.calls) == Sums(4, 0, 0, 4180, 210, wanted)
+    assert await project.sums(sums_of(models.calls)) == sums_of(models.calls), said

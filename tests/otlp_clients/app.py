@@ -23,6 +23,7 @@ PROMPTS = (
     "Say hello: status=429",
     "Say hello: wait=2",
 )
+HOURLY = "Say hello: in=2000 cached=400 write=700 hourly=500 out=100"
 LIBRARIES: dict[str, Callable[[list[str]], None]] = {}
 
 
@@ -189,9 +190,9 @@ def anthropic_calls(prompts: list[str]) -> None:
 
 @library
 def anthropic_sdk(prompts: list[str]) -> None:
-    """Its own spans, without any instrumentation to install."""
+    """Its own spans, without any instrumentation to install. They say what is written to a cache for an hour."""
     tracing()
-    anthropic_calls(prompts)
+    anthropic_calls(prompts if prompts != [*PROMPTS] else [*prompts, HOURLY])
 
 
 @library
@@ -311,6 +312,10 @@ def pydantic_ai(prompts: list[str]) -> None:
 
     tracing()
     Agent.instrument_all()
+    if os.environ.get("BOTH_INSTRUMENTED"):
+        from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+        OpenAIInstrumentor().instrument()
     provider = OpenAIProvider(openai_client=openai.AsyncOpenAI(max_retries=0))
     agent = Agent(OpenAIChatModel("gpt-4o", provider=provider), tools=[weather])
 

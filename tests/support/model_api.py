@@ -2,7 +2,7 @@
 
 OpenAI's chat completions, responses and embeddings, Anthropic's messages and Gemini's generateContent, whole and
 streamed, in the form in which the providers document them. The prompt says what a call costs and how it goes: `in=1200
-cached=1000 write=0 out=300 thought=200 status=429 wait=2`, each with a default; the last word of a kind counts.
+cached=1000 write=0 hourly=0 out=300 thought=200 status=429 wait=2`, each with a default; the last of a kind counts.
 """
 
 import asyncio
@@ -40,6 +40,8 @@ class Call:
     reasoning_tokens: int = 0
     status: str = "success"
     stream: bool = False
+    cache_write_1h_tokens: int = 0
+    """Those of `cache_write_tokens` that are kept for an hour."""
 
 
 @dataclass
@@ -133,8 +135,8 @@ class ModelApi:
             "cache_creation_input_tokens": call.cache_write_tokens,
             "cache_read_input_tokens": call.cached_tokens,
             "cache_creation": {
-                "ephemeral_5m_input_tokens": call.cache_write_tokens,
-                "ephemeral_1h_input_tokens": 0,
+                "ephemeral_5m_input_tokens": call.cache_write_tokens - call.cache_write_1h_tokens,
+                "ephemeral_1h_input_tokens": call.cache_write_1h_tokens,
             },
             "output_tokens": call.output_tokens,
             "service_tier": "standard",
@@ -192,6 +194,7 @@ class ModelApi:
             said.get("thought", 0),
             "timeout" if "wait" in said else {200: "success", 429: "rate_limited"}.get(status, "error"),
             bool(body.get("stream")),
+            said.get("hourly", 0),
         )
         self.calls.append(call)
         await asyncio.sleep(said.get("wait", 0))

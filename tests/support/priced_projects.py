@@ -17,17 +17,17 @@ from tests.support.server import Server, server
 from tools.record_spans import client_environment
 
 MICRO: Final = {
-    "gpt-4o-2024-08-06": (2_500_000, 1_250_000, 0, 10_000_000),
-    "o4-mini-2025-04-16": (1_100_000, 275_000, 0, 4_400_000),
-    "claude-sonnet-4-5": (3_000_000, 300_000, 3_750_000, 15_000_000),
-    "gemini-2.5-flash": (300_000, 75_000, 0, 2_500_000),
-    "text-embedding-3-small": (20_000, 20_000, 0, 0),
+    "gpt-4o-2024-08-06": (2_500_000, 1_250_000, 0, 0, 10_000_000),
+    "o4-mini-2025-04-16": (1_100_000, 275_000, 0, 0, 4_400_000),
+    "claude-sonnet-4-5": (3_000_000, 300_000, 3_750_000, 6_000_000, 15_000_000),
+    "gemini-2.5-flash": (300_000, 75_000, 0, 0, 2_500_000),
+    "text-embedding-3-small": (20_000, 20_000, 0, 0, 0),
 }
-"""Picodollars a token: input, cached, written to the cache, output."""
+"""Picodollars a token: input, cached, written to the cache, written for an hour, output."""
 PRICES: Final = "".join(
     f'[[price]]\nmodel = "{model}"\ninput = {into / 1e6}\ncached = {cached / 1e6}\ncache_write = {write / 1e6}\n'
-    f"output = {out / 1e6}\n\n"
-    for model, (into, cached, write, out) in MICRO.items()
+    f"cache_write_1h = {hourly / 1e6}\noutput = {out / 1e6}\n\n"
+    for model, (into, cached, write, hourly, out) in MICRO.items()
 )
 
 
@@ -45,9 +45,10 @@ class Sums:
 
 def cost_of(call: Call) -> int:
     """Picodollars, by hand."""
-    into, cached, write, out = MICRO[call.model]
+    into, cached, write, hourly, out = MICRO[call.model]
     plain = call.input_tokens - call.cached_tokens - call.cache_write_tokens
-    parts = plain * into + call.cached_tokens * cached + call.cache_write_tokens * write
+    for_minutes = call.cache_write_tokens - call.cache_write_1h_tokens
+    parts = plain * into + call.cached_tokens * cached + for_minutes * write + call.cache_write_1h_tokens * hourly
     return parts + call.output_tokens * out
 
 

@@ -45,6 +45,27 @@ def cost(
             Usage(10_000, 500, cached=6_000, cache_write=3_000),
             3_000_000_000 + 1_800_000_000 + 11_250_000_000 + 7_500_000_000,
         ),
+        # the same, of which 1,000 written for an hour: $6
+        (
+            "anthropic",
+            "claude-sonnet-4-5-20250929",
+            Usage(10_000, 500, cached=6_000, cache_write=3_000, cache_write_1h=1_000),
+            3_000_000_000 + 1_800_000_000 + 7_500_000_000 + 6_000_000_000 + 7_500_000_000,
+        ),
+        # $5, written for an hour $10, output $25
+        (
+            "anthropic",
+            "claude-opus-4-5",
+            Usage(7, 1, cache_write=7, cache_write_1h=7),
+            70_000_000 + 25_000_000,
+        ),
+        # above 200,000 tokens $12 for an hour
+        (
+            "anthropic",
+            "claude-sonnet-4-5",
+            Usage(200_001, 0, cache_write=200_001, cache_write_1h=200_001),
+            2_400_012_000_000,
+        ),
         # above 200,000 tokens, those of the cache among them: $6, $0.60, $7.50, $22.50
         ("anthropic", "claude-sonnet-4-5", Usage(200_001, 1, cached=200_000), 6_000_000 + 120_000_000_000 + 22_500_000),
         ("anthropic", "claude-3-5-haiku-20241022", Usage(7, 3), 5_600_000 + 12_000_000),
@@ -127,6 +148,8 @@ def test_prices_by_the_time_of_day(at: str, factor: int) -> None:
         ("custom", "huggingface/groq", "llama-3.3-70b-versatile", Usage(1, 1), "chat"),  # one of two
         ("openai", None, "gpt-5-pro", Usage(10, 1, cached=1), "chat"),
         ("openai", None, "gpt-4o", Usage(10, 1, cache_write=1), "chat"),
+        ("openai", None, "gpt-4o", Usage(10, 1, cache_write=1, cache_write_1h=1), "chat"),
+        ("anthropic", None, "claude-sonnet-4-5", Usage(10, 1, cache_write=1, cache_write_1h=2), "chat"),
         ("openai", None, "text-embedding-3-small", Usage(10, 1), "embed"),
         ("openai", None, "gpt-4o", Usage(10, 1, cached=11), "chat"),
         ("openai", None, "gpt-4o", Usage(1, 1), "image"),
@@ -208,6 +231,7 @@ providers: list[Provider] = [
                         prices=ModelPrice(
                             input_mtok=TieredPrices(base=Decimal('0.0000005'), tiers=[Tier(start=9, price=Decimal(3))]),
                             output_mtok=Decimal('2'),
+                            cache_write_1h_mtok=TieredPrices(base=Decimal(4), tiers=[Tier(start=5, price=Decimal(8))]),
                         ),
                     ),
                     ConditionalPrice(
@@ -237,7 +261,9 @@ def test_the_data_is_compiled_and_never_run() -> None:
     assert (always.start, always.tiers) == (None, dated.tiers)
     assert dated.start == parse_timestamp("2026-01-02T00:00:00Z")
     assert nightly.hours == (23 * 60, 60)
-    low, high = dated.tiers
+    low, middle, high = dated.tiers
+    assert (middle.above, middle.input, middle.cache_write_1h) == (5, 0, 8_000_000)
+    assert [each.cache_write_1h for each in dated.tiers] == [4_000_000, 8_000_000, 8_000_000]
     assert (low.above, low.input, low.output) == (-1, 0, 2_000_000)  # half of one: to the even neighbour
     assert (high.above, high.input, high.output) == (9, 3_000_000, 2_000_000)
     assert nightly.tiers[0].input == 1_000_002

@@ -294,6 +294,39 @@ def test_a_model_named_by_an_embedding_span() -> None:
     assert kind_of(found, "openai.embeddings") == ("call", "embed")
 
 
+PROVIDERS: Final = [
+    ("openai", "openai"),
+    ("OpenAI", "openai"),
+    ("azure.ai.openai", "openai"),
+    ("azure_openai", "openai"),
+    ("az.ai.openai", "openai"),
+    ("azure", "custom"),
+    ("azure.ai.inference", "custom"),
+    ("anthropic", "anthropic"),
+    ("Anthropic", "anthropic"),
+    ("gcp.gemini", "google"),
+    ("gcp.vertex_ai", "google"),
+    ("gcp.gen_ai", "google"),
+    ("google", "google"),
+    ("google_genai", "google"),
+    ("vertexai", "google"),
+    ("vertex_ai", "google"),
+    ("gemini", "google"),
+    ("aws.bedrock", "custom"),
+    ("mistral_ai", "custom"),
+    ("groq", "custom"),
+    ("my-openai", "custom"),
+]
+
+
+@pytest.mark.parametrize(("sent", "expected"), PROVIDERS)
+def test_a_provider(sent: str, expected: str) -> None:
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": sent}
+    (event,) = events_of(request(make_span(attributes=attributes)))
+    assert event["provider"] == expected
+    assert event.get("tags", {}) == ({"provider.raw": sent} if expected == "custom" else {})
+
+
 PROMPTS: Final = {
     "gen_ai.input.messages": "secret",
     "gen_ai.prompt.0.content": "secret",

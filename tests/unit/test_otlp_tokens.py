@@ -4,8 +4,10 @@ from typing import Any, Final
 
 import pytest
 
+from server.otlp import json_spans
+from server.otlp.span_event import context_of, reading_of
 from server.otlp.tokens import MAX_TOKENS, count_of
-from tests.support.otlp import make_span, request
+from tests.support.otlp import make_span, request, to_json
 from tests.support.otlp_events import events_of
 
 GEN_AI: Final = {"gen_ai.operation.name": "chat"}
@@ -175,6 +177,22 @@ def test_a_source(
     (event,) = events_of(request(make_span(attributes=attributes), scope=scope, version=version))
     assert (event["input_tokens"], event["output_tokens"]) == expected
     assert event.get("usage_normalized", False) is is_normalized
+
+
+@pytest.mark.parametrize(("details", "written"), [({}, 100), ({"usage_inputTokenDetails_noCacheTokens": 900}, None)])
+def test_counts_of_the_metadata_are_those_that_no_attribute_has(details: dict[str, Any], written: int | None) -> None:
+    """A version that has details of the input has them all; what is kept for an hour is read in any case."""
+    metadata = (
+        '{"anthropic":{"cacheCreationInputTokens":100,"usage":{"cache_creation":{"ephemeral_1h_input_tokens":7}}}}'
+    )
+    counts = {"usage_inputTokens": 1000, "usage_outputTokens": 300, "response_providerMetadata": metadata}
+    sent = request(make_span(attributes=vercel("anthropic.messages", **counts, **details)), scope="ai")
+    (event,) = events_of(sent)
+    assert event.get("cache_write_tokens") == written
+    opened = json_spans.open_request(to_json(sent))
+    group = opened.groups[0]
+    reading = reading_of(opened.read(group.spans[0]), context_of(group.origin, "keep", 1))
+    assert reading.usage.cache_write_1h_tokens == 7
 
 
 def test_parts_without_a_whole_stay_parts() -> None:

@@ -41,6 +41,30 @@ output = 8.0000015
 model = "gpt-4o"
 from = 2026-01-01
 input = 0
+
+[[price]]
+model = "twice-*"
+input = 1
+output = 1
+
+[[price]]
+model = "twice-*"
+from = 2026-05-01
+input = 2
+output = 2
+
+[[price]]
+model = "twice-?"
+from = 2026-05-01
+input = 3
+output = 3
+
+[[price]]
+model = "written"
+input = 0
+cache_write = 1
+cache_write_1h = "1.6000005"
+output = 0
 """
 ONE_EACH = Usage(1, 1)
 APRIL, MAY, JUNE = "2026-04-20T00:00:00Z", "2026-05-01T00:00:00Z", "2026-05-31T22:00:00Z"
@@ -67,6 +91,8 @@ def cost(
         ("llama-3", None, "2026-05-31T21:59:59.999999Z", 7_000_000 + 8_000_002),
         ("llama-3", None, JUNE, 3_000_000),
         ("mixtral", None, APRIL, None),
+        ("twice-a", None, APRIL, 2_000_000),
+        ("twice-a", None, MAY, 4_000_000),  # the later date first, then the one that stands earlier
     ],
 )
 def test_which_price_holds(model: str, raw: str | None, at: str, expected: int | None) -> None:
@@ -78,6 +104,12 @@ def test_parts_and_tiers() -> None:
     assert cost("llama-4", parts) == 700 * 10**6 + 50 * 10**6 + 125 * 10**6 + 60 * 2 * 10**6 + 120 * 10**6
     above = Usage(1_001, 100, 200, 100, 40)
     assert cost("llama-4", above) == 701 * 2 * 10**6 + 100 * 10**6 + 250 * 10**6 + 60 * 4 * 10**6 + 240 * 10**6
+
+
+def test_what_is_kept_for_an_hour() -> None:
+    assert cost("written", Usage(10, 0, cache_write=10, cache_write_1h=4)) == 6 * 1_000_000 + 4 * 1_600_000
+    assert cost("llama-3", Usage(10, 0, cache_write=10)) == 12_500_000
+    assert cost("llama-3", Usage(10, 0, cache_write=10, cache_write_1h=1)) is None  # it has no price there
 
 
 def test_it_goes_before_the_built_in_list_while_it_is_in_force(tmp_path: Path) -> None:
@@ -101,9 +133,8 @@ def test_it_goes_before_the_built_in_list_while_it_is_in_force(tmp_path: Path) -
 
 
 def test_it_says_which_prices_were_rounded() -> None:
-    found = {model.name: model.rounded for _, _, model in own_prices.parse("mine", FILE).models()}
-    assert found == {"llama-*": (), "llama-3": (), "llama-4": (), "gpt-4o": ()} | {"llama-3": found["llama-3"]}
-    assert ("input", "output") in [model.rounded for _, _, model in own_prices.parse("mine", FILE).models()]
+    found = [(model.name, model.rounded) for _, _, model in own_prices.parse("mine", FILE).models() if model.rounded]
+    assert sorted(found) == [("llama-3", ("input", "output")), ("written", ("cache_write_1h",))]
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,23 @@ def test_lists_say_why_there_is_no_price() -> None:
     assert dated.quote("openai", None, "m", "chat", at - 1, Usage(1, 0)).why == "no_price"
 
 
+def test_where_several_providers_could_be_meant_there_is_no_price() -> None:
+    models = (Model("m", "=m", (DatedRates((FULL,)),)), Model("own", "=own", (DatedRates((FULL,)),)))
+    providers = (
+        Provider("one", models, by_model=["|", "=m"], by_name="*gate"),
+        Provider("two", models, by_model=["|", "=m", "=own"], by_name="*gateway"),
+    )
+    pricer = Pricer([PriceList("t", "1", "", providers)])
+
+    def found(raw: str | None, model: str) -> str | None:
+        quote = pricer.quote("custom", raw, model, "chat", NOW, Usage(1, 0))
+        assert (quote.cost, quote.why) in {(2, None), (None, "unknown_model")}
+        return None if quote.found is None else quote.found.provider
+
+    assert [found(None, "m"), found(None, "own")] == [None, "two"]
+    assert [found("my-gateway", "m"), found("my-gate", "m"), found("two", "m")] == [None, "one", "two"]
+
+
 def test_names_of_models_are_remembered_with_a_bound() -> None:
     pricer = Pricer([a_list()])
     for number in range(MAX_KNOWN + 10):

@@ -21,6 +21,7 @@ from processor.event_store import skips
 from processor.event_store.fresh_messages import MessagesSkipped
 from processor.event_store.manifest import Segment
 from processor.event_store.merge import SegmentUnreadable
+from processor.event_store.scrub import Scrub
 from processor.event_store.segments_topic import TP
 from processor.event_store.store import Overtaken
 from processor.event_store.store_directory import MARK, StoreDirectory
@@ -386,6 +387,36 @@ async def test_a_store_without_its_files_is_made_anew_with_equal_rows(world: Wor
     await world.work()
     again.deliver()
     await again.cut()
+    world.check(again)
+
+
+async def test_what_a_store_leaves_that_begins_anew_is_neither_checked_nor_merged_nor_repaired(world: World) -> None:
+    """Until its first cut the segments before it are those that the topic has, and their files are gone."""
+    store = await world.started()
+    for _ in range(3):
+        world.send(10)
+        await world.work()
+        store.deliver()
+        await store.cut()
+    rows = store.rows()
+    shutil.rmtree(store.path)
+    again = await world.started()
+    upkeep = Upkeep(again.store, fan_in=3)
+    scrub = Scrub(again.store, upkeep, 7 * 24 * 3600, pause=0)
+    with capture_logs() as logs:
+        for _ in range(3):
+            await scrub.check_next()
+            again.now += 7 * DAY
+        assert not await upkeep.merge_one()
+        assert not await upkeep.repair_one()
+        await upkeep.expire()
+    assert [each["event"] for each in logs if each["event"] != "store.scrubbed"] == []
+    assert again.store.lacking == {}
+    again.deliver()
+    await again.cut()
+    assert again.rows() == rows
+    assert [again.catalog().generation(number) for number in range(PARTITIONS)] == [1, 1]
+    await merge_all(upkeep)
     world.check(again)
 
 

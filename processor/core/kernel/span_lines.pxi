@@ -378,7 +378,7 @@ def span_lines(
                     found.append(None)
                     continue
                 if line.has_count[0] and line.has_count[1]:
-                    usage = (raw_provider, line.count[3], line.count[4])
+                    usage = (raw_provider, line.count[3], line.count[4], 0)
             found.append(make((plan, key, parent, span.flags, tokens, answer, made, usage)))
         return found
     finally:

@@ -18,6 +18,7 @@ const models = {
 if (!prompts.length) {
   prompts.push("Say hello: in=2000 out=300", "Say hello: in=2000 cached=700 out=500");
   if (name === "anthropic") prompts.push("Say hello: in=2000 cached=1500 write=300 out=500", "Say hello: in=2000 write=200 out=7");
+  if (name === "anthropic" && version === "5") prompts.push("Say hello: in=2000 cached=400 write=700 hourly=500 out=100");
   if (name === "google") prompts.push("Say hello: in=2000 cached=700 out=500 thought=100");
 }
 for (const prompt of prompts) {

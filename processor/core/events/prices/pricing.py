@@ -47,9 +47,10 @@ class Quote(NamedTuple):
     rates: Rates | None = None
 
 
-Sent = tuple[str | None, int, int]
+Sent = tuple[str | None, int, int, int]
 """What an event with both token counts says beside its columns: the name of a custom provider (see `Prices.find`),
-tokens written to a cache, tokens of reasoning."""
+tokens written to a cache, tokens of reasoning, and of the written ones those that are kept for an hour: only spans say
+that."""
 
 _UNKNOWN: Final = Quote(None, why="unknown_model")
 _OPERATION: Final = Quote(None, why="operation")
@@ -109,14 +110,15 @@ class Pricer:
         for place, sent, (dim, at, tokens, answer, cached) in zip(numbers, every, counts, strict=True):
             if sent is None:
                 continue
-            raw, written, reasoning = sent
+            raw, written, reasoning, hourly = sent
             known = candidates.get((dim, raw))
             if known is None:
                 known = candidates[dim, raw] = self._candidates(columns.dims[dim], raw)
             for found in known:
                 tiers = found.model.tiers_at(at)
                 if tiers is not None:
-                    cost = cost_of(rates_for(tiers, tokens), Usage(tokens, answer, cached, written, reasoning))
+                    usage = Usage(tokens, answer, cached, written, reasoning, hourly)
+                    cost = cost_of(rates_for(tiers, tokens), usage)
                     if cost is not None:
                         prices[place] = cost, found.list_name
                     break
@@ -178,7 +180,7 @@ def _sent_of(line: _Counts) -> Sent | None:
     raw = line.provider
     if raw is None or raw == "custom":
         raw = (_decode_tags(line.tags) or {}).get(RAW_PROVIDER)
-    return raw, int(line.cache_write_tokens or 0), int(line.reasoning_tokens or 0)
+    return raw, int(line.cache_write_tokens or 0), int(line.reasoning_tokens or 0), 0
 
 
 def _sent_proto(record: bytes) -> Sent | None:
@@ -190,4 +192,4 @@ def _sent_proto(record: bytes) -> Sent | None:
         return None
     is_raw = event.HasField("provider") and event.provider != "custom"
     raw = event.provider if is_raw else event.tags.get(RAW_PROVIDER)
-    return raw, event.cache_write_tokens, event.reasoning_tokens
+    return raw, event.cache_write_tokens, event.reasoning_tokens, 0

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from processor.core.money import MAX_COST, PICO
 
-PARTS: Final = ("input", "cached", "cache_write", "output", "reasoning")
+PARTS: Final = ("input", "cached", "cache_write", "cache_write_1h", "output", "reasoning")
 """The parts of a call that may have a price of their own."""
 
 _MOST: Final = MAX_COST * PICO
@@ -26,6 +26,8 @@ class Usage(NamedTuple):
     cached: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    """Those of `cache_write` that are kept for an hour, where the source says so."""
 
 
 class Rates(Struct, frozen=True, omit_defaults=True):
@@ -37,6 +39,8 @@ class Rates(Struct, frozen=True, omit_defaults=True):
     input: int | None = None
     cached: int | None = None
     cache_write: int | None = None
+    """Of a cache that is kept for as long as it is by default, five minutes with Anthropic."""
+    cache_write_1h: int | None = None
     output: int | None = None
     reasoning: int | None = None
 
@@ -53,9 +57,9 @@ def rates_for(tiers: tuple[Rates, ...], tokens: int) -> Rates:
 def cost_of(rates: Rates, usage: Usage) -> int | None:
     """The cost of a call in picodollars. None: a part that it uses has no price, its parts are more than the whole, or
     it would cost more than `MAX_COST` dollars."""
-    tokens, answer, cached, written, reasoning = usage
-    plain, spoken = tokens - cached - written, answer - reasoning
-    if plain < 0 or spoken < 0:
+    tokens, answer, cached, written, reasoning, hourly = usage
+    plain, spoken, written = tokens - cached - written, answer - reasoning, written - hourly
+    if plain < 0 or spoken < 0 or written < 0:
         return None
     thinking = rates.output if rates.reasoning is None else rates.reasoning
     # A part that is not used may be without a price. Written out: in a loop this takes twice as long.
@@ -63,6 +67,7 @@ def cost_of(rates: Rates, usage: Usage) -> int | None:
         (plain and rates.input is None)
         or (cached and rates.cached is None)
         or (written and rates.cache_write is None)
+        or (hourly and rates.cache_write_1h is None)
         or (spoken and rates.output is None)
         or (reasoning and thinking is None)
     ):
@@ -71,6 +76,7 @@ def cost_of(rates: Rates, usage: Usage) -> int | None:
         plain * (rates.input or 0)
         + cached * (rates.cached or 0)
         + written * (rates.cache_write or 0)
+        + hourly * (rates.cache_write_1h or 0)
         + spoken * (rates.output or 0)
         + reasoning * (thinking or 0)
     )
