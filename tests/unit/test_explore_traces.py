@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.explore import ranked, session_rows, sessions, snapshot, summaries, trace_detail
+from server.explore import ranked, session_rows, session_sums, sessions, snapshot, summaries, trace_detail
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.questions import (
@@ -164,6 +164,9 @@ def test_a_list_of_traces(
     looks,
     st.sampled_from([0, 200_000]),
     st.sampled_from([0, 200]),
+    st.sampled_from([0, 1, 64]),
+    st.sampled_from([0, 4, 20_000]),
+    st.booleans(),
 )
 def test_a_list_of_sessions(
     store: StoreDirectory,
@@ -176,6 +179,9 @@ def test_a_list_of_sessions(
     look: int,
     most: int,
     summed: int,
+    few: int,
+    many: int,
+    is_added: bool,
 ) -> None:
     def ask(cursor: str | None) -> Any:
         question = SessionsQuestion(
@@ -192,6 +198,10 @@ def test_a_list_of_sessions(
         patch.setattr(sessions, "MOST_MATCHING", most)
         patch.setattr(session_rows, "SOUGHT", max(most, bound))
         patch.setattr(session_rows, "LISTED", bound)
+        patch.setattr(session_sums, "FEW", few)
+        patch.setattr(session_sums, "MANY", many)
+        if not is_added:
+            patch.setattr(sessions, "summed_sessions", lambda *asked: None)
         found = pages(ask, "sessions")
     assert plain(found) == plain(oracle.sessions(store.rows, "default", wanted, times, sort))
 
