@@ -150,6 +150,18 @@ def test_events_that_come_later_are_added(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_what_was_added_up_is_not_read_again(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    old = store.append([make_row(prompt_hash="h1", timestamp=NOON + at) for at in range(20)])
+    engine = store.engine()
+    asked: dict[str, Any] = {"filters": Filters(), "times": Times(NOON + 5, None)}
+    first = pages(store, engine, **asked)
+    assert [each["requests"] for each in first] == [15]
+    (store.directory / f"{old.id}.parquet").unlink()
+    assert pages(store, engine, **asked) == first
+    engine.close()
+
+
 def test_quantiles_of_very_many_events_are_within_one_percent(
     store: StoreDirectory, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
