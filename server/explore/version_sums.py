@@ -33,7 +33,7 @@ from server.explore.snapshot import Snapshot
 from server.explore.span_reader import SpanReader, is_filtered_by_fields, micros_of
 
 MOST_VERSIONS: Final = 200
-"""Of an answer. Each takes 0.1 ms in each row group, in which DuckDB's share is 3 ms."""
+"""Of an answer: some steps are taken for each of them in each row group, in Python."""
 MOST_NAMES: Final = 50
 """Different scores of a row group."""
 
