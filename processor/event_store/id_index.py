@@ -235,8 +235,16 @@ def _hash(kind: Kind, text: str) -> np.uint32 | None:
     return np.uint32(event_hashes(digits)[0]) if len(digits) == 16 else None
 
 
+_SPARSE: Final = 16
+"""Entries of a page are so many times the hashes that may be there, where each of these is looked up among them."""
+
+
 def _having(hashes: U32, groups: NDArray[np.uint16], wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
     """Return the entries of a page whose hashes are wanted."""
+    if len(wanted) * _SPARSE < len(hashes):
+        first, last = (np.searchsorted(hashes, wanted, side).tolist() for side in ("left", "right"))
+        found = [place for start, end in zip(first, last, strict=True) for place in range(start, end)]
+        return hashes[found], groups[found]
     places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
     here = wanted[places] == hashes
     return hashes[here], groups[here]

@@ -6,7 +6,7 @@ for each way of grouping. Here texts stay the numbers of their dictionaries, val
 only where the manifest and the footer do not say already what is in them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 from server.explore import sums
 from server.explore.cell_parts import RANKED, SUMS, RowGroup, ranked_column
 from server.explore.cells import LOW, Cells, Key, Numbers, TooMany
-from server.explore.column_codes import Codes, column_codes, tag_codes
 from server.explore.measures import Quantile
 from server.explore.questions import Filters, MetricsQuestion
 from server.explore.row_scan import RowScan, RowSpan
-from server.explore.segment_files import DICTIONARIES, OpenFile
+from server.explore.segment_files import OpenFile
 from server.explore.snapshot import Piece, Snapshot
+from server.explore.span_reader import FIELDS, TAG, SpanReader, codes_of, is_filtered_by_fields, micros_of
 
 MOST_GROUPS: Final = 1000
 """Groups up to which this is worth while."""
 MOST_LOCAL: Final = 1 << 16
 """Combinations of the values of the keys, and of the intervals, of one row group."""
-
-TAG: Final = "tag:"
-FIELDS: Final = frozenset(DICTIONARIES) - {"prompt_hash", "sdk_version", "cost_source", "project"}
-"""Columns to group by, besides the tags, and to filter by."""
 
 _EVER: Final = -(1 << 63)
 """Where the only interval begins if none are asked for."""
@@ -59,18 +55,9 @@ def read_cells(
 
 
 def _is_for(question: MetricsQuestion, parts: Iterable[str | Quantile]) -> bool:
-    filters = question.filters
-    columns = {*filters.equal, *filters.unequal, *(name for name in question.group_by if not name.startswith(TAG))}
-    rest = Filters(
-        equal=filters.equal,
-        unequal=filters.unequal,
-        tags=filters.tags,
-        no_tags=filters.no_tags,
-        kinds=filters.kinds,
-    )
     return (
-        rest == filters
-        and columns <= FIELDS
+        is_filtered_by_fields(question.filters)
+        and all(name in FIELDS or name.startswith(TAG) for name in question.group_by)
         and all(part in SUMS if isinstance(part, str) else (part.column, part.condition) in RANKED for part in parts)
     )
 
@@ -102,14 +89,14 @@ class _Reader:
         self._known: dict[tuple[int, ...], int] = {}
         """Numbers of the values of the keys, and of the interval -> cell."""
         self._columns = self._always()
+        self._spans = SpanReader(self._filters, self._times)
 
     def _always(self) -> set[str]:
-        """Return the columns that each row group is read with."""
-        filters = self._filters
-        found = {*filters.equal, *filters.unequal, *self._quantiles}
+        """Return the columns that each row group is read with, besides those of filters."""
+        found = {*self._quantiles}
         found.update(name for name in self._question.group_by if not name.startswith(TAG))
         found.update(*(each.columns for each in self._sums.values()))
-        if filters.tags or filters.no_tags or any(name.startswith(TAG) for name in self._question.group_by):
+        if any(name.startswith(TAG) for name in self._question.group_by):
             found.add("tags")
         return found
 
@@ -159,65 +146,26 @@ class _Reader:
             return
         local, cells = self._local(group, rows, intervals)
         for part, each in self._sums.items():
-            low, high = _sums_by(local, len(cells), each.values(group))
+            low, high = sums_by(local, len(cells), each.values(group))
             self._cells.add(part, cells, low, high)
         for column in self._quantiles:
             self._add_quantile(group, column, local, cells)
 
     def _read(self, opened: OpenFile, span: RowSpan) -> tuple[RowGroup, Numbers | int]:
         """Return a row group, and the numbers of the intervals of its matching rows."""
-        columns, rows = {*self._columns}, span.end - span.begin
         first, last = self._interval(span.low[0]), self._interval(span.high[0])
-        times = self._times
-        inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
-        if not inside or first != last:
-            columns.add("timestamp")
-        if span.calls not in {0, rows}:
-            columns.add("kind")
-        if not span.is_below:
-            columns |= {"log_offset"}
-        table = opened.read_coded(span.group, sorted(columns)).slice(span.begin, rows)
-        kept, is_call = self._kept(table, span, inside)
-        group = RowGroup(table, kept, is_call)
+        columns = self._columns if first == last else {*self._columns, "timestamp"}
+        group = self._spans.read(opened, span, columns)
         if first == last:
             return group, first
-        return group, np.searchsorted(self._starts, group.rows(_micros(table)), "right") - 1
-
-    def _kept(
-        self, table: Any, span: RowSpan, inside: bool
-    ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | bool]:
-        """Return which rows match, None for all; and of those that do, which are calls."""
-        masks = [*_of_filters(table, self._filters)]
-        if not inside:
-            micros = _micros(table)
-            masks += [micros >= self._times.start] if self._times.start is not None else []
-            masks += [micros < self._times.end] if self._times.end is not None else []
-        if not span.is_below:
-            offsets, piece = table["log_offset"].chunk(0).to_numpy(), span.piece
-            masks += [offsets >= piece.since] if piece.since is not None else []
-            masks += [offsets < piece.before] if piece.before is not None else []
-        is_call: NDArray[np.bool_] | bool = span.calls > 0
-        if "kind" in table.column_names:
-            codes = column_codes(table["kind"])
-            is_call = np.array([value == "call" for value in codes.values])[codes.places]
-        wanted = self._filters.kinds
-        if wanted != "all":
-            if isinstance(is_call, bool):
-                masks += [] if is_call == (wanted == "call") else [np.zeros(len(table), np.bool_)]
-            else:
-                masks.append(is_call if wanted == "call" else ~is_call)
-            is_call = wanted == "call"
-        kept = None if not masks else np.logical_and.reduce(masks)
-        if kept is not None and not isinstance(is_call, bool):
-            is_call = is_call[kept]
-        return kept, is_call
+        return group, np.searchsorted(self._starts, group.rows(micros_of(group.table)), "right") - 1
 
     def _local(self, group: RowGroup, rows: int, intervals: Numbers | int) -> tuple[Numbers, Numbers]:
         """Return of each row which of some cells it is in, and these cells."""
         found, size = np.zeros(rows, np.int64), 1
         sizes: list[int] = []
         for field, texts in zip(self._question.group_by, self._texts, strict=True):
-            codes = _codes(group.table, field)
+            codes = codes_of(group.table, field)
             if len(codes.values) > MOST_LOCAL:
                 raise TooMany
             numbers = np.array([texts.setdefault(value, len(texts)) for value in codes.values])
@@ -273,30 +221,7 @@ class _Reader:
                 self._cells.add_values(column, cell, values[start:end])
 
 
-def _codes(table: Any, field: str) -> Codes:
-    if field.startswith(TAG):
-        return tag_codes(table["tags"], field.removeprefix(TAG))
-    return column_codes(table[field])
-
-
-def _of_filters(table: Any, filters: Filters) -> Iterator[NDArray[np.bool_]]:
-    """Yield, for each filter of texts, which rows agree to it."""
-    tags = ((f"{TAG}{key}", (value,)) for key, value in filters.tags)
-    for field, values in (*filters.equal.items(), *tags):
-        codes = _codes(table, field)
-        yield np.array([value in values for value in codes.values])[codes.places]
-    tags = ((f"{TAG}{key}", (value,)) for key, value in filters.no_tags)
-    for field, values in (*filters.unequal.items(), *tags):
-        codes = _codes(table, field)
-        yield np.array([value not in values for value in codes.values])[codes.places]
-
-
-def _micros(table: Any) -> Numbers:
-    found: Numbers = table["timestamp"].chunk(0).cast("int64").to_numpy()
-    return found
-
-
-def _sums_by(local: Numbers, size: int, values: NDArray[Any] | None) -> tuple[Numbers, Numbers]:
+def sums_by(local: Numbers, size: int, values: NDArray[Any] | None) -> tuple[Numbers, Numbers]:
     """Return the sums of numbers by cell, as low and high limbs of 32 bits; `bincount` adds up as doubles, exactly as
     long as no sum reaches 2**53."""
     if values is None or values.dtype == np.bool_:

@@ -15,6 +15,7 @@ from server.explore.measures import clamped, measures
 from server.explore.questions import PromptsQuestion
 from server.explore.ranked import Ranked, RankedPlace, first_behind
 from server.explore.snapshot import Relation, Snapshot
+from server.explore.version_sums import Version, read_versions, table_of
 
 VALUES: Final = {
     "last_seen": sums.LAST_SEEN,
@@ -26,6 +27,12 @@ VALUES: Final = {
 """What versions are sorted by, descending."""
 
 SORTS: Final = tuple(VALUES)
+
+_ORDERS: Final = {
+    **{name: name for name in VALUES},
+    "error_rate": "CAST(round(errors / requests, 12) AS DECIMAL(38, 12))",
+}
+"""The same of versions that are added up already."""
 
 MOST_SCORES: Final = 10_000
 """Of all versions of an answer."""
@@ -55,12 +62,49 @@ def answer_prompts(snapshot: Snapshot, question: PromptsQuestion) -> bytes:
     Raises `Refused`: bad_request for a cursor of another question, query_too_heavy; `Stopped`, `SegmentGone`.
     """
     step = walk(snapshot, question)
+    known = read_versions(step.snapshot, question.project, question.filters, step.times)
+    if known is not None:
+        return _answer_known(step, question, known)
     matched = step.snapshot.relation(question.project, question.filters, step.times, columns=_COLUMNS)
     found = _versions(step, matched, question)
     page = found[: question.limit]
     named = _only(matched, [each.id for each in page])
     values = _values(step.snapshot, named, question.project) if page else {}
     scores = _scores(step.snapshot, named) if page else {}
+    return _answer(step, found, page, values, scores)
+
+
+def _answer_known(step: Walk, question: PromptsQuestion, known: Mapping[str, Version]) -> bytes:
+    """Return the answer where all versions are added up."""
+    engine = step.snapshot.engine
+    source = engine.register(table_of(known))
+    sql, place = first_behind(f"SELECT id, {_ORDERS[question.sort]} AS value FROM {source}", step.place_as(RankedPlace))
+    found = [Ranked(*row) for row in engine.rows(sql, [*place, question.limit + 1])]
+    page = found[: question.limit]
+    if sum(len(known[each.id].scores) for each in page) > MOST_SCORES:
+        raise _too_many_scores()
+    values = {each.id: _measured(known[each.id].row(_PARTS)) for each in page}
+    scores = {
+        each.id: {
+            name: {
+                "avg": sums.ratio_json(of.sum, of.size),
+                "sd": sums.deviation_json(of.deviation()),
+                "count": of.size,
+            }
+            for name, of in known[each.id].scores.items()
+        }
+        for each in page
+    }
+    return _answer(step, found, page, values, scores)
+
+
+def _answer(
+    step: Walk,
+    found: Sequence[Ranked],
+    page: Sequence[Ranked],
+    values: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Any]],
+) -> bytes:
     cursor = step.cursor(page[-1].place) if len(found) > len(page) else None
     prompts = [_version(each.id, values[each.id], scores.get(each.id, {})) for each in page]
     return step.answer({"prompts": prompts, "nextCursor": cursor})
@@ -89,13 +133,16 @@ def _values(snapshot: Snapshot, named: Relation, project: str) -> dict[str, dict
         f"WITH events AS NOT MATERIALIZED ({named.sql}) {aggregate('events', ['prompt_hash'], _PARTS, exact=exact)}",
         named.params,
     )
-    return {
-        key: {
-            measure.name: measure.value([parts[_PARTS.index(part)] for part in measure.parts]) for measure in _MEASURES
-        }
-        | {"avg": {name: sums.ratio_json(parts[_PARTS.index(sums.tokens(name))], parts[_CALLS]) for name in _TOKENS}}
-        for key, *parts in rows
+    return {key: _measured(parts) for key, *parts in rows}
+
+
+def _measured(parts: Sequence[Any]) -> dict[str, Any]:
+    """Return the measures of a version."""
+    found = {
+        measure.name: measure.value([parts[_PARTS.index(part)] for part in measure.parts]) for measure in _MEASURES
     }
+    means = {name: sums.ratio_json(parts[_PARTS.index(sums.tokens(name))], parts[_CALLS]) for name in _TOKENS}
+    return {**found, "avg": means}
 
 
 _CALLS: Final = _PARTS.index(sums.CALLS)
@@ -112,14 +159,18 @@ def _scores(snapshot: Snapshot, named: Relation) -> dict[str, dict[str, Any]]:
         [*named.params, MOST_SCORES + 1],
     )
     if len(rows) > MOST_SCORES:
-        raise Refused(
-            "query_too_heavy", f"The versions have more than {MOST_SCORES:,} different scores; ask for a lower limit"
-        )
+        raise _too_many_scores()
     found: dict[str, dict[str, Any]] = {}
     for version, name, total, deviation, count in rows:
         statistics = {"avg": sums.ratio_json(total, count), "sd": sums.deviation_json(deviation), "count": count}
         found.setdefault(version, {})[name] = statistics
     return found
+
+
+def _too_many_scores() -> Refused:
+    return Refused(
+        "query_too_heavy", f"The versions have more than {MOST_SCORES:,} different scores; ask for a lower limit"
+    )
 
 
 def _version(prompt_hash: str, values: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class RowScan:
         self._pieces = snapshot.pieces(project, filters, times)
         self._where = snapshot.condition(project, filters, times, self._pieces)
         self._opened: dict[str, OpenFile] = {}
+        self._coded: dict[str, OpenFile] = {}
 
     @property
     def pieces(self) -> Sequence[Piece]:
@@ -100,15 +101,23 @@ class RowScan:
 
     def close(self) -> None:
         """Close the files."""
-        for each in self._opened.values():
+        for each in (*self._opened.values(), *self._coded.values()):
             each.close()
         self._opened.clear()
+        self._coded.clear()
 
     def __enter__(self) -> "RowScan":
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    def opened_coded(self, piece: Piece) -> OpenFile:
+        """Return the file of a piece, open until `close`, as `SegmentFile.opened_coded`."""
+        found = self._coded.get(piece.segment.id)
+        if found is None:
+            found = self._coded[piece.segment.id] = self._snapshot.file(piece).opened_coded()
+        return found
 
     # --- the first rows ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -18,13 +19,14 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from processor.core.clock import EPOCH
-from processor.event_store.id_index import U32, Kind
+from processor.event_store.id_index import U32, Kind, text_hashes
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
 from server.errors import Refused
 from server.explore import cost_column
 from server.explore.conditions import FIRST
 from server.explore.engine import SegmentGone
+from server.explore.kept_summaries import KeptSummaries
 
 KEPT_GROUPS: Final = 20_000
 """Row groups whose footers are kept, about 6 KiB each."""
@@ -33,6 +35,9 @@ DICTIONARIES: Final = (*FEW_VALUES, "error_code", "prompt_hash", "name")
 """Columns that are read as dictionaries. Of a row group of 32,768 rows all columns then take 20 ms instead of 27."""
 
 KEPT_INDEXES: Final = 4096
+
+FEW_IDS: Final = 8
+"""Ids that are looked up one by one in an index: 0.02 ms each."""
 
 _MICRO: Final = timedelta(microseconds=1)
 
@@ -209,6 +214,13 @@ class FileCache(Generic[T]):
                 self._total -= self._weight(self._items.pop(name))
 
 
+@lru_cache(64)
+def _distinct_hashes(texts: tuple[str, ...]) -> U32:
+    """Return the hashes of some ids, sorted: each segment is asked for the same ones."""
+    found: U32 = np.unique(text_hashes(texts))
+    return found
+
+
 class SegmentIds(Protocol):
     """The index of a segment: which row groups may have an id."""
 
@@ -233,6 +245,8 @@ class SegmentFiles:
         self._files = FileCache(
             lambda name: SegmentFile(self.path(name)), KEPT_GROUPS, lambda made: len(made.groups.rows)
         )
+        self.summaries: Final = KeptSummaries()
+        """Of row groups."""
 
     def path(self, segment_id: str, suffix: str = ".parquet") -> Path:
         """Return where a file of a segment is. Raises `ValueError` for what is no segment's id."""
@@ -247,8 +261,11 @@ class SegmentFiles:
     def groups_with(self, segment: Segment, kind: Kind, texts: Iterable[str]) -> set[int]:
         """Return the row groups of a segment that may have one of some ids. Raises `SegmentGone` and `Refused`."""
         index = self._indexes.get(segment.id)
-        path = self.path(segment.id, ".idx")
-        return _reading(path, lambda: {group for text in texts for group in index.row_groups(kind, text)})
+        path, wanted = self.path(segment.id, ".idx"), [*texts]
+        if kind != "event" and len(wanted) > FEW_IDS:
+            _, groups = self.entries(segment, kind, _distinct_hashes(tuple(wanted)))
+            return {*groups.tolist()}
+        return _reading(path, lambda: {group for text in wanted for group in index.row_groups(kind, text)})
 
     def entries(self, segment: Segment, kind: Kind, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
         """Return hash and row group of what a segment has of many ids: `IdIndex.entries`. Raises as `groups_with`."""
@@ -260,3 +277,4 @@ class SegmentFiles:
         names = {segment.id for segment in segments}
         self._files.keep_only(names)
         self._indexes.keep_only(names)
+        self.summaries.keep_only(names)

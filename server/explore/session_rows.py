@@ -7,6 +7,8 @@ names, by start and then by arrival.
 from collections.abc import Sequence
 from typing import Any, Final
 
+import pyarrow as pa
+
 from server.explore import sums
 from server.explore.questions import Filters
 from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
@@ -64,6 +66,26 @@ def session_rows(snapshot: Snapshot, project: str, ids: Sequence[str]) -> Relati
     )
 
 
+def unnamed_rows(snapshot: Snapshot, project: str, ids: Sequence[str], traces: Any) -> Relation | None:
+    """Return the events without a session of some sessions, with the column `session`; None: there are none.
+
+    `traces` is an Arrow array of the traces of all events that name one of the sessions. Raises as `session_rows`.
+    """
+    listed = pa.table({"trace_id": traces})
+    wanted = f"FROM {snapshot.engine.register(listed)}"
+    every = snapshot.without_session(project, traces)
+    unnamed = [] if every is None else _having(snapshot, every, wanted)
+    if not unnamed:
+        return None
+    if len(unnamed) > LISTED:
+        whole = everything(snapshot, project)
+        whole = Relation(f"SELECT * FROM ({whole.sql}) WHERE trace_id IN ({wanted})", whole.params, whole.segments)
+    else:
+        whole = whole_traces(snapshot, project, unnamed)
+    found = _among(whole, ids)
+    return Relation(f"SELECT * FROM ({found.sql}) WHERE session_id IS NULL", found.params, found.segments)
+
+
 def _unnamed_traces(snapshot: Snapshot, project: str, named: Relation, traces: Any) -> list[str]:
     """Return the traces of some events that have an event without a session as well, `LISTED` + 1 at most.
 
@@ -76,6 +98,11 @@ def _unnamed_traces(snapshot: Snapshot, project: str, named: Relation, traces: A
         wanted, params = f"FROM {snapshot.engine.register(traces)}", []
     if every is None:
         return []
+    return _having(snapshot, every, wanted, params)
+
+
+def _having(snapshot: Snapshot, every: Relation, wanted: str, params: Sequence[Any] = ()) -> list[str]:
+    """Return the wanted traces that have an event without a session, `LISTED` + 1 at most."""
     found = snapshot.engine.rows(
         f"SELECT DISTINCT trace_id FROM ({every.sql}) WHERE session_id IS NULL AND trace_id IN ({wanted}) LIMIT ?",
         [*every.params, *params, LISTED + 1],

@@ -4,6 +4,7 @@ Which events a session has is said in `session_rows`.
 """
 
 from collections.abc import Sequence
+from heapq import nsmallest
 from typing import Any, Final
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from server.explore.ranked import (
     sorted_behind,
 )
 from server.explore.session_rows import of_traces, session_rows, with_session
+from server.explore.session_sums import first_starts, summed_sessions
 from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
 from server.explore.summaries import check_models, everything, trace_summaries, whole_traces
 
@@ -35,6 +37,9 @@ VALUES: Final = {"start": sums.START, "cost_usd": sums.COST, "calls": sums.CALLS
 
 FIRST_LOOK: Final = 32_768
 """About how many of the latest rows that name a session are looked at first for those that began last."""
+
+READ_AT_ONCE: Final = 2_000_000
+"""Rows whose sessions and times are read, once, rather than more of the latest rows with each question."""
 
 MOST_TRACES: Final = 50_000
 """Of the answer about one session."""
@@ -84,6 +89,7 @@ def answer_session(snapshot: Snapshot, question: SessionQuestion) -> bytes:
     Raises `Refused`: not_found, query_too_heavy; `Stopped`, `SegmentGone`.
     """
     session = _Sums(snapshot, question.project)
+    session.rows_of([question.session_id])  # of which all is made
     summary = session.summaries([question.session_id]).get(question.session_id)
     if summary is None:
         raise Refused("not_found", "This project has no such session, or it is not in the event store yet")
@@ -125,12 +131,20 @@ class _Sums:
 
     def of(self, ids: Sequence[str]) -> dict[str, Row]:
         """Return the sums of these sessions that have events, and perhaps those of others: session id -> `_SUMS`."""
+        is_read = self._ids.issuperset(ids) and len(self._ids) <= 2 * len(ids)
+        if self._found is not None and is_read:
+            return self._found
+        if self._rows is None or not is_read:
+            found = summed_sessions(self._snapshot, self._project, ids)
+            if found is not None:
+                self._ids, self._rows, self._found = frozenset(ids), None, found
+                return found
         rows = self.rows_of(ids)
         if self._found is None:
-            found = self._snapshot.engine.rows(
+            summed = self._snapshot.engine.rows(
                 f"SELECT session, {_SUMS} FROM ({rows.sql}) GROUP BY session", rows.params
             )
-            self._found = {row[0]: row for row in found}
+            self._found = {row[0]: row for row in summed}
         return self._found
 
     def summaries(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -160,13 +174,27 @@ class _Sessions:
 
     def look(self, rows: int | None) -> bool:
         """See `RankedItem`."""
+        self._latest = self._all_starts(rows)
+        if self._latest is not None:
+            rows = None
         seen = self._snapshot.latest(self._project, self._filters, self._times, rows, in_session=True)
         times = self._times if seen is None else Times(seen, self._times.end)
         columns = ("session_id", "trace_id", "timestamp")
         self._matched = self._snapshot.relation(self._project, self._filters, times, columns=columns)
-        self._latest = None
         self._beyond = None if seen is None else RankedBound(seen - 1)
         return seen is None
+
+    def _all_starts(self, rows: int | None) -> list[Row] | None:
+        """Return the latest of the whole range, without a statement; None: that takes too long, or is not asked for.
+
+        At first only what has come since may be unknown; where the latest rows do not do, more."""
+        if rows is None or self._filters != EVERYTHING:
+            return None
+        most = rows if rows == self.first_look else READ_AT_ONCE
+        found = first_starts(self._snapshot, self._project, self._times, most)
+        if found is None:
+            return None
+        return nsmallest(CANDIDATES + 1, found.items(), key=lambda each: (-each[1], each[0]))
 
     def starts(self) -> Sequence[int]:
         """Return when an event that names it first matches, for each session that has one; the latest come first."""

@@ -44,6 +44,9 @@ FAR_GROUPS: Final = 2000
 FAR_PART: Final = 0.7
 """The part of all row groups up to which that is faster than to read everything, where there are more of them."""
 
+FEW_SOUGHT: Final = 1000
+"""Ids that are looked for in an index before the footer is read."""
+
 GATHERED: Final = 200_000
 """Rows with an id that are held in memory. More of them, as of a trace that has millions, DuckDB reads in the files."""
 
@@ -295,11 +298,17 @@ class Snapshot:
         sought, found = _Sought.of("trace_id", traces), []
         for piece in self.pieces(project, EVERYTHING, ALWAYS):
             self.engine.check()
+            groups = None
+            if len(sought.distinct) <= FEW_SOUGHT:  # the index has it sooner than a footer that is not kept
+                _, groups = self.files.entries(piece.segment, sought.kind, sought.distinct)
+                if not len(groups):
+                    continue
             footer = self.file(piece).groups
             has_some = footer.in_session != footer.rows
             if not has_some.any():
                 continue
-            _, groups = self.files.entries(piece.segment, sought.kind, sought.distinct)
+            if groups is None:
+                _, groups = self.files.entries(piece.segment, sought.kind, sought.distinct)
             groups = np.unique(groups[has_some[groups]])
             if len(groups):
                 found.append(msgspec.structs.replace(piece, groups=tuple(groups.tolist())))

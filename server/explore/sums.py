@@ -79,14 +79,14 @@ def rounded_json(value: Fraction) -> Raw:
     return exact_decimal(round(value * PICO))
 
 
-def ratio_json(numerator: int | float | Decimal | None, denominator: int | None) -> Raw | None:
+def ratio_json(numerator: int | float | Decimal | Fraction | None, denominator: int | None) -> Raw | None:
     """Return a rate or an average as a JSON number, rounded half-even to 12 places; None where there is no value."""
     if not denominator or numerator is None:
         return None
     return rounded_json(Fraction(numerator) / denominator)
 
 
-def deviation_json(value: float | None) -> Raw | None:
+def deviation_json(value: float | Fraction | None) -> Raw | None:
     """Return a deviation as a JSON number, rounded half-even to 12 places; None: there are fewer than two values."""
     return None if value is None else rounded_json(Fraction(value))
 

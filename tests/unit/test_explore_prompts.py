@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.explore import aggregation, prompts
+from server.explore import aggregation, prompts, version_sums
 from server.explore.aggregation import aggregate
 from server.explore.engine import Engine
 from server.explore.measures import Quantile
 from server.explore.prompts import answer_prompts
 from server.explore.questions import Filters, PromptsQuestion, Times
 from tests.support import explore_oracle as oracle
-from tests.support.event_store import NOON, StoreDirectory, random_row
+from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
 from tests.support.examples import examples
 
 DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
@@ -59,7 +60,7 @@ def pages(store: StoreDirectory, engine: Engine, **asked: Any) -> list[dict[str,
 
 
 def assert_same(found: Any, wanted: Any, place: str = "") -> None:
-    """Compare all numbers exactly but deviations and means of scores."""
+    """Compare all numbers exactly but deviations and means of scores, which the engine adds up as doubles."""
     if isinstance(wanted, dict):
         assert list(found) == list(wanted), place
         for name in wanted:
@@ -77,17 +78,88 @@ def assert_same(found: Any, wanted: Any, place: str = "") -> None:
 @given(
     st.sampled_from(prompts.SORTS),
     st.integers(1, 12),
-    st.sampled_from([Filters(), Filters(kinds="all"), Filters(kinds="all", equal={"model": ("gpt-4o",)})]),
-    st.sampled_from([Times(), Times(NOON, None)]),
+    st.sampled_from(
+        [
+            Filters(),
+            Filters(kinds="all"),
+            Filters(kinds="span"),
+            Filters(kinds="all", equal={"model": ("gpt-4o",)}),
+            Filters(kinds="all", unequal={"status": ("error",)}, tags=(("team", "search"),)),
+            Filters(kinds="all", equal={"user_id": ("u1", "u2")}),
+        ]
+    ),
+    st.sampled_from([Times(), Times(NOON, None), Times(NOON - 1_000_000, NOON + 1)]),
+    st.sampled_from([version_sums.MOST_VERSIONS, 3]),
+    st.sampled_from([1, 16]),
 )
 def test_equals_plain_python(
-    store: StoreDirectory, engine: Engine, sort: str, limit: int, filters: Filters, times: Times
+    store: StoreDirectory,
+    engine: Engine,
+    sort: str,
+    limit: int,
+    filters: Filters,
+    times: Times,
+    most: int,
+    together: int,
 ) -> None:
-    found = pages(store, engine, filters=filters, times=times, sort=sort, limit=limit)
+    """With and without the engine, with sums that are kept and for the first time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(version_sums, "MOST_VERSIONS", most)
+        patch.setattr(version_sums, "TOGETHER", together)
+        found = pages(store, engine, filters=filters, times=times, sort=sort, limit=limit)
     wanted = oracle.prompts(store.rows, "default", filters, times, sort)
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         assert_same(one, other)
+
+
+def test_an_answer_is_the_same_for_any_segments_and_whatever_is_kept(tmp_path: Path) -> None:
+    rng = random.Random(29)
+    rows = [
+        random_row(rng, latency_ms=rng.uniform(0.01, 90_000), eval_scores={"s": rng.gauss(0, 1)}) for _ in range(90)
+    ]
+    rows.append(random_row(rng, prompt_hash="h1", kind="call", cost_usd=3, eval_scores={"none": None}))
+    question = PromptsQuestion(project="default", filters=Filters(), times=Times())
+    answers = []
+    for number, size in enumerate((91, 40, 7)):
+        store = StoreDirectory(tmp_path / str(number) / "events")
+        for start in range(0, 91, size):
+            store.append(rows[start : start + size])
+        engine = store.engine()
+        answers += [answer_prompts(store.snapshot(engine), question) for _ in range(2)]
+        engine.close()
+    assert len(set(answers)) == 1
+    rows[-1] |= {"eval_scores": None}
+    wanted = oracle.prompts(rows, "default", Filters(), Times(), "first_seen")
+    for each in DECODER.decode(answers[0])["prompts"]:
+        (same,) = [one for one in wanted if one["prompt_hash"] == each["prompt_hash"]]
+        for field in ("latency_ms", "ttft_ms"):
+            assert float(each[field]["sd"]) == pytest.approx(same[field]["sd"], rel=1e-15, abs=1e-12)
+        if each["prompt_hash"] == "h1":
+            assert each["scores"]["none"] == {"avg": None, "sd": None, "count": 0}
+
+
+def test_events_that_come_later_are_added(tmp_path: Path) -> None:
+    made = StoreDirectory(tmp_path / "events")
+    made.append([make_row(prompt_hash="h1") for _ in range(3)])
+    engine = made.engine()
+    asked: dict[str, Any] = {"filters": Filters(), "times": Times()}
+    assert [each["requests"] for each in pages(made, engine, **asked)] == [3]
+    made.append([make_row(prompt_hash=each) for each in ("h1", "h2")])
+    assert {each["prompt_hash"]: each["requests"] for each in pages(made, engine, **asked)} == {"h1": 4, "h2": 1}
+    engine.close()
+
+
+def test_what_was_added_up_is_not_read_again(tmp_path: Path) -> None:
+    store = StoreDirectory(tmp_path / "events")
+    old = store.append([make_row(prompt_hash="h1", timestamp=NOON + at) for at in range(20)])
+    engine = store.engine()
+    asked: dict[str, Any] = {"filters": Filters(), "times": Times(NOON + 5, None)}
+    first = pages(store, engine, **asked)
+    assert [each["requests"] for each in first] == [15]
+    (store.directory / f"{old.id}.parquet").unlink()
+    assert pages(store, engine, **asked) == first
+    engine.close()
 
 
 def test_quantiles_of_very_many_events_are_within_one_percent(

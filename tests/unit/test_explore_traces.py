@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.explore import ranked, session_rows, sessions, snapshot, summaries, trace_detail
+from server.explore import ranked, session_rows, session_sums, sessions, snapshot, summaries, trace_detail
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.questions import (
@@ -164,6 +164,9 @@ def test_a_list_of_traces(
     looks,
     st.sampled_from([0, 200_000]),
     st.sampled_from([0, 200]),
+    st.sampled_from([0, 1, 64]),
+    st.sampled_from([0, 4, 20_000]),
+    st.booleans(),
 )
 def test_a_list_of_sessions(
     store: StoreDirectory,
@@ -176,6 +179,9 @@ def test_a_list_of_sessions(
     look: int,
     most: int,
     summed: int,
+    few: int,
+    many: int,
+    is_added: bool,
 ) -> None:
     def ask(cursor: str | None) -> Any:
         question = SessionsQuestion(
@@ -192,6 +198,10 @@ def test_a_list_of_sessions(
         patch.setattr(sessions, "MOST_MATCHING", most)
         patch.setattr(session_rows, "SOUGHT", max(most, bound))
         patch.setattr(session_rows, "LISTED", bound)
+        patch.setattr(session_sums, "FEW", few)
+        patch.setattr(session_sums, "MANY", many)
+        if not is_added:
+            patch.setattr(sessions, "summed_sessions", lambda *asked: None)
         found = pages(ask, "sessions")
     assert plain(found) == plain(oracle.sessions(store.rows, "default", wanted, times, sort))
 
@@ -294,6 +304,44 @@ def test_the_latest_traces_and_sessions_are_found_without_the_files_of_older_one
     assert [each["trace_id"] for each in lone["traces"]] == ["lone-59", "lone-58", "lone-57"]
     assert [each["trace_id"] for each in traces["traces"]] == ["t19-99", "t19-98", "t19-97"]
     assert [each["session_id"] for each in found["sessions"]] == ["s19-4", "s19-3", "s19-2"]
+
+
+def test_sessions_that_were_added_up_are_not_read_again(tmp_path: Path) -> None:
+    """New events that name one of them are, and so are those without a session in its traces."""
+    store = StoreDirectory(tmp_path / "events")
+    stored = [
+        store.append([make_row(trace_id=f"t{day}-{at}", session_id=f"s{at % 4}", user_id=f"u{at}") for at in range(12)])
+        for day in range(2)
+    ]
+    engine = store.engine()
+    asked: dict[str, Any] = {"project": "default", "filters": EVERY, "times": Times(), "limit": 2}
+
+    def listed() -> list[tuple[str, int, int]]:
+        found = decode(answer_sessions(store.snapshot(engine), SessionsQuestion(**asked)))["sessions"]
+        engine.release()
+        assert plain(found) == plain(oracle.sessions(store.rows, "default", EVERY, Times(), "start")[:2])
+        return [(each["session_id"], each["calls"], each["traces"]) for each in found]
+
+    assert listed() == [(f"s{number}", 6, 6) for number in range(2)]
+    for segment in stored:
+        (store.directory / f"{segment.id}.parquet").unlink()
+    assert listed() == [(f"s{number}", 6, 6) for number in range(2)]
+    store.append([make_row(trace_id="new", session_id="s0"), make_row(trace_id="new"), make_row(trace_id="lone")])
+    assert listed()[0] == ("s0", 8, 7)
+    engine.close()
+
+
+def test_sessions_with_the_longest_latencies(tmp_path: Path) -> None:
+    """Their ends in nanoseconds do not fit into 64 bits: these sessions are left to the engine."""
+    store = StoreDirectory(tmp_path / "events")
+    store.append([make_row(trace_id="t", session_id="s", latency_ms=latency) for latency in (1e15, 0.0005, 2.5)])
+    engine = store.engine()
+    snapshot = store.snapshot(engine)
+    assert session_sums.summed_sessions(snapshot, "default", ["s"]) is None
+    question = SessionsQuestion(project="default", filters=EVERY, times=Times())
+    (found,) = decode(answer_sessions(snapshot, question))["sessions"]
+    assert (found["calls"], found["end"]) == (3, "9999-12-31T23:59:59.999999Z")
+    engine.close()
 
 
 @pytest.mark.parametrize("look", [10, 1_000_000])
