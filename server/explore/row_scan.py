@@ -241,11 +241,26 @@ class RowScan:
         return self._counted_in_files(scanned, total, most) if scanned else total
 
     def _known(self, piece: Piece) -> int | None:
-        """Return what the manifest says of the piece; None: its rows have to be looked at."""
-        if not is_plain(self._filters) or not piece.is_whole or not piece.is_within(self._times):
+        """Return what the manifest or the index says of the piece; None: its rows have to be looked at."""
+        if not piece.is_whole or not piece.is_within(self._times):
             return None
-        sums = piece.sums
-        return {"all": sums.rows, "call": sums.calls, "span": sums.rows - sums.calls}[self._filters.kinds]
+        found = (piece.sums.rows, piece.sums.calls) if is_plain(self._filters) else self._known_of_users(piece)
+        if found is None:
+            return None
+        rows, calls = found
+        return {"all": rows, "call": calls, "span": rows - calls}[self._filters.kinds]
+
+    def _known_of_users(self, piece: Piece) -> tuple[int, int] | None:
+        """Return how many rows, and calls, some users have, if nothing else is asked for and the index says so."""
+        users = self._filters.equal.get("user_id", ())
+        if None in users or self._filters != Filters(equal={"user_id": users}, kinds=self._filters.kinds):
+            return None
+        segment, project = piece.segment, piece.sums.project
+        found = [self._snapshot.files.tally(segment, project, user) for user in {*users} if user is not None]
+        known = [each for each in found if each is not None]
+        if len(known) < len(found):
+            return None
+        return sum(each.rows for each in known), sum(each.calls for each in known)
 
     def _known_of(self, span: RowSpan) -> int | None:
         """Return what the footer says of a row group."""
