@@ -19,7 +19,7 @@ from server.explore.cells import LOW, Cells, Key, Numbers, TooMany
 from server.explore.column_codes import Codes, column_codes, tag_codes
 from server.explore.measures import Quantile
 from server.explore.questions import Filters, MetricsQuestion
-from server.explore.row_scan import RowScan, RowSpan
+from server.explore.row_scan import RowScan, RowSpan, is_inside, kept_of_span
 from server.explore.segment_files import DICTIONARIES, OpenFile
 from server.explore.snapshot import Piece, Snapshot
 
@@ -168,34 +168,24 @@ class _Reader:
         """Return a row group, and the numbers of the intervals of its matching rows."""
         columns, rows = {*self._columns}, span.end - span.begin
         first, last = self._interval(span.low[0]), self._interval(span.high[0])
-        times = self._times
-        inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
-        if not inside or first != last:
+        if not is_inside(span, self._times) or first != last:
             columns.add("timestamp")
         if span.calls not in {0, rows}:
             columns.add("kind")
         if not span.is_below:
             columns |= {"log_offset"}
         table = opened.read_coded(span.group, sorted(columns)).slice(span.begin, rows)
-        kept, is_call = self._kept(table, span, inside)
+        kept, is_call = self._kept(table, span)
         group = RowGroup(table, kept, is_call)
         if first == last:
             return group, first
         return group, np.searchsorted(self._starts, group.rows(_micros(table)), "right") - 1
 
-    def _kept(
-        self, table: Any, span: RowSpan, inside: bool
-    ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | bool]:
+    def _kept(self, table: Any, span: RowSpan) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | bool]:
         """Return which rows match, None for all; and of those that do, which are calls."""
         masks = [*_of_filters(table, self._filters)]
-        if not inside:
-            micros = _micros(table)
-            masks += [micros >= self._times.start] if self._times.start is not None else []
-            masks += [micros < self._times.end] if self._times.end is not None else []
-        if not span.is_below:
-            offsets, piece = table["log_offset"].chunk(0).to_numpy(), span.piece
-            masks += [offsets >= piece.since] if piece.since is not None else []
-            masks += [offsets < piece.before] if piece.before is not None else []
+        of_span = kept_of_span(table, span, self._times)
+        masks += [] if of_span is None else [of_span]
         is_call: NDArray[np.bool_] | bool = span.calls > 0
         if "kind" in table.column_names:
             codes = column_codes(table["kind"])

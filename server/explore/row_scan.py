@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from processor.event_store.schema import SCHEMA
 from server.explore.conditions import Condition, instant, is_plain, within
@@ -174,6 +175,10 @@ class RowScan:
             tables.append(table.select(names).append_column("source", pa.array(sources)))
         return pa.concat_tables(tables).unify_dictionaries()
 
+    def coded(self, span: RowSpan, columns: Sequence[str]) -> Any:
+        """Return the rows of the project in a row group, with dictionaries as `OpenFile.read_coded` gives them."""
+        return self._file(span.piece).read_coded(span.group, columns).slice(span.begin, span.end - span.begin)
+
     def _file(self, piece: Piece) -> OpenFile:
         found = self._opened.get(piece.segment.id)
         if found is None:
@@ -264,9 +269,7 @@ class RowScan:
 
     def _known_of(self, span: RowSpan) -> int | None:
         """Return what the footer says of a row group."""
-        times = self._times
-        inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
-        if not (inside and span.is_whole and is_plain(self._filters)):
+        if not (is_inside(span, self._times) and span.is_whole and is_plain(self._filters)):
             return None
         rows = span.end - span.begin
         return {"all": rows, "call": span.calls, "span": rows - span.calls}[self._filters.kinds]
@@ -347,6 +350,29 @@ def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> R
         is_whole=below and calls >= 0,
         calls=calls,
     )
+
+
+def is_inside(span: RowSpan, times: Times) -> bool:
+    """Return whether all rows of a row group are of these times."""
+    after_start = times.start is None or span.low[0] >= times.start
+    return after_start and (times.end is None or span.high[0] < times.end)
+
+
+def kept_of_span(table: Any, span: RowSpan, times: Times) -> NDArray[np.bool_] | None:
+    """Return which rows of a row group are of these times and of the snapshot; None: all.
+
+    `table` has their times unless `is_inside`, and their offsets unless they are `is_below`.
+    """
+    masks = []
+    if not is_inside(span, times):
+        micros = table["timestamp"].chunk(0).cast("int64").to_numpy()
+        masks += [micros >= times.start] if times.start is not None else []
+        masks += [micros < times.end] if times.end is not None else []
+    if not span.is_below:
+        offsets, piece = table["log_offset"].chunk(0).to_numpy(), span.piece
+        masks += [offsets >= piece.since] if piece.since is not None else []
+        masks += [offsets < piece.before] if piece.before is not None else []
+    return np.logical_and.reduce(masks) if masks else None
 
 
 def _behind(after: EventPlace, order: Order) -> Condition:
