@@ -2,8 +2,10 @@
 
     file    = magic, length of the header (u32), header, pages
     header  = msgpack [checksum, sections]; checksum = XXH3-64 of the sections as they are encoded
-    section = [kind, entries, first hash of each page (u32), XXH3-64 of each page (u64)]
+    section = [kind, entries, first hash of each page (u32), XXH3-64 of each page (u64), bytes of each page (u32)]
     page    = up to 4,096 hashes (u32), then as many numbers of row groups (u16)
+
+A section `counts` has other pages: those of `user_counts`. Only of these the header says how long they are.
 
 Entries are sorted by hash and row group, each pair once. A hash is 32 bits of an id's, so that a row group may be named
 that does not have the id: readers compare the ids. A look-up reads one page of a section, and checks that.
@@ -21,10 +23,14 @@ import xxhash
 from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
+from processor.event_store.user_counts import Counts, Tally, key_of, page_of, tally_in
+
 Kind = Literal["event", "trace", "session", "user"]
 KINDS: Final[tuple[Kind, ...]] = ("event", "trace", "session", "user")
 
-MAGIC: Final = b"SPSIDX02"
+MAGIC: Final = b"SPSIDX03"
+OLDER: Final = b"SPSIDX02"
+"""Without counts; else the same."""
 PAGE: Final = 4096
 """Entries of a page."""
 MAX_GROUPS: Final = 1 << 16
@@ -47,10 +53,11 @@ class IndexDamaged(OSError):
 
 
 class _Section(Struct, array_like=True):
-    kind: Kind
+    kind: Kind | Literal["counts"]
     entries: int
     firsts: bytes
     checksums: bytes
+    sizes: bytes = b""
 
 
 def text_hashes(texts: Iterable[str]) -> U32:
@@ -97,12 +104,17 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self._pairs: dict[Kind, list[NDArray[np.uint64]]] = {kind: [] for kind in KINDS}
+        self._counts: Counts = {}
 
     def add(self, group: int, kind: Kind, hashes: U32) -> None:
         """Add the ids of a row group. Raises `ValueError` for more row groups than an index can name."""
         if group >= MAX_GROUPS:
             raise ValueError(f"a segment has at most {MAX_GROUPS} row groups")
         self._pairs[kind].append(hashes.astype(np.uint64) << np.uint64(16) | np.uint64(group))
+
+    def set_counts(self, counts: Counts) -> None:
+        """Set how many events users have; of those who are not there, nothing is said."""
+        self._counts = counts
 
     def encode(self) -> bytes:
         """Return the content of the file."""
@@ -118,9 +130,25 @@ class IndexBuilder:
             checksums = np.array([xxhash.xxh3_64_intdigest(page) for page in made], "<u8")
             sections.append(_Section(kind, len(pairs), hashes[::PAGE].tobytes(), checksums.tobytes()))
             pages += made
+        if self._counts:
+            section, made = _counted(self._counts)
+            sections.append(section)
+            pages += made
         listed = msgspec.msgpack.encode(sections)
         header = msgspec.msgpack.encode([xxhash.xxh3_64_intdigest(listed), Raw(listed)])
         return b"".join([MAGIC, len(header).to_bytes(_LENGTH, "little"), header, *pages])
+
+
+def _counted(counts: Counts) -> tuple[_Section, list[bytes]]:
+    """Return the section of the counts, and its pages."""
+    keys, tallies = [key_of(*each) for each in counts], [*counts.values()]
+    hashes = text_hashes(keys)
+    order = np.argsort(hashes, kind="stable")
+    parts = [order[start : start + PAGE] for start in range(0, len(order), PAGE)]
+    made = [page_of(hashes[part], [keys[at] for at in part], [tallies[at] for at in part]) for part in parts]
+    checksums = np.array([xxhash.xxh3_64_intdigest(page) for page in made], "<u8").tobytes()
+    firsts, sizes = hashes[order][::PAGE].astype(_HASH), np.array([*map(len, made)], "<u4")
+    return _Section("counts", len(keys), firsts.tobytes(), checksums, sizes.tobytes()), made
 
 
 def _distinct(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
@@ -145,6 +173,17 @@ class _Pages(NamedTuple):
     entries: int
     firsts: U32
     checksums: NDArray[np.uint64]
+    ends: I64
+    """Where each page ends, counted from `start`."""
+
+    def with_hash(self, hashed: np.uint32) -> range:
+        """Return the pages that may have a hash: it may begin before the page that it is the first one of."""
+        first = max(int(np.searchsorted(self.firsts, hashed, "left")) - 1, 0)
+        return range(first, int(np.searchsorted(self.firsts, hashed, "right")))
+
+    def entries_of(self, page: int) -> int:
+        """Return how many entries a page has."""
+        return min(PAGE, self.entries - page * PAGE)
 
 
 class SegmentIndex:
@@ -160,9 +199,9 @@ class SegmentIndex:
                 raise self._damaged("it is empty") from None
         self._sections = self._open()
 
-    def _open(self) -> dict[Kind, _Pages]:
+    def _open(self) -> dict[str, _Pages]:
         start = len(MAGIC) + _LENGTH
-        if self._map[: len(MAGIC)] != MAGIC:
+        if self._map[: len(MAGIC)] not in {MAGIC, OLDER}:
             raise self._damaged("it does not begin as an index does")
         end = start + int.from_bytes(self._map[len(MAGIC) : start], "little")
         try:
@@ -172,11 +211,12 @@ class SegmentIndex:
             sections = _decode_sections(listed)
         except msgspec.MsgspecError as error:
             raise self._damaged(f"its header cannot be read: {error}") from None
-        found: dict[Kind, _Pages] = {}
+        found: dict[str, _Pages] = {}
         for each in sections:
-            checksums = np.frombuffer(each.checksums, "<u8")
-            found[each.kind] = _Pages(end, each.entries, np.frombuffer(each.firsts, _HASH), checksums)
-            end += each.entries * _ENTRY_BYTES
+            firsts, checksums = np.frombuffer(each.firsts, _HASH), np.frombuffer(each.checksums, "<u8")
+            ends = np.cumsum(np.frombuffer(each.sizes, "<u4"), dtype=np.int64) if each.sizes else _ends(each.entries)
+            found[each.kind] = _Pages(end, each.entries, firsts, checksums, ends)
+            end += int(ends[-1]) if len(ends) else 0
         if end != len(self._map):
             raise self._damaged(f"it has {len(self._map)} bytes, not {end}")
         return found
@@ -190,13 +230,23 @@ class SegmentIndex:
         if hashed is None:
             return []
         section = self._sections[kind]
-        first = max(int(np.searchsorted(section.firsts, hashed, "left")) - 1, 0)
-        last = int(np.searchsorted(section.firsts, hashed, "right"))
         found: list[int] = []
-        for page in range(first, last):
+        for page in section.with_hash(hashed):
             hashes, groups = self._page(section, page)
             found += groups[np.searchsorted(hashes, hashed, "left") : np.searchsorted(hashes, hashed, "right")].tolist()
         return found
+
+    def tally(self, project: str, user: str) -> Tally | None:
+        """Return how many events a user of a project has; None: it is not said. Raises `IndexDamaged`."""
+        section, key = self._sections.get("counts"), key_of(project, user)
+        hashed = _hash("user", key)
+        if section is None or hashed is None:
+            return None
+        for page in section.with_hash(hashed):
+            found = tally_in(self._bytes(section, page), section.entries_of(page), hashed, key.encode())
+            if found is not None:
+                return found
+        return None
 
     def entries(self, kind: Kind, wanted: U32) -> tuple[U32, NDArray[np.uint16]]:
         """Return the hash and the row group of each entry with one of many hashes, which are sorted and different.
@@ -214,12 +264,21 @@ class SegmentIndex:
         return hashes, groups
 
     def _page(self, section: _Pages, page: int) -> tuple[U32, NDArray[np.uint16]]:
-        count = min(PAGE, section.entries - page * PAGE)
-        start = section.start + page * PAGE * _ENTRY_BYTES
-        data = self._map[start : start + count * _ENTRY_BYTES]
+        count, data = section.entries_of(page), self._bytes(section, page)
+        return np.frombuffer(data, _HASH, count), np.frombuffer(data, _GROUP, count, count * _HASH.itemsize)
+
+    def _bytes(self, section: _Pages, page: int) -> bytes:
+        start = section.start + (int(section.ends[page - 1]) if page else 0)
+        data = self._map[start : section.start + int(section.ends[page])]
         if xxhash.xxh3_64_intdigest(data) != int(section.checksums[page]):
             raise self._damaged(f"page {page} of a section does not match its checksum")
-        return np.frombuffer(data, _HASH, count), np.frombuffer(data, _GROUP, count, count * _HASH.itemsize)
+        return data
+
+
+def _ends(entries: int) -> I64:
+    """Return where each page of a section of ids ends."""
+    pages = np.arange(1, -(-entries // PAGE) + 1, dtype=np.int64)
+    return np.minimum(pages * PAGE, entries) * _ENTRY_BYTES
 
 
 @lru_cache(1024)

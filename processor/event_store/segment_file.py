@@ -23,6 +23,7 @@ from processor.event_store.id_index import IndexBuilder
 from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 from processor.event_store.segment_storage import SegmentStorage
+from processor.event_store.user_counts import UserCounter
 
 ROW_GROUP: Final = 16_384
 """Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
@@ -113,6 +114,8 @@ class SegmentFileWriter:
         )
         self._writer.add_key_value_metadata(SCHEMA.metadata)
         self._index = IndexBuilder()
+        self._users = UserCounter() if segment.level else None
+        """Segments of the first level have few row groups."""
         self._pending: list[Any] = []
         self._pending_rows = 0
         self._groups = 0
@@ -144,6 +147,8 @@ class SegmentFileWriter:
         if self._pending_rows:
             self._write_group(self._pending_rows)
         self._writer.close()
+        if self._users is not None:
+            self._index.set_counts(self._users.counted())
         index = self._index.encode()
         self._index_file.write(index)
         self._put.commit()
@@ -192,6 +197,9 @@ class SegmentFileWriter:
         for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
             sums = self._sums.setdefault(names[codes[start]], _Sums(self._rows + start))
             found.add(sums, slice(start, end))
+            if self._users is not None:
+                users = _chunk(table, "user_id").slice(start, end - start)
+                self._users.add(names[codes[start]], users, found.is_call[start:end])
 
 
 def _prepared(table: Any) -> Any:

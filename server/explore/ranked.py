@@ -116,10 +116,14 @@ def page_of(listed: RankedItem, by_start: bool, after: RankedPlace | None, limit
     """Return the first `limit` of what matches behind a place; `by_start`: their value is their start."""
     if by_start:
         return _first_started(listed, after, limit)
-    listed.look(None)
-    found = listed.candidates(CANDIDATES)
-    if found.horizon is None:
-        return listed.valued(found.ids, after, limit) if found.ids else []
+    has_all = listed.look(listed.first_look)
+    are_few = len(listed.starts()) <= CANDIDATES
+    if not has_all:
+        listed.look(None)
+    if are_few:
+        found = listed.candidates(CANDIDATES)
+        if found.horizon is None:
+            return listed.valued(found.ids, after, limit) if found.ids else []
     return listed.all_valued(after, limit)
 
 

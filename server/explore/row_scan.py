@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from processor.event_store.schema import SCHEMA
 from server.explore.conditions import Condition, instant, is_plain, within
@@ -183,6 +184,10 @@ class RowScan:
             tables.append(table.select(names).append_column("source", pa.array(sources)))
         return pa.concat_tables(tables).unify_dictionaries()
 
+    def coded(self, span: RowSpan, columns: Sequence[str]) -> Any:
+        """Return the rows of the project in a row group, with dictionaries as `OpenFile.read_coded` gives them."""
+        return self._file(span.piece).read_coded(span.group, columns).slice(span.begin, span.end - span.begin)
+
     def _file(self, piece: Piece) -> OpenFile:
         found = self._opened.get(piece.segment.id)
         if found is None:
@@ -250,17 +255,30 @@ class RowScan:
         return self._counted_in_files(scanned, total, most) if scanned else total
 
     def _known(self, piece: Piece) -> int | None:
-        """Return what the manifest says of the piece; None: its rows have to be looked at."""
-        if not is_plain(self._filters) or not piece.is_whole or not piece.is_within(self._times):
+        """Return what the manifest or the index says of the piece; None: its rows have to be looked at."""
+        if not piece.is_whole or not piece.is_within(self._times):
             return None
-        sums = piece.sums
-        return {"all": sums.rows, "call": sums.calls, "span": sums.rows - sums.calls}[self._filters.kinds]
+        found = (piece.sums.rows, piece.sums.calls) if is_plain(self._filters) else self._known_of_users(piece)
+        if found is None:
+            return None
+        rows, calls = found
+        return {"all": rows, "call": calls, "span": rows - calls}[self._filters.kinds]
+
+    def _known_of_users(self, piece: Piece) -> tuple[int, int] | None:
+        """Return how many rows, and calls, some users have, if nothing else is asked for and the index says so."""
+        users = self._filters.equal.get("user_id", ())
+        if None in users or self._filters != Filters(equal={"user_id": users}, kinds=self._filters.kinds):
+            return None
+        segment, project = piece.segment, piece.sums.project
+        found = [self._snapshot.files.tally(segment, project, user) for user in {*users} if user is not None]
+        known = [each for each in found if each is not None]
+        if len(known) < len(found):
+            return None
+        return sum(each.rows for each in known), sum(each.calls for each in known)
 
     def _known_of(self, span: RowSpan) -> int | None:
         """Return what the footer says of a row group."""
-        times = self._times
-        inside = (times.start is None or span.low[0] >= times.start) and (times.end is None or span.high[0] < times.end)
-        if not (inside and span.is_whole and is_plain(self._filters)):
+        if not (is_inside(span, self._times) and span.is_whole and is_plain(self._filters)):
             return None
         rows = span.end - span.begin
         return {"all": rows, "call": span.calls, "span": rows - span.calls}[self._filters.kinds]
@@ -341,6 +359,29 @@ def _span(piece: Piece, groups: Groups, number: int, first: int, last: int) -> R
         is_whole=below and calls >= 0,
         calls=calls,
     )
+
+
+def is_inside(span: RowSpan, times: Times) -> bool:
+    """Return whether all rows of a row group are of these times."""
+    after_start = times.start is None or span.low[0] >= times.start
+    return after_start and (times.end is None or span.high[0] < times.end)
+
+
+def kept_of_span(table: Any, span: RowSpan, times: Times) -> NDArray[np.bool_] | None:
+    """Return which rows of a row group are of these times and of the snapshot; None: all.
+
+    `table` has their times unless `is_inside`, and their offsets unless they are `is_below`.
+    """
+    masks = []
+    if not is_inside(span, times):
+        micros = table["timestamp"].chunk(0).cast("int64").to_numpy()
+        masks += [micros >= times.start] if times.start is not None else []
+        masks += [micros < times.end] if times.end is not None else []
+    if not span.is_below:
+        offsets, piece = table["log_offset"].chunk(0).to_numpy(), span.piece
+        masks += [offsets >= piece.since] if piece.since is not None else []
+        masks += [offsets < piece.before] if piece.before is not None else []
+    return np.logical_and.reduce(masks) if masks else None
 
 
 def _behind(after: EventPlace, order: Order) -> Condition:

@@ -22,6 +22,7 @@ from processor.core.clock import EPOCH
 from processor.event_store.id_index import U32, Kind, text_hashes
 from processor.event_store.manifest import ID_FORM, Segment
 from processor.event_store.schema import FEW_VALUES, SCHEMA
+from processor.event_store.user_counts import Tally
 from server.errors import Refused
 from server.explore import cost_column
 from server.explore.conditions import FIRST
@@ -233,6 +234,10 @@ class SegmentIds(Protocol):
         (`id_index.text_hashes`), which are sorted and different."""
         ...
 
+    def tally(self, project: str, user: str, /) -> Tally | None:
+        """Return how many events a user of a project has in the segment; None: it is not said."""
+        ...
+
 
 class SegmentFiles:
     """All files of the store's directory, as they are needed; for any threads."""
@@ -271,6 +276,11 @@ class SegmentFiles:
         """Return hash and row group of what a segment has of many ids: `IdIndex.entries`. Raises as `groups_with`."""
         index = self._indexes.get(segment.id)
         return _reading(self.path(segment.id, ".idx"), lambda: index.entries(kind, wanted))
+
+    def tally(self, segment: Segment, project: str, user: str) -> Tally | None:
+        """Return how many events a user has in a segment; None: it is not said. Raises as `groups_with`."""
+        index = self._indexes.get(segment.id)
+        return _reading(self.path(segment.id, ".idx"), lambda: index.tally(project, user))
 
     def forget_all_but(self, segments: Iterable[Segment]) -> None:
         """Drop what is kept of segments that are no longer live."""

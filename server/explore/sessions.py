@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from heapq import nsmallest
 from typing import Any, Final
 
-import pyarrow as pa
-
 from processor.core.clock import parse_timestamp
 from server.errors import Refused
 from server.explore import sums
 from server.explore.conditions import within
 from server.explore.cursor import Walk, stamped, walk
-from server.explore.engine import Engine, Row
+from server.explore.engine import Row
 from server.explore.questions import SessionQuestion, SessionsQuestion, Times
 from server.explore.ranked import (
     CANDIDATES,
@@ -29,6 +27,7 @@ from server.explore.ranked import (
 )
 from server.explore.session_rows import of_traces, session_rows, with_session
 from server.explore.session_sums import first_starts, summed_sessions
+from server.explore.session_totals import Sort, page_of_sessions
 from server.explore.snapshot import ALWAYS, EVERYTHING, Relation, Snapshot
 from server.explore.summaries import check_models, everything, trace_summaries, whole_traces
 
@@ -46,9 +45,6 @@ MOST_TRACES: Final = 50_000
 
 SUMMED: Final = 200
 """Sessions up to which a page in the order of their start is chosen by their whole sums, which the answer needs."""
-
-MOST_MATCHING: Final = 200_000
-"""Sessions, or traces, that are looked for beyond the range of a question."""
 
 _COLUMNS: Final = tuple(dict.fromkeys(("trace_id", "session_id", *sums.SUM_COLUMNS, *sums.BY_START_COLUMNS)))
 """What sessions are found and valued by."""
@@ -167,6 +163,7 @@ class _Sessions:
         self._filters = question.filters
         self._times = step.times
         self._is_by_start = question.sort == "start"
+        self._sort: Sort = question.sort
         self._value = VALUES[question.sort]
         self._matched: Relation
         self._beyond: RankedBound | None
@@ -267,14 +264,12 @@ class _Sessions:
         """Return the first of all that match.
 
         All rows of the range are read, and of the others those of the sessions that match and of their traces. Where
-        too many match for that, everything is.
+        these are too many, everything is.
         """
-        ids = self._matching()
-        whole = None if ids is None else self._of_range(ids)
-        if ids is not None and whole is not None:
-            source = _listed(self._snapshot.engine, ids)
-            found = with_session(whole)
-            return self._first(f"({found.sql}) WHERE session IN (FROM {source})", found.params, after, limit)
+        matches = None if self._filters == EVERYTHING else self._matched
+        page = page_of_sessions(self._snapshot, self._project, self._times, matches, self._sort, after, limit)
+        if page is not None:
+            return page
         whole = everything(self._snapshot, self._project, _COLUMNS)
         sessions = with_session(whole)
         matching = (
@@ -288,52 +283,10 @@ class _Sessions:
             limit,
         )
 
-    def _matching(self) -> list[str] | None:
-        """Return all sessions that match; None: there are too many."""
-        engine, matched = self._snapshot.engine, self._matched
-        rows = engine.rows(
-            f"SELECT DISTINCT session_id, CASE WHEN session_id IS NULL THEN trace_id END FROM ({matched.sql}) LIMIT ?",
-            [*matched.params, MOST_MATCHING + 1],
-        )
-        named, traces = {row[0] for row in rows if row[0] is not None}, [row[1] for row in rows if row[0] is None]
-        if len(rows) > MOST_MATCHING:
-            return None
-        if traces:
-            whole = self._around("trace_id", traces)
-            if whole is None:
-                return None
-            source = _listed(engine, traces)
-            sessions = of_traces(f"SELECT * FROM ({whole.sql}) WHERE trace_id IN (FROM {source})")
-            named.update(row[0] for row in engine.rows(f"SELECT session_id FROM ({sessions})", whole.params))
-        return [*named]
-
-    def _of_range(self, ids: Sequence[str]) -> Relation | None:
-        """Return the rows of the range, and all rows of the traces in which one names one of some sessions.
-
-        A session has no other events: those that name it are in these traces, and so are all of the others, whose
-        session is that of their trace. None: that is too much.
-        """
-        engine, naming = self._snapshot.engine, self._around("session_id", ids)
-        if naming is None:
-            return None
-        rows = engine.rows(
-            f"SELECT DISTINCT trace_id FROM ({naming.sql}) WHERE session_id IN (FROM {_listed(engine, ids)}) LIMIT ?",
-            [*naming.params, MOST_MATCHING + 1],
-        )
-        return None if len(rows) > MOST_MATCHING else self._around("trace_id", [row[0] for row in rows])
-
-    def _around(self, column: str, ids: Sequence[str]) -> Relation | None:
-        return self._snapshot.around(self._project, self._times, column, pa.array(ids, pa.string()), _COLUMNS)
-
     def _first(self, source: str, params: Sequence[Any], after: RankedPlace | None, limit: int) -> list[Ranked]:
         sql, place = first_behind(f"SELECT session AS id, {self._value} AS value FROM {source} GROUP BY session", after)
         rows = self._snapshot.engine.rows(sql, [*params, *place, limit])
         return [Ranked(*row) for row in rows]
-
-
-def _listed(engine: Engine, ids: Sequence[str]) -> str:
-    """Return the name of a table of ids."""
-    return engine.register(pa.table({"id": pa.array(ids, pa.string())}))
 
 
 def _summary(row: Row) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from server.errors import Refused
 from server.explore.conditions import FIRST, Condition, condition, within
 from server.explore.engine import Engine
 from server.explore.questions import Filters, Kinds, Times
-from server.explore.segment_files import Groups, SegmentFile, SegmentFiles, plain
+from server.explore.segment_files import Groups, OpenFile, SegmentFile, SegmentFiles, plain
 
 INDEXED: Final[dict[str, Kind]] = {"event_id": "event", "trace_id": "trace", "session_id": "session", "user_id": "user"}
 """Column -> its kind in the id index."""
@@ -64,6 +64,10 @@ _SESSION: Final = frozenset({"session_id"})
 def building_json(report: BuildReport) -> dict[str, int | None]:
     """Return how far a first build is, as an answer has it."""
     return {"done": report.done, "of": report.of, "secondsLeft": report.seconds_left}
+
+
+Whole = dict[tuple[str, int], set[str]]
+"""Segment and row group -> ids of whom all rows in it are known."""
 
 
 class Piece(Struct, frozen=True, kw_only=True):
@@ -338,28 +342,82 @@ class Snapshot:
         """
         pieces = self.pieces(project, EVERYTHING, ALWAYS)
         near = [piece for piece in pieces if piece.may_be_within(times)]
+        far = self._elsewhere(project, pieces, times, _Sought.of(column, ids), columns, FAR_PART, {}, None)
+        if far is None or not near:
+            return far
+        found = self.condition(project, EVERYTHING, ALWAYS, pieces) & within(times)
+        listed = ", ".join(sorted({*columns, *found.columns}))
+        return Relation(
+            f"SELECT {listed} FROM read_parquet(?) WHERE {found.sql} UNION ALL SELECT {listed} FROM ({far.sql})",
+            [[str(self.path(piece)) for piece in near], *found.params, *far.params],
+            tuple(piece.segment for piece in near),
+        )
+
+    def elsewhere(
+        self,
+        project: str,
+        times: Times,
+        column: str,
+        ids: Any,
+        columns: Sequence[str],
+        part: float = FAR_PART,
+        *,
+        whole: Whole | None = None,
+        through: str | None = None,
+    ) -> Any:
+        """Return the rows of other times with one of many ids in an indexed column, as a `pyarrow.Table`.
+
+        `ids` is an Arrow array of texts, `part` of all row groups may be looked through. With `through`, another column
+        of ids, these are all rows of the same row groups that have the same of them as one of those; `whole` is told
+        which these are. Else rows with an id are left out of the row groups that `whole` has it in. None: it would be
+        too much. Raises as `relation`.
+        """
+        pieces = self.pieces(project, EVERYTHING, ALWAYS)
         sought = _Sought.of(column, ids)
+        found = self._elsewhere(project, pieces, times, sought, columns, part, {} if whole is None else whole, through)
+        if found is None:
+            return None
+        return self.engine.table(f"SELECT {', '.join(columns)} FROM ({found.sql})", found.params)
+
+    def _elsewhere(
+        self,
+        project: str,
+        pieces: Sequence[Piece],
+        times: Times,
+        sought: "_Sought",
+        columns: Sequence[str],
+        part: float,
+        whole: Whole,
+        through: str | None,
+    ) -> Relation | None:
+        """Return the rows of other times with one of some ids; None: too much would have to be looked for."""
         far = [found for piece in pieces for found in self._with_ids(piece, times, sought)]
-        if sum(len(piece.groups or ()) for piece, _ in far) > max(FAR_GROUPS, FAR_PART * self._groups_of(pieces)):
+        if sum(len(ids) for _, ids in far) > max(FAR_GROUPS, part * self._groups_of(pieces)):
             return None
         where, inside = self.condition(project, EVERYTHING, ALWAYS, pieces), within(times)
         names = sorted({*columns, *where.columns, *inside.columns})
-        tables = [pa.schema([SCHEMA.field(name) for name in names]).empty_table()]
-        for piece, some in far:
-            gathered = self._gather([piece], Filters(equal={column: tuple(some)}), where & inside, columns)
-            if gathered is None or sum(map(len, tables)) > GATHERED:
-                return None
-            tables.append(gathered.select(names))
+        tables, rows = [pa.schema([SCHEMA.field(name) for name in names]).empty_table()], 0
+        for piece, by_group in far:
+            opened = self.file(piece).opened()
+            for group, ids in by_group.items():
+                self.engine.check()
+                place, group_file = (piece.segment.id, group), _OpenGroup(opened, group)
+                column = sought.column if through is None else through
+                if through is None:
+                    ids -= whole.get(place, set())
+                else:
+                    ids = whole[place] = {*group_file.having(sought.column, ids, [through])[through].to_pylist()}
+                tables.append(group_file.having(column, ids, names))
+                rows += len(tables[-1])
+                if rows > GATHERED:
+                    opened.close()
+                    return None
+            opened.close()
         source, listed = self.engine.register(pa.concat_tables(tables)), ", ".join(names)
         sql = f"SELECT {listed} FROM {source} WHERE {where.sql} AND NOT ({inside.sql})"
-        params = [*where.params, *inside.params]
-        if near:
-            found = where & inside
-            sql = f"SELECT {listed} FROM read_parquet(?) WHERE {found.sql} UNION ALL {sql}"
-            params = [[str(self.path(piece)) for piece in near], *found.params, *params]
-        return Relation(sql, params, tuple(piece.segment for piece in near))
+        return Relation(sql, [*where.params, *inside.params], ())
 
-    def _with_ids(self, piece: Piece, times: Times, sought: "_Sought") -> Iterator[tuple[Piece, list[str]]]:
+    def _with_ids(self, piece: Piece, times: Times, sought: "_Sought") -> Iterator[tuple[Piece, dict[int, set[str]]]]:
         """Yield the piece with the row groups that may have some of the ids at other times, and these; or nothing."""
         self.engine.check()
         if piece.is_within(times) or not len(sought.ids):
@@ -370,9 +428,11 @@ class Snapshot:
         outside |= times.start is not None and footer.time_min < times.start
         outside |= times.end is not None and footer.time_max >= times.end
         here = outside[groups]
-        if here.any():
-            narrowed = msgspec.structs.replace(piece, groups=tuple(np.unique(groups[here]).tolist()))
-            yield narrowed, sought.having(hashes[here])
+        found: dict[int, set[str]] = {}
+        for text, group in zip(*sought.having(hashes[here], groups[here]), strict=True):
+            found.setdefault(group, set()).add(text)
+        if found:
+            yield piece, found
 
     def _gather(
         self, pieces: Iterable[Piece], filters: Filters, where: Condition, columns: Sequence[str] | None
@@ -452,6 +512,7 @@ class _Spread:
 class _Sought(NamedTuple):
     """Many ids of one kind."""
 
+    column: str
     kind: Kind
     ids: Any
     """An Arrow array of texts."""
@@ -469,15 +530,16 @@ class _Sought(NamedTuple):
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         is_first = np.concatenate([[True], hashes[1:] != hashes[:-1]]) if len(hashes) else np.empty(0, np.bool_)
-        return cls(INDEXED[column], ids, order, hashes, hashes[is_first])
+        return cls(column, INDEXED[column], ids, order, hashes, hashes[is_first])
 
-    def having(self, hashes: U32) -> list[str]:
-        """Return the ids with one of some hashes."""
-        wanted = np.unique(hashes)
-        starts, ends = (np.searchsorted(self.hashes, wanted, side).tolist() for side in ("left", "right"))
-        places = [self.order[start:end] for start, end in zip(starts, ends, strict=True)]
-        found: list[str] = self.ids.take(pa.array(np.concatenate(places))).to_pylist()
-        return found
+    def having(self, hashes: U32, groups: NDArray[np.uint16]) -> tuple[list[str], list[int]]:
+        """Return the ids with the hashes of some entries of an index, and the row group that each entry names."""
+        starts, ends = (np.searchsorted(self.hashes, hashes, side) for side in ("left", "right"))
+        counts = ends - starts
+        before = np.cumsum(counts) - counts
+        places = np.repeat(starts - before, counts) + np.arange(int(counts.sum()))
+        texts: list[str] = self.ids.take(pa.array(self.order[places])).to_pylist()
+        return texts, np.repeat(groups, counts).tolist()
 
 
 def _limits(piece: Piece) -> Iterator[tuple[str, int]]:
@@ -495,6 +557,28 @@ def _sums_of(segment: Segment, project: str) -> ProjectSums | None:
     place = bisect_left(segment.projects, project, key=lambda each: each.project)  # they are in the order of the rows
     found = segment.projects[place : place + 1]
     return found[0] if found and found[0].project == project else None
+
+
+class _OpenGroup:
+    """A row group of an open file, each column of which is read once."""
+
+    def __init__(self, opened: OpenFile, group: int) -> None:
+        self._opened = opened
+        self._group = group
+        self._columns: dict[str, Any] = {}
+
+    def having(self, column: str, ids: set[str], names: Sequence[str]) -> Any:
+        """Return some columns of the rows that have one of some ids in a column."""
+        rows = _rows_with(self._read([column]), {column: [*ids]}) if ids else ()
+        if not len(rows):
+            return pa.schema([SCHEMA.field(name) for name in names]).empty_table()
+        return plain(self._read(names).take(rows))
+
+    def _read(self, names: Sequence[str]) -> Any:
+        missing = [name for name in names if name not in self._columns]
+        if missing:
+            self._columns |= dict(zip(missing, self._opened.read(self._group, missing).columns, strict=True))
+        return pa.table({name: self._columns[name] for name in names})
 
 
 def _rows_with(table: Any, wanted: Mapping[str, Sequence[str | None]]) -> Any:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from server.explore.cell_parts import RowGroup
 from server.explore.column_codes import Codes, column_codes, tag_codes
 from server.explore.questions import Filters, Times
-from server.explore.row_scan import RowSpan
+from server.explore.row_scan import RowSpan, is_inside, kept_of_span
 from server.explore.segment_files import DICTIONARIES, OpenFile
 
 TAG: Final = "tag:"
@@ -47,30 +47,22 @@ class SpanReader:
 
     def read(self, opened: OpenFile, span: RowSpan, columns: Iterable[str]) -> RowGroup:
         """Return the matching rows of a span with at least these columns. Raises `SegmentGone`, `Refused`."""
-        names, rows, inside = {*columns, *self._columns}, span.end - span.begin, self.cut(span) == (None, None)
-        if not inside:
+        names, rows = {*columns, *self._columns}, span.end - span.begin
+        if not is_inside(span, self._times):
             names.add("timestamp")
         if span.calls not in {0, rows}:
             names.add("kind")
         if not span.is_below:
             names.add("log_offset")
         table = opened.read_coded(span.group, sorted(names)).slice(span.begin, rows)
-        kept, is_call = self._kept(table, span, inside)
+        kept, is_call = self._kept(table, span)
         return RowGroup(table, kept, is_call)
 
-    def _kept(
-        self, table: Any, span: RowSpan, inside: bool
-    ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | bool]:
+    def _kept(self, table: Any, span: RowSpan) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | bool]:
         """Return which rows match, None for all; and of those that do, which are calls."""
         masks = [*_of_filters(table, self._filters)]
-        if not inside:
-            micros = micros_of(table)
-            masks += [micros >= self._times.start] if self._times.start is not None else []
-            masks += [micros < self._times.end] if self._times.end is not None else []
-        if not span.is_below:
-            offsets, piece = table["log_offset"].chunk(0).to_numpy(), span.piece
-            masks += [offsets >= piece.since] if piece.since is not None else []
-            masks += [offsets < piece.before] if piece.before is not None else []
+        of_span = kept_of_span(table, span, self._times)
+        masks += [] if of_span is None else [of_span]
         is_call: NDArray[np.bool_] | bool = span.calls > 0
         if "kind" in table.column_names:
             codes = column_codes(table["kind"])

@@ -20,12 +20,16 @@ from processor.event_store.catalog import Catalog
 from processor.event_store.id_index import U32, text_hashes
 from processor.event_store.manifest import Kind, Manifest, ProjectSums, Segment
 from processor.event_store.schema import SCHEMA
+from processor.event_store.user_counts import Tally
 from server.explore.engine import Engine
 from server.explore.segment_files import SegmentFiles
 from server.explore.snapshot import Snapshot
 
 NOON: Final = 1_776_700_800_000_000
 """2026-04-20T16:00:00Z: event times of the tests lie around it."""
+
+UNCOUNTED: Final = "u3"
+"""The user of whom no index says how many events there are."""
 
 Row = dict[str, Any]
 """One event by the names of the schema. Times are microseconds, `cost_usd` picodollars or None, `extra` JSON text."""
@@ -81,7 +85,7 @@ def random_row(rng: random.Random, **overrides: Any) -> Row:
         "error_message": rng.choice([None, "it failed\n"]),
         "finish_reason": rng.choice([None, "stop", "length"]),
         "environment": rng.choice(["production", "staging"]),
-        "user_id": rng.choice([None, "u1", "u2", "u3"]),
+        "user_id": rng.choice([None, "u1", "u2", UNCOUNTED]),
         "session_id": rng.choice([None, "s1", "s2"]),
         "tags": rng.choice([None, {"team": "search"}, {"team": "ads", "a:b": "c\\d"}, {"x": ""}]),
         "tools_used": rng.choice([None, ["grep"], ["grep", "ls"], ["ls", "ls"]]),
@@ -98,10 +102,11 @@ def random_row(rng: random.Random, **overrides: Any) -> Row:
 
 
 class ListIndex:
-    """An id index for tests: which row groups have an id, in a JSON file."""
+    """An id index for tests: which row groups have an id, and how many events some users have, in a JSON file."""
 
     def __init__(self, path: Path) -> None:
-        self._groups = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, list[int]]])
+        found = dict[str, dict[str, list[int]]]
+        self._groups, self._tallies = msgspec.json.decode(path.read_bytes(), type=tuple[found, found])
 
     def row_groups(self, kind: str, text: str) -> list[int]:
         """See `server.explore.segment_files.IdIndex`."""
@@ -113,6 +118,10 @@ class ListIndex:
         pairs = [(hashes[text], group) for text, groups in self._groups[kind].items() for group in groups]
         found = [pair for pair in pairs if pair[0] in set(wanted.tolist())]
         return np.array([pair[0] for pair in found], np.uint32), np.array([pair[1] for pair in found], np.uint16)
+
+    def tally(self, project: str, user: str) -> Tally | None:
+        """See `server.explore.segment_files.IdIndex`."""
+        return None if user == UNCOUNTED else Tally(*self._tallies.get(project, {}).get(user, (0, 0)))
 
     def groups_of(self, kind: str, texts: Sequence[str]) -> NDArray[np.uint16]:
         """See `server.explore.segment_files.IdIndex`."""
@@ -129,7 +138,14 @@ class ListIndex:
                 if row[f"{kind}_id"] is not None:
                     found.setdefault(row[f"{kind}_id"], set()).add(number // size)
             groups[kind] = {text: sorted(each) for text, each in found.items()}
-        path.write_bytes(msgspec.json.encode(groups))
+        tallies: dict[str, dict[str, list[int]]] = {}
+        for row in rows:
+            user = row["user_id"]
+            if user not in {None, UNCOUNTED}:
+                tally = tallies.setdefault(row["project"], {}).setdefault(user, [0, 0])
+                tally[0] += 1
+                tally[1] += row["kind"] == "call"
+        path.write_bytes(msgspec.json.encode([groups, tallies]))
 
 
 def table_of(rows: Sequence[Row]) -> Any:

@@ -18,9 +18,10 @@ from server.errors import Refused
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.events import answer_event, answer_events
-from server.explore.questions import EventQuestion, EventsQuestion, Filters, Order, Times
+from server.explore.questions import EventQuestion, EventsQuestion, Filters, Kinds, Order, Times
+from server.explore.row_scan import RowScan
 from server.explore.segment_files import OpenFile
-from tests.support.event_store import NOON, Row, StoreDirectory, make_row, random_row
+from tests.support.event_store import NOON, UNCOUNTED, Row, StoreDirectory, make_row, random_row
 from tests.unit.test_snapshot import all_filters, matches, one_filter, times
 
 ALL = Filters(kinds="all")
@@ -89,6 +90,38 @@ def test_walk_is_what_the_filters_say_in_order(
     found = list(pages(store, engine, question))
     assert [event["event_id"] for page in found for event in page["events"]] == wanted
     assert {page["total"] for page in found} == {len(wanted)}
+
+
+@pytest.mark.parametrize("users", [("u1",), ("u2", "u1", "u1"), ("u1", UNCOUNTED), ("u1", None)])
+@pytest.mark.parametrize("kinds", ["all", "call", "span"])
+@pytest.mark.parametrize("when", [ALWAYS, Times(NOON, None)])
+def test_events_of_users_are_counted_by_the_index_as_far_as_it_knows_them(
+    store: StoreDirectory,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    users: tuple[str | None, ...],
+    kinds: Kinds,
+    when: Times,
+) -> None:
+    filters = Filters(equal={"user_id": users}, kinds=kinds)
+    is_known = when == ALWAYS and not {UNCOUNTED, None} & {*users}
+    with RowScan(store.snapshot(engine), "default", filters, when) as scan, monkeypatch.context() as reading:
+        if is_known:
+            reading.setattr(RowScan, "_counted", None)
+            reading.setattr(RowScan, "_counted_in_files", None)
+        assert scan.count() == len(expected(store.rows, "default", filters, when, "asc"))
+
+
+def test_other_filters_are_not_counted_by_the_index(store: StoreDirectory, engine: Engine) -> None:
+    user = {"user_id": ("u1",)}
+    for filters in (
+        Filters(equal={**user, "model": ("gpt-4o",)}),
+        Filters(equal=user, unequal={"status": ("success",)}),
+        Filters(unequal=user),
+        Filters(equal=user, min_latency=1.0),
+    ):
+        with RowScan(store.snapshot(engine), "default", filters, ALWAYS) as scan:
+            assert scan.count() == len(expected(store.rows, "default", filters, ALWAYS, "asc"))
 
 
 @pytest.mark.slow

@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Refused
-from server.explore import ranked, session_rows, session_sums, sessions, snapshot, summaries, trace_detail
+from server.explore import (
+    ranked,
+    session_rows,
+    session_sums,
+    session_totals,
+    sessions,
+    snapshot,
+    summaries,
+    trace_detail,
+)
 from server.explore.engine import Engine
 from server.explore.event_json import MEMBERS
 from server.explore.questions import (
@@ -195,7 +205,7 @@ def test_a_list_of_sessions(
         patch.setattr(sessions, "CANDIDATES", bound)
         patch.setattr(sessions, "SUMMED", summed)
         patch.setattr(sessions, "FIRST_LOOK", look)
-        patch.setattr(sessions, "MOST_MATCHING", most)
+        patch.setattr(session_totals, "MOST_ROWS", most)
         patch.setattr(session_rows, "SOUGHT", max(most, bound))
         patch.setattr(session_rows, "LISTED", bound)
         patch.setattr(session_sums, "FEW", few)
@@ -204,6 +214,80 @@ def test_a_list_of_sessions(
             patch.setattr(sessions, "summed_sessions", lambda *asked: None)
         found = pages(ask, "sessions")
     assert plain(found) == plain(oracle.sessions(store.rows, "default", wanted, times, sort))
+
+
+def all_sessions(store: StoreDirectory, engine: Engine, sort: Any, times: Times, limit: int = 2) -> Any:
+    def ask(cursor: str | None) -> Any:
+        question = SessionsQuestion(
+            project="default", filters=EVERY, times=times, sort=sort, limit=limit, cursor=cursor
+        )
+        found = decode(answer_sessions(store.snapshot(engine), question))
+        engine.release()
+        return found
+
+    return pages(ask, "sessions")
+
+
+@pytest.mark.parametrize("sort", ["cost_usd", "calls"])
+@pytest.mark.parametrize("times", [Times(), Times(NOON, NOON + 20)])
+@pytest.mark.parametrize(
+    "bounds", [{}, {"LISTED": 0}, {"MOST_BYTES": 0}, {"MOST_ROWS": 3}, {"WHOLE": -1}], ids=" ".join
+)
+def test_sessions_with_long_ids_and_large_costs_whose_traces_name_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any, times: Times, bounds: dict[str, int]
+) -> None:
+    """And whose hashes are all the same; whatever the bounds are, the answer is."""
+    monkeypatch.setattr(sessions, "CANDIDATES", 1)
+    monkeypatch.setattr(snapshot, "FAR_GROUPS", 0)
+    monkeypatch.setattr("processor.event_store.id_hashes.of_texts", lambda texts: np.full(len(texts), 7, np.uint32))
+    monkeypatch.setattr("tests.support.event_store.text_hashes", lambda texts: np.full(len(texts), 7, np.uint32))
+    monkeypatch.setattr("server.explore.segment_files.text_hashes", lambda texts: np.full(1, 7, np.uint32))
+    for name, value in bounds.items():
+        monkeypatch.setattr(session_totals, name, value)
+    rng, store = random.Random(3), StoreDirectory(tmp_path / "events")
+    names = [None, None, *("s" * length + str(number) for number in range(3) for length in (1, 200))]
+    for number in range(6):
+        rows = [
+            make_row(
+                rng,
+                trace_id=f"t{rng.randrange(25)}",
+                session_id=rng.choice(names),
+                timestamp=NOON + 10 * number + rng.randrange(10),
+                kind=rng.choice(["call", "call", "span"]),
+                cost_usd=rng.choice([None, 1, 10**18]),
+                project=rng.choice(["default", "default", "other"]),
+            )
+            for _ in range(30)
+        ]
+        store.append(rows, partition=number % 2)
+    engine = store.engine()
+    found = all_sessions(store, engine, sort, times)
+    engine.close()
+    assert plain(found) == plain(oracle.sessions(store.rows, "default", EVERY, times, sort))
+    assert len(found) > 4
+
+
+def test_sessions_that_reach_beyond_a_day_are_summed_without_reading_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CANDIDATES", 1)
+    monkeypatch.setattr(sessions, "everything", lambda *of: pytest.fail("everything is read"))
+    store, day = StoreDirectory(tmp_path / "events"), 24 * HOUR
+    for number in range(4):
+        rows = [
+            make_row(trace_id=f"t{number}-{at // 2}", session_id=f"s{number}-{at // 4}" if at % 2 else None)
+            for at in range(40)
+        ]
+        for at, row in enumerate(rows):
+            row |= {"timestamp": NOON + number * day + at, "cost_usd": at}
+        rows[3 * number]["session_id"] = "s2-0"
+        store.append(rows)
+    engine = store.engine()
+    times = Times(NOON + 2 * day, NOON + 3 * day)
+    found = all_sessions(store, engine, "cost_usd", times, 50)
+    engine.close()
+    assert plain(found) == plain(oracle.sessions(store.rows, "default", EVERY, times, "cost_usd"))
+    assert len(found) == 10
 
 
 def test_members_stand_in_the_published_order(store: StoreDirectory, engine: Engine) -> None:
@@ -268,7 +352,7 @@ def test_events_without_a_session_do_not_hide_the_latest_ones(tmp_path: Path, mo
     )
     engine = store.engine()
     monkeypatch.setattr(sessions, "CANDIDATES", 5)
-    monkeypatch.setattr(sessions, "MOST_MATCHING", 0)
+    monkeypatch.setattr(session_totals, "MOST_ROWS", 0)
     for module in (sessions, session_rows):
         monkeypatch.setattr(module, "everything", lambda *of: pytest.fail("everything is read"))
     question = SessionsQuestion(project="default", filters=Filters(kinds="call"), times=Times(), limit=3)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processor.event_store import id_index, merge, parquet_writer, segment_file
+from processor.event_store import id_index, merge, parquet_writer, segment_file, user_counts
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.id_index import IndexBuilder, IndexDamaged, SegmentIndex
 from processor.event_store.manifest import ProjectSums, Segment, segment_id
 from processor.event_store.merge import SegmentUnreadable
 from processor.event_store.parquet_writer import ParquetWriter
 from processor.event_store.schema import SCHEMA
-from tests.support.event_store import Row, plain, random_row, table_of
+from processor.event_store.user_counts import Tally
+from tests.support.event_store import UNCOUNTED, Row, plain, random_row, table_of
 from tests.support.examples import examples
 
 
@@ -78,6 +79,7 @@ def _sums(project: str, numbered: list[tuple[int, Row]]) -> ProjectSums:
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_file, "ROW_GROUP", 8)
     monkeypatch.setattr(merge, "BATCH", 3)
+    monkeypatch.setattr(user_counts, "MANY", 2)
 
 
 def test_a_segment_says_what_is_in_it(tmp_path: Path) -> None:
@@ -162,6 +164,23 @@ def test_merged_rows_are_those_of_the_parts_in_order(
         len(rows) // 8
     ) or (len(rows) % 8 == 0)
     finds_every_id(directory, merged, rows)
+    counts_users_of_many_groups(directory, merged, rows)
+
+
+def counts_users_of_many_groups(directory: Path, segment: Segment, rows: list[Row]) -> None:
+    index = SegmentIndex(directory / f"{segment.id}.idx")
+    homes: dict[tuple[str, str], set[int]] = defaultdict(set)
+    events, calls = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for number, row in enumerate(rows):
+        user = row["project"], row["user_id"]
+        homes[user].add(number // 8)
+        events[user] += 1
+        calls[user] += row["kind"] == "call"
+    for project in {project for project, _ in homes}:
+        for name in ("u1", "u2", UNCOUNTED, ""):
+            user = project, name
+            wanted = Tally(events[user], calls[user]) if len(homes.get(user, ())) > 2 else None
+            assert index.tally(*user) == wanted
 
 
 def finds_every_id(directory: Path, segment: Segment, rows: list[Row]) -> None:
@@ -209,6 +228,40 @@ def test_an_index_of_many_pages_finds_all_and_little_else(tmp_path: Path) -> Non
         has_the_entries(index, "trace", some)
     has_the_entries(index, "user", texts[::100])
     assert index.row_groups("user", "everywhere") == []
+
+
+def test_users_of_many_pages_are_told_apart_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_index, "text_hashes", lambda texts: np.array([len(each) for each in texts], np.uint32))
+    counts = {("p", f"user-{number}"): Tally(number + 5, number) for number in range(3 * id_index.PAGE)}
+    builder = IndexBuilder()
+    builder.set_counts(counts)
+    (tmp_path / "a.idx").write_bytes(builder.encode())
+    index = SegmentIndex(tmp_path / "a.idx")
+    for number in [*range(0, 3 * id_index.PAGE, 77), 3 * id_index.PAGE - 1]:
+        assert index.tally("p", f"user-{number}") == (number + 5, number)
+    assert index.tally("p", "user-99999") is None
+    assert index.tally("", "p\0user-1"[1:]) is None
+
+
+def test_an_index_without_counts_is_read_as_before(tmp_path: Path) -> None:
+    rows = made(random.Random(5), 60, 0, 3)
+    segment = write(tmp_path, rows, 0, 3)
+    path = tmp_path / f"{segment.id}.idx"
+    path.write_bytes(id_index.OLDER + path.read_bytes()[len(id_index.MAGIC) :])
+    finds_every_id(tmp_path, segment, rows)
+    assert SegmentIndex(path).tally("default", "u1") is None
+
+
+def test_of_users_that_seldom_come_again_none_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = made(random.Random(6), 90, 0, 3, project="p", user_id="u1")
+    for number, row in enumerate(rows[:40]):
+        row["user_id"] = f"user-{number}"
+    parts = [write(tmp_path, rows, 0, 3)]
+    for most, wanted in ((1 << 20, (50, sum(row["kind"] == "call" for row in rows[40:]))), (200, None)):
+        monkeypatch.setattr(user_counts, "MOST_BYTES", most)
+        merged = ParquetWriter(tmp_path).merge(parts, new(0, 3, 1), 0)
+        assert SegmentIndex(tmp_path / f"{merged.id}.idx").tally("p", "u1") == wanted
+        parts = [merged]
 
 
 def test_any_damage_to_an_index_is_named_or_changes_nothing(tmp_path: Path) -> None:
