@@ -165,10 +165,9 @@ class PackedDims(Sequence[Dim]):
         """See the function of this name. Only different ones are decoded."""
         starts = self._bounds[:-1] + 1
         starts += _NUMBER_SIZES[np.frombuffer(self._packed, np.uint8)[starts]]
-        pieces = map(self._packed.__getitem__, map(slice, starts.tolist(), self._bounds[1:].tolist()))
-        numbers: defaultdict[bytes, int] = defaultdict(count().__next__)
-        codes = np.fromiter(map(numbers.__getitem__, pieces), np.int64, len(self))
-        return [_decode_names(_FIVE + piece) for piece in numbers], codes
+        assert kernel is not None  # which has made the bounds
+        codes, pieces = kernel.number_pieces(self._packed, starts, self._bounds[1:])
+        return [_decode_names(_FIVE + piece) for piece in pieces], np.frombuffer(codes, np.int64)
 
     def __iter__(self) -> Iterator[Dim]:
         return iter(self._decoded())
