@@ -65,9 +65,9 @@ class ValueArrays:
         """Return the kinds, as a dictionary."""
         are_spans = self._marked(lambda cells: cells.spans, lambda values: values.columns["kind"], "span")
         codes = are_spans.astype(np.int32) if _SPAN else (~are_spans).astype(np.int32)
-        used = sorted(set(codes.tolist())) if len(codes) else []
-        if len(used) == 1:  # a value that is not there would be among the least and the greatest
-            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(codes), np.int32)), pa.array([KINDS[used[0]]]))
+        if len(codes) and codes.min() == codes.max():  # what is not there would be among the least and the greatest
+            only = pa.array([KINDS[codes[0]]])
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(codes), np.int32)), only)
         return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(KINDS))
 
     def streams(self) -> Any:

@@ -71,36 +71,49 @@ cdef void close_taken(Taken* taken) noexcept:
     close(&taken.views)
 
 
-cdef inline const TakenArray* array_of(const Taken* taken, int64_t i) noexcept nogil:
-    # NULL: there is no such row.
-    cdef const TakenArray* array = taken.arrays + taken.pieces[i]
-    if taken.pieces[i] >= taken.known or not 0 <= taken.rows[i] < array.count:
-        return NULL
-    return array
+cdef int check_places(const Taken* taken) except -1:
+    # All rows lie in their arrays.
+    cdef int64_t i
+    cdef uint16_t piece
+    cdef bint fits = True
+    cdef uint32_t* limits = <uint32_t*>malloc((taken.known + 1) * sizeof(uint32_t))
+    if limits == NULL:
+        raise MemoryError
+    for i in range(taken.known):
+        limits[i] = <uint32_t>min(taken.arrays[i].count, 0x7FFFFFFF)
+    with nogil:
+        for i in range(taken.count):
+            piece = taken.pieces[i]
+            if piece >= taken.known or <uint32_t>taken.rows[i] >= limits[piece]:
+                fits = False
+                break
+    free(limits)
+    if not fits:
+        raise ValueError("a row that is not there")
+    return 0
 
 
 cdef object taken_bits(const Taken* taken, int64_t* nulls):
-    # Also looks whether all rows lie in their arrays.
     cdef int64_t i
     cdef const TakenArray* array
     cdef uint8_t* bits
     cdef bint is_whole = True
+    check_places(taken)
     for i in range(taken.known):
         is_whole = is_whole and taken.arrays[i].there == NULL
     nulls[0] = 0
+    if is_whole:
+        return None
     found = PyBytes_FromStringAndSize(NULL, (taken.count + 7) >> 3)
     bits = <uint8_t*>PyBytes_AsString(found)
-    memset(bits, 255 if is_whole else 0, (taken.count + 7) >> 3)
-    for i in range(taken.count):
-        array = array_of(taken, i)
-        if array == NULL:
-            raise ValueError("a row that is not there")
-        if is_whole:
-            continue
-        if is_there(array.there, array.start + taken.rows[i]):
-            bits[i >> 3] |= <uint8_t>(1 << (i & 7))
-        else:
-            nulls[0] += 1
+    memset(bits, 0, (taken.count + 7) >> 3)
+    with nogil:
+        for i in range(taken.count):
+            array = taken.arrays + taken.pieces[i]
+            if is_there(array.there, array.start + taken.rows[i]):
+                bits[i >> 3] |= <uint8_t>(1 << (i & 7))
+            else:
+                nulls[0] += 1
     return found if nulls[0] else None
 
 
