@@ -56,7 +56,7 @@ class Sink(Protocol):
         ...
 
 
-class Settings(NamedTuple):
+class ColumnSettings(NamedTuple):
     """How columns are written, by their paths in the schema."""
 
     page: int
@@ -84,7 +84,7 @@ class _Leaf(NamedTuple):
 class CompiledParquet:
     """Writes a file of `WRITTEN`: row groups, then the footer. Only where the kernel runs."""
 
-    def __init__(self, sink: Sink, settings: Settings, *, is_packed: bool) -> None:
+    def __init__(self, sink: Sink, settings: ColumnSettings, *, is_packed: bool) -> None:
         self._sink = sink
         self._settings = settings
         self._pack = zstandard.ZstdCompressor(compression_params=_PACKED).compress if is_packed else None
@@ -159,7 +159,7 @@ class CompiledParquet:
 # --- columns ---------------------------------------------------------------------------------------------------------
 
 
-_Leaves = Callable[[Any, Settings], Sequence[_Leaf]]
+_Leaves = Callable[[Any, ColumnSettings], Sequence[_Leaf]]
 """Returns the columns of a field, which is an Arrow array, as the kernel writes them."""
 
 _kernel: Final[Any] = kernel
@@ -172,7 +172,7 @@ def _leaves(field: Any) -> _Leaves:
         paths = f"{name}.key_value.key", f"{name}.key_value.value"
         keys, items = _values(paths[0], kind.key_type), _values(paths[1], kind.item_type)
 
-        def map_(column: Any, settings: Settings) -> Sequence[_Leaf]:
+        def map_(column: Any, settings: ColumnSettings) -> Sequence[_Leaf]:
             column = _without_hidden_items(column)
             return (
                 keys(column.keys, settings, _nested_pages(column, column.keys, settings, is_key=True)),
@@ -183,7 +183,7 @@ def _leaves(field: Any) -> _Leaves:
     if pa.types.is_list(kind):
         elements = _values(f"{name}.list.element", kind.value_type)
 
-        def list_(column: Any, settings: Settings) -> Sequence[_Leaf]:
+        def list_(column: Any, settings: ColumnSettings) -> Sequence[_Leaf]:
             column = _without_hidden_items(column)
             return (elements(column.values, settings, _nested_pages(column, column.values, settings)),)
 
@@ -211,13 +211,13 @@ _Pages = Callable[[int], tuple[list[Page], int]]
 """Returns the pages of a column whose values take so many bytes, and how many of its rows have no value."""
 
 
-def _flat_pages(column: Any, settings: Settings) -> _Pages:
+def _flat_pages(column: Any, settings: ColumnSettings) -> _Pages:
     there = column.buffers()[0] if column.null_count else None
     rows = len(column)
     return lambda size: _kernel.flat_pages(there, column.offset, rows, _rows_of_page(settings.page, size, rows))
 
 
-def _nested_pages(column: Any, items: Any, settings: Settings, *, is_key: bool = False) -> _Pages:
+def _nested_pages(column: Any, items: Any, settings: ColumnSettings, *, is_key: bool = False) -> _Pages:
     there, offsets = column.buffers()[:2]
     rows = len(column)
 
@@ -238,7 +238,7 @@ def _nested_pages(column: Any, items: Any, settings: Settings, *, is_key: bool =
     return pages
 
 
-_Values = Callable[[Any, Settings, _Pages], _Leaf]
+_Values = Callable[[Any, ColumnSettings, _Pages], _Leaf]
 """Returns a column of texts or numbers, which are an Arrow array."""
 
 
@@ -254,7 +254,7 @@ def _values(path: str, kind: Any) -> _Values:
     elif pa.types.is_float64(kind):
         type_ = _DOUBLE
 
-    def values(column: Any, settings: Settings, pages: _Pages) -> _Leaf:
+    def values(column: Any, settings: ColumnSettings, pages: _Pages) -> _Leaf:
         has_deltas = path in settings.deltas
         there, data = column.buffers()
         found, nulls = pages(max(width, 1) * len(column))
@@ -273,7 +273,7 @@ def _values(path: str, kind: Any) -> _Values:
     return values
 
 
-def _texts(path: str, column: Any, settings: Settings, pages: _Pages) -> _Leaf:
+def _texts(path: str, column: Any, settings: ColumnSettings, pages: _Pages) -> _Leaf:
     there, offsets, data = column.buffers()
     given = (there if column.null_count else None, data, offsets, column.offset, len(column))
     if path in settings.dictionaries:

@@ -19,7 +19,7 @@ MOST_KNOWN: Final = 256
 _kernel: Final[Any] = kernel
 
 
-class Piece:
+class TakenBatch:
     """A batch that rows are taken of, whose buffers are looked up once."""
 
     def __init__(self, batch: Any) -> None:
@@ -96,7 +96,7 @@ class Taking:
     def __init__(self) -> None:
         self._dictionaries = {field.name: _Dictionary() for field in WRITTEN if pa.types.is_dictionary(field.type)}
 
-    def table(self, batches: Sequence[Piece], pieces: NDArray[np.uint16], rows: NDArray[np.int32]) -> Any:
+    def table(self, batches: Sequence[TakenBatch], pieces: NDArray[np.uint16], rows: NDArray[np.int32]) -> Any:
         """Return a table of `WRITTEN`: row i is row `rows[i]` of batch `pieces[i]`."""
         places = _Places(pieces, rows, len(rows))
         columns = []

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from processor.core.kernel.loaded import kernel
 from processor.event_store import segment_file
-from processor.event_store.compiled_take import Piece, Taking
+from processor.event_store.compiled_take import TakenBatch, Taking
 from processor.event_store.schema import FEW_VALUES
 
 BATCH: Final = 8192
@@ -59,7 +59,7 @@ def merged(parts: Sequence[Any]) -> Iterator[Any]:
 class Rows(NamedTuple):
     """Some rows of a batch, one after the other."""
 
-    piece: Piece
+    piece: TakenBatch
     start: int
     size: int
 
@@ -89,7 +89,7 @@ class _TableSource:
     """A segment whose rows are in memory."""
 
     def __init__(self, table: Any) -> None:
-        self._piece = Piece(table.to_batches()[0])
+        self._piece = TakenBatch(table.to_batches()[0])
         self._start = 0
         self.size: int = table.nbytes
 
@@ -105,7 +105,7 @@ class _TableSource:
 
     def close(self) -> None:
         """See `_Source`."""
-        self._piece = Piece(None)
+        self._piece = TakenBatch(None)
 
 
 class FileSource:
@@ -116,7 +116,7 @@ class FileSource:
         self._file = file
         rows = min(BATCH, batch_bytes * file.metadata.num_rows // max(self.size, 1))
         self._batches: Iterator[Any] = file.iter_batches(max(rows, 1), use_threads=False)
-        self._piece: Piece | None = None
+        self._piece: TakenBatch | None = None
         """The last batch."""
         self._start = 0
         """Its first row that was not asked for."""
@@ -153,7 +153,7 @@ class FileSource:
         found: list[Rows] = []
         while count:
             if self._piece is None or self._start == len(self._piece):
-                self._piece, self._start = Piece(self._read()), 0
+                self._piece, self._start = TakenBatch(self._read()), 0
             mine = min(count, len(self._piece) - self._start)
             found.append(Rows(self._piece, self._start, mine))
             self._start += mine

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, Protocol
 import pyarrow.parquet as pq
 
 from processor.core.kernel.loaded import kernel
-from processor.event_store.compiled_parquet import CompiledParquet, Settings, Sink
+from processor.event_store.compiled_parquet import ColumnSettings, CompiledParquet, Sink
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 
 Packing = Literal["none", "zstd"]
@@ -29,7 +29,7 @@ _STATISTICS: Final = [
 """What readers leave out row groups by; ids are looked up in the index, but for events that have no session."""
 
 
-SETTINGS: Final = Settings(PAGE, frozenset(_DICTIONARIES), frozenset(_DELTAS), frozenset(_STATISTICS))
+SETTINGS: Final = ColumnSettings(PAGE, frozenset(_DICTIONARIES), frozenset(_DELTAS), frozenset(_STATISTICS))
 
 
 class RowGroups(Protocol):

@@ -21,7 +21,7 @@ from processor.event_store.manifest import ProjectSums, Segment
 from processor.event_store.row_groups import Packing, row_groups
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 from processor.event_store.segment_storage import SegmentStorage
-from processor.event_store.segment_sums import SummedColumns, Sums
+from processor.event_store.segment_sums import ProjectFigures, SummedColumns
 
 ROW_GROUP: Final = 16_384
 """Rows of a row group: what is read to find one event, about 2 MB before it is unpacked."""
@@ -68,7 +68,7 @@ class SegmentFileWriter:
         self._pending_rows = 0
         self._groups = 0
         self._rows = 0
-        self._sums: dict[str, Sums] = {}
+        self._sums: dict[str, ProjectFigures] = {}
         self._arrivals = (1 << 62, -(1 << 62))
 
     def __enter__(self) -> Self:
@@ -141,7 +141,7 @@ class SegmentFileWriter:
         starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]])).tolist()
         names = projects.dictionary.to_pylist()
         for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
-            sums = self._sums.setdefault(names[codes[start]], Sums(self._rows + start))
+            sums = self._sums.setdefault(names[codes[start]], ProjectFigures(self._rows + start))
             found.add(sums, slice(start, end))
 
 
@@ -172,7 +172,7 @@ def _micros(column: Any) -> NDArray[np.int64]:
     return found
 
 
-def _published(project: str, sums: Sums) -> ProjectSums:
+def _published(project: str, sums: ProjectFigures) -> ProjectSums:
     return ProjectSums(project=project, **{name: getattr(sums, name) for name in sums.__struct_fields__})
 
 

@@ -13,7 +13,7 @@ from processor.core.events.fields import ERRORS
 from processor.core.kernel.loaded import kernel
 
 
-class Sums(Struct):
+class ProjectFigures(Struct):
     """What one project has so far."""
 
     first_row: int
@@ -52,7 +52,7 @@ class SummedColumns(Struct):
             [table.column(name).chunk(0) for name in (*_COUNTED, "cost_usd")],
         )
 
-    def add(self, sums: Sums, rows: slice) -> None:
+    def add(self, sums: ProjectFigures, rows: slice) -> None:
         """Add these rows."""
         calls, errors, unpriced, found = (sums_of if kernel is None else compiled_sums_of)(
             self.counts, self.flags, rows

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from processor.core.kernel.loaded import kernel
 from processor.event_store import id_index, merge, segment_file, segment_sums
 from processor.event_store.compiled_parquet import CompiledParquet
-from processor.event_store.compiled_take import Piece, Taking
+from processor.event_store.compiled_take import TakenBatch, Taking
 from processor.event_store.row_groups import SETTINGS, PyarrowParquet
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 from tests.support.event_store import random_row, table_of
@@ -104,7 +104,7 @@ def _taken(rng: random.Random, tables: list[Any]) -> Counter[str]:
     batches = [batch for table in tables for batch in _decoded(rng, table).to_batches()]
     pieces = np.repeat(np.arange(len(batches), dtype=np.uint16), list(map(len, batches)))
     rows = np.concatenate([np.arange(len(each), dtype=np.int32) for each in batches])
-    taking, given = Taking(), list(map(Piece, batches))
+    taking, given = Taking(), list(map(TakenBatch, batches))
     for _ in range(2):
         order = np.array(rng.choices(range(len(rows)), k=rng.randint(1, len(rows))))
         found = taking.table(given, pieces[order], rows[order])
