@@ -23,6 +23,7 @@ import xxhash
 from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
+from processor.core.kernel.loaded import kernel
 from processor.event_store.user_counts import Counts, Tally, key_of, page_of, tally_in
 
 Kind = Literal["event", "trace", "session", "user"]
@@ -103,14 +104,17 @@ class IndexBuilder:
     """Collects the ids of a segment, row group by row group."""
 
     def __init__(self) -> None:
-        self._pairs: dict[Kind, list[NDArray[np.uint64]]] = {kind: [] for kind in KINDS}
+        self._hashes: dict[Kind, list[U32]] = {kind: [] for kind in KINDS}
+        self._groups: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
         self._counts: Counts = {}
 
     def add(self, group: int, kind: Kind, hashes: U32) -> None:
-        """Add the ids of a row group. Raises `ValueError` for more row groups than an index can name."""
+        """Add the ids of a row group, of which the next ones have greater numbers. Raises `ValueError` for more row
+        groups than an index can name."""
         if group >= MAX_GROUPS:
             raise ValueError(f"a segment has at most {MAX_GROUPS} row groups")
-        self._pairs[kind].append(hashes.astype(np.uint64) << np.uint64(16) | np.uint64(group))
+        self._hashes[kind].append(hashes)
+        self._groups[kind].append(group)
 
     def set_counts(self, counts: Counts) -> None:
         """Set how many events users have; of those who are not there, nothing is said."""
@@ -120,15 +124,18 @@ class IndexBuilder:
         """Return the content of the file."""
         sections: list[_Section] = []
         pages: list[bytes] = []
-        for kind, parts in self._pairs.items():
-            pairs = _distinct(parts)
-            hashes, groups = (pairs >> np.uint64(16)).astype(_HASH), pairs.astype(_GROUP)
+        for kind in KINDS:
+            sort = sorted_pairs if kernel is None else kernel.sorted_entries
+            hashes, groups = sort(self._hashes[kind], self._groups[kind])
+            entries = len(groups) // _GROUP.itemsize
             made = [
-                hashes[start : start + PAGE].tobytes() + groups[start : start + PAGE].tobytes()
-                for start in range(0, len(pairs), PAGE)
+                hashes[_HASH.itemsize * start : _HASH.itemsize * (start + PAGE)]
+                + groups[_GROUP.itemsize * start : _GROUP.itemsize * (start + PAGE)]
+                for start in range(0, entries, PAGE)
             ]
+            firsts = np.frombuffer(hashes, _HASH)[::PAGE].tobytes()
             checksums = np.array([xxhash.xxh3_64_intdigest(page) for page in made], "<u8")
-            sections.append(_Section(kind, len(pairs), hashes[::PAGE].tobytes(), checksums.tobytes()))
+            sections.append(_Section(kind, entries, firsts, checksums.tobytes()))
             pages += made
         if self._counts:
             section, made = _counted(self._counts)
@@ -151,15 +158,20 @@ def _counted(counts: Counts) -> tuple[_Section, list[bytes]]:
     return _Section("counts", len(keys), firsts.tobytes(), checksums, sizes.tobytes()), made
 
 
-def _distinct(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """Return what is in the arrays, sorted, each once. `np.unique` takes five times as long for so many."""
+def sorted_pairs(hashes: Sequence[U32], groups: Sequence[int]) -> tuple[bytes, bytes]:
+    """Return the hashes and row groups of all pairs, sorted, each pair once. The kernel does the same.
+
+    `np.unique` takes five times as long for so many.
+    """
+    parts = [
+        each.astype(np.uint64) << np.uint64(16) | np.uint64(group) for each, group in zip(hashes, groups, strict=True)
+    ]
     found = np.sort(np.concatenate([np.empty(0, np.uint64), *parts]))
-    if not len(found):
-        return found
-    is_first = np.ones(len(found), np.bool_)
-    np.not_equal(found[1:], found[:-1], out=is_first[1:])
-    distinct: NDArray[np.uint64] = found[is_first]
-    return distinct
+    if len(found):
+        is_first = np.ones(len(found), np.bool_)
+        np.not_equal(found[1:], found[:-1], out=is_first[1:])
+        found = found[is_first]
+    return (found >> np.uint64(16)).astype(_HASH).tobytes(), found.astype(_GROUP).tobytes()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ thousand rows and a page of each column.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from processor.core.kernel.loaded import kernel
 from processor.event_store import segment_file
+from processor.event_store.compiled_take import TakenBatch, Taking
 from processor.event_store.schema import FEW_VALUES
 
 BATCH: Final = 8192
@@ -33,33 +35,91 @@ class SegmentUnreadable(OSError):
     """A file of a segment is damaged; the text names it."""
 
 
-def merged(paths: Sequence[Path]) -> Iterator[Any]:
-    """Yield tables with all rows of the segments, in the order of segments, a row group each. The paths are in the
-    order of offsets. Raises `FileNotFoundError`, and `SegmentUnreadable`.
+def merged(parts: Sequence[Any]) -> Iterator[Any]:
+    """Yield tables with all rows of segments, in the order of segments, a row group each. The parts are in the order of
+    offsets: the path of a segment's file, or its rows as a table of `WRITTEN` with one chunk a column, which is not
+    read. Raises `FileNotFoundError`, and `SegmentUnreadable`.
     """
     sources: list[_Source] = []
     try:
         # Those that could be opened are closed, too.
-        sources.extend(_Source.open(path, BATCH_BYTES // len(paths)) for path in paths)
+        for part in parts:
+            is_file = isinstance(part, Path)
+            sources.append(FileSource.open(part, BATCH_BYTES // len(parts)) if is_file else _TableSource(part))
         homes = _order(sources)
+        taking = None if kernel is None else Taking()
         rows = segment_file.rows_of_group(sum(each.size for each in sources), len(homes))
         for start in range(0, len(homes), rows):
-            yield _next_rows(sources, homes[start : start + rows])
+            yield _next_rows(sources, homes[start : start + rows], taking)
     finally:
         for each in sources:
             each.close()
 
 
-class _Source:
-    """One segment, whose rows are read in order."""
+class Rows(NamedTuple):
+    """Some rows of a batch, one after the other."""
+
+    piece: TakenBatch
+    start: int
+    size: int
+
+
+class _Source(Protocol):
+    """One segment, whose rows are taken in order."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rows, before they were compressed."""
+        ...
+
+    def keys(self) -> tuple[Any, I64]:
+        """Return the project of each row, dictionary-encoded, and its time."""
+        ...
+
+    def take(self, count: int) -> list["Rows"]:
+        """Return the next `count` rows."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class _TableSource:
+    """A segment whose rows are in memory."""
+
+    def __init__(self, table: Any) -> None:
+        self._piece = TakenBatch(table.to_batches()[0])
+        self._start = 0
+        self.size: int = table.nbytes
+
+    def keys(self) -> tuple[Any, I64]:
+        """See `_Source`."""
+        batch = self._piece.batch
+        return batch.column("project"), batch.column("timestamp").cast(pa.int64()).to_numpy()
+
+    def take(self, count: int) -> list[Rows]:
+        """See `_Source`."""
+        start, self._start = self._start, self._start + count
+        return [Rows(self._piece, start, count)]
+
+    def close(self) -> None:
+        """See `_Source`."""
+        self._piece = TakenBatch(None)
+
+
+class FileSource:
+    """A segment whose rows are read from its file."""
 
     def __init__(self, path: Path, file: Any, batch_bytes: int) -> None:
         self._path = path
         self._file = file
         rows = min(BATCH, batch_bytes * file.metadata.num_rows // max(self.size, 1))
         self._batches: Iterator[Any] = file.iter_batches(max(rows, 1), use_threads=False)
-        self._rest: Any = None
-        """The rows of the last batch that were not asked for."""
+        self._piece: TakenBatch | None = None
+        """The last batch."""
+        self._start = 0
+        """Its first row that was not asked for."""
 
     @classmethod
     def open(cls, path: Path, batch_bytes: int) -> Self:
@@ -75,12 +135,12 @@ class _Source:
 
     @property
     def size(self) -> int:
-        """Bytes of all rows, before they were compressed."""
+        """See `_Source`."""
         footer = self._file.metadata
         return sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
 
     def keys(self) -> tuple[Any, I64]:
-        """Return the project of each row, dictionary-encoded, and its time."""
+        """See `_Source`."""
         try:
             table = self._file.read(["project", "timestamp"], use_threads=False)
         except (pa.ArrowException, OSError) as error:
@@ -88,15 +148,16 @@ class _Source:
         projects = table.column("project").unify_dictionaries().combine_chunks()
         return projects, table.column("timestamp").cast(pa.int64()).to_numpy()
 
-    def take(self, count: int) -> list[Any]:
-        """Return the next `count` rows as batches."""
-        found: list[Any] = []
+    def take(self, count: int) -> list[Rows]:
+        """See `_Source`."""
+        found: list[Rows] = []
         while count:
-            batch = self._rest if self._rest is not None else self._read()
-            mine = batch.slice(0, count)
-            self._rest = batch.slice(count) if len(batch) > count else None
-            count -= len(mine)
-            found.append(mine)
+            if self._piece is None or self._start == len(self._piece):
+                self._piece, self._start = TakenBatch(self._read()), 0
+            mine = min(count, len(self._piece) - self._start)
+            found.append(Rows(self._piece, self._start, mine))
+            self._start += mine
+            count -= mine
         return found
 
     def _read(self) -> Any:
@@ -109,8 +170,8 @@ class _Source:
         return batch
 
     def close(self) -> None:
-        """Close the file."""
-        self._rest = None
+        """See `_Source`."""
+        self._piece = None
         self._batches = iter(())
         self._file.close(force=True)
 
@@ -138,18 +199,25 @@ def _order(sources: Sequence[_Source]) -> NDArray[np.uint16]:
     return homes[np.lexsort((times, np.concatenate(ranks)))]
 
 
-def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16]) -> Any:
+def _next_rows(sources: Sequence[_Source], homes: NDArray[np.uint16], taking: Taking | None) -> Any:
     """Return a table of the next rows, of which each comes from the source that `homes` names."""
-    counts = np.bincount(homes, minlength=len(sources))
-    batches = [batch for each, count in zip(sources, counts.tolist(), strict=True) for batch in each.take(count)]
-    table = _joined(batches)
-    if np.count_nonzero(counts) == 1:
-        return table
+    counts = np.bincount(homes, minlength=len(sources)).tolist()
+    found = [rows for each, count in zip(sources, counts, strict=True) if count for rows in each.take(count)]
     # The rows lie source by source: those of a source are the places of `homes` that name it, in their order.
+    order = np.argsort(homes, kind="stable")
+    if taking is not None:
+        pieces, rows = np.empty(len(homes), np.uint16), np.empty(len(homes), np.int32)
+        pieces[order] = np.repeat(np.arange(len(found), dtype=np.uint16), [each.size for each in found])
+        rows[order] = np.concatenate([np.arange(each.start, each.start + each.size, dtype=np.int32) for each in found])
+        return taking.table([each.piece for each in found], pieces, rows)
+    table = joined([each.piece.batch.slice(each.start, each.size) for each in found])
+    if len(found) == 1:
+        return table
     places = np.empty(len(homes), np.int64)
-    places[np.argsort(homes, kind="stable")] = np.arange(len(homes))
+    places[order] = np.arange(len(homes))
     return table.take(pa.array(places))
 
 
-def _joined(batches: Sequence[Any]) -> Any:
+def joined(batches: Sequence[Any]) -> Any:
+    """Return batches as one table, in one chunk a column."""
     return pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()

@@ -71,7 +71,7 @@ def rows_of(found: Message, partition: int, offset: int, kept: Mask) -> MessageR
     places = np.flatnonzero(kept)
     counts = [request.count for request in found.requests]
     arrivals = np.repeat(np.array([request.source.arrival for request in found.requests], np.int64), counts)
-    rows = found.rows if len(places) == len(found.rows) else found.rows[places]
+    rows = found.rows if len(places) == len(found.rows) else found.rows.take(places)
     names, codes = without_hours(found.dims)
     return MessageRows(
         rows,

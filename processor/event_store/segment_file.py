@@ -4,25 +4,24 @@ They are put together, and are there as a whole when the writing returns (`proce
 """
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Literal, Self
+from typing import Any, BinaryIO, Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
-from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from processor.core.events.fields import ERRORS
 from processor.event_store import id_hashes
 from processor.event_store.id_index import IndexBuilder
 from processor.event_store.manifest import ProjectSums, Segment
+from processor.event_store.row_groups import Packing, row_groups
 from processor.event_store.schema import FEW_VALUES, SCHEMA, WRITTEN
 from processor.event_store.segment_storage import SegmentStorage
+from processor.event_store.segment_sums import ProjectFigures, SummedColumns
 from processor.event_store.user_counts import UserCounter
 
 ROW_GROUP: Final = 16_384
@@ -30,42 +29,6 @@ ROW_GROUP: Final = 16_384
 
 GROUP_BYTES: Final = 32 << 20
 """Bytes that a row group may take unpacked: with large unknown fields it has fewer rows."""
-
-Packing = Literal["none", "zstd"]
-"""Small segments are merged soon: packing them would cost more than it saves. zstd is that of level 1."""
-
-PAGE: Final = 64 << 10
-"""Bytes of a page before it is packed: what the merging holds of each column of a segment."""
-
-_DICTIONARIES: Final = [
-    *FEW_VALUES,
-    *("user_id", "error_code", "error_message", "name", "log_partition"),
-    *("tags.key_value.key", "tags.key_value.value", "tools_used.list.element", "eval_scores.key_value.key"),
-]
-"""Columns with values that come again; of ids a dictionary would only be given up after a while."""
-_COUNTS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-_DELTAS: Final = dict.fromkeys(("timestamp", "received_at", "log_offset", "log_index", *_COUNTS), "DELTA_BINARY_PACKED")
-_STATISTICS: Final = [
-    *("timestamp", "received_at", "log_offset", "log_partition", "kind", "project", "model", "latency_ms", "cost_usd"),
-    "session_id",
-]
-"""What readers leave out row groups by; ids are looked up in the index, but for events that have no session."""
-
-
-class _Sums(Struct):
-    """What one project has so far."""
-
-    first_row: int
-    rows: int = 0
-    calls: int = 0
-    errors: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    cost: int = 0
-    unpriced: int = 0
-    time_min: int = 1 << 62
-    time_max: int = -(1 << 62)
 
 
 class _Digested:
@@ -100,19 +63,7 @@ class SegmentFileWriter:
         self._segment = segment
         self._put = storage.put([f"{segment.id}.idx", f"{segment.id}.parquet"])
         self._index_file, self._file = self._put.files[0], _Digested(self._put.files[1])
-        self._writer: Any = pq.ParquetWriter(
-            self._file,
-            WRITTEN,
-            version="2.6",
-            store_schema=False,
-            data_page_size=PAGE,
-            compression=packing,
-            compression_level=1 if packing == "zstd" else None,
-            use_dictionary=_DICTIONARIES,
-            column_encoding=_DELTAS,
-            write_statistics=_STATISTICS,
-        )
-        self._writer.add_key_value_metadata(SCHEMA.metadata)
+        self._writer = row_groups(self._file, packing)
         self._index = IndexBuilder()
         self._users = UserCounter() if segment.level else None
         """Segments of the first level have few row groups."""
@@ -120,7 +71,7 @@ class SegmentFileWriter:
         self._pending_rows = 0
         self._groups = 0
         self._rows = 0
-        self._sums: dict[str, _Sums] = {}
+        self._sums: dict[str, ProjectFigures] = {}
         self._arrivals = (1 << 62, -(1 << 62))
 
     def __enter__(self) -> Self:
@@ -172,8 +123,8 @@ class SegmentFileWriter:
         rest = table.slice(rows)
         self._pending = [rest] if rest.num_rows else []
         self._pending_rows = rest.num_rows
-        table = _prepared(table.slice(0, rows))
-        self._writer.write_table(table, row_group_size=rows)
+        table = prepared(table.slice(0, rows))
+        self._writer.write_group(table)
         self._add_to_index(table)
         self._add_up(table)
         self._groups += 1
@@ -189,20 +140,20 @@ class SegmentFileWriter:
         """Add the rows to the sums of their projects, which follow each other."""
         arrivals = _micros(table.column("received_at"))
         self._arrivals = (min(self._arrivals[0], int(arrivals.min())), max(self._arrivals[1], int(arrivals.max())))
-        found = _Columns.of(table)
+        found = SummedColumns.of(table)
         projects = _chunk(table, "project")
         codes = projects.indices.to_numpy()
         starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]])).tolist()
         names = projects.dictionary.to_pylist()
         for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
-            sums = self._sums.setdefault(names[codes[start]], _Sums(self._rows + start))
+            sums = self._sums.setdefault(names[codes[start]], ProjectFigures(self._rows + start))
             found.add(sums, slice(start, end))
             if self._users is not None:
                 users = _chunk(table, "user_id").slice(start, end - start)
-                self._users.add(names[codes[start]], users, found.is_call[start:end])
+                self._users.add(names[codes[start]], users, (found.flags[start:end] & 1) == 1)
 
 
-def _prepared(table: Any) -> Any:
+def prepared(table: Any) -> Any:
     """Return the table in one chunk a column, with dictionaries of what has few different values."""
     columns = []
     for field in WRITTEN:
@@ -219,60 +170,9 @@ def _chunk(table: Any, name: str) -> Any:
     return table.column(name).chunk(0)
 
 
-class _Columns(Struct):
-    """What the sums are made of."""
-
-    times: NDArray[np.int64]
-    is_call: NDArray[np.bool_]
-    is_error: NDArray[np.bool_]
-    is_unpriced: NDArray[np.bool_]
-    counts: dict[str, NDArray[np.int64]]
-
-    @classmethod
-    def of(cls, table: Any) -> Self:
-        """Take them from a table without chunks."""
-        counts = {
-            name: pc.fill_null(_chunk(table, name), 0).to_numpy(zero_copy_only=False)
-            for name in ("input_tokens", "output_tokens", "cached_tokens")
-        }
-        costs = _chunk(table, "cost_usd")
-        return cls(
-            _micros(table.column("timestamp")),
-            _is_one_of(_chunk(table, "kind"), {"call"}),
-            _is_one_of(_chunk(table, "status"), ERRORS),
-            costs.is_null().to_numpy(zero_copy_only=False),
-            {**counts, "cost": picodollars(costs)},
-        )
-
-    def add(self, sums: _Sums, rows: slice) -> None:
-        """Add these rows."""
-        is_call = self.is_call[rows]
-        sums.rows += len(is_call)
-        sums.calls += int(is_call.sum())
-        sums.errors += int((self.is_error[rows] & is_call).sum())
-        sums.unpriced += int((self.is_unpriced[rows] & is_call).sum())
-        for name, column in self.counts.items():
-            setattr(sums, name, getattr(sums, name) + exact_sum(column[rows][is_call]))
-        sums.time_min = min(sums.time_min, int(self.times[rows].min()))
-        sums.time_max = max(sums.time_max, int(self.times[rows].max()))
-
-
 def rows_of_group(size: int, rows: int) -> int:
     """Return how many rows a row group has, of rows that take so many bytes in all."""
     return max(1, min(ROW_GROUP, GROUP_BYTES * rows // max(size, 1)))
-
-
-def picodollars(costs: Any) -> NDArray[np.int64]:
-    """Return an array of decimals of 12 places as whole picodollars; 0 for null."""
-    data = np.frombuffer(costs.buffers()[1], "<i8").reshape(-1, 2)[costs.offset : costs.offset + len(costs), 0]
-    found = data.copy()
-    found[costs.is_null().to_numpy(zero_copy_only=False)] = 0
-    return found
-
-
-def exact_sum(column: NDArray[np.int64]) -> int:
-    """Return the sum of numbers that are not negative, whatever its size."""
-    return (int((column >> 32).sum()) << 32) + int((column & 0xFFFFFFFF).sum())
 
 
 def _micros(column: Any) -> NDArray[np.int64]:
@@ -280,14 +180,7 @@ def _micros(column: Any) -> NDArray[np.int64]:
     return found
 
 
-def _is_one_of(column: Any, values: Collection[str]) -> NDArray[np.bool_]:
-    """Return of each text of a dictionary whether it is one of some."""
-    found = np.array([text in values for text in column.dictionary.to_pylist()], np.bool_)
-    mask: NDArray[np.bool_] = found[column.indices.to_numpy()]
-    return mask
-
-
-def _published(project: str, sums: _Sums) -> ProjectSums:
+def _published(project: str, sums: ProjectFigures) -> ProjectSums:
     return ProjectSums(project=project, **{name: getattr(sums, name) for name in sums.__struct_fields__})
 
 

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from processor.core.events.fields import KINDS
+from processor.core.kernel.loaded import kernel
+from processor.event_store import compiled_take
 from processor.event_store.compiled_values import EventArrays
 from processor.event_store.event_values import Values
 from processor.event_store.rows import I64, Mask, MessageRows
@@ -31,6 +33,7 @@ class ValueArrays:
         homes = np.where(by_twin, compiled + np.cumsum(by_twin), np.cumsum(~by_twin)) - 1
         self._places: I64 = homes[order]
         self._taken = pa.array(self._places)
+        self._rows = self._places.astype(np.int32)
 
     def text(self, name: str) -> Any:
         """Return texts."""
@@ -50,7 +53,9 @@ class ValueArrays:
         if self._values:
             pieces.append(pa.array(self._listed(name), kind))
         found = pieces[0] if len(pieces) == 1 else pa.concat_arrays(pieces)
-        return pa.nulls(len(found), kind) if found.null_count == len(found) else found.take(self._taken)
+        if found.null_count == len(found):
+            return pa.nulls(len(found), kind)
+        return found.take(self._taken) if kernel is None else compiled_take.array(found, self._rows)
 
     def _listed(self, name: str) -> list[Any]:
         """Return a field of `event_values.VALUES`, as the twin has read it."""
@@ -60,9 +65,9 @@ class ValueArrays:
         """Return the kinds, as a dictionary."""
         are_spans = self._marked(lambda cells: cells.spans, lambda values: values.columns["kind"], "span")
         codes = are_spans.astype(np.int32) if _SPAN else (~are_spans).astype(np.int32)
-        used = sorted(set(codes.tolist())) if len(codes) else []
-        if len(used) == 1:  # a value that is not there would be among the least and the greatest
-            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(codes), np.int32)), pa.array([KINDS[used[0]]]))
+        if len(codes) and codes.min() == codes.max():  # what is not there would be among the least and the greatest
+            only = pa.array([KINDS[codes[0]]])
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(codes), np.int32)), only)
         return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(KINDS))
 
     def streams(self) -> Any:
@@ -101,23 +106,34 @@ class ValueArrays:
 
     def collection(self, name: str, kind: Any) -> Any:
         """Return a column of maps or lists; those without an item are null."""
-        parts = [values.collections[name] for values in self._values]
         counts = self._counts(name)
         if not counts.any():
             return pa.nulls(len(counts), kind)
+        if kernel is not None:
+            return self._compiled_collection(name, kind, counts)
         firsts, lengths = (np.cumsum(counts) - counts)[self._places], counts[self._places]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = pa.array(np.repeat(firsts - offsets[:-1], lengths) + np.arange(offsets[-1]))
-        bounds, absent = pa.array(offsets, pa.int32()), pa.array(lengths == 0)
+        keys, items = self._laid_out(name, kind)
+        keys = None if keys is None else keys.take(places)
+        return _collection(offsets, lengths == 0, keys, items.take(places))
+
+    def _compiled_collection(self, name: str, kind: Any, counts: NDArray[np.int64]) -> Any:
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        found = _collection(offsets, counts == 0, *self._laid_out(name, kind))
+        return compiled_take.array(found, self._rows)
+
+    def _laid_out(self, name: str, kind: Any) -> tuple[Any, Any]:
+        """Return the keys, None for lists, and the items of all events, end to end."""
+        parts = [values.collections[name] for values in self._values]
         is_map = pa.types.is_map(kind)
         item_type = kind.item_type if is_map else kind.value_type
-        items = self._laid(lambda cells: cells.items(name), [part.items for part in parts], item_type).take(places)
+        items = self._laid(lambda cells: cells.items(name), [part.items for part in parts], item_type)
         if not is_map:
-            return pa.ListArray.from_arrays(bounds, items, mask=absent)
+            return None, items
         if item_type == pa.float64():
             items = pc.add(items, 0.0)
-        keys = self._laid(lambda cells: cells.keys(name), [part.keys for part in parts], pa.string()).take(places)
-        return pa.MapArray.from_arrays(bounds, keys, items, mask=absent)
+        return self._laid(lambda cells: cells.keys(name), [part.keys for part in parts], pa.string()), items
 
     def _counts(self, name: str) -> NDArray[np.int64]:
         found = [np.array(values.collections[name].counts, np.int64) for values in self._values]
@@ -131,3 +147,11 @@ class ValueArrays:
         if parts:
             found.append(pa.array(list(chain.from_iterable(parts)), kind))
         return found[0] if len(found) == 1 else pa.concat_arrays(found)
+
+
+def _collection(offsets: NDArray[np.int64], is_absent: Mask, keys: Any, items: Any) -> Any:
+    """Return maps, or lists if there are no keys, of items that lie end to end; some are not there."""
+    bounds, absent = pa.array(offsets, pa.int32()), pa.array(is_absent)
+    if keys is None:
+        return pa.ListArray.from_arrays(bounds, items, mask=absent)
+    return pa.MapArray.from_arrays(bounds, keys, items, mask=absent)

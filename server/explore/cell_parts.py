@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processor.core.events.fields import ERRORS
-from processor.event_store.segment_file import picodollars
+from processor.event_store.segment_sums import picodollars
 from server.explore import sums
 from server.explore.column_codes import column_codes
 from server.explore.measures import Quantile, measures

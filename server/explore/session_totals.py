@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from processor.core.money import PLACES
-from processor.event_store.segment_file import picodollars
+from processor.event_store.segment_sums import picodollars
 from server.explore import sums
 from server.explore.column_codes import column_codes
 from server.explore.questions import Times

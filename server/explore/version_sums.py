@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from processor.core.money import PICO, PLACES
-from processor.event_store.segment_file import picodollars
+from processor.event_store.segment_sums import picodollars
 from server.explore import aggregation, sums
 from server.explore.cell_parts import SUMS, RowGroup
 from server.explore.cell_reader import sums_by

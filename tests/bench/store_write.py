@@ -96,22 +96,26 @@ def _packed(source: Source, requests: Iterator[Sequence[bytes]]) -> list[bytes]:
 
 
 def _store(writer: ParquetWriter, values: Sequence[bytes], steps: _Steps, fresh: int) -> Segment:
-    """Store messages, and merge their segments until there is one; return that. Small fresh ones are merged twice."""
-    segments: list[Segment] = []
+    """Store messages, and merge their segments until there is one; return that. Small fresh ones are merged twice, the
+    first time as soon as there are enough."""
+    segments: list[list[Segment]] = [[], []]
     size = fresh // (BATCH * REQUESTS)
-    fans = (FAN_IN, len(values)) if fresh * FAN_IN * LARGE <= MAX_ROWS else (len(values),)
+    is_small = fresh * FAN_IN * LARGE <= MAX_ROWS
     for start in range(0, len(values), size):
         parts = []
         for offset, value in enumerate(values[start : start + size], start=start):
             decoded = steps.do("decode", message.decode, value)
             parts.append(steps.do("read", writer.table_of, decoded, 0, offset, np.ones(len(decoded), np.bool_)))
-        segments.append(steps.do("write", writer.write, parts, _over(start, start + len(parts)), 0))
-    for level, fan in enumerate(fans, start=1):
-        runs = [segments[start : start + fan] for start in range(0, len(segments), fan)]
-        segments = [
-            steps.do(f"merge {level}", writer.merge, run, _over(run[0].start, run[-1].end, level), 0) for run in runs
-        ]
-    return segments[0]
+        segments[0].append(steps.do("write", writer.write, parts, _over(start, start + len(parts)), 0))
+        if is_small and (len(segments[0]) == FAN_IN or start + size >= len(values)):
+            segments[1].append(_merged(writer, segments[0], steps, 1))
+            segments[0] = []
+    return _merged(writer, segments[is_small], steps, 1 + is_small)
+
+
+def _merged(writer: ParquetWriter, segments: Sequence[Segment], steps: _Steps, level: int) -> Segment:
+    into = _over(segments[0].start, segments[-1].end, level)
+    return steps.do(f"merge {level}", writer.merge, segments, into, 0)
 
 
 def _over(start: int, end: int, level: int = 0) -> Segment:

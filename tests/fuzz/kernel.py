@@ -1,4 +1,4 @@
-"""Compare the compiled kernel with its twin on mutated events, spans, messages, tables and columns: `make fuzz-kernel`.
+"""Compare the compiled kernel with its twin on mutated events, spans, tables and segments: `make fuzz-kernel`.
 
 `--sanitize` builds a kernel with the address sanitizer and runs in a process of its own with it: then a read or a write
 outside a buffer ends the process, too. Ends with 1 at the first finding, which `--seed` shows again.
@@ -50,7 +50,7 @@ def load(path: Path) -> None:
 def compare(seconds: float, seed: int) -> int:
     """Compare for so long; the exit code."""
     from processor.core.kernel.loaded import RUNNING
-    from tests.fuzz import column_twins, message_twins, span_twins, table_twins, twins
+    from tests.fuzz import column_twins, message_twins, segment_twins, span_twins, table_twins, twins
 
     if RUNNING == "pure":
         print("there is no compiled kernel: build it by `make setup`, where a C compiler is")
@@ -65,6 +65,7 @@ def compare(seconds: float, seed: int) -> int:
             counts += table_twins.compare(number)
             counts += span_twins.compare(number)
             counts += column_twins.compare(number)
+            counts += segment_twins.compare(number)
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed shows it again
             traceback.print_exception(error)
             print(f"a finding with --seed {number}: {error!r}", flush=True)

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from processor.core.kernel.loaded import RUNNING
-from tests.fuzz import column_twins, kernel, message_twins, span_twins, table_twins, twins
+from tests.fuzz import column_twins, kernel, message_twins, segment_twins, span_twins, table_twins, twins
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SECONDS: Final = 4.0
@@ -59,6 +59,11 @@ def test_the_kernel_and_its_twin_make_the_same_of_spans() -> None:
 def test_the_kernel_and_its_twin_read_the_same_columns() -> None:
     counts = _compared(column_twins.compare)
     assert min(counts[each] for each in ("costs read", "tags read", "damaged costs left", "damaged tags refused")) > 0
+
+
+def test_the_kernel_and_its_twin_write_the_same_segments() -> None:
+    counts = _compared(segment_twins.compare)
+    assert min(counts[each] for each in ("rows written", "rows taken", "entries sorted", "damage refused")) > 0
 
 
 @pytest.mark.parametrize("kind", [AssertionError, ValueError])

@@ -13,7 +13,7 @@ from processor.core.kernel.loaded import kernel
 from processor.event_store import segment_file
 from processor.event_store.directory_storage import DirectoryStorage
 from processor.event_store.manifest import Segment, segment_id
-from processor.event_store.segment_file import Packing
+from processor.event_store.row_groups import Packing
 from server.explore import column_codes, cost_column
 from server.explore.segment_files import SegmentFile
 from tests.fuzz.column_twins import compare, costs_of, costs_written

@@ -11,6 +11,7 @@ error is left for later.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import count
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple, overload
@@ -134,6 +135,13 @@ _NUMBER_SIZES[[0xCC, 0xCD, 0xCE]] = 2, 3, 5
 _without_hour: Final = itemgetter(1, 2, 3, 4, 5)
 
 
+@lru_cache(1024)
+def _names_of(piece: bytes) -> Names:
+    """Return the names of a `Dim` from what follows its hour: message after message has the same ones."""
+    names: Names = _decode_names(_FIVE + piece)
+    return names
+
+
 class PackedDims(Sequence[Dim]):
     """A list of them in MessagePack."""
 
@@ -165,10 +173,9 @@ class PackedDims(Sequence[Dim]):
         """See the function of this name. Only different ones are decoded."""
         starts = self._bounds[:-1] + 1
         starts += _NUMBER_SIZES[np.frombuffer(self._packed, np.uint8)[starts]]
-        pieces = map(self._packed.__getitem__, map(slice, starts.tolist(), self._bounds[1:].tolist()))
-        numbers: defaultdict[bytes, int] = defaultdict(count().__next__)
-        codes = np.fromiter(map(numbers.__getitem__, pieces), np.int64, len(self))
-        return [_decode_names(_FIVE + piece) for piece in numbers], codes
+        assert kernel is not None  # which has made the bounds
+        codes, pieces = kernel.number_pieces(self._packed, starts, self._bounds[1:])
+        return list(map(_names_of, pieces)), np.frombuffer(codes, np.int64)
 
     def __iter__(self) -> Iterator[Dim]:
         return iter(self._decoded())

@@ -112,3 +112,62 @@ def tag_places(
     wanted: bytes,
     absent: int,
 ) -> bytes: ...
+def number_pieces(packed: bytes, starts: object, ends: object) -> tuple[bytes, list[bytes]]: ...
+def sorted_entries(hashes: list[Any], groups: list[int]) -> tuple[bytes, bytes]: ...
+def sums_of_calls(
+    columns: list[tuple[object, object, int, int]], flags: object, first: int, last: int
+) -> tuple[int, int, int, list[tuple[int, int]]]: ...
+def flat_pages(there: object, start: int, rows: int, of_page: int) -> tuple[list[tuple[bytes, int, int, int]], int]: ...
+def hides_items(there: object, offsets: object, start: int, rows: int) -> bool: ...
+def nested_pages(
+    there: object,
+    offsets: object,
+    start: int,
+    rows: int,
+    items: object,
+    items_start: int,
+    items_count: int,
+    is_key: bool,
+    of_page: int,
+) -> list[tuple[bytes, int, int, int]]: ...
+def text_bodies(
+    there: object, data: object, offsets: object, start: int, count: int, pages: list[Any], coded: bool
+) -> Any: ...
+def coded_bodies(
+    there: object,
+    numbers: object,
+    start: int,
+    count: int,
+    data: object,
+    offsets: object,
+    texts_start: int,
+    texts_count: int,
+    pages: list[Any],
+) -> tuple[list[bytes], tuple[bytes, int], bytes]: ...
+def number_bodies(
+    there: object, data: object, start: int, count: int, width: int, form: int, pages: list[Any]
+) -> list[bytes]: ...
+def column_chunk(
+    about: bytes,
+    statistics: bytes,
+    dictionary: tuple[bytes, int] | None,
+    pages: list[Any],
+    bodies: list[bytes],
+    encoding: int,
+    pack: Callable[[bytes], bytes] | None,
+    start: int,
+    parts: list[bytes],
+) -> tuple[bytes, int, int]: ...
+def take_numbers(
+    arrays: list[tuple[object, object, int, int]], pieces: object, rows: object, width: int
+) -> tuple[bytes | None, bytes, int]: ...
+def take_codes(
+    arrays: list[tuple[object, object, int, int, object]], pieces: object, rows: object
+) -> tuple[bytes | None, bytes, int]: ...
+def take_texts(
+    arrays: list[tuple[object, object, int, int, object]], pieces: object, rows: object
+) -> tuple[bytes | None, bytes, bytearray, int]: ...
+def take_lists(
+    arrays: list[tuple[object, object, int, int, int]], pieces: object, rows: object
+) -> tuple[bytes | None, bytes, bytes, bytes, int]: ...
+def line_ends(text: bytes) -> int: ...

@@ -102,3 +102,49 @@ def split_dims(bytes packed not None):
         return hashes, numbers(found, count + 1)
     finally:
         free(found)
+
+
+def number_pieces(bytes packed not None, starts, ends):
+    """Number the different pieces of `packed`, with these bounds (int64), in their order: the number of each (int64), and
+    the pieces themselves. Raises `ValueError` for bounds beyond it."""
+    cdef Views views
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AsString(packed)
+    cdef const int64_t* first
+    cdef const int64_t* last
+    cdef int64_t count, size = PyBytes_Size(packed), i, slot, mask = 15, known = 0, other
+    cdef int64_t* to
+    cdef int32_t* slots = NULL  # place of the first one + 1
+    cdef list pieces = []
+    views.count = 0
+    try:
+        first = <const int64_t*>opened(&views, starts, -1, 8)
+        count = views.view[0].len // 8
+        last = <const int64_t*>opened(&views, ends, count, 8)
+        while mask < 2 * count:
+            mask = 2 * mask + 1
+        slots = <int32_t*>calloc(mask + 1, sizeof(int32_t))
+        if slots == NULL:
+            raise MemoryError
+        codes = PyBytes_FromStringAndSize(NULL, 8 * count)
+        to = <int64_t*>PyBytes_AsString(codes)
+        for i in range(count):
+            if not 0 <= first[i] <= last[i] <= size:
+                raise ValueError("no piece of the text")
+            slot = text_hash(text + first[i], last[i] - first[i]) & mask
+            while slots[slot]:
+                other = slots[slot] - 1
+                if last[i] - first[i] == last[other] - first[other]:
+                    if memcmp(text + first[i], text + first[other], last[i] - first[i]) == 0:
+                        break
+                slot = (slot + 1) & mask
+            if slots[slot]:
+                to[i] = to[slots[slot] - 1]
+                continue
+            slots[slot] = <int32_t>i + 1
+            to[i] = known
+            known += 1
+            pieces.append(PyBytes_FromStringAndSize(<const char*>text + first[i], last[i] - first[i]))
+        return codes, pieces
+    finally:
+        close(&views)
+        free(slots)

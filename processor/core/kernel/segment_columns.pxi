@@ -159,3 +159,52 @@ def tag_places(offsets, keys, items, there, int64_t start, int64_t rows, bytes w
     if not fits:
         raise ValueError("there are fewer maps")
     return result
+
+
+def sums_of_calls(list columns not None, flags, int64_t first, int64_t last):
+    """Of the rows from `first` on, before `last`: how many are calls, of these failed ones and such without a cost, and
+    the sums of columns over the calls, as two numbers each: of the upper 32 bits, and of the lower ones.
+
+    `flags`: a byte a row, 1 for a call and 2 for what failed. `columns`: (bits, data, start, width) by Arrow's buffers, of
+    whole numbers (8) or decimals (16) that are not negative and fit into 64 bits; the last one has the costs.
+    """
+    cdef Views views
+    cdef const uint8_t* marks
+    cdef const uint8_t* data
+    cdef const uint8_t* bits
+    cdef int64_t i, start, width, calls = 0, errors = 0, present = 0
+    cdef int32_t views_before
+    cdef uint64_t high, low, number
+    cdef list found = []
+    views.count = 0
+    if not 0 <= first <= last:
+        raise ValueError("no rows")
+    try:
+        marks = <const uint8_t*>opened(&views, flags, -1, 1)
+        if views.view[0].len < last:
+            raise ValueError("there are fewer rows")
+        for i in range(first, last):
+            calls += marks[i] & 1
+            errors += marks[i] == 3
+        for there, values, start, width in columns:
+            views_before = views.count
+            data = <const uint8_t*>opened(&views, values, -1, 1)
+            if start < 0 or width not in (8, 16) or views.view[views.count - 1].len < width * (start + last):
+                raise ValueError("there are fewer values")
+            bits = bits_in(&views, there, start, last)
+            high = low = 0
+            present = 0
+            with nogil:
+                for i in range(first, last):
+                    if marks[i] & 1 and is_there(bits, start + i):
+                        number = load64(data + width * (start + i))
+                        high += number >> 32
+                        low += <uint32_t>number
+                        present += 1
+            found.append((high, low))
+            while views.count > views_before:
+                views.count -= 1
+                PyBuffer_Release(&views.view[views.count])
+    finally:
+        close(&views)
+    return calls, errors, calls - present, found

@@ -1,0 +1,133 @@
+"""Segments that the compiled kernel writes: readers find the rows of its twin, and fresh rows are merged unread."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from processor.core.kernel.loaded import kernel
+from processor.event_store import id_index, merge, parquet_writer, row_groups, segment_file, segment_sums, segment_table
+from processor.event_store.directory_storage import DirectoryStorage
+from processor.event_store.manifest import Segment, segment_id
+from processor.event_store.parquet_writer import ParquetWriter
+from processor.event_store.row_groups import Packing
+from processor.event_store.schema import SCHEMA
+from tests.fuzz.segment_twins import compare, random_table, read, written
+from tests.support.event_store import make_row, table_of
+
+needs_kernel = pytest.mark.skipif(kernel is None, reason="the compiled kernel does not run")
+
+
+def new(start: int, end: int, level: int = 0) -> Segment:
+    return Segment(id=segment_id(0, start, end), partition=0, start=start, end=end, level=level)
+
+
+@needs_kernel
+@pytest.mark.parametrize("seed", range(60))
+def test_the_kernel_does_what_its_twin_does(seed: int) -> None:
+    compare(seed)
+
+
+@needs_kernel
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_duckdb_reads_what_the_kernel_has_written(is_packed: bool, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    tables = [random_table(rng) for _ in range(3)]
+    path = tmp_path / "a.parquet"
+    path.write_bytes(written(tables, 300, is_packed=is_packed))
+    found = duckdb.connect().sql("SELECT * FROM read_parquet(?)", params=[str(path)]).to_arrow_table()
+    expected = pa.concat_tables(tables).cast(SCHEMA)
+    for name in SCHEMA.names:
+        assert found.column(name).to_pylist() == expected.column(name).to_pylist(), name
+
+
+@needs_kernel
+@pytest.mark.parametrize("packing", ["none", "zstd"])
+def test_a_segment_is_the_same_without_the_kernel(
+    packing: Packing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, found = random_table(random.Random(4)), []
+    for each in (kernel, None):
+        for module in (row_groups, segment_sums, id_index):
+            monkeypatch.setattr(module, "kernel", each)
+        segment = segment_file.write(DirectoryStorage(tmp_path), new(0, 5), [table], packing=packing)
+        rows = pq.read_table(tmp_path / f"{segment.id}.parquet")
+        index = (tmp_path / f"{segment.id}.idx").read_bytes()
+        found.append((rows, index, segment.rows, segment.projects, segment.arrival_min, segment.arrival_max))
+    assert found[0][1:] == found[1][1:]
+    assert found[0][0].equals(found[1][0])
+
+
+@needs_kernel
+def test_long_texts_and_many_different_ones_have_no_dictionary() -> None:
+    rng = random.Random(5)
+    rows = [make_row(rng, log_partition=0, log_offset=1, log_index=place) for place in range(400)]
+    for row in rows:
+        row["error_message"] = f"{rng.getrandbits(16_000):x}"
+        row["user_id"] = f"{rng.getrandbits(64):x}"
+        row["name"] = "n" * 5000
+    table = segment_file.prepared(table_of(rows))
+    data = written([table], 1000)
+    group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
+    columns = {group.column(place).path_in_schema: group.column(place) for place in range(group.num_columns)}
+    assert [columns[name].has_dictionary_page for name in ("error_message", "user_id", "name")] == [False, False, True]
+    assert read(data).equals(table.cast(SCHEMA))
+
+
+@needs_kernel
+def test_rows_that_are_not_there_hide_no_items() -> None:
+    rows = [make_row(log_partition=0, log_offset=1, log_index=place, tools_used=["a", "b"]) for place in range(3)]
+    table = segment_file.prepared(table_of(rows))
+    place = SCHEMA.get_field_index("tools_used")
+    tools = table.column(place).chunk(0)
+    hidden = pa.Array.from_buffers(tools.type, 3, [pa.py_buffer(b"\5"), tools.buffers()[1]], children=[tools.values])
+    data = written([table.set_column(place, SCHEMA.field(place), hidden)], 1000)
+    assert read(data).column("tools_used").to_pylist() == [["a", "b"], None, ["a", "b"]]
+
+
+def merged_rows(directory: Path, segment: Segment) -> Any:
+    return pq.read_table(directory / f"{segment.id}.parquet")
+
+
+def test_fresh_rows_are_merged_without_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(6)
+    writer, parts = ParquetWriter(tmp_path), []
+    tables = {(start, start + 5): random_table(rng) for start in (0, 5, 10)}
+    monkeypatch.setattr(segment_table, "table_of", lambda given: given[0])
+    for (start, end), table in tables.items():
+        table = table.take(pa.array(segment_order(table)))
+        parts.append(writer.write([segment_file.prepared(table)], new(start, end), 0))
+    other = ParquetWriter(tmp_path).merge(parts, new(0, 15, 1), 0)
+    opened: list[Path] = []
+    monkeypatch.setattr(merge.FileSource, "open", lambda path, _: opened.append(path))
+    found = writer.merge(parts, new(0, 15, 1), 0)
+    assert not opened
+    assert merged_rows(tmp_path, found).equals(merged_rows(tmp_path, other))
+    with pytest.raises(AttributeError):  # they are let go of
+        writer.merge(parts, new(0, 15, 1), 0)
+    assert opened
+
+
+def segment_order(table: Any) -> Any:
+    times = table.column("timestamp").cast(pa.int64()).to_numpy()
+    names = np.array(table.column("project").cast(pa.string()).to_pylist())
+    return np.lexsort((times, names))
+
+
+def test_rows_that_are_kept_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = random_table(random.Random(7))
+    monkeypatch.setattr(parquet_writer, "MOST_RECENT", 2 * table.nbytes + 1)
+    recent = parquet_writer.RecentTables()
+    for name in "abc":
+        recent.add(name, table)
+    assert [recent.get(name) is table for name in "abc"] == [False, True, True]
+    recent.remove(["b", "unknown"])
+    recent.add("d", table)
+    assert [recent.get(name) is table for name in "bcd"] == [False, True, True]
+    recent.add("e", pa.concat_tables([table] * 3))
+    assert [recent.get(name) is None for name in "cde"] == [True] * 3
