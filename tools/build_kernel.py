@@ -2,7 +2,7 @@
 
 A wheel has it where a C compiler and Python.h are, and is pure where they are not; an editable install has it beside
 its source. It is one file for all Pythons from 3.11 on. SPENDSTREAM_PURE=1 builds none, and with REQUIRE_KERNEL=1 it is
-an error if there can be none.
+an error if there can be none. SPENDSTREAM_KERNEL_CACHE names a directory of what was compiled before from the same C.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER: Final = Path("processor/core/kernel")
 FILE: Final = "compiled.abi3.so"
+CACHE: Final = "SPENDSTREAM_KERNEL_CACHE"
 OLDEST: Final = (3, 11)
 """The Python whose stable ABI it uses."""
 FLAGS: Final = ["-O3", "-fno-strict-aliasing", "-fwrapv", "-g0", "-Wall", "-Wextra", "-Wno-unused-parameter"]
@@ -58,10 +59,31 @@ def build(root: Path, into: Path, *, sanitize: bool = False) -> Path:
         command = build_ext(Distribution({"name": "spendstream", "ext_modules": modules}))
         command.build_lib, command.build_temp = str(into), str(into / "o")
         command.ensure_finalized()
+        built = into / FOLDER / FILE
+        cached = kept((into / "c" / FOLDER / "compiled.c").read_bytes(), extension)
+        if cached is not None and cached.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(cached, built)
+            return built
         command.run()
+        if cached is not None:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            part = cached.with_suffix(f".{os.getpid()}")
+            shutil.copy(built, part)
+            part.rename(cached)
+        return built
     finally:
         os.chdir(before)
-    return into / FOLDER / FILE
+
+
+def kept(source: bytes, extension: Any) -> Path | None:
+    """Return the file in the cache for what Cython has made, and all that decides what a compiler makes of it."""
+    cache = os.environ.get(CACHE)
+    if cache is None:
+        return None
+    compiler = sysconfig.get_config_var("CC"), os.environ.get("CC"), os.environ.get("CFLAGS"), os.environ.get("LDFLAGS")
+    options = extension.define_macros, extension.extra_compile_args, extension.extra_link_args, sys.version, compiler
+    return Path(cache) / f"{hashlib.sha256(source + repr(options).encode()).hexdigest()}.so"
 
 
 def is_current(root: Path) -> bool:

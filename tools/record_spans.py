@@ -36,7 +36,7 @@ TRACEBACK: Final = re.compile(r"Traceback \(most recent call last\).*", re.DOTAL
 """What is left out of exceptions: it names files of this machine."""
 CUT: Final = 600
 """Characters of a text that are kept."""
-PATIENCE: Final = 90.0
+PATIENCE: Final = 180.0
 """Seconds for a client to end."""
 
 

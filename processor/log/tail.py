@@ -8,6 +8,10 @@ from processor.log.records import NewestRecords, Record, TopicPartition
 POLL: Final = 0.01
 """Seconds between two checks for new records."""
 
+IDLE_POLL: Final = 0.02
+IDLE_AFTER: Final = 1.0
+"""Seconds between two looks, at least, once nothing has been committed to the log for this many."""
+
 
 class Tail(Protocol):
     """Reads partitions from their beginning on. For one thread."""

@@ -8,6 +8,7 @@ reason; REQUIRE_KAFKA=1 makes that a failure. A broker that can be had and does 
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,12 @@ REQUIRED: Final = "REQUIRE_KAFKA"
 OwnBroker = Callable[..., Broker]
 """Takes what `Broker` takes after the directory; the broker is not started yet."""
 
+SHARED: Final = ("kafka", "secure_kafka")
+"""Fixtures of brokers that all tests share."""
+
 _missing = pytest.StashKey[str]()
+_needed = pytest.StashKey[Counter[str]]()
+"""How many tests to come may ask for a shared broker, by its fixture."""
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +88,19 @@ def old_kafka(_can_be_had: None, tmp_path: Path) -> Iterator[str]:
 # --- the hooks ------------------------------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Stop a shared broker after the last test that asks for it: idle it would take 3 % of a core until the end."""
+    yield
+    needed = item.config.stash[_needed]
+    for name in SHARED:
+        if name in getattr(item, "fixturenames", ()):
+            needed[name] -= 1
+            broker = getattr(item, "funcargs", {}).get(name)
+            if needed[name] == 0 and broker is not None:
+                broker.stop()
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m picks by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -92,6 +111,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Bring the jars, and make their start a cheap one, before the first test: a test's timeout may be too short."""
     config = session.config
+    asked = (name for item in session.items for name in getattr(item, "fixturenames", ()))
+    config.stash[_needed] = Counter(name for name in asked if name in SHARED)
     if config.option.collectonly or not any(item.get_closest_marker(MARKER) for item in session.items):
         return
     try:

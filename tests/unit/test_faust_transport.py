@@ -106,3 +106,19 @@ async def test_who_waits_for_records_asks_whether_anything_was_committed_and_rea
     _, message = await asyncio.wait_for(waiting, PATIENCE)
     assert (message.offset, reads) == (0, [0, 0, 0])
     log.close()
+
+
+async def test_whatever_else_the_logs_thread_is_needed_for_does_not_wait_for_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "HELD", 2 * PATIENCE)
+    Log(tmp_path).close()
+    consumer = Fetching(tmp_path)
+    fetching = asyncio.ensure_future(anext(consumer.getmany(timeout=2 * PATIENCE)))
+    for _ in range(3):
+        await asyncio.sleep(0.02)
+        assert await asyncio.wait_for(consumer.highwaters(EVENTS_0), PATIENCE) == {EVENTS_0: 0}
+        assert not fetching.done()
+    consumer.stop_flow()
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(fetching, PATIENCE)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +130,25 @@ def test_one_of_another_source_is_built_anew_however_new_it_is(checkout: Path) -
     part.write_text(part.read_text() + "\n")
     os.utime(part, (0, 0))
     assert not build_kernel.is_current(checkout)
+
+
+def test_what_was_compiled_of_other_c_or_in_another_way_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept(source: bytes, *options: str) -> Path | None:
+        made = SimpleNamespace(define_macros=[], extra_compile_args=list(options), extra_link_args=[])
+        return build_kernel.kept(source, made)
+
+    for name in (build_kernel.CACHE, "CFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    assert kept(b"int x;", "-O3") is None
+    monkeypatch.setenv(build_kernel.CACHE, str(tmp_path))
+    found = [kept(b"int x;", "-O3"), kept(b"int y;", "-O3"), kept(b"int x;", "-O1")]
+    monkeypatch.setenv("CFLAGS", "-march=native")
+    found.append(kept(b"int x;", "-O3"))
+    assert len(set(found)) == 4
+    monkeypatch.delenv("CFLAGS")
+    assert kept(b"int x;", "-O3") == found[0]
 
 
 def test_the_version_says_which_one_runs() -> None:

@@ -295,8 +295,9 @@ def test_of_a_line_longer_than_any_only_the_beginning_comes(tmp_path: Path, ends
 
 
 WRITER = """
-import sys, time
+import signal, sys, time
 from server.cli import files
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 with files.writing(sys.argv[1]) as file:
     file.write(b"half a line")
     file.flush()

@@ -7,7 +7,7 @@ from typing import Final
 from processor.log.embedded.log import Log
 from processor.log.embedded.newest import newest
 from processor.log.records import NewestRecords, Record, TopicPartition
-from processor.log.tail import POLL
+from processor.log.tail import IDLE_AFTER, IDLE_POLL, POLL
 
 
 class EmbeddedTail:
@@ -18,6 +18,8 @@ class EmbeddedTail:
         self._every = every
         self._positions = dict.fromkeys(tps, 0)
         self._seen = -1
+        self._changed = time.monotonic()
+        """When the last new version of the log was seen (monotonic seconds)."""
         self._has_more = False
         self._known = dict.fromkeys(self._positions, float("-inf"))
         self.is_current = False
@@ -42,7 +44,8 @@ class EmbeddedTail:
         """See `Tail`. A batch of each partition at a time: a revoked key does not wait for a million rows."""
         at, version = time.monotonic(), self._log.version()
         if version == self._seen:
-            time.sleep(self._every)
+            is_idle = at - self._changed > IDLE_AFTER
+            time.sleep(max(self._every, IDLE_POLL) if is_idle else self._every)
             at, version = time.monotonic(), self._log.version()
         if version == self._seen:
             self._known = dict.fromkeys(self._known, at)
@@ -61,7 +64,7 @@ class EmbeddedTail:
                     brought = True
                 else:
                     self._known[tp] = at
-        self._seen = version
+        self._seen, self._changed = version, at
         self.is_current = True
 
     def close(self) -> None:

@@ -5,10 +5,10 @@ One worker owns all partitions, so a "rebalance" happens once, when it subscribe
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from faust.transport import base
 from faust.types import TP
@@ -16,14 +16,20 @@ from faust.types import TP
 from processor.log import faust_transport
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
+from processor.log.tail import IDLE_AFTER
 from processor.log.topics import EVENTS
 from processor.wall_clock import now
+
+T = TypeVar("T")
 
 POLL: Final = 0.005
 """Seconds between two checks for new records."""
 
-HELD: Final = 0.04
-"""Most seconds for which the log's thread waits for new records, and so whatever else asks for it."""
+IDLE_POLL: Final = 0.01
+"""Seconds between two checks, once nothing has been committed to the log for `IDLE_AFTER`."""
+
+HELD: Final = 0.5
+"""Most seconds for which the log's thread waits for new records; it stops waiting when something else needs it."""
 
 FETCH_RECORDS: Final = 64
 FETCH_BYTES: Final = 8 * 1024 * 1024
@@ -46,6 +52,10 @@ class Consumer(faust_transport.Consumer):
         self._ends: dict[TP, int] = {}
         self._nothing: tuple[int, dict[TP, int]] = (-1, {})
         """The version of the log in which there was nothing at these positions."""
+        self._changed = time.monotonic()
+        """When that version, or another one, was seen first (monotonic seconds)."""
+        self._waiting = 0
+        """How many calls wait for the log's thread, or have it, beside a fetch."""
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Subscribe to all partitions of `topics`. Returns at once: the rebalance is a separate task."""
@@ -61,22 +71,25 @@ class Consumer(faust_transport.Consumer):
                 tps = {tp for tp in tps if self._is_changelog_tp(tp)}
             wanted = {tp: self._positions[tp] for tp in tps if tp in self._positions}
             left = deadline - time.monotonic()
-            found = await self._call(self._fetch, wanted, min(left, HELD)) if wanted else {}
+            found = await super()._call(self._fetch, wanted, min(left, HELD)) if wanted else {}
             if found or time.monotonic() >= deadline:
                 return found
             await asyncio.sleep(POLL)
         return {}
 
     def _fetch(self, wanted: dict[TP, int], patience: float) -> dict[TP, list[Any]]:
-        """Blocks for at most `patience` seconds, as long as nothing is committed to the log.
+        """Blocks for at most `patience` seconds, while nothing is committed to the log and nothing else is to be done.
 
         A thread that asks for the log's version costs a fourth of an event loop that has a thread read nothing.
         """
         until = time.monotonic() + patience
         while (version := self._store.version(), wanted) == self._nothing:
-            if time.monotonic() >= until:
+            at = time.monotonic()
+            if at >= until or self._waiting or self.should_stop or not self.flow_active:
                 return {}
-            time.sleep(POLL)
+            time.sleep(POLL if at - self._changed < IDLE_AFTER else IDLE_POLL)
+        if version != self._nothing[0]:
+            self._changed = time.monotonic()
         found: dict[TP, list[Any]] = {}
         for tp, position in wanted.items():
             records = self._store.read(TopicPartition(*tp), position, FETCH_RECORDS, FETCH_BYTES, keep_damaged=True)
@@ -86,6 +99,14 @@ class Consumer(faust_transport.Consumer):
         if not found:
             self._nothing = version, wanted
         return found
+
+    async def _call(self, function: Callable[..., T], *args: Any) -> T:
+        """A fetch that waits for new records ends at once."""
+        self._waiting += 1
+        try:
+            return await super()._call(function, *args)
+        finally:
+            self._waiting -= 1
 
     # --- offsets ----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from structlog.stdlib import get_logger
 
 from processor.log.errors import DamagedRecord, HistoryMismatch, LogError, LogUnavailable
 from processor.log.kafka import topic_settings, topics
+from processor.log.kafka.closing import close_reader
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.topics import DEFAULT_PARTITIONS, META, PATIENCE, Meta, TopicLayout
 from processor.log.kafka.writer import Appender
@@ -264,7 +265,7 @@ class _Reader:
 
     def _begin_anew(self) -> None:
         """Assign the partition anew: after a damaged record the consumer's position and queue are undefined."""
-        self._consumer.close()
+        close_reader(self._consumer)
         self._consumer = Consumer(self._settings)
         self._position = -1
         self._at_end = self._rests = False
@@ -284,7 +285,7 @@ class _Reader:
         )
 
     def close(self) -> None:
-        self._consumer.close()
+        close_reader(self._consumer)
 
 
 def sound_records(messages: Sequence[Any], at_end: bool, access: KafkaAccess) -> tuple[list[Record], bool]:

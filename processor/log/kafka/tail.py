@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Assigned
 
 from processor.log.errors import LogBroken, LogUnavailable
+from processor.log.kafka.closing import close_reader
 from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.fetched import Messages, by_partition, sound_part
 from processor.log.records import NewestRecords, Record, TopicPartition
@@ -130,7 +131,7 @@ class KafkaTail:
         """Close the consumer."""
         for pulse in self._pulses.values():
             pulse.stop()
-        self._consumer.close()
+        close_reader(self._consumer)
 
 
 def _end_of(consumer: Consumer, access: KafkaAccess, tp: TopicPartition, patience: float) -> int:
