@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Assigned
 from faust.types import TP
 
+from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.transport import EXIT_FENCED, Consumer
 from processor.log.topics import EVENTS
 
@@ -39,6 +40,7 @@ class Member(Consumer):
         self.client = cast(Any, client)
         self.app: Any = SimpleNamespace(resume_at=lambda number: 7)
         self._client = self.client
+        self._holder = cast(Any, SimpleNamespace(access=KafkaAccess("127.0.0.1:9")))
         self._stash = deque()
         self._epoch, self._paused, self._leaving = 0, False, False
 
