@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from itertools import islice, pairwise
+from sys import getsizeof
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -206,7 +207,7 @@ class _Reader:
         for key, each in zip(keys, read, strict=True):
             found = {} if each is None else next(summed)
             if key is not None:
-                self._kept.keep(key, found, sum(map(_size, found.values())))
+                self._kept.keep(key, found, sum(getsizeof(name) + _size(of) for name, of in found.items()))
             self._add(found)
 
     def _versions(self, opened: OpenFile, span: RowSpan) -> "_Versions | None":
@@ -348,7 +349,8 @@ def _parted(numbers: _Numbers) -> list[Values]:
 def _size(found: VersionSums) -> int:
     """Return about how many bytes they take."""
     numbers = 3 * (1 + len(_NUMBERS) + len(found.scores))
-    return 200 + 300 * numbers + sum(each.nbytes + 100 for each in found.values)
+    names = sum(map(getsizeof, found.scores))
+    return 600 + 300 * numbers + names + sum(each.nbytes + 150 for each in found.values)
 
 
 def table_of(found: Mapping[str, Version]) -> Any:
