@@ -1,8 +1,8 @@
-"""What sessions add up to, row group by row group, in numpy.
+"""What the sessions of a page add up to: all that an answer says of each, row group by row group, in numpy.
 
 DuckDB computes the same of `session_rows`: it reads the files once for the traces of the sessions and once more for
-their sums. Here each row group is added up once, with all of its sessions if they are
-few: the sums are kept until its segment is merged.
+their sums. Here each row group is added up once, with all of its sessions if they are few: the sums are kept until its
+segment is merged. One value of each session of a range, by which a page is chosen, is added up by `session_totals`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
