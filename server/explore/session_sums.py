@@ -1,13 +1,14 @@
-"""What sessions add up to, row group by row group, in numpy.
+"""What the sessions of a page add up to: all that an answer says of each, row group by row group, in numpy.
 
 DuckDB computes the same of `session_rows`: it reads the files once for the traces of the sessions and once more for
-their sums. Here each row group is added up once, with all of its sessions if they are
-few: the sums are kept until its segment is merged.
+their sums. Here each row group is added up once, with all of its sessions if they are few: the sums are kept until its
+segment is merged. One value of each session of a range, by which a page is chosen, is added up by `session_totals`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
+from sys import getsizeof
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ MANY: Final = 20_000
 """Starts of sessions, of all segments, up to which all are looked at."""
 FEW: Final = 64
 """Sessions of a row group up to which all of them are added up, not only those that are asked for."""
+MOST_ASKED: Final = 1000
+"""Sessions that are remembered as asked for of a row group; those of further questions take their place."""
 
 _ADDED: Final = (sums.CALLS, sums.ERROR_COUNT, *map(sums.tokens, ("input_tokens", "output_tokens")), sums.COST)
 _COLUMNS: Final = (
@@ -98,7 +101,7 @@ def first_starts(snapshot: Snapshot, project: str, times: Times, most: int) -> d
             starts: dict[str, int] = _starts_of_piece(snapshot, reader, scan, piece) if each is None else each
             listed += len(starts)
             if key is not None and each is None:
-                kept.keep(key, starts, sum(100 + len(name) for name in starts))
+                kept.keep(key, starts, sum(100 + getsizeof(name) for name in starts))
             if listed > MANY:
                 return None
             for session, start in starts.items():
@@ -156,6 +159,9 @@ class _Known(NamedTuple):
     """Of which sessions they are, as far as these have events there; None: of all."""
 
 
+_NOTHING: Final = _Known({}, frozenset())
+
+
 def _of_named(snapshot: Snapshot, project: str, ids: Sequence[str]) -> dict[str, list[SessionSums]]:
     """Return the sums of the events that name one of some sessions."""
     found: dict[str, list[SessionSums]] = {}
@@ -167,12 +173,14 @@ def _of_named(snapshot: Snapshot, project: str, ids: Sequence[str]) -> dict[str,
             snapshot.engine.check()
             for span in scan.spans(piece):
                 key = SummaryKey(piece.segment.id, span.group, project, ("sessions",))
-                known: _Known = (kept.get(key) if span.is_below else None) or _Known({}, frozenset())
+                known: _Known = (kept.get(key) if span.is_below else None) or _NOTHING
                 if known.asked is not None and not wanted <= known.asked:
                     snapshot.engine.check()
-                    known = _with(known, _summed(reader, scan.opened_coded(piece), span, wanted - known.asked))
+                    known = known if len(known.asked) + len(wanted) <= MOST_ASKED else _NOTHING
+                    new = wanted - (known.asked or frozenset())
+                    known = _with(known, _summed(reader, scan.opened_coded(piece), span, new))
                     if span.is_below:
-                        kept.keep(key, known, sum(map(_size, known.sums.values())))
+                        kept.keep(key, known, _size(known))
                 for session in wanted.intersection(known.sums):
                     found.setdefault(session, []).append(known.sums[session])
     return found
@@ -352,6 +360,13 @@ def _joined(session: str, parts: Sequence[SessionSums]) -> Row:
     )
 
 
-def _size(found: SessionSums) -> int:
+def _size(known: _Known) -> int:
     """Return about how many bytes they take."""
-    return 800 + 100 * len(found.models) + int(found.traces.nbytes)
+    names = {*known.sums, *(known.asked or ())}
+    return sum(100 + getsizeof(name) for name in names) + sum(map(_size_of_sums, known.sums.values()))
+
+
+def _size_of_sums(found: SessionSums) -> int:
+    user = 0 if found.user is None else getsizeof(found.user[1])
+    models = sum(100 + getsizeof(model) for model in found.models)
+    return 1200 + user + models + int(found.traces.nbytes)

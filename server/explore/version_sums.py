@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from itertools import islice, pairwise
+from sys import getsizeof
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ from server.explore.span_reader import SpanReader, is_filtered_by_fields, micros
 
 MOST_VERSIONS: Final = 200
 """Of an answer: some steps are taken for each of them in each row group, in Python."""
+MOST_FILTERED: Final = 50
+"""The same of a row group whose sums are not kept: with more of them DuckDB is faster."""
 MOST_NAMES: Final = 50
 """Different scores of a row group."""
 
@@ -172,11 +175,16 @@ class _Reader:
         with RowScan(self._snapshot, self._project, self._filters, self._times) as scan:
             if sum(piece.sums.rows for piece in scan.pieces) > aggregation.EXACT:
                 raise TooMany  # quantiles are counted then
-            for piece in scan.pieces:
-                self._snapshot.engine.check()
-                for span in scan.spans(piece):
+            spans = [span for piece in scan.pieces for span in scan.spans(piece)]
+            self._check_known(spans)
+            try:
+                for span in spans:
                     self._add_span(scan, span)
-        self._add_read()
+                self._add_read()
+            except TooMany:
+                for key, each in self._read:
+                    self._keep_names(key, () if each is None else each.names)
+                raise
         return {name: Version(parts) for name, parts in self._found.items()}
 
     def _add(self, found: Mapping[str, VersionSums]) -> None:
@@ -185,17 +193,38 @@ class _Reader:
         if len(self._found) > MOST_VERSIONS:
             raise TooMany
 
+    def _check_known(self, spans: Sequence[RowSpan]) -> None:
+        """Raise `TooMany` where that is known of row groups that were read before: none has to be read for that."""
+        names: set[str] = set()
+        for number, span in enumerate(spans):
+            if number % _LOOK == 0:
+                self._snapshot.engine.check()
+            key = self._key(span)
+            if key is not None:
+                names.update(self._kept.get(key) or self._kept.get(_of_names(key)) or ())
+            if len(names) > MOST_VERSIONS:
+                raise TooMany
+
+    def _key(self, span: RowSpan) -> SummaryKey | None:
+        """Return what the sums of a row group are kept as; None: they are not."""
+        if not (self._is_plain and span.is_below):
+            return None
+        what = ("versions", self._filters.kinds, *self._spans.cut(span))
+        return SummaryKey(span.piece.segment.id, span.group, self._project, what)
+
+    def _keep_names(self, key: SummaryKey | None, names: Sequence[str]) -> None:
+        """Keep which versions a row group has that is not added up, as there are too many."""
+        if key is not None and names:
+            self._kept.keep(_of_names(key), tuple(names), sum(map(getsizeof, names)))
+
     def _add_span(self, scan: RowScan, span: RowSpan) -> None:
-        key = None
-        if self._is_plain and span.is_below:
-            what = ("versions", self._filters.kinds, *self._spans.cut(span))
-            key = SummaryKey(span.piece.segment.id, span.group, self._project, what)
-            found: Mapping[str, VersionSums] | None = self._kept.get(key)
-            if found is not None:
-                self._add(found)
-                return
+        key = self._key(span)
+        found: Mapping[str, VersionSums] | None = None if key is None else self._kept.get(key)
+        if found is not None:
+            self._add(found)
+            return
         self._snapshot.engine.check()
-        self._read.append((key, self._versions(scan.opened_coded(span.piece), span)))
+        self._read.append((key, self._versions(scan.opened_coded(span.piece), span, key)))
         if len(self._read) >= TOGETHER:
             self._add_read()
 
@@ -203,13 +232,14 @@ class _Reader:
         keys, read = [key for key, _ in self._read], [each for _, each in self._read]
         self._read.clear()
         summed = iter(_summed([each for each in read if each is not None]))
-        for key, each in zip(keys, read, strict=True):
-            found = {} if each is None else next(summed)
+        added = [{} if each is None else next(summed) for each in read]
+        for key, found in zip(keys, added, strict=True):
             if key is not None:
-                self._kept.keep(key, found, sum(map(_size, found.values())))
+                self._kept.keep(key, found, sum(getsizeof(name) + _size(of) for name, of in found.items()))
+        for found in added:
             self._add(found)
 
-    def _versions(self, opened: OpenFile, span: RowSpan) -> "_Versions | None":
+    def _versions(self, opened: OpenFile, span: RowSpan, key: SummaryKey | None) -> "_Versions | None":
         """Return the matching rows of a row group that are of a version; None: there are none."""
         group = self._spans.read(opened, span, ("prompt_hash",))
         codes = column_codes(group.table["prompt_hash"])
@@ -226,10 +256,11 @@ class _Reader:
             is_call = of_row
         rows = rows[np.argsort(local[rows].astype(np.uint16), kind="stable")]  # by radix: 16 bits are not compared
         there, starts, counts = np.unique(local[rows], return_index=True, return_counts=True)
-        if len(there) > MOST_VERSIONS:
-            raise TooMany
         if not len(there):
             return None
+        if len(there) > (MOST_VERSIONS if self._is_plain else min(MOST_FILTERED, MOST_VERSIONS)):
+            self._keep_names(key, [names[number] for number in there[: MOST_VERSIONS + 1].tolist()])
+            raise TooMany
         table = opened.read_coded(span.group, _COLUMNS).take(pa.array(rows + span.begin))
         return _Versions(
             RowGroup(table, None, is_call if isinstance(is_call, bool) else is_call[rows]),
@@ -237,6 +268,15 @@ class _Reader:
             starts,
             np.repeat(np.arange(len(there)), counts),
         )
+
+
+def _of_names(key: SummaryKey) -> SummaryKey:
+    """Return what the names of versions are kept as."""
+    return key._replace(what=("names", *key.what))
+
+
+_LOOK: Final = 256
+"""Row groups of which it is found out whether they are known before it is looked whether the question has to end."""
 
 
 class _Numbers(NamedTuple):
@@ -348,7 +388,8 @@ def _parted(numbers: _Numbers) -> list[Values]:
 def _size(found: VersionSums) -> int:
     """Return about how many bytes they take."""
     numbers = 3 * (1 + len(_NUMBERS) + len(found.scores))
-    return 200 + 300 * numbers + sum(each.nbytes + 100 for each in found.values)
+    names = sum(map(getsizeof, found.scores))
+    return 600 + 300 * numbers + names + sum(each.nbytes + 150 for each in found.values)
 
 
 def table_of(found: Mapping[str, Version]) -> Any:

@@ -20,6 +20,7 @@ from server.explore.engine import Engine
 from server.explore.measures import Quantile
 from server.explore.prompts import answer_prompts
 from server.explore.questions import Filters, PromptsQuestion, Times
+from server.explore.row_scan import RowScan
 from tests.support import explore_oracle as oracle
 from tests.support.event_store import NOON, StoreDirectory, make_row, random_row
 from tests.support.examples import examples
@@ -159,6 +160,28 @@ def test_what_was_added_up_is_not_read_again(tmp_path: Path) -> None:
     assert [each["requests"] for each in first] == [15]
     (store.directory / f"{old.id}.parquet").unlink()
     assert pages(store, engine, **asked) == first
+    engine.close()
+
+
+@pytest.mark.parametrize("last", [3, 9])
+def test_row_groups_of_too_many_versions_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """In one row group, or in all together: DuckDB alone answers the next question."""
+    monkeypatch.setattr(version_sums, "MOST_VERSIONS", 4)
+    store = StoreDirectory(tmp_path / "events", group_rows=20)
+    for number in range(3):
+        names = range(2) if number < 2 else range(5, 5 + last)
+        store.append([make_row(prompt_hash=f"h{name}", timestamp=NOON + number) for name in names])
+    engine = store.engine()
+    asked: dict[str, Any] = {"filters": Filters(), "times": Times()}
+    first = pages(store, engine, **asked)
+    assert len(first) == 2 + last
+    with monkeypatch.context() as patch:
+        patch.setattr(RowScan, "opened_coded", lambda *of: pytest.fail("a row group is read again"))
+        assert pages(store, engine, **asked) == first
+    two = pages(store, engine, filters=Filters(), times=Times(None, NOON + 2))
+    assert [each["prompt_hash"] for each in two] == ["h0", "h1"]
     engine.close()
 
 
