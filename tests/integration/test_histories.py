@@ -28,7 +28,7 @@ from tests.support.kafka import OwnBroker
 from tests.support.patience import PROCESS_PATIENCE
 from tests.support.product import E0, EACH, Product
 from tests.support.segments import cut_off, flushes
-from tests.support.server import Server, run_cli, server, wait_until
+from tests.support.server import Server, losses_in, run_cli, server, wait_until
 
 
 def test_what_is_lost_is_made_anew_or_named(own_broker: OwnBroker, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tm
         wait_until(lambda: shows(started, 100))
         status, body = get(started, "/readyz")
         assert status == 200
-        [warning] = json.loads(body)["warnings"]
+        [warning] = losses_in(body)
         assert warning.startswith(f"events {end} to 5 of partition 0 are gone from the log")
         assert warning.endswith("the tables contain them")
         assert 'spendstream_events_lost{partition="0"}' not in get(started, "/metrics")[1]
@@ -217,8 +217,8 @@ def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tm
         for number in range(13, 15):
             post(started, number)
         wait_until(lambda: shows(started, 120))
-        warnings = json.loads(get(started, "/readyz")[1])["warnings"]
-        assert warnings[1:] == [f"acknowledged events in messages {before} to {before + 2} of partition 0 are LOST"]
+        losses = losses_in(get(started, "/readyz")[1])
+        assert losses[1:] == [f"acknowledged events in messages {before} to {before + 2} of partition 0 are LOST"]
         assert 'spendstream_events_lost{partition="0"} 3.0' in get(started, "/metrics")[1]
 
         # the tables lost their end, too: every process reads them back, and the worker applies what they lack
@@ -236,7 +236,7 @@ def test_serve_over_a_broker_that_comes_back_with_less(own_broker: OwnBroker, tm
         for number in range(10, 13):
             post(started, number)
         wait_until(lambda: shows(started, 160))
-        assert json.loads(get(started, "/readyz")[1])["warnings"][1:] == warnings[1:]
+        assert losses_in(get(started, "/readyz")[1])[1:] == losses[1:]
 
 
 def delete(data_dir: Path, topic: str, count: int) -> None:

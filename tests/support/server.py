@@ -355,6 +355,11 @@ def is_alive(pid: int) -> bool:
         return not Path("/proc/self").exists()  # gone since; where there is no /proc a zombie cannot be told apart
 
 
+def losses_in(readiness: str) -> list[str]:
+    """Return what the body of `/readyz` says is gone from the log, without how far the tables are behind it."""
+    return [each for each in json.loads(readiness)["warnings"] if not each.startswith("the tables are ")]
+
+
 def wait_until(condition: Callable[[], object], patience: float = PROCESS_PATIENCE) -> float:
     """Wait until `condition()` holds; returns the seconds it took, raises `TimeoutError`.
 
