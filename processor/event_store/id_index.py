@@ -31,7 +31,7 @@ KINDS: Final[tuple[Kind, ...]] = ("event", "trace", "session", "user")
 
 MAGIC: Final = b"SPSIDX03"
 OLDER: Final = b"SPSIDX02"
-"""Without counts; else the same."""
+"""Without counts; else the same. It is written where there are none, so that older programs read those files."""
 PAGE: Final = 4096
 """Entries of a page."""
 MAX_GROUPS: Final = 1 << 16
@@ -143,7 +143,8 @@ class IndexBuilder:
             pages += made
         listed = msgspec.msgpack.encode(sections)
         header = msgspec.msgpack.encode([xxhash.xxh3_64_intdigest(listed), Raw(listed)])
-        return b"".join([MAGIC, len(header).to_bytes(_LENGTH, "little"), header, *pages])
+        magic = MAGIC if self._counts else OLDER
+        return b"".join([magic, len(header).to_bytes(_LENGTH, "little"), header, *pages])
 
 
 def _counted(counts: Counts) -> tuple[_Section, list[bytes]]:

@@ -80,6 +80,34 @@ def test_long_texts_and_many_different_ones_have_no_dictionary() -> None:
 
 
 @needs_kernel
+def test_texts_that_were_chosen_to_have_equal_hashes_have_no_dictionary() -> None:
+    assert kernel is not None
+    seen: dict[bool, bool] = {}
+    for is_chosen in (False, True):
+        texts = texts_of_one_hash(4000) if is_chosen else [f"{number:016x}".encode() for number in range(4000)]
+        hashes = id_index.hashes_at(b"".join(texts), 16 * np.arange(4000), 16 * np.arange(1, 4001))
+        assert (len(set(hashes.tolist())) == 1) is is_chosen
+        offsets = np.arange(0, 16 * 4001, 16, dtype=np.int32)
+        twice = np.concatenate([offsets[:-1], offsets + 16 * 4000]).astype(np.int32)
+        pages, _ = kernel.flat_pages(None, 0, 8000, 8000)
+        seen[is_chosen] = kernel.text_bodies(None, b"".join(texts) * 2, twice, 0, 8000, pages, True) is not None
+    assert seen == {False: True, True: False}
+
+
+def texts_of_one_hash(count: int) -> list[bytes]:
+    """Different bytes, two words each, that have the same hash: the first word is counted, the second one undoes it."""
+    mix, mask = 0x9E3779B97F4A7C15, 2**64 - 1
+    undone = pow(mix, -1, 2**64)
+    wanted = 12345 * undone & mask
+    found = []
+    for first in range(count):
+        hashed = (16 * mix ^ first) * mix & mask
+        hashed ^= hashed >> 32
+        found.append(first.to_bytes(8, "little") + (hashed ^ wanted).to_bytes(8, "little"))
+    return found
+
+
+@needs_kernel
 def test_rows_that_are_not_there_hide_no_items() -> None:
     rows = [make_row(log_partition=0, log_offset=1, log_index=place, tools_used=["a", "b"]) for place in range(3)]
     table = segment_file.prepared(table_of(rows))

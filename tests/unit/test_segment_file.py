@@ -243,11 +243,14 @@ def test_users_of_many_pages_are_told_apart_by_their_names(tmp_path: Path, monke
     assert index.tally("", "p\0user-1"[1:]) is None
 
 
-def test_an_index_without_counts_is_read_as_before(tmp_path: Path) -> None:
+def test_an_index_without_counts_is_one_that_older_programs_read(tmp_path: Path) -> None:
     rows = made(random.Random(5), 60, 0, 3)
     segment = write(tmp_path, rows, 0, 3)
     path = tmp_path / f"{segment.id}.idx"
-    path.write_bytes(id_index.OLDER + path.read_bytes()[len(id_index.MAGIC) :])
+    assert path.read_bytes().startswith(id_index.OLDER)
+    counted = IndexBuilder()
+    counted.set_counts({("default", "u1"): Tally(1, 1)})
+    assert counted.encode().startswith(id_index.MAGIC)
     finds_every_id(tmp_path, segment, rows)
     assert SegmentIndex(path).tally("default", "u1") is None
 

@@ -31,6 +31,7 @@ cdef enum:
     BLOCK = 128          # deltas with a least one of their own, in four parts of so many bits each
     MINIBLOCK = 32
     MOST_DICTIONARY = 1 << 20  # bytes
+    MOST_LOOKS = 16            # at slots of a dictionary, a text on average; usual are less than one
     THRIFT_I32 = 5
     THRIFT_I64 = 6
     THRIFT_STRUCT = 12
@@ -341,8 +342,9 @@ cdef list index_pages(Out* out, list pages, int64_t count, const int32_t* codes,
 
 
 cdef int64_t number_texts(Out* out, const IdTexts* texts, int32_t* codes, int64_t* plain) except -2:
-    # Number texts in the order in which they come, and write each once; `plain`: bytes of all. -1: they are too many.
-    cdef int64_t i, size, known_size, known = 0, room = 256, slot, other
+    # Number texts in the order in which they come, and write each once; `plain`: bytes of all. -1: they are too many, or
+    # were chosen to have equal hashes: the looks at slots are counted, which else grow by the square of such texts.
+    cdef int64_t i, size, known_size, known = 0, room = 256, slot, other, looks = MOST_LOOKS * texts.count + 4096
     cdef uint64_t mask = room - 1
     cdef int32_t* slots = <int32_t*>calloc(room, sizeof(int32_t))  # number + 1
     cdef int64_t* places = NULL   # row of each text
@@ -374,6 +376,10 @@ cdef int64_t number_texts(Out* out, const IdTexts* texts, int32_t* codes, int64_
                     if known_size == size and memcmp(p, q, size) == 0:
                         break
                 slot = (slot + 1) & mask
+                looks -= 1
+            if looks < 0:
+                is_over = True
+                break
             if slots[slot]:
                 codes[i] = slots[slot] - 1
                 continue
