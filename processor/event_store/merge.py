@@ -48,7 +48,7 @@ def merged(parts: Sequence[Any]) -> Iterator[Any]:
             sources.append(FileSource.open(part, BATCH_BYTES // len(parts)) if is_file else _TableSource(part))
         homes = _order(sources)
         taking = None if kernel is None else Taking()
-        rows = segment_file.rows_of_group(sum(each.size for each in sources), len(homes))
+        rows = segment_file.rows_of_group(max(each.largest for each in sources), 1)
         for start in range(0, len(homes), rows):
             yield _next_rows(sources, homes[start : start + rows], taking)
     finally:
@@ -68,8 +68,8 @@ class _Source(Protocol):
     """One segment, whose rows are taken in order."""
 
     @property
-    def size(self) -> int:
-        """Bytes of all rows, before they were compressed."""
+    def largest(self) -> int:
+        """Bytes of a row where the rows are the largest, before they were compressed."""
         ...
 
     def keys(self) -> tuple[Any, I64]:
@@ -91,7 +91,7 @@ class _TableSource:
     def __init__(self, table: Any) -> None:
         self._piece = TakenBatch(table.to_batches()[0])
         self._start = 0
-        self.size: int = table.nbytes
+        self.largest: int = table.nbytes // table.num_rows
 
     def keys(self) -> tuple[Any, I64]:
         """See `_Source`."""
@@ -114,7 +114,7 @@ class FileSource:
     def __init__(self, path: Path, file: Any, batch_bytes: int) -> None:
         self._path = path
         self._file = file
-        rows = min(BATCH, batch_bytes * file.metadata.num_rows // max(self.size, 1))
+        rows = min(BATCH, batch_bytes // max(self.largest, 1))
         self._batches: Iterator[Any] = file.iter_batches(max(rows, 1), use_threads=False)
         self._piece: TakenBatch | None = None
         """The last batch."""
@@ -134,10 +134,12 @@ class FileSource:
             raise _unreadable(path, error) from error
 
     @property
-    def size(self) -> int:
-        """See `_Source`."""
+    def largest(self) -> int:
+        """See `_Source`: of many small rows and some large ones beside each other the mean would say nothing."""
         footer = self._file.metadata
-        return sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+        groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+        found: int = max(group.total_byte_size // group.num_rows for group in groups)
+        return found
 
     def keys(self) -> tuple[Any, I64]:
         """See `_Source`."""

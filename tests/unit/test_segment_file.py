@@ -118,6 +118,29 @@ def test_a_row_group_of_large_rows_has_fewer(tmp_path: Path, monkeypatch: pytest
         assert sum(groups) == segment.rows
 
 
+def test_large_rows_beside_many_small_ones_are_merged_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their mean says nothing of a table that has the large ones: of 16,384 there were gigabytes."""
+    monkeypatch.setattr(segment_file, "ROW_GROUP", 16_384)
+    monkeypatch.setattr(segment_file, "GROUP_BYTES", 1 << 20)
+    rng = random.Random(9)
+    small = made(rng, 2000, 0, 5, project="p", extra=None)
+    large = made(rng, 100, 5, 10, project="p")
+    for place, row in enumerate(large):
+        row.update(
+            timestamp=small[1000]["timestamp"], extra=json.dumps({"text": f"{rng.getrandbits(400_000):0100000x}"})
+        )
+        row["log_index"] = place
+    large.sort(key=key)
+    parts = [write(tmp_path, small, 0, 5), write(tmp_path, large, 5, 10)]
+    tables = list(merge.merged([tmp_path / f"{part.id}.parquet" for part in parts]))
+    assert [plain(row) for table in tables for row in table.to_pylist(maps_as_pydicts="strict")] == sorted(
+        small + large, key=key
+    )
+    assert max(table.nbytes for table in tables) < 2 << 20
+
+
 def test_sums_beyond_64_bits_are_exact(tmp_path: Path) -> None:
     large = {"input_tokens": 2**53 - 1, "cost_usd": 10**18, "kind": "call", "project": "p"}
     rows = made(random.Random(2), 2000, 0, 1, **large)
