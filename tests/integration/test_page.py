@@ -512,6 +512,25 @@ def test_with_the_keyboard_alone(chrome: Browser, busy: Server) -> None:
         assert seen.faults == []
 
 
+def test_the_title_of_a_user_has_the_focus_whatever_ends_meanwhile(chrome: Browser, busy: Server) -> None:
+    """A reading of the overview that ended just then hid the user's page for a moment, and the focus was gone."""
+    with visit(chrome, busy) as seen:
+        page = signed_in(seen, busy)
+        link = page.locator("#users tbody a").first
+        expect(link).to_be_visible()
+        page.evaluate(
+            """() => new MutationObserver((_, observer) => {
+                document.querySelector("#person").hidden = true;
+                observer.disconnect();
+            }).observe(document.querySelector("#person"), { attributeFilter: ["hidden"] })"""
+        )
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#person-body")).to_be_visible()
+        expect(page.locator("#person-title")).to_be_focused()
+        assert seen.faults == []
+
+
 @pytest.mark.parametrize(("scheme", "size"), [("light", browsers.DESKTOP), ("dark", PHONE)], ids=["desktop", "phone"])
 def test_axe_finds_nothing(chrome: Browser, busy: Server, fresh: Tenant, scheme: str, size: dict[str, int]) -> None:
     options: dict[str, Any] = {"watch": False, "bypass_csp": True, "color_scheme": scheme, "viewport": size}

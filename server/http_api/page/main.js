@@ -117,10 +117,7 @@ async function navigateToday(route, restored, before, shared) {
   bar.update(route, { signal: session.signal });
   show($("bar"), true);
   const isMoved = before && (before.view !== view || before.id !== id);
-  if (isMoved && !restored) {
-    (id === null ? $("content") : $("person-title")).focus();
-    scrollTo(0, 0);
-  }
+  const focus = focusLater();
   try {
     const { LivePage } = await import("./live_page.js");
     if (mine !== session) return;
@@ -135,7 +132,12 @@ async function navigateToday(route, restored, before, shared) {
   if (shownRoute !== route) return;
   livePage.resume();
   if (livePage.isOn && $("live").textContent) show($("live"), true);
-  await livePage.show(id, shared, restored);
+  const shownThen = livePage.show(id, shared, restored);
+  if (isMoved && !restored) {
+    focus(id === null ? $("content") : $("person-title")); // not before: a reading that ended meanwhile may have hidden it
+    scrollTo(0, 0);
+  }
+  await shownThen;
 }
 
 async function navigateView(route, restored, before) {
