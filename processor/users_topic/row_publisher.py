@@ -211,7 +211,8 @@ class UsersTopicPublisher(threading.Thread):
         if not changed:
             return
         at = self._clock()
-        sent = [(held, self._threads.submit(held.publish, changed[held.number], at)) for held in ready]
+        having = [held for held in ready if held.number in changed]
+        sent = [(held, self._threads.submit(held.publish, changed[held.number], at)) for held in having]
         for held, future in sent:
             self._unless_fenced(held, future, tail)
         self._report.count(sum(map(len, changed.values())), self._clock() - (oldest or at))
