@@ -93,6 +93,7 @@ class RecentTables:
     def add(self, name: str, table: Any) -> None:
         """Keep the rows of a segment, and let go of those that were added first where they are too many."""
         with self._lock:
+            self._remove(name)
             self._tables[name] = table
             self._size += table.nbytes
             while self._size > MOST_RECENT:

@@ -217,7 +217,7 @@ async def test_a_slow_log_slows_the_sender_down() -> None:
         sender = Sender(stream, to_request([make_event(x="x" * 2000) for _ in range(50)]))  # 100 KB
         await sender.until_blocked()
         assert publisher.most == len(publisher.waiting) == WINDOW
-        assert sender.written < 400  # the rest is in sockets, as wide as gRPC makes them
+        assert sender.written < 200  # what is neither in the log nor in the window is in sockets
         publisher.waiting[0].set()
         await stream.read()
         await publisher.until_waiting(WINDOW)

@@ -137,6 +137,19 @@ async def test_what_was_acknowledged_before_a_clean_stop_is_in_the_topic(
     }
 
 
+async def test_a_change_in_some_partitions_is_published_at_once(kafka: Broker, prefix: str, tmp_path: Path) -> None:
+    """Not by taking all partitions over again after an error."""
+    traffic = make_traffic(15, 2)
+    with server(tmp_path / "data", broker=kafka.url, kafka_prefix=prefix, partitions=6) as started:
+        wait_until(lambda: len(started.entries("users.taken_over")) == 6)
+        await clients.send(started, traffic, Tally())
+        async with reader(started) as tables:
+            assert await tables.differences(traffic.truth, exact_duplicates=True, details=1) == []
+            assert await users_topic.differences(kafka.bootstrap, tables, topic=f"{prefix}users") == []
+        assert started.entries("users.failed") == []
+        assert len(started.entries("users.taken_over")) == 6
+
+
 def test_the_topic_is_made_to_last(kafka: Broker, prefix: str) -> None:
     KafkaLog(KafkaAccess(kafka.bootstrap, prefix=prefix), partitions=3).close()
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
