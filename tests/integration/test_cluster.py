@@ -65,14 +65,22 @@ class Cluster:
         said: dict[str, Any] = json.loads(next(line for line in self.out if line.startswith("{")))
         return said
 
-    def started(self, name: str) -> list[tuple[int, dict[str, str]]]:
-        """Pid and settings of each process that had this name, oldest first."""
+    def started(self, name: str, times: int = 1) -> list[tuple[int, dict[str, str]]]:
+        """Pid and settings of each process that had this name, oldest first, once it was started as many times.
+
+        What a process says goes another way than the ready line of the program, so it may come later.
+        """
+        wait_until(lambda: len(self._said(name)) >= times)
+        return self._said(name)
+
+    def _said(self, name: str) -> list[tuple[int, dict[str, str]]]:
         found = (re.fullmatch(rf"{name} +\| pid (\d+) (.*)", line) for line in list(self.log))
         return [(int(match[1]), json.loads(match[2])) for match in found if match]
 
     def pids(self) -> list[int]:
+        """Of all processes that run, or ran last."""
         names = ("api-1", "api-2", "worker-1", "worker-2", "store-1")
-        return [self.started(name)[-1][0] for name in names if self.started(name)]
+        return [self._said(name)[-1][0] for name in names if self._said(name)]
 
     def ended(self) -> int:
         code = self.process.wait(PROCESS_PATIENCE)
@@ -99,7 +107,7 @@ def test_it_tells_the_addresses_and_stops_everything(tmp_path: Path, clusters: l
     }
     banner = "\n".join(cluster.out)
     assert f"curl http://127.0.0.1:8080/v1/users -H 'x-api-key: {said['key']}'" in banner
-    assert "api-1    | a banner" in cluster.log
+    wait_until(lambda: "api-1    | a banner" in cluster.log)
     directories = set()
     for name in ("api-1", "api-2", "worker-1", "worker-2", "store-1"):
         _, settings = cluster.started(name)[0]
@@ -129,8 +137,7 @@ def test_a_process_that_dies_comes_back_where_it_was(tmp_path: Path, clusters: l
     for name in ("worker-2", "api-2"):
         [(pid, settings)] = cluster.started(name)
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda name=name: len(cluster.started(name)) == 2)  # type: ignore[misc]
-        again, settings_again = cluster.started(name)[1]
+        _, (again, settings_again) = cluster.started(name, times=2)
         assert is_alive(again)
         assert settings_again == settings
         wait_until(lambda name=name: f"{name:<9}| ready again" in cluster.log)  # type: ignore[misc]
