@@ -15,7 +15,7 @@ from server.http_api import static_files
 from tests.support import browser as browsers
 from tests.support import fake_events_api
 from tests.support.agent_traffic import event, month
-from tests.support.browser import box_of, visit
+from tests.support.browser import Visit, box_of, visit
 from tests.support.event_views import LONG_TASK, asked, dollars, heap, rows, watched
 from tests.support.fake_events_api import Fake, fake_api, sums
 from tests.support.page_views import CONTENT
@@ -35,20 +35,29 @@ def fake() -> Iterator[Fake]:
         yield started
 
 
-@pytest.fixture
-def opened(chrome: Browser, fake: Fake) -> Iterator[Callable[[str], Page]]:
-    """`opened(hash)`: a signed-in tab at an address. What should not have been in it fails the test."""
-    with visit(chrome, cast(Any, fake)) as seen:
+@pytest.fixture(scope="module")
+def tab(chrome: Browser, fake: Fake) -> Iterator[Visit]:
+    """One signed-in tab, in a window of its own, for all tests that need no more: signing in costs as much as one."""
+    with visit(chrome, cast(Any, fake), color_scheme="light") as seen:
         seen.sign_in(fake.key)
         expect(seen.page.get_by_label("API key")).to_be_hidden()
-        fake.asked.clear()
+        yield seen
 
-        def open_at(address: str) -> Page:
-            seen.page.goto(f"{seen.origin}/{address}")
-            return seen.page
 
+@pytest.fixture
+def opened(tab: Visit, fake: Fake) -> Iterator[Callable[[str], Page]]:
+    """`opened(hash)`: the tab at an address. What should not have been in it fails the test."""
+    fake.asked.clear()
+
+    def open_at(address: str) -> Page:
+        tab.page.goto(f"{tab.origin}/{address}")
+        return tab.page
+
+    try:
         yield open_at
-        assert (seen.faults, seen.strangers) == ([], [])
+        assert (tab.faults, tab.strangers) == ([], [])
+    finally:
+        tab.start_anew()
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------
@@ -742,7 +751,7 @@ def test_a_question_that_has_to_wait_is_asked_again(chrome: Browser, view: str) 
         expect(seen.page.locator(f"#view-{view} tbody tr").first).to_be_visible()
 
 
-def test_an_id_that_is_not_there(opened: Callable[[str], Page], fake: Fake, chrome: Browser) -> None:
+def test_an_id_that_is_not_there(chrome: Browser, fake: Fake) -> None:
     with visit(chrome, cast(Any, fake)) as seen:
         seen.sign_in(fake.key)
         for address in ("#/traces/none", "#/sessions/none", "#/events/none"):

@@ -35,9 +35,11 @@ PATIENCE: Final = 1000 * PROCESS_PATIENCE
 ARGUMENTS: Final = (
     "--disable-gpu",
     "--disable-dev-shm-usage",
+    "--renderer-process-limit=1",
     "--host-resolver-rules=MAP plain.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
-"""There is no other host than this machine: what is asked of one fails, and is written down (`Visit`)."""
+"""There is no other host than this machine: what is asked of one fails, and is written down (`Visit`). All tabs share a
+process, which has the page's modules compiled; one of its own for each tab costs as much as signing in."""
 INSECURE: Final = "plain.test"
 """A name of this machine that browsers do not trust as they trust 127.0.0.1."""
 DESKTOP: Final = {"width": 1280, "height": 900}
@@ -103,6 +105,17 @@ class Visit:
         """Type a key in and send it."""
         self.page.get_by_label("API key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
+
+    def start_anew(self) -> None:
+        """Leave the page and all that it keeps but the key: the next address finds it as in a new tab."""
+        self.page.unroute_all(behavior="wait")
+        if self.page.url != "about:blank":
+            self.page.evaluate("localStorage.clear()")
+            self.page.goto("about:blank")
+        size: Any = DESKTOP
+        self.page.set_viewport_size(size)
+        self.faults.clear()
+        self.strangers.clear()
 
     def note(self, message: ConsoleMessage) -> None:
         """Write a message of the console down."""
