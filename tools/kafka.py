@@ -61,6 +61,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     # After kill -9 the next process has to wait for the end of the session of the one before.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "250",
+    # No record every half a second that only says that there is a controller: one node needs none.
+    "metadata.max.idle.interval.ms": "0",
     # Small: the default of 128 MiB for the cleaner alone would be half of the heap.
     "log.cleaner.dedupe.buffer.size": str(16 << 20),
     "num.io.threads": "4",
