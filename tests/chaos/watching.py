@@ -180,7 +180,7 @@ async def _load(started: Server, events: int, rate: float, users: int) -> Any:
 
 async def _settled(started: Server, events: int) -> None:
     async with reader(started) as tables:
-        quota = await tables.caught_up(events, 600)
+        quota = await tables.caught_up(events, patience=600)
     if quota["used"] != events:
         raise SystemExit(f"the tables have {quota['used']} of {events} events")
 

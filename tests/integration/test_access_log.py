@@ -23,7 +23,8 @@ def test_every_request_and_call_is_logged_and_no_secret(tmp_path: Path) -> None:
             ingest(to_request([make_event()]), metadata=[("x-api-key", started.key)])
             with pytest.raises(grpc.RpcError):
                 ingest(to_request([make_event()]), metadata=[("x-api-key", "lqt_" + "0" * 64)])
-        wait_until(lambda: len(started.entries("grpc.call")) == 2)
+        # A line comes after the answer.
+        wait_until(lambda: len(started.entries("http.request")) == 4 and len(started.entries("grpc.call")) == 2)
         requests = [
             (each["method"], each["path"], each["status"], each["key"]) for each in started.entries("http.request")
         ]
@@ -45,4 +46,5 @@ def test_it_is_off_unless_it_is_asked_for(tmp_path: Path) -> None:
     with server(tmp_path / "data") as started:
         assert post(started, [to_json_line(make_event())], started.key) == 202
         assert request(started, "GET", "/healthz")[0] == 200
+        started.stop()
         assert started.entries("http.request") == []

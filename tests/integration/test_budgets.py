@@ -167,11 +167,9 @@ async def test_budgets_from_the_command_line(tmp_path: Path) -> None:
             assert "Traceback" not in failed.stderr
         assert cli(started, "budgets", "delete", made["id"]) == made
         left: list[Any] = []
-        for _ in range(250):  # the server follows the directory
-            left = (await call(started, "GET", KEY))["budgets"]
-            if len(left) == 1:
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(PROCESS_PATIENCE):  # the server follows the directory
+            while len(left := (await call(started, "GET", KEY))["budgets"]) != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
         assert [budget["model"] for budget in left] == ["gpt-4o"]
 
 

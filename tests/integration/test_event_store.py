@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import time
 import urllib.request
 from contextlib import closing
 from decimal import Decimal
@@ -22,7 +21,7 @@ from tests.support.clients import Reader
 from tests.support.clock import Clock
 from tests.support.events import make_event
 from tests.support.logs import put
-from tests.support.patience import PROCESS_PATIENCE
+from tests.support.patience import PROCESS_PATIENCE, mostly_within
 from tests.support.server import Server, is_alive, server, wait_until
 
 
@@ -107,7 +106,7 @@ async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(t
 
             async def load() -> None:
                 nonlocal sent
-                while True:
+                while not is_over.is_set():
                     await send(reader, some(40, chance))
                     sent += 40
                     await asyncio.sleep(0.05)
@@ -120,6 +119,7 @@ async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(t
 
                 await asyncio.to_thread(wait_until, has_begun)
 
+            is_over = asyncio.Event()
             loading = asyncio.create_task(load())
             await asyncio.to_thread(wait_until, lambda: stored.live(address(started)))
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -127,15 +127,14 @@ async def test_a_store_that_is_deleted_under_load_is_made_anew_with_equal_rows(t
             await asyncio.to_thread(started.kill, "store")
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             await generation(2)
-            loading.cancel()
-            await asyncio.wait({loading})
+            is_over.set()
+            await loading
             await reader.caught_up(sent)
-            counted = (await reader.get("/v1/users?limit=1"))["total"]["requests"]  # with a batch that was cancelled
-            rows = await check(started, counted, generation=2)
+            rows = await check(started, sent, generation=2)
         await asyncio.to_thread(started.stop)
         shutil.rmtree(directory)
         await asyncio.to_thread(started.start)
-        assert await check(started, counted, generation=3) == rows
+        assert await check(started, sent, generation=3) == rows
 
 
 async def test_an_older_log_under_a_newer_store(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ async def test_an_older_log_under_a_newer_store(tmp_path: Path) -> None:
             assert {row["event_id"] for row in found[50:]} == {event["event_id"] for event in newer}
             names = {segment.id for segment in await asyncio.to_thread(stored.live, address(started))}
             await asyncio.to_thread(
-                wait_until, lambda: {each.stem for each in (started.data_dir / "events").glob("*.parquet")} == names, 20
+                wait_until, lambda: {each.stem for each in (started.data_dir / "events").glob("*.parquet")} == names
             )
 
 
@@ -256,16 +255,20 @@ async def test_an_old_log_gets_a_store_while_it_is_used(tmp_path: Path) -> None:
 async def test_a_store_alone_says_when_it_has_its_partitions_and_stops_at_once(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "data")) as log:
         put(log, some(5, random.Random(7)))
-    began = time.monotonic()
     with server(tmp_path / "data", "store") as started:
-        took = time.monotonic() - began
         assert os.getpriority(os.PRIO_PROCESS, started.process.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
         second = await asyncio.to_thread(started.cli, "store")
         assert second.returncode == 2
-        began = time.monotonic()
-        assert (await asyncio.to_thread(started.stop))[0] == 0
-        assert time.monotonic() - began < 4 + took
-        assert not is_alive(started.process.pid)
+
+        async def trial() -> float:
+            if not started.is_running:
+                await asyncio.to_thread(started.start)
+            code, seconds = await asyncio.to_thread(started.stop)
+            assert code == 0, started.log()
+            assert not is_alive(started.process.pid)
+            return seconds
+
+        await mostly_within(4, trial, trials=3)
 
 
 async def test_a_store_that_crashes_again_and_again_is_waited_for_seven_days_and_not_for_ever(tmp_path: Path) -> None:

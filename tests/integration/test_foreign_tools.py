@@ -84,9 +84,7 @@ async def test_a_server_whose_write_ahead_log_is_deleted_ends_and_comes_back(sta
     await send(started)
     before = dict(started.children())
     (started.data_dir / "log.db-wal").unlink()
-    await asyncio.to_thread(
-        wait_until, lambda: all(started.children()[role] != pid for role, pid in before.items()), 30
-    )
+    await asyncio.to_thread(wait_until, lambda: all(started.children()[role] != pid for role, pid in before.items()))
     broken = started.entries("log.broken")
     assert broken
     assert all("was deleted while it was in use" in entry["error"] for entry in broken)

@@ -13,6 +13,7 @@ from tests.chaos.faults import CannotRun
 from tests.support import clients, stored
 from tests.support.clients import Reader
 from tests.support.events import make_event
+from tests.support.patience import PROCESS_PATIENCE
 from tests.support.server import server, wait_until
 
 
@@ -29,10 +30,9 @@ async def answers_reads_and_takes_events_with_room(reader: Reader, disk: Path, e
     assert await post(reader, 1) == 503
     assert (await reader.request("GET", "/healthz")).status == 200
     faults.free(disk)
-    for _ in range(100):
-        if (await reader.request("GET", "/readyz")).status == 200:
-            break
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(PROCESS_PATIENCE):
+        while (await reader.request("GET", "/readyz")).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     assert await post(reader, 5) == 202
     await reader.caught_up(events + 5)
 

@@ -19,7 +19,7 @@ from processor.log.topics import CLAIMS, ROWS
 from tests.chaos.kafka_rows import run_row
 from tests.support import clients
 from tests.support.clients import Tally, reader
-from tests.support.server import run_cli, server
+from tests.support.server import run_cli, server, wait_until
 from tests.support.traffic import make_traffic
 from tools.kafka import Broker
 
@@ -106,14 +106,15 @@ def test_a_broker_that_is_away_is_an_error_that_passes(own_broker: OwnBroker) ->
     with pytest.raises(LogUnavailable):
         log.probe(0)
     broker.start()
-    for _ in range(10):
+
+    def takes_a_write() -> bool:
         try:
             log.append(events, 0)
         except LogUnavailable:
-            continue
-        break
-    else:
-        pytest.fail("the log takes no writes again")
+            return False
+        return True
+
+    wait_until(takes_a_write)
     log.close()
 
 

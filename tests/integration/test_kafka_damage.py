@@ -144,7 +144,7 @@ async def test_damaged_events_rows_and_claims_are_named_and_never_counted(
                 assert refused.returncode == 2, refused.stderr
                 assert name in refused.stderr
             heal(path, at)
-            worker.wait_ready(90)  # it has begun anew by itself
+            worker.wait_ready()  # it has begun anew by itself
         with server(tmp_path / "api", "api", broker=broker.url) as api:
             async with reader(api) as tables:
                 assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from tests.support.events import make_event, to_ndjson
-from tests.support.server import all_gone, wait_until
+from tests.support.patience import PROCESS_PATIENCE
+from tests.support.server import all_gone, is_alive, wait_until
 from tools.kafka_jars import ROOT, jars, java
 
 GUIDE: Final = ROOT / "docs" / "guides" / "run-on-kafka.md"
@@ -25,7 +26,6 @@ MADE: Final = ROOT / ".venv" / "bin" / "python"
 
 pytestmark = [
     pytest.mark.kafka,
-    pytest.mark.timeout(240),
     pytest.mark.usefixtures("_can_be_had"),
     pytest.mark.skipif(which("make") is None or not MADE.exists(), reason="there is no make, or no .venv"),
 ]
@@ -55,7 +55,7 @@ class Typed:
         for each in self._readers:
             each.start()
 
-    def says(self, form: str, patience: float = 120) -> str:
+    def says(self, form: str, patience: float = PROCESS_PATIENCE) -> str:
         """Wait for a line that matches; return its first group."""
 
         def found() -> str | None:
@@ -71,8 +71,9 @@ class Typed:
         found = []
         for each in Path("/proc").iterdir():
             try:
-                if each.name.isdigit() and os.getsid(int(each.name)) == self.process.pid:
-                    found.append(int(each.name))
+                pid = int(each.name) if each.name.isdigit() else 0
+                if pid and os.getsid(pid) == self.process.pid and is_alive(pid):
+                    found.append(pid)
             except ProcessLookupError:
                 continue
         return found
@@ -82,17 +83,17 @@ class Typed:
         before = self.processes()
         assert len(before) > 1
         os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(30)
-        wait_until(lambda: all_gone(before), 10)
+        self.process.wait(PROCESS_PATIENCE)
+        wait_until(lambda: all_gone(before))
         assert self.processes() == []
         assert not [line for line in self.log if "Traceback" in line]
 
     def close(self) -> None:
         for each in self.processes():
             os.kill(each, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PROCESS_PATIENCE)
         for reader in self._readers:
-            reader.join(5)
+            reader.join(PROCESS_PATIENCE)
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
@@ -121,7 +122,7 @@ def test_make_kafka_and_make_cluster(tmp_path: Path) -> None:
             request = _asker(said["apis"]["api-1"]["http"], said["key"])
             accepted = request("/v1/ingest", to_ndjson([make_event(user_id="alice")]))
             assert accepted["accepted"] == 1
-            wait_until(lambda: request("/v1/users")["total"]["requests"] == 1, 30)
+            wait_until(lambda: request("/v1/users")["total"]["requests"] == 1)
             assert [row["user_id"] for row in request("/v1/users")["users"]] == ["alice"]
             cluster.presses_ctrl_c()
         broker.presses_ctrl_c()
@@ -144,7 +145,7 @@ def _asker(address: str, key: str) -> Callable[..., Any]:
         request = urllib.request.Request(f"http://{address}{path}", data=body)
         request.add_header("x-api-key", key)
         request.add_header("Content-Type", "application/x-ndjson")
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=PROCESS_PATIENCE) as response:
             return json.loads(response.read())
 
     return ask

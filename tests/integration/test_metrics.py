@@ -57,6 +57,7 @@ def test_known_traffic_is_counted_exactly(tmp_path: Path) -> None:
             ingest(to_request([make_event() for _ in range(3)]), metadata=[("x-api-key", started.key)])
         wait_until(lambda: metrics(started)["spendstream_table_events_total"] == 8)
         wait_until(lambda: metrics(started)["spendstream_lag_events,partition=0"] == 0)
+        wait_until(lambda: metrics(started)["spendstream_visible_seconds_count"] == 3)  # noted after they are visible
         found = metrics(started)
         expected = {
             "spendstream_ready": 1,

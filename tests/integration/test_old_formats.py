@@ -91,7 +91,7 @@ async def test_a_backlog_of_version_4_is_counted_beside_version_5(
             with closing(await asyncio.to_thread(address.open)) as kafka:
                 await asyncio.to_thread(write, kafka)
         async with clients.reader(started) as reader:
-            quota = await reader.caught_up(len(sent))
+            quota = await reader.caught_up(len(sent), len(copies))
             assert (quota["used"], quota["duplicates"], quota["conflicts"]) == (len(sent), len(copies), 0), (
                 started.log()
             )
@@ -127,13 +127,11 @@ async def test_messages_of_another_version_stop_their_partition_until_the_right_
             assert (entry["partition"], entry["offset"]) == (0, 0)
             assert f"version {message.VERSION + 1}" in entry["reason"]
             assert (await reader.ingest([make_event(user_id="u") for _ in range(40)])).status == 202
-            for _ in range(100):
-                if (await reader.request("GET", "/readyz")).status == 503:
-                    break
-                await asyncio.sleep(0.1)
-            else:
-                pytest.fail("ready, though a partition stands still")
-            counted = (await reader.get("/v1/users"))["total"]["requests"]
+            async with asyncio.timeout(PROCESS_PATIENCE):
+                while (await reader.request("GET", "/readyz")).status != 503:  # noqa: ASYNC110 - of the server
+                    await asyncio.sleep(0.1)
+                while not (counted := (await reader.get("/v1/users"))["total"]["requests"]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
             assert 0 < counted < 40, "the other partition goes on, this one does not"
         assert log.end(TopicPartition(DEAD_LETTERS, 0)) == 0
         # The message is taken away by hand, as if the right version had come: what waits behind it is counted.

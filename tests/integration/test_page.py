@@ -61,7 +61,7 @@ def tenants(busy: Server) -> Tenants:
 def odd(tenants: Tenants) -> Tenant:
     """A project with users whose ids an address or the eye takes for something else."""
     made = tenants.new()
-    ingest(made, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in ODD])
+    count_events(made, [at_now(user_id=name, cost_usd=Decimal("0.25")) for name in ODD])
     return made
 
 
@@ -75,6 +75,11 @@ def at_now(**fields: Any) -> dict[str, Any]:
     """An event of this moment."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return make_event(**{"timestamp": now, **fields})
+
+
+def count_events(at: Server | Tenant, events: list[dict[str, Any]]) -> None:
+    """Send events, and wait until the tables have them: the page that is opened then begins with them."""
+    read(at, f"/v1/users?limit=1&after={ingest(at, events)}")
 
 
 def dollars(text: str) -> str:
@@ -245,10 +250,10 @@ def test_an_id_is_found_by_what_is_shown_of_it(chrome: Browser, odd: Tenant) -> 
 
 def test_all_time_has_no_beginning(chrome: Browser, fresh: Tenant) -> None:
     days = {"0001-01-01": "0.25", "1969-12-31": "0.0625", "1970-01-01": "0.125"}
-    ingest(
+    count_events(
         fresh, [at_now(user_id=day, cost_usd=Decimal(cost), timestamp=f"{day}T00:00:00Z") for day, cost in days.items()]
     )
-    ingest(fresh, [at_now(user_id="now", cost_usd=Decimal("0.5"))])
+    count_events(fresh, [at_now(user_id="now", cost_usd=Decimal("0.5"))])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#chart-sub")).to_contain_text("$0.50 in the last 30 days")
@@ -315,7 +320,7 @@ def test_the_key_stays_in_the_tab_and_goes_with_sign_out(chrome: Browser, busy: 
 
 def test_a_key_that_is_revoked_signs_out(chrome: Browser, fresh: Tenant) -> None:
     key = fresh.server.create_key("--scopes", "read", "--project", fresh.name, "--org", fresh.name)["key"]
-    ingest(fresh, [at_now(user_id="u")])
+    count_events(fresh, [at_now(user_id="u")])
     with visit(chrome, fresh) as seen:
         seen.sign_in(key)
         expect(seen.page.locator("#users tbody tr").first).to_be_visible()
@@ -399,7 +404,7 @@ def test_it_comes_back_with_the_server(chrome: Browser, tmp_path: Path) -> None:
 
 
 def it_comes_back(chrome: Browser, fresh: Server) -> None:
-    ingest(fresh, [at_now(user_id="a", cost_usd=Decimal("1.5"))])
+    count_events(fresh, [at_now(user_id="a", cost_usd=Decimal("1.5"))])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#live")).to_have_text("Live")
@@ -413,7 +418,7 @@ def it_comes_back(chrome: Browser, fresh: Server) -> None:
 
 
 def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Tenant) -> None:
-    ingest(fresh, [at_now(user_id="a", cost_usd=Decimal(1))])
+    count_events(fresh, [at_now(user_id="a", cost_usd=Decimal(1))])
     with visit(chrome, fresh) as seen:
         asked: list[str] = []
         seen.page.on("request", lambda request: asked.append(request.url))
@@ -439,7 +444,7 @@ def test_a_project_too_large_to_follow_is_asked(chrome: Browser, fresh: Tenant) 
 
 
 def test_ten_thousand_users(chrome: Browser, fresh: Tenant) -> None:
-    ingest(fresh, [at_now(user_id=f"user-{n:05}", cost_usd=Decimal(n) / 10**6) for n in range(10_000)])
+    count_events(fresh, [at_now(user_id=f"user-{n:05}", cost_usd=Decimal(n) / 10**6) for n in range(10_000)])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#users-sub")).to_have_text("10,000 users, last 30 days")
@@ -462,7 +467,7 @@ def test_ten_thousand_users(chrome: Browser, fresh: Tenant) -> None:
 
 def test_the_quota_says_when_it_ends(chrome: Browser, fresh: Tenant) -> None:
     cli(fresh, "orgs", "set", fresh.name, "--monthly-quota", "4")
-    ingest(fresh, [at_now(user_id="a")])
+    count_events(fresh, [at_now(user_id="a")])
     with visit(chrome, fresh) as seen:
         page = signed_in(seen, fresh)
         expect(page.locator("#t-quota")).to_have_text("25.0%")

@@ -16,6 +16,7 @@ from tests.support import browser as browsers
 from tests.support.agent_traffic import month
 from tests.support.axe import CONTRAST, violations
 from tests.support.browser import read, visit
+from tests.support.event_views import drawn
 from tests.support.fake_events_api import Fake, fake_api, live_frame
 from tests.support.page_views import CONTENT, first_content
 from tests.support.server import KEY, Server, server, wait_until
@@ -60,6 +61,7 @@ def test_check_12_axe_finds_nothing_in_any_view(chrome: Browser, fake: Fake) -> 
         for address in addresses(fake):
             page.goto(f"{seen.origin}/{address}")
             page.wait_for_timeout(400)
+            drawn(page)
             expect(page.locator("[aria-busy]")).to_have_count(0)
             for (size, scheme), at in zip(product(SIZES, SCHEMES), range(4), strict=True):
                 page.set_viewport_size(cast(Any, size))

@@ -341,6 +341,7 @@ def test_the_overview_of_a_zone_and_of_filters_is_made_of_the_same_events(
         ]
         total = sums(own)["cost_usd"]
         expect(page.locator("#t-spend")).to_have_text(f"${total.normalize():f}")
+        expect(page.locator("[aria-busy]")).to_have_count(0)  # users are listed after the tiles
         if page.locator("#chart details").get_attribute("open") is None:
             page.get_by_text("Show as a table").first.click()
         expect(page.locator("#chart tbody tr")).to_have_count(DAYS)

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.support import browser as browsers
 from tests.support.agent_traffic import event
 from tests.support.browser import INSECURE, Visit, box_of, visit
-from tests.support.event_views import LONG_TASK, heap, rows, watched
+from tests.support.event_views import LONG_TASK, drawn, heap, rows, watched
 from tests.support.fake_events_api import Fake, fake_api, live_frame
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -94,6 +94,7 @@ def test_check_9_hostile_names_are_text_that_fits_and_costs_no_time(chrome: Brow
             for address in ("events", "traces", "sessions", "explore?group_by=name&group_by=user_id", "prompts", ""):
                 tab.page.goto(f"{tab.origin}/#/{address}")
                 tab.page.wait_for_timeout(300)
+                drawn(tab.page)
                 expect(tab.page.locator("[aria-busy]")).to_have_count(0)
                 assert fits(tab.page), address
             for number, name in enumerate(HOSTILE):

@@ -1,6 +1,7 @@
 """Walks through the page's views: a way there and back, controls set one after the other, and the keyboard alone."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,8 +14,9 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support import browser as browsers
 from tests.support.agent_traffic import event
 from tests.support.browser import Visit, box_of, choose_range, visit
-from tests.support.event_views import rows
+from tests.support.event_views import drawn, rows
 from tests.support.fake_events_api import Fake, fake_api
+from tests.support.patience import PROCESS_PATIENCE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -93,6 +95,7 @@ def still(page: Page, fake: Fake, quiet: float = 60) -> None:
     while True:
         before = len(fake.asked)
         page.wait_for_timeout(quiet)
+        drawn(page)
         expect(page.locator("[aria-busy]")).to_have_count(0)
         if len(fake.asked) == before:
             return
@@ -234,7 +237,7 @@ def test_check_4_from_the_overview_down_to_a_user_and_back_to_the_start(tab: Vis
     left: list[tuple[str, dict[str, Any]]] = []
 
     def follow(click: Callable[[], None], arrived: Callable[[], None]) -> None:
-        page.wait_for_timeout(100)  # the last scrolling was noted
+        drawn(page)  # the last scrolling is noted
         before = (page.url, place(page))
         click()
         arrived()
@@ -248,7 +251,7 @@ def test_check_4_from_the_overview_down_to_a_user_and_back_to_the_start(tab: Vis
         def go() -> None:
             link = page.locator(selector).locator("visible=true").first
             link.focus()
-            page.wait_for_timeout(100)
+            drawn(page)
             place_left.append(place(page))
             link.press("Enter")
 
@@ -288,11 +291,10 @@ def test_check_4_from_the_overview_down_to_a_user_and_back_to_the_start(tab: Vis
     for address, before in reversed(left):
         page.go_back()
         page.wait_for_url(address)
-        for _ in range(50):
-            if place(page) == before:
-                break
+        deadline = time.monotonic() + PROCESS_PATIENCE
+        while (now := place(page)) != before and time.monotonic() < deadline:
             page.wait_for_timeout(100)
-        assert place(page) == before, address
+        assert now == before, address
     assert [each for each in fake.asked if each.startswith(("/v1/events", "/v1/traces", "/v1/sessions"))] == []
 
 

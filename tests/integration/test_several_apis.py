@@ -74,9 +74,12 @@ def cli(started: Server, *arguments: str) -> Any:
 
 async def until_limited(started: Server, limit: int) -> None:
     async with fresh(started) as session:
-        for _ in range(20):
+        known = 0
+        while known < 20:  # each of the processes
             async with session.get("/v1/quota") as answer:
-                if (await answer.json())["limit"] != limit:
+                if (await answer.json())["limit"] == limit:
+                    known += 1
+                else:
                     await asyncio.sleep(0.1)
 
 
@@ -118,7 +121,7 @@ async def test_a_quota_is_exact_over_both(killed: bool, tmp_path: Path) -> None:
         text = await counted(started, "spendstream_batches_accepted_total")
         assert sorted(text) == ["0", "1"]
         assert killed or all(text.values()), f"one process had it all: {text}"
-        crowd.check_log(LIMIT, tmp_path / "all.ndjson")
+        assert crowd.in_log(tmp_path / "all.ndjson") == LIMIT
         assert clients.verify(started) == []
 
 
@@ -215,8 +218,8 @@ async def test_a_stream_goes_on_at_any_of_them(running: Server) -> None:
             waiting = [asyncio.create_task(told_until(token, wanted)) for _ in range(8)]
             assert (await post(session, [make_event(user_id=wanted)]))[0] == 202
             told = await asyncio.gather(*waiting)
-            for _, users in told:  # without a gap; what was told last may be told again
-                assert users in ([wanted], [f"u{number - 1}", wanted])
+            for _, users in told:  # without a gap; what was told last may be told again, and once more at the next tick
+                assert list(dict.fromkeys(users)) in ([wanted], [f"u{number - 1}", wanted])
             token = told[number % 8][0]
 
 
@@ -258,7 +261,8 @@ async def test_a_revoked_key_is_refused_by_both_within_a_second(running: Server)
         assert {(await post(session, [make_event()]))[0] for _ in range(16)} == {401}
 
 
-async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
+async def test_alerts_and_budgets_are_told_under_one_id_each(tmp_path: Path) -> None:
+    """Two processes may send the same message at the same moment; the receiver recognises it."""
     async with receiver() as to:
         alerts = {
             "alert_webhook": f"http://127.0.0.1:{to.port}/",
@@ -274,12 +278,13 @@ async def test_alerts_and_budgets_are_told_once(tmp_path: Path) -> None:
                 at = datetime.now(UTC).isoformat()
                 while (await post(session, [make_event(timestamp=at) for _ in range(9)]))[0] != 202:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            async with asyncio.timeout(PROCESS_PATIENCE):
-                while len({message.id for message in to.messages}) < 2:  # noqa: ASYNC110
+            async with asyncio.timeout(PROCESS_PATIENCE):  # 80 % of the quota, 80 and 100 % of the budget
+                while len({message.id for message in to.messages}) < 3:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             await asyncio.sleep(3)
-            told = Counter(message.id for message in to.messages)
-            assert set(told.values()) == {1}, told
+            told = Counter((message.id, message.body) for message in to.messages)
+            assert len(told) == len({name for name, _ in told}) == 3, told
+            assert max(told.values()) <= 2, "none is sent twice by one process"
 
 
 async def test_metrics_are_those_of_all(tmp_path: Path) -> None:
@@ -327,5 +332,5 @@ async def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
             tmp_path / "two", start=False, api_processes=2, http_bind=f"{host}:{port}", grpc_bind="127.0.0.1:0"
         ) as second:
             second.launch()
-            assert await asyncio.to_thread(second.process.wait, 15) == 2
+            assert await asyncio.to_thread(second.process.wait, PROCESS_PATIENCE) == 2
             assert f"cannot listen on {started.http}" in second.log()

@@ -17,6 +17,7 @@ from processor.log.topics import EVENTS, GROUP, ROWS
 from processor.state.loader import load
 from processor.state.verify import verify
 from tests.support.patience import PROCESS_PATIENCE
+from tests.support.server import wait_until
 from tests.support.tables import NOON, Usage, by_key, columns
 
 SABOTAGE = """
@@ -67,13 +68,7 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
     log = Log(tmp_path, create=False)
     ends = {p: log.end(TopicPartition(EVENTS, p)) for p in range(partitions)}
     try:
-        for _ in range(600):  # how long a busy machine may take
-            applied = {p: json.loads(_progress(log, p)) for p in range(partitions)}
-            if all(applied[p][0] == ends[p] - 1 for p in ends):
-                break
-            worker_is_alive(worker)
-        else:
-            pytest.fail("the worker has not applied all of it")
+        wait_until(lambda: worker_is_alive(worker) and all(_progress(log, p) == ends[p] - 1 for p in ends))
     finally:
         worker.terminate()
         _, errors = worker.communicate(timeout=PROCESS_PATIENCE)
@@ -87,18 +82,16 @@ def test_a_backlog_is_worked_off_and_a_clean_stop_leaves_nothing_to_replay(tmp_p
         assert verify(log, p, scratch, lambda *_: None) == []
 
 
-def _progress(log: Log, partition: int) -> bytes:
+def _progress(log: Log, partition: int) -> int:
+    """The last message that is applied; -1: none."""
     tp = TopicPartition(ROWS, partition)
     found = [record.value for record in log.read(tp, max(0, log.end(tp) - 1))]  # a flush may come in between
-    return found[-1] if found and found[-1] is not None else b"[-1,0]"
+    return int(json.loads(found[-1])[0]) if found and found[-1] is not None else -1
 
 
-def worker_is_alive(worker: "subprocess.Popen[str]") -> None:
-    try:
-        worker.wait(0.1)
-    except subprocess.TimeoutExpired:
-        return
-    pytest.fail("the worker ended by itself")
+def worker_is_alive(worker: "subprocess.Popen[str]") -> bool:
+    assert worker.poll() is None, "the worker ended by itself"
+    return True
 
 
 @pytest.mark.parametrize("method", ["process", "run"])
@@ -111,12 +104,7 @@ def test_a_failure_nobody_foresaw_ends_the_process_and_loses_nothing(tmp_path: P
     worker = start(tmp_path, "-m", "processor")
     log = Log(tmp_path, create=False)
     try:
-        for _ in range(600):
-            if json.loads(_progress(log, 0))[0] == 19:
-                break
-            worker_is_alive(worker)
-        else:
-            pytest.fail("the worker has not applied all of it")
+        wait_until(lambda: worker_is_alive(worker) and _progress(log, 0) == 19)
     finally:
         worker.terminate()
         worker.communicate(timeout=PROCESS_PATIENCE)

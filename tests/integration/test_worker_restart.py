@@ -30,6 +30,7 @@ async def test_a_fenced_worker_begins_anew_by_itself(kafka: Broker, prefix: str,
             assert await tables.differences(traffic.truth, exact_duplicates=True, details=5) == []
         assert worker.process.pid == pid
         assert [entry["code"] for entry in worker.entries("worker.restarting")] == [70]
+        wait_until(lambda: len(worker.banner()) >= 2)  # which goes another way than the log
         assert len(worker.banner()) == 2, "a ready line for each life"
         code, _ = worker.stop()
         assert code == 0, worker.log()

@@ -473,13 +473,16 @@ class Reader:
             raise WrongAnswer(f"pages with different totals: {totals}")
         return rows, totals[0]
 
-    async def caught_up(self, unique: int, patience: float = PROCESS_PATIENCE) -> Any:
-        """Wait until the quota says `unique` events, or does not change any more for a while; returns its answer."""
+    async def caught_up(self, unique: int, duplicates: int = 0, patience: float = PROCESS_PATIENCE) -> Any:
+        """Wait until the quota says `unique` events, and so many duplicates or more, or for a while; return its answer.
+
+        The duplicates may come after the last new event, in a flush of their own.
+        """
         deadline = time.monotonic() + patience
         while True:
             with contextlib.suppress(aiohttp.ClientError, OSError):
                 quota = await self.get("/v1/quota")
-                if quota["used"] == unique:
+                if quota["used"] == unique and quota["duplicates"] >= duplicates:
                     await asyncio.sleep(0.5)  # long enough for a flush: more than `unique` must show
                     return await self.get("/v1/quota")
             if time.monotonic() > deadline:
@@ -488,7 +491,7 @@ class Reader:
 
     async def differences(self, truth: GroundTruth, *, exact_duplicates: bool, details: int = 10**9) -> list[str]:
         """Everything the reads say that is not the truth. Senders that had to retry make further duplicates."""
-        quota = await self.caught_up(truth.unique)
+        quota = await self.caught_up(truth.unique, truth.duplicates)
         found = []
         if quota["used"] != truth.unique:
             found.append(f"quota: used is {quota['used']}, not {truth.unique}")

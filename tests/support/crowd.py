@@ -128,14 +128,22 @@ class Crowd:
                     self.used = (await tables.get("/v1/quota"))["used"]
                 await asyncio.sleep(0.1)
 
-    def check_log(self, used: int, path: Path) -> None:
-        """Exactly `used` events are in the log, all that were acknowledged among them; `path` is for an export."""
+    def in_log(self, path: Path) -> int:
+        """How many events are in the log, all that were acknowledged among them; `path` is for an export. Blocks."""
         exported = self.apis[0].cli("export", "--output", str(path))
         assert exported.returncode == 0, exported.stderr
         with path.open() as lines:
             in_log = {json.loads(line)["event_id"] for line in lines}
-        assert len(in_log) == used
         assert self.taken <= in_log
+        return len(in_log)
+
+    async def settled(self, path: Path) -> int:
+        """How many events the quota says are used: those that are in the log, exactly. `path` is for an export."""
+        there = await asyncio.to_thread(self.in_log, path)
+        async with clients.reader(self.apis[0]) as tables:
+            used: int = (await tables.caught_up(there))["used"]
+        assert used == there
+        return used
 
     async def run(self, until: Callable[[], bool], patience: float) -> None:
         """Until `until` holds, or for `patience` seconds."""

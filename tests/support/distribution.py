@@ -18,14 +18,13 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.shared_brokers import shared_by
+
 ALONE: Final = ("tests/integration/", "tests/fuzz/")
 """Directories whose tests go one by one."""
 
 SHARED: Final = frozenset({"chrome", "filled", "limited", "running"})
 """Fixtures that start something for the tests of a file."""
-
-OWN: Final = frozenset({"own_broker", "old_kafka"})
-"""Fixtures of tests that do not share a broker, though they need one."""
 
 LONG: Final = (
     "test_histories.py",
@@ -111,6 +110,6 @@ def _is_alone(item: pytest.Item) -> bool:
 def _group(item: pytest.Item) -> str | None:
     file = item.nodeid.partition("::")[0]
     fixtures = set(getattr(item, "fixturenames", ()))
-    if item.get_closest_marker("kafka") and not fixtures & OWN:
-        return "secure_kafka" if "secure_kafka" in fixtures else "kafka"
+    if (broker := shared_by(item)) is not None:
+        return broker
     return None if _is_alone(item) and not fixtures & SHARED else file

@@ -29,10 +29,16 @@ def asked(fake: Fake, path: str) -> list[dict[str, list[str]]]:
     return found
 
 
+def drawn(page: Page) -> None:
+    """Wait until the page has taken in what was done to it, and has drawn itself: scrolling is noted by then, too."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def settled(page: Page) -> None:
     """Wait until nothing is being read."""
     page.wait_for_selector(".view:visible")
     page.wait_for_timeout(150)
+    drawn(page)
     expect(page.locator("[aria-busy]")).to_have_count(0)
     page.wait_for_timeout(150)
 

@@ -16,22 +16,21 @@ from typing import Any, Final
 import pytest
 
 from tests.support.old_kafka import old_broker
+from tests.support.shared_brokers import MARKER, shared_by
 from tools.kafka import Broker, make_archive
 from tools.kafka_jars import NoKafka, jars, java
 
-MARKER: Final = "kafka"
 FIXTURES: Final = frozenset({"kafka", "secure_kafka", "own_broker", "old_kafka"})
 REQUIRED: Final = "REQUIRE_KAFKA"
 
 OwnBroker = Callable[..., Broker]
 """Takes what `Broker` takes after the directory; the broker is not started yet."""
 
-SHARED: Final = ("kafka", "secure_kafka")
-"""Fixtures of brokers that all tests share."""
-
 _missing = pytest.StashKey[str]()
 _needed = pytest.StashKey[Counter[str]]()
 """How many tests to come may ask for a shared broker, by its fixture."""
+_running = pytest.StashKey[dict[str, Broker]]()
+"""The shared brokers that run, by their fixtures."""
 
 
 @pytest.fixture(scope="session")
@@ -43,16 +42,20 @@ def _can_be_had(pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka(_can_be_had: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def kafka(_can_be_had: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Broker]:
     """One broker for all tests, which leave it running and use topics and groups of their own."""
     with Broker(tmp_path_factory.mktemp("kafka")) as broker:
+        pytestconfig.stash[_running]["kafka"] = broker
         yield broker
 
 
 @pytest.fixture(scope="session")
-def secure_kafka(_can_be_had: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def secure_kafka(
+    _can_be_had: None, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Broker]:
     """The same with a listener for TLS and SASL as well."""
     with Broker(tmp_path_factory.mktemp("secure-kafka"), secure=True) as broker:
+        pytestconfig.stash[_running]["secure_kafka"] = broker
         yield broker
 
 
@@ -92,13 +95,12 @@ def old_kafka(_can_be_had: None, tmp_path: Path) -> Iterator[str]:
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Stop a shared broker after the last test that asks for it: idle it would take 3 % of a core until the end."""
     yield
-    needed = item.config.stash[_needed]
-    for name in SHARED:
-        if name in getattr(item, "fixturenames", ()):
-            needed[name] -= 1
-            broker = getattr(item, "funcargs", {}).get(name)
-            if needed[name] == 0 and broker is not None:
-                broker.stop()
+    if (name := shared_by(item)) is not None:
+        needed = item.config.stash[_needed]
+        needed[name] -= 1
+        broker = item.config.stash[_running].get(name)
+        if needed[name] == 0 and broker is not None:
+            broker.stop()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m picks by marker
@@ -111,8 +113,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Bring the jars, and make their start a cheap one, before the first test: a test's timeout may be too short."""
     config = session.config
-    asked = (name for item in session.items for name in getattr(item, "fixturenames", ()))
-    config.stash[_needed] = Counter(name for name in asked if name in SHARED)
+    config.stash[_needed] = Counter(name for item in session.items if (name := shared_by(item)) is not None)
+    config.stash[_running] = {}
     if config.option.collectonly or not any(item.get_closest_marker(MARKER) for item in session.items):
         return
     try:

@@ -224,11 +224,7 @@ def test_the_write_ahead_log_is_emptied_beside_the_writers(log: Log) -> None:
             if log.wal_path.stat().st_size == 0:
                 break
             checkpointer.join(0.02)
-        for _ in range(100):
-            if log.wal_path.stat().st_size < SOFT_LIMIT:
-                break
-            checkpointer.join(0.1)
-        assert log.wal_path.stat().st_size < SOFT_LIMIT
+        wait_until(lambda: log.wal_path.stat().st_size < SOFT_LIMIT)
     finally:
         checkpointer.stop()
     assert all(len(record.value or b"") == 1 << 20 for record in log.read(E0, 0, max_bytes=1 << 30))
@@ -426,7 +422,7 @@ def test_a_failed_checkpoint_ends_the_process_unless_the_disk_is_only_full(
     put(log, E0, os.urandom(2 * SOFT_LIMIT))
     checkpointer.start()
     if breaks:
-        checkpointer.join(5)
+        checkpointer.join(PATIENCE)
         assert not checkpointer.is_alive()
     else:
         checkpointer.join(0.6)

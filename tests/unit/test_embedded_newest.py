@@ -207,7 +207,7 @@ def test_a_front_end_catches_up_to_the_same_view(
     view, other = View(), View()
     follower = ViewFollower(written, 2, view, lambda: NOON, lambda: None)
     follower.start()
-    assert follower.read_all.wait(10)
+    assert follower.read_all.wait(PATIENCE)
     log = written.open()
     for number in range(2):
         for batch in polls(log.read, TopicPartition(ROWS, number)):
@@ -254,7 +254,7 @@ def test_what_is_written_while_a_front_end_reads_back_is_added_block_by_block(
     view, other = View(seed), View(seed)
     follower = ViewFollower(address, 1, view, lambda: NOON, lambda: None)
     follower.start()
-    assert follower.read_all.wait(10)
+    assert follower.read_all.wait(PATIENCE)
     follower.stop()
     assert begun == [1]
     other.apply(0, worker.changelog[0])

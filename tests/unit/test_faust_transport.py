@@ -13,7 +13,7 @@ from faust.types import TP
 from processor.log.embedded import transport
 from processor.log.embedded.log import Log
 from processor.log.records import Append, TopicPartition
-from tests.support.patience import PATIENCE
+from tests.support.patience import PATIENCE, until
 
 EVENTS_0 = TP("spendstream.events", 0)
 
@@ -99,6 +99,7 @@ async def test_who_waits_for_records_asks_whether_anything_was_committed_and_rea
     waiting = asyncio.ensure_future(anext(consumer.getmany(timeout=10.0)))
     await asyncio.sleep(0.2)
     log.append([Append(TopicPartition("spendstream.rows", 0), [(None, b"of another topic")])], 1)
+    await until(lambda: len(reads) == 2)
     await asyncio.sleep(0.2)
     assert not waiting.done()
     assert reads == [0, 0]

@@ -18,6 +18,7 @@ from processor.log.records import TopicPartition
 from processor.log.topics import EVENTS
 from server.ingest.group_commit import MAX_MESSAGE_EVENTS, GroupCommitter, Job, Written
 from tests.support.messages import ids_by_request, ids_of
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Usage, columns
 
 Start = Callable[..., GroupCommitter]
@@ -40,7 +41,7 @@ class Decided:
 
     def wait(self, jobs: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: sum(self.commits) >= jobs, timeout=20)
+            assert self._changed.wait_for(lambda: sum(self.commits) >= jobs, timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ class Away:
         if self.appends > 1:
             return [7]
         self.begun.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(PATIENCE)
         raise LogUnavailable("away")
 
     def close(self) -> None:
@@ -181,7 +182,7 @@ def test_what_waits_behind_a_failing_commit_fails_with_it_if_tries_are_slow(deci
     committer.start()
     outcomes: list[Any] = []
     committer.submit(deque([job(outcomes, 0)]))
-    assert log.begun.wait(20)
+    assert log.begun.wait(PATIENCE)
     committer.submit(deque([job(outcomes, 0, first=number) for number in (1, 2)]))
     log.go_on.set()
     decided.wait(3)

@@ -17,6 +17,7 @@ from processor.log.kafka.config import KafkaAccess
 from processor.log.kafka.tail import KafkaTail
 from processor.state.loader import Partition
 from processor.state.partitions import RETRY, Holder
+from tests.support.patience import until
 
 NOWHERE = KafkaAccess("127.0.0.1:9")
 
@@ -52,6 +53,7 @@ async def test_partitions_that_come_while_their_copies_are_opened_do_not_end_the
     where: Any = address
     holder = Holder(where, {"spendstream.events": 2}, address.owned, flush, lambda: 0, standby=True)
     following = asyncio.create_task(holder.follow())
+    await until(lambda: address.opened or following.done())
     done, _ = await asyncio.wait({following}, timeout=1.5)
     assert not done, following.exception()
     assert address.opened == 1

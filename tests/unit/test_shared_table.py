@@ -15,6 +15,7 @@ from server.errors import Refused
 from server.limits.rates import OwnRates, SharedRates
 from server.processes.shared_table import Busy, SharedTable
 from server.processes.siblings import QUOTAS, REQUESTS, VARIABLE, ApiSibling
+from tests.support.patience import PROCESS_PATIENCE
 
 NOON = 1_776_686_400_000_000
 
@@ -90,7 +91,7 @@ def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
     with pytest.raises(Busy), table:
         pass
     held.send_signal(signal.SIGKILL)
-    held.wait(10)
+    held.wait(PROCESS_PATIENCE)
     held.stdin.close()
     held.stdout.close()
     with table:

@@ -33,6 +33,7 @@ from processor.log.records import Append, TopicPartition
 from processor.log.topics import EVENTS, GROUP, SEGMENTS
 from tests.support.events import make_event
 from tests.support.logs import catch_up, put
+from tests.support.patience import PATIENCE
 from tests.support.store import StoreInProcess, read_rows
 from tests.support.tables import NOON
 
@@ -303,7 +304,7 @@ async def test_merging_does_not_wait_for_a_store_that_cannot_cut(
         with monkeypatch.context() as patched:
             patched.setattr(store.directory, "min_free", 1 << 62)
             assert not await store.store.cut()
-    assert await asyncio.wait_for(under_way, 5)
+    assert await asyncio.wait_for(under_way, PATIENCE)
     assert await upkeep.merge_one()
     while await store.store.cut():
         pass

@@ -18,6 +18,7 @@ from processor.view.query import Range
 from processor.view.view import UserRow, View
 from processor.view.view_follower import Arrivals
 from server.reads.params import parse_users
+from tests.support.patience import PATIENCE
 from tests.support.tables import NOON, Records, Usage, Worker
 
 
@@ -280,9 +281,9 @@ async def test_waiting_for_a_position() -> None:
     assert await arrivals.wait_for({}, 0)
     assert not await arrivals.wait_for({0: 3}, 0.01)
 
-    near = asyncio.create_task(arrivals.wait_for({0: 3}, 5))
-    far = asyncio.create_task(arrivals.wait_for({0: 3, 1: 0}, 5))
-    gone = asyncio.create_task(arrivals.wait_for({0: 3}, 5))
+    near = asyncio.create_task(arrivals.wait_for({0: 3}, PATIENCE))
+    far = asyncio.create_task(arrivals.wait_for({0: 3, 1: 0}, PATIENCE))
+    gone = asyncio.create_task(arrivals.wait_for({0: 3}, PATIENCE))
     await asyncio.sleep(0)
     gone.cancel()
     for offset in (2, 3):
