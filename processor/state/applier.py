@@ -262,7 +262,7 @@ class Applier:
             self._work.clear()
             pending, self._pending = self._pending, []
             self._tick()
-            taken = []
+            changed: list[tuple[Partition, Changes, int]] = []
             for partition in self._owned.values():
                 # The progress names the message that it ends with, and how many dead letters there are.
                 progress = partition.tables.progress
@@ -271,8 +271,8 @@ class Applier:
                 if offset == progress.offset and progress.dirty:
                     progress.digest = digest_of(key, value)
                 changes = partition.tables.drain_changes(packs=partition.replaced is not None)
-                taken.append((partition, changes, len(partition.index)))
-            changed = [(partition, changes, ids) for partition, changes, ids in taken if changes is not None]
+                if changes is not None:
+                    changed.append((partition, changes, len(partition.index)))
             if changed:
                 with tracing.span("tables.flush", messages=len(pending), partitions=len(changed)):
                     made = [_appends(partition, changes) for partition, changes, _ in changed]

@@ -288,7 +288,7 @@ class Tables:
         rows.append((self.progress, table_rows.encode_value(self.progress)))
         users = self.users.drain(self._seed if packs else None)
         objects = Drained(len(rows), [(row.key, value) for row, value in rows], partial(_wrote_objects, rows))
-        drained = [*users, self.hours.drain(), self.latencies.drain(), objects]
+        drained = [*users, *self.hours.drain(), self.latencies.drain(), objects]
         changes = Changes(drained, self._claimed, self.progress.offset)
         self._dirty, self._gone, self._claimed = [], {}, []
         return changes

@@ -10,7 +10,7 @@ from sys import intern
 import numpy as np
 
 from processor.core.growing_arrays import I64, Records
-from processor.core.tables import row_bytes, table_rows
+from processor.core.tables import row_block, table_rows
 from processor.core.tables.numbered_rows import Drained, SumRows
 from processor.core.tables.table_rows import NEVER, HourKey, Sums
 
@@ -65,16 +65,11 @@ class HourRows(SumRows):
 
     # --- the changelog ----------------------------------------------------------------------------------------------
 
-    def drain(self) -> Drained:
+    def drain(self) -> list[Drained]:
         """Return what has changed since the last call."""
-        rows = self._take_changed()
-        numbers = rows.tolist()
-        joined = self._values.take(rows).tobytes()
-        values = [joined[start : start + row_bytes.SIZE] for start in range(0, len(joined), row_bytes.SIZE)]
-        if self._wide:
-            wide = {row: table_rows.encode_value(self._wide[row]) for row in self._wide.keys() & set(numbers)}
-            values = [wide.get(row, value) for row, value in zip(numbers, values, strict=True)]
-        return self._drained(rows, list(zip(map(self._keys.__getitem__, numbers), values, strict=True)))
+        rows, wide = self._take_changed_apart()
+        keys = list(map(self._keys.__getitem__, rows.tolist()))
+        return [self._drained(rows, row_block.pairs(keys, self._values.take(rows))), *wide]
 
     def restore(self, keys: Sequence[bytes], values: Records, offsets: I64) -> None:
         """Read back rows of distinct keys, with the offsets of their records. Raises `ValueError` for a key of another

@@ -17,7 +17,7 @@ from processor.core import growing_arrays
 from processor.core.events.columns import Rows
 from processor.core.growing_arrays import I64, Records, Segments
 from processor.core.kernel.loaded import kernel
-from processor.core.tables import grouped_sums, row_bytes
+from processor.core.tables import grouped_sums, row_bytes, table_rows
 from processor.core.tables.row_sums import AMOUNTS, words_of
 from processor.core.tables.table_rows import NEVER, Sums
 
@@ -264,6 +264,16 @@ class SumRows(NumberedRows):
         self._touch(numbers[is_there])
 
     # --- the changelog ----------------------------------------------------------------------------------------------
+
+    def _take_changed_apart(self) -> tuple[I64, list[Drained]]:
+        """Return the waiting rows that are in columns, and the wide ones; none waits any more."""
+        rows = self._take_changed()
+        if not self._wide:
+            return rows, []
+        is_wide = np.isin(rows, list(self._wide))
+        chosen = [self._wide[row] for row in rows[is_wide].tolist()]
+        records = [(row.key, table_rows.encode_value(row)) for row in chosen]
+        return rows[~is_wide], [self._drained(rows[is_wide], records)]
 
     def _replace(self, rows: I64, values: Records) -> None:
         """Replace the sums of distinct rows with those read back."""

@@ -1,8 +1,8 @@
 """One partition's rows of users, in columns: there may be millions, and nearly every event of a message has its own.
 
-A row of sums (`numbered_rows`) is found by 128 bits of hash of its user and of what else it is kept by, without a look-up
-for each event. A user's half of the hash is computed once for each name in a message, the other half once for each
-group.
+A row of sums (`numbered_rows`) is found by 128 bits of hash of its user and of what else it is kept by, without a
+look-up for each event. A user's half of the hash is computed once for each name in a message, the other half once for
+each group.
 """
 
 from array import array
@@ -162,12 +162,7 @@ class UserRows(SumRows):
     def drain(self, seed: int | None) -> list[Drained]:
         """Return what has changed since the last call: in blocks, or without their `seed` (`row_block.seed_of`) with a
         record for each row; those that do not fit into a block come last."""
-        rows, wide = self._take_changed(), []
-        if self._wide:
-            is_wide = np.isin(rows, list(self._wide))
-            chosen = [self._wide[row] for row in rows[is_wide].tolist()]
-            wide = [self._drained(rows[is_wide], [(row.key, table_rows.encode_value(row)) for row in chosen])]
-            rows = rows[~is_wide]
+        rows, wide = self._take_changed_apart()
         if seed is None:
             return [self._drained(rows, row_block.pairs(self._keys.take(rows), self._values.take(rows))), *wide]
         return [*(self._block(rows[at : at + MAX_BLOCK], seed) for at in range(0, len(rows), MAX_BLOCK)), *wide]
